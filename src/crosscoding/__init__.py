@@ -1,0 +1,36 @@
+"""Conditional inference on variational autoencoders that are already trained.
+
+Given any observed part x of a datum t = (x, y): what is p(y|x)? `condition` answers.
+"""
+
+from crosscoding import crosscoders, diagnostics, likelihoods, methods, zoo
+from crosscoding.condition import condition, infer
+from crosscoding.errors import BudgetError, ModelFormatError, NonFiniteError
+from crosscoding.evidence import Evidence, random_mask, rectangle_mask, stroke_mask
+from crosscoding.posterior import Posterior
+from crosscoding.target import DensityTarget, Target, VAETarget
+from crosscoding.vae import VAE
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "VAE",
+    "BudgetError",
+    "DensityTarget",
+    "Evidence",
+    "ModelFormatError",
+    "NonFiniteError",
+    "Posterior",
+    "Target",
+    "VAETarget",
+    "condition",
+    "crosscoders",
+    "diagnostics",
+    "infer",
+    "likelihoods",
+    "methods",
+    "random_mask",
+    "rectangle_mask",
+    "stroke_mask",
+    "zoo",
+]

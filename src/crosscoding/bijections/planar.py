@@ -1,0 +1,59 @@
+"""The planar map h ↦ h + u tanh(wᵀh + b) of a planar normalizing flow.
+
+It is invertible when wᵀu ≥ −1. A free vector v is turned into such a u by moving it along w only:
+
+    u = v + (m(wᵀv) − wᵀv) w / ‖w‖²,   m(a) = −1 + softplus(a)
+
+so that wᵀu = m(wᵀv) > −1.
+
+Source: Rezende & Mohamed (2015), eq. 10–12 and appendix A.1. Differs in: nothing.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_BISECTIONS = 60
+
+
+def constrained(v: Tensor, w: Tensor) -> Tensor:
+    """u with wᵀu > −1 from a free v; both (*B, dim)."""
+    along = (w * v).sum(-1, keepdim=True)
+    norm = w.square().sum(-1, keepdim=True).clamp_min(torch.finfo(w.dtype).tiny)
+    return v + (F.softplus(along) - 1 - along) * w / norm
+
+
+def planar(h: Tensor, v: Tensor, w: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """h + u tanh(wᵀh + b) and log |1 + tanh'(wᵀh + b) wᵀu| (8, 9).
+
+    Args:
+        h: Points, shape (*sample, B, dim).
+        v: Free parameter that u is made from, shape (B, dim).
+        w: Direction, shape (B, dim).
+        bias: b, shape (B,).
+    Returns:
+        The mapped points, shape (*sample, B, dim), and ladj, shape (*sample, B).
+    """
+    u = constrained(v, w)
+    activation = (torch.linalg.vecdot(h, w) + bias).tanh()
+    slope = (1 - activation.square()) * (w * u).sum(-1)
+    return h + u * activation.unsqueeze(-1), slope.log1p()
+
+
+def planar_inverse(z: Tensor, v: Tensor, w: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """The h that `planar` maps to z, and the forward map's ladj there; shapes as for `planar`.
+
+    With s = wᵀh the map along w is s + wᵀu tanh(s + b) = wᵀz: increasing in s, so bisection finds
+    s in wᵀz ± |wᵀu|, and then h = z − u tanh(s + b).
+    """
+    u = constrained(v, w)
+    gain = (w * u).sum(-1)
+    height = torch.linalg.vecdot(z, w)
+    low, high = height - gain.abs(), height + gain.abs()
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        below = middle + gain * (middle + bias).tanh() < height
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    activation = (0.5 * (low + high) + bias).tanh()
+    slope = (1 - activation.square()) * gain
+    return z - u * activation.unsqueeze(-1), slope.log1p()

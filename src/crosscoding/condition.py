@@ -1,0 +1,83 @@
+"""The front door: what is p(y|x), for this VAE and this evidence?"""
+
+import time
+
+from torch import Generator
+
+from crosscoding.crosscoders import Gaussian
+from crosscoding.evidence import Evidence
+from crosscoding.methods import Grid, Method, Report, Variational, silent
+from crosscoding.posterior import Posterior
+from crosscoding.random import generator_from, spawn
+from crosscoding.target import Target, VAETarget
+from crosscoding.vae import VAE
+
+
+def condition(
+    vae: VAE,
+    evidence: Evidence,
+    method: Method | None = None,
+    *,
+    seed: int | Generator | None = None,
+    report: Report = silent,
+) -> Posterior:
+    """Condition a trained VAE on evidence: p(z|x), and through it p(y|x), of every query.
+
+    Args:
+        vae: The trained model.
+        evidence: Values of shape (*batch, *data); each entry of the batch is a query.
+        method: How; by default `Grid()` for a latent of 3 or less, `Variational(Gaussian())` above.
+        seed: Int ≥ 0 or generator. The same seed gives the same bits on the same machine.
+        report: Called with the share of the work done, 0 to 1, and a word on what goes on.
+
+    Returns:
+        A posterior of batch shape (*batch,). Entry b is what the query gives alone.
+
+    Raises:
+        TypeError, ValueError: An argument is not what it must be.
+        NonFiniteError: The decoder puts out NaN or infinity.
+        BudgetError: The method has no answer within its limits.
+
+    Example:
+        >>> import torch, crosscoding as cc
+        >>> vae = cc.zoo.load("mnist-2d")
+        >>> digits, labels = cc.zoo.digits()
+        >>> upper_half = cc.rectangle_mask((28, 28), rows=(0, 13))
+        >>> posterior = cc.condition(vae, cc.Evidence(digits[:3], upper_half), seed=0)
+        >>> posterior.predict(64).shape
+        torch.Size([64, 3, 28, 28])
+    """
+    return infer(VAETarget(vae, evidence), method, seed=seed, report=report)
+
+
+def infer(
+    target: Target,
+    method: Method | None = None,
+    *,
+    seed: int | Generator | None = None,
+    report: Report = silent,
+) -> Posterior:
+    """The same for a target that is there already, such as a `DensityTarget` without a VAE.
+
+    Arguments, errors and result are those of `condition`; of the result, what needs a decoder
+    raises ValueError where there is none.
+    """
+    if not isinstance(target, Target):
+        raise TypeError(f"expected a crosscoding target, got {type(target).__name__}")
+    if method is None:
+        method = Grid() if target.latent_dim <= 3 else Variational(Gaussian())
+    if not isinstance(method, Method):
+        raise TypeError(
+            f"expected method to be one of crosscoding.methods, such as HMC(), got {method!r}"
+        )
+    for_method, for_draws = spawn(generator_from(seed), 2)
+    start = time.perf_counter()
+    findings = method.find(target.flatten(), generator=for_method, report=report)
+    return Posterior(
+        findings,
+        target=target,
+        batch_shape=target.batch_shape,
+        method=type(method).__name__,
+        generator=for_draws,
+        seconds=time.perf_counter() - start,
+    )

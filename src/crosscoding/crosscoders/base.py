@@ -1,0 +1,140 @@
+"""What a cross-coder is: a map z = XCoder_ψ(ε) from standard normal noise to the latent space.
+
+A `Crosscoder` is a frozen description; its parameters ψ live apart, one tensor a name with a
+leading batch dimension, so that thousands of queries are fitted at once. `Fitted` is the pair of
+the two: a distribution q(z|x) for each query.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.errors import ModelFormatError
+from crosscoding.random import normal
+from crosscoding.storage import Parts
+
+Params = dict[str, Tensor]
+
+
+class Crosscoder(ABC):
+    """A family of maps from noise ε (*sample, B, dim) to z (*sample, B, dim).
+
+    Attributes:
+        bijective: Whether every member is one-to-one. Only then is the C-ELBO a lower bound, and
+            only then is there a density at any z.
+    """
+
+    bijective: ClassVar[bool] = True
+
+    @abstractmethod
+    def start(self, mean: Tensor, scale: Tensor, *, generator: Generator) -> Params:
+        """Parameters ψ of a member close to N(mean, diag scale²).
+
+        Args:
+            mean, scale: Shape (B, dim), scale > 0.
+            generator: For members that must start at random; shared over the batch.
+        """
+
+    @abstractmethod
+    def forward_and_ladj(self, params: Params, eps: Tensor) -> tuple[Tensor, Tensor]:
+        """z = XCoder(ε), shape of eps, and log |det ∇XCoder(ε)|, shape eps.shape[:-1]."""
+
+    def inverse_and_ladj(self, params: Params, z: Tensor) -> tuple[Tensor, Tensor]:
+        """ε with XCoder(ε) = z and log |det ∇XCoder(ε)| there, where the map is bijective."""
+        raise NotImplementedError(
+            f"{type(self).__name__} is not one-to-one: it has no density at a given z; "
+            "use Gaussian or Planar where log_prob is wanted"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A cross-coder with its parameters: q(z|x) for each query.
+
+    Args:
+        crosscoder: The family.
+        params: ψ, each tensor of shape (B, …).
+        dim: Size of z.
+    """
+
+    crosscoder: Crosscoder
+    params: Params
+    dim: int
+
+    def rsample_and_log_prob(self, num: int, *, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Draws z = XCoder(ε), (num, B, dim), and log q(ε) − ladj = log q(z|x) in nats, (num, B).
+
+        For a cross-coder that is not one-to-one the second is no density: it counts one of the
+        several ε that reach z.
+        """
+        like = next(iter(self.params.values()))
+        eps = normal((num, 1, self.dim), generator=generator, like=like)
+        eps = eps.expand(num, len(like), self.dim)
+        z, ladj = self.crosscoder.forward_and_ladj(self.params, eps)
+        return z, base_log_prob(eps) - ladj
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log q(z|x) in nats, normalised; z (*sample, B, dim) -> (*sample, B).
+
+        Raises:
+            NotImplementedError: The cross-coder is not one-to-one.
+        """
+        eps, ladj = self.crosscoder.inverse_and_ladj(self.params, z)
+        return base_log_prob(eps) - ladj
+
+    def to_parts(self) -> Parts:
+        """The parameters, and the family by name with its settings."""
+        settings = {f.name: getattr(self.crosscoder, f.name) for f in fields(self.crosscoder)}  # pyright: ignore[reportArgumentType]
+        name = type(self.crosscoder).__name__
+        return self.params, {"name": name, "settings": settings, "dim": self.dim}
+
+    @classmethod
+    def from_parts(cls, parts: Parts) -> "Fitted":
+        """What `to_parts` described.
+
+        Raises:
+            ModelFormatError: The family is unknown, or the parameters are not its own.
+        """
+        params, description = parts
+        families = {family.__name__: family for family in Crosscoder.__subclasses__()}
+        try:
+            settings = description["settings"]
+            plain = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+            crosscoder = families[description["name"]](**plain)
+            ones = torch.ones(len(next(iter(params.values()))), int(description["dim"]))
+            wanted = crosscoder.start(ones, ones, generator=Generator())
+        except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
+            raise ModelFormatError(f"expected a known cross-coder, got {description}") from error
+        if {k: v.shape for k, v in params.items()} != {k: v.shape for k, v in wanted.items()}:
+            raise ModelFormatError(f"expected the parameters of {crosscoder}, got others")
+        return cls(crosscoder, params, ones.shape[-1])
+
+
+def base_log_prob(eps: Tensor) -> Tensor:
+    """log N(ε; 0, I) in nats, summed over the last dimension."""
+    return -0.5 * (eps.square() + math.log(2 * math.pi)).sum(-1)
+
+
+def small_normal(*shape: int, scale: float, generator: Generator, like: Tensor) -> Tensor:
+    """Random starting values: standard normal times scale, the same for every query."""
+    noise = normal((1, *shape), generator=generator, like=like) * scale
+    return noise.expand(len(like), *shape).clone()
+
+
+def pack(params: Params) -> tuple[Tensor, list[tuple[str, torch.Size]]]:
+    """All of ψ in one tensor (B, P), and what `unpack` needs to take it apart."""
+    layout = [(name, tensor.shape[1:]) for name, tensor in params.items()]
+    return torch.cat([tensor.flatten(1) for tensor in params.values()], dim=1), layout
+
+
+def unpack(packed: Tensor, layout: list[tuple[str, torch.Size]]) -> Params:
+    """The inverse of `pack`: views into packed, (B, P)."""
+    pieces = packed.split([shape.numel() for _, shape in layout], dim=1)
+    return {
+        name: piece.reshape(len(packed), *shape)
+        for (name, shape), piece in zip(layout, pieces, strict=True)
+    }

@@ -1,0 +1,72 @@
+"""NF, a planar normalizing flow: k planar maps one after the other, then an affine map (8, 9)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.bijections import affine, affine_inverse, planar, planar_inverse
+from crosscoding.crosscoders.base import Crosscoder, Params, small_normal
+
+
+@dataclass(frozen=True)
+class Planar(Crosscoder):
+    """z = L f_k(… f_1(ε)) + b, each f_i(h) = h + u_i tanh(w_iᵀ h + b_i).
+
+    Args:
+        layers: Number k of planar maps, ≥ 1.
+        affine: Whether the affine map at the end is fitted. Without it the flow is the paper's,
+            and has no direct way to move or scale all of z.
+
+    Source: the paper, eq. 8, after Rezende & Mohamed (2015). Differs in: the affine map.
+    """
+
+    layers: int = 16
+    affine: bool = True
+
+    def __post_init__(self) -> None:
+        if self.layers < 1:
+            raise ValueError(f"expected layers >= 1, got {self.layers}")
+
+    def start(self, mean: Tensor, scale: Tensor, *, generator: Generator) -> Params:
+        dim = mean.shape[-1]
+        shape = (self.layers, dim)
+        params = {
+            "v": small_normal(*shape, scale=0.1, generator=generator, like=mean),
+            "w": small_normal(*shape, scale=1.0, generator=generator, like=mean),
+            "bias": small_normal(self.layers, scale=1.0, generator=generator, like=mean),
+        }
+        # softplus(a) − 1 − a is 0 at this a, where u = v: with wᵀv there, each map starts small.
+        along = (params["w"] * params["v"]).sum(-1, keepdim=True)
+        norm = params["w"].square().sum(-1, keepdim=True).clamp_min(1e-6)
+        params["v"] = params["v"] + (0.5413 - along) * params["w"] / norm
+        if self.affine:
+            params |= {
+                "shift": mean.clone(),
+                "log_diagonal": scale.log(),
+                "lower": mean.new_zeros(*mean.shape, dim),
+            }
+        return params
+
+    def forward_and_ladj(self, params: Params, eps: Tensor) -> tuple[Tensor, Tensor]:
+        h, ladj = eps, eps.new_zeros(eps.shape[:-1])
+        for layer in zip(*_by_layer(params), strict=True):
+            h, step = planar(h, *layer)
+            ladj = ladj + step
+        if self.affine:
+            h, step = affine(h, params["shift"], params["log_diagonal"], params["lower"])
+            ladj = ladj + step
+        return h, ladj
+
+    def inverse_and_ladj(self, params: Params, z: Tensor) -> tuple[Tensor, Tensor]:
+        h, ladj = z, z.new_zeros(z.shape[:-1])
+        if self.affine:
+            h, ladj = affine_inverse(z, params["shift"], params["log_diagonal"], params["lower"])
+        for layer in reversed(list(zip(*_by_layer(params), strict=True))):
+            h, step = planar_inverse(h, *layer)
+            ladj = ladj + step
+        return h, ladj
+
+
+def _by_layer(params: Params) -> tuple[tuple[Tensor, ...], ...]:
+    return tuple(torch.unbind(params[name], dim=1) for name in ("v", "w", "bias"))

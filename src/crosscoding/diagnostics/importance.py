@@ -1,0 +1,32 @@
+"""Importance sampling: log p(x) and the effective sample size from log-weights."""
+
+import math
+
+from torch import Tensor
+
+
+def log_mean_exp(log_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """log of the mean weight over the first dimension, and its standard error.
+
+        log Ẑ = log (1/S) Σ w_s,   se ≈ sd(w) / (mean(w) √S)
+
+    Args:
+        log_weights: Shape (S, *batch), S ≥ 2; −inf is a weight of 0.
+    Returns:
+        Both in nats, shape (*batch,).
+    Source: the delta method. Differs in: nothing.
+    """
+    log_mean = log_weights.logsumexp(0) - math.log(len(log_weights))
+    relative = (log_weights - log_mean).double().exp()
+    error = (relative.std(0) / math.sqrt(len(log_weights))).to(log_weights.dtype)
+    return log_mean, error
+
+
+def importance_ess(log_weights: Tensor) -> Tensor:
+    """(Σ w)² / Σ w² over the first dimension: between 1 and S, shape (*batch,).
+
+    Source: Kish (1965). Differs in: nothing.
+    """
+    return (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp()
+
+

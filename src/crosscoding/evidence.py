@@ -1,0 +1,180 @@
+"""Evidence: which elements of a datum were observed, and with which values; and masks to try."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.errors import NonFiniteError
+from crosscoding.random import generator_from, uniform
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Observed values x and where they are; everything else is the query y.
+
+    Unobserved values are replaced by 0 on entry, so that whatever stood there (NaN included) can
+    reach neither a density nor its gradient. Observed values are kept bit for bit.
+
+    Args:
+        values: Data, shape (*batch, *data), floating point.
+        mask: True = observed, boolean, broadcastable to the shape of values.
+
+    Raises:
+        TypeError: values or mask is not a tensor, values not floating point, mask not boolean.
+        ValueError: mask does not broadcast to values, or lies on another device.
+        NonFiniteError: an observed value is NaN or infinite.
+
+    Example:
+        >>> evidence = Evidence(torch.tensor([1.0, 0.0, 1.0]), torch.tensor([True, False, True]))
+        >>> evidence.num_observed
+        tensor(2)
+    """
+
+    values: Tensor
+    mask: Tensor
+
+    def __post_init__(self) -> None:
+        values, mask = self.values, self.mask
+        for name, tensor in (("values", values), ("mask", mask)):
+            if not isinstance(tensor, Tensor):
+                raise TypeError(
+                    f"expected {name} to be a torch.Tensor, got {type(tensor).__name__}; "
+                    "convert it with torch.as_tensor"
+                )
+        if not values.is_floating_point():
+            raise TypeError(
+                f"expected values of a floating-point dtype, got {values.dtype}; "
+                "convert them with values.float()"
+            )
+        if mask.dtype != torch.bool:
+            raise TypeError(
+                f"expected a boolean mask (True = observed), got {mask.dtype}; "
+                "write the condition out, for example mask = weights > 0"
+            )
+        if mask.device != values.device:
+            raise ValueError(
+                f"expected values and mask on one device, got {values.device} and {mask.device}; "
+                "move one with .to(device)"
+            )
+        try:
+            mask = mask.expand(values.shape)
+        except RuntimeError:
+            raise ValueError(
+                f"expected a mask that broadcasts to the values' shape {tuple(values.shape)}, "
+                f"got {tuple(mask.shape)}"
+            ) from None
+        values = values.detach()
+        bad = mask & ~values.isfinite()
+        if bad.any():
+            raise NonFiniteError(
+                f"expected finite observed values, got {int(bad.sum())} NaN or infinite, first at "
+                f"index {tuple(bad.nonzero()[0].tolist())}; mark missing values as unobserved, "
+                "for example with Evidence.from_nan(values)"
+            )
+        object.__setattr__(self, "values", torch.where(mask, values, 0.0))
+        object.__setattr__(self, "mask", mask.clone())
+
+    @classmethod
+    def from_nan(cls, values: Tensor) -> "Evidence":
+        """Evidence from data in which NaN means: not observed."""
+        if not isinstance(values, Tensor):
+            raise TypeError(
+                f"expected values to be a torch.Tensor, got {type(values).__name__}; "
+                "convert it with torch.as_tensor"
+            )
+        return cls(values, ~values.isnan())
+
+    @property
+    def num_observed(self) -> Tensor:
+        """Number of observed elements in all, a tensor of shape ()."""
+        return self.mask.sum()
+
+    def flatten(self, num_data_dims: int) -> "Evidence":
+        """The same evidence with its batch dimensions made one, shape (B, *data)."""
+        data_shape = self.values.shape[self.values.ndim - num_data_dims :]
+        num_queries = self.values.shape[: self.values.ndim - num_data_dims].numel()
+        shape = (num_queries, *data_shape)
+        return Evidence(self.values.reshape(shape), self.mask.reshape(shape))
+
+    def __getitem__(self, index: int | slice | Tensor) -> "Evidence":
+        """Some entries of the batch, indexed along the first dimension."""
+        return Evidence(self.values[index], self.mask[index])
+
+
+def random_mask(
+    shape: Sequence[int], fraction: float, *, seed: int | Generator | None = None
+) -> Tensor:
+    """A mask that observes exactly round(fraction · size) elements, chosen at random.
+
+    Args:
+        shape: Shape of the mask.
+        fraction: Share of elements to observe, 0 to 1.
+        seed: Int ≥ 0 or generator.
+    """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"expected a fraction between 0 and 1, got {fraction}")
+    size = torch.Size(shape).numel()
+    noise = uniform((size,), generator=generator_from(seed), like=torch.empty(0))
+    mask = torch.zeros(size, dtype=torch.bool)
+    mask[noise.argsort()[: round(fraction * size)]] = True
+    return mask.reshape(tuple(shape))
+
+
+def rectangle_mask(
+    shape: Sequence[int],
+    rows: tuple[int, int] | None = None,
+    columns: tuple[int, int] | None = None,
+) -> Tensor:
+    """A mask that observes a rectangle of an image, every channel of it.
+
+    Args:
+        shape: Shape of the image, (*channels, height, width).
+        rows: First and last observed row, both included, from 0; None for all.
+        columns: First and last observed column, both included, from 0; None for all.
+
+    Example:
+        >>> rectangle_mask((2, 3), columns=(0, 1))
+        tensor([[ True,  True, False],
+                [ True,  True, False]])
+    """
+    if len(shape) < 2:
+        raise ValueError(f"expected the shape of an image, (*channels, height, width), got {shape}")
+    mask = torch.ones(tuple(shape), dtype=torch.bool)
+    for name, span, dim in (("rows", rows, -2), ("columns", columns, -1)):
+        if span is None:
+            continue
+        first, last = span
+        if not 0 <= first <= last < shape[dim]:
+            raise ValueError(
+                f"expected {name} within 0-{shape[dim] - 1}, first before last, got {first}-{last}"
+            )
+        inside = torch.zeros(shape[dim], dtype=torch.bool)
+        inside[first : last + 1] = True
+        mask &= inside[:, None] if dim == -2 else inside
+    return mask
+
+
+def stroke_mask(
+    shape: Sequence[int], points: Sequence[tuple[float, float]], width: float = 3.0
+) -> Tensor:
+    """A mask that observes what a brush touches on its way through the points.
+
+    Args:
+        shape: Shape of the image, (*channels, height, width).
+        points: (row, column) of each corner of the stroke, at least one.
+        width: Diameter of the brush in pixels.
+    """
+    if len(shape) < 2 or not points:
+        raise ValueError("expected the shape of an image and at least one (row, column) point")
+    height, breadth = shape[-2:]
+    grid = torch.cartesian_prod(torch.arange(height), torch.arange(breadth)).double()
+    mask = torch.zeros(height * breadth, dtype=torch.bool)
+    corners = torch.tensor([points[0], *points], dtype=torch.double)
+    for start, end in zip(corners[:-1], corners[1:], strict=True):
+        along = end - start
+        share = ((grid - start) @ along / along.square().sum().clamp_min(1e-12)).clamp(0, 1)
+        distance = (grid - start - share[:, None] * along).norm(dim=-1)
+        mask |= distance <= width / 2
+    return mask.reshape(height, breadth).expand(tuple(shape)).clone()

@@ -1,0 +1,27 @@
+"""What a method is: it looks at a target, all queries of it at once, and says what it found."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from torch import Generator
+
+from crosscoding.findings import Findings
+from crosscoding.target import Target
+
+Report = Callable[[float, str], None]
+"""Called with the share of the work that is done, 0 to 1, and a word on what goes on."""
+
+
+def silent(share: float, what: str) -> None:
+    """A report to nobody."""
+
+
+class Method(ABC):
+    """A small frozen object: its settings, and how to run them."""
+
+    @abstractmethod
+    def find(self, target: Target, *, generator: Generator, report: Report = silent) -> Findings:
+        """Work on all queries of a target of batch shape (B,), B ≥ 0.
+
+        Entry b of every figure is what the method gives for query b alone.
+        """

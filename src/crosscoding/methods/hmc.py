@@ -1,0 +1,219 @@
+"""HMC: Hamiltonian Monte Carlo in z, many chains of every query at once.
+
+    H(z, r) = −log p(z, x) + ½ rᵀ M⁻¹ r,   L leapfrog steps of size ε, accept with min(1, e^{−ΔH})
+
+The metric M⁻¹ is the covariance of the chains' warm-up draws (its diagonal by default); the step
+size follows the acceptance rate by dual averaging. Each query has its own of both.
+
+Source: Neal (2011) for HMC, Hoffman & Gelman (2014), eq. 6 for dual averaging. Differs in: the
+acceptance rate that steers a query's step size is the mean over its chains.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.diagnostics import chain_ess, r_hat
+from crosscoding.errors import NonFiniteError
+from crosscoding.findings import Findings
+from crosscoding.methods.base import Method, Report, silent
+from crosscoding.random import normal, spawn, uniform
+from crosscoding.target import Target
+
+
+@dataclass(frozen=True)
+class HMC(Method):
+    """Hamiltonian Monte Carlo from draws of the prior.
+
+    Args:
+        num_chains: Chains a query, ≥ 1.
+        num_warmup: Steps to adapt and forget the start, ≥ 0.
+        num_draws: Steps kept of each chain, ≥ 4.
+        num_leapfrog: Leapfrog steps L a proposal, ≥ 1.
+        step_size: ε in prior standard deviations; None adapts it. With a number nothing is adapted
+            and the metric is the identity: the paper's tuning study.
+        target_acceptance: Acceptance rate that dual averaging aims at, between 0 and 1.
+        dense_metric: Whether M⁻¹ is the full covariance.
+    """
+
+    num_chains: int = 16
+    num_warmup: int = 300
+    num_draws: int = 300
+    num_leapfrog: int = 10
+    step_size: float | None = None
+    target_acceptance: float = 0.8
+    dense_metric: bool = False
+
+    def __post_init__(self) -> None:
+        counts = (self.num_chains, self.num_leapfrog, self.num_draws - 3, self.num_warmup + 1)
+        if min(counts) < 1:
+            raise ValueError(
+                "expected num_chains and num_leapfrog >= 1, num_draws >= 4 and num_warmup >= 0, "
+                f"got {self}"
+            )
+        if self.step_size is not None and not self.step_size > 0:
+            raise ValueError(f"expected step_size > 0 or None, got {self.step_size}")
+        if not 0 < self.target_acceptance < 1:
+            raise ValueError(
+                f"expected target_acceptance between 0 and 1, got {self.target_acceptance}"
+            )
+
+    def find(self, target: Target, *, generator: Generator, report: Report = silent) -> Findings:
+        for_start, for_steps = spawn(generator, 2)
+        start = target.draw_prior(self.num_chains, generator=for_start)
+        z = start[:, None].expand(-1, target.num_queries, -1)
+        chains = _Chains(target, z, self.num_leapfrog)
+        step_size = self._warm_up(chains, generator=for_steps, report=report)
+        draws, acceptance = [], []
+        for step in range(self.num_draws):
+            acceptance.append(chains.step(step_size, generator=for_steps))
+            draws.append(chains.z)
+            self._report(report, self.num_warmup + step, "sampling")
+        return self._findings(torch.stack(draws, 1), torch.stack(acceptance), step_size)
+
+    def _warm_up(self, chains: "_Chains", *, generator: Generator, report: Report) -> Tensor:
+        """Adapt, and leave the chains where they are then; the step size to go on with, (B,)."""
+        num_queries, scale = chains.z.shape[1], chains.target.prior_scale
+        if self.step_size is not None:
+            fixed = chains.z.new_full((num_queries,), self.step_size * scale)
+            for step in range(self.num_warmup):
+                chains.step(fixed, generator=generator)
+                self._report(report, step, "warm-up")
+            return fixed
+        dim = chains.z.shape[-1]
+        tuning = _DualAveraging(0.5 * scale * dim**-0.25, chains.z.new_zeros(num_queries))
+        updates = {self.num_warmup // 4, self.num_warmup // 2}
+        since: list[Tensor] = []
+        for step in range(self.num_warmup):
+            acceptance = chains.step(tuning.trial, generator=generator)
+            tuning.update(acceptance.mean(0), self.target_acceptance)
+            since.append(chains.z)
+            if step + 1 in updates and len(since) * self.num_chains > 2 * dim:
+                chains.adopt_metric(torch.cat(since[len(since) // 2 :]), self.dense_metric)
+                tuning, since = _DualAveraging(1.0 * dim**-0.25, tuning.trial), []
+            self._report(report, step, "warm-up")
+        return tuning.average
+
+    def _report(self, report: Report, step: int, what: str) -> None:
+        if step % 10 == 0:
+            report(step / (self.num_warmup + self.num_draws), what)
+
+    def _findings(self, draws: Tensor, acceptance: Tensor, step_size: Tensor) -> Findings:
+        """Findings from draws (chain, draw, B, latent) and acceptance (draw, chain, B)."""
+        nothing = torch.full_like(step_size, math.nan)
+        return Findings(
+            draws=draws.flatten(0, 1),
+            log_evidence=nothing,
+            log_evidence_error=nothing,
+            c_elbo=nothing,
+            c_elbo_error=nothing,
+            ess=chain_ess(draws).amin(-1),
+            stats={
+                "acceptance": acceptance.mean((0, 1)),
+                "acceptance_of_worst_chain": acceptance.mean(0).amin(0),
+                "step_size": step_size,
+                "r_hat": r_hat(draws).amax(-1),
+            },
+        )
+
+
+class _Chains:
+    """Positions z (chain, B, latent) with their log-joint and gradient, and how they move."""
+
+    def __init__(self, target: Target, z: Tensor, num_leapfrog: int) -> None:
+        self.target, self.num_leapfrog = target, num_leapfrog
+        self.z = z
+        self._factor: Tensor | None = None
+        self._log_joint, self._gradient = self._evaluate(z)
+
+    def adopt_metric(self, draws: Tensor, dense: bool) -> None:
+        """Take M⁻¹ from draws (S, B, latent): their covariance, a little shrunk to its diagonal."""
+        count, dim = draws.shape[0], draws.shape[-1]
+        centred = draws - draws.mean(0)
+        floor = 1e-6 * self.target.prior_scale**2
+        variance = centred.square().mean(0).clamp_min(floor)
+        covariance = torch.diag_embed(variance)
+        if dense:
+            full = torch.einsum("sbi,sbj->bij", centred, centred) / count
+            share = count / (count + 5.0 * dim)
+            covariance = share * full + (1 - share) * covariance
+        self._factor = torch.linalg.cholesky(covariance)
+
+    def step(self, step_size: Tensor, *, generator: Generator) -> Tensor:
+        """One proposal for every chain; the acceptance probabilities, (chain, B).
+
+        In coordinates where the metric is the identity, z = F v with F Fᵀ = M⁻¹: the momentum is
+        standard normal, and the gradient for v is Fᵀ ∇ log p.
+        """
+        num_chains, _, dim = self.z.shape
+        momentum = normal((num_chains, 1, dim), generator=generator, like=self.z)
+        start = momentum = momentum.expand_as(self.z)
+        epsilon = step_size[:, None]
+        z, log_joint, gradient = self.z, self._log_joint, self._gradient
+        for _ in range(self.num_leapfrog):
+            momentum = momentum + 0.5 * epsilon * self._to_unit(gradient)
+            z = z + epsilon * self._from_unit(momentum)
+            log_joint, gradient = self._evaluate(z)
+            momentum = momentum + 0.5 * epsilon * self._to_unit(gradient)
+        gain = log_joint - self._log_joint
+        gain = gain - 0.5 * (momentum.square() - start.square()).sum(-1)
+        acceptance = gain.nan_to_num(nan=-math.inf).clamp_max(0).exp()
+        u = uniform((num_chains, 1), generator=generator, like=self.z)
+        accepted = u < acceptance
+        self.z = torch.where(accepted[..., None], z, self.z)
+        self._gradient = torch.where(accepted[..., None], gradient, self._gradient)
+        self._log_joint = torch.where(accepted, log_joint, self._log_joint)
+        return acceptance
+
+    def _evaluate(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(z, x) and its gradient; −inf and 0 at points that ran off to infinity."""
+        ran_off = ~(z.abs() < _FAR * self.target.prior_scale).all(-1)
+        inside = torch.where(ran_off[..., None], 0.0, z).requires_grad_()
+        log_joint = self.target.log_joint(inside)
+        (gradient,) = torch.autograd.grad(log_joint.sum(), inside)
+        log_joint = torch.where(ran_off, -math.inf, log_joint.detach())
+        if gradient.isnan().any():
+            raise NonFiniteError("expected a finite gradient of log p(z, x), got NaN")
+        return log_joint, torch.where(ran_off[..., None], 0.0, gradient)
+
+    def _to_unit(self, gradient: Tensor) -> Tensor:
+        if self._factor is None:
+            return gradient
+        return torch.einsum("cbi,bij->cbj", gradient, self._factor)
+
+    def _from_unit(self, momentum: Tensor) -> Tensor:
+        if self._factor is None:
+            return momentum
+        return torch.einsum("cbj,bij->cbi", momentum, self._factor)
+
+
+_FAR = 1e3
+"""A trajectory this many prior standard deviations away has diverged."""
+
+
+class _DualAveraging:
+    """Step sizes (B,) that bring the acceptance rate to its target."""
+
+    def __init__(self, first: float, like: Tensor) -> None:
+        self._centre = math.log(10 * first)
+        self._error = torch.zeros_like(like)
+        self._log_average = torch.zeros_like(like)
+        self._count = 0
+        self.trial = torch.full_like(like, first)
+
+    def update(self, acceptance: Tensor, wanted: float) -> None:
+        """Take in the acceptance rate (B,) at the step sizes in `trial`, and set new ones."""
+        self._count += 1
+        share = 1 / (self._count + 10)
+        self._error = (1 - share) * self._error + share * (wanted - acceptance)
+        log_trial = self._centre - math.sqrt(self._count) / 0.05 * self._error
+        weight = self._count**-0.75
+        self._log_average = weight * log_trial + (1 - weight) * self._log_average
+        self.trial = log_trial.exp()
+
+    @property
+    def average(self) -> Tensor:
+        """The step sizes to go on with."""
+        return self._log_average.exp() if self._count else self.trial

@@ -1,0 +1,169 @@
+"""RS, rejection sampling from the prior: exact draws, where the dimension allows it.
+
+    accept z ~ p(z) with probability p(x|z) / M,   M = sup_z p(x|z)
+
+All queries share the proposals, so that each is decoded once. M is found by climbing from the best
+of many prior draws. Should a proposal exceed it, M is raised and that query starts again, so the
+draws that are returned were all accepted under one M that nothing exceeded.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.errors import BudgetError
+from crosscoding.findings import Findings
+from crosscoding.methods.base import Method, Report, silent
+from crosscoding.random import spawn, uniform
+from crosscoding.target import Target
+
+_NUM_PROBES = 4096
+_NUM_CLIMBERS = 8
+_CLIMB_STEPS = 100
+_CLIMB_RATE = 0.05
+_MARGIN = 0.01
+_CHUNK = 8192
+
+
+@dataclass(frozen=True)
+class Rejection(Method):
+    """Exact, independent draws from p(z|x).
+
+    Args:
+        num_draws: Draws to accept for each query, ≥ 1.
+        max_proposals: Most proposals, shared by all queries.
+
+    Raises (from `find`):
+        BudgetError: Some query has not got its draws from max_proposals; says how far it came.
+    """
+
+    num_draws: int = 1000
+    max_proposals: int = 4_000_000
+
+    def __post_init__(self) -> None:
+        if self.num_draws < 1 or self.max_proposals < 1:
+            raise ValueError(
+                "expected num_draws >= 1 and max_proposals >= 1, got "
+                f"{self.num_draws} and {self.max_proposals}"
+            )
+
+    def find(self, target: Target, *, generator: Generator, report: Report = silent) -> Findings:
+        for_bound, for_proposals = spawn(generator, 2)
+        log_bound = _log_supremum(target, generator=for_bound)
+        with torch.no_grad():
+            return self._accept(target, log_bound, generator=for_proposals, report=report)
+
+    def _accept(
+        self, target: Target, log_bound: Tensor, *, generator: Generator, report: Report
+    ) -> Findings:
+        accepted = _Accepted(target, self.num_draws)
+        spent = 0
+        while accepted.wanting.any():
+            if spent + _CHUNK > self.max_proposals:
+                self._give_up(accepted.count, spent)
+            z = target.draw_prior(_CHUNK, generator=generator)
+            log_u = uniform((_CHUNK, 1), generator=generator, like=z).log()
+            log_bound = accepted.add(z, target.pairwise_log_likelihood(z), log_u, log_bound)
+            spent += _CHUNK
+            share = accepted.count.float().mean().item() / self.num_draws
+            report(share, f"{spent} proposals")
+        return accepted.findings()
+
+    def _give_up(self, count: Tensor, spent: int) -> None:
+        short = count < self.num_draws
+        raise BudgetError(
+            f"rejection accepted {self.num_draws} draws for {int((~short).sum())} of {len(count)} "
+            f"queries from {spent} proposals, and as few as {int(count.min())} for the others; "
+            "raise max_proposals, ask for fewer draws, or use another method: the acceptance rate "
+            "falls quickly with the latent dimension and with the amount of evidence"
+        )
+
+
+class _Accepted:
+    """The draws that each query has so far, and sums over all proposals it has looked at."""
+
+    def __init__(self, target: Target, num_draws: int) -> None:
+        like, num_queries = target.like, target.num_queries
+        self.draws = like.new_zeros(num_draws, num_queries, target.latent_dim)
+        self.count = torch.zeros(num_queries, dtype=torch.long, device=like.device)
+        self.proposals = torch.zeros_like(self.count)
+        self._seen = torch.zeros_like(self.count)
+        self._log_sum = like.new_full((num_queries,), -math.inf)
+        self._log_sum_squares = like.new_full((num_queries,), -math.inf)
+
+    @property
+    def wanting(self) -> Tensor:
+        """Which queries have too few draws, boolean (B,)."""
+        return self.count < len(self.draws)
+
+    def add(self, z: Tensor, log_likelihood: Tensor, log_u: Tensor, log_bound: Tensor) -> Tensor:
+        """Accept or reject proposals z (N, latent) for every query; the bounds, raised if need be.
+
+        Args:
+            z: Proposals, shape (N, latent).
+            log_likelihood: log p(x|z), shape (N, B).
+            log_u: Logarithms of uniform numbers, shape (N, 1).
+            log_bound: log M, shape (B,).
+        """
+        wanting = self.wanting
+        raised = wanting & (log_likelihood.amax(0) > log_bound)
+        log_bound = torch.where(raised, log_likelihood.amax(0), log_bound)
+        self.count = torch.where(raised, 0, self.count)
+        accepted = (log_u < log_likelihood - log_bound) & wanting
+        rank = accepted.cumsum(0) - 1 + self.count
+        kept = accepted & (rank < len(self.draws))
+        row, query = kept.nonzero(as_tuple=True)
+        self.draws[rank[row, query], query] = z[row]
+        last = (accepted & (rank == len(self.draws) - 1)).long()
+        needed = torch.where(last.any(0), last.argmax(0) + 1, len(z))
+        self.proposals += torch.where(wanting, needed, 0)
+        self.count = self.count + kept.sum(0)
+        self._sum(log_likelihood, wanting)
+        return log_bound
+
+    def _sum(self, log_likelihood: Tensor, wanting: Tensor) -> None:
+        total = torch.logaddexp(self._log_sum, log_likelihood.logsumexp(0))
+        squares = torch.logaddexp(self._log_sum_squares, (2 * log_likelihood).logsumexp(0))
+        self._log_sum = torch.where(wanting, total, self._log_sum)
+        self._log_sum_squares = torch.where(wanting, squares, self._log_sum_squares)
+        self._seen += torch.where(wanting, len(log_likelihood), 0)
+
+    def findings(self) -> Findings:
+        seen = self._seen.to(self._log_sum.dtype)
+        relative_square = (self._log_sum_squares - 2 * self._log_sum).exp() * seen
+        nothing = torch.full_like(self._log_sum, math.nan)
+        return Findings(
+            draws=self.draws,
+            log_evidence=self._log_sum - seen.log(),
+            log_evidence_error=((relative_square - 1).clamp_min(0) / seen).sqrt(),
+            c_elbo=nothing,
+            c_elbo_error=nothing,
+            ess=torch.full_like(seen, len(self.draws)),
+            stats={
+                "proposals": self.proposals.to(seen.dtype),
+                "acceptance": len(self.draws) / self.proposals.to(seen.dtype),
+            },
+        )
+
+
+def _log_supremum(target: Target, *, generator: Generator) -> Tensor:
+    """log sup_z p(x|z) of each query in nats, (B,): the best that Adam climbs to from 8 starts."""
+    probes = target.draw_prior(_NUM_PROBES, generator=generator)
+    with torch.no_grad():
+        log_likelihood = target.pairwise_log_likelihood(probes)
+    best, index = log_likelihood.topk(_NUM_CLIMBERS, dim=0)
+    z, highest = probes[index], best[0]
+    momentum, squares = torch.zeros_like(z), torch.zeros_like(z)
+    for step in range(1, _CLIMB_STEPS + 1):
+        z = z.requires_grad_()
+        value = target.log_likelihood(z)
+        (gradient,) = torch.autograd.grad(value.sum(), z)
+        highest = torch.maximum(highest, value.detach().amax(0))
+        momentum.lerp_(gradient, 0.1)
+        squares.lerp_(gradient.square(), 0.01)
+        rate = _CLIMB_RATE * (1 - step / (_CLIMB_STEPS + 1))
+        unbiased = momentum / (1 - 0.9**step)
+        z = z.detach() + rate * unbiased / ((squares / (1 - 0.99**step)).sqrt() + 1e-8)
+    return highest + _MARGIN

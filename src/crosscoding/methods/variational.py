@@ -1,0 +1,190 @@
+"""Algorithm 1: fit a cross-coder to p(z|x) by stochastic gradients of the C-ELBO.
+
+    C-ELBO = E_{q(ε)}[ log p(XCoder(ε), x) + log |det ∇XCoder(ε)| ] + H[q(ε)]          (Theorem 2)
+
+Source: the paper, Algorithm 1. Differs in: it starts from the moments of weighted prior draws, each
+ε comes with −ε, and the learning rate needs no tuning (see `_Schedule`).
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.crosscoders import Crosscoder, Fitted, Gaussian
+from crosscoding.crosscoders.base import pack, unpack
+from crosscoding.diagnostics import importance_ess, log_mean_exp
+from crosscoding.findings import Findings
+from crosscoding.methods.base import Method, Report, silent
+from crosscoding.random import normal, spawn
+from crosscoding.target import Target
+
+_BLOCK = 50
+_NUM_HALVINGS = 8
+_NUM_PROBES = 1024
+_BETA_1, _BETA_2 = 0.9, 0.99
+
+
+@dataclass(frozen=True)
+class Variational(Method):
+    """Algorithm 1 with any cross-coder: Adam on fresh draws, for all queries at once.
+
+    The C-ELBO, log p(x) by importance and the ESS come from `num_fresh` draws made after the fit.
+
+    Args:
+        crosscoder: The family that is fitted, `Gaussian()`, `Planar()` or `FCN()`.
+        steps: Most steps of a query; it stops before that when its C-ELBO stops rising.
+        num_draws: Draws of ε a step and query, even, ≥ 2.
+        learning_rate: Adam's, at the start.
+        num_fresh: Draws for the figures, kept as the posterior's draws, ≥ 2.
+    """
+
+    crosscoder: Crosscoder = field(default_factory=Gaussian)
+    steps: int = 5000
+    num_draws: int = 32
+    learning_rate: float = 0.05
+    num_fresh: int = 1000
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.crosscoder, Crosscoder):
+            raise TypeError(
+                "expected crosscoder to be one of crosscoding.crosscoders, such as Gaussian(), "
+                f"got {self.crosscoder!r}"
+            )
+        if self.steps < 1 or self.num_fresh < 2 or not self.learning_rate > 0:
+            raise ValueError(
+                "expected steps >= 1, num_fresh >= 2 and learning_rate > 0, got "
+                f"{self.steps}, {self.num_fresh} and {self.learning_rate}"
+            )
+        if self.num_draws < 2 or self.num_draws % 2:
+            raise ValueError(f"expected an even num_draws >= 2, got {self.num_draws}")
+
+    def find(self, target: Target, *, generator: Generator, report: Report = silent) -> Findings:
+        for_start, for_fit, for_check = spawn(generator, 3)
+        mean, scale = starting_moments(target, generator=for_start)
+        params = self.crosscoder.start(mean, scale, generator=for_start)
+        fitted, steps = self._fit(target, params, generator=for_fit, report=report)
+        return self._check(target, fitted, steps, generator=for_check)
+
+    def _fit(
+        self, target: Target, params: dict[str, Tensor], *, generator: Generator, report: Report
+    ) -> tuple[Fitted, Tensor]:
+        packed, layout = pack(params)
+        answer, steps = packed.clone(), torch.zeros(len(packed), device=packed.device)
+        state = _Schedule(packed, self.learning_rate)
+        active = target
+        for step in range(1, self.steps + 1):
+            if not len(state.params):
+                break
+            eps = self._noise(active, generator)
+            psi = state.params.requires_grad_()
+            z, ladj = self.crosscoder.forward_and_ladj(unpack(psi, layout), eps)
+            objective = (active.log_joint(z) + ladj).mean(0)
+            (gradient,) = torch.autograd.grad(objective.sum(), psi)
+            state.ascend(objective.detach(), gradient)
+            if step % _BLOCK == 0 or step == self.steps:
+                finished = state.end_block() | (step == self.steps)
+                rows = state.index[finished]
+                answer[rows], steps[rows] = state.average[finished], float(step)
+                if finished.any():
+                    state.keep(~finished)
+                    active = target.select(state.index)
+                report(1 - len(state.index) / max(len(packed), 1), f"step {step}")
+        return Fitted(self.crosscoder, unpack(answer, layout), target.latent_dim), steps
+
+    def _noise(self, target: Target, generator: Generator) -> Tensor:
+        shape = (self.num_draws // 2, 1, target.latent_dim)
+        eps = normal(shape, generator=generator, like=target.like)
+        return torch.cat([eps, -eps]).expand(-1, target.num_queries, -1)
+
+    @torch.no_grad()
+    def _check(
+        self, target: Target, fitted: Fitted, steps: Tensor, *, generator: Generator
+    ) -> Findings:
+        z, log_q = fitted.rsample_and_log_prob(self.num_fresh, generator=generator)
+        log_weights = target.log_joint(z) - log_q
+        log_evidence, log_evidence_error = log_mean_exp(log_weights)
+        return Findings(
+            draws=z,
+            fitted=fitted,
+            c_elbo=log_weights.mean(0),
+            c_elbo_error=log_weights.std(0) / math.sqrt(self.num_fresh),
+            log_evidence=log_evidence,
+            log_evidence_error=log_evidence_error,
+            ess=importance_ess(log_weights),
+            stats={"steps": steps},
+        )
+
+
+class _Schedule:
+    """Adam with a learning rate for each query, halved when its C-ELBO stops rising.
+
+    Steps come in blocks. When the mean objective of a block is not above that of the block before
+    by more than its standard error, noise hides what progress there is, and the rate is halved.
+    After `_NUM_HALVINGS` of them the query is done; its answer is the mean of ψ over its last
+    block.
+    """
+
+    def __init__(self, params: Tensor, learning_rate: float) -> None:
+        self.params = params
+        self.index = torch.arange(len(params), device=params.device)
+        self.average = torch.zeros_like(params)
+        self._momentum = torch.zeros_like(params)
+        self._squares = torch.zeros_like(params)
+        self._rate = torch.full_like(params[:, :1], learning_rate)
+        self._halvings = torch.zeros_like(self.index)
+        self._last = params.new_full((len(params),), -math.inf)
+        self._objectives: list[Tensor] = []
+        self._num_steps = 0
+
+    def ascend(self, objective: Tensor, gradient: Tensor) -> None:
+        """One step of Adam (Kingma & Ba 2015, Algorithm 1)."""
+        if not self._objectives:
+            self.average = torch.zeros_like(self.params)
+        self._num_steps += 1
+        self._momentum.lerp_(gradient, 1 - _BETA_1)
+        self._squares.mul_(_BETA_2).addcmul_(gradient, gradient, value=1 - _BETA_2)
+        unbiased = self._momentum / (1 - _BETA_1**self._num_steps)
+        scale = (self._squares / (1 - _BETA_2**self._num_steps)).sqrt() + 1e-8
+        self.params = self.params.detach() + self._rate * unbiased / scale
+        self._objectives.append(objective)
+        self.average += self.params
+
+    def end_block(self) -> Tensor:
+        """Halve the rates of queries that stall; which of them are done, boolean (B,)."""
+        objectives = torch.stack(self._objectives)
+        mean, count = objectives.mean(0), len(self._objectives)
+        error = objectives.std(0, correction=min(1, count - 1)) / math.sqrt(count)
+        stalled = ~(mean > self._last + error)
+        self._last, self._objectives = mean, []
+        self._rate = torch.where(stalled[:, None], 0.5 * self._rate, self._rate)
+        self._halvings = self._halvings + stalled
+        self.average = self.average / count
+        return self._halvings >= _NUM_HALVINGS
+
+    def keep(self, which: Tensor) -> None:
+        """Go on with these queries only."""
+        for name in ("params", "index", "average", "_momentum", "_squares", "_rate"):
+            setattr(self, name, getattr(self, name)[which])
+        self._halvings, self._last = self._halvings[which], self._last[which]
+
+
+@torch.no_grad()
+def starting_moments(target: Target, *, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of prior draws weighted by p(x|z)^t, each (B, latent).
+
+    The power t, between 0 and 1, is as large as leaves an ESS of 2 latent + 8 draws.
+    """
+    z = target.draw_prior(_NUM_PROBES, generator=generator)
+    log_likelihood = target.pairwise_log_likelihood(z).clamp_min(-1e30)  # 0 · −inf is NaN
+    enough = 2 * target.latent_dim + 8
+    low, high = torch.zeros_like(log_likelihood[0]), torch.ones_like(log_likelihood[0])
+    for _ in range(20):
+        middle = 0.5 * (low + high)
+        fits = importance_ess(middle * log_likelihood) >= enough
+        low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
+    weights = (low * log_likelihood).softmax(0).mT
+    mean = weights @ z
+    variance = weights @ z.square() - mean.square()
+    return mean, variance.clamp_min(1e-3 * target.prior_scale**2).sqrt()

@@ -1,0 +1,384 @@
+"""The answer: p(z|x) of every query as a method left it, and what can be asked of it."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.errors import ModelFormatError, NonFiniteError
+from crosscoding.evidence import Evidence
+from crosscoding.findings import Findings
+from crosscoding.random import generator_from, uniform
+from crosscoding.storage import prefixed, read_folder, under, write_folder
+from crosscoding.target import Target, VAETarget
+from crosscoding.vae import VAE, check_matches
+
+_CHUNK_BYTES = 64 * 2**20
+
+
+class Posterior:
+    """p(z|x) and p(y|x) for each query of a batch, as the method approximates them.
+
+    Made by `condition`; not by hand. Draws come from the posterior's own stream of random numbers,
+    started by the seed given to `condition`, unless a call brings a seed of its own.
+
+    Attributes:
+        target: What was asked; None in a posterior that was loaded without its model.
+        method: The method that answered.
+        batch_shape: Shape of the batch of queries; () for one query.
+        seconds: Wall-clock time of the method.
+    """
+
+    def __init__(
+        self,
+        findings: Findings,
+        *,
+        target: Target | None,
+        batch_shape: torch.Size,
+        method: str,
+        generator: Generator,
+        seconds: float = 0.0,
+    ) -> None:
+        self._findings = findings
+        self._generator = generator
+        self._flat_target = None if target is None else target.flatten()
+        self.target = target
+        self.batch_shape = batch_shape
+        self.method = method
+        self.seconds = seconds
+
+    def __repr__(self) -> str:
+        shape = tuple(self.batch_shape)
+        return f"Posterior(method={self.method}, batch_shape={shape}, seconds={self.seconds:.3g})"
+
+    # ---- figures -------------------------------------------------------------------------------
+
+    @property
+    def log_evidence(self) -> Tensor:
+        """Estimate of log p(x) in nats, shape (*batch,); NaN where the method gives none."""
+        return self._unflatten(self._findings.log_evidence)
+
+    @property
+    def log_evidence_error(self) -> Tensor:
+        """Standard error of `log_evidence` in nats, shape (*batch,)."""
+        return self._unflatten(self._findings.log_evidence_error)
+
+    @property
+    def c_elbo(self) -> Tensor:
+        """C-ELBO on fresh draws in nats, shape (*batch,); NaN where there is no density.
+
+        A lower bound on log p(x) if `bound` is true.
+        """
+        return self._unflatten(self._findings.c_elbo)
+
+    @property
+    def c_elbo_error(self) -> Tensor:
+        """Standard error of `c_elbo` in nats, shape (*batch,)."""
+        return self._unflatten(self._findings.c_elbo_error)
+
+    @property
+    def bound(self) -> bool:
+        """Whether `c_elbo` is a lower bound on log p(x): not for a cross-coder that may fold."""
+        return self._findings.fitted is None or self._findings.fitted.crosscoder.bijective
+
+    @property
+    def ess(self) -> Tensor:
+        """Effective sample size of the stored draws, shape (*batch,).
+
+        Importance ESS of a fit's draws as proposals; for chains, the smallest over latent
+        dimensions of the ESS that autocorrelation leaves.
+        """
+        return self._unflatten(self._findings.ess)
+
+    @property
+    def stats(self) -> dict[str, Tensor]:
+        """Further figures of the method by name, each of shape (*batch,)."""
+        return {name: self._unflatten(value) for name, value in self._findings.stats.items()}
+
+    # ---- z -------------------------------------------------------------------------------------
+
+    @property
+    def draws(self) -> Tensor:
+        """The stored latent draws, shape (S, *batch, latent)."""
+        return self._unflatten(self._findings.draws, 1)
+
+    @property
+    def log_weights(self) -> Tensor | None:
+        """Log-weights of the stored draws, normalised, shape (S, *batch); None: all equal."""
+        weights = self._findings.log_weights
+        return None if weights is None else self._unflatten(weights, 1)
+
+    def sample(self, num: int, *, seed: int | Generator | None = None) -> Tensor:
+        """Latent draws from the approximation of p(z|x).
+
+        A fitted cross-coder gives fresh draws. Stored draws (of chains, rejection, a grid) are
+        drawn from without repeats while they last, or by their weights.
+
+        Args:
+            num: Number of draws, ≥ 0.
+            seed: For these draws alone; by default the posterior's own stream goes on.
+        Returns:
+            Shape (num, *batch, latent).
+        """
+        return self._unflatten(self._sample(num, self._stream(seed)), 1)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log q(z|x) in nats, normalised.
+
+        Args:
+            z: Latent points, shape (*sample, *batch, latent).
+        Returns:
+            Shape (*sample, *batch).
+        Raises:
+            NotImplementedError: The method has draws only, or a map that is not one-to-one.
+        """
+        findings = self._findings
+        dim, num_batch_dims = findings.draws.shape[-1], len(self.batch_shape)
+        batch = z.shape[max(z.ndim - 1 - num_batch_dims, 0) : -1]
+        if z.ndim < 1 + num_batch_dims or z.shape[-1] != dim or batch != self.batch_shape:
+            wanted = ", ".join(["*sample", *map(str, self.batch_shape), str(dim)])
+            raise ValueError(f"expected z of shape ({wanted}), got {tuple(z.shape)}")
+        flat = z.reshape(*z.shape[: z.ndim - 1 - num_batch_dims], len(findings.ess), dim)
+        if findings.fitted is not None:
+            result = findings.fitted.log_prob(flat)
+        elif findings.cell_width is not None and self._flat_target is not None:
+            with torch.no_grad():
+                result = self._flat_target.log_joint(flat) - findings.log_evidence
+        else:
+            raise NotImplementedError(
+                f"{self.method} leaves draws and no density; use Variational or Grid for log_prob"
+            )
+        return result.reshape(z.shape[:-1])
+
+    # ---- the datum -----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def predict(self, num: int, *, seed: int | Generator | None = None) -> Tensor:
+        """Draws of the whole datum, t = (x, y): y from p(y|z), x exactly as it was given.
+
+        Args:
+            num: Number of draws, ≥ 0.
+            seed: For these draws alone; by default the posterior's own stream goes on.
+        Returns:
+            Shape (num, *batch, *data).
+        """
+        vae, target = self._model()
+        generator = self._stream(seed)
+        z = self._sample(num, generator)
+        likelihood = vae.flat_likelihood
+        noise = likelihood.noise((num, 1, vae.data_size), generator=generator, like=z)
+        pieces = [
+            likelihood.draw(params, noise[rows])
+            for rows, params in self._decoded(z)
+        ]
+        return self._with_evidence(torch.cat(pieces) if pieces else noise, target, vae)
+
+    @torch.no_grad()
+    def predict_mean(self, num: int, *, seed: int | Generator | None = None) -> Tensor:
+        """The decoder's mean E[t|z] at `num` draws of z, x exactly as given: (num, *batch, *data).
+
+        These are the pictures of the paper's figures. They show where z is, not draws of y.
+        """
+        vae, target = self._model()
+        z = self._sample(num, self._stream(seed))
+        pieces = [vae.flat_likelihood.mean(params) for _, params in self._decoded(z)]
+        empty = z.new_zeros(0, len(self._findings.ess), vae.data_size)
+        return self._with_evidence(torch.cat(pieces) if pieces else empty, target, vae)
+
+    @torch.no_grad()
+    def mean(self) -> Tensor:
+        """E[t|x] over the stored draws, x exactly as given, shape (*batch, *data)."""
+        vae, target = self._model()
+        return self._with_evidence(self._moment(vae.flat_likelihood.mean), target, vae)
+
+    @torch.no_grad()
+    def std(self) -> Tensor:
+        """Standard deviation of each element given x, 0 where observed, shape (*batch, *data)."""
+        vae, target = self._model()
+        likelihood = vae.flat_likelihood
+        mean = self._moment(likelihood.mean)
+        spread = self._moment(
+            lambda params: likelihood.variance(params) + (likelihood.mean(params) - mean).square()
+        )
+        spread = spread.sqrt().reshape(*self.batch_shape, *vae.data_shape)
+        return torch.where(target.evidence.mask, 0.0, spread)
+
+    @torch.no_grad()
+    def query_log_prob(self, truth: Tensor) -> Tensor:
+        """log p(y|x) = log E_{q(z|x)}[p(y|z)] of the unobserved elements of truth, in nats.
+
+        Args:
+            truth: Whole data, shape (*batch, *data); its observed elements are not looked at.
+        Returns:
+            Shape (*batch,). 0 where everything was observed.
+        Raises:
+            ValueError: truth is of another shape, dtype or device, or outside the support.
+            NonFiniteError: An unobserved element of truth is NaN or infinite.
+        """
+        vae, target = self._model()
+        if not isinstance(truth, Tensor):
+            raise TypeError(f"expected truth to be a torch.Tensor, got {type(truth).__name__}")
+        check_matches(vae, truth, "truth", self.batch_shape)
+        query = ~target.evidence.mask
+        if (query & ~truth.isfinite()).any():
+            raise NonFiniteError("expected finite unobserved elements of truth, got NaN or inf")
+        if (query & ~vae.likelihood.in_support(truth)).any():
+            raise ValueError(f"expected elements of truth {vae.likelihood.support}")
+        num_queries = len(self._findings.ess)
+        values = torch.where(query, truth, 0.0).reshape(num_queries, vae.data_size)
+        mask = query.reshape(num_queries, vae.data_size)
+        pieces = [
+            vae.flat_likelihood.masked_log_prob(params, values, mask)
+            for _, params in self._decoded(self._findings.draws)
+        ]
+        return self._unflatten((torch.cat(pieces) + self._normalised_log_weights()).logsumexp(0))
+
+    # ---- saving --------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write the posterior to a folder, as safetensors and JSON; whole or not at all.
+
+        The decoder goes along if it is a stack of common layers; otherwise it is passed to `load`.
+        """
+        findings_tensors, description = self._findings.to_parts()
+        tensors = prefixed(findings_tensors, "findings")
+        tensors["generator"] = self._generator.get_state()
+        description |= {
+            "method": self.method,
+            "batch_shape": list(self.batch_shape),
+            "seconds": self.seconds,
+            "has_evidence": isinstance(self.target, VAETarget),
+            "vae": None,
+        }
+        if isinstance(self.target, VAETarget):
+            evidence = self.target.evidence
+            tensors |= {"evidence.values": evidence.values, "evidence.mask": evidence.mask}
+            vae_parts = self.target.vae.to_parts()
+            if vae_parts is not None:
+                tensors |= prefixed(vae_parts[0], "vae")
+                description["vae"] = vae_parts[1]
+        write_folder(Path(path), "posterior", (tensors, description))
+
+    @staticmethod
+    def load(path: str | Path, *, vae: VAE | None = None) -> "Posterior":
+        """Read a posterior that `save` wrote.
+
+        Args:
+            path: The folder.
+            vae: The model, needed for `predict`, `mean` and `query_log_prob` where the folder does
+                not hold it.
+        Raises:
+            ModelFormatError: The folder does not hold a posterior, or its parts do not fit.
+        """
+        tensors, description = read_folder(Path(path), "posterior")
+        findings = Findings.from_parts((under(tensors, "findings"), description))
+        if vae is None and description.get("vae") is not None:
+            vae = VAE.from_parts((under(tensors, "vae"), description["vae"]))
+        target, generator = None, Generator()
+        try:
+            if vae is not None and description["has_evidence"]:
+                evidence = Evidence(tensors["evidence.values"], tensors["evidence.mask"])
+                target = VAETarget(vae, evidence)
+            generator.set_state(tensors["generator"])
+            batch_shape = torch.Size(description["batch_shape"])
+            method, seconds = str(description["method"]), float(description["seconds"])
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ModelFormatError(f"the posterior in {path} is damaged: {error!r}") from error
+        if batch_shape.numel() != len(findings.ess):
+            raise ModelFormatError(
+                f"expected {batch_shape.numel()} queries in {path}, got {len(findings.ess)}"
+            )
+        return Posterior(
+            findings,
+            target=target,
+            batch_shape=batch_shape,
+            method=method,
+            generator=generator,
+            seconds=seconds,
+        )
+
+    # ---- parts ---------------------------------------------------------------------------------
+
+    def _unflatten(self, tensor: Tensor, num_sample_dims: int = 0) -> Tensor:
+        sample, rest = tensor.shape[:num_sample_dims], tensor.shape[num_sample_dims + 1 :]
+        return tensor.reshape(*sample, *self.batch_shape, *rest)
+
+    def _stream(self, seed: int | Generator | None) -> Generator:
+        return self._generator if seed is None else generator_from(seed)
+
+    def _normalised_log_weights(self) -> Tensor:
+        findings = self._findings
+        if findings.log_weights is not None:
+            return findings.log_weights
+        count = findings.draws.shape[0]
+        return torch.full_like(findings.draws[..., 0], -float(torch.tensor(count).log()))
+
+    @torch.no_grad()
+    def _sample(self, num: int, generator: Generator) -> Tensor:
+        if isinstance(num, bool) or not isinstance(num, int):
+            raise TypeError(f"expected the number of draws to be an int, got {type(num).__name__}")
+        if num < 0:
+            raise ValueError(f"expected a number of draws >= 0, got {num}")
+        findings = self._findings
+        if findings.fitted is not None:
+            return findings.fitted.rsample_and_log_prob(num, generator=generator)[0]
+        if findings.log_weights is not None:
+            return self._sample_weighted(num, generator)
+        order = [
+            torch.randperm(len(findings.draws), generator=generator)
+            for _ in range(-(-num // max(len(findings.draws), 1)))
+        ]
+        return findings.draws[torch.cat(order)[:num]] if order else findings.draws[:0]
+
+    def _sample_weighted(self, num: int, generator: Generator) -> Tensor:
+        draws, log_weights = self._findings.draws, self._normalised_log_weights()
+        cumulative = log_weights.double().exp().cumsum(0).mT.contiguous()
+        cumulative = cumulative / cumulative[:, -1:]
+        points = uniform((num, 1), generator=generator, like=cumulative)
+        points = points.expand(num, draws.shape[1]).mT.contiguous()
+        index = torch.searchsorted(cumulative, points, right=True).clamp_max(len(draws) - 1).mT
+        z = draws.gather(0, index.unsqueeze(-1).expand(*index.shape, draws.shape[-1]))
+        if self._findings.cell_width is None:
+            return z
+        jitter = uniform((num, 1, draws.shape[-1]), generator=generator, like=draws) - 0.5
+        return z + jitter * self._findings.cell_width.unsqueeze(-1)
+
+    def _model(self) -> tuple[VAE, VAETarget]:
+        if isinstance(self.target, VAETarget):
+            return self.target.vae, self.target
+        raise ValueError(
+            "expected a posterior with a decoder for this; the target is a bare density, or the "
+            "posterior was loaded without its model: pass Posterior.load(path, vae=...)"
+        )
+
+    def _decoded(self, z: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """The decoder's output at z, (S, B, latent), piece by piece: (rows of S, parameters)."""
+        vae, _ = self._model()
+        row_bytes = max(vae.data_size * z.element_size() * z.shape[1], 1)
+        size = max(_CHUNK_BYTES // row_bytes, 1)
+        for start in range(0, len(z), size):
+            rows = slice(start, start + size)
+            params = vae.decode_flat(z[rows])
+            if not params.isfinite().all():
+                raise NonFiniteError(
+                    "expected finite decoder output, got NaN or infinity at a posterior draw"
+                )
+            yield rows, params
+
+    def _moment(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Weighted mean over the stored draws of a function of the decoder's output, (B, E)."""
+        weights = self._normalised_log_weights().exp().unsqueeze(-1)
+        pieces = [
+            (weights[rows] * function(params)).sum(0)
+            for rows, params in self._decoded(self._findings.draws)
+        ]
+        return torch.stack(pieces).sum(0)
+
+    def _with_evidence(self, flat: Tensor, target: VAETarget, vae: VAE) -> Tensor:
+        """Data of shape (*sample, B, E) as (*sample, *batch, *data), observed elements as given."""
+        evidence = target.evidence
+        data = flat.reshape(*flat.shape[:-2], *self.batch_shape, *vae.data_shape)
+        return torch.where(evidence.mask, evidence.values, data)
+
+

@@ -1,0 +1,53 @@
+"""Seeds become generators, and generators become base noise, here and nowhere else.
+
+The queries of one call share their base noise: it is drawn once, shaped (*sample, 1, event), and
+broadcast over the batch. Entry i of a batch therefore gets exactly the numbers it would get alone,
+whatever stands beside it. For independent repeats of one query, call again with another seed.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor
+
+
+def generator_from(seed: int | Generator | None) -> Generator:
+    """A generator for seed: an int ≥ 0, a generator (used as it is), or None for a fresh seed.
+
+    Raises:
+        TypeError: seed is of another type.
+        ValueError: seed is negative.
+    """
+    if isinstance(seed, Generator):
+        return seed
+    generator = Generator()
+    if seed is None:
+        generator.seed()
+        return generator
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(
+            f"expected seed to be an int, a torch.Generator or None, got {type(seed).__name__}"
+        )
+    if seed < 0:
+        raise ValueError(f"expected seed >= 0, got {seed}")
+    return generator.manual_seed(seed)
+
+
+def spawn(generator: Generator, num: int) -> list[Generator]:
+    """`num` new generators, seeded by draws from this one."""
+    seeds = torch.randint(2**62, (num,), generator=generator, device=generator.device)
+    return [Generator().manual_seed(seed) for seed in seeds.tolist()]
+
+
+def normal(shape: Sequence[int], *, generator: Generator, like: Tensor) -> Tensor:
+    """Standard normal noise of the given shape, in the dtype and on the device of `like`."""
+    noise = torch.randn(
+        tuple(shape), generator=generator, device=generator.device, dtype=like.dtype
+    )
+    return noise.to(like.device)
+
+
+def uniform(shape: Sequence[int], *, generator: Generator, like: Tensor) -> Tensor:
+    """Uniform noise in [0, 1) of the given shape, in the dtype and on the device of `like`."""
+    noise = torch.rand(tuple(shape), generator=generator, device=generator.device, dtype=like.dtype)
+    return noise.to(like.device)

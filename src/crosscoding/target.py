@@ -1,0 +1,221 @@
+"""The target p(z, x): what every method works on, a VAE with evidence or a bare density.
+
+    log p(z, x) = log p(z) + log p(x|z),   p(z|x) = p(z, x) / p(x)                            (3)
+
+Shapes are (*sample, *batch, latent) for z and (*sample, *batch) for log-probabilities in nats. The
+batch runs over queries, each with evidence of its own.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.errors import NonFiniteError
+from crosscoding.evidence import Evidence
+from crosscoding.random import normal
+from crosscoding.vae import VAE, check_matches
+
+_CHUNK_BYTES = 64 * 2**20
+
+
+class Target(ABC):
+    """An unnormalised density of z for each query of a batch, split into prior and likelihood.
+
+    Attributes:
+        latent_dim: Size of z.
+        batch_shape: Shape of the batch of queries.
+        prior_scale: Standard deviation of the prior N(0, prior_scale² I) that log_likelihood is
+            relative to.
+        like: An empty tensor of the dtype and on the device of everything here.
+    """
+
+    latent_dim: int
+    batch_shape: torch.Size
+    prior_scale: float = 1.0
+    like: Tensor
+
+    @abstractmethod
+    def log_likelihood(self, z: Tensor) -> Tensor:
+        """log p(x|z) in nats, shape (*sample, *batch). NaN nowhere: raises NonFiniteError."""
+
+    @abstractmethod
+    def pairwise_log_likelihood(self, z: Tensor) -> Tensor:
+        """log p(x|z) of every query at points that all share: z (N, latent) -> (N, *batch)."""
+
+    @abstractmethod
+    def flatten(self) -> "Target":
+        """The same target with batch shape (B,)."""
+
+    @abstractmethod
+    def select(self, index: Tensor) -> "Target":
+        """The target of some queries (repeats allowed), for a target of batch shape (B,)."""
+
+    @property
+    def num_queries(self) -> int:
+        """Number of queries in the batch."""
+        return self.batch_shape.numel()
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        """log N(z; 0, prior_scale² I) in nats, shape z.shape[:-1]."""
+        squares = (z / self.prior_scale).square().sum(-1)
+        log_normaliser = 0.5 * math.log(2 * math.pi) + math.log(self.prior_scale)
+        return -0.5 * squares - self.latent_dim * log_normaliser
+
+    def log_joint(self, z: Tensor) -> Tensor:
+        """log p(z, x) in nats, shape (*sample, *batch)."""
+        return self.log_prior(z) + self.log_likelihood(z)
+
+    def draw_prior(self, num: int, *, generator: Generator) -> Tensor:
+        """Draws from the prior that all queries share, shape (num, latent)."""
+        noise = normal((num, self.latent_dim), generator=generator, like=self.like)
+        return self.prior_scale * noise
+
+
+class VAETarget(Target):
+    """p(z) p(x|z) of a VAE and the observed elements x.
+
+    Args:
+        vae: The trained model.
+        evidence: Values of shape (*batch, *data), in the model's dtype and on its device.
+
+    Raises:
+        TypeError: vae or evidence is of another type.
+        ValueError: The evidence does not fit the model, or an observed value is outside the
+            likelihood's support.
+    """
+
+    def __init__(self, vae: VAE, evidence: Evidence) -> None:
+        if not isinstance(vae, VAE):
+            raise TypeError(f"expected a crosscoding.VAE, got {type(vae).__name__}")
+        if not isinstance(evidence, Evidence):
+            raise TypeError(
+                f"expected crosscoding.Evidence, got {type(evidence).__name__}; "
+                "build it with Evidence(values, mask) or Evidence.from_nan(values)"
+            )
+        check_matches(vae, evidence.values, "evidence", None)
+        outside = evidence.mask & ~vae.likelihood.in_support(evidence.values)
+        if outside.any():
+            worst = evidence.values[outside][0]
+            raise ValueError(
+                f"expected observed values {vae.likelihood.support} for "
+                f"{type(vae.likelihood).__name__}, got {worst:.6g} and {int(outside.sum()) - 1} "
+                "more outside; scale the data as the model was trained on it"
+            )
+        self.vae = vae
+        self.evidence = evidence
+        self.latent_dim = vae.latent_dim
+        self.batch_shape = evidence.values.shape[: evidence.values.ndim - len(vae.data_shape)]
+        self.like = torch.empty(0, dtype=vae.dtype, device=vae.device)
+        flat_shape = (*self.batch_shape, vae.data_size)
+        self._values = evidence.values.reshape(flat_shape)
+        self._mask = evidence.mask.reshape(flat_shape)
+
+    def log_likelihood(self, z: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and z.requires_grad:
+            return self._log_likelihood(z)
+        if z.ndim <= 1 + len(self.batch_shape):  # one point a query: nothing to split along
+            return self._log_likelihood(z)
+        return _in_chunks(self._log_likelihood, z, self._chunk_size(z[:1, ..., 0].numel(), z))
+
+    def pairwise_log_likelihood(self, z: Tensor) -> Tensor:
+        values = self._values.reshape(-1, self.vae.data_size)
+        mask = self._mask.reshape(-1, self.vae.data_size)
+
+        def evaluate(points: Tensor) -> Tensor:
+            params = self.vae.decode_flat(points)
+            result = self.vae.flat_likelihood.pairwise_log_prob(params, values, mask)
+            return self._checked(result, points).reshape(len(points), *self.batch_shape)
+
+        return _in_chunks(evaluate, z, self._chunk_size(1, z))
+
+    def flatten(self) -> "VAETarget":
+        return VAETarget(self.vae, self.evidence.flatten(len(self.vae.data_shape)))
+
+    def select(self, index: Tensor) -> "VAETarget":
+        return VAETarget(self.vae, self.evidence[index])
+
+    def _log_likelihood(self, z: Tensor) -> Tensor:
+        params = self.vae.decode_flat(z)
+        result = self.vae.flat_likelihood.masked_log_prob(params, self._values, self._mask)
+        return self._checked(result, z)
+
+    def _checked(self, result: Tensor, z: Tensor) -> Tensor:
+        if result.isnan().any():
+            raise NonFiniteError(
+                "expected a finite log-likelihood, got NaN: the decoder puts out NaN or infinity "
+                f"for some z of size up to {z.detach().abs().max():.3g}"
+            )
+        return result
+
+    def _chunk_size(self, num_rows: int, like: Tensor) -> int:
+        row_bytes = max(self.vae.data_size * like.element_size() * num_rows, 1)
+        return max(_CHUNK_BYTES // row_bytes, 1)
+
+
+class DensityTarget(Target):
+    """A bare target without a VAE: any unnormalised density of z.
+
+    It is split into a prior N(0, prior_scale² I) and the rest, so that every method, those that
+    start from the prior too, runs on it as on a VAE.
+
+    Args:
+        log_density: Maps z (*sample, *batch, latent) to log-densities (*sample, *batch).
+        latent_dim: Size of z.
+        prior_scale: Standard deviation of the prior; wide enough to cover all modes.
+        like: Tensor whose dtype and device to use; torch's defaults otherwise.
+
+    Example:
+        >>> target = DensityTarget(lambda z: -z.square().sum(-1), latent_dim=2)
+        >>> target.log_joint(torch.zeros(3, 2))
+        tensor([0., 0., 0.])
+    """
+
+    def __init__(
+        self,
+        log_density: Callable[[Tensor], Tensor],
+        latent_dim: int,
+        *,
+        prior_scale: float = 1.0,
+        like: Tensor | None = None,
+    ) -> None:
+        if latent_dim < 1 or not prior_scale > 0:
+            raise ValueError(
+                f"expected latent_dim >= 1 and prior_scale > 0, got {latent_dim} and {prior_scale}"
+            )
+        self.log_density = log_density
+        self.latent_dim = latent_dim
+        self.prior_scale = float(prior_scale)
+        self.like = torch.empty(0) if like is None else like.new_empty(0)
+        self.batch_shape = torch.Size()
+
+    def log_joint(self, z: Tensor) -> Tensor:
+        result = self.log_density(z)
+        if result.isnan().any():
+            raise NonFiniteError("expected a finite log-density, got NaN from log_density")
+        return result
+
+    def log_likelihood(self, z: Tensor) -> Tensor:
+        return self.log_joint(z) - self.log_prior(z)
+
+    def pairwise_log_likelihood(self, z: Tensor) -> Tensor:
+        return self.log_likelihood(z).reshape(len(z), *self.batch_shape)
+
+    def flatten(self) -> "DensityTarget":
+        return self.select(torch.zeros(1, dtype=torch.long))
+
+    def select(self, index: Tensor) -> "DensityTarget":
+        flat = DensityTarget(
+            self.log_density, self.latent_dim, prior_scale=self.prior_scale, like=self.like
+        )
+        flat.batch_shape = index.shape
+        return flat
+
+
+def _in_chunks(function: Callable[[Tensor], Tensor], z: Tensor, size: int) -> Tensor:
+    """Apply function to pieces of z along its first dimension, so that memory stays bounded."""
+    if len(z) <= size:
+        return function(z)
+    return torch.cat([function(piece) for piece in z.split(size)])

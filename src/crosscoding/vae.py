@@ -1,0 +1,223 @@
+"""A trained VAE as inference sees it: the prior N(0, I), a frozen decoder and a likelihood."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from crosscoding.architecture import build, describe, load_weights
+from crosscoding.errors import ModelFormatError, NonFiniteError
+from crosscoding.likelihoods import Likelihood
+from crosscoding.random import generator_from, normal
+from crosscoding.storage import Parts, prefixed, under
+
+_NUM_PROBES = 5
+
+
+class VAE:
+    """A generative model p(z) p(t|z) that is already trained: z ~ N(0, I), then t from the decoder.
+
+    The decoder is copied, put in eval mode and cut off from gradients to its weights; the module
+    that was passed is left as it was. It is then tried on a few points, and refused if what it puts
+    out for one z depends on the other z in the batch or changes from call to call: p(t|z) would not
+    be a distribution.
+
+    Args:
+        decoder: Module that maps z (B, latent) to the likelihood's parameters, shape (B, *data),
+            or (B, *data, P) or a tuple of P tensors where an element has P parameters.
+        latent_dim: Size of z, ≥ 1.
+        likelihood: What the decoder's output means, for example `likelihoods.Bernoulli()`.
+
+    Attributes:
+        decoder: The frozen copy.
+        data_shape: Shape of one datum.
+        dtype: The decoder's floating-point type, which all answers have.
+        device: Where the decoder lies, and all answers.
+
+    Raises:
+        TypeError: decoder is no module, likelihood no likelihood, latent_dim no int.
+        ValueError: The decoder does not fit latent_dim or the likelihood, mixes the points of a
+            batch, or is not deterministic.
+        NonFiniteError: The decoder puts out NaN or infinity at a draw from the prior.
+
+    Example:
+        >>> from crosscoding.likelihoods import Gaussian
+        >>> vae = VAE(nn.Linear(2, 5), latent_dim=2, likelihood=Gaussian(0.1))
+        >>> vae.data_shape
+        torch.Size([5])
+    """
+
+    def __init__(self, decoder: nn.Module, latent_dim: int, likelihood: Likelihood) -> None:
+        if not isinstance(decoder, nn.Module):
+            raise TypeError(
+                f"expected decoder to be a torch.nn.Module, got {type(decoder).__name__}; "
+                "wrap a function in a module with a forward method"
+            )
+        if isinstance(latent_dim, bool) or not isinstance(latent_dim, int):
+            raise TypeError(f"expected latent_dim to be an int, got {type(latent_dim).__name__}")
+        if latent_dim < 1:
+            raise ValueError(f"expected latent_dim >= 1, got {latent_dim}")
+        if not isinstance(likelihood, Likelihood):
+            raise TypeError(
+                "expected likelihood to be one of crosscoding.likelihoods, such as Bernoulli(), "
+                f"got {likelihood!r}"
+            )
+        self.decoder = copy.deepcopy(decoder).eval().requires_grad_(False)
+        self.latent_dim = latent_dim
+        self.likelihood = likelihood
+        tensors = [*self.decoder.parameters(), *self.decoder.buffers()]
+        like = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
+        self.dtype, self.device = like.dtype, like.device
+        probes = normal((_NUM_PROBES, latent_dim), generator=generator_from(0), like=like)
+        self.data_shape = self._check_decoder(probes)
+        self._flat_likelihood = likelihood.for_data(self.data_shape, like)
+
+    @property
+    def flat_likelihood(self) -> Likelihood:
+        """The likelihood for data whose elements lie in one dimension, as `decode_flat` gives."""
+        return self._flat_likelihood
+
+    @property
+    def data_size(self) -> int:
+        """Number of elements of one datum."""
+        return self.data_shape.numel()
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Parameters of p(t|z).
+
+        Args:
+            z: Latent points, shape (*sample, latent).
+        Returns:
+            Shape (*sample, *data, *param_shape).
+        """
+        params = self.decode_flat(z)
+        return params.reshape(*z.shape[:-1], *self.data_shape, *self.likelihood.param_shape)
+
+    def decode_flat(self, z: Tensor) -> Tensor:
+        """Parameters of p(t|z), a datum's elements in one dimension: (*sample, E, *param_shape)."""
+        shape = (*z.shape[:-1], self.data_size, *self.likelihood.param_shape)
+        if z.numel() == 0:
+            return z.new_zeros(shape)
+        return self._run(z.reshape(-1, self.latent_dim)).reshape(shape)
+
+    def sample_prior(self, num: int, *, seed: int | torch.Generator | None = None) -> Tensor:
+        """Draws of whole data from the model, without any evidence, shape (num, *data)."""
+        generator = generator_from(seed)
+        like = torch.empty(0, dtype=self.dtype, device=self.device)
+        with torch.no_grad():
+            params = self.decode_flat(
+                normal((num, self.latent_dim), generator=generator, like=like)
+            )
+            noise = self.likelihood.noise((num, self.data_size), generator=generator, like=like)
+            draws = self._flat_likelihood.draw(params, noise)
+        return draws.reshape(num, *self.data_shape)
+
+    def to_parts(self) -> Parts | None:
+        """The model as tensors and JSON, or None if its decoder is no stack of common layers."""
+        architecture = describe(self.decoder)
+        if architecture is None:
+            return None
+        settings, likelihood = self.likelihood.to_parts()
+        weights = prefixed(dict(self.decoder.state_dict()), "decoder")
+        return weights | prefixed(settings, "likelihood"), {
+            "architecture": architecture,
+            "latent_dim": self.latent_dim,
+            "likelihood": likelihood,
+        }
+
+    @classmethod
+    def from_parts(cls, parts: Parts) -> "VAE":
+        """The model that `to_parts` described.
+
+        Raises:
+            ModelFormatError: The description is not one, or the weights are not its own.
+        """
+        tensors, description = parts
+        try:
+            architecture, latent_dim = description["architecture"], description["latent_dim"]
+            likelihood = Likelihood.from_parts(
+                (under(tensors, "likelihood"), description["likelihood"])
+            )
+        except (KeyError, TypeError) as error:
+            raise ModelFormatError(f"the model's description is incomplete: {error!r}") from error
+        decoder = build(architecture)
+        load_weights(decoder, under(tensors, "decoder"))
+        return cls(decoder, latent_dim, likelihood)
+
+    def _run(self, z: Tensor) -> Tensor:
+        output = self.decoder(z)
+        if isinstance(output, (tuple, list)):
+            output = torch.stack(tuple(output), dim=-1)
+        return output
+
+    @torch.no_grad()
+    def _check_decoder(self, probes: Tensor) -> torch.Size:
+        try:
+            output = self._run(probes)
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            raise ValueError(
+                f"expected a decoder that takes z of shape (B, {self.latent_dim}), and it failed "
+                f"on {tuple(probes.shape)}: {error}; check latent_dim"
+            ) from error
+        data_shape = self._data_shape_of(output)
+        if not output.isfinite().all():
+            raise NonFiniteError(
+                "expected finite output from the decoder, got NaN or infinity at a draw from the "
+                "prior; check the weights that were loaded"
+            )
+        if output.dtype != self.dtype:
+            raise ValueError(
+                f"expected the decoder's output to have its weights' dtype {self.dtype}, "
+                f"got {output.dtype}"
+            )
+        self.likelihood.check_params(output)
+        tolerance = 1e-3 * output.abs().max().clamp_min(1e-6)
+        if (self._run(probes) - output).abs().max() > tolerance:
+            raise ValueError(
+                "expected a deterministic decoder, got different outputs for the same z; "
+                "turn its dropout or noise off in eval mode"
+            )
+        alone = torch.cat([self._run(probe[None]) for probe in probes])
+        if alone.shape != output.shape or (alone - output).abs().max() > tolerance:
+            raise ValueError(
+                "expected a decoder whose output for one z does not depend on the other z in the "
+                "batch; batch norm must use running statistics (track_running_stats=True)"
+            )
+        return data_shape
+
+    def _data_shape_of(self, output: object) -> torch.Size:
+        param_shape = self.likelihood.param_shape
+        if not isinstance(output, Tensor):
+            raise ValueError(f"expected a tensor from the decoder, got {type(output).__name__}")
+        event = output.shape[1:]
+        fits = len(event) > len(param_shape) and event[len(event) - len(param_shape) :] == param_shape
+        if len(output) != _NUM_PROBES or not fits:
+            wanted = ", ".join(["*data", *map(str, param_shape)])
+            raise ValueError(
+                f"expected decoder output of shape ({_NUM_PROBES}, {wanted}) for {_NUM_PROBES} "
+                f"points, got {tuple(output.shape)}"
+            )
+        return event[: len(event) - len(param_shape)]
+
+
+def check_matches(vae: VAE, values: Tensor, name: str, batch_shape: Sequence[int] | None) -> None:
+    """Raise ValueError unless values are data of this VAE, (*batch, *data), of its dtype, there."""
+    num_data_dims = len(vae.data_shape)
+    batch = values.shape[: max(values.ndim - num_data_dims, 0)]
+    wanted = "*batch" if batch_shape is None else ", ".join(map(str, batch_shape))
+    shape = "(" + ", ".join(filter(None, [wanted, *map(str, vae.data_shape)])) + ")"
+    if values.ndim < num_data_dims or values.shape[len(batch) :] != vae.data_shape:
+        raise ValueError(f"expected {name} of shape {shape}, got {tuple(values.shape)}")
+    if batch_shape is not None and batch != tuple(batch_shape):
+        raise ValueError(f"expected {name} of shape {shape}, got {tuple(values.shape)}")
+    if values.dtype != vae.dtype:
+        raise ValueError(
+            f"expected {name} of the model's dtype {vae.dtype}, got {values.dtype}; "
+            f"convert with .to({vae.dtype})"
+        )
+    if values.device != vae.device:
+        raise ValueError(
+            f"expected {name} on the model's device {vae.device}, got {values.device}; "
+            f"move with .to({str(vae.device)!r})"
+        )

@@ -21,7 +21,7 @@ class Findings:
         c_elbo_error: Its standard error in nats, shape (B,).
         ess: Effective sample size of the draws, shape (B,).
         log_weights: Logarithms of their weights, normalised over S, shape (S, B); None: all equal.
-        cell_width: Side of the grid cell around each draw, shape (B,); None: draws are points.
+        cell_width: Side of the cell around each draw, shape (S, B); None: draws are points.
         fitted: q(z|x) that fresh draws come from; None: draws are taken from those stored.
         stats: Further figures of the method, each of shape (B,).
     """
@@ -75,11 +75,9 @@ class Findings:
             raise ModelFormatError(f"expected draws (S, B, latent), got {tuple(self.draws.shape)}")
         by_query = [self.log_evidence, self.log_evidence_error, self.c_elbo, self.c_elbo_error]
         by_query += [self.ess, *self.stats.values()]
-        if self.cell_width is not None:
-            by_query.append(self.cell_width)
         wrong = [t.shape for t in by_query if t.shape != self.draws.shape[1:2]]
-        if self.log_weights is not None and self.log_weights.shape != self.draws.shape[:2]:
-            wrong.append(self.log_weights.shape)
+        by_draw = [t for t in (self.log_weights, self.cell_width) if t is not None]
+        wrong += [t.shape for t in by_draw if t.shape != self.draws.shape[:2]]
         if wrong:
             raise ModelFormatError(
                 f"expected one figure for each of {self.draws.shape[1]} queries, got {wrong}"

@@ -168,10 +168,7 @@ class Posterior:
         z = self._sample(num, generator)
         likelihood = vae.flat_likelihood
         noise = likelihood.noise((num, 1, vae.data_size), generator=generator, like=z)
-        pieces = [
-            likelihood.draw(params, noise[rows])
-            for rows, params in self._decoded(z)
-        ]
+        pieces = [likelihood.draw(params, noise[rows]) for rows, params in self._decoded(z)]
         return self._with_evidence(torch.cat(pieces) if pieces else noise, target, vae)
 
     @torch.no_grad()
@@ -232,7 +229,8 @@ class Posterior:
             vae.flat_likelihood.masked_log_prob(params, values, mask)
             for _, params in self._decoded(self._findings.draws)
         ]
-        return self._unflatten((torch.cat(pieces) + self._normalised_log_weights()).logsumexp(0))
+        result = (torch.cat(pieces) + self._normalised_log_weights()).logsumexp(0)
+        return self._unflatten(torch.where(mask.any(-1), result, 0.0))
 
     # ---- saving --------------------------------------------------------------------------------
 
@@ -342,7 +340,7 @@ class Posterior:
         if self._findings.cell_width is None:
             return z
         jitter = uniform((num, 1, draws.shape[-1]), generator=generator, like=draws) - 0.5
-        return z + jitter * self._findings.cell_width.unsqueeze(-1)
+        return z + jitter * self._findings.cell_width.gather(0, index).unsqueeze(-1)
 
     def _model(self) -> tuple[VAE, VAETarget]:
         if isinstance(self.target, VAETarget):
@@ -380,5 +378,3 @@ class Posterior:
         evidence = target.evidence
         data = flat.reshape(*flat.shape[:-2], *self.batch_shape, *vae.data_shape)
         return torch.where(evidence.mask, evidence.values, data)
-
-

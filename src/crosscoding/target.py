@@ -46,6 +46,10 @@ class Target(ABC):
         """log p(x|z) of every query at points that all share: z (N, latent) -> (N, *batch)."""
 
     @abstractmethod
+    def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
+        """log p(x|z) of query[i] at z[i], in nats: z (N, latent), query (N,) -> (N,)."""
+
+    @abstractmethod
     def flatten(self) -> "Target":
         """The same target with batch shape (B,)."""
 
@@ -131,6 +135,17 @@ class VAETarget(Target):
 
         return _in_chunks(evaluate, z, self._chunk_size(1, z))
 
+    def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
+        def evaluate(rows: Tensor) -> Tensor:
+            params = self.vae.decode_flat(z[rows])
+            values, mask = self._values[query[rows]], self._mask[query[rows]]
+            result = self.vae.flat_likelihood.masked_log_prob(params, values, mask)
+            return self._checked(result, z[rows])
+
+        return _in_chunks(
+            evaluate, torch.arange(len(z), device=z.device), self._chunk_size(1, z) // 4 + 1
+        )
+
     def flatten(self) -> "VAETarget":
         return VAETarget(self.vae, self.evidence.flatten(len(self.vae.data_shape)))
 
@@ -202,6 +217,9 @@ class DensityTarget(Target):
 
     def pairwise_log_likelihood(self, z: Tensor) -> Tensor:
         return self.log_likelihood(z).reshape(len(z), *self.batch_shape)
+
+    def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
+        return self.log_likelihood(z)
 
     def flatten(self) -> "DensityTarget":
         return self.select(torch.zeros(1, dtype=torch.long))

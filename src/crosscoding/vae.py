@@ -191,7 +191,9 @@ class VAE:
         if not isinstance(output, Tensor):
             raise ValueError(f"expected a tensor from the decoder, got {type(output).__name__}")
         event = output.shape[1:]
-        fits = len(event) > len(param_shape) and event[len(event) - len(param_shape) :] == param_shape
+        fits = (
+            len(event) > len(param_shape) and event[len(event) - len(param_shape) :] == param_shape
+        )
         if len(output) != _NUM_PROBES or not fits:
             wanted = ", ".join(["*data", *map(str, param_shape)])
             raise ValueError(

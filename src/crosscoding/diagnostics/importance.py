@@ -28,5 +28,3 @@ def importance_ess(log_weights: Tensor) -> Tensor:
     Source: Kish (1965). Differs in: nothing.
     """
     return (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp()
-
-

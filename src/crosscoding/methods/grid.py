@@ -1,15 +1,15 @@
-"""Exact answers for latent ≤ 3: a grid over z, made finer where p(z|x) has its mass.
+"""Exact answers for latent ≤ 3: cells over z, made finer where p(z|x) needs it.
 
     log p(x) = log Σ_c p(z_c, x) · volume_c      (midpoint rule over cells c)
 
-All queries share the coarse cells, which are decoded once. Each then keeps the cells that can still
-matter, splits each of them into 2^latent, and stops when log p(x) has settled. A cell can matter if
-its density, raised by as much as the density varies among its siblings, is within e^−25 of the
-largest, so a peak that hides between the points of a coarse level is still followed.
+All queries share the coarse cells, which are decoded once. A query then splits cells in 2^latent. A
+cell whose mass its parts confirm is done; the others go on. Parts that can hold no mass are left
+alone: those whose density, raised by as much as it varies among its siblings, is still negligible.
+So a peak that hides between the points of a coarse level is followed to where it is.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Generator, Tensor
@@ -19,19 +19,20 @@ from crosscoding.findings import Findings
 from crosscoding.methods.base import Method, Report, silent
 from crosscoding.target import Target
 
-_NEGLIGIBLE = 25.0
 _COARSE_CELLS = {1: 512, 2: 128, 3: 40}
-_CHUNK = 20_000
+_NEGLIGIBLE = 1e-8  # share of p(x) that a cell may hold and be left alone
+_CELLS_EXPECTED = 50  # cells that share the error that `tolerance` allows
+_MAX_LEVELS = 30
 
 
 @dataclass(frozen=True)
 class Grid(Method):
-    """Deterministic integration over z, exact to `tolerance`.
+    """Deterministic integration over z; log p(x) is exact to about `tolerance`.
 
     Args:
-        tolerance: Change of log p(x) in nats between two levels at which a query is done, > 0.
+        tolerance: Error allowed in log p(x), in nats, > 0.
         radius: Half the side of the box around 0 that is searched, in prior standard deviations.
-        max_cells: Most cells a query may keep at one level.
+        max_cells: Most cells a query may have.
 
     Raises (from `find`):
         ValueError: latent > 3, or the box cuts off mass of some query.
@@ -40,7 +41,7 @@ class Grid(Method):
 
     tolerance: float = 1e-3
     radius: float = 8.0
-    max_cells: int = 1_000_000
+    max_cells: int = 200_000
 
     def __post_init__(self) -> None:
         if not self.tolerance > 0 or not self.radius > 0 or self.max_cells < 1:
@@ -48,137 +49,130 @@ class Grid(Method):
 
     @torch.no_grad()
     def find(self, target: Target, *, generator: Generator, report: Report = silent) -> Findings:
-        dim = target.latent_dim
-        if dim > 3:
+        if target.latent_dim > 3:
             raise ValueError(
-                f"expected latent <= 3 for Grid, got {dim}; use Variational, HMC or Importance"
+                f"expected latent <= 3 for Grid, got {target.latent_dim}; use Variational or HMC"
             )
-        cells, log_evidence = self._coarse(target)
-        done: list[_Cells] = []
-        level = 0
-        while len(cells.owner):
-            level += 1
-            cells = self._refined(target, cells)
-            latest = cells.log_evidence(target)
-            settled = (latest - log_evidence).abs() <= self.tolerance
-            log_evidence = torch.where(cells.present(target), latest, log_evidence)
-            finished = settled[cells.owner]
-            done.append(cells.take(finished))
-            cells = cells.take(~finished)
-            report(1 - cells.present(target).float().mean().item(), f"level {level}")
-        return _findings(target, done, log_evidence)
+        settled, pending = self._coarse(target)
+        for level in range(_MAX_LEVELS):
+            if not len(pending.owner):
+                break
+            report(level / (level + 3), f"{len(pending.owner)} cells")
+            finished, pending = self._split(target, settled, pending)
+            settled = _joined(settled, finished)
+            self._check_budget(target, settled)
+        return _findings(target, _joined(settled, pending))
 
-    def _coarse(self, target: Target) -> tuple["_Cells", Tensor]:
-        """The cells of the whole box that matter, and log p(x) from all of them."""
+    def _coarse(self, target: Target) -> tuple["_Cells", "_Cells"]:
+        """The cells of the whole box: those to be left alone, and those to split."""
         count, dim = _COARSE_CELLS[target.latent_dim], target.latent_dim
-        width = 2 * self.radius * target.prior_scale / count
-        axis = (torch.arange(count) + 0.5) * width - self.radius * target.prior_scale
-        axis = axis.to(target.like)
+        radius = self.radius * target.prior_scale
+        width = 2 * radius / count
+        axis = ((torch.arange(count) + 0.5) * width - radius).to(target.like)
         points = torch.cartesian_prod(*[axis] * dim).reshape(-1, dim)
         log_joint = target.pairwise_log_likelihood(points) + target.log_prior(points)[:, None]
-        log_evidence = log_joint.logsumexp(0) + dim * math.log(width)
-        spread = _sibling_spread(log_joint, count, dim)
-        best = log_joint.amax(0) if len(log_joint) else log_joint.sum(0)
-        keep = log_joint + spread >= best - _NEGLIGIBLE
-        point, owner = keep.nonzero(as_tuple=True)
-        on_edge = points[point].abs().amax(-1) > (self.radius * target.prior_scale - width)
-        relative = log_joint[point, owner] - best[owner]
-        if (on_edge & (relative > -_NEGLIGIBLE / 2)).any():
+        log_mass = log_joint + dim * math.log(width)
+        highest = log_mass + _neighbour_spread(log_joint, count, dim)
+        log_evidence = log_mass.logsumexp(0)
+        on_edge = (points.abs().amax(-1) > radius - width)[:, None]
+        if (on_edge & (log_mass > log_evidence + math.log(_NEGLIGIBLE))).any():
             raise ValueError(
-                f"expected p(z|x) within {self.radius} prior standard deviations, and some query "
-                "has mass at the edge; use Grid(radius=...) with a larger radius"
+                f"expected p(z|x) within {self.radius} prior standard deviations of 0, and a query "
+                "has mass at the edge of that box; use Grid(radius=...) with a larger radius"
             )
-        return _Cells(points[point], owner, log_joint[point, owner], width), log_evidence
+        matters = highest > log_evidence + math.log(_NEGLIGIBLE)
+        point, owner = matters.nonzero(as_tuple=True)
+        size = torch.full_like(point, 1).to(log_joint) * width
+        pending = _Cells(points[point], owner, log_mass[point, owner], size)
+        return pending.take(torch.zeros_like(owner, dtype=torch.bool)), pending
 
-    def _refined(self, target: Target, cells: "_Cells") -> "_Cells":
-        """Every cell split in 2^latent, and of the parts those that can matter."""
+    def _split(
+        self, target: Target, settled: "_Cells", parents: "_Cells"
+    ) -> tuple["_Cells", "_Cells"]:
+        """The parts of every cell: those that are done, and those to split again."""
         dim = target.latent_dim
-        self._check_budget(target, cells)
-        width = 0.5 * cells.width
-        corners = torch.cartesian_prod(*[torch.tensor([-0.5, 0.5])] * dim).reshape(-1, dim)
-        points = cells.points[:, None] + width * corners.to(cells.points)
-        num_parts = points.shape[1]
-        owner = cells.owner.repeat_interleave(num_parts)
-        log_joint = _log_joint(target, points.flatten(0, 1), owner)
-        siblings = log_joint.unflatten(0, (-1, num_parts))
-        spread = (siblings.amax(1) - siblings.amin(1)).repeat_interleave(num_parts)
-        best = log_joint.new_full((target.num_queries,), -math.inf)
-        best = best.scatter_reduce(0, owner, log_joint, "amax")
-        keep = log_joint + 0.5 * spread >= best[owner] - _NEGLIGIBLE
-        return _Cells(points.flatten(0, 1)[keep], owner[keep], log_joint[keep], width)
+        corners = torch.cartesian_prod(*[torch.tensor([-0.25, 0.25])] * dim).reshape(-1, 1, dim)
+        points = (parents.points + parents.width[:, None] * corners.to(parents.points)).flatten(
+            0, 1
+        )
+        num_parts = len(corners)
+        owner, width = parents.owner.repeat(num_parts), 0.5 * parents.width.repeat(num_parts)
+        log_joint = target.log_prior(points) + target.log_likelihood_at(points, owner)
+        log_mass = log_joint + dim * width.log()
+        parts = _Cells(points, owner, log_mass, width)
+        by_parent = log_mass.unflatten(0, (num_parts, -1))
+        log_evidence = torch.logaddexp(
+            settled.log_total(target.num_queries), parts.log_total(target.num_queries)
+        )
+        share = (by_parent.logsumexp(0) - log_evidence[parents.owner]).exp()
+        share_before = (parents.log_mass - log_evidence[parents.owner]).exp()
+        unsure = (share - share_before).abs() > self.tolerance / _CELLS_EXPECTED
+        spread = by_parent.amax(0) - by_parent.amin(0)
+        highest = log_mass + 0.5 * spread.repeat(num_parts) - log_evidence[owner]
+        again = (unsure | (spread > 2.0)).repeat(num_parts) & (highest > math.log(_NEGLIGIBLE))
+        return parts.take(~again), parts.take(again)
 
     def _check_budget(self, target: Target, cells: "_Cells") -> None:
         counts = torch.bincount(cells.owner, minlength=target.num_queries)
-        if len(counts) and counts.max() * 2**target.latent_dim > self.max_cells:
+        if len(counts) and counts.max() > self.max_cells:
             raise BudgetError(
                 f"expected at most {self.max_cells} cells a query, and query "
-                f"{int(counts.argmax())} needs {int(counts.max()) * 2**target.latent_dim}; "
-                "raise max_cells or tolerance"
+                f"{int(counts.argmax())} has {int(counts.max())}; raise max_cells or tolerance"
             )
 
 
+@dataclass(frozen=True, eq=False)
 class _Cells:
-    """Cells of one width, each of one query, in no order: points (C, latent), owner (C,)."""
+    """Cells in no order: centre (C, latent), owner, log of the mass and side, each (C,)."""
 
-    def __init__(self, points: Tensor, owner: Tensor, log_joint: Tensor, width: float) -> None:
-        self.points, self.owner, self.log_joint, self.width = points, owner, log_joint, width
+    points: Tensor
+    owner: Tensor
+    log_mass: Tensor
+    width: Tensor
 
     def take(self, which: Tensor) -> "_Cells":
-        return _Cells(
-            self.points[which], self.owner[which], self.log_joint[which], self.width
-        )
+        return _Cells(*(getattr(self, f.name)[which] for f in fields(self)))
 
-    def present(self, target: Target) -> Tensor:
-        """Which queries have cells here, boolean (B,)."""
-        return torch.bincount(self.owner, minlength=target.num_queries) > 0
-
-    def log_evidence(self, target: Target) -> Tensor:
+    def log_total(self, num_queries: int) -> Tensor:
         """log of the mass of each query's cells, (B,); −inf where it has none."""
-        best = self.log_joint.new_full((target.num_queries,), -math.inf)
-        best = best.scatter_reduce(0, self.owner, self.log_joint, "amax")
-        mass = torch.zeros_like(best, dtype=torch.double)
-        mass.index_add_(0, self.owner, (self.log_joint - best[self.owner]).double().exp())
-        volume = target.latent_dim * math.log(self.width)
-        return (mass.log() + best + volume).to(self.log_joint.dtype)
+        best = self.log_mass.new_full((num_queries,), -math.inf)
+        best = best.scatter_reduce(0, self.owner, self.log_mass, "amax")
+        relative = (self.log_mass - best[self.owner]).double().exp()
+        mass = torch.zeros_like(best, dtype=torch.double).index_add_(0, self.owner, relative)
+        return (mass.log() + best).to(best.dtype)
 
 
-def _sibling_spread(log_joint: Tensor, count: int, dim: int) -> Tensor:
-    """Largest less smallest log-joint over each cell and its neighbours, as log_joint (N, B)."""
+def _joined(first: _Cells, second: _Cells) -> _Cells:
+    return _Cells(
+        *(torch.cat([getattr(first, f.name), getattr(second, f.name)]) for f in fields(_Cells))
+    )
+
+
+def _neighbour_spread(log_joint: Tensor, count: int, dim: int) -> Tensor:
+    """Half the largest less the smallest of each cell and its neighbours, as log_joint (N, B)."""
     grid = log_joint.mT.reshape(-1, 1, *[count] * dim)
     pool = {1: torch.max_pool1d, 2: torch.max_pool2d, 3: torch.max_pool3d}[dim]
-    largest, smallest = pool(grid, 3, 1, 1), -pool(-grid, 3, 1, 1)
-    return (largest - smallest).reshape(log_joint.mT.shape).mT
+    spread = pool(grid, 3, 1, 1) + pool(-grid, 3, 1, 1)
+    return 0.5 * spread.reshape(log_joint.mT.shape).mT
 
 
-def _log_joint(target: Target, points: Tensor, owner: Tensor) -> Tensor:
-    """log p(z, x) at each point for the query that owns it, in pieces that bound memory."""
-    pieces = [
-        target.select(owner[rows]).log_joint(points[rows])
-        for rows in torch.arange(len(points)).split(_CHUNK)
-    ]
-    return torch.cat(pieces) if pieces else points.sum(-1)
-
-
-def _findings(target: Target, done: list[_Cells], log_evidence: Tensor) -> Findings:
+def _findings(target: Target, cells: _Cells) -> Findings:
     """The cells of every query side by side, (K, B), those with fewer filled up with weight 0."""
-    num_queries, dim = target.num_queries, target.latent_dim
-    like = target.like
-    owner = torch.cat([c.owner for c in done]) if done else torch.zeros(0, dtype=torch.long)
-    counts = torch.bincount(owner, minlength=num_queries)
+    num_queries, like = target.num_queries, target.like
+    log_evidence = cells.log_total(num_queries)
+    cells = cells.take(cells.log_mass > log_evidence[cells.owner] + math.log(_NEGLIGIBLE))
+    cells = cells.take(cells.owner.argsort(stable=True))
+    counts = torch.bincount(cells.owner, minlength=num_queries)
+    first = torch.searchsorted(cells.owner, cells.owner)
+    place = torch.arange(len(first), device=first.device) - first
     size = max(int(counts.max()) if num_queries else 0, 1)
-    draws = like.new_zeros(size, num_queries, dim)
+    draws = like.new_zeros(size, num_queries, target.latent_dim)
     log_weights = like.new_full((size, num_queries), -math.inf)
-    cell_width = like.new_ones(num_queries)
-    for cells in done:
-        order = cells.owner.argsort(stable=True)
-        sorted_owner = cells.owner[order]
-        first = torch.searchsorted(sorted_owner, sorted_owner)
-        place = torch.arange(len(order), device=order.device) - first
-        draws[place, sorted_owner] = cells.points[order]
-        log_weights[place, sorted_owner] = cells.log_joint[order]
-        cell_width[sorted_owner] = cells.width
+    cell_width = like.new_zeros(size, num_queries)
+    draws[place, cells.owner] = cells.points
+    log_weights[place, cells.owner] = cells.log_mass
+    cell_width[place, cells.owner] = cells.width
     log_weights = log_weights - log_weights.logsumexp(0)
-    ess = torch.exp(-(2 * log_weights).logsumexp(0))
     zero = torch.zeros_like(log_evidence)
     return Findings(
         draws=draws,
@@ -188,6 +182,6 @@ def _findings(target: Target, done: list[_Cells], log_evidence: Tensor) -> Findi
         log_evidence_error=zero,
         c_elbo=log_evidence,
         c_elbo_error=zero,
-        ess=ess,
+        ess=(-(2 * log_weights).logsumexp(0)).exp(),
         stats={"cells": counts.to(like.dtype)},
     )

@@ -1,8 +1,11 @@
 """The exceptions a caller may want to catch. Every other mistake raises ValueError or TypeError."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class NonFiniteError(ValueError):
-    """A number that must be finite is NaN or infinite: in the evidence, or in what a decoder gave."""
+    """A number that must be finite is NaN or infinite: in the evidence, or from a decoder."""
 
 
 class ModelFormatError(ValueError):
@@ -11,3 +14,11 @@ class ModelFormatError(ValueError):
 
 class BudgetError(RuntimeError):
     """A method used all the work it was allowed and has no answer for at least one query."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
+    """The error for a name that is none of those known; says which is nearest."""
+    known = sorted(known)
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return ValueError(f"expected a {kind} among {', '.join(known)}, got {name!r}{hint}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Generator, Tensor
@@ -172,7 +173,7 @@ def stroke_mask(
     grid = torch.cartesian_prod(torch.arange(height), torch.arange(breadth)).double()
     mask = torch.zeros(height * breadth, dtype=torch.bool)
     corners = torch.tensor([points[0], *points], dtype=torch.double)
-    for start, end in zip(corners[:-1], corners[1:], strict=True):
+    for start, end in pairwise(corners):
         along = end - start
         share = ((grid - start) @ along / along.square().sum().clamp_min(1e-12)).clamp(0, 1)
         distance = (grid - start - share[:, None] * along).norm(dim=-1)

@@ -300,7 +300,7 @@ class Posterior:
 
     def _unflatten(self, tensor: Tensor, num_sample_dims: int = 0) -> Tensor:
         sample, rest = tensor.shape[:num_sample_dims], tensor.shape[num_sample_dims + 1 :]
-        return tensor.reshape(*sample, *self.batch_shape, *rest)
+        return tensor.reshape((*sample, *self.batch_shape, *rest))
 
     def _stream(self, seed: int | Generator | None) -> Generator:
         return self._generator if seed is None else generator_from(seed)

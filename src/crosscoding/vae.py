@@ -149,6 +149,8 @@ class VAE:
         output = self.decoder(z)
         if isinstance(output, (tuple, list)):
             output = torch.stack(tuple(output), dim=-1)
+        if not isinstance(output, Tensor):
+            raise TypeError(f"expected a tensor from the decoder, got {type(output).__name__}")
         return output
 
     @torch.no_grad()
@@ -186,10 +188,8 @@ class VAE:
             )
         return data_shape
 
-    def _data_shape_of(self, output: object) -> torch.Size:
+    def _data_shape_of(self, output: Tensor) -> torch.Size:
         param_shape = self.likelihood.param_shape
-        if not isinstance(output, Tensor):
-            raise ValueError(f"expected a tensor from the decoder, got {type(output).__name__}")
         event = output.shape[1:]
         fits = (
             len(event) > len(param_shape) and event[len(event) - len(param_shape) :] == param_shape

@@ -4,6 +4,6 @@ Each map takes points (*sample, B, dim) and parameters (B, …), one set for eac
 """
 
 from crosscoding.bijections.affine import affine, affine_inverse
-from crosscoding.bijections.planar import planar, planar_inverse
+from crosscoding.bijections.planar import constrained, planar, planar_inverse
 
-__all__ = ["affine", "affine_inverse", "planar", "planar_inverse"]
+__all__ = ["affine", "affine_inverse", "constrained", "planar", "planar_inverse"]

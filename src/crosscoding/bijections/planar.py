@@ -23,31 +23,29 @@ def constrained(v: Tensor, w: Tensor) -> Tensor:
     return v + (F.softplus(along) - 1 - along) * w / norm
 
 
-def planar(h: Tensor, v: Tensor, w: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+def planar(h: Tensor, u: Tensor, w: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """h + u tanh(wᵀh + b) and log |1 + tanh'(wᵀh + b) wᵀu| (8, 9).
 
     Args:
         h: Points, shape (*sample, B, dim).
-        v: Free parameter that u is made from, shape (B, dim).
+        u: Displacement, as `constrained` gives it, shape (B, dim).
         w: Direction, shape (B, dim).
         bias: b, shape (B,).
     Returns:
         The mapped points, shape (*sample, B, dim), and ladj, shape (*sample, B).
     """
-    u = constrained(v, w)
     activation = (torch.linalg.vecdot(h, w) + bias).tanh()
-    slope = (1 - activation.square()) * (w * u).sum(-1)
-    return h + u * activation.unsqueeze(-1), slope.log1p()
+    ladj = torch.log1p((1 - activation.square()) * torch.linalg.vecdot(w, u))
+    return h + u * activation.unsqueeze(-1), ladj
 
 
-def planar_inverse(z: Tensor, v: Tensor, w: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+def planar_inverse(z: Tensor, u: Tensor, w: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """The h that `planar` maps to z, and the forward map's ladj there; shapes as for `planar`.
 
     With s = wᵀh the map along w is s + wᵀu tanh(s + b) = wᵀz: increasing in s, so bisection finds
     s in wᵀz ± |wᵀu|, and then h = z − u tanh(s + b).
     """
-    u = constrained(v, w)
-    gain = (w * u).sum(-1)
+    gain = torch.linalg.vecdot(w, u)
     height = torch.linalg.vecdot(z, w)
     low, high = height - gain.abs(), height + gain.abs()
     for _ in range(_BISECTIONS):
@@ -55,5 +53,4 @@ def planar_inverse(z: Tensor, v: Tensor, w: Tensor, bias: Tensor) -> tuple[Tenso
         below = middle + gain * (middle + bias).tanh() < height
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
     activation = (0.5 * (low + high) + bias).tanh()
-    slope = (1 - activation.square()) * gain
-    return z - u * activation.unsqueeze(-1), slope.log1p()
+    return z - u * activation.unsqueeze(-1), torch.log1p((1 - activation.square()) * gain)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.bijections import affine, affine_inverse, planar, planar_inverse
+from crosscoding.bijections import affine, affine_inverse, constrained, planar, planar_inverse
 from crosscoding.crosscoders.base import Crosscoder, Params, small_normal
 
 
@@ -50,7 +50,7 @@ class Planar(Crosscoder):
 
     def forward_and_ladj(self, params: Params, eps: Tensor) -> tuple[Tensor, Tensor]:
         h, ladj = eps, eps.new_zeros(eps.shape[:-1])
-        for layer in zip(*_by_layer(params), strict=True):
+        for layer in _by_layer(params):
             h, step = planar(h, *layer)
             ladj = ladj + step
         if self.affine:
@@ -62,11 +62,13 @@ class Planar(Crosscoder):
         h, ladj = z, z.new_zeros(z.shape[:-1])
         if self.affine:
             h, ladj = affine_inverse(z, params["shift"], params["log_diagonal"], params["lower"])
-        for layer in reversed(list(zip(*_by_layer(params), strict=True))):
+        for layer in reversed(_by_layer(params)):
             h, step = planar_inverse(h, *layer)
             ladj = ladj + step
         return h, ladj
 
 
-def _by_layer(params: Params) -> tuple[tuple[Tensor, ...], ...]:
-    return tuple(torch.unbind(params[name], dim=1) for name in ("v", "w", "bias"))
+def _by_layer(params: Params) -> list[tuple[Tensor, ...]]:
+    """(u, w, b) of each layer."""
+    u = constrained(params["v"], params["w"])
+    return list(zip(u.unbind(1), params["w"].unbind(1), params["bias"].unbind(1), strict=True))

@@ -2,8 +2,8 @@
 
     C-ELBO = E_{q(ε)}[ log p(XCoder(ε), x) + log |det ∇XCoder(ε)| ] + H[q(ε)]          (Theorem 2)
 
-Source: the paper, Algorithm 1. Differs in: it starts from the moments of weighted prior draws, each
-ε comes with −ε, and the learning rate needs no tuning (see `_Schedule`).
+Source: the paper, Algorithm 1. Differs in: it starts where weighted prior draws are
+(`starts`), each ε comes with −ε, and the learning rate needs no tuning (`_Schedule`).
 """
 
 import math
@@ -17,12 +17,12 @@ from crosscoding.crosscoders.base import pack, unpack
 from crosscoding.diagnostics import importance_ess, log_mean_exp
 from crosscoding.findings import Findings
 from crosscoding.methods.base import Method, Report, silent
+from crosscoding.methods.starts import starting_params
 from crosscoding.random import normal, spawn
 from crosscoding.target import Target
 
 _BLOCK = 50
 _NUM_HALVINGS = 8
-_NUM_PROBES = 1024
 _BETA_1, _BETA_2 = 0.9, 0.99
 
 
@@ -43,7 +43,7 @@ class Variational(Method):
     crosscoder: Crosscoder = field(default_factory=Gaussian)
     steps: int = 5000
     num_draws: int = 32
-    learning_rate: float = 0.05
+    learning_rate: float = 0.03
     num_fresh: int = 1000
 
     def __post_init__(self) -> None:
@@ -62,8 +62,7 @@ class Variational(Method):
 
     def find(self, target: Target, *, generator: Generator, report: Report = silent) -> Findings:
         for_start, for_fit, for_check = spawn(generator, 3)
-        mean, scale = starting_moments(target, generator=for_start)
-        params = self.crosscoder.start(mean, scale, generator=for_start)
+        params = starting_params(target, self.crosscoder, generator=for_start)
         fitted, steps = self._fit(target, params, generator=for_fit, report=report)
         return self._check(target, fitted, steps, generator=for_check)
 
@@ -168,23 +167,3 @@ class _Schedule:
         for name in ("params", "index", "average", "_momentum", "_squares", "_rate"):
             setattr(self, name, getattr(self, name)[which])
         self._halvings, self._last = self._halvings[which], self._last[which]
-
-
-@torch.no_grad()
-def starting_moments(target: Target, *, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of prior draws weighted by p(x|z)^t, each (B, latent).
-
-    The power t, between 0 and 1, is as large as leaves an ESS of 2 latent + 8 draws.
-    """
-    z = target.draw_prior(_NUM_PROBES, generator=generator)
-    log_likelihood = target.pairwise_log_likelihood(z).clamp_min(-1e30)  # 0 · −inf is NaN
-    enough = 2 * target.latent_dim + 8
-    low, high = torch.zeros_like(log_likelihood[0]), torch.ones_like(log_likelihood[0])
-    for _ in range(20):
-        middle = 0.5 * (low + high)
-        fits = importance_ess(middle * log_likelihood) >= enough
-        low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
-    weights = (low * log_likelihood).softmax(0).mT
-    mean = weights @ z
-    variance = weights @ z.square() - mean.square()
-    return mean, variance.clamp_min(1e-3 * target.prior_scale**2).sqrt()

@@ -6,7 +6,6 @@
 `recipe` trained them and can again; `crosscoding train` is its command.
 """
 
-import difflib
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from crosscoding.errors import unknown_name
 from crosscoding.storage import read_folder
 from crosscoding.vae import VAE
 
@@ -73,7 +73,5 @@ def digits() -> tuple[Tensor, Tensor]:
 
 def _folder(name: str) -> Path:
     if name not in names():
-        near = difflib.get_close_matches(str(name), names(), n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"expected a model of the zoo ({', '.join(names())}), got {name!r}{hint}")
+        raise unknown_name("model of the zoo", name, names())
     return _MODELS / name

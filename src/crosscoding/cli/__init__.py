@@ -1,0 +1,5 @@
+"""The command `crosscoding`."""
+
+from crosscoding.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,123 @@
+"""The commands and their options; what they do is in the modules beside this one."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from crosscoding.cli import observe
+from crosscoding.cli.console import clear_errors
+
+_EXAMPLES = """
+Examples:
+
+  crosscoding demo
+
+  crosscoding models
+
+  crosscoding condition mnist-2d --digit 7 --observe rows:0-13 --out answer
+
+  crosscoding condition mnist-20d --image digit.png --observe random:0.1 --samples 64 --out answer
+"""
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Conditional inference on variational autoencoders that are already trained." + _EXAMPLES,
+)
+
+Out = Annotated[Path, typer.Option("--out", help="Folder for the results; made if need be.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Decides every random number.")]
+
+
+@app.command()
+def demo(out: Out = Path("out/demo"), seed: Seed = 0, json: Json = False) -> None:
+    """Five methods and the exact truth on a real digit of which 5 % of the pixels are known.
+
+    Writes completions.png, posterior.png, mixture.png and table.json.
+
+    Example: crosscoding demo --out out/demo
+    """
+    from crosscoding.cli.demo import run
+
+    with clear_errors():
+        run(out, seed=seed, as_json=json)
+
+
+@app.command()
+def models(
+    name: Annotated[str | None, typer.Argument(help="One model, to show its whole card.")] = None,
+    json: Json = False,
+) -> None:
+    """The pretrained models: what they are, how good, and how they were trained.
+
+    Examples: crosscoding models; crosscoding models mnist-2d --json
+    """
+    from crosscoding.cli.models import run
+
+    with clear_errors():
+        run(name, as_json=json)
+
+
+@app.command()
+def condition(
+    model: Annotated[str, typer.Argument(help="Name of a model; `crosscoding models` lists them.")],
+    observe: Annotated[str, typer.Option("--observe", help=observe.HELP)],
+    image: Annotated[
+        Path | None,
+        typer.Option("--image", help="Picture of the datum; pixels above 127 are white."),
+    ] = None,
+    digit: Annotated[
+        int | None,
+        typer.Option("--digit", min=0, max=39, help="Instead of --image: one of 40 test digits."),
+    ] = None,
+    samples: Annotated[
+        int, typer.Option("--samples", min=1, max=100_000, help="Completions to draw.")
+    ] = 64,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", help="gvi, nf, fcn, hmc, rejection or grid; default: by size."),
+    ] = None,
+    out: Out = Path("out/condition"),
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Complete a picture of which only some pixels are observed.
+
+    Writes samples.npz, samples.png, mean.png, uncertainty.png, evidence.png and summary.json.
+
+    Examples:
+
+      crosscoding condition mnist-2d --digit 7 --observe rows:0-13
+
+      crosscoding condition mnist-20d --image digit.png --observe mask:seen.png --method gvi
+    """
+    from crosscoding.cli.complete import Request, run
+
+    with clear_errors():
+        run(Request(model, observe, image, digit, samples, method, out, seed), as_json=json)
+
+
+@app.command()
+def train(
+    name: Annotated[str, typer.Argument(help="Which recipe: mnist-2d or mnist-20d.")],
+    data: Annotated[Path, typer.Option("--data", help="Folder that holds mnist.npz.")],
+    out: Out = Path("out/train"),
+    json: Json = False,
+) -> None:
+    """Train a model of the zoo again, by its recipe; interrupted runs go on where they stopped.
+
+    Example: crosscoding train mnist-2d --data ~/data --out out/mnist-2d
+    """
+    from crosscoding.cli.train import run
+
+    with clear_errors():
+        run(name, data, out, as_json=json)
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()

@@ -1,0 +1,133 @@
+"""`crosscoding condition`: a user's picture, part of it observed, completed by a model of the zoo."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from crosscoding import zoo
+from crosscoding.cli.console import out, output_folder, print_json, progress, write_json
+from crosscoding.cli.observe import parse_mask, read_grey
+from crosscoding.condition import condition
+from crosscoding.evidence import Evidence
+from crosscoding.plots import colour, mark_evidence, sheet, write_png
+from crosscoding.posterior import Posterior
+from crosscoding.registry import METHODS
+from crosscoding.registry import method as method_named
+
+_MAGNIFY = 6
+_COLUMNS = 8
+_MOST_SHOWN = 64
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked on the command line."""
+
+    model: str
+    observe: str
+    image: Path | None
+    digit: int | None
+    samples: int
+    method: str | None
+    out: Path
+    seed: int
+
+
+def run(request: Request, *, as_json: bool) -> None:
+    """Answer the request and write the results."""
+    vae = zoo.load(request.model)
+    method = None if request.method is None else method_named(request.method)
+    datum = _datum(request, vae.data_shape)
+    mask = parse_mask(request.observe, vae.data_shape, seed=request.seed)
+    folder = output_folder(request.out)
+    with progress("conditioning") as report:
+        posterior = condition(vae, Evidence(datum, mask), method, seed=request.seed, report=report)
+        completions = posterior.predict(request.samples)
+        latent = posterior.sample(request.samples)
+    summary = _summary(request, posterior, mask, datum)
+    np.savez_compressed(
+        folder / "samples.npz",
+        completions=completions.numpy(),
+        latent=latent.numpy(),
+        mask=mask.numpy(),
+    )
+    _write_pictures(folder, posterior, datum, mask, completions)
+    write_json(summary, folder / "summary.json")
+    if as_json:
+        print_json(summary)
+    else:
+        _print(summary, folder)
+
+
+def _datum(request: Request, shape: torch.Size) -> Tensor:
+    if (request.image is None) == (request.digit is None):
+        raise ValueError("expected one of --image FILE and --digit NUMBER (0 to 39)")
+    if request.digit is not None:
+        return zoo.digits()[0][request.digit].reshape(shape)
+    assert request.image is not None
+    grey = read_grey(request.image, shape)
+    return torch.from_numpy(grey > 127).float().expand(tuple(shape)).clone()
+
+
+def _summary(request: Request, posterior: Posterior, mask: Tensor, datum: Tensor) -> dict[str, Any]:
+    def number(value: Tensor) -> float | None:
+        return None if value.isnan() else value.item()
+
+    return {
+        "model": request.model,
+        "method": posterior.method if request.method is None else METHODS[request.method].label,
+        "observe": request.observe,
+        "seed": request.seed,
+        "samples": request.samples,
+        "observed_pixels": int(mask.sum()),
+        "log_evidence": number(posterior.log_evidence),
+        "log_evidence_error": number(posterior.log_evidence_error),
+        "c_elbo": number(posterior.c_elbo),
+        "c_elbo_is_bound": posterior.bound,
+        "query_log_prob": number(posterior.query_log_prob(datum)),
+        "ess": number(posterior.ess),
+        "stats": {name: number(value) for name, value in posterior.stats.items()},
+        "seconds": posterior.seconds,
+    }
+
+
+def _write_pictures(
+    folder: Path, posterior: Posterior, datum: Tensor, mask: Tensor, completions: Tensor
+) -> None:
+    seen = mask.numpy()
+    original = mark_evidence(colour(datum.numpy()), seen, hide=True)
+    pictures = [mark_evidence(colour(t.numpy()), seen) for t in completions[:_MOST_SHOWN]]
+    rows = [pictures[i : i + _COLUMNS] for i in range(0, len(pictures), _COLUMNS)]
+    write_png(original, folder / "evidence.png", magnify=_MAGNIFY)
+    write_png(sheet(rows), folder / "samples.png", magnify=_MAGNIFY)
+    mean = mark_evidence(colour(posterior.mean().numpy()), seen)
+    write_png(mean, folder / "mean.png", magnify=_MAGNIFY)
+    uncertainty = colour(posterior.std().numpy(), high=0.5)
+    write_png(uncertainty, folder / "uncertainty.png", magnify=_MAGNIFY)
+
+
+def _print(summary: dict[str, Any], folder: Path) -> None:
+    table = Table(show_header=False)
+    rows = {
+        "method": summary["method"],
+        "observed pixels": str(summary["observed_pixels"]),
+        "log p(x), nats": _figure(summary["log_evidence"]),
+        "C-ELBO, nats": _figure(summary["c_elbo"])
+        + ("" if summary["c_elbo_is_bound"] else " (no bound)"),
+        "log p(y|x) of the picture's rest, nats": _figure(summary["query_log_prob"]),
+        "effective sample size": _figure(summary["ess"]),
+        "seconds": _figure(summary["seconds"]),
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    out.print(table)
+    out.print(f"{summary['samples']} completions and their pictures are in {folder}")
+
+
+def _figure(value: float | None) -> str:
+    return "—" if value is None else f"{value:.2f}"

@@ -1,0 +1,74 @@
+"""What all commands share: progress on stderr, errors in one line, a clean end on Ctrl-C."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from crosscoding.errors import BudgetError
+from crosscoding.methods import Report
+
+out = Console()
+err = Console(stderr=True)
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turn what a user can mend into one line and exit code 2, and Ctrl-C into exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print("[yellow]interrupted:[/] stopped before the end; nothing more is written")
+        raise typer.Exit(130) from None
+    except (ValueError, TypeError, BudgetError, NotImplementedError) as error:
+        err.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Report]:
+    """A progress bar on stderr while work goes on; gives the function to report with."""
+    columns = (TextColumn(title), BarColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, TimeElapsedColumn(), console=err, transient=True) as bar:
+        task = bar.add_task("", total=1.0)
+
+        def report(share: float, what: str) -> None:
+            bar.update(task, completed=share, description=what)
+
+        yield report
+
+
+def output_folder(path: Path) -> Path:
+    """The folder, made if need be; checked before any work is done.
+
+    Raises:
+        ValueError: It cannot be made or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".crosscoding-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"expected an output folder that can be written to, got {path}: {error.strerror}; "
+            "name another with --out"
+        ) from None
+    return path
+
+
+def write_json(data: dict[str, Any], path: Path) -> None:
+    """Write data to a file, readable."""
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def print_json(data: object) -> None:
+    """Print data to stdout for a program to read."""
+    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")

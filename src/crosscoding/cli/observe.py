@@ -1,0 +1,83 @@
+"""Evidence as it is named on the command line: which pixels of a picture are observed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from crosscoding.evidence import random_mask, rectangle_mask
+
+HELP = (
+    "Which pixels are observed: rows:0-13, columns:0-13, rectangle:ROWS,COLUMNS such as "
+    "rectangle:0-13,14-27, random:0.05 for that share of the pixels, or mask:FILE, a picture of "
+    "the same size that is white where observed."
+)
+
+
+def parse_mask(spec: str, shape: Sequence[int], *, seed: int) -> Tensor:
+    """The mask that `--observe` names.
+
+    Args:
+        spec: As `HELP` says.
+        shape: The image's, (*channels, height, width).
+        seed: For random masks.
+    Raises:
+        ValueError: The words cannot be read, or name pixels that do not exist.
+    """
+    kind, _, rest = spec.partition(":")
+    if kind == "rows":
+        return rectangle_mask(shape, rows=_span(rest, spec))
+    if kind == "columns":
+        return rectangle_mask(shape, columns=_span(rest, spec))
+    if kind == "rectangle":
+        rows, _, columns = rest.partition(",")
+        return rectangle_mask(shape, rows=_span(rows, spec), columns=_span(columns, spec))
+    if kind == "random":
+        try:
+            fraction = float(rest)
+        except ValueError:
+            raise _unreadable(spec) from None
+        picture_mask = random_mask(shape[-2:], fraction, seed=seed)
+    elif kind == "mask":
+        picture_mask = torch.from_numpy(read_grey(Path(rest), shape) > 127)
+    else:
+        raise _unreadable(spec)
+    return picture_mask.expand(tuple(shape)).clone()
+
+
+def read_grey(path: Path, shape: Sequence[int]) -> np.ndarray:
+    """A picture's grey levels, 0 to 255, shape (height, width) of the data.
+
+    Raises:
+        ValueError: There is no such file, it is no picture, or its size is another.
+    """
+    try:
+        with Image.open(path) as picture:
+            grey = np.asarray(picture.convert("L"))
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise ValueError(f"expected a picture at {path}, and it cannot be read: {error}") from None
+    height, width = shape[-2:]
+    if grey.shape != (height, width):
+        raise ValueError(
+            f"expected a picture of {width} x {height} pixels, got {grey.shape[1]} x "
+            f"{grey.shape[0]} in {path}; scale it first"
+        )
+    return grey
+
+
+def _span(text: str, spec: str) -> tuple[int, int]:
+    first, dash, last = text.partition("-")
+    try:
+        return int(first), int(last if dash else first)
+    except ValueError:
+        raise _unreadable(spec) from None
+
+
+def _unreadable(spec: str) -> ValueError:
+    return ValueError(
+        f"expected --observe as rows:0-13, columns:0-13, rectangle:0-13,14-27, random:0.05 or "
+        f"mask:FILE, got {spec!r}"
+    )

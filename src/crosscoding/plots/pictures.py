@@ -1,0 +1,65 @@
+"""Pictures of data: observed pixels white in orange and black in blue, as in the paper's Figure 2.
+
+A picture is an array (height, width, 3) of red, green and blue from 0 to 1.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Picture = NDArray[np.floating]
+
+_ORANGE = np.array([1.0, 0.6, 0.1])
+_BLUE = np.array([0.1, 0.3, 0.85])
+_UNKNOWN = 0.5
+
+
+def colour(data: NDArray[np.floating], low: float = 0.0, high: float = 1.0) -> Picture:
+    """A datum as a picture.
+
+    Args:
+        data: Shape (height, width) or (channels, height, width) with 1 or 3 channels.
+        low, high: Values shown black and white.
+    """
+    if data.ndim == 2:
+        data = data[None]
+    if data.ndim != 3 or len(data) not in (1, 3):
+        raise ValueError(f"expected a grey or a colour image, got data of shape {data.shape}")
+    shades = np.clip((data - low) / (high - low), 0, 1)
+    return np.broadcast_to(shades, (3, *data.shape[1:])).transpose(1, 2, 0).copy()
+
+
+def mark_evidence(picture: Picture, mask: NDArray[np.bool_], *, hide: bool = False) -> Picture:
+    """The picture with its observed pixels from blue (black) to orange (white).
+
+    Args:
+        picture: Shape (height, width, 3).
+        mask: True = observed, shape (height, width).
+        hide: Whether to show all other pixels grey, as unknown.
+    """
+    shade = picture.mean(-1, keepdims=True)
+    marked = (1 - shade) * _BLUE + shade * _ORANGE
+    rest = np.full_like(picture, _UNKNOWN) if hide else picture
+    return np.where(mask[..., None], marked, rest)
+
+
+def sheet(rows: Sequence[Sequence[Picture]], *, gap: int = 2) -> Picture:
+    """Pictures of one size side by side, in rows, with white gaps of `gap` pixels."""
+    height, width, _ = rows[0][0].shape
+    columns = max(len(row) for row in rows)
+    shape = (len(rows) * (height + gap) + gap, columns * (width + gap) + gap, 3)
+    canvas = np.ones(shape)
+    for i, row in enumerate(rows):
+        for j, picture in enumerate(row):
+            top, left = gap + i * (height + gap), gap + j * (width + gap)
+            canvas[top : top + height, left : left + width] = picture
+    return canvas
+
+
+def write_png(picture: Picture, path: Path, *, magnify: int = 1) -> None:
+    """Write a picture as PNG, every pixel as a square of `magnify` pixels."""
+    pixels = (255 * picture + 0.5).astype(np.uint8).repeat(magnify, 0).repeat(magnify, 1)
+    Image.fromarray(pixels).save(path)

@@ -1,0 +1,47 @@
+"""The methods by the names that the command line, the tests and the docs know them by."""
+
+from dataclasses import dataclass
+
+from crosscoding.crosscoders import FCN, Gaussian, Planar
+from crosscoding.errors import unknown_name
+from crosscoding.methods import HMC, Grid, Method, Rejection, Variational
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method as it is listed: with its settings, a short label and a line of explanation."""
+
+    method: Method
+    label: str
+    summary: str
+
+
+METHODS = {
+    "gvi": Entry(
+        Variational(Gaussian()), "GVI", "a Gaussian with full covariance, fitted by Algorithm 1"
+    ),
+    "nf": Entry(
+        Variational(Planar(16)), "NF", "a planar normalizing flow of 16 layers, by Algorithm 1"
+    ),
+    "fcn": Entry(
+        Variational(FCN()),
+        "FCN",
+        "a fully connected network, by Algorithm 1; latent <= 3, no bound",
+    ),
+    "hmc": Entry(HMC(), "HMC", "Hamiltonian Monte Carlo, 16 chains"),
+    "rejection": Entry(
+        Rejection(), "RS", "rejection sampling from the prior: exact, low dimensions only"
+    ),
+    "grid": Entry(Grid(), "Grid", "integration over a grid: exact, latent <= 3"),
+}
+
+
+def method(name: str) -> Method:
+    """A method by its name.
+
+    Raises:
+        ValueError: There is none of that name; says which is nearest.
+    """
+    if name not in METHODS:
+        raise unknown_name("method", name, METHODS)
+    return METHODS[name].method

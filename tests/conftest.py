@@ -1,0 +1,36 @@
+"""Fixtures: a model of the zoo, and folders that exist only where real data and models are."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+import crosscoding as cc
+
+
+@pytest.fixture(scope="session")
+def mnist_2d() -> cc.VAE:
+    """The paper's 784-64-2-64-784 VAE, as the zoo has it."""
+    return cc.zoo.load("mnist-2d")
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of real data that CROSSCODING_DATA names."""
+    return _folder_named_by("CROSSCODING_DATA")
+
+
+@pytest.fixture(scope="session")
+def models_folder() -> Path:
+    """The folder of others' trained models that CROSSCODING_MODELS names."""
+    return _folder_named_by("CROSSCODING_MODELS")
+
+
+def _folder_named_by(variable: str) -> Path:
+    name = os.environ.get(variable)
+    if not name:
+        pytest.skip(f"needs real files: {variable} is not set")
+    folder = Path(name)
+    if not folder.is_dir():
+        pytest.skip(f"needs real files: {variable} is {name}, which is no folder")
+    return folder

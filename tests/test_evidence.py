@@ -1,0 +1,249 @@
+"""Evidence and masks: what was observed is kept bit for bit, what was not cannot be seen."""
+
+import dataclasses
+
+import pytest
+import torch
+from problems import seeded
+
+import crosscoding as cc
+
+VALUES = torch.tensor([[1.0, 0.25, -0.0], [0.1, 3.0, 5.0]])
+MASK = torch.tensor([[True, False, True], [False, False, True]])
+
+
+def test_observed_values_are_kept_bit_for_bit():
+    evidence = cc.Evidence(VALUES, MASK)
+    kept = evidence.values[MASK].view(torch.int32)  # bits, as 0.0 == -0.0
+    assert torch.equal(kept, VALUES[MASK].view(torch.int32))
+
+
+@pytest.mark.parametrize("junk", [float("nan"), float("inf"), -float("inf"), 1e30])
+def test_unobserved_values_are_replaced_by_zero(junk):
+    evidence = cc.Evidence(torch.where(MASK, VALUES, junk), MASK)
+    assert torch.equal(evidence.values[~MASK], torch.zeros(3))
+
+
+def test_the_tensors_that_were_passed_are_neither_changed_nor_shared():
+    values, mask = VALUES.clone(), MASK.clone()
+    evidence = cc.Evidence(values, mask)
+    assert torch.equal(values, VALUES)
+    values.fill_(9.0)
+    mask.fill_(True)
+    assert torch.equal(evidence.values, torch.where(MASK, VALUES, 0.0))
+    assert torch.equal(evidence.mask, MASK)
+
+
+def test_values_that_require_gradients_are_cut_off_from_their_graph():
+    assert not cc.Evidence(VALUES.clone().requires_grad_(), MASK).values.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_dtype_is_that_of_the_values(dtype):
+    assert cc.Evidence(VALUES.to(dtype), MASK).values.dtype == dtype
+
+
+@pytest.mark.parametrize(
+    "mask", [MASK[0], torch.tensor(True), torch.tensor([[True], [False]])], ids=["row", "()", "col"]
+)
+def test_the_mask_is_broadcast_to_the_values(mask):
+    evidence = cc.Evidence(VALUES, mask)
+    assert evidence.mask.shape == VALUES.shape
+    assert torch.equal(evidence.mask, mask | torch.zeros(2, 3, dtype=torch.bool))
+
+
+def test_from_nan_reads_nan_as_not_observed():
+    evidence = cc.Evidence.from_nan(torch.where(MASK, VALUES, torch.nan))
+    assert torch.equal(evidence.mask, MASK)
+    assert torch.equal(evidence.values, torch.where(MASK, VALUES, 0.0))
+
+
+def test_num_observed_counts_the_mask():
+    assert cc.Evidence(VALUES, MASK).num_observed.item() == 3
+
+
+def test_flatten_makes_one_batch_dimension_and_keeps_the_order():
+    values = torch.arange(24.0).reshape(2, 3, 4)
+    mask = torch.rand(2, 3, 4, generator=seeded(0)) < 0.5
+    flat = cc.Evidence(values, mask).flatten(1)
+    assert torch.equal(flat.values, torch.where(mask, values, 0.0).reshape(6, 4))
+    assert torch.equal(flat.mask, mask.reshape(6, 4))
+
+
+def test_flatten_of_one_query_has_a_batch_of_one():
+    assert cc.Evidence(VALUES, MASK).flatten(2).values.shape == (1, 2, 3)
+
+
+def test_flatten_of_no_queries_has_a_batch_of_none():
+    empty = cc.Evidence(torch.zeros(0, 5, 2, 3), torch.zeros(0, 5, 2, 3, dtype=torch.bool))
+    assert empty.flatten(2).values.shape == (0, 2, 3)
+
+
+@pytest.mark.parametrize("index", [1, slice(0, 1), torch.tensor([1, 0, 1])], ids=str)
+def test_indexing_selects_entries_of_the_batch(index):
+    part = cc.Evidence(VALUES, MASK)[index]
+    assert torch.equal(part.mask, MASK[index])
+    assert torch.equal(part.values, torch.where(MASK, VALUES, 0.0)[index])
+
+
+def test_evidence_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        cc.Evidence(VALUES, MASK).values = VALUES
+
+
+# ---- mistakes --------------------------------------------------------------------------------
+
+
+def test_values_that_are_no_tensor_are_refused():
+    with pytest.raises(TypeError, match=r"values to be a torch\.Tensor, got list.*as_tensor"):
+        cc.Evidence([1.0], MASK)
+
+
+def test_a_mask_that_is_no_tensor_is_refused():
+    with pytest.raises(TypeError, match=r"mask to be a torch\.Tensor, got list"):
+        cc.Evidence(VALUES, [True])
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool, torch.complex64])
+def test_values_that_are_not_floating_point_are_refused_and_not_cast(dtype):
+    with pytest.raises(TypeError, match=r"floating-point dtype, got .*values\.float\(\)"):
+        cc.Evidence(torch.ones(2, 3, dtype=dtype), MASK)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_a_mask_that_is_not_boolean_is_refused_and_not_cast(dtype):
+    with pytest.raises(TypeError, match=r"boolean mask \(True = observed\), got"):
+        cc.Evidence(VALUES, MASK.to(dtype))
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (3, 2), (5, 2, 3)])
+def test_a_mask_that_does_not_broadcast_is_refused(shape):
+    with pytest.raises(ValueError, match=r"broadcasts to the values' shape \(2, 3\), got"):
+        cc.Evidence(VALUES, torch.ones(shape, dtype=torch.bool))
+
+
+def test_a_mask_on_another_device_is_refused():
+    with pytest.raises(ValueError, match=r"on one device, got cpu and meta"):
+        cc.Evidence(VALUES, MASK.to("meta"))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_an_observed_value_that_is_not_finite_is_refused_and_located(bad):
+    values = VALUES.clone()
+    values[1, 2] = bad
+    with pytest.raises(cc.NonFiniteError, match=r"1 NaN or infinite, first at index \(1, 2\)"):
+        cc.Evidence(values, MASK)
+
+
+def test_from_nan_refuses_infinity():
+    with pytest.raises(cc.NonFiniteError, match="finite observed values"):
+        cc.Evidence.from_nan(torch.tensor([torch.nan, torch.inf]))
+
+
+def test_from_nan_refuses_what_is_no_tensor():
+    with pytest.raises(TypeError, match=r"values to be a torch\.Tensor, got float"):
+        cc.Evidence.from_nan(1.0)
+
+
+# ---- masks -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fraction", [0, 0.05, 0.5, 1])
+def test_random_mask_observes_exactly_the_fraction(fraction):
+    mask = cc.random_mask((4, 25), fraction, seed=0)
+    assert mask.shape == (4, 25)
+    assert mask.dtype == torch.bool
+    assert mask.sum().item() == round(fraction * 100)
+
+
+def test_random_mask_of_the_same_seed_is_the_same_and_of_another_is_not():
+    first, again = cc.random_mask((100,), 0.5, seed=3), cc.random_mask((100,), 0.5, seed=seeded(3))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, cc.random_mask((100,), 0.5, seed=4))
+
+
+def test_random_mask_observes_every_element_equally_often():
+    generator = seeded(0)
+    masks = torch.stack([cc.random_mask((8,), 0.25, seed=generator) for _ in range(2000)])
+    error = (masks.double().mean(0) - 0.25).abs().max()
+    assert error < 5 * (0.25 * 0.75 / 2000) ** 0.5  # five standard errors of a share of 0.25
+
+
+def test_random_mask_leaves_the_global_generator_alone():
+    before = torch.get_rng_state()
+    cc.random_mask((8,), 0.25)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.1, float("nan")])
+def test_random_mask_refuses_a_fraction_that_is_none(fraction):
+    with pytest.raises(ValueError, match="fraction between 0 and 1"):
+        cc.random_mask((8,), fraction)
+
+
+@pytest.mark.parametrize(("seed", "error"), [("a", TypeError), (True, TypeError), (-1, ValueError)])
+def test_random_mask_refuses_a_seed_that_is_none(seed, error):
+    with pytest.raises(error, match="expected seed"):
+        cc.random_mask((8,), 0.5, seed=seed)
+
+
+def test_rectangle_mask_includes_its_first_and_last_row_and_column():
+    mask = cc.rectangle_mask((4, 5), rows=(1, 2), columns=(0, 3))
+    wanted = torch.zeros(4, 5, dtype=torch.bool)
+    wanted[1:3, 0:4] = True
+    assert torch.equal(mask, wanted)
+
+
+def test_rectangle_mask_covers_every_channel():
+    """The paper's eye strip on CelebA: rows 25–39, columns 16–49."""
+    mask = cc.rectangle_mask((3, 64, 64), rows=(25, 39), columns=(16, 49))
+    assert mask.sum().item() == 3 * 15 * 34
+    assert torch.equal(mask[0], mask[2])
+
+
+def test_rectangle_mask_of_nothing_given_observes_everything():
+    assert cc.rectangle_mask((4, 5)).all()
+
+
+@pytest.mark.parametrize("rows", [(2, 1), (-1, 2), (0, 4)])
+def test_rectangle_mask_refuses_rows_outside_the_image(rows):
+    with pytest.raises(ValueError, match="rows within 0-3, first before last"):
+        cc.rectangle_mask((4, 5), rows=rows)
+
+
+def test_rectangle_mask_refuses_columns_outside_the_image():
+    with pytest.raises(ValueError, match="columns within 0-4"):
+        cc.rectangle_mask((4, 5), columns=(0, 5))
+
+
+def test_rectangle_mask_refuses_a_shape_that_is_no_image():
+    with pytest.raises(ValueError, match="shape of an image"):
+        cc.rectangle_mask((4,))
+
+
+def test_stroke_mask_observes_the_pixels_within_half_a_width_of_the_line():
+    mask = cc.stroke_mask((6, 6), [(1, 0), (1, 5)], width=2.0)
+    wanted = torch.zeros(6, 6, dtype=torch.bool)
+    wanted[0:3] = True
+    assert torch.equal(mask, wanted)
+
+
+def test_stroke_mask_of_one_point_is_a_disc():
+    mask = cc.stroke_mask((5, 5), [(2, 2)], width=2.0)
+    wanted = torch.zeros(5, 5, dtype=torch.bool)
+    for row, column in ((2, 2), (1, 2), (3, 2), (2, 1), (2, 3)):
+        wanted[row, column] = True
+    assert torch.equal(mask, wanted)
+
+
+def test_stroke_mask_joins_all_its_corners_in_every_channel():
+    mask = cc.stroke_mask((3, 8, 8), [(0, 0), (0, 7), (7, 7)], width=1.0)
+    wanted = torch.zeros(8, 8, dtype=torch.bool)
+    wanted[0], wanted[:, 7] = True, True
+    assert torch.equal(mask, wanted.expand(3, 8, 8))
+
+
+@pytest.mark.parametrize(("shape", "points"), [((8,), [(0, 0)]), ((8, 8), [])])
+def test_stroke_mask_refuses_no_image_and_no_points(shape, points):
+    with pytest.raises(ValueError, match=r"shape of an image and at least one \(row, column\)"):
+        cc.stroke_mask(shape, points)

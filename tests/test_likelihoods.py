@@ -1,0 +1,312 @@
+"""Likelihoods against torch.distributions, element by element and summed in every form."""
+
+import math
+
+import pytest
+import torch
+from problems import seeded
+from torch import distributions, nn
+
+import crosscoding as cc
+from crosscoding.likelihoods import Bernoulli, Gaussian, Likelihood
+
+E = 6
+SCALES = torch.linspace(0.2, 1.5, E, dtype=torch.double)
+
+
+def decoded(case, *shape):
+    """Parameters a decoder could put out for this case, shape (*shape, E, *param_shape)."""
+    params = torch.randn(*shape, E, generator=seeded(1), dtype=torch.double)
+    if case == "probabilities":
+        return params.sigmoid()
+    if case == "decoded scale":
+        scale = torch.rand(*shape, E, generator=seeded(2), dtype=torch.double) + 0.1
+        return torch.stack([params, scale], -1)
+    return params
+
+
+def observed(case, *shape):
+    values = torch.randn(*shape, E, generator=seeded(3), dtype=torch.double)
+    return (values > 0).double() if case in ("logits", "probabilities") else values
+
+
+LIKELIHOODS = {
+    "logits": Bernoulli(),
+    "probabilities": Bernoulli(logits=False),
+    "number": Gaussian(0.3),
+    "integer": Gaussian(2),
+    "tensor scale": Gaussian(SCALES),
+    "decoded scale": Gaussian(None),
+}
+REFERENCES = {
+    "logits": lambda p: distributions.Bernoulli(logits=p),
+    "probabilities": lambda p: distributions.Bernoulli(probs=p),
+    "number": lambda p: distributions.Normal(p, 0.3),
+    "integer": lambda p: distributions.Normal(p, 2.0),
+    "tensor scale": lambda p: distributions.Normal(p, SCALES),
+    "decoded scale": lambda p: distributions.Normal(p[..., 0], p[..., 1]),
+}
+every_case = pytest.mark.parametrize("case", LIKELIHOODS)
+
+
+@every_case
+def test_log_prob_is_that_of_torch_distributions(case):
+    params, values = decoded(case, 5), observed(case, 5)
+    expected = REFERENCES[case](params).log_prob(values)
+    torch.testing.assert_close(LIKELIHOODS[case].log_prob(params, values), expected)
+
+
+@every_case
+def test_mean_and_variance_are_those_of_torch_distributions(case):
+    params = decoded(case, 5)
+    reference = REFERENCES[case](params)
+    torch.testing.assert_close(LIKELIHOODS[case].mean(params), reference.mean)
+    torch.testing.assert_close(LIKELIHOODS[case].variance(params), reference.variance)
+
+
+@every_case
+def test_draws_have_the_moments_of_torch_distributions(case):
+    likelihood, params, num = LIKELIHOODS[case], decoded(case), 20_000
+    noise = likelihood.noise((num, E), generator=seeded(0), like=params)
+    draws = likelihood.draw(params, noise)
+    reference = REFERENCES[case](params)
+    error = (draws.mean(0) - reference.mean).abs() / reference.stddev
+    assert (error < 5 / math.sqrt(num)).all()  # five standard errors
+    # a sample variance of N draws has a relative standard error of sqrt((kurtosis - 1) / N); the
+    # kurtosis is 3 for a normal and below 10 for the Bernoulli probabilities here
+    assert ((draws.var(0) / reference.variance - 1).abs() < 5 * math.sqrt(9 / num)).all()
+    assert likelihood.in_support(draws).all()
+
+
+@every_case
+def test_masked_log_prob_is_the_sum_over_masked_elements(case):
+    params, values = decoded(case, 7, 4), observed(case, 4)
+    mask = torch.rand(4, E, generator=seeded(4)) < 0.5
+    mask[0], mask[1] = False, True
+    elements = REFERENCES[case](params).log_prob(values)
+    expected = (elements * mask).sum(-1)
+    result = LIKELIHOODS[case].masked_log_prob(params, values, mask)
+    torch.testing.assert_close(result, expected)
+    assert torch.equal(result[:, 0], torch.zeros(7, dtype=torch.double))  # nothing observed
+
+
+@every_case
+def test_masked_log_prob_is_what_the_general_form_gives(case):
+    params, values = decoded(case, 7, 4), observed(case, 4)
+    mask = torch.rand(4, E, generator=seeded(4)) < 0.5
+    likelihood = LIKELIHOODS[case]
+    general = Likelihood.masked_log_prob(likelihood, params, values, mask)
+    torch.testing.assert_close(likelihood.masked_log_prob(params, values, mask), general)
+
+
+@every_case
+def test_pairwise_log_prob_is_every_query_under_every_parameter_set(case):
+    params, values = decoded(case, 9), observed(case, 4)
+    mask = torch.rand(4, E, generator=seeded(4)) < 0.5
+    likelihood = LIKELIHOODS[case]
+    expected = torch.stack(
+        [
+            torch.stack([likelihood.masked_log_prob(p, values[i], mask[i]) for i in range(4)])
+            for p in params
+        ]
+    )
+    result = likelihood.pairwise_log_prob(params, values, mask)
+    assert result.shape == (9, 4)
+    torch.testing.assert_close(result, expected)
+    torch.testing.assert_close(
+        Likelihood.pairwise_log_prob(likelihood, params, values, mask), expected
+    )
+
+
+def test_pairwise_gaussian_keeps_its_digits_where_data_and_mean_nearly_agree():
+    """Its three products of about 2e6 cancel to about 6: in float32 nothing would be left."""
+    mean = 1 + 1e-3 * torch.randn(5, 200, generator=seeded(0))
+    values, mask = mean[:3].clone() + 1e-3, torch.ones(3, 200, dtype=torch.bool)
+    likelihood = Gaussian(1e-2)
+    pairwise = likelihood.pairwise_log_prob(mean, values, mask)
+    assert pairwise.dtype == torch.float32
+    exact = likelihood.masked_log_prob(mean[:, None].double(), values.double(), mask)
+    # float32 holds the sum, about 700 nats, to 4e-5; σ's own rounding to float32 adds a little
+    torch.testing.assert_close(pairwise.double(), exact, rtol=0, atol=1e-3)
+
+
+def test_gaussian_divides_by_two_variances_and_keeps_its_normaliser():
+    """Trap 2: not 4 σ², and with −log σ − ½ log 2π. At t = μ + 2 σ: −2 and the normaliser."""
+    log_prob = Gaussian(0.5).log_prob(torch.tensor([1.0]), torch.tensor([2.0]))
+    expected = -2 - math.log(0.5) - 0.5 * math.log(2 * math.pi)
+    torch.testing.assert_close(log_prob, torch.tensor([expected]))
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 3.0])
+def test_gaussian_density_integrates_to_one(scale):
+    t = torch.linspace(-40, 40, 20_001, dtype=torch.double)
+    density = Gaussian(scale).log_prob(torch.zeros((), dtype=torch.double), t).exp()
+    total = torch.trapezoid(density, t).item()
+    assert total == pytest.approx(1, abs=1e-9)  # the trapezoid rule is exact to rounding here
+
+
+@pytest.mark.parametrize("case", ["logits", "probabilities"])
+def test_bernoulli_probabilities_of_zero_and_one_sum_to_one(case):
+    params = decoded(case, 5)
+    total = sum(LIKELIHOODS[case].log_prob(params, torch.full((), v)).exp() for v in (0.0, 1.0))
+    torch.testing.assert_close(total, torch.ones(5, E, dtype=torch.double))
+
+
+def test_bernoulli_of_grey_values_is_the_cross_entropy():
+    params, values = decoded("logits", 5), torch.rand(5, E, generator=seeded(0)).double()
+    cross_entropy = nn.functional.binary_cross_entropy_with_logits(params, values, reduction="none")
+    torch.testing.assert_close(Bernoulli().log_prob(params, values), -cross_entropy)
+    torch.testing.assert_close(
+        Bernoulli(logits=False).log_prob(params.sigmoid(), values), -cross_entropy
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_saturated_probabilities_call_no_observation_impossible(dtype):
+    params = torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=dtype, requires_grad=True)
+    values = torch.tensor([0.0, 1.0, 0.0, 1.0], dtype=dtype)
+    mask = torch.ones(4, dtype=torch.bool)
+    likelihood = Bernoulli(logits=False)
+    elements = likelihood.log_prob(params, values)
+    assert elements.isfinite().all()
+    # right ones cost nothing but rounding, wrong ones dearly: log of the last float below 1
+    assert (elements[[0, 3]].abs() < 1e-6).all()
+    assert (elements[[1, 2]] < -15).all()
+    for total in (
+        likelihood.masked_log_prob(params, values, mask),
+        likelihood.pairwise_log_prob(params[None], values[None], mask[None]).sum(),
+    ):
+        torch.testing.assert_close(total, elements.sum())
+        (gradient,) = torch.autograd.grad(total, params, retain_graph=True)
+        assert gradient.isfinite().all()
+
+
+def test_saturated_logits_keep_value_and_gradient():
+    params = torch.tensor([-1000.0, -1000.0, 1000.0, 1000.0], requires_grad=True)
+    values = torch.tensor([0.0, 1.0, 0.0, 1.0])
+    elements = Bernoulli().log_prob(params, values)
+    assert torch.equal(elements, torch.tensor([0.0, -1000.0, -1000.0, 0.0]))
+    (gradient,) = torch.autograd.grad(elements.sum(), params)
+    assert torch.equal(gradient, torch.tensor([0.0, 1.0, -1.0, 0.0]))
+
+
+@every_case
+def test_gradients_are_finite_where_unobserved_values_were_nan(case):
+    """NaN in y must reach neither log p(x|z) nor its gradient: 0 · NaN would be NaN."""
+    likelihood = LIKELIHOODS[case]
+    values = observed(case, 3)
+    values[:, ::2] = torch.nan
+    evidence = cc.Evidence.from_nan(values)
+    params = decoded(case, 7, 3).requires_grad_()
+    masked = likelihood.masked_log_prob(params, evidence.values, evidence.mask)
+    pairwise = likelihood.pairwise_log_prob(params[:, 0], evidence.values, evidence.mask)
+    assert masked.isfinite().all()
+    assert pairwise.isfinite().all()
+    (gradient,) = torch.autograd.grad(masked.sum() + pairwise.sum(), params)
+    assert gradient.isfinite().all()
+    assert (gradient[:, :, 1::2] != 0).any()
+    assert (gradient[:, :, ::2] == 0).all()  # nor may y push on what is decoded for it
+
+
+# ---- settings --------------------------------------------------------------------------------
+
+
+def test_for_data_lays_a_tensor_scale_out_flat():
+    like = torch.empty(0)
+    flat = Gaussian(torch.tensor([0.1, 0.2, 0.3])).for_data((2, 3), like)
+    assert torch.equal(flat.scale, torch.tensor([0.1, 0.2, 0.3, 0.1, 0.2, 0.3]))
+    column = Gaussian(torch.tensor([[0.1], [0.2]])).for_data((2, 3), like)
+    assert torch.equal(column.scale, torch.tensor([0.1, 0.1, 0.1, 0.2, 0.2, 0.2]))
+
+
+@pytest.mark.parametrize("case", ["logits", "number", "decoded scale"])
+def test_for_data_leaves_other_likelihoods_as_they_are(case):
+    assert LIKELIHOODS[case].for_data((2, 3), torch.empty(0)) is LIKELIHOODS[case]
+
+
+def test_a_tensor_scale_belongs_to_the_likelihood():
+    scale = torch.tensor([0.1, 0.2], requires_grad=True)
+    likelihood = Gaussian(scale)
+    with torch.no_grad():
+        scale.fill_(5.0)
+    assert torch.equal(likelihood.scale, torch.tensor([0.1, 0.2]))
+    assert not likelihood.scale.requires_grad
+
+
+@pytest.mark.parametrize("scale", [0, -1.0, float("nan"), float("inf"), torch.tensor([0.1, -0.1])])
+def test_a_scale_that_is_none_is_refused(scale):
+    with pytest.raises(ValueError, match="finite scale > 0"):
+        Gaussian(scale)
+
+
+@pytest.mark.parametrize("scale", ["0.1", [0.1], True])
+def test_a_scale_of_another_type_is_refused(scale):
+    with pytest.raises(TypeError, match="number, a tensor or None, got"):
+        Gaussian(scale)
+
+
+@pytest.mark.parametrize(
+    "like", [torch.empty(0, dtype=torch.double), torch.empty(0, device="meta")], ids=str
+)
+def test_a_scale_of_another_dtype_or_device_is_refused_and_not_cast(like):
+    with pytest.raises(ValueError, match="dtype and device to be the decoder's"):
+        Gaussian(torch.tensor([0.1])).for_data((3,), like)
+
+
+def test_a_scale_that_does_not_broadcast_is_refused():
+    with pytest.raises(ValueError, match=r"broadcasts to the data's shape \(2, 3\), got \(2,\)"):
+        Gaussian(torch.tensor([0.1, 0.2])).for_data((2, 3), torch.empty(0))
+
+
+@pytest.mark.parametrize("bad", [-0.01, 1.01, float("nan")])
+def test_probabilities_outside_0_and_1_are_refused(bad):
+    with pytest.raises(
+        ValueError, match=r"probabilities between 0 and 1.*Bernoulli\(logits=True\)"
+    ):
+        Bernoulli(logits=False).check_params(torch.tensor([0.5, bad]))
+    Bernoulli().check_params(torch.tensor([0.5, 7.0]))  # as logits they are fine
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("nan")])
+def test_a_decoded_scale_that_is_not_positive_is_refused(bad):
+    with pytest.raises(ValueError, match=r"scale is > 0.*not its logarithm"):
+        Gaussian(None).check_params(torch.tensor([[0.0, 0.5], [0.0, bad]]))
+
+
+def test_support_of_bernoulli_is_0_to_1():
+    values = torch.tensor([-0.1, 0.0, 0.4, 1.0, 1.1, torch.nan])
+    wanted = torch.tensor([False, True, True, True, False, False])
+    assert torch.equal(Bernoulli().in_support(values), wanted)
+
+
+def test_support_of_gaussian_is_every_finite_number():
+    values = torch.tensor([-1e30, 0.0, torch.inf, torch.nan])
+    assert torch.equal(Gaussian().in_support(values), torch.tensor([True, True, False, False]))
+
+
+@every_case
+def test_parts_describe_the_likelihood(case):
+    likelihood, params, values = LIKELIHOODS[case], decoded(case, 5), observed(case, 5)
+    again = Likelihood.from_parts(likelihood.to_parts())
+    assert type(again) is type(likelihood)
+    assert again.param_shape == likelihood.param_shape
+    assert torch.equal(again.log_prob(params, values), likelihood.log_prob(params, values))
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        {"name": "Cauchy", "settings": {}},
+        {"name": "Gaussian", "settings": {"width": 1}},
+        {"name": "Gaussian", "settings": {"scale": -1}},
+        {"name": ["Gaussian"], "settings": {}},
+        {"name": "Gaussian"},
+        {},
+        None,
+        "Gaussian",
+    ],
+    ids=str,
+)
+def test_parts_of_no_known_likelihood_are_refused(description):
+    with pytest.raises(cc.ModelFormatError, match="expected a known likelihood"):
+        Likelihood.from_parts(({}, description))

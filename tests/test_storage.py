@@ -1,0 +1,188 @@
+"""Folders of tensors and JSON: whole or not at all, and nothing in them is ever run."""
+
+import json
+import os
+import pickle
+
+import pytest
+import torch
+
+import crosscoding as cc
+from crosscoding.storage import prefixed, read_folder, under, write_folder
+
+PARTS = ({"a": torch.arange(6.0).reshape(2, 3), "b.c": torch.tensor([True])}, {"size": [1, 2]})
+
+
+@pytest.fixture
+def saved(tmp_path):
+    write_folder(tmp_path / "model", "vae", PARTS)
+    return tmp_path / "model"
+
+
+def test_a_folder_holds_what_was_written(saved):
+    tensors, description = read_folder(saved, "vae")
+    assert description == {"kind": "vae", "size": [1, 2]}
+    assert tensors.keys() == PARTS[0].keys()
+    for name, tensor in tensors.items():
+        assert tensor.dtype == PARTS[0][name].dtype
+        assert torch.equal(tensor, PARTS[0][name])
+
+
+def test_views_and_shared_tensors_are_written_apart(tmp_path):
+    base = torch.arange(12.0).reshape(3, 4)
+    write_folder(tmp_path / "m", "vae", ({"t": base.mT, "row": base[1], "all": base}, {}))
+    tensors, _ = read_folder(tmp_path / "m", "vae")
+    assert torch.equal(tensors["t"], base.mT)
+    assert torch.equal(tensors["row"], base[1])
+
+
+def test_parents_are_made(tmp_path):
+    write_folder(tmp_path / "not" / "yet" / "there", "vae", PARTS)
+    assert read_folder(tmp_path / "not" / "yet" / "there", "vae")[1]["size"] == [1, 2]
+
+
+def test_the_same_kind_is_overwritten(saved):
+    write_folder(saved, "vae", ({"z": torch.zeros(1)}, {}))
+    assert read_folder(saved, "vae")[0].keys() == {"z"}
+
+
+def test_another_kind_is_not_overwritten(saved):
+    """A posterior saved by mistake over a model would take the model's place."""
+    with pytest.raises(ValueError, match=r"a saved posterior at .*model, got"):
+        write_folder(saved, "posterior", PARTS)
+    assert read_folder(saved, "vae")[1]["size"] == [1, 2]
+
+
+def test_something_else_is_not_overwritten(tmp_path):
+    (tmp_path / "thesis.txt").write_text("all of it")
+    with pytest.raises(ValueError, match=r"a new folder or a saved vae at .*got something else"):
+        write_folder(tmp_path, "vae", PARTS)
+    with pytest.raises(ValueError, match="got something else"):
+        write_folder(tmp_path / "thesis.txt", "vae", PARTS)
+    assert (tmp_path / "thesis.txt").read_text() == "all of it"
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"cannot write to .*file"):
+        write_folder(tmp_path / "file" / "model", "vae", PARTS)
+
+
+def test_what_cannot_be_written_leaves_nothing_behind(tmp_path):
+    with pytest.raises(TypeError):
+        write_folder(tmp_path / "model", "vae", ({}, {"no JSON": object()}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_written_leaves_the_old_as_it_was(saved):
+    with pytest.raises(TypeError):
+        write_folder(saved, "vae", ({}, {"no JSON": object()}))
+    assert read_folder(saved, "vae")[1]["size"] == [1, 2]
+    assert [path.name for path in saved.parent.iterdir()] == ["model"]
+
+
+def test_names_are_put_under_a_prefix_and_taken_out_again():
+    tensors = {"a": torch.zeros(1), "b.a": torch.ones(1)}
+    both = prefixed(tensors, "x") | {"xy.a": torch.ones(2), "x": torch.ones(3)}
+    assert under(both, "x").keys() == {"a", "b.a"}
+    assert under(both, "x")["b.a"] is tensors["b.a"]
+
+
+# ---- damaged and hostile ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["tensors.safetensors", "description.json"])
+def test_a_missing_file_is_named(saved, name):
+    (saved / name).unlink()
+    with pytest.raises(cc.ModelFormatError, match=f"expected a saved vae in .*{name} is missing"):
+        read_folder(saved, "vae")
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(cc.ModelFormatError, match="is missing"):
+        read_folder(tmp_path / "nowhere", "vae")
+
+
+def test_another_kind_is_refused(saved):
+    with pytest.raises(cc.ModelFormatError, match="expected the description of a posterior"):
+        read_folder(saved, "posterior")
+
+
+@pytest.mark.parametrize("content", ["[]", '"vae"', "{}", "null", '{"kind": 3}'])
+def test_json_that_is_no_description_is_refused(saved, content):
+    (saved / "description.json").write_text(content)
+    with pytest.raises(cc.ModelFormatError, match="expected the description of a vae"):
+        read_folder(saved, "vae")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b'{"kind": "vae"', b"\xff\xfe\x00", b"9" * 10_000, b"[" * 100_000],
+    ids=["empty", "brace", "cut off", "not UTF-8", "a huge number", "nested too deep"],
+)
+def test_what_is_no_json_is_refused(saved, content):
+    (saved / "description.json").write_bytes(content)
+    with pytest.raises(cc.ModelFormatError, match=r"expected JSON in .*description\.json"):
+        read_folder(saved, "vae")
+
+
+def test_a_description_of_gigabytes_is_not_read(saved):
+    with (saved / "description.json").open("r+b") as file:
+        file.truncate(2**33)  # sparse: takes no room on the disk
+    with pytest.raises(cc.ModelFormatError, match="under 4194304 bytes"):
+        read_folder(saved, "vae")
+
+
+def test_safetensors_cut_off_anywhere_are_refused(saved):
+    path = saved / "tensors.safetensors"
+    whole = path.read_bytes()
+    for size in range(0, len(whole), 7):
+        path.write_bytes(whole[:size])
+        with pytest.raises(cc.ModelFormatError, match="expected safetensors in"):
+            read_folder(saved, "vae")
+
+
+def header(content: object, data: bytes = b"") -> bytes:
+    text = json.dumps(content).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff" * 8 + b"{}",
+        header({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 2**40]}}, b"\0" * 8),
+        header({"a": {"dtype": "F32", "shape": [2**62], "data_offsets": [0, 8]}}, b"\0" * 8),
+        header({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 8]}}, b"\0" * 8),
+        header({"a": {"dtype": "object", "shape": [2], "data_offsets": [0, 8]}}, b"\0" * 8),
+        header([]),
+    ],
+    ids=["length", "offsets", "size", "negative", "dtype", "list"],
+)
+def test_safetensors_with_a_false_header_are_refused(saved, content):
+    (saved / "tensors.safetensors").write_bytes(content)
+    with pytest.raises(cc.ModelFormatError, match="expected safetensors in"):
+        read_folder(saved, "vae")
+
+
+class Bomb:
+    """A pickle that makes a folder when it is opened."""
+
+    def __init__(self, path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("name", ["tensors.safetensors", "description.json"])
+@pytest.mark.parametrize("write", ["pickle", "torch"])
+def test_a_pickle_is_refused_and_not_run(saved, name, write):
+    bomb = Bomb(saved / "exploded")
+    if write == "pickle":
+        (saved / name).write_bytes(pickle.dumps(bomb))
+    else:
+        torch.save({"a": bomb}, saved / name)
+    with pytest.raises(cc.ModelFormatError):
+        read_folder(saved, "vae")
+    assert not (saved / "exploded").exists()

@@ -37,6 +37,7 @@ LAYERS = (
     "experiments",
     "",  # the package itself, which exports
     "cli",
+    "__main__",
 )
 # Rows that know nothing of VAEs: on plain tensors, with no more of the package than this.
 PLAIN = {

@@ -41,7 +41,7 @@ def describe(module: nn.Module) -> Description | None:
     """The layers of a module as data, or None if it is more than a stack of known layers."""
     if type(module) is nn.Sequential:
         parts = [describe(child) for child in module]
-        if any(part is None for part in parts):
+        if any(part is None for part in parts) or _has_hooks(module):
             return None
         return [layer for part in parts if part is not None for layer in part]
     name = type(module).__name__
@@ -53,6 +53,15 @@ def describe(module: nn.Module) -> Description | None:
     if "in_features" in arguments or "in_channels" in arguments:
         arguments["bias"] = module.bias is not None
     return [[name, arguments]]
+
+
+def weights(module: nn.Module) -> dict[str, Tensor]:
+    """The weights of a module that has a description, by the names they have in what is built."""
+    return {
+        f"{index}.{name}": tensor
+        for index, layer in enumerate(_layers(module))
+        for name, tensor in layer.state_dict().items()
+    }
 
 
 def build(description: Description) -> nn.Sequential:
@@ -68,13 +77,15 @@ def build(description: Description) -> nn.Sequential:
         if not (isinstance(entry, Sequence) and len(entry) == 2 and isinstance(entry[1], dict)):
             raise ModelFormatError(f"expected [layer name, arguments], got {entry!r}")
         name, arguments = entry
-        if name not in _ARGUMENTS or not set(arguments) <= {*_ARGUMENTS[name], "bias"}:
+        known = isinstance(name, str) and name in _ARGUMENTS
+        if not known or not set(arguments) <= {*_ARGUMENTS[name], "bias"}:
             raise ModelFormatError(
                 f"expected one of {', '.join(_ARGUMENTS)} and its arguments, got {entry!r}"
             )
         plain = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
         try:
-            layers.append(getattr(nn, name)(**plain))
+            with torch.device("meta"):  # no memory and no random numbers for what is replaced
+                layers.append(getattr(nn, name)(**plain))
         except (TypeError, ValueError, RuntimeError) as error:
             raise ModelFormatError(f"cannot build layer {entry!r}: {error}") from error
     return nn.Sequential(*layers)
@@ -92,17 +103,36 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
         expected = tuple(wanted[name].shape) if name in wanted else "nothing"
         if there != expected:
             raise ModelFormatError(f"expected {expected} for weight {name!r}, got {there}")
-    floating = (tensor for tensor in weights.values() if tensor.is_floating_point())
-    module.to(next(floating, torch.empty(0)).dtype)
-    module.load_state_dict(weights)
+    try:
+        module.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        raise ModelFormatError(f"expected weights of a floating-point dtype: {error}") from error
 
 
 def _has_other_settings(module: nn.Module) -> bool:
     """Whether a layer has a setting that its description would lose."""
+    if _has_hooks(module):
+        return True
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
         return any(getattr(module, key) != value for key, value in _PLAIN_CONVOLUTION.items())
     if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
         return not (module.affine and module.track_running_stats)
     if isinstance(module, nn.Upsample):
-        return module.scale_factor is None or module.align_corners is not None
+        return (
+            module.scale_factor is None
+            or module.align_corners is not None
+            or bool(module.recompute_scale_factor)
+        )
     return False
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether something else runs along with the module, as spectral norm's hook does."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _layers(module: nn.Module) -> list[nn.Module]:
+    """The layers of a stack of stacks, in order."""
+    if type(module) is nn.Sequential:
+        return [layer for child in module for layer in _layers(child)]
+    return [module]

@@ -157,6 +157,8 @@ class Posterior:
     def predict(self, num: int, *, seed: int | Generator | None = None) -> Tensor:
         """Draws of the whole datum, t = (x, y): y from p(y|z), x exactly as it was given.
 
+        With the same seed, z is what `sample` gives.
+
         Args:
             num: Number of draws, ≥ 0.
             seed: For these draws alone; by default the posterior's own stream goes on.
@@ -275,18 +277,22 @@ class Posterior:
             vae = VAE.from_parts((under(tensors, "vae"), description["vae"]))
         target, generator = None, Generator()
         try:
-            if vae is not None and description["has_evidence"]:
+            evidence = None
+            if description["has_evidence"]:
                 evidence = Evidence(tensors["evidence.values"], tensors["evidence.mask"])
-                target = VAETarget(vae, evidence)
             generator.set_state(tensors["generator"])
             batch_shape = torch.Size(description["batch_shape"])
             method, seconds = str(description["method"]), float(description["seconds"])
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ModelFormatError(f"the posterior in {path} is damaged: {error!r}") from error
         if batch_shape.numel() != len(findings.ess):
             raise ModelFormatError(
                 f"expected {batch_shape.numel()} queries in {path}, got {len(findings.ess)}"
             )
+        if vae is not None and evidence is not None:
+            target = VAETarget(vae, evidence)
+            if target.batch_shape != batch_shape or vae.latent_dim != findings.draws.shape[-1]:
+                raise ModelFormatError(f"the evidence, model and draws in {path} do not fit")
         return Posterior(
             findings,
             target=target,

@@ -37,7 +37,7 @@ def write_folder(path: Path, kind: str, parts: Parts) -> None:
     Raises:
         ValueError: Something else is at path, or it cannot be written.
     """
-    if path.exists() and not (path / _DESCRIPTION).is_file():
+    if path.exists() and not _holds(path, kind):
         raise ValueError(f"expected a new folder or a saved {kind} at {path}, got something else")
     tensors, description = parts
     try:
@@ -64,20 +64,34 @@ def read_folder(path: Path, kind: str) -> Parts:
     Raises:
         ModelFormatError: The folder does not hold this kind of thing, or is damaged.
     """
-    description_path, tensors_path = path / _DESCRIPTION, path / _TENSORS
-    for file in (description_path, tensors_path):
-        if not file.is_file():
-            raise ModelFormatError(f"expected a saved {kind} in {path}, and {file.name} is missing")
-    if description_path.stat().st_size > _MAX_DESCRIPTION_BYTES:
-        raise ModelFormatError(f"expected {description_path} under {_MAX_DESCRIPTION_BYTES} bytes")
-    try:
-        description = json.loads(description_path.read_text())
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ModelFormatError(f"expected JSON in {description_path}: {error}") from error
-    if not isinstance(description, dict) or description.get("kind") != kind:
-        raise ModelFormatError(f"expected the description of a {kind} in {description_path}")
+    for name in (_DESCRIPTION, _TENSORS):
+        if not (path / name).is_file():
+            raise ModelFormatError(f"expected a saved {kind} in {path}, and {name} is missing")
+    description = _read_description(path, kind)
+    tensors_path = path / _TENSORS
     try:
         tensors = load_file(tensors_path)
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelFormatError(f"expected safetensors in {tensors_path}: {error}") from error
     return tensors, description
+
+
+def _read_description(path: Path, kind: str) -> dict[str, Any]:
+    description_path = path / _DESCRIPTION
+    if description_path.stat().st_size > _MAX_DESCRIPTION_BYTES:
+        raise ModelFormatError(f"expected {description_path} under {_MAX_DESCRIPTION_BYTES} bytes")
+    try:
+        description = json.loads(description_path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ModelFormatError(f"expected JSON in {description_path}: {error}") from error
+    if not isinstance(description, dict) or description.get("kind") != kind:
+        raise ModelFormatError(f"expected the description of a {kind} in {description_path}")
+    return description
+
+
+def _holds(path: Path, kind: str) -> bool:
+    """Whether the folder has the description of this kind of thing."""
+    try:
+        return (path / _DESCRIPTION).is_file() and bool(_read_description(path, kind))
+    except ModelFormatError:
+        return False

@@ -208,6 +208,11 @@ class DensityTarget(Target):
 
     def log_joint(self, z: Tensor) -> Tensor:
         result = self.log_density(z)
+        if result.shape != z.shape[:-1]:
+            raise ValueError(
+                f"expected log_density to map z of shape {tuple(z.shape)} to shape "
+                f"{tuple(z.shape[:-1])}, got {tuple(result.shape)}; sum over the last dimension"
+            )
         if result.isnan().any():
             raise NonFiniteError("expected a finite log-density, got NaN from log_density")
         return result
@@ -222,7 +227,7 @@ class DensityTarget(Target):
         return self.log_likelihood(z)
 
     def flatten(self) -> "DensityTarget":
-        return self.select(torch.zeros(1, dtype=torch.long))
+        return self.select(torch.zeros(self.num_queries, dtype=torch.long))
 
     def select(self, index: Tensor) -> "DensityTarget":
         flat = DensityTarget(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from crosscoding.architecture import build, describe, load_weights
+from crosscoding.architecture import build, describe, load_weights, weights
 from crosscoding.errors import ModelFormatError, NonFiniteError
 from crosscoding.likelihoods import Likelihood
 from crosscoding.random import generator_from, normal
@@ -63,7 +63,13 @@ class VAE:
                 "expected likelihood to be one of crosscoding.likelihoods, such as Bernoulli(), "
                 f"got {likelihood!r}"
             )
-        self.decoder = copy.deepcopy(decoder).eval().requires_grad_(False)
+        try:
+            self.decoder = copy.deepcopy(decoder).eval().requires_grad_(False)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"expected a decoder that can be copied, got {error}; remove old-style weight or "
+                "spectral norm first, with torch.nn.utils.remove_weight_norm"
+            ) from error
         self.latent_dim = latent_dim
         self.likelihood = likelihood
         tensors = [*self.decoder.parameters(), *self.decoder.buffers()]
@@ -91,6 +97,10 @@ class VAE:
         Returns:
             Shape (*sample, *data, *param_shape).
         """
+        if z.ndim < 1 or z.shape[-1] != self.latent_dim:
+            raise ValueError(
+                f"expected z of shape (*sample, {self.latent_dim}), got {tuple(z.shape)}"
+            )
         params = self.decode_flat(z)
         return params.reshape(*z.shape[:-1], *self.data_shape, *self.likelihood.param_shape)
 
@@ -103,6 +113,8 @@ class VAE:
 
     def sample_prior(self, num: int, *, seed: int | torch.Generator | None = None) -> Tensor:
         """Draws of whole data from the model, without any evidence, shape (num, *data)."""
+        if num < 0:
+            raise ValueError(f"expected a number of draws >= 0, got {num}")
         generator = generator_from(seed)
         like = torch.empty(0, dtype=self.dtype, device=self.device)
         with torch.no_grad():
@@ -119,8 +131,8 @@ class VAE:
         if architecture is None:
             return None
         settings, likelihood = self.likelihood.to_parts()
-        weights = prefixed(dict(self.decoder.state_dict()), "decoder")
-        return weights | prefixed(settings, "likelihood"), {
+        tensors = prefixed(weights(self.decoder), "decoder")
+        return tensors | prefixed(settings, "likelihood"), {
             "architecture": architecture,
             "latent_dim": self.latent_dim,
             "likelihood": likelihood,
@@ -143,7 +155,12 @@ class VAE:
             raise ModelFormatError(f"the model's description is incomplete: {error!r}") from error
         decoder = build(architecture)
         load_weights(decoder, under(tensors, "decoder"))
-        return cls(decoder, latent_dim, likelihood)
+        try:
+            return cls(decoder, latent_dim, likelihood)
+        except NonFiniteError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise ModelFormatError(f"the model's parts do not fit: {error}") from error
 
     def _run(self, z: Tensor) -> Tensor:
         output = self.decoder(z)
@@ -180,8 +197,12 @@ class VAE:
                 "expected a deterministic decoder, got different outputs for the same z; "
                 "turn its dropout or noise off in eval mode"
             )
-        alone = torch.cat([self._run(probe[None]) for probe in probes])
-        if alone.shape != output.shape or (alone - output).abs().max() > tolerance:
+        try:
+            alone = torch.cat([self._run(probe[None]) for probe in probes])
+            same = alone.shape == output.shape and (alone - output).abs().max() <= tolerance
+        except (RuntimeError, ValueError):  # as batch norm without running statistics, of one
+            same = False
+        if not same:
             raise ValueError(
                 "expected a decoder whose output for one z does not depend on the other z in the "
                 "batch; batch norm must use running statistics (track_running_stats=True)"
@@ -194,7 +215,7 @@ class VAE:
         fits = (
             len(event) > len(param_shape) and event[len(event) - len(param_shape) :] == param_shape
         )
-        if len(output) != _NUM_PROBES or not fits:
+        if output.shape[:1] != (_NUM_PROBES,) or not fits or output.numel() == 0:
             wanted = ", ".join(["*data", *map(str, param_shape)])
             raise ValueError(
                 f"expected decoder output of shape ({_NUM_PROBES}, {wanted}) for {_NUM_PROBES} "

@@ -7,17 +7,27 @@ import torch
 from problems import linear_gaussian_problem, seeded
 
 import crosscoding as cc
-from crosscoding.crosscoders import Crosscoder
+from crosscoding.crosscoders import FCN, Crosscoder, Gaussian, Planar
 from crosscoding.methods import HMC, Grid, Method, Rejection, Variational
 from crosscoding.registry import METHODS
 
 CHEAP = {
-    Variational: {"steps": 120, "num_draws": 8, "num_fresh": 100},
+    Variational: {"steps": 60, "num_draws": 8, "num_fresh": 100},
     HMC: {"num_chains": 4, "num_warmup": 40, "num_draws": 20, "num_leapfrog": 5},
     Rejection: {"num_draws": 60},
     Grid: {"tolerance": 0.02},
 }
-LISTED = {name: replace(e.method, **CHEAP[type(e.method)]) for name, e in METHODS.items()}
+SMALL = {Gaussian: Gaussian(), Planar: Planar(3), FCN: FCN((8,))}
+
+
+def cheap(method: Method) -> Method:
+    """The method with settings that take a fraction of a second."""
+    if isinstance(method, Variational):
+        method = replace(method, crosscoder=SMALL[type(method.crosscoder)])
+    return replace(method, **CHEAP[type(method)])
+
+
+LISTED = {name: cheap(entry.method) for name, entry in METHODS.items()}
 every_method = pytest.mark.parametrize("method", LISTED.values(), ids=LISTED.keys())
 
 
@@ -177,7 +187,7 @@ def test_a_batch_of_none_has_answers_of_none(method):
 def test_without_evidence_the_answer_is_the_prior(method):
     problem = small_problem()
     if isinstance(method, Variational):
-        method = replace(method, steps=600, num_draws=32, num_fresh=1000)
+        method = replace(method, steps=400, num_draws=32, num_fresh=1000)
     if isinstance(method, HMC):
         # 0.25 a step, 10 steps: a quarter to a half of a period, so draws are nearly independent.
         method = HMC(num_chains=20, num_warmup=20, num_draws=100, step_size=0.25)
@@ -222,7 +232,7 @@ def test_with_everything_observed_the_evidence_comes_back_bit_for_bit(method):
 
 
 @every_method
-@pytest.mark.parametrize("rubbish", [float("nan"), float("inf"), -1e30], ids=["nan", "inf", "huge"])
+@pytest.mark.parametrize("rubbish", [float("nan"), float("inf")], ids=["nan", "inf"])
 def test_what_stands_at_unobserved_elements_changes_not_one_bit(method, rubbish):
     problem = small_problem(dtype=torch.float32)
     mask = problem.evidence.mask

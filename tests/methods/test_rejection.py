@@ -1,4 +1,4 @@
-"""Rejection: draws that are exact, a count of proposals that is right, and a budget that is kept."""
+"""Rejection: draws that are exact, proposals that are counted, and a budget that is kept."""
 
 import math
 import re
@@ -173,7 +173,9 @@ def accepted():
 
 def test_a_proposal_is_accepted_when_log_u_is_below_its_log_ratio(accepted):
     log_u = torch.tensor([[-1.0], [-1.0]])
-    accepted.add(torch.tensor([[1.0], [2.0]]), torch.tensor([[-0.9], [-1.1]]), log_u, torch.zeros(1))
+    accepted.add(
+        torch.tensor([[1.0], [2.0]]), torch.tensor([[-0.9], [-1.1]]), log_u, torch.zeros(1)
+    )
     assert accepted.count.item() == 3
     assert accepted.draws[2].item() == 1.0
 
@@ -219,7 +221,7 @@ def test_a_query_that_has_its_draws_takes_no_more_and_keeps_its_bound(accepted):
 
 
 def test_draws_are_exact_though_the_first_bound_was_far_too_low():
-    # Target exp(-z^2 / (2 * 0.1^2)) against a N(0, 1) prior, told that the likelihood is at most e^-3.
+    # exp(-z^2 / (2 * 0.1^2)) against a N(0, 1) prior, with a likelihood said to be e^-3 at most.
     target = cc.DensityTarget(lambda z: -50 * z.square().sum(-1), latent_dim=1).flatten()
     num, generator = 4000, seeded(0)
     accepted, bound = _Accepted(target, num), torch.full((1,), -3.0)

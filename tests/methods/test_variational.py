@@ -30,7 +30,7 @@ def assert_never_above(posterior, log_evidence, errors=4.0):
 # ---- linear-Gaussian: everything is known --------------------------------------------------------
 
 
-@pytest.mark.parametrize("latent_dim", [1, 2, 5, 10])
+@pytest.mark.parametrize("latent_dim", [1, 3, 10])
 @pytest.mark.parametrize("observed", ["half", "none", "all"])
 def test_a_gaussian_finds_the_exact_posterior(latent_dim, observed):
     problem = linear_gaussian_problem(latent_dim, data_dim=2 * latent_dim + 2)
@@ -51,7 +51,7 @@ def test_a_gaussian_finds_the_exact_posterior(latent_dim, observed):
 
 
 @every_family
-@pytest.mark.parametrize("latent_dim", [1, 2, 4])
+@pytest.mark.parametrize("latent_dim", [1, 4])
 def test_log_evidence_and_query_log_prob_are_right_within_their_errors(family, latent_dim):
     problem = linear_gaussian_problem(latent_dim, data_dim=4, scale=1.0)
     method = Variational(family, num_fresh=2000)
@@ -70,7 +70,7 @@ def test_log_evidence_and_query_log_prob_are_right_within_their_errors(family, l
 
 
 @bounded_family
-@pytest.mark.parametrize("latent_dim", [1, 3, 10])
+@pytest.mark.parametrize("latent_dim", [1, 10])
 def test_the_c_elbo_comes_close_to_the_log_evidence_from_below(family, latent_dim):
     problem = linear_gaussian_problem(latent_dim, data_dim=2 * latent_dim + 2)
     posterior = cc.condition(problem.vae, problem.evidence, Variational(family), seed=0)
@@ -108,13 +108,12 @@ def test_away_from_the_exact_posterior_the_gap_is_the_kl_divergence():
 
 
 @every_family
-@pytest.mark.parametrize("seed", [0, 1])
-def test_the_c_elbo_is_never_above_the_log_evidence_of_a_bimodal_vae(family, seed):
+def test_the_c_elbo_is_never_above_the_log_evidence_of_a_bimodal_vae(family):
     """FCN too, which has no bound to keep: a fold over ±z would lift it by log 2."""
     problem = mirrored_problem()
     exact = cc.condition(problem.vae, problem.evidence, Grid(), seed=0).log_evidence
     method = Variational(family, steps=1500)
-    posterior = cc.condition(problem.vae, problem.evidence, method, seed=seed)
+    posterior = cc.condition(problem.vae, problem.evidence, method, seed=0)
     assert_never_above(posterior, exact)
 
 
@@ -144,7 +143,7 @@ def test_flexible_families_fit_touching_modes_and_a_gaussian_cannot():
     )
     exact = target.sample(1000, generator=seeded(9))
     mmd = {}
-    for name, family in {"gvi": Gaussian(), "nf": Planar(16), "fcn": FCN()}.items():
+    for name, family in {"gvi": Gaussian(), "nf": Planar(8), "fcn": FCN()}.items():
         z = cc.infer(target, Variational(family), seed=0).sample(1000, seed=1)
         mmd[name] = cc.diagnostics.kernel_mmd(z, exact).item()
     # The unbiased MMD^2 of two exact sets of 1,000 has a standard deviation of 0.0005 here, so
@@ -154,7 +153,7 @@ def test_flexible_families_fit_touching_modes_and_a_gaussian_cannot():
     assert mmd["gvi"] > 0.01
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("family", [Planar(16), FCN()], ids=["nf", "fcn"])
 def test_flexible_families_find_the_separated_mode_of_the_mixture(family, seed):
     """Figure 9: NF and FCN are good, GVI is not."""
@@ -176,7 +175,7 @@ def test_the_c_elbo_of_a_richer_family_is_higher():
     )
     gvi, nf, fcn = (
         cc.infer(target, Variational(family), seed=0).c_elbo
-        for family in (Gaussian(), Planar(16), FCN())
+        for family in (Gaussian(), Planar(4), FCN((16, 16)))
     )
     # The gaps are KL(q || p): a quarter of a nat for a Gaussian, next to none for the others.
     assert nf > gvi + 0.05
@@ -258,7 +257,7 @@ def test_the_learning_rate_hardly_matters(learning_rate):
     assert (gap < 4 * posterior.c_elbo_error + 0.05).all()
 
 
-@pytest.mark.parametrize("scale", [1e-3, 1e-2])
+@pytest.mark.parametrize("scale", [0.01, 0.03])
 def test_posteriors_far_narrower_than_the_prior_are_reached(scale):
     problem = linear_gaussian_problem(2, data_dim=6, scale=scale, dtype=torch.double)
     evidence = cc.Evidence(problem.truth, torch.tensor(True))
@@ -289,5 +288,7 @@ def test_settings_that_mean_nothing_are_refused(wrong, said):
 
 @pytest.mark.parametrize("wrong", ["gaussian", Gaussian, None, Grid()])
 def test_what_is_no_crosscoder_is_refused(wrong):
-    with pytest.raises(TypeError, match=r"one of crosscoding.crosscoders, such as Gaussian\(\), got"):
+    with pytest.raises(
+        TypeError, match=r"one of crosscoding.crosscoders, such as Gaussian\(\), got"
+    ):
         Variational(wrong)

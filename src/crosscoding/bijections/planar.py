@@ -14,13 +14,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _BISECTIONS = 60
+_MARGIN = 1e-4  # of wᵀu above −1, so that rounding does not cross the bound
 
 
 def constrained(v: Tensor, w: Tensor) -> Tensor:
     """u with wᵀu > −1 from a free v; both (*B, dim)."""
     along = (w * v).sum(-1, keepdim=True)
     norm = w.square().sum(-1, keepdim=True).clamp_min(torch.finfo(w.dtype).tiny)
-    return v + (F.softplus(along) - 1 - along) * w / norm
+    return v + (F.softplus(along) - 1 + _MARGIN - along) * w / norm
 
 
 def planar(h: Tensor, u: Tensor, w: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""`crosscoding condition`: a user's picture, part of it observed, completed by a model of the zoo."""
+"""`crosscoding condition`: a user's picture, part of it observed, completed by a model."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,8 +47,8 @@ def run(request: Request, *, as_json: bool) -> None:
     folder = output_folder(request.out)
     with progress("conditioning") as report:
         posterior = condition(vae, Evidence(datum, mask), method, seed=request.seed, report=report)
-        completions = posterior.predict(request.samples)
-        latent = posterior.sample(request.samples)
+        completions = posterior.predict(request.samples, seed=request.seed)
+        latent = posterior.sample(request.samples, seed=request.seed)  # those of the completions
     summary = _summary(request, posterior, mask, datum)
     np.savez_compressed(
         folder / "samples.npz",

@@ -10,14 +10,13 @@ from crosscoding.cli.console import out, output_folder, print_json, progress, wr
 from crosscoding.evidence import Evidence, random_mask
 from crosscoding.experiments import mixture
 from crosscoding.experiments.comparison import COMPARED, Comparison, compare
-from crosscoding.plots import colour, density_panels, mark_evidence, sheet, write_png
+from crosscoding.plots import colour, density_panels, mark_evidence, write_labelled
 from crosscoding.registry import METHODS
 from crosscoding.target import VAETarget
 
-# A nine whose 39 observed pixels leave a four, a seven and others open.
+# A seven of which 39 pixels are observed: they fit a nine better, and a four or a two somewhat.
 _DIGIT, _MASK_SEED, _FRACTION = 29, 2, 0.05
 _NUM_SHOWN = 9
-_MAGNIFY = 3
 
 
 def run(folder: Path, *, seed: int, as_json: bool) -> None:
@@ -73,12 +72,13 @@ def _write_completions(
     """A row a method: the data, the evidence, nine draws of z decoded with the evidence on them."""
     seen = mask.numpy()
     data = colour(digit.numpy())
-    rows = []
+    rows = {}
     for name in (*COMPARED, "exact"):
         means = comparison.posteriors[name].predict_mean(_NUM_SHOWN, seed=seed)
         drawn = [mark_evidence(colour(mean.numpy()), seen) for mean in means]
-        rows.append([data, mark_evidence(data, seen, hide=True), *drawn])
-    write_png(sheet(rows), path, magnify=_MAGNIFY)
+        label = METHODS[name].label if name in METHODS else "exact"
+        rows[label] = [data, mark_evidence(data, seen, hide=True), *drawn]
+    write_labelled(rows, ["datum", "evidence"], path)
 
 
 def _print(comparison: Comparison, bare: Comparison, folder: Path) -> None:

@@ -107,7 +107,14 @@ class Fitted:
             crosscoder = families[description["name"]](**plain)
             ones = torch.ones(len(next(iter(params.values()))), int(description["dim"]))
             wanted = crosscoder.start(ones, ones, generator=Generator())
-        except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
+        except (
+            LookupError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            StopIteration,
+            RuntimeError,
+        ) as error:
             raise ModelFormatError(f"expected a known cross-coder, got {description}") from error
         if {k: v.shape for k, v in params.items()} != {k: v.shape for k, v in wanted.items()}:
             raise ModelFormatError(f"expected the parameters of {crosscoder}, got others")

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Generator, Tensor
 
 from crosscoding.bijections import affine, affine_inverse, constrained, planar, planar_inverse

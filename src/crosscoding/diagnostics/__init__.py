@@ -1,7 +1,7 @@
 """Measures of quality, on plain tensors: they know nothing of VAEs."""
 
 from crosscoding.diagnostics.chains import chain_ess, r_hat
-from crosscoding.diagnostics.importance import importance_ess, log_mean_exp
+from crosscoding.diagnostics.importance import importance_ess, log_mean_exp, mean_error
 from crosscoding.diagnostics.mmd import kernel_mmd
 
-__all__ = ["chain_ess", "importance_ess", "kernel_mmd", "log_mean_exp", "r_hat"]
+__all__ = ["chain_ess", "importance_ess", "kernel_mmd", "log_mean_exp", "mean_error", "r_hat"]

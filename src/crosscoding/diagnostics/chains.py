@@ -41,6 +41,8 @@ def r_hat(draws: Tensor) -> Tensor:
         Shape (*event,).
     """
     _check(draws)
+    if draws.numel() == 0:
+        return draws.new_zeros(draws.shape[2:])
     within, total = _within_and_total_variance(_split(_rank_normalised(draws)))
     return (total / within).sqrt()
 
@@ -56,6 +58,8 @@ def chain_ess(draws: Tensor) -> Tensor:
         Shape (*event,), at most C N log10(C N).
     """
     _check(draws)
+    if draws.numel() == 0:
+        return draws.new_zeros(draws.shape[2:])
     chains = _split(draws.double())
     num_chains, num_draws = chains.shape[:2]
     within, total = _within_and_total_variance(chains)
@@ -66,7 +70,8 @@ def chain_ess(draws: Tensor) -> Tensor:
     positive = (pairs > 0).cummin(0).values
     pairs = torch.where(positive, pairs, 0.0).cummin(0).values
     tau = (2 * pairs.sum(0) - 1).clamp_min(1 / math.log10(num_chains * num_draws))
-    return (num_chains * num_draws / tau).to(draws.dtype)
+    ess = torch.where(total > 0, num_chains * num_draws / tau, 1.0)  # never moved: one point
+    return ess.to(draws.dtype)
 
 
 def _autocovariance(chains: Tensor) -> Tensor:

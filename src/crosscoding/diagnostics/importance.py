@@ -18,8 +18,13 @@ def log_mean_exp(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     """
     log_mean = log_weights.logsumexp(0) - math.log(len(log_weights))
     relative = (log_weights - log_mean).double().exp()
-    error = (relative.std(0) / math.sqrt(len(log_weights))).to(log_weights.dtype)
-    return log_mean, error
+    return log_mean, mean_error(relative).to(log_weights.dtype)
+
+
+def mean_error(values: Tensor) -> Tensor:
+    """Standard error of the mean over the first dimension, shape (*batch,)."""
+    variance = (values - values.mean(0)).square().sum(0) / (len(values) - 1)
+    return (variance / len(values)).sqrt()
 
 
 def importance_ess(log_weights: Tensor) -> Tensor:

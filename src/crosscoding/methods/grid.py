@@ -20,8 +20,8 @@ from crosscoding.methods.base import Method, Report, silent
 from crosscoding.target import Target
 
 _COARSE_CELLS = {1: 512, 2: 128, 3: 40}
-_NEGLIGIBLE = 1e-8  # share of p(x) that a cell may hold and be left alone
-_CELLS_EXPECTED = 50  # cells that share the error that `tolerance` allows
+_NEGLIGIBLE = 1e-7  # share of p(x) that a cell may hold and be left alone
+_CELLS_EXPECTED = 100  # cells that share the error that `tolerance` allows
 _MAX_LEVELS = 30
 
 
@@ -53,18 +53,24 @@ class Grid(Method):
             raise ValueError(
                 f"expected latent <= 3 for Grid, got {target.latent_dim}; use Variational or HMC"
             )
-        settled, pending = self._coarse(target)
+        log_left_out, pending = self._coarse(target)
+        settled = pending.take(torch.zeros_like(pending.owner, dtype=torch.bool))
         for level in range(_MAX_LEVELS):
             if not len(pending.owner):
                 break
             report(level / (level + 3), f"{len(pending.owner)} cells")
             finished, pending = self._split(target, settled, pending)
             settled = _joined(settled, finished)
-            self._check_budget(target, settled)
-        return _findings(target, _joined(settled, pending))
+            log_evidence = _joined(settled, pending).log_total(target.num_queries)
+            matters = settled.log_mass > log_evidence[settled.owner] + math.log(_NEGLIGIBLE)
+            dropped = settled.take(~matters).log_total(target.num_queries)
+            log_left_out = torch.logaddexp(log_left_out, dropped)
+            settled = settled.take(matters)
+            self._check_budget(target, _joined(settled, pending))
+        return _findings(target, _joined(settled, pending), log_left_out)
 
-    def _coarse(self, target: Target) -> tuple["_Cells", "_Cells"]:
-        """The cells of the whole box: those to be left alone, and those to split."""
+    def _coarse(self, target: Target) -> tuple[Tensor, "_Cells"]:
+        """The whole box: log of the mass of cells to be left alone, (B,), and the cells to split."""
         count, dim = _COARSE_CELLS[target.latent_dim], target.latent_dim
         radius = self.radius * target.prior_scale
         width = 2 * radius / count
@@ -83,8 +89,8 @@ class Grid(Method):
         matters = highest > log_evidence + math.log(_NEGLIGIBLE)
         point, owner = matters.nonzero(as_tuple=True)
         size = torch.full_like(point, 1).to(log_joint) * width
-        pending = _Cells(points[point], owner, log_mass[point, owner], size)
-        return pending.take(torch.zeros_like(owner, dtype=torch.bool)), pending
+        log_left_out = log_mass.masked_fill(matters, -math.inf).logsumexp(0)
+        return log_left_out, _Cells(points[point], owner, log_mass[point, owner], size)
 
     def _split(
         self, target: Target, settled: "_Cells", parents: "_Cells"
@@ -101,9 +107,7 @@ class Grid(Method):
         log_mass = log_joint + dim * width.log()
         parts = _Cells(points, owner, log_mass, width)
         by_parent = log_mass.unflatten(0, (num_parts, -1))
-        log_evidence = torch.logaddexp(
-            settled.log_total(target.num_queries), parts.log_total(target.num_queries)
-        )
+        log_evidence = _joined(settled, parts).log_total(target.num_queries)
         share = (by_parent.logsumexp(0) - log_evidence[parents.owner]).exp()
         share_before = (parents.log_mass - log_evidence[parents.owner]).exp()
         unsure = (share - share_before).abs() > self.tolerance / _CELLS_EXPECTED
@@ -156,11 +160,10 @@ def _neighbour_spread(log_joint: Tensor, count: int, dim: int) -> Tensor:
     return 0.5 * spread.reshape(log_joint.mT.shape).mT
 
 
-def _findings(target: Target, cells: _Cells) -> Findings:
+def _findings(target: Target, cells: _Cells, log_left_out: Tensor) -> Findings:
     """The cells of every query side by side, (K, B), those with fewer filled up with weight 0."""
     num_queries, like = target.num_queries, target.like
-    log_evidence = cells.log_total(num_queries)
-    cells = cells.take(cells.log_mass > log_evidence[cells.owner] + math.log(_NEGLIGIBLE))
+    log_evidence = torch.logaddexp(cells.log_total(num_queries), log_left_out)
     cells = cells.take(cells.owner.argsort(stable=True))
     counts = torch.bincount(cells.owner, minlength=num_queries)
     first = torch.searchsorted(cells.owner, cells.owner)

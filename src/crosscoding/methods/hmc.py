@@ -5,8 +5,12 @@
 The metric M⁻¹ is the covariance of the chains' warm-up draws (its diagonal by default); the step
 size follows the acceptance rate by dual averaging. Each query has its own of both.
 
-Source: Neal (2011) for HMC, Hoffman & Gelman (2014), eq. 6 for dual averaging. Differs in: the
-acceptance rate that steers a query's step size is the mean over its chains.
+An adapted step size is varied by up to a fifth from step to step: L leapfrog steps of one size can
+bring a path on an ordinary Gaussian back to where it began, and the chain would stand still.
+
+Source: Neal (2011), with 5.4.2.2 on varying ε, for HMC; Hoffman & Gelman (2014), eq. 6, for dual
+averaging. Differs in: the acceptance rate that steers a query's step size is the mean over its
+chains.
 """
 
 import math
@@ -21,6 +25,9 @@ from crosscoding.findings import Findings
 from crosscoding.methods.base import Method, Report, silent
 from crosscoding.random import normal, spawn, uniform
 from crosscoding.target import Target
+
+_JITTER = 0.2
+_FAR = 1e3  # prior standard deviations from 0 at which a path has diverged
 
 
 @dataclass(frozen=True)
@@ -66,9 +73,10 @@ class HMC(Method):
         z = start[:, None].expand(-1, target.num_queries, -1)
         chains = _Chains(target, z, self.num_leapfrog)
         step_size = self._warm_up(chains, generator=for_steps, report=report)
+        jitter = 0.0 if self.step_size is not None else _JITTER
         draws, acceptance = [], []
         for step in range(self.num_draws):
-            acceptance.append(chains.step(step_size, generator=for_steps))
+            acceptance.append(chains.step(step_size, jitter, generator=for_steps))
             draws.append(chains.z)
             self._report(report, self.num_warmup + step, "sampling")
         return self._findings(torch.stack(draws, 1), torch.stack(acceptance), step_size)
@@ -79,7 +87,7 @@ class HMC(Method):
         if self.step_size is not None:
             fixed = chains.z.new_full((num_queries,), self.step_size * scale)
             for step in range(self.num_warmup):
-                chains.step(fixed, generator=generator)
+                chains.step(fixed, 0.0, generator=generator)
                 self._report(report, step, "warm-up")
             return fixed
         dim = chains.z.shape[-1]
@@ -87,7 +95,7 @@ class HMC(Method):
         updates = {self.num_warmup // 4, self.num_warmup // 2}
         since: list[Tensor] = []
         for step in range(self.num_warmup):
-            acceptance = chains.step(tuning.trial, generator=generator)
+            acceptance = chains.step(tuning.trial, _JITTER, generator=generator)
             tuning.update(acceptance.mean(0), self.target_acceptance)
             since.append(chains.z)
             if step + 1 in updates and len(since) * self.num_chains > 2 * dim:
@@ -141,8 +149,13 @@ class _Chains:
             covariance = share * full + (1 - share) * covariance
         self._factor = torch.linalg.cholesky(covariance)
 
-    def step(self, step_size: Tensor, *, generator: Generator) -> Tensor:
+    def step(self, step_size: Tensor, jitter: float, *, generator: Generator) -> Tensor:
         """One proposal for every chain; the acceptance probabilities, (chain, B).
+
+        Args:
+            step_size: ε of each query, shape (B,).
+            jitter: Largest share by which ε is varied at random.
+            generator: Of momenta, ε and acceptance.
 
         In coordinates where the metric is the identity, z = F v with F Fᵀ = M⁻¹: the momentum is
         standard normal, and the gradient for v is Fᵀ ∇ log p.
@@ -150,7 +163,8 @@ class _Chains:
         num_chains, _, dim = self.z.shape
         momentum = normal((num_chains, 1, dim), generator=generator, like=self.z)
         start = momentum = momentum.expand_as(self.z)
-        epsilon = step_size[:, None]
+        vary = uniform((1,), generator=generator, like=self.z)
+        epsilon = step_size[:, None] * (1 + jitter * (2 * vary - 1))
         z, log_joint, gradient = self.z, self._log_joint, self._gradient
         for _ in range(self.num_leapfrog):
             momentum = momentum + 0.5 * epsilon * self._to_unit(gradient)
@@ -187,10 +201,6 @@ class _Chains:
         if self._factor is None:
             return momentum
         return torch.einsum("cbj,bij->cbi", momentum, self._factor)
-
-
-_FAR = 1e3
-"""A trajectory this many prior standard deviations away has diverged."""
 
 
 class _DualAveraging:

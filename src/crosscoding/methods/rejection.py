@@ -3,8 +3,8 @@
     accept z ~ p(z) with probability p(x|z) / M,   M = sup_z p(x|z)
 
 All queries share the proposals, so that each is decoded once. M is found by climbing from the best
-of many prior draws. Should a proposal exceed it, M is raised and that query starts again, so the
-draws that are returned were all accepted under one M that nothing exceeded.
+of many prior draws. Should a proposal exceed it, M is raised and that query starts again after it:
+the draws that are returned were all accepted under one M that nothing exceeded.
 """
 
 import math
@@ -61,12 +61,13 @@ class Rejection(Method):
         accepted = _Accepted(target, self.num_draws)
         spent = 0
         while accepted.wanting.any():
-            if spent + _CHUNK > self.max_proposals:
+            num = min(_CHUNK, self.max_proposals - spent)
+            if num == 0:
                 self._give_up(accepted.count, spent)
-            z = target.draw_prior(_CHUNK, generator=generator)
-            log_u = uniform((_CHUNK, 1), generator=generator, like=z).log()
+            z = target.draw_prior(num, generator=generator)
+            log_u = uniform((num, 1), generator=generator, like=z).log()
             log_bound = accepted.add(z, target.pairwise_log_likelihood(z), log_u, log_bound)
-            spent += _CHUNK
+            spent += num
             share = accepted.count.float().mean().item() / self.num_draws
             report(share, f"{spent} proposals")
         return accepted.findings()
@@ -111,14 +112,15 @@ class _Accepted:
         raised = wanting & (log_likelihood.amax(0) > log_bound)
         log_bound = torch.where(raised, log_likelihood.amax(0), log_bound)
         self.count = torch.where(raised, 0, self.count)
-        accepted = (log_u < log_likelihood - log_bound) & wanting
+        self.proposals = torch.where(raised, 0, self.proposals)
+        accepted = (log_u < log_likelihood - log_bound) & wanting & ~raised
         rank = accepted.cumsum(0) - 1 + self.count
         kept = accepted & (rank < len(self.draws))
         row, query = kept.nonzero(as_tuple=True)
         self.draws[rank[row, query], query] = z[row]
         last = (accepted & (rank == len(self.draws) - 1)).long()
         needed = torch.where(last.any(0), last.argmax(0) + 1, len(z))
-        self.proposals += torch.where(wanting, needed, 0)
+        self.proposals += torch.where(wanting & ~raised, needed, 0)
         self.count = self.count + kept.sum(0)
         self._sum(log_likelihood, wanting)
         return log_bound
@@ -150,6 +152,8 @@ class _Accepted:
 
 def _log_supremum(target: Target, *, generator: Generator) -> Tensor:
     """log sup_z p(x|z) of each query in nats, (B,): the best that Adam climbs to from 8 starts."""
+    if target.num_queries == 0:
+        return target.like.new_zeros(0)
     probes = target.draw_prior(_NUM_PROBES, generator=generator)
     with torch.no_grad():
         log_likelihood = target.pairwise_log_likelihood(probes)

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from crosscoding.crosscoders import Crosscoder, Fitted, Gaussian
 from crosscoding.crosscoders.base import pack, unpack
-from crosscoding.diagnostics import importance_ess, log_mean_exp
+from crosscoding.diagnostics import importance_ess, log_mean_exp, mean_error
 from crosscoding.findings import Findings
 from crosscoding.methods.base import Method, Report, silent
 from crosscoding.methods.starts import starting_params
@@ -70,7 +70,7 @@ class Variational(Method):
         self, target: Target, params: dict[str, Tensor], *, generator: Generator, report: Report
     ) -> tuple[Fitted, Tensor]:
         packed, layout = pack(params)
-        answer, steps = packed.clone(), torch.zeros(len(packed), device=packed.device)
+        answer, steps = packed.clone(), packed.new_zeros(len(packed))
         state = _Schedule(packed, self.learning_rate)
         active = target
         for step in range(1, self.steps + 1):
@@ -108,7 +108,7 @@ class Variational(Method):
             draws=z,
             fitted=fitted,
             c_elbo=log_weights.mean(0),
-            c_elbo_error=log_weights.std(0) / math.sqrt(self.num_fresh),
+            c_elbo_error=mean_error(log_weights),
             log_evidence=log_evidence,
             log_evidence_error=log_evidence_error,
             ess=importance_ess(log_weights),

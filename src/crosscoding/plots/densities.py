@@ -35,13 +35,14 @@ def density_panels(
     points = torch.cartesian_prod(x, y).to(reference)
     density = (lambda v: (v - v.amax()).exp())(log_density(points)).reshape(_GRID, _GRID)
     levels = _levels_of_mass(density)
+    shades = [str(0.92 - 0.72 * i / len(levels)) for i in range(len(levels))]
     columns = min(len(draws), 3)
     rows = math.ceil(len(draws) / columns)
     figure = Figure(figsize=(3.3 * columns, 3.2 * rows + 0.4), layout="constrained")
     figure.suptitle(title)
     for index, (name, points_of_name) in enumerate(draws.items()):
         axes = figure.add_subplot(rows, columns, index + 1)
-        axes.contourf(x, y, density.T.cpu().numpy(), levels=levels, cmap="Greys", extend="max")
+        axes.contourf(x, y, density.T.cpu().numpy(), levels=levels, colors=shades, extend="max")
         axes.plot(*points_of_name.T.cpu().numpy(), ".", ms=2.5, alpha=0.5, color="tab:orange")
         axes.set_title(name, fontsize=10)
         axes.set_xlim(float(low[0]), float(high[0]))

@@ -3,10 +3,11 @@
 A picture is an array (height, width, 3) of red, green and blue from 0 to 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -57,6 +58,24 @@ def sheet(rows: Sequence[Sequence[Picture]], *, gap: int = 2) -> Picture:
             top, left = gap + i * (height + gap), gap + j * (width + gap)
             canvas[top : top + height, left : left + width] = picture
     return canvas
+
+
+def write_labelled(
+    rows: Mapping[str, Sequence[Picture]], columns: Sequence[str], path: Path, *, gap: int = 2
+) -> None:
+    """Write pictures in rows, each row with its name; `columns` name the first of the columns."""
+    pictures = list(rows.values())
+    canvas = sheet(pictures, gap=gap)
+    step = [size + gap for size in pictures[0][0].shape[:2]]
+    inches = 0.02 * canvas.shape[1] + 0.7, 0.02 * canvas.shape[0] + 0.3
+    figure = Figure(figsize=inches, layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(canvas, interpolation="nearest")
+    axes.set_yticks([gap + (i + 0.5) * step[0] for i in range(len(rows))], list(rows))
+    axes.set_xticks([gap + (i + 0.5) * step[1] for i in range(len(columns))], list(columns))
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    figure.savefig(path, dpi=150)
 
 
 def write_png(picture: Picture, path: Path, *, magnify: int = 1) -> None:

@@ -100,8 +100,10 @@ class Training:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         generator = torch.Generator().manual_seed(recipe.seed)
-        self.encoder = mlp_encoder(recipe.data_shape, recipe.hidden[::-1], recipe.latent_dim)
-        self.decoder = mlp_decoder(recipe.latent_dim, recipe.hidden, recipe.data_shape)
+        with torch.device("meta"):  # torch would draw the first weights from its global generator
+            encoder = mlp_encoder(recipe.data_shape, recipe.hidden[::-1], recipe.latent_dim)
+            decoder = mlp_decoder(recipe.latent_dim, recipe.hidden, recipe.data_shape)
+        self.encoder, self.decoder = encoder.to_empty(device="cpu"), decoder.to_empty(device="cpu")
         self.networks = nn.ModuleDict({"encoder": self.encoder, "decoder": self.decoder})
         for layer in self.networks.modules():
             if isinstance(layer, nn.Linear):

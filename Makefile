@@ -1,0 +1,44 @@
+# Everything a user or a contributor runs. Each target sets up what it needs, in .venv.
+
+PYTHON ?= python3
+OUT ?= out/demo
+
+.PHONY: help setup demo test bench lint clean
+
+help:
+	@echo "make demo    complete a real digit by every method; pictures and a table in $(OUT)"
+	@echo "make test    run the tests"
+	@echo "make bench   measure the speed that README.md states"
+	@echo "make lint    check style and types"
+	@echo "make clean   remove .venv and what was made"
+
+setup: .venv/ready
+
+.venv/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "crosscoding needs Python 3.11 or later; name one with make PYTHON=python3.12"; exit 1; }
+	@echo "Setting up .venv from requirements.lock (once; torch is large) ..."
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--no-build-isolation --editable .
+	@touch $@
+
+demo: setup
+	@echo "Completing a real digit by every method of the paper (about half a minute) ..."
+	@.venv/bin/crosscoding demo --out $(OUT)
+
+test: setup
+	@echo "Running the tests (a few minutes) ..."
+	@.venv/bin/python -m pytest
+
+bench: setup
+	@.venv/bin/python benchmarks/speed.py
+
+lint: setup
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/pyright --pythonpath .venv/bin/python
+
+clean:
+	rm -rf .venv out dist build

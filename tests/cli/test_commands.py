@@ -1,0 +1,188 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import crosscoding as cc
+from crosscoding import registry
+from crosscoding.cli import complete
+from crosscoding.cli.app import app
+from crosscoding.crosscoders import Gaussian
+from crosscoding.methods import HMC, Rejection, Variational
+
+runner = CliRunner()
+
+
+def run(*words):
+    return runner.invoke(app, [str(word) for word in words])
+
+
+def arrays(folder):
+    with np.load(folder / "samples.npz") as saved:
+        return dict(saved)
+
+
+def pixels(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def test_condition_writes_samples_pictures_and_summary(tmp_path):
+    result = run(
+        *("condition", "mnist-2d", "--digit", 7, "--observe", "rows:0-13"),
+        *("--samples", 20, "--out", tmp_path, "--json"),
+    )
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert summary == json.loads((tmp_path / "summary.json").read_text())
+    assert summary["observed_pixels"] == 14 * 28
+    assert summary["method"] == "Grid"
+    saved = arrays(tmp_path)
+    assert saved["completions"].shape == (20, 28, 28)
+    assert saved["latent"].shape == (20, 2)
+    digit = cc.zoo.digits()[0][7].numpy()
+    assert (saved["completions"][:, :14] == digit[:14]).all()
+    for name in ("evidence", "mean", "uncertainty"):
+        assert pixels(tmp_path / f"{name}.png").shape[:2] == (28 * 6, 28 * 6)
+    assert pixels(tmp_path / "samples.png").shape[1] == (8 * 30 + 2) * 6
+
+
+def test_saved_completions_are_those_of_the_saved_latents(tmp_path):
+    run("condition", "mnist-2d", "--digit", 3, "--observe", "random:0.3", "--out", tmp_path)
+    saved = arrays(tmp_path)
+    vae = cc.zoo.load("mnist-2d")
+    means = vae.decode(torch.from_numpy(saved["latent"])).sigmoid().numpy()
+    hidden = ~saved["mask"]
+    # Draws of a pixel given its own z agree with p(y|z) far better than with another draw's z.
+    own = np.where(saved["completions"] > 0.5, means, 1 - means)[:, hidden]
+    other = np.where(saved["completions"] > 0.5, np.roll(means, 1, 0), 1 - np.roll(means, 1, 0))
+    assert np.log(own + 1e-6).mean() > np.log(other[:, hidden] + 1e-6).mean()
+
+
+def test_condition_reads_a_picture_and_a_mask_picture(tmp_path):
+    digit = cc.zoo.digits()[0][12].numpy()
+    Image.fromarray((digit * 255).astype(np.uint8)).save(tmp_path / "digit.png")
+    seen = np.zeros((28, 28), dtype=np.uint8)
+    seen[:, 14:] = 255
+    Image.fromarray(seen).save(tmp_path / "seen.png")
+    out = tmp_path / "answer"
+    result = run(
+        *("condition", "mnist-2d", "--image", tmp_path / "digit.png"),
+        *("--observe", f"mask:{tmp_path / 'seen.png'}", "--out", out),
+    )
+    assert result.exit_code == 0, result.output
+    completions = arrays(out)["completions"]
+    assert (completions[:, :, 14:] == digit[:, 14:]).all()
+
+
+def test_the_same_seed_gives_the_same_files(tmp_path):
+    words = ("condition", "mnist-2d", "--digit", 1, "--observe", "columns:0-9", "--seed", 5)
+    for name in ("a", "b"):
+        assert run(*words, "--out", tmp_path / name).exit_code == 0
+    first, second = (arrays(tmp_path / name) for name in ("a", "b"))
+    assert (first["completions"] == second["completions"]).all()
+
+
+def test_method_picks_the_method(tmp_path):
+    words = ("condition", "mnist-2d", "--digit", 1, "--observe", "rows:0-4", "--json")
+    result = run(*words, "--method", "gvi", "--out", tmp_path)
+    assert json.loads(result.stdout)["method"] == "GVI"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("mnist-2", "--digit", 1, "--observe", "rows:0-3"), "did you mean 'mnist-2d'"),
+        (("mnist-2d", "--digit", 1, "--observe", "rows:0-3", "--method", "gvy"), "mean 'gvi'"),
+        (("mnist-2d", "--digit", 1, "--observe", "rows:0-99"), "expected rows within 0-27"),
+        (("mnist-2d", "--digit", 1, "--observe", "rows:a-b"), "got 'rows:a-b'"),
+        (("mnist-2d", "--digit", 1, "--observe", "some"), "got 'some'"),
+        (("mnist-2d", "--digit", 1, "--observe", "random:2"), "between 0 and 1"),
+        (("mnist-2d", "--digit", 1, "--observe", "random:x"), "got 'random:x'"),
+        (("mnist-2d", "--digit", 1, "--observe", "mask:no.png"), "cannot be read"),
+        (("mnist-2d", "--image", "no.png", "--observe", "rows:0-3"), "cannot be read"),
+        (("mnist-2d", "--observe", "rows:0-3"), "expected one of --image"),
+    ],
+)
+def test_bad_words_give_one_clear_line(tmp_path, words, message):
+    result = run("condition", *words, "--out", tmp_path)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_a_picture_of_another_size_is_refused(tmp_path):
+    Image.new("L", (30, 28)).save(tmp_path / "wide.png")
+    result = run("condition", "mnist-2d", "--image", tmp_path / "wide.png", "--observe", "rows:0-3")
+    assert result.exit_code == 2
+    assert "28 x 28 pixels, got 30 x 28" in result.stderr
+
+
+def test_a_file_that_is_no_picture_is_refused(tmp_path):
+    (tmp_path / "text.png").write_text("not a picture")
+    result = run("condition", "mnist-2d", "--image", tmp_path / "text.png", "--observe", "rows:0-3")
+    assert result.exit_code == 2
+    assert "cannot be read" in result.stderr
+
+
+def test_an_output_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    result = run(
+        *("condition", "mnist-2d", "--digit", 1, "--observe", "rows:0-3"),
+        *("--out", tmp_path / "file" / "below"),
+    )
+    assert result.exit_code == 2
+    assert "expected an output folder" in result.stderr
+
+
+def test_ctrl_c_ends_with_a_message_and_exit_code_130(tmp_path, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(complete, "condition", interrupted)
+    result = run("condition", "mnist-2d", "--digit", 1, "--observe", "rows:0-3", "--out", tmp_path)
+    assert result.exit_code == 130
+    assert "interrupted" in result.stderr
+
+
+def test_models_lists_and_shows_cards():
+    listed = json.loads(run("models", "--json").stdout)
+    assert [card["name"] for card in listed] == cc.zoo.names()
+    assert json.loads(run("models", "mnist-2d", "--json").stdout) == cc.zoo.card("mnist-2d")
+    assert "mnist-20d" in run("models").stdout
+    assert run("models", "mnist-3d").exit_code == 2
+
+
+def test_help_teaches_by_example():
+    for words in ((), ("condition",), ("demo",), ("models",), ("train",)):
+        assert "crosscoding" in run(*words, "--help").stdout
+
+
+def test_train_names_the_missing_file_and_the_nearest_recipe(tmp_path):
+    missing = run("train", "mnist-2d", "--data", tmp_path, "--out", tmp_path)
+    assert missing.exit_code == 2
+    assert "no such file" in missing.stderr
+    assert "did you mean 'mnist-20d'" in run("train", "mnist-20", "--data", tmp_path).stderr
+
+
+def test_demo_writes_its_pictures_and_table(tmp_path, monkeypatch):
+    quick = {"gvi": Variational(Gaussian(), steps=50), "nf": Variational(steps=50)}
+    quick |= {"fcn": quick["gvi"], "hmc": HMC(num_warmup=5, num_draws=70), "rejection": Rejection()}
+    for name, method in quick.items():
+        entry = registry.METHODS[name]
+        changed = registry.Entry(method, entry.label, entry.summary)
+        monkeypatch.setitem(registry.METHODS, name, changed)
+    result = run("demo", "--out", tmp_path, "--json")
+    assert result.exit_code == 0, result.output
+    table = json.loads(result.stdout)
+    assert [row["method"] for row in table["table"]] == [
+        *("exact (grid)", "GVI", "NF", "FCN", "HMC", "RS")
+    ]
+    assert table["table"][0]["gap"] == 0
+    assert abs(table["table"][-1]["mmd"]) < 0.01  # exact draws: noise of 1,000 against 1,000
+    for name in ("completions", "posterior", "mixture"):
+        assert pixels(tmp_path / f"{name}.png").std() > 10

@@ -1,0 +1,240 @@
+"""The front door: every bad argument is refused in words, and no NaN gets through in silence."""
+
+import math
+
+import pytest
+import torch
+from problems import linear_gaussian_problem, mixture_target
+from torch import nn
+
+import crosscoding as cc
+from crosscoding.crosscoders import FCN, Gaussian, Planar
+from crosscoding.methods import HMC, Grid, Rejection, Variational
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """Three queries in two latent dimensions."""
+    return linear_gaussian_problem(2, data_dim=6, scale=1.0, batch=(3,))
+
+
+# ---- values and masks ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(5,), (7,), (3, 5), (6, 3), (), (6, 1)])
+def test_values_that_do_not_end_in_the_datas_shape_are_refused(problem, shape):
+    evidence = cc.Evidence(torch.zeros(shape), torch.tensor(True))
+    with pytest.raises(ValueError, match=r"expected evidence of shape \(\*batch, 6\), got"):
+        cc.condition(problem.vae, evidence, seed=0)
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 6), (1, 3, 6), (3, 1, 6)])
+def test_a_mask_that_does_not_broadcast_is_refused(shape):
+    with pytest.raises(ValueError, match=r"a mask that broadcasts to the values' shape \(3, 6\)"):
+        cc.Evidence(torch.zeros(3, 6), torch.ones(shape, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+def test_observed_values_that_are_not_finite_are_refused_and_located(wrong):
+    values = torch.zeros(3, 6)
+    values[1, 4] = wrong
+    with pytest.raises(cc.NonFiniteError, match=r"got 1 NaN or infinite, first at index \(1, 4\)"):
+        cc.Evidence(values, torch.tensor(True))
+
+
+@pytest.mark.parametrize("wrong", [-0.01, 1.01, 255.0])
+def test_observed_values_outside_the_likelihoods_support_are_refused(mnist_2d, wrong):
+    values = cc.zoo.digits()[0][:2].clone()
+    values[1, 3, 4] = wrong
+    with pytest.raises(ValueError, match=r"observed values between 0 and 1 for Bernoulli, got"):
+        cc.condition(mnist_2d, cc.Evidence(values, torch.tensor(True)), seed=0)
+
+
+def test_unobserved_values_may_be_outside_the_support(mnist_2d):
+    digits = cc.zoo.digits()[0][:1]
+    mask = cc.rectangle_mask((28, 28), rows=(0, 13))
+    clean = cc.condition(mnist_2d, cc.Evidence(digits, mask), Grid(tolerance=0.1), seed=0)
+    loud = torch.where(mask, digits, 255.0)
+    other = cc.condition(mnist_2d, cc.Evidence(loud, mask), Grid(tolerance=0.1), seed=0)
+    assert torch.equal(clean.log_evidence, other.log_evidence)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.uint8])
+def test_a_mask_that_is_not_boolean_is_refused(dtype):
+    with pytest.raises(TypeError, match=r"expected a boolean mask \(True = observed\), got"):
+        cc.Evidence(torch.zeros(3, 6), torch.ones(3, 6, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_evidence_of_another_dtype_is_refused_and_not_cast(problem, dtype):
+    evidence = cc.Evidence(problem.truth.to(dtype), torch.tensor(True))
+    with pytest.raises(ValueError, match=r"evidence of the model's dtype torch.float32, got"):
+        cc.condition(problem.vae, evidence, seed=0)
+
+
+def test_whole_numbers_are_refused_as_values():
+    with pytest.raises(TypeError, match=r"values of a floating-point dtype, got torch.int64"):
+        cc.Evidence(torch.zeros(6, dtype=torch.int64), torch.tensor(True))
+
+
+def test_a_mask_on_another_device_is_refused():
+    with pytest.raises(ValueError, match=r"values and mask on one device, got cpu and meta"):
+        cc.Evidence(torch.zeros(6), torch.ones(6, dtype=torch.bool, device="meta"))
+
+
+def test_evidence_on_another_device_is_refused(problem):
+    evidence = cc.Evidence(problem.truth, torch.tensor(True))
+    # Without a second device there is only "meta", which Evidence itself cannot check for NaN.
+    object.__setattr__(evidence, "values", evidence.values.to("meta"))
+    with pytest.raises(ValueError, match=r"evidence on the model's device cpu, got meta; move"):
+        cc.VAETarget(problem.vae, evidence)
+
+
+# ---- arguments of other types --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong", [nn.Linear(2, 6), "mnist-2d", None])
+def test_what_is_no_vae_is_refused(problem, wrong):
+    with pytest.raises(TypeError, match=r"expected a crosscoding.VAE, got"):
+        cc.condition(wrong, problem.evidence, seed=0)
+
+
+def test_what_is_no_evidence_is_refused(problem):
+    for wrong in (problem.truth, (problem.truth, problem.evidence.mask), None):
+        with pytest.raises(TypeError, match=r"Evidence\(values, mask\) or Evidence.from_nan\(val"):
+            cc.condition(problem.vae, wrong, seed=0)
+
+
+@pytest.mark.parametrize("wrong", ["grid", Grid, Gaussian(), 3])
+def test_what_is_no_method_is_refused(problem, wrong):
+    with pytest.raises(TypeError, match=r"one of crosscoding.methods, such as HMC\(\), got"):
+        cc.condition(problem.vae, problem.evidence, wrong, seed=0)
+
+
+def test_what_is_no_target_is_refused(problem):
+    for wrong in (problem.vae, problem.evidence, lambda z: -z.square().sum(-1)):
+        with pytest.raises(TypeError, match="expected a crosscoding target, got"):
+            cc.infer(wrong, seed=0)
+
+
+@pytest.mark.parametrize("wrong", ["0", 1.0, True, torch.tensor(1)])
+def test_a_seed_of_another_type_is_refused(problem, wrong):
+    with pytest.raises(TypeError, match=r"expected seed to be an int, a torch.Generator or None"):
+        cc.condition(problem.vae, problem.evidence, seed=wrong)
+
+
+def test_a_negative_seed_is_refused(problem):
+    with pytest.raises(ValueError, match="expected seed >= 0, got -1"):
+        cc.condition(problem.vae, problem.evidence, seed=-1)
+
+
+# ---- what comes of good arguments ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("latent_dim", "method"), [(1, "Grid"), (2, "Grid"), (3, "Grid"), (4, "Variational")]
+)
+def test_the_default_is_the_grid_up_to_three_dimensions_and_a_gaussian_above(latent_dim, method):
+    problem = linear_gaussian_problem(latent_dim, data_dim=4, scale=2.0, batch=(1,))
+    posterior = cc.condition(problem.vae, problem.evidence, seed=0)
+    assert posterior.method == method
+    # 1e-3 is the tolerance of Grid; the Gaussian family holds the answer, fitted to 0.01 nats.
+    difference = posterior.log_evidence - problem.exact_log_evidence()
+    assert difference.abs().max() < 2e-3 + 5 * posterior.log_evidence_error.max()
+
+
+def test_without_a_seed_the_draws_are_new_each_time(problem):
+    one, other = (cc.condition(problem.vae, problem.evidence, Rejection(20)) for _ in range(2))
+    assert not torch.equal(one.draws, other.draws)
+
+
+def test_infer_takes_a_target_as_condition_takes_its_parts(problem):
+    direct = cc.condition(problem.vae, problem.evidence, Rejection(20), seed=0)
+    through = cc.infer(cc.VAETarget(problem.vae, problem.evidence), Rejection(20), seed=0)
+    assert torch.equal(direct.draws, through.draws)
+    assert torch.equal(direct.predict(3), through.predict(3))
+
+
+def test_a_bare_density_is_answered_without_a_batch():
+    posterior = cc.infer(mixture_target(), seed=0)
+    assert posterior.method == "Grid"
+    assert posterior.batch_shape == ()
+    assert posterior.log_evidence.item() == pytest.approx(0.0, abs=2e-3)
+
+
+def test_the_time_it_took_is_told(problem):
+    posterior = cc.condition(problem.vae, problem.evidence, Rejection(20), seed=0)
+    assert posterior.seconds > 0
+
+
+# ---- decoders that break in places ---------------------------------------------------------------
+
+
+class BreaksBeyond(nn.Module):
+    """Linear, and NaN, or infinite, where the first latent is above a limit."""
+
+    def __init__(self, limit: float, value: float, elements: slice) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 4, bias=False)
+        with torch.no_grad():
+            self.linear.weight.copy_(torch.tensor([[1.0, 0], [0, 1.0], [1.0, 1.0], [1.0, -1.0]]))
+        self.limit, self.value, self.elements = limit, value, elements
+
+    def forward(self, z):
+        output = self.linear(z)
+        broken = (z[:, :1] > self.limit) & torch.ones_like(output, dtype=torch.bool)
+        broken[:, [i for i in range(4) if i not in range(4)[self.elements]]] = False
+        return torch.where(broken, self.value, output)
+
+
+METHODS = [
+    Grid(),
+    Rejection(50),
+    HMC(num_chains=8, num_warmup=50, num_draws=20),
+    Variational(Gaussian(), steps=300),
+    Variational(Planar(2), steps=300),
+    Variational(FCN((8,)), steps=300),
+]
+IDS = ["grid", "rejection", "hmc", "gvi", "nf", "fcn"]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=IDS)
+@pytest.mark.parametrize("elements", [slice(0, 4), slice(0, 1), slice(3, 4)], ids=str)
+def test_a_decoder_that_is_nan_where_the_posterior_lies_is_an_error(method, elements):
+    """Also where only an element breaks that is not observed."""
+    vae = cc.VAE(BreaksBeyond(2.0, math.nan, elements), 2, cc.likelihoods.Gaussian(0.3))
+    values = torch.tensor([3.0, 0.0, 3.0, 3.0])
+    evidence = cc.Evidence(values, torch.tensor([True, True, True, False]))
+    with pytest.raises(cc.NonFiniteError, match=r"expected a finite|expected finite"):
+        cc.condition(vae, evidence, method, seed=0).predict(50)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=IDS)
+def test_a_broken_decoder_never_gives_an_answer_that_is_not_finite(method):
+    """The break is far from the posterior: a method may not meet it, and is then right."""
+    vae = cc.VAE(BreaksBeyond(3.5, math.nan, slice(0, 4)), 2, cc.likelihoods.Gaussian(0.3))
+    evidence = cc.Evidence(torch.tensor([-1.0, 0.0, -1.0, -1.0]), torch.tensor(True))
+    try:
+        posterior = cc.condition(vae, evidence, method, seed=0)
+    except cc.NonFiniteError:
+        return
+    assert not isinstance(method, Grid)  # it looks everywhere
+    assert posterior.draws.isfinite().all()
+    assert posterior.mean().isfinite().all()
+    # p(z|x) = N(precision⁻¹ Wᵀ x / 0.09, …) with WᵀW = 3 I and Wᵀx = (−3, 0)
+    mean = torch.tensor([-3.0 / 0.09 / (1 + 3 / 0.09), 0.0])
+    assert (posterior.sample(500, seed=0).mean(0) - mean).abs().max() < 0.2
+
+
+def test_the_grid_meets_a_break_anywhere_in_its_box():
+    vae = cc.VAE(BreaksBeyond(7.0, math.nan, slice(0, 4)), 2, cc.likelihoods.Gaussian(0.3))
+    evidence = cc.Evidence(torch.zeros(4), torch.tensor(True))
+    with pytest.raises(cc.NonFiniteError, match=r"for some z of size up to 7\.9"):
+        cc.condition(vae, evidence, Grid(), seed=0)
+
+
+def test_a_bare_density_of_nan_is_an_error():
+    target = cc.DensityTarget(lambda z: (z[..., 0] - 1).log() - z.square().sum(-1), 2)
+    for method in METHODS:
+        with pytest.raises(cc.NonFiniteError, match="NaN"):
+            cc.infer(target, method, seed=0)

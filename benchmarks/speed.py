@@ -43,10 +43,8 @@ def queries(vae: cc.VAE, num: int) -> cc.Evidence:
 def shortfall(vae: cc.VAE, evidence: cc.Evidence, method: Variational, fitted: Fitted) -> float:
     """Nats of C-ELBO that the fit gains by going on, the mean over its queries."""
     target = cc.VAETarget(vae, evidence).flatten()
-    longer = replace(method, num_draws=8 * method.num_draws, learning_rate=method.learning_rate / 6)
-    converged, _ = longer._fit(
-        target, fitted.params, generator=generator_from(1), report=lambda share, what: None
-    )
+    num_draws, learning_rate = method._tuning
+    longer = replace(method, num_draws=8 * num_draws, learning_rate=learning_rate / 6)
     with torch.no_grad():
         values = []
         for fit in (fitted, converged):

@@ -70,7 +70,7 @@ class Grid(Method):
         return _findings(target, _joined(settled, pending), log_left_out)
 
     def _coarse(self, target: Target) -> tuple[Tensor, "_Cells"]:
-        """The whole box: log of the mass of cells to be left alone, (B,), and the cells to split."""
+        """The whole box: log of the mass of cells to leave alone, (B,), and the cells to split."""
         count, dim = _COARSE_CELLS[target.latent_dim], target.latent_dim
         radius = self.radius * target.prior_scale
         width = 2 * radius / count

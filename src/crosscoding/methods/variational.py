@@ -35,15 +35,16 @@ class Variational(Method):
     Args:
         crosscoder: The family that is fitted, `Gaussian()`, `Planar()` or `FCN()`.
         steps: Most steps of a query; it stops before that when its C-ELBO stops rising.
-        num_draws: Draws of ε a step and query, even, ≥ 2.
-        learning_rate: Adam's, at the start.
+        num_draws: Draws of ε a step and query, even, ≥ 2. None: 32 for a Gaussian, 128 for others.
+        learning_rate: Adam's, at the start. None: 0.03 for a Gaussian, 0.01 for others, whose start
+            has the posterior's modes and can lose them.
         num_fresh: Draws for the figures, kept as the posterior's draws, ≥ 2.
     """
 
     crosscoder: Crosscoder = field(default_factory=Gaussian)
     steps: int = 5000
-    num_draws: int = 32
-    learning_rate: float = 0.03
+    num_draws: int | None = None
+    learning_rate: float | None = None
     num_fresh: int = 1000
 
     def __post_init__(self) -> None:
@@ -52,13 +53,23 @@ class Variational(Method):
                 "expected crosscoder to be one of crosscoding.crosscoders, such as Gaussian(), "
                 f"got {self.crosscoder!r}"
             )
-        if self.steps < 1 or self.num_fresh < 2 or not self.learning_rate > 0:
+        num_draws, learning_rate = self._tuning
+        if self.steps < 1 or self.num_fresh < 2 or not learning_rate > 0:
             raise ValueError(
                 "expected steps >= 1, num_fresh >= 2 and learning_rate > 0, got "
-                f"{self.steps}, {self.num_fresh} and {self.learning_rate}"
+                f"{self.steps}, {self.num_fresh} and {learning_rate}"
             )
-        if self.num_draws < 2 or self.num_draws % 2:
-            raise ValueError(f"expected an even num_draws >= 2, got {self.num_draws}")
+        if num_draws < 2 or num_draws % 2:
+            raise ValueError(f"expected an even num_draws >= 2, got {num_draws}")
+
+    @property
+    def _tuning(self) -> tuple[int, float]:
+        """Draws a step and first learning rate."""
+        usual = (32, 0.03) if isinstance(self.crosscoder, Gaussian) else (128, 0.01)
+        return (
+            usual[0] if self.num_draws is None else self.num_draws,
+            usual[1] if self.learning_rate is None else self.learning_rate,
+        )
 
     def find(self, target: Target, *, generator: Generator, report: Report = silent) -> Findings:
         for_start, for_fit, for_check = spawn(generator, 3)
@@ -71,7 +82,7 @@ class Variational(Method):
     ) -> tuple[Fitted, Tensor]:
         packed, layout = pack(params)
         answer, steps = packed.clone(), packed.new_zeros(len(packed))
-        state = _Schedule(packed, self.learning_rate)
+        state = _Schedule(packed, self._tuning[1])
         active = target
         for step in range(1, self.steps + 1):
             if not len(state.params):
@@ -93,7 +104,7 @@ class Variational(Method):
         return Fitted(self.crosscoder, unpack(answer, layout), target.latent_dim), steps
 
     def _noise(self, target: Target, generator: Generator) -> Tensor:
-        shape = (self.num_draws // 2, 1, target.latent_dim)
+        shape = (self._tuning[0] // 2, 1, target.latent_dim)
         eps = normal(shape, generator=generator, like=target.like)
         return torch.cat([eps, -eps]).expand(-1, target.num_queries, -1)
 

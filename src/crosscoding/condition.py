@@ -2,6 +2,7 @@
 
 import time
 
+import torch
 from torch import Generator
 
 from crosscoding.crosscoders import Gaussian
@@ -72,7 +73,8 @@ def infer(
         )
     for_method, for_draws = spawn(generator_from(seed), 2)
     start = time.perf_counter()
-    findings = method.find(target.flatten(), generator=for_method, report=report)
+    with torch.inference_mode(False), torch.enable_grad():  # wherever the caller stands
+        findings = method.find(target.flatten(), generator=for_method, report=report)
     return Posterior(
         findings,
         target=target,

@@ -20,7 +20,8 @@ class Evidence:
 
     Args:
         values: Data, shape (*batch, *data), floating point.
-        mask: True = observed, boolean, broadcastable to the shape of values.
+        mask: True = observed, boolean, broadcastable to the shape of values by the usual rule, from
+            the last dimension: a mask for each of B colour images is (B, 1, height, width).
 
     Raises:
         TypeError: values or mask is not a tensor, values not floating point, mask not boolean.

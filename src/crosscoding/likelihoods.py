@@ -253,7 +253,8 @@ class Gaussian(Likelihood):
 
     def masked_log_prob(self, params: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         mean, scale = self._mean_and_scale(params)
-        squares = torch.linalg.vecdot(((values - mean) / scale).square(), mask.to(mean.dtype))
+        residual = torch.where(mask, (values - mean) / scale, 0.0)
+        squares = residual.square().sum(-1)
         log_scale = torch.where(mask, scale.log() + 0.5 * _LOG_2PI, 0.0).sum(-1)
         return -0.5 * squares - log_scale
 

@@ -142,7 +142,11 @@ class Posterior:
         flat = z.reshape(*z.shape[: z.ndim - 1 - num_batch_dims], len(findings.ess), dim)
         if findings.fitted is not None:
             result = findings.fitted.log_prob(flat)
-        elif findings.cell_width is not None and self._flat_target is not None:
+        elif findings.cell_width is not None:
+            if self._flat_target is None:
+                raise NotImplementedError(
+                    "the density of a grid needs its model: pass Posterior.load(path, vae=...)"
+                )
             with torch.no_grad():
                 result = self._flat_target.log_joint(flat) - findings.log_evidence
         else:
@@ -254,6 +258,7 @@ class Posterior:
         if isinstance(self.target, VAETarget):
             evidence = self.target.evidence
             tensors |= {"evidence.values": evidence.values, "evidence.mask": evidence.mask}
+            tensors["fingerprint"] = _fingerprint(self.target.vae, self._findings.draws)
             vae_parts = self.target.vae.to_parts()
             if vae_parts is not None:
                 tensors |= prefixed(vae_parts[0], "vae")
@@ -291,6 +296,11 @@ class Posterior:
             )
         if vae is not None and evidence is not None:
             target = VAETarget(vae, evidence)
+            draws, given = findings.draws, tensors.get("fingerprint")
+            if draws.shape[-1] == vae.latent_dim and given is not None:
+                here = _fingerprint(vae, draws)
+                if here.shape != given.shape or not torch.allclose(here, given, 1e-3, 1e-4):
+                    raise ValueError(f"expected the model that the posterior in {path} is of")
             if target.batch_shape != batch_shape or vae.latent_dim != findings.draws.shape[-1]:
                 raise ModelFormatError(f"the evidence, model and draws in {path} do not fit")
         return Posterior(
@@ -330,7 +340,9 @@ class Posterior:
         if findings.log_weights is not None:
             return self._sample_weighted(num, generator)
         order = [
-            torch.randperm(len(findings.draws), generator=generator)
+            torch.randperm(len(findings.draws), generator=generator, device=generator.device).to(
+                findings.draws.device
+            )
             for _ in range(-(-num // max(len(findings.draws), 1)))
         ]
         return findings.draws[torch.cat(order)[:num]] if order else findings.draws[:0]
@@ -384,3 +396,9 @@ class Posterior:
         evidence = target.evidence
         data = flat.reshape(*flat.shape[:-2], *self.batch_shape, *vae.data_shape)
         return torch.where(evidence.mask, evidence.values, data)
+
+
+@torch.no_grad()
+def _fingerprint(vae: VAE, draws: Tensor) -> Tensor:
+    """Some of the decoder's output at the first draw of each query, to know a model again."""
+    return vae.decode_flat(draws[0, :4]).flatten()[:256].clone()

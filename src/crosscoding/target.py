@@ -38,8 +38,12 @@ class Target(ABC):
     like: Tensor
 
     @abstractmethod
-    def log_likelihood(self, z: Tensor) -> Tensor:
-        """log p(x|z) in nats, shape (*sample, *batch). NaN nowhere: raises NonFiniteError."""
+    def log_likelihood(self, z: Tensor, *, checked: bool = True) -> Tensor:
+        """log p(x|z) in nats, shape (*sample, *batch).
+
+        Raises:
+            NonFiniteError: It is NaN somewhere; not raised if not checked.
+        """
 
     @abstractmethod
     def pairwise_log_likelihood(self, z: Tensor) -> Tensor:
@@ -68,9 +72,9 @@ class Target(ABC):
         log_normaliser = 0.5 * math.log(2 * math.pi) + math.log(self.prior_scale)
         return -0.5 * squares - self.latent_dim * log_normaliser
 
-    def log_joint(self, z: Tensor) -> Tensor:
-        """log p(z, x) in nats, shape (*sample, *batch)."""
-        return self.log_prior(z) + self.log_likelihood(z)
+    def log_joint(self, z: Tensor, *, checked: bool = True) -> Tensor:
+        """log p(z, x) in nats, shape (*sample, *batch); errors as `log_likelihood`."""
+        return self.log_prior(z) + self.log_likelihood(z, checked=checked)
 
     def draw_prior(self, num: int, *, generator: Generator) -> Tensor:
         """Draws from the prior that all queries share, shape (num, latent)."""
@@ -117,12 +121,14 @@ class VAETarget(Target):
         self._values = evidence.values.reshape(flat_shape)
         self._mask = evidence.mask.reshape(flat_shape)
 
-    def log_likelihood(self, z: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and z.requires_grad:
-            return self._log_likelihood(z)
-        if z.ndim <= 1 + len(self.batch_shape):  # one point a query: nothing to split along
-            return self._log_likelihood(z)
-        return _in_chunks(self._log_likelihood, z, self._chunk_size(z[:1, ..., 0].numel(), z))
+    def log_likelihood(self, z: Tensor, *, checked: bool = True) -> Tensor:
+        in_one_piece = z.ndim <= 1 + len(self.batch_shape)  # one point a query
+        if in_one_piece or (torch.is_grad_enabled() and z.requires_grad):
+            result = self._log_likelihood(z)
+        else:
+            size = self._chunk_size(z[:1, ..., 0].numel(), z)
+            result = _in_chunks(self._log_likelihood, z, size)
+        return self._checked(result, z) if checked else result
 
     def pairwise_log_likelihood(self, z: Tensor) -> Tensor:
         values = self._values.reshape(-1, self.vae.data_size)
@@ -154,8 +160,7 @@ class VAETarget(Target):
 
     def _log_likelihood(self, z: Tensor) -> Tensor:
         params = self.vae.decode_flat(z)
-        result = self.vae.flat_likelihood.masked_log_prob(params, self._values, self._mask)
-        return self._checked(result, z)
+        return self.vae.flat_likelihood.masked_log_prob(params, self._values, self._mask)
 
     def _checked(self, result: Tensor, z: Tensor) -> Tensor:
         if result.isnan().any():
@@ -206,19 +211,19 @@ class DensityTarget(Target):
         self.like = torch.empty(0) if like is None else like.new_empty(0)
         self.batch_shape = torch.Size()
 
-    def log_joint(self, z: Tensor) -> Tensor:
+    def log_joint(self, z: Tensor, *, checked: bool = True) -> Tensor:
         result = self.log_density(z)
         if result.shape != z.shape[:-1]:
             raise ValueError(
                 f"expected log_density to map z of shape {tuple(z.shape)} to shape "
                 f"{tuple(z.shape[:-1])}, got {tuple(result.shape)}; sum over the last dimension"
             )
-        if result.isnan().any():
+        if checked and result.isnan().any():
             raise NonFiniteError("expected a finite log-density, got NaN from log_density")
         return result
 
-    def log_likelihood(self, z: Tensor) -> Tensor:
-        return self.log_joint(z) - self.log_prior(z)
+    def log_likelihood(self, z: Tensor, *, checked: bool = True) -> Tensor:
+        return self.log_joint(z, checked=checked) - self.log_prior(z)
 
     def pairwise_log_likelihood(self, z: Tensor) -> Tensor:
         return self.log_likelihood(z).reshape(len(z), *self.batch_shape)

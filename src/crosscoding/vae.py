@@ -75,6 +75,11 @@ class VAE:
         tensors = [*self.decoder.parameters(), *self.decoder.buffers()]
         like = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
         self.dtype, self.device = like.dtype, like.device
+        if self.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"expected a decoder in float32 or float64, got {self.dtype}: log-probabilities "
+                "need the digits; convert it with decoder.float()"
+            )
         probes = normal((_NUM_PROBES, latent_dim), generator=generator_from(0), like=like)
         self.data_shape = self._check_decoder(probes)
         self._flat_likelihood = likelihood.for_data(self.data_shape, like)
@@ -165,6 +170,11 @@ class VAE:
     def _run(self, z: Tensor) -> Tensor:
         output = self.decoder(z)
         if isinstance(output, (tuple, list)):
+            if not self.likelihood.param_shape:
+                raise ValueError(
+                    f"expected one tensor from the decoder for {type(self.likelihood).__name__}, "
+                    f"got {len(output)}; use Gaussian(scale=None) for a (mean, scale) decoder"
+                )
             output = torch.stack(tuple(output), dim=-1)
         if not isinstance(output, Tensor):
             raise TypeError(f"expected a tensor from the decoder, got {type(output).__name__}")

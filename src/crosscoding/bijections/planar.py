@@ -6,7 +6,8 @@ It is invertible when wᵀu ≥ −1. A free vector v is turned into such a u by
 
 so that wᵀu = m(wᵀv) > −1.
 
-Source: Rezende & Mohamed (2015), eq. 10–12 and appendix A.1. Differs in: nothing.
+Source: Rezende & Mohamed (2015), eq. 10–12 and appendix A.1. Differs in: m(a) is raised by 1e-4,
+and wᵀu is never taken below half of that over −1, so that rounding does not cross the bound.
 """
 
 import torch
@@ -36,7 +37,7 @@ def planar(h: Tensor, u: Tensor, w: Tensor, bias: Tensor) -> tuple[Tensor, Tenso
         The mapped points, shape (*sample, B, dim), and ladj, shape (*sample, B).
     """
     activation = (torch.linalg.vecdot(h, w) + bias).tanh()
-    ladj = torch.log1p((1 - activation.square()) * torch.linalg.vecdot(w, u))
+    ladj = torch.log1p((1 - activation.square()) * _gain(w, u))
     return h + u * activation.unsqueeze(-1), ladj
 
 
@@ -46,7 +47,7 @@ def planar_inverse(z: Tensor, u: Tensor, w: Tensor, bias: Tensor) -> tuple[Tenso
     With s = wᵀh the map along w is s + wᵀu tanh(s + b) = wᵀz: increasing in s, so bisection finds
     s in wᵀz ± |wᵀu|, and then h = z − u tanh(s + b).
     """
-    gain = torch.linalg.vecdot(w, u)
+    gain = _gain(w, u)
     height = torch.linalg.vecdot(z, w)
     low, high = height - gain.abs(), height + gain.abs()
     for _ in range(_BISECTIONS):
@@ -55,3 +56,8 @@ def planar_inverse(z: Tensor, u: Tensor, w: Tensor, bias: Tensor) -> tuple[Tenso
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
     activation = (0.5 * (low + high) + bias).tanh()
     return z - u * activation.unsqueeze(-1), torch.log1p((1 - activation.square()) * gain)
+
+
+def _gain(w: Tensor, u: Tensor) -> Tensor:
+    """wᵀu of a constrained u, without what rounding may take it below its bound."""
+    return torch.linalg.vecdot(w, u).clamp_min(0.5 * _MARGIN - 1)

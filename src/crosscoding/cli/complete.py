@@ -126,7 +126,7 @@ def _print(summary: dict[str, Any], folder: Path) -> None:
     for name, value in rows.items():
         table.add_row(name, value)
     out.print(table)
-    out.print(f"{summary['samples']} completions and their pictures are in {folder}")
+    out.print(f"{summary['samples']} completions and their pictures are in {folder}", markup=False)
 
 
 def _figure(value: float | None) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from crosscoding.errors import BudgetError
@@ -27,8 +28,8 @@ def clear_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         err.print("[yellow]interrupted:[/] stopped before the end; nothing more is written")
         raise typer.Exit(130) from None
-    except (ValueError, TypeError, BudgetError, NotImplementedError) as error:
-        err.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+    except (ValueError, TypeError, BudgetError, NotImplementedError, OSError) as error:
+        err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
 
 

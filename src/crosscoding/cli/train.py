@@ -19,7 +19,7 @@ def run(name: str, data: Path, out: Path, *, as_json: bool) -> None:
         training = train(
             recipe,
             digits,
-            folder / "checkpoint",
+            folder / f"{name}-checkpoint",
             on_epoch=lambda epoch, value: report(
                 epoch / recipe.epochs, f"epoch {epoch}, training ELBO {value:.2f} nats"
             ),
@@ -29,4 +29,6 @@ def run(name: str, data: Path, out: Path, *, as_json: bool) -> None:
         print_json(card)
     else:
         elbo, error = card["test_elbo_nats"], card["test_elbo_standard_error"]
-        console.print(f"test ELBO {elbo} ± {error} nats; the model is in {folder / name}")
+        console.print(
+            f"test ELBO {elbo} ± {error} nats; the model is in {folder / name}", markup=False
+        )

@@ -5,7 +5,8 @@ counts only one of them, and the "C-ELBO" made from it can exceed log p(x), by l
 everything: left alone, Algorithm 1 goes and finds such folds. So the objective here takes log det
 where the paper has log |det|, continued below a small determinant by a straight line: a draw of
 negative orientation costs dearly, and fits do not fold where their draws are. That is a habit and
-not a proof, so the C-ELBO stays labelled: no bound.
+not a proof, so the C-ELBO stays labelled: no bound. All figures are made from the same log det: a
+draw in a fold lowers them.
 
 The determinant needs the whole Jacobian, dim forward derivatives: low dimensions only.
 """

@@ -1,5 +1,6 @@
 """NF, a planar normalizing flow: k planar maps one after the other, then an affine map (8, 9)."""
 
+import math
 from dataclasses import dataclass
 
 from torch import Generator, Tensor
@@ -38,7 +39,7 @@ class Planar(Crosscoder):
         # softplus(a) − 1 − a is 0 at this a, where u = v: with wᵀv there, each map starts small.
         along = (params["w"] * params["v"]).sum(-1, keepdim=True)
         norm = params["w"].square().sum(-1, keepdim=True).clamp_min(1e-6)
-        params["v"] = params["v"] + (0.5413 - along) * params["w"] / norm
+        params["v"] = params["v"] + (math.log(math.e - 1) - along) * params["w"] / norm
         if self.affine:
             params |= {
                 "shift": mean.clone(),

@@ -67,6 +67,11 @@ class Grid(Method):
             log_left_out = torch.logaddexp(log_left_out, dropped)
             settled = settled.take(matters)
             self._check_budget(target, _joined(settled, pending))
+        else:
+            raise BudgetError(
+                f"expected p(z|x) to be resolved after {_MAX_LEVELS} levels of cells, and some "
+                "are not; raise tolerance"
+            )
         return _findings(target, _joined(settled, pending), log_left_out)
 
     def _coarse(self, target: Target) -> tuple[Tensor, "_Cells"]:

@@ -10,7 +10,7 @@ bring a path on an ordinary Gaussian back to where it began, and the chain would
 
 Source: Neal (2011), with 5.4.2.2 on varying ε, for HMC; Hoffman & Gelman (2014), eq. 6, for dual
 averaging. Differs in: the acceptance rate that steers a query's step size is the mean over its
-chains.
+chains, and chains share momenta between queries.
 """
 
 import math
@@ -27,6 +27,7 @@ from crosscoding.random import normal, spawn, uniform
 from crosscoding.target import Target
 
 _JITTER = 0.2
+_REACH = 5.0  # prior standard deviations from 0 that prior draws keep within
 _FAR = 1e3  # prior standard deviations from 0 at which a path has diverged
 
 
@@ -182,15 +183,26 @@ class _Chains:
         return acceptance
 
     def _evaluate(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """log p(z, x) and its gradient; −inf and 0 at points that ran off to infinity."""
-        ran_off = ~(z.abs() < _FAR * self.target.prior_scale).all(-1)
-        inside = torch.where(ran_off[..., None], 0.0, z).requires_grad_()
-        log_joint = self.target.log_joint(inside)
+        """log p(z, x) and its gradient; −inf and 0 where a path has diverged.
+
+        It has where z is far off. Farther out than prior draws are, a decoder may overflow on the
+        way there; NaN where prior draws are is an error.
+        """
+        diverged = ~(z.abs() < _FAR * self.target.prior_scale).all(-1)
+        inside = torch.where(diverged[..., None], 0.0, z).requires_grad_()
+        log_joint = self.target.log_joint(inside, checked=False)
         (gradient,) = torch.autograd.grad(log_joint.sum(), inside)
-        log_joint = torch.where(ran_off, -math.inf, log_joint.detach())
-        if gradient.isnan().any():
-            raise NonFiniteError("expected a finite gradient of log p(z, x), got NaN")
-        return log_joint, torch.where(ran_off[..., None], 0.0, gradient)
+        undefined = log_joint.isnan() | gradient.isnan().any(-1)
+        near = (inside.abs() < _REACH * self.target.prior_scale).all(-1)
+        if (undefined & near).any():
+            raise NonFiniteError(
+                "expected a finite log p(z, x) and gradient where prior draws are, got NaN at "
+                f"{int((undefined & near).sum())} of {undefined.numel()} points: the decoder puts "
+                "out NaN or infinity there"
+            )
+        diverged = diverged | undefined
+        log_joint = torch.where(diverged, -math.inf, log_joint.detach())
+        return log_joint, torch.where(diverged[..., None], 0.0, gradient)
 
     def _to_unit(self, gradient: Tensor) -> Tensor:
         if self._factor is None:

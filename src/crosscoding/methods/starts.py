@@ -15,7 +15,7 @@ from crosscoding.diagnostics import importance_ess
 from crosscoding.random import normal, spawn
 from crosscoding.target import Target
 
-_NUM_PROBES = 4096
+_NUM_PROBES, _NUM_PROBES_ABOVE = 4096, 1024  # up to and above _MAX_BENT_DIM
 _MAX_BENT_DIM = 3  # 128 points say little about a density in more dimensions, and cost 0.4 nats
 _NUM_POINTS = 128
 _SINKHORN_ROUNDS = 50
@@ -49,7 +49,9 @@ def weighted_probes(target: Target, *, generator: Generator) -> tuple[Tensor, Te
     The weights are proportional to p(x|z)^t with the largest t ≤ 1 that leaves an ESS of
     2 latent + 16 draws.
     """
-    z = target.draw_prior(_NUM_PROBES, generator=generator)
+    low_dimensional = target.latent_dim <= _MAX_BENT_DIM
+    num = _NUM_PROBES if low_dimensional else _NUM_PROBES_ABOVE
+    z = target.draw_prior(num, generator=generator)
     log_likelihood = target.pairwise_log_likelihood(z).clamp_min(-1e30)  # as 0 · −inf is NaN
     enough = 2 * target.latent_dim + 16
     low, high = torch.zeros_like(log_likelihood[0]), torch.ones_like(log_likelihood[0])

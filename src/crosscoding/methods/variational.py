@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from crosscoding.crosscoders import Crosscoder, Fitted, Gaussian
 from crosscoding.crosscoders.base import pack, unpack
 from crosscoding.diagnostics import importance_ess, log_mean_exp, mean_error
+from crosscoding.errors import NonFiniteError
 from crosscoding.findings import Findings
 from crosscoding.methods.base import Method, Report, silent
 from crosscoding.methods.starts import starting_params
@@ -100,6 +101,11 @@ class Variational(Method):
                 if finished.any():
                     state.keep(~finished)
                     active = target.select(state.index)
+                if not state.params.isfinite().all():
+                    raise NonFiniteError(
+                        "expected finite gradients of log p(z, x), got NaN or infinity; "
+                        "the decoder may not be differentiable everywhere"
+                    )
                 report(1 - len(state.index) / max(len(packed), 1), f"step {step}")
         return Fitted(self.crosscoder, unpack(answer, layout), target.latent_dim), steps
 

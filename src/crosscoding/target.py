@@ -189,8 +189,8 @@ class DensityTarget(Target):
 
     Example:
         >>> target = DensityTarget(lambda z: -z.square().sum(-1), latent_dim=2)
-        >>> target.log_joint(torch.zeros(3, 2))
-        tensor([0., 0., 0.])
+        >>> target.log_joint(torch.ones(3, 2))
+        tensor([-2., -2., -2.])
     """
 
     def __init__(

@@ -4,8 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 import crosscoding as cc
+
+
+# The fits here are small: a second thread saves nothing, and waits long where cores are busy.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

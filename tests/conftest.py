@@ -8,7 +8,6 @@ import torch
 
 import crosscoding as cc
 
-
 # The fits here are small: a second thread saves nothing, and waits long where cores are busy.
 torch.set_num_threads(1)
 

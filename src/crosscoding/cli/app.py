@@ -15,7 +15,7 @@ Examples:
 
   crosscoding models
 
-  crosscoding condition mnist-2d --digit 7 --observe rows:0-13 --out answer
+  crosscoding condition mnist-2d --digit 29 --observe rows:0-13 --out answer
 
   crosscoding condition mnist-20d --image digit.png --observe random:0.1 --samples 64 --out answer
 """
@@ -72,14 +72,19 @@ def condition(
     ] = None,
     digit: Annotated[
         int | None,
-        typer.Option("--digit", min=0, max=39, help="Instead of --image: one of 40 test digits."),
+        typer.Option(
+            "--digit", min=0, max=39, help="Instead of --image: which of 40 test digits, by index."
+        ),
     ] = None,
     samples: Annotated[
         int, typer.Option("--samples", min=1, max=100_000, help="Completions to draw.")
     ] = 64,
     method: Annotated[
         str | None,
-        typer.Option("--method", help="gvi, nf, fcn, hmc, rejection or grid; default: by size."),
+        typer.Option(
+            "--method",
+            help="gvi, nf, fcn, hmc, rejection or grid; default: grid up to latent 3, gvi above.",
+        ),
     ] = None,
     out: Out = Path("out/condition"),
     seed: Seed = 0,

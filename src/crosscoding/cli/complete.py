@@ -10,7 +10,14 @@ from rich.table import Table
 from torch import Tensor
 
 from crosscoding import zoo
-from crosscoding.cli.console import out, output_folder, print_json, progress, write_json
+from crosscoding.cli.console import (
+    out,
+    output_folder,
+    print_json,
+    progress,
+    use_one_thread,
+    write_json,
+)
 from crosscoding.cli.observe import parse_mask, read_grey
 from crosscoding.condition import condition
 from crosscoding.evidence import Evidence
@@ -40,6 +47,7 @@ class Request:
 
 def run(request: Request, *, as_json: bool) -> None:
     """Answer the request and write the results."""
+    use_one_thread()
     vae = zoo.load(request.model)
     method = None if request.method is None else method_named(request.method)
     datum = _datum(request, vae.data_shape)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -31,6 +32,11 @@ def clear_errors() -> Iterator[None]:
     except (ValueError, TypeError, BudgetError, NotImplementedError, OSError) as error:
         err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
+
+
+def use_one_thread() -> None:
+    """Keep torch to one thread: the fits are small, and a second waits long on a busy machine."""
+    torch.set_num_threads(1)
 
 
 @contextmanager

@@ -6,7 +6,14 @@ from rich.table import Table
 from torch import Tensor
 
 from crosscoding import zoo
-from crosscoding.cli.console import out, output_folder, print_json, progress, write_json
+from crosscoding.cli.console import (
+    out,
+    output_folder,
+    print_json,
+    progress,
+    use_one_thread,
+    write_json,
+)
 from crosscoding.evidence import Evidence, random_mask
 from crosscoding.experiments import mixture
 from crosscoding.experiments.comparison import COMPARED, Comparison, compare
@@ -22,6 +29,7 @@ _NUM_SHOWN = 9
 def run(folder: Path, *, seed: int, as_json: bool) -> None:
     """Run all methods, write the pictures and the table."""
     folder = output_folder(folder)
+    use_one_thread()
     vae = zoo.load("mnist-2d")
     digit = zoo.digits()[0][_DIGIT]
     mask = random_mask(vae.data_shape, _FRACTION, seed=_MASK_SEED)

@@ -310,3 +310,10 @@ def test_parts_describe_the_likelihood(case):
 def test_parts_of_no_known_likelihood_are_refused(description):
     with pytest.raises(cc.ModelFormatError, match="expected a known likelihood"):
         Likelihood.from_parts(({}, description))
+
+
+def test_a_probability_outside_0_and_1_is_an_error_and_not_a_clamp():
+    likelihood, one = cc.likelihoods.Bernoulli(logits=False), torch.ones(1)
+    with pytest.raises(ValueError, match="expected probabilities between 0 and 1"):
+        likelihood.log_prob(torch.tensor([1.2]), one)
+    assert likelihood.log_prob(torch.tensor([1.0]), one).isfinite().all()

@@ -142,7 +142,7 @@ def test_chunks_change_no_answer(monkeypatch):
         target.pairwise_log_likelihood(z[:, 0, 0]),
         flat.log_likelihood_at(z[:, 0, 0], query),
     )
-    monkeypatch.setattr(target_module, "_CHUNK_BYTES", 200)  # a few rows of 8 doubles at most
+    monkeypatch.setattr(target_module, "CHUNK_BYTES", 200)  # a few rows of 8 doubles at most
     pieces = (
         target.log_likelihood(z),
         target.pairwise_log_likelihood(z[:, 0, 0]),

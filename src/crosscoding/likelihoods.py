@@ -119,6 +119,11 @@ class Bernoulli(Likelihood):
     support = "between 0 and 1"
 
     def _probability(self, params: Tensor) -> Tensor:
+        if ((params < 0) | (params > 1)).any():
+            raise ValueError(
+                "expected probabilities between 0 and 1 from the decoder, got values from "
+                f"{params.min():.4g} to {params.max():.4g} at some z"
+            )
         info = torch.finfo(params.dtype)
         return params.clamp(info.tiny, 1 - info.eps / 2)
 

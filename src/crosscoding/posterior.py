@@ -11,10 +11,8 @@ from crosscoding.evidence import Evidence
 from crosscoding.findings import Findings
 from crosscoding.random import generator_from, uniform
 from crosscoding.storage import prefixed, read_folder, under, write_folder
-from crosscoding.target import Target, VAETarget
+from crosscoding.target import CHUNK_BYTES, Target, VAETarget
 from crosscoding.vae import VAE, check_matches
-
-_CHUNK_BYTES = 64 * 2**20
 
 
 class Posterior:
@@ -372,7 +370,7 @@ class Posterior:
         """The decoder's output at z, (S, B, latent), piece by piece: (rows of S, parameters)."""
         vae, _ = self._model()
         row_bytes = max(vae.data_size * z.element_size() * z.shape[1], 1)
-        size = max(_CHUNK_BYTES // row_bytes, 1)
+        size = max(CHUNK_BYTES // row_bytes, 1)
         for start in range(0, len(z), size):
             rows = slice(start, start + size)
             params = vae.decode_flat(z[rows])

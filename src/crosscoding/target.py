@@ -18,7 +18,7 @@ from crosscoding.evidence import Evidence
 from crosscoding.random import normal
 from crosscoding.vae import VAE, check_matches
 
-_CHUNK_BYTES = 64 * 2**20
+CHUNK_BYTES = 64 * 2**20
 
 
 class Target(ABC):
@@ -172,7 +172,7 @@ class VAETarget(Target):
 
     def _chunk_size(self, num_rows: int, like: Tensor) -> int:
         row_bytes = max(self.vae.data_size * like.element_size() * num_rows, 1)
-        return max(_CHUNK_BYTES // row_bytes, 1)
+        return max(CHUNK_BYTES // row_bytes, 1)
 
 
 class DensityTarget(Target):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from crosscoding import zoo
 from crosscoding.cli.console import (
+    figure,
     out,
     output_folder,
     print_json,
@@ -124,18 +125,14 @@ def _print(summary: dict[str, Any], folder: Path) -> None:
     rows = {
         "method": summary["method"],
         "observed pixels": str(summary["observed_pixels"]),
-        "log p(x), nats": _figure(summary["log_evidence"]),
-        "C-ELBO, nats": _figure(summary["c_elbo"])
+        "log p(x), nats": figure(summary["log_evidence"], 2),
+        "C-ELBO, nats": figure(summary["c_elbo"], 2)
         + ("" if summary["c_elbo_is_bound"] else " (no bound)"),
-        "log p(y|x) of the picture's rest, nats": _figure(summary["query_log_prob"]),
-        "effective sample size": _figure(summary["ess"]),
-        "seconds": _figure(summary["seconds"]),
+        "log p(y|x) of the picture's rest, nats": figure(summary["query_log_prob"], 2),
+        "effective sample size": figure(summary["ess"], 2),
+        "seconds": figure(summary["seconds"], 2),
     }
     for name, value in rows.items():
         table.add_row(name, value)
     out.print(table)
     out.print(f"{summary['samples']} completions and their pictures are in {folder}", markup=False)
-
-
-def _figure(value: float | None) -> str:
-    return "—" if value is None else f"{value:.2f}"

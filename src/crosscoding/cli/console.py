@@ -71,6 +71,11 @@ def output_folder(path: Path) -> Path:
     return path
 
 
+def figure(value: float | None, digits: int) -> str:
+    """A number for a table, or a dash where there is none."""
+    return "—" if value is None else f"{value:.{digits}f}"
+
+
 def write_json(data: dict[str, Any], path: Path) -> None:
     """Write data to a file, readable."""
     path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n")

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from crosscoding import zoo
 from crosscoding.cli.console import (
+    figure,
     out,
     output_folder,
     print_json,
@@ -97,9 +98,9 @@ def _print(comparison: Comparison, bare: Comparison, folder: Path) -> None:
         mark = "" if row.bound else " *"
         table.add_row(
             row.method,
-            _figure(row.c_elbo) + mark,
-            _figure(row.gap) + mark,
-            _figure(row.query_log_prob),
+            figure(row.c_elbo, 3) + mark,
+            figure(row.gap, 3) + mark,
+            figure(row.query_log_prob, 3),
             f"{row.mmd:.4f}",
             f"{bare_row.mmd:.4f}",
             f"{row.seconds:.2f}",
@@ -110,7 +111,3 @@ def _print(comparison: Comparison, bare: Comparison, folder: Path) -> None:
     out.print(
         f"completions.png, posterior.png, mixture.png and table.json are in {folder}", markup=False
     )
-
-
-def _figure(value: float | None) -> str:
-    return "—" if value is None else f"{value:.3f}"

@@ -4,6 +4,7 @@ Given any observed part x of a datum t = (x, y): what is p(y|x)? `condition` ans
 """
 
 from crosscoding import crosscoders, diagnostics, likelihoods, methods, zoo
+from crosscoding.bank import Bank
 from crosscoding.condition import condition, infer
 from crosscoding.errors import BudgetError, ModelFormatError, NonFiniteError
 from crosscoding.evidence import Evidence, random_mask, rectangle_mask, stroke_mask
@@ -15,6 +16,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "VAE",
+    "Bank",
     "BudgetError",
     "DensityTarget",
     "Evidence",

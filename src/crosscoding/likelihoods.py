@@ -80,6 +80,14 @@ class Likelihood(ABC):
         """The same likelihood with what it holds per element laid out flat, as the decoder's."""
         return self
 
+    def of_elements(self, elements: Tensor) -> "Likelihood":
+        """The same for some elements of each query, (B, E'), of data laid out flat."""
+        return self
+
+    def select(self, index: Tensor) -> "Likelihood":
+        """The same for some queries of those that `of_elements` was asked for."""
+        return self
+
     def masked_log_prob(self, params: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """Σ over masked elements of log p(t|z), shape (*sample, B).
 
@@ -90,15 +98,19 @@ class Likelihood(ABC):
         """
         return torch.where(mask, self.log_prob(params, values), 0.0).sum(-1)
 
-    def pairwise_log_prob(self, params: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    def to_keep(self, params: Tensor) -> tuple[Tensor, ...]:
+        """What `pairwise_log_prob` needs of parameters (N, E, *param_shape), worked out once."""
+        return (params,)
+
+    def pairwise_log_prob(self, kept: tuple[Tensor, ...], values: Tensor, mask: Tensor) -> Tensor:
         """`masked_log_prob` of every query under every one of N parameter sets, shape (N, B).
 
         Args:
-            params: Parameters, shape (N, E, *param_shape).
+            kept: What `to_keep` made of the parameters.
             values: Data, shape (B, E), finite everywhere.
             mask: Which elements count, shape (B, E).
         """
-        return self.masked_log_prob(params.unsqueeze(1), values, mask)
+        return self.masked_log_prob(kept[0].unsqueeze(1), values, mask)
 
 
 @dataclass(frozen=True)
@@ -170,9 +182,12 @@ class Bernoulli(Likelihood):
         weight = mask.to(params.dtype)
         return torch.linalg.vecdot(slope, values * weight) + torch.linalg.vecdot(offset, weight)
 
-    def pairwise_log_prob(self, params: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        slope, offset = self._slope_and_offset(params)
-        weight = mask.to(params.dtype)
+    def to_keep(self, params: Tensor) -> tuple[Tensor, ...]:
+        return self._slope_and_offset(params)
+
+    def pairwise_log_prob(self, kept: tuple[Tensor, ...], values: Tensor, mask: Tensor) -> Tensor:
+        slope, offset = kept
+        weight = mask.to(slope.dtype)
         return slope @ (values * weight).mT + offset @ weight.mT
 
 
@@ -263,7 +278,14 @@ class Gaussian(Likelihood):
         log_scale = torch.where(mask, scale.log() + 0.5 * _LOG_2PI, 0.0).sum(-1)
         return -0.5 * squares - log_scale
 
-    def pairwise_log_prob(self, params: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    def of_elements(self, elements: Tensor) -> "Gaussian":
+        return Gaussian(self.scale[elements]) if isinstance(self.scale, Tensor) else self
+
+    def select(self, index: Tensor) -> "Gaussian":
+        return Gaussian(self.scale[index]) if isinstance(self.scale, Tensor) else self
+
+    def pairwise_log_prob(self, kept: tuple[Tensor, ...], values: Tensor, mask: Tensor) -> Tensor:
+        (params,) = kept
         # Σ m (x − μ)² / σ² by its three products, in double: they nearly cancel where x ≈ μ.
         mean, scale = (part.double() for part in self._mean_and_scale(params))
         weight, data = mask.double(), values.double()

@@ -5,10 +5,12 @@ broadcast over the batch. Entry i of a batch therefore gets exactly the numbers 
 whatever stands beside it. For independent repeats of one query, call again with another seed.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Generator, Tensor
+from torch.quasirandom import SobolEngine
 
 
 def generator_from(seed: int | Generator | None) -> Generator:
@@ -51,3 +53,14 @@ def uniform(shape: Sequence[int], *, generator: Generator, like: Tensor) -> Tens
     """Uniform noise in [0, 1) of the given shape, in the dtype and on the device of `like`."""
     noise = torch.rand(tuple(shape), generator=generator, device=generator.device, dtype=like.dtype)
     return noise.to(like.device)
+
+
+def quasi_normal(num: int, dim: int, *, generator: Generator, like: Tensor) -> Tensor:
+    """Points (num, dim) that are spread more evenly than standard normal draws, and alike in law.
+
+    A scrambled Sobol sequence, through the normal distribution's quantiles.
+    """
+    seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+    uniforms = SobolEngine(dim, scramble=True, seed=seed).draw(num, dtype=torch.double)
+    quantiles = math.sqrt(2) * torch.erfinv((2 * uniforms - 1).clamp(-1 + 1e-12, 1 - 1e-12))
+    return quantiles.to(like)

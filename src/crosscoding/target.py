@@ -13,12 +13,15 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
+from crosscoding.bank import Bank
 from crosscoding.errors import NonFiniteError
 from crosscoding.evidence import Evidence
-from crosscoding.random import normal
+from crosscoding.observed import ObservedRows
+from crosscoding.random import normal, quasi_normal
 from crosscoding.vae import VAE, check_matches
 
 CHUNK_BYTES = 64 * 2**20
+_NUM_POINTS = 16_384  # of the prior, for a density without a decoder
 
 
 class Target(ABC):
@@ -48,6 +51,10 @@ class Target(ABC):
     @abstractmethod
     def pairwise_log_likelihood(self, z: Tensor) -> Tensor:
         """log p(x|z) of every query at points that all share: z (N, latent) -> (N, *batch)."""
+
+    @abstractmethod
+    def log_likelihood_of_bank(self) -> tuple[Tensor, Tensor]:
+        """Spread-out points of the prior, (N, latent), and log p(x|z) there, (N, *batch)."""
 
     @abstractmethod
     def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
@@ -120,6 +127,7 @@ class VAETarget(Target):
         flat_shape = (*self.batch_shape, vae.data_size)
         self._values = evidence.values.reshape(flat_shape)
         self._mask = evidence.mask.reshape(flat_shape)
+        self._observed: ObservedRows | None = None
 
     def log_likelihood(self, z: Tensor, *, checked: bool = True) -> Tensor:
         in_one_piece = z.ndim <= 1 + len(self.batch_shape)  # one point a query
@@ -135,11 +143,19 @@ class VAETarget(Target):
         mask = self._mask.reshape(-1, self.vae.data_size)
 
         def evaluate(points: Tensor) -> Tensor:
-            params = self.vae.decode_flat(points)
-            result = self.vae.flat_likelihood.pairwise_log_prob(params, values, mask)
+            likelihood = self.vae.flat_likelihood
+            kept = likelihood.to_keep(self.vae.decode_flat(points))
+            result = likelihood.pairwise_log_prob(kept, values, mask)
             return self._checked(result, points).reshape(len(points), *self.batch_shape)
 
         return _in_chunks(evaluate, z, self._chunk_size(1, z))
+
+    def log_likelihood_of_bank(self) -> tuple[Tensor, Tensor]:
+        bank = Bank.of(self.vae)
+        values = self._values.reshape(-1, self.vae.data_size)
+        mask = self._mask.reshape(-1, self.vae.data_size)
+        result = self._checked(bank.log_likelihood(values, mask), bank.points)
+        return bank.points, result.reshape(-1, *self.batch_shape)
 
     def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
         def evaluate(rows: Tensor) -> Tensor:
@@ -153,12 +169,24 @@ class VAETarget(Target):
         )
 
     def flatten(self) -> "VAETarget":
-        return VAETarget(self.vae, self.evidence.flatten(len(self.vae.data_shape)))
+        """The same target with batch shape (B,), which decodes observed elements alone."""
+        flat = VAETarget(self.vae, self.evidence.flatten(len(self.vae.data_shape)))
+        flat._observed = ObservedRows.where_faster(self.vae, flat._values, flat._mask)
+        return flat
 
     def select(self, index: Tensor) -> "VAETarget":
-        return VAETarget(self.vae, self.evidence[index])
+        chosen = object.__new__(VAETarget)  # of checked evidence: nothing is checked again
+        chosen.__dict__.update(self.__dict__)
+        chosen.evidence = self.evidence[index]
+        chosen._values, chosen._mask = self._values[index], self._mask[index]
+        chosen.batch_shape = chosen._values.shape[:-1]
+        if self._observed is not None:
+            chosen._observed = self._observed.select(index)
+        return chosen
 
     def _log_likelihood(self, z: Tensor) -> Tensor:
+        if self._observed is not None:
+            return self._observed.log_likelihood(z)
         params = self.vae.decode_flat(z)
         return self.vae.flat_likelihood.masked_log_prob(params, self._values, self._mask)
 
@@ -226,7 +254,14 @@ class DensityTarget(Target):
         return self.log_joint(z, checked=checked) - self.log_prior(z)
 
     def pairwise_log_likelihood(self, z: Tensor) -> Tensor:
-        return self.log_likelihood(z).reshape(len(z), *self.batch_shape)
+        one_batch = z.reshape(len(z), *[1] * len(self.batch_shape), self.latent_dim)
+        return self.log_likelihood(one_batch).expand(len(z), *self.batch_shape)
+
+    def log_likelihood_of_bank(self) -> tuple[Tensor, Tensor]:
+        generator = Generator().manual_seed(0)
+        noise = quasi_normal(_NUM_POINTS, self.latent_dim, generator=generator, like=self.like)
+        points = self.prior_scale * noise
+        return points, self.pairwise_log_likelihood(points)
 
     def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
         return self.log_likelihood(z)

@@ -2,12 +2,14 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from crosscoding.architecture import build, describe, load_weights, weights
 from crosscoding.errors import ModelFormatError, NonFiniteError
+from crosscoding.heads import find_head
 from crosscoding.likelihoods import Likelihood
 from crosscoding.random import generator_from, normal
 from crosscoding.storage import Parts, prefixed, under
@@ -32,8 +34,10 @@ class VAE:
     Attributes:
         decoder: The frozen copy.
         data_shape: Shape of one datum.
+        head: The decoder's last linear layer, or None where its code does not show one.
         dtype: The decoder's floating-point type, which all answers have.
         device: Where the decoder lies, and all answers.
+        kept: What was worked out from the decoder and is worth keeping, by name.
 
     Raises:
         TypeError: decoder is no module, likelihood no likelihood, latent_dim no int.
@@ -72,6 +76,7 @@ class VAE:
             ) from error
         self.latent_dim = latent_dim
         self.likelihood = likelihood
+        self.kept: dict[str, Any] = {}
         tensors = [*self.decoder.parameters(), *self.decoder.buffers()]
         like = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
         self.dtype, self.device = like.dtype, like.device
@@ -83,6 +88,9 @@ class VAE:
         probes = normal((_NUM_PROBES, latent_dim), generator=generator_from(0), like=like)
         self.data_shape = self._check_decoder(probes)
         self._flat_likelihood = likelihood.for_data(self.data_shape, like)
+        self.head = None
+        if not likelihood.param_shape:
+            self.head = find_head(self.decoder, probes, self._run(probes))
 
     @property
     def flat_likelihood(self) -> Likelihood:
@@ -93,6 +101,18 @@ class VAE:
     def data_size(self) -> int:
         """Number of elements of one datum."""
         return self.data_shape.numel()
+
+    @property
+    def operations(self) -> float:
+        """Multiply-adds that decoding one z takes, counted in its products and convolutions."""
+        if "operations" not in self.kept:
+            from torch.utils.flop_counter import FlopCounterMode
+
+            z = torch.zeros(1, self.latent_dim, dtype=self.dtype, device=self.device)
+            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                self._run(z)
+            self.kept["operations"] = max(counter.get_total_flops() / 2, float(self.data_size))
+        return self.kept["operations"]
 
     def decode(self, z: Tensor) -> Tensor:
         """Parameters of p(t|z).

@@ -1,34 +1,30 @@
 """HMC: Hamiltonian Monte Carlo in z, many chains of every query at once.
 
-    H(z, r) = −log p(z, x) + ½ rᵀ M⁻¹ r,   L leapfrog steps of size ε, accept with min(1, e^{−ΔH})
-
 The metric M⁻¹ is the covariance of the chains' warm-up draws (its diagonal by default); the step
 size follows the acceptance rate by dual averaging. Each query has its own of both.
 
 An adapted step size is varied by up to a fifth from step to step: L leapfrog steps of one size can
 bring a path on an ordinary Gaussian back to where it began, and the chain would stand still.
 
-Source: Neal (2011), with 5.4.2.2 on varying ε, for HMC; Hoffman & Gelman (2014), eq. 6, for dual
-averaging. Differs in: the acceptance rate that steers a query's step size is the mean over its
-chains, and chains share momenta between queries.
+Source: Hoffman & Gelman (2014), eq. 6, for dual averaging; `leapfrog` for the moves. Differs in:
+the acceptance rate that steers a query's step size is the mean over its chains.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
 
 from crosscoding.diagnostics import chain_ess, r_hat
-from crosscoding.errors import NonFiniteError
 from crosscoding.findings import Findings
 from crosscoding.methods.base import Method, Report, silent
-from crosscoding.random import normal, spawn, uniform
+from crosscoding.methods.leapfrog import Move, evaluated, shrunk_covariance
+from crosscoding.random import spawn
 from crosscoding.target import Target
 
 _JITTER = 0.2
-_REACH = 5.0  # prior standard deviations from 0 that prior draws keep within
-_FAR = 1e3  # prior standard deviations from 0 at which a path has diverged
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ class HMC(Method):
         start = target.draw_prior(self.num_chains, generator=for_start)
         z = start[:, None].expand(-1, target.num_queries, -1)
         chains = _Chains(target, z, self.num_leapfrog)
-        step_size = self._warm_up(chains, generator=for_steps, report=report)
+        step_size = self._warm_up(chains, target.prior_scale, generator=for_steps, report=report)
         jitter = 0.0 if self.step_size is not None else _JITTER
         draws, acceptance = [], []
         for step in range(self.num_draws):
@@ -82,9 +78,11 @@ class HMC(Method):
             self._report(report, self.num_warmup + step, "sampling")
         return self._findings(torch.stack(draws, 1), torch.stack(acceptance), step_size)
 
-    def _warm_up(self, chains: "_Chains", *, generator: Generator, report: Report) -> Tensor:
+    def _warm_up(
+        self, chains: "_Chains", scale: float, *, generator: Generator, report: Report
+    ) -> Tensor:
         """Adapt, and leave the chains where they are then; the step size to go on with, (B,)."""
-        num_queries, scale = chains.z.shape[1], chains.target.prior_scale
+        num_queries = chains.z.shape[1]
         if self.step_size is not None:
             fixed = chains.z.new_full((num_queries,), self.step_size * scale)
             for step in range(self.num_warmup):
@@ -132,87 +130,26 @@ class _Chains:
     """Positions z (chain, B, latent) with their log-joint and gradient, and how they move."""
 
     def __init__(self, target: Target, z: Tensor, num_leapfrog: int) -> None:
-        self.target, self.num_leapfrog = target, num_leapfrog
-        self.z = z
-        self._factor: Tensor | None = None
-        self._log_joint, self._gradient = self._evaluate(z)
+        self._move = Move(target, partial(target.log_joint, checked=False), None, num_leapfrog)
+        self._points = evaluated(target, self._move.density, z)
+
+    @property
+    def z(self) -> Tensor:
+        """Where the chains are."""
+        return self._points.z
 
     def adopt_metric(self, draws: Tensor, dense: bool) -> None:
-        """Take M⁻¹ from draws (S, B, latent): their covariance, a little shrunk to its diagonal."""
-        count, dim = draws.shape[0], draws.shape[-1]
-        centred = draws - draws.mean(0)
-        floor = 1e-6 * self.target.prior_scale**2
-        variance = centred.square().mean(0).clamp_min(floor)
-        covariance = torch.diag_embed(variance)
-        if dense:
-            full = torch.einsum("sbi,sbj->bij", centred, centred) / count
-            share = count / (count + 5.0 * dim)
-            covariance = share * full + (1 - share) * covariance
-        self._factor = torch.linalg.cholesky(covariance)
+        """Take M⁻¹ = F Fᵀ from draws (S, B, latent): their covariance or its diagonal."""
+        floor = 1e-6 * self._move.target.prior_scale**2
+        covariance = shrunk_covariance(draws, floor)
+        if not dense:
+            covariance = torch.diag_embed(covariance.diagonal(dim1=-2, dim2=-1))
+        self._move = replace(self._move, factor=torch.linalg.cholesky(covariance))
 
     def step(self, step_size: Tensor, jitter: float, *, generator: Generator) -> Tensor:
-        """One proposal for every chain; the acceptance probabilities, (chain, B).
-
-        Args:
-            step_size: ε of each query, shape (B,).
-            jitter: Largest share by which ε is varied at random.
-            generator: Of momenta, ε and acceptance.
-
-        In coordinates where the metric is the identity, z = F v with F Fᵀ = M⁻¹: the momentum is
-        standard normal, and the gradient for v is Fᵀ ∇ log p.
-        """
-        num_chains, _, dim = self.z.shape
-        momentum = normal((num_chains, 1, dim), generator=generator, like=self.z)
-        start = momentum = momentum.expand_as(self.z)
-        vary = uniform((1,), generator=generator, like=self.z)
-        epsilon = step_size[:, None] * (1 + jitter * (2 * vary - 1))
-        z, log_joint, gradient = self.z, self._log_joint, self._gradient
-        for _ in range(self.num_leapfrog):
-            momentum = momentum + 0.5 * epsilon * self._to_unit(gradient)
-            z = z + epsilon * self._from_unit(momentum)
-            log_joint, gradient = self._evaluate(z)
-            momentum = momentum + 0.5 * epsilon * self._to_unit(gradient)
-        gain = log_joint - self._log_joint
-        gain = gain - 0.5 * (momentum.square() - start.square()).sum(-1)
-        acceptance = gain.nan_to_num(nan=-math.inf).clamp_max(0).exp()
-        u = uniform((num_chains, 1), generator=generator, like=self.z)
-        accepted = u < acceptance
-        self.z = torch.where(accepted[..., None], z, self.z)
-        self._gradient = torch.where(accepted[..., None], gradient, self._gradient)
-        self._log_joint = torch.where(accepted, log_joint, self._log_joint)
+        """One proposal for every chain; the acceptance probabilities, (chain, B)."""
+        self._points, acceptance = self._move(self._points, step_size, jitter, generator=generator)
         return acceptance
-
-    def _evaluate(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """log p(z, x) and its gradient; −inf and 0 where a path has diverged.
-
-        It has where z is far off. Farther out than prior draws are, a decoder may overflow on the
-        way there; NaN where prior draws are is an error.
-        """
-        diverged = ~(z.abs() < _FAR * self.target.prior_scale).all(-1)
-        inside = torch.where(diverged[..., None], 0.0, z).requires_grad_()
-        log_joint = self.target.log_joint(inside, checked=False)
-        (gradient,) = torch.autograd.grad(log_joint.sum(), inside)
-        undefined = log_joint.isnan() | gradient.isnan().any(-1)
-        near = (inside.abs() < _REACH * self.target.prior_scale).all(-1)
-        if (undefined & near).any():
-            raise NonFiniteError(
-                "expected a finite log p(z, x) and gradient where prior draws are, got NaN at "
-                f"{int((undefined & near).sum())} of {undefined.numel()} points: the decoder puts "
-                "out NaN or infinity there"
-            )
-        diverged = diverged | undefined
-        log_joint = torch.where(diverged, -math.inf, log_joint.detach())
-        return log_joint, torch.where(diverged[..., None], 0.0, gradient)
-
-    def _to_unit(self, gradient: Tensor) -> Tensor:
-        if self._factor is None:
-            return gradient
-        return torch.einsum("cbi,bij->cbj", gradient, self._factor)
-
-    def _from_unit(self, momentum: Tensor) -> Tensor:
-        if self._factor is None:
-            return momentum
-        return torch.einsum("cbj,bij->cbi", momentum, self._factor)
 
 
 class _DualAveraging:

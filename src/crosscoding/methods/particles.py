@@ -1,0 +1,63 @@
+"""Weighted points: how far a density can be sharpened at once, and drawing by weight."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from crosscoding.diagnostics import importance_ess
+
+_BISECTIONS = 25
+
+
+def next_temperature(log_ratio: Tensor, now: Tensor, least_ess: float) -> Tensor:
+    """The largest t ≤ 1 at which weights r^{t − now} leave an ESS of `least_ess`, shape (B,).
+
+    Args:
+        log_ratio: log r at points of temperature `now`, shape (S, B); −inf allowed.
+        now: Temperature of each query, shape (B,).
+        least_ess: Effective sample size to keep, between 1 and S.
+    """
+    log_ratio = log_ratio.clamp_min(-1e30)  # as 0 · −inf is NaN
+    low, high = now.clone(), torch.ones_like(now)
+    whole = importance_ess((high - low) * log_ratio) >= least_ess
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        fits = importance_ess((middle - now) * log_ratio) >= least_ess
+        low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
+    return torch.where(whole, 1.0, low)
+
+
+def systematic(log_weights: Tensor, offset: Tensor, num: int) -> Tensor:
+    """Systematic draws of an index by weight: log_weights (S, *B) -> (num, *B), in order.
+
+    Args:
+        log_weights: Not normalised.
+        offset: Uniform in [0, 1), broadcasts to (*B).
+        num: Number of draws.
+    """
+    batch = log_weights.shape[1:]
+    cumulative = log_weights.double().softmax(0).cumsum(0).flatten(1).mT.contiguous()
+    steps = torch.arange(num, dtype=torch.double, device=log_weights.device)
+    points = (steps + offset.double().expand(batch).reshape(-1, 1)) / num
+    index = torch.searchsorted(cumulative, points * cumulative[:, -1:])
+    return index.clamp_max(len(log_weights) - 1).mT.reshape(num, *batch)
+
+
+def taken(values: Tensor, index: Tensor) -> Tensor:
+    """values (S, *B, *event) at index (num, *B) along the first dimension: (num, *B, *event)."""
+    event = values.shape[index.ndim :]
+    index = index.reshape(*index.shape, *[1] * len(event))
+    return values.gather(0, index.expand(*index.shape[: index.ndim - len(event)], *event))
+
+
+def log_mean_of_islands(log_islands: Tensor) -> tuple[Tensor, Tensor]:
+    """log of the mean over islands of Z, (I, B) -> (B,), and its standard error from their spread.
+
+    With one island the error is unknown: NaN.
+    """
+    count = len(log_islands)
+    log_mean = log_islands.logsumexp(0) - math.log(count)
+    relative = (log_islands - log_mean).double().exp()
+    error = relative.std(0) / math.sqrt(count) if count > 1 else relative[0] * math.nan
+    return log_mean, error.to(log_mean.dtype)

@@ -1,0 +1,82 @@
+"""Decoding of the observed elements alone: for each query, its own rows of the decoder's head.
+
+With 5 to 25 % of an image observed, most of a decoder's last layer makes elements that p(x|z) does
+not look at. Where the decoder has a `Head`, a query keeps the rows of what it observes; queries
+that observe the same elements share them.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from crosscoding.heads import Head
+from crosscoding.vae import VAE
+
+_MOST_OBSERVED = 0.5  # share of the elements above which one product with all of them is faster
+_MAX_BYTES = 512 * 2**20
+
+
+class ObservedRows:
+    """log p(x|z) of B queries from the rows of their observed elements, E of them at most.
+
+    Attributes:
+        elements: Which elements, shape (R, E), R = B or, for a shared mask, 1; queries with fewer
+            are filled up with elements that do not count.
+        values: x, shape (B, E).
+        mask: Which of them count, shape (R, E).
+    """
+
+    def __init__(self, vae: VAE, head: Head, values: Tensor, mask: Tensor) -> None:
+        rows = mask[:1] if (mask == mask[:1]).all() else mask
+        most = int(rows.sum(1).max())
+        # Stable, so that the elements of a query are in order whatever stands beside it.
+        self.elements = rows.to(torch.int8).sort(dim=1, descending=True, stable=True)[1][:, :most]
+        self.mask = rows.gather(1, self.elements)
+        self.values = values.gather(1, self.elements.expand(len(values), -1))
+        self._head = head
+        self._weight = head.weight[self.elements].mT.contiguous()
+        self._bias = head.bias[self.elements]
+        self._likelihood = vae.flat_likelihood.of_elements(self.elements)
+
+    @classmethod
+    def where_faster(cls, vae: VAE, values: Tensor, mask: Tensor) -> "ObservedRows | None":
+        """The rows of these queries, or None where decoding all elements is as good.
+
+        Args:
+            vae: The model.
+            values, mask: Evidence, shape (B, data_size).
+        """
+        if vae.head is None or len(mask) == 0:
+            return None
+        most = int(mask.sum(1).max())
+        size = len(mask) * most * vae.head.weight[0].numel() * values.element_size()
+        if not 0 < most <= _MOST_OBSERVED * vae.data_size or size > _MAX_BYTES:
+            return None
+        return cls(vae, vae.head, values, mask)
+
+    def select(self, index: Tensor) -> "ObservedRows":
+        """The rows of some queries."""
+        chosen = object.__new__(ObservedRows)
+        chosen.__dict__.update(self.__dict__)
+        chosen.values = self.values[index]
+        if len(self.elements) > 1 or len(self.values) == 1:
+            for name in ("elements", "mask", "_weight", "_bias"):
+                setattr(chosen, name, getattr(self, name)[index])
+            chosen._likelihood = self._likelihood.select(index)
+        return chosen
+
+    def log_likelihood(self, z: Tensor) -> Tensor:
+        """log p(x|z) in nats: z (*sample, B, latent) -> (*sample, B)."""
+        hidden = self._head.trunk(z.reshape(-1, z.shape[-1])).reshape(-1, z.shape[-2], self._width)
+        if len(self.elements) == 1:
+            output = F.linear(hidden, self._weight[0].mT, self._bias[0])
+        else:
+            product = torch.baddbmm(self._bias[:, None], hidden.transpose(0, 1), self._weight)
+            output = product.transpose(0, 1)
+        params = self._head.activation(output)
+        result = self._likelihood.masked_log_prob(params, self.values, self.mask)
+        return result.reshape(z.shape[:-1])
+
+    @property
+    def _width(self) -> int:
+        return self._weight.shape[-2]

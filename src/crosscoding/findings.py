@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass, field, fields
 
-from torch import Tensor
+import torch
+from torch import Generator, Tensor
 
 from crosscoding.crosscoders import Fitted
 from crosscoding.errors import ModelFormatError
+from crosscoding.random import uniform
 from crosscoding.storage import Parts, prefixed, under
 
 
@@ -36,6 +38,43 @@ class Findings:
     cell_width: Tensor | None = None
     fitted: Fitted | None = None
     stats: dict[str, Tensor] = field(default_factory=dict)
+
+    def normalised_log_weights(self) -> Tensor:
+        """Log-weights of the draws, (S, B); all equal where the method gives none."""
+        if self.log_weights is not None:
+            return self.log_weights
+        count = self.draws.shape[0]
+        return torch.full_like(self.draws[..., 0], -float(torch.tensor(count).log()))
+
+    def sample(self, num: int, *, generator: Generator) -> Tensor:
+        """Fresh draws of the fit, or stored ones without repeats while they last: (num, B, latent).
+
+        Stored draws with weights are drawn by them, and moved within their cell.
+        """
+        if self.fitted is not None:
+            return self.fitted.rsample_and_log_prob(num, generator=generator)[0]
+        if self.log_weights is not None:
+            return self._sample_weighted(num, generator)
+        order = [
+            torch.randperm(len(self.draws), generator=generator, device=generator.device).to(
+                self.draws.device
+            )
+            for _ in range(-(-num // max(len(self.draws), 1)))
+        ]
+        return self.draws[torch.cat(order)[:num]] if order else self.draws[:0]
+
+    def _sample_weighted(self, num: int, generator: Generator) -> Tensor:
+        draws = self.draws
+        cumulative = self.normalised_log_weights().double().exp().cumsum(0).mT.contiguous()
+        cumulative = cumulative / cumulative[:, -1:]
+        points = uniform((num, 1), generator=generator, like=cumulative)
+        points = points.expand(num, draws.shape[1]).mT.contiguous()
+        index = torch.searchsorted(cumulative, points, right=True).clamp_max(len(draws) - 1).mT
+        z = draws.gather(0, index.unsqueeze(-1).expand(*index.shape, draws.shape[-1]))
+        if self.cell_width is None:
+            return z
+        jitter = uniform((num, 1, draws.shape[-1]), generator=generator, like=draws) - 0.5
+        return z + jitter * self.cell_width.gather(0, index).unsqueeze(-1)
 
     def to_parts(self) -> Parts:
         """The findings as tensors and JSON."""

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from crosscoding.errors import ModelFormatError, NonFiniteError
 from crosscoding.evidence import Evidence
 from crosscoding.findings import Findings
-from crosscoding.random import generator_from, uniform
+from crosscoding.random import generator_from
 from crosscoding.storage import prefixed, read_folder, under, write_folder
 from crosscoding.target import CHUNK_BYTES, Target, VAETarget
 from crosscoding.vae import VAE, check_matches
@@ -233,7 +233,7 @@ class Posterior:
             vae.flat_likelihood.masked_log_prob(params, values, mask)
             for _, params in self._decoded(self._findings.draws)
         ]
-        result = (torch.cat(pieces) + self._normalised_log_weights()).logsumexp(0)
+        result = (torch.cat(pieces) + self._findings.normalised_log_weights()).logsumexp(0)
         return self._unflatten(torch.where(mask.any(-1), result, 0.0))
 
     # ---- saving --------------------------------------------------------------------------------
@@ -319,44 +319,13 @@ class Posterior:
     def _stream(self, seed: int | Generator | None) -> Generator:
         return self._generator if seed is None else generator_from(seed)
 
-    def _normalised_log_weights(self) -> Tensor:
-        findings = self._findings
-        if findings.log_weights is not None:
-            return findings.log_weights
-        count = findings.draws.shape[0]
-        return torch.full_like(findings.draws[..., 0], -float(torch.tensor(count).log()))
-
     @torch.no_grad()
     def _sample(self, num: int, generator: Generator) -> Tensor:
         if isinstance(num, bool) or not isinstance(num, int):
             raise TypeError(f"expected the number of draws to be an int, got {type(num).__name__}")
         if num < 0:
             raise ValueError(f"expected a number of draws >= 0, got {num}")
-        findings = self._findings
-        if findings.fitted is not None:
-            return findings.fitted.rsample_and_log_prob(num, generator=generator)[0]
-        if findings.log_weights is not None:
-            return self._sample_weighted(num, generator)
-        order = [
-            torch.randperm(len(findings.draws), generator=generator, device=generator.device).to(
-                findings.draws.device
-            )
-            for _ in range(-(-num // max(len(findings.draws), 1)))
-        ]
-        return findings.draws[torch.cat(order)[:num]] if order else findings.draws[:0]
-
-    def _sample_weighted(self, num: int, generator: Generator) -> Tensor:
-        draws, log_weights = self._findings.draws, self._normalised_log_weights()
-        cumulative = log_weights.double().exp().cumsum(0).mT.contiguous()
-        cumulative = cumulative / cumulative[:, -1:]
-        points = uniform((num, 1), generator=generator, like=cumulative)
-        points = points.expand(num, draws.shape[1]).mT.contiguous()
-        index = torch.searchsorted(cumulative, points, right=True).clamp_max(len(draws) - 1).mT
-        z = draws.gather(0, index.unsqueeze(-1).expand(*index.shape, draws.shape[-1]))
-        if self._findings.cell_width is None:
-            return z
-        jitter = uniform((num, 1, draws.shape[-1]), generator=generator, like=draws) - 0.5
-        return z + jitter * self._findings.cell_width.gather(0, index).unsqueeze(-1)
+        return self._findings.sample(num, generator=generator)
 
     def _model(self) -> tuple[VAE, VAETarget]:
         if isinstance(self.target, VAETarget):
@@ -382,7 +351,7 @@ class Posterior:
 
     def _moment(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Weighted mean over the stored draws of a function of the decoder's output, (B, E)."""
-        weights = self._normalised_log_weights().exp().unsqueeze(-1)
+        weights = self._findings.normalised_log_weights().exp().unsqueeze(-1)
         pieces = [
             (weights[rows] * function(params)).sum(0)
             for rows, params in self._decoded(self._findings.draws)

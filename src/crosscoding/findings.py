@@ -24,6 +24,8 @@ class Findings:
         ess: Effective sample size of the draws, shape (B,).
         log_weights: Logarithms of their weights, normalised over S, shape (S, B); None: all equal.
         cell_width: Side of the cell around each draw, shape (S, B); None: draws are points.
+        pareto_k: Pareto k of the importance weights of the draws, shape (B,); None: there are none.
+        num_chains: Chains that the draws are of, each whole before the next; divides S.
         fitted: q(z|x) that fresh draws come from; None: draws are taken from those stored.
         stats: Further figures of the method, each of shape (B,).
     """
@@ -36,6 +38,8 @@ class Findings:
     ess: Tensor
     log_weights: Tensor | None = None
     cell_width: Tensor | None = None
+    pareto_k: Tensor | None = None
+    num_chains: int = 1
     fitted: Fitted | None = None
     stats: dict[str, Tensor] = field(default_factory=dict)
 
@@ -81,10 +85,11 @@ class Findings:
         named = {f.name: getattr(self, f.name) for f in fields(self)}
         tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
         tensors |= prefixed(self.stats, "stats")
-        if self.fitted is None:
-            return tensors, {"crosscoder": None}
-        fitted_tensors, description = self.fitted.to_parts()
-        return tensors | prefixed(fitted_tensors, "crosscoder"), {"crosscoder": description}
+        description = {"num_chains": self.num_chains, "crosscoder": None}
+        if self.fitted is not None:
+            fitted_tensors, description["crosscoder"] = self.fitted.to_parts()
+            tensors |= prefixed(fitted_tensors, "crosscoder")
+        return tensors, description
 
     @classmethod
     def from_parts(cls, parts: Parts) -> "Findings":
@@ -94,13 +99,14 @@ class Findings:
             ModelFormatError: Tensors are missing or their shapes do not fit one another.
         """
         tensors, description = parts
-        names = {f.name for f in fields(cls)} - {"fitted", "stats"}
+        names = {f.name for f in fields(cls)} - {"num_chains", "fitted", "stats"}
         fitted = None
         if description.get("crosscoder") is not None:
             fitted = Fitted.from_parts((under(tensors, "crosscoder"), description["crosscoder"]))
         try:
             findings = cls(
                 **{name: tensors[name] for name in names & tensors.keys()},
+                num_chains=description.get("num_chains", 1),
                 fitted=fitted,
                 stats=under(tensors, "stats"),
             )
@@ -114,10 +120,16 @@ class Findings:
             raise ModelFormatError(f"expected draws (S, B, latent), got {tuple(self.draws.shape)}")
         by_query = [self.log_evidence, self.log_evidence_error, self.c_elbo, self.c_elbo_error]
         by_query += [self.ess, *self.stats.values()]
+        by_query += [] if self.pareto_k is None else [self.pareto_k]
         wrong = [t.shape for t in by_query if t.shape != self.draws.shape[1:2]]
         by_draw = [t for t in (self.log_weights, self.cell_width) if t is not None]
         wrong += [t.shape for t in by_draw if t.shape != self.draws.shape[:2]]
         if wrong:
             raise ModelFormatError(
                 f"expected one figure for each of {self.draws.shape[1]} queries, got {wrong}"
+            )
+        count = self.num_chains
+        if type(count) is not int or count < 1 or len(self.draws) % count:
+            raise ModelFormatError(
+                f"expected a number of chains that divides {len(self.draws)} draws, got {count!r}"
             )

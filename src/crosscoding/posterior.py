@@ -1,5 +1,6 @@
 """The answer: p(z|x) of every query as a method left it, and what can be asked of it."""
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -88,6 +89,16 @@ class Posterior:
         dimensions of the ESS that autocorrelation leaves.
         """
         return self._unflatten(self._findings.ess)
+
+    @property
+    def pareto_k(self) -> Tensor:
+        """Pareto k of a fit's importance weights, shape (*batch,); NaN for every other method.
+
+        Above `diagnostics.pareto_k_limit` of the number of draws, averages over the weights, such
+        as `log_evidence`, are not reliable. A mode that no draw came near does not show in it.
+        """
+        k = self._findings.pareto_k
+        return self._unflatten(torch.full_like(self._findings.ess, math.nan) if k is None else k)
 
     @property
     def stats(self) -> dict[str, Tensor]:

@@ -28,6 +28,7 @@ LAYERS = (
     "crosscoders",
     "diagnostics",
     "findings",
+    "exchange",
     "posterior",
     "methods",
     "condition",
@@ -48,7 +49,7 @@ PLAIN = {
     "diagnostics": {"errors", "random"},
     "plots": set(),
 }
-OPTIONAL = ("matplotlib", "PIL", "typer", "rich", "scipy")
+OPTIONAL = ("matplotlib", "PIL", "typer", "rich", "scipy", "arviz", "xarray", "pandas")
 
 
 def modules() -> dict[str, Path]:

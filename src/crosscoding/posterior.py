@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from crosscoding.errors import ModelFormatError, NonFiniteError
 from crosscoding.evidence import Evidence
+from crosscoding.exchange import to_arviz
 from crosscoding.findings import Findings
 from crosscoding.random import generator_from
 from crosscoding.storage import prefixed, read_folder, under, write_folder
@@ -247,7 +249,21 @@ class Posterior:
         result = (torch.cat(pieces) + self._findings.normalised_log_weights()).logsumexp(0)
         return self._unflatten(torch.where(mask.any(-1), result, 0.0))
 
-    # ---- saving --------------------------------------------------------------------------------
+    # ---- exchange and saving ---------------------------------------------------------------------
+
+    def to_arviz(self) -> Any:
+        """The stored draws for ArviZ: InferenceData (ArviZ 0.x) or a DataTree (1.x).
+
+        Groups: `posterior` with z, (chain, draw, *batch, latent); `sample_stats` with log_weights
+        where draws have weights (of a grid: ArviZ takes them for equal); `observed_data` with the
+        evidence, NaN where unobserved, and the mask, where there is a model.
+
+        Raises:
+            ImportError: ArviZ is not installed: pip install 'crosscoding[arviz]'.
+        """
+        evidence = self.target.evidence if isinstance(self.target, VAETarget) else None
+        attributes = {"method": self.method, "seconds": self.seconds}
+        return to_arviz(self._findings, evidence, self.batch_shape, attributes)
 
     def save(self, path: str | Path) -> None:
         """Write the posterior to a folder, as safetensors and JSON; whole or not at all.

@@ -324,12 +324,33 @@ def test_a_bare_density_has_draws_and_a_density_and_no_data():
             ask()
 
 
+# ---- Pareto k ------------------------------------------------------------------------------------
+
+
+@every_method
+def test_pareto_k_is_that_of_a_fits_weights_and_nan_elsewhere(problem, method):
+    posterior = cc.condition(problem.vae, problem.evidence, method, seed=0)
+    assert posterior.pareto_k.shape == (3,)
+    assert posterior.pareto_k.dtype == torch.float32
+    assert posterior.pareto_k.isnan().all() == (not isinstance(method, Variational))
+
+
+def test_an_older_folder_without_pareto_k_and_chains_is_read(problem, tmp_path):
+    posterior = cc.condition(problem.vae, problem.evidence, LISTED["gvi"], seed=0)
+    posterior.save(tmp_path / "saved")
+    without_tensor("findings.pareto_k")(tmp_path / "saved")
+    without_description("num_chains")(tmp_path / "saved")
+    loaded = cc.Posterior.load(tmp_path / "saved")
+    assert loaded.pareto_k.isnan().all()
+    assert torch.equal(loaded.ess, posterior.ess)
+
+
 # ---- save and load -------------------------------------------------------------------------------
 
 
 def assert_same_posterior(first, second, truth):
     names = ("log_evidence", "log_evidence_error", "c_elbo", "c_elbo_error", "ess", "draws")
-    for name in names:
+    for name in (*names, "pareto_k"):
         torch.testing.assert_close(
             getattr(second, name), getattr(first, name), rtol=0, atol=0, equal_nan=True
         )
@@ -591,6 +612,10 @@ DAMAGES = {
     "draws of other queries": edit_tensor("findings.draws", lambda t: t[:, :1].contiguous()),
     "ess missing": without_tensor("findings.ess"),
     "ess of other queries": edit_tensor("findings.ess", lambda t: t[:1].clone()),
+    "pareto_k of other queries": edit_tensor("findings.pareto_k", lambda t: t[:1].clone()),
+    "chains a word": edit_description(num_chains="two"),
+    "chains none": edit_description(num_chains=0),
+    "chains that do not divide the draws": edit_description(num_chains=7),
     "parameters missing": without_tensor("findings.crosscoder.shift"),
     "parameters of another shape": edit_tensor(
         "findings.crosscoder.lower", lambda t: t[:, :1].clone()

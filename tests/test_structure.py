@@ -31,6 +31,7 @@ LAYERS = (
     "crosscoders",
     "diagnostics",
     "findings",
+    "exchange",
     "posterior",
     "methods",
     "condition",
@@ -51,7 +52,7 @@ PLAIN = {
     "diagnostics": {"errors", "random"},
     "plots": set(),
 }
-OPTIONAL = ("matplotlib", "PIL", "typer", "rich", "scipy")
+OPTIONAL = ("matplotlib", "PIL", "typer", "rich", "scipy", "arviz", "xarray", "pandas")
 
 
 def modules() -> dict[str, Path]:

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass, field, fields
 
-from torch import Tensor
+import torch
+from torch import Generator, Tensor
 
 from crosscoding.crosscoders import Fitted
 from crosscoding.errors import ModelFormatError
+from crosscoding.random import uniform
 from crosscoding.storage import Parts, prefixed, under
 
 
@@ -22,6 +24,8 @@ class Findings:
         ess: Effective sample size of the draws, shape (B,).
         log_weights: Logarithms of their weights, normalised over S, shape (S, B); None: all equal.
         cell_width: Side of the cell around each draw, shape (S, B); None: draws are points.
+        pareto_k: Pareto k of the importance weights of the draws, shape (B,); None: there are none.
+        num_chains: Chains that the draws are of, each whole before the next; divides S.
         fitted: q(z|x) that fresh draws come from; None: draws are taken from those stored.
         stats: Further figures of the method, each of shape (B,).
     """
@@ -34,18 +38,58 @@ class Findings:
     ess: Tensor
     log_weights: Tensor | None = None
     cell_width: Tensor | None = None
+    pareto_k: Tensor | None = None
+    num_chains: int = 1
     fitted: Fitted | None = None
     stats: dict[str, Tensor] = field(default_factory=dict)
+
+    def normalised_log_weights(self) -> Tensor:
+        """Log-weights of the draws, (S, B); all equal where the method gives none."""
+        if self.log_weights is not None:
+            return self.log_weights
+        count = self.draws.shape[0]
+        return torch.full_like(self.draws[..., 0], -float(torch.tensor(count).log()))
+
+    def sample(self, num: int, *, generator: Generator) -> Tensor:
+        """Fresh draws of the fit, or stored ones without repeats while they last: (num, B, latent).
+
+        Stored draws with weights are drawn by them, and moved within their cell.
+        """
+        if self.fitted is not None:
+            return self.fitted.rsample_and_log_prob(num, generator=generator)[0]
+        if self.log_weights is not None:
+            return self._sample_weighted(num, generator)
+        order = [
+            torch.randperm(len(self.draws), generator=generator, device=generator.device).to(
+                self.draws.device
+            )
+            for _ in range(-(-num // max(len(self.draws), 1)))
+        ]
+        return self.draws[torch.cat(order)[:num]] if order else self.draws[:0]
+
+    def _sample_weighted(self, num: int, generator: Generator) -> Tensor:
+        draws = self.draws
+        cumulative = self.normalised_log_weights().double().exp().cumsum(0).mT.contiguous()
+        cumulative = cumulative / cumulative[:, -1:]
+        points = uniform((num, 1), generator=generator, like=cumulative)
+        points = points.expand(num, draws.shape[1]).mT.contiguous()
+        index = torch.searchsorted(cumulative, points, right=True).clamp_max(len(draws) - 1).mT
+        z = draws.gather(0, index.unsqueeze(-1).expand(*index.shape, draws.shape[-1]))
+        if self.cell_width is None:
+            return z
+        jitter = uniform((num, 1, draws.shape[-1]), generator=generator, like=draws) - 0.5
+        return z + jitter * self.cell_width.gather(0, index).unsqueeze(-1)
 
     def to_parts(self) -> Parts:
         """The findings as tensors and JSON."""
         named = {f.name: getattr(self, f.name) for f in fields(self)}
         tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
         tensors |= prefixed(self.stats, "stats")
-        if self.fitted is None:
-            return tensors, {"crosscoder": None}
-        fitted_tensors, description = self.fitted.to_parts()
-        return tensors | prefixed(fitted_tensors, "crosscoder"), {"crosscoder": description}
+        description = {"num_chains": self.num_chains, "crosscoder": None}
+        if self.fitted is not None:
+            fitted_tensors, description["crosscoder"] = self.fitted.to_parts()
+            tensors |= prefixed(fitted_tensors, "crosscoder")
+        return tensors, description
 
     @classmethod
     def from_parts(cls, parts: Parts) -> "Findings":
@@ -55,13 +99,14 @@ class Findings:
             ModelFormatError: Tensors are missing or their shapes do not fit one another.
         """
         tensors, description = parts
-        names = {f.name for f in fields(cls)} - {"fitted", "stats"}
+        names = {f.name for f in fields(cls)} - {"num_chains", "fitted", "stats"}
         fitted = None
         if description.get("crosscoder") is not None:
             fitted = Fitted.from_parts((under(tensors, "crosscoder"), description["crosscoder"]))
         try:
             findings = cls(
                 **{name: tensors[name] for name in names & tensors.keys()},
+                num_chains=description.get("num_chains", 1),
                 fitted=fitted,
                 stats=under(tensors, "stats"),
             )
@@ -75,10 +120,16 @@ class Findings:
             raise ModelFormatError(f"expected draws (S, B, latent), got {tuple(self.draws.shape)}")
         by_query = [self.log_evidence, self.log_evidence_error, self.c_elbo, self.c_elbo_error]
         by_query += [self.ess, *self.stats.values()]
+        by_query += [] if self.pareto_k is None else [self.pareto_k]
         wrong = [t.shape for t in by_query if t.shape != self.draws.shape[1:2]]
         by_draw = [t for t in (self.log_weights, self.cell_width) if t is not None]
         wrong += [t.shape for t in by_draw if t.shape != self.draws.shape[:2]]
         if wrong:
             raise ModelFormatError(
                 f"expected one figure for each of {self.draws.shape[1]} queries, got {wrong}"
+            )
+        count = self.num_chains
+        if type(count) is not int or count < 1 or len(self.draws) % count:
+            raise ModelFormatError(
+                f"expected a number of chains that divides {len(self.draws)} draws, got {count!r}"
             )

@@ -1,15 +1,18 @@
 """The answer: p(z|x) of every query as a method left it, and what can be asked of it."""
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from crosscoding.errors import ModelFormatError, NonFiniteError
 from crosscoding.evidence import Evidence
+from crosscoding.exchange import to_arviz
 from crosscoding.findings import Findings
-from crosscoding.random import generator_from, uniform
+from crosscoding.random import generator_from
 from crosscoding.storage import prefixed, read_folder, under, write_folder
 from crosscoding.target import CHUNK_BYTES, Target, VAETarget
 from crosscoding.vae import VAE, check_matches
@@ -88,6 +91,16 @@ class Posterior:
         dimensions of the ESS that autocorrelation leaves.
         """
         return self._unflatten(self._findings.ess)
+
+    @property
+    def pareto_k(self) -> Tensor:
+        """Pareto k of a fit's importance weights, shape (*batch,); NaN for every other method.
+
+        Above `diagnostics.pareto_k_limit` of the number of draws, averages over the weights, such
+        as `log_evidence`, are not reliable. A mode that no draw came near does not show in it.
+        """
+        k = self._findings.pareto_k
+        return self._unflatten(torch.full_like(self._findings.ess, math.nan) if k is None else k)
 
     @property
     def stats(self) -> dict[str, Tensor]:
@@ -233,10 +246,24 @@ class Posterior:
             vae.flat_likelihood.masked_log_prob(params, values, mask)
             for _, params in self._decoded(self._findings.draws)
         ]
-        result = (torch.cat(pieces) + self._normalised_log_weights()).logsumexp(0)
+        result = (torch.cat(pieces) + self._findings.normalised_log_weights()).logsumexp(0)
         return self._unflatten(torch.where(mask.any(-1), result, 0.0))
 
-    # ---- saving --------------------------------------------------------------------------------
+    # ---- exchange and saving ---------------------------------------------------------------------
+
+    def to_arviz(self) -> Any:
+        """The stored draws for ArviZ: InferenceData (ArviZ 0.x) or a DataTree (1.x).
+
+        Groups: `posterior` with z, (chain, draw, *batch, latent); `sample_stats` with log_weights
+        where draws have weights (of a grid: ArviZ takes them for equal); `observed_data` with the
+        evidence, NaN where unobserved, and the mask, where there is a model.
+
+        Raises:
+            ImportError: ArviZ is not installed: pip install 'crosscoding[arviz]'.
+        """
+        evidence = self.target.evidence if isinstance(self.target, VAETarget) else None
+        attributes = {"method": self.method, "seconds": self.seconds}
+        return to_arviz(self._findings, evidence, self.batch_shape, attributes)
 
     def save(self, path: str | Path) -> None:
         """Write the posterior to a folder, as safetensors and JSON; whole or not at all.
@@ -319,44 +346,13 @@ class Posterior:
     def _stream(self, seed: int | Generator | None) -> Generator:
         return self._generator if seed is None else generator_from(seed)
 
-    def _normalised_log_weights(self) -> Tensor:
-        findings = self._findings
-        if findings.log_weights is not None:
-            return findings.log_weights
-        count = findings.draws.shape[0]
-        return torch.full_like(findings.draws[..., 0], -float(torch.tensor(count).log()))
-
     @torch.no_grad()
     def _sample(self, num: int, generator: Generator) -> Tensor:
         if isinstance(num, bool) or not isinstance(num, int):
             raise TypeError(f"expected the number of draws to be an int, got {type(num).__name__}")
         if num < 0:
             raise ValueError(f"expected a number of draws >= 0, got {num}")
-        findings = self._findings
-        if findings.fitted is not None:
-            return findings.fitted.rsample_and_log_prob(num, generator=generator)[0]
-        if findings.log_weights is not None:
-            return self._sample_weighted(num, generator)
-        order = [
-            torch.randperm(len(findings.draws), generator=generator, device=generator.device).to(
-                findings.draws.device
-            )
-            for _ in range(-(-num // max(len(findings.draws), 1)))
-        ]
-        return findings.draws[torch.cat(order)[:num]] if order else findings.draws[:0]
-
-    def _sample_weighted(self, num: int, generator: Generator) -> Tensor:
-        draws, log_weights = self._findings.draws, self._normalised_log_weights()
-        cumulative = log_weights.double().exp().cumsum(0).mT.contiguous()
-        cumulative = cumulative / cumulative[:, -1:]
-        points = uniform((num, 1), generator=generator, like=cumulative)
-        points = points.expand(num, draws.shape[1]).mT.contiguous()
-        index = torch.searchsorted(cumulative, points, right=True).clamp_max(len(draws) - 1).mT
-        z = draws.gather(0, index.unsqueeze(-1).expand(*index.shape, draws.shape[-1]))
-        if self._findings.cell_width is None:
-            return z
-        jitter = uniform((num, 1, draws.shape[-1]), generator=generator, like=draws) - 0.5
-        return z + jitter * self._findings.cell_width.gather(0, index).unsqueeze(-1)
+        return self._findings.sample(num, generator=generator)
 
     def _model(self) -> tuple[VAE, VAETarget]:
         if isinstance(self.target, VAETarget):
@@ -382,7 +378,7 @@ class Posterior:
 
     def _moment(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Weighted mean over the stored draws of a function of the decoder's output, (B, E)."""
-        weights = self._normalised_log_weights().exp().unsqueeze(-1)
+        weights = self._findings.normalised_log_weights().exp().unsqueeze(-1)
         pieces = [
             (weights[rows] * function(params)).sum(0)
             for rows, params in self._decoded(self._findings.draws)

@@ -293,3 +293,27 @@ def test_what_is_no_crosscoder_is_refused(wrong):
         TypeError, match=r"one of crosscoding.crosscoders, such as Gaussian\(\), got"
     ):
         Variational(wrong)
+
+
+# ---- Pareto k ------------------------------------------------------------------------------------
+
+
+def test_pareto_k_is_that_of_the_weights_of_its_draws():
+    problem = linear_gaussian_problem(2)
+    method = Variational(Gaussian(), steps=50, num_fresh=400)
+    posterior = cc.condition(problem.vae, problem.evidence, method, seed=0)
+    log_weights = problem.target.log_joint(posterior.draws) - posterior.log_prob(posterior.draws)
+    # log q is worked out again from z here, good to a few 1e-6 of the weights
+    expected = cc.diagnostics.pareto_smooth(log_weights)[1]
+    torch.testing.assert_close(posterior.pareto_k, expected, rtol=0, atol=0.02)
+
+
+def test_pareto_k_tells_a_good_fit_from_one_with_too_light_tails():
+    """A Gaussian for a Gaussian; a Gaussian for a Cauchy, whose weights have k = 1."""
+    limit = cc.diagnostics.pareto_k_limit(4000)
+    method = Variational(Gaussian(), num_fresh=4000)
+    problem = linear_gaussian_problem(3)
+    good = cc.condition(problem.vae, problem.evidence, method, seed=0)
+    assert (good.pareto_k < limit).all()
+    cauchy = cc.DensityTarget(lambda z: -z.square().log1p().sum(-1), 1, prior_scale=3.0)
+    assert cc.infer(cauchy, method, seed=0).pareto_k > limit

@@ -117,6 +117,7 @@ class HMC(Method):
             c_elbo=nothing,
             c_elbo_error=nothing,
             ess=chain_ess(draws).amin(-1),
+            num_chains=len(draws),
             stats={
                 "acceptance": acceptance.mean((0, 1)),
                 "acceptance_of_worst_chain": acceptance.mean(0).amin(0),

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from crosscoding.crosscoders import Crosscoder, Fitted, Gaussian
 from crosscoding.crosscoders.base import pack, unpack
-from crosscoding.diagnostics import importance_ess, log_mean_exp, mean_error
+from crosscoding.diagnostics import importance_ess, log_mean_exp, mean_error, pareto_smooth
 from crosscoding.errors import NonFiniteError
 from crosscoding.findings import Findings
 from crosscoding.methods.base import Method, Report, silent
@@ -31,7 +31,8 @@ _BETA_1, _BETA_2 = 0.9, 0.99
 class Variational(Method):
     """Algorithm 1 with any cross-coder: Adam on fresh draws, for all queries at once.
 
-    The C-ELBO, log p(x) by importance and the ESS come from `num_fresh` draws made after the fit.
+    The C-ELBO, log p(x) by importance, the ESS and Pareto k come from `num_fresh` draws made after
+    the fit.
 
     Args:
         crosscoder: The family that is fitted, `Gaussian()`, `Planar()` or `FCN()`.
@@ -129,6 +130,7 @@ class Variational(Method):
             log_evidence=log_evidence,
             log_evidence_error=log_evidence_error,
             ess=importance_ess(log_weights),
+            pareto_k=pareto_smooth(log_weights)[1],
             stats={"steps": steps},
         )
 

@@ -41,6 +41,10 @@ class Likelihood(ABC):
         """Var[t|z] of each element, shape (*sample, E)."""
 
     @abstractmethod
+    def fisher(self, params: Tensor) -> Tensor:
+        """Fisher information of each parameter, −E[∂² log p(t|z)], shape of params."""
+
+    @abstractmethod
     def noise(self, shape: Sequence[int], *, generator: Generator, like: Tensor) -> Tensor:
         """Base noise that `draw` turns into data, of the given shape."""
 
@@ -152,6 +156,12 @@ class Bernoulli(Likelihood):
         mean = self.mean(params)
         return mean * (1 - mean)
 
+    def fisher(self, params: Tensor) -> Tensor:
+        if self.logits:
+            return self.variance(params)
+        probability = self._probability(params)
+        return 1 / (probability * (1 - probability))
+
     def noise(self, shape: Sequence[int], *, generator: Generator, like: Tensor) -> Tensor:
         return uniform(shape, generator=generator, like=like)
 
@@ -253,6 +263,11 @@ class Gaussian(Likelihood):
     def variance(self, params: Tensor) -> Tensor:
         mean, scale = self._mean_and_scale(params)
         return scale.square().expand_as(mean)
+
+    def fisher(self, params: Tensor) -> Tensor:
+        mean, scale = self._mean_and_scale(params)
+        precision = scale.square().reciprocal().expand_as(mean)
+        return precision if self.param_shape == () else torch.stack([precision, 2 * precision], -1)
 
     def noise(self, shape: Sequence[int], *, generator: Generator, like: Tensor) -> Tensor:
         return normal(shape, generator=generator, like=like)

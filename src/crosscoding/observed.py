@@ -24,6 +24,7 @@ class ObservedRows:
             are filled up with elements that do not count.
         values: x, shape (B, E).
         mask: Which of them count, shape (R, E).
+        likelihood: For these elements.
     """
 
     def __init__(self, vae: VAE, head: Head, values: Tensor, mask: Tensor) -> None:
@@ -36,7 +37,7 @@ class ObservedRows:
         self._head = head
         self._weight = head.weight[self.elements].mT.contiguous()
         self._bias = head.bias[self.elements]
-        self._likelihood = vae.flat_likelihood.of_elements(self.elements)
+        self.likelihood = vae.flat_likelihood.of_elements(self.elements)
 
     @classmethod
     def where_faster(cls, vae: VAE, values: Tensor, mask: Tensor) -> "ObservedRows | None":
@@ -62,19 +63,22 @@ class ObservedRows:
         if len(self.elements) > 1 or len(self.values) == 1:
             for name in ("elements", "mask", "_weight", "_bias"):
                 setattr(chosen, name, getattr(self, name)[index])
-            chosen._likelihood = self._likelihood.select(index)
+            chosen.likelihood = self.likelihood.select(index)
         return chosen
 
-    def log_likelihood(self, z: Tensor) -> Tensor:
-        """log p(x|z) in nats: z (*sample, B, latent) -> (*sample, B)."""
+    def params(self, z: Tensor) -> Tensor:
+        """The decoder's output for the observed elements: z (*sample, B, latent) -> (S, B, E)."""
         hidden = self._head.trunk(z.reshape(-1, z.shape[-1])).reshape(-1, z.shape[-2], self._width)
         if len(self.elements) == 1:
             output = F.linear(hidden, self._weight[0].mT, self._bias[0])
         else:
             product = torch.baddbmm(self._bias[:, None], hidden.transpose(0, 1), self._weight)
             output = product.transpose(0, 1)
-        params = self._head.activation(output)
-        result = self._likelihood.masked_log_prob(params, self.values, self.mask)
+        return self._head.activation(output)
+
+    def log_likelihood(self, z: Tensor) -> Tensor:
+        """log p(x|z) in nats: z (*sample, B, latent) -> (*sample, B)."""
+        result = self.likelihood.masked_log_prob(self.params(z), self.values, self.mask)
         return result.reshape(z.shape[:-1])
 
     @property

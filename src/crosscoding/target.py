@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
+from torch.autograd import forward_ad
 
 from crosscoding.bank import Bank
 from crosscoding.errors import NonFiniteError
@@ -59,6 +60,18 @@ class Target(ABC):
     @abstractmethod
     def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
         """log p(x|z) of query[i] at z[i], in nats: z (N, latent), query (N,) -> (N,)."""
+
+    @abstractmethod
+    def curvature(self, z: Tensor) -> Tensor:
+        """How log p(z, x) bends at z (B, latent) of a flat target: about −∇² of it, symmetric.
+
+        A VAE's is I + Jᵀ F J, J the Jacobian of the decoder's output for the observed elements and
+        F their Fisher information: positive definite, and −∇² itself where the decoder is linear
+        (Gauss–Newton).
+
+        Returns:
+            Shape (B, latent, latent).
+        """
 
     @abstractmethod
     def flatten(self) -> "Target":
@@ -168,6 +181,19 @@ class VAETarget(Target):
             evaluate, torch.arange(len(z), device=z.device), self._chunk_size(1, z) // 4 + 1
         )
 
+    def curvature(self, z: Tensor) -> Tensor:
+        likelihood, mask = self.vae.flat_likelihood, self._mask
+        decode: Callable[[Tensor], Tensor] = self.vae.decode_flat
+        if self._observed is not None:
+            likelihood, mask = self._observed.likelihood, self._observed.mask
+            decode = self._observed.params
+        mask = mask[..., None].expand(*mask.shape, max(sum(likelihood.param_shape), 1))
+        params, jacobian = _with_jacobian(decode, z)
+        weight = torch.where(mask.flatten(1), likelihood.fisher(params).flatten(1), 0.0)
+        jacobian = jacobian.flatten(2).transpose(0, 1)  # (B, latent, outputs)
+        bend = (jacobian * weight[:, None]) @ jacobian.mT
+        return bend + torch.eye(self.latent_dim, dtype=z.dtype, device=z.device)
+
     def flatten(self) -> "VAETarget":
         """The same target with batch shape (B,), which decodes observed elements alone."""
         flat = VAETarget(self.vae, self.evidence.flatten(len(self.vae.data_shape)))
@@ -266,6 +292,17 @@ class DensityTarget(Target):
     def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
         return self.log_likelihood(z)
 
+    def curvature(self, z: Tensor) -> Tensor:
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.log_joint(z).sum(), z, create_graph=True)
+            rows = [
+                torch.autograd.grad(gradient[:, i].sum(), z, retain_graph=True)[0]
+                for i in range(self.latent_dim)
+            ]
+        hessian = torch.stack(rows, 1).detach()
+        return -0.5 * (hessian + hessian.mT)
+
     def flatten(self) -> "DensityTarget":
         return self.select(torch.zeros(self.num_queries, dtype=torch.long))
 
@@ -275,6 +312,23 @@ class DensityTarget(Target):
         )
         flat.batch_shape = index.shape
         return flat
+
+
+@torch.no_grad()
+def _with_jacobian(decode: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:
+    """decode(z) of z (B, latent), (B, *out), and its derivatives, (latent, B, *out).
+
+    By forward mode: one pass with a tangent for each latent direction.
+    """
+    dim = z.shape[-1]
+    directions = torch.eye(dim, dtype=z.dtype, device=z.device)
+    directions = directions[:, None].expand(dim, *z.shape).contiguous()
+    with forward_ad.dual_level():
+        duals = forward_ad.make_dual(z.expand(dim, *z.shape).contiguous(), directions)
+        params, jacobian = forward_ad.unpack_dual(decode(duals))
+    if jacobian is None:
+        raise ValueError("expected a decoder that torch can differentiate in forward mode")
+    return params[0], jacobian
 
 
 def _in_chunks(function: Callable[[Tensor], Tensor], z: Tensor, size: int) -> Tensor:

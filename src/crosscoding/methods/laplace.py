@@ -1,0 +1,168 @@
+"""Laplace: a Gaussian at each mode of p(z|x), as wide as the mode is curved.
+
+    z ← z + (H + λ diag H)⁻¹ ∇ log p(z, x),   H = I + Jᵀ F J        (damped Gauss–Newton)
+    p(z|x) ≈ Σ_k w_k N(z_k, H_k⁻¹),   log w_k = log p(z_k, x) − ½ log |H_k| + const
+
+Source: Marquardt (1963) for the damping; MacKay (2003), chapter 27, for the approximation. Differs
+in: it starts from several points of the bank, and modes found twice count once.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.crosscoders import Mixture
+from crosscoding.findings import Findings
+from crosscoding.methods.base import Method, Report, silent
+from crosscoding.methods.importance import weigh
+from crosscoding.methods.leapfrog import evaluated
+from crosscoding.methods.particles import next_temperature, systematic, taken
+from crosscoding.random import spawn, uniform
+from crosscoding.target import Target
+
+_LEAST_GAIN = 1e-3  # nats that a step must promise; below that the climb is over
+_SAME = 1.0  # squared distance, in the mode's own widths, below which two modes are one
+_MOST_DAMPING = 1e8
+
+
+@dataclass(frozen=True)
+class Laplace(Method):
+    """A mixture of Gaussians at the modes that several climbs find.
+
+    Args:
+        num_starts: Climbs a query, ≥ 1.
+        steps: Most steps of a climb, ≥ 1.
+        num_fresh: Draws for the figures, kept with their weights, ≥ 2.
+    """
+
+    num_starts: int = 8
+    steps: int = 50
+    num_fresh: int = 1000
+
+    def __post_init__(self) -> None:
+        if min(self.num_starts, self.steps, self.num_fresh - 1) < 1:
+            raise ValueError(f"expected num_starts, steps >= 1 and num_fresh >= 2, got {self}")
+
+    def find(self, target: Target, *, generator: Generator, report: Report = silent) -> Findings:
+        for_starts, for_check = spawn(generator, 2)
+        starts = spread_starts(target, self.num_starts, generator=for_starts)
+        modes = climb(target, starts, self.steps, report=report)
+        log_weights = modes.log_weights()
+        means, precisions = modes.z.transpose(0, 1), modes.precision.transpose(0, 1)
+        covariances = torch.linalg.inv(precisions)
+        fitted = Mixture.from_components(log_weights.mT, means, covariances)
+        found = weigh(target, fitted, self.num_fresh, generator=for_check)
+        found.stats = {
+            "modes": (log_weights > -math.inf).sum(0).to(target.like),
+            "steps": modes.steps.amax(0),
+        }
+        return found
+
+
+@dataclass(eq=False)
+class Modes:
+    """Where climbs ended, K of them a query.
+
+    Args:
+        z: Shape (K, B, latent).
+        log_joint: log p(z, x) there, shape (K, B).
+        precision: H there, positive definite, shape (K, B, latent, latent).
+        steps: Steps taken, shape (K, B).
+    """
+
+    z: Tensor
+    log_joint: Tensor
+    precision: Tensor
+    steps: Tensor
+
+    def log_weights(self) -> Tensor:
+        """log of each mode's share of p(x), normalised, (K, B); −inf for one found before."""
+        factor = torch.linalg.cholesky(self.precision)
+        half_log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        log_mass = self.log_joint - half_log_det
+        order = log_mass.argsort(dim=0, descending=True)
+        for better in range(len(order)):
+            for other in range(better + 1, len(order)):
+                a, b = order[better], order[other]
+                query = torch.arange(len(a), device=a.device)
+                gap = self.z[b, query] - self.z[a, query]
+                width = torch.einsum("bi,bij,bj->b", gap, self.precision[a, query], gap)
+                again = (width < _SAME) & (log_mass[a, query] > -math.inf)
+                log_mass[b, query] = torch.where(again, -math.inf, log_mass[b, query])
+        return log_mass.log_softmax(0)
+
+
+def spread_starts(target: Target, num: int, *, generator: Generator) -> Tensor:
+    """Points of the bank to climb from, (num, B, latent): drawn by p(x|z)^t, best first.
+
+    t is the largest that leaves 4 num points effective, so that starts lie where the evidence
+    points to and still apart.
+    """
+    points, log_likelihood = target.log_likelihood_of_bank()
+    cold = torch.zeros_like(log_likelihood[0])
+    temperature = next_temperature(log_likelihood, cold, min(4.0 * num, 0.5 * len(points)))
+    log_weights = (temperature * log_likelihood.clamp_min(-1e30)).nan_to_num(nan=0.0)
+    offset = uniform((1,), generator=generator, like=points)
+    index = systematic(log_weights, offset, num)
+    index[0] = log_likelihood.argmax(0)
+    return points[index]
+
+
+@torch.no_grad()
+def climb(target: Target, starts: Tensor, steps: int, *, report: Report = silent) -> Modes:
+    """Damped Gauss–Newton from starts (K, B, latent), all at once; who has arrived drops out."""
+    num_starts, num_queries, dim = starts.shape
+    query = torch.arange(num_queries, device=starts.device).repeat(num_starts)
+    climbers, z = target.select(query), starts.flatten(0, 1).clone()
+    log_joint = climbers.log_joint(z)
+    damping = torch.full_like(log_joint, 0.1)
+    taken_steps = torch.zeros_like(log_joint)
+    active = torch.arange(len(z), device=z.device)
+    for step in range(steps):
+        if not len(active):
+            break
+        report(step / steps, f"{len(active)} climbs")
+        on_the_way = climbers.select(active)
+        here = evaluated(on_the_way, on_the_way.log_joint, z[None, active])
+        gradient = here.gradient[0]
+        precision = positive(on_the_way.curvature(z[active]), target.prior_scale)
+        diagonal = precision.diagonal(dim1=-2, dim2=-1)
+        damped = precision + torch.diag_embed(damping[active, None] * diagonal)
+        direction = torch.linalg.solve(damped, gradient)
+        there = z[active] + direction
+        reached = on_the_way.log_joint(there, checked=False).nan_to_num(nan=-math.inf)
+        better = reached > log_joint[active]
+        z[active] = torch.where(better[:, None], there, z[active])
+        gain = torch.where(better, reached - log_joint[active], 0.0)
+        log_joint[active] = log_joint[active] + gain
+        damping[active] = torch.where(better, damping[active] / 5, damping[active] * 5)
+        taken_steps[active] += 1
+        promised = 0.5 * (gradient * direction).sum(-1)
+        over = (promised < _LEAST_GAIN) | (damping[active] > _MOST_DAMPING)
+        damping[active] = damping[active].clamp_min(1e-7)
+        active = active[~over]
+    precision = positive(climbers.curvature(z), target.prior_scale)
+    return Modes(
+        z.reshape(starts.shape),
+        log_joint.reshape(starts.shape[:2]),
+        precision.reshape(*starts.shape, dim),
+        taken_steps.reshape(starts.shape[:2]),
+    )
+
+
+def positive(curvature: Tensor, prior_scale: float) -> Tensor:
+    """A curvature (B, latent, latent) made positive definite where it is not.
+
+    A saddle's downward directions are turned over, and flat ones given a thousandth of the prior's
+    precision.
+    """
+    indefinite = torch.linalg.cholesky_ex(curvature).info > 0
+    if not indefinite.any():
+        return curvature
+    values, vectors = torch.linalg.eigh(curvature[indefinite])
+    values = values.abs().clamp_min(1e-3 / prior_scale**2)
+    fixed = curvature.clone()
+    fixed[indefinite] = (vectors * values[:, None]) @ vectors.mT
+    return fixed

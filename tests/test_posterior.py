@@ -366,7 +366,7 @@ def test_a_saved_fit_keeps_its_settings(problem, crosscoder, tmp_path):
     posterior.save(tmp_path / "saved")
     loaded = cc.Posterior.load(tmp_path / "saved")
     assert torch.equal(loaded.sample(5, seed=1), posterior.sample(5, seed=1))
-    if crosscoder.bijective:
+    if crosscoder.has_density:
         z = torch.randn(4, 3, 2, generator=seeded(0))
         assert torch.equal(loaded.log_prob(z), posterior.log_prob(z))
 

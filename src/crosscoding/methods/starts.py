@@ -9,8 +9,8 @@ first bent, by least squares, into a map that carries noise to them.
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.crosscoders import Crosscoder, Gaussian
-from crosscoding.crosscoders.base import Params, pack, unpack
+from crosscoding.crosscoders import Crosscoder, Gaussian, fit_to_draws
+from crosscoding.crosscoders.base import Map, Params, pack, unpack
 from crosscoding.diagnostics import importance_ess
 from crosscoding.random import normal, spawn
 from crosscoding.target import Target
@@ -34,11 +34,15 @@ def starting_params(target: Target, crosscoder: Crosscoder, *, generator: Genera
         variance = weights @ z.square() - mean.square()
         scale = variance.clamp_min(1e-3 * target.prior_scale**2).sqrt()
     params = crosscoder.start(mean, scale, generator=for_params)
-    if isinstance(crosscoder, Gaussian) or target.latent_dim > _MAX_BENT_DIM:
+    is_map = isinstance(crosscoder, Map)
+    if is_map and (isinstance(crosscoder, Gaussian) or target.latent_dim > _MAX_BENT_DIM):
         return params
     with torch.no_grad():
         eps = normal((_NUM_POINTS, target.latent_dim), generator=for_points, like=mean)
         points = _posterior_points(z, weights, scale, generator=for_points)
+        if not is_map:  # no single map to bend
+            draws = points.transpose(0, 1)
+            return fit_to_draws(crosscoder, draws, None, generator=for_params).params
         goals = _transport(eps, points, mean, scale)
     return _bend(crosscoder, params, eps, goals, scale)
 
@@ -89,7 +93,7 @@ def _transport(eps: Tensor, points: Tensor, mean: Tensor, scale: Tensor) -> Tens
 
 
 def _bend(
-    crosscoder: Crosscoder, params: Params, eps: Tensor, goals: Tensor, scale: Tensor
+    crosscoder: Map, params: Params, eps: Tensor, goals: Tensor, scale: Tensor
 ) -> Params:
     """Least squares of XCoder(ε) on goals, (B, P, latent), by Adam; the decoder is not needed.
 

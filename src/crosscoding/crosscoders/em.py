@@ -1,0 +1,137 @@
+"""EM for mixtures of Gaussians, for all queries at once, and with covariances that hold few draws.
+
+K dim² / 2 parameters from a few hundred draws overfit. So each component's covariance is drawn to
+the mean covariance within components, which all draws tell about,
+
+    Σ_k = (n_k S_k + ν T) / (n_k + ν),   T = shrunk Σ_j π_j S_j,   ν = dim + 1,
+
+by its effective number n_k of draws: with many more than dim it is its own, with few it is T.
+
+Points are standardised as in `moments`: (B, S, dim), and weights (B, S) sum to 1 over S.
+"""
+
+import math
+
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.crosscoders.moments import FLOOR, shrunk, weighted_covariance
+from crosscoding.random import uniform
+
+_ROUNDS = 20
+_RESTARTS, _CLUSTER_ROUNDS = 4, 5
+
+
+def fit_mixture(
+    points: Tensor, weights: Tensor, num: int, *, generator: Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The likeliest mixture of `num` Gaussians that EM finds from clusters of the points.
+
+    Args:
+        points: Standardised draws, shape (B, S, dim).
+        weights: Their weights, shape (B, S).
+        num: Number K of components.
+        generator: For the first centres; shared over the batch.
+    Returns:
+        log π, (B, K); means, (B, K, dim); Cholesky factors of the covariances, (B, K, dim, dim).
+
+    Source: Dempster, Laird & Rubin (1977); the covariances as the posterior mode under an inverse
+    Wishart prior, Fraley & Raftery (2007). Differs in: T follows the draws.
+    """
+    responsibilities = _clusters(points, weights, num, generator=generator)
+    parts = _maximise(points, weights, responsibilities)
+    for _ in range(_ROUNDS):
+        parts = _maximise(points, weights, _expect(points, *parts))
+    return parts
+
+
+def _expect(points: Tensor, log_weights: Tensor, means: Tensor, roots: Tensor) -> Tensor:
+    """Responsibilities p(k|x_s), (B, K, S)."""
+    identity = torch.eye(points.shape[-1], dtype=points.dtype, device=points.device)
+    inverses = torch.linalg.solve_triangular(roots, identity.expand_as(roots), upper=False)
+    offsets = (inverses @ means.unsqueeze(-1)).squeeze(-1)
+    squares = torch.stack(
+        [
+            torch.baddbmm(offset.unsqueeze(1), points, inverse.mT, beta=-1).square().sum(-1)
+            for inverse, offset in zip(inverses.unbind(1), offsets.unbind(1), strict=True)
+        ],
+        dim=1,
+    )
+    log_scale = log_weights - roots.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return (log_scale.unsqueeze(-1) - 0.5 * squares).softmax(1)
+
+
+def _maximise(
+    points: Tensor, weights: Tensor, responsibilities: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """log π, means and Cholesky factors from responsibilities (B, K, S)."""
+    dim, num = points.shape[-1], responsibilities.shape[1]
+    tiny = torch.finfo(points.dtype).tiny
+    joint = responsibilities * weights.unsqueeze(1)
+    share = joint.sum(-1).clamp_min(tiny)
+    within = joint / share.unsqueeze(-1)
+    means = within @ points
+    scatter = torch.stack(
+        [
+            weighted_covariance(points - mean.unsqueeze(1), weight)
+            for mean, weight in zip(means.unbind(1), within.unbind(1), strict=True)
+        ],
+        dim=1,
+    )
+    total = 1 / weights.square().sum(-1)
+    pooled = shrunk((share[..., None, None] * scatter).sum(1), total)
+    count = (share.square() / joint.square().sum(-1).clamp_min(tiny))[..., None, None]
+    prior = dim + 1
+    covariance = (count * scatter + prior * pooled.unsqueeze(1)) / (count + prior)
+    floor = FLOOR * torch.eye(dim, dtype=points.dtype, device=points.device)
+    # one draw's worth of weight, spread evenly, so that no component is ever quite without
+    smoothed = (share * total.unsqueeze(-1) + 1 / num) / (total.unsqueeze(-1) + 1)
+    return smoothed.log(), means, torch.linalg.cholesky(covariance + floor)
+
+
+def _clusters(points: Tensor, weights: Tensor, num: int, *, generator: Generator) -> Tensor:
+    """Each point's cluster as responsibilities of 0 and 1, (B, K, S): the best of some restarts.
+
+    Source: Arthur & Vassilvitskii (2007), k-means++, then Lloyd's rounds. Differs in: weights.
+    """
+    best = points.new_full((len(points),), math.inf)
+    result = points.new_zeros(len(points), num, points.shape[1])
+    for _ in range(_RESTARTS):
+        centres = _seeds(points, weights, num, generator=generator)
+        for _ in range(_CLUSTER_ROUNDS):
+            mine = _one_hot(_squared_distances(points, centres).argmin(1), num, points.dtype)
+            joint = mine * weights.unsqueeze(1)
+            share = joint.sum(-1, keepdim=True)
+            centres = torch.where(share > 0, joint @ points / share.clamp_min(1e-30), centres)
+        distance, nearest = _squared_distances(points, centres).min(1)
+        spread = (weights * distance).sum(-1)
+        better = (spread < best)[:, None, None]
+        result = torch.where(better, _one_hot(nearest, num, points.dtype), result)
+        best = torch.minimum(best, spread)
+    return result
+
+
+def _seeds(points: Tensor, weights: Tensor, num: int, *, generator: Generator) -> Tensor:
+    """First centres, (B, K, dim), each a point far from those before it, by chance."""
+    levels = uniform((num, 1, 1), generator=generator, like=points)
+    rows = torch.arange(len(points), device=points.device)
+    distance, centres = torch.ones_like(weights), []
+    for level in levels:
+        cumulative = (weights * distance).cumsum(1)
+        goal = (level * cumulative[:, -1:]).contiguous()
+        index = torch.searchsorted(cumulative, goal, right=True).clamp_max(points.shape[1] - 1)
+        centres.append(points[rows, index.squeeze(1)])
+        to_it = (points - centres[-1].unsqueeze(1)).square().sum(-1)
+        distance = to_it if len(centres) == 1 else torch.minimum(distance, to_it)
+    return torch.stack(centres, dim=1)
+
+
+def _squared_distances(points: Tensor, centres: Tensor) -> Tensor:
+    """Between points (B, S, dim) and centres (B, K, dim): (B, K, S)."""
+    squares = points.square().sum(-1).unsqueeze(1) + centres.square().sum(-1, keepdim=True)
+    return squares - 2 * centres @ points.mT
+
+
+def _one_hot(index: Tensor, num: int, dtype: torch.dtype) -> Tensor:
+    """(B, S) -> (B, num, S)."""
+    return torch.stack([index == k for k in range(num)], dim=1).to(dtype)

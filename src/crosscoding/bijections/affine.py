@@ -33,6 +33,8 @@ def affine_inverse(
     """ε = L⁻¹ (z − b) and log |det L| of the forward map; shapes as for `affine`."""
     matrix = scale_matrix(log_diagonal, lower)
     # All points of a query as columns of one right-hand side: a matrix for each would be copied.
-    columns = (z - shift).reshape(-1, *z.shape[-2:]).permute(1, 2, 0)
+    centred = z - shift
+    shape = centred.shape
+    columns = centred.reshape(shape[:-2].numel(), *shape[-2:]).permute(1, 2, 0)
     eps = torch.linalg.solve_triangular(matrix, columns, upper=False).permute(2, 0, 1)
-    return eps.reshape(z.shape), log_diagonal.sum(-1).expand(z.shape[:-1])
+    return eps.reshape(shape), log_diagonal.sum(-1).expand(shape[:-1])

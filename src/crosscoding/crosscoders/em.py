@@ -10,15 +10,13 @@ by its effective number n_k of draws: with many more than dim it is its own, wit
 Points are standardised as in `moments`: (B, S, dim), and weights (B, S) sum to 1 over S.
 """
 
-import math
-
 import torch
 from torch import Generator, Tensor
 
 from crosscoding.crosscoders.moments import FLOOR, shrunk, weighted_covariance
 from crosscoding.random import uniform
 
-_ROUNDS = 20
+_ROUNDS = 15
 _RESTARTS, _CLUSTER_ROUNDS = 4, 5
 
 
@@ -94,44 +92,45 @@ def _clusters(points: Tensor, weights: Tensor, num: int, *, generator: Generator
 
     Source: Arthur & Vassilvitskii (2007), k-means++, then Lloyd's rounds. Differs in: weights.
     """
-    best = points.new_full((len(points),), math.inf)
-    result = points.new_zeros(len(points), num, points.shape[1])
-    for _ in range(_RESTARTS):
-        centres = _seeds(points, weights, num, generator=generator)
-        for _ in range(_CLUSTER_ROUNDS):
-            mine = _one_hot(_squared_distances(points, centres).argmin(1), num, points.dtype)
-            joint = mine * weights.unsqueeze(1)
-            share = joint.sum(-1, keepdim=True)
-            centres = torch.where(share > 0, joint @ points / share.clamp_min(1e-30), centres)
-        distance, nearest = _squared_distances(points, centres).min(1)
-        spread = (weights * distance).sum(-1)
-        better = (spread < best)[:, None, None]
-        result = torch.where(better, _one_hot(nearest, num, points.dtype), result)
-        best = torch.minimum(best, spread)
-    return result
+    centres = _seeds(points, weights, num, generator=generator)
+    squares = points.square().sum(-1)
+    for _ in range(_CLUSTER_ROUNDS):
+        joint = _nearest(points, centres)[0] * weights[:, None, None]
+        share = joint.sum(-1, keepdim=True)
+        sums = (joint.flatten(1, 2) @ points).unflatten(1, (_RESTARTS, num))
+        centres = torch.where(share > 0, sums / share.clamp_min(1e-30), centres)
+    mine, closeness = _nearest(points, centres)
+    spread = (weights.unsqueeze(1) * (squares.unsqueeze(1) - 2 * closeness)).sum(-1)
+    return mine[torch.arange(len(points), device=points.device), spread.argmin(1)]
+
+
+def _nearest(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of the centres (B, R, K, dim) is nearest to each point, and how near.
+
+    Returns:
+        1 for the nearest and 0 for the others, (B, R, K, S); and the largest cᵀx − |c|² / 2, which
+        is (|x|² − distance²) / 2, (B, R, S).
+    """
+    products = (centres.flatten(1, 2) @ points.mT).unflatten(1, centres.shape[1:3])
+    closeness = products - 0.5 * centres.square().sum(-1, keepdim=True)
+    best, index = closeness.max(2)
+    each = torch.arange(centres.shape[2], device=points.device)[:, None]
+    return (index.unsqueeze(2) == each).to(points.dtype), best
 
 
 def _seeds(points: Tensor, weights: Tensor, num: int, *, generator: Generator) -> Tensor:
-    """First centres, (B, K, dim), each a point far from those before it, by chance."""
-    levels = uniform((num, 1, 1), generator=generator, like=points)
-    rows = torch.arange(len(points), device=points.device)
-    distance, centres = torch.ones_like(weights), []
+    """First centres, (B, R, K, dim), each a point far from those before it, by chance."""
+    levels = uniform((num, 1, _RESTARTS, 1), generator=generator, like=points)
+    rows = torch.arange(len(points), device=points.device).unsqueeze(1)
+    squares = points.square().sum(-1).unsqueeze(1)
+    distance, centres = torch.ones_like(squares).expand(-1, _RESTARTS, -1), []
     for level in levels:
-        cumulative = (weights * distance).cumsum(1)
-        goal = (level * cumulative[:, -1:]).contiguous()
-        index = torch.searchsorted(cumulative, goal, right=True).clamp_max(points.shape[1] - 1)
-        centres.append(points[rows, index.squeeze(1)])
-        to_it = (points - centres[-1].unsqueeze(1)).square().sum(-1)
-        distance = to_it if len(centres) == 1 else torch.minimum(distance, to_it)
-    return torch.stack(centres, dim=1)
-
-
-def _squared_distances(points: Tensor, centres: Tensor) -> Tensor:
-    """Between points (B, S, dim) and centres (B, K, dim): (B, K, S)."""
-    squares = points.square().sum(-1).unsqueeze(1) + centres.square().sum(-1, keepdim=True)
-    return squares - 2 * centres @ points.mT
-
-
-def _one_hot(index: Tensor, num: int, dtype: torch.dtype) -> Tensor:
-    """(B, S) -> (B, num, S)."""
-    return torch.stack([index == k for k in range(num)], dim=1).to(dtype)
+        cumulative = (weights.unsqueeze(1) * distance).cumsum(-1)
+        goal = (level * cumulative[..., -1:]).contiguous()
+        index = torch.searchsorted(cumulative, goal, right=True).squeeze(-1)
+        centre = points[rows, index.clamp_max(points.shape[1] - 1)]
+        closeness = centre @ points.mT - 0.5 * centre.square().sum(-1, keepdim=True)
+        to_it = (squares - 2 * closeness).clamp_min(0)
+        distance = to_it if not centres else torch.minimum(distance, to_it)
+        centres.append(centre)
+    return torch.stack(centres, dim=2)

@@ -54,7 +54,8 @@ def fit_to_draws(
         mean = (weights.unsqueeze(1) @ points).squeeze(1)
         variance = (weights.unsqueeze(1) @ (points - mean.unsqueeze(1)).square()).squeeze(1)
         # where one draw has all the weight there is no variance; a floor keeps it above 0
-        scale = variance.maximum(FLOOR * points.var(1, correction=0)).sqrt()
+        unweighted = (points - points.mean(1, keepdim=True)).square().mean(1)
+        scale = variance.maximum(FLOOR * unweighted).sqrt()
         standard = (points - mean.unsqueeze(1)) / scale.unsqueeze(1)
         if isinstance(crosscoder, Gaussian):
             params = _unstandardised(_gaussian(crosscoder, standard, weights), mean, scale)
@@ -82,9 +83,7 @@ def _gaussian(crosscoder: Gaussian, points: Tensor, weights: Tensor) -> Params:
     return params | _root_params(root)
 
 
-def _mixture(
-    crosscoder: Mixture, points: Tensor, weights: Tensor, generator: Generator
-) -> Params:
+def _mixture(crosscoder: Mixture, points: Tensor, weights: Tensor, generator: Generator) -> Params:
     """Parameters for standardised points."""
     logits, means, roots = fit_mixture(points, weights, crosscoder.components, generator=generator)
     return {"logits": logits, "shift": means} | _root_params(roots)

@@ -56,7 +56,9 @@ class Mixture(Crosscoder):
                 f"expected a draw for each of {self.components} components or more, got {len(eps)}"
             )
         log_weights = params["logits"].log_softmax(-1).unbind(1)
-        parts = zip(eps.tensor_split(self.components), self._parts(params), log_weights, strict=True)
+        parts = zip(
+            eps.tensor_split(self.components), self._parts(params), log_weights, strict=True
+        )
         z, shares = [], []
         for noise, part, log_weight in parts:
             z.append(affine(noise, *part)[0])

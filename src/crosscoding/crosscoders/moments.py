@@ -13,7 +13,8 @@ _FACTOR_ROUNDS = 30
 
 def weighted_covariance(points: Tensor, weights: Tensor) -> Tensor:
     """Σ_s w_s x_s x_sᵀ, (B, dim, dim)."""
-    return (points * weights.unsqueeze(-1)).mT @ points
+    rooted = points * weights.sqrt().unsqueeze(-1)
+    return rooted.mT @ rooted
 
 
 def shrunk(covariance: Tensor, count: Tensor) -> Tensor:

@@ -92,9 +92,7 @@ def _transport(eps: Tensor, points: Tensor, mean: Tensor, scale: Tensor) -> Tens
     return (kernel + from_points[:, None, :]).softmax(2) @ points
 
 
-def _bend(
-    crosscoder: Map, params: Params, eps: Tensor, goals: Tensor, scale: Tensor
-) -> Params:
+def _bend(crosscoder: Map, params: Params, eps: Tensor, goals: Tensor, scale: Tensor) -> Params:
     """Least squares of XCoder(ε) on goals, (B, P, latent), by Adam; the decoder is not needed.
 
     A little of the log-determinant keeps the map from folding or collapsing onto the goals.

@@ -1,4 +1,4 @@
-"""The rational-quadratic spline: monotone, with its inverse and derivative, and straight outside."""
+"""The rational-quadratic spline: monotone, its inverse and derivative, straight outside."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def test_ladj_is_that_of_autograd(scale):
     torch.testing.assert_close(ladj, slope.log())
 
 
-@every_scale
+@pytest.mark.parametrize("scale", [0.1, 1.0])
 def test_value_and_slope_have_no_step_at_knots_and_ends(scale):
     """Both sides of every kink of the second derivative, 5 and −5 among them."""
     widths, heights, slopes = parameters(scale=scale)

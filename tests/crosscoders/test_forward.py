@@ -17,7 +17,6 @@ from crosscoding.crosscoders import (
     Spline,
     fit_to_draws,
 )
-from crosscoding.crosscoders.moments import shrunk
 
 FAMILIES = {
     "Gaussian": Gaussian(),
@@ -133,11 +132,13 @@ def test_a_gaussian_has_the_weighted_moments_of_many_draws():
     mean = torch.einsum("sb,sbi->bi", weights, draws)
     centred = draws - mean
     covariance = torch.einsum("sb,sbi,sbj->bij", weights, centred, centred)
-    reference = MultivariateNormal(mean, covariance)
-    # shrinkage by 1 / n of the 7,000 effective draws
-    torch.testing.assert_close(
-        fitted.log_prob(draws[:99]), reference.log_prob(draws[:99]), rtol=0, atol=0.02
-    )
+    lower, log_diagonal = fitted.params["lower"], fitted.params["log_diagonal"]
+    root = lower.tril(-1) + torch.diag_embed(log_diagonal.exp())
+    torch.testing.assert_close(fitted.params["shift"], mean)
+    # nothing but the least of the shrinkages, 0.001 of the correlations
+    scale = covariance.diagonal(dim1=1, dim2=2).sqrt()
+    scale = scale[:, :, None] * scale[:, None]
+    assert ((root @ root.mT - covariance) / scale).abs().max() < 1.1e-3
 
 
 @pytest.mark.parametrize("num", [10, 40, 200])
@@ -159,13 +160,18 @@ def test_shrinkage_brings_a_gaussian_nearer_to_what_the_draws_came_from(num):
 
 
 def test_shrinkage_takes_what_is_noise_and_leaves_what_is_not():
-    count = torch.tensor([20.0, 20.0])
-    noise, signal = torch.eye(3) + 0.1 * (1 - torch.eye(3)), 0.01 * torch.eye(3) + 0.99
-    result = shrunk(torch.stack([noise, signal]), count)
-    torch.testing.assert_close(result[0], torch.eye(3))
-    # 1 / (n + 1) of the correlation goes at least
-    torch.testing.assert_close(result[1], signal, rtol=0, atol=0.05)
-    assert (torch.linalg.eigvalsh(result) > 0).all()
+    """Thirty dimensions without correlations, and with one pair that has 0.99 of it."""
+    draws = torch.randn(500, 2, 30, generator=seeded(0), dtype=torch.double)
+    draws[:, 1, 1] = 0.99 * draws[:, 1, 0] + 0.14 * draws[:, 1, 1]
+    fitted = fit_to_draws(Gaussian(), draws, generator=seeded(0))
+    lower, log_diagonal = fitted.params["lower"], fitted.params["log_diagonal"]
+    root = lower.tril(-1) + torch.diag_embed(log_diagonal.exp())
+    covariance = root @ root.mT
+    scale = covariance.diagonal(dim1=1, dim2=2).sqrt()
+    correlation = covariance / (scale[:, :, None] * scale[:, None])
+    # correlations of 500 draws by chance alone are 0.045 and up to 0.15
+    assert (correlation[0] - torch.eye(30)).abs().max() < 0.1
+    assert correlation[1, 0, 1] > 0.8
 
 
 def test_a_diagonal_gaussian_has_the_variances():
@@ -230,8 +236,8 @@ def test_a_mixture_of_few_draws_in_many_dimensions_stays_well_conditioned(num, d
     kl = (exact - fitted.log_prob(fresh)).mean(0)
     spread = fitted.params["log_diagonal"].exp()
     assert (spread > 0.2).all()
-    # one Gaussian's 230 parameters cost 230 / 2 n nats; a mixture here may cost some times that
-    assert (kl < 4 * 230 / (2 * num)).all()
+    # each of a Gaussian's 230 parameters costs 1 / 2 n nats, if n is many
+    assert (kl < 5 * 230 / (2 * num)).all()
 
 
 def test_a_far_mode_of_small_weight_is_found():

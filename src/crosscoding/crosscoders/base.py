@@ -1,8 +1,8 @@
 """What a cross-coder is: a distribution q(z|x) that is drawn from by z = XCoder_ψ(ε), ε normal.
 
-Most are one map of the noise, a `Map`; a mixture is several. A `Crosscoder` is a frozen description; its parameters ψ live apart, one tensor a name with a
-leading batch dimension, so that thousands of queries are fitted at once. `Fitted` is the pair of
-the two: a distribution q(z|x) for each query.
+Most are one map of the noise, a `Map`; a mixture is several. A `Crosscoder` is a frozen
+description; its parameters ψ live apart, one tensor a name with a leading batch dimension, so that
+thousands of queries are fitted at once. `Fitted` is the pair of the two: a distribution q(z|x) for each query.
 """
 
 import math

@@ -3,9 +3,10 @@
 K dim² / 2 parameters from a few hundred draws overfit. So each component's covariance is drawn to
 the mean covariance within components, which all draws tell about,
 
-    Σ_k = (n_k S_k + ν T) / (n_k + ν),   T = shrunk Σ_j π_j S_j,   ν = dim + 1,
+    Σ_k = (n_k S_k + ν T) / (n_k + ν),   S = Σ_j π_j S_j,   T = (n S + ν diag S) / (n + ν),
 
-by its effective number n_k of draws: with many more than dim it is its own, with few it is T.
+with ν = dim + 1, by its effective number n_k of draws: with many more than dim draws it is its own,
+with few it is T.
 
 Points are standardised as in `moments`: (B, S, dim), and weights (B, S) sum to 1 over S.
 """
@@ -13,7 +14,7 @@ Points are standardised as in `moments`: (B, S, dim), and weights (B, S) sum to 
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.crosscoders.moments import FLOOR, shrunk, weighted_covariance
+from crosscoding.crosscoders.moments import FLOOR, towards_diagonal, weighted_covariance
 from crosscoding.random import uniform
 
 _ROUNDS = 15
@@ -64,6 +65,7 @@ def _maximise(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """log π, means and Cholesky factors from responsibilities (B, K, S)."""
     dim, num = points.shape[-1], responsibilities.shape[1]
+    prior = dim + 1
     tiny = torch.finfo(points.dtype).tiny
     joint = responsibilities * weights.unsqueeze(1)
     share = joint.sum(-1).clamp_min(tiny)
@@ -77,9 +79,9 @@ def _maximise(
         dim=1,
     )
     total = 1 / weights.square().sum(-1)
-    pooled = shrunk((share[..., None, None] * scatter).sum(1), total)
+    pooled = (share[..., None, None] * scatter).sum(1)
+    pooled = towards_diagonal(pooled, prior / (total + prior))
     count = (share.square() / joint.square().sum(-1).clamp_min(tiny))[..., None, None]
-    prior = dim + 1
     covariance = (count * scatter + prior * pooled.unsqueeze(1)) / (count + prior)
     floor = FLOOR * torch.eye(dim, dtype=points.dtype, device=points.device)
     # one draw's worth of weight, spread evenly, so that no component is ever quite without

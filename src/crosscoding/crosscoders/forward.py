@@ -1,7 +1,7 @@
 """Fits to draws: the member of a family under which given draws of p(z|x) are likeliest.
 
-Weighted maximum likelihood minimises the forward KL(p || q), where Algorithm 1 minimises KL(q || p):
-the fit covers every mode that has draws, and no decoder is needed.
+Weighted maximum likelihood minimises the forward KL(p || q), and Algorithm 1 KL(q || p). So the fit
+covers every mode that has draws; and it needs no decoder.
 """
 
 import torch
@@ -11,7 +11,7 @@ from crosscoding.crosscoders.base import Crosscoder, Fitted, Params, pack, unpac
 from crosscoding.crosscoders.em import fit_mixture
 from crosscoding.crosscoders.gaussian import Gaussian
 from crosscoding.crosscoders.mixture import Mixture
-from crosscoding.crosscoders.moments import FLOOR, factors, shrunk, weighted_covariance
+from crosscoding.crosscoders.moments import FLOOR, factors, shrunk_covariance
 from crosscoding.errors import NonFiniteError
 
 _STEPS = 300
@@ -27,9 +27,9 @@ def fit_to_draws(
 ) -> Fitted:
     """q(z|x) of each query that maximises Σ_s w_s log q(z_s|x).
 
-    In closed form for a Gaussian, with its covariance shrunk by what the effective number of draws
-    does not tell (`moments`); by EM for a Mixture (`em`); by Adam for the others, for which a few
-    hundred draws of many dimensions are too few: nothing keeps a flow from fitting each.
+    In closed form for a Gaussian, its correlations shrunk by what draws left out tell (`moments`),
+    of low rank by a few rounds of EM besides; by EM for a Mixture (`em`); by Adam for the others.
+    Nothing keeps a flow from overfitting: a few hundred draws of many dimensions are too few.
 
     Args:
         crosscoder: The family; one with a density.
@@ -79,7 +79,7 @@ def _gaussian(crosscoder: Gaussian, points: Tensor, weights: Tensor) -> Params:
         return params | {"log_diagonal": 0.5 * noise.log(), "factor": factor}
     if crosscoder.diagonal:
         return params | {"log_diagonal": torch.zeros_like(params["shift"])}
-    root = torch.linalg.cholesky(shrunk(weighted_covariance(points, weights), count))
+    root = torch.linalg.cholesky(shrunk_covariance(points, weights))
     return params | _root_params(root)
 
 

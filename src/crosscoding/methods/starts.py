@@ -2,8 +2,8 @@
 
 Algorithm 1 climbs from where it is put, and a flow that starts in one mode stays there. Draws from
 the prior, decoded once for all queries, see every mode that holds a share of the prior. Weighted by
-p(x|z)^t they show where the mass is; a Gaussian takes their moments, and a richer cross-coder is
-first bent, by least squares, into a map that carries noise to them.
+p(x|z)^t they show where the mass is; a Gaussian takes their moments, a mixture is fitted to them,
+and a richer map is first bent, by least squares, into one that carries noise to them.
 """
 
 import torch
@@ -34,13 +34,14 @@ def starting_params(target: Target, crosscoder: Crosscoder, *, generator: Genera
         variance = weights @ z.square() - mean.square()
         scale = variance.clamp_min(1e-3 * target.prior_scale**2).sqrt()
     params = crosscoder.start(mean, scale, generator=for_params)
-    is_map = isinstance(crosscoder, Map)
-    if is_map and (isinstance(crosscoder, Gaussian) or target.latent_dim > _MAX_BENT_DIM):
+    if isinstance(crosscoder, Gaussian):
+        return params
+    if isinstance(crosscoder, Map) and target.latent_dim > _MAX_BENT_DIM:
         return params
     with torch.no_grad():
         eps = normal((_NUM_POINTS, target.latent_dim), generator=for_points, like=mean)
         points = _posterior_points(z, weights, scale, generator=for_points)
-        if not is_map:  # no single map to bend
+        if not isinstance(crosscoder, Map):  # several maps: their share of points is not known
             draws = points.transpose(0, 1)
             return fit_to_draws(crosscoder, draws, None, generator=for_params).params
         goals = _transport(eps, points, mean, scale)

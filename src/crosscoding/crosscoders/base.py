@@ -2,7 +2,8 @@
 
 Most are one map of the noise, a `Map`; a mixture is several. A `Crosscoder` is a frozen
 description; its parameters ψ live apart, one tensor a name with a leading batch dimension, so that
-thousands of queries are fitted at once. `Fitted` is the pair of the two: a distribution q(z|x) for each query.
+thousands of queries are fitted at once. `Fitted` is the pair of the two: a distribution q(z|x) for
+each query.
 """
 
 import math

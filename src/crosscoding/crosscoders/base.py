@@ -86,7 +86,7 @@ class Map(Crosscoder):
 
     def weighted_draws(self, params: Params, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         z, ladj = self.forward_and_ladj(params, eps)
-        return z, base_log_prob(eps) - ladj, torch.full_like(ladj, -math.log(len(eps)))
+        return z, base_log_prob(eps) - ladj, torch.full_like(ladj, -math.log(max(len(eps), 1)))
 
     def log_prob(self, params: Params, z: Tensor) -> Tensor:
         eps, ladj = self.inverse_and_ladj(params, z)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import crosscoding as cc
-from crosscoding.crosscoders import FCN, Gaussian, Planar
+from crosscoding.crosscoders import FCN, Gaussian, InverseAutoregressive, Mixture, Planar, Spline
 from crosscoding.methods import HMC, Grid, Rejection, Variational
 from crosscoding.registry import METHODS
 
@@ -21,7 +21,20 @@ CHEAP = {
     Rejection: {"num_draws": 40},
     Grid: {"tolerance": 0.02},
 }
-SMALL = {Gaussian: Gaussian(), Planar: Planar(3), FCN: FCN((8,))}
+SMALL = {
+    Gaussian: Gaussian(),
+    Planar: Planar(3),
+    FCN: FCN((8,)),
+    Mixture: Mixture(2),
+    Spline: Spline(2, bins=3, hidden=4),
+    InverseAutoregressive: InverseAutoregressive(4, layers=1),
+}
+
+
+@pytest.fixture(autouse=True)
+def short_start(monkeypatch):
+    """Starts of a few steps: what is tested here holds wherever a fit starts."""
+    monkeypatch.setattr("crosscoding.methods.starts._BEND_STEPS", 20)
 
 
 def cheap(method):
@@ -379,7 +392,9 @@ def test_a_saved_posterior_goes_on_as_if_nothing_had_happened(method, batch, tmp
 
 
 @pytest.mark.parametrize(
-    "crosscoder", [Gaussian(), Planar(3, affine=False), FCN((5,)), FCN((4, 3))], ids=repr
+    "crosscoder",
+    [Gaussian(), Gaussian(rank=1), Planar(3, affine=False), FCN((5,)), FCN((4, 3)), Mixture(3)],
+    ids=repr,
 )
 def test_a_saved_fit_keeps_its_settings(problem, crosscoder, tmp_path):
     method = Variational(crosscoder, steps=5, num_fresh=20)
@@ -387,7 +402,7 @@ def test_a_saved_fit_keeps_its_settings(problem, crosscoder, tmp_path):
     posterior.save(tmp_path / "saved")
     loaded = cc.Posterior.load(tmp_path / "saved")
     assert torch.equal(loaded.sample(5, seed=1), posterior.sample(5, seed=1))
-    if crosscoder.bijective:
+    if crosscoder.has_density:
         z = torch.randn(4, 3, 2, generator=seeded(0))
         assert torch.equal(loaded.log_prob(z), posterior.log_prob(z))
 

@@ -81,7 +81,7 @@ class Posterior:
     @property
     def bound(self) -> bool:
         """Whether `c_elbo` is a lower bound on log p(x): not for a cross-coder that may fold."""
-        return self._findings.fitted is None or self._findings.fitted.crosscoder.bijective
+        return self._findings.fitted is None or self._findings.fitted.crosscoder.has_density
 
     @property
     def ess(self) -> Tensor:

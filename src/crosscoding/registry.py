@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from crosscoding.crosscoders import FCN, Gaussian, Planar
+from crosscoding.crosscoders import FCN, Gaussian, InverseAutoregressive, Mixture, Planar, Spline
 from crosscoding.errors import unknown_name
 from crosscoding.methods import HMC, Grid, Method, Rejection, Variational
 
@@ -27,6 +27,17 @@ METHODS = {
         Variational(FCN()),
         "FCN",
         "a fully connected network, by Algorithm 1; latent <= 3, no bound",
+    ),
+    "mixture": Entry(
+        Variational(Mixture(4)),
+        "MVI",
+        "a mixture of 4 Gaussians with full covariance, by Algorithm 1",
+    ),
+    "spline": Entry(Variational(Spline()), "NSF", "a neural spline flow, by Algorithm 1"),
+    "iaf": Entry(
+        Variational(InverseAutoregressive()),
+        "IAF",
+        "an inverse autoregressive flow, by Algorithm 1; fast draws, slow densities",
     ),
     "hmc": Entry(HMC(), "HMC", "Hamiltonian Monte Carlo, 16 chains"),
     "rejection": Entry(

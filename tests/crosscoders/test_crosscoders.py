@@ -7,21 +7,42 @@ import pytest
 import torch
 from problems import linear_gaussian_problem, seeded
 from torch import Tensor
-from torch.distributions import MultivariateNormal, Normal
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
 
 import crosscoding as cc
-from crosscoding.crosscoders import FCN, Crosscoder, Fitted, Gaussian, Planar
-from crosscoding.crosscoders.base import base_log_prob, pack, unpack
+from crosscoding.crosscoders import (
+    FCN,
+    Crosscoder,
+    Fitted,
+    Gaussian,
+    InverseAutoregressive,
+    Mixture,
+    Planar,
+    Spline,
+)
+from crosscoding.crosscoders.base import Map, base_log_prob, pack, unpack
 
 FAMILIES = {
     "Gaussian": Gaussian(),
     "Planar": Planar(4),
     "Planar without affine": Planar(2, affine=False),
     "FCN": FCN((8, 8)),
+    "diagonal Gaussian": Gaussian(diagonal=True),
+    "low-rank Gaussian": Gaussian(rank=2),
+    "Mixture": Mixture(3),
+    "Mixture of one": Mixture(1),
+    "Spline": Spline(3, bins=4, hidden=5),
+    "InverseAutoregressive": InverseAutoregressive(6),
 }
-BIJECTIVE = {name: family for name, family in FAMILIES.items() if family.bijective}
+MAPS = {name: family for name, family in FAMILIES.items() if isinstance(family, Map)}
+DENSITIES = {name: family for name, family in FAMILIES.items() if family.has_density}
+BIJECTIVE = {name: family for name, family in MAPS.items() if family.has_density}
+MIXTURES = {name: family for name, family in FAMILIES.items() if isinstance(family, Mixture)}
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+every_map = pytest.mark.parametrize("family", MAPS.values(), ids=MAPS)
+every_density = pytest.mark.parametrize("family", DENSITIES.values(), ids=DENSITIES)
 every_bijective_family = pytest.mark.parametrize("family", BIJECTIVE.values(), ids=BIJECTIVE)
+every_mixture = pytest.mark.parametrize("family", MIXTURES.values(), ids=MIXTURES)
 B = 3
 
 
@@ -30,7 +51,7 @@ def fitted(family: Crosscoder, dim: int = 2, noise: float = 0.3, num_queries: in
 
     For the FCN not as far: it would fold.
     """
-    noise = noise if family.bijective else 0.1 * noise
+    noise = noise if family.has_density else 0.1 * noise
     mean = torch.linspace(-1, 1, num_queries * dim, dtype=torch.double).reshape(num_queries, dim)
     scale = torch.linspace(0.5, 1.2, num_queries * dim, dtype=torch.double).reshape(mean.shape)
     params, generator = family.start(mean, scale, generator=seeded(0)), seeded(1)
@@ -47,14 +68,15 @@ def points(*shape: int, dim: int = 2) -> Tensor:
 
 def test_every_exported_family_is_tested_here():
     exported = {getattr(cc.crosscoders, name) for name in cc.crosscoders.__all__}
-    families = {c for c in exported if issubclass(c, Crosscoder)} - {Crosscoder}
+    classes = {c for c in exported if isinstance(c, type)}
+    families = {c for c in classes if issubclass(c, Crosscoder)} - {Crosscoder}
     assert families == {type(family) for family in FAMILIES.values()}
 
 
 # ---- the map ---------------------------------------------------------------------------------
 
 
-@every_family
+@every_map
 @pytest.mark.parametrize("dim", [1, 2, 3])
 def test_ladj_is_that_of_autograd(family, dim):
     q, eps = fitted(family, dim), points(dim=dim)
@@ -83,14 +105,25 @@ def test_the_inverse_undoes_the_map(family):
     torch.testing.assert_close(ladj_again, ladj, rtol=1e-6, atol=1e-6)
 
 
+@every_bijective_family
+@pytest.mark.parametrize("dim", [1, 3, 4])
+def test_the_inverse_undoes_the_map_in_other_dimensions(family, dim):
+    q, eps = fitted(family, dim), points(50, dim=dim)
+    z, ladj = family.forward_and_ladj(q.params, eps)
+    again, ladj_again = family.inverse_and_ladj(q.params, z)
+    # as above
+    torch.testing.assert_close(again, eps, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(ladj_again, ladj, rtol=1e-6, atol=1e-6)
+
+
 @every_family
 def test_a_batch_is_what_its_entries_are_alone(family):
     q, eps = fitted(family), points(7)
-    together = family.forward_and_ladj(q.params, eps)
+    together = family.weighted_draws(q.params, eps)
     for b in range(B):
         alone = {name: p[b : b + 1] for name, p in q.params.items()}
-        z, ladj = family.forward_and_ladj(alone, eps[:, b : b + 1])
-        torch.testing.assert_close((z[:, 0], ladj[:, 0]), tuple(t[:, b] for t in together))
+        parts = family.weighted_draws(alone, eps[:, b : b + 1])
+        torch.testing.assert_close(tuple(t[:, 0] for t in parts), tuple(t[:, b] for t in together))
         draws = Fitted(family, alone, 2).rsample_and_log_prob(5, generator=seeded(3))[0]
         batched = q.rsample_and_log_prob(5, generator=seeded(3))[0]
         torch.testing.assert_close(draws[:, 0], batched[:, b])
@@ -181,7 +214,7 @@ def test_the_fcns_log_determinant_goes_on_without_a_step_where_it_turns_into_a_l
 # ---- the density -----------------------------------------------------------------------------
 
 
-@every_bijective_family
+@every_density
 def test_log_prob_of_draws_is_what_came_with_them(family):
     q = fitted(family)
     draws, log_prob = q.rsample_and_log_prob(50, generator=seeded(3))
@@ -190,13 +223,15 @@ def test_log_prob_of_draws_is_what_came_with_them(family):
     torch.testing.assert_close(q.log_prob(draws), log_prob, rtol=1e-6, atol=1e-6)
 
 
-@every_bijective_family
+@every_density
 def test_the_density_integrates_to_one(family):
     q = fitted(family)
-    axis = torch.arange(-7.5, 7.5, 0.12, dtype=torch.double)
+    wide = isinstance(family, Spline | InverseAutoregressive)
+    side, step = (20, 0.06) if wide else (7.5, 0.12)
+    axis = torch.arange(-side, side, step, dtype=torch.double)
     z = torch.cartesian_prod(axis, axis)[:, None].expand(-1, B, 2)
-    total = q.log_prob(z).exp().sum(0) * 0.12**2
-    # the grid's step against the steepest part of the flow, and what lies beyond 7.5
+    total = sum(q.log_prob(piece).exp().sum(0) for piece in z.split(50_000)) * step**2
+    # the grid's step against the steepest part of the flow, and what lies beyond its sides
     torch.testing.assert_close(total, torch.ones(B, dtype=torch.double), rtol=0, atol=5e-3)
 
 
@@ -206,9 +241,155 @@ def test_draws_carry_gradients_to_every_parameter(family):
     params = {name: p.clone().requires_grad_() for name, p in q.params.items()}
     draws, log_prob = Fitted(family, params, 2).rsample_and_log_prob(20, generator=seeded(3))
     objective = (draws.square().sum(-1) + log_prob).sum()
-    for gradient in torch.autograd.grad(objective, list(params.values())):
+    gradients = torch.autograd.grad(objective, list(params.values()))
+    for name, gradient in zip(params, gradients, strict=True):
         assert gradient.isfinite().all()
-        assert (gradient != 0).any()
+        # the weight of a single component is 1, whatever its logit
+        assert (gradient != 0).any() or (family == Mixture(1) and name == "logits")
+
+
+@every_density
+def test_log_prob_carries_the_gradients_of_finite_differences(family):
+    """To z and to every parameter: a fit to draws climbs along them."""
+    q, z = fitted(family), points(4).requires_grad_()
+    names = list(q.params)
+    params = [q.params[name].clone().requires_grad_() for name in names]
+    torch.autograd.gradcheck(
+        lambda z, *p: family.log_prob(dict(zip(names, p, strict=True)), z), (z, *params), atol=1e-4
+    )
+
+
+@every_family
+def test_the_weights_of_weighted_draws_sum_to_one(family):
+    _, _, log_weights = family.weighted_draws(fitted(family).params, points(7))
+    torch.testing.assert_close(log_weights.exp().sum(0), torch.ones(B).double())
+
+
+@every_density
+def test_weighted_draws_stand_for_the_distribution(family):
+    """Moments by them against moments by draws of equal weight, and their log q by log_prob."""
+    q, num = fitted(family), 20_000
+    eps = torch.randn(num, 1, 2, generator=seeded(5), dtype=torch.double).expand(-1, B, -1)
+    z, log_q, log_weights = family.weighted_draws(q.params, eps)
+    torch.testing.assert_close(log_q, q.log_prob(z), rtol=1e-6, atol=1e-6)
+    draws, _ = q.rsample_and_log_prob(num, generator=seeded(6))
+    for power in (1, 2):
+        one, other = (log_weights.exp().unsqueeze(-1) * z**power).sum(0), (draws**power).mean(0)
+        # five standard errors of a difference of two means; weights here differ by at most 4
+        assert ((one - other).abs() < 5 * (draws**power).std(0) * (5 / num) ** 0.5).all()
+
+
+# ---- mixtures --------------------------------------------------------------------------------
+
+
+def reference_mixture(q: Fitted, query: int) -> MixtureSameFamily:
+    lower, log_diagonal = q.params["lower"][query], q.params["log_diagonal"][query]
+    root = lower.tril(-1) + torch.diag_embed(log_diagonal.exp())
+    parts = MultivariateNormal(q.params["shift"][query], scale_tril=root)
+    return MixtureSameFamily(Categorical(logits=q.params["logits"][query]), parts)
+
+
+@every_mixture
+def test_a_mixture_is_that_of_torch(family):
+    q, z = fitted(family, dim=3), points(50, dim=3)
+    for b in range(B):
+        expected = reference_mixture(q, b).log_prob(z[:, b])
+        torch.testing.assert_close(q.log_prob(z)[:, b], expected)
+
+
+def test_a_mixture_has_gradients_of_the_c_elbo_without_bias():
+    """Those of weighted draws against the derivative of the C-ELBO by quadrature."""
+    family, log_scale = Mixture(3), torch.tensor(0.4).double()
+    names = list(family.start(*torch.ones(2, 1, 1).double(), generator=seeded(0)))
+    params = {name: p[:1] for name, p in fitted(family, dim=1).params.items()}
+    params = {name: params[name].clone().requires_grad_() for name in names}
+    target = Normal(0.3, log_scale.exp())
+    grid = torch.arange(-12, 12, 0.01, dtype=torch.double)[:, None, None]
+    log_q = family.log_prob(params, grid)
+    exact = (log_q.exp() * (target.log_prob(grid)[..., 0] - log_q)).sum() * 0.01
+    expected = torch.autograd.grad(exact, list(params.values()))
+    rounds = []
+    for seed in range(200):
+        noise = torch.randn(60, 1, 1, generator=seeded(seed), dtype=torch.double)
+        z, log_q, log_weights = family.weighted_draws(params, noise)
+        objective = (log_weights.exp() * (target.log_prob(z)[..., 0] - log_q)).sum()
+        gradients = torch.autograd.grad(objective, list(params.values()))
+        rounds.append(torch.cat([g.flatten() for g in gradients]))
+    found = torch.stack(rounds)
+    difference = found.mean(0) - torch.cat([g.flatten() for g in expected])
+    # five standard errors of 200 rounds; what lies above a diagonal has no gradient at all
+    assert (difference.abs() <= 5 * found.std(0) / 200**0.5 + 1e-9).all()
+    assert (found.std(0)[:3] > 0).all()
+
+
+def test_every_component_has_its_share_of_draws_query_by_query():
+    weights = torch.tensor([[0.5, 0.3, 0.2], [0.01, 0.99, 0.0]]).double()
+    means = 100.0 * torch.arange(3).double().reshape(1, 3, 1).repeat(2, 1, 1)
+    q = Mixture.from_components(
+        weights.log().clamp_min(-50), means, torch.ones(2, 3, 1, 1).double()
+    )
+    draws, _ = q.rsample_and_log_prob(1000, generator=seeded(0))
+    nearest = (draws / 100).round().squeeze(-1)
+    counts = torch.stack([(nearest == k).sum(0) for k in range(3)], dim=-1)
+    assert ((counts - 1000 * weights).abs() <= 1).all()  # rounded up or down
+    assert not (nearest.diff(dim=0) >= 0).all()  # and not in their order
+
+
+def test_fewer_draws_than_components_are_refused():
+    with pytest.raises(ValueError, match="a draw for each of 3 components or more, got 2"):
+        Mixture(3).weighted_draws(fitted(Mixture(3)).params, points(2))
+
+
+def test_a_mixture_of_given_components_has_them():
+    generator = seeded(3)
+    log_weights = torch.randn(B, 4, generator=generator).double()
+    means = torch.randn(B, 4, 2, generator=generator).double()
+    root = torch.randn(B, 4, 2, 3, generator=generator).double()
+    covariances = root @ root.mT + 0.1 * torch.eye(2)
+    q = Mixture.from_components(log_weights, means, covariances)
+    for b in range(B):
+        parts = MultivariateNormal(means[b], covariances[b])
+        expected = MixtureSameFamily(Categorical(logits=log_weights[b]), parts)
+        torch.testing.assert_close(q.log_prob(points(7))[:, b], expected.log_prob(points(7)[:, b]))
+
+
+# ---- Gaussians -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", [Gaussian(rank=2), Gaussian(rank=5), Gaussian(diagonal=True)])
+def test_a_thrifty_gaussian_is_the_multivariate_normal(family):
+    q, z = fitted(family, dim=4), points(50, dim=4)
+    diagonal = q.params["log_diagonal"].exp()
+    covariance = torch.diag_embed(diagonal.square())
+    if family.rank:
+        columns = diagonal.unsqueeze(-1) * q.params["factor"]
+        covariance = covariance + columns @ columns.mT
+    reference = MultivariateNormal(q.params["shift"], covariance)
+    torch.testing.assert_close(q.log_prob(z), reference.log_prob(z))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_low_rank_gaussian_works_in_thousands_of_dimensions(dtype):
+    mean = torch.zeros(2, 4096, dtype=dtype)
+    family = Gaussian(rank=10)
+    params = family.start(mean, mean + 0.5, generator=seeded(0))
+    params["factor"] = 3 * params["factor"]
+    q = Fitted(family, params, 4096)
+    draws, log_prob = q.rsample_and_log_prob(3, generator=seeded(1))
+    # sums of 4,096 squares: float32 keeps 7 digits of them
+    torch.testing.assert_close(q.log_prob(draws), log_prob, rtol=1e-5, atol=1e-5)
+    assert sum(p[0].numel() for p in params.values()) == 12 * 4096
+
+
+def test_rank_and_diagonal_together_are_refused():
+    with pytest.raises(ValueError, match="expected rank or diagonal, not both, got rank=2"):
+        Gaussian(rank=2, diagonal=True)
+
+
+@pytest.mark.parametrize("rank", [0, -1])
+def test_a_rank_below_one_is_refused(rank):
+    with pytest.raises(ValueError, match=f"expected rank >= 1 or None, got {rank}"):
+        Gaussian(rank=rank)
 
 
 def test_base_log_prob_is_a_standard_normal():
@@ -247,7 +428,7 @@ def test_c_elbo_equals_log_evidence_at_the_exact_posterior():
     torch.testing.assert_close(weights, expected)  # zero variance
 
 
-@every_bijective_family
+@every_density
 def test_the_c_elbo_is_never_above_log_evidence(family):
     """Theorem 2, on the exact log evidence, within five of its standard errors."""
     problem = linear_gaussian_problem(latent_dim=2, batch=(B,), dtype=torch.double)
@@ -259,7 +440,7 @@ def test_the_c_elbo_is_never_above_log_evidence(family):
 
 def test_the_fcn_has_no_density():
     q = fitted(FAMILIES["FCN"])
-    assert not FCN.bijective
+    assert not FCN.has_density
     with pytest.raises(NotImplementedError, match=r"FCN is not one-to-one.*use Gaussian or Planar"):
         q.log_prob(points(5))
 
@@ -319,7 +500,7 @@ def test_parts_without_parameters_are_refused():
 @pytest.mark.parametrize("dim", [0, 1, 3])
 def test_parameters_of_another_dimension_are_refused(dim):
     tensors, description = fitted(Gaussian()).to_parts()
-    with pytest.raises(cc.ModelFormatError, match=r"parameters of Gaussian\(\), got others"):
+    with pytest.raises(cc.ModelFormatError, match=r"parameters of Gaussian\(.*got others"):
         Fitted.from_parts((tensors, {**description, "dim": dim}))
 
 
@@ -360,3 +541,33 @@ def test_a_planar_flow_of_no_layers_is_refused(layers):
 def test_an_fcn_of_no_width_is_refused(hidden):
     with pytest.raises(ValueError, match="at least one hidden width >= 1"):
         FCN(hidden)
+
+
+@pytest.mark.parametrize("components", [0, -1])
+def test_a_mixture_of_none_is_refused(components):
+    with pytest.raises(ValueError, match=f"components >= 1, got {components}"):
+        Mixture(components)
+
+
+@pytest.mark.parametrize("wrong", [{"layers": 0}, {"bins": 1}, {"hidden": 0}], ids=str)
+def test_a_spline_flow_without_a_part_is_refused(wrong):
+    with pytest.raises(ValueError, match="layers >= 1, bins >= 2 and hidden >= 1, got"):
+        Spline(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"layers": 0}, {"hidden": 0}], ids=str)
+def test_an_autoregressive_flow_without_a_part_is_refused(wrong):
+    with pytest.raises(ValueError, match="hidden >= 1 and layers >= 1, got"):
+        InverseAutoregressive(**wrong)
+
+
+def test_an_autoregressive_flow_looks_back_only():
+    family, dim = InverseAutoregressive(12, layers=1), 5
+    q, eps = fitted(family, dim), points(dim=dim)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda e: family.forward_and_ladj(q.params | {"lower": 0 * q.params["lower"]}, e)[0], eps
+    )
+    for b in range(B):
+        own = jacobian[b, :, b]
+        assert torch.equal(own, own.tril())
+        assert (own.tril()[torch.ones(dim, dim).tril().bool()] != 0).all()

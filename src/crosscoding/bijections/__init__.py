@@ -4,6 +4,18 @@ Each map takes points (*sample, B, dim) and parameters (B, …), one set for eac
 """
 
 from crosscoding.bijections.affine import affine, affine_inverse
+from crosscoding.bijections.low_rank import low_rank, low_rank_inverse
 from crosscoding.bijections.planar import constrained, planar, planar_inverse
+from crosscoding.bijections.spline import spline, spline_inverse
 
-__all__ = ["affine", "affine_inverse", "constrained", "planar", "planar_inverse"]
+__all__ = [
+    "affine",
+    "affine_inverse",
+    "constrained",
+    "low_rank",
+    "low_rank_inverse",
+    "planar",
+    "planar_inverse",
+    "spline",
+    "spline_inverse",
+]

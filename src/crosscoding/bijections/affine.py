@@ -32,5 +32,9 @@ def affine_inverse(
 ) -> tuple[Tensor, Tensor]:
     """ε = L⁻¹ (z − b) and log |det L| of the forward map; shapes as for `affine`."""
     matrix = scale_matrix(log_diagonal, lower)
-    eps = torch.linalg.solve_triangular(matrix, (z - shift).unsqueeze(-1), upper=False)
-    return eps.squeeze(-1), log_diagonal.sum(-1).expand(z.shape[:-1])
+    # All points of a query as columns of one right-hand side: a matrix for each would be copied.
+    centred = z - shift
+    shape = centred.shape
+    columns = centred.reshape(shape[:-2].numel(), *shape[-2:]).permute(1, 2, 0)
+    eps = torch.linalg.solve_triangular(matrix, columns, upper=False).permute(2, 0, 1)
+    return eps.reshape(shape), log_diagonal.sum(-1).expand(shape[:-1])

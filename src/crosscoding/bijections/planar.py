@@ -45,17 +45,27 @@ def planar_inverse(z: Tensor, u: Tensor, w: Tensor, bias: Tensor) -> tuple[Tenso
     """The h that `planar` maps to z, and the forward map's ladj there; shapes as for `planar`.
 
     With s = wᵀh the map along w is s + wᵀu tanh(s + b) = wᵀz: increasing in s, so bisection finds
-    s in wᵀz ± |wᵀu|, and then h = z − u tanh(s + b).
+    s in wᵀz ± |wᵀu|, and then h = z − u tanh(s + b). A step of Newton's from there carries the
+    gradients, which bisection does not.
     """
     gain = _gain(w, u)
     height = torch.linalg.vecdot(z, w)
+    s = _bisected(height.detach(), gain.detach(), bias.detach())
+    activation = (s + bias).tanh()
+    slope = 1 + gain * (1 - activation.square())
+    s = s - (s + gain * activation - height) / slope.detach()
+    activation = (s + bias).tanh()
+    return z - u * activation.unsqueeze(-1), torch.log1p((1 - activation.square()) * gain)
+
+
+def _bisected(height: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+    """s with s + gain tanh(s + bias) = height."""
     low, high = height - gain.abs(), height + gain.abs()
     for _ in range(_BISECTIONS):
         middle = 0.5 * (low + high)
         below = middle + gain * (middle + bias).tanh() < height
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    activation = (0.5 * (low + high) + bias).tanh()
-    return z - u * activation.unsqueeze(-1), torch.log1p((1 - activation.square()) * gain)
+    return 0.5 * (low + high)
 
 
 def _gain(w: Tensor, u: Tensor) -> Tensor:

@@ -83,7 +83,8 @@ def condition(
         str | None,
         typer.Option(
             "--method",
-            help="gvi, nf, fcn, hmc, rejection or grid; default: grid up to latent 3, gvi above.",
+            help="gvi, nf, fcn, mixture, spline, iaf, hmc, rejection or grid; "
+            "default: grid up to latent 3, gvi above.",
         ),
     ] = None,
     out: Out = Path("out/condition"),

@@ -1,8 +1,9 @@
-"""What a cross-coder is: a map z = XCoder_ψ(ε) from standard normal noise to the latent space.
+"""What a cross-coder is: a distribution q(z|x) that is drawn from by z = XCoder_ψ(ε), ε normal.
 
-A `Crosscoder` is a frozen description; its parameters ψ live apart, one tensor a name with a
-leading batch dimension, so that thousands of queries are fitted at once. `Fitted` is the pair of
-the two: a distribution q(z|x) for each query.
+Most are one map of the noise, a `Map`; a mixture is several. A `Crosscoder` is a frozen
+description; its parameters ψ live apart, one tensor a name with a leading batch dimension, so that
+thousands of queries are fitted at once. `Fitted` is the pair of the two: a distribution q(z|x) for
+each query.
 """
 
 import math
@@ -21,14 +22,14 @@ Params = dict[str, Tensor]
 
 
 class Crosscoder(ABC):
-    """A family of maps from noise ε (*sample, B, dim) to z (*sample, B, dim).
+    """A family of distributions over z, every member of it made from standard normal noise ε.
 
     Attributes:
-        bijective: Whether every member is one-to-one. Only then is the C-ELBO a lower bound, and
-            only then is there a density at any z.
+        has_density: Whether log q is exact. Only then is the C-ELBO a lower bound, and only then
+            is there a density at any z.
     """
 
-    bijective: ClassVar[bool] = True
+    has_density: ClassVar[bool] = True
 
     @abstractmethod
     def start(self, mean: Tensor, scale: Tensor, *, generator: Generator) -> Params:
@@ -40,6 +41,39 @@ class Crosscoder(ABC):
         """
 
     @abstractmethod
+    def weighted_draws(self, params: Params, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Draws that stand for q together: E_q[f] = E_ε[Σ_s exp(log_weights_s) f(z_s)].
+
+        The equation holds for every ψ, so gradients through all three outputs are those of E_q[f].
+
+        Args:
+            params: ψ, each tensor of shape (B, …).
+            eps: Standard normal noise, shape (S, B, dim).
+        Returns:
+            z, (S, B, dim); log q(z|x) in nats, (S, B); and log_weights, (S, B), whose exponentials
+            sum to 1 over S.
+        """
+
+    def draws(self, params: Params, eps: Tensor, *, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Draws of equal weight, z (S, B, dim), and log q(z|x) in nats, (S, B).
+
+        Args:
+            params: ψ, each tensor of shape (B, …).
+            eps: Standard normal noise, shape (S, B, dim).
+            generator: For what is random besides ε; shared over the batch.
+        """
+        z, log_q, _ = self.weighted_draws(params, eps)
+        return z, log_q
+
+    @abstractmethod
+    def log_prob(self, params: Params, z: Tensor) -> Tensor:
+        """log q(z|x) in nats, normalised; z (*sample, B, dim) -> (*sample, B)."""
+
+
+class Map(Crosscoder):
+    """A family of maps from noise ε (*sample, B, dim) to z (*sample, B, dim)."""
+
+    @abstractmethod
     def forward_and_ladj(self, params: Params, eps: Tensor) -> tuple[Tensor, Tensor]:
         """z = XCoder(ε), shape of eps, and log |det ∇XCoder(ε)|, shape eps.shape[:-1]."""
 
@@ -49,6 +83,14 @@ class Crosscoder(ABC):
             f"{type(self).__name__} is not one-to-one: it has no density at a given z; "
             "use Gaussian or Planar where log_prob is wanted"
         )
+
+    def weighted_draws(self, params: Params, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        z, ladj = self.forward_and_ladj(params, eps)
+        return z, base_log_prob(eps) - ladj, torch.full_like(ladj, -math.log(max(len(eps), 1)))
+
+    def log_prob(self, params: Params, z: Tensor) -> Tensor:
+        eps, ladj = self.inverse_and_ladj(params, z)
+        return base_log_prob(eps) - ladj
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +108,7 @@ class Fitted:
     dim: int
 
     def rsample_and_log_prob(self, num: int, *, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Draws z = XCoder(ε), (num, B, dim), and log q(ε) − ladj = log q(z|x) in nats, (num, B).
+        """Draws z of equal weight, (num, B, dim), and log q(z|x) in nats, (num, B).
 
         For a cross-coder that is not one-to-one the second is no density: it counts one of the
         several ε that reach z.
@@ -74,8 +116,7 @@ class Fitted:
         like = next(iter(self.params.values()))
         eps = normal((num, 1, self.dim), generator=generator, like=like)
         eps = eps.expand(num, len(like), self.dim)
-        z, ladj = self.crosscoder.forward_and_ladj(self.params, eps)
-        return z, base_log_prob(eps) - ladj
+        return self.crosscoder.draws(self.params, eps, generator=generator)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z|x) in nats, normalised; z (*sample, B, dim) -> (*sample, B).
@@ -83,8 +124,7 @@ class Fitted:
         Raises:
             NotImplementedError: The cross-coder is not one-to-one.
         """
-        eps, ladj = self.crosscoder.inverse_and_ladj(self.params, z)
-        return base_log_prob(eps) - ladj
+        return self.crosscoder.log_prob(self.params, z)
 
     def to_parts(self) -> Parts:
         """The parameters, and the family by name with its settings."""
@@ -100,7 +140,7 @@ class Fitted:
             ModelFormatError: The family is unknown, or the parameters are not its own.
         """
         params, description = parts
-        families = {family.__name__: family for family in Crosscoder.__subclasses__()}
+        families = {family.__name__: family for family in _families(Crosscoder)}
         try:
             settings = description["settings"]
             plain = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
@@ -121,6 +161,12 @@ class Fitted:
         return cls(crosscoder, params, ones.shape[-1])
 
 
+def _families(above: type[Crosscoder]) -> list[type[Crosscoder]]:
+    """All families below a class, `Map` among them, which no one can make."""
+    below = above.__subclasses__()
+    return below + [family for child in below for family in _families(child)]
+
+
 def base_log_prob(eps: Tensor) -> Tensor:
     """log N(ε; 0, I) in nats, summed over the last dimension."""
     return -0.5 * (eps.square() + math.log(2 * math.pi)).sum(-1)
@@ -130,6 +176,12 @@ def small_normal(*shape: int, scale: float, generator: Generator, like: Tensor) 
     """Random starting values: standard normal times scale, the same for every query."""
     noise = normal((1, *shape), generator=generator, like=like) * scale
     return noise.expand(len(like), *shape).clone()
+
+
+def affine_start(mean: Tensor, scale: Tensor) -> Params:
+    """The parameters of `bijections.affine` for L = diag(scale) and b = mean, both (B, dim)."""
+    lower = mean.new_zeros(*mean.shape, mean.shape[-1])
+    return {"shift": mean.clone(), "log_diagonal": scale.log(), "lower": lower}
 
 
 def pack(params: Params) -> tuple[Tensor, list[tuple[str, torch.Size]]]:

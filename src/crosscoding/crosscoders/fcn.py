@@ -19,13 +19,13 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.crosscoders.base import Crosscoder, Params, small_normal
+from crosscoding.crosscoders.base import Map, Params, small_normal
 
 _FLAT = 1e-2
 
 
 @dataclass(frozen=True)
-class FCN(Crosscoder):
+class FCN(Map):
     """z = mean + scale · (ε + network(ε)), the network of tanh layers.
 
     Args:
@@ -36,7 +36,7 @@ class FCN(Crosscoder):
     """
 
     hidden: tuple[int, ...] = (32, 32)
-    bijective: ClassVar[bool] = False
+    has_density: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not self.hidden or min(self.hidden) < 1:

@@ -1,35 +1,67 @@
-"""GVI, Gaussian variational inference: z = W ε + b with a full W (7)."""
+"""GVI, Gaussian variational inference: z = W ε + b with a full W (7), or with a thriftier one."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.bijections import affine, affine_inverse
-from crosscoding.crosscoders.base import Crosscoder, Fitted, Params
+from crosscoding.bijections import affine, affine_inverse, low_rank, low_rank_inverse
+from crosscoding.crosscoders.base import Fitted, Map, Params, small_normal
 
 
 @dataclass(frozen=True)
-class Gaussian(Crosscoder):
-    """q(z|x) = N(b, L Lᵀ), full covariance.
+class Gaussian(Map):
+    """q(z|x) = N(b, Σ) with Σ = L Lᵀ, full; diag(d²); or diag(d²) + U Uᵀ, U of `rank` columns.
+
+    Args:
+        rank: Columns of U, ≥ 1: memory and time of a draw are of order dim · rank. None: full.
+        diagonal: Whether Σ is diagonal: the elements of z are independent.
 
     Source: the paper, eq. 7. Differs in: L is lower triangular with a positive diagonal where the
     paper has any square W; both reach every Gaussian, and L is always invertible.
     """
 
+    rank: int | None = None
+    diagonal: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rank is not None and self.diagonal:
+            raise ValueError(
+                f"expected rank or diagonal, not both, got rank={self.rank} and diagonal=True; "
+                "a low-rank covariance has a diagonal part anyway"
+            )
+        if self.rank is not None and self.rank < 1:
+            raise ValueError(f"expected rank >= 1 or None, got {self.rank}")
+
     def start(self, mean: Tensor, scale: Tensor, *, generator: Generator) -> Params:
         dim = mean.shape[-1]
-        return {
-            "shift": mean.clone(),
-            "log_diagonal": scale.log(),
-            "lower": mean.new_zeros(*mean.shape, dim),
-        }
+        params = {"shift": mean.clone(), "log_diagonal": scale.log()}
+        if self.rank is not None:  # 0 would be a saddle: z depends on V through its square
+            gain = 0.3 * dim**-0.5
+            params["factor"] = small_normal(
+                dim, self.rank, scale=gain, generator=generator, like=mean
+            )
+        elif not self.diagonal:
+            params["lower"] = mean.new_zeros(*mean.shape, dim)
+        return params
 
     def forward_and_ladj(self, params: Params, eps: Tensor) -> tuple[Tensor, Tensor]:
-        return affine(eps, params["shift"], params["log_diagonal"], params["lower"])
+        shift, log_diagonal = params["shift"], params["log_diagonal"]
+        if self.rank is not None:
+            return low_rank(eps, shift, log_diagonal, params["factor"])
+        if self.diagonal:
+            z = log_diagonal.exp() * eps + shift
+            return z, log_diagonal.sum(-1).expand(z.shape[:-1])
+        return affine(eps, shift, log_diagonal, params["lower"])
 
     def inverse_and_ladj(self, params: Params, z: Tensor) -> tuple[Tensor, Tensor]:
-        return affine_inverse(z, params["shift"], params["log_diagonal"], params["lower"])
+        shift, log_diagonal = params["shift"], params["log_diagonal"]
+        if self.rank is not None:
+            return low_rank_inverse(z, shift, log_diagonal, params["factor"])
+        if self.diagonal:
+            eps = (z - shift) * (-log_diagonal).exp()
+            return eps, log_diagonal.sum(-1).expand(eps.shape[:-1])
+        return affine_inverse(z, shift, log_diagonal, params["lower"])
 
     @classmethod
     def from_moments(cls, mean: Tensor, covariance: Tensor) -> Fitted:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from torch import Generator, Tensor
 
 from crosscoding.bijections import affine, affine_inverse, constrained, planar, planar_inverse
-from crosscoding.crosscoders.base import Crosscoder, Params, small_normal
+from crosscoding.crosscoders.base import Map, Params, affine_start, small_normal
 
 
 @dataclass(frozen=True)
-class Planar(Crosscoder):
+class Planar(Map):
     """z = L f_k(… f_1(ε)) + b, each f_i(h) = h + u_i tanh(w_iᵀ h + b_i).
 
     Args:
@@ -41,11 +41,7 @@ class Planar(Crosscoder):
         norm = params["w"].square().sum(-1, keepdim=True).clamp_min(1e-6)
         params["v"] = params["v"] + (math.log(math.e - 1) - along) * params["w"] / norm
         if self.affine:
-            params |= {
-                "shift": mean.clone(),
-                "log_diagonal": scale.log(),
-                "lower": mean.new_zeros(*mean.shape, dim),
-            }
+            params |= affine_start(mean, scale)
         return params
 
     def forward_and_ladj(self, params: Params, eps: Tensor) -> tuple[Tensor, Tensor]:

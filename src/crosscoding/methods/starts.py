@@ -2,15 +2,15 @@
 
 Algorithm 1 climbs from where it is put, and a flow that starts in one mode stays there. Draws from
 the prior, decoded once for all queries, see every mode that holds a share of the prior. Weighted by
-p(x|z)^t they show where the mass is; a Gaussian takes their moments, and a richer cross-coder is
-first bent, by least squares, into a map that carries noise to them.
+p(x|z)^t they show where the mass is; a Gaussian takes their moments, a mixture is fitted to them,
+and a richer map is first bent, by least squares, into one that carries noise to them.
 """
 
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.crosscoders import Crosscoder, Gaussian
-from crosscoding.crosscoders.base import Params, pack, unpack
+from crosscoding.crosscoders import Crosscoder, Gaussian, fit_to_draws
+from crosscoding.crosscoders.base import Map, Params, pack, unpack
 from crosscoding.diagnostics import importance_ess
 from crosscoding.random import normal, spawn
 from crosscoding.target import Target
@@ -34,11 +34,16 @@ def starting_params(target: Target, crosscoder: Crosscoder, *, generator: Genera
         variance = weights @ z.square() - mean.square()
         scale = variance.clamp_min(1e-3 * target.prior_scale**2).sqrt()
     params = crosscoder.start(mean, scale, generator=for_params)
-    if isinstance(crosscoder, Gaussian) or target.latent_dim > _MAX_BENT_DIM:
+    if isinstance(crosscoder, Gaussian):
+        return params
+    if isinstance(crosscoder, Map) and target.latent_dim > _MAX_BENT_DIM:
         return params
     with torch.no_grad():
         eps = normal((_NUM_POINTS, target.latent_dim), generator=for_points, like=mean)
         points = _posterior_points(z, weights, scale, generator=for_points)
+        if not isinstance(crosscoder, Map):  # several maps: their share of points is not known
+            draws = points.transpose(0, 1)
+            return fit_to_draws(crosscoder, draws, None, generator=for_params).params
         goals = _transport(eps, points, mean, scale)
     return _bend(crosscoder, params, eps, goals, scale)
 
@@ -88,9 +93,7 @@ def _transport(eps: Tensor, points: Tensor, mean: Tensor, scale: Tensor) -> Tens
     return (kernel + from_points[:, None, :]).softmax(2) @ points
 
 
-def _bend(
-    crosscoder: Crosscoder, params: Params, eps: Tensor, goals: Tensor, scale: Tensor
-) -> Params:
+def _bend(crosscoder: Map, params: Params, eps: Tensor, goals: Tensor, scale: Tensor) -> Params:
     """Least squares of XCoder(ε) on goals, (B, P, latent), by Adam; the decoder is not needed.
 
     A little of the log-determinant keeps the map from folding or collapsing onto the goals.

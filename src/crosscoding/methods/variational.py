@@ -2,6 +2,8 @@
 
     C-ELBO = E_{q(ε)}[ log p(XCoder(ε), x) + log |det ∇XCoder(ε)| ] + H[q(ε)]          (Theorem 2)
 
+Of a mixture it is Σ_k π_k of such expectations, with q of the whole mixture in each.
+
 Source: the paper, Algorithm 1. Differs in: it starts where weighted prior draws are
 (`starts`), each ε comes with −ε, and the learning rate needs no tuning (`_Schedule`).
 """
@@ -13,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.crosscoders import Crosscoder, Fitted, Gaussian
-from crosscoding.crosscoders.base import pack, unpack
+from crosscoding.crosscoders.base import base_log_prob, pack, unpack
 from crosscoding.diagnostics import importance_ess, log_mean_exp, mean_error, pareto_smooth
 from crosscoding.errors import NonFiniteError
 from crosscoding.findings import Findings
@@ -91,8 +93,9 @@ class Variational(Method):
                 break
             eps = self._noise(active, generator)
             psi = state.params.requires_grad_()
-            z, ladj = self.crosscoder.forward_and_ladj(unpack(psi, layout), eps)
-            objective = (active.log_joint(z) + ladj).mean(0)
+            z, log_q, log_weights = self.crosscoder.weighted_draws(unpack(psi, layout), eps)
+            fall = base_log_prob(eps) - log_q  # log q(ε) − log q(z|x): of a map, its ladj
+            objective = (log_weights.exp() * (active.log_joint(z) + fall)).sum(0)
             (gradient,) = torch.autograd.grad(objective.sum(), psi)
             state.ascend(objective.detach(), gradient)
             if step % _BLOCK == 0 or step == self.steps:
@@ -113,7 +116,8 @@ class Variational(Method):
     def _noise(self, target: Target, generator: Generator) -> Tensor:
         shape = (self._tuning[0] // 2, 1, target.latent_dim)
         eps = normal(shape, generator=generator, like=target.like)
-        return torch.cat([eps, -eps]).expand(-1, target.num_queries, -1)
+        pairs = torch.stack([eps, -eps], dim=1).flatten(0, 1)  # side by side, in one component
+        return pairs.expand(-1, target.num_queries, -1)
 
     @torch.no_grad()
     def _check(

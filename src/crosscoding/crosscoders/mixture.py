@@ -1,0 +1,113 @@
+"""A mixture of Gaussians of full covariance: several modes, each with a weight of its own.
+
+Its C-ELBO is a sum over components, each with as many draws as the others, and the weights stand
+in the sum: their gradient needs no score function, and no component goes without draws.
+
+    C-ELBO = Σ_k π_k E_{q_k}[ log p(z, x) − log q(z|x) ],   q = Σ_k π_k q_k
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.bijections import affine, affine_inverse
+from crosscoding.crosscoders.base import Crosscoder, Fitted, Params, base_log_prob, small_normal
+from crosscoding.random import uniform
+
+
+@dataclass(frozen=True)
+class Mixture(Crosscoder):
+    """q(z|x) = Σ_k π_k N(z; m_k, L_k L_kᵀ).
+
+    Args:
+        components: Number of Gaussians, ≥ 1.
+
+    Source: Roeder et al. (2017) and Morningstar et al. (2021) for the stratified bound.
+    Differs in: components share their draws out by turns, where there are fewer than one of each.
+    """
+
+    components: int = 4
+
+    def __post_init__(self) -> None:
+        if self.components < 1:
+            raise ValueError(f"expected components >= 1, got {self.components}")
+
+    def start(self, mean: Tensor, scale: Tensor, *, generator: Generator) -> Params:
+        shape = (self.components, mean.shape[-1])
+        offset = small_normal(*shape, scale=0.5, generator=generator, like=mean)
+        offset = offset - offset.mean(1, keepdim=True)
+        return {
+            "logits": mean.new_zeros(len(mean), self.components),
+            "shift": mean.unsqueeze(1) + scale.unsqueeze(1) * offset,
+            "log_diagonal": scale.log().unsqueeze(1).repeat(1, self.components, 1),
+            "lower": mean.new_zeros(len(mean), *shape, mean.shape[-1]),
+        }
+
+    def weighted_draws(self, params: Params, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As the base class has it: the first draws are of component 1, and so on.
+
+        Raises:
+            ValueError: There are fewer draws than components.
+        """
+        if len(eps) < self.components:
+            raise ValueError(
+                f"expected a draw for each of {self.components} components or more, got {len(eps)}"
+            )
+        log_weights = params["logits"].log_softmax(-1).unbind(1)
+        parts = zip(
+            eps.tensor_split(self.components), self._parts(params), log_weights, strict=True
+        )
+        z, shares = [], []
+        for noise, part, log_weight in parts:
+            z.append(affine(noise, *part)[0])
+            shares.append((log_weight - math.log(len(noise))).expand(len(noise), -1))
+        together = torch.cat(z)
+        return together, self.log_prob(params, together), torch.cat(shares)
+
+    def draws(self, params: Params, eps: Tensor, *, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Systematic draws: the number of each component is its share, rounded up or down."""
+        num = len(eps)
+        order = torch.randperm(num, generator=generator, device=generator.device)
+        first = uniform((1,), generator=generator, like=eps)
+        levels = (order.to(eps.device) + first) / max(num, 1)
+        cumulative = params["logits"].softmax(-1).cumsum(-1)[:, :-1]
+        component = (levels[:, None, None] >= cumulative).sum(-1)
+        z = torch.zeros_like(eps)
+        for index, part in enumerate(self._parts(params)):
+            chosen = (component == index).unsqueeze(-1)
+            z = torch.where(chosen, affine(eps, *part)[0], z)
+        return z, self.log_prob(params, z)
+
+    def log_prob(self, params: Params, z: Tensor) -> Tensor:
+        return self.joint_log_prob(params, z).logsumexp(-1)
+
+    def joint_log_prob(self, params: Params, z: Tensor) -> Tensor:
+        """log π_k + log N(z; m_k, L_k L_kᵀ) in nats: z (*sample, B, dim) -> (*sample, B, K)."""
+        inverses = [affine_inverse(z, *part) for part in self._parts(params)]
+        log_probs = [base_log_prob(eps) - ladj for eps, ladj in inverses]
+        return torch.stack(log_probs, dim=-1) + params["logits"].log_softmax(-1)
+
+    def _parts(self, params: Params) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """(m, log of L's diagonal, L's lower part) of each component."""
+        names = ("shift", "log_diagonal", "lower")
+        return list(zip(*(params[name].unbind(1) for name in names), strict=True))
+
+    @classmethod
+    def from_components(cls, log_weights: Tensor, means: Tensor, covariances: Tensor) -> Fitted:
+        """The mixture of given components.
+
+        Args:
+            log_weights: log π_k, up to a constant, shape (B, K).
+            means: m_k, shape (B, K, dim).
+            covariances: Shape (B, K, dim, dim), positive definite.
+        """
+        factor = torch.linalg.cholesky(covariances)
+        params = {
+            "logits": log_weights.log_softmax(-1),
+            "shift": means,
+            "log_diagonal": factor.diagonal(dim1=-2, dim2=-1).log(),
+            "lower": factor.tril(-1),
+        }
+        return Fitted(cls(log_weights.shape[-1]), params, means.shape[-1])

@@ -26,7 +26,8 @@ class Findings:
         cell_width: Side of the cell around each draw, shape (S, B); None: draws are points.
         pareto_k: Pareto k of the importance weights of the draws, shape (B,); None: there are none.
         num_chains: Chains that the draws are of, each whole before the next; divides S.
-        fitted: q(z|x) that fresh draws come from; None: draws are taken from those stored.
+        fitted: q(z|x), which has a density. Fresh draws come from it, unless the draws have
+            weights: then they come from those stored, which are closer to p(z|x).
         stats: Further figures of the method, each of shape (B,).
     """
 
@@ -51,14 +52,15 @@ class Findings:
         return torch.full_like(self.draws[..., 0], -float(torch.tensor(count).log()))
 
     def sample(self, num: int, *, generator: Generator) -> Tensor:
-        """Fresh draws of the fit, or stored ones without repeats while they last: (num, B, latent).
+        """Draws of p(z|x), (num, B, latent): stored ones by weight, of the fit, or stored ones.
 
-        Stored draws with weights are drawn by them, and moved within their cell.
+        Those drawn by weight are moved within their cell; those stored do not repeat while they
+        last.
         """
-        if self.fitted is not None:
-            return self.fitted.rsample_and_log_prob(num, generator=generator)[0]
         if self.log_weights is not None:
             return self._sample_weighted(num, generator)
+        if self.fitted is not None:
+            return self.fitted.rsample_and_log_prob(num, generator=generator)[0]
         order = [
             torch.randperm(len(self.draws), generator=generator, device=generator.device).to(
                 self.draws.device

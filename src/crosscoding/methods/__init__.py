@@ -3,7 +3,23 @@
 from crosscoding.methods.base import Method, Report, silent
 from crosscoding.methods.grid import Grid
 from crosscoding.methods.hmc import HMC
+from crosscoding.methods.importance import Importance
+from crosscoding.methods.laplace import Laplace
+from crosscoding.methods.natural import NaturalGradient
 from crosscoding.methods.rejection import Rejection
+from crosscoding.methods.smc import TemperedSMC
 from crosscoding.methods.variational import Variational
 
-__all__ = ["HMC", "Grid", "Method", "Rejection", "Report", "Variational", "silent"]
+__all__ = [
+    "HMC",
+    "Grid",
+    "Importance",
+    "Laplace",
+    "Method",
+    "NaturalGradient",
+    "Rejection",
+    "Report",
+    "TemperedSMC",
+    "Variational",
+    "silent",
+]

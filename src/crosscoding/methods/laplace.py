@@ -18,7 +18,7 @@ from crosscoding.findings import Findings
 from crosscoding.methods.base import Method, Report, silent
 from crosscoding.methods.importance import weigh
 from crosscoding.methods.leapfrog import evaluated
-from crosscoding.methods.particles import next_temperature, systematic, taken
+from crosscoding.methods.particles import next_temperature, systematic
 from crosscoding.random import spawn, uniform
 from crosscoding.target import Target
 

@@ -1,0 +1,184 @@
+"""Importance sampling: draws of a proposal q, each weighted by p(z, x) / q(z).
+
+    p(x) = E_q[w],   w = p(z, x) / q(z);   E[f(z)|x] = E_q[w f(z)] / E_q[w]
+
+The proposal is adapted in rounds: a mixture is fitted to the weighted draws of the round before,
+widened, and drawn from. The first draws are the bank's. Weights that lie too far apart to fit to
+are flattened, w^t, as in annealing.
+
+Source: Cappé et al. (2008), adaptive importance sampling in general mixture classes. Differs in:
+flattened weights; some draws of every proposal are of a wider copy and of the prior, so that w is
+bounded where p(x|z) is.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.crosscoders import Fitted, Gaussian, Mixture, fit_to_draws
+from crosscoding.diagnostics import importance_ess, log_mean_exp, mean_error, pareto_smooth
+from crosscoding.findings import Findings
+from crosscoding.methods.base import Method, Report, silent
+from crosscoding.methods.particles import next_temperature
+from crosscoding.random import spawn
+from crosscoding.target import Target
+
+_WIDER, _WIDER_SHARE = 2.5, 0.12  # variance of the wide copy, and its share of the draws
+_PRIOR_SHARE = 0.02
+
+
+@dataclass(frozen=True)
+class Importance(Method):
+    """Importance sampling from an adapted mixture, from the bank, or from another method's fit.
+
+    Args:
+        proposal: The method whose fitted cross-coder is drawn from; None: an adapted mixture.
+        rounds: Adaptations of the mixture, ≥ 0; with 0 of them the bank alone gives the answer.
+        components: Components of the mixture, ≥ 1.
+        num_adapt: Draws of a round, ≥ 2.
+        num_draws: Draws of the answer, ≥ 2.
+
+    Raises (from `find`):
+        ValueError: The method that proposes fits no cross-coder that has a density.
+    """
+
+    proposal: Method | None = None
+    rounds: int = 5
+    components: int = 1
+    num_adapt: int = 1000
+    num_draws: int = 4000
+
+    def __post_init__(self) -> None:
+        if self.rounds < 0 or self.components < 1 or min(self.num_adapt, self.num_draws) < 2:
+            raise ValueError(
+                "expected rounds >= 0, components >= 1, num_adapt and num_draws >= 2, got "
+                f"{self.rounds}, {self.components}, {self.num_adapt} and {self.num_draws}"
+            )
+        if self.proposal is not None and not isinstance(self.proposal, Method):
+            raise TypeError(f"expected proposal to be a method or None, got {self.proposal!r}")
+
+    @torch.no_grad()
+    def find(self, target: Target, *, generator: Generator, report: Report = silent) -> Findings:
+        for_proposal, for_draws = spawn(generator, 2)
+        if self.proposal is not None:
+            with torch.enable_grad():
+                found = self.proposal.find(target, generator=for_proposal, report=report)
+            if found.fitted is None or not found.fitted.crosscoder.has_density:
+                raise ValueError(f"expected a proposal with a density, got {self.proposal}")
+            return weigh(target, found.fitted, self.num_draws, generator=for_draws)
+        points, log_likelihood = target.log_likelihood_of_bank()
+        draws = points[:, None].expand(-1, target.num_queries, -1)
+        if self.rounds == 0:
+            return _weighted(draws, log_likelihood, None)
+        adapted = adapt(
+            target,
+            draws,
+            log_likelihood,
+            components=self.components,
+            rounds=self.rounds,
+            num_draws=self.num_adapt,
+            generator=for_proposal,
+        )
+        return weigh(target, adapted, self.num_draws, generator=for_draws)
+
+
+def weigh(target: Target, proposal: Fitted, num: int, *, generator: Generator) -> Findings:
+    """Draws of a proposal with their weights, and what they tell."""
+    with torch.no_grad():
+        z, log_q = proposal.rsample_and_log_prob(num, generator=generator)
+        return _weighted(z, target.log_joint(z) - log_q, proposal)
+
+
+def _weighted(z: Tensor, log_weights: Tensor, proposal: Fitted | None) -> Findings:
+    log_evidence, log_evidence_error = log_mean_exp(log_weights)
+    smoothed, pareto_k = pareto_smooth(log_weights)
+    nothing = torch.full_like(log_evidence, math.nan)
+    return Findings(
+        draws=z,
+        log_weights=smoothed,
+        pareto_k=pareto_k,
+        fitted=proposal,
+        log_evidence=log_evidence,
+        log_evidence_error=log_evidence_error,
+        c_elbo=nothing if proposal is None else log_weights.mean(0),
+        c_elbo_error=nothing if proposal is None else mean_error(log_weights),
+        ess=importance_ess(log_weights),
+    )
+
+
+def adapt(
+    target: Target,
+    draws: Tensor,
+    log_weights: Tensor,
+    *,
+    components: int,
+    rounds: int,
+    num_draws: int,
+    generator: Generator,
+) -> Fitted:
+    """A mixture that proposes well, for every query of a flat target.
+
+    Args:
+        target: What to propose for.
+        draws: First draws, shape (S, B, latent).
+        log_weights: Their log-weights in nats, not normalised, shape (S, B).
+        components: Components of the mixture.
+        rounds: Fits, ≥ 1. There is a round of draws between each two.
+        num_draws: Draws of a round.
+        generator: Of the draws, and of the fits' starts.
+    """
+    family = Gaussian() if components == 1 else Mixture(components)
+    proposal = None
+    cold = torch.zeros_like(log_weights[0])
+    for step in range(rounds):
+        enough = min(6.0 * target.latent_dim + 24, len(draws) / 3)
+        flatness = next_temperature(log_weights, cold, enough)
+        flat = (flatness * log_weights.clamp_min(-1e30)).nan_to_num(nan=0.0)
+        fitted = fit_to_draws(family, draws, flat, generator=generator)
+        proposal = widened(fitted, target)
+        if step == rounds - 1:
+            break
+        draws, log_q = proposal.rsample_and_log_prob(num_draws, generator=generator)
+        log_weights = target.log_joint(draws) - log_q
+    return proposal
+
+
+def widened(fitted: Fitted, target: Target) -> Fitted:
+    """A Gaussian or mixture with a share of wider copies and of the prior mixed in."""
+    params, dim = fitted.params, fitted.dim
+    if isinstance(fitted.crosscoder, Gaussian):
+        params = {name: tensor.unsqueeze(1) for name, tensor in params.items()}
+        params["logits"] = torch.zeros_like(params["shift"][..., 0])
+    log_weights = params["logits"].log_softmax(-1)
+    none = torch.zeros_like(params["shift"][:, :1])
+    own_share = 1 - _WIDER_SHARE - _PRIOR_SHARE
+    together = {
+        "logits": torch.cat(
+            [
+                log_weights + math.log(own_share),
+                log_weights + math.log(_WIDER_SHARE),
+                none[..., 0] + math.log(_PRIOR_SHARE),
+            ],
+            dim=1,
+        ),
+        "shift": torch.cat([params["shift"], params["shift"], none], dim=1),
+        "log_diagonal": torch.cat(
+            [
+                params["log_diagonal"],
+                params["log_diagonal"] + 0.5 * math.log(_WIDER),
+                none + math.log(target.prior_scale),
+            ],
+            dim=1,
+        ),
+        "lower": torch.cat(
+            [
+                params["lower"],
+                params["lower"] * math.sqrt(_WIDER),
+                torch.zeros_like(params["lower"][:, :1]),
+            ],
+            dim=1,
+        ),
+    }
+    return Fitted(Mixture(together["logits"].shape[-1]), together, dim)

@@ -1,5 +1,6 @@
 """z = L ε + b: the inverse undoes it, and its ladj is that of autograd."""
 
+import pytest
 import torch
 from problems import seeded
 
@@ -80,3 +81,13 @@ def test_a_batch_is_what_its_entries_are_alone():
     for b in range(B):
         alone = affine(eps[:, b : b + 1], *(p[b : b + 1] for p in params))
         torch.testing.assert_close(alone, (z[:, b : b + 1], ladj[:, b : b + 1]))
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (5, 7), (0,)], ids=str)
+def test_the_inverse_takes_any_shape_of_samples_and_no_queries_at_all(shape):
+    z, params = points(*shape), parameters()
+    eps, ladj = affine_inverse(z, *params)
+    assert eps.shape == z.shape
+    assert ladj.shape == z.shape[:-1]
+    none, _ = affine_inverse(z[..., :0, :], *(p[:0] for p in params))
+    assert none.shape == (*shape, 0, D)

@@ -37,9 +37,10 @@ class Variational(Method):
     the fit.
 
     Args:
-        crosscoder: The family that is fitted, `Gaussian()`, `Planar()` or `FCN()`.
+        crosscoder: The family that is fitted, any of `crosscoding.crosscoders`.
         steps: Most steps of a query; it stops before that when its C-ELBO stops rising.
-        num_draws: Draws of ε a step and query, even, ≥ 2. None: 32 for a Gaussian, 128 for others.
+        num_draws: Draws of ε a step and query, even, ≥ 2, and one or more for each component of a
+            mixture. None: 32 for a Gaussian, 128 for others.
         learning_rate: Adam's, at the start. None: 0.03 for a Gaussian, 0.01 for others, whose start
             has the posterior's modes and can lose them.
         num_fresh: Draws for the figures, kept as the posterior's draws, ≥ 2.

@@ -30,6 +30,7 @@ LAYERS = (
     "bijections",
     "crosscoders",
     "diagnostics",
+    "verdict",
     "findings",
     "exchange",
     "posterior",

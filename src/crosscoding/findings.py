@@ -1,5 +1,6 @@
 """What a method found out about a batch of queries: plain tensors, the batch flat."""
 
+import math
 from dataclasses import dataclass, field, fields
 
 import torch
@@ -9,6 +10,22 @@ from crosscoding.crosscoders import Fitted
 from crosscoding.errors import ModelFormatError
 from crosscoding.random import uniform
 from crosscoding.storage import Parts, prefixed, under
+from crosscoding.verdict import Figures
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """What one stage of a method did.
+
+    Attributes:
+        name: Of the stage.
+        decodes: Decoder evaluations for each query, shape (*batch,); 0 where it did not run.
+        seconds: Each query's share of its wall-clock time, shape (*batch,).
+    """
+
+    name: str
+    decodes: Tensor
+    seconds: Tensor
 
 
 @dataclass(eq=False)
@@ -28,7 +45,9 @@ class Findings:
         num_chains: Chains that the draws are of, each whole before the next; divides S.
         fitted: q(z|x), which has a density. Fresh draws come from it, unless the draws have
             weights: then they come from those stored, which are closer to p(z|x).
-        stats: Further figures of the method, each of shape (B,).
+        stats: Further figures of the method, each of shape (B,). "missed", "r_hat" and "finished"
+            have a say in the verdict.
+        trace: What its stages did, in order.
     """
 
     draws: Tensor
@@ -43,6 +62,21 @@ class Findings:
     num_chains: int = 1
     fitted: Fitted | None = None
     stats: dict[str, Tensor] = field(default_factory=dict)
+    trace: tuple[Stage, ...] = ()
+
+    @property
+    def figures(self) -> Figures:
+        """What a verdict is made from."""
+        unknown = torch.full_like(self.ess, math.nan)
+        return Figures(
+            log_evidence_error=self.log_evidence_error,
+            ess=self.ess,
+            pareto_k=unknown if self.pareto_k is None else self.pareto_k,
+            r_hat=self.stats.get("r_hat", unknown),
+            missed=self.stats.get("missed", unknown),
+            finished=self.stats.get("finished", torch.ones_like(self.ess)) > 0,
+            num_draws=len(self.draws),
+        )
 
     def normalised_log_weights(self) -> Tensor:
         """Log-weights of the draws, (S, B); all equal where the method gives none."""
@@ -88,6 +122,9 @@ class Findings:
         tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
         tensors |= prefixed(self.stats, "stats")
         description = {"num_chains": self.num_chains, "crosscoder": None}
+        description["stages"] = [stage.name for stage in self.trace]
+        for index, stage in enumerate(self.trace):
+            tensors |= {f"decodes.{index}": stage.decodes, f"seconds.{index}": stage.seconds}
         if self.fitted is not None:
             fitted_tensors, description["crosscoder"] = self.fitted.to_parts()
             tensors |= prefixed(fitted_tensors, "crosscoder")
@@ -101,7 +138,7 @@ class Findings:
             ModelFormatError: Tensors are missing or their shapes do not fit one another.
         """
         tensors, description = parts
-        names = {f.name for f in fields(cls)} - {"num_chains", "fitted", "stats"}
+        names = {f.name for f in fields(cls)} - {"num_chains", "fitted", "stats", "trace"}
         fitted = None
         if description.get("crosscoder") is not None:
             fitted = Fitted.from_parts((under(tensors, "crosscoder"), description["crosscoder"]))
@@ -111,8 +148,12 @@ class Findings:
                 num_chains=description.get("num_chains", 1),
                 fitted=fitted,
                 stats=under(tensors, "stats"),
+                trace=tuple(
+                    Stage(str(name), tensors[f"decodes.{index}"], tensors[f"seconds.{index}"])
+                    for index, name in enumerate(description.get("stages", []))
+                ),
             )
-        except TypeError as error:
+        except (KeyError, TypeError) as error:
             raise ModelFormatError(f"a tensor of the posterior is missing: {error}") from error
         findings._check_shapes()
         return findings
@@ -123,6 +164,7 @@ class Findings:
         by_query = [self.log_evidence, self.log_evidence_error, self.c_elbo, self.c_elbo_error]
         by_query += [self.ess, *self.stats.values()]
         by_query += [] if self.pareto_k is None else [self.pareto_k]
+        by_query += [part for stage in self.trace for part in (stage.decodes, stage.seconds)]
         wrong = [t.shape for t in by_query if t.shape != self.draws.shape[1:2]]
         by_draw = [t for t in (self.log_weights, self.cell_width) if t is not None]
         wrong += [t.shape for t in by_draw if t.shape != self.draws.shape[:2]]

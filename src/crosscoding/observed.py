@@ -14,6 +14,7 @@ from crosscoding.vae import VAE
 
 _MOST_OBSERVED = 0.5  # share of the elements above which one product with all of them is faster
 _MAX_BYTES = 512 * 2**20
+_TILE, _TILES_AT_ONCE = 128, 256
 
 
 class ObservedRows:
@@ -80,6 +81,33 @@ class ObservedRows:
         """log p(x|z) in nats: z (*sample, B, latent) -> (*sample, B)."""
         result = self.likelihood.masked_log_prob(self.params(z), self.values, self.mask)
         return result.reshape(z.shape[:-1])
+
+    def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
+        """log p(x|z) in nats of query[i] at z[i]: z (N, latent), query (N,) -> (N,).
+
+        The points of a query are laid out in tiles, the last one filled up, so that its rows are
+        fetched once a tile.
+        """
+        order = query.argsort(stable=True)
+        counts = torch.bincount(query, minlength=len(self.values))
+        tiles = (counts + _TILE - 1) // _TILE
+        first_tile, first_point = tiles.cumsum(0) - tiles, counts.cumsum(0) - counts
+        owner = query[order]
+        place = first_tile[owner] * _TILE + torch.arange(len(z), device=z.device)
+        place = place - first_point[owner]
+        laid_out = z.new_zeros(int(tiles.sum()) * _TILE, z.shape[-1])
+        laid_out[place] = z[order]
+        of_tile = torch.repeat_interleave(tiles)
+        points = laid_out.unflatten(0, (-1, _TILE))
+        tiled = [
+            self.select(of_tile[start : start + _TILES_AT_ONCE]).log_likelihood(
+                points[start : start + _TILES_AT_ONCE].transpose(0, 1)
+            )
+            for start in range(0, len(points), _TILES_AT_ONCE)
+        ]
+        result = z.new_empty(len(z))
+        result[order] = torch.cat([part.mT.flatten() for part in tiled])[place] if tiled else result
+        return result
 
     @property
     def _width(self) -> int:

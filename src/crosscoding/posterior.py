@@ -11,11 +11,12 @@ from torch import Generator, Tensor
 from crosscoding.errors import ModelFormatError, NonFiniteError
 from crosscoding.evidence import Evidence
 from crosscoding.exchange import to_arviz
-from crosscoding.findings import Findings
+from crosscoding.findings import Findings, Stage
 from crosscoding.random import generator_from
 from crosscoding.storage import prefixed, read_folder, under, write_folder
 from crosscoding.target import CHUNK_BYTES, Target, VAETarget
 from crosscoding.vae import VAE, check_matches
+from crosscoding.verdict import Verdict
 
 
 class Posterior:
@@ -106,6 +107,24 @@ class Posterior:
     def stats(self) -> dict[str, Tensor]:
         """Further figures of the method by name, each of shape (*batch,)."""
         return {name: self._unflatten(value) for name, value in self._findings.stats.items()}
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """What each answer is worth and why, the batch flattened."""
+        return self._findings.figures.verdicts()
+
+    @property
+    def trusted(self) -> Tensor:
+        """Whether the verdict is "trusted", boolean, shape (*batch,)."""
+        return self._unflatten(self._findings.figures.grades == 0)
+
+    @property
+    def trace(self) -> list[Stage]:
+        """What the stages of the method did, in order; none for methods of a single stage."""
+        return [
+            Stage(s.name, self._unflatten(s.decodes), self._unflatten(s.seconds))
+            for s in self._findings.trace
+        ]
 
     # ---- z -------------------------------------------------------------------------------------
 

@@ -171,6 +171,9 @@ class VAETarget(Target):
         return bank.points, result.reshape(-1, *self.batch_shape)
 
     def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
+        if self._observed is not None:
+            return self._checked(self._observed.log_likelihood_at(z, query), z)
+
         def evaluate(rows: Tensor) -> Tensor:
             params = self.vae.decode_flat(z[rows])
             values, mask = self._values[query[rows]], self._mask[query[rows]]

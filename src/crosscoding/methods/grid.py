@@ -190,6 +190,6 @@ def _findings(target: Target, cells: _Cells, log_left_out: Tensor) -> Findings:
         log_evidence_error=zero,
         c_elbo=log_evidence,
         c_elbo_error=zero,
-        ess=(-(2 * log_weights).logsumexp(0)).exp(),
-        stats={"cells": counts.to(like.dtype)},
+        ess=torch.full_like(zero, math.inf),  # sums, not draws: there is no sampling error
+        stats={"cells": counts.to(like.dtype), "missed": zero},
     )

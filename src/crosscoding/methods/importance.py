@@ -45,7 +45,7 @@ class Importance(Method):
     """
 
     proposal: Method | None = None
-    rounds: int = 5
+    rounds: int = 4
     components: int = 1
     num_adapt: int = 1000
     num_draws: int = 4000
@@ -71,7 +71,9 @@ class Importance(Method):
         points, log_likelihood = target.log_likelihood_of_bank()
         draws = points[:, None].expand(-1, target.num_queries, -1)
         if self.rounds == 0:
-            return _weighted(draws, log_likelihood, None)
+            found = _weighted(draws, log_likelihood, None)
+            found.stats["missed"] = torch.zeros_like(found.ess)  # draws of all of the prior
+            return found
         adapted = adapt(
             target,
             draws,
@@ -120,29 +122,55 @@ def adapt(
 ) -> Fitted:
     """A mixture that proposes well, for every query of a flat target.
 
+    From the second round on it is fitted to the draws of all rounds, weighted by the mean of all
+    proposals so far. Such weights are biased, as the fits have seen the draws; they only adapt.
+
     Args:
         target: What to propose for.
         draws: First draws, shape (S, B, latent).
         log_weights: Their log-weights in nats, not normalised, shape (S, B).
         components: Components of the mixture.
-        rounds: Fits, ≥ 1. There is a round of draws between each two.
+        rounds: Rounds of draws, ≥ 0.
         num_draws: Draws of a round.
         generator: Of the draws, and of the fits' starts.
+
+    Source: Cornuet et al. (2012), adaptive multiple importance sampling. Differs in: the answer is
+    not taken from these draws.
     """
     family = Gaussian() if components == 1 else Mixture(components)
-    proposal = None
+    enough = 6.0 * target.latent_dim + 24
+    proposals = [widened(_fit(family, draws, log_weights, enough, generator), target)]
+    log_joints: list[Tensor] = []
+    pools: list[Tensor] = []
+    log_mixtures: list[Tensor] = []  # log Σ_j q_j at the draws of each round
+    for _ in range(rounds):
+        z, log_q = proposals[-1].rsample_and_log_prob(num_draws, generator=generator)
+        log_mixtures = [
+            torch.logaddexp(total, proposals[-1].log_prob(pool))
+            for total, pool in zip(log_mixtures, pools, strict=True)
+        ]
+        others = [proposal.log_prob(z) for proposal in proposals[:-1]]
+        log_mixtures.append(torch.stack([log_q, *others]).logsumexp(0))
+        pools.append(z)
+        log_joints.append(target.log_joint(z))
+        weights = torch.cat(log_joints) - torch.cat(log_mixtures)
+        fitted = _fit(family, torch.cat(pools), weights, enough, generator)
+        proposals.append(widened(fitted, target))
+    return proposals[-1]
+
+
+def _fit(
+    family: Gaussian | Mixture,
+    draws: Tensor,
+    log_weights: Tensor,
+    enough: float,
+    generator: Generator,
+) -> Fitted:
+    """The likeliest member, of weights flattened until `enough` draws are effective."""
     cold = torch.zeros_like(log_weights[0])
-    for step in range(rounds):
-        enough = min(6.0 * target.latent_dim + 24, len(draws) / 3)
-        flatness = next_temperature(log_weights, cold, enough)
-        flat = (flatness * log_weights.clamp_min(-1e30)).nan_to_num(nan=0.0)
-        fitted = fit_to_draws(family, draws, flat, generator=generator)
-        proposal = widened(fitted, target)
-        if step == rounds - 1:
-            break
-        draws, log_q = proposal.rsample_and_log_prob(num_draws, generator=generator)
-        log_weights = target.log_joint(draws) - log_q
-    return proposal
+    flatness = next_temperature(log_weights, cold, min(enough, len(draws) / 3))
+    flat = (flatness * log_weights.clamp_min(-1e30)).nan_to_num(nan=0.0)
+    return fit_to_draws(family, draws, flat, generator=generator)
 
 
 def widened(fitted: Fitted, target: Target) -> Fitted:

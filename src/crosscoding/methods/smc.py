@@ -88,6 +88,7 @@ class TemperedSMC(Method):
             stats={
                 "temperatures": swarm.num_temperatures,
                 "acceptance": swarm.acceptance,
+                "missed": torch.zeros_like(swarm.acceptance),  # it is a search from the prior
             },
         )
 

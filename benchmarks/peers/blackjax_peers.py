@@ -100,7 +100,12 @@ def smc(
 
     def run(query: Query, key: jax.Array, size: int) -> dict[str, jax.Array]:
         kernel = blackjax.smc.adaptive_tempered.build_kernel(
-            log_prior, partial(log_likelihood, query), hmc, blackjax.hmc.init, systematic, target_ess
+            log_prior,
+            partial(log_likelihood, query),
+            hmc,
+            blackjax.hmc.init,
+            systematic,
+            target_ess,
         )
 
         def going_on(carry: tuple) -> jax.Array:
@@ -121,8 +126,7 @@ def smc(
         carry = (state, jnp.asarray(1.0 / problem.latent_dim**0.25), jnp.asarray(0.0), key)
         return {"smc": jax.lax.while_loop(going_on, step, carry)[2]}
 
-    warm = np.arange(problem.num_queries if queries.batched else 1)
-    query, key = queries.take(warm), queries.keys(seed, warm)
+    query, key = queries.take(queries.warm), queries.keys(seed, queries.warm)
     compiled = {}
     for size in num_particles:
         of_size = queries.lift(partial(run, size=size))

@@ -33,43 +33,33 @@ def decoder(problem: Problem) -> Callable[[Query, jax.Array], jax.Array]:
 class Queries:
     """The evidence of all queries, and functions of one query lifted to what a form needs.
 
-    Alone, functions are used as they are; as a batch, through `jax.vmap`. The last layer is cut
-    to what is observed where that is the faster: alone. A batch shares one last layer, which makes
-    one large matrix product; cut, it would be a product a query.
+    Alone, functions are used as they are; as a batch, through `jax.vmap`.
     """
 
-    def __init__(self, problem: Problem, form: str, *, cut: bool | None = None) -> None:
+    def __init__(self, problem: Problem, form: str) -> None:
         self.batched = form == "batch"
-        self.cut = not self.batched if cut is None else cut
-        evidence = problem.evidence(observed_only=self.cut)
+        evidence = problem.evidence()
         self._evidence = {name: jnp.asarray(array) for name, array in evidence.items()}
-        shared = () if self.cut else ("weight", "bias")
-        self._axes = {name: None if name in shared else 0 for name in evidence}
+        self.warm = np.arange(problem.num_queries if self.batched else 1)
+
+    def one(self, index: int) -> Query:
+        return {name: array[index] for name, array in self._evidence.items()}
 
     def take(self, index: np.ndarray) -> Query:
         """The queries of a batch, or the one query."""
         which = index if self.batched else int(index[0])
-        return {n: v if self._axes[n] is None else v[which] for n, v in self._evidence.items()}
+        return {name: array[which] for name, array in self._evidence.items()}
 
     def lift(self, function: Callable) -> Callable:
         """function(query, *others) for a query or, batched in every argument, for all."""
-        if not self.batched:
-            return function
-
-        def lifted(query: Query, *others: Any) -> Any:
-            return jax.vmap(function, in_axes=(self._axes, *(0 for _ in others)))(query, *others)
-
-        return lifted
+        return jax.vmap(function) if self.batched else function
 
     def check(self, problem: Problem, log_joint: Callable[[Query, jax.Array], jax.Array]) -> None:
         """log_joint(query, z) against the problem's figures."""
         points = jnp.asarray(problem.check_z)
         of_points = jax.jit(jax.vmap(log_joint, in_axes=(None, 0)))
-        rows = []
-        for i in range(problem.num_queries):
-            one = {n: v if self._axes[n] is None else v[i] for n, v in self._evidence.items()}
-            rows.append(np.asarray(of_points(one, points)))
-        problem.check(np.stack(rows))
+        rows = [of_points(self.one(i), points) for i in range(problem.num_queries)]
+        problem.check(np.stack([np.asarray(row) for row in rows]))
 
     def keys(self, seed: int, index: np.ndarray) -> jax.Array:
         """A random key for each query, that depends on the query alone."""
@@ -145,8 +135,7 @@ def chains(
         flat = draws.reshape(-1, draws.shape[-1])
         return gaussian_estimates(lambda z: log_joint(query, z), flat, key)
 
-    warm = np.arange(problem.num_queries if queries.batched else 1)
-    query, key = queries.take(warm), queries.keys(seed, warm)
+    query, key = queries.take(queries.warm), queries.keys(seed, queries.warm)
     start_all, state = compiled(queries.lift(start), query, key)
     advance_all, (_, draws) = compiled(queries.lift(advance), query, state)
     estimate_all = {}

@@ -61,8 +61,7 @@ def svi(
     adam = numpyro.optim.Adam(partial(schedule, **learning_rate))
     loss = Trace_ELBO(num_particles=num_particles, vectorize_particles=True)
     engine = SVI(model, guide, adam, loss)
-    one = Queries(problem, "alone", cut=queries.cut).take(np.arange(1))
-    first = engine.init(jax.random.key(seed), one)
+    first = engine.init(jax.random.key(seed), queries.one(0))
 
     def start(query: Query, key: jax.Array) -> Any:
         return first._replace(rng_key=key)  # the guide's start is the prior's median for all
@@ -82,9 +81,8 @@ def svi(
 
         return in_jax.estimates(draw, key)
 
-    warm = np.arange(problem.num_queries if queries.batched else 1)
-    query, key = queries.take(warm), queries.keys(seed, warm)
-    counts = np.full(len(warm), 1, np.int32) if queries.batched else np.int32(1)
+    query, key = queries.take(queries.warm), queries.keys(seed, queries.warm)
+    counts = np.ones(len(queries.warm), np.int32) if queries.batched else np.int32(1)
     start_all, state = in_jax.compiled(queries.lift(start), query, key)
     advance_all, _ = in_jax.compiled(queries.lift(advance), query, state, counts)
     estimate_all, _ = in_jax.compiled(queries.lift(estimate), query, state, key)
@@ -94,7 +92,7 @@ def svi(
         state, seconds = timed(start_all, query, key)
         done = 0
         for num in checkpoints:
-            state, elapsed = timed(advance_all, query, state, counts * 0 + np.int32(num - done))
+            state, elapsed = timed(advance_all, query, state, counts * np.int32(num - done))
             done, seconds = num, seconds + elapsed
             found, elapsed = timed(estimate_all, query, state, key)
             track.add(seconds + elapsed, found, steps=np.full(len(index), num))
@@ -105,14 +103,11 @@ def svi(
     return answer
 
 
-def nuts(
-    problem: Problem, form: str, seed: int
-) -> Callable[[np.ndarray, Track, float], float]:
+def nuts(problem: Problem, form: str, seed: int) -> Callable[[np.ndarray, Track, float], float]:
     queries, model = Queries(problem, form), model_of(problem)
     queries.check(problem, partial(log_joint, model))
     kernel = NUTS(model, dense_mass=True)
-    one = Queries(problem, "alone", cut=queries.cut).take(np.arange(1))
-    kernel.init(jax.random.key(seed), NUM_WARMUP, model_args=(one,))
+    kernel.init(jax.random.key(seed), NUM_WARMUP, model_args=(queries.one(0),))
 
     def steps(query: Query, state: Any, num: int) -> tuple[Any, jax.Array]:
         def step(state: Any, _: None) -> tuple[Any, jax.Array]:

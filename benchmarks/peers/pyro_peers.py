@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import exchange
 import numpy as np
@@ -24,23 +23,10 @@ from torch.distributions import constraints
 Query = tuple[Tensor, Tensor, Tensor, Tensor]  # last weight, bias, values, mask
 
 
-def queries_of(problem: Problem, form: str) -> Callable[[np.ndarray], Query]:
-    """The evidence of some queries; the last layer is cut to what is observed, but for a batch."""
-    cut = form == "alone"
-    stored = {n: torch.from_numpy(a) for n, a in problem.evidence(observed_only=cut).items()}
-    if not cut:
-        return lambda index: (
-            stored["weight"],
-            stored["bias"],
-            stored["values"][index],
-            stored["mask"][index],
-        )
-    return lambda index: (
-        stored["weight"][index[0]],
-        stored["bias"][index[0]],
-        stored["values"][index],
-        stored["mask"][index],
-    )
+def queries_of(problem: Problem) -> Callable[[np.ndarray], Query]:
+    """What picks the evidence of some queries, each array with a dimension of queries."""
+    stored = [torch.from_numpy(array) for array in problem.evidence().values()]
+    return lambda index: tuple(array[index] for array in stored)
 
 
 def model_of(problem: Problem) -> Callable[..., None]:
@@ -50,7 +36,8 @@ def model_of(problem: Problem) -> Callable[..., None]:
         with pyro.plate("queries", len(values), dim=-1):
             prior = dist.Normal(weight_0.new_zeros(()), 1.0).expand([problem.latent_dim])
             z = pyro.sample("z", prior.to_event(1))
-            logits = torch.relu(z @ weight_0 + bias_0) @ weight + bias
+            hidden = torch.relu(z @ weight_0 + bias_0)
+            logits = torch.einsum("...qh,qhr->...qr", hidden, weight) + bias
             pixels = dist.Bernoulli(logits=logits, validate_args=False).mask(mask).to_event(1)
             pyro.sample("x", pixels, obs=values)
 
@@ -113,7 +100,7 @@ def svi(
 ) -> Callable[[np.ndarray, Track, float], float]:
     """What answers queries by SVI; it stops at checkpoints (numbers of steps)."""
     pyro.enable_validation(False)
-    take, model = queries_of(problem, form), model_of(problem)
+    take, model = queries_of(problem), model_of(problem)
     size = problem.num_queries if form == "batch" else 1
     guide = guide_of(problem, size, init_scale)
     options = {"num_particles": num_particles, "vectorize_particles": True, "max_plate_nesting": 1}
@@ -124,17 +111,14 @@ def svi(
     agreed = [log_joint(model, take(g), points.expand(-1, len(g), -1)).mT for g in groups]
     problem.check(torch.cat(agreed).numpy())
 
-    def fresh(index: np.ndarray) -> tuple[Any, Query]:
+    def fresh(index: np.ndarray) -> tuple[SVI, Query]:
         pyro.set_rng_seed(seed + int(index[0]))
-        if pyro.get_param_store().keys():  # in place, so that what was traced stays good
-            with torch.no_grad():
-                pyro.param("loc").unconstrained().zero_()
-                start = constraints_start(problem.latent_dim, size, init_scale)
-                pyro.get_param_store()["scale_tril"] = start
-        half_life, least = learning_rate["half_life"], learning_rate["least"]
-        adam = ClippedAdam({"lr": learning_rate["start"], "lrd": 0.5 ** (1 / half_life)})
-        del least
-        return SVI(model, guide, adam, loss), take(index)
+        pyro.clear_param_store()
+        query = take(index)
+        guide(*query)  # parameters must be there before what was traced runs again
+        decay = 0.5 ** (1 / learning_rate["half_life"])
+        adam = ClippedAdam({"lr": learning_rate["start"], "lrd": decay})
+        return SVI(model, guide, adam, loss), query
 
     def answer(index: np.ndarray, track: Track, budget: float) -> float:
         engine, query = fresh(index)
@@ -153,4 +137,32 @@ def svi(
                 break
         return seconds + elapsed
 
+    first, query = fresh(groups[0])
+    first.step(*query)
     return answer
+
+
+_SETTINGS = {
+    "num_particles": 16,
+    "learning_rate": {"start": 0.03, "half_life": 500.0},
+    "checkpoints": (125, 250, 500, 1000, 2000, 4000),
+    "init_scale": 0.5,
+    "jit": True,
+}
+
+PEERS = {
+    "svi-mvn": Peer(
+        "Pyro SVI, MultivariateNormal",
+        {
+            **_SETTINGS,
+            "guide": "AutoMultivariateNormal's, written out so that it batches",
+            "init": "prior mean",
+            "optimiser": "ClippedAdam",
+            "batch": "a plate over queries",
+        },
+        partial(svi, *_SETTINGS.values()),
+    ),
+}
+
+if __name__ == "__main__":
+    exchange.main("pyro", pyro.__version__, PEERS)

@@ -147,7 +147,7 @@ def smc(
 
 
 _SMC = {
-    "num_particles": (125, 250, 500, 1000, 2000, 4000),
+    "num_particles": (250, 500, 1000, 2000, 4000),
     "num_moves": 3,
     "num_leapfrog": 5,
     "target_ess": 0.5,

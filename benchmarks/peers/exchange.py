@@ -84,11 +84,16 @@ class Problem:
 
 
 class Track:
-    """Errors of the estimates of log p(x) of B queries as time goes on."""
+    """Errors of the estimates of log p(x) of B queries as time goes on.
+
+    Of each estimate: the seconds until the error is first within TOLERANCE, which chance may make
+    too few; the seconds until it is and stays so as long as the run goes on; the last error.
+    """
 
     def __init__(self, reference: np.ndarray) -> None:
         self._reference = np.atleast_1d(reference).astype(float)
         self._first: dict[str, np.ndarray] = {}
+        self._since: dict[str, np.ndarray] = {}
         self._final: dict[str, np.ndarray] = {}
         self._extra: dict[str, np.ndarray] = {}
 
@@ -97,8 +102,11 @@ class Track:
         for name, estimate in estimates.items():
             error = self._reference - np.atleast_1d(np.asarray(estimate, dtype=float))
             first = self._first.setdefault(name, np.full(len(error), math.nan))
-            reached = (np.abs(error) <= TOLERANCE) & np.isnan(first)
-            first[reached] = seconds
+            since = self._since.setdefault(name, np.full(len(error), math.nan))
+            within = np.abs(error) <= TOLERANCE
+            first[within & np.isnan(first)] = seconds
+            since[within & np.isnan(since)] = seconds
+            since[~within] = math.nan
             self._final[name] = error
         self._extra |= {name: np.atleast_1d(np.asarray(v, float)) for name, v in extra.items()}
 
@@ -114,15 +122,18 @@ class Track:
             estimates = {
                 name: {
                     "seconds_to_0.1": _number(self._first[name][i] / size),
+                    "seconds_to_stay": _number(self._since[name][i] / size),
                     "final_error": _number(self._final[name][i]),
                 }
                 for name in self._first
             }
             times = [e["seconds_to_0.1"] for e in estimates.values()]
+            stays = [e["seconds_to_stay"] for e in estimates.values()]
             errors = [e["final_error"] for e in estimates.values()]
             rows.append(
                 {
                     "seconds_to_0.1": min((t for t in times if t is not None), default=None),
+                    "seconds_to_stay": min((t for t in stays if t is not None), default=None),
                     "final_error": min((e for e in errors if e is not None), key=abs, default=None),
                     "seconds_total": seconds_total / size,
                     "estimates": estimates,

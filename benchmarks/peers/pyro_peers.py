@@ -146,7 +146,7 @@ _SETTINGS = {
     "num_particles": 16,
     "learning_rate": {"start": 0.03, "half_life": 500.0},
     "checkpoints": (125, 250, 500, 1000, 2000, 4000),
-    "init_scale": 0.5,
+    "init_scale": 1.0,
     "jit": True,
 }
 

@@ -1,6 +1,6 @@
 """What users would take today, on the same decoder and the same evidence as crosscoding.
 
-    make peers-bench        or        python benchmarks/peers/run.py --num-queries 12
+    make peers        or        python benchmarks/peers/run.py --num-queries 12
 
 A query is an MNIST test digit with 5, 15 or 25 % of its pixels observed at random, or a quadrant.
 Each peer's script runs in an environment of its own (requirements.txt beside this file) on
@@ -63,7 +63,7 @@ def reference(vae: cc.VAE, evidence: cc.Evidence) -> tuple[torch.Tensor, torch.T
 
 @torch.no_grad()
 def defensive_importance(
-    target: cc.VAETarget, posterior: cc.Posterior, rounds: int = 200, num: int = 1000
+    target: cc.VAETarget, posterior: cc.Posterior, rounds: int = 100, num: int = 1000
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Draws from 0.6 q + 0.3 (q with scales times 1.3) + 0.1 prior, q the Gaussian fit."""
     generator = generator_from(1)

@@ -100,6 +100,7 @@ def svi(
 ) -> Callable[[np.ndarray, Track, float], float]:
     """What answers queries by SVI; it stops at checkpoints (numbers of steps)."""
     pyro.enable_validation(False)
+    torch.set_num_threads(1)  # two gain nothing at these sizes, and on busy cores cost much
     take, model = queries_of(problem), model_of(problem)
     size = problem.num_queries if form == "batch" else 1
     guide = guide_of(problem, size, init_scale)
@@ -158,6 +159,7 @@ PEERS = {
             "guide": "AutoMultivariateNormal's, written out so that it batches",
             "init": "prior mean",
             "optimiser": "ClippedAdam",
+            "threads": 1,
             "batch": "a plate over queries",
         },
         partial(svi, *_SETTINGS.values()),

@@ -3,12 +3,13 @@
 PYTHON ?= python3
 OUT ?= out/demo
 
-.PHONY: help setup demo test bench lint clean
+.PHONY: help setup demo test bench peers lint clean
 
 help:
 	@echo "make demo    complete a real digit by every method; pictures and a table in $(OUT)"
 	@echo "make test    run the tests"
 	@echo "make bench   measure the speed that README.md states"
+	@echo "make peers   measure NumPyro, Pyro and BlackJAX on the same queries"
 	@echo "make lint    check style and types"
 	@echo "make clean   remove .venv and what was made"
 
@@ -35,10 +36,24 @@ test: setup
 bench: setup
 	@.venv/bin/python benchmarks/speed.py
 
+PEERS := benchmarks/peers
+
+$(PEERS)/.venv/ready: $(PEERS)/requirements.txt
+	@echo "Setting up $(PEERS)/.venv from $< (once) ..."
+	@test -x $(PEERS)/.venv/bin/python || $(PYTHON) -m venv $(PEERS)/.venv
+	@$(PEERS)/.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $< || \
+		{ grep -v '^#' $< | xargs -n 1 $(PEERS)/.venv/bin/python -m pip install --quiet; exit 1; }
+	@touch $@
+
+# A peer that cannot be installed has a row that says so; hence the leading minus.
+peers: setup
+	-@$(MAKE) --no-print-directory $(PEERS)/.venv/ready
+	@.venv/bin/python $(PEERS)/run.py
+
 lint: setup
 	@.venv/bin/ruff format --check .
 	@.venv/bin/ruff check .
 	@.venv/bin/pyright --pythonpath .venv/bin/python
 
 clean:
-	rm -rf .venv out dist build
+	rm -rf .venv $(PEERS)/.venv out dist build

@@ -45,8 +45,9 @@ class Findings:
         num_chains: Chains that the draws are of, each whole before the next; divides S.
         fitted: q(z|x), which has a density. Fresh draws come from it, unless the draws have
             weights: then they come from those stored, which are closer to p(z|x).
-        stats: Further figures of the method, each of shape (B,). "missed", "r_hat" and "finished"
-            have a say in the verdict.
+        exact_density: Whether log q(z|x) is log p(z, x) − log p(x), of the target itself.
+        stats: Further figures of the method, each of shape (B,). Of them "missed", "r_hat",
+            "finished" and "weighed" have a say in the verdict (`verdict.Figures`).
         trace: What its stages did, in order.
     """
 
@@ -61,6 +62,7 @@ class Findings:
     pareto_k: Tensor | None = None
     num_chains: int = 1
     fitted: Fitted | None = None
+    exact_density: bool = False
     stats: dict[str, Tensor] = field(default_factory=dict)
     trace: tuple[Stage, ...] = ()
 
@@ -75,7 +77,7 @@ class Findings:
             r_hat=self.stats.get("r_hat", unknown),
             missed=self.stats.get("missed", unknown),
             finished=self.stats.get("finished", torch.ones_like(self.ess)) > 0,
-            num_draws=len(self.draws),
+            num_draws=self.stats.get("weighed", torch.full_like(self.ess, len(self.draws))),
         )
 
     def normalised_log_weights(self) -> Tensor:
@@ -122,6 +124,7 @@ class Findings:
         tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
         tensors |= prefixed(self.stats, "stats")
         description = {"num_chains": self.num_chains, "crosscoder": None}
+        description["exact_density"] = self.exact_density
         description["stages"] = [stage.name for stage in self.trace]
         for index, stage in enumerate(self.trace):
             tensors |= {f"decodes.{index}": stage.decodes, f"seconds.{index}": stage.seconds}
@@ -138,7 +141,13 @@ class Findings:
             ModelFormatError: Tensors are missing or their shapes do not fit one another.
         """
         tensors, description = parts
-        names = {f.name for f in fields(cls)} - {"num_chains", "fitted", "stats", "trace"}
+        names = {f.name for f in fields(cls)} - {
+            "num_chains",
+            "fitted",
+            "exact_density",
+            "stats",
+            "trace",
+        }
         fitted = None
         if description.get("crosscoder") is not None:
             fitted = Fitted.from_parts((under(tensors, "crosscoder"), description["crosscoder"]))
@@ -146,6 +155,7 @@ class Findings:
             findings = cls(
                 **{name: tensors[name] for name in names & tensors.keys()},
                 num_chains=description.get("num_chains", 1),
+                exact_density=bool(description.get("exact_density", False)),
                 fitted=fitted,
                 stats=under(tensors, "stats"),
                 trace=tuple(

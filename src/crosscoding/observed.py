@@ -59,7 +59,7 @@ class ObservedRows:
     def select(self, index: Tensor) -> "ObservedRows":
         """The rows of some queries."""
         chosen = object.__new__(ObservedRows)
-        chosen.__dict__.update(self.__dict__)
+        vars(chosen).update(vars(self))
         chosen.values = self.values[index]
         if len(self.elements) > 1 or len(self.values) == 1:
             for name in ("elements", "mask", "_weight", "_bias"):

@@ -172,10 +172,10 @@ class Posterior:
         flat = z.reshape(*z.shape[: z.ndim - 1 - num_batch_dims], len(findings.ess), dim)
         if findings.fitted is not None:
             result = findings.fitted.log_prob(flat)
-        elif findings.cell_width is not None:
+        elif findings.exact_density:
             if self._flat_target is None:
                 raise NotImplementedError(
-                    "the density of a grid needs its model: pass Posterior.load(path, vae=...)"
+                    "the density is that of the model: pass Posterior.load(path, vae=...)"
                 )
             with torch.no_grad():
                 result = self._flat_target.log_joint(flat) - findings.log_evidence

@@ -82,6 +82,11 @@ class Target(ABC):
         """The target of some queries (repeats allowed), for a target of batch shape (B,)."""
 
     @property
+    @abstractmethod
+    def operations(self) -> float:
+        """Multiply-adds that log p(x|z) takes at one z, about."""
+
+    @property
     def num_queries(self) -> int:
         """Number of queries in the batch."""
         return self.batch_shape.numel()
@@ -151,6 +156,10 @@ class VAETarget(Target):
             result = _in_chunks(self._log_likelihood, z, size)
         return self._checked(result, z) if checked else result
 
+    @property
+    def operations(self) -> float:
+        return self.vae.operations
+
     def pairwise_log_likelihood(self, z: Tensor) -> Tensor:
         values = self._values.reshape(-1, self.vae.data_size)
         mask = self._mask.reshape(-1, self.vae.data_size)
@@ -205,7 +214,7 @@ class VAETarget(Target):
 
     def select(self, index: Tensor) -> "VAETarget":
         chosen = object.__new__(VAETarget)  # of checked evidence: nothing is checked again
-        chosen.__dict__.update(self.__dict__)
+        vars(chosen).update(vars(self))
         chosen.evidence = self.evidence[index]
         chosen._values, chosen._mask = self._values[index], self._mask[index]
         chosen.batch_shape = chosen._values.shape[:-1]
@@ -267,6 +276,10 @@ class DensityTarget(Target):
         self.prior_scale = float(prior_scale)
         self.like = torch.empty(0) if like is None else like.new_empty(0)
         self.batch_shape = torch.Size()
+
+    @property
+    def operations(self) -> float:
+        return 100.0 * self.latent_dim  # it shows nothing of itself
 
     def log_joint(self, z: Tensor, *, checked: bool = True) -> Tensor:
         result = self.log_density(z)

@@ -15,7 +15,7 @@ from crosscoding.diagnostics import pareto_k_limit
 LABELS = ("trusted", "approximate", "unreliable")
 
 _ERROR, _ROUGH_ERROR = 0.05, 0.5  # of log p(x), in nats
-_ESS, _ROUGH_ESS = 400.0, 50.0
+_ESS, _ROUGH_ESS = 600.0, 50.0
 _R_HAT, _ROUGH_R_HAT = 1.01, 1.1
 _MISSED, _ROUGH_MISSED = 0.02, 0.1
 
@@ -45,7 +45,7 @@ class Figures:
         missed: Share of p(z|x) that a search for other modes found the answer to lack, shape (B,);
             NaN where nothing has searched.
         finished: Whether the method ran to its end, shape (B,).
-        num_draws: Draws that the weights are of.
+        num_draws: Draws that the weights are of, shape (B,).
     """
 
     log_evidence_error: Tensor
@@ -54,7 +54,7 @@ class Figures:
     r_hat: Tensor
     missed: Tensor
     finished: Tensor
-    num_draws: int
+    num_draws: Tensor
 
     @property
     def grades(self) -> Tensor:
@@ -74,7 +74,7 @@ class Figures:
 
     def _checks(self):
         """Each check: grades (B,), and a function from a query to words on it."""
-        k_limit = pareto_k_limit(self.num_draws)
+        k_limit = _k_limit(self.num_draws)
         even = self.ess >= 0.95 * self.num_draws  # equal weights have no tail to fit
         k = torch.where(even & ~self.pareto_k.isnan(), 0.0, self.pareto_k)
         error, ess, r_hat, missed = self.log_evidence_error, self.ess, self.r_hat, self.missed
@@ -106,7 +106,7 @@ class Figures:
                     ""
                     if k[q].isnan()
                     else f"the weights have a Pareto k of {self.pareto_k[q]:.2f}"
-                    + _against(k[q], k_limit)
+                    + _against(k[q], float(k_limit[q]))
                 ),
             ),
             (
@@ -128,7 +128,13 @@ class Figures:
         ]
 
 
-def _grade(value: Tensor, good: float, rough: float) -> Tensor:
+def _k_limit(num_draws: Tensor) -> Tensor:
+    """`pareto_k_limit` of each number of draws."""
+    limits = [pareto_k_limit(int(num)) for num in num_draws.unique().tolist()]
+    return num_draws.new_tensor(limits)[num_draws.unique(return_inverse=True)[1]]
+
+
+def _grade(value: Tensor, good: float | Tensor, rough: float | Tensor) -> Tensor:
     """0 up to good, 1 up to rough, 2 above and for NaN."""
     return 2 - (value <= good).int() - (value <= rough).int()
 

@@ -1,5 +1,6 @@
 """Methods: from a target to what is found out about it. One file a method."""
 
+from crosscoding.methods.auto import Auto
 from crosscoding.methods.base import Method, Report, silent
 from crosscoding.methods.grid import Grid
 from crosscoding.methods.hmc import HMC
@@ -12,6 +13,7 @@ from crosscoding.methods.variational import Variational
 
 __all__ = [
     "HMC",
+    "Auto",
     "Grid",
     "Importance",
     "Laplace",

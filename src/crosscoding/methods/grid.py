@@ -186,6 +186,7 @@ def _findings(target: Target, cells: _Cells, log_left_out: Tensor) -> Findings:
         draws=draws,
         log_weights=log_weights,
         cell_width=cell_width,
+        exact_density=True,
         log_evidence=log_evidence,
         log_evidence_error=zero,
         c_elbo=log_evidence,

@@ -49,13 +49,13 @@ class Laplace(Method):
         for_starts, for_check = spawn(generator, 2)
         starts = spread_starts(target, self.num_starts, generator=for_starts)
         modes = climb(target, starts, self.steps, report=report)
-        log_weights = modes.log_weights()
+        log_weights, climbs = modes.log_weights()
         means, precisions = modes.z.transpose(0, 1), modes.precision.transpose(0, 1)
         covariances = torch.linalg.inv(precisions)
         fitted = Mixture.from_components(log_weights.mT, means, covariances)
         found = weigh(target, fitted, self.num_fresh, generator=for_check)
         found.stats = {
-            "modes": (log_weights > -math.inf).sum(0).to(target.like),
+            "modes": (climbs > 0).sum(0).to(target.like),
             "steps": modes.steps.amax(0),
         }
         return found
@@ -77,21 +77,27 @@ class Modes:
     precision: Tensor
     steps: Tensor
 
-    def log_weights(self) -> Tensor:
-        """log of each mode's share of p(x), normalised, (K, B); −inf for one found before."""
+    def log_weights(self) -> tuple[Tensor, Tensor]:
+        """log of each mode's share of p(x), normalised, and the climbs that ended in it, (K, B).
+
+        A mode found again has −inf and 0: it counts where it was found best.
+        """
         factor = torch.linalg.cholesky(self.precision)
         half_log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         log_mass = self.log_joint - half_log_det
+        climbs = torch.ones_like(log_mass)
         order = log_mass.argsort(dim=0, descending=True)
+        query = torch.arange(log_mass.shape[1], device=log_mass.device)
         for better in range(len(order)):
             for other in range(better + 1, len(order)):
                 a, b = order[better], order[other]
-                query = torch.arange(len(a), device=a.device)
                 gap = self.z[b, query] - self.z[a, query]
                 width = torch.einsum("bi,bij,bj->b", gap, self.precision[a, query], gap)
-                again = (width < _SAME) & (log_mass[a, query] > -math.inf)
-                log_mass[b, query] = torch.where(again, -math.inf, log_mass[b, query])
-        return log_mass.log_softmax(0)
+                again = (width < _SAME) & (climbs[a, query] > 0) & (climbs[b, query] > 0)
+                climbs[a, query] += torch.where(again, climbs[b, query], 0.0)
+                climbs[b, query] = torch.where(again, 0.0, climbs[b, query])
+        log_mass = torch.where(climbs > 0, log_mass, -math.inf)
+        return log_mass.log_softmax(0), climbs
 
 
 def spread_starts(target: Target, num: int, *, generator: Generator) -> Tensor:

@@ -33,6 +33,10 @@ class Points:
     log_density: Tensor
     gradient: Tensor
 
+    def select(self, which: Tensor) -> "Points":
+        """The points of some queries."""
+        return Points(self.z[:, which], self.log_density[:, which], self.gradient[:, which])
+
     def where(self, accepted: Tensor, other: "Points") -> "Points":
         """The other's points where accepted, (C, B), and these elsewhere."""
         return Points(

@@ -11,6 +11,7 @@ a step is at most 3 of q's standard deviations long; rates are halved as gains v
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -60,7 +61,7 @@ class NaturalGradient(Method):
         for_starts, for_fit, for_check = spawn(generator, 3)
         starts = spread_starts(target, self.num_starts, generator=for_starts)
         modes = climb(target, starts, self.climb_steps)
-        best = modes.log_weights().argmax(0)
+        best = modes.log_weights()[0].argmax(0)
         query = torch.arange(target.num_queries, device=best.device)
         mean, precision, steps = self.fit(
             target, modes.z[best, query], modes.precision[best, query], for_fit, report
@@ -78,8 +79,17 @@ class NaturalGradient(Method):
         precision: Tensor,
         generator: Generator,
         report: Report = silent,
+        out_of_time: Callable[[], bool] = lambda: False,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean (B, latent), precision (B, latent, latent) and steps taken (B,) of every query."""
+        """Mean (B, latent), precision (B, latent, latent) and steps taken (B,) of every query.
+
+        Args:
+            target: A flat target.
+            mean, precision: Where the fits start.
+            generator: Of the draws.
+            report: Told how far the fits are.
+            out_of_time: Asked after each step; the fits end as they are when it says so.
+        """
         final_mean, final_precision = mean.clone(), precision.clone()
         steps = torch.zeros_like(mean[:, 0])
         state = _Fit(target, mean, precision)
@@ -90,9 +100,10 @@ class NaturalGradient(Method):
                 (self.num_draws // 2, 1, target.latent_dim), generator=generator, like=mean
             )
             state.step(torch.cat([noise, -noise]), curved=step % _STEPS_A_CURVATURE == 0)
-            if step % _BLOCK == 0 or step == self.steps:
+            last = step == self.steps or out_of_time()
+            if step % _BLOCK == 0 or last:
                 report(step / self.steps, f"{len(state.index)} fits")
-                done = state.end_block() | (step == self.steps)
+                done = state.end_block() | last
                 rows = state.index[done]
                 final_mean[rows], final_precision[rows] = state.average[done], state.precision[done]
                 steps[rows] = float(step)

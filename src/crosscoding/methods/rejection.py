@@ -144,7 +144,7 @@ class _Accepted:
             c_elbo_error=nothing,
             ess=torch.full_like(seen, len(self.draws)),
             stats={
-                "missed": torch.zeros_like(log_evidence),  # of proposals from all of the prior
+                "missed": torch.zeros_like(seen),  # of proposals from all of the prior
                 "proposals": self.proposals.to(seen.dtype),
                 "acceptance": len(self.draws) / self.proposals.to(seen.dtype),
             },

@@ -21,7 +21,7 @@ from torch import Generator, Tensor
 from crosscoding.errors import BudgetError
 from crosscoding.findings import Findings
 from crosscoding.methods.base import Method, Report, silent
-from crosscoding.methods.leapfrog import Move, evaluated, shrunk_covariance
+from crosscoding.methods.leapfrog import Density, Move, evaluated, shrunk_covariance
 from crosscoding.methods.particles import (
     log_mean_of_islands,
     next_temperature,
@@ -32,10 +32,11 @@ from crosscoding.random import spawn, uniform
 from crosscoding.target import Target
 
 _JITTER = 0.2
-_WANTED_ACCEPTANCE = 0.75
+_WANTED_ACCEPTANCE, _LEAST_ACCEPTANCE = 0.75, 0.3
+_SHORTENING, _MOST_RETRIES = 0.4, 8
 _QUARTER = 0.5 * math.pi  # path length to forget the start on a round Gaussian: longer goes back
 _ADAPTATION = 0.7  # of log ε to the difference of the acceptance rate from what is wanted
-_MAX_TEMPERATURES = 400
+_MAX_TEMPERATURES = 150
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class TemperedSMC(Method):
             stats={
                 "temperatures": swarm.num_temperatures,
                 "acceptance": swarm.acceptance,
-                "missed": torch.zeros_like(swarm.acceptance),  # it is a search from the prior
+                "missed": swarm.missed,
             },
         )
 
@@ -104,6 +105,7 @@ class Swarm:
         num_temperatures: Temperatures it took, shape (B,).
         acceptance: Acceptance rate of the last moves, shape (B,).
         decodes: Decoder evaluations, shape (B,).
+        stuck: Whether at some temperature no step size let particles move, boolean (B,).
     """
 
     z: Tensor
@@ -112,6 +114,12 @@ class Swarm:
     num_temperatures: Tensor
     acceptance: Tensor
     decodes: Tensor
+    stuck: Tensor
+
+    @property
+    def missed(self) -> Tensor:
+        """0 where the particles searched for modes, NaN where they were stuck, (B,)."""
+        return torch.where(self.stuck, math.nan, torch.zeros_like(self.acceptance))
 
     @property
     def log_evidence(self) -> Tensor:
@@ -165,13 +173,15 @@ class Annealing:
             if not len(state.index):
                 return swarm
             report(1 - len(state.index) / max(target.num_queries, 1), f"temperature {step}")
-            self._move(state, generator=for_steps)
+            (for_step,) = spawn(for_steps, 1)  # others' retries do not change a query's numbers
+            self._move(state, generator=for_step)
             done = state.temperature >= 1
             if done.any():
                 self._store(swarm, state, done)
                 state = state.select(~done)
             if len(state.index):
-                self._sharpen(state, generator=for_steps)
+                (for_step,) = spawn(for_steps, 1)
+                self._sharpen(state, generator=for_step)
         raise BudgetError(
             f"expected p(z|x) to be reached in {_MAX_TEMPERATURES} temperatures, and it was not "
             f"for query {int(state.index[0])}; the evidence is too sharp for TemperedSMC, use "
@@ -206,28 +216,49 @@ class Annealing:
             step_size=torch.full_like(temperature, _QUARTER / self.num_leapfrog),
             acceptance=torch.zeros_like(temperature),
             num_temperatures=torch.zeros_like(temperature),
+            decodes=torch.zeros_like(temperature),
+            stuck=torch.zeros_like(temperature, dtype=torch.bool),
         )
 
     def _move(self, state: "_State", *, generator: Generator) -> None:
-        """Some HMC moves on p(z) p(x|z)^t; step sizes follow the acceptance rate."""
-        target, temperature = state.target, state.temperature
-        factor = torch.linalg.cholesky(shrunk_covariance(state.z, 1e-10 * target.prior_scale**2))
+        """HMC moves on p(z) p(x|z)^t, for each query until `num_moves` of them went well.
 
-        def density(z: Tensor) -> Tensor:
-            log_likelihood = target.log_likelihood(z, checked=False)
-            return target.log_prior(z) + temperature * log_likelihood
-
-        move = Move(target, density, factor, self.num_leapfrog)
-        points = evaluated(target, density, state.z)
-        for _ in range(self.num_moves):
-            points, acceptance = move(points, state.step_size, _JITTER, generator=generator)
-            state.acceptance = acceptance.mean(0)
-            error = state.acceptance - _WANTED_ACCEPTANCE
-            step_size = state.step_size * (_ADAPTATION * error).exp()
-            state.step_size = step_size.clamp_max(_QUARTER / self.num_leapfrog)
-        state.z = points.z
-        state.log_likelihood = (points.log_density - target.log_prior(points.z)) / temperature
+        A step size that is too long, as where modes part and the particles' covariance spans
+        them, is shortened at once, and the move does not count.
+        """
+        left = torch.full_like(state.temperature, float(self.num_moves))
+        factor = torch.linalg.cholesky(
+            shrunk_covariance(state.z, 1e-10 * state.target.prior_scale**2)
+        )
+        points = evaluated(state.target, state.density(), state.z)
+        z, log_density = points.z, points.log_density
+        rows, target = torch.arange(len(left), device=left.device), state.target
+        for _ in range(self.num_moves + _MOST_RETRIES):
+            density = state.density(rows, target)
+            move = Move(target, density, factor[rows], self.num_leapfrog)
+            points, accepted = move(points, state.step_size[rows], _JITTER, generator=generator)
+            acceptance = accepted.mean(0)
+            well = acceptance > _LEAST_ACCEPTANCE
+            change = (_ADAPTATION * (acceptance - _WANTED_ACCEPTANCE)).exp()
+            change = torch.where(well, change, _SHORTENING)
+            step_size = state.step_size[rows] * change
+            state.step_size[rows] = step_size.clamp_max(_QUARTER / self.num_leapfrog)
+            state.acceptance[rows] = acceptance
+            state.decodes[rows] += len(z) * self.num_leapfrog
+            left[rows] -= well.to(left)
+            z[:, rows], log_density[:, rows] = points.z, points.log_density
+            go_on = left[rows] > 0
+            if not go_on.any():
+                break
+            if not go_on.all():
+                rows = rows[go_on]
+                points, target = points.select(go_on), state.target.select(rows)
+        state.stuck |= left > 0
+        state.z = z
+        log_prior = state.target.log_prior(z)
+        state.log_likelihood = (log_density - log_prior) / state.temperature
         state.num_temperatures = state.num_temperatures + 1
+        state.decodes += len(z)
 
     def _sharpen(self, state: "_State", *, generator: Generator) -> None:
         """Raise the temperature, and draw the particles of each island by their new weights."""
@@ -252,6 +283,7 @@ class Annealing:
             num_temperatures=none,
             acceptance=none.clone(),
             decodes=none.clone(),
+            stuck=none > 0,
         )
 
     def _store(self, swarm: Swarm, state: "_State", done: Tensor) -> None:
@@ -261,8 +293,8 @@ class Annealing:
         swarm.log_islands[:, rows] = state.log_islands[:, done]
         swarm.num_temperatures[rows] = state.num_temperatures[done]
         swarm.acceptance[rows] = state.acceptance[done]
-        each = self.num_particles * (self.num_moves * self.num_leapfrog + 1)
-        swarm.decodes[rows] = each * state.num_temperatures[done]
+        swarm.decodes[rows] = state.decodes[done]
+        swarm.stuck[rows] = state.stuck[done]
 
 
 @dataclass(eq=False)
@@ -278,6 +310,18 @@ class _State:
     step_size: Tensor
     acceptance: Tensor
     num_temperatures: Tensor
+    decodes: Tensor
+    stuck: Tensor
+
+    def density(self, rows: Tensor | None = None, target: Target | None = None) -> Density:
+        """log p(z) p(x|z)^t of all queries, or of those in rows, whose target is given."""
+        chosen = self.target if target is None else target
+        temperature = self.temperature if rows is None else self.temperature[rows]
+
+        def log_density(z: Tensor) -> Tensor:
+            return chosen.log_prior(z) + temperature * chosen.log_likelihood(z, checked=False)
+
+        return log_density
 
     def select(self, which: Tensor) -> "_State":
         """Some of the queries, by a boolean (B,)."""
@@ -291,6 +335,8 @@ class _State:
             self.step_size[which],
             self.acceptance[which],
             self.num_temperatures[which],
+            self.decodes[which],
+            self.stuck[which],
         )
 
 

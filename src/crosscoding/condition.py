@@ -5,13 +5,15 @@ import time
 import torch
 from torch import Generator
 
-from crosscoding.crosscoders import Gaussian
 from crosscoding.evidence import Evidence
-from crosscoding.methods import Grid, Method, Report, Variational, silent
+from crosscoding.findings import Findings
+from crosscoding.methods import Auto, Method, Report, silent
 from crosscoding.posterior import Posterior
 from crosscoding.random import generator_from, spawn
 from crosscoding.target import Target, VAETarget
 from crosscoding.vae import VAE
+
+MAX_BYTES = 2**30
 
 
 def condition(
@@ -21,15 +23,18 @@ def condition(
     *,
     seed: int | Generator | None = None,
     report: Report = silent,
+    max_bytes: int = MAX_BYTES,
 ) -> Posterior:
     """Condition a trained VAE on evidence: p(z|x), and through it p(y|x), of every query.
 
     Args:
         vae: The trained model.
         evidence: Values of shape (*batch, *data); each entry of the batch is a query.
-        method: How; by default `Grid()` for a latent of 3 or less, `Variational(Gaussian())` above.
+        method: How; by default `methods.Auto()`, which chooses by what it finds.
         seed: Int ≥ 0 or generator. The same seed gives the same bits on the same machine.
         report: Called with the share of the work done, 0 to 1, and a word on what goes on.
+        max_bytes: Memory to work in, about, beside the model and the answers: more queries than
+            fit are worked on one block after the other.
 
     Returns:
         A posterior of batch shape (*batch,). Entry b is what the query gives alone.
@@ -48,7 +53,7 @@ def condition(
         >>> posterior.predict(64).shape
         torch.Size([64, 3, 28, 28])
     """
-    return infer(VAETarget(vae, evidence), method, seed=seed, report=report)
+    return infer(VAETarget(vae, evidence), method, seed=seed, report=report, max_bytes=max_bytes)
 
 
 def infer(
@@ -57,6 +62,7 @@ def infer(
     *,
     seed: int | Generator | None = None,
     report: Report = silent,
+    max_bytes: int = MAX_BYTES,
 ) -> Posterior:
     """The same for a target that is there already, such as a `DensityTarget` without a VAE.
 
@@ -66,7 +72,7 @@ def infer(
     if not isinstance(target, Target):
         raise TypeError(f"expected a crosscoding target, got {type(target).__name__}")
     if method is None:
-        method = Grid() if target.latent_dim <= 3 else Variational(Gaussian())
+        method = Auto()
     if not isinstance(method, Method):
         raise TypeError(
             f"expected method to be one of crosscoding.methods, such as HMC(), got {method!r}"
@@ -74,7 +80,7 @@ def infer(
     for_method, for_draws = spawn(generator_from(seed), 2)
     start = time.perf_counter()
     with torch.inference_mode(False), torch.enable_grad():  # wherever the caller stands
-        findings = method.find(target.flatten(), generator=for_method, report=report)
+        findings = _in_blocks(method, target.flatten(), for_method, report, max_bytes)
     return Posterior(
         findings,
         target=target,
@@ -83,3 +89,30 @@ def infer(
         generator=for_draws,
         seconds=time.perf_counter() - start,
     )
+
+
+def _in_blocks(
+    method: Method, target: Target, generator: Generator, report: Report, max_bytes: int
+) -> Findings:
+    """Run a method on blocks of queries that fit in memory, like ones together.
+
+    Every block has the same random numbers, so that a query's answer is that of its own.
+    """
+    if max_bytes < 1:
+        raise ValueError(f"expected max_bytes >= 1, got {max_bytes}")
+    order = target.sizes.argsort(stable=True)
+    point_bytes = target.like.element_size() * (4 * target.latent_dim + 4)
+    size = max(max_bytes // (method.points_at_once * point_bytes + target.query_bytes), 1)
+    blocks = order.split(int(size))
+    state, parts = generator.get_state(), []
+    for number, block in enumerate(blocks):
+
+        def report_block(share: float, what: str, done: int = number) -> None:
+            report((done + share) / len(blocks), what)
+
+        generator.set_state(state)
+        chosen = target.select(block).prepare()
+        parts.append(method.find(chosen, generator=generator, report=report_block))
+    back = torch.empty_like(order)
+    back[order] = torch.arange(len(order), device=order.device)
+    return Findings.joined(parts).select(back)

@@ -1,7 +1,8 @@
 """What a method found out about a batch of queries: plain tensors, the batch flat."""
 
 import math
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Generator, Tensor
@@ -118,6 +119,62 @@ class Findings:
         jitter = uniform((num, 1, draws.shape[-1]), generator=generator, like=draws) - 0.5
         return z + jitter * self.cell_width.gather(0, index).unsqueeze(-1)
 
+    def select(self, index: Tensor) -> "Findings":
+        """The findings of some queries."""
+        fitted = None if self.fitted is None else self.fitted.select(index)
+        return replace(
+            self,
+            **{name: tensor[index] for name, tensor in self._by_query().items()},
+            **{name: tensor[:, index] for name, tensor in self._by_draw().items()},
+            fitted=fitted,
+            stats={name: tensor[index] for name, tensor in self.stats.items()},
+            trace=tuple(Stage(s.name, s.decodes[index], s.seconds[index]) for s in self.trace),
+        )
+
+    @staticmethod
+    def joined(parts: "Sequence[Findings]") -> "Findings":
+        """The findings of several blocks of queries, one after the other.
+
+        Where a block has fewer weighted draws than another, it is filled up with weight 0.
+        """
+        if len(parts) == 1:
+            return parts[0]
+        first, most = parts[0], max(len(part.draws) for part in parts)
+        parts = [part._padded(most) for part in parts]
+        by_query = [part._by_query() for part in parts]
+        by_draw = [part._by_draw() for part in parts]
+        fits = [part.fitted for part in parts if part.fitted is not None]
+        return replace(
+            first,
+            **{name: torch.cat([each[name] for each in by_query]) for name in by_query[0]},
+            **{name: torch.cat([each[name] for each in by_draw], 1) for name in by_draw[0]},
+            fitted=Fitted.joined(fits) if fits else None,
+            stats={name: torch.cat([p.stats[name] for p in parts]) for name in first.stats},
+            trace=_joined_traces(parts),
+        )
+
+    def _by_query(self) -> dict[str, Tensor]:
+        names = ("log_evidence", "log_evidence_error", "c_elbo", "c_elbo_error", "ess", "pareto_k")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def _by_draw(self) -> dict[str, Tensor]:
+        names = ("draws", "log_weights", "cell_width")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def _padded(self, num: int) -> "Findings":
+        """With `num` draws, those added of weight 0."""
+        missing = num - len(self.draws)
+        if not missing:
+            return self
+        pads = {"draws": 0.0, "log_weights": -math.inf, "cell_width": 0.0}
+        return replace(
+            self,
+            **{
+                name: torch.cat([tensor, tensor.new_full((missing, *tensor.shape[1:]), pads[name])])
+                for name, tensor in self._by_draw().items()
+            },
+        )
+
     def to_parts(self) -> Parts:
         """The findings as tensors and JSON."""
         named = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -187,3 +244,20 @@ class Findings:
             raise ModelFormatError(
                 f"expected a number of chains that divides {len(self.draws)} draws, got {count!r}"
             )
+
+
+def _joined_traces(parts: Sequence[Findings]) -> tuple[Stage, ...]:
+    """The stages of all blocks by name, 0 for the queries of a block that had no such stage."""
+    names = list(dict.fromkeys(stage.name for part in parts for stage in part.trace))
+    stages = []
+    for name in names:
+        rows = [
+            next(
+                ((s.decodes, s.seconds) for s in part.trace if s.name == name),
+                (torch.zeros_like(part.ess), torch.zeros_like(part.ess)),
+            )
+            for part in parts
+        ]
+        decodes, seconds = (torch.cat(column) for column in zip(*rows, strict=True))
+        stages.append(Stage(name, decodes, seconds))
+    return tuple(stages)

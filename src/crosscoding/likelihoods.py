@@ -88,8 +88,12 @@ class Likelihood(ABC):
         """The same for some elements of each query, (B, E'), of data laid out flat."""
         return self
 
-    def select(self, index: Tensor) -> "Likelihood":
+    def select(self, index: Tensor | slice) -> "Likelihood":
         """The same for some queries of those that `of_elements` was asked for."""
+        return self
+
+    def trimmed(self, num: int) -> "Likelihood":
+        """The same for the first `num` of the elements that `of_elements` was asked for."""
         return self
 
     def masked_log_prob(self, params: Tensor, values: Tensor, mask: Tensor) -> Tensor:
@@ -296,8 +300,11 @@ class Gaussian(Likelihood):
     def of_elements(self, elements: Tensor) -> "Gaussian":
         return Gaussian(self.scale[elements]) if isinstance(self.scale, Tensor) else self
 
-    def select(self, index: Tensor) -> "Gaussian":
+    def select(self, index: Tensor | slice) -> "Gaussian":
         return Gaussian(self.scale[index]) if isinstance(self.scale, Tensor) else self
+
+    def trimmed(self, num: int) -> "Gaussian":
+        return Gaussian(self.scale[..., :num]) if isinstance(self.scale, Tensor) else self
 
     def pairwise_log_prob(self, kept: tuple[Tensor, ...], values: Tensor, mask: Tensor) -> Tensor:
         (params,) = kept

@@ -5,6 +5,8 @@ not look at. Where the decoder has a `Head`, a query keeps the rows of what it o
 that observe the same elements share them.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,6 +16,7 @@ from crosscoding.vae import VAE
 
 _MOST_OBSERVED = 0.5  # share of the elements above which one product with all of them is faster
 _MAX_BYTES = 512 * 2**20
+_QUERIES_AT_ONCE, _POINTS_AT_ONCE = 8, 128
 _TILE, _TILES_AT_ONCE = 128, 256
 
 
@@ -38,6 +41,7 @@ class ObservedRows:
         self._head = head
         self._weight = head.weight[self.elements].mT.contiguous()
         self._bias = head.bias[self.elements]
+        self._counts = self.mask.sum(1)
         self.likelihood = vae.flat_likelihood.of_elements(self.elements)
 
     @classmethod
@@ -56,13 +60,13 @@ class ObservedRows:
             return None
         return cls(vae, vae.head, values, mask)
 
-    def select(self, index: Tensor) -> "ObservedRows":
+    def select(self, index: Tensor | slice) -> "ObservedRows":
         """The rows of some queries."""
         chosen = object.__new__(ObservedRows)
         vars(chosen).update(vars(self))
         chosen.values = self.values[index]
         if len(self.elements) > 1 or len(self.values) == 1:
-            for name in ("elements", "mask", "_weight", "_bias"):
+            for name in ("elements", "mask", "_weight", "_bias", "_counts"):
                 setattr(chosen, name, getattr(self, name)[index])
             chosen.likelihood = self.likelihood.select(index)
         return chosen
@@ -78,9 +82,43 @@ class ObservedRows:
         return self._head.activation(output)
 
     def log_likelihood(self, z: Tensor) -> Tensor:
-        """log p(x|z) in nats: z (*sample, B, latent) -> (*sample, B)."""
-        result = self.likelihood.masked_log_prob(self.params(z), self.values, self.mask)
-        return result.reshape(z.shape[:-1])
+        """log p(x|z) in nats: z (*sample, B, latent) -> (*sample, B).
+
+        Piece by piece, so that what a piece works on stays in the processor's cache: some queries
+        that observe about as many elements, if they come in that order, and some of their points.
+        """
+        flat = z.reshape(-1, *z.shape[-2:])
+        size = len(flat) if torch.is_grad_enabled() and z.requires_grad else _POINTS_AT_ONCE
+        results = []
+        for rows, part in self.pieces():
+            likelihood, values, mask = part.likelihood, part.values, part.mask
+            pieces = [
+                likelihood.masked_log_prob(part.params(points), values, mask)
+                for points in flat[:, rows].split(max(size, 1))
+            ]
+            results.append(torch.cat(pieces))
+        return torch.cat(results, dim=1).reshape(z.shape[:-1])
+
+    def pieces(self) -> Iterator[tuple[slice, "ObservedRows"]]:
+        """Some queries after the other, without the elements that none of them observes."""
+        if len(self.elements) == 1:
+            yield slice(None), self
+            return
+        for start in range(0, len(self.values), _QUERIES_AT_ONCE):
+            rows = slice(start, start + _QUERIES_AT_ONCE)
+            yield rows, self.select(rows)._trimmed()
+
+    def _trimmed(self) -> "ObservedRows":
+        """Without the elements that no query here observes."""
+        most = int(self._counts.max())
+        if most == self.elements.shape[1]:
+            return self
+        part = object.__new__(ObservedRows)
+        vars(part).update(vars(self))
+        for name in ("elements", "mask", "_weight", "_bias", "values"):
+            setattr(part, name, getattr(self, name)[..., :most])
+        part.likelihood = self.likelihood.trimmed(most)
+        return part
 
     def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
         """log p(x|z) in nats of query[i] at z[i]: z (N, latent), query (N,) -> (N,).

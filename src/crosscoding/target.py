@@ -17,11 +17,14 @@ from torch.autograd import forward_ad
 from crosscoding.bank import Bank
 from crosscoding.errors import NonFiniteError
 from crosscoding.evidence import Evidence
+from crosscoding.likelihoods import Likelihood
 from crosscoding.observed import ObservedRows
 from crosscoding.random import normal, quasi_normal
 from crosscoding.vae import VAE, check_matches
 
 CHUNK_BYTES = 64 * 2**20
+_TANGENT_BYTES = 2 * 2**20
+_MANY = 32
 _NUM_POINTS = 16_384  # of the prior, for a density without a decoder
 
 
@@ -63,14 +66,14 @@ class Target(ABC):
 
     @abstractmethod
     def curvature(self, z: Tensor) -> Tensor:
-        """How log p(z, x) bends at z (B, latent) of a flat target: about −∇² of it, symmetric.
+        """How log p(z, x) bends at z (*sample, B, latent) of a flat target: about −∇², symmetric.
 
         A VAE's is I + Jᵀ F J, J the Jacobian of the decoder's output for the observed elements and
         F their Fisher information: positive definite, and −∇² itself where the decoder is linear
         (Gauss–Newton).
 
         Returns:
-            Shape (B, latent, latent).
+            Shape (*sample, B, latent, latent).
         """
 
     @abstractmethod
@@ -80,6 +83,20 @@ class Target(ABC):
     @abstractmethod
     def select(self, index: Tensor) -> "Target":
         """The target of some queries (repeats allowed), for a target of batch shape (B,)."""
+
+    def prepare(self) -> "Target":
+        """The same flat target, ready to be evaluated often."""
+        return self
+
+    @property
+    def query_bytes(self) -> int:
+        """Memory that a query takes when prepared, about."""
+        return 0
+
+    @property
+    def sizes(self) -> Tensor:
+        """How much each query of a flat target observes: like ones are best worked on together."""
+        return torch.zeros(self.batch_shape, dtype=torch.long, device=self.like.device)
 
     @property
     @abstractmethod
@@ -149,7 +166,8 @@ class VAETarget(Target):
 
     def log_likelihood(self, z: Tensor, *, checked: bool = True) -> Tensor:
         in_one_piece = z.ndim <= 1 + len(self.batch_shape)  # one point a query
-        if in_one_piece or (torch.is_grad_enabled() and z.requires_grad):
+        bounded = in_one_piece or self._observed is not None  # that works piece by piece
+        if bounded or (torch.is_grad_enabled() and z.requires_grad):
             result = self._log_likelihood(z)
         else:
             size = self._chunk_size(z[:1, ..., 0].numel(), z)
@@ -177,7 +195,7 @@ class VAETarget(Target):
         values = self._values.reshape(-1, self.vae.data_size)
         mask = self._mask.reshape(-1, self.vae.data_size)
         result = self._checked(bank.log_likelihood(values, mask), bank.points)
-        return bank.points, result.reshape(-1, *self.batch_shape)
+        return bank.points, result.reshape(len(bank.points), *self.batch_shape)
 
     def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
         if self._observed is not None:
@@ -194,23 +212,56 @@ class VAETarget(Target):
         )
 
     def curvature(self, z: Tensor) -> Tensor:
-        likelihood, mask = self.vae.flat_likelihood, self._mask
-        decode: Callable[[Tensor], Tensor] = self.vae.decode_flat
-        if self._observed is not None:
-            likelihood, mask = self._observed.likelihood, self._observed.mask
-            decode = self._observed.params
-        mask = mask[..., None].expand(*mask.shape, max(sum(likelihood.param_shape), 1))
+        points = z.reshape(-1, *z.shape[-2:])
+        if self._observed is None:
+            values_at_once = CHUNK_BYTES // z.element_size()
+            size = max(values_at_once // (self.vae.data_size * self.latent_dim), 1)
+            parts = [
+                self._fisher_curvature(self.vae.decode_flat, points[:, rows], self._mask[rows])
+                for rows in _slices(z.shape[-2], max(size // len(points), 1))
+            ]
+        else:
+            parts = [
+                self._fisher_curvature(part.params, points[:, rows], part.mask, part.likelihood)
+                for rows, part in self._observed.pieces()
+            ]
+        bend = torch.cat(parts, 1) + torch.eye(self.latent_dim, dtype=z.dtype, device=z.device)
+        return bend.reshape(*z.shape, self.latent_dim)
+
+    def _fisher_curvature(
+        self,
+        decode: Callable[[Tensor], Tensor],
+        z: Tensor,
+        mask: Tensor,
+        likelihood: Likelihood | None = None,
+    ) -> Tensor:
+        """Jᵀ F J of elements in mask (b, E): z (S, b, latent) -> (S, b, latent, latent)."""
+        likelihood = likelihood or self.vae.flat_likelihood
         params, jacobian = _with_jacobian(decode, z)
-        weight = torch.where(mask.flatten(1), likelihood.fisher(params).flatten(1), 0.0)
-        jacobian = jacobian.flatten(2).transpose(0, 1)  # (B, latent, outputs)
-        bend = (jacobian * weight[:, None]) @ jacobian.mT
-        return bend + torch.eye(self.latent_dim, dtype=z.dtype, device=z.device)
+        mask = mask[..., None].expand(*mask.shape, max(sum(likelihood.param_shape), 1))
+        fisher = likelihood.fisher(params).reshape(*params.shape[:2], *mask.shape[1:])
+        weight = torch.where(mask, fisher, 0.0).flatten(2)
+        jacobian = jacobian.flatten(3).movedim(0, 2)  # (S, b, latent, outputs)
+        return (jacobian * weight[:, :, None]) @ jacobian.mT
 
     def flatten(self) -> "VAETarget":
-        """The same target with batch shape (B,), which decodes observed elements alone."""
-        flat = VAETarget(self.vae, self.evidence.flatten(len(self.vae.data_shape)))
-        flat._observed = ObservedRows.where_faster(self.vae, flat._values, flat._mask)
-        return flat
+        return VAETarget(self.vae, self.evidence.flatten(len(self.vae.data_shape)))
+
+    def prepare(self) -> "VAETarget":
+        """The same flat target, which decodes observed elements alone where that is faster."""
+        prepared = self.select(torch.arange(self.num_queries, device=self.like.device))
+        prepared._observed = ObservedRows.where_faster(self.vae, self._values, self._mask)
+        return prepared
+
+    @property
+    def query_bytes(self) -> int:
+        head = self.vae.head
+        width = 0 if head is None else head.weight.shape[1]
+        return self.vae.data_size * (width // 2 + 8) * self.like.element_size()
+
+    @property
+    def sizes(self) -> Tensor:
+        return self._mask.sum(-1)
 
     def select(self, index: Tensor) -> "VAETarget":
         chosen = object.__new__(VAETarget)  # of checked evidence: nothing is checked again
@@ -313,10 +364,10 @@ class DensityTarget(Target):
             z = z.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(self.log_joint(z).sum(), z, create_graph=True)
             rows = [
-                torch.autograd.grad(gradient[:, i].sum(), z, retain_graph=True)[0]
+                torch.autograd.grad(gradient[..., i].sum(), z, retain_graph=True)[0]
                 for i in range(self.latent_dim)
             ]
-        hessian = torch.stack(rows, 1).detach()
+        hessian = torch.stack(rows, -2).detach()
         return -0.5 * (hessian + hessian.mT)
 
     def flatten(self) -> "DensityTarget":
@@ -332,19 +383,48 @@ class DensityTarget(Target):
 
 @torch.no_grad()
 def _with_jacobian(decode: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:
-    """decode(z) of z (B, latent), (B, *out), and its derivatives, (latent, B, *out).
+    """decode(z) of z (S, B, latent), (S, B, *out), and its derivatives, (latent, S, B, *out).
 
-    By forward mode: one pass with a tangent for each latent direction.
+    By forward mode, with a tangent for each latent direction; some at a time, as what a pass works
+    on should stay in the processor's cache.
     """
+    params = decode(z)
     dim = z.shape[-1]
     directions = torch.eye(dim, dtype=z.dtype, device=z.device)
-    directions = directions[:, None].expand(dim, *z.shape).contiguous()
+    size = max(_TANGENT_BYTES // max(params.nbytes, 1), 1)
+    pieces = directions.split(size)
+    if len(z) * z.shape[1] >= _MANY:  # vmap decodes z once, and takes its time to start
+        return params, torch.cat([_pushed_as_duals(decode, z, piece) for piece in pieces])
+    try:
+        return params, torch.cat([_pushed(decode, z, piece) for piece in pieces])
+    except RuntimeError:  # what vmap has no rule for, duals may have
+        return params, torch.cat([_pushed_as_duals(decode, z, piece) for piece in pieces])
+
+
+def _pushed(decode: Callable[[Tensor], Tensor], z: Tensor, directions: Tensor) -> Tensor:
+    """Derivatives of decode(z) along directions (N, latent), (N, S, B, *out)."""
+
+    def along(direction: Tensor) -> Tensor:
+        return torch.func.jvp(decode, (z,), (direction.expand_as(z),))[1]
+
+    return torch.func.vmap(along)(directions)
+
+
+def _pushed_as_duals(decode: Callable[[Tensor], Tensor], z: Tensor, directions: Tensor) -> Tensor:
+    """The same, at the price of decoding z once for each direction."""
+    shape = (len(directions), *z.shape)
+    tangents = directions[:, None, None].expand(shape).contiguous()
     with forward_ad.dual_level():
-        duals = forward_ad.make_dual(z.expand(dim, *z.shape).contiguous(), directions)
-        params, jacobian = forward_ad.unpack_dual(decode(duals))
-    if jacobian is None:
+        duals = forward_ad.make_dual(z.expand(shape).flatten(0, 1), tangents.flatten(0, 1))
+        tangent = forward_ad.unpack_dual(decode(duals)).tangent
+    if tangent is None:
         raise ValueError("expected a decoder that torch can differentiate in forward mode")
-    return params[0], jacobian
+    return tangent.unflatten(0, shape[:2])
+
+
+def _slices(total: int, size: int) -> list[slice]:
+    """Slices of at most size that make up range(total); one that is empty for 0."""
+    return [slice(start, start + size) for start in range(0, max(total, 1), size)]
 
 
 def _in_chunks(function: Callable[[Tensor], Tensor], z: Tensor, size: int) -> Tensor:

@@ -96,7 +96,9 @@ class Figures:
             (
                 _grade(-ess, -_ESS, -_ROUGH_ESS),
                 lambda q: (
-                    f"{ess[q]:.0f} effective draws"
+                    "it is integrated, not sampled"
+                    if ess[q].isinf()
+                    else f"{ess[q]:.0f} effective draws"
                     + ("" if ess[q] >= _ESS else f", fewer than {_ESS:.0f}")
                 ),
             ),

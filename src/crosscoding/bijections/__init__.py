@@ -3,7 +3,7 @@
 Each map takes points (*sample, B, dim) and parameters (B, …), one set for each query of the batch.
 """
 
-from crosscoding.bijections.affine import affine, affine_inverse
+from crosscoding.bijections.affine import affine, affine_inverse, scale_matrix
 from crosscoding.bijections.low_rank import low_rank, low_rank_inverse
 from crosscoding.bijections.planar import constrained, planar, planar_inverse
 from crosscoding.bijections.spline import spline, spline_inverse
@@ -16,6 +16,7 @@ __all__ = [
     "low_rank_inverse",
     "planar",
     "planar_inverse",
+    "scale_matrix",
     "spline",
     "spline_inverse",
 ]

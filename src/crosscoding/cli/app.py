@@ -83,8 +83,8 @@ def condition(
         str | None,
         typer.Option(
             "--method",
-            help="gvi, nf, fcn, mixture, spline, iaf, hmc, rejection or grid; "
-            "default: grid up to latent 3, gvi above.",
+            help="auto (the default), gvi, nf, fcn, mixture, spline, iaf, laplace, ng, importance, "
+            "smc, hmc, rejection or grid.",
         ),
     ] = None,
     out: Out = Path("out/condition"),

@@ -85,7 +85,7 @@ def _datum(request: Request, shape: torch.Size) -> Tensor:
 
 def _summary(request: Request, posterior: Posterior, mask: Tensor, datum: Tensor) -> dict[str, Any]:
     def number(value: Tensor) -> float | None:
-        return None if value.isnan() else value.item()
+        return value.item() if value.isfinite() else None
 
     return {
         "model": request.model,
@@ -100,6 +100,13 @@ def _summary(request: Request, posterior: Posterior, mask: Tensor, datum: Tensor
         "c_elbo_is_bound": posterior.bound,
         "query_log_prob": number(posterior.query_log_prob(datum)),
         "ess": number(posterior.ess),
+        "pareto_k": number(posterior.pareto_k),
+        "verdict": posterior.verdicts[0].label,
+        "reasons": list(posterior.verdicts[0].reasons),
+        "trace": [
+            {"stage": s.name, "decodes": s.decodes.item(), "seconds": s.seconds.item()}
+            for s in posterior.trace
+        ],
         "stats": {name: number(value) for name, value in posterior.stats.items()},
         "seconds": posterior.seconds,
     }
@@ -131,8 +138,11 @@ def _print(summary: dict[str, Any], folder: Path) -> None:
         "log p(y|x) of the picture's rest, nats": figure(summary["query_log_prob"], 2),
         "effective sample size": figure(summary["ess"], 2),
         "seconds": figure(summary["seconds"], 2),
+        "verdict": summary["verdict"],
     }
     for name, value in rows.items():
         table.add_row(name, value)
     out.print(table)
+    for reason in summary["reasons"]:
+        out.print(f"  {reason}", markup=False)
     out.print(f"{summary['samples']} completions and their pictures are in {folder}", markup=False)

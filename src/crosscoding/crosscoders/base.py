@@ -8,6 +8,7 @@ each query.
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
@@ -125,6 +126,18 @@ class Fitted:
             NotImplementedError: The cross-coder is not one-to-one.
         """
         return self.crosscoder.log_prob(self.params, z)
+
+    def select(self, index: Tensor) -> "Fitted":
+        """The fits of some queries."""
+        params = {name: tensor[index] for name, tensor in self.params.items()}
+        return Fitted(self.crosscoder, params, self.dim)
+
+    @staticmethod
+    def joined(fits: "Sequence[Fitted]") -> "Fitted":
+        """The fits of several blocks of queries by one family, one after the other."""
+        first = fits[0]
+        params = {name: torch.cat([fit.params[name] for fit in fits]) for name in first.params}
+        return Fitted(first.crosscoder, params, first.dim)
 
     def to_parts(self) -> Parts:
         """The parameters, and the family by name with its settings."""

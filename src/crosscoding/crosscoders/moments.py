@@ -41,12 +41,14 @@ def shrunk_covariance(points: Tensor, weights: Tensor) -> Tensor:
     Source: Hoffbeck & Landgrebe (1996). Differs in: weights; λ is one of `_INTENSITIES`.
     """
     covariance = weighted_covariance(points, weights)
+    identity = torch.eye(points.shape[-1], dtype=points.dtype, device=points.device)
     candidates, losses = [], []
     for value in _INTENSITIES:
         intensity = points.new_full((len(points),), value)
         candidate = towards_diagonal(covariance, intensity)
         root = torch.linalg.cholesky(candidate)
-        white = torch.linalg.solve_triangular(root, points.mT, upper=False)
+        inverse = torch.linalg.solve_triangular(root, identity.expand_as(root), upper=False)
+        white = inverse @ points.mT
         squares = white.square().sum(-2)
         left = (1 - (1 - value) * weights * squares).clamp_min(FLOOR)  # 0 but for rounding
         log_det = 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)

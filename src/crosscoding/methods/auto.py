@@ -7,6 +7,7 @@
     climb   Gauss–Newton from many points: where p(z|x) is too narrow to anneal to, the modes are
             proposed from, and if that is poor the best Gaussian, by natural gradients; elsewhere
             a second look for modes that the answer lacks
+    refine  what a Gaussian does not propose well for: rounds of more draws, and two Gaussians
     swarm   what is not settled is annealed again, with many particles in islands
 
 After each stage an answer is graded (`verdict`): Pareto k, effective draws, error of log p(x), and
@@ -23,12 +24,12 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.crosscoders import Fitted, Gaussian, Mixture
-from crosscoding.diagnostics import importance_ess, log_mean_exp, mean_error, pareto_smooth
+from crosscoding.diagnostics import importance_ess, log_mean_exp, pareto_smooth
 from crosscoding.errors import BudgetError
 from crosscoding.findings import Findings, Stage
 from crosscoding.methods.base import Method, Report, silent
 from crosscoding.methods.grid import Grid
-from crosscoding.methods.importance import adapt, widened
+from crosscoding.methods.importance import adapt, bound_of, widened
 from crosscoding.methods.laplace import climb, spread_starts
 from crosscoding.methods.natural import NaturalGradient
 from crosscoding.methods.particles import (
@@ -42,25 +43,28 @@ from crosscoding.random import spawn, uniform
 from crosscoding.target import Target
 from crosscoding.verdict import Figures
 
-_STAGES: tuple[str, ...] = ("bank", "grid", "anneal", "climb", "look", "swarm")
+_STAGES: tuple[str, ...] = ("bank", "grid", "anneal", "climb", "look", "refine", "swarm")
 _GRID_DIM = 3
 _GRID_TOLERANCE = 0.05
 _BANK_ESS = {1: 100.0, 2: 100.0, 3: 400.0}  # of evenly spread points: worth more than draws
 _BANK_ISLANDS = 8
-_SHORT_WAY = 5.0  # temperatures from the prior, above which particles may lose a mode
+_SHORT_WAY = 1.5  # temperatures from the prior, above which particles may lose a mode
 _LONG_WAY = 10.0  # above which p(z|x) is narrow: climbed to, not annealed to
 _LONGEST_WAY = 25.0  # above which a swarm does not get there either
 _NUM_PARTICLES = 96
-_NUM_CHECKS, _CHECK_STEPS = 16, 8  # climbs for a second look
+_NUM_CHECKS, _CHECK_STEPS, _CHECK_EVERY = 16, 9, 3  # climbs for a second look
 _NUM_CLIMBS, _CLIMB_STEPS = 64, 30
-_LEAST_CLIMBS = 16  # to count as a search for modes
+_LEAST_CLIMBS = 16  # to count as a search for modes; where they cost too much there is one
+_DEAR_STEPS, _NUM_DEAR = 8, 500
 _MOST_COMPONENTS = 8  # of the modes found, to propose from
-_ROUNDS, _NUM_ADAPT = 3, 1000
-_NUM_WEIGHED, _MOST_WEIGHED = 4000, 16_000
-_WANTED_ERROR = 0.035  # of log p(x), nats
+_ROUNDS, _NUM_ADAPT, _NUM_REFINE = 3, 1000, 2500
+_NUM_WEIGHED, _MOST_TIMES = 4000, 6  # draws of an answer, and how many times as many at most
+_WANTED_ERROR = 0.037  # of log p(x), nats
+_ISLAND_FACTOR = 1.5  # by which the spread of a few islands may understate the error
 _BEYOND = 1.0  # nats above the largest weight: where a particle lies outside the fit
 _CLIMB_OPERATIONS = 4e11  # multiply-adds that climbing may cost a query
 _SWARM_OPERATIONS = 1.2e10  # multiply-adds for a query's swarm: as many particles as that buys
+_SWARM_DECODES = 3e5  # and no more than take this many decodes, about
 _MOST_OPERATIONS = 4e12  # and where the smallest swarm takes more than this, there is none
 
 
@@ -103,9 +107,10 @@ class _Cascade:
         self._report = report
         streams = spawn(generator, len(_STAGES))
         self._streams: dict[str, Generator] = dict(zip(_STAGES, streams, strict=True))
-        self._deadline = math.inf
+        self._deadline = self._fit_deadline = math.inf
         if settings.max_seconds is not None:
             self._deadline = time.perf_counter() + settings.max_seconds
+            self._fit_deadline = self._deadline - 0.15 * settings.max_seconds
         (seed,) = spawn(generator, 1)
         self._answers = _Answers(target, settings.num_draws, seed.initial_seed())
         self._spent = torch.zeros_like(self._answers.log_evidence)
@@ -134,6 +139,8 @@ class _Cascade:
         looked = (self._answers.grade == 0) & (way > _SHORT_WAY) & (way <= _LONG_WAY)
         self._stage("look", looked.nonzero()[:, 0], self._look_again)
         rows = self._open()
+        self._stage("refine", rows[way[rows] <= _LONG_WAY], self._refine)
+        rows = self._open()
         within_reach = (way[rows] < _LONGEST_WAY) & (self._swarm_costs(rows) < _MOST_OPERATIONS)
         self._stage("swarm", rows[within_reach], self._swarm)
 
@@ -145,6 +152,10 @@ class _Cascade:
 
     def _out_of_time(self) -> bool:
         return time.perf_counter() > self._deadline
+
+    def _late(self) -> bool:
+        """Whether work that can end at any time should, so that its result can be weighed."""
+        return time.perf_counter() > self._fit_deadline
 
     def _stage(
         self,
@@ -256,11 +267,30 @@ class _Cascade:
         swarm = annealing.run(target, generator=for_particles)
         return swarm.decodes + self._propose(target, rows, swarm, 1, for_proposal)
 
+    def _refine(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
+        """Adapt from the answer's draws with more of them, and a mixture of two."""
+        for_adapt, for_weights = spawn(generator, 2)
+        draws = self._answers.draws[:, rows]
+        proposal = adapt(
+            target,
+            draws,
+            torch.zeros_like(draws[..., 0]),
+            components=2,
+            rounds=_ROUNDS,
+            num_draws=_NUM_REFINE,
+            generator=for_adapt,
+        )
+        missed = self._answers.missed[rows]  # of the fit before, which this one widens
+        return _ROUNDS * _NUM_REFINE + self._weigh(
+            target, rows, proposal, 2, _NUM_WEIGHED, lambda largest: missed, for_weights
+        )
+
     def _swarm(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         for_particles, for_proposal = spawn(generator, 2)
         least = 512 + 32 * self._target.latent_dim
         affordable = _SWARM_OPERATIONS / float(self._swarm_costs(rows).median()) * least
-        num = int(max(least, min(affordable, 8 * least))) // _BANK_ISLANDS * _BANK_ISLANDS
+        within = _SWARM_DECODES / (5 * float(self._answers.way[rows].median().clamp_min(1)))
+        num = int(max(least, min(affordable, within))) // _BANK_ISLANDS * _BANK_ISLANDS
         annealing = Annealing(num, _BANK_ISLANDS, 1, 4, 0.5)
         try:
             swarm = annealing.run(target, generator=for_particles)
@@ -271,7 +301,7 @@ class _Cascade:
             draws=swarm.z,
             log_weights=torch.zeros_like(swarm.log_likelihood),
             log_evidence=swarm.log_evidence,
-            error=swarm.log_evidence_error,
+            error=_ISLAND_FACTOR * swarm.log_evidence_error,
             c_elbo=unknown,
             c_elbo_error=unknown,
             ess=swarm.ess,
@@ -307,6 +337,7 @@ class _Cascade:
             target,
             rows,
             proposal,
+            components,
             _NUM_WEIGHED,
             lambda largest: (inside > largest + _BEYOND).to(inside).mean(0) + swarm.missed,
             for_weights,
@@ -317,6 +348,7 @@ class _Cascade:
         target: Target,
         rows: Tensor,
         proposal: Fitted,
+        num_fitted: int | None,
         num: int,
         missed: Callable[[Tensor], Tensor],
         generator: Generator,
@@ -327,6 +359,7 @@ class _Cascade:
             target: Of these queries.
             rows: Which they are.
             proposal: What to draw from.
+            num_fitted: As in `importance.bound_of`.
             num: Draws at first.
             missed: The share of p(z|x) outside, (B,), given the largest log-weight of each query.
             generator: Of the draws.
@@ -334,25 +367,28 @@ class _Cascade:
             Decodes of each query.
         """
         z, log_weights = _weighted_draws(target, proposal, num, generator)
-        answer = _answer_of(z, log_weights, missed(log_weights.amax(0)))
+        answer = _answer_of(proposal, num_fitted, z, log_weights, missed(log_weights.amax(0)))
         self._answers.keep(rows, answer)
         decodes = torch.full_like(answer.error, float(num))
-        few = (answer.error > _WANTED_ERROR) & (answer.error < 4 * _WANTED_ERROR)
-        few &= answer.pareto_k < 0.7
-        if few.any() and num == _NUM_WEIGHED and not self._out_of_time():
-            again = few.nonzero()[:, 0]
-            some = target.select(again)
-            chosen = _of_queries(proposal, again)
-            more = _MOST_WEIGHED - num
-            pieces = [
-                _weighted_draws(some, chosen, piece, generator) for piece in _pieces(more, num)
-            ]
-            z = torch.cat([z[:, again], *(part[0] for part in pieces)])
-            log_weights = torch.cat([log_weights[:, again], *(part[1] for part in pieces)])
-            searched = missed(torch.full_like(decodes, -math.inf))[again]
-            searched = torch.minimum(searched, answer.missed[again])
-            self._answers.keep(rows[again], _answer_of(z, log_weights, searched))
-            decodes[again] += more
+        times = (answer.error / _WANTED_ERROR).square().ceil().clamp(1, _MOST_TIMES)
+        times = torch.where(answer.pareto_k < 0.7, times, 1.0)
+        if num == _NUM_WEIGHED and not self._out_of_time():
+            for_more = spawn(generator, _MOST_TIMES)
+            for total in times[times > 1].unique().tolist():
+                again = (times == total).nonzero()[:, 0]
+                more = int(total - 1) * num
+                some = proposal.select(again)
+                extra, extra_weights = _weighted_draws(
+                    target.select(again), some, more, for_more[int(total) - 1]
+                )
+                together = torch.cat([z[:, again], extra])
+                weights = torch.cat([log_weights[:, again], extra_weights])
+                largest = torch.full_like(decodes, math.inf)
+                largest[again] = weights.amax(0)
+                searched = missed(largest)[again]
+                answer = _answer_of(some, num_fitted, together, weights, searched)
+                self._answers.keep(rows[again], answer)
+                decodes[again] += more
         return decodes
 
     def _climb(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
@@ -360,38 +396,41 @@ class _Cascade:
         for_starts, for_modes, for_fit, for_gaussian = spawn(generator, 4)
         dim = target.latent_dim
         affordable = int(_CLIMB_OPERATIONS / (target.operations * dim * 40))
-        num = max(min(_NUM_CLIMBS, affordable, 1280 // dim), 2)
-        steps = _CLIMB_STEPS if num >= _LEAST_CLIMBS else 10
+        cheap = affordable >= _LEAST_CLIMBS
+        num = min(_NUM_CLIMBS, affordable, max(1280 // dim, _LEAST_CLIMBS)) if cheap else 1
+        steps = _CLIMB_STEPS if cheap else _DEAR_STEPS
         starts = spread_starts(target, num, generator=for_starts)
-        modes = climb(target, starts, steps, report=self._report)
+        modes = climb(target, starts, steps, report=self._report, stop=self._late)
         decodes = modes.steps.sum(0) * (dim + 3.0) + num * dim
         log_weights, climbs = modes.log_weights()
         searched = ((climbs == 1).sum(0) / num).to(target.like)
-        if num < _LEAST_CLIMBS:
-            searched = torch.full_like(searched, math.nan)
         best = log_weights.argsort(0, descending=True)[:_MOST_COMPONENTS]
-        mixture = Mixture.from_components(
-            log_weights.gather(0, best).mT.clamp_min(-50.0),
-            taken(modes.z, best).transpose(0, 1),
-            torch.linalg.inv(taken(modes.precision, best).transpose(0, 1)),
-        )
-        decodes += self._weigh(
-            target, rows, widened(mixture, target), _NUM_ADAPT, lambda largest: searched, for_modes
-        )
+        num_weighed = _NUM_ADAPT if cheap else _NUM_DEAR
+        if cheap:
+            mixture = Mixture.from_components(
+                log_weights.gather(0, best).mT.clamp_min(-50.0),
+                taken(modes.z, best).transpose(0, 1),
+                torch.linalg.inv(taken(modes.precision, best).transpose(0, 1)),
+            )
+            proposal = widened(mixture, target)
+            decodes += self._weigh(
+                target, rows, proposal, len(best), num_weighed, lambda largest: searched, for_modes
+            )
+        else:  # one climb is no search
+            searched = torch.full_like(searched, math.nan)
         poor = (self._answers.grade[rows] > 0).nonzero()[:, 0]
-        if len(poor) and not self._out_of_time():
+        if len(poor):
             fit, some = NaturalGradient(), target.select(poor)
             start = modes.z[best[0, poor], poor], modes.precision[best[0, poor], poor]
-            mean, precision, taken_steps = fit.fit(
-                some, *start, for_fit, self._report, self._out_of_time
-            )
+            mean, precision, taken_steps = fit.fit(some, *start, for_fit, self._report, self._late)
             decodes[poor] += taken_steps * (fit.num_draws + dim / 4)
             gaussian = Gaussian.from_moments(mean, torch.linalg.inv(precision))
             decodes[poor] += self._weigh(
                 some,
                 rows[poor],
                 gaussian,
-                _NUM_ADAPT,
+                None,
+                num_weighed,
                 lambda largest: searched[poor],
                 for_gaussian,
             )
@@ -400,7 +439,7 @@ class _Cascade:
     def _look_again(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Climb from the prior to modes: does the answer have draws at all of them?"""
         starts = spread_starts(target, _NUM_CHECKS, generator=generator)
-        modes = climb(target, starts, _CHECK_STEPS)
+        modes = climb(target, starts, _CHECK_STEPS, every=_CHECK_EVERY)
         log_weights, _ = modes.log_weights()
         draws = self._answers.draws[:, rows]
         reach = target.latent_dim + 4 * math.sqrt(2 * target.latent_dim)
@@ -412,7 +451,8 @@ class _Cascade:
             weight = log_weight.exp()
             missed += torch.where(share < 0.2 * weight, weight, 0.0)
         self._answers.doubt(rows, missed)
-        return modes.steps.sum(0) * (target.latent_dim + 3.0) + _NUM_CHECKS * target.latent_dim
+        curvatures = modes.steps.amax(0) / _CHECK_EVERY + 1
+        return modes.steps.sum(0) * 3.0 + _NUM_CHECKS * curvatures * target.latent_dim
 
 
 @dataclass(eq=False)
@@ -544,29 +584,21 @@ def _weighted_draws(
     return z, target.log_joint(z) - log_q
 
 
-def _answer_of(z: Tensor, log_weights: Tensor, missed: Tensor) -> _Answer:
+def _answer_of(
+    proposal: Fitted, num_fitted: int | None, z: Tensor, log_weights: Tensor, missed: Tensor
+) -> _Answer:
     log_evidence, error = log_mean_exp(log_weights)
+    c_elbo, c_elbo_error = bound_of(proposal, z, log_weights, num_fitted)
     smoothed, pareto_k = pareto_smooth(log_weights)
     return _Answer(
         draws=z,
         log_weights=smoothed,
         log_evidence=log_evidence,
         error=error,
-        c_elbo=log_weights.mean(0),
-        c_elbo_error=mean_error(log_weights),
+        c_elbo=c_elbo,
+        c_elbo_error=c_elbo_error,
         ess=importance_ess(log_weights),
         pareto_k=pareto_k,
         missed=missed,
         weighed=torch.full_like(error, len(z)),
     )
-
-
-def _of_queries(fitted: Fitted, index: Tensor) -> Fitted:
-    """The fits of some queries."""
-    params = {name: tensor[index] for name, tensor in fitted.params.items()}
-    return Fitted(fitted.crosscoder, params, fitted.dim)
-
-
-def _pieces(total: int, size: int) -> list[int]:
-    """total as a sum of pieces of at most size."""
-    return [min(size, total - start) for start in range(0, total, size)]

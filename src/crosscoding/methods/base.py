@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
 from torch import Generator
 
@@ -17,7 +18,14 @@ def silent(share: float, what: str) -> None:
 
 
 class Method(ABC):
-    """A small frozen object: its settings, and how to run them."""
+    """A small frozen object: its settings, and how to run them.
+
+    Attributes:
+        points_at_once: Latent points of a query that are held at once, about; it bounds how many
+            queries are worked on together.
+    """
+
+    points_at_once: ClassVar[int] = 16_384
 
     @abstractmethod
     def find(self, target: Target, *, generator: Generator, report: Report = silent) -> Findings:

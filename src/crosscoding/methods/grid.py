@@ -10,6 +10,7 @@ So a peak that hides between the points of a coarse level is followed to where i
 
 import math
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -42,6 +43,7 @@ class Grid(Method):
     tolerance: float = 1e-3
     radius: float = 8.0
     max_cells: int = 200_000
+    points_at_once: ClassVar[int] = 65_536
 
     def __post_init__(self) -> None:
         if not self.tolerance > 0 or not self.radius > 0 or self.max_cells < 1:

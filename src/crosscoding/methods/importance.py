@@ -27,6 +27,7 @@ from crosscoding.target import Target
 
 _WIDER, _WIDER_SHARE = 2.5, 0.12  # variance of the wide copy, and its share of the draws
 _PRIOR_SHARE = 0.02
+_NUM_FOR_BOUND = 1000
 
 
 @dataclass(frozen=True)
@@ -83,20 +84,33 @@ class Importance(Method):
             num_draws=self.num_adapt,
             generator=for_proposal,
         )
-        return weigh(target, adapted, self.num_draws, generator=for_draws)
+        return weigh(
+            target, adapted, self.num_draws, num_fitted=self.components, generator=for_draws
+        )
 
 
-def weigh(target: Target, proposal: Fitted, num: int, *, generator: Generator) -> Findings:
-    """Draws of a proposal with their weights, and what they tell."""
+def weigh(
+    target: Target,
+    proposal: Fitted,
+    num: int,
+    *,
+    num_fitted: int | None = None,
+    generator: Generator,
+) -> Findings:
+    """Draws of a proposal with their weights, and what they tell; `num_fitted` as in `bound_of`."""
     with torch.no_grad():
         z, log_q = proposal.rsample_and_log_prob(num, generator=generator)
-        return _weighted(z, target.log_joint(z) - log_q, proposal)
+        return _weighted(z, target.log_joint(z) - log_q, proposal, num_fitted)
 
 
-def _weighted(z: Tensor, log_weights: Tensor, proposal: Fitted | None) -> Findings:
+def _weighted(
+    z: Tensor, log_weights: Tensor, proposal: Fitted | None, num_fitted: int | None = None
+) -> Findings:
     log_evidence, log_evidence_error = log_mean_exp(log_weights)
     smoothed, pareto_k = pareto_smooth(log_weights)
-    nothing = torch.full_like(log_evidence, math.nan)
+    c_elbo = c_elbo_error = torch.full_like(log_evidence, math.nan)
+    if proposal is not None:
+        c_elbo, c_elbo_error = bound_of(proposal, z, log_weights, num_fitted)
     return Findings(
         draws=z,
         log_weights=smoothed,
@@ -104,10 +118,37 @@ def _weighted(z: Tensor, log_weights: Tensor, proposal: Fitted | None) -> Findin
         fitted=proposal,
         log_evidence=log_evidence,
         log_evidence_error=log_evidence_error,
-        c_elbo=nothing if proposal is None else log_weights.mean(0),
-        c_elbo_error=nothing if proposal is None else mean_error(log_weights),
+        c_elbo=c_elbo,
+        c_elbo_error=c_elbo_error,
         ess=importance_ess(log_weights),
     )
+
+
+def bound_of(
+    proposal: Fitted, z: Tensor, log_weights: Tensor, num_fitted: int | None
+) -> tuple[Tensor, Tensor]:
+    """C-ELBO of a proposal and its standard error, (B,): of what was fitted, if it was widened.
+
+    A widened mixture draws from the prior too, where log p(z, x) is very low: good for weights, and
+    for a bound of no use. Its draws, weighted by r = q_fitted / q ≤ 1.2, stand for those of the fit:
+
+        C-ELBO = E_q[r (log w − log r)]
+
+    Args:
+        proposal: q.
+        z: Draws of it in random order, shape (S, B, latent).
+        log_weights: log p(z, x) − log q(z), shape (S, B).
+        num_fitted: How many of a widened mixture's components, the first ones, were fitted; None:
+            it was not widened.
+    """
+    if num_fitted is None or not isinstance(proposal.crosscoder, Mixture):
+        return log_weights.mean(0), mean_error(log_weights)
+    z, log_weights = z[:_NUM_FOR_BOUND], log_weights[:_NUM_FOR_BOUND]
+    joint = proposal.crosscoder.joint_log_prob(proposal.params, z)
+    share = proposal.params["logits"].log_softmax(-1)[:, :num_fitted].logsumexp(-1)
+    log_ratio = joint[..., :num_fitted].logsumexp(-1) - share - joint.logsumexp(-1)
+    terms = log_ratio.exp() * (log_weights - log_ratio)
+    return terms.mean(0), mean_error(terms)
 
 
 def adapt(

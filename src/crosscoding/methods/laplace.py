@@ -8,6 +8,7 @@ in: it starts from several points of the bank, and modes found twice count once.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -117,49 +118,62 @@ def spread_starts(target: Target, num: int, *, generator: Generator) -> Tensor:
 
 
 @torch.no_grad()
-def climb(target: Target, starts: Tensor, steps: int, *, report: Report = silent) -> Modes:
-    """Damped Gauss–Newton from starts (K, B, latent), all at once; who has arrived drops out."""
-    num_starts, num_queries, dim = starts.shape
-    query = torch.arange(num_queries, device=starts.device).repeat(num_starts)
-    climbers, z = target.select(query), starts.flatten(0, 1).clone()
-    log_joint = climbers.log_joint(z)
+def climb(
+    target: Target,
+    starts: Tensor,
+    steps: int,
+    *,
+    every: int = 1,
+    report: Report = silent,
+    stop: Callable[[], bool] = lambda: False,
+) -> Modes:
+    """Damped Gauss–Newton from starts (K, B, latent); queries whose climbs are over drop out.
+
+    Args:
+        target: A flat target.
+        starts: Where to climb from.
+        steps: Most steps.
+        every: Steps to take with one curvature; it costs a pass for each latent direction.
+        report: Told how far the climbs are.
+        stop: Asked before each step; the climbs end as they are when it says so.
+    """
+    z, log_joint = starts.clone(), target.log_joint(starts)
     damping = torch.full_like(log_joint, 0.1)
     taken_steps = torch.zeros_like(log_joint)
-    active = torch.arange(len(z), device=z.device)
+    over = torch.zeros_like(log_joint, dtype=torch.bool)
+    active, climbing = torch.arange(z.shape[1], device=z.device), target
+    precision = None
     for step in range(steps):
-        if not len(active):
+        if not len(active) or stop():
             break
-        report(step / steps, f"{len(active)} climbs")
-        on_the_way = climbers.select(active)
-        here = evaluated(on_the_way, on_the_way.log_joint, z[None, active])
-        gradient = here.gradient[0]
-        precision = positive(on_the_way.curvature(z[active]), target.prior_scale)
-        diagonal = precision.diagonal(dim1=-2, dim2=-1)
-        damped = precision + torch.diag_embed(damping[active, None] * diagonal)
-        direction = torch.linalg.solve(damped, gradient)
-        there = z[active] + direction
-        reached = on_the_way.log_joint(there, checked=False).nan_to_num(nan=-math.inf)
-        better = reached > log_joint[active]
-        z[active] = torch.where(better[:, None], there, z[active])
-        gain = torch.where(better, reached - log_joint[active], 0.0)
-        log_joint[active] = log_joint[active] + gain
-        damping[active] = torch.where(better, damping[active] / 5, damping[active] * 5)
-        taken_steps[active] += 1
-        promised = 0.5 * (gradient * direction).sum(-1)
-        over = (promised < _LEAST_GAIN) | (damping[active] > _MOST_DAMPING)
-        damping[active] = damping[active].clamp_min(1e-7)
-        active = active[~over]
-    precision = positive(climbers.curvature(z), target.prior_scale)
-    return Modes(
-        z.reshape(starts.shape),
-        log_joint.reshape(starts.shape[:2]),
-        precision.reshape(*starts.shape, dim),
-        taken_steps.reshape(starts.shape[:2]),
-    )
+        report(step / steps, f"{len(active)} queries climb")
+        here = evaluated(climbing, climbing.log_joint, z[:, active])
+        if precision is None or step % every == 0:
+            precision = positive(climbing.curvature(here.z), target.prior_scale)
+        ridge = damping[:, active, None] * precision.diagonal(dim1=-2, dim2=-1)
+        direction = torch.linalg.solve(precision + torch.diag_embed(ridge), here.gradient)
+        there = here.z + direction
+        reached = climbing.log_joint(there, checked=False).nan_to_num(nan=-math.inf)
+        going = ~over[:, active]
+        better = going & (reached > here.log_density)
+        z[:, active] = torch.where(better[..., None], there, here.z)
+        log_joint[:, active] = torch.where(better, reached, here.log_density)
+        damping[:, active] *= torch.where(better, 0.2, 5.0)
+        taken_steps[:, active] += going
+        promised = 0.5 * (here.gradient * direction).sum(-1)
+        arrived = (promised < _LEAST_GAIN) | (damping[:, active] > _MOST_DAMPING)
+        over[:, active] |= arrived
+        damping.clamp_min_(1e-7)
+        if arrived.any():
+            kept = ~over[:, active].all(0)
+            active, precision = active[kept], precision[:, kept]
+            climbing = target.select(active)
+    precision = positive(target.curvature(z), target.prior_scale)
+    return Modes(z, log_joint, precision, taken_steps)
 
 
 def positive(curvature: Tensor, prior_scale: float) -> Tensor:
-    """A curvature (B, latent, latent) made positive definite where it is not.
+    """A curvature (*shape, latent, latent) made positive definite where it is not.
 
     A saddle's downward directions are turned over, and flat ones given a thousandth of the prior's
     precision.

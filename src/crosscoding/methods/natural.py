@@ -131,7 +131,7 @@ class _Fit:
         z = self._mean + _widened(factor, noise)
         here = evaluated(self._target, self._target.log_joint, z)
         if curved:
-            bend = positive(self._target.curvature(z[0]), self._target.prior_scale)
+            bend = positive(self._target.curvature(z[:1])[0], self._target.prior_scale)
             share = (_CURVATURE_RATE * self._rate)[..., None]
             self.precision = (1 - share) * self.precision + share * bend
             factor = torch.linalg.cholesky(self.precision)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from crosscoding.diagnostics import importance_ess
 
-_BISECTIONS = 25
+_BISECTIONS = 16
 
 
 def next_temperature(log_ratio: Tensor, now: Tensor, least_ess: float) -> Tensor:

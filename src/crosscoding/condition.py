@@ -1,5 +1,6 @@
 """The front door: what is p(y|x), for this VAE and this evidence?"""
 
+import math
 import time
 
 import torch
@@ -104,7 +105,7 @@ def _in_blocks(
     point_bytes = target.like.element_size() * (4 * target.latent_dim + 4)
     size = max(max_bytes // (method.points_at_once * point_bytes + target.query_bytes), 1)
     blocks = order.split(int(size))
-    state, parts = generator.get_state(), []
+    state, parts, start = generator.get_state(), [], time.perf_counter()
     for number, block in enumerate(blocks):
 
         def report_block(share: float, what: str, done: int = number) -> None:
@@ -112,7 +113,13 @@ def _in_blocks(
 
         generator.set_state(state)
         chosen = target.select(block).prepare()
-        parts.append(method.find(chosen, generator=generator, report=report_block))
+        runner = method
+        if isinstance(method, Auto):
+            stopped = bool(parts) and parts[-1].interrupted
+            left = math.inf if method.max_seconds is None else method.max_seconds
+            left = 0.0 if stopped else (left - time.perf_counter() + start) / (len(blocks) - number)
+            runner = method.within(left)
+        parts.append(runner.find(chosen, generator=generator, report=report_block))
     back = torch.empty_like(order)
     back[order] = torch.arange(len(order), device=order.device)
     return Findings.joined(parts).select(back)

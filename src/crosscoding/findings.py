@@ -50,6 +50,7 @@ class Findings:
         stats: Further figures of the method, each of shape (B,). Of them "missed", "r_hat",
             "finished" and "weighed" have a say in the verdict (`verdict.Figures`).
         trace: What its stages did, in order.
+        interrupted: Whether the user stopped the method, which then gave what it had.
     """
 
     draws: Tensor
@@ -66,6 +67,7 @@ class Findings:
     exact_density: bool = False
     stats: dict[str, Tensor] = field(default_factory=dict)
     trace: tuple[Stage, ...] = ()
+    interrupted: bool = False
 
     @property
     def figures(self) -> Figures:

@@ -2,11 +2,11 @@
 
     bank    every query at every kept point of the prior: where is p(z|x), and how narrow?
     grid    latent ≤ 3: exact integration
-    anneal  some particles from the prior to p(z|x): they see its modes, and start and test the fit
-            they start the rounds of `importance.adapt`, and test what comes of it
-    climb   Gauss–Newton from many points: where p(z|x) is too narrow to anneal to, the modes are
-            proposed from, and if that is poor the best Gaussian, by natural gradients; elsewhere
-            a second look for modes that the answer lacks
+    anneal  some particles from the prior to p(z|x): they see its modes. A proposal is adapted from
+            them, drawn from until log p(x) is known, and has to have mass where they are
+    climb   instead, where p(z|x) is too narrow to anneal to: Gauss–Newton from many points, then a
+            proposal from the modes found, and where that is poor the best Gaussian
+    look    a few climbs more: does the answer have draws at the modes that they find?
     refine  what a Gaussian does not propose well for: rounds of more draws, and two Gaussians
     swarm   what is not settled is annealed again, with many particles in islands
 
@@ -18,30 +18,29 @@ whenever time is up, there is one, and it says what it is worth; `trace` tells w
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
 
 from crosscoding.crosscoders import Fitted, Gaussian, Mixture
-from crosscoding.diagnostics import importance_ess, log_mean_exp, pareto_smooth
+from crosscoding.diagnostics import importance_ess, log_mean_exp
 from crosscoding.errors import BudgetError
 from crosscoding.findings import Findings, Stage
+from crosscoding.methods.answers import Answer, Answers, answer_of
 from crosscoding.methods.base import Method, Report, silent
 from crosscoding.methods.grid import Grid
-from crosscoding.methods.importance import adapt, bound_of, widened
+from crosscoding.methods.importance import adapt, widened
 from crosscoding.methods.laplace import climb, spread_starts
 from crosscoding.methods.natural import NaturalGradient
 from crosscoding.methods.particles import (
     log_mean_of_islands,
     next_temperature,
-    systematic,
     taken,
 )
 from crosscoding.methods.smc import Annealing, Swarm
-from crosscoding.random import spawn, uniform
+from crosscoding.random import spawn
 from crosscoding.target import Target
-from crosscoding.verdict import Figures
 
 _STAGES: tuple[str, ...] = ("bank", "grid", "anneal", "climb", "look", "refine", "swarm")
 _GRID_DIM = 3
@@ -91,6 +90,10 @@ class Auto(Method):
         if self.num_draws < 2:
             raise ValueError(f"expected num_draws >= 2, got {self.num_draws}")
 
+    def within(self, seconds: float) -> "Auto":
+        """The same with so much time, of which less than nothing counts as next to nothing."""
+        return replace(self, max_seconds=max(seconds, 1e-3)) if seconds < math.inf else self
+
     @torch.no_grad()
     def find(self, target: Target, *, generator: Generator, report: Report = silent) -> Findings:
         return _Cascade(self, target, generator, report).run()
@@ -112,7 +115,7 @@ class _Cascade:
             self._deadline = time.perf_counter() + settings.max_seconds
             self._fit_deadline = self._deadline - 0.15 * settings.max_seconds
         (seed,) = spawn(generator, 1)
-        self._answers = _Answers(target, settings.num_draws, seed.initial_seed())
+        self._answers = Answers(target, settings.num_draws, seed.initial_seed())
         self._spent = torch.zeros_like(self._answers.log_evidence)
         self._trace: list[Stage] = []
 
@@ -121,8 +124,11 @@ class _Cascade:
         try:
             if len(everything):
                 self._stages(everything)
-        except KeyboardInterrupt:  # what is finished is the answer
+        except KeyboardInterrupt:
+            if (self._answers.grade > 2).any():  # not even the bank has answered
+                raise
             self._answers.finished &= self._answers.grade == 0
+            return replace(self._answers.findings(tuple(self._trace)), interrupted=True)
         return self._answers.findings(tuple(self._trace))
 
     def _stages(self, everything: Tensor) -> None:
@@ -177,7 +183,7 @@ class _Cascade:
         allowed = torch.ones_like(rows, dtype=torch.bool)
         if self._settings.max_decodes is not None:
             allowed = self._spent[rows] + planned <= self._settings.max_decodes
-        if self._out_of_time():
+        if self._out_of_time() and name != "bank":
             allowed = torch.zeros_like(allowed)
         self._answers.finished[rows[~allowed]] = False
         rows = rows[allowed]
@@ -219,7 +225,7 @@ class _Cascade:
             draws = points[:, None].expand(-1, target.num_queries, -1)
             self._answers.keep(
                 rows,
-                _Answer(
+                Answer(
                     draws=draws,
                     log_weights=log_likelihood,
                     log_evidence=log_evidence,
@@ -245,7 +251,7 @@ class _Cascade:
             return torch.zeros_like(self._spent[rows])
         assert found.log_weights is not None
         unknown = torch.full_like(found.ess, math.nan)
-        answer = _Answer(
+        answer = Answer(
             draws=found.draws,
             log_weights=found.log_weights,
             log_evidence=found.log_evidence,
@@ -297,7 +303,7 @@ class _Cascade:
         except BudgetError:
             return torch.zeros_like(self._spent[rows])
         unknown = torch.full_like(swarm.log_evidence, math.nan)
-        answer = _Answer(
+        answer = Answer(
             draws=swarm.z,
             log_weights=torch.zeros_like(swarm.log_likelihood),
             log_evidence=swarm.log_evidence,
@@ -367,7 +373,7 @@ class _Cascade:
             Decodes of each query.
         """
         z, log_weights = _weighted_draws(target, proposal, num, generator)
-        answer = _answer_of(proposal, num_fitted, z, log_weights, missed(log_weights.amax(0)))
+        answer = answer_of(proposal, num_fitted, z, log_weights, missed(log_weights.amax(0)))
         self._answers.keep(rows, answer)
         decodes = torch.full_like(answer.error, float(num))
         times = (answer.error / _WANTED_ERROR).square().ceil().clamp(1, _MOST_TIMES)
@@ -386,7 +392,7 @@ class _Cascade:
                 largest = torch.full_like(decodes, math.inf)
                 largest[again] = weights.amax(0)
                 searched = missed(largest)[again]
-                answer = _answer_of(some, num_fitted, together, weights, searched)
+                answer = answer_of(some, num_fitted, together, weights, searched)
                 self._answers.keep(rows[again], answer)
                 decodes[again] += more
         return decodes
@@ -455,94 +461,6 @@ class _Cascade:
         return modes.steps.sum(0) * 3.0 + _NUM_CHECKS * curvatures * target.latent_dim
 
 
-@dataclass(eq=False)
-class _Answer:
-    """An answer for some queries: weighted draws (S, B, latent), (S, B), and figures (B,)."""
-
-    draws: Tensor
-    log_weights: Tensor
-    log_evidence: Tensor
-    error: Tensor
-    c_elbo: Tensor
-    c_elbo_error: Tensor
-    ess: Tensor
-    pareto_k: Tensor
-    missed: Tensor
-    weighed: Tensor
-    cell_width: Tensor | None = None
-
-
-_FIGURES = ("log_evidence", "error", "ess", "pareto_k", "missed", "weighed")
-
-
-class _Answers:
-    """The best answer of each query so far."""
-
-    def __init__(self, target: Target, num_draws: int, seed: int) -> None:
-        self._seed = seed
-        num_queries, like = target.num_queries, target.like
-        unknown = like.new_full((num_queries,), math.nan)
-        self.draws = like.new_zeros(num_draws, num_queries, target.latent_dim)
-        self.log_evidence = unknown
-        self.error, self.ess, self.pareto_k = unknown.clone(), unknown.clone(), unknown.clone()
-        self.missed, self.weighed = unknown.clone(), torch.zeros_like(unknown)
-        self.c_elbo, self.c_elbo_error = unknown.clone(), unknown.clone()
-        self.way = torch.zeros_like(unknown)
-        self.finished = torch.ones_like(unknown, dtype=torch.bool)
-        self.grade = torch.full_like(unknown, 3, dtype=torch.long)
-
-    def keep(self, rows: Tensor, answer: _Answer) -> None:
-        """Take an answer for the queries of which it is better than what there is."""
-        figures = _figures(answer, torch.ones_like(answer.ess, dtype=torch.bool))
-        grade = figures.grades
-        better = grade < self.grade[rows]
-        doubt = _doubt(answer.error, answer.missed, answer.pareto_k)
-        doubt_so_far = _doubt(self.error[rows], self.missed[rows], self.pareto_k[rows])
-        better |= (grade == self.grade[rows]) & (doubt < doubt_so_far)
-        higher = ~(answer.c_elbo <= self.c_elbo[rows]) & ~answer.c_elbo.isnan()
-        self.c_elbo[rows[higher]] = answer.c_elbo[higher]
-        self.c_elbo_error[rows[higher]] = answer.c_elbo_error[higher]
-        if not better.any():
-            return
-        index = better.nonzero()[:, 0]
-        chosen, generator = rows[index], Generator().manual_seed(self._seed)
-        for name in _FIGURES:
-            getattr(self, name)[chosen] = getattr(answer, name)[index]
-        self.grade[chosen] = grade[index].long()
-        self.draws[:, chosen] = _resampled(answer, index, len(self.draws), generator)
-
-    def doubt(self, rows: Tensor, missed: Tensor) -> None:
-        """Take in what a second look found the answers to lack, (B,)."""
-        self.missed[rows] = torch.maximum(self.missed[rows], missed)
-        lacking = rows[missed > 0.02]
-        self.grade[lacking] = self.grade[lacking].clamp_min(1)
-
-    def findings(self, trace: tuple[Stage, ...]) -> Findings:
-        """The answers as a method gives them."""
-        return Findings(
-            draws=self.draws,
-            log_evidence=self.log_evidence,
-            log_evidence_error=self.error,
-            c_elbo=self.c_elbo,
-            c_elbo_error=self.c_elbo_error,
-            ess=self.ess,
-            pareto_k=self.pareto_k,
-            exact_density=True,
-            stats={
-                "missed": self.missed,
-                "weighed": self.weighed,
-                "finished": self.finished.to(self.ess),
-            },
-            trace=trace,
-        )
-
-
-def _doubt(error: Tensor, missed: Tensor, pareto_k: Tensor) -> Tensor:
-    """Orders answers of one grade: a lacking mode weighs more than a large error."""
-    unsure = error.nan_to_num(nan=10.0) + 10 * missed.nan_to_num(nan=0.1)
-    return unsure + (pareto_k.nan_to_num(nan=0.0) - 0.7).clamp_min(0)
-
-
 def _way(log_likelihood: Tensor) -> Tensor:
     """log(1 / t), (B,): how far from the prior p(z|x) is.
 
@@ -553,52 +471,8 @@ def _way(log_likelihood: Tensor) -> Tensor:
     return -reached.clamp_min(1e-30).log()
 
 
-def _figures(answer: _Answer, finished: Tensor) -> Figures:
-    return Figures(
-        log_evidence_error=answer.error,
-        ess=answer.ess,
-        pareto_k=answer.pareto_k,
-        r_hat=torch.full_like(answer.ess, math.nan),
-        missed=answer.missed,
-        finished=finished,
-        num_draws=answer.weighed,
-    )
-
-
-def _resampled(answer: _Answer, index: Tensor, num: int, generator: Generator) -> Tensor:
-    """Draws of equal weight, (num, rows, latent), in random order; moved within their cells."""
-    offset = uniform((1,), generator=generator, like=answer.draws)
-    order = torch.randperm(num, generator=generator).to(index.device)
-    jitter = uniform((num, 1, answer.draws.shape[-1]), generator=generator, like=answer.draws)
-    chosen = systematic(answer.log_weights[:, index], offset, num)[order]
-    z = taken(answer.draws[:, index], chosen)
-    if answer.cell_width is None:
-        return z
-    return z + (jitter - 0.5) * taken(answer.cell_width[:, index], chosen)[..., None]
-
-
 def _weighted_draws(
     target: Target, proposal: Fitted, num: int, generator: Generator
 ) -> tuple[Tensor, Tensor]:
     z, log_q = proposal.rsample_and_log_prob(num, generator=generator)
     return z, target.log_joint(z) - log_q
-
-
-def _answer_of(
-    proposal: Fitted, num_fitted: int | None, z: Tensor, log_weights: Tensor, missed: Tensor
-) -> _Answer:
-    log_evidence, error = log_mean_exp(log_weights)
-    c_elbo, c_elbo_error = bound_of(proposal, z, log_weights, num_fitted)
-    smoothed, pareto_k = pareto_smooth(log_weights)
-    return _Answer(
-        draws=z,
-        log_weights=smoothed,
-        log_evidence=log_evidence,
-        error=error,
-        c_elbo=c_elbo,
-        c_elbo_error=c_elbo_error,
-        ess=importance_ess(log_weights),
-        pareto_k=pareto_k,
-        missed=missed,
-        weighed=torch.full_like(error, len(z)),
-    )

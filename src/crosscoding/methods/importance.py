@@ -130,7 +130,7 @@ def bound_of(
     """C-ELBO of a proposal and its standard error, (B,): of what was fitted, if it was widened.
 
     A widened mixture draws from the prior too, where log p(z, x) is very low: good for weights, and
-    for a bound of no use. Its draws, weighted by r = q_fitted / q ≤ 1.2, stand for those of the fit:
+    for a bound of no use. Its draws, weighted by r = q_fitted / q, stand for those of the fit:
 
         C-ELBO = E_q[r (log w − log r)]
 

@@ -1,0 +1,174 @@
+"""Answers as they become better: the best that is known of each query, and how good it is."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.crosscoders import Fitted
+from crosscoding.diagnostics import importance_ess, log_mean_exp, pareto_smooth
+from crosscoding.findings import Findings, Stage
+from crosscoding.methods.importance import bound_of
+from crosscoding.methods.particles import systematic, taken
+from crosscoding.random import uniform
+from crosscoding.target import Target
+from crosscoding.verdict import Figures
+
+
+@dataclass(eq=False)
+class Answer:
+    """An answer for some queries.
+
+    Args:
+        draws: Shape (S, B, latent).
+        log_weights: Of the draws, not normalised, shape (S, B).
+        log_evidence, error: log p(x) and its standard error in nats, shape (B,).
+        c_elbo, c_elbo_error: A lower bound on log p(x), NaN where there is none, shape (B,).
+        ess, pareto_k, missed: As in `verdict.Figures`, shape (B,).
+        weighed: Draws that the weights are of, shape (B,).
+        cell_width: Side of the cell around each draw, shape (S, B); None: draws are points.
+    """
+
+    draws: Tensor
+    log_weights: Tensor
+    log_evidence: Tensor
+    error: Tensor
+    c_elbo: Tensor
+    c_elbo_error: Tensor
+    ess: Tensor
+    pareto_k: Tensor
+    missed: Tensor
+    weighed: Tensor
+    cell_width: Tensor | None = None
+
+
+_FIGURES = ("log_evidence", "error", "ess", "pareto_k", "missed", "weighed")
+
+
+class Answers:
+    """The best answer of each query so far.
+
+    Attributes:
+        grade: Index into `verdict.LABELS` of each query's answer, shape (B,); 3: there is none.
+        way: How many temperatures p(z|x) is from the prior, about, shape (B,).
+        finished: False where a stage was not allowed to run, shape (B,).
+        draws: Equally weighted draws, shape (num_draws, B, latent).
+    """
+
+    def __init__(self, target: Target, num_draws: int, seed: int) -> None:
+        self._seed = seed
+        num_queries, like = target.num_queries, target.like
+        unknown = like.new_full((num_queries,), math.nan)
+        self.draws = like.new_zeros(num_draws, num_queries, target.latent_dim)
+        self.log_evidence = unknown
+        self.error, self.ess, self.pareto_k = unknown.clone(), unknown.clone(), unknown.clone()
+        self.missed, self.weighed = unknown.clone(), torch.zeros_like(unknown)
+        self.c_elbo, self.c_elbo_error = unknown.clone(), unknown.clone()
+        self.way = torch.zeros_like(unknown)
+        self.finished = torch.ones_like(unknown, dtype=torch.bool)
+        self.grade = torch.full_like(unknown, 3, dtype=torch.long)
+
+    def keep(self, rows: Tensor, answer: Answer) -> None:
+        """Take an answer for the queries of which it is better than what there is."""
+        figures = _figures(answer, torch.ones_like(answer.ess, dtype=torch.bool))
+        grade = figures.grades
+        better = grade < self.grade[rows]
+        doubt = _doubt(answer.error, answer.missed, answer.pareto_k)
+        doubt_so_far = _doubt(self.error[rows], self.missed[rows], self.pareto_k[rows])
+        better |= (grade == self.grade[rows]) & (doubt < doubt_so_far)
+        higher = ~(answer.c_elbo <= self.c_elbo[rows]) & ~answer.c_elbo.isnan()
+        self.c_elbo[rows[higher]] = answer.c_elbo[higher]
+        self.c_elbo_error[rows[higher]] = answer.c_elbo_error[higher]
+        if not better.any():
+            return
+        index = better.nonzero()[:, 0]
+        chosen, generator = rows[index], Generator().manual_seed(self._seed)
+        for name in _FIGURES:
+            getattr(self, name)[chosen] = getattr(answer, name)[index]
+        self.grade[chosen] = grade[index].long()
+        self.draws[:, chosen] = _resampled(answer, index, len(self.draws), generator)
+
+    def doubt(self, rows: Tensor, missed: Tensor) -> None:
+        """Take in what a second look found the answers to lack, (B,)."""
+        self.missed[rows] = torch.maximum(self.missed[rows], missed)
+        lacking = rows[missed > 0.02]
+        self.grade[lacking] = self.grade[lacking].clamp_min(1)
+
+    def findings(self, trace: tuple[Stage, ...]) -> Findings:
+        """The answers as a method gives them."""
+        return Findings(
+            draws=self.draws,
+            log_evidence=self.log_evidence,
+            log_evidence_error=self.error,
+            c_elbo=self.c_elbo,
+            c_elbo_error=self.c_elbo_error,
+            ess=self.ess,
+            pareto_k=self.pareto_k,
+            exact_density=True,
+            stats={
+                "missed": self.missed,
+                "weighed": self.weighed,
+                "finished": self.finished.to(self.ess),
+            },
+            trace=trace,
+        )
+
+
+def _doubt(error: Tensor, missed: Tensor, pareto_k: Tensor) -> Tensor:
+    """Orders answers of one grade: a lacking mode weighs more than a large error."""
+    unsure = error.nan_to_num(nan=10.0) + 10 * missed.nan_to_num(nan=0.1)
+    return unsure + (pareto_k.nan_to_num(nan=0.0) - 0.7).clamp_min(0)
+
+
+def _figures(answer: Answer, finished: Tensor) -> Figures:
+    return Figures(
+        log_evidence_error=answer.error,
+        ess=answer.ess,
+        pareto_k=answer.pareto_k,
+        r_hat=torch.full_like(answer.ess, math.nan),
+        missed=answer.missed,
+        finished=finished,
+        num_draws=answer.weighed,
+    )
+
+
+def _resampled(answer: Answer, index: Tensor, num: int, generator: Generator) -> Tensor:
+    """Draws of equal weight, (num, rows, latent), in random order; moved within their cells."""
+    offset = uniform((1,), generator=generator, like=answer.draws)
+    order = torch.randperm(num, generator=generator).to(index.device)
+    jitter = uniform((num, 1, answer.draws.shape[-1]), generator=generator, like=answer.draws)
+    chosen = systematic(answer.log_weights[:, index], offset, num)[order]
+    z = taken(answer.draws[:, index], chosen)
+    if answer.cell_width is None:
+        return z
+    return z + (jitter - 0.5) * taken(answer.cell_width[:, index], chosen)[..., None]
+
+
+def answer_of(
+    proposal: Fitted, num_fitted: int | None, z: Tensor, log_weights: Tensor, missed: Tensor
+) -> Answer:
+    """What weighted draws of a proposal tell.
+
+    Args:
+        proposal: What was drawn from.
+        num_fitted: As in `importance.bound_of`.
+        z: The draws, shape (S, B, latent).
+        log_weights: log p(z, x) − log q(z) in nats, shape (S, B).
+        missed: Share of p(z|x) that a search found outside, shape (B,).
+    """
+    log_evidence, error = log_mean_exp(log_weights)
+    c_elbo, c_elbo_error = bound_of(proposal, z, log_weights, num_fitted)
+    smoothed, pareto_k = pareto_smooth(log_weights)
+    return Answer(
+        draws=z,
+        log_weights=smoothed,
+        log_evidence=log_evidence,
+        error=error,
+        c_elbo=c_elbo,
+        c_elbo_error=c_elbo_error,
+        ess=importance_ess(log_weights),
+        pareto_k=pareto_k,
+        missed=missed,
+        weighed=torch.full_like(error, len(z)),
+    )

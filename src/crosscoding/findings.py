@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -200,19 +201,15 @@ class Findings:
             ModelFormatError: Tensors are missing or their shapes do not fit one another.
         """
         tensors, description = parts
-        names = {f.name for f in fields(cls)} - {
-            "num_chains",
-            "fitted",
-            "exact_density",
-            "stats",
-            "trace",
-        }
+        others = {"num_chains", "fitted", "exact_density", "stats", "trace", "interrupted"}
+        names = {f.name for f in fields(cls)} - others
         fitted = None
         if description.get("crosscoder") is not None:
             fitted = Fitted.from_parts((under(tensors, "crosscoder"), description["crosscoder"]))
         try:
+            given: dict[str, Any] = {name: tensors[name] for name in names & tensors.keys()}
             findings = cls(
-                **{name: tensors[name] for name in names & tensors.keys()},
+                **given,
                 num_chains=description.get("num_chains", 1),
                 exact_density=bool(description.get("exact_density", False)),
                 fitted=fitted,

@@ -66,11 +66,19 @@ class Answers:
         self.missed, self.weighed = unknown.clone(), torch.zeros_like(unknown)
         self.c_elbo, self.c_elbo_error = unknown.clone(), unknown.clone()
         self.way = torch.zeros_like(unknown)
+        self._later: Answer | None = None  # of all queries
+        self._postponed = torch.zeros_like(unknown, dtype=torch.bool)
         self.finished = torch.ones_like(unknown, dtype=torch.bool)
         self.grade = torch.full_like(unknown, 3, dtype=torch.long)
 
-    def keep(self, rows: Tensor, answer: Answer) -> None:
-        """Take an answer for the queries of which it is better than what there is."""
+    def keep(self, rows: Tensor, answer: Answer, *, postpone: bool = False) -> None:
+        """Take an answer for the queries of which it is better than what there is.
+
+        Args:
+            rows: The queries.
+            answer: Of theirs.
+            postpone: Whether to take its draws only at the end, for the queries that keep it.
+        """
         figures = _figures(answer, torch.ones_like(answer.ess, dtype=torch.bool))
         grade = figures.grades
         better = grade < self.grade[rows]
@@ -87,7 +95,11 @@ class Answers:
         for name in _FIGURES:
             getattr(self, name)[chosen] = getattr(answer, name)[index]
         self.grade[chosen] = grade[index].long()
-        self.draws[:, chosen] = _resampled(answer, index, len(self.draws), generator)
+        self._postponed[chosen] = postpone
+        if postpone:
+            self._later = answer
+        else:
+            self.draws[:, chosen] = _resampled(answer, index, len(self.draws), generator)
 
     def doubt(self, rows: Tensor, missed: Tensor) -> None:
         """Take in what a second look found the answers to lack, (B,)."""
@@ -97,6 +109,10 @@ class Answers:
 
     def findings(self, trace: tuple[Stage, ...]) -> Findings:
         """The answers as a method gives them."""
+        rows = self._postponed.nonzero()[:, 0]
+        if len(rows) and self._later is not None:
+            generator = Generator().manual_seed(self._seed)
+            self.draws[:, rows] = _resampled(self._later, rows, len(self.draws), generator)
         return Findings(
             draws=self.draws,
             log_evidence=self.log_evidence,

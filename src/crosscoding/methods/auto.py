@@ -24,7 +24,6 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.crosscoders import Fitted, Gaussian, Mixture
-from crosscoding.diagnostics import importance_ess, log_mean_exp
 from crosscoding.errors import BudgetError
 from crosscoding.findings import Findings, Stage
 from crosscoding.methods.answers import Answer, Answers, answer_of
@@ -33,11 +32,7 @@ from crosscoding.methods.grid import Grid
 from crosscoding.methods.importance import adapt, widened
 from crosscoding.methods.laplace import climb, spread_starts
 from crosscoding.methods.natural import NaturalGradient
-from crosscoding.methods.particles import (
-    log_mean_of_islands,
-    next_temperature,
-    taken,
-)
+from crosscoding.methods.particles import next_temperature, taken
 from crosscoding.methods.smc import Annealing, Swarm
 from crosscoding.random import spawn
 from crosscoding.target import Target
@@ -45,7 +40,7 @@ from crosscoding.target import Target
 _STAGES: tuple[str, ...] = ("bank", "grid", "anneal", "climb", "look", "refine", "swarm")
 _GRID_DIM = 3
 _GRID_TOLERANCE = 0.05
-_BANK_ESS = {1: 100.0, 2: 100.0, 3: 400.0}  # of evenly spread points: worth more than draws
+_BANK_ESS, _BANK_ERROR = 100.0, 0.03  # of points spread evenly, and of log p(x) by islands
 _BANK_ISLANDS = 8
 _SHORT_WAY = 1.5  # temperatures from the prior, above which particles may lose a mode
 _LONG_WAY = 10.0  # above which p(z|x) is narrow: climbed to, not annealed to
@@ -132,8 +127,7 @@ class _Cascade:
         return self._answers.findings(tuple(self._trace))
 
     def _stages(self, everything: Tensor) -> None:
-        if not self._bank(everything).any():
-            return
+        self._stage("bank", everything, self._bank, planned=0)
         if self._target.latent_dim <= _GRID_DIM:
             self._stage("grid", self._open(), self._integrate, planned=0)
         rows = self._open()
@@ -204,44 +198,39 @@ class _Cascade:
 
     # ---- the stages ----------------------------------------------------------------------------
 
-    def _bank(self, everything: Tensor) -> Tensor:
-        """Importance sampling with the bank; which queries are open after it, boolean (B,)."""
-
-        def work(target: Target, rows: Tensor, generator: Generator) -> Tensor:
-            points, log_likelihood = target.log_likelihood_of_bank()
-            ess = importance_ess(log_likelihood)
-            size = len(points) // _BANK_ISLANDS * _BANK_ISLANDS
-            islands = log_likelihood[:size].unflatten(0, (_BANK_ISLANDS, -1))
-            log_islands = islands.logsumexp(1) - math.log(islands.shape[1])
-            log_evidence = log_mean_exp(log_likelihood)[0]
-            # Islands of evenly spread points: the error of all of them together is less.
-            error = log_mean_of_islands(log_islands)[1]
-            enough = _BANK_ESS.get(target.latent_dim, math.inf)
-            settled = ess >= enough
-            if target.latent_dim > _GRID_DIM:
-                temperatures = math.sqrt(target.latent_dim / 2) * _way(log_likelihood)
-                self._answers.way[rows] = temperatures
-            unknown = torch.full_like(ess, math.nan)
-            draws = points[:, None].expand(-1, target.num_queries, -1)
-            self._answers.keep(
-                rows,
-                Answer(
-                    draws=draws,
-                    log_weights=log_likelihood,
-                    log_evidence=log_evidence,
-                    error=error,
-                    c_elbo=unknown,
-                    c_elbo_error=unknown,
-                    ess=torch.where(settled, ess.clamp_min(1000.0), ess),
-                    pareto_k=torch.where(settled, math.nan, torch.full_like(ess, math.inf)),
-                    missed=torch.zeros_like(ess),
-                    weighed=torch.full_like(ess, len(points)),
-                ),
-            )
-            return torch.zeros_like(ess)
-
-        self._stage("bank", everything, work, planned=0)
-        return self._answers.grade > 0
+    def _bank(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
+        """Importance sampling with the bank, good enough where it is dense: in few dimensions."""
+        points, log_likelihood = target.log_likelihood_of_bank()
+        largest = log_likelihood.amax(0).clamp_min(-1e30)
+        weights = (log_likelihood - largest).exp()
+        total, ess = weights.sum(0), weights.sum(0).square() / weights.square().sum(0)
+        islands = weights[: len(points) // _BANK_ISLANDS * _BANK_ISLANDS]
+        spread = islands.unflatten(0, (_BANK_ISLANDS, -1)).mean(1).std(0)
+        # Each island is spread evenly by itself: all of them together have a smaller error.
+        error = spread / math.sqrt(_BANK_ISLANDS) / (total / len(points))
+        settled = torch.zeros_like(ess, dtype=torch.bool)
+        if target.latent_dim <= _GRID_DIM:
+            settled = (ess >= _BANK_ESS) & (error <= _BANK_ERROR)
+        else:
+            temperatures = math.sqrt(target.latent_dim / 2) * _way(log_likelihood)
+            self._answers.way[rows] = temperatures
+        unknown = torch.full_like(ess, math.nan)
+        # As many independent draws would have that error.
+        as_draws = error.square().reciprocal().clamp_max(float(len(points)))
+        answer = Answer(
+            draws=points[:, None].expand(-1, target.num_queries, -1),
+            log_weights=log_likelihood,
+            log_evidence=largest + (total / len(points)).log(),
+            error=error,
+            c_elbo=unknown,
+            c_elbo_error=unknown,
+            ess=torch.where(settled, as_draws, ess),
+            pareto_k=torch.where(settled, math.nan, math.inf),
+            missed=torch.zeros_like(ess),
+            weighed=torch.full_like(ess, len(points)),
+        )
+        self._answers.keep(rows, answer, postpone=True)
+        return torch.zeros_like(ess)
 
     def _integrate(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         grid = Grid(tolerance=_GRID_TOLERANCE)

@@ -1,8 +1,9 @@
 """Where the modes of p(z|x) are, and how far the shares of an answer's draws in them are off.
 
 In 2 dimensions the modes are the connected regions of the exact answer's grid cells whose density
-is above a share of the highest; above, where climbs from reference draws end. Every point of z-space belongs to the mode that is nearest, so that the masses of a reference and of an answer
-are of the same sets. A region or climb is a mode by the reference alone: the answer has no say.
+is above a share of the highest; above, the points where climbs from reference draws end. Every point
+belongs to the mode that is nearest, so that the masses of a reference and of an answer are of the
+same sets. A region or climb is a mode by the reference alone: the answer has no say.
 """
 
 import numpy as np

@@ -90,9 +90,9 @@ def _pooled(log_islands: Tensor, particles: Tensor, dim: int) -> tuple[Tensor, T
         nothing = torch.tensor(math.nan)
         return nothing, nothing, torch.full((_NUM_KEPT, dim), math.nan)
     log_evidence, error = log_mean_of_islands(log_islands[:, None])
-    log_weights = log_islands[:, None].expand(particles.shape[:2]).flatten()
-    index = systematic(log_weights, torch.tensor(0.5), _NUM_KEPT)
-    return log_evidence[0], error[0], taken(particles.flatten(0, 1), index)
+    log_weights = log_islands[:, None].expand(particles.shape[:2]).flatten()[:, None]
+    index = systematic(log_weights, torch.tensor([0.5]), _NUM_KEPT)
+    return log_evidence[0], error[0], taken(particles.flatten(0, 1), index[:, 0])
 
 
 def _fingerprint(target: cc.Target) -> str:

@@ -104,9 +104,8 @@ def _of_one_decoder(dim: int, seed: int, scale: float) -> list[dict[str, Any]]:
     evidence = cc.Evidence(truth, mask)
     posterior = cc.condition(vae, evidence, Auto(), seed=0)
     if dim == 2:
-        log_evidence = torch.cat(
-            [part.log_evidence for part in reference.exact_parts(vae, evidence)]
-        )
+        exact = reference.exact_parts(vae, evidence)
+        log_evidence = torch.cat([part.log_evidence for part in exact])
     else:
         name = f"mirrored-{dim}-{seed}-{scale}"
         known = reference.smc(name, cc.VAETarget(vae, evidence).flatten())

@@ -1,4 +1,4 @@
-"""Ours beside what users would take today: the figures of benchmarks/peers, and the same queries."""
+"""Ours beside what users would take today: the figures and the queries of benchmarks/peers."""
 
 import json
 import math
@@ -27,20 +27,13 @@ def measure(setup: Setup) -> Section:
         how = "needs benchmarks/results/peers.json: make peers"
         return Section([Row("peers", "", "", None, how)])
     peers = json.loads(path.read_text())
-    num_alone = max(
-        len(row["queries"])
-        for row in peers["rows"]
-        if row.get("form") == "alone" and "queries" in row
-    )
+    asked = [row for row in peers["rows"] if row.get("queries")]
+    num_alone = max((len(row["queries"]) for row in asked if row["form"] == "alone"), default=0)
     ours = {
         model: _ours(model, setup.num(peers["num_queries"], 2), setup.num(num_alone, 1), setup)
         for model in sorted({row["model"] for row in peers["rows"]})
     }
-    pairs = [
-        _pair(row, ours[row["model"]][row["form"]])
-        for row in peers["rows"]
-        if row.get("queries") and row.get("form") in ("alone", "batch")
-    ]
+    pairs = [_pair(row, ours[row["model"]][row["form"]]) for row in asked]
     rows = []
     for (model, form), wanted in _WANTED.items():
         some = [p for p in pairs if (p["model"], p["form"]) == (model, form)]
@@ -85,10 +78,7 @@ def _ours(model: str, num: int, num_alone: int, setup: Setup) -> dict[str, Any]:
         },
         "alone": {
             "seconds": [each for _, each in alone],
-            "errors": [
-                abs(float(posterior.log_evidence - known[i]))
-                for i, (posterior, _) in enumerate(alone)
-            ],
+            "errors": [abs(float(p.log_evidence - known[i])) for i, (p, _) in enumerate(alone)],
         },
     }
 

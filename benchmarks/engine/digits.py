@@ -104,7 +104,7 @@ def two_d(setup: Setup) -> Section:
 
 
 def twenty_d(setup: Setup) -> Section:
-    vae, num = cc.zoo.load("mnist-20d"), setup.num(200, 4)
+    vae, num = cc.zoo.load("mnist-20d"), setup.num(200, 3)
     evidence = digit_queries(num)
     posterior, seconds = timed(vae, evidence, setup.num(_RUNS, 1))
     alone = [timed(vae, evidence[i], 1)[1] for i in range(min(num, 10))]

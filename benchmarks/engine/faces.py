@@ -1,5 +1,6 @@
 """Faces of which the eyes are observed, latent 100: C-ELBO by the clock, and what a step costs."""
 
+import math
 import statistics
 import time
 
@@ -14,6 +15,7 @@ from crosscoding.methods.starts import starting_params
 from crosscoding.random import generator_from
 
 _BASELINE_SECONDS, _OUR_SECONDS = 65.0, (6.0, 15.0)
+_OVERTIME = 1.25  # of the time given
 _RATES = (0.01, 0.03)
 _NUM_DRAWS, _NUM_FRESH = 16, 1000
 _INIT_SCALE = 0.1  # NumPyro's usual one
@@ -52,13 +54,17 @@ def elbo(setup: Setup) -> Section:
         found = [float(query["ours"][k]["c_elbo"]) for query in queries]
         gains = [a - b for a, b in zip(found, best, strict=True)]
         took = max(query["ours"][k]["seconds"] for query in queries)
+        in_time = took <= _OVERTIME * scale * limit
         rows.append(
             Row(
                 f"celeba-100d, the eyes observed, {limit:g} s alone: C-ELBO",
                 wanted[k],
-                "by face " + ", ".join(f"{gain:+.0f}" for gain in gains) + " nats",
-                all(gain >= margin for gain in gains),
-                f"Auto(max_seconds={scale * limit:g}) (took up to {took:.1f} s); baseline: Adam "
+                "by face "
+                + ", ".join(f"{g:+.0f}" if math.isfinite(g) else "none" for g in gains)
+                + f" nats in up to {took:.1f} s",
+                in_time and all(gain >= margin for gain in gains),
+                f"Auto(max_seconds={scale * limit:g}), not met if it takes {_OVERTIME} times that; "
+                f"C-ELBO less that of the baseline: Adam "
                 f"on a full Gaussian from zero mean and scale {_INIT_SCALE}, {_NUM_DRAWS} draws a "
                 f"step, {scale * _BASELINE_SECONDS:g} s, the better of rates "
                 f"{' and '.join(map(str, _RATES))}: {', '.join(f'{b:.0f}' for b in best)} nats",

@@ -1,10 +1,12 @@
 """Where the modes of p(z|x) are, and how far the shares of an answer's draws in them are off.
 
 In 2 dimensions the modes are the connected regions of the exact answer's grid cells whose density
-is above a share of the highest; above, the points where climbs from reference draws end. Every point
+is above a share of the highest; above, the points where climbs from reference draws end. Each point
 belongs to the mode that is nearest, so that the masses of a reference and of an answer are of the
 same sets. A region or climb is a mode by the reference alone: the answer has no say.
 """
+
+import math
 
 import numpy as np
 import torch
@@ -59,12 +61,19 @@ def mass_errors(target: cc.Target, reference: Tensor, draws: Tensor) -> tuple[Te
         target: Flat, of B queries.
         reference: Equally weighted draws of p(z|x), (R, B, latent).
         draws: Of the answer, (S, B, latent).
+    Returns:
+        NaN and 0 where there is no reference.
     """
-    starts = reference[:: max(len(reference) // _NUM_CLIMBS, 1)][:_NUM_CLIMBS]
+    known = reference.isfinite().all(-1).all(0)
+    starts = reference.nan_to_num()[:: max(len(reference) // _NUM_CLIMBS, 1)][:_NUM_CLIMBS]
     modes = climb(target.flatten(), starts, _CLIMB_STEPS)
     _, climbs = modes.log_weights()
     errors, nums = [], []
     for b in range(reference.shape[1]):
+        if not known[b]:
+            errors.append(torch.tensor(math.nan))
+            nums.append(0)
+            continue
         centres = modes.z[:, b][climbs[:, b] > 0]
         scale = torch.linalg.cholesky(
             torch.cov(reference[:, b].mT) + 1e-12 * torch.eye(reference.shape[-1])

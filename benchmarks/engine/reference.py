@@ -63,32 +63,48 @@ def smc(name: str, target: cc.Target) -> Reference:
 
 def _annealed(target: cc.Target) -> Reference:
     """Seed after seed, until the pooled islands agree; NaN where annealing does not get there."""
-    num, settings = target.num_queries, ANNEALING
-    islands = [torch.empty(0) for _ in range(num)]
-    particles = [torch.empty(0) for _ in range(num)]
-    rows = torch.arange(num)
+    nothing = torch.empty(0)
+    islands, particles = [nothing] * target.num_queries, [nothing] * target.num_queries
+    rows = torch.arange(target.num_queries)
     for seed in range(_MOST_SEEDS):
-        try:
-            swarm = settings.run(target.select(rows), generator=torch.Generator().manual_seed(seed))
-        except BudgetError:
-            break
-        for place, row in enumerate(rows.tolist()):
-            islands[row] = torch.cat([islands[row], swarm.log_islands[:, place]])
-            found = swarm.z[:, place].unflatten(0, (settings.num_islands, -1))
+        for row, log_islands, found in _runs(target, rows, seed):
+            islands[row] = torch.cat([islands[row], log_islands])
             particles[row] = torch.cat([particles[row], found]) if seed else found
-        errors = torch.stack([log_mean_of_islands(islands[r][:, None])[1][0] for r in rows])
-        rows = rows[~(errors <= WANTED_ERROR)]
+        errors = [_error(islands[row]) for row in rows.tolist()]
+        rows = rows[torch.tensor([error > WANTED_ERROR for error in errors])]
         if not len(rows):
             break
-    figures = [_pooled(islands[row], particles[row], target.latent_dim) for row in range(num)]
+    figures = [_pooled(*parts, target) for parts in zip(islands, particles, strict=True)]
     log_evidence, error, draws = zip(*figures, strict=True)
     return Reference(torch.stack(log_evidence), torch.stack(error), torch.stack(draws, 1))
 
 
-def _pooled(log_islands: Tensor, particles: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+def _runs(target: cc.Target, rows: Tensor, seed: int) -> list[tuple[int, Tensor, Tensor]]:
+    """Of each query: which, log Ẑ of islands, (I,), and their particles, (I, S / I, latent).
+
+    A query that annealing does not get through to is left out; it takes no other with it.
+    """
+    try:
+        generator = torch.Generator().manual_seed(seed)
+        swarm = ANNEALING.run(target.select(rows), generator=generator)
+    except BudgetError:
+        each = rows.split(1) if len(rows) > 1 else ()
+        return [run for row in each for run in _runs(target, row, seed)]
+    z = swarm.z.unflatten(0, (ANNEALING.num_islands, -1))
+    return [(row, swarm.log_islands[:, b], z[:, :, b]) for b, row in enumerate(rows.tolist())]
+
+
+def _error(log_islands: Tensor) -> float:
+    """Standard error of log p(x); NaN, which is never too large, where there is no run."""
+    return float(log_mean_of_islands(log_islands[:, None])[1]) if len(log_islands) else math.nan
+
+
+def _pooled(
+    log_islands: Tensor, particles: Tensor, target: cc.Target
+) -> tuple[Tensor, Tensor, Tensor]:
     if not len(log_islands):
         nothing = torch.tensor(math.nan)
-        return nothing, nothing, torch.full((_NUM_KEPT, dim), math.nan)
+        return nothing, nothing, torch.full((_NUM_KEPT, target.latent_dim), math.nan)
     log_evidence, error = log_mean_of_islands(log_islands[:, None])
     log_weights = log_islands[:, None].expand(particles.shape[:2]).flatten()[:, None]
     index = systematic(log_weights, torch.tensor([0.5]), _NUM_KEPT)

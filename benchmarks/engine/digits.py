@@ -44,21 +44,20 @@ def two_d(setup: Setup) -> Section:
     posterior, seconds = timed(vae, evidence)
     # The same answers with more of their draws kept: of 1,000, the shares have noise of their own.
     more = cc.condition(vae, evidence, cc.methods.Auto(num_draws=10_000), seed=0)
-    exact = reference.exact_parts(vae, evidence)
-    log_evidence = torch.cat([part.log_evidence for part in exact])
+    known, regions, exact = [], [], []
+    for part in reference.exact_parts(vae, evidence):
+        known.append(part.log_evidence)
+        exact.append(part.sample(1000, seed=1))
+        cells = (part.draws, part.log_weights, part._findings.cell_width)
+        regions += [modes.Regions(*(c[:, b] for c in cells)) for b in range(len(known[-1]))]
+    log_evidence = torch.cat(known)
     errors = (posterior.log_evidence - log_evidence).abs()
-    regions = [
-        modes.Regions(part.draws[:, b], part.log_weights[:, b], part._findings.cell_width[:, b])
-        for part in exact
-        for b in range(len(part.log_evidence))
-    ]
-    yardstick = torch.cat([part.sample(1000, seed=1) for part in exact], 1)
     masses = {
         name: torch.tensor([found.error(draws[:, b]) for b, found in enumerate(regions)])
         for name, draws in {
             "mass_errors": posterior.draws,
             "mass_errors_of_10000": more.draws,
-            "mass_errors_of_1000_exact": yardstick,
+            "mass_errors_of_1000_exact": torch.cat(exact, 1),
         }.items()
     }
     figures = answer_figures("mnist-2d", posterior, num, seconds) | {

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 import torch
+from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 from torch import Tensor
@@ -30,10 +31,7 @@ class Regions:
         log_density = log_weights - cells.shape[-1] * np.log(width)
         high = log_density > log_density.max() + np.log(SHARE)
         points, sizes = cells[high], width[high]
-        pairs = KDTree(points).query_pairs(sizes.max() * 1.01, p=np.inf, output_type="ndarray")
-        gaps = np.abs(points[pairs[:, 0]] - points[pairs[:, 1]]).max(-1)
-        pairs = pairs[gaps < 0.505 * (sizes[pairs[:, 0]] + sizes[pairs[:, 1]])]
-        self.num, self._label = _components(len(points), pairs)
+        self.num, self._label = _components(points, sizes)
         self._tree = KDTree(points)
         mass = np.exp(log_weights)
         self.masses = np.bincount(self._which(cells), mass / mass.sum(), self.num)
@@ -47,11 +45,24 @@ class Regions:
         return self._label[self._tree.query(points)[1]]
 
 
-def _components(num: int, pairs: np.ndarray) -> tuple[int, np.ndarray]:
-    from scipy.sparse import coo_array
+def _components(points: np.ndarray, sizes: np.ndarray) -> tuple[int, np.ndarray]:
+    """Number of connected regions of cells that touch, corners included, and each cell's region.
 
-    ones = np.ones(len(pairs))
-    return connected_components(coo_array((ones, (pairs[:, 0], pairs[:, 1])), (num, num)), False)
+    Cells of one size are looked at with those that are no larger, so that only neighbours count.
+    """
+    firsts, seconds = [], []
+    for size in np.unique(sizes):
+        these, finer = np.flatnonzero(sizes == size), np.flatnonzero(sizes <= size)
+        near = KDTree(points[these]).sparse_distance_matrix(
+            KDTree(points[finer]), 1.01 * size, p=np.inf, output_type="ndarray"
+        )
+        first, second = these[near["i"]], finer[near["j"]]
+        touch = near["v"] < 0.505 * (size + sizes[second])
+        firsts.append(first[touch])
+        seconds.append(second[touch])
+    first, second = np.concatenate(firsts), np.concatenate(seconds)
+    graph = coo_array((np.ones(len(first)), (first, second)), (len(points), len(points)))
+    return connected_components(graph, directed=False)
 
 
 def mass_errors(target: cc.Target, reference: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:

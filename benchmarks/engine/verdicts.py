@@ -42,7 +42,7 @@ def measure(setup: Setup) -> Section:
             f"{share:.2%}" if trusted else "",
             share >= 0.99 if trusted and not absent else None,
             f"{by_source}. Of the {len(trusted) - len(right)} wrong, {len(beyond)} are so by more "
-            f"than 2 standard errors of their kept draws. {len(everything) - len(known)} answers "
+            f"than 2 standard errors of the reference and of the kept draws. {len(everything) - len(known)} answers "
             "have no reference" + (f"; {', '.join(absent)} not measured yet" if absent else ""),
         )
     ]
@@ -61,9 +61,10 @@ def _is_right(answer: dict[str, Any]) -> bool:
 
 
 def _within_noise(answer: dict[str, Any]) -> bool:
-    """Whether the shares of the draws may be off by chance: 2 of their standard errors more."""
+    """Whether chance may have made it wrong: 2 standard errors of reference and draws more."""
     noise = 0.5 / math.sqrt(answer["num_draws"])
-    return answer["error"] <= _ERROR and answer["mass_error"] <= _MASS_ERROR + 2 * noise
+    close = answer["error"] <= _ERROR + 2 * answer["reference_error"]
+    return close and answer["mass_error"] <= _MASS_ERROR + 2 * noise
 
 
 def _answers(figures: dict[str, Any]) -> list[dict[str, Any]]:
@@ -71,17 +72,22 @@ def _answers(figures: dict[str, Any]) -> list[dict[str, Any]]:
     groups = [figures] if "labels" in figures else figures.values()
     found = []
     for group in groups:
-        parts = zip(group["errors"], group["mass_errors"], group["labels"], strict=True)
+        exact = [0.0] * len(group["labels"])
+        names = ("errors", "mass_errors", "labels")
+        parts = zip(*(group[n] for n in names), group.get("reference_errors", exact), strict=True)
         found += [_answer(group["source"], *part) for part in parts]
     return found
 
 
-def _answer(source: str, error: float, mass_error: float, label: str) -> dict[str, Any]:
+def _answer(
+    source: str, error: float | None, mass_error: float, label: str, reference_error: float
+) -> dict[str, Any]:
     return {
         "source": source,
         "label": label,
         "error": error,
         "mass_error": mass_error,
+        "reference_error": reference_error,
         "num_draws": 1000,
     }
 
@@ -106,14 +112,17 @@ def _of_one_decoder(dim: int, seed: int, scale: float) -> list[dict[str, Any]]:
     if dim == 2:
         exact = reference.exact_parts(vae, evidence)
         log_evidence = torch.cat([part.log_evidence for part in exact])
+        unsure = torch.zeros_like(log_evidence)
     else:
         name = f"mirrored-{dim}-{seed}-{scale}"
         known = reference.smc(name, cc.VAETarget(vae, evidence).flatten())
-        unsure = ~(known.error <= 2 * reference.WANTED_ERROR)
-        log_evidence = known.log_evidence.masked_fill(unsure, math.nan)
+        unsure = known.error
+        poor = ~(unsure <= 2 * reference.WANTED_ERROR)
+        log_evidence = known.log_evidence.masked_fill(poor, math.nan)
     errors = (posterior.log_evidence - log_evidence).abs().tolist()
     errors = [error if math.isfinite(error) else None for error in errors]
     masses = modes.half_error(posterior.draws).tolist()
     labels = [verdict.label for verdict in posterior.verdicts]
-    rows = [_answer("mirrored", *part) for part in zip(errors, masses, labels, strict=True)]
+    parts = zip(errors, masses, labels, unsure.tolist(), strict=True)
+    rows = [_answer("mirrored", *part) for part in parts]
     return [row | {"dim": dim, "seed": seed, "scale": scale} for row in rows]

@@ -131,7 +131,7 @@ def _save(path: Path, reference: Reference) -> None:
 
 
 def exact_parts(vae: cc.VAE, evidence: cc.Evidence) -> Iterator[cc.Posterior]:
-    """Answers of `Grid(tolerance=1e-4)`, some queries at a time: tens of thousands of cells each."""
+    """Answers of `Grid(tolerance=1e-4)`, some queries at a time: they have many cells."""
     grid = cc.methods.Grid(tolerance=1e-4)
     num = len(evidence.values)
     for start in range(0, num, _GRID_AT_ONCE):

@@ -42,8 +42,9 @@ def measure(setup: Setup) -> Section:
             f"{share:.2%}" if trusted else "",
             share >= 0.99 if trusted and not absent else None,
             f"{by_source}. Of the {len(trusted) - len(right)} wrong, {len(beyond)} are so by more "
-            f"than 2 standard errors of the reference and of the kept draws. {len(everything) - len(known)} answers "
-            "have no reference" + (f"; {', '.join(absent)} not measured yet" if absent else ""),
+            f"than 2 standard errors of the reference and of the kept draws. "
+            f"{len(everything) - len(known)} answers have no reference"
+            + (f"; {', '.join(absent)} not measured yet" if absent else ""),
         )
     ]
     for name, wanted in (("mnist-2d", 0.9), ("mnist-20d", 0.7)):
@@ -53,7 +54,7 @@ def measure(setup: Setup) -> Section:
         met = part >= wanted if labels else None
         how = f"{len(labels):,} queries, those of the rows above"
         rows.append(Row(f"{name}: share trusted", f"≥ {wanted:.0%}", measured, met, how))
-    return Section(rows, {"answers": everything, "wrong": [a for a in trusted if a not in right]})
+    return Section(rows, {"answers": everything, "wrong": [a for a in trusted if not _is_right(a)]})
 
 
 def _is_right(answer: dict[str, Any]) -> bool:

@@ -1,6 +1,6 @@
 """How long the cross-coders of the paper take, and how near they come to where they converge.
 
-    make bench
+    make speed
 
 Every query is a test digit with 5, 15 or 25 % of its pixels observed at random. The shortfall is
 the C-ELBO, in nats, that a fit gains when it goes on from where it stopped with eight times the

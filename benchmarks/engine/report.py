@@ -1,0 +1,257 @@
+"""docs/benchmarks.md and its pictures, from the figures of benchmarks/results/engine.json alone."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+Sections = dict[str, dict[str, Any]]
+
+_OURS, _COLOURS = "#c1440e", ("#4c72b0", "#64a6bd", "#55a868", "#8172b3", "#8c8c8c", "#b0a160")
+_LEAST_ERROR = 1e-5  # nats: errors below are drawn there
+_LABELS = ("trusted", "approximate", "unreliable")
+_SOURCES = {"mnist-2d": "o", "mnist-20d": "s", "blocks": "^", "mirrored": "D"}
+
+
+def word(met: bool | None) -> str:
+    return {True: "met", False: "**not met**", None: "–"}[met]
+
+
+def render(results: dict[str, Any], folder: Path) -> None:
+    """Write benchmarks.md and images/*.png to a folder."""
+    sections: Sections = results["sections"]
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    pictures = [draw(sections, folder / "images") for draw in (_versus, _verdicts, _scale)]
+    parts = [
+        _HEAD,
+        _table(sections),
+        *(picture for picture in pictures if picture),
+        _peers(sections),
+        _how(sections),
+    ]
+    (folder / "benchmarks.md").write_text("\n\n".join(part for part in parts if part) + "\n")
+
+
+_HEAD = """# Benchmarks
+
+What the cascade, `cc.methods.Auto()`, was wanted to do and what it does. `make engine` measures all
+of this again, and writes `benchmarks/results/engine.json`, from which this page is made. Errors are
+against exact answers, or references whose standard error is known. A query on digits is an MNIST
+test digit of which 5, 15 or 25 % of the pixels are observed at random, or one quadrant, in equal
+parts, each query another digit. All times are of whole calls, in one process."""
+
+
+# ---- tables --------------------------------------------------------------------------------------
+
+
+def _table(sections: Sections) -> str:
+    lines = ["| target | wanted | measured | met | how |", "| --- | --- | --- | --- | --- |"]
+    for section in sections.values():
+        for row in section["rows"]:
+            cells = [row["target"], row["wanted"], row["measured"], word(row["met"]), row["how"]]
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def _peers(sections: Sections) -> str:
+    figures = sections.get("peers", {}).get("figures", {})
+    if not figures:
+        return ""
+    lines = [
+        "## Peers",
+        "",
+        "The same decoder, the same evidence (`make peers`; settings are in",
+        "`benchmarks/results/peers.json`). Seconds are a query's share, without compilation: to",
+        "the first checkpoint at which an estimate of log p(x) is within 0.1 nats of the truth,",
+        "which no user could know, and of the whole run. Medians over queries; – where half of",
+        "them or more never come within 0.1 nats. A ratio is the peer's seconds over ours.",
+        "",
+        "| model | asked | peer | to 0.1 nats | whole run | its error | ours | our error | ratio "
+        "| of whole runs |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for pair in figures["pairs"]:
+        asked = f"{pair['num']} in one call" if pair["form"] == "batch" else "alone"
+        cells = [
+            pair["model"],
+            asked,
+            f"{pair['peer']} {pair['version']}",
+            _seconds(pair["seconds_to_0.1"]),
+            _seconds(pair["seconds_total"]),
+            _figure(pair["median_error"], " nats"),
+            _seconds(pair["our_seconds"]),
+            _figure(pair["our_median_error"], " nats"),
+            _figure(pair["ratio_to_0.1"]),
+            _figure(pair["ratio_total"]),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _how(sections: Sections) -> str:
+    lines = [
+        "## Machine",
+        "",
+        "| section | took | processor | threads | load at start | torch | python | digits |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, section in sections.items():
+        about = section["context"]
+        cells = [
+            name + (" (quick)" if section["quick"] else ""),
+            f"{section['seconds']:.0f} s",
+            f"{about['processor']}, {about['cores']} cores",
+            str(about["threads"]),
+            f"{about['load']:.1f}",
+            about["torch"],
+            about["python"],
+            about["digits"],
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.2g} s" if value >= 1 else f"{1e3 * value:.3g} ms"
+
+
+def _figure(value: float | None, unit: str = "") -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.0f}{unit}" if abs(value) >= 100 else f"{value:.2g}{unit}"
+
+
+# ---- pictures ------------------------------------------------------------------------------------
+
+
+def _versus(sections: Sections, folder: Path) -> str:
+    """Error against seconds, a point a query, peers and ours."""
+    figures = sections.get("peers", {}).get("figures", {})
+    if not figures:
+        return ""
+    models = sorted(figures["ours"], reverse=True)
+    figure, axes = _axes(len(models), (4.6 * len(models), 4.4))
+    peers = list(dict.fromkeys(pair["peer"] for pair in figures["pairs"]))
+    for axis, model in zip(axes, models, strict=True):
+        for pair in figures["pairs"]:
+            if pair["model"] == model:
+                colour = _COLOURS[peers.index(pair["peer"]) % len(_COLOURS)]
+                _points(axis, pair["points"], colour, pair["form"], pair["peer"])
+        for form, own in figures["ours"][model].items():
+            points = zip(own["seconds"], own["errors"], strict=True)
+            _points(axis, list(points), _OURS, form, "crosscoding, Auto")
+        axis.axhline(0.1, color="0.6", linewidth=0.8, linestyle=":")
+        axis.set(xscale="log", yscale="log", title=model, xlabel="seconds a query")
+    axes[0].set_ylabel("|error of log p(x)|, nats")
+    handles = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False
+    )
+    return _picture(
+        figure,
+        folder,
+        "error-against-seconds",
+        "Error of log p(x) against seconds a query, crosscoding and its peers",
+        "A point a query, when its run is over: rings are queries asked alone, dots those of "
+        "a batch. Down and to the left is better; the dotted line is at 0.1 nats.",
+    )
+
+
+def _points(axis: Axes, points: list, colour: str, form: str, name: str) -> None:
+    points = [(s, max(e, _LEAST_ERROR)) for s, e in points if s is not None and e is not None]
+    if not points:
+        return
+    filled = form == "batch"
+    axis.scatter(
+        *zip(*points, strict=True),
+        s=26,
+        facecolors=colour if filled else "none",
+        edgecolors=colour,
+        linewidths=1.2,
+        alpha=0.85,
+        label=name if filled else None,
+        zorder=3 if colour == _OURS else 2,
+    )
+
+
+def _verdicts(sections: Sections, folder: Path) -> str:
+    """Errors by label, a point an answer."""
+    answers = sections.get("verdicts", {}).get("figures", {}).get("answers", [])
+    if not answers:
+        return ""
+    figure, axes = _axes(2, (9.2, 4.0))
+    kinds = {"error": (0.1, "|error of log p(x)|, nats"), "mass_error": (0.05, "error of a mass")}
+    for axis, (key, (limit, name)) in zip(axes, kinds.items(), strict=True):
+        for place, source in enumerate(_SOURCES):
+            some = [a for a in answers if a["source"] == source and a[key] is not None]
+            side = 0.2 * (place - 1.5)
+            axis.scatter(
+                [_LABELS.index(a["label"]) + side + 0.12 * _spread(i) for i, a in enumerate(some)],
+                [max(a[key], _LEAST_ERROR) for a in some],
+                s=10,
+                marker=_SOURCES[source],
+                color=(_OURS, *_COLOURS)[place],
+                alpha=0.5,
+                linewidths=0,
+                label=source,
+            )
+        counts = [sum(a["label"] == label for a in answers) for label in _LABELS]
+        ticks = [f"{label}\n({n:,})" for label, n in zip(_LABELS, counts, strict=True)]
+        axis.set_xticks(range(len(_LABELS)), ticks)
+        axis.set(yscale="log", ylabel=name, xlim=(-0.5, 2.5))
+        axis.axhline(limit, color="0.6", linewidth=0.8, linestyle=":")
+    axes[0].legend(frameon=False, fontsize="small")
+    return _picture(
+        figure,
+        folder,
+        "verdicts",
+        "Errors of log p(x) and of masses by verdict",
+        "A point an answer, by its verdict. “Trusted” answers should lie below the dotted lines.",
+    )
+
+
+def _scale(sections: Sections, folder: Path) -> str:
+    """Seconds a query against the batch's size."""
+    figures = sections.get("scale", {}).get("figures", {})
+    if not figures:
+        return ""
+    figure, (axis,) = _axes(1, (5.2, 3.6))
+    for colour, (model, calls) in zip((_OURS, *_COLOURS), figures.items(), strict=False):
+        sizes = [call["num"] for call in calls]
+        each = [1e3 * call["seconds"] / call["num"] for call in calls]
+        axis.plot(sizes, each, marker="o", markersize=5, color=colour, label=model)
+    axis.set(xscale="log", yscale="log", xlabel="queries in one call", ylabel="ms a query")
+    axis.legend(frameon=False)
+    return _picture(
+        figure,
+        folder,
+        "batch-size",
+        "Milliseconds a query against the number of queries in one call",
+        "What a query takes as more are asked in one call.",
+    )
+
+
+def _axes(num: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=size, layout="constrained")
+    axes = list(figure.subplots(1, num, squeeze=False)[0])
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(color="0.92", linewidth=0.8)
+        axis.set_axisbelow(True)
+    return figure, axes
+
+
+def _picture(figure: Figure, folder: Path, name: str, alt: str, caption: str) -> str:
+    with matplotlib.rc_context({"savefig.dpi": 130}):
+        figure.savefig(folder / f"{name}.png", metadata={"Software": None})
+    return f"![{alt}](images/{name}.png)\n\n{caption}"
+
+
+def _spread(i: int) -> float:
+    """Numbers in (−½, ½) that keep points apart, the same in every run."""
+    return math.modf(i * 0.618034)[0] - 0.5

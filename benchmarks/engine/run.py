@@ -1,0 +1,80 @@
+"""What the cascade is worth: errors, seconds and verdicts, against what was wanted of it.
+
+    make engine        or        python benchmarks/engine/run.py --only mnist-2d blocks
+
+Measures section after section in one process, and writes benchmarks/results/engine.json after each;
+from that alone come docs/benchmarks.md and its pictures (`--render`: nothing is measured). With
+--quick, a few queries show that everything runs, and all of it goes to out/benchmarks.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import closed_forms
+import digits
+import faces
+import report
+import scale
+import verdicts
+import versus
+from table import RESULTS, ROOT, Section, Setup, context
+
+SECTIONS: dict[str, Callable[[Setup], Section]] = {
+    "mnist-2d": digits.two_d,
+    "mnist-20d": digits.twenty_d,
+    "celeba-100d": faces.elbo,
+    "linear": closed_forms.linear,
+    "blocks": closed_forms.blocks,
+    "verdicts": verdicts.measure,
+    "peers": versus.measure,
+    "machinery": faces.machinery,
+    "scale": scale.measure,
+}
+
+
+def main() -> None:
+    args = _arguments()
+    quick = ROOT / "out" / "benchmarks"
+    results = quick / "engine.json" if args.quick else RESULTS / "engine.json"
+    docs = quick if args.quick else ROOT / "docs"
+    if not args.render:
+        measure(results, args.only, args.quick)
+    report.render(json.loads(results.read_text()), docs)
+    print(f"written: {results} and {docs / 'benchmarks.md'}")
+
+
+def measure(path: Path, names: list[str], quick: bool) -> None:
+    """Measure these sections; those that the file has of others stay as they are."""
+    kept: dict[str, Any] = json.loads(path.read_text())["sections"] if path.is_file() else {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def earlier(name: str) -> dict[str, Any]:
+        return kept.get(name, {}).get("figures", {})
+
+    for name in (name for name in SECTIONS if name in names):
+        print(f"{name} ...", flush=True)
+        about, start = context(), time.perf_counter()
+        section = SECTIONS[name](Setup(quick, earlier)).to_json()
+        seconds = time.perf_counter() - start
+        kept[name] = {"quick": quick, "seconds": seconds, "context": about, **section}
+        ordered = {name: kept[name] for name in SECTIONS if name in kept}
+        path.write_text(json.dumps({"sections": ordered}, indent=1) + "\n")
+        for row in section["rows"]:
+            print(f"  {row['target']}: {row['measured']} ({report.word(row['met'])})", flush=True)
+        print(f"  {seconds:.0f} s", flush=True)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--quick", action="store_true", help="a few queries, to out/benchmarks")
+    parser.add_argument("--render", action="store_true", help="documents from what was measured")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -117,7 +117,7 @@ class _Cascade:
             if len(everything):
                 self._stages(everything)
         except KeyboardInterrupt:  # what is finished is the answer
-            self._answers.finished &= self._answers.grade == 0
+            self._answers.finished &= (self._answers.grade == 0) & ~self._to_look_at()
         return self._answers.findings(tuple(self._trace))
 
     def _stages(self, everything: Tensor) -> None:
@@ -131,8 +131,7 @@ class _Cascade:
         way = self._answers.way
         self._stage("anneal", rows[way[rows] <= _LONG_WAY], self._anneal)
         self._stage("climb", rows[way[rows] > _LONG_WAY], self._climb)
-        looked = (self._answers.grade == 0) & (way > _SHORT_WAY) & (way <= _LONG_WAY)
-        self._stage("look", looked.nonzero()[:, 0], self._look_again)
+        self._stage("look", self._to_look_at().nonzero()[:, 0], self._look_again)
         rows = self._open()
         within_reach = (way[rows] < _LONGEST_WAY) & (self._swarm_costs(rows) < _MOST_OPERATIONS)
         self._stage("swarm", rows[within_reach], self._swarm)
@@ -142,6 +141,14 @@ class _Cascade:
     def _open(self) -> Tensor:
         """The queries that are not settled."""
         return (self._answers.grade > 0).nonzero()[:, 0]
+
+    def _to_look_at(self) -> Tensor:
+        """Which queries are settled by particles that may have lost a mode on a long way, (B,)."""
+        way, looked = self._answers.way, torch.zeros_like(self._answers.finished)
+        for stage in self._trace:
+            looked |= (stage.decodes > 0) & (stage.name == "look")
+        long = (way > _SHORT_WAY) & (way <= _LONG_WAY)
+        return (self._answers.grade == 0) & long & ~looked
 
     def _out_of_time(self) -> bool:
         return time.perf_counter() > self._deadline
@@ -259,7 +266,7 @@ class _Cascade:
     def _swarm(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         for_particles, for_proposal = spawn(generator, 2)
         least = 512 + 32 * self._target.latent_dim
-        affordable = _SWARM_OPERATIONS / float(self._swarm_costs(rows).median()) * least
+        affordable = _SWARM_OPERATIONS / (5 * _LONG_WAY * target.operations)
         num = int(max(least, min(affordable, 8 * least))) // _BANK_ISLANDS * _BANK_ISLANDS
         annealing = Annealing(num, _BANK_ISLANDS, 1, 4, 0.5)
         try:
@@ -284,7 +291,7 @@ class _Cascade:
 
     def _swarm_costs(self, rows: Tensor) -> Tensor:
         """Multiply-adds of the smallest swarm that makes sense, for each query."""
-        decodes = (512 + 32 * self._target.latent_dim) * 5 * self._answers.way[rows]
+        decodes = (512 + 32 * self._target.latent_dim) * 5 * self._answers.way[rows].clamp_min(1.0)
         return decodes * self._target.operations
 
     def _propose(
@@ -375,8 +382,22 @@ class _Cascade:
             taken(modes.z, best).transpose(0, 1),
             torch.linalg.inv(taken(modes.precision, best).transpose(0, 1)),
         )
+        proposal = widened(mixture, target)
+
+        def lacking(proposal: Fitted, some: Tensor, largest: Tensor) -> Tensor:
+            """Share of modes not found, and of those found where the proposal is too thin."""
+            weights = modes.log_joint[:, some] - proposal.log_prob(modes.z[:, some])
+            outside = torch.where(weights > largest + _BEYOND, log_weights[:, some].exp(), 0.0)
+            return searched[some] + outside.sum(0)
+
+        everything = torch.arange(len(rows), device=rows.device)
         decodes += self._weigh(
-            target, rows, widened(mixture, target), _NUM_ADAPT, lambda largest: searched, for_modes
+            target,
+            rows,
+            proposal,
+            _NUM_ADAPT,
+            lambda largest: lacking(proposal, everything, largest),
+            for_modes,
         )
         poor = (self._answers.grade[rows] > 0).nonzero()[:, 0]
         if len(poor) and not self._out_of_time():
@@ -392,7 +413,7 @@ class _Cascade:
                 rows[poor],
                 gaussian,
                 _NUM_ADAPT,
-                lambda largest: searched[poor],
+                lambda largest: lacking(gaussian, poor, largest),
                 for_gaussian,
             )
         return decodes

@@ -110,11 +110,11 @@ def test_pairwise_log_prob_is_every_query_under_every_parameter_set(case):
             for p in params
         ]
     )
-    result = likelihood.pairwise_log_prob(params, values, mask)
+    result = likelihood.pairwise_log_prob(likelihood.to_keep(params), values, mask)
     assert result.shape == (9, 4)
     torch.testing.assert_close(result, expected)
     torch.testing.assert_close(
-        Likelihood.pairwise_log_prob(likelihood, params, values, mask), expected
+        Likelihood.pairwise_log_prob(likelihood, (params,), values, mask), expected
     )
 
 
@@ -123,7 +123,7 @@ def test_pairwise_gaussian_keeps_its_digits_where_data_and_mean_nearly_agree():
     mean = 1 + 1e-3 * torch.randn(5, 200, generator=seeded(0))
     values, mask = mean[:3].clone() + 1e-3, torch.ones(3, 200, dtype=torch.bool)
     likelihood = Gaussian(1e-2)
-    pairwise = likelihood.pairwise_log_prob(mean, values, mask)
+    pairwise = likelihood.pairwise_log_prob(likelihood.to_keep(mean), values, mask)
     assert pairwise.dtype == torch.float32
     exact = likelihood.masked_log_prob(mean[:, None].double(), values.double(), mask)
     # float32 holds the sum, about 700 nats, to 4e-5; σ's own rounding to float32 adds a little
@@ -174,7 +174,9 @@ def test_saturated_probabilities_call_no_observation_impossible(dtype):
     assert (elements[[1, 2]] < -15).all()
     for total in (
         likelihood.masked_log_prob(params, values, mask),
-        likelihood.pairwise_log_prob(params[None], values[None], mask[None]).sum(),
+        likelihood.pairwise_log_prob(
+            likelihood.to_keep(params[None]), values[None], mask[None]
+        ).sum(),
     ):
         torch.testing.assert_close(total, elements.sum())
         (gradient,) = torch.autograd.grad(total, params, retain_graph=True)
@@ -199,7 +201,9 @@ def test_gradients_are_finite_where_unobserved_values_were_nan(case):
     evidence = cc.Evidence.from_nan(values)
     params = decoded(case, 7, 3).requires_grad_()
     masked = likelihood.masked_log_prob(params, evidence.values, evidence.mask)
-    pairwise = likelihood.pairwise_log_prob(params[:, 0], evidence.values, evidence.mask)
+    pairwise = likelihood.pairwise_log_prob(
+        likelihood.to_keep(params[:, 0]), evidence.values, evidence.mask
+    )
     assert masked.isfinite().all()
     assert pairwise.isfinite().all()
     (gradient,) = torch.autograd.grad(masked.sum() + pairwise.sum(), params)
@@ -317,3 +321,61 @@ def test_a_probability_outside_0_and_1_is_an_error_and_not_a_clamp():
     with pytest.raises(ValueError, match="expected probabilities between 0 and 1"):
         likelihood.log_prob(torch.tensor([1.2]), one)
     assert likelihood.log_prob(torch.tensor([1.0]), one).isfinite().all()
+
+
+# ---- Fisher information, some elements -----------------------------------------------------------
+
+
+@every_case
+def test_fisher_is_the_expected_bend_of_log_prob(case):
+    """−E[∂² log p(t|z)], by autograd at the points of an exact rule for the expectation."""
+    likelihood, params = LIKELIHOODS[case], decoded(case, 4)
+    mean, deviation = likelihood.mean(params), likelihood.variance(params).sqrt()
+    if case in ("logits", "probabilities"):
+        rule = [(1 - mean, torch.zeros_like(mean)), (mean, torch.ones_like(mean))]
+    else:  # three points of Gauss-Hermite: exact for the squares that second derivatives hold
+        offsets = ((1 / 6, -math.sqrt(3)), (2 / 3, 0.0), (1 / 6, math.sqrt(3)))
+        rule = [(torch.full_like(mean, w), mean + x * deviation) for w, x in offsets]
+    expected = torch.zeros_like(params)
+    for weight, values in rule:
+        at = params.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(likelihood.log_prob(at, values).sum(), at, create_graph=True)
+        for index in range(max(sum(likelihood.param_shape), 1)):
+            part = slope[..., index] if likelihood.param_shape else slope
+            (bend,) = torch.autograd.grad(part.sum(), at, retain_graph=True)
+            bend = bend[..., index] if likelihood.param_shape else bend
+            target = expected[..., index] if likelihood.param_shape else expected
+            target -= weight * bend
+    assert likelihood.fisher(params).shape == params.shape
+    torch.testing.assert_close(likelihood.fisher(params), expected)
+
+
+def test_fisher_of_saturated_elements_is_finite():
+    saturated = torch.tensor([-800.0, 0.0, 800.0])
+    assert torch.equal(Bernoulli().fisher(saturated), torch.tensor([0.0, 0.25, 0.0]))
+    assert Bernoulli(logits=False).fisher(torch.tensor([0.0, 0.5, 1.0])).isfinite().all()
+
+
+@every_case
+def test_of_elements_and_select_follow_each_query(case):
+    likelihood, params, values = LIKELIHOODS[case], decoded(case, 3), observed(case, 3)
+    elements = torch.tensor([[0, 4], [5, 1], [2, 2]])
+    some = likelihood.of_elements(elements)
+    index = elements[..., None].expand(3, 2, 2) if likelihood.param_shape else elements
+    chosen, data = params.gather(1, index), values.gather(1, elements)
+    expected = likelihood.log_prob(params, values).gather(1, elements)
+    torch.testing.assert_close(some.log_prob(chosen, data), expected)
+    queries = torch.tensor([2, 0])
+    torch.testing.assert_close(
+        some.select(queries).log_prob(chosen[queries], data[queries]), expected[queries]
+    )
+
+
+@every_case
+def test_what_is_kept_gives_every_query_under_every_parameter_set(case):
+    likelihood, params, values = LIKELIHOODS[case], decoded(case, 7), observed(case, 3)
+    mask = torch.rand(3, E, generator=seeded(4)) < 0.5
+    kept = likelihood.to_keep(params)
+    assert all(part.shape[0] == 7 for part in kept)
+    expected = likelihood.masked_log_prob(params.unsqueeze(1), values, mask)
+    torch.testing.assert_close(likelihood.pairwise_log_prob(kept, values, mask), expected)

@@ -331,3 +331,126 @@ def test_the_mirrored_problem_is_the_same_at_z_and_minus_z():
     assert problem.target.log_likelihood(problem.mode).item() == pytest.approx(
         -5 * (torch.tensor(0.3).log().item() + 0.5 * LOG_2PI)
     )
+
+
+# ---- curvature -----------------------------------------------------------------------------------
+
+
+def negated_hessians(log_joint, z: Tensor) -> Tensor:
+    """−∇² of a log-density of one z, at each of z (B, latent)."""
+    hessian = torch.autograd.functional.hessian
+    return torch.stack(
+        [-hessian(lambda point, b=b: log_joint(point, b), z[b]) for b in range(len(z))]
+    )
+
+
+def test_the_curvature_of_a_linear_gaussian_model_is_its_precision_everywhere():
+    problem = linear_gaussian_problem(3, data_dim=8, batch=5, dtype=torch.double)
+    exact = torch.linalg.inv(problem.exact_posterior()[1])
+    for scale in (0.0, 1.0, 10.0):
+        torch.testing.assert_close(problem.target.curvature(scale * points(5, 3)), exact)
+
+
+def test_the_curvature_uses_each_elements_scale():
+    scale = torch.linspace(0.2, 2.0, 8, dtype=torch.double)
+    problem = linear_gaussian_problem(3, data_dim=8, scale=scale, batch=5, dtype=torch.double)
+    exact = torch.linalg.inv(problem.exact_posterior()[1])
+    torch.testing.assert_close(problem.target.curvature(points(5, 3)), exact)
+
+
+@pytest.mark.parametrize("target", [mixture_target(torch.double), blocks(4, dtype=torch.double)])
+def test_the_curvature_of_a_bare_density_is_its_hessian(target):
+    z = points(6, target.latent_dim)
+    flat = target.select(torch.zeros(6, dtype=torch.long))
+    expected = negated_hessians(lambda point, _: target.log_density(point), z)
+    torch.testing.assert_close(flat.curvature(z), expected)
+
+
+@pytest.mark.parametrize("likelihood", ["logits", "probabilities", "decoded scale"])
+def test_the_curvature_is_that_of_the_expected_log_likelihood(likelihood):
+    """−∇² at z of E_{t ~ p(t|z)}[log p(t|·)] is Jᵀ F J, whatever the decoder."""
+    width = 12 if likelihood == "decoded scale" else 6
+    layers = [nn.Linear(3, 7), nn.Tanh(), nn.Linear(7, width)]
+    layers += {
+        "logits": [],
+        "probabilities": [nn.Sigmoid()],
+        "decoded scale": [nn.Unflatten(1, (6, 2)), nn.Softplus()],
+    }[likelihood]
+    decoder = nn.Sequential(*layers).double()
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=seeded(1)))
+    kind = {
+        "logits": cc.likelihoods.Bernoulli(),
+        "probabilities": cc.likelihoods.Bernoulli(logits=False),
+        "decoded scale": cc.likelihoods.Gaussian(None),
+    }[likelihood]
+    vae = cc.VAE(decoder, 3, kind)
+    mask = torch.rand(4, 6, generator=seeded(2)) < 0.6
+    values = (torch.randn(4, 6, generator=seeded(3)) > 0).double()
+    z = points(4, 3)
+
+    def expected_log_joint(point: Tensor, b: int) -> Tensor:
+        fixed, moving = vae.decode(z[b]).detach(), vae.decode(point)
+        mean, variance = kind.mean(fixed), kind.variance(fixed)
+        if likelihood == "decoded scale":  # E log N(t; m, s) over t ~ N(mean, variance)
+            m, s = moving[..., 0], moving[..., 1]
+            elements = -((mean - m).square() + variance) / (2 * s.square()) - s.log()
+        else:
+            elements = kind.log_prob(moving, mean)  # linear in t
+        return elements[mask[b]].sum() - 0.5 * point.square().sum()
+
+    target = cc.VAETarget(vae, cc.Evidence(values, mask))
+    expected = negated_hessians(expected_log_joint, z)
+    torch.testing.assert_close(target.curvature(z), expected)
+    torch.testing.assert_close(target.flatten().curvature(z), expected)
+
+
+def test_the_curvature_without_evidence_is_the_priors():
+    problem = linear_gaussian_problem(3, data_dim=8, batch=5, dtype=torch.double)
+    nothing = cc.Evidence(problem.truth, torch.tensor(False))
+    curvature = cc.VAETarget(problem.vae, nothing).curvature(points(5, 3))
+    torch.testing.assert_close(curvature, torch.eye(3, dtype=torch.double).expand(5, 3, 3))
+
+
+def test_a_decoder_without_a_forward_derivative_is_refused():
+    class Backward(torch.autograd.Function):
+        @staticmethod
+        def forward(context, z):
+            return 2 * z
+
+        @staticmethod
+        def backward(context, gradient):
+            return 2 * gradient
+
+    class Doubled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(2, 4)
+
+        def forward(self, z):
+            return self.linear(Backward.apply(z))
+
+    vae = cc.VAE(Doubled(), 2, cc.likelihoods.Gaussian(0.5))
+    target = cc.VAETarget(vae, cc.Evidence(torch.zeros(1, 4), torch.tensor(True)))
+    with pytest.raises((ValueError, RuntimeError, NotImplementedError), match="forward"):
+        target.curvature(torch.zeros(1, 2))
+
+
+# ---- the bank ------------------------------------------------------------------------------------
+
+
+def test_the_bank_of_a_target_is_every_query_at_the_models_points():
+    target = PROBLEM.target
+    z, log_likelihood = target.log_likelihood_of_bank()
+    assert log_likelihood.shape == (len(z), 2, 3)
+    torch.testing.assert_close(log_likelihood[:50], target.pairwise_log_likelihood(z[:50]))
+
+
+def test_the_bank_of_a_bare_density_is_spread_as_its_prior():
+    target = mixture_target(torch.double)
+    z, log_likelihood = target.select(torch.zeros(3, dtype=torch.long)).log_likelihood_of_bank()
+    assert log_likelihood.shape == (len(z), 3)
+    # Evenly spread: nearer than 16,384 independent draws come in one standard error.
+    assert (z.std(0) - 3.0).abs().max() < 3.0 / (2 * len(z)) ** 0.5
+    torch.testing.assert_close(log_likelihood[:, 1], target.log_joint(z) - target.log_prior(z))

@@ -99,6 +99,8 @@ class Bank:
         kept = tuple(tensors[name] for name in sorted(tensors))
         if points.ndim != 2 or points.shape[1] != vae.latent_dim or points.dtype != vae.dtype:
             raise ModelFormatError(f"expected a bank of latent {vae.latent_dim} in {path}")
+        if not len(points) or any(part.shape[:1] != points.shape[:1] for part in kept):
+            raise ModelFormatError(f"expected what was decoded at each of its points in {path}")
         some = cls(vae, points[:: max(len(points) // 4, 1)][:4])
         expected = [part[:: max(len(points) // 4, 1)][:4] for part in kept]
         if len(expected) != len(some._kept) or not all(

@@ -73,7 +73,8 @@ class ObservedRows:
 
     def params(self, z: Tensor) -> Tensor:
         """The decoder's output for the observed elements: z (*sample, B, latent) -> (S, B, E)."""
-        hidden = self._head.trunk(z.reshape(-1, z.shape[-1])).reshape(-1, z.shape[-2], self._width)
+        shape = (z.shape[:-2].numel(), z.shape[-2], self._width)
+        hidden = self._head.trunk(z.reshape(-1, z.shape[-1])).reshape(shape)
         if len(self.elements) == 1:
             output = F.linear(hidden, self._weight[0].mT, self._bias[0])
         else:
@@ -126,6 +127,8 @@ class ObservedRows:
         The points of a query are laid out in tiles, the last one filled up, so that its rows are
         fetched once a tile.
         """
+        if not len(z):
+            return z.new_empty(0)
         order = query.argsort(stable=True)
         counts = torch.bincount(query, minlength=len(self.values))
         tiles = (counts + _TILE - 1) // _TILE
@@ -144,7 +147,7 @@ class ObservedRows:
             for start in range(0, len(points), _TILES_AT_ONCE)
         ]
         result = z.new_empty(len(z))
-        result[order] = torch.cat([part.mT.flatten() for part in tiled])[place] if tiled else result
+        result[order] = torch.cat([part.mT.flatten() for part in tiled])[place]
         return result
 
     @property

@@ -14,7 +14,7 @@ from crosscoding.diagnostics import pareto_k_limit
 
 LABELS = ("trusted", "approximate", "unreliable")
 
-_ERROR, _ROUGH_ERROR = 0.05, 0.5  # of log p(x), in nats
+_ERROR, _ROUGH_ERROR = 0.04, 0.5  # of log p(x), in nats
 _ESS, _ROUGH_ESS = 600.0, 50.0
 _R_HAT, _ROUGH_R_HAT = 1.01, 1.1
 _MISSED, _ROUGH_MISSED = 0.02, 0.1
@@ -106,7 +106,7 @@ class Figures:
                 torch.where(k.isnan(), 0, _grade(k, k_limit, k_limit)),
                 lambda q: (
                     ""
-                    if k[q].isnan()
+                    if k[q].isnan() or even[q]
                     else f"the weights have a Pareto k of {self.pareto_k[q]:.2f}"
                     + _against(k[q], float(k_limit[q]))
                 ),
@@ -131,8 +131,8 @@ class Figures:
 
 
 def _k_limit(num_draws: Tensor) -> Tensor:
-    """`pareto_k_limit` of each number of draws."""
-    limits = [pareto_k_limit(int(num)) for num in num_draws.unique().tolist()]
+    """`pareto_k_limit` of each number of draws; where there are none, that of two."""
+    limits = [pareto_k_limit(max(int(num), 2)) for num in num_draws.unique().tolist()]
     return num_draws.new_tensor(limits)[num_draws.unique(return_inverse=True)[1]]
 
 
@@ -142,4 +142,4 @@ def _grade(value: Tensor, good: float | Tensor, rough: float | Tensor) -> Tensor
 
 
 def _against(value: Tensor, limit: float) -> str:
-    return "" if value <= limit else f", above {limit:.2g}"
+    return "" if value <= limit else f", above {limit:.3g}"

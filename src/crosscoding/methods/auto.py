@@ -30,7 +30,7 @@ from crosscoding.methods.answers import Answer, Answers, answer_of
 from crosscoding.methods.base import Method, Report, silent
 from crosscoding.methods.grid import Grid
 from crosscoding.methods.importance import adapt, widened
-from crosscoding.methods.laplace import climb, spread_starts
+from crosscoding.methods.laplace import Modes, climb, spread_starts
 from crosscoding.methods.natural import NaturalGradient
 from crosscoding.methods.particles import next_temperature, taken
 from crosscoding.methods.smc import Annealing, Swarm
@@ -122,7 +122,7 @@ class _Cascade:
         except KeyboardInterrupt:
             if (self._answers.grade > 2).any():  # not even the bank has answered
                 raise
-            self._answers.finished &= self._answers.grade == 0
+            self._answers.finished &= (self._answers.grade == 0) & ~self._to_look_at()
             return replace(self._answers.findings(tuple(self._trace)), interrupted=True)
         return self._answers.findings(tuple(self._trace))
 
@@ -136,8 +136,7 @@ class _Cascade:
         way = self._answers.way
         self._stage("anneal", rows[way[rows] <= _LONG_WAY], self._anneal)
         self._stage("climb", rows[way[rows] > _LONG_WAY], self._climb)
-        looked = (self._answers.grade == 0) & (way > _SHORT_WAY) & (way <= _LONG_WAY)
-        self._stage("look", looked.nonzero()[:, 0], self._look_again)
+        self._stage("look", self._to_look_at().nonzero()[:, 0], self._look_again)
         rows = self._open()
         self._stage("refine", rows[way[rows] <= _LONG_WAY], self._refine)
         rows = self._open()
@@ -149,6 +148,14 @@ class _Cascade:
     def _open(self) -> Tensor:
         """The queries that are not settled."""
         return (self._answers.grade > 0).nonzero()[:, 0]
+
+    def _to_look_at(self) -> Tensor:
+        """Which queries are settled by particles that may have lost a mode on a long way, (B,)."""
+        way, looked = self._answers.way, torch.zeros_like(self._answers.finished)
+        for stage in self._trace:
+            looked |= (stage.decodes > 0) & (stage.name == "look")
+        long = (way > _SHORT_WAY) & (way <= _LONG_WAY)
+        return (self._answers.grade == 0) & long & ~looked
 
     def _out_of_time(self) -> bool:
         return time.perf_counter() > self._deadline
@@ -283,9 +290,9 @@ class _Cascade:
     def _swarm(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         for_particles, for_proposal = spawn(generator, 2)
         least = 512 + 32 * self._target.latent_dim
-        affordable = _SWARM_OPERATIONS / float(self._swarm_costs(rows).median()) * least
-        within = _SWARM_DECODES / (5 * float(self._answers.way[rows].median().clamp_min(1)))
-        num = int(max(least, min(affordable, within))) // _BANK_ISLANDS * _BANK_ISLANDS
+        by_operations = _SWARM_OPERATIONS / (5 * _LONG_WAY * target.operations)
+        most = min(by_operations, _SWARM_DECODES / (5 * _LONG_WAY))
+        num = int(max(least, most)) // _BANK_ISLANDS * _BANK_ISLANDS
         annealing = Annealing(num, _BANK_ISLANDS, 1, 4, 0.5)
         try:
             swarm = annealing.run(target, generator=for_particles)
@@ -309,7 +316,7 @@ class _Cascade:
 
     def _swarm_costs(self, rows: Tensor) -> Tensor:
         """Multiply-adds of the smallest swarm that makes sense, for each query."""
-        decodes = (512 + 32 * self._target.latent_dim) * 5 * self._answers.way[rows]
+        decodes = (512 + 32 * self._target.latent_dim) * 5 * self._answers.way[rows].clamp_min(1.0)
         return decodes * self._target.operations
 
     def _propose(
@@ -388,7 +395,7 @@ class _Cascade:
 
     def _climb(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Modes, the Laplace mixture as a proposal, and the best Gaussian where that is poor."""
-        for_starts, for_modes, for_fit, for_gaussian = spawn(generator, 4)
+        for_starts, for_modes, for_mode, for_fit, for_gaussian = spawn(generator, 5)
         dim = target.latent_dim
         affordable = int(_CLIMB_OPERATIONS / (target.operations * dim * 40))
         cheap = affordable >= _LEAST_CLIMBS
@@ -401,18 +408,32 @@ class _Cascade:
         searched = ((climbs == 1).sum(0) / num).to(target.like)
         best = log_weights.argsort(0, descending=True)[:_MOST_COMPONENTS]
         num_weighed = _NUM_ADAPT if cheap else _NUM_DEAR
+
+        def lacking(proposal: Fitted, some: Tensor, largest: Tensor) -> Tensor:
+            """Share of modes not found, and of those found where the proposal is too thin."""
+            if not cheap:  # one climb is no search
+                return torch.full_like(largest, math.nan)
+            weights = modes.log_joint[:, some] - proposal.log_prob(modes.z[:, some])
+            outside = torch.where(weights > largest + _BEYOND, log_weights[:, some].exp(), 0.0)
+            return searched[some] + outside.sum(0)
+
         if cheap:
             mixture = Mixture.from_components(
                 log_weights.gather(0, best).mT.clamp_min(-50.0),
                 taken(modes.z, best).transpose(0, 1),
                 torch.linalg.inv(taken(modes.precision, best).transpose(0, 1)),
             )
-            proposal = widened(mixture, target)
+            proposal, everything = widened(mixture, target), torch.arange(len(rows)).to(rows)
             decodes += self._weigh(
-                target, rows, proposal, len(best), num_weighed, lambda largest: searched, for_modes
+                target,
+                rows,
+                proposal,
+                len(best),
+                num_weighed,
+                lambda largest: lacking(proposal, everything, largest),
+                for_modes,
             )
-        else:  # one climb is no search
-            searched = torch.full_like(searched, math.nan)
+            decodes += self._at_one_mode(target, rows, modes, searched, for_mode)
         poor = (self._answers.grade[rows] > 0).nonzero()[:, 0]
         if len(poor):
             fit, some = NaturalGradient(), target.select(poor)
@@ -426,14 +447,15 @@ class _Cascade:
                 gaussian,
                 None,
                 num_weighed,
-                lambda largest: searched[poor],
+                lambda largest: lacking(gaussian, poor, largest),
                 for_gaussian,
             )
         return decodes
 
     def _look_again(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Climb from the prior to modes: does the answer have draws at all of them?"""
-        starts = spread_starts(target, _NUM_CHECKS, generator=generator)
+        for_starts, for_gaussian = spawn(generator, 2)
+        starts = spread_starts(target, _NUM_CHECKS, generator=for_starts)
         modes = climb(target, starts, _CHECK_STEPS, every=_CHECK_EVERY)
         log_weights, _ = modes.log_weights()
         draws = self._answers.draws[:, rows]
@@ -447,7 +469,31 @@ class _Cascade:
             missed += torch.where(share < 0.2 * weight, weight, 0.0)
         self._answers.doubt(rows, missed)
         curvatures = modes.steps.amax(0) / _CHECK_EVERY + 1
-        return modes.steps.sum(0) * 3.0 + _NUM_CHECKS * curvatures * target.latent_dim
+        decodes = modes.steps.sum(0) * 3.0 + _NUM_CHECKS * curvatures * target.latent_dim
+        return decodes + self._at_one_mode(target, rows, modes, missed, for_gaussian)
+
+    def _at_one_mode(
+        self, target: Target, rows: Tensor, modes: Modes, missed: Tensor, generator: Generator
+    ) -> Tensor:
+        """Where all climbs end in one mode p(z|x) may be Gaussian, and Laplace's exact."""
+        log_weights, climbs = modes.log_weights()
+        alone = (climbs.amax(0) == len(climbs)).nonzero()[:, 0]
+        decodes = torch.zeros_like(log_weights[0])
+        if not len(alone):
+            return decodes
+        best = log_weights[:, alone].argmax(0)
+        covariance = torch.linalg.inv(modes.precision[best, alone])
+        gaussian = Gaussian.from_moments(modes.z[best, alone], covariance)
+        decodes[alone] = self._weigh(
+            target.select(alone),
+            rows[alone],
+            gaussian,
+            None,
+            _NUM_ADAPT,
+            lambda largest: missed[alone],
+            generator,
+        )
+        return decodes
 
 
 def _way(log_likelihood: Tensor) -> Tensor:

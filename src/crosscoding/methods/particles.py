@@ -40,7 +40,7 @@ def systematic(log_weights: Tensor, offset: Tensor, num: int) -> Tensor:
     cumulative = log_weights.double().softmax(0).cumsum(0).flatten(1).mT.contiguous()
     steps = torch.arange(num, dtype=torch.double, device=log_weights.device)
     points = (steps + offset.double().expand(batch).reshape(-1, 1)) / num
-    index = torch.searchsorted(cumulative, points * cumulative[:, -1:])
+    index = torch.searchsorted(cumulative, points * cumulative[:, -1:], right=True)
     return index.clamp_max(len(log_weights) - 1).mT.reshape(num, *batch)
 
 

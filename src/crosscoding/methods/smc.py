@@ -136,7 +136,8 @@ class Swarm:
         """Effective sample size by how far the islands' means lie apart, shape (B,).
 
         The variance of all particles over that of the mean, averaged over directions: the spread
-        of I islands is an estimate with (I − 1) latent degrees of freedom.
+        of I islands is an estimate with (I − 1) latent degrees of freedom. It is at most the
+        particles of as many islands as have a say: of one that outweighs all others, its own.
         """
         islands = self.z.unflatten(0, (len(self.log_islands), -1))
         weights = self.log_islands.softmax(0)[..., None]
@@ -146,7 +147,8 @@ class Swarm:
         between = (weights.square() * (means - centre).square()).sum(0)
         correction = 1 - weights.square().sum(0)
         error = (between / correction.clamp_min(1e-6) / within).mean(-1)
-        return (1 / error.clamp_min(1e-12)).clamp_max(float(len(self.z)))
+        most = islands.shape[1] / weights[..., 0].square().sum(0)
+        return torch.minimum(1 / error.clamp_min(1e-12), most)
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ class Annealing:
         """Particles of every query of a flat target.
 
         Raises:
-            BudgetError: A query is not through after 400 temperatures.
+            BudgetError: A query is not through after 150 temperatures.
         """
         for_start, for_steps = spawn(generator, 2)
         state = self._start(target, generator=for_start)

@@ -1,0 +1,118 @@
+"""Weighted points: counts of systematic draws, and temperatures that keep an ESS."""
+
+import math
+
+import pytest
+import torch
+from problems import seeded
+
+from crosscoding.diagnostics import importance_ess
+from crosscoding.methods.particles import (
+    log_mean_of_islands,
+    next_temperature,
+    systematic,
+    taken,
+)
+
+
+def ratios(num: int = 200, batch: int = 4, spread: float = 5.0) -> torch.Tensor:
+    return spread * torch.randn(num, batch, generator=seeded(0), dtype=torch.double)
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.3, 0.999])
+@pytest.mark.parametrize("num", [1, 7, 1000])
+def test_counts_are_within_one_of_what_is_expected(num, offset):
+    log_weights = ratios(spread=1.0)
+    index = systematic(log_weights, torch.tensor(offset), num)
+    assert index.shape == (num, 4)
+    assert (index.diff(dim=0) >= 0).all()
+    for query in range(4):
+        counts = torch.bincount(index[:, query], minlength=200)
+        expected = num * log_weights[:, query].softmax(0)
+        assert ((counts - expected).abs() < 1 + 1e-9).all()
+
+
+def test_counts_are_unbiased_over_offsets():
+    log_weights = ratios(20, 1, spread=2.0)
+    offsets = (torch.arange(500) + 0.5) / 500
+    index = systematic(log_weights.expand(20, 500), offsets, 10)
+    shares = torch.bincount(index.flatten(), minlength=20) / index.numel()
+    # Offsets on a grid of 500: each weight's share of 10 draws is off by a step of it at most.
+    torch.testing.assert_close(shares.double(), log_weights[:, 0].softmax(0), rtol=0, atol=1e-3)
+
+
+def test_a_weight_of_nothing_is_never_drawn():
+    log_weights = torch.tensor([-math.inf, 0.0, -math.inf, 1.0, -math.inf])[:, None]
+    for offset in (0.0, 0.5, 0.999_999):
+        index = systematic(log_weights, torch.tensor(offset), 50)
+        assert set(index.flatten().tolist()) == {1, 3}
+
+
+def test_batches_of_any_shape_are_drawn_from_by_themselves():
+    log_weights = ratios(50, 6).reshape(50, 2, 3)
+    offset = torch.rand(2, 3, generator=seeded(1))
+    index = systematic(log_weights, offset, 9)
+    assert index.shape == (9, 2, 3)
+    for i in range(2):
+        for j in range(3):
+            alone = systematic(log_weights[:, i, j, None], offset[i, j], 9)
+            assert torch.equal(index[:, i, j], alone[:, 0])
+
+
+def test_taken_goes_with_the_index():
+    values = torch.randn(50, 2, 3, 4, generator=seeded(2))
+    index = torch.randint(50, (7, 2, 3), generator=seeded(3))
+    result = taken(values, index)
+    assert result.shape == (7, 2, 3, 4)
+    for i in range(2):
+        for j in range(3):
+            assert torch.equal(result[:, i, j], values[index[:, i, j], i, j])
+    assert torch.equal(taken(values[..., 0], index), result[..., 0])
+
+
+@pytest.mark.parametrize("least_ess", [2.0, 50.0, 100.0, 190.0])
+@pytest.mark.parametrize("start", [0.0, 0.02])
+def test_the_next_temperature_leaves_that_ess(start, least_ess):
+    log_ratio, now = ratios(), torch.full((4,), start, dtype=torch.double)
+    sharper = next_temperature(log_ratio, now, least_ess)
+    ess = importance_ess((sharper - now) * log_ratio)
+    assert (sharper >= now).all()
+    assert (sharper <= 1).all()
+    short = sharper < 1
+    assert (ess >= least_ess - 1e-3).all()
+    # 25 bisections leave 3e-8 of the temperature, and the ESS falls by 200 over 0.1 of it.
+    torch.testing.assert_close(
+        ess[short], torch.full_like(ess[short], least_ess), rtol=0, atol=1e-3
+    )
+
+
+def test_the_last_temperature_is_one_exactly():
+    now = torch.tensor([0.0, 0.4, 0.999], dtype=torch.double)
+    flat = 1e-3 * ratios(batch=3)
+    assert next_temperature(flat, now, 100.0).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_impossible_points_do_not_stop_the_temperature():
+    log_ratio = ratios()
+    log_ratio[::2] = -math.inf
+    sharper = next_temperature(log_ratio, torch.zeros(4, dtype=torch.double), 50.0)
+    assert sharper.isfinite().all()
+    assert (sharper > 0).all()
+    kept = log_ratio[1::2]
+    without = next_temperature(kept, torch.zeros(4, dtype=torch.double), 50.0)
+    torch.testing.assert_close(sharper, without)
+
+
+def test_islands_give_the_mean_and_the_error_of_it():
+    islands = torch.tensor([[0.0, -700.0], [1.0, -699.0], [0.5, -699.5]], dtype=torch.double)
+    log_mean, error = log_mean_of_islands(islands)
+    z = islands[:, 0].exp()
+    wanted = z.mean().log()
+    torch.testing.assert_close(log_mean, torch.stack([wanted, wanted - 700]))
+    torch.testing.assert_close(error, (z.std() / z.mean() / math.sqrt(3)).expand(2))
+
+
+def test_one_island_does_not_know_its_error():
+    log_mean, error = log_mean_of_islands(torch.tensor([[2.0]]))
+    assert log_mean.tolist() == [2.0]
+    assert error.isnan().all()

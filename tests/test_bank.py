@@ -1,0 +1,209 @@
+"""The bank: log p(x|z) at kept points is that of decoding; it is bounded, kept, saved and known."""
+
+import json
+import math
+
+import pytest
+import torch
+from problems import seeded
+from torch import nn
+
+import crosscoding as cc
+from crosscoding.bank import Bank
+from crosscoding.errors import ModelFormatError
+
+LATENT, SIZE = 3, 6
+SCALES = torch.linspace(0.3, 1.5, SIZE, dtype=torch.double)
+LIKELIHOODS = {
+    "logits": cc.likelihoods.Bernoulli(),
+    "probabilities": cc.likelihoods.Bernoulli(logits=False),
+    "number": cc.likelihoods.Gaussian(0.3),
+    "tensor scale": cc.likelihoods.Gaussian(SCALES),
+    "decoded scale": cc.likelihoods.Gaussian(None),
+}
+every_case = pytest.mark.parametrize("case", LIKELIHOODS)
+
+
+def model(case: str = "number", latent: int = LATENT, seed: int = 0) -> cc.VAE:
+    width = 2 * SIZE if case == "decoded scale" else SIZE
+    layers: list[nn.Module] = [nn.Linear(latent, 8), nn.Tanh(), nn.Linear(8, width)]
+    layers += [nn.Sigmoid()] if case == "probabilities" else []
+    layers += [nn.Unflatten(1, (SIZE, 2)), nn.Softplus()] if case == "decoded scale" else []
+    decoder = nn.Sequential(*layers).double()
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=seeded(seed)))
+    return cc.VAE(decoder, latent, LIKELIHOODS[case])
+
+
+def queries(case: str, num: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    values = torch.randn(num, SIZE, generator=seeded(1), dtype=torch.double)
+    mask = torch.rand(num, SIZE, generator=seeded(2)) < 0.5
+    binary = case in ("logits", "probabilities")
+    return (values > 0).double() if binary else values, mask
+
+
+@pytest.fixture(autouse=True)
+def small_bank(monkeypatch):
+    """Few points: what is tested here holds for any number."""
+    monkeypatch.setattr("crosscoding.bank._MAX_POINTS", 200)
+
+
+@every_case
+def test_log_likelihood_is_that_of_decoding(case):
+    vae, (values, mask) = model(case), queries(case)
+    bank = Bank.of(vae)
+    likelihood = vae.flat_likelihood
+    params = vae.decode_flat(bank.points)
+    expected = likelihood.masked_log_prob(params.unsqueeze(1), values, mask)
+    assert expected.shape == (200, 4)
+    torch.testing.assert_close(bank.log_likelihood(values, mask), expected)
+
+
+@every_case
+def test_the_target_asks_the_bank(case):
+    vae, (values, mask) = model(case), queries(case)
+    target = cc.VAETarget(vae, cc.Evidence(values, mask))
+    points, log_likelihood = target.log_likelihood_of_bank()
+    assert points is Bank.of(vae).points
+    torch.testing.assert_close(log_likelihood, target.pairwise_log_likelihood(points))
+
+
+def test_points_are_spread_as_the_prior():
+    points = Bank.of(model()).points
+    # 200 points: 5 standard errors of an independent draw's moments; these are spread better.
+    assert (points.mean(0).abs() < 5 / math.sqrt(200)).all()
+    assert ((points.var(0) - 1).abs() < 5 * math.sqrt(2 / 200)).all()
+
+
+def test_a_model_keeps_its_bank_and_another_has_its_own():
+    vae = model()
+    assert Bank.of(vae) is Bank.of(vae)
+    assert Bank.of(model()) is not Bank.of(vae)
+    assert torch.equal(Bank.of(model()).points, Bank.of(vae).points)
+
+
+def test_the_decoder_runs_once_for_all_queries():
+    vae, calls = model(), []
+    assert vae.operations > 0  # known: it is counted by decoding one z
+    vae.decoder.register_forward_hook(lambda *_: calls.append(1))
+    for _ in range(3):
+        Bank.of(vae).log_likelihood(*queries("number"))
+    assert len(calls) == 1
+
+
+@every_case
+@pytest.mark.parametrize("max_bytes", [4000, 12_000])
+def test_memory_is_bounded(case, max_bytes):
+    bank = Bank.of(model(case), max_bytes=max_bytes)
+    kept = sum(tensor.nbytes for tensor in (bank.points, *bank._kept))
+    assert bank.num_bytes == kept <= max_bytes
+    assert 16 < len(bank.points) < 200
+
+
+def test_a_kept_bank_above_the_bound_is_made_anew():
+    vae = model()
+    large = Bank.of(vae)
+    small = Bank.of(vae, max_bytes=4000)
+    assert small is not large
+    assert len(small.points) < len(large.points)
+    assert Bank.of(vae) is small
+
+
+def test_a_dear_decoder_has_fewer_points(monkeypatch):
+    vae = model()
+    monkeypatch.setattr("crosscoding.bank._MAX_OPERATIONS", 50 * vae.operations)
+    assert len(Bank.of(vae).points) == 50
+    monkeypatch.setattr("crosscoding.bank._MAX_OPERATIONS", vae.operations)
+    assert len(Bank.of(model()).points) == 16  # enough to start from, whatever it costs
+
+
+def test_making_a_bank_leaves_torchs_global_random_state_alone():
+    vae, before = model(), torch.random.get_rng_state()
+    Bank.of(vae)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+# ---- saved and loaded --------------------------------------------------------------------------
+
+
+@every_case
+def test_a_saved_bank_comes_back(case, tmp_path):
+    bank = Bank.of(model(case))
+    bank.save(tmp_path / "bank")
+    vae = model(case)
+    again = Bank.load(tmp_path / "bank", vae=vae)
+    assert Bank.of(vae) is again
+    assert torch.equal(again.points, bank.points)
+    assert again.num_bytes == bank.num_bytes
+    asked = queries(case)
+    # Not bitwise: what was kept transposed is read back in order, and sums in another one.
+    torch.testing.assert_close(again.log_likelihood(*asked), bank.log_likelihood(*asked))
+
+
+def test_loading_decodes_a_few_points_only(tmp_path):
+    Bank.of(model()).save(tmp_path / "bank")
+    vae, sizes = model(), []
+    vae.decoder.register_forward_hook(lambda _, inputs, output: sizes.append(len(output)))
+    Bank.load(tmp_path / "bank", vae=vae)
+    assert sum(sizes) <= 4
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (lambda: model(seed=1), "expected the bank of this model"),
+        (lambda: model("logits"), "expected the bank of this model"),
+        (lambda: model(latent=2), "expected a bank of latent 2"),
+        (lambda: cc.VAE(model().decoder.float(), LATENT, LIKELIHOODS["number"]), "latent 3"),
+    ],
+    ids=["weights", "likelihood", "latent", "dtype"],
+)
+def test_another_models_bank_is_refused(other, said, tmp_path):
+    Bank.of(model()).save(tmp_path / "bank")
+    vae = other()
+    with pytest.raises(ModelFormatError, match=said):
+        Bank.load(tmp_path / "bank", vae=vae)
+    assert "bank" not in vae.kept
+
+
+def test_a_folder_that_is_no_bank_is_refused(tmp_path):
+    Bank.of(model()).save(tmp_path / "bank")
+    with pytest.raises((ModelFormatError, FileNotFoundError)):
+        Bank.load(tmp_path / "nowhere", vae=model())
+    for path in (tmp_path / "bank").iterdir():
+        if path.suffix == ".json":
+            description = json.loads(path.read_text())
+            path.write_text(json.dumps(description)[:-5])
+    with pytest.raises(ModelFormatError):
+        Bank.load(tmp_path / "bank", vae=model())
+
+
+def test_a_folder_whose_tensors_are_cut_is_refused(tmp_path):
+    Bank.of(model()).save(tmp_path / "bank")
+    for path in (tmp_path / "bank").iterdir():
+        if path.suffix == ".safetensors":
+            path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ModelFormatError):
+        Bank.load(tmp_path / "bank", vae=model())
+
+
+@pytest.mark.parametrize("cut", ["points", "kept"])
+def test_a_bank_whose_parts_do_not_fit_one_another_is_refused(cut, tmp_path):
+    """Fewer kept outputs than points would answer for other points than it names."""
+    bank = Bank.of(model())
+    if cut == "points":
+        bank.points = bank.points[:-40]
+    else:
+        bank._kept = tuple(part[:-40] for part in bank._kept)
+    bank.save(tmp_path / "bank")
+    with pytest.raises(ModelFormatError):
+        Bank.load(tmp_path / "bank", vae=model())
+
+
+def test_a_bank_without_points_is_refused(tmp_path):
+    bank = Bank.of(model())
+    bank.points, bank._kept = bank.points[:0], tuple(part[:0] for part in bank._kept)
+    bank.save(tmp_path / "bank")
+    with pytest.raises(ModelFormatError):
+        Bank.load(tmp_path / "bank", vae=model())

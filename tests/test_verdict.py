@@ -1,0 +1,166 @@
+"""Verdicts: what each figure is worth at its limits, and what is said about it."""
+
+import math
+
+import pytest
+import torch
+from problems import linear_gaussian_problem
+
+import crosscoding as cc
+from crosscoding.diagnostics import pareto_k_limit
+from crosscoding.methods import HMC, Grid, Variational
+from crosscoding.verdict import LABELS, Figures
+
+GOOD = {
+    "log_evidence_error": 0.01,
+    "ess": 3000.0,
+    "pareto_k": 0.2,
+    "r_hat": math.nan,
+    "missed": 0.0,
+    "finished": True,
+    "num_draws": 4000.0,
+}
+LIMIT = pareto_k_limit(4000)
+
+
+def figures(**changed) -> Figures:
+    """One good answer with some figures changed."""
+    together = GOOD | changed
+    return Figures(
+        **{
+            name: torch.tensor([value], dtype=torch.bool if name == "finished" else torch.double)
+            for name, value in together.items()
+        }
+    )
+
+
+def label(**changed) -> str:
+    (verdict,) = figures(**changed).verdicts()
+    assert LABELS[figures(**changed).grades] == verdict.label
+    return verdict.label
+
+
+def test_a_good_answer_is_trusted_and_says_why():
+    (verdict,) = figures().verdicts()
+    assert verdict.label == "trusted"
+    assert verdict.reasons == (
+        "log p(x) has a standard error of 0.01 nats",
+        "3000 effective draws",
+        "the weights have a Pareto k of 0.20",
+        "a search from the prior found 0.0% of p(z|x) outside it",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "rough", "bad"),
+    [
+        ("log_evidence_error", [0.0, 0.05], [0.0501, 0.5], [0.501, math.inf]),
+        ("ess", [math.inf, 600.0], [599.9, 50.0], [49.9, 0.0, math.nan]),
+        ("pareto_k", [-1.0, LIMIT], [], [LIMIT + 1e-3, 1.5, math.inf]),
+        ("r_hat", [1.0, 1.01], [1.0101, 1.1], [1.101, math.inf]),
+        ("missed", [0.0, 0.02], [0.0201, 0.1], [0.101, 1.0]),
+        ("finished", [True], [False], []),
+    ],
+)
+def test_each_check_has_its_limits(name, good, rough, bad):
+    assert [label(**{name: value}) for value in good] == ["trusted"] * len(good)
+    assert [label(**{name: value}) for value in rough] == ["approximate"] * len(rough)
+    assert [label(**{name: value}) for value in bad] == ["unreliable"] * len(bad)
+
+
+@pytest.mark.parametrize("name", ["log_evidence_error", "ess", "missed"])
+def test_a_check_that_was_not_made_does_not_pass(name):
+    assert label(**{name: math.nan}) != "trusted"
+
+
+def test_pareto_k_and_r_hat_are_of_weights_and_chains_only():
+    assert label(pareto_k=math.nan, r_hat=math.nan) == "trusted"
+
+
+@pytest.mark.parametrize("num_draws", [100.0, 1000.0, 16_000.0])
+def test_the_limit_of_pareto_k_is_that_of_the_number_of_draws(num_draws):
+    limit = pareto_k_limit(int(num_draws))
+    ess = 0.9 * num_draws
+    wanted = "trusted" if ess >= 600 else "approximate"
+    assert label(pareto_k=limit - 1e-6, num_draws=num_draws, ess=ess) == wanted
+    assert label(pareto_k=limit + 1e-6, num_draws=num_draws, ess=ess) == "unreliable"
+
+
+def test_equal_weights_have_no_tail_to_fit():
+    (verdict,) = figures(pareto_k=math.inf, ess=3900.0).verdicts()
+    assert verdict.label == "trusted"
+    assert not any("inf" in reason for reason in verdict.reasons)
+    assert label(pareto_k=math.inf, ess=3700.0) == "unreliable"
+
+
+def test_no_draws_at_all_are_no_error():
+    """As where time was up before anything ran."""
+    nothing = dict.fromkeys(("log_evidence_error", "ess", "pareto_k", "missed"), math.nan)
+    (verdict,) = figures(**nothing, num_draws=0.0, finished=False).verdicts()
+    assert verdict.label == "unreliable"
+    assert "it was stopped before it was done" in verdict.reasons
+
+
+def test_reasons_have_figures_and_the_worst_comes_first():
+    (verdict,) = figures(
+        log_evidence_error=0.2, ess=12.0, pareto_k=0.3, r_hat=1.04, missed=0.05, finished=False
+    ).verdicts()
+    assert verdict.label == "unreliable"
+    assert verdict.reasons == (
+        "12 effective draws, fewer than 600",
+        "it was stopped before it was done",
+        "log p(x) has a standard error of 0.2 nats, above 0.05",
+        "chains have an R-hat of 1.040, above 1.01",
+        "a search from the prior found 5.0% of p(z|x) outside it",
+        "the weights have a Pareto k of 0.30",
+    )
+
+
+def test_what_does_not_exist_is_said_where_it_counts_and_left_out_where_not():
+    (verdict,) = figures(
+        log_evidence_error=math.nan, pareto_k=math.nan, r_hat=1.0, missed=math.nan
+    ).verdicts()
+    assert verdict.label == "approximate"
+    assert verdict.reasons == (
+        "log p(x) is not estimated",
+        "nothing has searched for modes that it lacks",
+        "3000 effective draws",
+        "chains have an R-hat of 1.000",
+    )
+
+
+def test_each_query_has_a_verdict_of_its_own():
+    several = Figures(
+        log_evidence_error=torch.tensor([0.01, 0.1, 0.01]),
+        ess=torch.tensor([3000.0, 3000.0, 10.0]),
+        pareto_k=torch.tensor([0.2, 0.2, 0.2]),
+        r_hat=torch.full((3,), math.nan),
+        missed=torch.zeros(3),
+        finished=torch.ones(3, dtype=torch.bool),
+        num_draws=torch.tensor([4000.0, 4000.0, 1000.0]),
+    )
+    assert several.grades.tolist() == [0, 1, 2]
+    assert [verdict.label for verdict in several.verdicts()] == list(LABELS)
+
+
+def test_no_queries_have_no_verdicts():
+    none = {name: torch.zeros(0) for name in GOOD} | {"finished": torch.zeros(0, dtype=torch.bool)}
+    assert Figures(**none).verdicts() == []
+
+
+# ---- of the methods ------------------------------------------------------------------------------
+
+
+def test_methods_that_do_not_search_are_not_trusted():
+    problem = linear_gaussian_problem(2, data_dim=6, scale=1.0)
+    for method in (Variational(steps=20), HMC(4, 20, 200, step_size=0.5)):
+        posterior = cc.condition(problem.vae, problem.evidence, method, seed=0)
+        assert not posterior.trusted.any()
+        for verdict in posterior.verdicts:
+            assert "nothing has searched for modes that it lacks" in verdict.reasons
+
+
+def test_a_grid_is_trusted():
+    problem = linear_gaussian_problem(2, data_dim=6, scale=1.0)
+    posterior = cc.condition(problem.vae, problem.evidence, Grid(), seed=0)
+    assert posterior.trusted.all()

@@ -131,16 +131,15 @@ def test_a_negative_seed_is_refused(problem):
 # ---- what comes of good arguments ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("latent_dim", "method"), [(1, "Grid"), (2, "Grid"), (3, "Grid"), (4, "Variational")]
-)
-def test_the_default_is_the_grid_up_to_three_dimensions_and_a_gaussian_above(latent_dim, method):
-    problem = linear_gaussian_problem(latent_dim, data_dim=4, scale=2.0, batch=(1,))
+@pytest.mark.parametrize("latent_dim", [1, 3, 4])
+def test_the_default_is_auto(latent_dim):
+    problem = linear_gaussian_problem(latent_dim, data_dim=4, scale=2.0, batch=(2,))
     posterior = cc.condition(problem.vae, problem.evidence, seed=0)
-    assert posterior.method == method
-    # 1e-3 is the tolerance of Grid; the Gaussian family holds the answer, fitted to 0.01 nats.
+    assert posterior.method == "Auto"
+    assert posterior.trusted.all()
+    # "trusted" allows a standard error of 0.04 nats; an error of 3 of them is a chance of 1 in 370
     difference = posterior.log_evidence - problem.exact_log_evidence()
-    assert difference.abs().max() < 2e-3 + 5 * posterior.log_evidence_error.max()
+    assert difference.abs().max() < 3 * posterior.log_evidence_error.max() + 1e-4
 
 
 def test_without_a_seed_the_draws_are_new_each_time(problem):
@@ -157,9 +156,9 @@ def test_infer_takes_a_target_as_condition_takes_its_parts(problem):
 
 def test_a_bare_density_is_answered_without_a_batch():
     posterior = cc.infer(mixture_target(), seed=0)
-    assert posterior.method == "Grid"
+    assert posterior.method == "Auto"
     assert posterior.batch_shape == ()
-    assert posterior.log_evidence.item() == pytest.approx(0.0, abs=2e-3)
+    assert posterior.log_evidence.item() == pytest.approx(0.0, abs=0.02)
 
 
 def test_the_time_it_took_is_told(problem):

@@ -54,7 +54,7 @@ def test_a_good_answer_is_trusted_and_says_why():
 @pytest.mark.parametrize(
     ("name", "good", "rough", "bad"),
     [
-        ("log_evidence_error", [0.0, 0.05], [0.0501, 0.5], [0.501, math.inf]),
+        ("log_evidence_error", [0.0, 0.04], [0.0401, 0.5], [0.501, math.inf]),
         ("ess", [math.inf, 600.0], [599.9, 50.0], [49.9, 0.0, math.nan]),
         ("pareto_k", [-1.0, LIMIT], [], [LIMIT + 1e-3, 1.5, math.inf]),
         ("r_hat", [1.0, 1.01], [1.0101, 1.1], [1.101, math.inf]),
@@ -109,7 +109,7 @@ def test_reasons_have_figures_and_the_worst_comes_first():
     assert verdict.reasons == (
         "12 effective draws, fewer than 600",
         "it was stopped before it was done",
-        "log p(x) has a standard error of 0.2 nats, above 0.05",
+        "log p(x) has a standard error of 0.2 nats, above 0.04",
         "chains have an R-hat of 1.040, above 1.01",
         "a search from the prior found 5.0% of p(z|x) outside it",
         "the weights have a Pareto k of 0.30",

@@ -88,7 +88,7 @@ class ObservedRows:
         Piece by piece, so that what a piece works on stays in the processor's cache: some queries
         that observe about as many elements, if they come in that order, and some of their points.
         """
-        flat = z.reshape(-1, *z.shape[-2:])
+        flat = z.reshape(z.shape[:-2].numel(), *z.shape[-2:])
         size = len(flat) if torch.is_grad_enabled() and z.requires_grad else _POINTS_AT_ONCE
         results = []
         for rows, part in self.pieces():
@@ -102,7 +102,7 @@ class ObservedRows:
 
     def pieces(self) -> Iterator[tuple[slice, "ObservedRows"]]:
         """Some queries after the other, without the elements that none of them observes."""
-        if len(self.elements) == 1:
+        if len(self.elements) <= 1:
             yield slice(None), self
             return
         for start in range(0, len(self.values), _QUERIES_AT_ONCE):

@@ -212,7 +212,7 @@ class VAETarget(Target):
         )
 
     def curvature(self, z: Tensor) -> Tensor:
-        points = z.reshape(-1, *z.shape[-2:])
+        points = z.reshape(z.shape[:-2].numel(), *z.shape[-2:])
         if self._observed is None:
             values_at_once = CHUNK_BYTES // z.element_size()
             size = max(values_at_once // (self.vae.data_size * self.latent_dim), 1)
@@ -415,7 +415,8 @@ def _pushed_as_duals(decode: Callable[[Tensor], Tensor], z: Tensor, directions: 
     shape = (len(directions), *z.shape)
     tangents = directions[:, None, None].expand(shape).contiguous()
     with forward_ad.dual_level():
-        duals = forward_ad.make_dual(z.expand(shape).flatten(0, 1), tangents.flatten(0, 1))
+        points = z.expand(shape).contiguous()  # duals need memory of their own
+        duals = forward_ad.make_dual(points.flatten(0, 1), tangents.flatten(0, 1))
         tangent = forward_ad.unpack_dual(decode(duals)).tangent
     if tangent is None:
         raise ValueError("expected a decoder that torch can differentiate in forward mode")

@@ -39,7 +39,9 @@ def test_condition_writes_samples_pictures_and_summary(tmp_path):
     summary = json.loads(result.stdout)
     assert summary == json.loads((tmp_path / "summary.json").read_text())
     assert summary["observed_pixels"] == 14 * 28
-    assert summary["method"] == "Grid"
+    assert summary["method"] == "Auto"
+    assert summary["verdict"] == "trusted"
+    assert summary["reasons"]
     saved = arrays(tmp_path)
     assert saved["completions"].shape == (20, 28, 28)
     assert saved["latent"].shape == (20, 2)

@@ -86,7 +86,7 @@ class Mixture(Crosscoder):
     def joint_log_prob(self, params: Params, z: Tensor) -> Tensor:
         """log π_k + log N(z; m_k, L_k L_kᵀ) in nats: z (*sample, B, dim) -> (*sample, B, K)."""
         dim = z.shape[-1]
-        points = z.reshape(-1, *z.shape[-2:]).transpose(0, 1)
+        points = z.reshape(z.shape[:-2].numel(), *z.shape[-2:]).transpose(0, 1)
         log_probs = []
         for shift, log_diagonal, lower in self._parts(params):
             root = scale_matrix(log_diagonal, lower)

@@ -58,7 +58,7 @@ _ISLAND_FACTOR = 1.5  # by which the spread of a few islands may understate the 
 _BEYOND = 1.0  # nats above the largest weight: where a particle lies outside the fit
 _CLIMB_OPERATIONS = 4e11  # multiply-adds that climbing may cost a query
 _SWARM_OPERATIONS = 1.2e10  # multiply-adds for a query's swarm: as many particles as that buys
-_SWARM_DECODES = 3e5  # and no more than take this many decodes, about
+_SWARM_DECODES = 2e5  # and no more than take this many decodes, about
 _MOST_OPERATIONS = 4e12  # and where the smallest swarm takes more than this, there is none
 
 

@@ -36,6 +36,7 @@ _WANTED_ACCEPTANCE, _LEAST_ACCEPTANCE = 0.75, 0.3
 _SHORTENING, _MOST_RETRIES = 0.4, 8
 _QUARTER = 0.5 * math.pi  # path length to forget the start on a round Gaussian: longer goes back
 _ADAPTATION = 0.7  # of log ε to the difference of the acceptance rate from what is wanted
+_MOST_DISAGREEMENT = 0.25  # standard error of log p(x) by islands, nats
 _MAX_TEMPERATURES = 150
 
 
@@ -118,8 +119,12 @@ class Swarm:
 
     @property
     def missed(self) -> Tensor:
-        """0 where the particles searched for modes, NaN where they were stuck, (B,)."""
-        return torch.where(self.stuck, math.nan, torch.zeros_like(self.acceptance))
+        """0 where the particles searched for modes, (B,); NaN where they cannot be said to have.
+
+        That is where they were stuck, or where islands came to different answers.
+        """
+        failed = self.stuck | (self.log_evidence_error > _MOST_DISAGREEMENT)
+        return torch.where(failed, math.nan, torch.zeros_like(self.acceptance))
 
     @property
     def log_evidence(self) -> Tensor:

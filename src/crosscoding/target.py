@@ -177,7 +177,7 @@ class VAETarget(Target):
         values = self._values.reshape(-1, self.vae.data_size)
         mask = self._mask.reshape(-1, self.vae.data_size)
         result = self._checked(bank.log_likelihood(values, mask), bank.points)
-        return bank.points, result.reshape(-1, *self.batch_shape)
+        return bank.points, result.reshape(len(bank.points), *self.batch_shape)
 
     def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
         if self._observed is not None:
@@ -194,6 +194,8 @@ class VAETarget(Target):
         )
 
     def curvature(self, z: Tensor) -> Tensor:
+        if not len(z):
+            return z.new_zeros(0, self.latent_dim, self.latent_dim)
         likelihood, mask = self.vae.flat_likelihood, self._mask
         decode: Callable[[Tensor], Tensor] = self.vae.decode_flat
         if self._observed is not None:

@@ -68,6 +68,7 @@ class Importance(Method):
             if found.fitted is None or not found.fitted.crosscoder.has_density:
                 raise ValueError(f"expected a proposal with a density, got {self.proposal}")
             return weigh(target, found.fitted, self.num_draws, generator=for_draws)
+        report(0.0, "bank")
         points, log_likelihood = target.log_likelihood_of_bank()
         draws = points[:, None].expand(-1, target.num_queries, -1)
         if self.rounds == 0:
@@ -83,6 +84,7 @@ class Importance(Method):
             num_draws=self.num_adapt,
             generator=for_proposal,
         )
+        report(self.rounds / (self.rounds + 1), "weights")
         return weigh(target, adapted, self.num_draws, generator=for_draws)
 
 

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 import crosscoding as cc
 from crosscoding.crosscoders import Gaussian
-from crosscoding.methods import Grid, Variational
+from crosscoding.methods import Auto, Grid, Variational
+from crosscoding.verdict import LABELS as VERDICTS
 
 LIKELIHOODS = {
     "celeba-100d": cc.likelihoods.Gaussian(0.1),
@@ -142,3 +143,24 @@ def test_log_evidence_of_the_2d_model_is_that_of_a_fine_uniform_grid(load, share
     # Grid's tolerance of 1e-3, 1e-3 for the uniform grid, and as much for probabilities that
     # float32 rounds where the logits used here are not rounded.
     assert posterior.log_evidence.item() == pytest.approx(log_evidence.item(), abs=3e-3)
+
+
+@pytest.mark.parametrize("name", ["mnist-2d-fc", "mnist-10d-conv"])
+def test_auto_answers_without_settings_and_says_what_it_is_worth(load, name):
+    vae, description, reference = load(name)
+    truth = reference["x"][1].round()
+    mask = cc.random_mask(vae.data_shape, 0.1, seed=3)
+    evidence = cc.Evidence(torch.where(mask, truth, math.nan), mask)
+    posterior = cc.condition(vae, evidence, Auto(), seed=0)
+    (verdict,) = posterior.verdicts
+    print(f"{name}: {verdict.label}, {', '.join(verdict.reasons)}")
+    assert verdict.label in VERDICTS
+    assert posterior.sample(8).shape == (8, description["latent_dim"])
+    assert posterior.predict(2).shape == (2, *vae.data_shape)
+    assert posterior.log_evidence.isfinite()
+    assert posterior.query_log_prob(truth).isfinite()
+    if description["latent_dim"] == 2:
+        assert verdict.label == "trusted"
+        exact = cc.condition(vae, evidence, Grid(tolerance=1e-4), seed=0)
+        # What the verdict calls trusted is right to 0.05 nats.
+        torch.testing.assert_close(posterior.log_evidence, exact.log_evidence, rtol=0, atol=0.05)

@@ -95,7 +95,7 @@ class Posterior:
 
     @property
     def pareto_k(self) -> Tensor:
-        """Pareto k of a fit's importance weights, shape (*batch,); NaN for every other method.
+        """Pareto k of the draws' importance weights, shape (*batch,); NaN where there are none.
 
         Above `diagnostics.pareto_k_limit` of the number of draws, averages over the weights, such
         as `log_evidence`, are not reliable. A mode that no draw came near does not show in it.

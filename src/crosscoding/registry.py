@@ -4,7 +4,18 @@ from dataclasses import dataclass
 
 from crosscoding.crosscoders import FCN, Gaussian, InverseAutoregressive, Mixture, Planar, Spline
 from crosscoding.errors import unknown_name
-from crosscoding.methods import HMC, Grid, Method, Rejection, Variational
+from crosscoding.methods import (
+    HMC,
+    Auto,
+    Grid,
+    Importance,
+    Laplace,
+    Method,
+    NaturalGradient,
+    Rejection,
+    TemperedSMC,
+    Variational,
+)
 
 
 @dataclass(frozen=True)
@@ -17,6 +28,9 @@ class Entry:
 
 
 METHODS = {
+    "auto": Entry(
+        Auto(), "Auto", "the cascade: cheap methods first, others where they are needed, a verdict"
+    ),
     "gvi": Entry(
         Variational(Gaussian()), "GVI", "a Gaussian with full covariance, fitted by Algorithm 1"
     ),
@@ -44,6 +58,18 @@ METHODS = {
         Rejection(), "RS", "rejection sampling from the prior: exact, low dimensions only"
     ),
     "grid": Entry(Grid(), "Grid", "integration over a grid: exact, latent <= 3"),
+    "laplace": Entry(Laplace(), "Laplace", "a Gaussian at each mode that several climbs find"),
+    "ng": Entry(
+        NaturalGradient(),
+        "NG",
+        "a Gaussian with full covariance, fitted by natural gradients in tens of steps",
+    ),
+    "importance": Entry(
+        Importance(), "IS", "importance sampling from a mixture that adapts to p(z|x)"
+    ),
+    "smc": Entry(
+        TemperedSMC(), "SMC", "particles from the prior to p(z|x), over rising temperatures"
+    ),
 }
 
 

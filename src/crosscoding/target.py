@@ -37,12 +37,18 @@ class Target(ABC):
         prior_scale: Standard deviation of the prior N(0, prior_scale² I) that log_likelihood is
             relative to.
         like: An empty tensor of the dtype and on the device of everything here.
+        index: Which queries of the whole batch these are, shape (B,); None: all of them.
     """
 
     latent_dim: int
     batch_shape: torch.Size
     prior_scale: float = 1.0
     like: Tensor
+    index: Tensor | None = None
+
+    def name(self, query: int | Tensor) -> int:
+        """Which query of the whole batch this is, for messages."""
+        return int(query if self.index is None else self.index[query])
 
     @abstractmethod
     def log_likelihood(self, z: Tensor, *, checked: bool = True) -> Tensor:
@@ -212,6 +218,8 @@ class VAETarget(Target):
         )
 
     def curvature(self, z: Tensor) -> Tensor:
+        if not z.numel():
+            return z.new_zeros(*z.shape, self.latent_dim)
         points = z.reshape(z.shape[:-2].numel(), *z.shape[-2:])
         if self._observed is None:
             values_at_once = CHUNK_BYTES // z.element_size()
@@ -269,6 +277,7 @@ class VAETarget(Target):
         chosen.evidence = self.evidence[index]
         chosen._values, chosen._mask = self._values[index], self._mask[index]
         chosen.batch_shape = chosen._values.shape[:-1]
+        chosen.index = index if self.index is None else self.index[index]
         if self._observed is not None:
             chosen._observed = self._observed.select(index)
         return chosen

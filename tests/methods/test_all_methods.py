@@ -16,7 +16,18 @@ from crosscoding.crosscoders import (
     Planar,
     Spline,
 )
-from crosscoding.methods import HMC, Grid, Method, Rejection, Variational
+from crosscoding.methods import (
+    HMC,
+    Auto,
+    Grid,
+    Importance,
+    Laplace,
+    Method,
+    NaturalGradient,
+    Rejection,
+    TemperedSMC,
+    Variational,
+)
 from crosscoding.registry import METHODS
 
 CHEAP = {
@@ -24,6 +35,11 @@ CHEAP = {
     HMC: {"num_chains": 4, "num_warmup": 40, "num_draws": 20, "num_leapfrog": 5},
     Rejection: {"num_draws": 60},
     Grid: {"tolerance": 0.02},
+    Auto: {"num_draws": 400},
+    Laplace: {"num_starts": 2, "num_fresh": 100},
+    NaturalGradient: {"steps": 40, "num_fresh": 100},
+    Importance: {"rounds": 1, "num_adapt": 200, "num_draws": 200},
+    TemperedSMC: {"num_particles": 160, "num_moves": 1, "num_leapfrog": 2},
 }
 SMALL = {
     Gaussian: Gaussian(),
@@ -216,6 +232,12 @@ def test_without_evidence_the_answer_is_the_prior(method):
         method = HMC(num_chains=20, num_warmup=20, num_draws=100, step_size=0.25)
     if isinstance(method, Rejection):
         method = Rejection(num_draws=2000)
+    if isinstance(method, (Laplace, NaturalGradient)):
+        method = replace(method, num_fresh=2000)
+    if isinstance(method, (Auto, Importance)):
+        method = replace(method, num_draws=2000)
+    if isinstance(method, TemperedSMC):
+        method = replace(method, num_particles=2000)
     nothing = cc.Evidence(problem.truth, torch.tensor(False))
     posterior = cc.condition(problem.vae, nothing, method, seed=0)
     size = 2000

@@ -69,6 +69,7 @@ class Importance(Method):
             if found.fitted is None or not found.fitted.crosscoder.has_density:
                 raise ValueError(f"expected a proposal with a density, got {self.proposal}")
             return weigh(target, found.fitted, self.num_draws, generator=for_draws)
+        report(0.0, "bank")
         points, log_likelihood = target.log_likelihood_of_bank()
         draws = points[:, None].expand(-1, target.num_queries, -1)
         if self.rounds == 0:
@@ -84,6 +85,7 @@ class Importance(Method):
             num_draws=self.num_adapt,
             generator=for_proposal,
         )
+        report(self.rounds / (self.rounds + 1), "weights")
         return weigh(
             target, adapted, self.num_draws, num_fitted=self.components, generator=for_draws
         )

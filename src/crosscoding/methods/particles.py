@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from crosscoding.diagnostics import importance_ess
+from crosscoding.diagnostics import importance_ess, mean_error
 
 _BISECTIONS = 16
 
@@ -59,5 +59,5 @@ def log_mean_of_islands(log_islands: Tensor) -> tuple[Tensor, Tensor]:
     count = len(log_islands)
     log_mean = log_islands.logsumexp(0) - math.log(count)
     relative = (log_islands - log_mean).double().exp()
-    error = relative.std(0) / math.sqrt(count) if count > 1 else relative[0] * math.nan
+    error = mean_error(relative) if count > 1 else relative[0] * math.nan
     return log_mean, error.to(log_mean.dtype)

@@ -232,7 +232,7 @@ class _Cascade:
             c_elbo=unknown,
             c_elbo_error=unknown,
             ess=torch.where(settled, as_draws, ess),
-            pareto_k=torch.where(settled, math.nan, math.inf),
+            pareto_k=torch.where(settled, unknown, math.inf),
             missed=torch.zeros_like(ess),
             weighed=torch.full_like(ess, len(points)),
         )

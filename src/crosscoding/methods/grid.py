@@ -128,7 +128,8 @@ class Grid(Method):
         if len(counts) and counts.max() > self.max_cells:
             raise BudgetError(
                 f"expected at most {self.max_cells} cells a query, and query "
-                f"{target.name(counts.argmax())} has {int(counts.max())}; raise max_cells or tolerance"
+                f"{target.name(counts.argmax())} has {int(counts.max())}; raise max_cells or "
+                "tolerance"
             )
 
 

@@ -191,8 +191,8 @@ class Annealing:
                 self._sharpen(state, generator=for_step)
         raise BudgetError(
             f"expected p(z|x) to be reached in {_MAX_TEMPERATURES} temperatures, and it was not "
-            f"for query {target.name(state.index[0])}; the evidence is too sharp for TemperedSMC, use "
-            "Laplace() or Auto()"
+            f"for query {target.name(state.index[0])}; the evidence is too sharp for TemperedSMC, "
+            "use Laplace() or Auto()"
         )
 
     def _start(self, target: Target, *, generator: Generator) -> "_State":

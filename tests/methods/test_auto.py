@@ -77,17 +77,14 @@ def test_linear_gaussian_answers_are_trusted_and_right(latent, data, scale):
     assert (posterior.draws.std(0) / sd - 1).abs().max() < 5 / math.sqrt(2 * 600)
 
 
-def test_in_128_dimensions_log_evidence_is_right_and_the_search_is_said_to_be_missing():
-    """Too few climbs are affordable to count as a search for modes."""
+def test_in_128_dimensions_log_evidence_is_right():
     problem = linear_gaussian_problem(128, data_dim=192, scale=0.5, batch=2)
     posterior = cc.condition(problem.vae, problem.evidence, Auto(), seed=0)
     # Float32 has 1e-3 of 400 nats.
     torch.testing.assert_close(
-        posterior.log_evidence, problem.exact_log_evidence(), rtol=0, atol=2e-2
+        posterior.log_evidence, problem.exact_log_evidence(), rtol=0, atol=1e-2
     )
-    for verdict in posterior.verdicts:
-        assert verdict.label == "approximate"
-        assert verdict.reasons[0] == "nothing has searched for modes that it lacks"
+    assert labels(posterior) == ["trusted"] * 2
 
 
 def test_digits_in_two_dimensions_are_those_of_a_fine_grid(mnist_2d):
@@ -201,8 +198,7 @@ def test_a_budget_that_pays_for_nothing_leaves_the_banks_answer(max_decodes):
     assert posterior.mean().isfinite().all()
 
 
-@pytest.mark.xfail(strict=True, reason="a stage starts if 1,000 decodes are left and takes 10,000")
-@pytest.mark.parametrize("max_decodes", [9000])
+@pytest.mark.parametrize("max_decodes", [1000, 9000, 20_000, 200_000])
 def test_decodes_stay_within_the_budget(max_decodes):
     posterior = cc.infer(blocks(16), Auto(max_decodes=max_decodes), seed=0)
     assert spent(posterior) <= max_decodes
@@ -258,7 +254,7 @@ def test_an_interrupted_stage_leaves_the_finished_answers(staged, stage, monkeyp
     assert torch.equal(posterior.log_evidence[finished], staged.log_evidence[finished])
 
 
-@pytest.mark.parametrize("stage", ["_climb", "_look_again"])
+@pytest.mark.parametrize("stage", ["_climb", "_look"])
 def test_an_answer_whose_second_look_was_interrupted_is_not_trusted(stage, monkeypatch):
     """Nor one whose second look had not begun, as another query was still being climbed for."""
 
@@ -275,7 +271,7 @@ def test_an_answer_whose_second_look_was_interrupted_is_not_trusted(stage, monke
     posterior = cc.condition(problem.vae, problem.evidence, Auto(), seed=0)
     assert (posterior.stats["finished"][looked] == 0).all()
     assert not posterior.trusted[looked].any()
-    if stage == "_look_again":
+    if stage == "_look":
         assert torch.equal(posterior.trusted[climbed], whole.trusted[climbed])
 
 

@@ -52,6 +52,7 @@ class Answers:
     Attributes:
         grade: Index into `verdict.LABELS` of each query's answer, shape (B,); 3: there is none.
         way: How many temperatures p(z|x) is from the prior, about, shape (B,).
+        looked: Whether climbs have looked for modes that the answer lacks, shape (B,).
         finished: False where a stage was not allowed to run, shape (B,).
         draws: Equally weighted draws, shape (num_draws, B, latent).
     """
@@ -69,6 +70,7 @@ class Answers:
         self._later: Answer | None = None  # of all queries
         self._postponed = torch.zeros_like(unknown, dtype=torch.bool)
         self.finished = torch.ones_like(unknown, dtype=torch.bool)
+        self.looked = torch.zeros_like(self.finished)
         self.grade = torch.full_like(unknown, 3, dtype=torch.long)
 
     def keep(self, rows: Tensor, answer: Answer, *, postpone: bool = False) -> None:
@@ -95,6 +97,7 @@ class Answers:
         for name in _FIGURES:
             getattr(self, name)[chosen] = getattr(answer, name)[index]
         self.grade[chosen] = grade[index].long()
+        self.looked[chosen] = False
         self._postponed[chosen] = postpone
         if postpone:
             self._later = answer
@@ -103,6 +106,7 @@ class Answers:
 
     def doubt(self, rows: Tensor, missed: Tensor) -> None:
         """Take in what a second look found the answers to lack, (B,)."""
+        self.looked[rows] = True
         self.missed[rows] = torch.maximum(self.missed[rows], missed)
         lacking = rows[missed > 0.02]
         self.grade[lacking] = self.grade[lacking].clamp_min(1)

@@ -6,9 +6,9 @@
             them, drawn from until log p(x) is known, and has to have mass where they are
     climb   instead, where p(z|x) is too narrow to anneal to: Gauss–Newton from many points, then a
             proposal from the modes found, and where that is poor the best Gaussian
-    look    a few climbs more: does the answer have draws at the modes that they find?
     refine  what a Gaussian does not propose well for: rounds of more draws, and two Gaussians
-    swarm   what is not settled is annealed again, with many particles in islands
+    look    what particles settled: are there draws at the modes that a few climbs find?
+    swarm   what is not settled is annealed again, with many particles in islands, and looked at
 
 After each stage an answer is graded (`verdict`): Pareto k, effective draws, error of log p(x), and
 whether a search from the prior finds mass where the answer has none. The best answer is kept. So
@@ -37,7 +37,16 @@ from crosscoding.methods.smc import Annealing, Swarm
 from crosscoding.random import spawn
 from crosscoding.target import Target
 
-_STAGES: tuple[str, ...] = ("bank", "grid", "anneal", "climb", "look", "refine", "swarm")
+_STAGES: tuple[str, ...] = (
+    "bank",
+    "grid",
+    "anneal",
+    "climb",
+    "refine",
+    "look",
+    "swarm",
+    "look again",
+)
 _GRID_DIM = 3
 _GRID_TOLERANCE = 0.05
 _BANK_ESS, _BANK_ERROR = 100.0, 0.03  # of points spread evenly, and of log p(x) by islands
@@ -46,7 +55,8 @@ _SHORT_WAY = 1.5  # temperatures from the prior, above which particles may lose 
 _LONG_WAY = 10.0  # above which p(z|x) is narrow: climbed to, not annealed to
 _LONGEST_WAY = 25.0  # above which a swarm does not get there either
 _NUM_PARTICLES = 96
-_NUM_CHECKS, _CHECK_STEPS, _CHECK_EVERY = 16, 9, 3  # climbs for a second look
+_NUM_CHECKS, _CHECK_STEPS, _CHECK_EVERY = 16, 12, 3  # climbs for a second look, at least
+_CHECK_OPERATIONS = 1e9  # multiply-adds that buy more of them
 _NUM_CLIMBS, _CLIMB_STEPS = 64, 30
 _LEAST_CLIMBS = 16  # to count as a search for modes; where they cost too much there is one
 _DEAR_STEPS, _NUM_DEAR = 8, 500
@@ -54,7 +64,8 @@ _MOST_COMPONENTS = 8  # of the modes found, to propose from
 _ROUNDS, _NUM_ADAPT, _NUM_REFINE = 3, 1000, 2500
 _NUM_WEIGHED, _MOST_TIMES = 4000, 6  # draws of an answer, and how many times as many at most
 _WANTED_ERROR = 0.037  # of log p(x), nats
-_ISLAND_FACTOR = 1.5  # by which the spread of a few islands may understate the error
+_ISLAND_FACTOR = 1.25  # by which the spread of a few islands may understate the error
+_NO_MODE = 4.0  # nats below all modes together, from which on one is not looked for
 _BEYOND = 1.0  # nats above the largest weight: where a particle lies outside the fit
 _CLIMB_OPERATIONS = 4e11  # multiply-adds that climbing may cost a query
 _SWARM_OPERATIONS = 1.2e10  # multiply-adds for a query's swarm: as many particles as that buys
@@ -127,21 +138,22 @@ class _Cascade:
         return self._answers.findings(tuple(self._trace))
 
     def _stages(self, everything: Tensor) -> None:
-        self._stage("bank", everything, self._bank, planned=0)
+        self._stage("bank", everything, self._bank)
         if self._target.latent_dim <= _GRID_DIM:
-            self._stage("grid", self._open(), self._integrate, planned=0)
+            self._stage("grid", self._open(), self._integrate)
         rows = self._open()
         if not len(rows):
             return
         way = self._answers.way
         self._stage("anneal", rows[way[rows] <= _LONG_WAY], self._anneal)
         self._stage("climb", rows[way[rows] > _LONG_WAY], self._climb)
-        self._stage("look", self._to_look_at().nonzero()[:, 0], self._look_again)
         rows = self._open()
         self._stage("refine", rows[way[rows] <= _LONG_WAY], self._refine)
+        self._stage("look", self._to_look_at().nonzero()[:, 0], self._look)
         rows = self._open()
         within_reach = (way[rows] < _LONGEST_WAY) & (self._swarm_costs(rows) < _MOST_OPERATIONS)
         self._stage("swarm", rows[within_reach], self._swarm)
+        self._stage("look again", self._to_look_at().nonzero()[:, 0], self._look)
 
     # ---- what runs, and what it may cost -------------------------------------------------------
 
@@ -150,12 +162,50 @@ class _Cascade:
         return (self._answers.grade > 0).nonzero()[:, 0]
 
     def _to_look_at(self) -> Tensor:
-        """Which queries are settled by particles that may have lost a mode on a long way, (B,)."""
-        way, looked = self._answers.way, torch.zeros_like(self._answers.finished)
-        for stage in self._trace:
-            looked |= (stage.decodes > 0) & (stage.name == "look")
-        long = (way > _SHORT_WAY) & (way <= _LONG_WAY)
-        return (self._answers.grade == 0) & long & ~looked
+        """Which queries are settled by particles that may have lost a mode on their way, (B,)."""
+        answers = self._answers
+        by_particles = ~answers.looked & (answers.way > _SHORT_WAY)
+        return (answers.grade == 0) & by_particles
+
+    def _planned_decodes(self, name: str, way: Tensor) -> Tensor:
+        """What a stage is reckoned to take of queries that are so far from the prior, amply."""
+        dim, num = self._target.latent_dim, self._num_climbs()
+        proposal = _ROUNDS * _NUM_ADAPT + _NUM_WEIGHED
+        steps = _CLIMB_STEPS if num >= _LEAST_CLIMBS else _DEAR_STEPS
+        checks, every = self._num_checks()
+        look = checks * (3 * _CHECK_STEPS + (_CHECK_STEPS / every + 1) * dim) + _NUM_ADAPT
+        decodes = {
+            "bank": 0.0,
+            "grid": 10_000.0,
+            "anneal": 3 * 3 * _NUM_PARTICLES * (way + 2) + proposal,
+            "climb": num * steps * (dim + 3.0) + 10 * _NUM_ADAPT,
+            "look": look,
+            "look again": look,
+            "refine": _ROUNDS * _NUM_REFINE + _NUM_WEIGHED,
+            "swarm": 3 * 4 * self._swarm_size() * (way + 2) + proposal,
+        }[name]
+        return decodes + torch.zeros_like(way)
+
+    def _num_climbs(self) -> int:
+        """How many climbs are worth their price: many, or where they cost too much one."""
+        dim = self._target.latent_dim
+        affordable = int(_CLIMB_OPERATIONS / (self._target.operations * dim * 40))
+        if affordable < _LEAST_CLIMBS:
+            return 1
+        return min(_NUM_CLIMBS, affordable, max(1280 // dim, _LEAST_CLIMBS))
+
+    def _num_checks(self) -> tuple[int, int]:
+        """Climbs of a second look, and the steps they take with one curvature."""
+        each = self._target.operations * (6.0 * self._target.latent_dim + 60)
+        num = int(min(max(_CHECK_OPERATIONS / each, _NUM_CHECKS), _NUM_CLIMBS))
+        return num, 1 if num == _NUM_CLIMBS else _CHECK_EVERY
+
+    def _swarm_size(self) -> int:
+        """Particles of a swarm; it does not depend on the rest of the batch."""
+        least = 512 + 32 * self._target.latent_dim
+        by_operations = _SWARM_OPERATIONS / (5 * _LONG_WAY * self._target.operations)
+        most = min(by_operations, _SWARM_DECODES / (5 * _LONG_WAY))
+        return int(max(least, most)) // _BANK_ISLANDS * _BANK_ISLANDS
 
     def _out_of_time(self) -> bool:
         return time.perf_counter() > self._deadline
@@ -169,7 +219,6 @@ class _Cascade:
         name: str,
         rows: Tensor,
         work: Callable[[Target, Tensor, Generator], Tensor],
-        planned: float = 1000.0,
     ) -> None:
         """Run a stage on some queries, unless the budget is spent, and note what it took.
 
@@ -177,12 +226,12 @@ class _Cascade:
             name: For the trace.
             rows: Which queries.
             work: Takes their target, rows and a generator; gives the decodes of each.
-            planned: Decodes that it needs at least.
         """
         if not len(rows):
             return
         allowed = torch.ones_like(rows, dtype=torch.bool)
         if self._settings.max_decodes is not None:
+            planned = self._planned_decodes(name, self._answers.way[rows].clamp_min(1.0))
             allowed = self._spent[rows] + planned <= self._settings.max_decodes
         if self._out_of_time() and name != "bank":
             allowed = torch.zeros_like(allowed)
@@ -266,8 +315,16 @@ class _Cascade:
     def _anneal(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         for_particles, for_proposal = spawn(generator, 2)
         annealing = Annealing(_NUM_PARTICLES, 1, 1, 3, 0.5)
-        swarm = annealing.run(target, generator=for_particles)
+        try:
+            swarm = annealing.run(target, generator=for_particles, stop=self._out_of_time)
+        except BudgetError:
+            return self._given_up(rows)
         return swarm.decodes + self._propose(target, rows, swarm, 1, for_proposal)
+
+    def _given_up(self, rows: Tensor) -> Tensor:
+        """Note that particles did not get to p(z|x); it counts for what annealing may take."""
+        self._answers.finished[rows] = False
+        return self._planned_decodes("anneal", self._answers.way[rows].clamp_min(1.0))
 
     def _refine(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Adapt from the answer's draws with more of them, and a mixture of two."""
@@ -289,15 +346,11 @@ class _Cascade:
 
     def _swarm(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         for_particles, for_proposal = spawn(generator, 2)
-        least = 512 + 32 * self._target.latent_dim
-        by_operations = _SWARM_OPERATIONS / (5 * _LONG_WAY * target.operations)
-        most = min(by_operations, _SWARM_DECODES / (5 * _LONG_WAY))
-        num = int(max(least, most)) // _BANK_ISLANDS * _BANK_ISLANDS
-        annealing = Annealing(num, _BANK_ISLANDS, 1, 4, 0.5)
+        annealing = Annealing(self._swarm_size(), _BANK_ISLANDS, 1, 4, 0.5)
         try:
-            swarm = annealing.run(target, generator=for_particles)
+            swarm = annealing.run(target, generator=for_particles, stop=self._out_of_time)
         except BudgetError:
-            return torch.zeros_like(self._spent[rows])
+            return self._given_up(rows)
         unknown = torch.full_like(swarm.log_evidence, math.nan)
         answer = Answer(
             draws=swarm.z,
@@ -374,7 +427,8 @@ class _Cascade:
         decodes = torch.full_like(answer.error, float(num))
         times = (answer.error / _WANTED_ERROR).square().ceil().clamp(1, _MOST_TIMES)
         times = torch.where(answer.pareto_k < 0.7, times, 1.0)
-        if num == _NUM_WEIGHED and not self._out_of_time():
+        free = self._settings.max_decodes is None and not self._out_of_time()
+        if num == _NUM_WEIGHED and free:
             for_more = spawn(generator, _MOST_TIMES)
             for total in times[times > 1].unique().tolist():
                 again = (times == total).nonzero()[:, 0]
@@ -397,9 +451,8 @@ class _Cascade:
         """Modes, the Laplace mixture as a proposal, and the best Gaussian where that is poor."""
         for_starts, for_modes, for_mode, for_fit, for_gaussian = spawn(generator, 5)
         dim = target.latent_dim
-        affordable = int(_CLIMB_OPERATIONS / (target.operations * dim * 40))
-        cheap = affordable >= _LEAST_CLIMBS
-        num = min(_NUM_CLIMBS, affordable, max(1280 // dim, _LEAST_CLIMBS)) if cheap else 1
+        num = self._num_climbs()
+        cheap = num >= _LEAST_CLIMBS
         steps = _CLIMB_STEPS if cheap else _DEAR_STEPS
         starts = spread_starts(target, num, generator=for_starts)
         modes = climb(target, starts, steps, report=self._report, stop=self._late)
@@ -434,6 +487,7 @@ class _Cascade:
                 for_modes,
             )
             decodes += self._at_one_mode(target, rows, modes, searched, for_mode)
+            self._answers.looked[rows] = True  # it was climbs that found these
         poor = (self._answers.grade[rows] > 0).nonzero()[:, 0]
         if len(poor):
             fit, some = NaturalGradient(), target.select(poor)
@@ -452,25 +506,20 @@ class _Cascade:
             )
         return decodes
 
-    def _look_again(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
+    def _look(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Climb from the prior to modes: does the answer have draws at all of them?"""
         for_starts, for_gaussian = spawn(generator, 2)
-        starts = spread_starts(target, _NUM_CHECKS, generator=for_starts)
-        modes = climb(target, starts, _CHECK_STEPS, every=_CHECK_EVERY)
+        num, every = self._num_checks()
+        starts = spread_starts(target, num, generator=for_starts)
+        modes = climb(target, starts, _CHECK_STEPS, every=every)
         log_weights, _ = modes.log_weights()
-        draws = self._answers.draws[:, rows]
-        reach = target.latent_dim + 4 * math.sqrt(2 * target.latent_dim)
-        missed = torch.zeros_like(log_weights[0])
-        for z, precision, log_weight in zip(modes.z, modes.precision, log_weights, strict=True):
-            gap = (draws - z).transpose(0, 1)
-            inside = ((gap @ precision) * gap).sum(-1) < reach
-            share = inside.to(missed).mean(1)
-            weight = log_weight.exp()
-            missed += torch.where(share < 0.2 * weight, weight, 0.0)
+        missed = _lacking(modes, log_weights, self._answers.draws[:, rows])
         self._answers.doubt(rows, missed)
-        curvatures = modes.steps.amax(0) / _CHECK_EVERY + 1
-        decodes = modes.steps.sum(0) * 3.0 + _NUM_CHECKS * curvatures * target.latent_dim
-        return decodes + self._at_one_mode(target, rows, modes, missed, for_gaussian)
+        curvatures = modes.steps.amax(0) / every + 1
+        decodes = modes.steps.sum(0) * 3.0 + num * curvatures * target.latent_dim
+        decodes += self._at_one_mode(target, rows, modes, missed, for_gaussian)
+        self._answers.looked[rows] = True
+        return decodes
 
     def _at_one_mode(
         self, target: Target, rows: Tensor, modes: Modes, missed: Tensor, generator: Generator
@@ -494,6 +543,26 @@ class _Cascade:
             generator,
         )
         return decodes
+
+
+def _lacking(modes: Modes, log_weights: Tensor, draws: Tensor) -> Tensor:
+    """Share of the modes that have far fewer draws than their weight asks for, (B,).
+
+    Args:
+        modes: K of each query.
+        log_weights: log of their shares, −inf for one found before, shape (K, B).
+        draws: Shape (S, B, latent); each counts for the mode under whose Gaussian it is likeliest.
+    """
+    densities = []
+    for z, precision, log_weight in zip(modes.z, modes.precision, log_weights, strict=True):
+        gap = (draws - z).transpose(0, 1)
+        half_log_det = torch.linalg.cholesky(precision).diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        density = half_log_det[:, None] - 0.5 * ((gap @ precision) * gap).sum(-1)
+        densities.append(torch.where(log_weight[:, None] > -_NO_MODE, density, -math.inf))
+    owner = torch.stack(densities).argmax(0)  # (B, S)
+    number = torch.arange(len(log_weights), device=owner.device)[:, None, None]
+    share = (owner == number).to(log_weights).mean(-1)
+    return torch.where(share < 0.2 * log_weights.exp(), log_weights.exp(), 0.0).sum(0)
 
 
 def _way(log_likelihood: Tensor) -> Tensor:

@@ -54,10 +54,15 @@ def taken(values: Tensor, index: Tensor) -> Tensor:
 def log_mean_of_islands(log_islands: Tensor) -> tuple[Tensor, Tensor]:
     """log of the mean over islands of Z, (I, B) -> (B,), and its standard error from their spread.
 
-    With one island the error is unknown: NaN.
+    Few islands do not tell their spread well: the error is widened as Student's t is against the
+    normal distribution, so that ± 1.96 of them hold 95 %. With one island it is unknown: NaN.
     """
     count = len(log_islands)
     log_mean = log_islands.logsumexp(0) - math.log(count)
     relative = (log_islands - log_mean).double().exp()
-    error = mean_error(relative) if count > 1 else relative[0] * math.nan
+    error = relative[0] * math.nan
+    if count > 1:
+        freedom = count - 1
+        quantile = 1.96 + 2.37 / freedom + 2.82 / freedom**2  # of t at 97.5 %, to 1 % from 4 on
+        error = mean_error(relative) * quantile / 1.96
     return log_mean, error.to(log_mean.dtype)

@@ -13,6 +13,7 @@ reached by weighting the bank; covariance and step size are taken from the parti
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -167,11 +168,23 @@ class Annealing:
     ess_share: float
 
     @torch.no_grad()
-    def run(self, target: Target, *, generator: Generator, report: Report = silent) -> Swarm:
+    def run(
+        self,
+        target: Target,
+        *,
+        generator: Generator,
+        report: Report = silent,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Swarm:
         """Particles of every query of a flat target.
 
+        Args:
+            target: What to anneal to.
+            generator: Of all random numbers.
+            report: Told how far the particles are.
+            stop: Asked at each temperature; True ends it without an answer.
         Raises:
-            BudgetError: A query is not through after 150 temperatures.
+            BudgetError: It was stopped, or a query is not through after 150 temperatures.
         """
         for_start, for_steps = spawn(generator, 2)
         state = self._start(target, generator=for_start)
@@ -179,6 +192,8 @@ class Annealing:
         for step in range(_MAX_TEMPERATURES):
             if not len(state.index):
                 return swarm
+            if stop():
+                raise BudgetError(f"stopped at temperature {step}")
             report(1 - len(state.index) / max(target.num_queries, 1), f"temperature {step}")
             (for_step,) = spawn(for_steps, 1)  # others' retries do not change a query's numbers
             self._move(state, generator=for_step)
@@ -199,6 +214,11 @@ class Annealing:
         """Points of the bank by p(x|z)^t, at the largest t that leaves as many as are wanted."""
         points, log_likelihood = target.log_likelihood_of_bank()
         per_island = len(points) // self.num_islands
+        if not per_island:
+            raise ValueError(
+                f"expected num_islands <= {len(points)}, the points of this model's bank, "
+                f"got {self.num_islands}"
+            )
         points = points[: per_island * self.num_islands]
         # Stretches of the bank, not every n-th point: each is spread evenly by itself.
         islands = log_likelihood[: len(points)].unflatten(0, (self.num_islands, per_island))

@@ -24,7 +24,7 @@ _ABSENT = "needs CROSSCODING_MODELS with celeba-100d, and CROSSCODING_DATA with 
 
 def elbo(setup: Setup) -> Section:
     vae = faces_vae()
-    evidence = None if vae is None else face_queries(vae, setup.num(3, 1))
+    evidence = None if vae is None else face_queries(vae, setup.num(1, 1))
     wanted = ("≥ the baseline", "≥ the baseline + 50")
     if evidence is None:
         return Section([Row("celeba-100d: C-ELBO", w, "", None, _ABSENT) for w in wanted])

@@ -50,7 +50,7 @@ def smc(name: str, target: cc.Target) -> Reference:
     pieces = []
     for start in range(0, target.num_queries, _AT_ONCE):
         some = torch.arange(start, min(start + _AT_ONCE, target.num_queries))
-        part = target.select(some)
+        part = target.select(some).prepare()
         path = CACHE / f"{name}-{start}-{_fingerprint(part)}.npz"
         if not path.is_file():
             _save(path, _annealed(part))

@@ -16,7 +16,8 @@ from crosscoding.vae import VAE
 
 _MOST_OBSERVED = 0.5  # share of the elements above which one product with all of them is faster
 _MAX_BYTES = 512 * 2**20
-_QUERIES_AT_ONCE, _POINTS_AT_ONCE = 8, 128
+_POINTS_AT_ONCE = 128
+_CACHE_BYTES = 8 * 2**20
 _TILE, _TILES_AT_ONCE = 128, 256
 
 
@@ -105,8 +106,11 @@ class ObservedRows:
         if len(self.elements) <= 1:
             yield slice(None), self
             return
-        for start in range(0, len(self.values), _QUERIES_AT_ONCE):
-            rows = slice(start, start + _QUERIES_AT_ONCE)
+        widest = max(self._width, self.elements.shape[1])
+        row_bytes = _POINTS_AT_ONCE * widest * self.values.element_size()
+        size = max(_CACHE_BYTES // row_bytes, 1)
+        for start in range(0, len(self.values), size):
+            rows = slice(start, start + size)
             yield rows, self.select(rows)._trimmed()
 
     def _trimmed(self) -> "ObservedRows":

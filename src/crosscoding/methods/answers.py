@@ -87,7 +87,10 @@ class Answers:
         doubt = _doubt(answer.error, answer.missed, answer.pareto_k)
         doubt_so_far = _doubt(self.error[rows], self.missed[rows], self.pareto_k[rows])
         better |= (grade == self.grade[rows]) & (doubt < doubt_so_far)
-        higher = ~(answer.c_elbo <= self.c_elbo[rows]) & ~answer.c_elbo.isnan()
+        # Less 2 standard errors of each: the highest of noisy bounds would be no bound.
+        bound = answer.c_elbo - 2 * answer.c_elbo_error
+        bound_so_far = self.c_elbo[rows] - 2 * self.c_elbo_error[rows]
+        higher = ~(bound <= bound_so_far) & ~bound.isnan()
         self.c_elbo[rows[higher]] = answer.c_elbo[higher]
         self.c_elbo_error[rows[higher]] = answer.c_elbo_error[higher]
         if not better.any():

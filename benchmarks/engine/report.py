@@ -50,10 +50,10 @@ _MISSED = """## What is missed, and why
 - **2 ms a query in 2-d.** A third of the queries, those with most pixels observed, are too
   narrow for the bank and are integrated on the grid at 5 to 6 ms each; the bank itself takes
   0.5 ms a query.
-- **50 ms a query in 20-d.** Of 100 queries, 40 ms a query went into particles, adaptation and
-  weighing, 13 ms into the second look for modes, 21 ms into refining a third of the queries,
-  and 37 ms into swarms for an eighth of them. Without swarms and second looks the time is near
-  the goal, and some answers that lack a mode are trusted.
+- **50 ms a query in 20-d.** Of 157 ms a query, 56 went into particles, adaptation and weighing,
+  39 into refining a third of the queries, 16 into the second look for modes, and 40 into swarms
+  for a seventh of them. Without second looks and swarms it is still twice the goal, and some
+  answers that lack a mode are trusted.
 - **Linear-Gaussian, D = 2 and 256.** In 2-d the bank answers, whose own error is about 0.002
   nats. In 256-d it is what single precision leaves of log p(x), about 1e-3 nats.
 - **Products of blocks, D = 16 and 64** are kept from "trusted", not answered within the goal:

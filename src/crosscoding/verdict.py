@@ -17,7 +17,7 @@ LABELS = ("trusted", "approximate", "unreliable")
 _ERROR, _ROUGH_ERROR = 0.04, 0.5  # of log p(x), in nats
 _ESS, _ROUGH_ESS = 600.0, 50.0
 _R_HAT, _ROUGH_R_HAT = 1.01, 1.1
-_MISSED, _ROUGH_MISSED = 0.02, 0.1
+MISSED, _ROUGH_MISSED = 0.02, 0.1
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Figures:
                 ),
             ),
             (
-                torch.where(missed.isnan(), 1, _grade(missed, _MISSED, _ROUGH_MISSED)),
+                torch.where(missed.isnan(), 1, _grade(missed, MISSED, _ROUGH_MISSED)),
                 lambda q: (
                     "nothing has searched for modes that it lacks"
                     if missed[q].isnan()

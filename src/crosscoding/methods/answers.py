@@ -13,7 +13,7 @@ from crosscoding.methods.importance import bound_of
 from crosscoding.methods.particles import systematic, taken
 from crosscoding.random import uniform
 from crosscoding.target import Target
-from crosscoding.verdict import Figures
+from crosscoding.verdict import MISSED, Figures
 
 
 @dataclass(eq=False)
@@ -41,6 +41,19 @@ class Answer:
     missed: Tensor
     weighed: Tensor
     cell_width: Tensor | None = None
+
+    @property
+    def grades(self) -> Tensor:
+        """Index into `verdict.LABELS` of each query's answer, shape (B,)."""
+        return Figures(
+            log_evidence_error=self.error,
+            ess=self.ess,
+            pareto_k=self.pareto_k,
+            r_hat=torch.full_like(self.ess, math.nan),
+            missed=self.missed,
+            finished=torch.ones_like(self.ess, dtype=torch.bool),
+            num_draws=self.weighed,
+        ).grades
 
 
 _FIGURES = ("log_evidence", "error", "ess", "pareto_k", "missed", "weighed")
@@ -81,8 +94,7 @@ class Answers:
             answer: Of theirs.
             postpone: Whether to take its draws only at the end, for the queries that keep it.
         """
-        figures = _figures(answer, torch.ones_like(answer.ess, dtype=torch.bool))
-        grade = figures.grades
+        grade = answer.grades
         better = grade < self.grade[rows]
         doubt = _doubt(answer.error, answer.missed, answer.pareto_k)
         doubt_so_far = _doubt(self.error[rows], self.missed[rows], self.pareto_k[rows])
@@ -111,7 +123,7 @@ class Answers:
         """Take in what a second look found the answers to lack, (B,)."""
         self.looked[rows] = True
         self.missed[rows] = torch.maximum(self.missed[rows], missed)
-        lacking = rows[missed > 0.02]
+        lacking = rows[missed > MISSED]
         self.grade[lacking] = self.grade[lacking].clamp_min(1)
 
     def findings(self, trace: tuple[Stage, ...]) -> Findings:
@@ -142,18 +154,6 @@ def _doubt(error: Tensor, missed: Tensor, pareto_k: Tensor) -> Tensor:
     """Orders answers of one grade: a lacking mode weighs more than a large error."""
     unsure = error.nan_to_num(nan=10.0) + 10 * missed.nan_to_num(nan=0.1)
     return unsure + (pareto_k.nan_to_num(nan=0.0) - 0.7).clamp_min(0)
-
-
-def _figures(answer: Answer, finished: Tensor) -> Figures:
-    return Figures(
-        log_evidence_error=answer.error,
-        ess=answer.ess,
-        pareto_k=answer.pareto_k,
-        r_hat=torch.full_like(answer.ess, math.nan),
-        missed=answer.missed,
-        finished=finished,
-        num_draws=answer.weighed,
-    )
 
 
 def _resampled(answer: Answer, index: Tensor, num: int, generator: Generator) -> Tensor:

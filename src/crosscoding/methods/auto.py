@@ -200,12 +200,16 @@ class _Cascade:
         num = int(min(max(_CHECK_OPERATIONS / each, _NUM_CHECKS), _NUM_CLIMBS))
         return num, 1 if num == _NUM_CLIMBS else _CHECK_EVERY
 
+    @property
+    def _least_swarm(self) -> int:
+        """Particles below which a swarm says little."""
+        return 512 + 32 * self._target.latent_dim
+
     def _swarm_size(self) -> int:
         """Particles of a swarm; it does not depend on the rest of the batch."""
-        least = 512 + 32 * self._target.latent_dim
         by_operations = _SWARM_OPERATIONS / (5 * _LONG_WAY * self._target.operations)
         most = min(by_operations, _SWARM_DECODES / (5 * _LONG_WAY))
-        return int(max(least, most)) // _BANK_ISLANDS * _BANK_ISLANDS
+        return int(max(self._least_swarm, most)) // _BANK_ISLANDS * _BANK_ISLANDS
 
     def _out_of_time(self) -> bool:
         return time.perf_counter() > self._deadline
@@ -369,7 +373,7 @@ class _Cascade:
 
     def _swarm_costs(self, rows: Tensor) -> Tensor:
         """Multiply-adds of the smallest swarm that makes sense, for each query."""
-        decodes = (512 + 32 * self._target.latent_dim) * 5 * self._answers.way[rows].clamp_min(1.0)
+        decodes = self._least_swarm * 5 * self._answers.way[rows].clamp_min(1.0)
         return decodes * self._target.operations
 
     def _propose(

@@ -50,8 +50,8 @@ def linear(setup: Setup) -> Section:
                 f"Auto, {num} queries of {2 * dim} elements, half of them observed, "
                 f"{1e3 * seconds:.3g} ms a query, {trusted} trusted. Auto's answer is "
                 "draws, without a density whose KL could be had: met or not is said of log p(x). "
-                "log p(x) − C-ELBO is KL(q || p) of its best proposal, whose defensive part counts "
-                "in full (none where the bank or a grid answered); KL of `Laplace()`, one mode, "
+                "log p(x) − C-ELBO is KL(q || p) of what its best proposal was fitted as "
+                "(none where the bank or a grid answered); KL of `Laplace()`, one mode, "
                 "is in closed form",
             )
         )

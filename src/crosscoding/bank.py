@@ -1,7 +1,8 @@
 """The bank: points of the latent space that were decoded once, kept for every query to come.
 
 Given the kept outputs, log p(x|z) of all queries at all points is one or two matrix products and
-runs no decoder: for Bernoulli elements, (x·m) @ logitsᵀ − m @ softplus(logits)ᵀ.
+runs no decoder: for Bernoulli elements, (x·m) @ logitsᵀ − m @ softplus(logits)ᵀ. A likelihood that
+has no such form is worked out element by element, in chunks, from the same outputs.
 """
 
 from pathlib import Path
@@ -42,7 +43,7 @@ class Bank:
     def __init__(self, vae: VAE, points: Tensor) -> None:
         self.points = points
         self._likelihood = vae.flat_likelihood
-        row_bytes = max(vae.data_size * points.element_size(), 1)
+        row_bytes = max(vae.params_size * points.element_size(), 1)
         with torch.no_grad():
             pieces = [
                 self._likelihood.to_keep(vae.decode_flat(piece))
@@ -63,7 +64,10 @@ class Bank:
         if isinstance(kept, Bank) and kept.num_bytes <= max_bytes:
             return kept
         like = torch.empty(0, dtype=vae.dtype, device=vae.device)
-        row_bytes = (2 * vae.data_size + vae.latent_dim) * like.element_size()
+        params_shape = vae.decode_flat(like.new_zeros(0, vae.latent_dim)).shape[1:]
+        kept_of_one = vae.flat_likelihood.to_keep(like.new_zeros(1, *params_shape))
+        row_bytes = max(2 * vae.data_size * like.element_size(), sum(t.nbytes for t in kept_of_one))
+        row_bytes += vae.latent_dim * like.element_size()
         allowed = (max_bytes // row_bytes, int(_MAX_OPERATIONS / vae.operations))
         num = max(min(_MAX_POINTS, *allowed), 16)
         generator = Generator().manual_seed(0)
@@ -96,7 +100,7 @@ class Bank:
         """
         tensors, _ = read_folder(Path(path), "bank")
         points = tensors.pop("points", torch.empty(0))
-        kept = tuple(tensors[name] for name in sorted(tensors))
+        kept = tuple(tensors[name] for name in sorted(tensors, key=lambda n: (len(n), n)))
         if points.ndim != 2 or points.shape[1] != vae.latent_dim or points.dtype != vae.dtype:
             raise ModelFormatError(f"expected a bank of latent {vae.latent_dim} in {path}")
         if not len(points) or any(part.shape[:1] != points.shape[:1] for part in kept):

@@ -40,8 +40,11 @@ class ObservedRows:
         self.mask = rows.gather(1, self.elements)
         self.values = values.gather(1, self.elements.expand(len(values), -1))
         self._head = head
-        self._weight = head.weight[self.elements].mT.contiguous()
-        self._bias = head.bias[self.elements]
+        self._num_params = vae.params_size // vae.data_size
+        by_element = (-1, self._num_params)
+        weight = head.weight.unflatten(0, by_element)[self.elements].flatten(1, 2)
+        self._weight = weight.mT.contiguous()
+        self._bias = head.bias.unflatten(0, by_element)[self.elements].flatten(1)
         self._counts = self.mask.sum(1)
         self.likelihood = vae.flat_likelihood.of_elements(self.elements)
 
@@ -56,7 +59,8 @@ class ObservedRows:
         if vae.head is None or len(mask) == 0:
             return None
         most = int(mask.sum(1).max())
-        size = len(mask) * most * vae.head.weight[0].numel() * values.element_size()
+        row_bytes = vae.head.weight[0].numel() * values.element_size()
+        size = len(mask) * most * row_bytes * (vae.params_size // vae.data_size)
         if not 0 < most <= _MOST_OBSERVED * vae.data_size or size > _MAX_BYTES:
             return None
         return cls(vae, vae.head, values, mask)
@@ -73,7 +77,13 @@ class ObservedRows:
         return chosen
 
     def params(self, z: Tensor) -> Tensor:
-        """The decoder's output for the observed elements: z (*sample, B, latent) -> (S, B, E)."""
+        """The decoder's output for the observed elements.
+
+        Args:
+            z: Shape (*sample, B, latent).
+        Returns:
+            Shape (S, B, E, *param_shape).
+        """
         shape = (z.shape[:-2].numel(), z.shape[-2], self._width)
         hidden = self._head.trunk(z.reshape(-1, z.shape[-1])).reshape(shape)
         if len(self.elements) == 1:
@@ -81,7 +91,8 @@ class ObservedRows:
         else:
             product = torch.baddbmm(self._bias[:, None], hidden.transpose(0, 1), self._weight)
             output = product.transpose(0, 1)
-        return self._head.activation(output)
+        output = self._head.activation(output)
+        return output.unflatten(-1, (-1, *self.likelihood.param_shape))
 
     def log_likelihood(self, z: Tensor) -> Tensor:
         """log p(x|z) in nats: z (*sample, B, latent) -> (*sample, B).
@@ -106,7 +117,7 @@ class ObservedRows:
         if len(self.elements) <= 1:
             yield slice(None), self
             return
-        widest = max(self._width, self.elements.shape[1])
+        widest = max(self._width, self._bias.shape[1])
         row_bytes = _POINTS_AT_ONCE * widest * self.values.element_size()
         size = max(_CACHE_BYTES // row_bytes, 1)
         for start in range(0, len(self.values), size):
@@ -120,8 +131,10 @@ class ObservedRows:
             return self
         part = object.__new__(ObservedRows)
         vars(part).update(vars(self))
-        for name in ("elements", "mask", "_weight", "_bias", "values"):
+        for name in ("elements", "mask", "values"):
             setattr(part, name, getattr(self, name)[..., :most])
+        for name in ("_weight", "_bias"):
+            setattr(part, name, getattr(self, name)[..., : most * self._num_params])
         part.likelihood = self.likelihood.trimmed(most)
         return part
 

@@ -205,7 +205,7 @@ class Posterior:
         likelihood = vae.flat_likelihood
         noise = likelihood.noise((num, 1, vae.data_size), generator=generator, like=z)
         pieces = [likelihood.draw(params, noise[rows]) for rows, params in self._decoded(z)]
-        return self._with_evidence(torch.cat(pieces) if pieces else noise, target, vae)
+        return self._with_evidence(torch.cat(pieces) if pieces else noise.to(z), target, vae)
 
     @torch.no_grad()
     def predict_mean(self, num: int, *, seed: int | Generator | None = None) -> Tensor:
@@ -256,8 +256,7 @@ class Posterior:
         query = ~target.evidence.mask
         if (query & ~truth.isfinite()).any():
             raise NonFiniteError("expected finite unobserved elements of truth, got NaN or inf")
-        if (query & ~vae.likelihood.in_support(truth)).any():
-            raise ValueError(f"expected elements of truth {vae.likelihood.support}")
+        vae.likelihood.check_values(truth, query, "elements of truth")
         num_queries = len(self._findings.ess)
         values = torch.where(query, truth, 0.0).reshape(num_queries, vae.data_size)
         mask = query.reshape(num_queries, vae.data_size)
@@ -384,7 +383,7 @@ class Posterior:
     def _decoded(self, z: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """The decoder's output at z, (S, B, latent), piece by piece: (rows of S, parameters)."""
         vae, _ = self._model()
-        row_bytes = max(vae.data_size * z.element_size() * z.shape[1], 1)
+        row_bytes = max(vae.params_size * z.element_size() * z.shape[1], 1)
         size = max(CHUNK_BYTES // row_bytes, 1)
         for start in range(0, len(z), size):
             rows = slice(start, start + size)

@@ -152,14 +152,7 @@ class VAETarget(Target):
                 "build it with Evidence(values, mask) or Evidence.from_nan(values)"
             )
         check_matches(vae, evidence.values, "evidence", None)
-        outside = evidence.mask & ~vae.likelihood.in_support(evidence.values)
-        if outside.any():
-            worst = evidence.values[outside][0]
-            raise ValueError(
-                f"expected observed values {vae.likelihood.support} for "
-                f"{type(vae.likelihood).__name__}, got {worst:.6g} and {int(outside.sum()) - 1} "
-                "more outside; scale the data as the model was trained on it"
-            )
+        vae.likelihood.check_values(evidence.values, evidence.mask)
         self.vae = vae
         self.evidence = evidence
         self.latent_dim = vae.latent_dim
@@ -223,7 +216,7 @@ class VAETarget(Target):
         points = z.reshape(z.shape[:-2].numel(), *z.shape[-2:])
         if self._observed is None:
             values_at_once = CHUNK_BYTES // z.element_size()
-            size = max(values_at_once // (self.vae.data_size * self.latent_dim), 1)
+            size = max(values_at_once // (self.vae.params_size * self.latent_dim), 1)
             parts = [
                 self._fisher_curvature(self.vae.decode_flat, points[:, rows], self._mask[rows])
                 for rows in _slices(z.shape[-2], max(size // len(points), 1))
@@ -246,11 +239,9 @@ class VAETarget(Target):
         """Jᵀ F J of elements in mask (b, E): z (S, b, latent) -> (S, b, latent, latent)."""
         likelihood = likelihood or self.vae.flat_likelihood
         params, jacobian = _with_jacobian(decode, z)
-        mask = mask[..., None].expand(*mask.shape, max(sum(likelihood.param_shape), 1))
-        fisher = likelihood.fisher(params).reshape(*params.shape[:2], *mask.shape[1:])
-        weight = torch.where(mask, fisher, 0.0).flatten(2)
-        jacobian = jacobian.flatten(3).movedim(0, 2)  # (S, b, latent, outputs)
-        return (jacobian * weight[:, :, None]) @ jacobian.mT
+        weighted = likelihood.fisher_product(params, jacobian, mask)
+        weighted, jacobian = (part.flatten(3).movedim(0, 2) for part in (weighted, jacobian))
+        return weighted @ jacobian.mT  # (S, b, latent, outputs) @ (S, b, outputs, latent)
 
     def flatten(self) -> "VAETarget":
         return VAETarget(self.vae, self.evidence.flatten(len(self.vae.data_shape)))
@@ -265,7 +256,7 @@ class VAETarget(Target):
     def query_bytes(self) -> int:
         head = self.vae.head
         width = 0 if head is None else head.weight.shape[1]
-        return self.vae.data_size * (width // 2 + 8) * self.like.element_size()
+        return self.vae.params_size * (width // 2 + 8) * self.like.element_size()
 
     @property
     def sizes(self) -> Tensor:
@@ -297,7 +288,7 @@ class VAETarget(Target):
         return result
 
     def _chunk_size(self, num_rows: int, like: Tensor) -> int:
-        row_bytes = max(self.vae.data_size * like.element_size() * num_rows, 1)
+        row_bytes = max(self.vae.params_size * like.element_size() * num_rows, 1)
         return max(CHUNK_BYTES // row_bytes, 1)
 
 

@@ -29,7 +29,8 @@ class VAE:
         decoder: Module that maps z (B, latent) to the likelihood's parameters, shape (B, *data),
             or (B, *data, P) or a tuple of P tensors where an element has P parameters.
         latent_dim: Size of z, ≥ 1.
-        likelihood: What the decoder's output means, for example `likelihoods.Bernoulli()`.
+        likelihood: What the decoder's output means, for example `likelihoods.Bernoulli()`. For
+            `likelihoods.Mixed` the parameters lie side by side, column after column.
 
     Attributes:
         decoder: The frozen copy.
@@ -86,10 +87,10 @@ class VAE:
                 "need the digits; convert it with decoder.float()"
             )
         probes = normal((_NUM_PROBES, latent_dim), generator=generator_from(0), like=like)
-        self.data_shape = self._check_decoder(probes)
+        self.data_shape, self._params_shape = self._check_decoder(probes)
         self._flat_likelihood = likelihood.for_data(self.data_shape, like)
         self.head = None
-        if not likelihood.param_shape:
+        if likelihood.by_rows:
             self.head = find_head(self.decoder, probes, self._run(probes))
 
     @property
@@ -101,6 +102,11 @@ class VAE:
     def data_size(self) -> int:
         """Number of elements of one datum."""
         return self.data_shape.numel()
+
+    @property
+    def params_size(self) -> int:
+        """How many numbers the decoder puts out for one datum."""
+        return self._params_shape.numel()
 
     @property
     def operations(self) -> float:
@@ -120,18 +126,17 @@ class VAE:
         Args:
             z: Latent points, shape (*sample, latent).
         Returns:
-            Shape (*sample, *data, *param_shape).
+            Shape (*sample, *data, *param_shape), as the decoder has it.
         """
         if z.ndim < 1 or z.shape[-1] != self.latent_dim:
             raise ValueError(
                 f"expected z of shape (*sample, {self.latent_dim}), got {tuple(z.shape)}"
             )
-        params = self.decode_flat(z)
-        return params.reshape(*z.shape[:-1], *self.data_shape, *self.likelihood.param_shape)
+        return self.decode_flat(z).reshape(*z.shape[:-1], *self._params_shape)
 
     def decode_flat(self, z: Tensor) -> Tensor:
         """Parameters of p(t|z), a datum's elements in one dimension: (*sample, E, *param_shape)."""
-        shape = (*z.shape[:-1], self.data_size, *self.likelihood.param_shape)
+        shape = (*z.shape[:-1], *self.likelihood.flat_shape(self._params_shape))
         if z.numel() == 0:
             return z.new_zeros(shape)
         return self._run(z.reshape(-1, self.latent_dim)).reshape(shape)
@@ -146,8 +151,9 @@ class VAE:
             params = self.decode_flat(
                 normal((num, self.latent_dim), generator=generator, like=like)
             )
-            noise = self.likelihood.noise((num, self.data_size), generator=generator, like=like)
-            draws = self._flat_likelihood.draw(params, noise)
+            likelihood = self._flat_likelihood
+            noise = likelihood.noise((num, self.data_size), generator=generator, like=like)
+            draws = likelihood.draw(params, noise)
         return draws.reshape(num, *self.data_shape)
 
     def to_parts(self) -> Parts | None:
@@ -190,18 +196,13 @@ class VAE:
     def _run(self, z: Tensor) -> Tensor:
         output = self.decoder(z)
         if isinstance(output, (tuple, list)):
-            if not self.likelihood.param_shape:
-                raise ValueError(
-                    f"expected one tensor from the decoder for {type(self.likelihood).__name__}, "
-                    f"got {len(output)}; use Gaussian(scale=None) for a (mean, scale) decoder"
-                )
-            output = torch.stack(tuple(output), dim=-1)
+            output = self.likelihood.join(output)
         if not isinstance(output, Tensor):
             raise TypeError(f"expected a tensor from the decoder, got {type(output).__name__}")
         return output
 
     @torch.no_grad()
-    def _check_decoder(self, probes: Tensor) -> torch.Size:
+    def _check_decoder(self, probes: Tensor) -> tuple[torch.Size, torch.Size]:
         try:
             output = self._run(probes)
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
@@ -237,21 +238,17 @@ class VAE:
                 "expected a decoder whose output for one z does not depend on the other z in the "
                 "batch; batch norm must use running statistics (track_running_stats=True)"
             )
-        return data_shape
+        return data_shape, output.shape[1:]
 
     def _data_shape_of(self, output: Tensor) -> torch.Size:
-        param_shape = self.likelihood.param_shape
-        event = output.shape[1:]
-        fits = (
-            len(event) > len(param_shape) and event[len(event) - len(param_shape) :] == param_shape
-        )
-        if output.shape[:1] != (_NUM_PROBES,) or not fits or output.numel() == 0:
-            wanted = ", ".join(["*data", *map(str, param_shape)])
+        data_shape = self.likelihood.data_shape(output.shape[1:])
+        if output.shape[:1] != (_NUM_PROBES,) or data_shape is None or output.numel() == 0:
             raise ValueError(
-                f"expected decoder output of shape ({_NUM_PROBES}, {wanted}) for {_NUM_PROBES} "
-                f"points, got {tuple(output.shape)}"
+                f"expected decoder output of shape ({_NUM_PROBES}, "
+                f"{self.likelihood.output_shape()}) for {_NUM_PROBES} points, "
+                f"got {tuple(output.shape)}"
             )
-        return event[: len(event) - len(param_shape)]
+        return data_shape
 
 
 def check_matches(vae: VAE, values: Tensor, name: str, batch_shape: Sequence[int] | None) -> None:

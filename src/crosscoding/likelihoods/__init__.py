@@ -1,0 +1,14 @@
+"""Likelihoods p(t|z): what the numbers that a decoder puts out mean."""
+
+from crosscoding.likelihoods.base import Likelihood
+from crosscoding.likelihoods.binary import Bernoulli, ContinuousBernoulli
+from crosscoding.likelihoods.continuous import Gaussian, Laplace, StudentT
+
+__all__ = [
+    "Bernoulli",
+    "ContinuousBernoulli",
+    "Gaussian",
+    "Laplace",
+    "Likelihood",
+    "StudentT",
+]

@@ -1,0 +1,254 @@
+"""The contract of every likelihood p(t|z) that factorises over the elements of t.
+
+The decoder's output arrives as one tensor of parameters, shape (*sample, E, *param_shape), with the
+E elements of a datum in one dimension: param_shape is () for a likelihood of one parameter an
+element and (P,) for P of them. Given z, observed and unobserved elements are independent, so a sum
+over observed elements is log p(x|z) and a sum over the others log p(y|z).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.errors import ModelFormatError
+from crosscoding.storage import Parts
+
+_CHUNK_BYTES = 64 * 2**20
+
+
+class Likelihood(ABC):
+    """What is asked of every likelihood. All log-probabilities are in nats and per element.
+
+    Attributes:
+        param_shape: Shape of an element's parameters: the decoder's output is (B, *data,
+            *param_shape), or a tuple of P tensors (B, *data) where param_shape is (P,).
+        support: In words, which values can be observed.
+        num_kept: How many tensors `to_keep` gives.
+        by_rows: Whether parameters [..., e, :] make element e: all but `Mixed`.
+        per_element: Settings that may be tensors which broadcast to the data's shape, and how many
+            dimensions of their own they have after that.
+    """
+
+    param_shape: tuple[int, ...] = ()
+    support: str
+    num_kept: int = 1
+    by_rows: bool = True
+    per_element: ClassVar[dict[str, int]] = {}
+
+    @abstractmethod
+    def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
+        """log p(t|z) of each element, the broadcast shape of (*sample, E) and values."""
+
+    @abstractmethod
+    def mean(self, params: Tensor) -> Tensor:
+        """E[t|z] of each element, shape (*sample, E)."""
+
+    @abstractmethod
+    def variance(self, params: Tensor) -> Tensor:
+        """Var[t|z] of each element, shape (*sample, E)."""
+
+    @abstractmethod
+    def fisher(self, params: Tensor) -> Tensor:
+        """Fisher information of each parameter, −E[∂² log p(t|z)], shape of params.
+
+        The diagonal of the Fisher matrix F; all of it is in `fisher_product`.
+        """
+
+    @abstractmethod
+    def noise(self, shape: Sequence[int], *, generator: Generator, like: Tensor) -> Tensor:
+        """Base noise that `draw` turns into data, of the given shape: a number an element."""
+
+    @abstractmethod
+    def draw(self, params: Tensor, noise: Tensor) -> Tensor:
+        """A draw of t given z for each element, from base noise."""
+
+    @abstractmethod
+    def in_support(self, values: Tensor) -> Tensor:
+        """Whether each value of data (*batch, *data) can be observed at all, boolean."""
+
+    # ---- the decoder's output, as it comes -------------------------------------------------------
+
+    def data_shape(self, output: Sequence[int]) -> torch.Size | None:
+        """Shape of a datum whose parameters have shape `output`, or None if that cannot be."""
+        num = len(output) - len(self.param_shape)
+        fits = num > 0 and tuple(output[num:]) == self.param_shape
+        return torch.Size(output[:num]) if fits else None
+
+    def flat_shape(self, output: Sequence[int]) -> torch.Size:
+        """Shape of the parameters of a datum laid out flat: (E, *param_shape)."""
+        data_shape = torch.Size(output[: len(output) - len(self.param_shape)])
+        return torch.Size((data_shape.numel(), *self.param_shape))
+
+    def output_shape(self) -> str:
+        """The shape of a datum's parameters in words, for messages."""
+        return ", ".join(["*data", *map(str, self.param_shape)])
+
+    def join(self, outputs: Sequence[Tensor]) -> Tensor:
+        """The parameters as one tensor, from a decoder that puts out several.
+
+        Raises:
+            ValueError: An element has one parameter only.
+        """
+        if not self.param_shape:
+            raise ValueError(
+                f"expected one tensor from the decoder for {type(self).__name__}, "
+                f"got {len(outputs)}; use Gaussian(scale=None) for a (mean, scale) decoder"
+            )
+        return torch.stack(tuple(outputs), dim=-1)
+
+    def check_params(self, params: Tensor) -> None:  # noqa: B027 (most have nothing to check)
+        """Raise ValueError if a decoder's output cannot be this likelihood's parameters."""
+
+    def check_values(self, values: Tensor, mask: Tensor, name: str = "observed values") -> None:
+        """Raise ValueError if values (*batch, *data) in mask cannot be data of this likelihood."""
+        outside = mask & ~self.in_support(values)
+        if outside.any():
+            worst = values[outside][0]
+            raise ValueError(
+                f"expected {name} {self.support} for {type(self).__name__}, got {worst:.6g} and "
+                f"{int(outside.sum()) - 1} more outside; scale the data as the model was trained "
+                "on it"
+            )
+
+    # ---- settings that each element has its own of -----------------------------------------------
+
+    def for_data(self, data_shape: Sequence[int], like: Tensor) -> "Likelihood":
+        """The same likelihood with what it holds per element laid out flat, as the decoder's.
+
+        Raises:
+            ValueError: A setting is of another dtype or on another device than the decoder's
+                output, or does not broadcast to the data's shape.
+        """
+        flat = {}
+        for name, value in self._tensors().items():
+            own = value.ndim - self.per_element[name]
+            if value.dtype != like.dtype or value.device != like.device:
+                raise ValueError(
+                    f"expected the {name}'s dtype and device to be the decoder's, {like.dtype} on "
+                    f"{like.device}, got {value.dtype} on {value.device}"
+                )
+            try:
+                shape = (*data_shape, *value.shape[own:])
+                flat[name] = value.expand(shape).reshape(-1, *value.shape[own:])
+            except RuntimeError:
+                raise ValueError(
+                    f"expected a {name} that broadcasts to the data's shape {tuple(data_shape)}, "
+                    f"got {tuple(value.shape[:own])}"
+                ) from None
+        return self._with(flat)
+
+    def of_elements(self, elements: Tensor) -> "Likelihood":
+        """The same for some elements of each query, (B, E'), of data laid out flat.
+
+        Asked only where `by_rows`.
+        """
+        return self._with({name: value[elements] for name, value in self._tensors().items()})
+
+    def select(self, index: Tensor | slice) -> "Likelihood":
+        """The same for some queries of those that `of_elements` was asked for."""
+        return self._with({name: value[index] for name, value in self._tensors().items()})
+
+    def trimmed(self, num: int) -> "Likelihood":
+        """The same for the first `num` of the elements that `of_elements` was asked for."""
+        return self._with({name: value[:, :num] for name, value in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """The settings that are tensors, by name."""
+        settings = {name: getattr(self, name) for name in self.per_element}
+        return {name: value for name, value in settings.items() if isinstance(value, Tensor)}
+
+    def _with(self, settings: dict[str, Tensor]) -> Self:
+        return replace(self, **settings) if settings else self  # pyright: ignore[reportArgumentType, reportReturnType, reportCallIssue]
+
+    # ---- sums over elements ----------------------------------------------------------------------
+
+    def masked_log_prob(self, params: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """Σ over masked elements of log p(t|z), shape (*sample, B).
+
+        Args:
+            params: Parameters, shape (*sample, B, E, *param_shape).
+            values: Data, shape (B, E), finite everywhere.
+            mask: Which elements count, shape (B, E).
+        """
+        return torch.where(mask, self.log_prob(params, values), 0.0).sum(-1)
+
+    def to_keep(self, params: Tensor) -> tuple[Tensor, ...]:
+        """What `pairwise_log_prob` needs of parameters (N, E, *param_shape), worked out once."""
+        return (params,)
+
+    def pairwise_log_prob(self, kept: tuple[Tensor, ...], values: Tensor, mask: Tensor) -> Tensor:
+        """`masked_log_prob` of every query under every one of N parameter sets, shape (N, B).
+
+        Matrix products where the family has such a form; here, in chunks, the elements that each
+        query has in its mask.
+
+        Args:
+            kept: What `to_keep` made of the parameters.
+            values: Data, shape (B, E), finite everywhere.
+            mask: Which elements count, shape (B, E).
+        """
+        (params,) = kept
+        most = int(mask.sum(1).max()) if mask.numel() else 0
+        elements = mask.to(torch.int8).sort(dim=1, descending=True, stable=True)[1][:, :most]
+        likelihood = self.of_elements(elements)
+        values, mask = values.gather(1, elements), mask.gather(1, elements)
+        row_bytes = elements.numel() * params[:1, :1].nbytes
+        pieces = [
+            likelihood.masked_log_prob(piece[:, elements], values, mask)
+            for piece in params.split(max(_CHUNK_BYTES // max(row_bytes, 1), 1))
+        ]
+        return torch.cat(pieces)
+
+    def fisher_product(self, params: Tensor, tangents: Tensor, mask: Tensor) -> Tensor:
+        """F v of each element in mask, 0 elsewhere: F its Fisher matrix, v a tangent of params.
+
+        Args:
+            params: Parameters, shape (*sample, B, E, *param_shape).
+            tangents: v, shape (*more, *sample, B, E, *param_shape).
+            mask: Which elements count, shape (B, E).
+        Returns:
+            Shape of tangents.
+        """
+        counts = mask.reshape(*mask.shape, *[1] * len(self.param_shape))
+        return tangents * torch.where(counts, self.fisher(params), 0.0)
+
+    # ---- saving ----------------------------------------------------------------------------------
+
+    def to_parts(self) -> Parts:
+        """The likelihood's name and settings; settings that are tensors apart."""
+        settings = {f.name: getattr(self, f.name) for f in fields(self)}  # pyright: ignore[reportArgumentType]
+        tensors = {name: value for name, value in settings.items() if isinstance(value, Tensor)}
+        plain = {name: value for name, value in settings.items() if name not in tensors}
+        return tensors, {"name": type(self).__name__, "settings": plain}
+
+    @staticmethod
+    def from_parts(parts: Parts) -> "Likelihood":
+        """The likelihood that `to_parts` described.
+
+        Raises:
+            ModelFormatError: There is no such likelihood, or it has no such settings.
+        """
+        tensors, description = parts
+        try:
+            likelihood = _families()[description["name"]]
+            return likelihood._from_settings(description["settings"], tensors)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ModelFormatError(f"expected a known likelihood, got {description}") from error
+
+    @classmethod
+    def _from_settings(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> "Likelihood":
+        return cls(**settings, **tensors)
+
+
+def _families() -> dict[str, type[Likelihood]]:
+    """Every likelihood that can be made, by name."""
+    found, classes = {}, [Likelihood]
+    for family in classes:  # which grows: those of its subclasses too
+        classes += family.__subclasses__()
+        if not family.__abstractmethods__:
+            found[family.__name__] = family
+    return found

@@ -1,0 +1,159 @@
+"""Likelihoods of zeros and ones, and of what lies between them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from crosscoding.likelihoods.linear import Linear
+from crosscoding.random import uniform
+
+_NEARLY_FLAT = 0.25  # |logit| below which a density's series in it is the better formula
+
+
+class _Probability(Linear):
+    """Of one parameter an element: log(p / (1 − p)), or p."""
+
+    logits: bool
+    support = "between 0 and 1"
+
+    def probability(self, params: Tensor) -> Tensor:
+        """p of a decoder that puts it out, moved off 0 and 1 by no more than rounding."""
+        if ((params < 0) | (params > 1)).any():
+            raise ValueError(
+                "expected probabilities between 0 and 1 from the decoder, got values from "
+                f"{params.min():.4g} to {params.max():.4g} at some z"
+            )
+        info = torch.finfo(params.dtype)
+        return params.clamp(info.tiny, 1 - info.eps / 2)
+
+    def in_support(self, values: Tensor) -> Tensor:
+        return (values >= 0) & (values <= 1)
+
+    def check_params(self, params: Tensor) -> None:
+        if not self.logits and not ((params >= 0) & (params <= 1)).all():
+            raise ValueError(
+                "expected a decoder that puts out probabilities between 0 and 1, got values from "
+                f"{params.min():.4g} to {params.max():.4g}; if they are logits, use "
+                f"{type(self).__name__}(logits=True)"
+            )
+
+
+@dataclass(frozen=True)
+class Bernoulli(_Probability):
+    """Zeros and ones; the decoder puts out logits, or probabilities.
+
+    Values strictly between 0 and 1 are accepted, as VAEs of grey images are often trained on them:
+    log_prob is then the cross-entropy x log p + (1 − x) log(1 − p), which is not normalised over
+    [0, 1], and draws are still zeros and ones. `ContinuousBernoulli` is the normalised one.
+
+    Args:
+        logits: True if the decoder puts out log(p / (1 − p)), False if it puts out p. A p that was
+            rounded to 0 or 1 is read as the nearest number that is neither, so that no
+            observation is called impossible on account of rounding.
+    """
+
+    logits: bool = True
+
+    def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
+        if self.logits:
+            return values * params - F.softplus(params)
+        probability = self.probability(params)
+        return values * probability.log() + (1 - values) * (-probability).log1p()
+
+    def mean(self, params: Tensor) -> Tensor:
+        return params.sigmoid() if self.logits else params
+
+    def variance(self, params: Tensor) -> Tensor:
+        mean = self.mean(params)
+        return mean * (1 - mean)
+
+    def fisher(self, params: Tensor) -> Tensor:
+        if self.logits:
+            return self.variance(params)
+        probability = self.probability(params)
+        return 1 / (probability * (1 - probability))
+
+    def noise(self, shape: Sequence[int], *, generator: Generator, like: Tensor) -> Tensor:
+        return uniform(shape, generator=generator, like=like)
+
+    def draw(self, params: Tensor, noise: Tensor) -> Tensor:
+        return (noise < self.mean(params)).to(params.dtype)
+
+    def slope_and_offset(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        if self.logits:
+            return params, -F.softplus(params)
+        probability = self.probability(params)
+        offset = (-probability).log1p()
+        return probability.log() - offset, offset
+
+
+@dataclass(frozen=True)
+class ContinuousBernoulli(_Probability):
+    """Numbers from 0 to 1: the Bernoulli's cross-entropy with the normaliser that it lacks there.
+
+        log p(t|z) = t l − log((eˡ − 1) / l),   l = log(λ / (1 − λ)),   0 ≤ t ≤ 1
+
+    Args:
+        logits: True if the decoder puts out l, False if it puts out λ; λ as p of a `Bernoulli`.
+
+    Source: Loaiza-Ganem and Cunningham (2019), eqs. 6–8. Differs in: written in l; near λ = ½ a
+        series of the normaliser itself, not a constant.
+    """
+
+    logits: bool = True
+
+    def _logit(self, params: Tensor) -> Tensor:
+        if self.logits:
+            return params
+        probability = self.probability(params)
+        return probability.log() - (-probability).log1p()
+
+    def mean(self, params: Tensor) -> Tensor:
+        logit = self._logit(params)
+        near, far = _apart(logit)
+        series = near / 12 - near**3 / 720 + near**5 / 30240
+        return 0.5 + torch.where(logit == near, series, 0.5 / (far / 2).tanh() - 1 / far)
+
+    def variance(self, params: Tensor) -> Tensor:
+        logit = self._logit(params)
+        near, far = _apart(logit)
+        series = 1 / 12 - near**2 / 240 + near**4 / 6048
+        shrunk = (-far.abs()).exp()  # 1 / 4 sinh²(l / 2), without overflow
+        return torch.where(logit == near, series, far**-2 - shrunk / (1 - shrunk).square())
+
+    def fisher(self, params: Tensor) -> Tensor:
+        information = self.variance(params)
+        if self.logits:
+            return information
+        probability = self.probability(params)
+        return information / (probability * (1 - probability)).square()
+
+    def noise(self, shape: Sequence[int], *, generator: Generator, like: Tensor) -> Tensor:
+        return uniform(shape, generator=generator, like=like.double())
+
+    def draw(self, params: Tensor, noise: Tensor) -> Tensor:
+        """The quantile function at the noise, from the end where the density is highest."""
+        logit = self._logit(params).double()
+        steep = logit.abs().clamp_min(1e-9)
+        from_end = -(noise * (-steep).expm1()).log1p() / steep
+        return torch.where(logit > 0, 1 - from_end, from_end).to(params.dtype)
+
+    def slope_and_offset(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        logit = self._logit(params)
+        near, far = _apart(logit)
+        series = near / 2 + near**2 / 24 - near**4 / 2880 + near**6 / 181440
+        size = far.abs()
+        exact = far.clamp_min(0) + (-(-size).expm1()).log() - size.log()
+        return logit, -torch.where(logit == near, series, exact)
+
+
+def _apart(logit: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits where they are near 0, elsewhere 0; and where they are not, elsewhere 1.
+
+    Each formula then has finite gradients also where the other one is taken.
+    """
+    flat = logit.abs() < _NEARLY_FLAT
+    return torch.where(flat, logit, 0.0), torch.where(flat, 1.0, logit)

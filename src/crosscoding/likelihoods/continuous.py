@@ -1,0 +1,186 @@
+"""Likelihoods of real numbers: a location, and a scale that is a setting or decoded."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.likelihoods.dispersed import Dispersed, check_positive, setting
+from crosscoding.likelihoods.draws import seeds, uniforms
+from crosscoding.random import normal, uniform
+
+_LOG_2PI = math.log(2 * math.pi)
+
+
+class _Real(Dispersed):
+    """Of any finite number, with mean `location` where there is one."""
+
+    support = "any finite number"
+
+    def mean(self, params: Tensor) -> Tensor:
+        return self.split(params)[0]
+
+    def in_support(self, values: Tensor) -> Tensor:
+        return values.isfinite()
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian(_Real):
+    """Real values with independent normal noise, N(t; μ(z), σ²), with its whole normaliser.
+
+        log p(t|z) = −(t − μ)² / 2σ² − log σ − ½ log 2π
+
+    Args:
+        scale: σ > 0 in the data's units: a number, a tensor that broadcasts to the data's shape,
+            or None if the decoder puts it out beside the mean, as a pair (mean, scale) or as a
+            last dimension of size 2.
+    """
+
+    scale: float | Tensor | None = 0.1
+    put_out: ClassVar[str] = "put out the standard deviation itself, not its logarithm"
+
+    def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
+        mean, scale = self.split(params)
+        return -0.5 * ((values - mean) / scale).square() - scale.log() - 0.5 * _LOG_2PI
+
+    def variance(self, params: Tensor) -> Tensor:
+        mean, scale = self.split(params)
+        return scale.square().expand_as(mean)
+
+    def information(self, params: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        mean, scale = self.split(params)
+        precision = scale.square().reciprocal().expand_as(mean)
+        return precision, None, 2 * precision
+
+    def noise(self, shape: Sequence[int], *, generator: Generator, like: Tensor) -> Tensor:
+        return normal(shape, generator=generator, like=like)
+
+    def draw(self, params: Tensor, noise: Tensor) -> Tensor:
+        mean, scale = self.split(params)
+        return mean + scale * noise
+
+    def masked_log_prob(self, params: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        mean, scale = self.split(params)
+        residual = torch.where(mask, (values - mean) / scale, 0.0)
+        squares = residual.square().sum(-1)
+        log_scale = torch.where(mask, scale.log() + 0.5 * _LOG_2PI, 0.0).sum(-1)
+        return -0.5 * squares - log_scale
+
+    def pairwise_log_prob(self, kept: tuple[Tensor, ...], values: Tensor, mask: Tensor) -> Tensor:
+        (params,) = kept
+        # Σ m (x − μ)² / σ² by its three products, in double: they nearly cancel where x ≈ μ.
+        mean, scale = (part.double() for part in self.split(params))
+        weight, data = mask.double(), values.double()
+        precision = scale.pow(-2).expand_as(mean)
+        squares = precision @ (data.square() * weight).mT
+        squares = squares - 2 * (mean * precision) @ (data * weight).mT
+        squares = squares + (mean.square() * precision) @ weight.mT
+        log_scale = (scale.log() + 0.5 * _LOG_2PI).expand_as(mean) @ weight.mT
+        return (-0.5 * squares - log_scale).to(params.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Laplace(_Real):
+    """Real values with double-exponential noise, whose mode is sharp and whose tails are heavier.
+
+        log p(t|z) = −|t − μ| / b − log 2b
+
+    Args:
+        scale: b > 0 in the data's units, as the `scale` of a `Gaussian`; the variance is 2 b².
+    """
+
+    scale: float | Tensor | None = 0.1
+
+    def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
+        location, scale = self.split(params)
+        return -(values - location).abs() / scale - (2 * scale).log()
+
+    def variance(self, params: Tensor) -> Tensor:
+        location, scale = self.split(params)
+        return (2 * scale.square()).expand_as(location)
+
+    def information(self, params: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        location, scale = self.split(params)
+        precision = scale.square().reciprocal().expand_as(location)
+        return precision, None, precision
+
+    def noise(self, shape: Sequence[int], *, generator: Generator, like: Tensor) -> Tensor:
+        return uniform(shape, generator=generator, like=like.double())
+
+    def draw(self, params: Tensor, noise: Tensor) -> Tensor:
+        location, scale = self.split(params)
+        centred = noise - 0.5
+        deviation = -centred.sign() * (-2 * centred.abs()).clamp_min(-1 + 1e-16).log1p()
+        return (location + scale * deviation).to(params.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class StudentT(_Real):
+    """Real values with noise of Student's t: outliers cost their logarithm only.
+
+        log p(t|z) = −½ (ν + 1) log(1 + r² / ν) + log Γ(½(ν + 1)) − log Γ(½ν) − ½ log πν − log σ,
+        r = (t − μ) / σ
+
+    Args:
+        df: Degrees of freedom ν > 0, a number or a tensor that broadcasts to the data's shape.
+            There is no mean (NaN) for ν ≤ 1, and no finite variance for ν ≤ 2.
+        scale: σ > 0 in the data's units, as the `scale` of a `Gaussian`; the standard deviation is
+            σ √(ν / (ν − 2)).
+
+    Source: Lange, Little and Taylor (1989), appendix B, for the Fisher information; Bailey (1994)
+        for the draws. Differs in: nothing.
+    """
+
+    df: float | Tensor = 4.0
+    scale: float | Tensor | None = 0.1
+    per_element: ClassVar[dict[str, int]] = {"df": 0, "scale": 0}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "df")
+
+    def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
+        location, scale = self.split(params)
+        df = setting(self.df, params)
+        bulk = 0.5 * (df + 1) * _log1p_square((values - location) / scale / df.sqrt())
+        wide = df.double()  # the gamma functions nearly cancel where there are many
+        constant = (
+            (0.5 * (wide + 1)).lgamma() - (0.5 * wide).lgamma() - 0.5 * (math.pi * wide).log()
+        )
+        return constant.to(params.dtype) - bulk - scale.log()
+
+    def mean(self, params: Tensor) -> Tensor:
+        return torch.where(setting(self.df, params) > 1, super().mean(params), torch.nan)
+
+    def variance(self, params: Tensor) -> Tensor:
+        location, scale = self.split(params)
+        df = setting(self.df, params)
+        factor = torch.where(df > 2, df / (df - 2).clamp_min(1e-30), torch.inf)
+        factor = torch.where(df > 1, factor, torch.nan)
+        return (factor * scale.square()).expand_as(location)
+
+    def information(self, params: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        location, scale = self.split(params)
+        df = setting(self.df, params)
+        precision = (1 / ((df + 3) * scale.square())).expand_as(location)
+        return (df + 1) * precision, None, 2 * df * precision
+
+    def noise(self, shape: Sequence[int], *, generator: Generator, like: Tensor) -> Tensor:
+        return seeds(shape, generator=generator, like=like)
+
+    def draw(self, params: Tensor, noise: Tensor) -> Tensor:
+        location, scale = self.split(params)
+        df = setting(self.df, params).double()
+        radius = (df * (-2 * uniforms(noise, 0).log() / df).expm1()).sqrt()
+        deviation = radius * (2 * math.pi * uniforms(noise, 1)).cos()
+        return (location + scale * deviation).to(params.dtype)
+
+
+def _log1p_square(x: Tensor) -> Tensor:
+    """log(1 + x²), without overflow of x²."""
+    large = x.abs() > 1e8
+    size = torch.where(large, x.abs(), 1.0)
+    return torch.where(large, 2 * size.log(), torch.where(large, 0.0, x).square().log1p())

@@ -1,0 +1,91 @@
+"""Likelihoods of a location and a positive number beside it, which is a setting or decoded.
+
+The second number is the `scale` of a Gaussian, the `total_count` of a negative binomial, the
+`concentration` of a beta-binomial. As a setting it is a number, or a tensor that broadcasts to the
+data's shape; None says that the decoder puts it out after the location, as itself: no logarithm.
+"""
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from crosscoding.likelihoods.base import Likelihood
+
+
+class Dispersed(Likelihood):
+    """A likelihood of parameters (location, dispersion), the second under the name `dispersion`."""
+
+    dispersion: ClassVar[str] = "scale"
+    put_out: ClassVar[str] = "put out the scale itself, not its logarithm"
+    per_element: ClassVar[dict[str, int]] = {"scale": 0}
+
+    def __post_init__(self) -> None:
+        check_positive(self, self.dispersion, or_none=True)
+        if self.decoded:
+            object.__setattr__(self, "param_shape", (2,))
+
+    @property
+    def decoded(self) -> bool:
+        """Whether the decoder puts out the dispersion too."""
+        return getattr(self, self.dispersion) is None
+
+    def split(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        """Location and dispersion of each element, shapes that broadcast to (*sample, E)."""
+        if self.decoded:
+            return params[..., 0], params[..., 1]
+        return params, setting(getattr(self, self.dispersion), params)
+
+    def check_params(self, params: Tensor) -> None:
+        if self.decoded and not (params[..., 1] > 0).all():
+            raise ValueError(
+                f"expected a decoder whose {self.dispersion} is > 0, got "
+                f"{params[..., 1].min():.4g}; {self.put_out}"
+            )
+
+    @abstractmethod
+    def information(self, params: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """The Fisher matrix of (location, dispersion): its diagonal, and between them what is off.
+
+        Returns:
+            Location, off-diagonal (None: 0), dispersion; (*sample, E) each. The last two are not
+            looked at where the dispersion is a setting.
+        """
+
+    def fisher(self, params: Tensor) -> Tensor:
+        location, _, dispersion = self.information(params)
+        return torch.stack([location, dispersion], -1) if self.decoded else location
+
+    def fisher_product(self, params: Tensor, tangents: Tensor, mask: Tensor) -> Tensor:
+        location, off, dispersion = self.information(params)
+        if off is None or not self.decoded:
+            return super().fisher_product(params, tangents, mask)
+        first, second = tangents.unbind(-1)
+        product = [location * first + off * second, off * first + dispersion * second]
+        return torch.where(mask[..., None], torch.stack(product, -1), 0.0)
+
+
+def setting(value: float | Tensor, like: Tensor) -> Tensor:
+    """A setting as a tensor of the dtype and on the device of `like`."""
+    return torch.as_tensor(value, dtype=like.dtype, device=like.device)
+
+
+def check_positive(likelihood: Likelihood, name: str, *, or_none: bool = False) -> None:
+    """Refuse a setting that is not finite and > 0; keep a copy of one that is a tensor.
+
+    Raises:
+        TypeError: It is neither a number nor a tensor (nor None).
+        ValueError: It is not finite, or not > 0.
+    """
+    value = getattr(likelihood, name)
+    if value is None and or_none:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float, Tensor)):
+        wanted = "a number, a tensor or None" if or_none else "a number or a tensor"
+        raise TypeError(f"expected {name} to be {wanted}, got {type(value).__name__}")
+    if isinstance(value, Tensor):
+        object.__setattr__(likelihood, name, value.detach().clone())
+    values = torch.as_tensor(value)
+    if not (values.isfinite() & (values > 0)).all():
+        raise ValueError(f"expected a finite {name} > 0, got {value}")

@@ -1,0 +1,280 @@
+"""Likelihoods of counts. All work in double: their sums of large terms cancel to a few nats."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from crosscoding.likelihoods.base import Likelihood
+from crosscoding.likelihoods.dispersed import Dispersed, check_positive, setting
+from crosscoding.likelihoods.draws import binomial, log_gamma, poisson, seeds, substream
+from crosscoding.likelihoods.linear import Linear
+from crosscoding.likelihoods.sums import expected_products
+
+_MOST_LOG_RATE = 700.0  # of a double that exp can still hold
+
+
+class _Count(Likelihood):
+    """Of whole numbers from 0."""
+
+    support = "whole numbers from 0"
+
+    def in_support(self, values: Tensor) -> Tensor:
+        return values.isfinite() & (values >= 0) & (values == values.floor())
+
+    def noise(self, shape: Sequence[int], *, generator: Generator, like: Tensor) -> Tensor:
+        return seeds(shape, generator=generator, like=like)
+
+
+@dataclass(frozen=True)
+class Poisson(_Count, Linear):
+    """Counts of independent events, of which λ are expected.
+
+        log p(t|z) = t log λ − λ − log t!
+
+    Args:
+        log_rate: True if the decoder puts out log λ, False if it puts out λ ≥ 0. A λ of 0 is read
+            as the smallest number above it, so that no observation is called impossible on account
+            of rounding; log λ above 700, where log p is below −1e304, as 700.
+    """
+
+    log_rate: bool = True
+
+    def _log_rate(self, params: Tensor) -> Tensor:
+        if self.log_rate:
+            return params.double()
+        if (params < 0).any():
+            raise ValueError(
+                f"expected rates >= 0 from the decoder, got {params.min():.4g} at some z"
+            )
+        return params.clamp_min(torch.finfo(params.dtype).tiny).double().log()
+
+    def mean(self, params: Tensor) -> Tensor:
+        return params.exp() if self.log_rate else params
+
+    def variance(self, params: Tensor) -> Tensor:
+        return self.mean(params)
+
+    def fisher(self, params: Tensor) -> Tensor:
+        return params.exp() if self.log_rate else (-self._log_rate(params)).exp().to(params.dtype)
+
+    def draw(self, params: Tensor, noise: Tensor) -> Tensor:
+        return poisson(self._log_rate(params).exp(), noise).to(params.dtype)
+
+    def check_params(self, params: Tensor) -> None:
+        if not self.log_rate and not (params >= 0).all():
+            raise ValueError(
+                f"expected a decoder that puts out rates >= 0, got {params.min():.4g}; if it puts "
+                "out their logarithms, use Poisson(log_rate=True)"
+            )
+
+    def slope_and_offset(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        log_rate = self._log_rate(params)
+        return log_rate, -log_rate.clamp_max(_MOST_LOG_RATE).exp()
+
+    def base_measure(self, values: Tensor) -> Tensor:
+        return -(values.double() + 1).lgamma()
+
+
+@dataclass(frozen=True, eq=False)
+class NegativeBinomial(_Count, Dispersed, Linear):
+    """Counts that vary more than a Poisson's: with mean m = r eˡ the variance is m + m² / r.
+
+        log p(t|z) = log Γ(t + r) − log Γ(r) − log t! + t log σ(l) + r log σ(−l)
+
+    Args:
+        total_count: r > 0, a number, a tensor that broadcasts to the data's shape, or None if the
+            decoder puts it out after the logits. The decoder puts out l, so that a decoder of the
+            mean m is one of l = log(m / r).
+    """
+
+    total_count: float | Tensor | None = None
+    dispersion: ClassVar[str] = "total_count"
+    put_out: ClassVar[str] = "put out the number itself, not its logarithm"
+    per_element: ClassVar[dict[str, int]] = {"total_count": 0}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "num_kept", 1 if self.decoded else 2)
+
+    def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
+        slope, offset = self.slope_and_offset(params)
+        total = self.split(params)[1].double()
+        data = values.double()
+        ways = _log_rising(total, total.log(), data) - (data + 1).lgamma()
+        return (data * slope + offset + ways).to(params.dtype)
+
+    def mean(self, params: Tensor) -> Tensor:
+        logits, total = self.split(params)
+        return total * logits.exp()
+
+    def variance(self, params: Tensor) -> Tensor:
+        logits, _ = self.split(params)
+        mean = self.mean(params)
+        return mean + mean * logits.exp()
+
+    def information(self, params: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        logits, total = self.split(params)
+        success = logits.sigmoid()
+        if not self.decoded:
+            return total * success, None, success
+        return total * success, success, _total_count_information(logits, total)
+
+    def draw(self, params: Tensor, noise: Tensor) -> Tensor:
+        """A Poisson variable whose rate is a gamma variable."""
+        logits, total = (part.double() for part in self.split(params))
+        log_rate = logits + log_gamma(total, substream(noise, 0))
+        return poisson(log_rate.exp(), substream(noise, 1)).to(params.dtype)
+
+    def slope_and_offset(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        logits, total = (part.double() for part in self.split(params))
+        return F.logsigmoid(logits), total * F.logsigmoid(-logits)
+
+    def base_measure(self, values: Tensor) -> Tensor:
+        data = values.double()
+        total = setting(self.total_count, data)  # pyright: ignore[reportArgumentType]
+        return _log_rising(total, total.log(), data) - (data + 1).lgamma()
+
+    def masked_log_prob(self, params: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        form = Likelihood if self.decoded else Linear
+        return form.masked_log_prob(self, params, values, mask)
+
+    def to_keep(self, params: Tensor) -> tuple[Tensor, ...]:
+        return (params,) if self.decoded else super().to_keep(params)
+
+    def pairwise_log_prob(self, kept: tuple[Tensor, ...], values: Tensor, mask: Tensor) -> Tensor:
+        form = Likelihood if self.decoded else Linear
+        return form.pairwise_log_prob(self, kept, values, mask)
+
+
+@dataclass(frozen=True, eq=False)
+class BetaBinomial(_Count, Dispersed):
+    """Successes out of n trials whose probability is itself a beta variable, of mean σ(l).
+
+        log p(t|z) = log C(n, t) + log B(t + a, n − t + b) − log B(a, b),
+        a = c σ(l),  b = c σ(−l)
+
+    Args:
+        total_count: n ≥ 1, an int or a tensor of whole numbers that broadcasts to the data's shape.
+        concentration: c > 0, a number, a tensor that broadcasts to the data's shape, or None if the
+            decoder puts it out after the logits l. Large c: a binomial. A decoder of a and b is one
+            of l = log(a / b) and c = a + b.
+    """
+
+    total_count: int | Tensor
+    concentration: float | Tensor | None = None
+    dispersion: ClassVar[str] = "concentration"
+    put_out: ClassVar[str] = "put out the number itself, not its logarithm"
+    per_element: ClassVar[dict[str, int]] = {"total_count": 0, "concentration": 0}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "total_count")
+        total = torch.as_tensor(self.total_count)
+        if (total != total.floor()).any():
+            raise ValueError(f"expected a total_count of whole numbers, got {self.total_count}")
+        most = "their total_count" if total.ndim else f"{total:.0f}"
+        object.__setattr__(self, "support", f"whole numbers from 0 to {most}")
+
+    def in_support(self, values: Tensor) -> Tensor:
+        return super().in_support(values) & (values <= setting(self.total_count, values))
+
+    def _double(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits, concentration = (part.double() for part in self.split(params))
+        return logits, concentration, setting(self.total_count, logits)
+
+    def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
+        logits, concentration, total = self._double(params)
+        return self._log_prob(logits, concentration, total, values.double()).to(params.dtype)
+
+    @staticmethod
+    def _log_prob(logits: Tensor, concentration: Tensor, total: Tensor, k: Tensor) -> Tensor:
+        log_c = concentration.log()
+        ways = (total + 1).lgamma() - (k + 1).lgamma() - (total - k + 1).lgamma()
+        log_a, log_b = log_c + F.logsigmoid(logits), log_c + F.logsigmoid(-logits)
+        hits = _log_rising(log_a.exp(), log_a, k)
+        misses = _log_rising(log_b.exp(), log_b, total - k)
+        return ways + hits + misses - _log_rising(concentration, log_c, total)
+
+    def mean(self, params: Tensor) -> Tensor:
+        return setting(self.total_count, params) * self.split(params)[0].sigmoid()
+
+    def variance(self, params: Tensor) -> Tensor:
+        logits, concentration, total = self._double(params)
+        spread = total * (total + concentration) / (1 + concentration)
+        return (spread * logits.sigmoid() * (-logits).sigmoid()).to(params.dtype)
+
+    def information(self, params: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """By sums over counts, as `expected_products` takes them."""
+        shape = params.shape[:-1] if self.decoded else params.shape
+        logits, concentration, total = (part.expand(shape) for part in self._double(params))
+        share, rest = logits.sigmoid(), (-logits).sigmoid()
+        a, b = concentration * share, concentration * rest
+
+        def scores(k: Tensor) -> tuple[Tensor, Tensor]:
+            # ψ(k + a) − ψ(a), times a: finite as a goes to 0
+            hits, misses = _rising_slope(a, k), _rising_slope(b, total - k)
+            by_logit = rest * hits - share * misses
+            by_concentration = hits + misses - _rising_slope(concentration, total)
+            return by_logit, by_concentration / concentration
+
+        deviation = self.variance(params).double().sqrt()
+        products = expected_products(
+            lambda k: self._log_prob(logits, concentration, total, k),
+            scores,
+            total,
+            total * share,
+            8 * deviation + 2,
+        )
+        by_logit, off, by_concentration = (product.to(params.dtype) for product in products)
+        return by_logit, off, by_concentration
+
+    def draw(self, params: Tensor, noise: Tensor) -> Tensor:
+        """A binomial variable whose probability is made of two gamma variables."""
+        logits, concentration, total = self._double(params)
+        hits = log_gamma(concentration * logits.sigmoid(), substream(noise, 0))
+        misses = log_gamma(concentration * (-logits).sigmoid(), substream(noise, 1))
+        return binomial(total, (hits - misses).sigmoid(), substream(noise, 2)).to(params.dtype)
+
+
+def _log_rising(a: Tensor, log_a: Tensor, k: Tensor) -> Tensor:
+    """log Γ(a + k) − log Γ(a) for k = 0 or k ≥ 1, also where a is 0 to rounding."""
+    first = torch.where(k > 0, log_a, 0.0)
+    return first + (a + k.clamp_min(1)).lgamma() - (a + 1).lgamma()
+
+
+def _rising_slope(a: Tensor, k: Tensor) -> Tensor:
+    """a times the derivative of `_log_rising` by a, for k = 0 or k ≥ 1."""
+    above = (a + k.clamp_min(1)).digamma() - (a + 1).digamma()
+    return torch.where(k > 0, 1 + a * above, 0.0)
+
+
+def _total_count_information(logits: Tensor, total: Tensor) -> Tensor:
+    """ψ′(r) − E[ψ′(t + r)], of a negative binomial.
+
+        ∫₀¹ −log w / (1 − v) [1 − (1 + eˡ (1 − v))⁻ʳ] dw / r²,   v = w^(1/r)
+
+    from ψ′(x) = ∫ u e^(−xu) / (1 − e^(−u)) du and the law's generating function; Gauss–Legendre in
+    the cube root of w, which takes the logarithm's edge off.
+    """
+    nodes, weights = _gauss_legendre()
+    scale, odds = total.double(), logits.double().exp()
+    result = torch.zeros_like(odds)
+    for node, weight in zip(nodes, weights, strict=True):
+        log_w = 3 * float(np.log(node))
+        missing = -(log_w / scale).expm1()  # 1 − v
+        bracket = -(-scale * (odds * missing).log1p()).expm1()
+        result = result + 3 * node**2 * weight * -log_w / missing * bracket
+    return (result / scale.square()).to(logits.dtype)
+
+
+@cache
+def _gauss_legendre() -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Nodes and weights on (0, 1)."""
+    nodes, weights = np.polynomial.legendre.leggauss(48)
+    return tuple((0.5 * (nodes + 1)).tolist()), tuple((0.5 * weights).tolist())

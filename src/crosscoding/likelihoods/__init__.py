@@ -2,17 +2,22 @@
 
 from crosscoding.likelihoods.base import Likelihood
 from crosscoding.likelihoods.binary import Bernoulli, ContinuousBernoulli
+from crosscoding.likelihoods.categories import Categorical, Ordinal
 from crosscoding.likelihoods.continuous import Gaussian, Laplace, StudentT
 from crosscoding.likelihoods.counts import BetaBinomial, NegativeBinomial, Poisson
+from crosscoding.likelihoods.discretized import DiscretizedLogistic
 
 __all__ = [
     "Bernoulli",
     "BetaBinomial",
+    "Categorical",
     "ContinuousBernoulli",
+    "DiscretizedLogistic",
     "Gaussian",
     "Laplace",
     "Likelihood",
     "NegativeBinomial",
+    "Ordinal",
     "Poisson",
     "StudentT",
 ]

@@ -6,6 +6,7 @@ from crosscoding.likelihoods.categories import Categorical, Ordinal
 from crosscoding.likelihoods.continuous import Gaussian, Laplace, StudentT
 from crosscoding.likelihoods.counts import BetaBinomial, NegativeBinomial, Poisson
 from crosscoding.likelihoods.discretized import DiscretizedLogistic
+from crosscoding.likelihoods.mixed import Mixed
 
 __all__ = [
     "Bernoulli",
@@ -16,6 +17,7 @@ __all__ = [
     "Gaussian",
     "Laplace",
     "Likelihood",
+    "Mixed",
     "NegativeBinomial",
     "Ordinal",
     "Poisson",

@@ -1,0 +1,284 @@
+"""Different likelihoods for different columns of a table, or channels of an image."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.likelihoods.base import Likelihood
+from crosscoding.storage import Parts, prefixed, under
+
+Part = tuple[Likelihood, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Mixed(Likelihood):
+    """Columns in parts, one after the other, each with a likelihood of its own.
+
+    The decoder puts out, along the same dimension, the parameters of one column after the other:
+    as many numbers as each of its columns has parameters. A column of `Gaussian(None)` takes two
+    neighbours, mean and scale; one of `Categorical(5)` five. A decoder with a head for each part
+    may put out a tuple instead, of what each part alone would be decoded as.
+
+    Args:
+        parts: (likelihood, number of columns) for each part; the number alone may be left out
+            where it is 1. A one-hot `Categorical(K, one_hot=True)` has K columns for each variable.
+            Settings that are tensors broadcast to (*data, columns) of their part: the data's shape
+            without `dim`, and its columns.
+        dim: Which dimension of the data are columns, counted from the last: −1 for a table, −3 for
+            the channels of images (channels, height, width).
+
+    Example:
+        >>> from crosscoding.likelihoods import Categorical, Gaussian, Poisson
+        >>> Mixed([(Gaussian(None), 2), Poisson(), Categorical(3)]).data_shape((2 * 2 + 1 + 3,))
+        torch.Size([4])
+    """
+
+    parts: Sequence[Part | Likelihood]
+    dim: int = -1
+    # where each of the parts' elements and parameters is, in data and parameters laid out flat
+    _order: Tensor | None = field(default=None, init=False, repr=False)
+    _output_order: Tensor | None = field(default=None, init=False, repr=False)
+
+    by_rows = False
+    support = "that fit their columns"
+
+    def __post_init__(self) -> None:
+        parts = tuple(_part(part) for part in self.parts)
+        if not parts:
+            raise ValueError("expected at least one part, got none")
+        if isinstance(self.dim, bool) or not isinstance(self.dim, int) or self.dim >= 0:
+            raise ValueError(
+                f"expected dim to be an int < 0, counted from the last, got {self.dim}"
+            )
+        object.__setattr__(self, "parts", parts)
+        object.__setattr__(self, "num_kept", sum(part.num_kept for part, _ in parts))
+
+    # ---- shapes ----------------------------------------------------------------------------------
+
+    @property
+    def _columns(self) -> list[int]:
+        return [num for _, num in self._parts]
+
+    @property
+    def _outputs(self) -> list[int]:
+        return [num * math.prod(part.param_shape) for part, num in self._parts]
+
+    @property
+    def _parts(self) -> tuple[Part, ...]:
+        return self.parts  # pyright: ignore[reportReturnType]
+
+    def data_shape(self, output: Sequence[int]) -> torch.Size | None:
+        shape = list(output)
+        if len(shape) < -self.dim or shape[self.dim] != sum(self._outputs):
+            return None
+        shape[self.dim] = sum(self._columns)
+        return torch.Size(shape)
+
+    def flat_shape(self, output: Sequence[int]) -> torch.Size:
+        """All parameters of a datum in one dimension, as the decoder has them."""
+        return torch.Size((math.prod(output),))
+
+    def output_shape(self) -> str:
+        after = [f", *after ({-1 - self.dim} dimensions)"] if self.dim < -1 else []
+        return "".join([f"*before, {sum(self._outputs)}", *after])
+
+    def join(self, outputs: Sequence[Tensor]) -> Tensor:
+        if len(outputs) != len(self._parts):
+            raise ValueError(
+                f"expected one tensor from the decoder for each of {len(self._parts)} parts, "
+                f"got {len(outputs)}"
+            )
+        pieces = []
+        for (part, _), output in zip(self._parts, outputs, strict=True):
+            if part.param_shape:  # behind the column that they are of
+                output = output.movedim(-1, self.dim).flatten(self.dim - 1, self.dim)
+            pieces.append(output)
+        return torch.cat(pieces, self.dim)
+
+    def for_data(self, data_shape: Sequence[int], like: Tensor) -> "Mixed":
+        """The same for data laid out flat, its parts one after the other."""
+        others = list(data_shape)
+        del others[self.dim]
+        num_others = math.prod(others)
+        flat = Mixed(
+            [(part.for_data((*others, n), like), n * num_others) for part, n in self._parts]
+        )
+        output_shape = list(data_shape)
+        output_shape[self.dim] = sum(self._outputs)
+        if num_others > 1:
+            for name, shape, sizes in (
+                ("_order", list(data_shape), self._columns),
+                ("_output_order", output_shape, self._outputs),
+            ):
+                index = torch.arange(math.prod(shape), device=like.device).reshape(shape)
+                pieces = index.movedim(self.dim, -1).split(sizes, -1)
+                object.__setattr__(flat, name, torch.cat([p.flatten() for p in pieces]))
+        return flat
+
+    # ---- element by element ----------------------------------------------------------------------
+
+    def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
+        return self._joined(
+            [part.log_prob(own, data) for part, own, data in self._split(params, values)]
+        )
+
+    def mean(self, params: Tensor) -> Tensor:
+        return self._joined([part.mean(own) for part, own in self._split(params)])
+
+    def variance(self, params: Tensor) -> Tensor:
+        return self._joined([part.variance(own) for part, own in self._split(params)])
+
+    def fisher(self, params: Tensor) -> Tensor:
+        return self._joined_outputs([part.fisher(own) for part, own in self._split(params)])
+
+    def fisher_product(self, params: Tensor, tangents: Tensor, mask: Tensor) -> Tensor:
+        masks, directions = self._split_values(mask), self._split(tangents)
+        return self._joined_outputs(
+            [
+                part.fisher_product(own, direction, counts)
+                for (part, own), (_, direction), counts in zip(
+                    self._split(params), directions, masks, strict=True
+                )
+            ]
+        )
+
+    def noise(self, shape: Sequence[int], *, generator: Generator, like: Tensor) -> Tensor:
+        """The noise of each part, in double, one part after the other."""
+        pieces = [
+            part.noise((*shape[:-1], num), generator=generator, like=like).double()
+            for part, num in self._parts
+        ]
+        return torch.cat(pieces, -1)
+
+    def draw(self, params: Tensor, noise: Tensor) -> Tensor:
+        pieces = zip(self._split(params), noise.split(self._columns, -1), strict=True)
+        return self._joined([part.draw(own, base).to(own.dtype) for (part, own), base in pieces])
+
+    # ---- sums ------------------------------------------------------------------------------------
+
+    def masked_log_prob(self, params: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        sums = [
+            part.masked_log_prob(own, data, counts)
+            for part, own, data, counts in self._split(params, values, mask)
+        ]
+        return torch.stack(sums).sum(0)
+
+    def to_keep(self, params: Tensor) -> tuple[Tensor, ...]:
+        return tuple(kept for part, own in self._split(params) for kept in part.to_keep(own))
+
+    def pairwise_log_prob(self, kept: tuple[Tensor, ...], values: Tensor, mask: Tensor) -> Tensor:
+        total, left = torch.zeros((), dtype=values.dtype, device=values.device), iter(kept)
+        columns = zip(self._split_values(values), self._split_values(mask), strict=True)
+        for (part, _), (data, counts) in zip(self._parts, columns, strict=True):
+            own = tuple(next(left) for _ in range(part.num_kept))
+            total = total + part.pairwise_log_prob(own, data, counts)
+        return total
+
+    # ---- checks, of data and parameters as they come ---------------------------------------------
+
+    def in_support(self, values: Tensor) -> Tensor:
+        pieces = values.movedim(self.dim, -1).split(self._columns, -1)
+        inside = [
+            part.in_support(data) for (part, _), data in zip(self._parts, pieces, strict=True)
+        ]
+        return torch.cat(inside, -1).movedim(-1, self.dim)
+
+    def check_values(self, values: Tensor, mask: Tensor, name: str = "observed values") -> None:
+        data = values.movedim(self.dim, -1).split(self._columns, -1)
+        masks = mask.movedim(self.dim, -1).split(self._columns, -1)
+        start = 0
+        for (part, num), own, counts in zip(self._parts, data, masks, strict=True):
+            try:
+                part.check_values(own, counts, name)
+            except ValueError as error:
+                raise ValueError(f"in columns {start} to {start + num - 1}: {error}") from error
+            start += num
+
+    def check_params(self, params: Tensor) -> None:
+        pieces = params.movedim(self.dim, -1).split(self._outputs, -1)
+        for (part, num), own in zip(self._parts, pieces, strict=True):
+            part.check_params(own.unflatten(-1, (num, *part.param_shape)))
+
+    def of_elements(self, elements: Tensor) -> Likelihood:
+        """Not for these: what a column is made of depends on the column.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError("expected a likelihood of the same kind for every element, got Mixed")
+
+    # ---- saving ----------------------------------------------------------------------------------
+
+    def to_parts(self) -> Parts:
+        tensors, parts = {}, []
+        for index, (part, num) in enumerate(self._parts):
+            own, description = part.to_parts()
+            tensors |= prefixed(own, str(index))
+            parts.append([description, num])
+        return tensors, {"name": "Mixed", "settings": {"parts": parts, "dim": self.dim}}
+
+    @classmethod
+    def _from_settings(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> "Mixed":
+        parts = [
+            (Likelihood.from_parts((under(tensors, str(index)), description)), num)
+            for index, (description, num) in enumerate(settings["parts"])
+        ]
+        return cls(parts, settings["dim"])
+
+    # ---- parts -----------------------------------------------------------------------------------
+
+    def _split_values(self, values: Tensor) -> Sequence[Tensor]:
+        """Flat data, (*shape, E), by part."""
+        values = values if self._order is None else values[..., self._order]
+        return values.split(self._columns, -1)
+
+    def _split(self, params: Tensor, *values: Tensor) -> list[tuple[Any, ...]]:
+        """Each part with its parameters (*sample, E, *param_shape), and its share of flat data."""
+        params = params if self._output_order is None else params[..., self._output_order]
+        pieces = params.split(self._outputs, -1)
+        return [
+            (part, own.unflatten(-1, (num, *part.param_shape)), *data)
+            for (part, num), own, *data in zip(
+                self._parts, pieces, *map(self._split_values, values), strict=True
+            )
+        ]
+
+    def _joined(self, pieces: Sequence[Tensor]) -> Tensor:
+        """Flat data from those of the parts, (*shape, E)."""
+        return _in_order(torch.cat(list(pieces), -1), self._order)
+
+    def _joined_outputs(self, pieces: Sequence[Tensor]) -> Tensor:
+        """Flat parameters, or what has their shape, from those of the parts."""
+        flat = [
+            piece.flatten(piece.ndim - 1 - len(part.param_shape))
+            for (part, _), piece in zip(self._parts, pieces, strict=True)
+        ]
+        return _in_order(torch.cat(flat, -1), self._output_order)
+
+
+def _in_order(joined: Tensor, order: Tensor | None) -> Tensor:
+    return joined if order is None else joined[..., order.argsort()]
+
+
+def _part(part: Part | Likelihood) -> Part:
+    """A part with its number of columns.
+
+    Raises:
+        TypeError: It is no likelihood, or one that is mixed itself.
+        ValueError: The number is not ≥ 1, or no number of columns for this likelihood.
+    """
+    likelihood, num = (part, 1) if isinstance(part, Likelihood) else part
+    if not isinstance(likelihood, Likelihood) or not likelihood.by_rows:
+        raise TypeError(
+            "expected parts of crosscoding.likelihoods, not mixed themselves, with their number of "
+            f"columns, got {likelihood!r}"
+        )
+    if isinstance(num, bool) or not isinstance(num, int):
+        raise TypeError(f"expected a number of columns, got {num!r}")
+    if num < 1 or likelihood.data_shape((num, *likelihood.param_shape)) is None:
+        raise ValueError(f"expected a number of columns that {likelihood!r} can have, got {num}")
+    return likelihood, num

@@ -1,0 +1,313 @@
+"""Every family of likelihoods with parameters, reference and a rule to sum over its values.
+
+Import as `from families import …`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.stats
+import torch
+from problems import seeded
+from torch import Tensor, distributions
+
+from crosscoding.likelihoods import (
+    BetaBinomial,
+    Categorical,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    Laplace,
+    Likelihood,
+    Mixed,
+    NegativeBinomial,
+    Ordinal,
+    Poisson,
+    StudentT,
+)
+
+E = 6
+DOUBLE = torch.double
+SPREAD = torch.linspace(0.2, 1.5, E, dtype=DOUBLE)
+CUTS = torch.linspace(-1.0, 0.5, E, dtype=DOUBLE)[:, None] + torch.tensor([0.0, 0.4, 2.0])
+TOTALS = torch.tensor([1.0, 3.0, 8.0, 30.0, 65.0, 5.0], dtype=DOUBLE)
+
+Rule = tuple[Tensor, Tensor]
+"""Values (M, *shape) and weights, whose weighted densities sum to 1."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A likelihood under test.
+
+    Args:
+        likelihood: For E elements.
+        params: Parameters a decoder could put out, from normal noise (*shape, E, P).
+        log_prob: The reference, of params and values, in double.
+        rule: Values and weights to sum over, for params.
+    """
+
+    likelihood: Likelihood
+    params: Callable[[Tensor], Tensor]
+    log_prob: Callable[[Tensor, Tensor], Tensor]
+    rule: Callable[[Tensor], Rule]
+
+    def decoded(self, *shape: int, seed: int = 1) -> Tensor:
+        """Parameters, shape (*shape, E, *param_shape)."""
+        num = max(sum(self.likelihood.param_shape), 1)
+        noise = torch.randn(*shape, E, num, generator=seeded(seed), dtype=DOUBLE)
+        return self.params(noise)
+
+    def values(self, params: Tensor, seed: int = 3) -> Tensor:
+        """Data drawn from the likelihood, of the shape of params without param_shape."""
+        shape = params.shape[: params.ndim - len(self.likelihood.param_shape)]
+        noise = self.likelihood.noise(shape, generator=seeded(seed), like=params)
+        return self.likelihood.draw(params, noise)
+
+
+def single(noise: Tensor) -> Tensor:
+    return noise[..., 0]
+
+
+def pair(noise: Tensor) -> Tensor:
+    """A location and a number > 0."""
+    return torch.stack([noise[..., 0], 0.1 + noise[..., 1].abs()], -1)
+
+
+def increasing(noise: Tensor) -> Tensor:
+    return (noise.abs() + 0.2).cumsum(-1) - 1.5
+
+
+def by_scipy(log_density: Callable[..., np.ndarray], *arguments: Tensor) -> Tensor:
+    return torch.as_tensor(log_density(*(a.detach().numpy() for a in arguments)))
+
+
+def counts(num: int) -> Callable[[Tensor], Rule]:
+    """Every whole number below num."""
+
+    def rule(like: Tensor) -> Rule:
+        k = torch.arange(num, dtype=DOUBLE).reshape(-1, *[1] * like.ndim)
+        return k.expand(num, *like.shape), torch.ones(num, *[1] * like.ndim, dtype=DOUBLE)
+
+    return rule
+
+
+def line(location: Tensor, scale: Tensor) -> Rule:
+    """Trapezoids in u of t = location + scale · sinh u: for tails as heavy as 1 / t²."""
+    u = torch.linspace(-22, 22, 8001, dtype=DOUBLE).reshape(-1, *[1] * location.ndim)
+    return location + scale * u.sinh(), scale * u.cosh() * (44 / 8000)
+
+
+def sharp(location: Tensor, scale: Tensor) -> Rule:
+    """Gauss–Legendre on each side of location: for a density with a kink there."""
+    nodes, weights = np.polynomial.legendre.leggauss(120)
+    y = torch.as_tensor(25 * (nodes + 1)).reshape(-1, *[1] * location.ndim)
+    weights = torch.as_tensor(25 * weights).reshape(y.shape) * scale
+    values = torch.cat([location + scale * y, location - scale * y])
+    return values, torch.cat([weights, weights])
+
+
+def unit(like: Tensor) -> Rule:
+    nodes, weights = np.polynomial.legendre.leggauss(60)
+    shape = (-1, *[1] * like.ndim)
+    nodes = torch.as_tensor(0.5 * (nodes + 1)).reshape(shape).expand(-1, *like.shape)
+    return nodes, torch.as_tensor(0.5 * weights).reshape(shape)
+
+
+def grid(bins: int, low: float, high: float) -> Callable[[Tensor], Rule]:
+    def rule(like: Tensor) -> Rule:
+        k, weights = counts(bins)(like)
+        return low + k * ((high - low) / (bins - 1)), weights
+
+    return rule
+
+
+def logistic_mass(bins: int, low: float, high: float, scale: float | None = None):
+    """log of differences of SciPy's logistic distribution function, the outer ones to infinity."""
+
+    def log_prob(params: Tensor, values: Tensor) -> Tensor:
+        mean, s = (params[..., 0], params[..., 1]) if scale is None else (params, scale)
+        half = 0.5 * (high - low) / (bins - 1)
+        above = torch.where(values > high - half, torch.inf, (values + half - mean) / s)
+        below = torch.where(values < low + half, -torch.inf, (values - half - mean) / s)
+        flip = below > 0  # where both are near 1, take the other tail
+        upper, lower = torch.where(flip, -below, above), torch.where(flip, -above, below)
+        return (
+            by_scipy(scipy.stats.logistic.cdf, upper)
+            - upper.new_tensor(scipy.stats.logistic.cdf(lower.numpy()))
+        ).log()
+
+    return log_prob
+
+
+def ordinal(cuts_of: Callable[[Tensor], Tensor]):
+    def log_prob(params: Tensor, values: Tensor) -> Tensor:
+        cumulative = torch.nn.functional.pad(cuts_of(params).sigmoid(), (1, 0))
+        cumulative = torch.nn.functional.pad(cumulative, (0, 1), value=1.0)
+        probabilities = cumulative.diff(dim=-1).expand(*values.shape, -1)
+        return probabilities.gather(-1, values.long()[..., None])[..., 0].log()
+
+    return log_prob
+
+
+def negative_binomial(total: float | Tensor | None):
+    def log_prob(params: Tensor, values: Tensor) -> Tensor:
+        logits, r = (params[..., 0], params[..., 1]) if total is None else (params, total)
+        return distributions.NegativeBinomial(r, logits=logits).log_prob(values)
+
+    return log_prob
+
+
+def beta_binomial(total: float | Tensor, concentration: float | None):
+    def log_prob(params: Tensor, values: Tensor) -> Tensor:
+        logits, c = (
+            (params[..., 0], params[..., 1])
+            if concentration is None
+            else (
+                params,
+                concentration,
+            )
+        )
+        a, b = c * logits.sigmoid(), c * (-logits).sigmoid()
+        n = torch.as_tensor(total, dtype=DOUBLE)
+        parts = torch.broadcast_tensors(values, n, a, b)
+        return by_scipy(scipy.stats.betabinom.logpmf, *parts)
+
+    return log_prob
+
+
+def torch_log_prob(make: Callable[[Tensor], distributions.Distribution]):
+    return lambda params, values: make(params).log_prob(values)
+
+
+def first(params: Tensor) -> Tensor:
+    return params[..., 0]
+
+
+FAMILIES = {
+    "continuous Bernoulli": Family(
+        ContinuousBernoulli(),
+        lambda noise: 3 * single(noise),
+        torch_log_prob(lambda p: distributions.ContinuousBernoulli(logits=p)),
+        unit,
+    ),
+    "continuous Bernoulli of probabilities": Family(
+        ContinuousBernoulli(logits=False),
+        lambda noise: single(noise).sigmoid(),
+        torch_log_prob(lambda p: distributions.ContinuousBernoulli(probs=p)),
+        unit,
+    ),
+    "Laplace": Family(
+        Laplace(0.3),
+        single,
+        torch_log_prob(lambda p: distributions.Laplace(p, 0.3)),
+        lambda p: sharp(p, torch.tensor(0.3)),
+    ),
+    "Laplace of tensor scale": Family(
+        Laplace(SPREAD),
+        single,
+        torch_log_prob(lambda p: distributions.Laplace(p, SPREAD)),
+        lambda p: sharp(p, SPREAD),
+    ),
+    "Laplace of decoded scale": Family(
+        Laplace(None),
+        pair,
+        torch_log_prob(lambda p: distributions.Laplace(p[..., 0], p[..., 1])),
+        lambda p: sharp(p[..., 0], p[..., 1]),
+    ),
+    "Student": Family(
+        StudentT(5.0, 0.3),
+        single,
+        torch_log_prob(lambda p: distributions.StudentT(5.0, p, 0.3)),
+        lambda p: line(p, torch.tensor(0.3)),
+    ),
+    "Student of tensors": Family(
+        StudentT(4.5 + SPREAD, SPREAD),
+        single,
+        torch_log_prob(lambda p: distributions.StudentT(4.5 + SPREAD, p, SPREAD)),
+        lambda p: line(p, SPREAD),
+    ),
+    "Student of decoded scale": Family(
+        StudentT(6, None),
+        pair,
+        torch_log_prob(lambda p: distributions.StudentT(6.0, p[..., 0], p[..., 1])),
+        lambda p: line(p[..., 0], p[..., 1]),
+    ),
+    "categorical": Family(
+        Categorical(4),
+        lambda noise: 2 * noise,
+        torch_log_prob(lambda p: distributions.Categorical(logits=p)),
+        lambda p: counts(4)(first(p)),
+    ),
+    "ordinal": Family(
+        Ordinal([-1.0, 0.2, 0.9]),
+        single,
+        ordinal(lambda p: torch.tensor([-1.0, 0.2, 0.9], dtype=DOUBLE) - p[..., None]),
+        counts(4),
+    ),
+    "ordinal of tensor cut points": Family(
+        Ordinal(CUTS), single, ordinal(lambda p: CUTS - p[..., None]), counts(4)
+    ),
+    "ordinal of decoded cut points": Family(
+        Ordinal(None, num_classes=4),
+        increasing,
+        ordinal(lambda p: p),
+        lambda p: counts(4)(first(p)),
+    ),
+    "Poisson": Family(
+        Poisson(),
+        single,
+        torch_log_prob(lambda p: distributions.Poisson(p.exp())),
+        counts(200),
+    ),
+    "Poisson of rates": Family(
+        Poisson(log_rate=False),
+        lambda noise: 5 * noise[..., 0].abs(),
+        torch_log_prob(lambda p: distributions.Poisson(p)),
+        counts(200),
+    ),
+    "negative binomial": Family(
+        NegativeBinomial(2.5), single, negative_binomial(2.5), counts(1500)
+    ),
+    "negative binomial of tensor": Family(
+        NegativeBinomial(SPREAD), single, negative_binomial(SPREAD), counts(1500)
+    ),
+    "negative binomial of decoded total": Family(
+        NegativeBinomial(None),
+        pair,
+        negative_binomial(None),
+        lambda p: counts(1500)(first(p)),
+    ),
+    "beta-binomial": Family(BetaBinomial(12, 3.0), single, beta_binomial(12, 3.0), counts(13)),
+    "beta-binomial of tensor": Family(
+        BetaBinomial(TOTALS, 3.0), single, beta_binomial(TOTALS, 3.0), counts(66)
+    ),
+    "beta-binomial of decoded concentration": Family(
+        BetaBinomial(20),
+        pair,
+        beta_binomial(20, None),
+        lambda p: counts(21)(first(p)),
+    ),
+    "discretized logistic": Family(
+        DiscretizedLogistic(bins=32),
+        lambda noise: pair(noise) * torch.tensor([0.5, 0.2]),
+        logistic_mass(32, 0.0, 1.0),
+        lambda p: grid(32, 0.0, 1.0)(first(p)),
+    ),
+    "discretized logistic of scale 0.05": Family(
+        DiscretizedLogistic(0.05, bins=64, low=-1.0, high=1.0),
+        single,
+        logistic_mass(64, -1.0, 1.0, 0.05),
+        grid(64, -1.0, 1.0),
+    ),
+}
+
+
+def one_hot_and_mixed() -> dict[str, Likelihood]:
+    """Families whose elements are not each a law of their own kind, for E elements."""
+    return {
+        "one-hot": Categorical(3, one_hot=True),
+        "mixed": Mixed(
+            [(StudentT(4.0, None), 2), Poisson(), (Categorical(2, one_hot=True), 2), Categorical(3)]
+        ),
+    }

@@ -207,3 +207,63 @@ def test_a_bank_without_points_is_refused(tmp_path):
     bank.save(tmp_path / "bank")
     with pytest.raises(ModelFormatError):
         Bank.load(tmp_path / "bank", vae=model())
+
+
+# ---- other likelihoods ---------------------------------------------------------------------------
+
+
+class Table(nn.Module):
+    """Columns of five kinds, more of them than one digit numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(LATENT, 8), nn.Tanh(), nn.Linear(8, 24)).double()
+        for index, parameter in enumerate(self.parameters()):
+            nn.init.normal_(parameter, generator=seeded(index))
+
+    def forward(self, z):
+        return self.layers(z)
+
+
+COLUMNS = cc.likelihoods.Mixed(
+    [
+        *[cc.likelihoods.Poisson() for _ in range(6)],
+        (cc.likelihoods.Gaussian(0.5), 2),
+        *[(cc.likelihoods.Categorical(3, one_hot=True), 3) for _ in range(2)],
+        *[cc.likelihoods.Categorical(2) for _ in range(3)],
+        *[cc.likelihoods.StudentT(4.0, 0.5) for _ in range(4)],
+    ]
+)
+
+
+def table() -> tuple[cc.VAE, torch.Tensor, torch.Tensor]:
+    vae = cc.VAE(Table(), LATENT, COLUMNS)
+    values = vae.sample_prior(4, seed=0)
+    mask = torch.rand(values.shape, generator=seeded(2)) < 0.5
+    mask[:, 8:11], mask[:, 11:14] = mask[:, 8:9], mask[:, 11:12]
+    return vae, torch.where(mask, values, 0.0), mask
+
+
+def test_the_bank_of_a_table_is_that_of_its_columns_and_is_saved(tmp_path):
+    vae, values, mask = table()
+    bank = Bank.of(vae)
+    params = vae.decode_flat(bank.points).unsqueeze(1).expand(-1, 4, -1)
+    expected = vae.flat_likelihood.masked_log_prob(params, values, mask)
+    torch.testing.assert_close(bank.log_likelihood(values, mask), expected)
+    bank.save(tmp_path / "bank")
+    loaded = Bank.load(tmp_path / "bank", vae=vae)  # 20 kept tensors, in their order
+    assert torch.equal(loaded.log_likelihood(values, mask), bank.log_likelihood(values, mask))
+
+
+@pytest.mark.parametrize("budget", [10_000, 40_000])
+def test_the_bank_of_counts_and_classes_is_bounded_by_what_it_keeps(budget):
+    """Counts keep two numbers of double precision, classes one for each class."""
+    likelihoods = cc.likelihoods
+    for likelihood, shape in (
+        (likelihoods.Poisson(), (6,)),
+        (likelihoods.Categorical(10), (6, 10)),
+        (likelihoods.Gaussian(0.1), (6,)),
+    ):
+        size = torch.Size(shape).numel()
+        vae = cc.VAE(nn.Sequential(nn.Linear(2, size), nn.Unflatten(1, shape)), 2, likelihood)
+        assert Bank.of(vae, max_bytes=budget).num_bytes <= budget

@@ -206,3 +206,64 @@ def test_where_the_decoder_shows_no_head_there_are_none():
     target = cc.VAETarget(vae, cc.Evidence(values, mask))
     z = points(4, NUM)
     torch.testing.assert_close(target.flatten().log_likelihood(z), target.log_likelihood(z))
+
+
+# ---- several parameters an element ---------------------------------------------------------------
+
+SEVERAL = {
+    "classes": cc.likelihoods.Categorical(3),
+    "one-hot classes": cc.likelihoods.Categorical(4, one_hot=True),
+    "decoded scale": cc.likelihoods.StudentT(SCALES + 2, None),
+}
+each_several = pytest.mark.parametrize("case", SEVERAL)
+
+
+def model_of_several(case: str) -> cc.VAE:
+    shape = (SIZE, *SEVERAL[case].param_shape)
+    layers: list[nn.Module] = [nn.Linear(LATENT, 9), nn.Tanh()]
+    layers += [nn.Linear(9, torch.Size(shape).numel())]
+    layers += [nn.Softplus()] if case == "decoded scale" else []
+    decoder = nn.Sequential(*layers, nn.Unflatten(1, shape)).double()
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=seeded(0)))
+    return cc.VAE(decoder, LATENT, SEVERAL[case])
+
+
+def queries_of_several(case: str, kind: str) -> tuple[cc.VAE, Tensor, Tensor]:
+    vae, mask = model_of_several(case), masks(kind)
+    if case == "one-hot classes":  # whole variables
+        mask = mask[:, ::4].repeat_interleave(4, 1)
+    values = torch.where(mask, vae.sample_prior(NUM, seed=1), 0.0)
+    return vae, values, mask
+
+
+@each_several
+@every_mask
+def test_elements_of_several_parameters_have_rows_for_each_of_them(case, kind):
+    vae, values, mask = queries_of_several(case, kind)
+    rows = ObservedRows.where_faster(vae, values, mask)
+    assert rows is not None
+    z = points(4, NUM).requires_grad_()
+    expected = whole(vae, values, mask, z)
+    result = rows.log_likelihood(z)
+    torch.testing.assert_close(result, expected)
+    some, all_of_it = (torch.autograd.grad(r.sum(), z)[0] for r in (result, expected))
+    torch.testing.assert_close(some, all_of_it)
+    query = torch.randint(NUM, (300,), generator=seeded(4))
+    there = points(300)
+    torch.testing.assert_close(
+        rows.log_likelihood_at(there, query), whole(vae, values[query], mask[query], there)
+    )
+    chosen = torch.tensor([4, 0])
+    torch.testing.assert_close(
+        rows.select(chosen).log_likelihood(z[:, chosen]), expected[:, chosen]
+    )
+
+
+@each_several
+@every_mask
+def test_elements_of_several_parameters_bend_as_before(case, kind):
+    vae, values, mask = queries_of_several(case, kind)
+    target, z = cc.VAETarget(vae, cc.Evidence(values, mask)), points(NUM)
+    torch.testing.assert_close(target.flatten().prepare().curvature(z), target.curvature(z))

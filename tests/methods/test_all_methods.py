@@ -333,3 +333,45 @@ def test_progress_is_reported_between_0_and_1(method):
     )
     assert shares
     assert all(0 <= share <= 1 for share in shares)
+
+
+# ---- other likelihoods ---------------------------------------------------------------------------
+
+
+class Table(torch.nn.Module):
+    """A count, a heavy-tailed number with its scale, and three classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.Linear(2, 6)
+        for index, parameter in enumerate(self.parameters()):
+            torch.nn.init.normal_(parameter, 0, 0.4, generator=seeded(index))
+
+    def forward(self, z):
+        count, location, scale, classes = self.layers(z).split([1, 1, 1, 3], -1)
+        return torch.cat([count, location, scale.exp(), classes], -1)
+
+
+@pytest.fixture(scope="module")
+def table():
+    """Three rows of a table, each with other columns observed, and their exact log p(x)."""
+    likelihoods = cc.likelihoods
+    columns = [likelihoods.Poisson(), likelihoods.StudentT(4.0, None), likelihoods.Categorical(3)]
+    vae = cc.VAE(Table(), 2, likelihoods.Mixed(columns))
+    values = vae.sample_prior(3, seed=0)
+    values[0, 0] = values[1, 1] = values[2, 2] = torch.nan
+    evidence = cc.Evidence.from_nan(values)
+    return vae, evidence, cc.condition(vae, evidence, Grid(), seed=0).log_evidence
+
+
+@every_method
+def test_every_method_answers_a_table_of_counts_numbers_and_classes(method, table):
+    vae, evidence, exact = table
+    posterior = cc.condition(vae, evidence, method, seed=0)
+    draws = posterior.predict(5, seed=0)
+    given = evidence.mask.expand(draws.shape)
+    assert torch.equal(draws[given], evidence.values.expand(draws.shape)[given])
+    assert vae.likelihood.in_support(draws).all()
+    known = ~posterior.log_evidence.isnan()
+    error = (posterior.log_evidence - exact).abs()[known]
+    assert (error < 0.25).all()  # settings are so cheap here that some estimates are rough

@@ -271,7 +271,7 @@ def _part(part: Part | Likelihood) -> Part:
         TypeError: It is no likelihood, or one that is mixed itself.
         ValueError: The number is not ≥ 1, or no number of columns for this likelihood.
     """
-    likelihood, num = (part, 1) if isinstance(part, Likelihood) else part
+    likelihood, num = part if isinstance(part, (tuple, list)) and len(part) == 2 else (part, 1)
     if not isinstance(likelihood, Likelihood) or not likelihood.by_rows:
         raise TypeError(
             "expected parts of crosscoding.likelihoods, not mixed themselves, with their number of "

@@ -1,0 +1,345 @@
+"""What is refused: settings, decoder outputs and observed values, each in words."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import crosscoding as cc
+from crosscoding.likelihoods import (
+    Bernoulli,
+    BetaBinomial,
+    Categorical,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    Gaussian,
+    Laplace,
+    Mixed,
+    NegativeBinomial,
+    Ordinal,
+    Poisson,
+    StudentT,
+)
+
+SUPPORTS = {
+    "ContinuousBernoulli": (ContinuousBernoulli(), [0.0, 0.4, 1.0], [-0.1, 1.1, math.nan]),
+    "Laplace": (Laplace(), [-1e30, 0.0], [math.inf, math.nan]),
+    "StudentT": (StudentT(), [-1e30, 0.0], [-math.inf, math.nan]),
+    "Categorical": (Categorical(3), [0.0, 2.0], [-1.0, 3.0, 0.5, math.nan]),
+    "Ordinal": (Ordinal([0.0, 1.0]), [0.0, 2.0], [-1.0, 3.0, 0.5, math.nan]),
+    "Ordinal of decoded cut points": (Ordinal(None, 3), [0.0, 2.0], [-1.0, 3.0, 0.5]),
+    "Poisson": (Poisson(), [0.0, 7.0, 1e6], [-1.0, 0.5, math.inf, math.nan]),
+    "NegativeBinomial": (NegativeBinomial(), [0.0, 7.0], [-1.0, 0.5, math.inf]),
+    "BetaBinomial": (BetaBinomial(7), [0.0, 7.0], [-1.0, 0.5, 8.0, math.nan]),
+    "DiscretizedLogistic": (
+        DiscretizedLogistic(0.1),
+        [0.0, 1.0, 17 / 255],
+        [-1 / 255, 256 / 255, 0.5 / 255, math.nan],
+    ),
+    "DiscretizedLogistic from -1": (
+        DiscretizedLogistic(0.1, low=-1.0),
+        [-1.0, 1.0, 2 * 17 / 255 - 1],
+        [-1 - 2 / 255, 0.0, math.nan],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SUPPORTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_support(name, dtype):
+    likelihood, good, bad = SUPPORTS[name]
+    assert likelihood.in_support(torch.tensor(good, dtype=dtype)).all()
+    assert not likelihood.in_support(torch.tensor(bad, dtype=dtype)).any()
+
+
+def test_each_element_has_its_own_total_count():
+    likelihood = BetaBinomial(torch.tensor([2.0, 5.0]))
+    assert likelihood.in_support(torch.tensor([[2.0, 5.0], [3.0, 5.0]])).tolist() == [
+        [True, True],
+        [False, True],
+    ]
+
+
+def constant(*shape: int, value: float = 0.1) -> nn.Module:
+    """A decoder that puts out one value."""
+    layer = nn.Linear(2, math.prod(shape))
+    nn.init.zeros_(layer.weight)
+    nn.init.constant_(layer.bias, value)
+    return nn.Sequential(layer, nn.Unflatten(1, shape))
+
+
+def vae(likelihood, *shape: int) -> cc.VAE:
+    return cc.VAE(constant(*shape), 2, likelihood)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "shape", "wrong", "words"),
+    [
+        (Poisson(), (3,), 1.5, "whole numbers from 0 for Poisson, got 1.5 and 0 more"),
+        (ContinuousBernoulli(), (3,), 1.5, "between 0 and 1 for ContinuousBernoulli, got 1.5"),
+        (NegativeBinomial(2.0), (3,), -2, "whole numbers from 0 for NegativeBinomial, got -2"),
+        (BetaBinomial(7, 1.0), (3,), 8, "whole numbers from 0 to 7 for BetaBinomial, got 8"),
+        (Categorical(4), (3, 4), 4, "whole numbers from 0 to 3 for Categorical, got 4"),
+        (Ordinal([0.0]), (3,), 2, "whole numbers from 0 to 1 for Ordinal, got 2"),
+        (
+            DiscretizedLogistic(0.1),
+            (3,),
+            0.7001,
+            "on the grid of 256 values from 0 to 1 for DiscretizedLogistic, got 0.7001",
+        ),
+        (
+            Categorical(3, one_hot=True),
+            (3,),
+            0.5,
+            "a single 1 among zeros for each 3 classes, for Categorical, got 0.5 and 2 more",
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_observed_values_outside_the_support_are_refused(likelihood, shape, wrong, words):
+    model = vae(likelihood, *shape)
+    values = torch.zeros(2, 3)
+    values[1, 0] = wrong
+    with pytest.raises(ValueError, match=f"expected observed values {words}"):
+        cc.condition(model, cc.Evidence(values, torch.tensor([[False] * 3, [True] * 3])), seed=0)
+    truth = torch.zeros(2, 3)
+    truth[:, 0] = 1 if "single" in words else 0
+    posterior = cc.condition(
+        model, cc.Evidence(truth, torch.zeros(2, 3, dtype=torch.bool)), cc.methods.Grid(), seed=0
+    )
+    assert posterior.query_log_prob(truth).isfinite().all()
+    truth[1, 0] = wrong
+    with pytest.raises(ValueError, match=f"expected elements of truth {words}"):
+        posterior.query_log_prob(truth)
+
+
+# ---- settings --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong", [0, -1.0, math.nan, math.inf, torch.tensor([0.1, -0.1])])
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (Laplace, "scale"),
+        (lambda scale: StudentT(3.0, scale), "scale"),
+        (StudentT, "df"),
+        (DiscretizedLogistic, "scale"),
+        (NegativeBinomial, "total_count"),
+        (BetaBinomial, "total_count"),
+        (lambda c: BetaBinomial(3, c), "concentration"),
+    ],
+)
+def test_settings_that_are_not_positive_are_refused(make, name, wrong):
+    with pytest.raises(ValueError, match=f"expected a finite {name} > 0, got"):
+        make(wrong)
+
+
+@pytest.mark.parametrize("wrong", ["1", [1.0], True])
+@pytest.mark.parametrize(
+    ("make", "name", "wanted"),
+    [
+        (Laplace, "scale", "a number, a tensor or None"),
+        (StudentT, "df", "a number or a tensor"),
+        (NegativeBinomial, "total_count", "a number, a tensor or None"),
+        (BetaBinomial, "total_count", "a number or a tensor"),
+    ],
+)
+def test_settings_of_another_type_are_refused(make, name, wanted, wrong):
+    with pytest.raises(TypeError, match=f"expected {name} to be {wanted}, got"):
+        make(wrong)
+
+
+def test_none_is_no_number_of_degrees_or_trials():
+    with pytest.raises(TypeError, match="expected df to be a number or a tensor, got NoneType"):
+        StudentT(None)
+    with pytest.raises(TypeError, match="expected total_count to be a number or a tensor, got"):
+        BetaBinomial(None)
+
+
+@pytest.mark.parametrize("wrong", [2.5, torch.tensor([3.0, 2.5])])
+def test_a_broken_number_of_trials_is_refused(wrong):
+    with pytest.raises(ValueError, match="expected a total_count of whole numbers, got"):
+        BetaBinomial(wrong)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "name"),
+    [
+        (Laplace(torch.tensor([0.1, 0.2])), "scale"),
+        (StudentT(torch.tensor([3.0, 4.0]), 1.0), "df"),
+        (NegativeBinomial(torch.tensor([0.1, 0.2])), "total_count"),
+        (BetaBinomial(5, torch.tensor([0.1, 0.2])), "concentration"),
+        (Ordinal(torch.zeros(2, 1)), "cut_points"),
+    ],
+)
+def test_tensor_settings_are_of_the_datas_shape_and_the_decoders_dtype(likelihood, name):
+    with pytest.raises(
+        ValueError, match=rf"{name} that broadcasts to the data's shape \(2, 3\), got \(2,\)"
+    ):
+        likelihood.for_data((2, 3), torch.empty(0))
+    with pytest.raises(ValueError, match=f"expected the {name}'s dtype and device"):
+        likelihood.for_data((2,), torch.empty(0, dtype=torch.double))
+
+
+@pytest.mark.parametrize("wrong", [1, 0, -3])
+def test_fewer_than_two_classes_or_bins_are_refused(wrong):
+    with pytest.raises(ValueError, match="expected num_classes >= 2, got"):
+        Categorical(wrong)
+    with pytest.raises(ValueError, match="expected num_classes >= 2, got"):
+        Ordinal(None, num_classes=wrong)
+    with pytest.raises(ValueError, match="expected bins >= 2, got"):
+        DiscretizedLogistic(bins=wrong)
+
+
+@pytest.mark.parametrize("wrong", [2.0, True, None, "3"])
+def test_numbers_of_classes_and_bins_that_are_no_ints_are_refused(wrong):
+    with pytest.raises(TypeError, match="expected num_classes to be an int, got"):
+        Categorical(wrong)
+    with pytest.raises(TypeError, match="expected num_classes to be an int, got"):
+        Ordinal(None, num_classes=wrong)
+    with pytest.raises(TypeError, match="expected bins to be an int, got"):
+        DiscretizedLogistic(bins=wrong)
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.0, 0.0), (0.0, 0.0), (0.0, math.inf)])
+def test_a_grid_without_ends_is_refused(low, high):
+    with pytest.raises(ValueError, match="expected finite low < high, got"):
+        DiscretizedLogistic(low=low, high=high)
+
+
+def test_cut_points_that_are_none_are_refused():
+    with pytest.raises(ValueError, match="expected cut points that increase, got"):
+        Ordinal([0.0, 1.0, 1.0])
+    with pytest.raises(ValueError, match="expected at least one finite cut point, got"):
+        Ordinal([])
+    with pytest.raises(ValueError, match="expected at least one finite cut point, got"):
+        Ordinal([0.0, math.nan])
+    with pytest.raises(ValueError, match="one cut point fewer than num_classes=3, got 1"):
+        Ordinal([0.0], num_classes=3)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ({}, {"name": "Categorical", "settings": {"num_classes": 1}}),
+        ({}, {"name": "Mixed", "settings": {"parts": [[{"name": "Cauchy"}, 1]], "dim": -1}}),
+        ({}, {"name": "Mixed", "settings": {"parts": 3, "dim": -1}}),
+        ({}, {"name": "Mixed", "settings": {}}),
+        ({}, {"name": "Dispersed", "settings": {}}),
+        ({}, {"name": "Linear", "settings": {}}),
+        ({}, {"name": "Likelihood", "settings": {}}),
+        ({}, {"name": "StudentT", "settings": None}),
+    ],
+)
+def test_parts_of_no_known_likelihood_are_refused(parts):
+    with pytest.raises(cc.ModelFormatError, match="expected a known likelihood"):
+        cc.likelihoods.Likelihood.from_parts(parts)
+
+
+# ---- decoder outputs ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "name", "words"),
+    [
+        (Laplace(None), "scale", "put out the scale itself, not its logarithm"),
+        (StudentT(3.0, None), "scale", "put out the scale itself"),
+        (DiscretizedLogistic(), "scale", "put out the scale itself"),
+        (NegativeBinomial(), "total_count", "put out the number itself"),
+        (BetaBinomial(3), "concentration", "put out the number itself"),
+    ],
+)
+def test_a_decoded_number_that_is_not_positive_is_refused(likelihood, name, words):
+    with pytest.raises(ValueError, match=f"a decoder whose {name} is > 0, got -0.5; {words}"):
+        cc.VAE(constant(3, 2, value=-0.5), 2, likelihood)
+
+
+def test_rates_and_probabilities_that_are_none_are_refused():
+    with pytest.raises(ValueError, match=r"puts out rates >= 0, got -0.5.*log_rate=True"):
+        cc.VAE(constant(3, value=-0.5), 2, Poisson(log_rate=False))
+    with pytest.raises(ValueError, match=r"expected rates >= 0 from the decoder, got -0.5 at some"):
+        Poisson(log_rate=False).log_prob(torch.tensor([-0.5]), torch.zeros(1))
+    with pytest.raises(ValueError, match=r"if they are logits, use ContinuousBernoulli\(logits"):
+        cc.VAE(constant(3, value=1.5), 2, ContinuousBernoulli(logits=False))
+
+
+def test_decoded_cut_points_that_do_not_increase_are_refused():
+    with pytest.raises(ValueError, match="whose cut points increase along its last dimension"):
+        cc.VAE(constant(3, 2), 2, Ordinal(None, num_classes=3))
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "shape", "wanted"),
+    [
+        (Categorical(4), (3,), r"\*data, 4"),
+        (Categorical(4), (3, 3), r"\*data, 4"),
+        (Categorical(4, one_hot=True), (6,), r"\*variables, 4"),
+        (Ordinal(None, 4), (3, 4), r"\*data, 3"),
+        (StudentT(3.0, None), (3,), r"\*data, 2"),
+        (Mixed([(Gaussian(None), 2), Poisson()]), (4,), r"\*before, 5"),
+        (
+            Mixed([(Gaussian(None), 2), Poisson()], dim=-3),
+            (5, 4),
+            r"\*before, 5, \*after \(2 dimensions\)",
+        ),
+    ],
+)
+def test_decoder_output_of_another_shape_is_refused(likelihood, shape, wanted):
+    with pytest.raises(ValueError, match=rf"expected decoder output of shape \(5, {wanted}\)"):
+        cc.VAE(constant(*shape), 2, likelihood)
+
+
+def test_a_tuple_for_one_parameter_is_refused():
+    class Pair(nn.Module):
+        def forward(self, z):
+            return z, z
+
+    with pytest.raises(ValueError, match="expected one tensor from the decoder for Poisson, got 2"):
+        cc.VAE(Pair(), 2, Poisson())
+
+
+# ---- Mixed -------------------------------------------------------------------------------------
+
+
+def test_mixed_of_nothing_or_of_what_is_no_likelihood_is_refused():
+    with pytest.raises(ValueError, match="expected at least one part, got none"):
+        Mixed([])
+    for part in ("Poisson", (Mixed([Poisson()]), 1), Mixed([Poisson()])):
+        with pytest.raises(TypeError, match=r"expected parts of crosscoding\.likelihoods"):
+            Mixed([part])
+    for num in (0, -1, 2):  # 3 classes do not fit 2 columns
+        with pytest.raises(ValueError, match=r"a number of columns that .* can have, got"):
+            Mixed([(Categorical(3, one_hot=True), num)])
+    for num in (1.0, True, None):
+        with pytest.raises(TypeError, match="expected a number of columns, got"):
+            Mixed([(Poisson(), num)])
+
+
+@pytest.mark.parametrize("dim", [0, 1, 1.0, True])
+def test_mixed_counts_its_dimension_from_the_last(dim):
+    with pytest.raises(ValueError, match="expected dim to be an int < 0"):
+        Mixed([Poisson()], dim=dim)
+
+
+def test_mixed_names_the_columns_of_what_it_refuses():
+    model = vae(Mixed([(Gaussian(0.1), 2), (Poisson(), 2)]), 4)
+    values = torch.tensor([0.5, 0.5, 0.5, 1.0])
+    with pytest.raises(
+        ValueError, match="in columns 2 to 3: expected observed values whole numbers from 0 for P"
+    ):
+        cc.condition(model, cc.Evidence(values, torch.tensor(True)), seed=0)
+
+
+def test_mixed_of_a_decoder_with_another_number_of_heads_is_refused():
+    class Heads(nn.Module):
+        def forward(self, z):
+            return z, z, z
+
+    with pytest.raises(ValueError, match=r"expected one tensor .* each of 2 parts, got 3"):
+        cc.VAE(Heads(), 2, Mixed([(Gaussian(), 2), (Bernoulli(), 2)]))
+
+
+def test_mixed_has_no_elements_of_one_kind():
+    with pytest.raises(TypeError, match="the same kind for every element, got Mixed"):
+        Mixed([Poisson()]).of_elements(torch.zeros(1, 1, dtype=torch.long))

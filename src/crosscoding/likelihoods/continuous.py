@@ -50,10 +50,10 @@ class Gaussian(_Real):
         mean, scale = self.split(params)
         return scale.square().expand_as(mean)
 
-    def information(self, params: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    def information(self, params: Tensor) -> tuple[Tensor, ...]:
         mean, scale = self.split(params)
         precision = scale.square().reciprocal().expand_as(mean)
-        return precision, None, 2 * precision
+        return precision, 2 * precision
 
     def noise(self, shape: Sequence[int], *, generator: Generator, like: Tensor) -> Tensor:
         return normal(shape, generator=generator, like=like)
@@ -102,10 +102,10 @@ class Laplace(_Real):
         location, scale = self.split(params)
         return (2 * scale.square()).expand_as(location)
 
-    def information(self, params: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    def information(self, params: Tensor) -> tuple[Tensor, ...]:
         location, scale = self.split(params)
         precision = scale.square().reciprocal().expand_as(location)
-        return precision, None, precision
+        return precision, precision
 
     def noise(self, shape: Sequence[int], *, generator: Generator, like: Tensor) -> Tensor:
         return uniform(shape, generator=generator, like=like.double())
@@ -162,11 +162,11 @@ class StudentT(_Real):
         factor = torch.where(df > 1, factor, torch.nan)
         return (factor * scale.square()).expand_as(location)
 
-    def information(self, params: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    def information(self, params: Tensor) -> tuple[Tensor, ...]:
         location, scale = self.split(params)
         df = setting(self.df, params)
         precision = (1 / ((df + 3) * scale.square())).expand_as(location)
-        return (df + 1) * precision, None, 2 * df * precision
+        return (df + 1) * precision, 2 * df * precision
 
     def noise(self, shape: Sequence[int], *, generator: Generator, like: Tensor) -> Tensor:
         return seeds(shape, generator=generator, like=like)

@@ -95,6 +95,7 @@ class NegativeBinomial(_Count, Dispersed, Linear):
 
     total_count: float | Tensor | None = None
     dispersion: ClassVar[str] = "total_count"
+    coupled: ClassVar[bool] = True
     put_out: ClassVar[str] = "put out the number itself, not its logarithm"
     per_element: ClassVar[dict[str, int]] = {"total_count": 0}
 
@@ -118,12 +119,12 @@ class NegativeBinomial(_Count, Dispersed, Linear):
         mean = self.mean(params)
         return mean + mean * logits.exp()
 
-    def information(self, params: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    def information(self, params: Tensor) -> tuple[Tensor, ...]:
         logits, total = self.split(params)
         success = logits.sigmoid()
         if not self.decoded:
-            return total * success, None, success
-        return total * success, success, _total_count_information(logits, total)
+            return (total * success,)
+        return total * success, _total_count_information(logits, total), success
 
     def draw(self, params: Tensor, noise: Tensor) -> Tensor:
         """A Poisson variable whose rate is a gamma variable."""
@@ -169,6 +170,7 @@ class BetaBinomial(_Count, Dispersed):
     total_count: int | Tensor
     concentration: float | Tensor | None = None
     dispersion: ClassVar[str] = "concentration"
+    coupled: ClassVar[bool] = True
     put_out: ClassVar[str] = "put out the number itself, not its logarithm"
     per_element: ClassVar[dict[str, int]] = {"total_count": 0, "concentration": 0}
 
@@ -190,16 +192,12 @@ class BetaBinomial(_Count, Dispersed):
 
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
         logits, concentration, total = self._double(params)
-        return self._log_prob(logits, concentration, total, values.double()).to(params.dtype)
-
-    @staticmethod
-    def _log_prob(logits: Tensor, concentration: Tensor, total: Tensor, k: Tensor) -> Tensor:
-        log_c = concentration.log()
-        ways = (total + 1).lgamma() - (k + 1).lgamma() - (total - k + 1).lgamma()
+        data, log_c = values.double(), concentration.log()
+        ways = (total + 1).lgamma() - (data + 1).lgamma() - (total - data + 1).lgamma()
         log_a, log_b = log_c + F.logsigmoid(logits), log_c + F.logsigmoid(-logits)
-        hits = _log_rising(log_a.exp(), log_a, k)
-        misses = _log_rising(log_b.exp(), log_b, total - k)
-        return ways + hits + misses - _log_rising(concentration, log_c, total)
+        hits = _log_rising(log_a.exp(), log_a, data)
+        misses = _log_rising(log_b.exp(), log_b, total - data)
+        return (ways + hits + misses - _log_rising(concentration, log_c, total)).to(params.dtype)
 
     def mean(self, params: Tensor) -> Tensor:
         return setting(self.total_count, params) * self.split(params)[0].sigmoid()
@@ -209,30 +207,33 @@ class BetaBinomial(_Count, Dispersed):
         spread = total * (total + concentration) / (1 + concentration)
         return (spread * logits.sigmoid() * (-logits).sigmoid()).to(params.dtype)
 
-    def information(self, params: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    def information(self, params: Tensor) -> tuple[Tensor, ...]:
         """By sums over counts, as `expected_products` takes them."""
         shape = params.shape[:-1] if self.decoded else params.shape
-        logits, concentration, total = (part.expand(shape) for part in self._double(params))
+        logits, c, n = (part.expand(shape) for part in self._double(params))
         share, rest = logits.sigmoid(), (-logits).sigmoid()
-        a, b = concentration * share, concentration * rest
+        log_a, log_b = c.log() + F.logsigmoid(logits), c.log() + F.logsigmoid(-logits)
+        a, b = c * share, c * rest
+        at_a, at_b, at_c = (a + 1).digamma(), (b + 1).digamma(), _rising_slope(c, n)
+
+        def log_mass(k: Tensor) -> Tensor:  # but for what does not depend on k
+            ways = -(k + 1).lgamma() - (n - k + 1).lgamma()
+            hits = torch.where(k > 0, log_a, 0.0) + (a + k.clamp_min(1)).lgamma()
+            return (
+                ways + hits + torch.where(k < n, log_b, 0.0) + (b + (n - k).clamp_min(1)).lgamma()
+            )
 
         def scores(k: Tensor) -> tuple[Tensor, Tensor]:
-            # ψ(k + a) − ψ(a), times a: finite as a goes to 0
-            hits, misses = _rising_slope(a, k), _rising_slope(b, total - k)
-            by_logit = rest * hits - share * misses
-            by_concentration = hits + misses - _rising_slope(concentration, total)
-            return by_logit, by_concentration / concentration
+            hits, misses = _rising_slope(a, k, at_a), _rising_slope(b, n - k, at_b)
+            return rest * hits - share * misses, (hits + misses - at_c) / c
 
-        deviation = self.variance(params).double().sqrt()
-        products = expected_products(
-            lambda k: self._log_prob(logits, concentration, total, k),
-            scores,
-            total,
-            total * share,
-            8 * deviation + 2,
+        level = log_mass((n * share).round())
+        deviation = (n * (n + c) / (1 + c) * share * rest).sqrt()
+        reach = 8 * deviation + 30 * n / (c + 30) + 2  # a beta variable's tail falls as e^(−c p)
+        by_logit, off, by_concentration = expected_products(
+            lambda k: log_mass(k) - level, scores, n, n * share, reach
         )
-        by_logit, off, by_concentration = (product.to(params.dtype) for product in products)
-        return by_logit, off, by_concentration
+        return tuple(part.to(params.dtype) for part in (by_logit, by_concentration, off))
 
     def draw(self, params: Tensor, noise: Tensor) -> Tensor:
         """A binomial variable whose probability is made of two gamma variables."""
@@ -248,9 +249,9 @@ def _log_rising(a: Tensor, log_a: Tensor, k: Tensor) -> Tensor:
     return first + (a + k.clamp_min(1)).lgamma() - (a + 1).lgamma()
 
 
-def _rising_slope(a: Tensor, k: Tensor) -> Tensor:
-    """a times the derivative of `_log_rising` by a, for k = 0 or k ≥ 1."""
-    above = (a + k.clamp_min(1)).digamma() - (a + 1).digamma()
+def _rising_slope(a: Tensor, k: Tensor, at_one: Tensor | None = None) -> Tensor:
+    """a times the derivative of `_log_rising` by a, for k = 0 or k ≥ 1; at_one: ψ(a + 1)."""
+    above = (a + k.clamp_min(1)).digamma() - ((a + 1).digamma() if at_one is None else at_one)
     return torch.where(k > 0, 1 + a * above, 0.0)
 
 

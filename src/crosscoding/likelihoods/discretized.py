@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -40,6 +41,7 @@ class DiscretizedLogistic(Dispersed):
     bins: int = 256
     low: float = 0.0
     high: float = 1.0
+    coupled: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,7 +87,7 @@ class DiscretizedLogistic(Dispersed):
             first, second = first + more, second + (2 * k + 1) * more
         return first, second
 
-    def information(self, params: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    def information(self, params: Tensor) -> tuple[Tensor, ...]:
         """By sums over values, as `expected_products` takes them."""
         mean, scale = torch.broadcast_tensors(*(part.double() for part in self.split(params)))
 
@@ -108,7 +110,7 @@ class DiscretizedLogistic(Dispersed):
             20 * scale / self.width + 2,
         )
         location, off, dispersion = (product.to(params.dtype) for product in products)
-        return location, off, dispersion
+        return location, dispersion, off
 
     def noise(self, shape: Sequence[int], *, generator: Generator, like: Tensor) -> Tensor:
         return uniform(shape, generator=generator, like=like.double())

@@ -15,11 +15,16 @@ from crosscoding.likelihoods.base import Likelihood
 
 
 class Dispersed(Likelihood):
-    """A likelihood of parameters (location, dispersion), the second under the name `dispersion`."""
+    """A likelihood of parameters (location, dispersion), the second under the name `dispersion`.
+
+    Attributes:
+        coupled: Whether the Fisher matrix has an off-diagonal part, and is a sum that costs time.
+    """
 
     dispersion: ClassVar[str] = "scale"
     put_out: ClassVar[str] = "put out the scale itself, not its logarithm"
     per_element: ClassVar[dict[str, int]] = {"scale": 0}
+    coupled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_positive(self, self.dispersion, or_none=True)
@@ -45,25 +50,41 @@ class Dispersed(Likelihood):
             )
 
     @abstractmethod
-    def information(self, params: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """The Fisher matrix of (location, dispersion): its diagonal, and between them what is off.
+    def information(self, params: Tensor) -> tuple[Tensor, ...]:
+        """The Fisher matrix of (location, dispersion), shape (*sample, E) each entry.
 
         Returns:
-            Location, off-diagonal (None: 0), dispersion; (*sample, E) each. The last two are not
-            looked at where the dispersion is a setting.
+            That of the location, of the dispersion, and, if `coupled`, between them. All but the
+            first may be left out where the dispersion is a setting.
         """
 
     def fisher(self, params: Tensor) -> Tensor:
-        location, _, dispersion = self.information(params)
-        return torch.stack([location, dispersion], -1) if self.decoded else location
+        entries = self.information(params)
+        return torch.stack(entries[:2], -1) if self.decoded else entries[0]
 
     def fisher_product(self, params: Tensor, tangents: Tensor, mask: Tensor) -> Tensor:
-        location, off, dispersion = self.information(params)
-        if off is None or not self.decoded:
+        if not self.coupled:
             return super().fisher_product(params, tangents, mask)
+        entries = self._information_where(params, mask)
+        if not self.decoded:
+            return tangents * entries[0]
         first, second = tangents.unbind(-1)
+        location, dispersion, off = entries
         product = [location * first + off * second, off * first + dispersion * second]
-        return torch.where(mask[..., None], torch.stack(product, -1), 0.0)
+        return torch.stack(product, -1)
+
+    def _information_where(self, params: Tensor, mask: Tensor) -> list[Tensor]:
+        """`information` of the elements in mask, worked out for these alone, and 0 elsewhere."""
+        num = len(self.param_shape)
+        shape = params.shape[: params.ndim - num]
+        mask = mask.expand(shape[-2:])
+        settings = {name: value.expand(mask.shape)[mask] for name, value in self._tensors().items()}
+        chosen = params[..., mask, :] if num else params[..., mask]
+        entries = []
+        for entry in self._with(settings).information(chosen):
+            entries.append(params.new_zeros(shape))
+            entries[-1][..., mask] = entry
+        return entries
 
 
 def setting(value: float | Tensor, like: Tensor) -> Tensor:

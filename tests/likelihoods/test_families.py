@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -209,6 +210,13 @@ def test_single_precision_keeps_the_digits_of_double(name):
 def test_every_family_that_is_exported_is_tested():
     exported = set(cc.likelihoods.__all__) - {"Likelihood", "Bernoulli", "Gaussian", "Mixed"}
     assert {type(family.likelihood).__name__ for family in FAMILIES.values()} == exported
+
+
+def test_every_family_that_is_exported_has_a_row_in_the_docs():
+    page = Path(__file__).parents[2] / "docs" / "likelihoods.md"
+    rows = [line for line in page.read_text().splitlines() if line.startswith("| `")]
+    listed = {line.split("`")[1].split("(")[0] for line in rows}
+    assert listed == set(cc.likelihoods.__all__) - {"Likelihood"}
 
 
 def test_draws_of_one_query_do_not_depend_on_those_beside_it():

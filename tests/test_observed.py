@@ -213,7 +213,7 @@ def test_where_the_decoder_shows_no_head_there_are_none():
 SEVERAL = {
     "classes": cc.likelihoods.Categorical(3),
     "one-hot classes": cc.likelihoods.Categorical(4, one_hot=True),
-    "decoded scale": cc.likelihoods.StudentT(SCALES + 2, None),
+    "cut points": cc.likelihoods.Ordinal(None, num_classes=4),
 }
 each_several = pytest.mark.parametrize("case", SEVERAL)
 
@@ -222,11 +222,14 @@ def model_of_several(case: str) -> cc.VAE:
     shape = (SIZE, *SEVERAL[case].param_shape)
     layers: list[nn.Module] = [nn.Linear(LATENT, 9), nn.Tanh()]
     layers += [nn.Linear(9, torch.Size(shape).numel())]
-    layers += [nn.Softplus()] if case == "decoded scale" else []
     decoder = nn.Sequential(*layers, nn.Unflatten(1, shape)).double()
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=seeded(0)))
+        if case == "cut points":  # in their order at every z
+            last = decoder[-2]
+            last.weight.copy_(last.weight[::3].repeat_interleave(3, 0))
+            last.bias.copy_(torch.tensor([-1.0, 0.5, 1.0]).repeat(SIZE))
     return cc.VAE(decoder, LATENT, SEVERAL[case])
 
 

@@ -28,7 +28,9 @@ class Likelihood(ABC):
             *param_shape), or a tuple of P tensors (B, *data) where param_shape is (P,).
         support: In words, which values can be observed.
         num_kept: How many tensors `to_keep` gives.
-        by_rows: Whether parameters [..., e, :] make element e: all but `Mixed`.
+        by_rows: Whether a decoder's last linear layer, where it shows one, may be run in part, with
+            rows of it for each element. Not for `Mixed`, whose elements differ in their rows, nor
+            for a pair of location and dispersion, which come out of different layers.
         per_element: Settings that may be tensors which broadcast to the data's shape, and how many
             dimensions of their own they have after that.
     """
@@ -142,10 +144,7 @@ class Likelihood(ABC):
         return self._with(flat)
 
     def of_elements(self, elements: Tensor) -> "Likelihood":
-        """The same for some elements of each query, (B, E'), of data laid out flat.
-
-        Asked only where `by_rows`.
-        """
+        """The same for some elements of each query, (B, E'), of data laid out flat."""
         return self._with({name: value[elements] for name, value in self._tensors().items()})
 
     def select(self, index: Tensor | slice) -> "Likelihood":

@@ -30,6 +30,7 @@ class Dispersed(Likelihood):
         check_positive(self, self.dispersion, or_none=True)
         if self.decoded:
             object.__setattr__(self, "param_shape", (2,))
+            object.__setattr__(self, "by_rows", False)
 
     @property
     def decoded(self) -> bool:

@@ -272,7 +272,7 @@ def _part(part: Part | Likelihood) -> Part:
         ValueError: The number is not ≥ 1, or no number of columns for this likelihood.
     """
     likelihood, num = part if isinstance(part, (tuple, list)) and len(part) == 2 else (part, 1)
-    if not isinstance(likelihood, Likelihood) or not likelihood.by_rows:
+    if not isinstance(likelihood, Likelihood) or isinstance(likelihood, Mixed):
         raise TypeError(
             "expected parts of crosscoding.likelihoods, not mixed themselves, with their number of "
             f"columns, got {likelihood!r}"

@@ -6,10 +6,11 @@ Given any observed part x of a datum t = (x, y): what is p(y|x)? `condition` ans
 from crosscoding import crosscoders, diagnostics, likelihoods, methods, zoo
 from crosscoding.bank import Bank
 from crosscoding.condition import condition, infer
+from crosscoding.density import DensityTarget
 from crosscoding.errors import BudgetError, ModelFormatError, NonFiniteError
 from crosscoding.evidence import Evidence, random_mask, rectangle_mask, stroke_mask
 from crosscoding.posterior import Posterior
-from crosscoding.target import DensityTarget, Target, VAETarget
+from crosscoding.target import Target, VAETarget
 from crosscoding.vae import VAE
 
 __version__ = "0.1.0"

@@ -1,6 +1,5 @@
 """The front door: what is p(y|x), for this VAE and this evidence?"""
 
-import math
 import time
 
 import torch
@@ -113,12 +112,11 @@ def _in_blocks(
 
         generator.set_state(state)
         chosen = target.select(block).prepare()
-        runner = method
-        if isinstance(method, Auto):
-            stopped = bool(parts) and parts[-1].interrupted
-            left = math.inf if method.max_seconds is None else method.max_seconds
-            left = 0.0 if stopped else (left - time.perf_counter() + start) / (len(blocks) - number)
-            runner = method.within(left)
+        runner = method.of_block(
+            len(blocks) - number,
+            time.perf_counter() - start,
+            interrupted=bool(parts) and parts[-1].interrupted,
+        )
         parts.append(runner.find(chosen, generator=generator, report=report_block))
     back = torch.empty_like(order)
     back[order] = torch.arange(len(order), device=order.device)

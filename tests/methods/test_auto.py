@@ -1,6 +1,7 @@
 """Auto: right where there is an exact answer, and honest about what it does not know."""
 
 import math
+import time
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from problems import (
 from torch import Tensor, nn
 
 import crosscoding as cc
-from crosscoding.methods import Auto, Grid, auto
+from crosscoding.methods import Auto, Grid, auto, effort, stages
 
 LABELS = {"trusted", "approximate", "unreliable"}
 
@@ -214,15 +215,15 @@ def test_what_the_budget_cut_short_is_not_trusted():
 
 def test_no_stage_starts_after_the_time_is_up(monkeypatch):
     """A clock that stands still but in the first stage, which takes too long."""
-    now, bank = [0.0], auto._Cascade._bank
+    now, bank = [0.0], stages.Stages.bank
 
     def slow_bank(*arguments):
         result = bank(*arguments)
         now[0] += 5.0
         return result
 
-    monkeypatch.setattr(auto.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(auto._Cascade, "_bank", slow_bank)
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(stages.Stages, "bank", slow_bank)
     posterior = cc.infer(blocks(16), Auto(max_seconds=4.0), seed=0)
     assert [stage.name for stage in posterior.trace] == ["bank"]
     assert posterior.stats["finished"] == 0
@@ -238,14 +239,14 @@ def test_no_time_at_all_is_an_answer_that_says_so():
     assert posterior.sample(4).shape == (4, 3, 8)
 
 
-@pytest.mark.parametrize("stage", ["_anneal", "_climb", "_swarm"])
+@pytest.mark.parametrize("stage", ["anneal", "climb", "swarm"])
 def test_an_interrupted_stage_leaves_the_finished_answers(staged, stage, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(auto._Cascade, stage, interrupted)
+    monkeypatch.setattr(stages.Stages, stage, interrupted)
     posterior = cc.infer(several_stages(), Auto(), seed=2)
-    assert posterior.trace[-1].name == stage.strip("_")
+    assert posterior.trace[-1].name == stage
     finished = posterior.stats["finished"] > 0
     assert not finished.all()
     assert not (posterior.trusted & ~finished).any()
@@ -254,7 +255,7 @@ def test_an_interrupted_stage_leaves_the_finished_answers(staged, stage, monkeyp
     assert torch.equal(posterior.log_evidence[finished], staged.log_evidence[finished])
 
 
-@pytest.mark.parametrize("stage", ["_climb", "_look"])
+@pytest.mark.parametrize("stage", ["climb", "look"])
 def test_an_answer_whose_second_look_was_interrupted_is_not_trusted(stage, monkeypatch):
     """Nor one whose second look had not begun, as another query was still being climbed for."""
 
@@ -267,11 +268,11 @@ def test_an_answer_whose_second_look_was_interrupted_is_not_trusted(stage, monke
     climbed = next(trace.decodes for trace in whole.trace if trace.name == "climb") > 0
     assert looked.any()
     assert climbed.any()
-    monkeypatch.setattr(auto._Cascade, stage, interrupted)
+    monkeypatch.setattr(stages.Stages, stage, interrupted)
     posterior = cc.condition(problem.vae, problem.evidence, Auto(), seed=0)
     assert (posterior.stats["finished"][looked] == 0).all()
     assert not posterior.trusted[looked].any()
-    if stage == "_look":
+    if stage == "look":
         assert torch.equal(posterior.trusted[climbed], whole.trusted[climbed])
 
 
@@ -308,11 +309,11 @@ def test_an_entry_of_a_batch_is_what_it_is_alone(staged):
 
 def test_the_size_of_a_swarm_does_not_depend_on_the_rest_of_the_batch(monkeypatch):
     """Where particles are as many as are affordable, and the queries' ways differ."""
-    monkeypatch.setattr(auto, "_NUM_WEIGHED", 100)  # too few effective draws: all need the swarm
+    monkeypatch.setattr(stages, "NUM_WEIGHED", 100)  # too few effective draws: all need the swarm
     target = several_stages()
     cost = (512 + 32 * 8) * 5 * 10 * target.operations
-    monkeypatch.setattr(auto, "_SWARM_OPERATIONS", 2 * cost)
-    monkeypatch.setattr(auto, "_NUM_ADAPT", 200)
+    monkeypatch.setattr(effort, "_SWARM_OPERATIONS", 2 * cost)
+    monkeypatch.setattr(stages, "NUM_ADAPT", 200)
     posterior = cc.infer(target, Auto(), seed=2)
     swarm = next(stage for stage in posterior.trace if stage.name == "swarm")
     assert (swarm.decodes > 0).sum() >= 2

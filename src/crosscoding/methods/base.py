@@ -33,3 +33,13 @@ class Method(ABC):
 
         Entry b of every figure is what the method gives for query b alone.
         """
+
+    def of_block(self, left: int, seconds: float, *, interrupted: bool) -> "Method":
+        """This method for the next of the blocks of queries that a large batch is worked on in.
+
+        Args:
+            left: Blocks to go, this one included.
+            seconds: Since the first began.
+            interrupted: Whether the block before was.
+        """
+        return self

@@ -1,0 +1,394 @@
+"""The stages of the cascade (`auto`): each works on some queries and offers what it finds.
+
+A stage takes the target of those queries, which they are of all, and a generator; what it finds is
+kept where it is better than the answer so far. It returns the decodes that each query took.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.crosscoders import Fitted, Gaussian, Mixture
+from crosscoding.errors import BudgetError
+from crosscoding.methods.answers import Answer, Answers, answer_of
+from crosscoding.methods.base import Report
+from crosscoding.methods.effort import (
+    CHECK_STEPS,
+    CLIMB_STEPS,
+    DEAR_STEPS,
+    LEAST_CLIMBS,
+    NUM_ADAPT,
+    NUM_ISLANDS,
+    NUM_PARTICLES,
+    NUM_REFINE,
+    NUM_WEIGHED,
+    ROUNDS,
+    Clock,
+    Effort,
+)
+from crosscoding.methods.grid import Grid
+from crosscoding.methods.importance import adapt, widened
+from crosscoding.methods.laplace import Modes, climb, spread_starts
+from crosscoding.methods.natural import NaturalGradient
+from crosscoding.methods.particles import next_temperature, taken
+from crosscoding.methods.smc import Annealing, Swarm
+from crosscoding.random import spawn
+from crosscoding.target import Target
+
+GRID_DIM = 3
+_GRID_TOLERANCE = 0.05
+_BANK_ESS, _BANK_ERROR = 100.0, 0.03  # of points spread evenly, and of log p(x) by islands
+_NUM_DEAR = 500
+_MOST_COMPONENTS = 8  # of the modes found, to propose from
+_MOST_TIMES = 6  # how many times as many draws an answer may take
+_WANTED_ERROR = 0.037  # of log p(x), nats
+_ISLAND_FACTOR = 1.25  # by which the spread of a few islands may understate the error
+_NO_MODE = 4.0  # nats below all modes together, from which on one is not looked for
+_BEYOND = 1.0  # nats above the largest weight: where a particle lies outside the fit
+
+
+class Stages:
+    """What each stage does, and the answers that they have together.
+
+    Args:
+        answers: To offer answers to.
+        effort: How much of everything.
+        clock: When to stop.
+        report: Of progress.
+        unlimited: Whether a query may have further draws where its error asks for them.
+    """
+
+    def __init__(
+        self, answers: Answers, effort: Effort, clock: Clock, report: Report, *, unlimited: bool
+    ) -> None:
+        self.answers = answers
+        self._effort = effort
+        self._clock = clock
+        self._report = report
+        self._unlimited = unlimited
+
+    def bank(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
+        """Importance sampling with the bank, good enough where it is dense: in few dimensions."""
+        points, log_likelihood = target.log_likelihood_of_bank()
+        largest = log_likelihood.amax(0).clamp_min(-1e30)
+        weights = (log_likelihood - largest).exp()
+        total, ess = weights.sum(0), weights.sum(0).square() / weights.square().sum(0)
+        islands = weights[: len(points) // NUM_ISLANDS * NUM_ISLANDS]
+        spread = islands.unflatten(0, (NUM_ISLANDS, -1)).mean(1).std(0)
+        # Each island is spread evenly by itself: all of them together have a smaller error.
+        error = spread / math.sqrt(NUM_ISLANDS) / (total / len(points))
+        settled = torch.zeros_like(ess, dtype=torch.bool)
+        if target.latent_dim <= GRID_DIM:
+            settled = (ess >= _BANK_ESS) & (error <= _BANK_ERROR)
+        else:
+            temperatures = math.sqrt(target.latent_dim / 2) * _way(log_likelihood)
+            self.answers.way[rows] = temperatures
+        unknown = torch.full_like(ess, math.nan)
+        # As many independent draws would have that error.
+        as_draws = error.square().reciprocal().clamp_max(float(len(points)))
+        answer = Answer(
+            draws=points[:, None].expand(-1, target.num_queries, -1),
+            log_weights=log_likelihood,
+            log_evidence=largest + (total / len(points)).log(),
+            error=error,
+            c_elbo=unknown,
+            c_elbo_error=unknown,
+            ess=torch.where(settled, as_draws, ess),
+            pareto_k=torch.where(settled, unknown, math.inf),
+            missed=torch.zeros_like(ess),
+            weighed=torch.full_like(ess, len(points)),
+        )
+        self.answers.keep(rows, answer, postpone=True)
+        return torch.zeros_like(ess)
+
+    def integrate(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
+        grid = Grid(tolerance=_GRID_TOLERANCE)
+        try:
+            found = grid.find(target, generator=generator)
+        except (BudgetError, ValueError):  # too fine for it, or beyond its box: go on without
+            return torch.zeros_like(self.answers.error[rows])
+        assert found.log_weights is not None
+        unknown = torch.full_like(found.ess, math.nan)
+        answer = Answer(
+            draws=found.draws,
+            log_weights=found.log_weights,
+            log_evidence=found.log_evidence,
+            error=torch.full_like(unknown, 0.1 * _GRID_TOLERANCE),
+            c_elbo=unknown,
+            c_elbo_error=unknown,
+            ess=found.ess,
+            pareto_k=unknown,
+            missed=torch.zeros_like(unknown),
+            weighed=found.stats["cells"],
+            cell_width=found.cell_width,
+        )
+        self.answers.keep(rows, answer)
+        return found.stats["cells"]
+
+    def anneal(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
+        for_particles, for_proposal = spawn(generator, 2)
+        annealing = Annealing(NUM_PARTICLES, 1, 1, 3, 0.5)
+        try:
+            swarm = annealing.run(target, generator=for_particles, stop=self._clock.is_over)
+        except BudgetError:
+            return self._given_up(rows)
+        return swarm.decodes + self._propose(target, rows, swarm, 1, for_proposal)
+
+    def _given_up(self, rows: Tensor) -> Tensor:
+        """Note that particles did not get to p(z|x); it counts for what annealing may take."""
+        self.answers.finished[rows] = False
+        return self._effort.planned_decodes("anneal", self.answers.way[rows])
+
+    def refine(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
+        """Adapt from the answer's draws with more of them, and a mixture of two."""
+        for_adapt, for_weights = spawn(generator, 2)
+        draws = self.answers.draws[:, rows]
+        proposal = adapt(
+            target,
+            draws,
+            torch.zeros_like(draws[..., 0]),
+            components=2,
+            rounds=ROUNDS,
+            num_draws=NUM_REFINE,
+            generator=for_adapt,
+        )
+        missed = self.answers.missed[rows]  # of the fit before, which this one widens
+        return ROUNDS * NUM_REFINE + self._weigh(
+            target, rows, proposal, 2, NUM_WEIGHED, lambda largest: missed, for_weights
+        )
+
+    def swarm(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
+        for_particles, for_proposal = spawn(generator, 2)
+        annealing = Annealing(self._effort.swarm_size, NUM_ISLANDS, 1, 4, 0.5)
+        try:
+            swarm = annealing.run(target, generator=for_particles, stop=self._clock.is_over)
+        except BudgetError:
+            return self._given_up(rows)
+        unknown = torch.full_like(swarm.log_evidence, math.nan)
+        answer = Answer(
+            draws=swarm.z,
+            log_weights=torch.zeros_like(swarm.log_likelihood),
+            log_evidence=swarm.log_evidence,
+            error=_ISLAND_FACTOR * swarm.log_evidence_error,
+            c_elbo=unknown,
+            c_elbo_error=unknown,
+            ess=swarm.ess,
+            pareto_k=unknown,
+            missed=swarm.missed,
+            weighed=torch.full_like(unknown, len(swarm.z)),
+        )
+        self.answers.keep(rows, answer)
+        return swarm.decodes + self._propose(target, rows, swarm, 3, for_proposal)
+
+    def _propose(
+        self, target: Target, rows: Tensor, swarm: Swarm, components: int, generator: Generator
+    ) -> Tensor:
+        """Fit to particles, adapt, weigh, and see whether particles lie outside; the decodes."""
+        for_adapt, for_weights = spawn(generator, 2)
+        proposal = adapt(
+            target,
+            swarm.z,
+            torch.zeros_like(swarm.log_likelihood),
+            components=components,
+            rounds=ROUNDS,
+            num_draws=NUM_ADAPT,
+            generator=for_adapt,
+        )
+        log_joint = swarm.log_likelihood + target.log_prior(swarm.z)
+        inside = log_joint - proposal.log_prob(swarm.z)
+        return ROUNDS * NUM_ADAPT + self._weigh(
+            target,
+            rows,
+            proposal,
+            components,
+            NUM_WEIGHED,
+            lambda largest: (inside > largest + _BEYOND).to(inside).mean(0) + swarm.missed,
+            for_weights,
+        )
+
+    def _weigh(
+        self,
+        target: Target,
+        rows: Tensor,
+        proposal: Fitted,
+        num_fitted: int | None,
+        num: int,
+        missed: Callable[[Tensor], Tensor],
+        generator: Generator,
+    ) -> Tensor:
+        """Answers from draws of a proposal, more of them where the error asks for it.
+
+        Args:
+            target: Of these queries.
+            rows: Which they are.
+            proposal: What to draw from.
+            num_fitted: As in `importance.bound_of`.
+            num: Draws at first.
+            missed: The share of p(z|x) outside, (B,), given the largest log-weight of each query.
+            generator: Of the draws.
+        Returns:
+            Decodes of each query.
+        """
+        z, log_weights = _weighted_draws(target, proposal, num, generator)
+        answer = answer_of(proposal, num_fitted, z, log_weights, missed(log_weights.amax(0)))
+        self.answers.keep(rows, answer)
+        decodes = torch.full_like(answer.error, float(num))
+        times = (answer.error / _WANTED_ERROR).square().ceil().clamp(1, _MOST_TIMES)
+        times = torch.where(answer.pareto_k < 0.7, times, 1.0)
+        free = self._unlimited and not self._clock.is_over()
+        if num == NUM_WEIGHED and free:
+            for_more = spawn(generator, _MOST_TIMES)
+            for total in times[times > 1].unique().tolist():
+                again = (times == total).nonzero()[:, 0]
+                more = int(total - 1) * num
+                some = proposal.select(again)
+                extra, extra_weights = _weighted_draws(
+                    target.select(again), some, more, for_more[int(total) - 1]
+                )
+                together = torch.cat([z[:, again], extra])
+                weights = torch.cat([log_weights[:, again], extra_weights])
+                largest = torch.full_like(decodes, math.inf)
+                largest[again] = weights.amax(0)
+                searched = missed(largest)[again]
+                answer = answer_of(some, num_fitted, together, weights, searched)
+                self.answers.keep(rows[again], answer)
+                decodes[again] += more
+        return decodes
+
+    def climb(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
+        """Modes, the Laplace mixture as a proposal, and the best Gaussian where that is poor."""
+        for_starts, for_modes, for_mode, for_fit, for_gaussian = spawn(generator, 5)
+        dim = target.latent_dim
+        num = self._effort.num_climbs
+        cheap = num >= LEAST_CLIMBS
+        steps = CLIMB_STEPS if cheap else DEAR_STEPS
+        starts = spread_starts(target, num, generator=for_starts)
+        modes = climb(target, starts, steps, report=self._report, stop=self._clock.is_late)
+        decodes = modes.steps.sum(0) * (dim + 3.0) + num * dim
+        log_weights, climbs = modes.log_weights()
+        searched = ((climbs == 1).sum(0) / num).to(target.like)
+        best = log_weights.argsort(0, descending=True)[:_MOST_COMPONENTS]
+        num_weighed = NUM_ADAPT if cheap else _NUM_DEAR
+
+        def lacking(proposal: Fitted, some: Tensor, largest: Tensor) -> Tensor:
+            """Share of modes not found, and of those found where the proposal is too thin."""
+            if not cheap:  # one climb is no search
+                return torch.full_like(largest, math.nan)
+            weights = modes.log_joint[:, some] - proposal.log_prob(modes.z[:, some])
+            outside = torch.where(weights > largest + _BEYOND, log_weights[:, some].exp(), 0.0)
+            return searched[some] + outside.sum(0)
+
+        if cheap:
+            mixture = Mixture.from_components(
+                log_weights.gather(0, best).mT.clamp_min(-50.0),
+                taken(modes.z, best).transpose(0, 1),
+                torch.linalg.inv(taken(modes.precision, best).transpose(0, 1)),
+            )
+            proposal, everything = widened(mixture, target), torch.arange(len(rows)).to(rows)
+            decodes += self._weigh(
+                target,
+                rows,
+                proposal,
+                len(best),
+                num_weighed,
+                lambda largest: lacking(proposal, everything, largest),
+                for_modes,
+            )
+            decodes += self._at_one_mode(target, rows, modes, searched, for_mode)
+            self.answers.looked[rows] = True  # it was climbs that found these
+        poor = (self.answers.grade[rows] > 0).nonzero()[:, 0]
+        if len(poor):
+            fit, some = NaturalGradient(), target.select(poor)
+            start = modes.z[best[0, poor], poor], modes.precision[best[0, poor], poor]
+            mean, precision, taken_steps = fit.fit(
+                some, *start, for_fit, self._report, self._clock.is_late
+            )
+            decodes[poor] += taken_steps * (fit.num_draws + dim / 4)
+            gaussian = Gaussian.from_moments(mean, torch.linalg.inv(precision))
+            decodes[poor] += self._weigh(
+                some,
+                rows[poor],
+                gaussian,
+                None,
+                num_weighed,
+                lambda largest: lacking(gaussian, poor, largest),
+                for_gaussian,
+            )
+        return decodes
+
+    def look(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
+        """Climb from the prior to modes: does the answer have draws at all of them?"""
+        for_starts, for_gaussian = spawn(generator, 2)
+        num, every = self._effort.num_checks
+        starts = spread_starts(target, num, generator=for_starts)
+        modes = climb(target, starts, CHECK_STEPS, every=every)
+        log_weights, _ = modes.log_weights()
+        missed = _lacking(modes, log_weights, self.answers.draws[:, rows])
+        self.answers.doubt(rows, missed)
+        curvatures = modes.steps.amax(0) / every + 1
+        decodes = modes.steps.sum(0) * 3.0 + num * curvatures * target.latent_dim
+        decodes += self._at_one_mode(target, rows, modes, missed, for_gaussian)
+        self.answers.looked[rows] = True
+        return decodes
+
+    def _at_one_mode(
+        self, target: Target, rows: Tensor, modes: Modes, missed: Tensor, generator: Generator
+    ) -> Tensor:
+        """Where all climbs end in one mode p(z|x) may be Gaussian, and Laplace's exact."""
+        log_weights, climbs = modes.log_weights()
+        alone = (climbs.amax(0) == len(climbs)).nonzero()[:, 0]
+        decodes = torch.zeros_like(log_weights[0])
+        if not len(alone):
+            return decodes
+        best = log_weights[:, alone].argmax(0)
+        covariance = torch.linalg.inv(modes.precision[best, alone])
+        gaussian = Gaussian.from_moments(modes.z[best, alone], covariance)
+        decodes[alone] = self._weigh(
+            target.select(alone),
+            rows[alone],
+            gaussian,
+            None,
+            NUM_ADAPT,
+            lambda largest: missed[alone],
+            generator,
+        )
+        return decodes
+
+
+def _lacking(modes: Modes, log_weights: Tensor, draws: Tensor) -> Tensor:
+    """Share of the modes that have far fewer draws than their weight asks for, (B,).
+
+    Args:
+        modes: K of each query.
+        log_weights: log of their shares, −inf for one found before, shape (K, B).
+        draws: Shape (S, B, latent); each counts for the mode under whose Gaussian it is likeliest.
+    """
+    densities = []
+    for z, precision, log_weight in zip(modes.z, modes.precision, log_weights, strict=True):
+        gap = (draws - z).transpose(0, 1)
+        half_log_det = torch.linalg.cholesky(precision).diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        density = half_log_det[:, None] - 0.5 * ((gap @ precision) * gap).sum(-1)
+        densities.append(torch.where(log_weight[:, None] > -_NO_MODE, density, -math.inf))
+    owner = torch.stack(densities).argmax(0)  # (B, S)
+    number = torch.arange(len(log_weights), device=owner.device)[:, None, None]
+    share = (owner == number).to(log_weights).mean(-1)
+    return torch.where(share < 0.2 * log_weights.exp(), log_weights.exp(), 0.0).sum(0)
+
+
+def _way(log_likelihood: Tensor) -> Tensor:
+    """log(1 / t), (B,): how far from the prior p(z|x) is.
+
+    t is the temperature that the bank, (N, B), reaches with `NUM_PARTICLES` effective points.
+    """
+    cold = torch.zeros_like(log_likelihood[0])
+    reached = next_temperature(log_likelihood, cold, float(NUM_PARTICLES))
+    return -reached.clamp_min(1e-30).log()
+
+
+def _weighted_draws(
+    target: Target, proposal: Fitted, num: int, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    z, log_q = proposal.rsample_and_log_prob(num, generator=generator)
+    return z, target.log_joint(z) - log_q

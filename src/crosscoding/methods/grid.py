@@ -21,7 +21,7 @@ from crosscoding.methods.base import Method, Report, silent
 from crosscoding.target import Target
 
 _COARSE_CELLS = {1: 512, 2: 128, 3: 40}
-_NEGLIGIBLE = 1e-7  # share of p(x) that a cell may hold and be left alone
+_NEGLIGIBLE = 1e-4  # of the tolerance: share of p(x) that a cell may hold and be left alone
 _CELLS_EXPECTED = 100  # cells that share the error that `tolerance` allows
 _MAX_LEVELS = 30
 
@@ -49,6 +49,10 @@ class Grid(Method):
         if not self.tolerance > 0 or not self.radius > 0 or self.max_cells < 1:
             raise ValueError(f"expected tolerance, radius and max_cells > 0, got {self}")
 
+    @property
+    def _log_negligible(self) -> float:
+        return math.log(_NEGLIGIBLE * self.tolerance)
+
     @torch.no_grad()
     def find(self, target: Target, *, generator: Generator, report: Report = silent) -> Findings:
         if target.latent_dim > 3:
@@ -64,7 +68,7 @@ class Grid(Method):
             finished, pending = self._split(target, settled, pending)
             settled = _joined(settled, finished)
             log_evidence = _joined(settled, pending).log_total(target.num_queries)
-            matters = settled.log_mass > log_evidence[settled.owner] + math.log(_NEGLIGIBLE)
+            matters = settled.log_mass > log_evidence[settled.owner] + self._log_negligible
             dropped = settled.take(~matters).log_total(target.num_queries)
             log_left_out = torch.logaddexp(log_left_out, dropped)
             settled = settled.take(matters)
@@ -88,12 +92,12 @@ class Grid(Method):
         highest = log_mass + _neighbour_spread(log_joint, count, dim)
         log_evidence = log_mass.logsumexp(0)
         on_edge = (points.abs().amax(-1) > radius - width)[:, None]
-        if (on_edge & (log_mass > log_evidence + math.log(_NEGLIGIBLE))).any():
+        if (on_edge & (log_mass > log_evidence + self._log_negligible)).any():
             raise ValueError(
                 f"expected p(z|x) within {self.radius} prior standard deviations of 0, and a query "
                 "has mass at the edge of that box; use Grid(radius=...) with a larger radius"
             )
-        matters = highest > log_evidence + math.log(_NEGLIGIBLE)
+        matters = highest > log_evidence + self._log_negligible
         point, owner = matters.nonzero(as_tuple=True)
         size = torch.full_like(point, 1).to(log_joint) * width
         log_left_out = log_mass.masked_fill(matters, -math.inf).logsumexp(0)
@@ -120,7 +124,7 @@ class Grid(Method):
         unsure = (share - share_before).abs() > self.tolerance / _CELLS_EXPECTED
         spread = by_parent.amax(0) - by_parent.amin(0)
         highest = log_mass + 0.5 * spread.repeat(num_parts) - log_evidence[owner]
-        again = (unsure | (spread > 2.0)).repeat(num_parts) & (highest > math.log(_NEGLIGIBLE))
+        again = (unsure | (spread > 2.0)).repeat(num_parts) & (highest > self._log_negligible)
         return parts.take(~again), parts.take(again)
 
     def _check_budget(self, target: Target, cells: "_Cells") -> None:

@@ -35,6 +35,8 @@ class Target(ABC):
             relative to.
         like: An empty tensor of the dtype and on the device of everything here.
         index: Which queries of the whole batch these are, shape (B,); None: all of them.
+        ends_with_prior: Whether far out p(z, x) falls off as the prior does; where that is not
+            known, tails have to be looked at.
     """
 
     latent_dim: int
@@ -42,6 +44,7 @@ class Target(ABC):
     prior_scale: float = 1.0
     like: Tensor
     index: Tensor | None = None
+    ends_with_prior: bool = False
 
     def name(self, query: int | Tensor) -> int:
         """Which query of the whole batch this is, for messages."""
@@ -139,6 +142,8 @@ class VAETarget(Target):
         ValueError: The evidence does not fit the model, or an observed value is outside the
             likelihood's support.
     """
+
+    ends_with_prior = True
 
     def __init__(self, vae: VAE, evidence: Evidence) -> None:
         if not isinstance(vae, VAE):

@@ -40,8 +40,7 @@ _STAGES: tuple[str, ...] = (
     "swarm",
     "look again",
 )
-_SHORT_WAY = 1.5  # temperatures from the prior, above which particles may lose a mode
-_LONGEST_WAY = 25.0  # above which a swarm does not get there either
+_LONGEST_WAY = 25.0  # temperatures from the prior, above which a swarm does not get there
 _MOST_OPERATIONS = 4e12  # and where the smallest swarm takes more than this, there is none
 _NEXT_TO_NONE = 1e-3  # seconds
 
@@ -136,14 +135,13 @@ class _Cascade:
         self._run("look again", self._to_look_at().nonzero()[:, 0], stages.look)
 
     def _open(self) -> Tensor:
-        """The queries that are not settled."""
+        """The queries that are not settled, or that a later stage contradicts."""
+        self._answers.compare()
         return (self._answers.grade > 0).nonzero()[:, 0]
 
     def _to_look_at(self) -> Tensor:
-        """Which queries are settled by particles that may have lost a mode on their way, (B,)."""
-        answers = self._answers
-        by_particles = ~answers.looked & (answers.way > _SHORT_WAY)
-        return (answers.grade == 0) & by_particles
+        """Which queries are settled by particles, which may have lost a mode on their way, (B,)."""
+        return (self._answers.grade == 0) & ~self._answers.looked
 
     def _run(
         self, name: str, rows: Tensor, work: Callable[[Target, Tensor, Generator], Tensor]

@@ -6,11 +6,13 @@ kept where it is better than the answer so far. It returns the decodes that each
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor
 
 from crosscoding.crosscoders import Fitted, Gaussian, Mixture
+from crosscoding.diagnostics import pareto_smooth
 from crosscoding.errors import BudgetError
 from crosscoding.methods.answers import Answer, Answers, answer_of
 from crosscoding.methods.base import Report
@@ -38,14 +40,15 @@ from crosscoding.random import spawn
 from crosscoding.target import Target
 
 GRID_DIM = 3
-_GRID_TOLERANCE = 0.05
-_BANK_ESS, _BANK_ERROR = 100.0, 0.03  # of points spread evenly, and of log p(x) by islands
+_GRID_TOLERANCE, _NUM_GRID_CHECKS, _MOST_CELLS = 0.05, 500, 30_000
+_BANK_ESS, _BANK_ERROR = 100.0, 0.0375  # of points spread evenly, and of log p(x) by islands
 _NUM_DEAR = 500
 _MOST_COMPONENTS = 8  # of the modes found, to propose from
 _MOST_TIMES = 6  # how many times as many draws an answer may take
 _WANTED_ERROR = 0.037  # of log p(x), nats
 _ISLAND_FACTOR = 1.25  # by which the spread of a few islands may understate the error
 _NO_MODE = 4.0  # nats below all modes together, from which on one is not looked for
+_NUM_RAYS, _TIMES_AS_FAR = 100, (2.0, 4.0, 8.0)
 _BEYOND = 1.0  # nats above the largest weight: where a particle lies outside the fit
 
 
@@ -78,16 +81,19 @@ class Stages:
         islands = weights[: len(points) // NUM_ISLANDS * NUM_ISLANDS]
         spread = islands.unflatten(0, (NUM_ISLANDS, -1)).mean(1).std(0)
         # Each island is spread evenly by itself: all of them together have a smaller error.
-        error = spread / math.sqrt(NUM_ISLANDS) / (total / len(points))
-        settled = torch.zeros_like(ess, dtype=torch.bool)
+        error = _ISLAND_FACTOR * spread / math.sqrt(NUM_ISLANDS) / (total / len(points))
+        pareto_k = torch.full_like(ess, math.inf)
         if target.latent_dim <= GRID_DIM:
-            settled = (ess >= _BANK_ESS) & (error <= _BANK_ERROR)
+            dense = ((ess >= _BANK_ESS) & (error <= _BANK_ERROR)).nonzero()[:, 0]
+            pareto_k[dense] = math.nan  # of bounded weights there is no tail
+            if not target.ends_with_prior:
+                pareto_k[dense] = pareto_smooth(log_likelihood[:, dense])[1]
+            # As many independent draws would have that error.
+            as_draws = error[dense].square().reciprocal().clamp_max(float(len(points)))
+            ess[dense] = torch.maximum(ess[dense], as_draws)
         else:
-            temperatures = math.sqrt(target.latent_dim / 2) * _way(log_likelihood)
-            self.answers.way[rows] = temperatures
+            self.answers.way[rows] = _way(log_likelihood, target.latent_dim)
         unknown = torch.full_like(ess, math.nan)
-        # As many independent draws would have that error.
-        as_draws = error.square().reciprocal().clamp_max(float(len(points)))
         answer = Answer(
             draws=points[:, None].expand(-1, target.num_queries, -1),
             log_weights=log_likelihood,
@@ -95,37 +101,43 @@ class Stages:
             error=error,
             c_elbo=unknown,
             c_elbo_error=unknown,
-            ess=torch.where(settled, as_draws, ess),
-            pareto_k=torch.where(settled, unknown, math.inf),
+            ess=ess,
+            pareto_k=pareto_k,
             missed=torch.zeros_like(ess),
             weighed=torch.full_like(ess, len(points)),
+            searched=True,
         )
         self.answers.keep(rows, answer, postpone=True)
         return torch.zeros_like(ess)
 
     def integrate(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        grid = Grid(tolerance=_GRID_TOLERANCE)
-        try:
-            found = grid.find(target, generator=generator)
-        except (BudgetError, ValueError):  # too fine for it, or beyond its box: go on without
-            return torch.zeros_like(self.answers.error[rows])
+        grid = Grid(_GRID_TOLERANCE, max_cells=_MOST_CELLS, num_checks=_NUM_GRID_CHECKS)
+        everything, outcome = grid.integrate(target, generator=generator)
+        integrated = (outcome == 0).nonzero()[:, 0]
+        found = everything.select(integrated)
         assert found.log_weights is not None
+        assert found.pareto_k is not None
         unknown = torch.full_like(found.ess, math.nan)
         answer = Answer(
             draws=found.draws,
             log_weights=found.log_weights,
             log_evidence=found.log_evidence,
-            error=torch.full_like(unknown, 0.1 * _GRID_TOLERANCE),
+            error=found.log_evidence_error,
             c_elbo=unknown,
             c_elbo_error=unknown,
             ess=found.ess,
-            pareto_k=unknown,
-            missed=torch.zeros_like(unknown),
-            weighed=found.stats["cells"],
+            pareto_k=found.pareto_k,
+            missed=found.stats["missed"],
+            weighed=found.stats["weighed"],
             cell_width=found.cell_width,
+            searched=True,
         )
-        self.answers.keep(rows, answer)
-        return found.stats["cells"]
+        self.answers.keep(rows[integrated], answer)
+        open_rows = (self.answers.grade[rows] > 0).nonzero()[:, 0]
+        if len(open_rows):  # too fine for cells, or beyond their box
+            _, log_likelihood = target.select(open_rows).log_likelihood_of_bank()
+            self.answers.way[rows[open_rows]] = _way(log_likelihood, target.latent_dim)
+        return everything.stats["cells"] + _NUM_GRID_CHECKS
 
     def anneal(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         for_particles, for_proposal = spawn(generator, 2)
@@ -144,7 +156,7 @@ class Stages:
     def refine(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Adapt from the answer's draws with more of them, and a mixture of two."""
         for_adapt, for_weights = spawn(generator, 2)
-        draws = self.answers.draws[:, rows]
+        draws = self.answers.draws_of(rows)
         proposal = adapt(
             target,
             draws,
@@ -179,6 +191,8 @@ class Stages:
             missed=swarm.missed,
             weighed=torch.full_like(unknown, len(swarm.z)),
         )
+        if not target.ends_with_prior:
+            answer = _with_tails(target, answer, target.log_prior)
         self.answers.keep(rows, answer)
         return swarm.decodes + self._propose(target, rows, swarm, 3, for_proposal)
 
@@ -233,6 +247,8 @@ class Stages:
         """
         z, log_weights = _weighted_draws(target, proposal, num, generator)
         answer = answer_of(proposal, num_fitted, z, log_weights, missed(log_weights.amax(0)))
+        if not target.ends_with_prior:
+            answer = _with_tails(target, answer, proposal.log_prob)
         self.answers.keep(rows, answer)
         decodes = torch.full_like(answer.error, float(num))
         times = (answer.error / _WANTED_ERROR).square().ceil().clamp(1, _MOST_TIMES)
@@ -253,6 +269,8 @@ class Stages:
                 largest[again] = weights.amax(0)
                 searched = missed(largest)[again]
                 answer = answer_of(some, num_fitted, together, weights, searched)
+                if not target.ends_with_prior:
+                    answer = _with_tails(target.select(again), answer, some.log_prob)
                 self.answers.keep(rows[again], answer)
                 decodes[again] += more
         return decodes
@@ -325,7 +343,7 @@ class Stages:
         starts = spread_starts(target, num, generator=for_starts)
         modes = climb(target, starts, CHECK_STEPS, every=every)
         log_weights, _ = modes.log_weights()
-        missed = _lacking(modes, log_weights, self.answers.draws[:, rows])
+        missed = _lacking(modes, log_weights, self.answers.draws_of(rows))
         self.answers.doubt(rows, missed)
         curvatures = modes.steps.amax(0) / every + 1
         decodes = modes.steps.sum(0) * 3.0 + num * curvatures * target.latent_dim
@@ -377,14 +395,34 @@ def _lacking(modes: Modes, log_weights: Tensor, draws: Tensor) -> Tensor:
     return torch.where(share < 0.2 * log_weights.exp(), log_weights.exp(), 0.0).sum(0)
 
 
-def _way(log_likelihood: Tensor) -> Tensor:
-    """log(1 / t), (B,): how far from the prior p(z|x) is.
+def _way(log_likelihood: Tensor, latent_dim: int) -> Tensor:
+    """How many temperatures p(z|x) is from the prior, about, (B,): √(latent / 2) log(1 / t).
 
     t is the temperature that the bank, (N, B), reaches with `NUM_PARTICLES` effective points.
     """
     cold = torch.zeros_like(log_likelihood[0])
     reached = next_temperature(log_likelihood, cold, float(NUM_PARTICLES))
-    return -reached.clamp_min(1e-30).log()
+    return -math.sqrt(latent_dim / 2) * reached.clamp_min(1e-30).log()
+
+
+def _with_tails(target: Target, answer: Answer, log_proposal: Callable[[Tensor], Tensor]) -> Answer:
+    """The answer, of which nothing holds where weights are larger far out than where it has draws.
+
+    Looked at are points on rays from the mean through some draws, some times as far out.
+    """
+    mean = (answer.log_weights.softmax(0)[..., None] * answer.draws).sum(0)
+    rays = answer.draws[:: max(len(answer.draws) // _NUM_RAYS, 1)] - mean
+    far = mean + torch.cat([factor * rays for factor in _TIMES_AS_FAR])
+
+    def log_weights(z: Tensor) -> Tensor:
+        return target.log_joint(z) - log_proposal(z)
+
+    heavy = log_weights(far).amax(0) > log_weights(answer.draws).amax(0) + _BEYOND
+    return replace(
+        answer,
+        pareto_k=torch.where(heavy, math.inf, answer.pareto_k),
+        error=torch.where(heavy, math.inf, answer.error),
+    )
 
 
 def _weighted_draws(

@@ -307,8 +307,8 @@ class Posterior:
             vae: The model, needed for `predict`, `mean` and `query_log_prob` where the folder does
                 not hold it.
         Raises:
-            ModelFormatError: The folder does not hold a posterior, or its parts do not fit.
-            ValueError: It is of another model than `vae`.
+            ModelFormatError: The folder does not hold a posterior, is damaged, or is of another
+                model than `vae`.
         """
         return Posterior(**vars(Parts.read(Path(path), vae)))
 

@@ -33,8 +33,9 @@ def condition(
         method: How; by default `methods.Auto()`, which chooses by what it finds.
         seed: Int ≥ 0 or generator. The same seed gives the same bits on the same machine.
         report: Called with the share of the work done, 0 to 1, and a word on what goes on.
-        max_bytes: Memory to work in, about, beside the model and the answers: more queries than
-            fit are worked on one block after the other.
+        max_bytes: Memory to work in, about, beside the model, its `Bank` (up to 256 MiB, made at
+            the first call and kept) and the answers: more queries than fit are worked on one block
+            after the other.
 
     Returns:
         A posterior of batch shape (*batch,). Entry b is what the query gives alone.

@@ -3,13 +3,11 @@
 from collections.abc import Callable
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
+from crosscoding.bank import MAX_POINTS, prior_points
 from crosscoding.errors import NonFiniteError
-from crosscoding.random import quasi_normal
 from crosscoding.target import Target
-
-_NUM_POINTS = 16_384  # of the prior
 
 
 class DensityTarget(Target):
@@ -71,9 +69,7 @@ class DensityTarget(Target):
         return self.log_likelihood(one_batch).expand(len(z), *self.batch_shape)
 
     def log_likelihood_of_bank(self) -> tuple[Tensor, Tensor]:
-        generator = Generator().manual_seed(0)
-        noise = quasi_normal(_NUM_POINTS, self.latent_dim, generator=generator, like=self.like)
-        points = self.prior_scale * noise
+        points = self.prior_scale * prior_points(MAX_POINTS, self.latent_dim, self.like)
         return points, self.pairwise_log_likelihood(points)
 
     def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:

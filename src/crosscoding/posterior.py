@@ -307,8 +307,8 @@ class Posterior:
             vae: The model, needed for `predict`, `mean` and `query_log_prob` where the folder does
                 not hold it.
         Raises:
-            ModelFormatError: The folder does not hold a posterior, or its parts do not fit.
-            ValueError: It is of another model than `vae`.
+            ModelFormatError: The folder does not hold a posterior, is damaged, or is of another
+                model than `vae`.
         """
         return Posterior(**vars(Parts.read(Path(path), vae)))
 
@@ -340,7 +340,7 @@ class Posterior:
     def _decoded(self, z: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """The decoder's output at z, (S, B, latent), piece by piece: (rows of S, parameters)."""
         vae, _ = self._model()
-        row_bytes = max(vae.data_size * z.element_size() * z.shape[1], 1)
+        row_bytes = max(vae.row_values * z.element_size() * z.shape[1], 1)
         size = max(CHUNK_BYTES // row_bytes, 1)
         for start in range(0, len(z), size):
             rows = slice(start, start + size)

@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from crosscoding.errors import ModelFormatError
 from crosscoding.evidence import Evidence
 from crosscoding.findings import Findings
+from crosscoding.storage import Parts as FolderParts
 from crosscoding.storage import prefixed, read_folder, under, write_folder
 from crosscoding.target import Target, VAETarget
 from crosscoding.vae import VAE
@@ -46,6 +47,8 @@ class Parts:
             tensors |= {"evidence.values": evidence.values, "evidence.mask": evidence.mask}
             tensors["fingerprint"] = _fingerprint(vae, self.findings.draws)
             vae_parts = vae.to_parts()
+            settings, description["likelihood"] = vae.likelihood.to_parts()
+            tensors |= prefixed(settings, "likelihood")
             if vae_parts is not None:
                 tensors |= prefixed(vae_parts[0], "vae")
                 description["vae"] = vae_parts[1]
@@ -73,21 +76,37 @@ class Parts:
             )
         target = None
         if vae is not None and evidence is not None:
-            target = VAETarget(vae, evidence)
-            _check_fits(target, batch_shape, findings.draws, tensors.get("fingerprint"), folder)
+            try:
+                target = VAETarget(vae, evidence)
+            except ValueError as error:
+                raise ModelFormatError(
+                    f"expected the model that the posterior in {folder} is of: {error}"
+                ) from error
+            _check_fits(target, (tensors, description), batch_shape, findings.draws, folder)
         return Parts(findings, target, batch_shape, method, generator, seconds)
 
 
 def _check_fits(
-    target: VAETarget, batch_shape: torch.Size, draws: Tensor, given: Tensor | None, folder: Path
+    target: VAETarget, saved: FolderParts, batch_shape: torch.Size, draws: Tensor, folder: Path
 ) -> None:
     """Whether evidence and draws are of this model, which gives the outputs that were kept."""
-    if draws.shape[-1] == target.latent_dim and given is not None:
-        here = _fingerprint(target.vae, draws)
-        if here.shape != given.shape or not torch.allclose(here, given, 1e-3, 1e-4):
-            raise ValueError(f"expected the model that the posterior in {folder} is of")
-    if target.batch_shape != batch_shape or target.latent_dim != draws.shape[-1]:
+    tensors, description = saved
+    fits = target.batch_shape == batch_shape and target.latent_dim == draws.shape[-1]
+    if not fits or target.vae.dtype != draws.dtype:
         raise ModelFormatError(f"the evidence, model and draws in {folder} do not fit")
+    here, given = _fingerprint(target.vae, draws), tensors.get("fingerprint")
+    if given is None or (here.shape, here.dtype) != (given.shape, given.dtype):
+        raise ModelFormatError(f"expected some outputs of the model in {folder}, got {given}")
+    if not torch.allclose(here, given, 1e-3, 1e-4):
+        raise ModelFormatError(f"expected the model that the posterior in {folder} is of")
+    settings, named = target.vae.likelihood.to_parts()
+    kept = under(tensors, "likelihood")
+    same = named == description.get("likelihood") and settings.keys() == kept.keys()
+    if not same or not all(torch.equal(settings[name].cpu(), kept[name]) for name in kept):
+        raise ModelFormatError(
+            f"expected the likelihood that the posterior in {folder} is of, "
+            f"{description.get('likelihood')}, got {target.vae.likelihood}"
+        )
 
 
 @torch.no_grad()

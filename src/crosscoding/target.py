@@ -299,7 +299,7 @@ class VAETarget(Target):
         return result
 
     def _chunk_size(self, num_rows: int, like: Tensor) -> int:
-        row_bytes = max(self.vae.data_size * like.element_size() * num_rows, 1)
+        row_bytes = max(self.vae.row_values * like.element_size() * num_rows, 1)
         return max(CHUNK_BYTES // row_bytes, 1)
 
 

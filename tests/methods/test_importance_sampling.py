@@ -53,7 +53,7 @@ def test_an_adapted_mixture_is_right_and_has_a_density(components):
 
 def test_weights_are_unbiased(monkeypatch):
     """The mean over seeds of p(x) is p(x), from few draws of a proposal that few adapted."""
-    monkeypatch.setattr("crosscoding.bank._MAX_POINTS", 500)
+    monkeypatch.setattr("crosscoding.bank.MAX_POINTS", 500)
     problem = linear_gaussian_problem(4, data_dim=10, scale=0.3, batch=3, dtype=torch.double)
     exact = problem.exact_log_evidence()
     method = Importance(rounds=1, num_adapt=100, num_draws=50)

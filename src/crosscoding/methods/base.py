@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from torch import Generator
 
+from crosscoding.bank import MAX_POINTS
 from crosscoding.findings import Findings
 from crosscoding.target import Target
 
@@ -25,7 +26,7 @@ class Method(ABC):
             queries are worked on together.
     """
 
-    points_at_once: ClassVar[int] = 16_384
+    points_at_once: ClassVar[int] = MAX_POINTS  # as many as a bank has
 
     @abstractmethod
     def find(self, target: Target, *, generator: Generator, report: Report = silent) -> Findings:

@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.crosscoders import Fitted, Gaussian, Mixture
+from crosscoding.diagnostics import pareto_k_limit
 from crosscoding.errors import BudgetError
 from crosscoding.methods.answers import Answer, Answers, answer_of
 from crosscoding.methods.base import Report
@@ -32,7 +33,7 @@ from crosscoding.methods.grid import Grid
 from crosscoding.methods.importance import adapt, widened
 from crosscoding.methods.laplace import Modes, climb, spread_starts
 from crosscoding.methods.natural import NaturalGradient
-from crosscoding.methods.particles import next_temperature, taken
+from crosscoding.methods.particles import bounded, next_temperature, taken
 from crosscoding.methods.smc import Annealing, Swarm
 from crosscoding.random import spawn
 from crosscoding.target import Target
@@ -72,7 +73,7 @@ class Stages:
     def bank(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Importance sampling with the bank, good enough where it is dense: in few dimensions."""
         points, log_likelihood = target.log_likelihood_of_bank()
-        largest = log_likelihood.amax(0).clamp_min(-1e30)
+        largest = bounded(log_likelihood.amax(0))
         weights = (log_likelihood - largest).exp()
         total, ess = weights.sum(0), weights.sum(0).square() / weights.square().sum(0)
         islands = weights[: len(points) // NUM_ISLANDS * NUM_ISLANDS]
@@ -236,7 +237,7 @@ class Stages:
         self.answers.keep(rows, answer)
         decodes = torch.full_like(answer.error, float(num))
         times = (answer.error / _WANTED_ERROR).square().ceil().clamp(1, _MOST_TIMES)
-        times = torch.where(answer.pareto_k < 0.7, times, 1.0)
+        times = torch.where(answer.pareto_k < pareto_k_limit(num), times, 1.0)
         free = self._unlimited and not self._clock.is_over()
         if num == NUM_WEIGHED and free:
             for_more = spawn(generator, _MOST_TIMES)

@@ -9,6 +9,7 @@ from problems import (
     BlocksTarget,
     MixtureTarget,
     blocks,
+    ill_conditioned_problem,
     linear_gaussian_problem,
     mirrored_vae,
     mixture_target,
@@ -76,6 +77,19 @@ def test_linear_gaussian_answers_are_trusted_and_right(latent, data, scale):
     # 1,000 draws resampled from 600 effective ones at least: 5 standard errors.
     assert (((posterior.draws.mean(0) - mean) / sd).abs() < 5 / math.sqrt(600)).all()
     assert (posterior.draws.std(0) / sd - 1).abs().max() < 5 / math.sqrt(2 * 600)
+@pytest.mark.parametrize("condition", [1e6, 1e8, 1e10, 1e14])
+@pytest.mark.parametrize("latent", [5, 20])
+def test_ill_conditioned_answers_are_right_or_not_trusted(latent, condition):
+    """In float32, whose rounding is more than the least eigenvalue from 1e7 on."""
+    target, exact = ill_conditioned_problem(latent, condition)
+    posterior = cc.infer(target, Auto(), seed=0)
+    off = abs(posterior.log_evidence.item() - exact)
+    if condition <= 1e10:
+        assert off < 0.05
+    elif posterior.trusted:
+        assert off < 0.2
+
+
 
 
 def test_in_128_dimensions_log_evidence_is_right():

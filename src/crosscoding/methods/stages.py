@@ -31,7 +31,7 @@ from crosscoding.methods.effort import (
 )
 from crosscoding.methods.grid import Grid
 from crosscoding.methods.importance import adapt, widened
-from crosscoding.methods.laplace import Modes, climb, spread_starts
+from crosscoding.methods.laplace import Modes, climb, half_log_determinant, spread_starts
 from crosscoding.methods.natural import NaturalGradient
 from crosscoding.methods.particles import bounded, next_temperature, taken
 from crosscoding.methods.smc import Annealing, Swarm
@@ -285,7 +285,7 @@ class Stages:
             mixture = Mixture.from_components(
                 log_weights.gather(0, best).mT.clamp_min(-50.0),
                 taken(modes.z, best).transpose(0, 1),
-                torch.linalg.inv(taken(modes.precision, best).transpose(0, 1)),
+                taken(modes.precision, best).transpose(0, 1),
             )
             proposal, everything = widened(mixture, target), torch.arange(len(rows)).to(rows)
             decodes += self._weigh(
@@ -307,7 +307,7 @@ class Stages:
                 some, *start, for_fit, self._report, self._clock.is_late
             )
             decodes[poor] += taken_steps * (fit.num_draws + dim / 4)
-            gaussian = Gaussian.from_moments(mean, torch.linalg.inv(precision))
+            gaussian = Gaussian.from_precision(mean, precision)
             decodes[poor] += self._weigh(
                 some,
                 rows[poor],
@@ -344,8 +344,7 @@ class Stages:
         if not len(alone):
             return decodes
         best = log_weights[:, alone].argmax(0)
-        covariance = torch.linalg.inv(modes.precision[best, alone])
-        gaussian = Gaussian.from_moments(modes.z[best, alone], covariance)
+        gaussian = Gaussian.from_precision(modes.z[best, alone], modes.precision[best, alone])
         decodes[alone] = self._weigh(
             target.select(alone),
             rows[alone],
@@ -368,8 +367,8 @@ def _lacking(modes: Modes, log_weights: Tensor, draws: Tensor) -> Tensor:
     """
     densities = []
     for z, precision, log_weight in zip(modes.z, modes.precision, log_weights, strict=True):
-        gap = (draws - z).transpose(0, 1)
-        half_log_det = torch.linalg.cholesky(precision).diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        gap = (draws - z).transpose(0, 1).double()
+        half_log_det = half_log_determinant(precision)
         density = half_log_det[:, None] - 0.5 * ((gap @ precision) * gap).sum(-1)
         densities.append(torch.where(log_weight[:, None] > -_NO_MODE, density, -math.inf))
     owner = torch.stack(densities).argmax(0)  # (B, S)

@@ -343,6 +343,20 @@ def test_the_same_seed_gives_the_same_bits(staged):
 
 def test_the_trace_adds_up(staged):
     posterior = staged
+def test_a_query_that_particles_do_not_reach_harms_no_other(monkeypatch):
+    """The last lies far outside, and is not annealed to; nor do the bank's draws differ there."""
+    monkeypatch.setattr(auto, "GRID_DIM", 0)
+    monkeypatch.setattr(auto, "_LONGEST_WAY", 0.0)  # no swarm, which takes long
+    problem = linear_gaussian_problem(2, data_dim=5, scale=0.01, dtype=torch.double)
+    values = problem.truth.clone()
+    values[3] = 30.0
+    target = cc.VAETarget(problem.vae, cc.Evidence(values, torch.tensor(True)))
+    posterior = cc.infer(target, Auto(), seed=0)
+    assert posterior.trusted.tolist() == [True, True, True, False]
+    assert posterior.stats["finished"].tolist() == [1, 1, 1, 0]
+    assert_entries_are_those_alone(posterior, seed=0)
+
+
     assert posterior.trace[0].name == "bank"
     assert (posterior.trace[0].decodes == 0).all()
     names = [stage.name for stage in posterior.trace]

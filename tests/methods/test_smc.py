@@ -83,6 +83,7 @@ def test_an_island_that_outweighs_all_others_has_no_more_draws_than_it_holds():
         acceptance=nothing,
         decodes=nothing,
         stuck=nothing > 0,
+        reached=nothing == 0,
     )
     assert swarm.ess <= 20
     assert swarm.log_evidence_error > 0.5

@@ -131,16 +131,17 @@ class Stages:
     def anneal(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         for_particles, for_proposal = spawn(generator, 2)
         annealing = Annealing(NUM_PARTICLES, 1, 1, 3, 0.5)
-        try:
-            swarm = annealing.run(target, generator=for_particles, stop=self._clock.is_over)
-        except BudgetError:
-            return self._given_up(rows)
-        return swarm.decodes + self._propose(target, rows, swarm, 1, for_proposal)
+        swarm = annealing.run(target, generator=for_particles, stop=self._clock.is_over)
+        decodes, there = swarm.decodes, self._arrived(rows, swarm)
+        if len(there):
+            target, swarm = target.select(there), swarm.select(there)
+            decodes[there] += self._propose(target, rows[there], swarm, 1, for_proposal)
+        return decodes
 
-    def _given_up(self, rows: Tensor) -> Tensor:
-        """Note that particles did not get to p(z|x); it counts for what annealing may take."""
-        self.answers.finished[rows] = False
-        return self._effort.planned_decodes("anneal", self.answers.way[rows])
+    def _arrived(self, rows: Tensor, swarm: Swarm) -> Tensor:
+        """Which particles got to p(z|x), as an index; notes of the others that they did not."""
+        self.answers.finished[rows[~swarm.reached]] = False
+        return swarm.reached.nonzero()[:, 0]
 
     def refine(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Adapt from the answer's draws with more of them, and a mixture of two."""
@@ -163,10 +164,11 @@ class Stages:
     def swarm(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         for_particles, for_proposal = spawn(generator, 2)
         annealing = Annealing(self._effort.swarm_size, NUM_ISLANDS, 1, 4, 0.5)
-        try:
-            swarm = annealing.run(target, generator=for_particles, stop=self._clock.is_over)
-        except BudgetError:
-            return self._given_up(rows)
+        swarm = annealing.run(target, generator=for_particles, stop=self._clock.is_over)
+        decodes, there = swarm.decodes, self._arrived(rows, swarm)
+        if not len(there):
+            return decodes
+        target, rows, swarm = target.select(there), rows[there], swarm.select(there)
         unknown = torch.full_like(swarm.log_evidence, math.nan)
         answer = Answer(
             draws=swarm.z,
@@ -181,7 +183,8 @@ class Stages:
             weighed=torch.full_like(unknown, len(swarm.z)),
         )
         self.answers.keep(rows, answer)
-        return swarm.decodes + self._propose(target, rows, swarm, 3, for_proposal)
+        decodes[there] += self._propose(target, rows, swarm, 3, for_proposal)
+        return decodes
 
     def _propose(
         self, target: Target, rows: Tensor, swarm: Swarm, components: int, generator: Generator

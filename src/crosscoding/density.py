@@ -83,7 +83,7 @@ class DensityTarget(Target):
                 torch.autograd.grad(gradient[..., i].sum(), z, retain_graph=True)[0]
                 for i in range(self.latent_dim)
             ]
-        hessian = torch.stack(rows, -2).detach()
+        hessian = torch.stack(rows, -2).detach().double()
         return -0.5 * (hessian + hessian.mT)
 
     def flatten(self) -> "DensityTarget":

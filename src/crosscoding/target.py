@@ -79,7 +79,8 @@ class Target(ABC):
         (Gauss–Newton).
 
         Returns:
-            Shape (*sample, B, latent, latent).
+            Shape (*sample, B, latent, latent), in double precision whatever the model's: added up
+            in float32, a direction 10⁴ times narrower than another would drown the wider one.
         """
 
     @abstractmethod
@@ -207,13 +208,13 @@ class VAETarget(Target):
 
     def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
         if self._observed is not None:
-            return self._checked(self._observed.log_likelihood_at(z, query), z)
+            return self._checked(self._observed.log_likelihood_at(z, query), z, query)
 
         def evaluate(rows: Tensor) -> Tensor:
             params = self.vae.decode_flat(z[rows])
             values, mask = self._values[query[rows]], self._mask[query[rows]]
             result = self.vae.flat_likelihood.masked_log_prob(params, values, mask)
-            return self._checked(result, z[rows])
+            return self._checked(result, z[rows], query[rows])
 
         return _in_chunks(
             evaluate, torch.arange(len(z), device=z.device), self._chunk_size(1, z) // 4 + 1
@@ -221,7 +222,7 @@ class VAETarget(Target):
 
     def curvature(self, z: Tensor) -> Tensor:
         if not z.numel():
-            return z.new_zeros(*z.shape, self.latent_dim)
+            return z.new_zeros(*z.shape, self.latent_dim, dtype=torch.double)
         points = z.reshape(z.shape[:-2].numel(), *z.shape[-2:])
         if self._observed is None:
             values_at_once = CHUNK_BYTES // z.element_size()
@@ -235,7 +236,7 @@ class VAETarget(Target):
                 self._fisher_curvature(part.params, points[:, rows], part.mask, part.likelihood)
                 for rows, part in self._observed.pieces()
             ]
-        bend = torch.cat(parts, 1) + torch.eye(self.latent_dim, dtype=z.dtype, device=z.device)
+        bend = torch.cat(parts, 1) + torch.eye(self.latent_dim).to(parts[0])
         return bend.reshape(*z.shape, self.latent_dim)
 
     def _fisher_curvature(
@@ -250,8 +251,8 @@ class VAETarget(Target):
         params, jacobian = with_jacobian(decode, z)
         mask = mask[..., None].expand(*mask.shape, max(sum(likelihood.param_shape), 1))
         fisher = likelihood.fisher(params).reshape(*params.shape[:2], *mask.shape[1:])
-        weight = torch.where(mask, fisher, 0.0).flatten(2)
-        jacobian = jacobian.flatten(3).movedim(0, 2)  # (S, b, latent, outputs)
+        weight = torch.where(mask, fisher, 0.0).flatten(2).double()
+        jacobian = jacobian.flatten(3).movedim(0, 2).double()  # (S, b, latent, outputs)
         return (jacobian * weight[:, :, None]) @ jacobian.mT
 
     def flatten(self) -> "VAETarget":
@@ -290,11 +291,17 @@ class VAETarget(Target):
         params = self.vae.decode_flat(z)
         return self.vae.flat_likelihood.masked_log_prob(params, self._values, self._mask)
 
-    def _checked(self, result: Tensor, z: Tensor) -> Tensor:
-        if result.isnan().any():
+    def _checked(self, result: Tensor, z: Tensor, query: Tensor | None = None) -> Tensor:
+        """The log-likelihoods if none is NaN: (*sample, *batch), or one for each `query`, (N,)."""
+        wrong = result.isnan()
+        if wrong.any():
+            if query is None:  # counted in the order of the batch
+                by_query = wrong.reshape(-1, max(self.num_queries, 1)).any(0)
+                query, wrong = torch.arange(len(by_query), device=wrong.device), by_query
             raise NonFiniteError(
-                "expected a finite log-likelihood, got NaN: the decoder puts out NaN or infinity "
-                f"for some z of size up to {z.detach().abs().max():.3g}"
+                f"expected a finite log-likelihood, got NaN for query {self.name(query[wrong][0])}"
+                ": the decoder puts out NaN or infinity for some z of size up to "
+                f"{z.detach().abs().max():.3g}"
             )
         return result
 

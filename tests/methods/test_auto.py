@@ -9,6 +9,7 @@ from problems import (
     BlocksTarget,
     MixtureTarget,
     blocks,
+    ill_conditioned_problem,
     linear_gaussian_problem,
     mirrored_vae,
     mixture_target,
@@ -17,8 +18,6 @@ from torch import Tensor, nn
 
 import crosscoding as cc
 from crosscoding.methods import Auto, Grid, auto, effort, stages
-
-LABELS = {"trusted", "approximate", "unreliable"}
 
 
 def labels(posterior: cc.Posterior) -> list[str]:
@@ -78,6 +77,19 @@ def test_linear_gaussian_answers_are_trusted_and_right(latent, data, scale):
     assert (posterior.draws.std(0) / sd - 1).abs().max() < 5 / math.sqrt(2 * 600)
 
 
+@pytest.mark.parametrize("condition", [1e6, 1e8, 1e10, 1e14])
+@pytest.mark.parametrize("latent", [5, 20])
+def test_ill_conditioned_answers_are_right_or_not_trusted(latent, condition):
+    """In float32, whose rounding is more than the least eigenvalue from 1e7 on."""
+    target, exact = ill_conditioned_problem(latent, condition)
+    posterior = cc.infer(target, Auto(), seed=0)
+    off = abs(posterior.log_evidence.item() - exact)
+    if condition <= 1e10:
+        assert off < 0.05
+    elif posterior.trusted:
+        assert off < 0.2
+
+
 def test_in_128_dimensions_log_evidence_is_right():
     problem = linear_gaussian_problem(128, data_dim=192, scale=0.5, batch=2)
     posterior = cc.condition(problem.vae, problem.evidence, Auto(), seed=0)
@@ -114,14 +126,21 @@ def test_the_mixture_with_a_far_mode_is_right():
 
 
 def assert_right_or_not_trusted(posterior: cc.Posterior, target: BlocksTarget) -> None:
-    """A trusted log p(x) has an error of 0.05 nats at most, and the modes' shares follow it."""
-    if posterior.trusted:
-        assert abs(posterior.log_evidence - target.log_evidence) < 0.2  # 4 standard errors
+    """A trusted log p(x) has an error of 0.05 nats at most, and the modes' shares follow it.
+
+    One that is not trusted says why, and its error is of the size that it says.
+    """
+    off = abs(posterior.log_evidence - target.log_evidence)
+    if not posterior.trusted:
+        assert any(word in posterior.verdicts[0].reasons[0] for word in ("above", "fewer", "found"))
+        assert off < 4 * posterior.log_evidence_error
+    else:
+        assert off < 0.2  # 4 standard errors
         # 5 standard errors of a share of 0.65 in 600 draws, the largest of several blocks.
         assert (target.masses(posterior.draws) - 0.65).abs().max() < 0.1
 
 
-@pytest.mark.parametrize("dim", [2, 4])
+@pytest.mark.parametrize("dim", [2, 4, 8])
 def test_few_blocks_are_trusted_and_right(dim):
     target = blocks(dim)
     for seed in range(3):
@@ -130,7 +149,7 @@ def test_few_blocks_are_trusted_and_right(dim):
         assert_right_or_not_trusted(posterior, target)
 
 
-@pytest.mark.parametrize(("dim", "num_seeds"), [(8, 2), (16, 2), (64, 1)])
+@pytest.mark.parametrize(("dim", "num_seeds"), [(16, 2), (64, 1)])
 def test_many_blocks_are_right_or_not_trusted(dim, num_seeds):
     target = blocks(dim)
     for seed in range(num_seeds):
@@ -144,6 +163,23 @@ def test_narrow_blocks_are_right_or_not_trusted(dim, scale):
     target = narrow_blocks(dim, scale)
     for seed in range(2):
         assert_right_or_not_trusted(cc.infer(target, Auto(), seed=seed), target)
+
+
+def test_modes_that_one_climb_alone_found_say_how_many_were_not(monkeypatch):
+    """Of 256 modes 64 climbs find a part, and draws from that part show nothing amiss."""
+    monkeypatch.setattr(stages, "_MOST_COMPONENTS", 64)  # a proposal from all that were found
+    monkeypatch.setattr(auto, "_LONGEST_WAY", 0.0)  # and no swarm
+    target = narrow_blocks(16, 0.02)
+    posterior = cc.infer(target, Auto(), seed=0)
+    assert [stage.name for stage in posterior.trace] == ["bank", "climb"]
+    assert posterior.log_evidence_error < 0.04
+    assert posterior.ess > 600
+    lacking = 1 - (posterior.log_evidence - target.log_evidence).exp()
+    assert lacking > 0.2
+    # The share of modes found once is that of p(z|x) not found: a standard error of 0.06 in 64
+    # climbs, if each mode were found as often as it weighs, and here that is so within a half.
+    assert posterior.stats["missed"] > 0.5 * lacking
+    assert not posterior.trusted
 
 
 def side_shares(draws: Tensor) -> Tensor:
@@ -305,6 +341,20 @@ def assert_entries_are_those_alone(together: cc.Posterior, seed: int) -> None:
 def test_an_entry_of_a_batch_is_what_it_is_alone(staged):
     assert {"anneal", "climb", "swarm"} <= {stage.name for stage in staged.trace}
     assert_entries_are_those_alone(staged, seed=2)
+
+
+def test_a_query_that_particles_do_not_reach_harms_no_other(monkeypatch):
+    """The last lies far outside, and is not annealed to; nor do the bank's draws differ there."""
+    monkeypatch.setattr(auto, "GRID_DIM", 0)
+    monkeypatch.setattr(auto, "_LONGEST_WAY", 0.0)  # no swarm, which takes long
+    problem = linear_gaussian_problem(2, data_dim=5, scale=0.01, dtype=torch.double)
+    values = problem.truth.clone()
+    values[3] = 30.0
+    target = cc.VAETarget(problem.vae, cc.Evidence(values, torch.tensor(True)))
+    posterior = cc.infer(target, Auto(), seed=0)
+    assert posterior.trusted.tolist() == [True, True, True, False]
+    assert posterior.stats["finished"].tolist() == [1, 1, 1, 0]
+    assert_entries_are_those_alone(posterior, seed=0)
 
 
 def test_the_size_of_a_swarm_does_not_depend_on_the_rest_of_the_batch(monkeypatch):

@@ -13,7 +13,7 @@ from crosscoding.methods.importance import bound_of
 from crosscoding.methods.particles import systematic, taken
 from crosscoding.random import uniform
 from crosscoding.target import Target
-from crosscoding.verdict import MISSED, Figures
+from crosscoding.verdict import MISSED, Figures, k_limits
 
 
 @dataclass(eq=False)
@@ -58,7 +58,8 @@ class Answer:
         ).grades
 
 
-_CLAIM_ESS, _CLAIM_K = 50.0, 0.7  # of answers that others are held against
+_CLAIM_ESS = 50.0  # of answers that others are held against
+_DOUBTED = ("error", "missed", "pareto_k", "weighed")
 _FIGURES = ("log_evidence", "error", "ess", "pareto_k", "missed", "weighed")
 
 
@@ -103,8 +104,8 @@ class Answers:
         self._claim(rows, answer)
         grade = answer.grades
         better = grade < self.grade[rows]
-        doubt = _doubt(answer.error, answer.missed, answer.pareto_k)
-        doubt_so_far = _doubt(self.error[rows], self.missed[rows], self.pareto_k[rows])
+        doubt = _doubt(answer.error, answer.missed, answer.pareto_k, answer.weighed)
+        doubt_so_far = _doubt(*(getattr(self, name)[rows] for name in _DOUBTED))
         better |= (grade == self.grade[rows]) & (doubt < doubt_so_far)
         # Less 2 standard errors of each: the highest of noisy bounds would be no bound.
         bound = answer.c_elbo - 2 * answer.c_elbo_error
@@ -128,7 +129,7 @@ class Answers:
 
     def _claim(self, rows: Tensor, answer: Answer) -> None:
         """Remember log p(x) less its error, the highest of all answers whose weights are sound."""
-        sound = (answer.ess >= _CLAIM_ESS) & ~(answer.pareto_k > _CLAIM_K)
+        sound = (answer.ess >= _CLAIM_ESS) & ~(answer.pareto_k > k_limits(answer.weighed))
         claim = torch.where(sound, answer.log_evidence - 2 * answer.error, -math.inf)
         self._claimed[rows] = torch.maximum(self._claimed[rows], claim.nan_to_num(nan=-math.inf))
 
@@ -174,10 +175,10 @@ class Answers:
         )
 
 
-def _doubt(error: Tensor, missed: Tensor, pareto_k: Tensor) -> Tensor:
+def _doubt(error: Tensor, missed: Tensor, pareto_k: Tensor, weighed: Tensor) -> Tensor:
     """Orders answers of one grade: a lacking mode weighs more than a large error."""
     unsure = error.nan_to_num(nan=10.0) + 10 * missed.nan_to_num(nan=0.1)
-    return unsure + (pareto_k.nan_to_num(nan=0.0) - 0.7).clamp_min(0)
+    return unsure + (pareto_k.nan_to_num(nan=0.0) - k_limits(weighed)).clamp_min(0)
 
 
 def _resampled(answer: Answer, index: Tensor, num: int, generator: Generator) -> Tensor:

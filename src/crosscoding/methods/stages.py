@@ -12,8 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.crosscoders import Fitted, Gaussian, Mixture
-from crosscoding.diagnostics import pareto_smooth
-from crosscoding.errors import BudgetError
+from crosscoding.diagnostics import pareto_k_limit, pareto_smooth
 from crosscoding.methods.answers import Answer, Answers, answer_of
 from crosscoding.methods.base import Report
 from crosscoding.methods.effort import (
@@ -32,9 +31,9 @@ from crosscoding.methods.effort import (
 )
 from crosscoding.methods.grid import Grid
 from crosscoding.methods.importance import adapt, widened
-from crosscoding.methods.laplace import Modes, climb, spread_starts
+from crosscoding.methods.laplace import Modes, climb, half_log_determinant, spread_starts
 from crosscoding.methods.natural import NaturalGradient
-from crosscoding.methods.particles import next_temperature, taken
+from crosscoding.methods.particles import bounded, next_temperature, taken
 from crosscoding.methods.smc import Annealing, Swarm
 from crosscoding.random import spawn
 from crosscoding.target import Target
@@ -75,7 +74,7 @@ class Stages:
     def bank(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Importance sampling with the bank, good enough where it is dense: in few dimensions."""
         points, log_likelihood = target.log_likelihood_of_bank()
-        largest = log_likelihood.amax(0).clamp_min(-1e30)
+        largest = bounded(log_likelihood.amax(0))
         weights = (log_likelihood - largest).exp()
         total, ess = weights.sum(0), weights.sum(0).square() / weights.square().sum(0)
         islands = weights[: len(points) // NUM_ISLANDS * NUM_ISLANDS]
@@ -142,16 +141,17 @@ class Stages:
     def anneal(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         for_particles, for_proposal = spawn(generator, 2)
         annealing = Annealing(NUM_PARTICLES, 1, 1, 3, 0.5)
-        try:
-            swarm = annealing.run(target, generator=for_particles, stop=self._clock.is_over)
-        except BudgetError:
-            return self._given_up(rows)
-        return swarm.decodes + self._propose(target, rows, swarm, 1, for_proposal)
+        swarm = annealing.run(target, generator=for_particles, stop=self._clock.is_over)
+        decodes, there = swarm.decodes, self._arrived(rows, swarm)
+        if len(there):
+            target, swarm = target.select(there), swarm.select(there)
+            decodes[there] += self._propose(target, rows[there], swarm, 1, for_proposal)
+        return decodes
 
-    def _given_up(self, rows: Tensor) -> Tensor:
-        """Note that particles did not get to p(z|x); it counts for what annealing may take."""
-        self.answers.finished[rows] = False
-        return self._effort.planned_decodes("anneal", self.answers.way[rows])
+    def _arrived(self, rows: Tensor, swarm: Swarm) -> Tensor:
+        """Which particles got to p(z|x), as an index; notes of the others that they did not."""
+        self.answers.finished[rows[~swarm.reached]] = False
+        return swarm.reached.nonzero()[:, 0]
 
     def refine(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Adapt from the answer's draws with more of them, and a mixture of two."""
@@ -174,10 +174,11 @@ class Stages:
     def swarm(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         for_particles, for_proposal = spawn(generator, 2)
         annealing = Annealing(self._effort.swarm_size, NUM_ISLANDS, 1, 4, 0.5)
-        try:
-            swarm = annealing.run(target, generator=for_particles, stop=self._clock.is_over)
-        except BudgetError:
-            return self._given_up(rows)
+        swarm = annealing.run(target, generator=for_particles, stop=self._clock.is_over)
+        decodes, there = swarm.decodes, self._arrived(rows, swarm)
+        if not len(there):
+            return decodes
+        target, rows, swarm = target.select(there), rows[there], swarm.select(there)
         unknown = torch.full_like(swarm.log_evidence, math.nan)
         answer = Answer(
             draws=swarm.z,
@@ -194,7 +195,8 @@ class Stages:
         if not target.ends_with_prior:
             answer = _with_tails(target, answer, target.log_prior)
         self.answers.keep(rows, answer)
-        return swarm.decodes + self._propose(target, rows, swarm, 3, for_proposal)
+        decodes[there] += self._propose(target, rows, swarm, 3, for_proposal)
+        return decodes
 
     def _propose(
         self, target: Target, rows: Tensor, swarm: Swarm, components: int, generator: Generator
@@ -252,7 +254,7 @@ class Stages:
         self.answers.keep(rows, answer)
         decodes = torch.full_like(answer.error, float(num))
         times = (answer.error / _WANTED_ERROR).square().ceil().clamp(1, _MOST_TIMES)
-        times = torch.where(answer.pareto_k < 0.7, times, 1.0)
+        times = torch.where(answer.pareto_k < pareto_k_limit(num), times, 1.0)
         free = self._unlimited and not self._clock.is_over()
         if num == NUM_WEIGHED and free:
             for_more = spawn(generator, _MOST_TIMES)
@@ -302,7 +304,7 @@ class Stages:
             mixture = Mixture.from_components(
                 log_weights.gather(0, best).mT.clamp_min(-50.0),
                 taken(modes.z, best).transpose(0, 1),
-                torch.linalg.inv(taken(modes.precision, best).transpose(0, 1)),
+                taken(modes.precision, best).transpose(0, 1),
             )
             proposal, everything = widened(mixture, target), torch.arange(len(rows)).to(rows)
             decodes += self._weigh(
@@ -324,7 +326,7 @@ class Stages:
                 some, *start, for_fit, self._report, self._clock.is_late
             )
             decodes[poor] += taken_steps * (fit.num_draws + dim / 4)
-            gaussian = Gaussian.from_moments(mean, torch.linalg.inv(precision))
+            gaussian = Gaussian.from_precision(mean, precision)
             decodes[poor] += self._weigh(
                 some,
                 rows[poor],
@@ -361,8 +363,7 @@ class Stages:
         if not len(alone):
             return decodes
         best = log_weights[:, alone].argmax(0)
-        covariance = torch.linalg.inv(modes.precision[best, alone])
-        gaussian = Gaussian.from_moments(modes.z[best, alone], covariance)
+        gaussian = Gaussian.from_precision(modes.z[best, alone], modes.precision[best, alone])
         decodes[alone] = self._weigh(
             target.select(alone),
             rows[alone],
@@ -385,8 +386,8 @@ def _lacking(modes: Modes, log_weights: Tensor, draws: Tensor) -> Tensor:
     """
     densities = []
     for z, precision, log_weight in zip(modes.z, modes.precision, log_weights, strict=True):
-        gap = (draws - z).transpose(0, 1)
-        half_log_det = torch.linalg.cholesky(precision).diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        gap = (draws - z).transpose(0, 1).double()
+        half_log_det = half_log_determinant(precision)
         density = half_log_det[:, None] - 0.5 * ((gap @ precision) * gap).sum(-1)
         densities.append(torch.where(log_weight[:, None] > -_NO_MODE, density, -math.inf))
     owner = torch.stack(densities).argmax(0)  # (B, S)

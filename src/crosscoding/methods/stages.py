@@ -5,15 +5,13 @@ kept where it is better than the answer so far. It returns the decodes that each
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor
 
 from crosscoding.crosscoders import Fitted, Gaussian, Mixture
-from crosscoding.diagnostics import pareto_k_limit, pareto_smooth
-from crosscoding.methods.answers import Answer, Answers, answer_of
+from crosscoding.diagnostics import pareto_smooth
+from crosscoding.methods.answers import Answer, Answers
 from crosscoding.methods.base import Report
 from crosscoding.methods.effort import (
     CHECK_STEPS,
@@ -35,6 +33,7 @@ from crosscoding.methods.laplace import Modes, climb, half_log_determinant, spre
 from crosscoding.methods.natural import NaturalGradient
 from crosscoding.methods.particles import bounded, next_temperature, taken
 from crosscoding.methods.smc import Annealing, Swarm
+from crosscoding.methods.weighing import BEYOND, Weighing, with_tails
 from crosscoding.random import spawn
 from crosscoding.target import Target
 
@@ -43,12 +42,8 @@ _GRID_TOLERANCE, _NUM_GRID_CHECKS, _MOST_CELLS = 0.05, 500, 30_000
 _BANK_ESS, _BANK_ERROR = 100.0, 0.0375  # of points spread evenly, and of log p(x) by islands
 _NUM_DEAR = 500
 _MOST_COMPONENTS = 8  # of the modes found, to propose from
-_MOST_TIMES = 6  # how many times as many draws an answer may take
-_WANTED_ERROR = 0.037  # of log p(x), nats
 _ISLAND_FACTOR = 1.25  # by which the spread of a few islands may understate the error
 _NO_MODE = 4.0  # nats below all modes together, from which on one is not looked for
-_NUM_RAYS, _TIMES_AS_FAR = 100, (2.0, 4.0, 8.0)
-_BEYOND = 1.0  # nats above the largest weight: where a particle lies outside the fit
 
 
 class Stages:
@@ -69,7 +64,7 @@ class Stages:
         self._effort = effort
         self._clock = clock
         self._report = report
-        self._unlimited = unlimited
+        self._weigh = Weighing(answers, clock, unlimited=unlimited)
 
     def bank(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Importance sampling with the bank, good enough where it is dense: in few dimensions."""
@@ -192,8 +187,7 @@ class Stages:
             missed=swarm.missed,
             weighed=torch.full_like(unknown, len(swarm.z)),
         )
-        if not target.ends_with_prior:
-            answer = _with_tails(target, answer, target.log_prior)
+        answer = with_tails(target, answer, target.log_prior)
         self.answers.keep(rows, answer)
         decodes[there] += self._propose(target, rows, swarm, 3, for_proposal)
         return decodes
@@ -220,62 +214,9 @@ class Stages:
             proposal,
             components,
             NUM_WEIGHED,
-            lambda largest: (inside > largest + _BEYOND).to(inside).mean(0) + swarm.missed,
+            lambda largest: (inside > largest + BEYOND).to(inside).mean(0) + swarm.missed,
             for_weights,
         )
-
-    def _weigh(
-        self,
-        target: Target,
-        rows: Tensor,
-        proposal: Fitted,
-        num_fitted: int | None,
-        num: int,
-        missed: Callable[[Tensor], Tensor],
-        generator: Generator,
-    ) -> Tensor:
-        """Answers from draws of a proposal, more of them where the error asks for it.
-
-        Args:
-            target: Of these queries.
-            rows: Which they are.
-            proposal: What to draw from.
-            num_fitted: As in `importance.bound_of`.
-            num: Draws at first.
-            missed: The share of p(z|x) outside, (B,), given the largest log-weight of each query.
-            generator: Of the draws.
-        Returns:
-            Decodes of each query.
-        """
-        z, log_weights = _weighted_draws(target, proposal, num, generator)
-        answer = answer_of(proposal, num_fitted, z, log_weights, missed(log_weights.amax(0)))
-        if not target.ends_with_prior:
-            answer = _with_tails(target, answer, proposal.log_prob)
-        self.answers.keep(rows, answer)
-        decodes = torch.full_like(answer.error, float(num))
-        times = (answer.error / _WANTED_ERROR).square().ceil().clamp(1, _MOST_TIMES)
-        times = torch.where(answer.pareto_k < pareto_k_limit(num), times, 1.0)
-        free = self._unlimited and not self._clock.is_over()
-        if num == NUM_WEIGHED and free:
-            for_more = spawn(generator, _MOST_TIMES)
-            for total in times[times > 1].unique().tolist():
-                again = (times == total).nonzero()[:, 0]
-                more = int(total - 1) * num
-                some = proposal.select(again)
-                extra, extra_weights = _weighted_draws(
-                    target.select(again), some, more, for_more[int(total) - 1]
-                )
-                together = torch.cat([z[:, again], extra])
-                weights = torch.cat([log_weights[:, again], extra_weights])
-                largest = torch.full_like(decodes, math.inf)
-                largest[again] = weights.amax(0)
-                searched = missed(largest)[again]
-                answer = answer_of(some, num_fitted, together, weights, searched)
-                if not target.ends_with_prior:
-                    answer = _with_tails(target.select(again), answer, some.log_prob)
-                self.answers.keep(rows[again], answer)
-                decodes[again] += more
-        return decodes
 
     def climb(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Modes, the Laplace mixture as a proposal, and the best Gaussian where that is poor."""
@@ -297,7 +238,7 @@ class Stages:
             if not cheap:  # one climb is no search
                 return torch.full_like(largest, math.nan)
             weights = modes.log_joint[:, some] - proposal.log_prob(modes.z[:, some])
-            outside = torch.where(weights > largest + _BEYOND, log_weights[:, some].exp(), 0.0)
+            outside = torch.where(weights > largest + BEYOND, log_weights[:, some].exp(), 0.0)
             return searched[some] + outside.sum(0)
 
         if cheap:
@@ -404,30 +345,3 @@ def _way(log_likelihood: Tensor, latent_dim: int) -> Tensor:
     cold = torch.zeros_like(log_likelihood[0])
     reached = next_temperature(log_likelihood, cold, float(NUM_PARTICLES))
     return -math.sqrt(latent_dim / 2) * reached.clamp_min(1e-30).log()
-
-
-def _with_tails(target: Target, answer: Answer, log_proposal: Callable[[Tensor], Tensor]) -> Answer:
-    """The answer, of which nothing holds where weights are larger far out than where it has draws.
-
-    Looked at are points on rays from the mean through some draws, some times as far out.
-    """
-    mean = (answer.log_weights.softmax(0)[..., None] * answer.draws).sum(0)
-    rays = answer.draws[:: max(len(answer.draws) // _NUM_RAYS, 1)] - mean
-    far = mean + torch.cat([factor * rays for factor in _TIMES_AS_FAR])
-
-    def log_weights(z: Tensor) -> Tensor:
-        return target.log_joint(z) - log_proposal(z)
-
-    heavy = log_weights(far).amax(0) > log_weights(answer.draws).amax(0) + _BEYOND
-    return replace(
-        answer,
-        pareto_k=torch.where(heavy, math.inf, answer.pareto_k),
-        error=torch.where(heavy, math.inf, answer.error),
-    )
-
-
-def _weighted_draws(
-    target: Target, proposal: Fitted, num: int, generator: Generator
-) -> tuple[Tensor, Tensor]:
-    z, log_q = proposal.rsample_and_log_prob(num, generator=generator)
-    return z, target.log_joint(z) - log_q

@@ -3,7 +3,7 @@
 import time
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from crosscoding.evidence import Evidence
 from crosscoding.findings import Findings
@@ -11,7 +11,7 @@ from crosscoding.methods import Auto, Method, Report, silent
 from crosscoding.posterior import Posterior
 from crosscoding.random import generator_from, spawn
 from crosscoding.target import Target, VAETarget
-from crosscoding.vae import VAE
+from crosscoding.vae import VAE, check_matches
 
 MAX_BYTES = 2**30
 
@@ -55,6 +55,53 @@ def condition(
         torch.Size([64, 3, 28, 28])
     """
     return infer(VAETarget(vae, evidence), method, seed=seed, report=report, max_bytes=max_bytes)
+
+
+def query_log_prob(
+    posterior: Posterior,
+    truth: Tensor,
+    method: Method | None = None,
+    *,
+    seed: int | Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """log p(y|x) = log p(x, y) − log p(x) of the unobserved elements of truth, and its error.
+
+    It conditions on the whole of truth as well. That is right where few draws of p(z|x) predict y,
+    as of large data, and an average over them (`Posterior.query_log_prob`) comes out too low.
+
+    Args:
+        posterior: Of a VAE, and of a method that estimates log p(x).
+        truth: Whole data, shape (*batch, *data); its observed elements are not looked at.
+        method: To condition on the whole; by default `methods.Auto()`.
+        seed: As in `condition`.
+
+    Returns:
+        log p(y|x) and its standard error in nats, both of shape (*batch,); 0 where there is no
+        query. NaN where the method gives no log p(x).
+
+    Raises:
+        ValueError: The posterior has no model, or truth does not fit it.
+
+    Example:
+        >>> import crosscoding as cc
+        >>> digits = cc.zoo.digits()[0][:2]
+        >>> evidence = cc.Evidence(digits, cc.random_mask((28, 28), 0.1, seed=0))
+        >>> posterior = cc.condition(cc.zoo.load("mnist-2d"), evidence, seed=0)
+        >>> log_prob, error = cc.query_log_prob(posterior, digits, seed=0)
+        >>> bool((error < 0.05).all())
+        True
+    """
+    target = posterior.target
+    if not isinstance(target, VAETarget):
+        raise ValueError("expected the posterior of a VAE, with its model")
+    check_matches(target.vae, truth, "truth", posterior.batch_shape)
+    mask = target.evidence.mask
+    whole = Evidence(torch.where(mask, target.evidence.values, truth), torch.ones_like(mask))
+    both = condition(target.vae, whole, method, seed=seed)
+    error = torch.hypot(both.log_evidence_error, posterior.log_evidence_error)
+    everything = mask.flatten(len(posterior.batch_shape)).all(-1)
+    log_prob = (both.log_evidence - posterior.log_evidence).masked_fill(everything, 0.0)
+    return log_prob, error.masked_fill(everything, 0.0)
 
 
 def infer(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from crosscoding.diagnostics import importance_ess
 from crosscoding.errors import NonFiniteError
 from crosscoding.exchange import to_arviz
 from crosscoding.findings import Findings, Stage
@@ -85,10 +86,11 @@ class Posterior:
 
     @property
     def ess(self) -> Tensor:
-        """Effective sample size of the stored draws, shape (*batch,).
+        """Effective sample size of the draws that the answer was worked out from, shape (*batch,).
 
         Importance ESS of a fit's draws as proposals; for chains, the smallest over latent
-        dimensions of the ESS that autocorrelation leaves.
+        dimensions of the ESS that autocorrelation leaves. What `Auto` stores is drawn anew from
+        those, as many as its `num_draws`.
         """
         return self._unflatten(self._findings.ess)
 
@@ -240,6 +242,9 @@ class Posterior:
     def query_log_prob(self, truth: Tensor) -> Tensor:
         """log p(y|x) = log E_{q(z|x)}[p(y|z)] of the unobserved elements of truth, in nats.
 
+        The paper's figure: an average over the stored draws. Where few of them predict truth, as
+        `query_ess` tells, it comes out too low; `crosscoding.query_log_prob` does not.
+
         Args:
             truth: Whole data, shape (*batch, *data); its observed elements are not looked at.
         Returns:
@@ -248,6 +253,15 @@ class Posterior:
             ValueError: truth is of another shape, dtype or device, or outside the support.
             NonFiniteError: An unobserved element of truth is NaN or infinite.
         """
+        return self._unflatten(self._query_log_weights(truth).logsumexp(0))
+
+    @torch.no_grad()
+    def query_ess(self, truth: Tensor) -> Tensor:
+        """How many draws count in the average of `query_log_prob`, (*batch,); errors as there."""
+        return self._unflatten(importance_ess(self._query_log_weights(truth)))
+
+    def _query_log_weights(self, truth: Tensor) -> Tensor:
+        """log of the terms whose sum is p(y|x), one for each stored draw, (S, B)."""
         vae, target = self._model()
         if not isinstance(truth, Tensor):
             raise TypeError(f"expected truth to be a torch.Tensor, got {type(truth).__name__}")
@@ -264,8 +278,7 @@ class Posterior:
             vae.flat_likelihood.masked_log_prob(params, values, mask)
             for _, params in self._decoded(self._findings.draws)
         ]
-        result = (torch.cat(pieces) + self._findings.normalised_log_weights()).logsumexp(0)
-        return self._unflatten(torch.where(mask.any(-1), result, 0.0))
+        return torch.cat(pieces) + self._findings.normalised_log_weights()
 
     # ---- exchange and saving ---------------------------------------------------------------------
 

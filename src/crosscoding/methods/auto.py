@@ -1,7 +1,7 @@
 """Auto: the cascade. Cheap stages first; each passes on only the queries that it could not settle.
 
     bank    every query at every kept point of the prior: where is p(z|x), and how narrow?
-    grid    latent ≤ 3: exact integration
+    grid    latent ≤ 3: integration, checked by draws
     anneal  some particles from the prior to p(z|x): they see its modes. A proposal is adapted from
             them, drawn from until log p(x) is known, and has to have mass where they are
     climb   instead, where p(z|x) is too narrow to anneal to: Gauss–Newton from many points, then a
@@ -11,8 +11,9 @@
     swarm   what is not settled is annealed again, with many particles in islands, and looked at
 
 After each stage an answer is graded (`verdict`): Pareto k, effective draws, error of log p(x), and
-whether a search from the prior finds mass where the answer has none. The best answer is kept. So
-whenever time is up, there is one, and it says what it is worth; `trace` tells what was done for it.
+whether a search from the prior, or another stage, finds mass where the answer has none. The best
+answer is kept. So whenever time is up, there is one, and it says what it is worth; `trace` tells
+what was done for it.
 """
 
 import time

@@ -38,7 +38,8 @@ from crosscoding.random import spawn
 from crosscoding.target import Target
 
 GRID_DIM = 3
-_GRID_TOLERANCE, _NUM_GRID_CHECKS, _MOST_CELLS = 0.05, 500, 30_000
+_GRID_TOLERANCE = {1: 0.1, 2: 0.1, 3: 0.05}
+_NUM_GRID_CHECKS, _MOST_CELLS = 300, 30_000
 _BANK_ESS, _BANK_ERROR = 100.0, 0.0375  # of points spread evenly, and of log p(x) by islands
 _NUM_DEAR = 500
 _MOST_COMPONENTS = 8  # of the modes found, to propose from
@@ -105,7 +106,8 @@ class Stages:
         return torch.zeros_like(ess)
 
     def integrate(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        grid = Grid(_GRID_TOLERANCE, max_cells=_MOST_CELLS, num_checks=_NUM_GRID_CHECKS)
+        tolerance = _GRID_TOLERANCE[target.latent_dim]
+        grid = Grid(tolerance, max_cells=_MOST_CELLS, num_checks=_NUM_GRID_CHECKS)
         everything, outcome = grid.integrate(target, generator=generator)
         integrated = (outcome == 0).nonzero()[:, 0]
         found = everything.select(integrated)

@@ -3,6 +3,7 @@
 | what | exact |
 | --- | --- |
 | `linear_gaussian_problem()` | p(z|x), log p(x), log p(y|x), for any mask and batch |
+| `ill_conditioned_problem()` | log p(x), for any condition number |
 | `mixture_target()` | log normaliser (0), mode masses, draws, moments; a separated mode |
 | `blocks(dim)` | log normaliser, mode masses, draws, moments; multimodal at any even dimension |
 | `mirrored_problem()` | two modes ±z* of mass 1/2 each, of a VAE |
@@ -137,6 +138,24 @@ def linear_gaussian_problem(
     truth = (z @ decoder.weight.mT + decoder.bias + scale * noise).detach()
     mask = torch.rand(*batch, data_dim, generator=generator) < 0.5
     return LinearGaussianProblem(vae, cc.Evidence(truth, mask), truth)
+
+
+def ill_conditioned_problem(
+    latent_dim: int, condition: float, dtype: torch.dtype = torch.float32
+) -> tuple[cc.VAETarget, float]:
+    """A linear-Gaussian target whose precision has about this condition number, and log p(x).
+
+    One element, or of more than two latent dimensions two, are observed with next to no noise; in
+    the other directions p(z|x) is as wide as the prior.
+    """
+    problem = linear_gaussian_problem(latent_dim, 30, condition**-0.5, batch=1, dtype=dtype)
+    num = 1 if latent_dim == 2 else 2
+    evidence = cc.Evidence(problem.truth, torch.arange(30) < num)
+    weight, bias, scale = problem._parameters()
+    # Of the observed elements, which are few: the same without differences of large numbers.
+    covariance = weight[:num] @ weight[:num].mT + scale[:num].square().diag()
+    normal = torch.distributions.MultivariateNormal(bias[:num], covariance)
+    return cc.VAETarget(problem.vae, evidence), normal.log_prob(problem.truth[0, :num]).item()
 
 
 # ---- bare densities --------------------------------------------------------------------------

@@ -6,11 +6,13 @@ import math
 import pytest
 import torch
 from problems import seeded
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import crosscoding as cc
 from crosscoding.bank import Bank
 from crosscoding.errors import ModelFormatError
+from crosscoding.storage import checksums
 
 LATENT, SIZE = 3, 6
 SCALES = torch.linspace(0.3, 1.5, SIZE, dtype=torch.double)
@@ -46,7 +48,7 @@ def queries(case: str, num: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.fixture(autouse=True)
 def small_bank(monkeypatch):
     """Few points: what is tested here holds for any number."""
-    monkeypatch.setattr("crosscoding.bank._MAX_POINTS", 200)
+    monkeypatch.setattr("crosscoding.bank.MAX_POINTS", 200)
 
 
 @every_case
@@ -101,21 +103,58 @@ def test_memory_is_bounded(case, max_bytes):
     assert 16 < len(bank.points) < 200
 
 
-def test_a_kept_bank_above_the_bound_is_made_anew():
+def test_a_smaller_bank_is_not_the_one_that_answers():
+    """An answer would depend on what was called before it."""
     vae = model()
-    large = Bank.of(vae)
     small = Bank.of(vae, max_bytes=4000)
-    assert small is not large
-    assert len(small.points) < len(large.points)
-    assert Bank.of(vae) is small
+    assert "bank" not in vae.kept
+    large = Bank.of(vae)
+    assert len(small.points) < len(large.points) == 200
+    assert len(Bank.of(vae, max_bytes=4000).points) == len(small.points)
+    assert Bank.of(vae) is large
+    torch.testing.assert_close(small.points, large.points[: len(small.points)], rtol=0, atol=0)
 
 
 def test_a_dear_decoder_has_fewer_points(monkeypatch):
+    monkeypatch.setattr("crosscoding.bank._PER_VALUE", 0)
     vae = model()
     monkeypatch.setattr("crosscoding.bank._MAX_OPERATIONS", 50 * vae.operations)
     assert len(Bank.of(vae).points) == 50
     monkeypatch.setattr("crosscoding.bank._MAX_OPERATIONS", vae.operations)
     assert len(Bank.of(model()).points) == 16  # enough to start from, whatever it costs
+
+
+class Wide(nn.Module):
+    """Few products for all the numbers that it puts out on its way, and the last of them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(LATENT, width).double())
+        self.rows: list[int] = []
+
+    def forward(self, z):
+        self.rows.append(len(z))
+        return (z @ self.weight)[:, :SIZE].tanh()
+
+
+def test_numbers_that_go_to_memory_count_as_work(monkeypatch):
+    """Memory is what a decoder of wide layers waits for: here 3 products for each number."""
+    monkeypatch.setattr("crosscoding.bank._MAX_OPERATIONS", 2e9)
+    vae = cc.VAE(Wide(2**20), LATENT, LIKELIHOODS["number"])
+    # 32 for each number put out, and for each weight once a chunk of 64 MiB, 128 points.
+    work = 32 * (2**20 + SIZE + LATENT * 2**20 / 128)
+    assert work > vae.operations
+    assert int(2e9 / work) == len(Bank.of(vae).points) > 16
+
+
+def test_a_decoder_of_wide_layers_is_run_on_few_points_at_once():
+    vae = cc.VAE(Wide(2**20), LATENT, LIKELIHOODS["number"])
+    vae.decoder.rows.clear()
+    target = cc.VAETarget(vae, cc.Evidence(*queries("number")))
+    target.pairwise_log_likelihood(torch.zeros(200, LATENT).double())
+    Bank(vae, torch.zeros(200, LATENT).double())
+    # 8 MiB a point of which a sixteenth is allowed for, in 64 MiB; and one point to count them.
+    assert sorted(vae.decoder.rows) == [1, 72, 72, 128, 128]
 
 
 def test_making_a_bank_leaves_torchs_global_random_state_alone():
@@ -141,12 +180,95 @@ def test_a_saved_bank_comes_back(case, tmp_path):
     torch.testing.assert_close(again.log_likelihood(*asked), bank.log_likelihood(*asked))
 
 
+@every_case
+def test_a_bank_of_other_points_is_not_saved(case, tmp_path):
+    """Loaded, it would answer for the prior."""
+    vae = model(case)
+    points = Bank.of(vae).points
+    banks = [
+        Bank(vae, torch.randn(200, LATENT, generator=seeded(0), dtype=torch.double) / 2),
+        Bank(vae, points.flip(0)),
+        Bank.of(vae, max_bytes=4000),
+    ]
+    for bank in banks:
+        with pytest.raises(ValueError, match=r"expected the bank that Bank.of\(vae\) makes"):
+            bank.save(tmp_path / "bank")
+    assert not (tmp_path / "bank").exists()
+
+
+def reseal(folder, change):
+    """Change a saved bank and its checksums too."""
+    tensors = load_file(folder / "tensors.safetensors")
+    description = json.loads((folder / "description.json").read_text())
+    del description["checksums"]
+    change(tensors, description)
+    description["checksums"] = checksums(tensors, description)
+    save_file(tensors, folder / "tensors.safetensors")
+    (folder / "description.json").write_text(json.dumps(description))
+
+
+def test_a_single_number_that_was_changed_is_noticed(tmp_path):
+    Bank.of(model()).save(tmp_path / "bank")
+    path = tmp_path / "bank" / "tensors.safetensors"
+    tensors = load_file(path)
+    tensors["kept.0"][77, 3] += 1e-9
+    save_file(tensors, path)
+    with pytest.raises(ModelFormatError, match=r"tensor 'kept\.0' is damaged"):
+        Bank.load(tmp_path / "bank", vae=model())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t, _: t["kept.0"][::3].zero_(), "what it does not put out"),
+        (lambda t, _: t.update({"kept.0": t["kept.0"].roll(1, 0)}), "what it does not put out"),
+        (lambda t, _: t["kept.0"].mul_(1.0009), "what it does not put out"),
+        (lambda t, _: t.update({"kept.0": t["kept.0"].float()}), "decoded at each of 200"),
+        (lambda t, _: t.update({"kept.0": t["kept.0"][:0]}), "decoded at each of 200"),
+        (lambda t, _: t.update({"kept.1": t["kept.0"].clone()}), "decoded at each of 200"),
+        (lambda t, _: t.clear(), "decoded at each of 200"),
+        (lambda _, d: d.update(num_points=100), "decoded at each of 200"),
+        (lambda _, d: d.pop("num_points"), "decoded at each of 200"),
+        (lambda _, d: d.pop("model"), "bank of this model"),
+    ],
+    ids=[
+        "a third", "shifted", "nearly", "dtype", "none", "more", "nothing", "size", "no size",
+        "no model",
+    ],
+)  # fmt: skip
+def test_a_bank_with_checksums_of_something_else_is_refused(change, said, tmp_path):
+    Bank.of(model()).save(tmp_path / "bank")
+    reseal(tmp_path / "bank", change)
+    vae = model()
+    with pytest.raises(ModelFormatError, match=said):
+        Bank.load(tmp_path / "bank", vae=vae)
+    assert "bank" not in vae.kept
+
+
+class Scaled(nn.Module):
+    """A function that its weights, none, do not tell from another."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, z):
+        return self.factor * torch.cat([z + 3, z.square()], -1)
+
+
+def test_the_bank_of_nearly_the_same_function_is_refused(tmp_path):
+    one, other = (cc.VAE(Scaled(f), 2, cc.likelihoods.Gaussian(0.001)) for f in (1.0, 1.0009))
+    Bank.of(one).save(tmp_path / "bank")
+    with pytest.raises(ModelFormatError, match="what it does not put out"):
+        Bank.load(tmp_path / "bank", vae=other)
+
+
 def test_loading_decodes_a_few_points_only(tmp_path):
     Bank.of(model()).save(tmp_path / "bank")
     vae, sizes = model(), []
     vae.decoder.register_forward_hook(lambda _, inputs, output: sizes.append(len(output)))
     Bank.load(tmp_path / "bank", vae=vae)
-    assert sum(sizes) <= 4
+    assert sum(sizes) <= 64 + 1  # one to count what it takes
 
 
 @pytest.mark.parametrize(
@@ -154,10 +276,14 @@ def test_loading_decodes_a_few_points_only(tmp_path):
     [
         (lambda: model(seed=1), "expected the bank of this model"),
         (lambda: model("logits"), "expected the bank of this model"),
-        (lambda: model(latent=2), "expected a bank of latent 2"),
-        (lambda: cc.VAE(model().decoder.float(), LATENT, LIKELIHOODS["number"]), "latent 3"),
+        (lambda: cc.VAE(model().decoder, LATENT, LIKELIHOODS["tensor scale"]), "of this model"),
+        (lambda: model(latent=2), "expected the bank of this model"),
+        (
+            lambda: cc.VAE(model().decoder.float(), LATENT, LIKELIHOODS["number"]),
+            "expected the bank of this model",
+        ),
     ],
-    ids=["weights", "likelihood", "latent", "dtype"],
+    ids=["weights", "likelihood", "scale", "latent", "dtype"],
 )
 def test_another_models_bank_is_refused(other, said, tmp_path):
     Bank.of(model()).save(tmp_path / "bank")
@@ -184,27 +310,6 @@ def test_a_folder_whose_tensors_are_cut_is_refused(tmp_path):
     for path in (tmp_path / "bank").iterdir():
         if path.suffix == ".safetensors":
             path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ModelFormatError):
-        Bank.load(tmp_path / "bank", vae=model())
-
-
-@pytest.mark.parametrize("cut", ["points", "kept"])
-def test_a_bank_whose_parts_do_not_fit_one_another_is_refused(cut, tmp_path):
-    """Fewer kept outputs than points would answer for other points than it names."""
-    bank = Bank.of(model())
-    if cut == "points":
-        bank.points = bank.points[:-40]
-    else:
-        bank._kept = tuple(part[:-40] for part in bank._kept)
-    bank.save(tmp_path / "bank")
-    with pytest.raises(ModelFormatError):
-        Bank.load(tmp_path / "bank", vae=model())
-
-
-def test_a_bank_without_points_is_refused(tmp_path):
-    bank = Bank.of(model())
-    bank.points, bank._kept = bank.points[:0], tuple(part[:0] for part in bank._kept)
-    bank.save(tmp_path / "bank")
     with pytest.raises(ModelFormatError):
         Bank.load(tmp_path / "bank", vae=model())
 

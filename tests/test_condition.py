@@ -237,3 +237,36 @@ def test_a_bare_density_of_nan_is_an_error():
     for method in METHODS:
         with pytest.raises(cc.NonFiniteError, match="NaN"):
             cc.infer(target, method, seed=0)
+
+
+# ---- log p(y|x) by conditioning twice ------------------------------------------------------------
+
+
+def test_log_p_of_the_query_is_exact_where_an_average_over_draws_is_not():
+    """Data of many elements that say much of z: few draws of p(z|x) predict the rest."""
+    problem = linear_gaussian_problem(8, data_dim=60, scale=0.2, batch=(3,))
+    evidence = cc.Evidence(problem.truth, torch.arange(60) < 4)
+    posterior = cc.condition(problem.vae, evidence, seed=0)
+    found, error = cc.query_log_prob(posterior, problem.truth, seed=0)
+    exact = problem.exact_query_log_prob(evidence=evidence)
+    assert ((found - exact).abs() < 4 * error + 1e-3).all()
+    assert (posterior.query_log_prob(problem.truth) < exact - 1).all()
+    assert (posterior.query_ess(problem.truth) < 20).all()
+
+
+def test_log_p_of_no_query_is_zero():
+    problem = linear_gaussian_problem(2, batch=(2,))
+    posterior = cc.condition(problem.vae, cc.Evidence(problem.truth, torch.tensor(True)), seed=0)
+    found, error = cc.query_log_prob(posterior, problem.truth, seed=0)
+    assert found.tolist() == [0, 0]
+    assert error.tolist() == [0, 0]
+
+
+def test_log_p_of_the_query_needs_a_model_and_a_truth_that_fits_it():
+    posterior = cc.infer(cc.DensityTarget(lambda z: -z.square().sum(-1), 2), seed=0)
+    with pytest.raises(ValueError, match="expected the posterior of a VAE, with its model"):
+        cc.query_log_prob(posterior, torch.zeros(2))
+    problem = linear_gaussian_problem(2, batch=(2,))
+    posterior = cc.condition(problem.vae, problem.evidence, seed=0)
+    with pytest.raises(ValueError, match="expected truth of shape"):
+        cc.query_log_prob(posterior, problem.truth[0])

@@ -2,65 +2,31 @@
 
 import json
 import math
-from dataclasses import replace
 
 import pytest
 import torch
+from cheap import LISTED, every_method
 from problems import linear_gaussian_problem, mirrored_problem, mixture_target, seeded
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 import crosscoding as cc
-from crosscoding.crosscoders import FCN, Gaussian, InverseAutoregressive, Mixture, Planar, Spline
+from crosscoding.crosscoders import FCN, Gaussian, Mixture, Planar
 from crosscoding.methods import (
-    HMC,
-    Auto,
     Grid,
     Importance,
     Laplace,
     NaturalGradient,
     Rejection,
-    TemperedSMC,
     Variational,
 )
-from crosscoding.registry import METHODS
-
-CHEAP = {
-    Variational: {"steps": 30, "num_draws": 8, "num_fresh": 50},
-    HMC: {"num_chains": 3, "num_warmup": 20, "num_draws": 10, "num_leapfrog": 4},
-    Rejection: {"num_draws": 40},
-    Grid: {"tolerance": 0.02},
-    Auto: {"num_draws": 400},
-    Laplace: {"num_starts": 2, "num_fresh": 100},
-    NaturalGradient: {"steps": 40, "num_fresh": 100},
-    Importance: {"rounds": 1, "num_adapt": 200, "num_draws": 200},
-    TemperedSMC: {"num_particles": 160, "num_moves": 1, "num_leapfrog": 2},
-}
-SMALL = {
-    Gaussian: Gaussian(),
-    Planar: Planar(3),
-    FCN: FCN((8,)),
-    Mixture: Mixture(2),
-    Spline: Spline(2, bins=3, hidden=4),
-    InverseAutoregressive: InverseAutoregressive(4, layers=1),
-}
+from crosscoding.storage import checksums
 
 
 @pytest.fixture(autouse=True)
 def short_start(monkeypatch):
     """Starts of a few steps: what is tested here holds wherever a fit starts."""
     monkeypatch.setattr("crosscoding.methods.starts._BEND_STEPS", 20)
-
-
-def cheap(method):
-    """The method with settings that take a fraction of a second."""
-    if isinstance(method, Variational):
-        method = replace(method, crosscoder=SMALL[type(method.crosscoder)])
-    return replace(method, **CHEAP[type(method)])
-
-
-LISTED = {name: cheap(entry.method) for name, entry in METHODS.items()}
-every_method = pytest.mark.parametrize("method", LISTED.values(), ids=LISTED.keys())
 
 
 def bits(tensor: torch.Tensor) -> torch.Tensor:
@@ -364,16 +330,6 @@ def test_pareto_k_is_that_of_importance_weights_and_nan_elsewhere(problem, metho
     assert posterior.pareto_k.isnan().all() == (not isinstance(method, weighs))
 
 
-def test_an_older_folder_without_pareto_k_and_chains_is_read(problem, tmp_path):
-    posterior = cc.condition(problem.vae, problem.evidence, LISTED["gvi"], seed=0)
-    posterior.save(tmp_path / "saved")
-    without_tensor("findings.pareto_k")(tmp_path / "saved")
-    without_description("num_chains")(tmp_path / "saved")
-    loaded = cc.Posterior.load(tmp_path / "saved")
-    assert loaded.pareto_k.isnan().all()
-    assert torch.equal(loaded.ess, posterior.ess)
-
-
 # ---- save and load -------------------------------------------------------------------------------
 
 
@@ -486,12 +442,37 @@ def test_a_grids_density_needs_its_model(tmp_path):
     assert torch.equal(loaded.log_prob(z), posterior.log_prob(z))
 
 
+class Shifted(nn.Module):
+    """Another decoder with the same weights."""
+
+    def __init__(self, decoder):
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, z):
+        return self.decoder(z) + 0.1
+
+
 def test_a_model_that_the_evidence_does_not_fit_is_refused(tmp_path):
     problem = mirrored_problem()
     cc.condition(problem.vae, problem.evidence, Rejection(20), seed=0).save(tmp_path / "saved")
     other = linear_gaussian_problem(2, data_dim=9).vae
-    with pytest.raises(ValueError, match="expected evidence of shape"):
+    with pytest.raises(cc.ModelFormatError, match=r"the model that .* expected evidence of shape"):
         cc.Posterior.load(tmp_path / "saved", vae=other)
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (lambda vae: cc.VAE(Shifted(vae.decoder), 2, vae.likelihood), "expected the model that"),
+        (lambda vae: cc.VAE(vae.decoder, 2, cc.likelihoods.Gaussian(9.0)), "the likelihood that"),
+    ],
+    ids=["outputs", "likelihood"],
+)
+def test_another_model_of_the_same_shapes_is_refused(problem, exact, other, said, tmp_path):
+    exact.save(tmp_path / "saved")
+    with pytest.raises(cc.ModelFormatError, match=said):
+        cc.Posterior.load(tmp_path / "saved", vae=other(problem.vae))
 
 
 def test_a_posterior_of_a_bare_density_is_saved_without_one(tmp_path):
@@ -558,46 +539,39 @@ def test_a_save_that_breaks_off_leaves_the_old_one_whole(exact, tmp_path, monkey
     assert torch.equal(cc.Posterior.load(tmp_path / "old").sample(3, seed=0), before)
 
 
-def edit_description(**changes):
+def edit_parts(change):
+    """Change tensors and description, and their checksums too: what lies deeper must notice."""
+
     def edit(folder):
-        path = folder / "description.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        tensors = load_file(folder / "tensors.safetensors")
+        description = json.loads((folder / "description.json").read_text())
+        del description["checksums"]
+        change(tensors, description)
+        description["checksums"] = checksums(tensors, description)
+        save_file(tensors, folder / "tensors.safetensors")
+        (folder / "description.json").write_text(json.dumps(description))
 
     return edit
+
+
+def edit_description(**changes):
+    return edit_parts(lambda _, description: description.update(changes))
 
 
 def without_description(key):
-    def edit(folder):
-        path = folder / "description.json"
-        description = json.loads(path.read_text())
-        del description[key]
-        path.write_text(json.dumps(description))
-
-    return edit
+    return edit_parts(lambda _, description: description.pop(key))
 
 
 def edit_vae(**changes):
-    def edit(folder):
-        path = folder / "description.json"
-        description = json.loads(path.read_text())
-        description["vae"] |= changes
-        path.write_text(json.dumps(description))
-
-    return edit
+    return edit_parts(lambda _, description: description["vae"].update(changes))
 
 
 def edit_tensor(name, change):
-    def edit(folder):
-        path = folder / "tensors.safetensors"
-        tensors = load_file(path)
-        tensors[name] = change(tensors[name])
-        save_file({k: v for k, v in tensors.items() if v is not None}, path)
-
-    return edit
+    return edit_parts(lambda tensors, _: tensors.update({name: change(tensors[name])}))
 
 
 def without_tensor(name):
-    return edit_tensor(name, lambda tensor: None)
+    return edit_parts(lambda tensors, _: tensors.pop(name))
 
 
 def truncated(folder):
@@ -644,6 +618,19 @@ DAMAGES = {
     "ess missing": without_tensor("findings.ess"),
     "ess of other queries": edit_tensor("findings.ess", lambda t: t[:1].clone()),
     "pareto_k of other queries": edit_tensor("findings.pareto_k", lambda t: t[:1].clone()),
+    "draws of integers": edit_tensor("findings.draws", lambda t: t.int()),
+    "draws of another dtype": edit_tensor("findings.draws", lambda t: t.double()),
+    "no draw": edit_tensor("findings.draws", lambda t: t[:0].clone()),
+    "ess of integers": edit_tensor("findings.ess", lambda t: t.long()),
+    "log_evidence of NaN": edit_tensor("findings.log_evidence", lambda t: t * math.nan),
+    "parameters of another dtype": edit_tensor("findings.crosscoder.shift", lambda t: t.double()),
+    "everything of another dtype": edit_parts(
+        lambda tensors, _: tensors.update(
+            {k: t.double() for k, t in tensors.items() if k.startswith("findings")}
+        )
+    ),
+    "outputs missing": without_tensor("fingerprint"),
+    "outputs of integers": edit_tensor("fingerprint", lambda t: t.int()),
     "chains a word": edit_description(num_chains="two"),
     "chains none": edit_description(num_chains=0),
     "chains that do not divide the draws": edit_description(num_chains=7),
@@ -673,6 +660,56 @@ def test_a_damaged_folder_is_refused(fit, damage, tmp_path):
     fit.save(tmp_path / "saved")
     damage(tmp_path / "saved")
     with pytest.raises(cc.ModelFormatError):
+        cc.Posterior.load(tmp_path / "saved")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda tensors: tensors.pop("findings.pareto_k"), "'findings.pareto_k' is missing"),
+        (lambda tensors: tensors.pop("findings.stats.finished"), "stats.finished' is missing"),
+        (lambda tensors: tensors["findings.ess"].fill_(9e9), "'findings.ess' is damaged"),
+        (lambda t: t.update({"findings.draws": t["findings.draws"].flip(1)}), "draws' is damaged"),
+    ],
+    ids=["pareto_k", "finished", "ess", "queries permuted"],
+)
+def test_what_would_make_an_answer_trusted_is_missed(change, said, tmp_path):
+    """Auto cut short is not trusted; without these figures, or with others, it would be."""
+    problem = linear_gaussian_problem(6, data_dim=8, scale=0.5, batch=(2,))
+    method = cc.methods.Auto(max_decodes=1)
+    posterior = cc.condition(problem.vae, problem.evidence, method, seed=0)
+    assert not posterior.trusted.any()
+    posterior.save(tmp_path / "saved")
+    path = tmp_path / "saved" / "tensors.safetensors"
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    change(tensors)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    with pytest.raises(cc.ModelFormatError, match=said):
+        cc.Posterior.load(tmp_path / "saved")
+
+
+def test_a_posterior_without_checksums_is_refused(exact, tmp_path):
+    exact.save(tmp_path / "saved")
+    path = tmp_path / "saved" / "description.json"
+    description = json.loads(path.read_text())
+    del description["checksums"]
+    path.write_text(json.dumps(description))
+    with pytest.raises(cc.ModelFormatError, match="expected checksums in"):
+        cc.Posterior.load(tmp_path / "saved")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("ess", lambda t: t.long(), "got torch.int64 for 'ess'"),
+        ("draws", lambda t: t[:0].clone(), "at least 1 draw in 'draws', got 0"),
+        ("log_evidence", lambda t: t * math.nan, "expected a number in 'log_evidence'"),
+    ],
+)
+def test_a_tensor_that_cannot_be_right_is_named(fit, name, change, said, tmp_path):
+    fit.save(tmp_path / "saved")
+    edit_tensor(f"findings.{name}", change)(tmp_path / "saved")
+    with pytest.raises(cc.ModelFormatError, match=said):
         cc.Posterior.load(tmp_path / "saved")
 
 

@@ -6,9 +6,10 @@ import pickle
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import crosscoding as cc
-from crosscoding.storage import prefixed, read_folder, under, write_folder
+from crosscoding.storage import fingerprint, prefixed, read_folder, under, write_folder
 
 PARTS = ({"a": torch.arange(6.0).reshape(2, 3), "b.c": torch.tensor([True])}, {"size": [1, 2]})
 
@@ -86,6 +87,79 @@ def test_names_are_put_under_a_prefix_and_taken_out_again():
     both = prefixed(tensors, "x") | {"xy.a": torch.ones(2), "x": torch.ones(3)}
     assert under(both, "x").keys() == {"a", "b.a"}
     assert under(both, "x")["b.a"] is tensors["b.a"]
+
+
+# ---- checksums ---------------------------------------------------------------------------------
+
+
+def without_checksums(folder):
+    path = folder / "description.json"
+    description = json.loads(path.read_text())
+    del description["checksums"]
+    path.write_text(json.dumps(description))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors: tensors["a"].add_(1e-6),
+        lambda tensors: tensors.update(a=tensors["a"].reshape(3, 2)),
+        lambda tensors: tensors.update(a=tensors["a"].view(torch.int32)),
+    ],
+    ids=["values", "shape", "dtype"],
+)
+def test_a_tensor_that_was_changed_is_named(saved, change):
+    tensors = dict(PARTS[0], a=PARTS[0]["a"].clone())
+    change(tensors)
+    save_file(tensors, saved / "tensors.safetensors")
+    with pytest.raises(cc.ModelFormatError, match="as it was saved: tensor 'a' is damaged"):
+        read_folder(saved, "vae")
+
+
+def test_a_tensor_that_is_missing_or_left_over_is_named(saved):
+    for tensors in ({"a": PARTS[0]["a"]}, PARTS[0] | {"new": torch.zeros(1)}):
+        save_file(tensors, saved / "tensors.safetensors")
+        with pytest.raises(cc.ModelFormatError, match=r"'(b\.c|new)' is missing or left over"):
+            read_folder(saved, "vae")
+
+
+def test_a_description_that_was_changed_is_refused(saved):
+    path = saved / "description.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"size": [2, 1]}))
+    with pytest.raises(cc.ModelFormatError, match=r"description\.json as it was saved: it was"):
+        read_folder(saved, "vae")
+
+
+def test_a_model_of_before_checksums_is_read_and_nothing_else_without(saved, tmp_path):
+    without_checksums(saved)
+    assert read_folder(saved, "vae")[1]["size"] == [1, 2]
+    write_folder(tmp_path / "posterior", "posterior", PARTS)
+    without_checksums(tmp_path / "posterior")
+    with pytest.raises(cc.ModelFormatError, match=r"expected checksums in .*json, got none"):
+        read_folder(tmp_path / "posterior", "posterior")
+
+
+@pytest.mark.parametrize(
+    "wrong", [3, [], {}, {"tensors": 3}, {"tensors": {}}, {"tensors": {"a": 1}}]
+)
+def test_checksums_that_are_none_are_refused(saved, wrong):
+    path = saved / "description.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"checksums": wrong}))
+    with pytest.raises(cc.ModelFormatError):
+        read_folder(saved, "vae")
+
+
+def test_fingerprints_are_of_names_dtypes_shapes_values_and_description():
+    a, same = torch.arange(6.0), torch.arange(6.0)
+    others = [
+        ({"b": a}, {}),
+        ({"a": a.reshape(2, 3)}, {}),
+        ({"a": a.view(torch.int32)}, {}),
+        ({"a": -a}, {}),
+        ({"a": a}, {"b": 1}),
+    ]
+    assert fingerprint({"a": a}, {}) == fingerprint({"a": same}, {})
+    assert len({fingerprint(*parts) for parts in [({"a": a}, {}), *others]}) == 6
 
 
 # ---- damaged and hostile ---------------------------------------------------------------------

@@ -189,6 +189,24 @@ def test_a_decoder_that_gives_nan_far_out_is_not_passed_over():
         target.log_likelihood_at(far[:, 0], torch.zeros(3, dtype=torch.long))
 
 
+def test_the_error_names_the_query_of_the_whole_batch():
+    class Fragile(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            return torch.where(z.abs() < 5, z, torch.nan)
+
+    vae = cc.VAE(Fragile(), 2, cc.likelihoods.Gaussian())
+    target = cc.VAETarget(vae, cc.Evidence(torch.zeros(4, 2), torch.tensor(True)))
+    z = torch.zeros(3, 4, 2)
+    z[1, 2] = 7.0
+    with pytest.raises(cc.NonFiniteError, match="got NaN for query 2: the decoder puts out NaN"):
+        target.log_likelihood(z)
+    some = torch.tensor([0, 2, 3])
+    with pytest.raises(cc.NonFiniteError, match="for query 2:"):
+        target.select(some).log_likelihood(z[:, some])
+    with pytest.raises(cc.NonFiniteError, match="for query 3:"):
+        target.log_likelihood_at(z[1], torch.tensor([1, 2, 3, 0]))
+
+
 def test_a_vae_that_is_none_is_refused():
     with pytest.raises(TypeError, match=r"crosscoding\.VAE, got Linear"):
         cc.VAETarget(nn.Linear(2, 5), PROBLEM.evidence)

@@ -5,11 +5,12 @@ Given any observed part x of a datum t = (x, y): what is p(y|x)? `condition` ans
 
 from crosscoding import crosscoders, diagnostics, likelihoods, methods, zoo
 from crosscoding.bank import Bank
-from crosscoding.condition import condition, infer
+from crosscoding.condition import condition, infer, query_log_prob
+from crosscoding.density import DensityTarget
 from crosscoding.errors import BudgetError, ModelFormatError, NonFiniteError
 from crosscoding.evidence import Evidence, random_mask, rectangle_mask, stroke_mask
 from crosscoding.posterior import Posterior
-from crosscoding.target import DensityTarget, Target, VAETarget
+from crosscoding.target import Target, VAETarget
 from crosscoding.vae import VAE
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ __all__ = [
     "infer",
     "likelihoods",
     "methods",
+    "query_log_prob",
     "random_mask",
     "rectangle_mask",
     "stroke_mask",

@@ -8,17 +8,21 @@ has no such form is worked out element by element, in chunks, from the same outp
 from pathlib import Path
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from crosscoding.errors import ModelFormatError
+from crosscoding.likelihoods import Likelihood
 from crosscoding.random import quasi_normal
-from crosscoding.storage import read_folder, write_folder
+from crosscoding.storage import fingerprint, prefixed, read_folder, write_folder
 from crosscoding.vae import VAE
 
+MAX_POINTS = 16_384  # of the prior
+_MIN_POINTS = 16
 _MAX_BYTES = 256 * 2**20
-_MAX_POINTS = 16_384
 _MAX_OPERATIONS = 2e10  # to build it, multiply-adds: about a second
+_PER_VALUE = 32  # multiply-adds that take as long as a number's way to memory and back, about
 _CHUNK_BYTES = 64 * 2**20
+_NUM_CHECKED = 64  # points that are decoded again when a bank is loaded
 
 
 class Bank:
@@ -30,7 +34,6 @@ class Bank:
 
     Attributes:
         points: As given.
-        num_bytes: Size of what is kept.
 
     Example:
         >>> import crosscoding as cc
@@ -42,38 +45,34 @@ class Bank:
 
     def __init__(self, vae: VAE, points: Tensor) -> None:
         self.points = points
-        self._likelihood = vae.flat_likelihood
-        row_bytes = max(vae.params_size * points.element_size(), 1)
-        with torch.no_grad():
-            pieces = [
-                self._likelihood.to_keep(vae.decode_flat(piece))
-                for piece in points.split(max(_CHUNK_BYTES // row_bytes, 1))
-            ]
-        self._kept = tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
-        self.num_bytes = sum(tensor.nbytes for tensor in (points, *self._kept))
+        self._decoder, self._likelihood = vae.decoder, vae.flat_likelihood
+        self._kept = _decoded(vae, points)
+        self._is_of_model = False
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the points and of what is kept of them."""
+        return sum(tensor.nbytes for tensor in (self.points, *self._kept))
 
     @classmethod
-    def of(cls, vae: VAE, *, max_bytes: int = _MAX_BYTES) -> "Bank":
+    def of(cls, vae: VAE, *, max_bytes: int | None = None) -> "Bank":
         """The bank of a model: quasi-random draws of its prior, decoded at the first call.
+
+        This is the one that every method asks. Its size follows from the model alone, by what
+        decoding takes as counted, and so do answers. Making it takes a second or a few, once per
+        model; no budget cuts it short.
 
         Args:
             vae: The model, which keeps the bank.
-            max_bytes: Most memory it may take, > 0; a kept bank above that is made anew.
+            max_bytes: Most memory it may take, > 0. With this, a bank is made that the model does
+                not keep; by default 256 MiB and kept.
         """
-        kept = vae.kept.get("bank")
-        if isinstance(kept, Bank) and kept.num_bytes <= max_bytes:
-            return kept
-        like = torch.empty(0, dtype=vae.dtype, device=vae.device)
-        params_shape = vae.decode_flat(like.new_zeros(0, vae.latent_dim)).shape[1:]
-        kept_of_one = vae.flat_likelihood.to_keep(like.new_zeros(1, *params_shape))
-        row_bytes = max(2 * vae.data_size * like.element_size(), sum(t.nbytes for t in kept_of_one))
-        row_bytes += vae.latent_dim * like.element_size()
-        allowed = (max_bytes // row_bytes, int(_MAX_OPERATIONS / vae.operations))
-        num = max(min(_MAX_POINTS, *allowed), 16)
-        generator = Generator().manual_seed(0)
-        bank = cls(vae, quasi_normal(num, vae.latent_dim, generator=generator, like=like))
-        vae.kept["bank"] = bank
-        return bank
+        if max_bytes is not None:
+            return cls(vae, _points_of(vae, max_bytes))
+        if not isinstance(vae.kept.get("bank"), Bank):
+            vae.kept["bank"] = cls(vae, _points_of(vae))
+            vae.kept["bank"]._is_of_model = True
+        return vae.kept["bank"]
 
     def log_likelihood(self, values: Tensor, mask: Tensor) -> Tensor:
         """log p(x|z) of every query at every point, in nats.
@@ -87,32 +86,100 @@ class Bank:
         return self._likelihood.pairwise_log_prob(self._kept, values, mask)
 
     def save(self, path: str | Path) -> None:
-        """Write the bank to a folder, whole or not at all."""
+        """Write the bank to a folder, whole or not at all.
+
+        Raises:
+            ValueError: Its points are not those of `Bank.of(vae)`, which alone `load` may give to
+                a model as draws of its prior; or the folder cannot be written.
+        """
+        first = prior_points(len(self.points), self.points.shape[-1], self.points)
+        if not self._is_of_model or not torch.equal(self.points, first):
+            raise ValueError(
+                f"expected the bank that Bank.of(vae) makes, got one of {len(self.points)} other "
+                "points: what is loaded answers for the prior"
+            )
         kept = {f"kept.{index}": tensor for index, tensor in enumerate(self._kept)}
-        write_folder(Path(path), "bank", ({"points": self.points, **kept}, {}))
+        model = _model_fingerprint(self._decoder, self._likelihood)
+        write_folder(Path(path), "bank", (kept, {"num_points": len(self.points), "model": model}))
 
     @classmethod
     def load(cls, path: str | Path, *, vae: VAE) -> "Bank":
         """Read the bank that `save` wrote, and let the model keep it.
 
+        Its points are not read but made again. Weights and likelihood must be those it was made
+        with, bit for bit, and some of the points are decoded again.
+
         Raises:
-            ModelFormatError: The folder holds no bank, or the bank of another model.
+            ModelFormatError: The folder holds no bank, a damaged one, or that of another model.
         """
-        tensors, _ = read_folder(Path(path), "bank")
-        points = tensors.pop("points", torch.empty(0))
-        kept = tuple(tensors[name] for name in sorted(tensors, key=lambda n: (len(n), n)))
-        if points.ndim != 2 or points.shape[1] != vae.latent_dim or points.dtype != vae.dtype:
-            raise ModelFormatError(f"expected a bank of latent {vae.latent_dim} in {path}")
-        if not len(points) or any(part.shape[:1] != points.shape[:1] for part in kept):
-            raise ModelFormatError(f"expected what was decoded at each of its points in {path}")
-        some = cls(vae, points[:: max(len(points) // 4, 1)][:4])
-        expected = [part[:: max(len(points) // 4, 1)][:4] for part in kept]
-        if len(expected) != len(some._kept) or not all(
-            a.shape == b.shape and torch.allclose(a, b, 1e-3, 1e-4)
-            for a, b in zip(expected, some._kept, strict=True)
-        ):
+        tensors, description = read_folder(Path(path), "bank")
+        if description.get("model") != _model_fingerprint(vae.decoder, vae.flat_likelihood):
             raise ModelFormatError(f"expected the bank of this model in {path}, got another's")
-        some.points, some._kept = points, kept
-        some.num_bytes = sum(tensor.nbytes for tensor in (points, *kept))
-        vae.kept["bank"] = some
-        return some
+        points = _points_of(vae)
+        names = sorted(tensors, key=lambda name: (len(name), name))  # kept.2 before kept.10
+        kept = tuple(tensors[name].to(vae.device) for name in names)
+        generator = Generator().manual_seed(int(fingerprint(tensors, {})[:15], 16))
+        rows = torch.randperm(len(points), generator=generator)[:_NUM_CHECKED].to(vae.device)
+        wanted = _decoded(vae, points[rows])
+        if description.get("num_points") != len(points) or [
+            (part.dtype, part.shape) for part in kept
+        ] != [(part.dtype, (len(points), *part.shape[1:])) for part in wanted]:
+            raise ModelFormatError(
+                f"expected what was decoded at each of {len(points)} points in {path}"
+            )
+        if not all(_is_close(part[rows], same) for part, same in zip(kept, wanted, strict=True)):
+            raise ModelFormatError(
+                f"expected the bank of this model in {path}, got what it does not put out"
+            )
+        bank = object.__new__(cls)
+        bank.points, bank._kept, bank._is_of_model = points, kept, True
+        bank._decoder, bank._likelihood = vae.decoder, vae.flat_likelihood
+        vae.kept["bank"] = bank
+        return bank
+
+
+def prior_points(num: int, dim: int, like: Tensor) -> Tensor:
+    """The points of a bank, (num, dim): the same at every call, the first ones whatever num."""
+    return quasi_normal(num, dim, generator=Generator().manual_seed(0), like=like)
+
+
+def _points_of(vae: VAE, max_bytes: int = _MAX_BYTES) -> Tensor:
+    """As many as its memory and the work to decode them allow."""
+    like = torch.empty(0, dtype=vae.dtype, device=vae.device)
+    params_shape = vae.decode_flat(like.new_zeros(0, vae.latent_dim)).shape[1:]
+    kept_of_one = vae.flat_likelihood.to_keep(like.new_zeros(1, *params_shape))
+    row_bytes = max(2 * vae.data_size * like.element_size(), sum(t.nbytes for t in kept_of_one))
+    row_bytes += vae.latent_dim * like.element_size()
+    num_weights = sum(parameter.numel() for parameter in vae.decoder.parameters())
+    values = vae.cost.values + num_weights / _chunk_size(vae)  # weights are read once a chunk
+    most = int(_MAX_OPERATIONS / max(vae.operations, _PER_VALUE * values))
+    num = max(min(MAX_POINTS, max_bytes // row_bytes, most), _MIN_POINTS)
+    return prior_points(num, vae.latent_dim, like)
+
+
+def _chunk_size(vae: VAE) -> int:
+    """Points that are decoded at once."""
+    return max(_CHUNK_BYTES // (vae.row_values * vae.dtype.itemsize), 1)
+
+
+@torch.no_grad()
+def _decoded(vae: VAE, points: Tensor) -> tuple[Tensor, ...]:
+    """What the likelihood keeps of the decoder's output at points."""
+    pieces = [
+        vae.flat_likelihood.to_keep(vae.decode_flat(piece))
+        for piece in points.split(_chunk_size(vae))
+    ]
+    return tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
+
+
+def _model_fingerprint(decoder: nn.Module, likelihood: Likelihood) -> str:
+    """SHA-256 of the decoder's weights and buffers, by name, and of the likelihood."""
+    weights = dict(decoder.named_parameters()) | dict(decoder.named_buffers())
+    settings, description = likelihood.to_parts()
+    return fingerprint(prefixed(weights, "decoder") | prefixed(settings, "likelihood"), description)
+
+
+def _is_close(part: Tensor, wanted: Tensor) -> bool:
+    """Equal but for rounding, whose size another number of points in a product may change."""
+    rounding = 1000 * torch.finfo(wanted.dtype).eps * wanted.abs().max()
+    return bool(((part - wanted).abs() <= rounding).all())

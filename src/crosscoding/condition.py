@@ -1,10 +1,9 @@
 """The front door: what is p(y|x), for this VAE and this evidence?"""
 
-import math
 import time
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from crosscoding.evidence import Evidence
 from crosscoding.findings import Findings
@@ -12,7 +11,7 @@ from crosscoding.methods import Auto, Method, Report, silent
 from crosscoding.posterior import Posterior
 from crosscoding.random import generator_from, spawn
 from crosscoding.target import Target, VAETarget
-from crosscoding.vae import VAE
+from crosscoding.vae import VAE, check_matches
 
 MAX_BYTES = 2**30
 
@@ -34,8 +33,9 @@ def condition(
         method: How; by default `methods.Auto()`, which chooses by what it finds.
         seed: Int ≥ 0 or generator. The same seed gives the same bits on the same machine.
         report: Called with the share of the work done, 0 to 1, and a word on what goes on.
-        max_bytes: Memory to work in, about, beside the model and the answers: more queries than
-            fit are worked on one block after the other.
+        max_bytes: Memory to work in, about, beside the model, its `Bank` (up to 256 MiB, made at
+            the first call and kept) and the answers: more queries than fit are worked on one block
+            after the other.
 
     Returns:
         A posterior of batch shape (*batch,). Entry b is what the query gives alone.
@@ -55,6 +55,53 @@ def condition(
         torch.Size([64, 3, 28, 28])
     """
     return infer(VAETarget(vae, evidence), method, seed=seed, report=report, max_bytes=max_bytes)
+
+
+def query_log_prob(
+    posterior: Posterior,
+    truth: Tensor,
+    method: Method | None = None,
+    *,
+    seed: int | Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """log p(y|x) = log p(x, y) − log p(x) of the unobserved elements of truth, and its error.
+
+    It conditions on the whole of truth as well. That is right where few draws of p(z|x) predict y,
+    as of large data, and an average over them (`Posterior.query_log_prob`) comes out too low.
+
+    Args:
+        posterior: Of a VAE, and of a method that estimates log p(x).
+        truth: Whole data, shape (*batch, *data); its observed elements are not looked at.
+        method: To condition on the whole; by default `methods.Auto()`.
+        seed: As in `condition`.
+
+    Returns:
+        log p(y|x) and its standard error in nats, both of shape (*batch,); 0 where there is no
+        query. NaN where the method gives no log p(x).
+
+    Raises:
+        ValueError: The posterior has no model, or truth does not fit it.
+
+    Example:
+        >>> import crosscoding as cc
+        >>> digits = cc.zoo.digits()[0][:2]
+        >>> evidence = cc.Evidence(digits, cc.random_mask((28, 28), 0.1, seed=0))
+        >>> posterior = cc.condition(cc.zoo.load("mnist-2d"), evidence, seed=0)
+        >>> log_prob, error = cc.query_log_prob(posterior, digits, seed=0)
+        >>> bool((error < 0.05).all())
+        True
+    """
+    target = posterior.target
+    if not isinstance(target, VAETarget):
+        raise ValueError("expected the posterior of a VAE, with its model")
+    check_matches(target.vae, truth, "truth", posterior.batch_shape)
+    mask = target.evidence.mask
+    whole = Evidence(torch.where(mask, target.evidence.values, truth), torch.ones_like(mask))
+    both = condition(target.vae, whole, method, seed=seed)
+    error = torch.hypot(both.log_evidence_error, posterior.log_evidence_error)
+    everything = mask.flatten(len(posterior.batch_shape)).all(-1)
+    log_prob = (both.log_evidence - posterior.log_evidence).masked_fill(everything, 0.0)
+    return log_prob, error.masked_fill(everything, 0.0)
 
 
 def infer(
@@ -113,12 +160,11 @@ def _in_blocks(
 
         generator.set_state(state)
         chosen = target.select(block).prepare()
-        runner = method
-        if isinstance(method, Auto):
-            stopped = bool(parts) and parts[-1].interrupted
-            left = math.inf if method.max_seconds is None else method.max_seconds
-            left = 0.0 if stopped else (left - time.perf_counter() + start) / (len(blocks) - number)
-            runner = method.within(left)
+        runner = method.of_block(
+            len(blocks) - number,
+            time.perf_counter() - start,
+            interrupted=bool(parts) and parts[-1].interrupted,
+        )
         parts.append(runner.find(chosen, generator=generator, report=report_block))
     back = torch.empty_like(order)
     back[order] = torch.arange(len(order), device=order.device)

@@ -198,7 +198,7 @@ class Findings:
         """The findings that `to_parts` described.
 
         Raises:
-            ModelFormatError: Tensors are missing or their shapes do not fit one another.
+            ModelFormatError: Tensors are missing, or their shapes or dtypes do not fit one another.
         """
         tensors, description = parts
         others = {"num_chains", "fitted", "exact_density", "stats", "trace", "interrupted"}
@@ -222,7 +222,25 @@ class Findings:
         except (KeyError, TypeError) as error:
             raise ModelFormatError(f"a tensor of the posterior is missing: {error}") from error
         findings._check_shapes()
+        findings._check_values(tensors)
         return findings
+
+    def _check_values(self, tensors: dict[str, Tensor]) -> None:
+        """Of the tensors that these findings were made of, by name."""
+        dtype, num, num_queries = self.draws.dtype, *self.draws.shape[:2]
+        for name, tensor in tensors.items():
+            if not tensor.is_floating_point() or tensor.dtype != dtype:
+                raise ModelFormatError(
+                    "expected tensors of one floating-point dtype in the posterior, that of its "
+                    f"draws, {dtype}, got {tensor.dtype} for {name!r}"
+                )
+        if num_queries and not num:
+            raise ModelFormatError(f"expected at least 1 draw in 'draws', got {num}")
+        if (self.log_evidence.isnan() & ~self.log_evidence_error.isnan()).any():
+            raise ModelFormatError(
+                "expected a number in 'log_evidence' wherever there is one in "
+                "'log_evidence_error', got NaN"
+            )
 
     def _check_shapes(self) -> None:
         if self.draws.ndim != 3:

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.errors import ModelFormatError, NonFiniteError
-from crosscoding.evidence import Evidence
+from crosscoding.diagnostics import importance_ess
+from crosscoding.errors import NonFiniteError
 from crosscoding.exchange import to_arviz
 from crosscoding.findings import Findings, Stage
 from crosscoding.random import generator_from
-from crosscoding.storage import prefixed, read_folder, under, write_folder
+from crosscoding.saving import Parts
 from crosscoding.target import CHUNK_BYTES, Target, VAETarget
 from crosscoding.vae import VAE, check_matches
 from crosscoding.verdict import Verdict
@@ -86,10 +86,11 @@ class Posterior:
 
     @property
     def ess(self) -> Tensor:
-        """Effective sample size of the stored draws, shape (*batch,).
+        """Effective sample size of the draws that the answer was worked out from, shape (*batch,).
 
         Importance ESS of a fit's draws as proposals; for chains, the smallest over latent
-        dimensions of the ESS that autocorrelation leaves.
+        dimensions of the ESS that autocorrelation leaves. What `Auto` stores is drawn anew from
+        those, as many as its `num_draws`.
         """
         return self._unflatten(self._findings.ess)
 
@@ -241,6 +242,9 @@ class Posterior:
     def query_log_prob(self, truth: Tensor) -> Tensor:
         """log p(y|x) = log E_{q(z|x)}[p(y|z)] of the unobserved elements of truth, in nats.
 
+        The paper's figure: an average over the stored draws. Where few of them predict truth, as
+        `query_ess` tells, it comes out too low; `crosscoding.query_log_prob` does not.
+
         Args:
             truth: Whole data, shape (*batch, *data); its observed elements are not looked at.
         Returns:
@@ -249,6 +253,15 @@ class Posterior:
             ValueError: truth is of another shape, dtype or device, or outside the support.
             NonFiniteError: An unobserved element of truth is NaN or infinite.
         """
+        return self._unflatten(self._query_log_weights(truth).logsumexp(0))
+
+    @torch.no_grad()
+    def query_ess(self, truth: Tensor) -> Tensor:
+        """How many draws count in the average of `query_log_prob`, (*batch,); errors as there."""
+        return self._unflatten(importance_ess(self._query_log_weights(truth)))
+
+    def _query_log_weights(self, truth: Tensor) -> Tensor:
+        """log of the terms whose sum is p(y|x), one for each stored draw, (S, B)."""
         vae, target = self._model()
         if not isinstance(truth, Tensor):
             raise TypeError(f"expected truth to be a torch.Tensor, got {type(truth).__name__}")
@@ -264,8 +277,7 @@ class Posterior:
             vae.flat_likelihood.masked_log_prob(params, values, mask)
             for _, params in self._decoded(self._findings.draws)
         ]
-        result = (torch.cat(pieces) + self._findings.normalised_log_weights()).logsumexp(0)
-        return self._unflatten(torch.where(mask.any(-1), result, 0.0))
+        return torch.cat(pieces) + self._findings.normalised_log_weights()
 
     # ---- exchange and saving ---------------------------------------------------------------------
 
@@ -288,25 +300,15 @@ class Posterior:
 
         The decoder goes along if it is a stack of common layers; otherwise it is passed to `load`.
         """
-        findings_tensors, description = self._findings.to_parts()
-        tensors = prefixed(findings_tensors, "findings")
-        tensors["generator"] = self._generator.get_state()
-        description |= {
-            "method": self.method,
-            "batch_shape": list(self.batch_shape),
-            "seconds": self.seconds,
-            "has_evidence": isinstance(self.target, VAETarget),
-            "vae": None,
-        }
-        if isinstance(self.target, VAETarget):
-            evidence = self.target.evidence
-            tensors |= {"evidence.values": evidence.values, "evidence.mask": evidence.mask}
-            tensors["fingerprint"] = _fingerprint(self.target.vae, self._findings.draws)
-            vae_parts = self.target.vae.to_parts()
-            if vae_parts is not None:
-                tensors |= prefixed(vae_parts[0], "vae")
-                description["vae"] = vae_parts[1]
-        write_folder(Path(path), "posterior", (tensors, description))
+        parts = Parts(
+            findings=self._findings,
+            target=self.target,
+            batch_shape=self.batch_shape,
+            method=self.method,
+            generator=self._generator,
+            seconds=self.seconds,
+        )
+        parts.write(Path(path))
 
     @staticmethod
     def load(path: str | Path, *, vae: VAE | None = None) -> "Posterior":
@@ -317,43 +319,10 @@ class Posterior:
             vae: The model, needed for `predict`, `mean` and `query_log_prob` where the folder does
                 not hold it.
         Raises:
-            ModelFormatError: The folder does not hold a posterior, or its parts do not fit.
+            ModelFormatError: The folder does not hold a posterior, is damaged, or is of another
+                model than `vae`.
         """
-        tensors, description = read_folder(Path(path), "posterior")
-        findings = Findings.from_parts((under(tensors, "findings"), description))
-        if vae is None and description.get("vae") is not None:
-            vae = VAE.from_parts((under(tensors, "vae"), description["vae"]))
-        target, generator = None, Generator()
-        try:
-            evidence = None
-            if description["has_evidence"]:
-                evidence = Evidence(tensors["evidence.values"], tensors["evidence.mask"])
-            generator.set_state(tensors["generator"])
-            batch_shape = torch.Size(description["batch_shape"])
-            method, seconds = str(description["method"]), float(description["seconds"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ModelFormatError(f"the posterior in {path} is damaged: {error!r}") from error
-        if batch_shape.numel() != len(findings.ess):
-            raise ModelFormatError(
-                f"expected {batch_shape.numel()} queries in {path}, got {len(findings.ess)}"
-            )
-        if vae is not None and evidence is not None:
-            target = VAETarget(vae, evidence)
-            draws, given = findings.draws, tensors.get("fingerprint")
-            if draws.shape[-1] == vae.latent_dim and given is not None:
-                here = _fingerprint(vae, draws)
-                if here.shape != given.shape or not torch.allclose(here, given, 1e-3, 1e-4):
-                    raise ValueError(f"expected the model that the posterior in {path} is of")
-            if target.batch_shape != batch_shape or vae.latent_dim != findings.draws.shape[-1]:
-                raise ModelFormatError(f"the evidence, model and draws in {path} do not fit")
-        return Posterior(
-            findings,
-            target=target,
-            batch_shape=batch_shape,
-            method=method,
-            generator=generator,
-            seconds=seconds,
-        )
+        return Posterior(**vars(Parts.read(Path(path), vae)))
 
     # ---- parts ---------------------------------------------------------------------------------
 
@@ -383,7 +352,7 @@ class Posterior:
     def _decoded(self, z: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """The decoder's output at z, (S, B, latent), piece by piece: (rows of S, parameters)."""
         vae, _ = self._model()
-        row_bytes = max(vae.params_size * z.element_size() * z.shape[1], 1)
+        row_bytes = max(vae.row_values * z.element_size() * z.shape[1], 1)
         size = max(CHUNK_BYTES // row_bytes, 1)
         for start in range(0, len(z), size):
             rows = slice(start, start + size)
@@ -408,9 +377,3 @@ class Posterior:
         evidence = target.evidence
         data = flat.reshape(*flat.shape[:-2], *self.batch_shape, *vae.data_shape)
         return torch.where(evidence.mask, evidence.values, data)
-
-
-@torch.no_grad()
-def _fingerprint(vae: VAE, draws: Tensor) -> Tensor:
-    """Some of the decoder's output at the first draw of each query, to know a model again."""
-    return vae.decode_flat(draws[0, :4]).flatten()[:256].clone()

@@ -1,4 +1,4 @@
-"""The target p(z, x): what every method works on, a VAE with evidence or a bare density.
+"""The target p(z, x): what every method works on, such as a VAE with evidence.
 
     log p(z, x) = log p(z) + log p(x|z),   p(z|x) = p(z, x) / p(x)                            (3)
 
@@ -12,20 +12,17 @@ from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
-from torch.autograd import forward_ad
 
 from crosscoding.bank import Bank
 from crosscoding.errors import NonFiniteError
 from crosscoding.evidence import Evidence
+from crosscoding.jacobian import with_jacobian
 from crosscoding.likelihoods import Likelihood
 from crosscoding.observed import ObservedRows
-from crosscoding.random import normal, quasi_normal
+from crosscoding.random import normal
 from crosscoding.vae import VAE, check_matches
 
 CHUNK_BYTES = 64 * 2**20
-_TANGENT_BYTES = 2 * 2**20
-_MANY = 32
-_NUM_POINTS = 16_384  # of the prior, for a density without a decoder
 
 
 class Target(ABC):
@@ -38,6 +35,8 @@ class Target(ABC):
             relative to.
         like: An empty tensor of the dtype and on the device of everything here.
         index: Which queries of the whole batch these are, shape (B,); None: all of them.
+        ends_with_prior: Whether far out p(z, x) falls off as the prior does; where that is not
+            known, tails have to be looked at.
     """
 
     latent_dim: int
@@ -45,6 +44,7 @@ class Target(ABC):
     prior_scale: float = 1.0
     like: Tensor
     index: Tensor | None = None
+    ends_with_prior: bool = False
 
     def name(self, query: int | Tensor) -> int:
         """Which query of the whole batch this is, for messages."""
@@ -79,7 +79,8 @@ class Target(ABC):
         (Gauss–Newton).
 
         Returns:
-            Shape (*sample, B, latent, latent).
+            Shape (*sample, B, latent, latent), in double precision whatever the model's: added up
+            in float32, a direction 10⁴ times narrower than another would drown the wider one.
         """
 
     @abstractmethod
@@ -143,6 +144,8 @@ class VAETarget(Target):
             likelihood's support.
     """
 
+    ends_with_prior = True
+
     def __init__(self, vae: VAE, evidence: Evidence) -> None:
         if not isinstance(vae, VAE):
             raise TypeError(f"expected a crosscoding.VAE, got {type(vae).__name__}")
@@ -198,13 +201,13 @@ class VAETarget(Target):
 
     def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
         if self._observed is not None:
-            return self._checked(self._observed.log_likelihood_at(z, query), z)
+            return self._checked(self._observed.log_likelihood_at(z, query), z, query)
 
         def evaluate(rows: Tensor) -> Tensor:
             params = self.vae.decode_flat(z[rows])
             values, mask = self._values[query[rows]], self._mask[query[rows]]
             result = self.vae.flat_likelihood.masked_log_prob(params, values, mask)
-            return self._checked(result, z[rows])
+            return self._checked(result, z[rows], query[rows])
 
         return _in_chunks(
             evaluate, torch.arange(len(z), device=z.device), self._chunk_size(1, z) // 4 + 1
@@ -212,7 +215,7 @@ class VAETarget(Target):
 
     def curvature(self, z: Tensor) -> Tensor:
         if not z.numel():
-            return z.new_zeros(*z.shape, self.latent_dim)
+            return z.new_zeros(*z.shape, self.latent_dim, dtype=torch.double)
         points = z.reshape(z.shape[:-2].numel(), *z.shape[-2:])
         if self._observed is None:
             values_at_once = CHUNK_BYTES // z.element_size()
@@ -226,7 +229,7 @@ class VAETarget(Target):
                 self._fisher_curvature(part.params, points[:, rows], part.mask, part.likelihood)
                 for rows, part in self._observed.pieces()
             ]
-        bend = torch.cat(parts, 1) + torch.eye(self.latent_dim, dtype=z.dtype, device=z.device)
+        bend = torch.cat(parts, 1) + torch.eye(self.latent_dim).to(parts[0])
         return bend.reshape(*z.shape, self.latent_dim)
 
     def _fisher_curvature(
@@ -238,7 +241,8 @@ class VAETarget(Target):
     ) -> Tensor:
         """Jᵀ F J of elements in mask (b, E): z (S, b, latent) -> (S, b, latent, latent)."""
         likelihood = likelihood or self.vae.flat_likelihood
-        params, jacobian = _with_jacobian(decode, z)
+        params, jacobian = with_jacobian(decode, z)
+        jacobian = jacobian.double()
         weighted = likelihood.fisher_product(params, jacobian, mask)
         weighted, jacobian = (part.flatten(3).movedim(0, 2) for part in (weighted, jacobian))
         return weighted @ jacobian.mT  # (S, b, latent, outputs) @ (S, b, outputs, latent)
@@ -279,148 +283,23 @@ class VAETarget(Target):
         params = self.vae.decode_flat(z)
         return self.vae.flat_likelihood.masked_log_prob(params, self._values, self._mask)
 
-    def _checked(self, result: Tensor, z: Tensor) -> Tensor:
-        if result.isnan().any():
+    def _checked(self, result: Tensor, z: Tensor, query: Tensor | None = None) -> Tensor:
+        """The log-likelihoods if none is NaN: (*sample, *batch), or one for each `query`, (N,)."""
+        wrong = result.isnan()
+        if wrong.any():
+            if query is None:  # counted in the order of the batch
+                by_query = wrong.reshape(-1, max(self.num_queries, 1)).any(0)
+                query, wrong = torch.arange(len(by_query), device=wrong.device), by_query
             raise NonFiniteError(
-                "expected a finite log-likelihood, got NaN: the decoder puts out NaN or infinity "
-                f"for some z of size up to {z.detach().abs().max():.3g}"
+                f"expected a finite log-likelihood, got NaN for query {self.name(query[wrong][0])}"
+                ": the decoder puts out NaN or infinity for some z of size up to "
+                f"{z.detach().abs().max():.3g}"
             )
         return result
 
     def _chunk_size(self, num_rows: int, like: Tensor) -> int:
-        row_bytes = max(self.vae.params_size * like.element_size() * num_rows, 1)
+        row_bytes = max(self.vae.row_values * like.element_size() * num_rows, 1)
         return max(CHUNK_BYTES // row_bytes, 1)
-
-
-class DensityTarget(Target):
-    """A bare target without a VAE: any unnormalised density of z.
-
-    It is split into a prior N(0, prior_scale² I) and the rest, so that every method, those that
-    start from the prior too, runs on it as on a VAE.
-
-    Args:
-        log_density: Maps z (*sample, *batch, latent) to log-densities (*sample, *batch).
-        latent_dim: Size of z.
-        prior_scale: Standard deviation of the prior; wide enough to cover all modes.
-        like: Tensor whose dtype and device to use; torch's defaults otherwise.
-
-    Example:
-        >>> target = DensityTarget(lambda z: -z.square().sum(-1), latent_dim=2)
-        >>> target.log_joint(torch.ones(3, 2))
-        tensor([-2., -2., -2.])
-    """
-
-    def __init__(
-        self,
-        log_density: Callable[[Tensor], Tensor],
-        latent_dim: int,
-        *,
-        prior_scale: float = 1.0,
-        like: Tensor | None = None,
-    ) -> None:
-        if latent_dim < 1 or not prior_scale > 0:
-            raise ValueError(
-                f"expected latent_dim >= 1 and prior_scale > 0, got {latent_dim} and {prior_scale}"
-            )
-        self.log_density = log_density
-        self.latent_dim = latent_dim
-        self.prior_scale = float(prior_scale)
-        self.like = torch.empty(0) if like is None else like.new_empty(0)
-        self.batch_shape = torch.Size()
-
-    @property
-    def operations(self) -> float:
-        return 100.0 * self.latent_dim  # it shows nothing of itself
-
-    def log_joint(self, z: Tensor, *, checked: bool = True) -> Tensor:
-        result = self.log_density(z)
-        if result.shape != z.shape[:-1]:
-            raise ValueError(
-                f"expected log_density to map z of shape {tuple(z.shape)} to shape "
-                f"{tuple(z.shape[:-1])}, got {tuple(result.shape)}; sum over the last dimension"
-            )
-        if checked and result.isnan().any():
-            raise NonFiniteError("expected a finite log-density, got NaN from log_density")
-        return result
-
-    def log_likelihood(self, z: Tensor, *, checked: bool = True) -> Tensor:
-        return self.log_joint(z, checked=checked) - self.log_prior(z)
-
-    def pairwise_log_likelihood(self, z: Tensor) -> Tensor:
-        one_batch = z.reshape(len(z), *[1] * len(self.batch_shape), self.latent_dim)
-        return self.log_likelihood(one_batch).expand(len(z), *self.batch_shape)
-
-    def log_likelihood_of_bank(self) -> tuple[Tensor, Tensor]:
-        generator = Generator().manual_seed(0)
-        noise = quasi_normal(_NUM_POINTS, self.latent_dim, generator=generator, like=self.like)
-        points = self.prior_scale * noise
-        return points, self.pairwise_log_likelihood(points)
-
-    def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
-        return self.log_likelihood(z)
-
-    def curvature(self, z: Tensor) -> Tensor:
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(self.log_joint(z).sum(), z, create_graph=True)
-            rows = [
-                torch.autograd.grad(gradient[..., i].sum(), z, retain_graph=True)[0]
-                for i in range(self.latent_dim)
-            ]
-        hessian = torch.stack(rows, -2).detach()
-        return -0.5 * (hessian + hessian.mT)
-
-    def flatten(self) -> "DensityTarget":
-        return self.select(torch.zeros(self.num_queries, dtype=torch.long))
-
-    def select(self, index: Tensor) -> "DensityTarget":
-        flat = DensityTarget(
-            self.log_density, self.latent_dim, prior_scale=self.prior_scale, like=self.like
-        )
-        flat.batch_shape = index.shape
-        return flat
-
-
-@torch.no_grad()
-def _with_jacobian(decode: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:
-    """decode(z) of z (S, B, latent), (S, B, *out), and its derivatives, (latent, S, B, *out).
-
-    By forward mode, with a tangent for each latent direction; some at a time, as what a pass works
-    on should stay in the processor's cache.
-    """
-    params = decode(z)
-    dim = z.shape[-1]
-    directions = torch.eye(dim, dtype=z.dtype, device=z.device)
-    size = max(_TANGENT_BYTES // max(params.nbytes, 1), 1)
-    pieces = directions.split(size)
-    if len(z) * z.shape[1] >= _MANY:  # vmap decodes z once, and takes its time to start
-        return params, torch.cat([_pushed_as_duals(decode, z, piece) for piece in pieces])
-    try:
-        return params, torch.cat([_pushed(decode, z, piece) for piece in pieces])
-    except RuntimeError:  # what vmap has no rule for, duals may have
-        return params, torch.cat([_pushed_as_duals(decode, z, piece) for piece in pieces])
-
-
-def _pushed(decode: Callable[[Tensor], Tensor], z: Tensor, directions: Tensor) -> Tensor:
-    """Derivatives of decode(z) along directions (N, latent), (N, S, B, *out)."""
-
-    def along(direction: Tensor) -> Tensor:
-        return torch.func.jvp(decode, (z,), (direction.expand_as(z),))[1]
-
-    return torch.func.vmap(along)(directions)
-
-
-def _pushed_as_duals(decode: Callable[[Tensor], Tensor], z: Tensor, directions: Tensor) -> Tensor:
-    """The same, at the price of decoding z once for each direction."""
-    shape = (len(directions), *z.shape)
-    tangents = directions[:, None, None].expand(shape).contiguous()
-    with forward_ad.dual_level():
-        points = z.expand(shape).contiguous()  # duals need memory of their own
-        duals = forward_ad.make_dual(points.flatten(0, 1), tangents.flatten(0, 1))
-        tangent = forward_ad.unpack_dual(decode(duals)).tangent
-    if tangent is None:
-        raise ValueError("expected a decoder that torch can differentiate in forward mode")
-    return tangent.unflatten(0, shape[:2])
 
 
 def _slices(total: int, size: int) -> list[slice]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from crosscoding.architecture import build, describe, load_weights, weights
+from crosscoding.cost import Cost, cost_of
 from crosscoding.errors import ModelFormatError, NonFiniteError
 from crosscoding.heads import find_head
 from crosscoding.likelihoods import Likelihood
@@ -15,6 +16,7 @@ from crosscoding.random import generator_from, normal
 from crosscoding.storage import Parts, prefixed, under
 
 _NUM_PROBES = 5
+_LAYERS_PER_ROW = 16  # of a decoder of so many layers, all alike, one is in memory
 
 
 class VAE:
@@ -111,14 +113,23 @@ class VAE:
     @property
     def operations(self) -> float:
         """Multiply-adds that decoding one z takes, counted in its products and convolutions."""
-        if "operations" not in self.kept:
-            from torch.utils.flop_counter import FlopCounterMode
+        return max(self.cost.operations, float(self.data_size))
 
+    @property
+    def cost(self) -> Cost:
+        """What decoding one z takes, counted at the first call."""
+        if "cost" not in self.kept:
             z = torch.zeros(1, self.latent_dim, dtype=self.dtype, device=self.device)
-            with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                self._run(z)
-            self.kept["operations"] = max(counter.get_total_flops() / 2, float(self.data_size))
-        return self.kept["operations"]
+            self.kept["cost"] = cost_of(self._run, z)
+        return self.kept["cost"]
+
+    @property
+    def row_values(self) -> int:
+        """Numbers to allow for in memory where one z is decoded: its output, or more of it if wide.
+
+        A layer's output is let go once the next has it: of all layers together a share is there.
+        """
+        return max(self.params_size, self.cost.values // _LAYERS_PER_ROW)
 
     def decode(self, z: Tensor) -> Tensor:
         """Parameters of p(t|z).

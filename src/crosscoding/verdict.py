@@ -2,7 +2,8 @@
 
 "trusted": log p(x) and the shares of the modes are right to a few hundredths, as far as anything
 here can tell. "approximate": usable, and some check is missing or missed its mark. "unreliable":
-the figures contradict the answer. A check that was not made never counts as passed.
+the figures contradict the answer. Without an error of log p(x), or a search for what an answer may
+lack, nothing is trusted; k and R-hat are of weights and of chains, where there are any.
 """
 
 from dataclasses import dataclass
@@ -74,8 +75,9 @@ class Figures:
 
     def _checks(self):
         """Each check: grades (B,), and a function from a query to words on it."""
-        k_limit = _k_limit(self.num_draws)
-        even = self.ess >= 0.95 * self.num_draws  # equal weights have no tail to fit
+        k_limit = k_limits(self.num_draws)
+        # Equal weights have no tail to fit.
+        even = self.ess.isfinite() & (self.ess >= 0.95 * self.num_draws)
         k = torch.where(even & ~self.pareto_k.isnan(), 0.0, self.pareto_k)
         error, ess, r_hat, missed = self.log_evidence_error, self.ess, self.r_hat, self.missed
         return [
@@ -130,7 +132,7 @@ class Figures:
         ]
 
 
-def _k_limit(num_draws: Tensor) -> Tensor:
+def k_limits(num_draws: Tensor) -> Tensor:
     """`pareto_k_limit` of each number of draws; where there are none, that of two."""
     limits = [pareto_k_limit(max(int(num), 2)) for num in num_draws.unique().tolist()]
     return num_draws.new_tensor(limits)[num_draws.unique(return_inverse=True)[1]]

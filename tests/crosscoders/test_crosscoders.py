@@ -346,7 +346,7 @@ def test_a_mixture_of_given_components_has_them():
     means = torch.randn(B, 4, 2, generator=generator).double()
     root = torch.randn(B, 4, 2, 3, generator=generator).double()
     covariances = root @ root.mT + 0.1 * torch.eye(2)
-    q = Mixture.from_components(log_weights, means, covariances)
+    q = Mixture.from_components(log_weights, means, torch.linalg.inv(covariances))
     for b in range(B):
         parts = MultivariateNormal(means[b], covariances[b])
         expected = MixtureSameFamily(Categorical(logits=log_weights[b]), parts)

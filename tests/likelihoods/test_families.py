@@ -162,6 +162,7 @@ def test_what_is_saved_is_the_same_likelihood(name):
     tensors, description = likelihood.to_parts()
     again = Likelihood.from_parts((tensors, json.loads(json.dumps(description))))
     assert type(again) is type(likelihood)
+    assert again.to_parts()[1] == json.loads(json.dumps(description)) == description
     assert (again.param_shape, again.support) == (likelihood.param_shape, likelihood.support)
     params = family.decoded(5)
     values = family.values(params)

@@ -4,17 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from cheap import CHEAP, LISTED, every_method
 from problems import linear_gaussian_problem, seeded
 
 import crosscoding as cc
 from crosscoding.crosscoders import (
-    FCN,
     Crosscoder,
-    Gaussian,
-    InverseAutoregressive,
-    Mixture,
-    Planar,
-    Spline,
 )
 from crosscoding.methods import (
     HMC,
@@ -30,42 +25,11 @@ from crosscoding.methods import (
 )
 from crosscoding.registry import METHODS
 
-CHEAP = {
-    Variational: {"steps": 60, "num_draws": 8, "num_fresh": 100},
-    HMC: {"num_chains": 4, "num_warmup": 40, "num_draws": 20, "num_leapfrog": 5},
-    Rejection: {"num_draws": 60},
-    Grid: {"tolerance": 0.02},
-    Auto: {"num_draws": 400},
-    Laplace: {"num_starts": 2, "num_fresh": 100},
-    NaturalGradient: {"steps": 40, "num_fresh": 100},
-    Importance: {"rounds": 1, "num_adapt": 200, "num_draws": 200},
-    TemperedSMC: {"num_particles": 160, "num_moves": 1, "num_leapfrog": 2},
-}
-SMALL = {
-    Gaussian: Gaussian(),
-    Planar: Planar(3),
-    FCN: FCN((8,)),
-    Mixture: Mixture(2),
-    Spline: Spline(2, bins=3, hidden=4),
-    InverseAutoregressive: InverseAutoregressive(4, layers=1),
-}
-
 
 @pytest.fixture(autouse=True)
 def short_start(monkeypatch):
     """Starts of a few steps: what is tested here holds wherever a fit starts."""
     monkeypatch.setattr("crosscoding.methods.starts._BEND_STEPS", 20)
-
-
-def cheap(method: Method) -> Method:
-    """The method with settings that take a fraction of a second."""
-    if isinstance(method, Variational):
-        method = replace(method, crosscoder=SMALL[type(method.crosscoder)])
-    return replace(method, **CHEAP[type(method)])
-
-
-LISTED = {name: cheap(entry.method) for name, entry in METHODS.items()}
-every_method = pytest.mark.parametrize("method", LISTED.values(), ids=LISTED.keys())
 
 
 def small_problem(batch=(3,), dtype=torch.double):

@@ -1,6 +1,7 @@
 """Auto: right where there is an exact answer, and honest about what it does not know."""
 
 import math
+import time
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from problems import (
     BlocksTarget,
     MixtureTarget,
     blocks,
+    ill_conditioned_problem,
     linear_gaussian_problem,
     mirrored_vae,
     mixture_target,
@@ -15,9 +17,7 @@ from problems import (
 from torch import Tensor, nn
 
 import crosscoding as cc
-from crosscoding.methods import Auto, Grid, auto
-
-LABELS = {"trusted", "approximate", "unreliable"}
+from crosscoding.methods import Auto, Grid, auto, effort, stages
 
 
 def labels(posterior: cc.Posterior) -> list[str]:
@@ -77,6 +77,19 @@ def test_linear_gaussian_answers_are_trusted_and_right(latent, data, scale):
     assert (posterior.draws.std(0) / sd - 1).abs().max() < 5 / math.sqrt(2 * 600)
 
 
+@pytest.mark.parametrize("condition", [1e6, 1e8, 1e10, 1e14])
+@pytest.mark.parametrize("latent", [5, 20])
+def test_ill_conditioned_answers_are_right_or_not_trusted(latent, condition):
+    """In float32, whose rounding is more than the least eigenvalue from 1e7 on."""
+    target, exact = ill_conditioned_problem(latent, condition)
+    posterior = cc.infer(target, Auto(), seed=0)
+    off = abs(posterior.log_evidence.item() - exact)
+    if condition <= 1e10:
+        assert off < 0.05
+    elif posterior.trusted:
+        assert off < 0.2
+
+
 def test_in_128_dimensions_log_evidence_is_right():
     problem = linear_gaussian_problem(128, data_dim=192, scale=0.5, batch=2)
     posterior = cc.condition(problem.vae, problem.evidence, Auto(), seed=0)
@@ -113,14 +126,21 @@ def test_the_mixture_with_a_far_mode_is_right():
 
 
 def assert_right_or_not_trusted(posterior: cc.Posterior, target: BlocksTarget) -> None:
-    """A trusted log p(x) has an error of 0.05 nats at most, and the modes' shares follow it."""
-    if posterior.trusted:
-        assert abs(posterior.log_evidence - target.log_evidence) < 0.2  # 4 standard errors
+    """A trusted log p(x) has an error of 0.05 nats at most, and the modes' shares follow it.
+
+    One that is not trusted says why, and its error is of the size that it says.
+    """
+    off = abs(posterior.log_evidence - target.log_evidence)
+    if not posterior.trusted:
+        assert any(word in posterior.verdicts[0].reasons[0] for word in ("above", "fewer", "found"))
+        assert off < 4 * posterior.log_evidence_error
+    else:
+        assert off < 0.2  # 4 standard errors
         # 5 standard errors of a share of 0.65 in 600 draws, the largest of several blocks.
         assert (target.masses(posterior.draws) - 0.65).abs().max() < 0.1
 
 
-@pytest.mark.parametrize("dim", [2, 4])
+@pytest.mark.parametrize("dim", [2, 4, 8])
 def test_few_blocks_are_trusted_and_right(dim):
     target = blocks(dim)
     for seed in range(3):
@@ -129,7 +149,7 @@ def test_few_blocks_are_trusted_and_right(dim):
         assert_right_or_not_trusted(posterior, target)
 
 
-@pytest.mark.parametrize(("dim", "num_seeds"), [(8, 2), (16, 2), (64, 1)])
+@pytest.mark.parametrize(("dim", "num_seeds"), [(16, 2), (64, 1)])
 def test_many_blocks_are_right_or_not_trusted(dim, num_seeds):
     target = blocks(dim)
     for seed in range(num_seeds):
@@ -143,6 +163,23 @@ def test_narrow_blocks_are_right_or_not_trusted(dim, scale):
     target = narrow_blocks(dim, scale)
     for seed in range(2):
         assert_right_or_not_trusted(cc.infer(target, Auto(), seed=seed), target)
+
+
+def test_modes_that_one_climb_alone_found_say_how_many_were_not(monkeypatch):
+    """Of 256 modes 64 climbs find a part, and draws from that part show nothing amiss."""
+    monkeypatch.setattr(stages, "_MOST_COMPONENTS", 64)  # a proposal from all that were found
+    monkeypatch.setattr(auto, "_LONGEST_WAY", 0.0)  # and no swarm
+    target = narrow_blocks(16, 0.02)
+    posterior = cc.infer(target, Auto(), seed=0)
+    assert [stage.name for stage in posterior.trace] == ["bank", "climb"]
+    assert posterior.log_evidence_error < 0.04
+    assert posterior.ess > 600
+    lacking = 1 - (posterior.log_evidence - target.log_evidence).exp()
+    assert lacking > 0.2
+    # The share of modes found once is that of p(z|x) not found: a standard error of 0.06 in 64
+    # climbs, if each mode were found as often as it weighs, and here that is so within a half.
+    assert posterior.stats["missed"] > 0.5 * lacking
+    assert not posterior.trusted
 
 
 def side_shares(draws: Tensor) -> Tensor:
@@ -214,15 +251,15 @@ def test_what_the_budget_cut_short_is_not_trusted():
 
 def test_no_stage_starts_after_the_time_is_up(monkeypatch):
     """A clock that stands still but in the first stage, which takes too long."""
-    now, bank = [0.0], auto._Cascade._bank
+    now, bank = [0.0], stages.Stages.bank
 
     def slow_bank(*arguments):
         result = bank(*arguments)
         now[0] += 5.0
         return result
 
-    monkeypatch.setattr(auto.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(auto._Cascade, "_bank", slow_bank)
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(stages.Stages, "bank", slow_bank)
     posterior = cc.infer(blocks(16), Auto(max_seconds=4.0), seed=0)
     assert [stage.name for stage in posterior.trace] == ["bank"]
     assert posterior.stats["finished"] == 0
@@ -238,14 +275,14 @@ def test_no_time_at_all_is_an_answer_that_says_so():
     assert posterior.sample(4).shape == (4, 3, 8)
 
 
-@pytest.mark.parametrize("stage", ["_anneal", "_climb", "_swarm"])
+@pytest.mark.parametrize("stage", ["anneal", "climb", "swarm"])
 def test_an_interrupted_stage_leaves_the_finished_answers(staged, stage, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(auto._Cascade, stage, interrupted)
+    monkeypatch.setattr(stages.Stages, stage, interrupted)
     posterior = cc.infer(several_stages(), Auto(), seed=2)
-    assert posterior.trace[-1].name == stage.strip("_")
+    assert posterior.trace[-1].name == stage
     finished = posterior.stats["finished"] > 0
     assert not finished.all()
     assert not (posterior.trusted & ~finished).any()
@@ -254,7 +291,7 @@ def test_an_interrupted_stage_leaves_the_finished_answers(staged, stage, monkeyp
     assert torch.equal(posterior.log_evidence[finished], staged.log_evidence[finished])
 
 
-@pytest.mark.parametrize("stage", ["_climb", "_look"])
+@pytest.mark.parametrize("stage", ["climb", "look"])
 def test_an_answer_whose_second_look_was_interrupted_is_not_trusted(stage, monkeypatch):
     """Nor one whose second look had not begun, as another query was still being climbed for."""
 
@@ -267,11 +304,11 @@ def test_an_answer_whose_second_look_was_interrupted_is_not_trusted(stage, monke
     climbed = next(trace.decodes for trace in whole.trace if trace.name == "climb") > 0
     assert looked.any()
     assert climbed.any()
-    monkeypatch.setattr(auto._Cascade, stage, interrupted)
+    monkeypatch.setattr(stages.Stages, stage, interrupted)
     posterior = cc.condition(problem.vae, problem.evidence, Auto(), seed=0)
     assert (posterior.stats["finished"][looked] == 0).all()
     assert not posterior.trusted[looked].any()
-    if stage == "_look":
+    if stage == "look":
         assert torch.equal(posterior.trusted[climbed], whole.trusted[climbed])
 
 
@@ -306,13 +343,27 @@ def test_an_entry_of_a_batch_is_what_it_is_alone(staged):
     assert_entries_are_those_alone(staged, seed=2)
 
 
+def test_a_query_that_particles_do_not_reach_harms_no_other(monkeypatch):
+    """The last lies far outside, and is not annealed to; nor do the bank's draws differ there."""
+    monkeypatch.setattr(auto, "GRID_DIM", 0)
+    monkeypatch.setattr(auto, "_LONGEST_WAY", 0.0)  # no swarm, which takes long
+    problem = linear_gaussian_problem(2, data_dim=5, scale=0.01, dtype=torch.double)
+    values = problem.truth.clone()
+    values[3] = 30.0
+    target = cc.VAETarget(problem.vae, cc.Evidence(values, torch.tensor(True)))
+    posterior = cc.infer(target, Auto(), seed=0)
+    assert posterior.trusted.tolist() == [True, True, True, False]
+    assert posterior.stats["finished"].tolist() == [1, 1, 1, 0]
+    assert_entries_are_those_alone(posterior, seed=0)
+
+
 def test_the_size_of_a_swarm_does_not_depend_on_the_rest_of_the_batch(monkeypatch):
     """Where particles are as many as are affordable, and the queries' ways differ."""
-    monkeypatch.setattr(auto, "_NUM_WEIGHED", 100)  # too few effective draws: all need the swarm
+    monkeypatch.setattr(stages, "NUM_WEIGHED", 100)  # too few effective draws: all need the swarm
     target = several_stages()
     cost = (512 + 32 * 8) * 5 * 10 * target.operations
-    monkeypatch.setattr(auto, "_SWARM_OPERATIONS", 2 * cost)
-    monkeypatch.setattr(auto, "_NUM_ADAPT", 200)
+    monkeypatch.setattr(effort, "_SWARM_OPERATIONS", 2 * cost)
+    monkeypatch.setattr(stages, "NUM_ADAPT", 200)
     posterior = cc.infer(target, Auto(), seed=2)
     swarm = next(stage for stage in posterior.trace if stage.name == "swarm")
     assert (swarm.decodes > 0).sum() >= 2
@@ -464,3 +515,77 @@ def test_progress_goes_from_0_to_1():
     cc.infer(target, Auto(), seed=0, report=lambda share, what: shares.append(share))
     assert shares
     assert all(0 <= share <= 1 for share in shares)
+
+
+# ---- what must not be trusted ------------------------------------------------------------------
+
+
+class Funnel(nn.Module):
+    """Means z₁ … and one scale exp(a z₀) for all of them: p(z|x) is wide where z₀ is large."""
+
+    def __init__(self, steepness: float) -> None:
+        super().__init__()
+        self.register_buffer("steepness", torch.tensor(steepness))
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return z[:, 1:], (self.steepness * z[:, :1]).exp().expand(-1, z.shape[1] - 1)
+
+
+def funnel_log_evidence(dim: int, steepness: float) -> float:
+    """log p(x = 0): given z₀ every element is N(0, 1 + exp(2 a z₀)); the rest by quadrature."""
+    z = torch.linspace(-12, 12, 400_001, dtype=torch.double)
+    normal = torch.distributions.Normal(torch.zeros(()).double(), 1.0)
+    given = -0.5 * (1 + (2 * steepness * z).exp()).log() - 0.5 * math.log(2 * math.pi)
+    log_density = normal.log_prob(z) + (dim - 1) * given
+    return (log_density.logsumexp(0) + (z[1] - z[0]).log()).item()
+
+
+@pytest.mark.parametrize(("dim", "steepness"), [(4, 3.0), (8, 2.0), (10, 1.0)])
+@pytest.mark.parametrize("seed", [0, 1, 3])
+def test_a_funnel_is_right_or_not_trusted(dim, steepness, seed):
+    vae = cc.VAE(Funnel(steepness), dim, cc.likelihoods.Gaussian(None))
+    evidence = cc.Evidence(torch.zeros(dim - 1), torch.tensor(True))
+    posterior = cc.condition(vae, evidence, seed=seed)
+    error = (posterior.log_evidence - funnel_log_evidence(dim, steepness)).abs()
+    assert error < 0.1 or not posterior.trusted
+
+
+@pytest.mark.parametrize("dim", [1, 2, 4])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_tails_heavier_than_the_priors_are_not_trusted(dim, seed):
+    def log_cauchy(z):
+        return -(math.pi * (1 + z.square())).log().sum(-1)
+
+    posterior = cc.infer(cc.DensityTarget(log_cauchy, dim), seed=seed)
+    assert not posterior.trusted
+
+
+@pytest.mark.parametrize("far", [1e3, 1e4, 1e10, 1e18])
+@pytest.mark.parametrize("dim", [2, 3, 4])
+def test_evidence_far_outside_of_the_model_is_right_or_not_trusted(dim, far):
+    problem = linear_gaussian_problem(dim, data_dim=5, scale=0.1, batch=(1,))
+    evidence = cc.Evidence(torch.tensor([[far, 0.0, 0.0, 0.0, -5.0]]), torch.arange(5) != 1)
+    posterior = cc.condition(problem.vae, evidence, seed=0)
+    error = (posterior.log_evidence - problem.exact_log_evidence(evidence)).abs()
+    assert (error < 0.1) | ~posterior.trusted
+
+
+def test_a_query_that_the_grid_cannot_do_takes_it_from_no_other():
+    problem = linear_gaussian_problem(2, data_dim=5, scale=0.01, batch=(3,), dtype=torch.double)
+    values = problem.truth.clone()
+    values[1] += 40 * problem.vae.decoder.weight[:, 0]
+    evidence = cc.Evidence(values, torch.tensor(True))
+    posterior = cc.condition(problem.vae, evidence, seed=0)
+    integrated = next(stage.decodes for stage in posterior.trace if stage.name == "grid") > 0
+    assert integrated[[0, 2]].all()
+    exact = problem.exact_log_evidence(evidence)[[0, 2]]
+    assert ((posterior.log_evidence[[0, 2]] - exact).abs() < 0.01).all()
+    assert_entries_are_those_alone(posterior, seed=0)
+
+
+def test_the_bank_alone_is_not_trusted_where_its_error_is_large(monkeypatch):
+    """Enough effective points, and islands that disagree: the grid has to answer."""
+    monkeypatch.setattr(stages, "_BANK_ERROR", 1e-9)
+    problem = linear_gaussian_problem(2, scale=0.5)
+    posterior = cc.condition(problem.vae, problem.evidence, seed=0)
+    assert [stage.name for stage in posterior.trace] == ["bank", "grid"]

@@ -251,11 +251,54 @@ def test_draws_are_points_of_a_continuum_not_the_cells_centres():
     assert len(z.unique()) > 990  # float32 repeats hardly ever in 1,000
 
 
+def ridge(scale, seed, dtype=torch.float32):
+    """One element of a linear decoder observed almost exactly: p(z|x) is a thin ridge."""
+    problem = linear_gaussian_problem(
+        2, data_dim=6, scale=scale, batch=(1,), dtype=dtype, seed=seed
+    )
+    return problem, cc.Evidence(problem.truth, torch.arange(6) == 0)
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1e-3])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_thin_ridge_keeps_its_mass(scale, seed):
+    """All parts of a cell may be equally far from the ridge that runs through them."""
+    problem, evidence = ridge(scale, seed)
+    posterior = cc.condition(problem.vae, evidence, Grid(0.01), seed=0)
+    error = (posterior.log_evidence - problem.exact_log_evidence(evidence)).abs()
+    assert (error < 0.02).all()
+    assert (error < 4 * posterior.log_evidence_error).all()
+
+
+@pytest.mark.parametrize("period", [0.128 / 2, 0.128 / 4])
+def test_a_ripple_in_step_with_the_cells_is_noticed(period):
+    """Midpoints see one phase of it only, and log p(x) comes out nats too high."""
+
+    def log_density(z):
+        ripple = torch.sin(2 * math.pi * z[..., 0] / period)
+        return -0.5 * z.square().sum(-1) - 0.5 * (ripple / 0.02).square()
+
+    posterior = cc.infer(cc.DensityTarget(log_density, 2), Grid(0.05), seed=0)
+    # ∫ exp(−sin² u / 2σ²) du over a period holds 2 peaks of √(2π) σ, of 2π.
+    exact = math.log(2 * math.pi) + math.log(2 * math.sqrt(2 * math.pi) * 0.02 / (2 * math.pi))
+    wrong = (posterior.log_evidence - exact).abs() > 0.1
+    assert not (posterior.trusted & wrong).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.double])
+@pytest.mark.parametrize("far", [1e3, 1e5, 1e10, 1e18])
+def test_evidence_far_outside_of_the_model_is_refused_and_not_answered(far, dtype):
+    problem = linear_gaussian_problem(2, data_dim=5, scale=0.1, batch=(1,), dtype=dtype)
+    evidence = cc.Evidence(torch.full((1, 5), far, dtype=dtype), torch.tensor(True))
+    with pytest.raises(ValueError, match="query 0 has mass at the edge"):
+        cc.condition(problem.vae, evidence, Grid(), seed=0)
+
+
 def test_the_c_elbo_is_the_log_evidence():
     problem = linear_gaussian_problem(2)
     posterior = cc.condition(problem.vae, problem.evidence, Grid(), seed=0)
     assert torch.equal(posterior.c_elbo, posterior.log_evidence)
-    assert torch.equal(posterior.c_elbo_error, torch.zeros(4))
+    assert torch.equal(posterior.c_elbo_error, posterior.log_evidence_error)
 
 
 def test_the_number_of_cells_is_reported():
@@ -276,7 +319,7 @@ def test_four_latent_dimensions_are_refused():
 
 @pytest.mark.parametrize("position", [(7.98,), (8.0, 0.0), (20.0, 20.0), (0.0, -9.0, 1.0)])
 def test_mass_at_the_edge_or_outside_of_the_box_is_refused(position):
-    with pytest.raises(ValueError, match="a query has mass at the edge of that box; use Grid"):
+    with pytest.raises(ValueError, match="query 0 has mass at the edge of that box; use Grid"):
         cc.infer(peak(position, 0.5), Grid(), seed=0)
 
 
@@ -296,8 +339,24 @@ def test_one_query_with_mass_outside_refuses_the_batch_that_holds_it():
 
 def test_too_few_cells_raise_and_name_the_query():
     problem = linear_gaussian_problem(2)
-    with pytest.raises(cc.BudgetError, match=r"at most 50 cells a query, and query \d has \d+;"):
+    with pytest.raises(cc.BudgetError, match=r"at most 50 cells a query, and query \d needs more;"):
         cc.condition(problem.vae, problem.evidence, Grid(max_cells=50), seed=0)
+
+
+def test_integrate_says_of_each_query_whether_it_could():
+    problem = linear_gaussian_problem(1, scale=0.1, batch=(3,))
+    values = problem.truth.clone()
+    values[1] += 30 * problem.vae.decoder.weight[:, 0]
+    target = cc.VAETarget(problem.vae, cc.Evidence(values, torch.tensor(True)))
+    findings, outcome = Grid().integrate(target, generator=seeded(0))
+    assert (outcome == 0).tolist() == [True, False, True]
+    alone, _ = Grid().integrate(target.select(torch.tensor([0, 2])), generator=seeded(0))
+    torch.testing.assert_close(findings.log_evidence[[0, 2]], alone.log_evidence)
+
+
+def test_one_draw_to_check_with_is_refused():
+    with pytest.raises(ValueError, match="expected num_checks >= 2, got 1"):
+        Grid(num_checks=1)
 
 
 @pytest.mark.parametrize("wrong", [{"tolerance": 0.0}, {"radius": -1.0}, {"max_cells": 0}])

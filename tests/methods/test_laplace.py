@@ -6,6 +6,7 @@ import pytest
 import torch
 from problems import (
     blocks,
+    ill_conditioned_problem,
     linear_gaussian_problem,
     mirrored_problem,
     mixture_target,
@@ -14,7 +15,7 @@ from problems import (
 from torch.distributions import MultivariateNormal
 
 import crosscoding as cc
-from crosscoding.methods import Laplace
+from crosscoding.methods import Laplace, NaturalGradient
 from crosscoding.methods.laplace import Modes, climb, positive, spread_starts
 
 
@@ -33,6 +34,28 @@ def test_linear_gaussian_answers_are_exact(latent):
     z = torch.randn(5, 3, latent, generator=seeded(1), dtype=torch.double)
     expected = MultivariateNormal(*problem.exact_posterior()).log_prob(z)
     torch.testing.assert_close(posterior.log_prob(z), expected, rtol=1e-3, atol=0.1)
+
+
+@pytest.mark.parametrize("condition", [1e4, 1e6, 1e8, 1e10, 1e12, 1e14])
+@pytest.mark.parametrize("latent", [2, 5, 20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.double])
+@pytest.mark.parametrize("method", [Laplace(), NaturalGradient()], ids=["laplace", "natural"])
+def test_ill_conditioned_answers_are_right_or_say_that_they_are_not(
+    method, dtype, latent, condition
+):
+    target, exact = ill_conditioned_problem(latent, condition, dtype)
+    posterior = cc.infer(target, method, seed=0)
+    off = (posterior.log_evidence - exact).abs()
+    assert posterior.draws.isfinite().all()
+    # In float32 the decoder rounds x to 1e-7: at 1e12 a tenth of its scale, and at 1e14 all of it.
+    if dtype == torch.double or condition <= 1e12:
+        unsure = posterior.ess < 600
+        assert unsure or off < 4 * posterior.log_evidence_error + 0.02
+    if isinstance(method, NaturalGradient) and condition <= (
+        1e12 if dtype == torch.double else 1e10
+    ):
+        assert off < 0.01
+        assert posterior.ess > 950
 
 
 def test_steps_on_a_gaussian_leave_only_what_damping_leaves():
@@ -137,6 +160,8 @@ def test_a_saddle_is_made_positive_and_the_rest_left_as_it_is():
     fixed = positive(curvature, prior_scale=1.0)
     torch.testing.assert_close(fixed[0], torch.diag(torch.tensor([2.0, 3.0])))
     assert torch.equal(fixed[1], torch.eye(2))
+    overflown = positive(torch.full((1, 2, 2), math.inf), prior_scale=2.0)
+    torch.testing.assert_close(overflown[0], torch.eye(2) / 4)
     flat = positive(torch.diag(torch.tensor([1.0, 0.0]))[None], prior_scale=2.0)
     torch.testing.assert_close(flat[0].diagonal(), torch.tensor([1.0, 1e-3 / 4]))
 

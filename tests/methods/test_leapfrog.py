@@ -138,7 +138,9 @@ def test_nan_far_out_is_a_path_that_diverged_and_near_by_an_error():
     assert points.log_density.flatten().tolist() == [-4.5, -math.inf, -math.inf]
     assert points.gradient.isfinite().all()
     limit = 2.0
-    with pytest.raises(cc.NonFiniteError, match=r"where prior draws are, got NaN at 1 of 3 points"):
+    with pytest.raises(
+        cc.NonFiniteError, match=r"where prior draws are, got NaN at 1 of 3 points.* query 0:"
+    ):
         evaluated(target, density, z)
 
 

@@ -8,6 +8,8 @@ from problems import seeded
 
 from crosscoding.diagnostics import importance_ess
 from crosscoding.methods.particles import (
+    bounded,
+    flattened,
     log_mean_of_islands,
     next_temperature,
     systematic,
@@ -120,3 +122,14 @@ def test_one_island_does_not_know_its_error():
     log_mean, error = log_mean_of_islands(torch.tensor([[2.0]]))
     assert log_mean.tolist() == [2.0]
     assert error.isnan().all()
+
+
+def test_weights_of_nothing_stay_so_and_are_no_nan():
+    log_weights = torch.tensor([[-math.inf, -math.inf], [0.0, -math.inf]])
+    assert bounded(log_weights).isfinite().all()
+    assert bounded(log_weights).softmax(0)[:, 0].tolist() == [0, 1]
+    assert bounded(log_weights).softmax(0)[:, 1].tolist() == [0.5, 0.5]
+    cold = flattened(log_weights, torch.zeros(2))
+    assert cold.tolist() == [[0, 0], [0, 0]]
+    assert flattened(log_weights, torch.tensor(0.5))[:, 0].softmax(0).tolist() == [0, 1]
+    assert flattened(torch.tensor([[math.inf]]), torch.zeros(1)).tolist() == [[0]]

@@ -28,6 +28,7 @@ from crosscoding.registry import METHODS
 from crosscoding.registry import method as method_named
 
 _MAGNIFY = 6
+_FEW = 20  # draws that count
 _COLUMNS = 8
 _MOST_SHOWN = 64
 
@@ -99,12 +100,13 @@ def _summary(request: Request, posterior: Posterior, mask: Tensor, datum: Tensor
         "c_elbo": number(posterior.c_elbo),
         "c_elbo_is_bound": posterior.bound,
         "query_log_prob": number(posterior.query_log_prob(datum)),
+        "query_ess": number(posterior.query_ess(datum)),
         "ess": number(posterior.ess),
         "pareto_k": number(posterior.pareto_k),
         "verdict": posterior.verdicts[0].label,
         "reasons": list(posterior.verdicts[0].reasons),
         "trace": [
-            {"stage": s.name, "decodes": s.decodes.item(), "seconds": s.seconds.item()}
+            {"name": s.name, "decodes": s.decodes.item(), "seconds": s.seconds.item()}
             for s in posterior.trace
         ],
         "stats": {name: number(value) for name, value in posterior.stats.items()},
@@ -135,7 +137,8 @@ def _print(summary: dict[str, Any], folder: Path) -> None:
         "log p(x), nats": figure(summary["log_evidence"], 2),
         "C-ELBO, nats": figure(summary["c_elbo"], 2)
         + ("" if summary["c_elbo_is_bound"] else " (no bound)"),
-        "log p(y|x) of the picture's rest, nats": figure(summary["query_log_prob"], 2),
+        "log p(y|x) of the picture's rest, nats": figure(summary["query_log_prob"], 2)
+        + ("" if (summary["query_ess"] or 0) >= _FEW else ", or more: few draws predict it"),
         "effective sample size": figure(summary["ess"], 2),
         "seconds": figure(summary["seconds"], 2),
         "verdict": summary["verdict"],

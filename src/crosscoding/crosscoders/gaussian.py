@@ -7,6 +7,7 @@ from torch import Generator, Tensor
 
 from crosscoding.bijections import affine, affine_inverse, low_rank, low_rank_inverse
 from crosscoding.crosscoders.base import Fitted, Map, Params, small_normal
+from crosscoding.crosscoders.precision import covariance_root
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,24 @@ class Gaussian(Map):
     @classmethod
     def from_moments(cls, mean: Tensor, covariance: Tensor) -> Fitted:
         """The Gaussian of given mean, (*B, dim), and covariance, (*B, dim, dim)."""
-        factor = torch.linalg.cholesky(covariance)
+        return cls._of_root(mean, torch.linalg.cholesky(covariance))
+
+    @classmethod
+    def from_precision(cls, mean: Tensor, precision: Tensor) -> Fitted:
+        """The Gaussian of given mean, (*B, dim), and inverse covariance, (*B, dim, dim).
+
+        It has the mean's dtype; the precision may have another, and may be ill-conditioned: one
+        that rounding has made indefinite is regularised, see `crosscoders.precision`.
+        """
+        return cls._of_root(mean, covariance_root(precision))
+
+    @classmethod
+    def _of_root(cls, mean: Tensor, factor: Tensor) -> Fitted:
+        """N(mean, L Lᵀ), of mean's dtype, for L lower triangular of positive diagonal."""
         dim = mean.shape[-1]
         params = {
             "shift": mean.reshape(-1, dim),
-            "log_diagonal": factor.diagonal(dim1=-2, dim2=-1).log().reshape(-1, dim),
-            "lower": factor.tril(-1).reshape(-1, dim, dim),
+            "log_diagonal": factor.diagonal(dim1=-2, dim2=-1).log().to(mean).reshape(-1, dim),
+            "lower": factor.tril(-1).to(mean).reshape(-1, dim, dim),
         }
         return Fitted(cls(), params, dim)

@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 
 from crosscoding.bijections import affine, scale_matrix
 from crosscoding.crosscoders.base import Crosscoder, Fitted, Params, small_normal
+from crosscoding.crosscoders.precision import covariance_root
 from crosscoding.random import uniform
 
 
@@ -106,19 +107,20 @@ class Mixture(Crosscoder):
         return list(zip(*(params[name].unbind(1) for name in names), strict=True))
 
     @classmethod
-    def from_components(cls, log_weights: Tensor, means: Tensor, covariances: Tensor) -> Fitted:
-        """The mixture of given components.
+    def from_components(cls, log_weights: Tensor, means: Tensor, precisions: Tensor) -> Fitted:
+        """The mixture of given components, of the means' dtype.
 
         Args:
             log_weights: log π_k, up to a constant, shape (B, K).
             means: m_k, shape (B, K, dim).
-            covariances: Shape (B, K, dim, dim), positive definite.
+            precisions: Inverse covariances, shape (B, K, dim, dim), of any dtype; what is
+                indefinite by rounding is regularised, see `crosscoders.precision`.
         """
-        factor = torch.linalg.cholesky(covariances)
+        factor = covariance_root(precisions)
         params = {
             "logits": log_weights.log_softmax(-1),
             "shift": means,
-            "log_diagonal": factor.diagonal(dim1=-2, dim2=-1).log(),
-            "lower": factor.tril(-1),
+            "log_diagonal": factor.diagonal(dim1=-2, dim2=-1).log().to(means),
+            "lower": factor.tril(-1).to(means),
         }
         return Fitted(cls(log_weights.shape[-1]), params, means.shape[-1])

@@ -218,10 +218,14 @@ class Likelihood(ABC):
     # ---- saving ----------------------------------------------------------------------------------
 
     def to_parts(self) -> Parts:
-        """The likelihood's name and settings; settings that are tensors apart."""
+        """The likelihood's name and settings, as JSON has them; settings that are tensors apart."""
         settings = {f.name: getattr(self, f.name) for f in fields(self)}  # pyright: ignore[reportArgumentType]
         tensors = {name: value for name, value in settings.items() if isinstance(value, Tensor)}
-        plain = {name: value for name, value in settings.items() if name not in tensors}
+        plain = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in settings.items()
+            if name not in tensors
+        }
         return tensors, {"name": type(self).__name__, "settings": plain}
 
     @staticmethod

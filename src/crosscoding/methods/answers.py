@@ -1,7 +1,7 @@
 """Answers as they become better: the best that is known of each query, and how good it is."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
@@ -13,7 +13,7 @@ from crosscoding.methods.importance import bound_of
 from crosscoding.methods.particles import systematic, taken
 from crosscoding.random import uniform
 from crosscoding.target import Target
-from crosscoding.verdict import MISSED, Figures
+from crosscoding.verdict import MISSED, Figures, k_limits
 
 
 @dataclass(eq=False)
@@ -28,6 +28,7 @@ class Answer:
         ess, pareto_k, missed: As in `verdict.Figures`, shape (B,).
         weighed: Draws that the weights are of, shape (B,).
         cell_width: Side of the cell around each draw, shape (S, B); None: draws are points.
+        searched: Whether they come of looking everywhere, so that no further look is needed.
     """
 
     draws: Tensor
@@ -41,6 +42,7 @@ class Answer:
     missed: Tensor
     weighed: Tensor
     cell_width: Tensor | None = None
+    searched: bool = False
 
     @property
     def grades(self) -> Tensor:
@@ -56,6 +58,8 @@ class Answer:
         ).grades
 
 
+_CLAIM_ESS = 50.0  # of answers that others are held against
+_DOUBTED = ("error", "missed", "pareto_k", "weighed")
 _FIGURES = ("log_evidence", "error", "ess", "pareto_k", "missed", "weighed")
 
 
@@ -67,14 +71,13 @@ class Answers:
         way: How many temperatures p(z|x) is from the prior, about, shape (B,).
         looked: Whether climbs have looked for modes that the answer lacks, shape (B,).
         finished: False where a stage was not allowed to run, shape (B,).
-        draws: Equally weighted draws, shape (num_draws, B, latent).
     """
 
     def __init__(self, target: Target, num_draws: int, seed: int) -> None:
         self._seed = seed
         num_queries, like = target.num_queries, target.like
         unknown = like.new_full((num_queries,), math.nan)
-        self.draws = like.new_zeros(num_draws, num_queries, target.latent_dim)
+        self._draws = like.new_zeros(num_draws, num_queries, target.latent_dim)
         self.log_evidence = unknown
         self.error, self.ess, self.pareto_k = unknown.clone(), unknown.clone(), unknown.clone()
         self.missed, self.weighed = unknown.clone(), torch.zeros_like(unknown)
@@ -85,6 +88,7 @@ class Answers:
         self.finished = torch.ones_like(unknown, dtype=torch.bool)
         self.looked = torch.zeros_like(self.finished)
         self.grade = torch.full_like(unknown, 3, dtype=torch.long)
+        self._claimed = torch.full_like(unknown, -math.inf)
 
     def keep(self, rows: Tensor, answer: Answer, *, postpone: bool = False) -> None:
         """Take an answer for the queries of which it is better than what there is.
@@ -94,10 +98,14 @@ class Answers:
             answer: Of theirs.
             postpone: Whether to take its draws only at the end, for the queries that keep it.
         """
+        rounding = torch.finfo(answer.error.dtype).eps * answer.log_evidence.abs()
+        error = torch.hypot(answer.error, rounding).nan_to_num(nan=math.inf)
+        answer = replace(answer, error=torch.where(rounding.isfinite(), error, math.inf))
+        self._claim(rows, answer)
         grade = answer.grades
         better = grade < self.grade[rows]
-        doubt = _doubt(answer.error, answer.missed, answer.pareto_k)
-        doubt_so_far = _doubt(self.error[rows], self.missed[rows], self.pareto_k[rows])
+        doubt = _doubt(answer.error, answer.missed, answer.pareto_k, answer.weighed)
+        doubt_so_far = _doubt(*(getattr(self, name)[rows] for name in _DOUBTED))
         better |= (grade == self.grade[rows]) & (doubt < doubt_so_far)
         # Less 2 standard errors of each: the highest of noisy bounds would be no bound.
         bound = answer.c_elbo - 2 * answer.c_elbo_error
@@ -112,28 +120,45 @@ class Answers:
         for name in _FIGURES:
             getattr(self, name)[chosen] = getattr(answer, name)[index]
         self.grade[chosen] = grade[index].long()
-        self.looked[chosen] = False
+        self.looked[chosen] = answer.searched
         self._postponed[chosen] = postpone
         if postpone:
             self._later = answer
         else:
-            self.draws[:, chosen] = _resampled(answer, index, len(self.draws), generator)
+            self._draws[:, chosen] = _resampled(answer, index, len(self._draws), generator)
+
+    def _claim(self, rows: Tensor, answer: Answer) -> None:
+        """Remember log p(x) less its error, the highest of all answers whose weights are sound."""
+        sound = (answer.ess >= _CLAIM_ESS) & ~(answer.pareto_k > k_limits(answer.weighed))
+        claim = torch.where(sound, answer.log_evidence - 2 * answer.error, -math.inf)
+        self._claimed[rows] = torch.maximum(self._claimed[rows], claim.nan_to_num(nan=-math.inf))
+
+    def compare(self) -> None:
+        """Doubt the answers that lack what another stage found: log p(x) beyond their errors."""
+        short = self._claimed - self.log_evidence - 2 * self.error
+        lacking = -torch.expm1(-short.clamp_min(0.0))
+        self.doubt(torch.arange(len(short), device=short.device), lacking.nan_to_num(nan=0.0))
 
     def doubt(self, rows: Tensor, missed: Tensor) -> None:
         """Take in what a second look found the answers to lack, (B,)."""
-        self.looked[rows] = True
         self.missed[rows] = torch.maximum(self.missed[rows], missed)
         lacking = rows[missed > MISSED]
         self.grade[lacking] = self.grade[lacking].clamp_min(1)
 
+    def draws_of(self, rows: Tensor) -> Tensor:
+        """Equally weighted draws of some queries, (num_draws, rows, latent)."""
+        later = rows[self._postponed[rows]]
+        if len(later) and self._later is not None:
+            generator = Generator().manual_seed(self._seed)
+            self._draws[:, later] = _resampled(self._later, later, len(self._draws), generator)
+            self._postponed[later] = False
+        return self._draws[:, rows]
+
     def findings(self, trace: tuple[Stage, ...]) -> Findings:
         """The answers as a method gives them."""
-        rows = self._postponed.nonzero()[:, 0]
-        if len(rows) and self._later is not None:
-            generator = Generator().manual_seed(self._seed)
-            self.draws[:, rows] = _resampled(self._later, rows, len(self.draws), generator)
+        self.compare()
         return Findings(
-            draws=self.draws,
+            draws=self.draws_of(torch.arange(len(self.error), device=self.error.device)),
             log_evidence=self.log_evidence,
             log_evidence_error=self.error,
             c_elbo=self.c_elbo,
@@ -150,10 +175,10 @@ class Answers:
         )
 
 
-def _doubt(error: Tensor, missed: Tensor, pareto_k: Tensor) -> Tensor:
+def _doubt(error: Tensor, missed: Tensor, pareto_k: Tensor, weighed: Tensor) -> Tensor:
     """Orders answers of one grade: a lacking mode weighs more than a large error."""
     unsure = error.nan_to_num(nan=10.0) + 10 * missed.nan_to_num(nan=0.1)
-    return unsure + (pareto_k.nan_to_num(nan=0.0) - 0.7).clamp_min(0)
+    return unsure + (pareto_k.nan_to_num(nan=0.0) - k_limits(weighed)).clamp_min(0)
 
 
 def _resampled(answer: Answer, index: Tensor, num: int, generator: Generator) -> Tensor:

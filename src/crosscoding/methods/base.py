@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from torch import Generator
 
+from crosscoding.bank import MAX_POINTS
 from crosscoding.findings import Findings
 from crosscoding.target import Target
 
@@ -25,7 +26,7 @@ class Method(ABC):
             queries are worked on together.
     """
 
-    points_at_once: ClassVar[int] = 16_384
+    points_at_once: ClassVar[int] = MAX_POINTS  # as many as a bank has
 
     @abstractmethod
     def find(self, target: Target, *, generator: Generator, report: Report = silent) -> Findings:
@@ -33,3 +34,13 @@ class Method(ABC):
 
         Entry b of every figure is what the method gives for query b alone.
         """
+
+    def of_block(self, left: int, seconds: float, *, interrupted: bool) -> "Method":
+        """This method for the next of the blocks of queries that a large batch is worked on in.
+
+        Args:
+            left: Blocks to go, this one included.
+            seconds: Since the first began.
+            interrupted: Whether the block before was.
+        """
+        return self

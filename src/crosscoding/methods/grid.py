@@ -1,39 +1,58 @@
-"""Exact answers for latent ≤ 3: cells over z, made finer where p(z|x) needs it.
+"""Integration for latent ≤ 3: cells over z, made finer where p(z|x) needs it, and then checked.
 
     log p(x) = log Σ_c p(z_c, x) · volume_c      (midpoint rule over cells c)
 
 All queries share the coarse cells, which are decoded once. A query then splits cells in 2^latent. A
 cell whose mass its parts confirm is done; the others go on. Parts that can hold no mass are left
-alone: those whose density, raised by as much as it varies among its siblings, is still negligible.
-So a peak that hides between the points of a coarse level is followed to where it is.
+alone: those whose density, raised by as much as it may vary within them, is still negligible. That
+is what it varies among a cell and its neighbours, and never less than a quarter of what it was for
+the cell that was split, as along a ridge all parts may happen to be equally far from it.
+
+What a midpoint rule does not see, such as a ripple whose period is that of the cells, draws do:
+most are drawn from the cells by their mass, and some from those left alone. Weighed by importance,
+they estimate log p(x) again, without bias.
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
 
+from crosscoding.diagnostics import importance_ess, log_mean_exp, pareto_smooth
 from crosscoding.errors import BudgetError
 from crosscoding.findings import Findings
 from crosscoding.methods.base import Method, Report, silent
+from crosscoding.random import uniform
 from crosscoding.target import Target
 
-_COARSE_CELLS = {1: 512, 2: 128, 3: 40}
-_NEGLIGIBLE = 1e-7  # share of p(x) that a cell may hold and be left alone
+_COARSE_CELLS = {
+    1: 509,
+    2: 125,
+    3: 41,
+}  # no power of 2, as periods of what networks learn often are
+_NEGLIGIBLE = 1e-4  # of the tolerance: share of p(x) that a cell may hold and be left alone
 _CELLS_EXPECTED = 100  # cells that share the error that `tolerance` allows
 _MAX_LEVELS = 30
+_SMOOTH = 2.0  # nats that the density may vary over the parts of a cell that is done
+_SHARE_LEFT = 0.2  # of the draws that check: from cells left alone
+_DONE, _BEYOND_BOX, _TOO_MANY = 0, 1, 2
 
 
 @dataclass(frozen=True)
 class Grid(Method):
     """Deterministic integration over z; log p(x) is exact to about `tolerance`.
 
+    `log_evidence_error` is a twentieth of the tolerance, more where there are many cells or the
+    draws that check them say so; `pareto_k` is of their weights, and `stats["missed"]` the share of
+    p(z|x) that they found in cells left alone.
+
     Args:
         tolerance: Error allowed in log p(x), in nats, > 0.
         radius: Half the side of the box around 0 that is searched, in prior standard deviations.
         max_cells: Most cells a query may have.
+        num_checks: Draws that check the cells of a query, ≥ 2.
 
     Raises (from `find`):
         ValueError: latent > 3, or the box cuts off mass of some query.
@@ -43,20 +62,43 @@ class Grid(Method):
     tolerance: float = 1e-3
     radius: float = 8.0
     max_cells: int = 200_000
+    num_checks: int = 1000
     points_at_once: ClassVar[int] = 65_536
 
     def __post_init__(self) -> None:
         if not self.tolerance > 0 or not self.radius > 0 or self.max_cells < 1:
             raise ValueError(f"expected tolerance, radius and max_cells > 0, got {self}")
+        if self.num_checks < 2:
+            raise ValueError(f"expected num_checks >= 2, got {self.num_checks}")
+
+    def find(self, target: Target, *, generator: Generator, report: Report = silent) -> Findings:
+        findings, outcome = self.integrate(target, generator=generator, report=report)
+        if (outcome == _BEYOND_BOX).any():
+            raise ValueError(
+                f"expected p(z|x) within {self.radius} prior standard deviations of 0, and query "
+                f"{target.name((outcome == _BEYOND_BOX).int().argmax())} has mass at the edge of "
+                "that box; use Grid(radius=...) with a larger radius"
+            )
+        if (outcome == _TOO_MANY).any():
+            raise BudgetError(
+                f"expected at most {self.max_cells} cells a query, and query "
+                f"{target.name((outcome == _TOO_MANY).int().argmax())} needs more; raise "
+                "max_cells or tolerance"
+            )
+        return findings
 
     @torch.no_grad()
-    def find(self, target: Target, *, generator: Generator, report: Report = silent) -> Findings:
+    def integrate(
+        self, target: Target, *, generator: Generator, report: Report = silent
+    ) -> tuple[Findings, Tensor]:
+        """The findings, and of each query whether they are good: 0, or why they are not, (B,)."""
         if target.latent_dim > 3:
             raise ValueError(
                 f"expected latent <= 3 for Grid, got {target.latent_dim}; use Variational or HMC"
             )
-        log_left_out, pending = self._coarse(target)
+        outcome, log_left_out, pending = self._coarse(target)
         settled = pending.take(torch.zeros_like(pending.owner, dtype=torch.bool))
+        left = settled
         for level in range(_MAX_LEVELS):
             if not len(pending.owner):
                 break
@@ -64,40 +106,47 @@ class Grid(Method):
             finished, pending = self._split(target, settled, pending)
             settled = _joined(settled, finished)
             log_evidence = _joined(settled, pending).log_total(target.num_queries)
-            matters = settled.log_mass > log_evidence[settled.owner] + math.log(_NEGLIGIBLE)
-            dropped = settled.take(~matters).log_total(target.num_queries)
-            log_left_out = torch.logaddexp(log_left_out, dropped)
-            settled = settled.take(matters)
-            self._check_budget(target, _joined(settled, pending))
-        else:
-            raise BudgetError(
-                f"expected p(z|x) to be resolved after {_MAX_LEVELS} levels of cells, and some "
-                "are not; raise tolerance"
-            )
-        return _findings(target, _joined(settled, pending), log_left_out)
+            matters = settled.log_mass > log_evidence[settled.owner] + self._log_negligible
+            left, settled = _joined(left, settled.take(~matters)), settled.take(matters)
+            owner = torch.cat([settled.owner, pending.owner])
+            too_many = torch.bincount(owner, minlength=target.num_queries) > self.max_cells
+            if too_many.any():
+                outcome[too_many] = _TOO_MANY
+                settled, pending, left = (
+                    cells.take(~too_many[cells.owner]) for cells in (settled, pending, left)
+                )
+        outcome[pending.owner] = _TOO_MANY
+        log_left_out = torch.logaddexp(log_left_out, left.log_total(target.num_queries))
+        figures = self._check(target, settled, left, generator)
+        return _findings(target, settled, log_left_out, self.tolerance, figures), outcome
 
-    def _coarse(self, target: Target) -> tuple[Tensor, "_Cells"]:
-        """The whole box: log of the mass of cells to leave alone, (B,), and the cells to split."""
+    def _coarse(self, target: Target) -> tuple[Tensor, Tensor, "_Cells"]:
+        """The whole box: outcomes, (B,), log of the mass left alone, (B,), and cells to split."""
         count, dim = _COARSE_CELLS[target.latent_dim], target.latent_dim
         radius = self.radius * target.prior_scale
         width = 2 * radius / count
         axis = ((torch.arange(count) + 0.5) * width - radius).to(target.like)
         points = torch.cartesian_prod(*[axis] * dim).reshape(-1, dim)
         log_joint = target.pairwise_log_likelihood(points) + target.log_prior(points)[:, None]
-        log_mass = log_joint + dim * math.log(width)
-        highest = log_mass + _neighbour_spread(log_joint, count, dim)
-        log_evidence = log_mass.logsumexp(0)
-        on_edge = (points.abs().amax(-1) > radius - width)[:, None]
-        if (on_edge & (log_mass > log_evidence + math.log(_NEGLIGIBLE))).any():
-            raise ValueError(
-                f"expected p(z|x) within {self.radius} prior standard deviations of 0, and a query "
-                "has mass at the edge of that box; use Grid(radius=...) with a larger radius"
-            )
-        matters = highest > log_evidence + math.log(_NEGLIGIBLE)
+        highest_of_all = log_joint.amax(0)
+        relative = log_joint - highest_of_all  # differences keep the digits of large numbers
+        log_total = relative.logsumexp(0) + self._log_negligible
+        spread = _neighbour_spread(relative, count, dim)
+        on_edge = points.abs().amax(-1) > radius - width
+        beyond = (relative[on_edge] > log_total).any(0) | ~highest_of_all.isfinite()
+        matters = (relative + spread > log_total) & ~beyond
         point, owner = matters.nonzero(as_tuple=True)
-        size = torch.full_like(point, 1).to(log_joint) * width
-        log_left_out = log_mass.masked_fill(matters, -math.inf).logsumexp(0)
-        return log_left_out, _Cells(points[point], owner, log_mass[point, owner], size)
+        log_volume = dim * math.log(width)
+        log_left_out = relative.masked_fill(matters, -math.inf).logsumexp(0) + highest_of_all
+        cells = _Cells(
+            points[point],
+            owner,
+            log_joint[point, owner].double() + log_volume,
+            torch.full_like(point, 1).to(log_joint) * width,
+            0.5 * spread[point, owner],
+        )
+        outcome = torch.where(beyond, _BEYOND_BOX, _DONE)
+        return outcome, log_left_out.double() + log_volume, cells
 
     def _split(
         self, target: Target, settled: "_Cells", parents: "_Cells"
@@ -111,47 +160,121 @@ class Grid(Method):
         num_parts = len(corners)
         owner, width = parents.owner.repeat(num_parts), 0.5 * parents.width.repeat(num_parts)
         log_joint = target.log_prior(points) + target.log_likelihood_at(points, owner)
-        log_mass = log_joint + dim * width.log()
-        parts = _Cells(points, owner, log_mass, width)
+        log_mass = log_joint.double() + dim * width.log()
         by_parent = log_mass.unflatten(0, (num_parts, -1))
+        spread = (by_parent.amax(0) - by_parent.amin(0)).to(parents.rise)
+        rise = torch.maximum(0.5 * spread, 0.25 * parents.rise).repeat(num_parts)
+        parts = _Cells(points, owner, log_mass, width, rise)
         log_evidence = _joined(settled, parts).log_total(target.num_queries)
         share = (by_parent.logsumexp(0) - log_evidence[parents.owner]).exp()
         share_before = (parents.log_mass - log_evidence[parents.owner]).exp()
         unsure = (share - share_before).abs() > self.tolerance / _CELLS_EXPECTED
-        spread = by_parent.amax(0) - by_parent.amin(0)
-        highest = log_mass + 0.5 * spread.repeat(num_parts) - log_evidence[owner]
-        again = (unsure | (spread > 2.0)).repeat(num_parts) & (highest > math.log(_NEGLIGIBLE))
-        return parts.take(~again), parts.take(again)
+        unsure |= spread > _SMOOTH
+        may_hold = log_mass + rise - log_evidence[owner] > self._log_negligible
+        again = unsure.repeat(num_parts) & may_hold
+        # The midpoint rule errs by a multiple of width²: what is left is a third of what it gained.
+        gained = (1 - (parents.log_mass - by_parent.logsumexp(0)).exp()).nan_to_num(nan=0.0)
+        left = torch.where(unsure, 0.0, gained.clamp(-1.0, 1.0) / 3)
+        parts = replace(parts, log_mass=log_mass + left.log1p().repeat(num_parts))
+        return parts.take(~again), replace(parts, log_mass=log_mass).take(again)
 
-    def _check_budget(self, target: Target, cells: "_Cells") -> None:
-        counts = torch.bincount(cells.owner, minlength=target.num_queries)
-        if len(counts) and counts.max() > self.max_cells:
-            raise BudgetError(
-                f"expected at most {self.max_cells} cells a query, and query "
-                f"{target.name(counts.argmax())} has {int(counts.max())}; raise max_cells or "
-                "tolerance"
-            )
+    @property
+    def _log_negligible(self) -> float:
+        return math.log(_NEGLIGIBLE * self.tolerance)
+
+    def _check(
+        self, target: Target, settled: "_Cells", left: "_Cells", generator: Generator
+    ) -> "_Check":
+        """Importance sampling from the cells: by their mass, and evenly from those left alone."""
+        num_queries, dim = target.num_queries, target.latent_dim
+        cells = _joined(_joined(settled, left), _Cells.of_nothing(target))
+        is_left = torch.zeros_like(cells.owner, dtype=torch.bool)
+        is_left[len(settled.owner) : len(settled.owner) + len(left.owner)] = True
+        order = cells.owner.argsort(stable=True)
+        cells, is_left = cells.take(order), is_left[order]
+        by_mass = (cells.log_mass - cells.log_total(num_queries)[cells.owner]).exp()
+        num_left = torch.bincount(left.owner, minlength=num_queries)[cells.owner]
+        share_left = torch.where(num_left > 0, _SHARE_LEFT, 0.0).double()
+        evenly = is_left / num_left.clamp_min(1)
+        q = (1 - share_left) * by_mass.nan_to_num(nan=1.0) + share_left * evenly
+        # Each query's shares sum to 1: one running sum, from b to b + 1 for query b.
+        start, steps = torch.arange(num_queries).to(order)[:, None], torch.arange(self.num_checks)
+        offset = uniform((1,), generator=generator, like=target.like).double()
+        wanted = start + (steps.to(order) + offset) / self.num_checks
+        chosen = torch.searchsorted(q.cumsum(0), wanted).mT  # (num_checks, B)
+        last = torch.searchsorted(cells.owner, start[:, 0], right=True) - 1
+        first = torch.searchsorted(cells.owner, start[:, 0])
+        chosen = torch.minimum(torch.maximum(chosen, first), last)
+        place = uniform((self.num_checks, 1, dim), generator=generator, like=target.like)
+        z = cells.points[chosen] + (place - 0.5) * cells.width[chosen][..., None]
+        log_q = q[chosen].log() - dim * cells.width[chosen].double().log()
+        log_weights = target.log_joint(z, checked=False).double().nan_to_num(nan=-math.inf) - log_q
+        log_evidence, error = log_mean_exp(log_weights)
+        shares = log_weights.softmax(0)
+        return _Check(
+            log_evidence=log_evidence,
+            error=error,
+            ess=importance_ess(log_weights),
+            pareto_k=pareto_smooth(log_weights)[1],
+            missed=torch.where(is_left[chosen], shares, 0.0).sum(0),
+            num=self.num_checks,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Check:
+    """What draws from the cells say of each query, (B,), in double; missed: what is left alone."""
+
+    log_evidence: Tensor
+    error: Tensor
+    ess: Tensor
+    pareto_k: Tensor
+    missed: Tensor
+    num: int
+
+    def error_of(self, log_evidence: Tensor) -> Tensor:
+        """By how much log p(x) is off, beyond 2 standard errors of the draws; nats, (B,)."""
+        gap = (log_evidence - self.log_evidence).square() - (2 * self.error).square()
+        off = gap.clamp_min(0.0).sqrt()
+        return torch.where(self.ess >= self.num / 10, off, torch.hypot(off, self.error))
 
 
 @dataclass(frozen=True, eq=False)
 class _Cells:
-    """Cells in no order: centre (C, latent), owner, log of the mass and side, each (C,)."""
+    """Cells in no order.
+
+    Attributes:
+        points: Centres, shape (C, latent).
+        owner: The query of each, shape (C,).
+        log_mass: log of the density times the volume, in double, shape (C,).
+        width: Side, shape (C,).
+        rise: By how much the log-density may be higher within than at the centre, shape (C,).
+    """
 
     points: Tensor
     owner: Tensor
     log_mass: Tensor
     width: Tensor
+    rise: Tensor
+
+    @classmethod
+    def of_nothing(cls, target: Target) -> "_Cells":
+        """A cell without mass for each query, so that all have one."""
+        like = target.like.new_ones(target.num_queries)
+        owner = torch.arange(target.num_queries, device=like.device)
+        points = like.new_zeros(target.num_queries, target.latent_dim)
+        return cls(points, owner, torch.full_like(like, -math.inf).double(), like, like)
 
     def take(self, which: Tensor) -> "_Cells":
+        """Some of them."""
         return _Cells(*(getattr(self, f.name)[which] for f in fields(self)))
 
     def log_total(self, num_queries: int) -> Tensor:
-        """log of the mass of each query's cells, (B,); −inf where it has none."""
+        """log of the mass of each query's cells, in double, (B,); −inf where it has none."""
         best = self.log_mass.new_full((num_queries,), -math.inf)
         best = best.scatter_reduce(0, self.owner, self.log_mass, "amax")
-        relative = (self.log_mass - best[self.owner]).double().exp()
-        mass = torch.zeros_like(best, dtype=torch.double).index_add_(0, self.owner, relative)
-        return (mass.log() + best).to(best.dtype)
+        relative = (self.log_mass - best[self.owner]).exp().nan_to_num(nan=0.0)
+        return torch.zeros_like(best).index_add_(0, self.owner, relative).log() + best
 
 
 def _joined(first: _Cells, second: _Cells) -> _Cells:
@@ -161,19 +284,23 @@ def _joined(first: _Cells, second: _Cells) -> _Cells:
 
 
 def _neighbour_spread(log_joint: Tensor, count: int, dim: int) -> Tensor:
-    """Half the largest less the smallest of each cell and its neighbours, as log_joint (N, B)."""
+    """The largest less the smallest of each cell and its neighbours, as log_joint (N, B)."""
     grid = log_joint.mT.reshape(-1, 1, *[count] * dim)
     pool = {1: torch.max_pool1d, 2: torch.max_pool2d, 3: torch.max_pool3d}[dim]
     spread = pool(grid, 3, 1, 1) + pool(-grid, 3, 1, 1)
-    return 0.5 * spread.reshape(log_joint.mT.shape).mT
+    return spread.reshape(log_joint.mT.shape).mT
 
 
-def _findings(target: Target, cells: _Cells, log_left_out: Tensor) -> Findings:
+def _findings(
+    target: Target, cells: _Cells, log_left_out: Tensor, tolerance: float, check: _Check
+) -> Findings:
     """The cells of every query side by side, (K, B), those with fewer filled up with weight 0."""
     num_queries, like = target.num_queries, target.like
     log_evidence = torch.logaddexp(cells.log_total(num_queries), log_left_out)
     cells = cells.take(cells.owner.argsort(stable=True))
     counts = torch.bincount(cells.owner, minlength=num_queries)
+    by_cells = 0.05 * tolerance * (counts / _CELLS_EXPECTED).clamp_min(1.0).sqrt()
+    error = by_cells + check.error_of(log_evidence)
     first = torch.searchsorted(cells.owner, cells.owner)
     place = torch.arange(len(first), device=first.device) - first
     size = max(int(counts.max()) if num_queries else 0, 1)
@@ -181,19 +308,25 @@ def _findings(target: Target, cells: _Cells, log_left_out: Tensor) -> Findings:
     log_weights = like.new_full((size, num_queries), -math.inf)
     cell_width = like.new_zeros(size, num_queries)
     draws[place, cells.owner] = cells.points
-    log_weights[place, cells.owner] = cells.log_mass
+    log_mass = cells.log_mass - cells.log_total(num_queries)[cells.owner]
+    log_weights[place, cells.owner] = log_mass.to(like.dtype)
     cell_width[place, cells.owner] = cells.width
-    log_weights = log_weights - log_weights.logsumexp(0)
-    zero = torch.zeros_like(log_evidence)
+    log_weights[0, counts == 0] = 0.0
+    log_evidence, error = log_evidence.to(like.dtype), error.to(like.dtype)
     return Findings(
         draws=draws,
         log_weights=log_weights,
         cell_width=cell_width,
         exact_density=True,
         log_evidence=log_evidence,
-        log_evidence_error=zero,
+        log_evidence_error=error,
         c_elbo=log_evidence,
-        c_elbo_error=zero,
-        ess=torch.full_like(zero, math.inf),  # sums, not draws: there is no sampling error
-        stats={"cells": counts.to(like.dtype), "missed": zero},
+        c_elbo_error=error,
+        ess=torch.full_like(error, math.inf),  # sums, not draws: there is no sampling error
+        pareto_k=check.pareto_k.to(like.dtype),
+        stats={
+            "cells": counts.to(like.dtype),
+            "missed": check.missed.to(like.dtype),
+            "weighed": torch.full_like(error, check.num),
+        },
     )

@@ -21,8 +21,8 @@ from crosscoding.crosscoders import Fitted, Gaussian, Mixture, fit_to_draws
 from crosscoding.diagnostics import importance_ess, log_mean_exp, mean_error, pareto_smooth
 from crosscoding.findings import Findings
 from crosscoding.methods.base import Method, Report, silent
-from crosscoding.methods.particles import next_temperature
-from crosscoding.random import spawn
+from crosscoding.methods.particles import flattened, next_temperature
+from crosscoding.random import quasi_normal, spawn
 from crosscoding.target import Target
 
 _WIDER, _WIDER_SHARE = 2.5, 0.12  # variance of the wide copy, and its share of the draws
@@ -181,8 +181,7 @@ def adapt(
     not taken from these draws.
     """
     family = Gaussian() if components == 1 else Mixture(components)
-    enough = 6.0 * target.latent_dim + 24
-    proposals = [widened(_fit(family, draws, log_weights, enough, generator), target)]
+    proposals = [widened(_fit(family, draws, log_weights, target, generator), target)]
     log_joints: list[Tensor] = []
     pools: list[Tensor] = []
     log_mixtures: list[Tensor] = []  # log Σ_j q_j at the draws of each round
@@ -197,7 +196,7 @@ def adapt(
         pools.append(z)
         log_joints.append(target.log_joint(z))
         weights = torch.cat(log_joints) - torch.cat(log_mixtures)
-        fitted = _fit(family, torch.cat(pools), weights, enough, generator)
+        fitted = _fit(family, torch.cat(pools), weights, target, generator)
         proposals.append(widened(fitted, target))
     return proposals[-1]
 
@@ -206,14 +205,31 @@ def _fit(
     family: Gaussian | Mixture,
     draws: Tensor,
     log_weights: Tensor,
-    enough: float,
+    target: Target,
     generator: Generator,
 ) -> Fitted:
-    """The likeliest member, of weights flattened until `enough` draws are effective."""
+    """The likeliest member, of weights flattened until enough draws are effective."""
+    enough = 6.0 * target.latent_dim + 24
     cold = torch.zeros_like(log_weights[0])
     flatness = next_temperature(log_weights, cold, min(enough, len(draws) / 3))
-    flat = (flatness * log_weights.clamp_min(-1e30)).nan_to_num(nan=0.0)
-    return fit_to_draws(family, draws, flat, generator=generator)
+    flat = flattened(log_weights, flatness)
+    return fit_to_draws(family, _apart(draws, target.prior_scale), flat, generator=generator)
+
+
+def _apart(draws: Tensor, prior_scale: float) -> Tensor:
+    """Draws (S, B, latent), where those of a query agree in an element of z moved apart there.
+
+    Particles that no step moves all have one place, which has no covariance to fit. To agree is to
+    differ by less than rounding does of the prior's scale; then they have the square root of that
+    for a standard deviation. Other queries' draws stay as they are.
+    """
+    eps = torch.finfo(draws.dtype).eps
+    agreed = draws.amax(0) - draws.amin(0) < eps * prior_scale
+    if not agreed.any():
+        return draws
+    spread = quasi_normal(len(draws), draws.shape[-1], generator=Generator(), like=draws)
+    apart = draws + math.sqrt(eps) * prior_scale * spread[:, None]
+    return torch.where(agreed, apart, draws)
 
 
 def widened(fitted: Fitted, target: Target) -> Fitted:

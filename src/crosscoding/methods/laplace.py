@@ -15,11 +15,12 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.crosscoders import Mixture
+from crosscoding.crosscoders.precision import precision_root
 from crosscoding.findings import Findings
 from crosscoding.methods.base import Method, Report, silent
 from crosscoding.methods.importance import weigh
 from crosscoding.methods.leapfrog import evaluated
-from crosscoding.methods.particles import next_temperature, systematic
+from crosscoding.methods.particles import flattened, next_temperature, systematic
 from crosscoding.random import spawn, uniform
 from crosscoding.target import Target
 
@@ -52,8 +53,7 @@ class Laplace(Method):
         modes = climb(target, starts, self.steps, report=report)
         log_weights, climbs = modes.log_weights()
         means, precisions = modes.z.transpose(0, 1), modes.precision.transpose(0, 1)
-        covariances = torch.linalg.inv(precisions)
-        fitted = Mixture.from_components(log_weights.mT, means, covariances)
+        fitted = Mixture.from_components(log_weights.mT, means, precisions)
         found = weigh(target, fitted, self.num_fresh, generator=for_check)
         found.stats = {
             "modes": (climbs > 0).sum(0).to(target.like),
@@ -69,7 +69,7 @@ class Modes:
     Args:
         z: Shape (K, B, latent).
         log_joint: log p(z, x) there, shape (K, B).
-        precision: H there, positive definite, shape (K, B, latent, latent).
+        precision: H there, positive definite, in double, shape (K, B, latent, latent).
         steps: Steps taken, shape (K, B).
     """
 
@@ -83,16 +83,15 @@ class Modes:
 
         A mode found again has −inf and 0: it counts where it was found best.
         """
-        factor = torch.linalg.cholesky(self.precision)
-        half_log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        log_mass = self.log_joint - half_log_det
+        half_log_det = half_log_determinant(self.precision)
+        log_mass = self.log_joint - half_log_det.to(self.log_joint)
         climbs = torch.ones_like(log_mass)
         order = log_mass.argsort(dim=0, descending=True)
         query = torch.arange(log_mass.shape[1], device=log_mass.device)
         for better in range(len(order)):
             for other in range(better + 1, len(order)):
                 a, b = order[better], order[other]
-                gap = self.z[b, query] - self.z[a, query]
+                gap = (self.z[b, query] - self.z[a, query]).double()
                 width = torch.einsum("bi,bij,bj->b", gap, self.precision[a, query], gap)
                 again = (width < _SAME) & (climbs[a, query] > 0) & (climbs[b, query] > 0)
                 climbs[a, query] += torch.where(again, climbs[b, query], 0.0)
@@ -110,7 +109,7 @@ def spread_starts(target: Target, num: int, *, generator: Generator) -> Tensor:
     points, log_likelihood = target.log_likelihood_of_bank()
     cold = torch.zeros_like(log_likelihood[0])
     temperature = next_temperature(log_likelihood, cold, min(4.0 * num, 0.5 * len(points)))
-    log_weights = (temperature * log_likelihood.clamp_min(-1e30)).nan_to_num(nan=0.0)
+    log_weights = flattened(log_likelihood, temperature)
     offset = uniform((1,), generator=generator, like=points)
     index = systematic(log_weights, offset, num)
     index[0] = log_likelihood.argmax(0)
@@ -151,7 +150,8 @@ def climb(
         if precision is None or step % every == 0:
             precision = positive(climbing.curvature(here.z), target.prior_scale)
         ridge = damping[:, active, None] * precision.diagonal(dim1=-2, dim2=-1)
-        direction = torch.linalg.solve(precision + torch.diag_embed(ridge), here.gradient)
+        step_matrix = precision + torch.diag_embed(ridge)
+        direction = torch.linalg.solve(step_matrix, here.gradient.double()).to(z)
         there = here.z + direction
         reached = climbing.log_joint(there, checked=False).nan_to_num(nan=-math.inf)
         going = ~over[:, active]
@@ -176,8 +176,12 @@ def positive(curvature: Tensor, prior_scale: float) -> Tensor:
     """A curvature (*shape, latent, latent) made positive definite where it is not.
 
     A saddle's downward directions are turned over, and flat ones given a thousandth of the prior's
-    precision.
+    precision; a curvature that overflows is no guide, and becomes the prior's.
     """
+    overflown = ~curvature.isfinite().all(-1).all(-1)
+    if overflown.any():
+        prior = torch.eye(curvature.shape[-1]).to(curvature) / prior_scale**2
+        curvature = torch.where(overflown[..., None, None], prior, curvature)
     indefinite = torch.linalg.cholesky_ex(curvature).info > 0
     if not indefinite.any():
         return curvature
@@ -186,3 +190,8 @@ def positive(curvature: Tensor, prior_scale: float) -> Tensor:
     fixed = curvature.clone()
     fixed[indefinite] = (vectors * values[:, None]) @ vectors.mT
     return fixed
+
+
+def half_log_determinant(precision: Tensor) -> Tensor:
+    """½ log |P| of positive definite P (*shape, latent, latent): (*shape)."""
+    return precision_root(precision).diagonal(dim1=-2, dim2=-1).log().sum(-1)

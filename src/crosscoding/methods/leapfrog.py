@@ -62,11 +62,13 @@ def evaluated(target: Target, density: Density, z: Tensor) -> Points:
         (gradient,) = torch.autograd.grad(log_density.sum(), inside)
     undefined = log_density.isnan() | gradient.isnan().any(-1)
     near = (inside.abs() < _REACH * target.prior_scale).all(-1)
-    if (undefined & near).any():
+    wrong = undefined & near
+    if wrong.any():
+        query = target.name(wrong.any(0).nonzero()[0, 0])
         raise NonFiniteError(
             "expected a finite log p(z, x) and gradient where prior draws are, got NaN at "
-            f"{int((undefined & near).sum())} of {undefined.numel()} points: the decoder puts "
-            "out NaN or infinity there"
+            f"{int(wrong.sum())} of {wrong.numel()} points, the first of them for query {query}: "
+            "the decoder puts out NaN or infinity there"
         )
     diverged = diverged | undefined
     return Points(

@@ -18,6 +18,7 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.crosscoders import Gaussian
+from crosscoding.crosscoders.precision import precision_root
 from crosscoding.findings import Findings
 from crosscoding.methods.base import Method, Report, silent
 from crosscoding.methods.importance import weigh
@@ -66,7 +67,7 @@ class NaturalGradient(Method):
         mean, precision, steps = self.fit(
             target, modes.z[best, query], modes.precision[best, query], for_fit, report
         )
-        fitted = Gaussian.from_moments(mean, torch.linalg.inv(precision))
+        fitted = Gaussian.from_precision(mean, precision)
         found = weigh(target, fitted, self.num_fresh, generator=for_check)
         found.stats = {"steps": steps}
         return found
@@ -85,7 +86,7 @@ class NaturalGradient(Method):
 
         Args:
             target: A flat target.
-            mean, precision: Where the fits start.
+            mean, precision: Where the fits start; the precision in double.
             generator: Of the draws.
             report: Told how far the fits are.
             out_of_time: Asked after each step; the fits end as they are when it says so.
@@ -127,21 +128,23 @@ class _Fit:
 
     def step(self, noise: Tensor, *, curved: bool) -> None:
         """One step with draws from noise (S, 1, latent); `curved`: renew the precision too."""
-        factor = torch.linalg.cholesky(self.precision)
+        factor = precision_root(self.precision)
         z = self._mean + _widened(factor, noise)
         here = evaluated(self._target, self._target.log_joint, z)
         if curved:
             bend = positive(self._target.curvature(z[:1])[0], self._target.prior_scale)
             share = (_CURVATURE_RATE * self._rate)[..., None]
             self.precision = (1 - share) * self.precision + share * bend
-            factor = torch.linalg.cholesky(self.precision)
+            factor = precision_root(self.precision)
         gradient = here.gradient.mean(0)
-        direction = torch.cholesky_solve(gradient[..., None], factor)[..., 0]
+        direction = torch.cholesky_solve(gradient[..., None].to(factor), factor)[..., 0].to(
+            gradient
+        )
         length = (direction * gradient).sum(-1, keepdim=True).clamp_min(1e-30).sqrt()
         shortened = (_LONGEST / length).clamp_max(1.0)
         self._mean = self._mean + _MEAN_RATE * self._rate * shortened * direction
         half_log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        self._objectives.append(here.log_density.mean(0) - half_log_det)
+        self._objectives.append(here.log_density.mean(0) - half_log_det.to(gradient))
         self._means.append(self._mean)
 
     def end_block(self) -> Tensor:
@@ -165,5 +168,6 @@ class _Fit:
 
 def _widened(factor: Tensor, noise: Tensor) -> Tensor:
     """L⁻ᵀ ε of precision L Lᵀ: noise (S, 1, latent) -> (S, B, latent), of covariance P⁻¹."""
-    wide = noise.transpose(0, 1).expand(len(factor), -1, -1)
-    return torch.linalg.solve_triangular(factor.mT, wide.mT, upper=True).mT.transpose(0, 1)
+    wide = noise.transpose(0, 1).expand(len(factor), -1, -1).mT.to(factor)
+    z = torch.linalg.solve_triangular(factor.mT, wide, upper=True).mT.transpose(0, 1)
+    return z.to(noise)

@@ -8,6 +8,7 @@ from torch import Tensor
 from crosscoding.diagnostics import importance_ess, mean_error
 
 _BISECTIONS = 16
+_LEAST_LOG = -1e30
 
 
 def next_temperature(log_ratio: Tensor, now: Tensor, least_ess: float) -> Tensor:
@@ -18,7 +19,7 @@ def next_temperature(log_ratio: Tensor, now: Tensor, least_ess: float) -> Tensor
         now: Temperature of each query, shape (B,).
         least_ess: Effective sample size to keep, between 1 and S.
     """
-    log_ratio = log_ratio.clamp_min(-1e30)  # as 0 · −inf is NaN
+    log_ratio = bounded(log_ratio)
     low, high = now.clone(), torch.ones_like(now)
     whole = importance_ess((high - low) * log_ratio) >= least_ess
     for _ in range(_BISECTIONS):
@@ -26,6 +27,19 @@ def next_temperature(log_ratio: Tensor, now: Tensor, least_ess: float) -> Tensor
         fits = importance_ess((middle - now) * log_ratio) >= least_ess
         low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
     return torch.where(whole, 1.0, low)
+
+
+def bounded(log_weights: Tensor) -> Tensor:
+    """Log-weights with −1e30 for −inf: a weight of 0 still, and one to reckon with.
+
+    0 · (−inf), as at temperature 0, and −inf − (−inf), as where all weights are 0, would be NaN.
+    """
+    return log_weights.clamp_min(_LEAST_LOG)
+
+
+def flattened(log_weights: Tensor, temperature: Tensor) -> Tensor:
+    """log w^t, (S, B), for t of each query, (B,); −inf allowed, and 0 where t log w is NaN."""
+    return (temperature * bounded(log_weights)).nan_to_num(nan=0.0)
 
 
 def systematic(log_weights: Tensor, offset: Tensor, num: int) -> Tensor:

@@ -14,7 +14,7 @@ reached by weighting the bank; covariance and step size are taken from the parti
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Generator, Tensor
@@ -24,6 +24,8 @@ from crosscoding.findings import Findings
 from crosscoding.methods.base import Method, Report, silent
 from crosscoding.methods.leapfrog import Density, Move, evaluated, shrunk_covariance
 from crosscoding.methods.particles import (
+    bounded,
+    flattened,
     log_mean_of_islands,
     next_temperature,
     systematic,
@@ -80,6 +82,13 @@ class TemperedSMC(Method):
             ess_share=self.ess_share,
         )
         swarm = annealing.run(target, generator=generator, report=report)
+        if not swarm.reached.all():
+            query = target.name((~swarm.reached).nonzero()[0, 0])
+            raise BudgetError(
+                f"expected p(z|x) to be reached in {_MAX_TEMPERATURES} temperatures, and it was "
+                f"not for query {query}; the evidence is too sharp for TemperedSMC, "
+                "use Laplace() or Auto()"
+            )
         nothing = torch.full_like(swarm.log_evidence, math.nan)
         return Findings(
             draws=swarm.z,
@@ -108,6 +117,8 @@ class Swarm:
         acceptance: Acceptance rate of the last moves, shape (B,).
         decodes: Decoder evaluations, shape (B,).
         stuck: Whether at some temperature no step size let particles move, boolean (B,).
+        reached: Whether the particles are of p(z|x) in the end, boolean (B,); where they are not,
+            z and the figures of it are 0.
     """
 
     z: Tensor
@@ -117,6 +128,12 @@ class Swarm:
     acceptance: Tensor
     decodes: Tensor
     stuck: Tensor
+    reached: Tensor
+
+    def select(self, index: Tensor) -> "Swarm":
+        """The particles of some queries."""
+        rest = [getattr(self, field.name)[..., index] for field in fields(self)[1:]]
+        return Swarm(self.z[:, index], *rest)
 
     @property
     def missed(self) -> Tensor:
@@ -182,18 +199,17 @@ class Annealing:
             target: What to anneal to.
             generator: Of all random numbers.
             report: Told how far the particles are.
-            stop: Asked at each temperature; True ends it without an answer.
-        Raises:
-            BudgetError: It was stopped, or a query is not through after 150 temperatures.
+            stop: Asked at each temperature; True ends it as it is.
+        Returns:
+            The particles; `reached` is False for queries that were stopped, or not through after
+            150 temperatures.
         """
         for_start, for_steps = spawn(generator, 2)
         state = self._start(target, generator=for_start)
         swarm = self._empty(state)
         for step in range(_MAX_TEMPERATURES):
-            if not len(state.index):
-                return swarm
-            if stop():
-                raise BudgetError(f"stopped at temperature {step}")
+            if not len(state.index) or stop():
+                break
             report(1 - len(state.index) / max(target.num_queries, 1), f"temperature {step}")
             (for_step,) = spawn(for_steps, 1)  # others' retries do not change a query's numbers
             self._move(state, generator=for_step)
@@ -204,11 +220,8 @@ class Annealing:
             if len(state.index):
                 (for_step,) = spawn(for_steps, 1)
                 self._sharpen(state, generator=for_step)
-        raise BudgetError(
-            f"expected p(z|x) to be reached in {_MAX_TEMPERATURES} temperatures, and it was not "
-            f"for query {target.name(state.index[0])}; the evidence is too sharp for TemperedSMC, "
-            "use Laplace() or Auto()"
-        )
+        swarm.decodes[state.index] = state.decodes
+        return swarm
 
     def _start(self, target: Target, *, generator: Generator) -> "_State":
         """Points of the bank by p(x|z)^t, at the largest t that leaves as many as are wanted."""
@@ -226,7 +239,7 @@ class Annealing:
         now = torch.zeros_like(log_likelihood[0])
         wanted = max(min(0.9 * self.num_particles, 0.25 * len(points)), 2.0)
         temperature = next_temperature(islands.flatten(0, 1), now, wanted)
-        log_weights = (temperature * islands.clamp_min(-1e30)).nan_to_num(nan=0.0)
+        log_weights = flattened(islands, temperature)
         offset = uniform((self.num_islands, 1), generator=generator, like=points)
         size = self.num_particles // self.num_islands
         index = systematic(log_weights, offset, size)  # (size, islands, B)
@@ -291,7 +304,7 @@ class Annealing:
         """Raise the temperature, and draw the particles of each island by their new weights."""
         least_ess = self.ess_share * self.num_particles
         sharper = next_temperature(state.log_likelihood, state.temperature, least_ess)
-        gain = (sharper - state.temperature) * state.log_likelihood.clamp_min(-1e30)
+        gain = (sharper - state.temperature) * bounded(state.log_likelihood)
         gain = gain.unflatten(0, (self.num_islands, -1)).transpose(0, 1)
         size = len(gain)
         state.log_islands = state.log_islands + gain.logsumexp(0) - math.log(size)
@@ -311,6 +324,7 @@ class Annealing:
             acceptance=none.clone(),
             decodes=none.clone(),
             stuck=none > 0,
+            reached=none > 0,
         )
 
     def _store(self, swarm: Swarm, state: "_State", done: Tensor) -> None:
@@ -322,6 +336,7 @@ class Annealing:
         swarm.acceptance[rows] = state.acceptance[done]
         swarm.decodes[rows] = state.decodes[done]
         swarm.stuck[rows] = state.stuck[done]
+        swarm.reached[rows] = True
 
 
 @dataclass(eq=False)

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from crosscoding.crosscoders import Crosscoder, Gaussian, fit_to_draws
 from crosscoding.crosscoders.base import Map, Params, pack, unpack
 from crosscoding.diagnostics import importance_ess
+from crosscoding.methods.particles import bounded
 from crosscoding.random import normal, spawn
 from crosscoding.target import Target
 
@@ -57,7 +58,7 @@ def weighted_probes(target: Target, *, generator: Generator) -> tuple[Tensor, Te
     low_dimensional = target.latent_dim <= _MAX_BENT_DIM
     num = _NUM_PROBES if low_dimensional else _NUM_PROBES_ABOVE
     z = target.draw_prior(num, generator=generator)
-    log_likelihood = target.pairwise_log_likelihood(z).clamp_min(-1e30)  # as 0 · −inf is NaN
+    log_likelihood = bounded(target.pairwise_log_likelihood(z))
     enough = 2 * target.latent_dim + 16
     low, high = torch.zeros_like(log_likelihood[0]), torch.ones_like(log_likelihood[0])
     for _ in range(20):

@@ -1,0 +1,97 @@
+"""A target without a VAE: any density of z, for every method that works on a VAE."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from crosscoding.bank import MAX_POINTS, prior_points
+from crosscoding.errors import NonFiniteError
+from crosscoding.target import Target
+
+
+class DensityTarget(Target):
+    """A bare target without a VAE: any unnormalised density of z.
+
+    It is split into a prior N(0, prior_scale² I) and the rest, so that every method, those that
+    start from the prior too, runs on it as on a VAE.
+
+    Args:
+        log_density: Maps z (*sample, *batch, latent) to log-densities (*sample, *batch).
+        latent_dim: Size of z.
+        prior_scale: Standard deviation of the prior; wide enough to cover all modes.
+        like: Tensor whose dtype and device to use; torch's defaults otherwise.
+
+    Example:
+        >>> target = DensityTarget(lambda z: -z.square().sum(-1), latent_dim=2)
+        >>> target.log_joint(torch.ones(3, 2))
+        tensor([-2., -2., -2.])
+    """
+
+    def __init__(
+        self,
+        log_density: Callable[[Tensor], Tensor],
+        latent_dim: int,
+        *,
+        prior_scale: float = 1.0,
+        like: Tensor | None = None,
+    ) -> None:
+        if latent_dim < 1 or not prior_scale > 0:
+            raise ValueError(
+                f"expected latent_dim >= 1 and prior_scale > 0, got {latent_dim} and {prior_scale}"
+            )
+        self.log_density = log_density
+        self.latent_dim = latent_dim
+        self.prior_scale = float(prior_scale)
+        self.like = torch.empty(0) if like is None else like.new_empty(0)
+        self.batch_shape = torch.Size()
+
+    @property
+    def operations(self) -> float:
+        return 100.0 * self.latent_dim  # it shows nothing of itself
+
+    def log_joint(self, z: Tensor, *, checked: bool = True) -> Tensor:
+        result = self.log_density(z)
+        if result.shape != z.shape[:-1]:
+            raise ValueError(
+                f"expected log_density to map z of shape {tuple(z.shape)} to shape "
+                f"{tuple(z.shape[:-1])}, got {tuple(result.shape)}; sum over the last dimension"
+            )
+        if checked and result.isnan().any():
+            raise NonFiniteError("expected a finite log-density, got NaN from log_density")
+        return result
+
+    def log_likelihood(self, z: Tensor, *, checked: bool = True) -> Tensor:
+        return self.log_joint(z, checked=checked) - self.log_prior(z)
+
+    def pairwise_log_likelihood(self, z: Tensor) -> Tensor:
+        one_batch = z.reshape(len(z), *[1] * len(self.batch_shape), self.latent_dim)
+        return self.log_likelihood(one_batch).expand(len(z), *self.batch_shape)
+
+    def log_likelihood_of_bank(self) -> tuple[Tensor, Tensor]:
+        points = self.prior_scale * prior_points(MAX_POINTS, self.latent_dim, self.like)
+        return points, self.pairwise_log_likelihood(points)
+
+    def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
+        return self.log_likelihood(z)
+
+    def curvature(self, z: Tensor) -> Tensor:
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.log_joint(z).sum(), z, create_graph=True)
+            rows = [
+                torch.autograd.grad(gradient[..., i].sum(), z, retain_graph=True)[0]
+                for i in range(self.latent_dim)
+            ]
+        hessian = torch.stack(rows, -2).detach().double()
+        return -0.5 * (hessian + hessian.mT)
+
+    def flatten(self) -> "DensityTarget":
+        return self.select(torch.zeros(self.num_queries, dtype=torch.long))
+
+    def select(self, index: Tensor) -> "DensityTarget":
+        flat = DensityTarget(
+            self.log_density, self.latent_dim, prior_scale=self.prior_scale, like=self.like
+        )
+        flat.batch_shape = index.shape
+        return flat

@@ -1,0 +1,115 @@
+"""From a proposal to answers: draws of it weighed by importance, as many as the error asks for."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.crosscoders import Fitted
+from crosscoding.diagnostics import pareto_k_limit
+from crosscoding.methods.answers import Answer, Answers, answer_of
+from crosscoding.methods.effort import NUM_WEIGHED, Clock
+from crosscoding.random import spawn
+from crosscoding.target import Target
+
+BEYOND = 1.0  # nats above the largest weight: where a point lies outside what was fitted
+_MOST_TIMES = 6  # how many times as many draws an answer may take
+_WANTED_ERROR = 0.037  # of log p(x), nats
+_NUM_RAYS, _TIMES_AS_FAR = 100, (2.0, 4.0, 8.0)
+
+
+class Weighing:
+    """Weighs draws of proposals, and offers what comes of it as answers.
+
+    Args:
+        answers: To offer answers to.
+        clock: When to stop.
+        unlimited: Whether a query may have further draws where its error asks for them.
+    """
+
+    def __init__(self, answers: Answers, clock: Clock, *, unlimited: bool) -> None:
+        self._answers = answers
+        self._clock = clock
+        self._unlimited = unlimited
+
+    def __call__(
+        self,
+        target: Target,
+        rows: Tensor,
+        proposal: Fitted,
+        num_fitted: int | None,
+        num: int,
+        missed: Callable[[Tensor], Tensor],
+        generator: Generator,
+    ) -> Tensor:
+        """Answers from draws of a proposal, more of them where the error asks for it.
+
+        Args:
+            target: Of these queries.
+            rows: Which they are.
+            proposal: What to draw from.
+            num_fitted: As in `importance.bound_of`.
+            num: Draws at first.
+            missed: The share of p(z|x) outside, (B,), given the largest log-weight of each query.
+            generator: Of the draws.
+        Returns:
+            Decodes of each query.
+        """
+        z, log_weights = _weighted_draws(target, proposal, num, generator)
+        answer = answer_of(proposal, num_fitted, z, log_weights, missed(log_weights.amax(0)))
+        answer = with_tails(target, answer, proposal.log_prob)
+        self._answers.keep(rows, answer)
+        decodes = torch.full_like(answer.error, float(num))
+        times = (answer.error / _WANTED_ERROR).square().ceil().clamp(1, _MOST_TIMES)
+        times = torch.where(answer.pareto_k < pareto_k_limit(num), times, 1.0)
+        free = self._unlimited and not self._clock.is_over()
+        if num == NUM_WEIGHED and free:
+            for_more = spawn(generator, _MOST_TIMES)
+            for total in times[times > 1].unique().tolist():
+                again = (times == total).nonzero()[:, 0]
+                more = int(total - 1) * num
+                some = proposal.select(again)
+                extra, extra_weights = _weighted_draws(
+                    target.select(again), some, more, for_more[int(total) - 1]
+                )
+                together = torch.cat([z[:, again], extra])
+                weights = torch.cat([log_weights[:, again], extra_weights])
+                largest = torch.full_like(decodes, math.inf)
+                largest[again] = weights.amax(0)
+                searched = missed(largest)[again]
+                answer = answer_of(some, num_fitted, together, weights, searched)
+                answer = with_tails(target.select(again), answer, some.log_prob)
+                self._answers.keep(rows[again], answer)
+                decodes[again] += more
+        return decodes
+
+
+def with_tails(target: Target, answer: Answer, log_proposal: Callable[[Tensor], Tensor]) -> Answer:
+    """The answer, of which nothing holds where weights are larger far out than where it has draws.
+
+    Looked at are points on rays from the mean through some draws, some times as far out.
+    """
+    if target.ends_with_prior:
+        return answer
+    mean = (answer.log_weights.softmax(0)[..., None] * answer.draws).sum(0)
+    rays = answer.draws[:: max(len(answer.draws) // _NUM_RAYS, 1)] - mean
+    far = mean + torch.cat([factor * rays for factor in _TIMES_AS_FAR])
+
+    def log_weights(z: Tensor) -> Tensor:
+        return target.log_joint(z) - log_proposal(z)
+
+    heavy = log_weights(far).amax(0) > log_weights(answer.draws).amax(0) + BEYOND
+    return replace(
+        answer,
+        pareto_k=torch.where(heavy, math.inf, answer.pareto_k),
+        error=torch.where(heavy, math.inf, answer.error),
+    )
+
+
+def _weighted_draws(
+    target: Target, proposal: Fitted, num: int, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    z, log_q = proposal.rsample_and_log_prob(num, generator=generator)
+    return z, target.log_joint(z) - log_q

@@ -253,7 +253,10 @@ class Posterior:
             ValueError: truth is of another shape, dtype or device, or outside the support.
             NonFiniteError: An unobserved element of truth is NaN or infinite.
         """
-        return self._unflatten(self._query_log_weights(truth).logsumexp(0))
+        log_prob = self._unflatten(self._query_log_weights(truth).logsumexp(0))
+        _, target = self._model()
+        everything = target.evidence.mask.flatten(len(self.batch_shape)).all(-1)
+        return log_prob.masked_fill(everything, 0.0)
 
     @torch.no_grad()
     def query_ess(self, truth: Tensor) -> Tensor:

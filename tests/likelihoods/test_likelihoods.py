@@ -379,3 +379,14 @@ def test_what_is_kept_gives_every_query_under_every_parameter_set(case):
     assert all(part.shape[0] == 7 for part in kept)
     expected = likelihood.masked_log_prob(params.unsqueeze(1), values, mask)
     torch.testing.assert_close(likelihood.pairwise_log_prob(kept, values, mask), expected)
+
+
+def test_pairwise_gaussian_keeps_its_digits_far_from_zero():
+    """Temperatures in kelvin, years: x², xμ and μ² are large and their difference is not."""
+    mean = 1e8 + torch.randn(5, 7, generator=seeded(0), dtype=torch.double)
+    values = 1e8 + torch.randn(3, 7, generator=seeded(1), dtype=torch.double)
+    mask = torch.ones(3, 7, dtype=torch.bool)
+    likelihood = Gaussian(scale=0.1)
+    found = likelihood.pairwise_log_prob(likelihood.to_keep(mean), values, mask)
+    exact = torch.distributions.Normal(mean[:, None], 0.1).log_prob(values).sum(-1)
+    torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-6)

@@ -71,9 +71,11 @@ class Gaussian(_Real):
 
     def pairwise_log_prob(self, kept: tuple[Tensor, ...], values: Tensor, mask: Tensor) -> Tensor:
         (params,) = kept
-        # Σ m (x − μ)² / σ² by its three products, in double: they nearly cancel where x ≈ μ.
+        # Σ m (x − μ)² / σ² by its three products, in double, and both less the mean of μ over the
+        # points: they nearly cancel where x ≈ μ, and all the more the further both are from 0.
         mean, scale = (part.double() for part in self.split(params))
-        weight, data = mask.double(), values.double()
+        centre = mean.mean(0)
+        weight, data, mean = mask.double(), values.double() - centre, mean - centre
         precision = scale.pow(-2).expand_as(mean)
         squares = precision @ (data.square() * weight).mT
         squares = squares - 2 * (mean * precision) @ (data * weight).mT

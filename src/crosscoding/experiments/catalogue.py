@@ -1,0 +1,27 @@
+"""All experiments by name: what the command, the tests and the documentation are made from."""
+
+from crosscoding.errors import unknown_name
+from crosscoding.experiments import (
+    diagrams,
+)
+from crosscoding.experiments.contract import Experiment
+
+EXPERIMENTS: dict[str, Experiment] = {
+    experiment.name: experiment
+    for experiment in (
+        diagrams.FIG1,
+        diagrams.FIG13,
+    )
+}
+
+
+def chosen(names: list[str]) -> list[Experiment]:
+    """The experiments of these names, in the order of the catalogue; `all` is all of them.
+
+    Raises:
+        ValueError: There is none of that name; says which is nearest.
+    """
+    for name in names:
+        if name != "all" and name not in EXPERIMENTS:
+            raise unknown_name("figure or comparison", name, [*EXPERIMENTS, "all"])
+    return [each for name, each in EXPERIMENTS.items() if name in names or "all" in names]

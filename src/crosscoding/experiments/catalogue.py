@@ -3,6 +3,8 @@
 from crosscoding.errors import unknown_name
 from crosscoding.experiments import (
     diagrams,
+    digit_sets,
+    one_digit,
 )
 from crosscoding.experiments.contract import Experiment
 
@@ -10,6 +12,9 @@ EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
     for experiment in (
         diagrams.FIG1,
+        one_digit.FIG2,
+        one_digit.FIG3,
+        digit_sets.FIG4,
         diagrams.FIG13,
     )
 }

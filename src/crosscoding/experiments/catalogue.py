@@ -2,6 +2,7 @@
 
 from crosscoding.errors import unknown_name
 from crosscoding.experiments import (
+    bare,
     diagrams,
     digit_sets,
     one_digit,
@@ -15,6 +16,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         one_digit.FIG2,
         one_digit.FIG3,
         digit_sets.FIG4,
+        bare.FIG9,
         diagrams.FIG13,
     )
 }

@@ -3,9 +3,13 @@
 from crosscoding.errors import unknown_name
 from crosscoding.experiments import (
     bare,
+    completions,
     diagrams,
     digit_sets,
+    face_scores,
     one_digit,
+    prior,
+    tuning,
 )
 from crosscoding.experiments.contract import Experiment
 
@@ -16,7 +20,14 @@ EXPERIMENTS: dict[str, Experiment] = {
         one_digit.FIG2,
         one_digit.FIG3,
         digit_sets.FIG4,
+        tuning.FIG5,
+        completions.FIG6,
+        completions.FIG7,
+        face_scores.FIG8,
         bare.FIG9,
+        prior.FIG10,
+        completions.FIG11,
+        completions.FIG12,
         diagrams.FIG13,
     )
 }

@@ -4,6 +4,7 @@ from crosscoding.errors import unknown_name
 from crosscoding.experiments import (
     bare,
     completions,
+    convergence,
     diagrams,
     digit_sets,
     face_scores,
@@ -29,6 +30,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         completions.FIG11,
         completions.FIG12,
         diagrams.FIG13,
+        convergence.VARIANCE,
     )
 }
 

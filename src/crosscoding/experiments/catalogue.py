@@ -2,6 +2,7 @@
 
 from crosscoding.errors import unknown_name
 from crosscoding.experiments import (
+    amortised,
     bare,
     completions,
     convergence,
@@ -30,6 +31,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         completions.FIG11,
         completions.FIG12,
         diagrams.FIG13,
+        amortised.CVAE,
         convergence.VARIANCE,
     )
 }

@@ -11,6 +11,7 @@ from crosscoding.experiments import (
     face_scores,
     one_digit,
     prior,
+    reproduction,
     tuning,
 )
 from crosscoding.experiments.contract import Experiment
@@ -33,6 +34,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         diagrams.FIG13,
         amortised.CVAE,
         convergence.VARIANCE,
+        reproduction.CLAIMS_TABLE,
     )
 }
 

@@ -25,7 +25,7 @@ from crosscoding.target import VAETarget
 
 @dataclass(frozen=True)
 class Settings:
-    """Which chains are run.
+    """Which chains are run. As the paper has them, 1e8 decoder gradients a model: days on a CPU.
 
     Args:
         step_sizes: ε, in prior standard deviations.

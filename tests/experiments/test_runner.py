@@ -95,6 +95,20 @@ def test_an_interrupted_run_goes_on_after_its_last_finished_part(tmp_path):
     assert record["seconds_of_which_kept"] >= 0
 
 
+def test_a_damaged_part_is_done_again(tmp_path):
+    run(made_up([]), Context(tmp_path))
+    (tmp_path / "made-up.json").unlink()
+    (damaged,) = (tmp_path / "parts").glob("one-*")
+    (damaged / "tensors.safetensors").write_bytes(b"no tensors")
+    calls = []
+    run(made_up(calls), Context(tmp_path))
+    assert calls == ["one", "measure", "draw"]
+    calls.clear()
+    (tmp_path / "made-up.json").unlink()
+    run(made_up(calls), Context(tmp_path))
+    assert calls == ["measure", "draw"]
+
+
 def test_a_lost_picture_is_drawn_again_without_measuring_its_parts(tmp_path):
     run(made_up([]), Context(tmp_path))
     (tmp_path / "made-up-a.svg").unlink()

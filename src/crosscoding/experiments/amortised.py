@@ -142,7 +142,7 @@ def _crosscoded(
 def draw(result: Result) -> dict[str, Figure]:
     """log p(y|x) against each other, digit by digit, and what queries cost, training included."""
     rows = result.numbers["rows"]
-    figure = plots.new_figure(3.4 * len(rows), 7)
+    figure = plots.new_figure(max(3.4 * len(rows), 5.5), 7)
     halves: Any = figure.subfigures(2, 1, height_ratios=(1.15, 1))
     upper, lower = halves
     figure.suptitle("Cross-coding of a VAE, and a CVAE trained for the one split", fontsize=11)

@@ -11,6 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from crosscoding.errors import ModelFormatError
 from crosscoding.methods import Method, Report, silent
 from crosscoding.storage import read_folder, write_folder
 
@@ -81,7 +83,7 @@ class Context:
         key = {"settings": plain(settings), "seed": self.seed}
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
         path = self.folder / "parts" / f"{name}-{digest}"
-        if path.is_dir():
+        with suppress(ModelFormatError):  # not there, or damaged: it is done again
             tensors, description = read_folder(path, "part")
             self.seconds_kept += description["seconds"]
             self.processor_seconds_kept += description["processor_seconds"]

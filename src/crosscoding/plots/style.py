@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 COLOURS = {
     "Auto": "#000000",
     "GVI": "#E69F00",
-    "NG": "#F0E442",
+    "NG": "#882255",
     "NF": "#0072B2",
     "FCN": "#009E73",
     "HMC": "#D55E00",

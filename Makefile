@@ -3,11 +3,12 @@
 PYTHON ?= python3
 OUT ?= out/demo
 
-.PHONY: help setup demo test bench speed peers engine lint clean
+.PHONY: help setup demo reproduce test bench speed peers engine lint clean
 
 help:
 	@echo "make demo    complete a real digit by every method; pictures and a table in $(OUT)"
 	@echo "make test    run the tests"
+	@echo "make reproduce  the paper's figures, in minutes: in out/reproduce"
 	@echo "make bench   all of the next three, in this order (some hours, the first time)"
 	@echo "make speed   measure the speed of the paper's methods"
 	@echo "make peers   measure NumPyro, Pyro and BlackJAX on the same queries"
@@ -30,6 +31,10 @@ setup: .venv/ready
 demo: setup
 	@echo "Completing a real digit by every method of the paper (about half a minute) ..."
 	@.venv/bin/crosscoding demo --out $(OUT)
+
+# Real digits and faces: CROSSCODING_DATA=folder CROSSCODING_MODELS=folder make reproduce
+reproduce: setup
+	@.venv/bin/crosscoding reproduce all --quick --out out/reproduce
 
 test: setup
 	@echo "Running the tests (a few minutes) ..."

@@ -188,3 +188,29 @@ def test_demo_writes_its_pictures_and_table(tmp_path, monkeypatch):
     assert abs(table["table"][-1]["mmd"]) < 0.01  # exact draws: noise of 1,000 against 1,000
     for name in ("completions", "posterior", "mixture"):
         assert pixels(tmp_path / f"{name}.png").std() > 10
+
+
+def test_reproduce_lists_what_there_is_and_draws_a_figure_once(tmp_path):
+    listed = json.loads(run("reproduce", "--list", "--json").stdout)
+    assert [row["name"] for row in listed][:3] == ["fig1", "fig2", "fig3"]
+    assert "fig13" in run("reproduce", "--list").stdout
+    first = run("reproduce", "fig1", "--quick", "--out", tmp_path, "--json")
+    assert first.exit_code == 0, first.output
+    assert json.loads(first.stdout)[0]["state"] == "measured"
+    second = run("reproduce", "fig1", "--quick", "--out", tmp_path, "--json")
+    assert json.loads(second.stdout)[0]["state"] == "kept"
+    assert (tmp_path / "fig1.svg").is_file()
+
+
+def test_reproduce_says_what_is_wrong_with_a_name_or_a_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv("CROSSCODING_DATA", raising=False)
+    unknown = run("reproduce", "varience", "--out", tmp_path)
+    assert unknown.exit_code == 2
+    assert "did you mean 'variance'" in unknown.stderr
+    assert "--list shows what there is" in run("reproduce", "--out", tmp_path).stderr
+    nowhere = run("reproduce", "fig7", "--data", tmp_path / "nowhere", "--out", tmp_path)
+    assert nowhere.exit_code == 2
+    assert "expected a folder" in nowhere.stderr
+    absent = run("reproduce", "fig7", "--out", tmp_path)
+    assert absent.exit_code == 2
+    assert "CROSSCODING_DATA" in absent.stderr

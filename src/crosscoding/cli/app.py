@@ -18,6 +18,8 @@ Examples:
   crosscoding condition mnist-2d --digit 29 --observe rows:0-13 --out answer
 
   crosscoding condition mnist-20d --image digit.png --observe random:0.1 --samples 64 --out answer
+
+  crosscoding reproduce fig4 --quick
 """
 
 app = typer.Typer(
@@ -122,6 +124,46 @@ def train(
 
     with clear_errors():
         run(name, data, out, as_json=json)
+
+
+@app.command()
+def reproduce(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Figures and comparisons, such as fig4; or all.")
+    ] = None,
+    out: Out = Path("out/reproduce"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Minutes instead of hours: less of everything.")
+    ] = False,
+    list_all: Annotated[bool, typer.Option("--list", help="Say what there is, and end.")] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Folder of data sets; by default that of CROSSCODING_DATA."),
+    ] = None,
+    models: Annotated[
+        Path | None,
+        typer.Option(
+            "--models", help="Folder of others' models; by default that of CROSSCODING_MODELS."
+        ),
+    ] = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Figures and comparisons of the paper, measured anew.
+
+    Writes each as PNG and SVG, and its numbers, settings and seconds as JSON. What is finished is
+    not done again.
+
+    Examples: crosscoding reproduce --list; crosscoding reproduce fig4 --out out/reproduce
+    """
+    from crosscoding.cli import reproduce as command
+
+    with clear_errors():
+        if list_all:
+            command.list_all(as_json=json)
+        else:
+            request = command.Request(names or [], out, quick, seed, data, models)
+            command.reproduce(request, as_json=json)
 
 
 def main() -> None:

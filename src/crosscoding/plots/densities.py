@@ -7,10 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor
+
+from crosscoding.plots.style import COLOURS, new_figure
 
 _GRID = 300
 _MASSES = (0.999, 0.99, 0.95, 0.8, 0.5, 0.2)
+_DRAWS = "tab:orange"
 
 
 def density_panels(
@@ -21,7 +25,7 @@ def density_panels(
     title: str,
     reference: Tensor,
 ) -> None:
-    """One panel for each set of draws, over contours that hold 20 to 99.9 % of the mass.
+    """Write `contour_panels` of a density to a file.
 
     Args:
         log_density: Maps points (N, 2) to log-densities (N,), normalised or not.
@@ -30,30 +34,59 @@ def density_panels(
         title: Line above the panels.
         reference: Exact draws, (num, 2), which decide what part of the plane is shown.
     """
-    low, high = _window(reference)
-    x, y = (torch.linspace(float(low[d]), float(high[d]), _GRID) for d in (0, 1))
-    points = torch.cartesian_prod(x, y).to(reference)
-    density = (lambda v: (v - v.amax()).exp())(log_density(points)).reshape(_GRID, _GRID)
-    levels = _levels_of_mass(density)
-    shades = [str(0.92 - 0.72 * i / len(levels)) for i in range(len(levels))]
-    columns = min(len(draws), 3)
-    rows = math.ceil(len(draws) / columns)
-    figure = Figure(figsize=(3.3 * columns, 3.2 * rows + 0.4), layout="constrained")
-    figure.suptitle(title)
-    for index, (name, points_of_name) in enumerate(draws.items()):
-        axes = figure.add_subplot(rows, columns, index + 1)
-        axes.contourf(x, y, density.T.cpu().numpy(), levels=levels, colors=shades, extend="max")
-        axes.plot(*points_of_name.T.cpu().numpy(), ".", ms=2.5, alpha=0.5, color="tab:orange")
-        axes.set_title(name, fontsize=10)
-        axes.set_xlim(float(low[0]), float(high[0]))
-        axes.set_ylim(float(low[1]), float(high[1]))
-    figure.savefig(path, dpi=120)
+    axes = window(reference)
+    values = on_grid(log_density, axes).cpu().numpy()
+    points = {name: each.cpu().numpy() for name, each in draws.items()}
+    contour_panels(axes.cpu().numpy(), values, points, title=title).savefig(path, dpi=120)
 
 
-def _window(reference: Tensor) -> tuple[Tensor, Tensor]:
+def window(reference: Tensor) -> Tensor:
+    """A grid's axes, (2, 300), over the rectangle that holds the points (num, 2) with a margin."""
     low, high = reference.amin(0), reference.amax(0)
     margin = 0.25 * (high - low)
-    return low - margin, high + margin
+    shares = torch.linspace(0, 1, _GRID).to(reference)
+    return (low - margin)[:, None] + (high - low + 2 * margin)[:, None] * shares
+
+
+def on_grid(log_density: Callable[[Tensor], Tensor], axes: Tensor) -> Tensor:
+    """A log-density at all points of a grid: axes (2, N) -> (N, N), the first axis first."""
+    size = axes.shape[1]
+    return log_density(torch.cartesian_prod(*axes)).reshape(size, size)
+
+
+def contour_panels(
+    axes: NDArray[np.floating],
+    log_density: NDArray[np.floating],
+    draws: Mapping[str, NDArray[np.floating]],
+    *,
+    title: str,
+    subtitles: Mapping[str, str] | None = None,
+) -> Figure:
+    """One panel for each set of draws, over contours that hold 20 to 99.9 % of the mass.
+
+    Args:
+        axes: Of the grid, shape (2, N).
+        log_density: On the grid, shape (N, N), normalised or not.
+        draws: Sets of points, (num, 2), by the name of their panel.
+        title: Line above the panels.
+        subtitles: What stands above a panel besides its name.
+    """
+    density = np.exp(log_density - log_density.max())
+    levels = _levels_of_mass(torch.from_numpy(density))
+    shades = [str(0.95 - 0.4 * i / len(levels)) for i in range(len(levels))]
+    columns = math.ceil(len(draws) / max(1, round(len(draws) / 3.5)))
+    rows = math.ceil(len(draws) / columns)
+    figure = new_figure(2.9 * columns, 2.9 * rows + 0.4)
+    figure.suptitle(title, fontsize=11)
+    for index, (name, points) in enumerate(draws.items()):
+        panel = figure.add_subplot(rows, columns, index + 1)
+        panel.contourf(*axes, density.T, levels=levels, colors=shades, extend="max")
+        panel.plot(*points.T, ".", ms=3, alpha=0.5, mec="none", color=COLOURS.get(name, _DRAWS))
+        panel.set_title(f"{name}{(subtitles or {}).get(name, '')}", fontsize=10)
+        panel.set_xlim(*axes[0, [0, -1]])
+        panel.set_ylim(*axes[1, [0, -1]])
+        panel.tick_params(labelsize=8)
+    return figure
 
 
 def _levels_of_mass(density: Tensor) -> list[float]:

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from crosscoding.plots.style import new_figure
+
 Picture = NDArray[np.floating]
 
 _ORANGE = np.array([1.0, 0.6, 0.1])
@@ -60,22 +62,54 @@ def sheet(rows: Sequence[Sequence[Picture]], *, gap: int = 2) -> Picture:
     return canvas
 
 
-def write_labelled(
-    rows: Mapping[str, Sequence[Picture]], columns: Sequence[str], path: Path, *, gap: int = 2
-) -> None:
-    """Write pictures in rows, each row with its name; `columns` name the first of the columns."""
+def labelled(
+    rows: Mapping[str, Sequence[Picture]], columns: Sequence[str], *, gap: int = 2
+) -> Figure:
+    """Pictures in rows, each row with its name; `columns` name the first of the columns."""
     pictures = list(rows.values())
     canvas = sheet(pictures, gap=gap)
     step = [size + gap for size in pictures[0][0].shape[:2]]
-    inches = 0.02 * canvas.shape[1] + 0.7, 0.02 * canvas.shape[0] + 0.3
-    figure = Figure(figsize=inches, layout="constrained")
+    figure = new_figure(0.02 * canvas.shape[1] + 0.7, 0.02 * canvas.shape[0] + 0.3)
     axes = figure.add_subplot()
     axes.imshow(canvas, interpolation="nearest")
     axes.set_yticks([gap + (i + 0.5) * step[0] for i in range(len(rows))], list(rows))
     axes.set_xticks([gap + (i + 0.5) * step[1] for i in range(len(columns))], list(columns))
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
-    figure.savefig(path, dpi=150)
+    return figure
+
+
+def sheet_figure(rows: Sequence[Sequence[Picture]], title: str, *, gap: int = 2) -> Figure:
+    """A `sheet` of pictures with a title."""
+    canvas = sheet(rows, gap=gap)
+    width = 7.0
+    figure = new_figure(width, width * canvas.shape[0] / canvas.shape[1] + 0.35)
+    axes = figure.add_subplot()
+    axes.imshow(canvas, interpolation="nearest")
+    axes.set_title(title, fontsize=10)
+    axes.axis("off")
+    return figure
+
+
+def panels(blocks: Mapping[str, Picture], title: str) -> Figure:
+    """Pictures side by side, all as high as each other, each below its name."""
+    widths = [picture.shape[1] / picture.shape[0] for picture in blocks.values()]
+    height = 3.0
+    figure = new_figure(height * sum(widths) + 0.2 * len(blocks), height + 0.85)
+    figure.suptitle(title, fontsize=11)
+    places = figure.subplots(1, len(blocks), width_ratios=widths, squeeze=False)[0]
+    for axes, (name, picture) in zip(places, blocks.items(), strict=True):
+        axes.imshow(picture, interpolation="nearest")
+        axes.set_title(name, fontsize=9)
+        axes.axis("off")
+    return figure
+
+
+def write_labelled(
+    rows: Mapping[str, Sequence[Picture]], columns: Sequence[str], path: Path, *, gap: int = 2
+) -> None:
+    """Write `labelled` pictures to a file."""
+    labelled(rows, columns, gap=gap).savefig(path, dpi=150)
 
 
 def write_png(picture: Picture, path: Path, *, magnify: int = 1) -> None:

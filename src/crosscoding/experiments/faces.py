@@ -1,0 +1,171 @@
+"""Faces: the models that the face figures are run on, and pictures to observe parts of.
+
+The models are those of the zoo whose data are faces, and the decoder of the paper's own CelebA
+experiments, where the folder of others' models holds it. Pictures are among the last of a zip of
+JPEG files, scaled to [-1, 1]; the models of the zoo were not trained on them.
+"""
+
+import io
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from crosscoding import zoo
+from crosscoding.evidence import random_mask, rectangle_mask
+from crosscoding.experiments.contract import Context, UnavailableError
+from crosscoding.experiments.rivals import Problem, digest
+from crosscoding.likelihoods import Gaussian
+from crosscoding.random import generator_from
+from crosscoding.vae import VAE
+
+PAPERS_OWN = "paper-celeba-100d"
+"""The name under which the paper's own decoder goes."""
+
+_FOLDER = "celeba-100d"
+_WIDTHS = (256, 128, 64, 32, 3)
+_EYES = {"rows": (25, 39), "columns": (16, 49)}
+_RANDOM_FRACTION = 0.05
+_NUM_KEPT = 30  # pictures at the end of the file that evidence is taken from
+
+
+@dataclass(frozen=True)
+class FaceModel:
+    """A model of faces and where pictures for it are.
+
+    Args:
+        name: Of the model, in the zoo or `PAPERS_OWN`.
+        family: "anime" or "celeba".
+    """
+
+    name: str
+    family: str
+
+    @property
+    def pictures(self) -> str:
+        """Name of the file of pictures in the data folder."""
+        return f"{self.family}_64.zip"
+
+
+_MODELS = (
+    FaceModel("anime-64d", "anime"),
+    FaceModel("celeba-100d", "celeba"),
+    FaceModel(PAPERS_OWN, "celeba"),
+)
+
+
+def models(context: Context, family: str | None = None) -> list[FaceModel]:
+    """The models of faces that can be had here, of one family or of all.
+
+    Raises:
+        UnavailableError: There is none, or there are no pictures for them.
+    """
+    wanted = [each for each in _MODELS if family in (None, each.family)]
+    found, reasons = [], []
+    for each in wanted:
+        try:
+            context.data_file(each.pictures)
+            if each.name == PAPERS_OWN:
+                context.model_file(f"{_FOLDER}/decoder.safetensors")
+            elif each.name not in zoo.names():
+                raise UnavailableError(f"expected a model of faces, and the zoo has no {each.name}")
+            found.append(each)
+        except UnavailableError as error:
+            reasons.append(str(error))
+    if not found:
+        raise UnavailableError("; ".join(dict.fromkeys(reasons)))
+    return found
+
+
+def subjects(context: Context, family: str | None = None) -> dict[str, str]:
+    """What the face figures depend on: the models, by digest."""
+    return {model.name: digest(load(model, context)) for model in models(context, family)}
+
+
+def load(model: FaceModel, context: Context) -> VAE:
+    """A model of faces."""
+    if model.name == PAPERS_OWN:
+        return papers_own(context.model_file(f"{_FOLDER}/decoder.safetensors").parent)
+    return zoo.load(model.name)
+
+
+def papers_own(folder: Path) -> VAE:
+    """The decoder of the paper's CelebA experiments as a stack of known layers.
+
+    Its first layer puts out channels last. Here the rows of that layer are put in another order
+    instead, so that no step in between is needed.
+
+    Args:
+        folder: Holds `decoder.safetensors` and `model.json`.
+    """
+    given = load_file(folder / "decoder.safetensors")
+    latent_dim = int(json.loads((folder / "model.json").read_text())["latent_dim"])
+    first = _WIDTHS[0]
+    decoder = nn.Sequential(nn.Linear(latent_dim, 16 * first), nn.Unflatten(1, (first, 4, 4)))
+    named = {"0": "lin"}
+    for k in range(4):
+        named[str(len(decoder))] = f"norm.{k}"
+        decoder.append(nn.BatchNorm2d(_WIDTHS[k])).append(nn.LeakyReLU(0.2))
+        decoder.append(nn.Upsample(scale_factor=2))
+        named[str(len(decoder))] = f"conv.{k}"
+        decoder.append(nn.Conv2d(_WIDTHS[k], _WIDTHS[k + 1], 3, padding=1))
+    decoder.append(nn.Tanh())
+    given["lin.weight"] = _channels_first(given["lin.weight"])
+    given["lin.bias"] = _channels_first(given["lin.bias"])
+    state = {}
+    for ours in decoder.state_dict():
+        layer, _, rest = ours.partition(".")
+        state[ours] = given[f"{named[layer]}.{rest}"]
+    decoder.load_state_dict(state)
+    return VAE(decoder, latent_dim, Gaussian(0.1))
+
+
+def _channels_first(rows: Tensor) -> Tensor:
+    """Rows in the order (height, width, channel) as (channel, height, width)."""
+    by_place = rows.reshape(4, 4, _WIDTHS[0], *rows.shape[1:])
+    return by_place.movedim(2, 0).reshape(rows.shape)
+
+
+def pictures(path: Path, num: int) -> Tensor:
+    """The first `num` of a zip's last thirty JPEG files, scaled to [-1, 1]: (num, 3, 64, 64)."""
+    with zipfile.ZipFile(path) as archive:
+        names = sorted(name for name in archive.namelist() if name.lower().endswith(".jpg"))
+        if len(names) < _NUM_KEPT or num > _NUM_KEPT:
+            raise ValueError(
+                f"expected {_NUM_KEPT} pictures in {path} and to be asked for no more, got "
+                f"{len(names)}, asked for {num}"
+            )
+        arrays = []
+        for name in names[len(names) - _NUM_KEPT :][:num]:
+            with Image.open(io.BytesIO(archive.read(name))) as picture:
+                arrays.append(np.asarray(picture.convert("RGB"), dtype=np.float32))
+    return torch.from_numpy(np.stack(arrays)).movedim(-1, 1) / 127.5 - 1
+
+
+def problem(model: FaceModel, context: Context, evidence: str, num: int = 1) -> Problem:
+    """Some of a model's pictures with their evidence.
+
+    Args:
+        model: Which.
+        context: Its seed decides random pixels.
+        evidence: "eyes" (rows 25-39, columns 16-49), "pixels" (one in twenty, at random), or
+            "both", in turns.
+        num: Number of evidence sets.
+    """
+    vae = load(model, context)
+    truth = pictures(context.data_file(model.pictures), num)
+    generator = generator_from(context.seed)
+    eyes = rectangle_mask(vae.data_shape, **_EYES)
+    masks = []
+    for index in range(num):
+        pixels = random_mask(vae.data_shape[1:], _RANDOM_FRACTION, seed=generator)
+        random = evidence == "pixels" or (evidence == "both" and index % 2 == 1)
+        masks.append(pixels.expand(vae.data_shape) if random else eyes)
+    settings = {"model": digest(vae), "evidence": evidence, "sets": num}
+    return Problem(f"{model.name}-{evidence}", vae, truth, torch.stack(masks), settings)

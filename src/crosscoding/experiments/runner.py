@@ -1,0 +1,147 @@
+"""Running experiments: what is finished is kept, the rest is measured, drawn and written.
+
+Of each experiment NAME a folder holds NAME.json (settings, seed, what else decided the result,
+versions, seconds, numbers), NAME.safetensors (tensors, where there are any), and every picture as
+PNG and SVG. NAME.json is written last: where it is there and matches, all is.
+"""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from crosscoding import plots
+from crosscoding.experiments.contract import Context, Experiment, Result, UnavailableError, plain
+
+Record = dict[str, Any]
+
+
+def run(
+    experiment: Experiment,
+    context: Context,
+    *,
+    quick: bool = False,
+    version: str = "",
+) -> tuple[Record, bool]:
+    """Measure, draw and write an experiment, or find it finished.
+
+    Args:
+        experiment: Which.
+        context: Its folder, seed, data and models.
+        quick: Whether to run it with its quick settings.
+        version: Of this package, for the record.
+    Returns:
+        What is in NAME.json, and whether it was there already.
+    Raises:
+        UnavailableError: It needs a model or data that is not there.
+    """
+    settings = experiment.quick if quick else experiment.full
+    key = {
+        "settings": plain(settings),
+        "quick": quick,
+        "seed": context.seed,
+        "subjects": experiment.subjects(context),
+    }
+    kept = finished(experiment.name, context.folder)
+    if kept is not None and all(kept.get(name) == value for name, value in key.items()):
+        return kept, True
+    machine = {"threads": torch.get_num_threads(), "load_before": _load()}
+    result, took = _timed(experiment, settings, context)
+    record = {"name": experiment.name, "title": experiment.title, **key, **took}
+    record |= {"machine": machine, "versions": _versions(version)}
+    record["numbers"] = plain(result.numbers)
+    _write(experiment, result, record, context.folder)
+    return record, False
+
+
+def run_all(
+    experiments: Iterable[Experiment],
+    context: Context,
+    *,
+    quick: bool = False,
+    version: str = "",
+    done: Callable[[Experiment, Record | None, str], None] = lambda *each: None,
+) -> None:
+    """Run experiments one after the other, passing over those that cannot be run here.
+
+    Args:
+        experiments: Which, in this order.
+        context: As in `run`.
+        quick: As in `run`.
+        version: As in `run`.
+        done: Called after each with its record and "measured" or "kept", or with None and why not.
+    """
+    for experiment in experiments:
+        try:
+            record, was_there = run(experiment, context, quick=quick, version=version)
+        except UnavailableError as error:
+            done(experiment, None, str(error))
+        else:
+            done(experiment, record, "kept" if was_there else "measured")
+
+
+def finished(name: str, folder: Path) -> Record | None:
+    """The record of an experiment that is finished, with all of its files; None otherwise."""
+    path = folder / f"{name}.json"
+    try:
+        record = json.loads(path.read_text())
+        files = record["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return record if all((folder / file).is_file() for file in files) else None
+
+
+def _timed(
+    experiment: Experiment, settings: object, context: Context
+) -> tuple[Result, dict[str, float]]:
+    """The result, and what it took; parts of earlier runs count as long as they took then."""
+    context.seconds_kept = context.processor_seconds_kept = 0.0
+    start, processor_start = time.perf_counter(), time.process_time()
+    result = experiment.measure(settings, context)
+    seconds = time.perf_counter() - start + context.seconds_kept
+    processor_seconds = time.process_time() - processor_start + context.processor_seconds_kept
+    took = {
+        "seconds": seconds,
+        "seconds_of_which_kept": context.seconds_kept,
+        "processor_seconds": processor_seconds,
+    }
+    return result, {name: round(value, 2) for name, value in took.items()}
+
+
+def _versions(version: str) -> dict[str, str]:
+    return {
+        "crosscoding": version,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def _write(experiment: Experiment, result: Result, record: Record, folder: Path) -> None:
+    """All files of an experiment; its record last, and whole or not at all."""
+    files: list[str] = []
+    for name, text in experiment.pages(result).items():
+        (folder / name).write_text(text)
+        files.append(name)
+    if result.tensors:
+        files.append(f"{experiment.name}.safetensors")
+        tensors = {name: tensor.contiguous().clone() for name, tensor in result.tensors.items()}
+        save_file(tensors, folder / files[-1])
+    for name, figure in experiment.draw(result).items():
+        files += plots.save(figure, folder / name)
+    record["files"] = files
+    written = folder / f".{experiment.name}.json"
+    written.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    written.replace(folder / f"{experiment.name}.json")
+
+
+def _load() -> float | None:
+    """How many processes want a core, over the last minute; None where the system does not say."""
+    return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None

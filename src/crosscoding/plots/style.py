@@ -1,0 +1,70 @@
+"""What all figures share: a colour for each method, one look, PNG and SVG of the same bits."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+# Okabe & Ito (2008): told apart with any of the common kinds of colour-blindness, and in print.
+COLOURS = {
+    "Auto": "#000000",
+    "GVI": "#E69F00",
+    "NG": "#882255",
+    "NF": "#0072B2",
+    "FCN": "#009E73",
+    "HMC": "#D55E00",
+    "HMC, 1 chain": "#8C4A1F",
+    "RS": "#CC79A7",
+    "CVAE": "#56B4E9",
+    "exact": "#666666",
+}
+OTHER = "#666666"
+_DPI = 150
+_SETTINGS: Any = {
+    "svg.hashsalt": "crosscoding",  # the same names of things in the file at every run
+    "svg.fonttype": "none",
+}
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, sizes in inches."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def tidy(axes: Axes, *, title: str = "", x: str = "", y: str = "") -> Axes:
+    """Axes with their labels, and without the frame's top and right."""
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel(x, fontsize=9)
+    axes.set_ylabel(y, fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes
+
+
+def logarithmic(axis: Axis) -> None:
+    """A logarithmic axis with few labels, written out, also where it spans less than a decade."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def colour_of(label: str) -> str:
+    """The colour of a method, by its label."""
+    return COLOURS.get(label, OTHER)
+
+
+def save(figure: Figure, path: Path) -> list[str]:
+    """Write a figure as PNG and SVG; returns the names of the files.
+
+    Args:
+        figure: What to write.
+        path: Of the files, without their ending.
+    """
+    with mpl.rc_context(_SETTINGS):
+        figure.savefig(path.with_name(f"{path.name}.png"), dpi=_DPI)
+        figure.savefig(path.with_name(f"{path.name}.svg"), dpi=_DPI, metadata={"Date": None})
+    return [f"{path.name}.png", f"{path.name}.svg"]

@@ -1,4 +1,4 @@
-"""From a finished training to a model of the zoo: statistics, scale, figures, card.
+"""From a finished training to a model of the zoo: coordinates, statistics, scale, figures, card.
 
 batch norm   mean and variance of the training data under the final weights, for eval mode
 scale        σ² = E_q[mean squared residual], under which the training data are likeliest
@@ -6,6 +6,8 @@ test ELBO    on data that were not trained on, with the weights as they are publ
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,12 @@ from crosscoding.architecture import describe
 from crosscoding.likelihoods import Likelihood
 from crosscoding.storage import prefixed, write_folder
 from crosscoding.vae import VAE
+from crosscoding.zoo.matching import match_prior
 from crosscoding.zoo.training import Training, elbo, reconstruct
 
 _BLOCK = 250  # data a pass without gradients
-_NUM_SETTLED = 5000
-_NUM_CALIBRATED = 2000
+_NUM_KNOWN = 2000  # training data that statistics and scale are worked out from
+_NUM_MATCHED = 8000  # and the coordinates of z: moments of many dimensions take more
 
 
 @torch.no_grad()
@@ -66,20 +69,28 @@ def settle_batch_norm(encoder: nn.Module, decoder: nn.Module, data: Tensor, *, s
         data: Shape (N, *data), as the networks take them.
         seed: Decides the draws of z.
     """
-    for network in (encoder, decoder):
-        layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
-        momenta = [layer.momentum for layer in layers]
-        for layer in layers:
-            layer.reset_running_stats()
-            layer.momentum = None  # a plain average
-        if layers:
-            network.train()
-            generator = Generator().manual_seed(seed)
-            for block in data.split(_BLOCK):
-                reconstruct(encoder, decoder, block, generator=generator)
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
-        network.eval()
+    generator = Generator().manual_seed(seed)
+    with _averaging(encoder):
+        for block in data.split(_BLOCK):
+            encoder(block)
+    with _averaging(decoder):
+        for block in data.split(_BLOCK):
+            reconstruct(encoder, decoder, block, generator=generator)
+
+
+@contextmanager
+def _averaging(network: nn.Module) -> Iterator[None]:
+    """Batch norm in training mode, its statistics plain averages from here on; then eval mode."""
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a plain average
+    network.train()
+    yield
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    network.eval()
 
 
 def publish(training: Training, data: Tensor, test_data: Tensor, folder: Path) -> dict[str, Any]:
@@ -92,10 +103,13 @@ def publish(training: Training, data: Tensor, test_data: Tensor, folder: Path) -
         folder: Where to write; new, or a model's.
     """
     recipe, encoder, decoder = training.recipe, training.encoder, training.decoder
+    known = recipe.prepared(data[:_NUM_KNOWN])
+    if recipe.matched:
+        settle_batch_norm(encoder, decoder, known, seed=recipe.seed)
+        match_prior(encoder, decoder, recipe.prepared(data[:_NUM_MATCHED]))
     if recipe.half:
         round_to_half(training.networks)
-    settle_batch_norm(encoder, decoder, recipe.prepared(data[:_NUM_SETTLED]), seed=recipe.seed)
-    known = recipe.prepared(data[:_NUM_CALIBRATED])
+    settle_batch_norm(encoder, decoder, known, seed=recipe.seed)
     with torch.no_grad():
         generator = Generator().manual_seed(recipe.seed)
         params = [

@@ -30,6 +30,7 @@ class Recipe(ABC):
 
     Attributes:
         bfloat16: Whether products and convolutions are trained in bfloat16.
+        matched: Whether z is published in coordinates that match the prior.
         half: Whether weights are published in half precision.
         about: What the card says of data and licences.
     """
@@ -42,6 +43,7 @@ class Recipe(ABC):
     data_shape: tuple[int, ...]
 
     bfloat16: ClassVar[bool] = False
+    matched: ClassVar[bool] = False
     half: ClassVar[bool] = False
 
     @property
@@ -116,7 +118,7 @@ class FaceRecipe(Recipe):
     Source: the decoder is that of Wu, Domke & Sanner (2018), appendix; the scale Rybkin, Daniilidis
     & Levine (2021), optimal σ-VAE. Differs in: the paper does not say how many maps the decoder's
     first transposed convolution takes (256 here), nor the encoder's widths; half of the training
-    pictures are mirrored, at random.
+    pictures are mirrored, at random; `matching` chooses the coordinates of z.
     """
 
     faces: str
@@ -128,6 +130,7 @@ class FaceRecipe(Recipe):
     data_shape: tuple[int, ...] = (3, 64, 64)
 
     bfloat16: ClassVar[bool] = True
+    matched: ClassVar[bool] = True
     half: ClassVar[bool] = True
 
     @property

@@ -1,8 +1,11 @@
 """From a finished training to a model of the zoo: coordinates, statistics, scale, figures, card.
 
-batch norm   mean and variance of the training data under the final weights, for eval mode
-scale        σ² = E_q[mean squared residual], under which the training data are likeliest
-test ELBO    on data that were not trained on, with the weights as they are published
+coordinates  of z, in which draws of the prior lie where data do (`matching`)
+statistics   of batch norm: of training data under the final weights, for eval mode
+scale        σ² = E_q[mean squared residual], which makes the ELBO of training data largest
+figures      the ELBO of data that were not trained on, under the weights as they are published
+
+Faces have all of these, digits the last.
 """
 
 import math
@@ -110,13 +113,7 @@ def publish(training: Training, data: Tensor, test_data: Tensor, folder: Path) -
     if recipe.half:
         round_to_half(training.networks)
     settle_batch_norm(encoder, decoder, known, seed=recipe.seed)
-    with torch.no_grad():
-        generator = Generator().manual_seed(recipe.seed)
-        params = [
-            reconstruct(encoder, decoder, block, generator=generator)[0]
-            for block in known.split(_BLOCK)
-        ]
-    likelihood = recipe.likelihood(torch.cat(params), known)
+    likelihood = _fitting_likelihood(training, known)
     value, error = evaluate(encoder, decoder, likelihood, recipe.prepared(test_data))
     card = {
         **recipe.about,
@@ -134,6 +131,15 @@ def publish(training: Training, data: Tensor, test_data: Tensor, folder: Path) -
     description = parts[1] | {"encoder": describe(encoder), "card": card}
     write_folder(folder, "vae", (tensors, description))
     return card
+
+
+@torch.no_grad()
+def _fitting_likelihood(training: Training, data: Tensor) -> Likelihood:
+    """The recipe's likelihood for all of data at once, one draw of z each."""
+    generator = Generator().manual_seed(training.recipe.seed)
+    networks = training.encoder, training.decoder
+    passed = [reconstruct(*networks, block, generator=generator) for block in data.split(_BLOCK)]
+    return training.recipe.likelihood(torch.cat([params for params, _ in passed]), data)
 
 
 @torch.no_grad()

@@ -180,9 +180,11 @@ FACES = {
 }
 """What the cards say of each archive of faces, by its name: NAME_64.zip."""
 
+# The models that ship were trained in parts: rates of anime-64d's epochs 3 and 4 are those of a run
+# of 8 epochs, of celeba-100d's first 4 those of a run of 20: up to 33 % lower and 11 % higher.
 RECIPES: dict[str, Recipe] = {
     "mnist-2d": DigitRecipe(latent_dim=2, hidden=(64,), epochs=300, learning_rate=3e-3, seed=1),
     "mnist-20d": DigitRecipe(latent_dim=20, hidden=(400,), epochs=120),
-    "anime-64d": FaceRecipe(latent_dim=64, faces="anime", epochs=8),
+    "anime-64d": FaceRecipe(latent_dim=64, faces="anime", epochs=12),
     "celeba-100d": FaceRecipe(latent_dim=100, faces="celeba", epochs=14),
 }

@@ -25,6 +25,7 @@ from crosscoding.crosscoders import FCN, Fitted, Gaussian, Planar
 from crosscoding.methods import Variational
 from crosscoding.random import generator_from
 
+MODELS = ("mnist-20d", "mnist-2d")
 NUM_ALONE = 6
 NUM_IN_BATCH = 50
 FRACTIONS = (0.05, 0.15, 0.25)
@@ -103,7 +104,7 @@ def main() -> None:
         "torch": torch.__version__,
         "import_seconds": import_seconds(),
     }
-    for model in cc.zoo.names():
+    for model in MODELS:
         vae = cc.zoo.load(model)
         for name, crosscoder in methods.items():
             if isinstance(crosscoder, FCN) and vae.latent_dim > 3:

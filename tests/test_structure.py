@@ -40,6 +40,7 @@ LAYERS = (
     "posterior",
     "methods",
     "condition",
+    "calibration",
     "zoo",
     "registry",
     "plots",

@@ -5,6 +5,7 @@ Given any observed part x of a datum t = (x, y): what is p(y|x)? `condition` ans
 
 from crosscoding import crosscoders, diagnostics, likelihoods, methods, zoo
 from crosscoding.bank import Bank
+from crosscoding.calibration import calibrate_scale
 from crosscoding.condition import condition, infer, query_log_prob
 from crosscoding.density import DensityTarget
 from crosscoding.errors import BudgetError, ModelFormatError, NonFiniteError
@@ -26,6 +27,7 @@ __all__ = [
     "Posterior",
     "Target",
     "VAETarget",
+    "calibrate_scale",
     "condition",
     "crosscoders",
     "diagnostics",

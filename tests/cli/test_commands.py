@@ -1,4 +1,5 @@
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from crosscoding import registry
 from crosscoding.cli import complete
 from crosscoding.cli.app import app
 from crosscoding.crosscoders import Gaussian
-from crosscoding.methods import HMC, Rejection, Variational
+from crosscoding.methods import HMC, Importance, Rejection, Variational
+from crosscoding.zoo import recipe as recipes
+from crosscoding.zoo.recipe import DigitRecipe, FaceRecipe
 
 runner = CliRunner()
 
@@ -78,6 +81,37 @@ def test_condition_reads_a_picture_and_a_mask_picture(tmp_path):
     assert result.exit_code == 0, result.output
     completions = arrays(out)["completions"]
     assert (completions[:, :, 14:] == digit[:, 14:]).all()
+
+
+@pytest.mark.parametrize("name", ["anime-64d", "celeba-100d"])
+def test_condition_completes_a_colour_picture_of_a_face(tmp_path, monkeypatch, name):
+    quick = registry.Entry(Importance(rounds=0), "quick", "points of the prior by weight")
+    monkeypatch.setitem(registry.METHODS, "importance", quick)
+    face = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(face).save(tmp_path / "face.png")
+    result = run(
+        *("condition", name, "--image", tmp_path / "face.png", "--method", "importance"),
+        *("--observe", "rectangle:25-39,16-49", "--samples", 4, "--out", tmp_path, "--json"),
+    )
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["observed_pixels"] == 3 * 15 * 34
+    completions = arrays(tmp_path)["completions"]
+    assert completions.shape == (4, 3, 64, 64)
+    # Values are scaled to [-1, 1] as the models were trained, and the evidence is given back.
+    scaled = (face / 127.5 - 1).transpose(2, 0, 1)[:, 25:40, 16:50]
+    np.testing.assert_allclose(completions[0, :, 25:40, 16:50], scaled, atol=1e-6)
+    shown = pixels(tmp_path / "evidence.png")[::2, ::2]
+    assert shown.shape == (64, 64, 3)
+    assert (shown[25:40, 16:50] == face[25:40, 16:50]).all()  # in its own colours
+    assert (shown[:25] == 128).all()
+
+
+@pytest.mark.parametrize("name", ["anime-64d", "celeba-100d"])
+def test_a_digit_is_no_datum_of_a_model_of_faces(tmp_path, name):
+    result = run("condition", name, "--digit", 1, "--observe", "rows:0-3", "--out", tmp_path)
+    assert result.exit_code == 2
+    assert f"expected --image FILE for {name}, a picture of 64 x 64 pixels" in result.stderr
+    assert f"{name} is no model of digits" in result.stderr
 
 
 def test_the_same_seed_gives_the_same_files(tmp_path):
@@ -155,7 +189,8 @@ def test_models_lists_and_shows_cards():
     listed = json.loads(run("models", "--json").stdout)
     assert [card["name"] for card in listed] == cc.zoo.names()
     assert json.loads(run("models", "mnist-2d", "--json").stdout) == cc.zoo.card("mnist-2d")
-    assert "mnist-20d" in run("models").stdout
+    table = run("models").stdout
+    assert all(name in table for name in cc.zoo.names())
     assert run("models", "mnist-3d").exit_code == 2
 
 
@@ -169,6 +204,47 @@ def test_train_names_the_missing_file_and_the_nearest_recipe(tmp_path):
     assert missing.exit_code == 2
     assert "no such file" in missing.stderr
     assert "did you mean 'mnist-20d'" in run("train", "mnist-20", "--data", tmp_path).stderr
+
+
+@pytest.mark.parametrize("faces", ["anime", "celeba"])
+def test_train_names_the_missing_archive_of_faces(tmp_path, faces):
+    name = {"anime": "anime-64d", "celeba": "celeba-100d"}[faces]
+    missing = run("train", name, "--data", tmp_path, "--out", tmp_path)
+    assert missing.exit_code == 2
+    assert f"{faces}_64.zip, and there is no such file" in missing.stderr
+
+
+def tiny_digits(folder):
+    """A recipe that trains in a blink, and its data."""
+    images = np.random.default_rng(0).integers(0, 256, (60, 28, 28), dtype=np.uint8)
+    np.savez(folder / "mnist.npz", train_images=images, test_images=images)
+    return DigitRecipe(latent_dim=2, hidden=(5,), epochs=1)
+
+
+def tiny_faces(folder):
+    """The same for faces of 8 x 8 pixels."""
+    faces = np.random.default_rng(0).integers(0, 256, (70, 8, 8, 3), dtype=np.uint8)
+    with zipfile.ZipFile(folder / "anime_64.zip", "w") as archive:
+        for i, face in enumerate(faces):
+            Image.fromarray(face).save(folder / "face.png")
+            archive.write(folder / "face.png", f"{i:02}.png")
+    few = {"channels": (4,), "encoder_channels": (4,), "data_shape": (3, 8, 8), "held_out": 50}
+    return FaceRecipe(latent_dim=2, epochs=1, faces="anime", **few)
+
+
+@pytest.mark.parametrize("tiny", [tiny_digits, tiny_faces])
+def test_train_writes_a_model_its_card_and_pictures(tmp_path, monkeypatch, tiny):
+    recipe, out = tiny(tmp_path), tmp_path / "out"
+    monkeypatch.setitem(recipes.RECIPES, "tiny", recipe)
+    words = ("train", "tiny", "--data", tmp_path, "--out", out)
+    result = run(*words, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["test_elbo_nats"] < 0
+    assert cc.zoo.load_folder(out / "tiny").data_shape == recipe.data_shape
+    side = 2 * (10 * (recipe.data_shape[-1] + 2) + 2)  # ten by ten, twofold, with gaps
+    for name in ("prior", "reconstructions"):
+        assert pixels(out / f"tiny-{name}.png").shape[:2] == (side, side)
+    assert "the model is in" in run(*words).stdout
 
 
 def test_demo_writes_its_pictures_and_table(tmp_path, monkeypatch):

@@ -61,7 +61,7 @@ def test_pictures_are_some_of_the_last_and_in_minus_one_to_one(context):
     # Thirty of 32 are kept, so the first has index 2; a JPEG is off by a few of 255.
     red = (found[:, 0].mean((1, 2)) + 1) * 127.5
     torch.testing.assert_close(red, torch.tensor([16.0, 24.0, 32.0, 40.0]), atol=4, rtol=0)
-    with pytest.raises(ValueError, match="asked for 31"):
+    with pytest.raises(ValueError, match="at most 30 pictures, got 31"):
         faces.pictures(context.data_file("celeba_64.zip"), 31)
 
 

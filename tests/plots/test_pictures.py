@@ -20,6 +20,15 @@ def test_observed_white_is_orange_and_observed_black_is_blue():
     np.testing.assert_array_equal(hidden[1, 0], hidden[1, 1])
 
 
+def test_observed_pixels_can_keep_their_own_colour():
+    picture = np.random.default_rng(0).random((2, 2, 3))
+    mask = np.array([[True, True], [False, False]])
+    np.testing.assert_array_equal(mark_evidence(picture, mask, tint=False), picture)
+    hidden = mark_evidence(picture, mask, hide=True, tint=False)
+    np.testing.assert_array_equal(hidden[0], picture[0])
+    np.testing.assert_array_equal(hidden[1], 0.5)
+
+
 def test_colour_takes_grey_and_three_channels_and_refuses_two():
     assert colour(np.zeros((1, 4, 5))).shape == (4, 5, 3)
     faces = colour(np.stack([np.full((4, 5), v) for v in (-1.0, 0.0, 1.0)]), low=-1)

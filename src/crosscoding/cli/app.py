@@ -70,7 +70,10 @@ def condition(
     observe: Annotated[str, typer.Option("--observe", help=observe.HELP)],
     image: Annotated[
         Path | None,
-        typer.Option("--image", help="Picture of the datum; pixels above 127 are white."),
+        typer.Option(
+            "--image",
+            help="Picture of the datum, of the model's size; digits: pixels above 127 are white.",
+        ),
     ] = None,
     digit: Annotated[
         int | None,
@@ -102,6 +105,8 @@ def condition(
       crosscoding condition mnist-2d --digit 7 --observe rows:0-13
 
       crosscoding condition mnist-20d --image digit.png --observe mask:seen.png --method gvi
+
+      crosscoding condition celeba-100d --image face.png --observe rectangle:25-39,16-49
     """
     from crosscoding.cli.complete import Request, run
 
@@ -111,12 +116,16 @@ def condition(
 
 @app.command()
 def train(
-    name: Annotated[str, typer.Argument(help="Which recipe: mnist-2d or mnist-20d.")],
-    data: Annotated[Path, typer.Option("--data", help="Folder that holds mnist.npz.")],
+    name: Annotated[str, typer.Argument(help="Which recipe; `crosscoding models` lists them.")],
+    data: Annotated[
+        Path, typer.Option("--data", help="Folder of mnist.npz, anime_64.zip or celeba_64.zip.")
+    ],
     out: Out = Path("out/train"),
     json: Json = False,
 ) -> None:
     """Train a model of the zoo again, by its recipe; interrupted runs go on where they stopped.
+
+    Writes the model's folder, and beside it pictures of what it draws and reconstructs.
 
     Example: crosscoding train mnist-2d --data ~/data --out out/mnist-2d
     """

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.table import Table
 from torch import Tensor
 
@@ -19,15 +18,16 @@ from crosscoding.cli.console import (
     use_one_thread,
     write_json,
 )
-from crosscoding.cli.observe import parse_mask, read_grey
+from crosscoding.cli.observe import parse_mask
+from crosscoding.cli.pixels import Pixels
 from crosscoding.condition import condition
 from crosscoding.evidence import Evidence
-from crosscoding.plots import colour, mark_evidence, sheet, write_png
+from crosscoding.plots import sheet, write_png
 from crosscoding.posterior import Posterior
 from crosscoding.registry import METHODS
 from crosscoding.registry import method as method_named
 
-_MAGNIFY = 6
+_PIXELS = 6 * 28  # about as wide as a datum is shown
 _FEW = 20  # draws that count
 _COLUMNS = 8
 _MOST_SHOWN = 64
@@ -52,7 +52,8 @@ def run(request: Request, *, as_json: bool) -> None:
     use_one_thread()
     vae = zoo.load(request.model)
     method = None if request.method is None else method_named(request.method)
-    datum = _datum(request, vae.data_shape)
+    pixels = Pixels.of(vae)
+    datum = _datum(request, pixels)
     mask = parse_mask(request.observe, vae.data_shape, seed=request.seed)
     folder = output_folder(request.out)
     with progress("conditioning") as report:
@@ -66,7 +67,7 @@ def run(request: Request, *, as_json: bool) -> None:
         latent=latent.numpy(),
         mask=mask.numpy(),
     )
-    _write_pictures(folder, posterior, datum, mask, completions)
+    _write_pictures(folder, posterior, pixels, datum, mask, completions)
     write_json(summary, folder / "summary.json")
     if as_json:
         print_json(summary)
@@ -74,14 +75,18 @@ def run(request: Request, *, as_json: bool) -> None:
         _print(summary, folder)
 
 
-def _datum(request: Request, shape: torch.Size) -> Tensor:
+def _datum(request: Request, pixels: Pixels) -> Tensor:
     if (request.image is None) == (request.digit is None):
         raise ValueError("expected one of --image FILE and --digit NUMBER (0 to 39)")
-    if request.digit is not None:
-        return zoo.digits()[0][request.digit].reshape(shape)
-    assert request.image is not None
-    grey = read_grey(request.image, shape)
-    return torch.from_numpy(grey > 127).float().expand(tuple(shape)).clone()
+    if request.image is not None:
+        return pixels.read(request.image)
+    digits = zoo.digits()[0]
+    if not pixels.binary or pixels.shape != digits.shape[1:]:
+        raise ValueError(
+            f"expected --image FILE for {request.model}, a picture of {pixels.shape[-1]} x "
+            f"{pixels.shape[-2]} pixels, got --digit: {request.model} is no model of digits"
+        )
+    return digits[request.digit]
 
 
 def _summary(request: Request, posterior: Posterior, mask: Tensor, datum: Tensor) -> dict[str, Any]:
@@ -115,18 +120,23 @@ def _summary(request: Request, posterior: Posterior, mask: Tensor, datum: Tensor
 
 
 def _write_pictures(
-    folder: Path, posterior: Posterior, datum: Tensor, mask: Tensor, completions: Tensor
+    folder: Path,
+    posterior: Posterior,
+    pixels: Pixels,
+    datum: Tensor,
+    mask: Tensor,
+    completions: Tensor,
 ) -> None:
-    seen = mask.numpy()
-    original = mark_evidence(colour(datum.numpy()), seen, hide=True)
-    pictures = [mark_evidence(colour(t.numpy()), seen) for t in completions[:_MOST_SHOWN]]
+    pictures = [pixels.evidence(t, mask) for t in completions[:_MOST_SHOWN]]
     rows = [pictures[i : i + _COLUMNS] for i in range(0, len(pictures), _COLUMNS)]
-    write_png(original, folder / "evidence.png", magnify=_MAGNIFY)
-    write_png(sheet(rows), folder / "samples.png", magnify=_MAGNIFY)
-    mean = mark_evidence(colour(posterior.mean().numpy()), seen)
-    write_png(mean, folder / "mean.png", magnify=_MAGNIFY)
-    uncertainty = colour(posterior.std().numpy(), high=0.5)
-    write_png(uncertainty, folder / "uncertainty.png", magnify=_MAGNIFY)
+    magnify = max(_PIXELS // pixels.shape[-1], 1)
+    for name, picture in {
+        "evidence": pixels.evidence(datum, mask, hide=True),
+        "samples": sheet(rows),
+        "mean": pixels.evidence(posterior.mean(), mask),
+        "uncertainty": pixels.spread(posterior.std()),
+    }.items():
+        write_png(picture, folder / f"{name}.png", magnify=magnify)
 
 
 def _print(summary: dict[str, Any], folder: Path) -> None:

@@ -1,6 +1,6 @@
 """`crosscoding models`: the zoo and its cards."""
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from crosscoding import zoo
 from crosscoding.cli.console import out, print_json
@@ -19,7 +19,7 @@ def run(name: str | None, *, as_json: bool) -> None:
     if as_json:
         print_json(cards)
         return
-    table = Table("model", "latent", "data", "test ELBO (nats)")
+    table = Table(Column("model", no_wrap=True), "latent", "data", "test ELBO (nats)")
     for card in cards:
         elbo = f"{card['test_elbo_nats']:.2f} ± {card['test_elbo_standard_error']:.2f}"
         table.add_row(card["name"], str(card["latent_dim"]), card["data"], elbo)

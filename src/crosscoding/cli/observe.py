@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from crosscoding.cli.pixels import read_picture
 from crosscoding.evidence import random_mask, rectangle_mask
 
 HELP = (
@@ -42,30 +40,10 @@ def parse_mask(spec: str, shape: Sequence[int], *, seed: int) -> Tensor:
             raise _unreadable(spec) from None
         picture_mask = random_mask(shape[-2:], fraction, seed=seed)
     elif kind == "mask":
-        picture_mask = torch.from_numpy(read_grey(Path(rest), shape) > 127)
+        picture_mask = read_picture(Path(rest), (1, *shape[-2:]))[0] > 127
     else:
         raise _unreadable(spec)
     return picture_mask.expand(tuple(shape)).clone()
-
-
-def read_grey(path: Path, shape: Sequence[int]) -> np.ndarray:
-    """A picture's grey levels, 0 to 255, shape (height, width) of the data.
-
-    Raises:
-        ValueError: There is no such file, it is no picture, or its size is another.
-    """
-    try:
-        with Image.open(path) as picture:
-            grey = np.asarray(picture.convert("L"))
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"expected a picture at {path}, and it cannot be read: {error}") from None
-    height, width = shape[-2:]
-    if grey.shape != (height, width):
-        raise ValueError(
-            f"expected a picture of {width} x {height} pixels, got {grey.shape[1]} x "
-            f"{grey.shape[0]} in {path}; scale it first"
-        )
-    return grey
 
 
 def _span(text: str, spec: str) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from crosscoding.experiments import conditional
 from crosscoding.experiments.contract import Context, Experiment, Result
 from crosscoding.experiments.rivals import column, digest
 from crosscoding.methods import Auto
-from crosscoding.zoo.recipe import load_digits
+from crosscoding.zoo.data import load_digits
 
 _HIDDEN = {"mnist-2d": 64, "mnist-20d": 400}
 _RANDOM_FRACTION = 0.15

@@ -5,15 +5,11 @@ experiments, where the folder of others' models holds it. Pictures are among the
 JPEG files, scaled to [-1, 1]; the models of the zoo were not trained on them.
 """
 
-import io
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -24,6 +20,7 @@ from crosscoding.experiments.rivals import Problem, digest
 from crosscoding.likelihoods import Gaussian
 from crosscoding.random import generator_from
 from crosscoding.vae import VAE
+from crosscoding.zoo.data import load_pictures, scaled
 
 PAPERS_OWN = "paper-celeba-100d"
 """The name under which the paper's own decoder goes."""
@@ -133,19 +130,17 @@ def _channels_first(rows: Tensor) -> Tensor:
 
 
 def pictures(path: Path, num: int) -> Tensor:
-    """The first `num` of a zip's last thirty JPEG files, scaled to [-1, 1]: (num, 3, 64, 64)."""
-    with zipfile.ZipFile(path) as archive:
-        names = sorted(name for name in archive.namelist() if name.lower().endswith(".jpg"))
-        if len(names) < _NUM_KEPT or num > _NUM_KEPT:
-            raise ValueError(
-                f"expected {_NUM_KEPT} pictures in {path} and to be asked for no more, got "
-                f"{len(names)}, asked for {num}"
-            )
-        arrays = []
-        for name in names[len(names) - _NUM_KEPT :][:num]:
-            with Image.open(io.BytesIO(archive.read(name))) as picture:
-                arrays.append(np.asarray(picture.convert("RGB"), dtype=np.float32))
-    return torch.from_numpy(np.stack(arrays)).movedim(-1, 1) / 127.5 - 1
+    """The first `num` of an archive's last thirty, scaled to [-1, 1]: (num, 3, 64, 64).
+
+    No model of the zoo was trained on those.
+
+    Raises:
+        ValueError: There are fewer, or no such archive.
+    """
+    kept = load_pictures(path, 64, last=_NUM_KEPT)
+    if num > len(kept):
+        raise ValueError(f"expected to be asked for at most {len(kept)} pictures, got {num}")
+    return scaled(kept[:num])
 
 
 def problem(model: FaceModel, context: Context, evidence: str, num: int = 1) -> Problem:

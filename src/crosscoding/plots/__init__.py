@@ -3,6 +3,7 @@
 from crosscoding.plots.densities import contour_panels, density_panels, on_grid, window
 from crosscoding.plots.diagrams import framework, graphical_model
 from crosscoding.plots.pictures import (
+    Picture,
     colour,
     labelled,
     mark_evidence,
@@ -16,6 +17,7 @@ from crosscoding.plots.statistics import boxes, mean_and_error, scatter_pair, vi
 from crosscoding.plots.style import colour_of, logarithmic, new_figure, save, tidy
 
 __all__ = [
+    "Picture",
     "boxes",
     "colour",
     "colour_of",

@@ -35,16 +35,19 @@ def colour(data: NDArray[np.floating], low: float = 0.0, high: float = 1.0) -> P
     return np.broadcast_to(shades, (3, *data.shape[1:])).transpose(1, 2, 0).copy()
 
 
-def mark_evidence(picture: Picture, mask: NDArray[np.bool_], *, hide: bool = False) -> Picture:
+def mark_evidence(
+    picture: Picture, mask: NDArray[np.bool_], *, hide: bool = False, tint: bool = True
+) -> Picture:
     """The picture with its observed pixels from blue (black) to orange (white).
 
     Args:
         picture: Shape (height, width, 3).
         mask: True = observed, shape (height, width).
         hide: Whether to show all other pixels grey, as unknown.
+        tint: Whether to colour observed pixels so; False leaves them as they are.
     """
     shade = picture.mean(-1, keepdims=True)
-    marked = (1 - shade) * _BLUE + shade * _ORANGE
+    marked = (1 - shade) * _BLUE + shade * _ORANGE if tint else picture
     rest = np.full_like(picture, _UNKNOWN) if hide else picture
     return np.where(mask[..., None], marked, rest)
 

@@ -1,9 +1,12 @@
 """Pretrained VAEs, their cards, and real digits to observe parts of.
 
-    mnist-2d     784-64-2-64-784, the paper's
-    mnist-20d    784-400-20-400-784
+    mnist-2d       digits, 784-64-2-64-784, the paper's
+    mnist-20d      digits, 784-400-20-400-784
+    anime-64d      drawn faces, 3 x 64 x 64, the paper's convolutional networks
+    celeba-100d    photographed faces, the same with 100 latent dimensions
 
-`recipe` trained them and can again; `crosscoding train` is its command.
+`recipe` says what they are, `training` and `publishing` made them and can again; `crosscoding
+train` is the command.
 """
 
 from functools import cache
@@ -12,16 +15,17 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from crosscoding.architecture import build, load_weights
 from crosscoding.errors import unknown_name
-from crosscoding.storage import read_folder
+from crosscoding.storage import Parts, read_folder, under
 from crosscoding.vae import VAE
 
 _HERE = Path(__file__).parent
 _MODELS = _HERE / "models"
 
-__all__ = ["card", "digits", "load", "names"]
+__all__ = ["card", "digits", "encoder", "load", "load_folder", "names"]
 
 
 def names() -> list[str]:
@@ -30,7 +34,7 @@ def names() -> list[str]:
 
 
 def load(name: str) -> VAE:
-    """A pretrained VAE by its name; digits decode to logits.
+    """A pretrained VAE by its name, in float32; digits decode to logits, faces to means.
 
     Raises:
         ValueError: There is no such model; says which name is nearest.
@@ -39,11 +43,38 @@ def load(name: str) -> VAE:
         >>> load("mnist-2d").latent_dim
         2
     """
-    return VAE.from_parts(read_folder(_folder(name), "vae"))
+    return load_folder(_folder(name))
+
+
+def load_folder(folder: str | Path) -> VAE:
+    """A VAE that `crosscoding train` wrote, in float32.
+
+    Raises:
+        ModelFormatError: The folder does not hold one.
+    """
+    return VAE.from_parts(_read(Path(folder)))
+
+
+def encoder(name: str) -> nn.Sequential:
+    """The encoder that a model was trained with, in eval mode: a first guess at p(z|t).
+
+    Conditioning does not use it; it takes whole data only, and shows what the decoder can give.
+
+    Returns:
+        Module from t (B, *data) to mean and log-variance of q(z|t), shape (B, 2 latent).
+
+    Example:
+        >>> encoder("mnist-2d")(digits()[0]).shape
+        torch.Size([40, 4])
+    """
+    tensors, description = _read(_folder(name))
+    network = build(description["encoder"])
+    load_weights(network, under(tensors, "encoder"))
+    return network.eval().requires_grad_(False)
 
 
 def card(name: str) -> dict[str, Any]:
-    """Architecture, data, licences, recipe and test ELBO (nats) of a model."""
+    """Architecture, likelihood, data, licences, recipe and test ELBO (nats) of a model."""
     _, description = read_folder(_folder(name), "vae")
     return {
         "name": name,
@@ -75,3 +106,10 @@ def _folder(name: str) -> Path:
     if name not in names():
         raise unknown_name("model of the zoo", name, names())
     return _MODELS / name
+
+
+def _read(folder: Path) -> Parts:
+    """A model's parts, its weights in float32 whatever they are kept in."""
+    tensors, description = read_folder(folder, "vae")
+    half = torch.float16
+    return {k: v.float() if v.dtype == half else v for k, v in tensors.items()}, description

@@ -1,4 +1,4 @@
-"""The networks of the models in the zoo, described by plain data so that a card can hold them."""
+"""The networks of the models in the zoo, stacks of plain layers that a card can describe."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -24,3 +24,65 @@ def mlp_decoder(latent_dim: int, hidden: Sequence[int], data_shape: Sequence[int
 def mlp_encoder(data_shape: Sequence[int], hidden: Sequence[int], latent_dim: int) -> nn.Sequential:
     """t (B, *data) -> mean and log-variance of q(z|t), one after the other, shape (B, 2 latent)."""
     return nn.Sequential(nn.Flatten(), *mlp((prod(data_shape), *hidden, 2 * latent_dim)))
+
+
+def conv_decoder(
+    latent_dim: int, channels: Sequence[int], data_shape: Sequence[int], kernel_size: int
+) -> nn.Sequential:
+    """z (B, latent) -> means between −1 and 1, shape (B, *data).
+
+    Args:
+        latent_dim: Size of z.
+        channels: Maps that each transposed convolution takes. The first takes what a linear layer
+            makes of z; each one doubles the sides, and the last puts out the data's own channels.
+        data_shape: (channels, side, side), side divisible by 2 for each convolution.
+        kernel_size: Side of the filters, odd.
+    """
+    depth, side = data_shape[0], smallest_side(data_shape, len(channels))
+    layers: list[nn.Module] = [
+        nn.Linear(latent_dim, channels[0] * side**2, bias=False),
+        nn.Unflatten(1, (channels[0], side, side)),
+    ]
+    sizes = (kernel_size, 2, kernel_size // 2, 1)  # filter, stride, padding, output padding
+    for maps_in, maps_out in pairwise(channels):
+        layers += [nn.BatchNorm2d(maps_in), nn.ReLU()]
+        layers += [nn.ConvTranspose2d(maps_in, maps_out, *sizes, bias=False)]
+    layers += [nn.BatchNorm2d(channels[-1]), nn.ReLU()]
+    layers += [nn.ConvTranspose2d(channels[-1], depth, *sizes), nn.Tanh()]
+    return nn.Sequential(*layers)
+
+
+def conv_encoder(
+    data_shape: Sequence[int], channels: Sequence[int], latent_dim: int, kernel_size: int
+) -> nn.Sequential:
+    """t (B, *data) -> mean and log-variance of q(z|t), one after the other, shape (B, 2 latent).
+
+    Args:
+        data_shape: (channels, side, side), side divisible by 2 for each convolution.
+        channels: Maps that each convolution puts out; each one halves the sides.
+        latent_dim: Size of z.
+        kernel_size: Side of the filters, odd.
+    """
+    layers: list[nn.Module] = []
+    sizes = (kernel_size, 2, kernel_size // 2)  # filter, stride, padding
+    for maps_in, maps_out in pairwise((data_shape[0], *channels)):
+        layers += [nn.Conv2d(maps_in, maps_out, *sizes, bias=False)]
+        layers += [nn.BatchNorm2d(maps_out), nn.ReLU()]
+    features = channels[-1] * smallest_side(data_shape, len(channels)) ** 2
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, 2 * latent_dim))
+
+
+def smallest_side(data_shape: Sequence[int], num_halvings: int) -> int:
+    """The side of a square image halved so often.
+
+    Raises:
+        ValueError: The image is not square, or its side cannot be halved so often.
+    """
+    *_, height, width = data_shape
+    side = height >> num_halvings
+    if height != width or side << num_halvings != height or side < 1:
+        raise ValueError(
+            f"expected square images whose side can be halved {num_halvings} times, "
+            f"got {height} x {width}"
+        )
+    return side

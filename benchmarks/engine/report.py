@@ -61,8 +61,10 @@ _MISSED = """## What is missed, and why; what was measured by hand
   NumPyro's Gaussian guide, started at the prior's scale, with the loop compiled and observed
   pixels alone decoded, is within 0.1 nats of log p(x) by importance after 16 ms a query in 2-d
   and 75 ms in 20-d, if somebody who knows the answer stops it there. Run to the end it takes
-  0.11 to 0.15 s and 0.96 s (`benchmarks/results/peers.json`, measured on a busy machine), and
-  says nothing of modes it lacks. Our own times on the peers' queries were not measured.
+  0.11 to 0.15 s and 0.96 s (`benchmarks/results/peers.json`, measured on another day, on a busy
+  machine), and says nothing of modes it lacks. On the same eight queries that guide takes 0.2
+  to 0.8 of the cascade's seconds if it is so stopped, and 4 to 6 times as many in a batch if it
+  is not; alone, on 2-d queries, BlackJAX's tempered SMC takes half of them.
 - **The share of right answers among the trusted** is that of 2-d mostly, where all are right. In
   20 dimensions 24 trusted answers have a reference, and 4 of them are beyond a limit, by less than
   the noise of the reference (a longer run of our own annealing) and of 1,000 kept draws.

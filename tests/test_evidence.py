@@ -247,3 +247,9 @@ def test_stroke_mask_joins_all_its_corners_in_every_channel():
 def test_stroke_mask_refuses_no_image_and_no_points(shape, points):
     with pytest.raises(ValueError, match=r"shape of an image and at least one \(row, column\)"):
         cc.stroke_mask(shape, points)
+
+
+def test_its_repr_says_what_matters_and_prints_no_tensors():
+    evidence = cc.Evidence(torch.zeros(2, 4), torch.tensor([True, False, False, False]))
+    assert repr(evidence) == "Evidence(shape=(2, 4), 25.0% observed)"
+    assert repr(evidence[:0]) == "Evidence(shape=(0, 4), 0.0% observed)"

@@ -379,3 +379,8 @@ def test_parts_without_a_weight_are_refused():
     del tensors["decoder.0.bias"]
     with pytest.raises(cc.ModelFormatError, match=r"weight '0\.bias', got nothing"):
         cc.VAE.from_parts((tensors, description))
+
+
+def test_its_repr_says_what_it_is_of():
+    vae = cc.VAE(nn.Linear(2, 5), 2, cc.likelihoods.Gaussian(0.1))
+    assert repr(vae) == "VAE(Linear, latent_dim=2, data_shape=(5,), Gaussian(scale=0.1))"

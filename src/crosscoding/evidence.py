@@ -88,6 +88,10 @@ class Evidence:
             )
         return cls(values, ~values.isnan())
 
+    def __repr__(self) -> str:
+        share = self.mask.float().mean().item() if self.mask.numel() else 0.0
+        return f"Evidence(shape={tuple(self.values.shape)}, {share:.1%} observed)"
+
     @property
     def num_observed(self) -> Tensor:
         """Number of observed elements in all, a tensor of shape ()."""

@@ -95,6 +95,11 @@ class VAE:
         if likelihood.by_rows:
             self.head = find_head(self.decoder, probes, self._run(probes))
 
+    def __repr__(self) -> str:
+        name = type(self.decoder).__name__
+        shape, likelihood = tuple(self.data_shape), self.likelihood
+        return f"VAE({name}, latent_dim={self.latent_dim}, data_shape={shape}, {likelihood})"
+
     @property
     def flat_likelihood(self) -> Likelihood:
         """The likelihood for data whose elements lie in one dimension, as `decode_flat` gives."""

@@ -103,7 +103,7 @@ def _summary(request: Request, posterior: Posterior, mask: Tensor, datum: Tensor
         "log_evidence": number(posterior.log_evidence),
         "log_evidence_error": number(posterior.log_evidence_error),
         "c_elbo": number(posterior.c_elbo),
-        "c_elbo_is_bound": posterior.bound,
+        "c_elbo_is_bound": posterior.bound if posterior.c_elbo.isfinite() else None,
         "query_log_prob": number(posterior.query_log_prob(datum)),
         "query_ess": number(posterior.query_ess(datum)),
         "ess": number(posterior.ess),
@@ -146,7 +146,7 @@ def _print(summary: dict[str, Any], folder: Path) -> None:
         "observed pixels": str(summary["observed_pixels"]),
         "log p(x), nats": figure(summary["log_evidence"], 2),
         "C-ELBO, nats": figure(summary["c_elbo"], 2)
-        + ("" if summary["c_elbo_is_bound"] else " (no bound)"),
+        + (" (no bound)" if summary["c_elbo_is_bound"] is False else ""),
         "log p(y|x) of the picture's rest, nats": figure(summary["query_log_prob"], 2)
         + ("" if (summary["query_ess"] or 0) >= _FEW else ", or more: few draws predict it"),
         "effective sample size": figure(summary["ess"], 2),

@@ -7,12 +7,12 @@ import pytest
 import torch
 from problems import seeded
 from safetensors.torch import load_file, save_file
+from tampering import reseal
 from torch import nn
 
 import crosscoding as cc
 from crosscoding.bank import Bank
 from crosscoding.errors import ModelFormatError
-from crosscoding.storage import checksums
 
 LATENT, SIZE = 3, 6
 SCALES = torch.linspace(0.3, 1.5, SIZE, dtype=torch.double)
@@ -194,17 +194,6 @@ def test_a_bank_of_other_points_is_not_saved(case, tmp_path):
         with pytest.raises(ValueError, match=r"expected the bank that Bank.of\(vae\) makes"):
             bank.save(tmp_path / "bank")
     assert not (tmp_path / "bank").exists()
-
-
-def reseal(folder, change):
-    """Change a saved bank and its checksums too."""
-    tensors = load_file(folder / "tensors.safetensors")
-    description = json.loads((folder / "description.json").read_text())
-    del description["checksums"]
-    change(tensors, description)
-    description["checksums"] = checksums(tensors, description)
-    save_file(tensors, folder / "tensors.safetensors")
-    (folder / "description.json").write_text(json.dumps(description))
 
 
 def test_a_single_number_that_was_changed_is_noticed(tmp_path):

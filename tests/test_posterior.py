@@ -8,6 +8,7 @@ import torch
 from cheap import LISTED, every_method
 from problems import linear_gaussian_problem, mirrored_problem, mixture_target, seeded
 from safetensors.torch import load_file, save_file
+from tampering import reseal
 from torch import nn
 
 import crosscoding as cc
@@ -20,7 +21,6 @@ from crosscoding.methods import (
     Rejection,
     Variational,
 )
-from crosscoding.storage import checksums
 
 
 @pytest.fixture(autouse=True)
@@ -542,16 +542,7 @@ def test_a_save_that_breaks_off_leaves_the_old_one_whole(exact, tmp_path, monkey
 def edit_parts(change):
     """Change tensors and description, and their checksums too: what lies deeper must notice."""
 
-    def edit(folder):
-        tensors = load_file(folder / "tensors.safetensors")
-        description = json.loads((folder / "description.json").read_text())
-        del description["checksums"]
-        change(tensors, description)
-        description["checksums"] = checksums(tensors, description)
-        save_file(tensors, folder / "tensors.safetensors")
-        (folder / "description.json").write_text(json.dumps(description))
-
-    return edit
+    return lambda folder: reseal(folder, change)
 
 
 def edit_description(**changes):

@@ -8,9 +8,7 @@ from cheap import CHEAP, LISTED, every_method
 from problems import linear_gaussian_problem, seeded
 
 import crosscoding as cc
-from crosscoding.crosscoders import (
-    Crosscoder,
-)
+from crosscoding.crosscoders import Crosscoder
 from crosscoding.methods import (
     HMC,
     Auto,

@@ -58,7 +58,7 @@ class Answer:
         ).grades
 
 
-_CLAIM_ESS = 50.0  # of answers that others are held against
+_CLAIM_ESS = 20.0  # of answers that others are held against
 _DOUBTED = ("error", "missed", "pareto_k", "weighed")
 _FIGURES = ("log_evidence", "error", "ess", "pareto_k", "missed", "weighed")
 
@@ -130,7 +130,7 @@ class Answers:
     def _claim(self, rows: Tensor, answer: Answer) -> None:
         """Remember log p(x) less its error, the highest of all answers whose weights are sound."""
         sound = (answer.ess >= _CLAIM_ESS) & ~(answer.pareto_k > k_limits(answer.weighed))
-        claim = torch.where(sound, answer.log_evidence - 2 * answer.error, -math.inf)
+        claim = torch.where(sound, answer.log_evidence - 3 * answer.error, -math.inf)
         self._claimed[rows] = torch.maximum(self._claimed[rows], claim.nan_to_num(nan=-math.inf))
 
     def compare(self) -> None:

@@ -80,8 +80,9 @@ class Stages:
         pareto_k = torch.full_like(ess, math.inf)
         if target.latent_dim <= GRID_DIM:
             dense = ((ess >= _BANK_ESS) & (error <= _BANK_ERROR)).nonzero()[:, 0]
-            pareto_k[dense] = math.nan  # of bounded weights there is no tail
-            if not target.ends_with_prior:
+            if target.ends_with_prior:
+                pareto_k = torch.full_like(ess, math.nan)  # of bounded weights there is no tail
+            else:
                 pareto_k[dense] = pareto_smooth(log_likelihood[:, dense])[1]
             # As many independent draws would have that error.
             as_draws = error[dense].square().reciprocal().clamp_max(float(len(points)))

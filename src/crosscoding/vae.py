@@ -136,6 +136,15 @@ class VAE:
         """
         return max(self.params_size, self.cost.values // _LAYERS_PER_ROW)
 
+    def to(self, device: torch.device | str) -> "VAE":
+        """The same model on another device; this one where it is there already."""
+        if torch.device(device) == self.device:
+            return self
+        tensors, description = self.likelihood.to_parts()
+        moved = {name: tensor.to(device) for name, tensor in tensors.items()}
+        likelihood = Likelihood.from_parts((moved, description))
+        return VAE(copy.deepcopy(self.decoder).to(device), self.latent_dim, likelihood)
+
     def decode(self, z: Tensor) -> Tensor:
         """Parameters of p(t|z).
 

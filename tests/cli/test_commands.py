@@ -284,6 +284,12 @@ def test_reproduce_says_what_is_wrong_with_a_name_or_a_folder(tmp_path, monkeypa
     assert unknown.exit_code == 2
     assert "did you mean 'variance'" in unknown.stderr
     assert "--list shows what there is" in run("reproduce", "--out", tmp_path).stderr
+    unset = run("reproduce", "fig5", "--set", "burn_in", "--out", tmp_path)
+    assert "NAME=VALUE" in unset.stderr
+    unknown = run("reproduce", "fig5", "--set", "burn=3", "--out", tmp_path)
+    assert "it has step_sizes, num_leapfrog" in " ".join(unknown.stderr.split())
+    elsewhere = run("reproduce", "fig1", "--device", "nowhere", "--out", tmp_path)
+    assert "expected a device that torch can use, got 'nowhere'" in elsewhere.stderr
     nowhere = run("reproduce", "fig7", "--data", tmp_path / "nowhere", "--out", tmp_path)
     assert nowhere.exit_code == 2
     assert "expected a folder" in nowhere.stderr

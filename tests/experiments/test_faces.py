@@ -11,7 +11,15 @@ from PIL import Image
 from torch import nn
 
 import crosscoding as cc
-from crosscoding.experiments import completions, face_answers, face_scores, faces, prior, tuning
+from crosscoding.experiments import (
+    completions,
+    face_answers,
+    face_scores,
+    face_seconds,
+    faces,
+    prior,
+    tuning,
+)
 from crosscoding.experiments.contract import Context, UnavailableError
 from crosscoding.experiments.runner import run
 
@@ -88,6 +96,24 @@ def test_one_evidence_set_is_drawn_with_the_evidence_on_every_picture(context):
     assert list(methods) == ["GVI", "NF", "HMC", "HMC, 1 chain", "NG", "Auto"]
     assert all(each["picture_diversity"] >= 0 for each in methods.values())
     assert (context.folder / "fig7-celeba-100d.png").stat().st_size > 1000
+
+
+def test_one_face_has_seconds_and_a_bound_for_each_fit(context):
+    context.folder.mkdir()
+    settings = face_seconds.Settings(
+        num_models=1, steps=(2, 4), natural_steps=(2,), nf_layers=2, decodes=(500,), num_draws=20
+    )
+    record, _ = run(replace(face_seconds.SECONDS, full=settings), context)
+    methods = record["numbers"]["models"]["celeba-100d"]
+    assert {name: [fit["effort"] for fit in fits] for name, fits in methods.items()} == {
+        "GVI": [2, 4],
+        "NF": [2, 4],
+        "NG": [2],
+        "Auto": [500],
+    }
+    assert all(fit["seconds"] > 0 for fits in methods.values() for fit in fits)
+    assert all(fit["c_elbo"] is not None for fit in methods["GVI"])
+    assert methods["GVI"][0]["device"] == "cpu"
 
 
 def test_many_evidence_sets_have_scores_and_spreads(context):

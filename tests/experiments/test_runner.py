@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from crosscoding import plots
+from crosscoding.experiments import tuning
 from crosscoding.experiments.contract import (
     Context,
     Experiment,
@@ -84,6 +85,38 @@ def test_other_settings_or_another_seed_run_again(tmp_path, change):
     _, was_there = run(made_up(calls), Context(tmp_path, seed=change.get("seed", 0)), quick=quick)
     assert not was_there
     assert calls == ["one", "two", "measure", "draw"]
+
+
+def test_settings_can_be_changed_by_name(tmp_path):
+    calls = []
+    experiment = made_up(calls)
+    record, _ = run(experiment.with_settings({"size": 5}), Context(tmp_path))
+    assert record["settings"] == {"size": 5}
+    assert record["changed"] == {"size": 5}
+    assert run(experiment.with_settings({"size": 5}), Context(tmp_path))[1]
+    assert not run(experiment, Context(tmp_path))[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sise": 5}, "expected a setting of made-up, got 'sise'; it has size"),
+        ({"size": 5.5}, "expected size of made-up as 3 is, got 5.5"),
+        ({"size": True}, "expected size of made-up as 3 is, got True"),
+        ({"size": [5]}, "expected size of made-up as 3 is"),
+    ],
+)
+def test_settings_that_are_not_there_or_of_another_type_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        made_up([]).with_settings(changes)
+
+
+def test_a_list_of_settings_is_taken_as_a_tuple_of_the_same_kind():
+    changed = tuning.FIG5.with_settings({"num_leapfrog": [10], "step_sizes": [1, 0.5]})
+    assert changed.full.num_leapfrog == (10,)
+    assert changed.quick.step_sizes == (1, 0.5)
+    with pytest.raises(ValueError, match="num_leapfrog"):
+        tuning.FIG5.with_settings({"num_leapfrog": []})
 
 
 def test_an_interrupted_run_goes_on_after_its_last_finished_part(tmp_path):

@@ -155,6 +155,15 @@ def reproduce(
             "--models", help="Folder of others' models; by default that of CROSSCODING_MODELS."
         ),
     ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="A setting as NAME=VALUE, such as burn_in=1000; may be repeated."
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option("--device", help="Where models of faces run, such as cuda.")
+    ] = "cpu",
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -171,7 +180,9 @@ def reproduce(
         if list_all:
             command.list_all(as_json=json)
         else:
-            request = command.Request(names or [], out, quick, seed, data, models)
+            request = command.Request(
+                names or [], out, quick, seed, data, models, device, change or []
+            )
             command.reproduce(request, as_json=json)
 
 

@@ -1,10 +1,13 @@
 """`crosscoding reproduce`: the paper's figures and comparisons on our own implementation."""
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from rich.table import Table
 
 import crosscoding
@@ -24,6 +27,8 @@ class Request:
     seed: int
     data: Path | None
     models: Path | None
+    device: str
+    changes: list[str]
 
 
 def list_all(*, as_json: bool) -> None:
@@ -43,9 +48,13 @@ def reproduce(request: Request, *, as_json: bool) -> None:
     if not request.names:
         raise ValueError("expected the name of a figure, or all; --list shows what there is")
     experiments = chosen(request.names)
+    changes = dict(_change(text) for text in request.changes)
+    if changes:
+        experiments = [each.with_settings(changes) for each in experiments]
     folder = output_folder(request.folder)
     data = _folder(request.data, "CROSSCODING_DATA")
     models = _folder(request.models, "CROSSCODING_MODELS")
+    device = _device(request.device)
     rows: list[dict[str, object]] = []
 
     def done(experiment: Experiment, record: Record | None, what: str) -> None:
@@ -55,7 +64,14 @@ def reproduce(request: Request, *, as_json: bool) -> None:
         err.print(f"{experiment.name:9} {took:>10}  {what}", markup=False, highlight=False)
 
     with progress("reproducing") as report:
-        context = Context(folder, seed=request.seed, data=data, models=models, report=report)
+        context = Context(
+            folder,
+            seed=request.seed,
+            data=data,
+            models=models,
+            device=device,
+            report=report,
+        )
         _run(experiments, context, request, done)
     if as_json:
         print_json(rows)
@@ -93,6 +109,32 @@ def _folder(given: Path | None, variable: str) -> Path | None:
         source = "" if given is not None else f", which {variable} names"
         raise ValueError(f"expected a folder, got {folder}{source}")
     return folder
+
+
+def _change(text: str) -> tuple[str, Any]:
+    """A setting and its value from NAME=VALUE, the value as JSON has it."""
+    name, _, value = text.partition("=")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        raise ValueError(
+            f"expected a setting as NAME=VALUE, such as burn_in=1000, got {text!r}"
+        ) from None
+
+
+def _device(name: str) -> str:
+    """The name of a device that torch can use.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # builds without CUDA assert
+        raise ValueError(
+            f"expected a device that torch can use, got {name!r}: {str(error).splitlines()[0]}"
+        ) from error
+    return name
 
 
 def _all() -> list[Experiment]:

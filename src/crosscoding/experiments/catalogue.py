@@ -9,6 +9,7 @@ from crosscoding.experiments import (
     diagrams,
     digit_sets,
     face_scores,
+    face_seconds,
     one_digit,
     prior,
     reproduction,
@@ -34,6 +35,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         diagrams.FIG13,
         amortised.CVAE,
         convergence.VARIANCE,
+        face_seconds.SECONDS,
         reproduction.CLAIMS_TABLE,
     )
 }

@@ -108,10 +108,9 @@ def _wanted_spread(methods: Numbers, kind: str) -> NDArray[np.floating]:
 
 def _seconds_of_face(numbers: Numbers) -> dict[str, Judgement]:
     return {
-        f"{model}, {name}": all_below([each["seconds"]], "s", limit=LIMIT_SECONDS)
+        f"{model}, {name}": all_below([each["seconds"] for each in fits], "s", limit=LIMIT_SECONDS)
         for model, methods in numbers["models"].items()
-        for name, each in methods.items()
-        if name in ("GVI", "NF", "Auto")
+        for name, fits in methods.items()
     }
 
 
@@ -159,8 +158,8 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "an evidence set takes under five minutes: a face, alone",
-        "fig7",
-        "every method that fits",
+        "seconds",
+        "every fit",
         _seconds_of_face,
     ),
 )

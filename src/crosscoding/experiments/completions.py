@@ -1,7 +1,8 @@
 """Figures 6, 7, 11 and 12: a face of which the strip of the eyes, or random pixels, are observed.
 
 Which figure has which evidence is our reading: the first two the eyes, the others random pixels.
-Pictures are the decoder's means with the evidence on them.
+Pictures are the decoder's means with the evidence on them. The two evidence sets of a model are
+answered in one batch, those of Figure 8 where it has no more than these.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,27 +28,29 @@ _PER_ROW = 5
 
 
 def _measure_one(family: str, evidence: str) -> Callable[[Settings, Context], Result]:
+    kinds = ("eyes", "pixels")
+    index = kinds.index(evidence)
+
     def measure(settings: Settings, context: Context) -> Result:
         numbers: dict[str, Any] = {}
         tensors: dict[str, Tensor] = {}
         for model in faces.models(context, family):
-            problem = faces.problem(model, context, evidence)
-            tensors[f"truth.{model.name}"] = problem.truth[0]
-            tensors[f"mask.{model.name}"] = problem.mask[0]
+            problem = faces.problem(model, context, "both", len(kinds))
+            mask = problem.mask[index].cpu()
+            tensors[f"truth.{model.name}"] = problem.truth[index].cpu()
+            tensors[f"mask.{model.name}"] = mask
             answers = answered(problem, settings, context)
             numbers[model.name] = {}
             for name, result in answers.items():
                 for label, z in shown(name, result, settings).items():
-                    means = means_of(problem, z)[:, 0]
+                    means = means_of(problem, z)[:, index]
                     tensors[f"means.{model.name}.{label}"] = means
-                    hidden = means[:, ~problem.mask[0]]
                     numbers[model.name][label] = {
-                        "c_elbo": result.numbers["c_elbo"][0],
-                        "query_log_prob": result.numbers["query_log_prob"][0],
-                        "seconds": result.numbers["seconds"],
-                        "verdict": result.numbers["verdict"][0],
-                        "latent_diversity": diversity(z)[0].item(),
-                        "picture_diversity": diversity(hidden[:, None]).item(),
+                        "c_elbo": result.numbers["c_elbo"][index],
+                        "query_log_prob": result.numbers["query_log_prob"][index],
+                        "verdict": result.numbers["verdict"][index],
+                        "latent_diversity": diversity(z)[index].item(),
+                        "picture_diversity": diversity(means[:, None, ~mask]).item(),
                     }
         return Result({"models": numbers, "evidence": evidence}, tensors)
 
@@ -86,6 +89,7 @@ def _experiment(name: str, family: str, evidence: str, wanted: str) -> Experimen
         measure=_measure_one(family, evidence),
         draw=_draw_one(name),
         subjects=lambda context: faces.subjects(context, family),
+        parallel=True,
     )
 
 

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class Context:
         seed: Decides every random number.
         data: Folder of data sets, or None.
         models: Folder of others' models, or None.
+        device: Where models of faces are run; results are the same to rounding only.
         report: Called with the share of a part that is done, and a word on what goes on.
 
     Attributes:
@@ -62,12 +63,14 @@ class Context:
         seed: int = 0,
         data: Path | None = None,
         models: Path | None = None,
+        device: str = "cpu",
         report: Report = silent,
     ) -> None:
         self.folder = folder
         self.seed = seed
         self.data = data
         self.models = models
+        self.device = device
         self.report = report
         self.seconds_kept = 0.0
         self.processor_seconds_kept = 0.0
@@ -127,6 +130,8 @@ class Experiment:
         draw: From a result to pictures, by the names of their files without ending.
         subjects: What else decides the result, by name, as a digest: models, files.
         pages: From a result to text files, by name.
+        changed: Settings that are other than they were, by name.
+        parallel: Whether its decoders are so large that it gains by all cores; small fits lose.
 
     `subjects` raises UnavailableError where the experiment cannot be run.
     """
@@ -140,6 +145,21 @@ class Experiment:
     draw: Callable[[Result], Mapping[str, Figure]]
     subjects: Callable[[Context], dict[str, str]] = lambda context: {}
     pages: Callable[[Result], Mapping[str, str]] = lambda result: {}
+    changed: Mapping[str, Any] = field(default_factory=dict)
+    parallel: bool = False
+
+    def with_settings(self, changes: Mapping[str, Any]) -> "Experiment":
+        """The experiment with some of its settings, full and quick, as JSON has them.
+
+        Raises:
+            ValueError: It has no such setting, or of another type; says which it has.
+        """
+        return replace(
+            self,
+            full=_changed(self.name, self.full, changes),
+            quick=_changed(self.name, self.quick, changes),
+            changed=dict(changes),
+        )
 
 
 def plain(value: object) -> Any:
@@ -160,6 +180,30 @@ def plain(value: object) -> Any:
     if value is None or isinstance(value, (bool, int, str)):
         return value
     return repr(value)
+
+
+def _changed(name: str, settings: Any, changes: Mapping[str, Any]) -> Any:
+    """The settings with changes, each of the type that was there."""
+    known = {each.name: getattr(settings, each.name) for each in fields(settings)}
+    new: dict[str, Any] = {}
+    for key, value in changes.items():
+        if key not in known:
+            has = ", ".join(known) or "none"
+            raise ValueError(f"expected a setting of {name}, got {key!r}; it has {has}")
+        wanted = plain(known[key])
+        if not _alike(value, wanted):
+            raise ValueError(f"expected {key} of {name} as {wanted!r} is, got {value!r}")
+        new[key] = tuple(value) if isinstance(value, list) else value
+    return replace(settings, **new)
+
+
+def _alike(value: object, wanted: object) -> bool:
+    """Whether a value is of the type of another; a list, if it is not empty and all of it is."""
+    if isinstance(value, list) and isinstance(wanted, list):
+        return bool(value) and all(_alike(each, wanted[0]) for each in value)
+    if isinstance(wanted, float) and isinstance(value, int) and not isinstance(value, bool):
+        return True
+    return type(value) is type(wanted)
 
 
 def _file_in(folder: Path | None, name: str, what: str, option: str, variable: str) -> Path:

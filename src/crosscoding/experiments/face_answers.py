@@ -26,20 +26,19 @@ class Settings:
         num_chains: Of HMC.
         num_warmup: Its steps before the draws.
         num_draws: Draws of z that each method leaves.
-        max_decodes: Decoder evaluations that the cascade may have for an evidence set; None: as
-            many as it takes.
+        max_decodes: Decoder evaluations that the cascade may have for an evidence set.
     """
 
     num_sets: int = 25
-    gvi_steps: int = 1000
-    nf_steps: int = 2000
+    gvi_steps: int = 5000
+    nf_steps: int = 5000
     natural_steps: int = 400
     draws_a_step: int = 16
     nf_layers: int = 32
     num_chains: int = 4
     num_warmup: int = 2000
     num_draws: int = 200
-    max_decodes: int | None = None
+    max_decodes: int = 100_000
 
 
 QUICK = Settings(
@@ -103,5 +102,5 @@ def diversity(points: Tensor) -> Tensor:
 def means_of(problem: Problem, z: Tensor) -> Tensor:
     """The decoder's means with the evidence on them, (S, num_sets, *data)."""
     with torch.no_grad():
-        means = problem.vae.likelihood.mean(problem.vae.decode(z))
-    return torch.where(problem.mask, problem.truth, means)
+        means = problem.vae.likelihood.mean(problem.vae.decode(z.to(problem.vae.device)))
+    return torch.where(problem.mask, problem.truth, means).cpu()

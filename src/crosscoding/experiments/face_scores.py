@@ -40,7 +40,7 @@ def measure_many(settings: Settings, context: Context) -> Result:
 def _hidden_diversity(problem: Problem, z: Tensor) -> list[float]:
     """`diversity` of the unobserved pixels of each evidence set."""
     variance = means_of(problem, z).var(0)
-    hidden = ~problem.mask.expand(variance.shape)
+    hidden = ~problem.mask.cpu().expand(variance.shape)
     means = [each[seen].mean() for each, seen in zip(variance, hidden, strict=True)]
     return (2 * torch.stack(means)).sqrt().tolist()
 
@@ -81,4 +81,5 @@ FIG8 = Experiment(
     measure=measure_many,
     draw=draw_many,
     subjects=faces.subjects,
+    parallel=True,
 )

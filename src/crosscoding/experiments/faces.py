@@ -86,10 +86,12 @@ def subjects(context: Context, family: str | None = None) -> dict[str, str]:
 
 
 def load(model: FaceModel, context: Context) -> VAE:
-    """A model of faces."""
+    """A model of faces, on the context's device."""
     if model.name == PAPERS_OWN:
-        return papers_own(context.model_file(f"{_FOLDER}/decoder.safetensors").parent)
-    return zoo.load(model.name)
+        vae = papers_own(context.model_file(f"{_FOLDER}/decoder.safetensors").parent)
+    else:
+        vae = zoo.load(model.name)
+    return vae.to(context.device)
 
 
 def papers_own(folder: Path) -> VAE:
@@ -154,7 +156,7 @@ def problem(model: FaceModel, context: Context, evidence: str, num: int = 1) -> 
         num: Number of evidence sets.
     """
     vae = load(model, context)
-    truth = pictures(context.data_file(model.pictures), num)
+    truth = pictures(context.data_file(model.pictures), num).to(vae.device)
     generator = generator_from(context.seed)
     eyes = rectangle_mask(vae.data_shape, **_EYES)
     masks = []
@@ -163,4 +165,5 @@ def problem(model: FaceModel, context: Context, evidence: str, num: int = 1) -> 
         random = evidence == "pixels" or (evidence == "both" and index % 2 == 1)
         masks.append(pixels.expand(vae.data_shape) if random else eyes)
     settings = {"model": digest(vae), "evidence": evidence, "sets": num}
-    return Problem(f"{model.name}-{evidence}", vae, truth, torch.stack(masks), settings)
+    mask = torch.stack(masks).to(vae.device)
+    return Problem(f"{model.name}-{evidence}", vae, truth, mask, settings)

@@ -34,10 +34,10 @@ def measure(settings: Settings, context: Context) -> Result:
     numbers, tensors = {}, {}
     for name, vae in _models(context).items():
         generator = generator_from(context.seed)
-        like = torch.empty(0, dtype=vae.dtype)
+        like = torch.empty(0, dtype=vae.dtype, device=vae.device)
         z = normal((settings.num_draws, vae.latent_dim), generator=generator, like=like)
         with torch.no_grad():
-            means = vae.likelihood.mean(vae.decode(z))
+            means = vae.likelihood.mean(vae.decode(z)).cpu()
         tensors[f"means.{name}"] = means
         numbers[name] = {
             "pixel_std_over_draws": means.std(0).mean().item(),

@@ -18,7 +18,7 @@ Written by `crosscoding reproduce claims` from the figures' JSON files; do not e
 verdict is worked out by the rule below it: a mean is given with its standard error and the number
 of repeats (evidence sets, seeds, digits or draws), and what two standard errors leave open is "not
 decidable". `crosscoding reproduce --list` says what each figure shows; "quick" are those run with
-`--quick`.
+`--quick`, and settings in brackets were given with `--set`.
 
 What differs from the paper, besides the implementation: HMC runs with many chains, as the package
 does, and with one at an acceptance rate of 0.75, as the paper did. Methods start near weighted
@@ -43,10 +43,9 @@ def measure(settings: Settings, context: Context) -> Result:
         found = {} if record is None else claim.judge(record["numbers"])
         for subject, judged in found.items():
             row = {"subject": subject, "label": judged.label, "measured": judged.measured}
-            quick = record is not None and record["quick"]
-            claims.append(shared | row | {"reason": judged.reason, "quick": quick})
+            claims.append(shared | row | {"reason": judged.reason, "run": _run_as(record)})
         if not found:
-            row = {"subject": "", "label": _MISSING, "measured": "—", "quick": False}
+            row = {"subject": "", "label": _MISSING, "measured": "—", "run": ""}
             claims.append(shared | row | {"reason": "needs a run, or a model that is not here"})
     took = {name: _cost(record) for name, record in records.items()}
     counts = dict(Counter(row["label"] for row in claims))
@@ -60,9 +59,17 @@ def _records(context: Context) -> dict[str, Record]:
     return {name: record for name, record in found.items() if record is not None}
 
 
+def _run_as(record: Record | None) -> str:
+    """How a run was not the full one: "quick", and settings that were changed."""
+    if record is None:
+        return ""
+    changed = [f"{name} = {value}" for name, value in record["changed"].items()]
+    return ", ".join((["quick"] if record["quick"] else []) + changed)
+
+
 def _cost(record: Record) -> dict[str, Any]:
-    names = ("title", "quick", "seed", "seconds", "processor_seconds", "machine", "versions")
-    return {name: record[name] for name in names}
+    names = ("title", "seed", "seconds", "processor_seconds", "machine", "versions")
+    return {name: record[name] for name in names} | {"run": _run_as(record)}
 
 
 def subjects(context: Context) -> dict[str, str]:
@@ -94,7 +101,7 @@ def pages(result: Result) -> dict[str, str]:
 def _claims_table(claims: list[dict[str, Any]]) -> list[str]:
     rows = ["| the paper says | figure | on | we measured | verdict | why |", "|" + " --- |" * 6]
     for row in claims:
-        figure = row["experiment"] + (" (quick)" if row["quick"] else "")
+        figure = f"{row['experiment']} ({row['run']})" if row["run"] else row["experiment"]
         cells = (row["claim"], figure, row["subject"], row["measured"])
         rows.append(_row(*cells, f"**{row['label']}**", row["reason"]))
     return rows
@@ -102,19 +109,18 @@ def _claims_table(claims: list[dict[str, Any]]) -> list[str]:
 
 def _cost_table(figures: dict[str, Any]) -> list[str]:
     rows = [
-        "| figure | settings | seed | seconds | processor seconds | load before | threads |",
-        "|" + " --- |" * 7,
+        "| figure | settings | seed | seconds | processor seconds | load before | threads | on |",
+        "|" + " --- |" * 8,
     ]
     for name, took in figures.items():
         if not took["seconds"]:
             continue  # drawn, not measured
         machine = took["machine"]
-        settings = "quick" if took["quick"] else "full"
+        settings = took["run"] or "full"
         seconds = f"{took['seconds']:.0f}", f"{took['processor_seconds']:.0f}"
         load = "—" if machine["load_before"] is None else str(machine["load_before"])
-        rows.append(
-            _row(name, settings, str(took["seed"]), *seconds, load, str(machine["threads"]))
-        )
+        device, threads = machine["device"], str(machine["threads"])
+        rows.append(_row(name, settings, str(took["seed"]), *seconds, load, threads, device))
     return rows
 
 

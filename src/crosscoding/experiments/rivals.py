@@ -43,10 +43,11 @@ class Problem:
 def answer(context: Context, problem: Problem, name: str, method: Method) -> Result:
     """All queries of a problem by one method, in one call of `condition`.
 
-    The result's numbers: label, method, seconds, and lists over the queries: c_elbo, c_elbo_error,
-    log_evidence, log_evidence_error and query_log_prob in nats, ess, pareto_k, verdict, and those
-    of the method's own. Its tensors: draws (num_draws, num_queries, latent), as the method keeps
-    them: NG's are those of its fit, without the weights that its log p(y|x) is made with.
+    The result's numbers: label, method, seconds and on what device, and lists over the queries:
+    c_elbo, c_elbo_error, log_evidence, log_evidence_error and query_log_prob in nats, ess,
+    pareto_k, verdict, and those of the method's own. Its tensors: draws (num_draws, num_queries,
+    latent), as the method keeps them: NG's are those of its fit, without the weights that its
+    log p(y|x) is made with.
     Where the method gave up: label, method and `failed`, which says why.
 
     Args:
@@ -68,6 +69,7 @@ def answer(context: Context, problem: Problem, name: str, method: Method) -> Res
             "label": name,
             "method": repr(method),
             "seconds": posterior.seconds,
+            "device": problem.vae.device.type,
             "bound": posterior.bound,
             "c_elbo": posterior.c_elbo,
             "c_elbo_error": posterior.c_elbo_error,
@@ -79,7 +81,7 @@ def answer(context: Context, problem: Problem, name: str, method: Method) -> Res
             "verdict": [verdict.label for verdict in posterior.verdicts],
             "stats": posterior.stats,
         }
-        return Result(numbers, {"draws": posterior.draws})
+        return Result(numbers, {"draws": posterior.draws.cpu()})
 
     return context.part(f"{problem.name}-{slug(name)}", settings, work)
 

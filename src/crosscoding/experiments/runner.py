@@ -9,7 +9,8 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,13 @@ def run(
     kept = finished(experiment.name, context.folder)
     if kept is not None and all(kept.get(name) == value for name, value in key.items()):
         return kept, True
-    machine = {"threads": torch.get_num_threads(), "load_before": _load()}
-    result, took = _timed(experiment, settings, context)
+    load = _load()
+    with _threads(os.cpu_count() if experiment.parallel else None) as threads:
+        result, took = _timed(experiment, settings, context)
     record = {"name": experiment.name, "title": experiment.title, **key, **took}
+    machine = {"device": context.device, "threads": threads, "load_before": load}
     record |= {"machine": machine, "versions": _versions(version)}
+    record["changed"] = plain(experiment.changed)
     record["numbers"] = plain(result.numbers)
     _write(experiment, result, record, context.folder)
     return record, False
@@ -113,6 +117,17 @@ def _timed(
         "processor_seconds": processor_seconds,
     }
     return result, {name: round(value, 2) for name, value in took.items()}
+
+
+@contextmanager
+def _threads(wanted: int | None) -> Iterator[int]:
+    """Torch's number of threads: what is wanted, or where that is None what it is already."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(wanted or before)
+    try:
+        yield wanted or before
+    finally:
+        torch.set_num_threads(before)
 
 
 def _versions(version: str) -> dict[str, str]:

@@ -123,4 +123,5 @@ FIG5 = Experiment(
     measure=measure,
     draw=draw,
     subjects=faces.subjects,
+    parallel=True,
 )

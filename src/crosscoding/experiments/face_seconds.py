@@ -1,0 +1,109 @@
+"""How long one face takes by itself, against the C-ELBO that the time buys."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from crosscoding import plots
+from crosscoding.crosscoders import Gaussian, Planar
+from crosscoding.experiments import faces
+from crosscoding.experiments.contract import Context, Experiment, Result
+from crosscoding.experiments.rivals import answer
+from crosscoding.methods import Auto, Method, NaturalGradient, Variational
+
+_DRAWS_A_STEP = 16
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How far each method goes.
+
+    Args:
+        num_models: Models of faces, from the first.
+        steps: Numbers of steps of Algorithm 1, each a fit of its own, for GVI and NF.
+        natural_steps: Numbers of steps of natural gradients, likewise.
+        nf_layers: Planar maps.
+        decodes: Numbers of decoder evaluations that the cascade may have, likewise.
+        num_draws: Draws of z that each fit leaves.
+    """
+
+    num_models: int = 3
+    steps: tuple[int, ...] = (100, 300, 1000)
+    natural_steps: tuple[int, ...] = (20, 60, 200)
+    nf_layers: int = 32
+    decodes: tuple[int, ...] = (16_000, 64_000)
+    num_draws: int = 200
+
+
+def rungs(settings: Settings) -> dict[str, list[tuple[int, Method]]]:
+    """The fits of each method by its label, with what decides how long each goes on."""
+    num = settings.num_draws
+    flow = Planar(settings.nf_layers)
+    return {
+        "GVI": [
+            (steps, Variational(Gaussian(), steps, num_draws=_DRAWS_A_STEP, num_fresh=num))
+            for steps in settings.steps
+        ],
+        "NF": [
+            (steps, Variational(flow, steps, num_draws=_DRAWS_A_STEP, num_fresh=num))
+            for steps in settings.steps
+        ],
+        "NG": [(steps, NaturalGradient(steps, num_fresh=num)) for steps in settings.natural_steps],
+        "Auto": [(most, Auto(max_decodes=most, num_draws=num)) for most in settings.decodes],
+    }
+
+
+def measure(settings: Settings, context: Context) -> Result:
+    """Each model's first face with the strip of the eyes observed, one evidence set at a time."""
+    numbers: dict[str, Any] = {}
+    for model in faces.models(context)[: settings.num_models]:
+        problem = faces.problem(model, context, "eyes")
+        numbers[model.name] = {}
+        for name, fits in rungs(settings).items():
+            found = [
+                answer(context, problem, f"{name}, {effort}", method).numbers
+                for effort, method in fits
+            ]
+            numbers[model.name][name] = [
+                {
+                    "effort": effort,
+                    "seconds": each["seconds"],
+                    "device": each["device"],
+                    "c_elbo": each["c_elbo"][0],
+                    "verdict": each["verdict"][0],
+                }
+                for (effort, _), each in zip(fits, found, strict=True)
+                if "failed" not in each
+            ]
+    return Result({"models": numbers})
+
+
+def draw(result: Result) -> dict[str, Figure]:
+    """C-ELBO against seconds, a panel for each model."""
+    models = result.numbers["models"]
+    figure = plots.new_figure(4.0 * len(models), 3.6)
+    figure.suptitle("One face, the eyes observed, by itself", fontsize=11)
+    for place, (model, methods) in enumerate(models.items()):
+        axes = figure.add_subplot(1, len(models), place + 1)
+        for name, fits in methods.items():
+            x, y = ([each[field] for each in fits] for field in ("seconds", "c_elbo"))
+            axes.plot(x, y, marker="o", ms=4, color=plots.colour_of(name), label=name)
+        axes.set_xscale("log")
+        plots.logarithmic(axes.xaxis)
+        plots.tidy(axes, title=model, x="seconds", y="C-ELBO, nats")
+        axes.legend(fontsize=8, frameon=False, loc="lower right")
+    return {"seconds": figure}
+
+
+SECONDS = Experiment(
+    name="seconds",
+    title="One face by itself: the C-ELBO of each method against seconds",
+    wanted="under five minutes an evidence set",
+    full=Settings(),
+    quick=Settings(num_models=1, steps=(150,), natural_steps=(40,), decodes=(16_000,)),
+    measure=measure,
+    draw=draw,
+    subjects=faces.subjects,
+    parallel=True,
+)

@@ -4,16 +4,29 @@ import importlib.util
 import json
 import math
 import re
+from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
+from cheap import every_method
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
 import crosscoding as cc
 from crosscoding.crosscoders import Gaussian
-from crosscoding.methods import Auto, Grid, Variational
+from crosscoding.methods import (
+    HMC,
+    Auto,
+    Grid,
+    Importance,
+    Laplace,
+    NaturalGradient,
+    Rejection,
+    TemperedSMC,
+    Variational,
+)
 from crosscoding.verdict import LABELS as VERDICTS
 
 LIKELIHOODS = {
@@ -37,8 +50,9 @@ def architectures(models_folder):
 
 @pytest.fixture(scope="module")
 def load(models_folder, architectures):
-    """A function from a folder's name to (VAE, description, reference)."""
+    """A function from a folder's name to (VAE, description, reference), each loaded once."""
 
+    @cache
     def load_one(name):
         folder = models_folder / name
         description = json.loads((folder / "model.json").read_text())
@@ -143,6 +157,40 @@ def test_log_evidence_of_the_2d_model_is_that_of_a_fine_uniform_grid(load, share
     # Grid's tolerance of 1e-3, 1e-3 for the uniform grid, and as much for probabilities that
     # float32 rounds where the logits used here are not rounded.
     assert posterior.log_evidence.item() == pytest.approx(log_evidence.item(), abs=3e-3)
+
+
+BRIEF = {
+    Variational: {"steps": 4, "num_draws": 4, "num_fresh": 20},
+    HMC: {"num_warmup": 4, "num_draws": 4},
+    Rejection: {"num_draws": 20, "max_proposals": 3000},
+    Auto: {"max_decodes": 2000, "num_draws": 50},
+    Laplace: {"num_starts": 1, "steps": 2, "num_fresh": 50},
+    NaturalGradient: {"steps": 4, "climb_steps": 2, "num_fresh": 50},
+    Importance: {"num_adapt": 50, "num_draws": 50},
+    TemperedSMC: {"num_particles": 32},
+}
+
+
+MOST_LATENT = {Grid: 3, Rejection: 3, TemperedSMC: 10}  # that take a few seconds at most
+
+
+@every_model
+@every_method
+def test_every_method_that_fits_answers(load, name, method):
+    vae, _, reference = load(name)
+    if vae.latent_dim > MOST_LATENT.get(type(method), vae.latent_dim):
+        pytest.skip(f"{type(method).__name__} is for fewer than {vae.latent_dim} dimensions")
+    truth = reference["x"][:2]
+    mask = cc.random_mask(vae.data_shape, 0.02, seed=3)
+    evidence = cc.Evidence(torch.where(mask, truth, math.nan), mask)
+    method = replace(method, **BRIEF.get(type(method), {}))
+    posterior = cc.condition(vae, evidence, method, seed=0)
+    assert posterior.sample(3).isfinite().all()
+    observed = mask.expand(truth.shape)
+    for filled in posterior.predict(2):
+        assert torch.equal(filled[observed], truth[observed])
+    assert posterior.query_log_prob(truth).isfinite().all()
+    assert len(posterior.verdicts) == 2
 
 
 @pytest.mark.parametrize("name", ["mnist-2d-fc", "mnist-10d-conv"])

@@ -185,7 +185,7 @@ def write(folder, name, numbers, *, quick=False):
         "seconds": 12.3,
         "processor_seconds": 4.5,
         "changed": {"burn_in": 1000} if name == "fig5" else {},
-        "machine": {"threads": 1, "load_before": 0.5, "device": "cpu"},
+        "machine": {"threads": 1, "load_before": 0.5, "devices": ["cpu"]},
         "versions": {},
         "files": [],
         "numbers": numbers,

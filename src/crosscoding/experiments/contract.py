@@ -54,6 +54,7 @@ class Context:
 
     Attributes:
         seconds_kept, processor_seconds_kept: What the parts took that were found finished.
+        devices: Where the parts ran, all of them.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Context:
         self.report = report
         self.seconds_kept = 0.0
         self.processor_seconds_kept = 0.0
+        self.devices: set[str] = set()
 
     def part(self, name: str, settings: object, work: Callable[[], Result]) -> Result:
         """The result of work, from an earlier run where there is one with the same settings.
@@ -90,14 +92,17 @@ class Context:
             tensors, description = read_folder(path, "part")
             self.seconds_kept += description["seconds"]
             self.processor_seconds_kept += description["processor_seconds"]
+            self.devices.add(description["device"])
             return Result(description["numbers"], tensors)
         start, processor_start = time.perf_counter(), time.process_time()
         result = work()
+        self.devices.add(self.device)
         description = {
             "name": name,
             **key,
             "seconds": time.perf_counter() - start,
             "processor_seconds": time.process_time() - processor_start,
+            "device": self.device,
             "numbers": plain(result.numbers),
         }
         write_folder(path, "part", (result.tensors, description))

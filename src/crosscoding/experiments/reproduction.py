@@ -119,7 +119,7 @@ def _cost_table(figures: dict[str, Any]) -> list[str]:
         settings = took["run"] or "full"
         seconds = f"{took['seconds']:.0f}", f"{took['processor_seconds']:.0f}"
         load = "—" if machine["load_before"] is None else str(machine["load_before"])
-        device, threads = machine["device"], str(machine["threads"])
+        device, threads = ", ".join(machine["devices"]), str(machine["threads"])
         rows.append(_row(name, settings, str(took["seed"]), *seconds, load, threads, device))
     return rows
 

@@ -57,7 +57,8 @@ def run(
     with _threads(os.cpu_count() if experiment.parallel else None) as threads:
         result, took = _timed(experiment, settings, context)
     record = {"name": experiment.name, "title": experiment.title, **key, **took}
-    machine = {"device": context.device, "threads": threads, "load_before": load}
+    devices = sorted(context.devices) or [context.device]
+    machine = {"devices": devices, "threads": threads, "load_before": load}
     record |= {"machine": machine, "versions": _versions(version)}
     record["changed"] = plain(experiment.changed)
     record["numbers"] = plain(result.numbers)
@@ -107,6 +108,7 @@ def _timed(
 ) -> tuple[Result, dict[str, float]]:
     """The result, and what it took; parts of earlier runs count as long as they took then."""
     context.seconds_kept = context.processor_seconds_kept = 0.0
+    context.devices.clear()
     start, processor_start = time.perf_counter(), time.process_time()
     result = experiment.measure(settings, context)
     seconds = time.perf_counter() - start + context.seconds_kept

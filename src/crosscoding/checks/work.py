@@ -80,5 +80,5 @@ def methods(subject: Subject) -> Finding:
 
 def _seconds(seconds: float) -> str:
     if seconds >= 1:
-        return f"{seconds:.2g} s"
-    return f"{seconds * 1e3:.2g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.2g} µs"
+        return f"{seconds:.3g} s"
+    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} µs"

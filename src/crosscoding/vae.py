@@ -343,7 +343,8 @@ def check_matches(vae: VAE, values: Tensor, name: str, batch_shape: Sequence[int
     if values.dtype != vae.dtype:
         raise ValueError(
             f"expected {name} of the model's dtype {vae.dtype}, got {values.dtype}; "
-            f"convert with .to({vae.dtype})"
+            f"convert with .to({vae.dtype}), or an array of NumPy with "
+            f'.astype("{str(vae.dtype).removeprefix("torch.")}")'
         )
     if values.device != vae.device:
         raise ValueError(

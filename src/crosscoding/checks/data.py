@@ -5,13 +5,12 @@ from torch import Tensor
 
 from crosscoding.checks.columns import FEWEST, log_prob_of_columns
 from crosscoding.checks.subject import Subject
-from crosscoding.likelihoods import Bernoulli, Gaussian, Laplace
+from crosscoding.likelihoods import Bernoulli, Gaussian
 from crosscoding.report import Finding
 
 _FAR = 6.0  # standard deviations of the model's draws
 _FEW, _MANY = 0.05, 0.5  # shares of values on another scale: a warning, an error
 _MARGIN = 0.1  # of a range
-_PAIRS = 8  # of draws of z for each datum
 _SCALE_FACTOR = 1.5
 
 
@@ -107,24 +106,51 @@ def explanation(subject: Subject) -> Finding:
 
 @torch.no_grad()
 def scale(subject: Subject) -> Finding | None:
-    """Whether data are as far from the decoder's means as the likelihood says."""
+    """Whether data are as far from the decoder's means as a Gaussian's fixed scale says."""
     vae, fits = subject.vae, subject.fits
-    if not isinstance(vae.likelihood, (Gaussian, Laplace)):
+    if not isinstance(vae.likelihood, Gaussian) or vae.likelihood.scale is None:
         return None
-    squares = []
-    for z in fits.draws(_PAIRS, generator=subject.generator):
-        params = subject.flat(vae.decode(z))
-        residual = fits.data.flatten(1) - vae.flat_likelihood.mean(params)
-        squares.append(residual.square() / vae.flat_likelihood.variance(params))
-    factor = torch.stack(squares).double().mean().sqrt().item()
+    params = subject.flat(vae.decode(fits.mean))
+    residual = (fits.data.flatten(1) - vae.flat_likelihood.mean(params)).double()
+    squares = (residual.square() / vae.flat_likelihood.variance(params)).sum(1)
+    factor = _likeliest_factor(squares, vae.data_size, fits.mean.double(), fits.precision)
     figures = {"factor": factor}
-    words = f"data are {factor:.2g} times as far from the decoder's means as the scale says"
+    words = f"data ask for about {factor:.2g} times the likelihood's scale"
     if 1 / _SCALE_FACTOR <= factor <= _SCALE_FACTOR:
         return Finding("scale", "ok", words, figures)
-    fixed = isinstance(vae.likelihood, Gaussian) and vae.likelihood.scale is not None
-    advice = "cc.calibrate_scale(vae, data) finds the one to use" if fixed else "change it so much"
-    effect = "too sure" if factor > 1 else "too vague"
-    return Finding("scale", "warning", f"{words}, so answers are {effect}; {advice}", figures)
+    return Finding(
+        "scale",
+        "warning",
+        f"{words}: with the present one answers are too {'sure' if factor > 1 else 'vague'}; "
+        "cc.calibrate_scale(vae, data) finds the one to use",
+        figures,
+    )
+
+
+def _likeliest_factor(squares: Tensor, size: int, mode: Tensor, precision: Tensor) -> float:
+    """The factor f of the scale under which data are likeliest, the decoder linear around z*.
+
+    With A = H − I = Jᵀ J / σ², a its eigenvalues and z* in their basis, f scales σ² by f²:
+
+        2 log p(t) = −E log f² − Σ log(1 + a / f²) − (|r|² − 2 z*ᵀ δ + Σ a δ²) / f² − |z* + δ|²
+        δ = z* (1 − f²) / (a + f²),   the way of the mode, as Jᵀ r = z* at f = 1
+
+    Args:
+        squares: |r|² = Σ (t − μ(z*))² / σ² of each datum, (N,).
+        size: E, how many elements a datum has.
+        mode: z*, (N, latent).
+        precision: H, (N, latent, latent).
+    """
+    a, basis = torch.linalg.eigh(precision)
+    a = (a - 1).clamp_min(0.0)
+    mode = torch.einsum("nij,ni->nj", basis, mode)
+    square = torch.logspace(-6, 6, 1201, dtype=torch.double, device=a.device)[:, None, None]
+    way = mode * (1 - square) / (a + square)
+    left = squares + (a * way.square() - 2 * mode * way).sum(-1)
+    spread = (a / square).log1p().sum(-1) + (mode + way).square().sum(-1)
+    square = square[..., 0]
+    cost = (size * square.log() + left / square + spread).sum(1)
+    return square[cost.argmin(), 0].sqrt().item()
 
 
 def _data(subject: Subject) -> Tensor:

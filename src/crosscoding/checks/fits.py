@@ -10,16 +10,14 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from crosscoding.crosscoders.precision import covariance_root
 from crosscoding.evidence import Evidence
-from crosscoding.methods.laplace import climb
-from crosscoding.random import normal
+from crosscoding.methods.laplace import climb, half_log_determinant
 from crosscoding.target import VAETarget
 from crosscoding.vae import VAE
 
-_OPERATIONS = 2e11  # multiply-adds for all climbs: some seconds
+_OPERATIONS = 1e11  # multiply-adds for all climbs: some seconds
 _FEWEST, _MOST = 4, 64  # climbs
 _MANY = 16  # climbs, from which on each datum has two
 _STEPS, _EVERY = 25, 9  # of a climb, at most, and how many of them with one curvature
@@ -33,20 +31,14 @@ class Fits:
     Args:
         data: These data, (N, *data).
         mean: z*, shape (N, latent).
-        root: L, lower triangular, with L Lᵀ = H⁻¹, in double, (N, latent, latent).
+        precision: H, in double, (N, latent, latent).
         log_prob: log p(t), about, in nats, (N,).
     """
 
     data: Tensor
     mean: Tensor
-    root: Tensor
+    precision: Tensor
     log_prob: Tensor
-
-    def draws(self, num: int, *, generator: Generator) -> Tensor:
-        """Draws of z in pairs ± around the mode, 2 num of them: (2 num, N, latent)."""
-        half = normal((num, *self.mean.shape), generator=generator, like=self.mean).double()
-        spread = torch.einsum("nij,snj->sni", self.root, half).to(self.mean)
-        return self.mean + torch.cat([spread, -spread])
 
 
 def fit(vae: VAE, data: Tensor, first: Tensor | None) -> Fits:
@@ -67,9 +59,7 @@ def fit(vae: VAE, data: Tensor, first: Tensor | None) -> Fits:
     if first is not None:
         starts = torch.cat([first[None, : len(data)], starts])
     modes = climb(target, starts[:num_starts], _STEPS, every=_EVERY)
-    root = covariance_root(modes.precision)
-    log_volume = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     constant = 0.5 * vae.latent_dim * math.log(2 * math.pi)
-    log_prob = modes.log_joint.double() + log_volume + constant
+    log_prob = modes.log_joint.double() - half_log_determinant(modes.precision) + constant
     best = log_prob.argmax(0), torch.arange(len(data), device=data.device)
-    return Fits(data, modes.z[best], root[best], log_prob[best])
+    return Fits(data, modes.z[best], modes.precision[best], log_prob[best])

@@ -95,8 +95,8 @@ def prior(subject: Subject) -> Finding:
 def _prior_by_fits(subject: Subject) -> Finding:
     """By the mean square of z over fits of a few data, which is 1 where all is well."""
     fits = subject.fits
-    spread = fits.root.square().sum((-2, -1))
-    square = ((fits.mean.double().square().sum(-1) + spread) / subject.vae.latent_dim).mean().item()
+    spread = torch.linalg.eigvalsh(fits.precision).reciprocal()
+    square = (fits.mean.double().square() + spread).mean().item()
     figures = {"mean_square": square, "count": float(len(fits.data))}
     words = f"z of {len(fits.data)} data has a mean square of {square:.2g}, 1 under the prior"
     noise = (2 / fits.mean.numel()) ** 0.5

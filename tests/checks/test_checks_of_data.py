@@ -114,6 +114,14 @@ def test_a_scale_that_is_not_that_of_the_data(factor):
     assert finding.figures["factor"] == pytest.approx(factor, rel=0.1)  # the decoder bends
 
 
+def test_data_that_z_can_match_do_not_tell_the_scale():
+    problem = linear_gaussian_problem(latent_dim=3, data_dim=3, scale=0.01, batch=32)
+    vae = cc.VAE(problem.vae.decoder, 3, Gaussian(0.1))
+    finding = vae.check(problem.truth[:2].repeat(16, 1))["scale"]
+    assert finding.status == "note"
+    assert "z of 3 dimensions can match 3 elements exactly" in finding.message
+
+
 def test_a_scale_for_each_element_is_checked_by_one_factor():
     scales = torch.linspace(0.1, 0.5, 60)
     decoder = network(60)

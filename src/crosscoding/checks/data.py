@@ -12,6 +12,7 @@ _FAR = 6.0  # standard deviations of the model's draws
 _FEW, _MANY = 0.05, 0.5  # shares of values on another scale: a warning, an error
 _MARGIN = 0.1  # of a range
 _SCALE_FACTOR = 1.5
+_LEAST_FACTOR = 1e-3  # where the search for it ends
 
 
 def support(subject: Subject) -> Finding:
@@ -116,6 +117,14 @@ def scale(subject: Subject) -> Finding | None:
     factor = _likeliest_factor(squares, vae.data_size, fits.mean.double(), fits.precision)
     figures = {"factor": factor}
     words = f"data ask for about {factor:.2g} times the likelihood's scale"
+    if factor <= _LEAST_FACTOR:
+        return Finding(
+            "scale",
+            "note",
+            f"z of {vae.latent_dim} dimensions can match {vae.data_size} elements exactly, as "
+            "far as one sees: data do not tell the scale, or it is far too large; try a smaller",
+            {"factor": 0.0},
+        )
     if 1 / _SCALE_FACTOR <= factor <= _SCALE_FACTOR:
         return Finding("scale", "ok", words, figures)
     return Finding(
@@ -128,7 +137,7 @@ def scale(subject: Subject) -> Finding | None:
 
 
 def _likeliest_factor(squares: Tensor, size: int, mode: Tensor, precision: Tensor) -> float:
-    """The factor f of the scale under which data are likeliest, the decoder linear around z*.
+    """The factor f of the scale under which data are likelier than nearby, linear around z*.
 
     With A = H − I = Jᵀ J / σ², a its eigenvalues and z* in their basis, f scales σ² by f²:
 
@@ -149,8 +158,11 @@ def _likeliest_factor(squares: Tensor, size: int, mode: Tensor, precision: Tenso
     left = squares + (a * way.square() - 2 * mode * way).sum(-1)
     spread = (a / square).log1p().sum(-1) + (mode + way).square().sum(-1)
     square = square[..., 0]
-    cost = (size * square.log() + left / square + spread).sum(1)
-    return square[cost.argmin(), 0].sqrt().item()
+    cost = (size * square.log() + left / square + spread).sum(1).tolist()
+    best = len(cost) // 2  # f = 1: downhill from here, as far from it the decoder is another line
+    while 0 < best < len(cost) - 1 and min(cost[best - 1], cost[best + 1]) < cost[best]:
+        best += 1 if cost[best + 1] < cost[best - 1] else -1
+    return square[best, 0].sqrt().item()
 
 
 def _data(subject: Subject) -> Tensor:

@@ -129,11 +129,12 @@ def encoder(subject: Subject) -> Finding | None:
     better = (own > other).double().mean().item()
     figures = {"own_is_likelier": better}
     words = f"{better:.0%} of {num} data are likelier at their own z than at another datum's"
-    if better < 0.75:
+    if better < 0.5 + 1.5 / num**0.5:  # chance and three standard errors
         return Finding(
             "encoder",
             "warning",
-            f"{words}: is it the encoder of this decoder, and are data scaled for both?",
+            f"{words}, no more than by chance: is it the encoder of this decoder, and are data "
+            "scaled for both?",
             figures,
         )
     return Finding("encoder", "ok", words, figures)

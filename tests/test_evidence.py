@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from problems import seeded
@@ -95,12 +96,14 @@ def test_evidence_is_frozen():
 
 
 def test_values_that_are_no_tensor_are_refused():
-    with pytest.raises(TypeError, match=r"values to be a torch\.Tensor, got list.*as_tensor"):
+    with pytest.raises(
+        TypeError, match=r"values to be a torch\.Tensor or a NumPy array, got list.*as_tensor"
+    ):
         cc.Evidence([1.0], MASK)
 
 
 def test_a_mask_that_is_no_tensor_is_refused():
-    with pytest.raises(TypeError, match=r"mask to be a torch\.Tensor, got list"):
+    with pytest.raises(TypeError, match=r"mask to be a torch\.Tensor or a NumPy array, got list"):
         cc.Evidence(VALUES, [True])
 
 
@@ -141,8 +144,56 @@ def test_from_nan_refuses_infinity():
 
 
 def test_from_nan_refuses_what_is_no_tensor():
-    with pytest.raises(TypeError, match=r"values to be a torch\.Tensor, got float"):
+    with pytest.raises(
+        TypeError, match=r"values to be a torch\.Tensor or a NumPy array, got float"
+    ):
         cc.Evidence.from_nan(1.0)
+
+
+# ---- arrays of NumPy -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_arrays_are_taken_in_their_own_dtype_and_not_shared(dtype):
+    values, mask = VALUES.numpy().astype(dtype), MASK.numpy().copy()
+    evidence = cc.Evidence(values, mask)
+    assert evidence.values.dtype == getattr(torch, dtype)
+    assert torch.equal(evidence.values, torch.where(MASK, VALUES, 0.0).to(evidence.values))
+    values[:], mask[:] = 9.0, True
+    assert torch.equal(evidence.mask, MASK)
+    assert (evidence.values != 9.0).all()
+
+
+def test_from_nan_takes_an_array():
+    array = torch.where(MASK, VALUES, torch.nan).numpy()
+    assert torch.equal(cc.Evidence.from_nan(array).mask, MASK)
+
+
+def test_arrays_that_are_read_only_or_turned_around_are_taken():
+    array = VALUES.numpy().copy()
+    array.flags.writeable = False
+    turned = cc.Evidence(array[::-1, ::-1], np.array(True))
+    assert torch.equal(turned.values, VALUES.flip(0, 1))
+
+
+def test_an_array_of_float64_is_refused_by_a_model_in_float32_with_what_to_do():
+    vae = cc.VAE(torch.nn.Linear(2, 3), 2, cc.likelihoods.Gaussian(0.1))
+    with pytest.raises(ValueError, match=r'float32, got torch.float64.*\.astype\("float32"\)'):
+        cc.condition(vae, cc.Evidence.from_nan(np.array([0.5, np.nan, 1.0])))
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.array([1, 2, 3]), r"floating-point dtype, got torch\.int64"),
+        (np.array([1.0, None]), "a dtype that torch has, got an array of object"),
+        (np.array(["1.0"]), "a dtype that torch has, got an array of <U3"),
+        (np.ma.masked_array([1.0, 2.0], [True, False]), "got a masked array; use Evidence"),
+    ],
+)
+def test_arrays_that_are_refused(array, message):
+    with pytest.raises(TypeError, match=message):
+        cc.Evidence(array, np.array(True))
 
 
 # ---- masks -----------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from crosscoding.methods import (
     Variational,
 )
 from crosscoding.verdict import LABELS as VERDICTS
+from crosscoding.zoo.data import load_digits, load_pictures, scaled
 
 LIKELIHOODS = {
     "celeba-100d": cc.likelihoods.Gaussian(0.1),
@@ -85,6 +86,20 @@ def test_one_z_alone_decodes_as_among_others(load, name):
     vae, _, reference = load(name)
     alone = torch.cat([vae.decode(z[None]) for z in reference["z"]])
     torch.testing.assert_close(alone, vae.decode(reference["z"]), rtol=0, atol=1e-4)
+
+
+@every_model
+def test_a_check_raises_no_false_alarm(load, data_folder, name):
+    vae, _, _ = load(name)
+    if name.startswith("mnist"):
+        data = load_digits(data_folder, "test")[:2000]
+        sides = [(size - 28) // 2 for size in vae.data_shape[1:]]  # one is padded to 32 x 32
+        data = F.pad(data, 2 * sides).reshape(-1, *vae.data_shape)
+    else:
+        pictures = load_pictures(data_folder / "celeba_64.zip", 64, last=300)
+        data = scaled(pictures) if "100d" in name else pictures / 255
+    report = vae.check(data)
+    assert {finding.status for finding in report.findings} <= {"ok", "note"}, str(report)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from crosscoding.methods import Report, silent
 from crosscoding.methods.laplace import climb
 from crosscoding.random import generator_from, normal
 from crosscoding.target import VAETarget
-from crosscoding.vae import VAE, check_matches
+from crosscoding.vae import VAE, check_whole
 
 _STARTS = 4  # climbs of the first round, from the likeliest points of the bank
 _STEPS = 25  # of a climb, at most
@@ -114,12 +114,7 @@ def _checked(
             "expected a Gaussian likelihood of a fixed scale, got Gaussian(scale=None): its "
             "decoder puts the scale out, and there is none to calibrate"
         )
-    if not isinstance(data, Tensor):
-        raise TypeError(f"expected data to be a torch.Tensor, got {type(data).__name__}")
-    check_matches(vae, data, "data", None)
-    if data.ndim != 1 + len(vae.data_shape) or not len(data):
-        wanted = ", ".join(["N", *map(str, vae.data_shape)])
-        raise ValueError(f"expected data of shape ({wanted}) with N >= 1, got {tuple(data.shape)}")
+    check_whole(vae, data)
     if rounds < 1 or not tolerance > 0 or num_draws < 2 or num_draws % 2:
         raise ValueError(
             "expected rounds >= 1, tolerance > 0 and an even num_draws >= 2, got "

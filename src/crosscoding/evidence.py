@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -11,20 +12,28 @@ from crosscoding.errors import NonFiniteError
 from crosscoding.random import generator_from, uniform
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Evidence:
     """Observed values x and where they are; everything else is the query y.
 
     Unobserved values are replaced by 0 on entry, so that whatever stood there (NaN included) can
     reach neither a density nor its gradient. Observed values are kept bit for bit.
 
+    Arrays of NumPy are taken too, as CPU tensors of their own dtype; mind that this is mostly
+    float64, and a model's is mostly float32: `values.astype("float32")`.
+
     Args:
         values: Data, shape (*batch, *data), floating point.
         mask: True = observed, boolean, broadcastable to the shape of values by the usual rule, from
             the last dimension: a mask for each of B colour images is (B, 1, height, width).
 
+    Attributes:
+        values: A tensor, 0 where nothing was observed.
+        mask: A tensor of the same shape.
+
     Raises:
-        TypeError: values or mask is not a tensor, values not floating point, mask not boolean.
+        TypeError: values or mask is no tensor or array, values not floating point, mask not
+            boolean.
         ValueError: mask does not broadcast to values, or lies on another device.
         NonFiniteError: an observed value is NaN or infinite.
 
@@ -37,14 +46,8 @@ class Evidence:
     values: Tensor
     mask: Tensor
 
-    def __post_init__(self) -> None:
-        values, mask = self.values, self.mask
-        for name, tensor in (("values", values), ("mask", mask)):
-            if not isinstance(tensor, Tensor):
-                raise TypeError(
-                    f"expected {name} to be a torch.Tensor, got {type(tensor).__name__}; "
-                    "convert it with torch.as_tensor"
-                )
+    def __init__(self, values: Tensor | np.ndarray, mask: Tensor | np.ndarray) -> None:
+        values, mask = _as_tensor(values, "values"), _as_tensor(mask, "mask")
         if not values.is_floating_point():
             raise TypeError(
                 f"expected values of a floating-point dtype, got {values.dtype}; "
@@ -79,13 +82,9 @@ class Evidence:
         object.__setattr__(self, "mask", mask.clone())
 
     @classmethod
-    def from_nan(cls, values: Tensor) -> "Evidence":
+    def from_nan(cls, values: Tensor | np.ndarray) -> "Evidence":
         """Evidence from data in which NaN means: not observed."""
-        if not isinstance(values, Tensor):
-            raise TypeError(
-                f"expected values to be a torch.Tensor, got {type(values).__name__}; "
-                "convert it with torch.as_tensor"
-            )
+        values = _as_tensor(values, "values")
         return cls(values, ~values.isnan())
 
     def __repr__(self) -> str:
@@ -107,6 +106,29 @@ class Evidence:
     def __getitem__(self, index: int | slice | Tensor) -> "Evidence":
         """Some entries of the batch, indexed along the first dimension."""
         return Evidence(self.values[index], self.mask[index])
+
+
+def _as_tensor(values: Tensor | np.ndarray, name: str) -> Tensor:
+    """A tensor as it is; an array as a tensor of the same dtype that shares no memory with it."""
+    if isinstance(values, Tensor):
+        return values
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError(
+            f"expected {name} without a mask of its own, got a masked array; "
+            "use Evidence(array.data, ~np.ma.getmaskarray(array))"
+        )
+    if not isinstance(values, np.ndarray):
+        raise TypeError(
+            f"expected {name} to be a torch.Tensor or a NumPy array, got {type(values).__name__}; "
+            "convert it with torch.as_tensor"
+        )
+    try:
+        return torch.from_numpy(values.copy())
+    except TypeError:
+        raise TypeError(
+            f"expected {name} of a dtype that torch has, got an array of {values.dtype}; "
+            'convert it with .astype("float32")'
+        ) from None
 
 
 def random_mask(

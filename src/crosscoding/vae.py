@@ -1,7 +1,8 @@
 """A trained VAE as inference sees it: the prior N(0, I), a frozen decoder and a likelihood."""
 
 import copy
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from crosscoding.errors import ModelFormatError, NonFiniteError
 from crosscoding.heads import find_head
 from crosscoding.likelihoods import Likelihood
 from crosscoding.random import generator_from, normal
+from crosscoding.report import CheckReport
 from crosscoding.storage import Parts, prefixed, under
 
 _NUM_PROBES = 5
@@ -47,6 +49,9 @@ class VAE:
         ValueError: The decoder does not fit latent_dim or the likelihood, mixes the points of a
             batch, or is not deterministic.
         NonFiniteError: The decoder puts out NaN or infinity at a draw from the prior.
+
+    Warns:
+        UserWarning: Where logits are expected, the decoder puts out what look like probabilities.
 
     Example:
         >>> from crosscoding.likelihoods import Gaussian
@@ -90,6 +95,8 @@ class VAE:
             )
         probes = normal((_NUM_PROBES, latent_dim), generator=generator_from(0), like=like)
         self.data_shape, self._params_shape = self._check_decoder(probes)
+        if doubt := likelihood.doubt(self.decode(probes)):
+            warnings.warn(doubt, UserWarning, stacklevel=2)
         self._flat_likelihood = likelihood.for_data(self.data_shape, like)
         self.head = None
         if likelihood.by_rows:
@@ -180,6 +187,43 @@ class VAE:
             noise = likelihood.noise((num, self.data_size), generator=generator, like=like)
             draws = likelihood.draw(params, noise)
         return draws.reshape(num, *self.data_shape)
+
+    def check(
+        self,
+        data: Tensor | None = None,
+        *,
+        encoder: Callable[[Tensor], Tensor | tuple[Tensor, Tensor]] | None = None,
+        seed: int | torch.Generator | None = 0,
+    ) -> CheckReport:
+        """What speaks for and against the model, before it is used; takes some seconds.
+
+        Of the decoder: what it puts out, against the likelihood; that one z always gives one
+        output; batch norm; derivatives; NaN far out; which latent dimensions it uses. Of data:
+        their support and units, log p of a few against that of their columns, the scale, and
+        whether they lie where the prior does. What decoding costs, and which methods suit.
+
+        Args:
+            data: Whole data like those the model was trained on, (N, *data); some hundred are
+                plenty, and of more than 2,000 some are taken.
+            encoder: Module from data (B, *data) to mean and log variance of q(z|t), (B, latent)
+                each as a tuple, or side by side.
+            seed: Decides which points are looked at.
+        Returns:
+            A report: `print` shows it, `ok` tells whether there is no error, `findings` are its
+            lines and `as_dict()` is for JSON.
+
+        Raises:
+            TypeError: data is no tensor.
+            ValueError: data do not fit the model, or there is an encoder and no data.
+
+        Example:
+            >>> import crosscoding as cc
+            >>> cc.zoo.load("mnist-2d").check(cc.zoo.digits()[0])["units"].status
+            'ok'
+        """
+        from crosscoding.checks import check  # a row below: docs/decisions/0006
+
+        return check(self, data, encoder=encoder, seed=seed)
 
     def to_parts(self) -> Parts | None:
         """The model as tensors and JSON, or None if its decoder is no stack of common layers."""
@@ -276,6 +320,16 @@ class VAE:
         return data_shape
 
 
+def check_whole(vae: VAE, data: Tensor) -> None:
+    """Raise TypeError or ValueError unless data are whole ones of this VAE, (N, *data), N ≥ 1."""
+    if not isinstance(data, Tensor):
+        raise TypeError(f"expected data to be a torch.Tensor, got {type(data).__name__}")
+    check_matches(vae, data, "data", None)
+    if data.ndim != 1 + len(vae.data_shape) or not len(data):
+        wanted = ", ".join(["N", *map(str, vae.data_shape)])
+        raise ValueError(f"expected data of shape ({wanted}) with N >= 1, got {tuple(data.shape)}")
+
+
 def check_matches(vae: VAE, values: Tensor, name: str, batch_shape: Sequence[int] | None) -> None:
     """Raise ValueError unless values are data of this VAE, (*batch, *data), of its dtype, there."""
     num_data_dims = len(vae.data_shape)
@@ -289,7 +343,8 @@ def check_matches(vae: VAE, values: Tensor, name: str, batch_shape: Sequence[int
     if values.dtype != vae.dtype:
         raise ValueError(
             f"expected {name} of the model's dtype {vae.dtype}, got {values.dtype}; "
-            f"convert with .to({vae.dtype})"
+            f"convert with .to({vae.dtype}), or an array of NumPy with "
+            f'.astype("{str(vae.dtype).removeprefix("torch.")}")'
         )
     if values.device != vae.device:
         raise ValueError(

@@ -8,7 +8,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import crosscoding as cc
-from crosscoding import registry
+from crosscoding import registry, storage
 from crosscoding.cli import complete
 from crosscoding.cli.app import app
 from crosscoding.crosscoders import Gaussian
@@ -194,8 +194,51 @@ def test_models_lists_and_shows_cards():
     assert run("models", "mnist-3d").exit_code == 2
 
 
+def test_check_reports_and_exits_by_what_it_found(tmp_path):
+    np.save(tmp_path / "digits.npy", cc.zoo.digits()[0].numpy())
+    words = ("check", "mnist-2d", "--data", tmp_path / "digits.npy")
+    found = run(*words, "--json")
+    assert found.exit_code == 0, found.output
+    report = json.loads(found.stdout)
+    assert report["ok"]
+    names = [finding["name"] for finding in report["findings"]]
+    assert {"output", "explanation", "encoder"} <= set(names)
+    table = run(*words).stdout
+    assert all(name in table for name in names)
+    np.save(tmp_path / "wrong.npy", 3 * cc.zoo.digits()[0].numpy())
+    wrong = run("check", "mnist-2d", "--data", tmp_path / "wrong.npy", "--json")
+    assert wrong.exit_code == 1
+    assert not json.loads(wrong.stdout)["ok"]
+
+
+def test_check_takes_the_folder_of_a_model(tmp_path):
+    decoder = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.BatchNorm1d(8))
+    vae = cc.VAE(decoder, 2, cc.likelihoods.Gaussian(0.3))
+    storage.write_folder(tmp_path / "mine", "vae", vae.to_parts())
+    found = run("check", tmp_path / "mine", "--json")
+    assert found.exit_code == 1  # its batch norm was never estimated
+    statuses = {row["name"]: row["status"] for row in json.loads(found.stdout)["findings"]}
+    assert statuses["batch norm"] == "error"
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "message"),
+    [
+        ("mnist-2", None, "did you mean 'mnist-2d'"),
+        (".", None, "description.json"),
+        ("mnist-2d", "none.npy", "expected data in none.npy, and there is no such file"),
+        ("mnist-2d", "none.npz:images", "expected data in none.npz, and there is no such file"),
+    ],
+)
+def test_check_says_what_is_wrong_with_its_words(tmp_path, monkeypatch, model, data, message):
+    monkeypatch.chdir(tmp_path)
+    found = run("check", model, *([] if data is None else ["--data", data]))
+    assert found.exit_code == 2
+    assert message in found.stderr
+
+
 def test_help_teaches_by_example():
-    for words in ((), ("condition",), ("demo",), ("models",), ("train",)):
+    for words in ((), ("check",), ("condition",), ("demo",), ("models",), ("train",)):
         assert "crosscoding" in run(*words, "--help").stdout
 
 

@@ -15,6 +15,8 @@ Examples:
 
   crosscoding models
 
+  crosscoding check mnist-2d
+
   crosscoding condition mnist-2d --digit 29 --observe rows:0-13 --out answer
 
   crosscoding condition mnist-20d --image digit.png --observe random:0.1 --samples 64 --out answer
@@ -62,6 +64,37 @@ def models(
 
     with clear_errors():
         run(name, as_json=json)
+
+
+@app.command()
+def check(
+    model: Annotated[
+        str, typer.Argument(help="Name of a model, or the folder of one that was trained here.")
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="FILE",
+            help="Whole data: .npy, .npz (or .npz:NAME of an array in it), .zip of colour "
+            "pictures; pixels from 0 to 255 are scaled.",
+        ),
+    ] = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Look a model over before it is used: decoder, likelihood, data, prior, cost.
+
+    Exit code 0 if nothing is wrong but for warnings, else 1.
+
+    Examples: crosscoding check mnist-2d; crosscoding check out/mine --data mine.npz:test
+    """
+    from crosscoding.cli.check import run
+
+    with clear_errors():
+        ok = run(model, data, seed=seed, as_json=json)
+    if not ok:
+        raise typer.Exit(1)
 
 
 @app.command()

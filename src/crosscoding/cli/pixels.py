@@ -44,7 +44,10 @@ class Pixels:
         Raises:
             ValueError: There is no such file, it is no picture, or its size is another.
         """
-        pixels = read_picture(path, (1, *self.shape)[-3:]).reshape(self.shape)
+        return self.scaled(read_picture(path, (1, *self.shape)[-3:]).reshape(self.shape))
+
+    def scaled(self, pixels: Tensor) -> Tensor:
+        """Pixels from 0 to 255 as the model's data, float32."""
         share = (pixels > 127).float() if self.binary else pixels.float() / 255
         return self.low + (self.high - self.low) * share
 

@@ -105,6 +105,14 @@ class Likelihood(ABC):
     def check_params(self, params: Tensor) -> None:  # noqa: B027 (most have nothing to check)
         """Raise ValueError if a decoder's output cannot be this likelihood's parameters."""
 
+    def doubt(self, params: Tensor) -> str:
+        """What is most likely wrong about a decoder's output that is allowed; "" if nothing is.
+
+        Args:
+            params: As the decoder has them for several z, shape (B, *data, *param_shape).
+        """
+        return ""
+
     def check_values(self, values: Tensor, mask: Tensor, name: str = "observed values") -> None:
         """Raise ValueError if values (*batch, *data) in mask cannot be data of this likelihood."""
         outside = mask & ~self.in_support(values)

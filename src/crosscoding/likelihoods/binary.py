@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from crosscoding.likelihoods.linear import Linear
 from crosscoding.random import uniform
 
+_FEW = 8  # elements, below which logits may all lie in [0, 1] by chance
 _NEARLY_FLAT = 0.25  # |logit| below which a density's series in it is the better formula
 
 
@@ -39,6 +40,16 @@ class _Probability(Linear):
                 f"{params.min():.4g} to {params.max():.4g}; if they are logits, use "
                 f"{type(self).__name__}(logits=True)"
             )
+
+    def doubt(self, params: Tensor) -> str:
+        inside = bool(((params >= 0) & (params <= 1)).all()) and params.any()
+        if not self.logits or not inside or params[0].numel() < _FEW:
+            return ""
+        return (
+            f"expected logits from the decoder, which are of either sign, got values from "
+            f"{params.min():.4g} to {params.max():.4g} only; if they are probabilities, use "
+            f"{type(self).__name__}(logits=False)"
+        )
 
 
 @dataclass(frozen=True)

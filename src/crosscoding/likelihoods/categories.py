@@ -158,6 +158,17 @@ class Categorical(_Classes):
                 )
         super().check_values(values, mask, name)
 
+    def doubt(self, params: Tensor) -> str:
+        by_variable = self._by_variable(params)
+        sums = by_variable.sum(-1)
+        if (by_variable < 0).any() or not torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
+            return ""
+        return (
+            f"expected logits from the decoder, got numbers >= 0 whose sum is 1 for each "
+            f"{self.num_classes} classes; if they are probabilities, put out their logarithms: "
+            "leave softmax out, or use log_softmax"
+        )
+
     def data_shape(self, output: Sequence[int]) -> torch.Size | None:
         if self.one_hot and (not output or output[-1] % self.num_classes):
             return None

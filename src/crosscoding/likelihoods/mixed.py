@@ -199,9 +199,20 @@ class Mixed(Likelihood):
             start += num
 
     def check_params(self, params: Tensor) -> None:
+        for part, own in self._own_params(params):
+            part.check_params(own)
+
+    def doubt(self, params: Tensor) -> str:
+        doubts = [part.doubt(own) for part, own in self._own_params(params)]
+        return next(filter(None, doubts), "")
+
+    def _own_params(self, params: Tensor) -> list[tuple[Likelihood, Tensor]]:
+        """Each part with its share of a decoder's output, as it comes."""
         pieces = params.movedim(self.dim, -1).split(self._outputs, -1)
-        for (part, num), own in zip(self._parts, pieces, strict=True):
-            part.check_params(own.unflatten(-1, (num, *part.param_shape)))
+        return [
+            (part, own.unflatten(-1, (num, *part.param_shape)))
+            for (part, num), own in zip(self._parts, pieces, strict=True)
+        ]
 
     def of_elements(self, elements: Tensor) -> Likelihood:
         """Not for these: what a column is made of depends on the column.

@@ -1,0 +1,94 @@
+"""One look at a model before it is used: is it what its likelihood, its data and methods take?
+
+`VAE.check` is the door. A check is a function from a `Subject` to a `Finding`, or to None where
+there is nothing to look at; each has a test with a model that has exactly that fault.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.checks import data as data_checks
+from crosscoding.checks import decoder, latent, work
+from crosscoding.checks.subject import Encoder, Subject
+from crosscoding.random import generator_from
+from crosscoding.report import CheckReport, Finding
+from crosscoding.vae import VAE, check_whole
+
+__all__ = ["Encoder", "check"]
+
+Check = Callable[[Subject], Finding | None]
+
+_MOST_DATA = 2000
+_OF_OUTPUT: dict[str, Check] = {"output": decoder.output, "repeatability": decoder.repeatability}
+_OF_DECODER: dict[str, Check] = {
+    "batch norm": decoder.batch_norm,
+    "far out": decoder.far_out,
+    "gradients": decoder.gradients,
+    "latent": latent.use,
+}
+_OF_DATA: dict[str, Check] = {
+    "units": data_checks.units,
+    "explanation": data_checks.explanation,
+    "scale": data_checks.scale,
+    "prior": latent.prior,
+    "encoder": latent.encoder,
+}
+_OF_WORK: dict[str, Check] = {
+    "cost": work.cost,
+    "bank": work.bank,
+    "last layer": work.head,
+    "methods": work.methods,
+}
+
+
+def check(
+    vae: VAE,
+    data: Tensor | None = None,
+    *,
+    encoder: Encoder | None = None,
+    seed: int | Generator | None = 0,
+) -> CheckReport:
+    """What speaks for and against a model, as `VAE.check` says."""
+    if encoder is not None and data is None:
+        raise ValueError("expected data for the encoder to encode, got an encoder alone")
+    generator = generator_from(seed)
+    if data is not None:
+        check_whole(vae, data)
+        data = _some(data.detach(), generator)
+    subject = Subject(vae, generator, data, encoder)
+    with torch.inference_mode(False), torch.enable_grad():  # wherever the caller stands
+        findings = _run(subject, _OF_OUTPUT)
+        if all(finding.status != "error" for finding in findings):
+            findings += _run(subject, _OF_DECODER)
+            findings += _run(subject, _OF_WORK)
+            findings += _of_data(subject)
+    return CheckReport(repr(vae), tuple(findings))
+
+
+def _of_data(subject: Subject) -> list[Finding]:
+    """What holds the model against data, where these can be its own at all."""
+    if subject.data is None:
+        return []
+    findings = _run(subject, {"data": data_checks.support})
+    return findings if findings[0].status == "error" else findings + _run(subject, _OF_DATA)
+
+
+def _run(subject: Subject, checks: dict[str, Check]) -> list[Finding]:
+    """The findings of checks by name; one that fails is an error found."""
+    findings = []
+    for name, look in checks.items():
+        try:
+            finding = look(subject)
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            finding = Finding(name, "error", f"could not be checked: {error}")
+        if finding is not None:
+            findings.append(finding)
+    return findings
+
+
+def _some(data: Tensor, generator: Generator) -> Tensor:
+    """The data in some order, and not more than need be looked at."""
+    order = torch.randperm(len(data), generator=generator, device=generator.device)
+    return data[order[:_MOST_DATA].to(data.device)]

@@ -1,0 +1,85 @@
+"""The plainest model there is, to hold another against: every element by itself, without a z.
+
+Numbers: a normal law with the mean and variance that an element has in the other data. Classes and
+counts: how often each value is there. Zeros and ones: the cross-entropy with the element's mean.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from crosscoding.likelihoods import (
+    Bernoulli,
+    BetaBinomial,
+    Categorical,
+    DiscretizedLogistic,
+    Likelihood,
+    Mixed,
+    NegativeBinomial,
+    Ordinal,
+    Poisson,
+)
+
+FEWEST = 10
+"""Data below which an element's mean and variance say too little."""
+
+
+def log_prob_of_columns(likelihood: Likelihood, data: Tensor, floor: Tensor) -> Tensor:
+    """Σ over elements of log p(t_e), each law from the other data, in nats, (N,).
+
+    Args:
+        likelihood: Tells which law, and in which units.
+        data: Shape (N, *data), N ≥ 2.
+        floor: Least variance of an element's normal law, shape (*data).
+    """
+    data, floor = data.double(), floor.double()
+    if isinstance(likelihood, Mixed):
+        return _mixed(likelihood, data, floor)
+    if isinstance(likelihood, Bernoulli) or (
+        isinstance(likelihood, Categorical) and likelihood.one_hot
+    ):
+        elements = _binary(data)
+    elif isinstance(likelihood, (Categorical, Ordinal, Poisson, NegativeBinomial, BetaBinomial)):
+        elements = _frequencies(data)
+    else:
+        elements = _normal(data, floor)
+        if isinstance(likelihood, DiscretizedLogistic):  # the mass of an interval
+            width = (likelihood.high - likelihood.low) / (likelihood.bins - 1)
+            elements = (elements + math.log(width)).clamp_max(0.0)
+    return elements.flatten(1).sum(1)
+
+
+def _mixed(likelihood: Mixed, data: Tensor, floor: Tensor) -> Tensor:
+    parts = [part if isinstance(part, tuple) else (part, 1) for part in likelihood.parts]
+    columns = [num for _, num in parts]
+    pieces = data.split(columns, likelihood.dim), floor.split(columns, likelihood.dim)
+    return torch.stack(
+        [
+            log_prob_of_columns(part, own, least)
+            for (part, _), own, least in zip(parts, *pieces, strict=True)
+        ]
+    ).sum(0)
+
+
+def _normal(data: Tensor, floor: Tensor) -> Tensor:
+    """log N(t_n; mean, variance of all but t_n)."""
+    others = len(data) - 1
+    mean = (data.sum(0) - data) / others
+    square = (data.square().sum(0) - data.square()) / others
+    variance = torch.maximum(square - mean.square(), floor)
+    return -0.5 * ((data - mean).square() / variance + (2 * math.pi * variance).log())
+
+
+def _binary(data: Tensor) -> Tensor:
+    """t log p + (1 − t) log(1 − p), p the mean of all but t_n, with one more of each."""
+    share = (data.sum(0) - data + 1) / (len(data) + 1)
+    return data * share.log() + (1 - data) * (-share).log1p()
+
+
+def _frequencies(data: Tensor) -> Tensor:
+    """log of how often the value is there in all but t_n, one more of each value that there is."""
+    values, codes = data.unique(return_inverse=True)
+    counts = torch.stack([(codes == value).sum(0) for value in range(len(values))])
+    own = counts.gather(0, codes).double()
+    return (own / (len(data) - 1 + len(values))).log()

@@ -1,0 +1,182 @@
+"""Checks of a model against data: are they what it can have had in training?"""
+
+import torch
+from torch import Tensor
+
+from crosscoding.checks.columns import FEWEST, log_prob_of_columns
+from crosscoding.checks.subject import Subject
+from crosscoding.likelihoods import Bernoulli, Gaussian
+from crosscoding.report import Finding
+
+_FAR = 6.0  # standard deviations of the model's draws
+_FEW, _MANY = 0.05, 0.5  # shares of values on another scale: a warning, an error
+_MARGIN = 0.1  # of a range
+_SCALE_FACTOR = 1.5
+_LEAST_FACTOR = 1e-3  # where the search for it ends
+
+
+def support(subject: Subject) -> Finding:
+    """Whether data are finite and values that the likelihood can have."""
+    data, likelihood = _data(subject), subject.vae.likelihood
+    finite = data.isfinite()
+    if not finite.all():
+        return Finding(
+            "data",
+            "error",
+            f"{int((~finite).sum())} of {data.numel()} values are NaN or infinite; give whole data "
+            "(in evidence NaN may stand for what is missing)",
+        )
+    low, high = data.min().item(), data.max().item()
+    figures = {"count": float(len(data)), "lowest": low, "highest": high}
+    try:
+        likelihood.check_values(data, torch.ones_like(data, dtype=torch.bool), "data")
+    except ValueError as error:
+        return Finding("data", "error", str(error), figures)
+    words = f"{len(data):,} of them, values from {low:.4g} to {high:.4g}"
+    between = ((data > 0) & (data < 1)).double().mean().item()
+    if isinstance(likelihood, Bernoulli) and between:
+        return Finding(
+            "data",
+            "note",
+            f"{words}, {between:.0%} of them between 0 and 1: their log p is a cross-entropy, no "
+            "density, and draws are 0 or 1; ContinuousBernoulli is the law of such values",
+            figures,
+        )
+    return Finding("data", "ok", words, figures)
+
+
+def units(subject: Subject) -> Finding | None:
+    """Whether data and what the model draws have the same units."""
+    likelihood, params = subject.vae.flat_likelihood, subject.params
+    data, means = _data(subject).flatten(1), likelihood.mean(params)
+    shape = params.shape[0], data.shape[1]
+    noise = likelihood.noise(shape, generator=subject.generator, like=subject.like)
+    draws = likelihood.draw(params, noise)
+    if not means.isfinite().all() or data.min() == data.max():
+        return None
+    spread = draws.std(0).clamp_min(1e-6 * draws.abs().max())
+    shares = {
+        "data": _share_outside(data, draws),
+        "means": _share_outside(means, data),
+        "far": ((data - draws.mean(0)).abs() > _FAR * spread).double().mean().item(),
+    }
+    of_data, of_draws, of_means = (_range(x) for x in (data, draws, means))
+    worst = max(shares, key=lambda name: shares[name])
+    share = shares[worst]
+    if share <= _FEW:
+        words = f"data are {of_data}, what the model draws {of_draws}"
+        return Finding("units", "ok", words, shares)
+    words = {
+        "data": f"{share:.0%} of the values of data, {of_data}, lie outside what the model draws, "
+        f"{of_draws}",
+        "means": f"{share:.0%} of the decoder's means, {of_means}, lie outside the data, {of_data}",
+        "far": f"{share:.0%} of the values of data are more than {_FAR:.0f} standard deviations "
+        "from the model's mean of their element",
+    }[worst]
+    status = "error" if share > _MANY else "warning"
+    return Finding("units", status, f"{words}; scale the data as in training", shares)
+
+
+def explanation(subject: Subject) -> Finding:
+    """Whether whole data are likelier under the model than by their columns alone."""
+    data, fits, likelihood = _data(subject), subject.fits, subject.vae.flat_likelihood
+    ours = fits.log_prob.mean().item()
+    figures = {"log_prob": ours}
+    if len(data) < FEWEST:
+        words = f"log p of {len(fits.data)} data is about {ours:.4g} nats on average; give "
+        return Finding("explanation", "note", f"{words}{FEWEST} or more to compare", figures)
+    noise = likelihood.variance(subject.params).mean(0).nan_to_num(0.0, 0.0)
+    floor = noise.clamp_min(1e-12).reshape(subject.vae.data_shape)
+    columns = log_prob_of_columns(subject.vae.likelihood, data, floor)
+    gains = fits.log_prob - columns[: len(fits.data)].to(fits.log_prob)
+    gain, error = gains.mean().item(), (gains.std() / len(gains) ** 0.5).item()
+    figures |= {"log_prob_of_columns": ours - gain, "gain": gain, "gain_error": error}
+    words = (
+        f"log p of {len(gains)} data is about {ours:.4g} nats on average, and {ours - gain:.4g} "
+        "where each element has a law of its own"
+    )
+    if gain < -2 * error:
+        return Finding(
+            "explanation",
+            "warning",
+            f"{words}: the model says less than that; is it trained, and on such data?",
+            figures,
+        )
+    return Finding("explanation", "ok", words, figures)
+
+
+@torch.no_grad()
+def scale(subject: Subject) -> Finding | None:
+    """Whether data are as far from the decoder's means as a Gaussian's fixed scale says."""
+    vae, fits = subject.vae, subject.fits
+    if not isinstance(vae.likelihood, Gaussian) or vae.likelihood.scale is None:
+        return None
+    params = subject.flat(vae.decode(fits.mean))
+    residual = (fits.data.flatten(1) - vae.flat_likelihood.mean(params)).double()
+    squares = (residual.square() / vae.flat_likelihood.variance(params)).sum(1)
+    factor = _likeliest_factor(squares, vae.data_size, fits.mean.double(), fits.precision)
+    figures = {"factor": factor}
+    words = f"data ask for about {factor:.2g} times the likelihood's scale"
+    if factor <= _LEAST_FACTOR:
+        return Finding(
+            "scale",
+            "note",
+            f"z of {vae.latent_dim} dimensions can match {vae.data_size} elements exactly, as "
+            "far as one sees: data do not tell the scale, or it is far too large; try a smaller",
+            {"factor": 0.0},
+        )
+    if 1 / _SCALE_FACTOR <= factor <= _SCALE_FACTOR:
+        return Finding("scale", "ok", words, figures)
+    return Finding(
+        "scale",
+        "warning",
+        f"{words}: with the present one answers are too {'sure' if factor > 1 else 'vague'}; "
+        "cc.calibrate_scale(vae, data) finds the one to use",
+        figures,
+    )
+
+
+def _likeliest_factor(squares: Tensor, size: int, mode: Tensor, precision: Tensor) -> float:
+    """The factor f of the scale under which data are likelier than nearby, linear around z*.
+
+    With A = H − I = Jᵀ J / σ², a its eigenvalues and z* in their basis, f scales σ² by f²:
+
+        2 log p(t) = −E log f² − Σ log(1 + a / f²) − (|r|² − 2 z*ᵀ δ + Σ a δ²) / f² − |z* + δ|²
+        δ = z* (1 − f²) / (a + f²),   the way of the mode, as Jᵀ r = z* at f = 1
+
+    Args:
+        squares: |r|² = Σ (t − μ(z*))² / σ² of each datum, (N,).
+        size: E, how many elements a datum has.
+        mode: z*, (N, latent).
+        precision: H, (N, latent, latent).
+    """
+    a, basis = torch.linalg.eigh(precision)
+    a = (a - 1).clamp_min(0.0)
+    mode = torch.einsum("nij,ni->nj", basis, mode)
+    square = torch.logspace(-6, 6, 1201, dtype=torch.double, device=a.device)[:, None, None]
+    way = mode * (1 - square) / (a + square)
+    left = squares + (a * way.square() - 2 * mode * way).sum(-1)
+    spread = (a / square).log1p().sum(-1) + (mode + way).square().sum(-1)
+    square = square[..., 0]
+    cost = (size * square.log() + left / square + spread).sum(1).tolist()
+    best = len(cost) // 2  # f = 1: downhill from here, as far from it the decoder is another line
+    while 0 < best < len(cost) - 1 and min(cost[best - 1], cost[best + 1]) < cost[best]:
+        best += 1 if cost[best + 1] < cost[best - 1] else -1
+    return square[best, 0].sqrt().item()
+
+
+def _data(subject: Subject) -> Tensor:
+    if subject.data is None:
+        raise ValueError("expected data, got none")
+    return subject.data
+
+
+def _share_outside(values: Tensor, others: Tensor) -> float:
+    """Share of values that lie outside the range of others, widened by a margin."""
+    low, high = others.min(), others.max()
+    margin = _MARGIN * (high - low)
+    return ((values < low - margin) | (values > high + margin)).double().mean().item()
+
+
+def _range(values: Tensor) -> str:
+    return f"{values.min():.3g} to {values.max():.3g}"

@@ -1,0 +1,236 @@
+"""Checks of a decoder by itself: what it puts out, and whether methods can work with it."""
+
+import copy
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from crosscoding.checks.subject import Subject
+from crosscoding.random import normal
+from crosscoding.report import Finding
+
+_TOLERANCE = 1e-3  # of the largest output, below which two outputs are the same
+_NUM_ALONE = 8  # probes that are decoded one by one
+_NUM_DIRECTIONS = 8  # derivatives that are compared with differences
+_DRIFT = 0.5  # standard deviations, or log ratio of variances, of half the channels
+_FAR = (1.0, 2.0, 3.0, 4.0)  # standard deviations of the prior beyond √latent
+
+
+def output(subject: Subject) -> Finding:
+    """Whether what the decoder puts out can be the likelihood's parameters, and means them."""
+    likelihood, params = subject.vae.likelihood, subject.output
+    bad = int((~params.isfinite()).flatten(1).any(1).sum())
+    if bad:
+        return Finding(
+            "output",
+            "error",
+            f"NaN or infinity at {bad} of {len(params)} draws from the prior; check the weights "
+            "that were loaded, and for overflow",
+        )
+    low, high = params.min().item(), params.max().item()
+    figures = {"lowest": low, "highest": high}
+    try:
+        likelihood.check_params(params)
+    except ValueError as error:
+        return Finding("output", "error", str(error), figures)
+    if doubt := likelihood.doubt(params):
+        return Finding("output", "error", doubt, figures)
+    shape = tuple(subject.vae.data_shape)
+    words = f"{type(likelihood).__name__} of data {shape}, parameters from {low:.4g} to {high:.4g}"
+    return Finding("output", "ok", words, figures)
+
+
+def repeatability(subject: Subject) -> Finding:
+    """Whether one z always gives the same output: again, alone, and among others."""
+    vae, z, first = subject.vae, subject.probes, subject.output
+    largest = first.abs().max().clamp_min(1e-6)
+    training = [name or type(m).__name__ for name, m in vae.decoder.named_modules() if m.training]
+    alone = torch.cat([subject.decoded(point[None]) for point in z[:_NUM_ALONE]])
+    among = subject.decoded(torch.cat([3 * z.flip(0)[: len(z) // 2], z]))[-len(z) :]
+    differences = {
+        "when it is decoded again": subject.decoded(z) - first,
+        "when it is decoded alone": alone - first[:_NUM_ALONE],
+        "among other z": among - first,
+    }
+    shares = {words: (gap.abs().max() / largest).item() for words, gap in differences.items()}
+    figures = {"largest_difference": max(shares.values())}
+    wrong = [f"{share:.1%} {words}" for words, share in shares.items() if not share <= _TOLERANCE]
+    if wrong:
+        return Finding(
+            "repeatability",
+            "error",
+            f"the output for one z changes, by {', by '.join(wrong)}; turn off dropout, noise and "
+            "batch statistics, and what is kept from call to call",
+            figures,
+        )
+    if training:
+        return Finding(
+            "repeatability",
+            "warning",
+            f"{', '.join(training[:3])} stayed in training mode after .eval(); a module that "
+            "overrides train() must pass it on to its parts",
+            figures,
+        )
+    return Finding(
+        "repeatability", "ok", "the same z gives the same output: again, alone, in a batch", figures
+    )
+
+
+def batch_norm(subject: Subject) -> Finding | None:
+    """Whether batch norm's running statistics were estimated, and of what the prior gives."""
+    layers = {
+        name: module
+        for name, module in subject.vae.decoder.named_modules()
+        if isinstance(getattr(module, "running_mean", None), Tensor)
+    }
+    if not layers:
+        return None
+    initial = [name for name, layer in layers.items() if _is_initial(layer)]
+    if initial:
+        return Finding(
+            "batch norm",
+            "error",
+            f"the running mean and variance are 0 and 1 in {len(initial)} of {len(layers)} layers "
+            f"({initial[0]} first): never estimated, or not loaded; decode a few thousand draws of "
+            "the encoder in training mode, with momentum=None",
+        )
+    drift = {name: _drift(layers[name], x) for name, x in _inputs(subject, layers).items()}
+    worst = max(drift, key=lambda name: drift[name])
+    figures = {"worst_drift": drift[worst]}
+    if drift[worst] > _DRIFT:
+        return Finding(
+            "batch norm",
+            "warning",
+            f"at {worst} draws from the prior differ from the running statistics by "
+            f"{drift[worst]:.2g} standard deviations or in the logarithm of the variance (median "
+            f"channel, at most {_DRIFT}): estimate them again under the final weights",
+            figures,
+        )
+    return Finding(
+        "batch norm",
+        "ok",
+        f"running statistics of {len(layers)} layers, within {drift[worst]:.2g} standard "
+        "deviations of what draws from the prior give",
+        figures,
+    )
+
+
+def far_out(subject: Subject) -> Finding:
+    """Whether the decoder stays finite, and its output allowed, where methods may come to look."""
+    vae = subject.vae
+    rays = nn.functional.normalize(subject.probes[:32], dim=-1)
+    radius = 0.0
+    for beyond in _FAR:
+        radius = math.sqrt(vae.latent_dim) + beyond
+        params = subject.decoded(radius * rays)
+        try:
+            vae.likelihood.check_params(params)
+        except ValueError as error:
+            return Finding("far out", "warning", f"at |z| = {radius:.3g}: {error}")
+        if not params.isfinite().all():
+            return Finding(
+                "far out",
+                "warning",
+                f"NaN or infinity at |z| = {radius:.3g}, where the prior has next to no mass but "
+                "methods may look; bound what overflows, an exponential for example",
+            )
+    return Finding("far out", "ok", f"finite out to |z| = {radius:.3g}")
+
+
+def gradients(subject: Subject) -> Finding:
+    """Whether derivatives by z are finite, not all 0, and those that differences give."""
+    decode, z, step, tolerance = _smooth(subject)
+    z = z.detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        value = decode(z)
+        if not value.requires_grad:
+            return _bad_gradient("the decoder cuts gradients off: leave out detach() and no_grad()")
+        weight = normal(value.shape[1:], generator=subject.generator, like=value)
+        (gradient,) = torch.autograd.grad((value * weight).sum(), z)
+    if not gradient.isfinite().all():
+        return _bad_gradient(
+            "derivatives are NaN or infinite at draws from the prior; look for a root or a "
+            "logarithm at 0, and for 0 / 0"
+        )
+    direction = nn.functional.normalize(gradient, dim=-1)
+    if not gradient.any():  # along which it should then not change either
+        direction = nn.functional.normalize(torch.ones_like(z), dim=-1)
+    with torch.no_grad():
+        change = (decode(z + step * direction) - decode(z - step * direction)) * weight
+    wanted = change.flatten(1).sum(1) / (2 * step)
+    slope = (gradient * direction).sum(1)
+    if not gradient.any() and not wanted.any():
+        return _bad_gradient("the output does not change with z: the decoder is dead or saturated")
+    error = (slope - wanted).abs() / torch.maximum(slope.abs(), wanted.abs()).clamp_min(1e-30)
+    worst = error.median().item()  # a kink spoils a difference here and there
+    if worst > tolerance:
+        return _bad_gradient(
+            f"derivatives are off from differences by {worst:.1%} of their size; look for "
+            "detach(), rounding, or a backward() of your own",
+            worst,
+        )
+    kind = "in double" if z.dtype == torch.double else f"in {z.dtype}"
+    return Finding(
+        "gradients", "ok", f"those of central differences, {kind}", {"relative_error": worst}
+    )
+
+
+def _bad_gradient(message: str, error: float = math.nan) -> Finding:
+    return Finding("gradients", "error", message, {"relative_error": error})
+
+
+def _smooth(subject: Subject) -> tuple[Callable[[Tensor], Tensor], Tensor, float, float]:
+    """The decoder and some z, in double where it can; the step and the tolerance that go with it.
+
+    Rounding leaves eps · |output| / step of a difference, the curvature step² of it.
+    """
+    vae, z = subject.vae, subject.probes[:_NUM_DIRECTIONS]
+    double = copy.deepcopy(vae.decoder).double()
+
+    def decode(points: Tensor) -> Tensor:
+        output = double(points)
+        return output if isinstance(output, Tensor) else vae.likelihood.join(output)
+
+    try:
+        with torch.no_grad():
+            if decode(z.double()).dtype == torch.double:
+                return decode, z.double(), 1e-6, 1e-3
+    except RuntimeError:  # its code has float32 in it
+        pass
+    return vae.decode, z, 1e-2, 0.05
+
+
+def _is_initial(layer: nn.Module) -> bool:
+    mean, variance = layer.get_buffer("running_mean"), layer.get_buffer("running_var")
+    return bool((mean == 0).all() and (variance == 1).all())
+
+
+def _inputs(subject: Subject, layers: dict[str, nn.Module]) -> dict[str, Tensor]:
+    """What reaches each layer first, (N, C, …), when the probes are decoded."""
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            seen.setdefault(name, inputs[0])
+
+        return hook
+
+    hooks = [layer.register_forward_pre_hook(keep(name)) for name, layer in layers.items()]
+    try:
+        subject.decoded(subject.probes)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+def _drift(layer: nn.Module, inputs: Tensor) -> float:
+    """How far inputs (N, C, …) are from the running statistics, of the median channel."""
+    channels = inputs.transpose(0, 1).flatten(1)
+    mean, variance = layer.get_buffer("running_mean"), layer.get_buffer("running_var")
+    variance = variance.clamp_min(1e-12)
+    shift = (channels.mean(1) - mean).abs() / variance.sqrt()
+    ratio = 0.5 * (channels.var(1).clamp_min(1e-12) / variance).log().abs()
+    return torch.maximum(shift.median(), ratio.median()).item()

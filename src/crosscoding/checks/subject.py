@@ -1,0 +1,106 @@
+"""What a check looks at: the model, points of its prior that are decoded once, and some data."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.checks.fits import Fits, fit
+from crosscoding.random import normal
+from crosscoding.vae import VAE
+
+Encoder = Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]
+
+_OPERATIONS = 5e9  # multiply-adds to decode the probes: a fraction of a second
+_FEWEST_PROBES, _MOST_PROBES = 16, 256
+_BLOCK = 250  # data that are encoded at once
+_CHUNK_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model under examination.
+
+    Args:
+        vae: The model.
+        generator: All random numbers come from it.
+        data: Whole data that fit the model, (N, *data), or None.
+        encoder: Module from data to mean and log variance of q(z|t), or None.
+    """
+
+    vae: VAE
+    generator: Generator
+    data: Tensor | None = None
+    encoder: Encoder | None = None
+
+    @cached_property
+    def probes(self) -> Tensor:
+        """Draws from the prior, (num, latent)."""
+        num = int(max(min(_OPERATIONS / self.vae.operations, _MOST_PROBES), _FEWEST_PROBES))
+        return self.draw_prior(num)
+
+    @cached_property
+    def output(self) -> Tensor:
+        """What the decoder puts out at the probes, (num, *data, *param_shape)."""
+        return self.decoded(self.probes)
+
+    @cached_property
+    def params(self) -> Tensor:
+        """The same with the elements of a datum in one dimension, (num, E, *param_shape)."""
+        return self.flat(self.output)
+
+    @cached_property
+    def fits(self) -> Fits:
+        """p(z|t) of the first few data, about; there have to be some."""
+        if self.data is None:
+            raise ValueError("expected data to fit, got none")
+        return fit(self.vae, self.data, None if self.encoded is None else self.encoded[0])
+
+    @cached_property
+    def encoded(self) -> tuple[Tensor, Tensor] | None:
+        """Mean and variance of q(z|t) of all data, (N, latent) each; None without an encoder.
+
+        Raises:
+            ValueError: The encoder puts out something else.
+        """
+        if self.encoder is None or self.data is None:
+            return None
+        pieces = [self._encoded(piece) for piece in self.data.split(_BLOCK)]
+        means, log_variances = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+        return means, log_variances.exp()
+
+    @torch.no_grad()
+    def _encoded(self, data: Tensor) -> tuple[Tensor, Tensor]:
+        output = self.encoder(data)  # pyright: ignore[reportOptionalCall]
+        if isinstance(output, Tensor):
+            output = output.chunk(2, dim=-1)
+        wanted = (len(data), self.vae.latent_dim)
+        shapes = [tuple(part.shape) for part in output]
+        if shapes != [wanted, wanted]:
+            raise ValueError(
+                f"expected mean and log variance of shape {wanted} from the encoder, side by side "
+                f"or as a tuple, got {' and '.join(map(str, shapes))}"
+            )
+        return output[0], output[1]
+
+    def draw_prior(self, num: int) -> Tensor:
+        """Points of the prior, (num, latent)."""
+        return normal((num, self.vae.latent_dim), generator=self.generator, like=self.like)
+
+    @property
+    def like(self) -> Tensor:
+        """An empty tensor of the model's dtype, where it lies."""
+        return torch.empty(0, dtype=self.vae.dtype, device=self.vae.device)
+
+    @torch.no_grad()
+    def decoded(self, z: Tensor) -> Tensor:
+        """The decoder's output at z (N, latent), piece by piece."""
+        row_bytes = max(self.vae.row_values * z.element_size(), 1)
+        size = max(_CHUNK_BYTES // row_bytes, 1)
+        return torch.cat([self.vae.decode(piece) for piece in z.split(size)])
+
+    def flat(self, output: Tensor) -> Tensor:
+        """A decoder's output (N, *data, *param_shape) as likelihoods take it."""
+        return output.reshape(len(output), *self.vae.likelihood.flat_shape(output.shape[1:]))

@@ -1,0 +1,80 @@
+"""Data from files: arrays of NumPy, or a zip of pictures. Nothing is unpickled."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crosscoding.cli.pixels import Pixels
+from crosscoding.likelihoods import Bernoulli, Gaussian
+from crosscoding.vae import VAE
+from crosscoding.zoo.data import load_pictures
+
+_MOST_PICTURES = 1000
+
+
+def read_data(words: str, vae: VAE) -> Tensor:
+    """Whole data for a model, (N, *data), in its dtype.
+
+    Pixels from 0 to 255 (a zip of pictures; arrays of uint8 for a Bernoulli or Gaussian likelihood)
+    are scaled as those of `crosscoding condition` are; other numbers are taken as they are.
+
+    Args:
+        words: FILE.npy, FILE.npz, FILE.npz:NAME of an array in it, or FILE.zip of colour pictures.
+        vae: The model, whose shape an array must have, or at least its number of elements.
+
+    Raises:
+        ValueError: There is no such file or array, or none that fits.
+    """
+    path, name = Path(words), None
+    if not path.is_file() and ":" in words:
+        path, name = Path(words.rpartition(":")[0]), words.rpartition(":")[2]
+    if not path.is_file():
+        raise ValueError(f"expected data in {path}, and there is no such file")
+    if path.suffix == ".zip":
+        return _pictures(path, vae)
+    array = _array(path, name, vae)
+    data = torch.from_numpy(array.reshape(len(array), *vae.data_shape))
+    if array.dtype == np.uint8 and isinstance(vae.likelihood, (Bernoulli, Gaussian)):
+        return Pixels.of(vae).scaled(data).to(vae.dtype)
+    return data.to(vae.dtype)
+
+
+def _pictures(path: Path, vae: VAE) -> Tensor:
+    shape = tuple(vae.data_shape)
+    if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
+        raise ValueError(
+            f"expected a .npy or .npz file of data of shape {shape}: a zip of pictures is for "
+            "models of square colour pictures"
+        )
+    pictures = load_pictures(path, shape[-1], last=_MOST_PICTURES)
+    return Pixels.of(vae).scaled(pictures).to(vae.dtype)
+
+
+def _array(path: Path, name: str | None, vae: VAE) -> np.ndarray:
+    """The array of that name, or the only one that fits the model."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            arrays = {"": loaded}
+        else:
+            with loaded:
+                arrays = dict(loaded)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"expected arrays in {path}, and they cannot be read: {error}") from None
+    fitting = {
+        key: array
+        for key, array in arrays.items()
+        if array.ndim > 1 and len(array) and array[0].size == vae.data_size
+        if array.dtype.kind in "fiub"
+    }
+    if name is not None:
+        fitting = {key: array for key, array in fitting.items() if key == name}
+    if len(fitting) == 1:
+        return next(iter(fitting.values()))
+    there = ", ".join(f"{key or 'one'} {array.shape}" for key, array in arrays.items())
+    wanted = ", ".join(["N", *map(str, vae.data_shape)])
+    what = "one array, by FILE.npz:NAME," if fitting else "an array of numbers"
+    raise ValueError(f"expected {what} of shape ({wanted}) in {path}, got {there or 'none'}")

@@ -1,0 +1,91 @@
+"""A report on a model: what was looked at, how it stands, and what to do, a line each."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+STATUSES = ("ok", "note", "warning", "error")
+"""From best to worst. A note is worth knowing; a warning may spoil answers; an error does."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        name: Of the check.
+        status: One of `STATUSES`.
+        message: What was seen, with its figures, and what to do.
+        figures: The figures by name, for programs.
+    """
+
+    name: str
+    status: str
+    message: str
+    figures: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise ValueError(f"expected a status among {', '.join(STATUSES)}, got {self.status!r}")
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `VAE.check` found; printed, it is a table of one line a finding.
+
+    Attributes:
+        model: The model in words.
+        findings: In the order of the checks. `report["scale"]` is the one of that name.
+    """
+
+    model: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error; there may be warnings."""
+        return all(finding.status != "error" for finding in self.findings)
+
+    def __getitem__(self, name: str) -> Finding:
+        for finding in self.findings:
+            if finding.name == name:
+                return finding
+        names = ", ".join(finding.name for finding in self.findings)
+        raise KeyError(f"expected a finding among {names}, got {name!r}")
+
+    def __contains__(self, name: str) -> bool:
+        return any(finding.name == name for finding in self.findings)
+
+    def __str__(self) -> str:
+        width = max((len(finding.name) for finding in self.findings), default=0)
+        lines = [f"{f.status:<8} {f.name:<{width}}  {f.message}" for f in self.findings]
+        return "\n".join([self.model, *lines, self.summary])
+
+    @property
+    def summary(self) -> str:
+        """How many errors and warnings there are, in words."""
+        counts = {
+            status: sum(finding.status == status for finding in self.findings)
+            for status in ("error", "warning")
+        }
+        words = [f"{n} {status}{'s' * (n > 1)}" for status, n in counts.items() if n]
+        return " and ".join(words) or "nothing speaks against it"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON has it; figures that are not finite are None."""
+        return {
+            "model": self.model,
+            "ok": self.ok,
+            "findings": [
+                {
+                    "name": finding.name,
+                    "status": finding.status,
+                    "message": finding.message,
+                    "figures": {
+                        name: value if math.isfinite(value) else None
+                        for name, value in finding.figures.items()
+                    },
+                }
+                for finding in self.findings
+            ],
+        }

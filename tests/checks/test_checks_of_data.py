@@ -1,0 +1,163 @@
+"""Each way in which data and a model do not go together, and the finding that tells."""
+
+import math
+
+import pytest
+import torch
+from faults import LATENT, drawn, network, right, status
+from problems import linear_gaussian_problem
+from torch import nn
+
+import crosscoding as cc
+from crosscoding.checks.columns import log_prob_of_columns
+from crosscoding.likelihoods import Bernoulli, Categorical, Gaussian, Mixed, Poisson
+
+
+def images(low: float, high: float, likelihood, last: nn.Module) -> tuple[cc.VAE, torch.Tensor]:
+    """A model whose last layer is bounded, and its own means moved to low … high."""
+    vae = cc.VAE(network(60, last), LATENT, likelihood)
+    means = vae.decode(torch.randn(200, LATENT, generator=torch.Generator().manual_seed(2)))
+    start, end = (-1, 1) if isinstance(last, nn.Tanh) else (0, 1)
+    return vae, low + (high - low) * (means - start) / (end - start)
+
+
+def test_values_that_are_not_finite():
+    data = drawn(right())
+    data[3, 2] = math.nan
+    report = right().check(data)
+    assert report["data"].status == "error"
+    assert "1 of 2400 values are NaN" in report["data"].message
+    assert "units" not in report
+
+
+def test_values_outside_the_support():
+    vae = cc.VAE(network(), LATENT, Bernoulli())
+    finding = vae.check(255 * drawn(vae))["data"]
+    assert finding.status == "error"
+    assert "expected data between 0 and 1 for Bernoulli, got 255" in finding.message
+
+
+def test_grey_values_under_a_bernoulli_are_noted():
+    vae = cc.VAE(network(), LATENT, Bernoulli())
+    finding = vae.check(vae.decode(torch.randn(50, LATENT)).sigmoid())["data"]
+    assert finding.status == "note"
+    assert "ContinuousBernoulli" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("last", "low", "high"),
+    [(nn.Tanh(), 0, 1), (nn.Tanh(), 0, 255), (nn.Sigmoid(), -1, 1), (nn.Sigmoid(), 0, 255)],
+    ids=["tanh, 0 to 1", "tanh, 0 to 255", "sigmoid, -1 to 1", "sigmoid, 0 to 255"],
+)
+def test_a_bounded_mean_and_data_on_another_scale(last, low, high):
+    vae, data = images(low, high, Gaussian(0.05), last)
+    finding = vae.check(data)["units"]
+    assert finding.status in ("warning", "error")
+    assert finding.message.endswith("scale the data as in training")
+
+
+@pytest.mark.parametrize(("last", "low"), [(nn.Tanh(), -1), (nn.Sigmoid(), 0)], ids=str)
+def test_a_bounded_mean_and_data_on_its_scale(last, low):
+    vae, data = images(low, 1, Gaussian(0.05), last)
+    assert status(vae, "units", data) == "ok"
+
+
+def test_a_table_of_other_units_in_some_columns():
+    vae = right()
+    data = drawn(vae)
+    assert status(vae, "units", data) == "ok"
+    data[:, :3] = 40 + 10 * data[:, :3]
+    assert status(vae, "units", data) == "warning"
+
+
+def test_a_model_that_is_not_of_these_data():
+    vae = right()
+    data = drawn(vae)
+    assert status(vae, "explanation", data) == "ok"
+    finding = vae.check(data.flip(1))["explanation"]  # other elements than those it was trained on
+    assert finding.status == "warning"
+    assert finding.figures["gain"] < 0
+
+
+def test_too_few_data_to_compare():
+    vae = right()
+    assert status(vae, "explanation", drawn(vae, 5)) == "note"
+    assert vae.check(drawn(vae, 1))["data"].status == "ok"
+
+
+def test_log_prob_is_that_of_a_linear_model():
+    problem = linear_gaussian_problem(batch=20)
+    everything = cc.Evidence(problem.truth, torch.ones_like(problem.truth, dtype=torch.bool))
+    exact = problem.exact_log_evidence(everything).mean().item()
+    found = problem.vae.check(problem.truth)["explanation"].figures["log_prob"]
+    assert found == pytest.approx(exact, abs=1e-3)  # a climb ends within that of the mode
+
+
+@pytest.mark.parametrize("factor", [0.2, 0.9, 5.0])
+def test_the_scale_that_data_ask_for_is_that_of_the_exact_likelihood_of_a_linear_vae(factor):
+    problem = linear_gaussian_problem(latent_dim=3, data_dim=8, scale=0.5, batch=32)
+    guessed = cc.VAE(problem.vae.decoder, 3, Gaussian(0.5 / factor))
+    finding = guessed.check(problem.truth)["scale"]
+    best = cc.calibrate_scale(guessed, problem.truth, tolerance=1e-4, num_draws=64)
+    # A step of the search is 1.2 %; the draws of EM leave 1 %.
+    assert finding.figures["factor"] * 0.5 / factor == pytest.approx(best, rel=0.03)
+    assert finding.status == ("ok" if factor == 0.9 else "warning")
+
+
+@pytest.mark.parametrize("factor", [0.2, 5.0])
+def test_a_scale_that_is_not_that_of_the_data(factor):
+    decoder = network(60)
+    data = drawn(cc.VAE(decoder, LATENT, Gaussian(0.3)))
+    finding = cc.VAE(decoder, LATENT, Gaussian(0.3 / factor)).check(data)["scale"]
+    assert finding.status == "warning"
+    assert "cc.calibrate_scale(vae, data)" in finding.message
+    assert finding.figures["factor"] == pytest.approx(factor, rel=0.1)  # the decoder bends
+
+
+def test_data_that_z_can_match_do_not_tell_the_scale():
+    problem = linear_gaussian_problem(latent_dim=3, data_dim=3, scale=0.01, batch=32)
+    vae = cc.VAE(problem.vae.decoder, 3, Gaussian(0.1))
+    finding = vae.check(problem.truth[:2].repeat(16, 1))["scale"]
+    assert finding.status == "note"
+    assert "z of 3 dimensions can match 3 elements exactly" in finding.message
+
+
+def test_a_scale_for_each_element_is_checked_by_one_factor():
+    scales = torch.linspace(0.1, 0.5, 60)
+    decoder = network(60)
+    data = drawn(cc.VAE(decoder, LATENT, Gaussian(scales)))
+    assert status(cc.VAE(decoder, LATENT, Gaussian(scales)), "scale", data) == "ok"
+    assert status(cc.VAE(decoder, LATENT, Gaussian(scales / 3)), "scale", data) == "warning"
+
+
+# ---- the columns -------------------------------------------------------------------------------
+
+
+def test_normal_columns_are_those_of_all_other_data():
+    data = torch.randn(30, 3, generator=torch.Generator().manual_seed(0)).double()
+    found = log_prob_of_columns(Gaussian(), data, torch.zeros(3))
+    others = data[1:]
+    law = torch.distributions.Normal(others.mean(0), others.std(0, correction=0))
+    torch.testing.assert_close(found[0], law.log_prob(data[0]).sum())
+
+
+def test_a_constant_column_has_the_least_variance():
+    found = log_prob_of_columns(Gaussian(), torch.zeros(12, 1), torch.full((1,), 0.25))
+    law = torch.distributions.Normal(0.0, 0.5)
+    torch.testing.assert_close(found, law.log_prob(torch.zeros(12)).double())
+
+
+def test_columns_of_zeros_and_ones_and_of_classes_count_the_others():
+    data = torch.tensor([[1.0], [1.0], [0.0]])
+    wanted = torch.tensor([2 / 4, 2 / 4, 1 / 4]).log().double()
+    torch.testing.assert_close(log_prob_of_columns(Bernoulli(), data, torch.zeros(1)), wanted)
+    torch.testing.assert_close(log_prob_of_columns(Categorical(2), data, torch.zeros(1)), wanted)
+
+
+def test_columns_of_a_table_are_those_of_its_parts():
+    parts = [(Gaussian(0.1), 2), Poisson()]
+    data = torch.cat([torch.randn(20, 2), torch.arange(20.0)[:, None] % 3], 1)
+    floor = torch.full((3,), 0.01)
+    both = log_prob_of_columns(Mixed(parts), data, floor)
+    first = log_prob_of_columns(Gaussian(0.1), data[:, :2], floor[:2])
+    torch.testing.assert_close(both, first + log_prob_of_columns(Poisson(), data[:, 2:], floor[2:]))

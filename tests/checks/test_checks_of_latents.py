@@ -1,0 +1,86 @@
+"""Where data lie in the latent space, and whether an encoder is the decoder's own."""
+
+import math
+
+import pytest
+import torch
+from faults import drawn, right, status, wrapped
+from problems import linear_gaussian_problem
+from torch import nn
+
+import crosscoding as cc
+
+PROBLEM = linear_gaussian_problem(latent_dim=3, data_dim=10, batch=400)
+
+
+class Exact(nn.Module):
+    """The posterior of a linear model: mean and log variance, side by side or as a tuple."""
+
+    def __init__(self, together: bool = True, move: float = 0.0, stretch: float = 1.0) -> None:
+        super().__init__()
+        self.together, self.move, self.stretch = together, move, stretch
+
+    def forward(self, data):
+        evidence = cc.Evidence(data, torch.ones_like(data, dtype=torch.bool))
+        mean, covariance = PROBLEM.exact_posterior(evidence)
+        mean = self.move + self.stretch * mean
+        log_variance = covariance.diagonal(dim1=-2, dim2=-1).log()
+        return torch.cat([mean, log_variance], -1) if self.together else (mean, log_variance)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_an_exact_encoder_has_the_prior(together):
+    report = PROBLEM.vae.check(PROBLEM.truth, encoder=Exact(together))
+    assert report["prior"].status == "ok"
+    assert report["prior"].figures["kl"] < 0.05  # 3 moments' noise of 400 data each: about 3 / 400
+    assert report["prior"].figures["active_share"] == 1
+    assert report["encoder"].status == "ok"
+
+
+@pytest.mark.parametrize("change", [{"move": 2.0}, {"stretch": 3.0}, {"stretch": 0.05}], ids=str)
+def test_an_aggregated_posterior_that_is_not_the_prior(change):
+    finding = PROBLEM.vae.check(PROBLEM.truth, encoder=Exact(**change))["prior"]
+    assert finding.status == "warning"
+    assert "completions from little evidence" in finding.message
+
+
+def test_too_few_data_for_moments_are_noted():
+    assert status(PROBLEM.vae, "prior", PROBLEM.truth[:50], encoder=Exact()) == "note"
+
+
+def test_data_farther_out_than_the_prior_are_seen_without_an_encoder():
+    shrunk = wrapped(lambda net, z: net(z / 5))
+    assert status(right(), "prior", drawn(right())) == "ok"
+    finding = shrunk.check(drawn(right()))["prior"]
+    assert finding.status == "warning"
+    assert finding.figures["mean_square"] == pytest.approx(25, rel=0.5)  # 32 data
+
+
+def test_an_encoder_of_another_model():
+    class Other(Exact):
+        def forward(self, data):
+            mean, log_variance = super().forward(data).chunk(2, -1)
+            return mean.roll(1, -1), log_variance
+
+    assert status(PROBLEM.vae, "encoder", PROBLEM.truth, encoder=Other()) == "warning"
+
+
+def test_an_encoder_of_another_shape():
+    report = PROBLEM.vae.check(PROBLEM.truth, encoder=nn.Linear(10, 8))
+    assert report["prior"].status == "error"
+    assert "expected mean and log variance of shape (250, 3)" in report["prior"].message
+
+
+def test_an_encoder_that_puts_out_nan():
+    report = PROBLEM.vae.check(
+        PROBLEM.truth, encoder=lambda data: torch.full((len(data), 6), math.nan)
+    )
+    assert report["prior"].status == "error"
+    assert "NaN" in report["prior"].message
+
+
+def test_a_digit_model_and_its_encoder():
+    digits = cc.zoo.digits()[0]
+    report = cc.zoo.load("mnist-20d").check(digits, encoder=cc.zoo.encoder("mnist-20d"))
+    assert report.ok
+    assert report.summary == "nothing speaks against it"

@@ -1,0 +1,21 @@
+"""The models of the zoo, on data they were not trained on: nothing may speak against them."""
+
+import pytest
+
+import crosscoding as cc
+from crosscoding.zoo.data import load_digits, load_pictures, scaled
+
+
+@pytest.mark.parametrize(
+    ("name", "with_encoder"),
+    [(name, True) for name in cc.zoo.names()] + [("mnist-2d", False), ("mnist-20d", False)],
+)
+def test_no_model_of_the_zoo_raises_a_false_alarm(name, with_encoder, data_folder):
+    if name.startswith("mnist"):
+        data = load_digits(data_folder, "test")
+    else:
+        archive = data_folder / f"{name.partition('-')[0]}_64.zip"
+        data = scaled(load_pictures(archive, 64, last=300))
+    encoder = cc.zoo.encoder(name) if with_encoder else None
+    report = cc.zoo.load(name).check(data, encoder=encoder)
+    assert {finding.status for finding in report.findings} <= {"ok", "note"}, str(report)

@@ -1,0 +1,83 @@
+"""Data from files: what is scaled, what is taken as it is, what is refused."""
+
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import crosscoding as cc
+from crosscoding.cli.arrays import read_data
+from crosscoding.likelihoods import Bernoulli, Gaussian, Poisson
+
+
+def model(likelihood, shape=(2, 3)) -> cc.VAE:
+    size = int(np.prod(shape))
+    return cc.VAE(nn.Sequential(nn.Linear(2, size), nn.Unflatten(1, shape)), 2, likelihood)
+
+
+def test_numbers_are_taken_as_they_are_in_the_models_dtype(tmp_path):
+    values = np.random.default_rng(0).normal(size=(5, 2, 3))
+    np.save(tmp_path / "a.npy", values)
+    data = read_data(str(tmp_path / "a.npy"), model(Gaussian()))
+    assert data.dtype == torch.float32
+    torch.testing.assert_close(data, torch.from_numpy(values).float())
+
+
+def test_flat_data_get_the_models_shape(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(12.0).reshape(2, 6))
+    data = read_data(str(tmp_path / "a.npy"), model(Gaussian()))
+    assert torch.equal(data, torch.arange(12.0).reshape(2, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "wanted"),
+    [(Bernoulli(), [0, 0, 1]), (Gaussian(), [-1, -1 / 255, 1]), (Poisson(), [0, 127, 255])],
+    ids=str,
+)
+def test_bytes_are_pixels_where_data_can_be_pictures(tmp_path, likelihood, wanted):
+    np.save(tmp_path / "a.npy", np.full((4, 2, 3), [0, 127, 255], dtype=np.uint8))
+    data = read_data(str(tmp_path / "a.npy"), model(likelihood))
+    torch.testing.assert_close(data[0, 0], torch.tensor(wanted, dtype=torch.float32))
+
+
+def test_of_several_arrays_the_one_that_fits_or_is_named(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, labels=np.arange(4), train=np.zeros((4, 2, 3)))
+    assert read_data(str(path), model(Gaussian())).shape == (4, 2, 3)
+    np.savez(path, train=np.zeros((4, 2, 3)), test=np.ones((3, 2, 3)))
+    assert read_data(f"{path}:test", model(Gaussian())).shape == (3, 2, 3)
+    with pytest.raises(ValueError, match=r"by FILE.npz:NAME, of shape \(N, 2, 3\) .*train \(4, 2"):
+        read_data(str(path), model(Gaussian()))
+    with pytest.raises(ValueError, match="expected an array of numbers of shape"):
+        read_data(f"{path}:valid", model(Gaussian()))
+
+
+def test_a_zip_of_pictures(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(tmp_path / "a.png", "a.png")
+    data = read_data(str(tmp_path / "a.zip"), model(Gaussian(), (3, 4, 4)))
+    wanted = torch.from_numpy(picture).permute(2, 0, 1) / 127.5 - 1
+    torch.testing.assert_close(data, wanted[None])
+    with pytest.raises(ValueError, match="models of square colour pictures"):
+        read_data(str(tmp_path / "a.zip"), model(Gaussian()))
+
+
+def test_pickles_and_other_files_are_refused(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([{"a": 1}]), allow_pickle=True)
+    (tmp_path / "b.npy").write_text("no array")
+    (tmp_path / "c.npz").write_text("")
+    for name in ("a.npy", "b.npy", "c.npz"):
+        with pytest.raises(ValueError, match="and they cannot be read"):
+            read_data(str(tmp_path / name), model(Gaussian()))
+
+
+@pytest.mark.parametrize("array", [np.zeros((3, 5)), np.zeros(6), np.zeros((3, 6), dtype=complex)])
+def test_arrays_that_do_not_fit_are_refused(tmp_path, array):
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(ValueError, match=r"expected an array of numbers of shape \(N, 2, 3\)"):
+        read_data(str(tmp_path / "a.npy"), model(Gaussian()))

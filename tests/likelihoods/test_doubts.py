@@ -1,0 +1,72 @@
+"""Outputs that are allowed and most likely not what was meant; chance does not make them."""
+
+import pytest
+import torch
+from problems import seeded
+from torch import nn
+
+from crosscoding.likelihoods import (
+    Bernoulli,
+    Categorical,
+    ContinuousBernoulli,
+    Gaussian,
+    Mixed,
+    Poisson,
+)
+
+
+def uniform(*shape: int) -> torch.Tensor:
+    return torch.rand(*shape, generator=seeded(0))
+
+
+@pytest.mark.parametrize("family", [Bernoulli, ContinuousBernoulli])
+def test_values_between_0_and_1_are_hardly_logits(family):
+    doubt = family().doubt(uniform(5, 8))
+    assert doubt.startswith("expected logits from the decoder, which are of either sign, got")
+    assert doubt.endswith(f"if they are probabilities, use {family.__name__}(logits=False)")
+    assert family(logits=False).doubt(uniform(5, 8)) == ""
+    assert family().doubt(uniform(5, 8) - 0.1) == ""
+    assert family().doubt(uniform(5, 8) + 0.1) == ""
+    assert family().doubt(torch.zeros(5, 8)) == ""  # of a last layer that starts at 0
+
+
+def test_few_logits_may_lie_between_0_and_1_by_chance():
+    assert Bernoulli().doubt(uniform(5, 7)) == ""
+
+
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_numbers_that_sum_to_1_are_hardly_logits_of_classes(one_hot):
+    likelihood = Categorical(3, one_hot=one_hot)
+    params = uniform(5, 4, 3).softmax(-1)
+    shaped = params.flatten(1) if one_hot else params
+    assert "leave softmax out" in likelihood.doubt(shaped)
+    assert likelihood.doubt(shaped.log()) == ""
+    assert likelihood.doubt(2 * shaped) == ""
+
+
+def test_a_table_is_doubted_for_any_of_its_parts():
+    table = Mixed([(Gaussian(0.1), 2), (Bernoulli(), 8), (Categorical(3), 2)])
+    params = torch.cat([uniform(5, 10), uniform(5, 6) - 0.5], -1)
+    assert "Bernoulli(logits=False)" in table.doubt(params)
+    params[:, 2:10] -= 0.5
+    assert table.doubt(params) == ""
+    params[:, 10:] = 1 / 3
+    assert "leave softmax out" in table.doubt(params)
+
+
+@pytest.mark.parametrize("likelihood", [Gaussian(0.1), Poisson()], ids=str)
+def test_others_have_no_doubts(likelihood):
+    assert likelihood.doubt(uniform(5, 20)) == ""
+
+
+@pytest.mark.parametrize("num_elements", [8, 64])
+def test_no_network_as_it_is_initialised_is_doubted(num_elements):
+    """Of 4,000 such, 860 had five outputs in [0, 1] with one element, 14 with four, none with 8."""
+    generator = seeded(0)
+    for trial in range(300):
+        with torch.random.fork_rng():
+            torch.manual_seed(trial)
+            latent_dim, width = (1, 2, 10)[trial % 3], (8, 64, 256)[trial // 3 % 3]
+            layers = nn.Linear(latent_dim, width), nn.ReLU(), nn.Linear(width, num_elements)
+        z = torch.randn(5, latent_dim, generator=generator)
+        assert Bernoulli().doubt(nn.Sequential(*layers)(z)) == ""

@@ -7,13 +7,13 @@ module of any other kind has no description, and `classes` names it instead.
 import inspect
 import math
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from crosscoding.errors import ModelFormatError
+from crosscoding.errors import ModelFormatError, first_line
 
 MOST_VALUES = 2**28
 """Numbers that all layers of a description may put out together, for one row of input."""
@@ -119,21 +119,21 @@ def check_growth(network: nn.Module, shape: Sequence[int]) -> None:
         ModelFormatError: A layer does not take what the one before it puts out, or all put out more
             than `MOST_VALUES` numbers.
     """
-    description = describe(network)
+    description = describe(network) or []
     row, total = torch.empty(1, *shape, device="meta"), 0
-    for index, layer in enumerate(build(description or [])):
+    for index, layer in enumerate(build(description)):
         try:
             row = layer(row)
         except Exception as error:  # layers have many ways to say that a shape does not fit
             raise ModelFormatError(
                 f"expected a layer {index} that takes shape {tuple(row.shape[1:])}, "
-                f"got {layer}: {error}"
+                f"got {_short(description[index])}: {first_line(error)}"
             ) from error
         total += row.numel()
         if total > MOST_VALUES:
             raise ModelFormatError(
                 f"expected layers that put out at most {MOST_VALUES} numbers for one row, "
-                f"got more at layer {index}, {layer}"
+                f"got more at layer {index}, {_short(description[index])}"
             )
 
 
@@ -164,7 +164,8 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor]) -> None:
             network.to(like.dtype)  # for buffers that are not saved
         network.load_state_dict(weights, assign=True)
     except RuntimeError as error:
-        raise ModelFormatError(f"expected weights of a floating-point dtype: {error}") from error
+        said = first_line(error)
+        raise ModelFormatError(f"expected weights of a floating-point dtype: {said}") from error
 
 
 def _layers(network: nn.Module) -> list[nn.Module]:
@@ -180,9 +181,15 @@ def _is_strange(layer: nn.Module) -> bool:
     name = kind.__name__
     if kind is not getattr(nn, name, None) or name not in _ARGUMENTS or _has_hooks(layer):
         return True
-    others = inspect.signature(kind).parameters.keys() - _WITHOUT_EFFECT - set(_ARGUMENTS[name])
-    defaults = {key: inspect.signature(kind).parameters[key].default for key in others}
-    return any(_setting(layer, key, value) != value for key, value in defaults.items())
+    defaults = _defaults(kind, inspect.signature(kind).parameters)
+    others = defaults.keys() - _WITHOUT_EFFECT - set(_ARGUMENTS[name])
+    return any(_setting(layer, key, defaults[key]) != defaults[key] for key in others)
+
+
+def _defaults(kind: type[nn.Module], keys: Iterable[str]) -> dict[str, Any]:
+    """What a layer's constructor takes where it is given nothing."""
+    parameters = inspect.signature(kind).parameters
+    return {key: parameters[key].default for key in keys}
 
 
 def _has_hooks(module: nn.Module) -> bool:
@@ -213,11 +220,17 @@ def _layer(entry: Any) -> nn.Module:
         known = ", ".join(_ARGUMENTS[name]) or "nothing"
         raise ModelFormatError(f"expected {known} for layer {name}, got {_short(arguments)}")
     try:
+        kind = getattr(nn, name)
         plain = {key: _plain(value) for key, value in arguments.items()}
+        for key, default in _defaults(kind, arguments).items():
+            if isinstance(default, bool) and not isinstance(plain[key], bool):
+                raise TypeError(f"expected true or false for {key}")
         with torch.device("meta"):  # no memory and no random numbers for what is replaced
-            return getattr(nn, name)(**plain)
+            return kind(**plain)
     except Exception as error:  # layers have many ways to say that an argument is wrong
-        raise ModelFormatError(f"cannot build layer {_short(entry)}: {error}") from error
+        raise ModelFormatError(
+            f"cannot build layer {_short(entry)}: {first_line(error)}"
+        ) from error
 
 
 def _plain(value: Any) -> Any:

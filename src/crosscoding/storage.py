@@ -9,16 +9,15 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, uint8
 
-from crosscoding.errors import ModelFormatError
+from crosscoding.errors import ModelFormatError, first_line
 
 _TENSORS, _DESCRIPTION = "tensors.safetensors", "description.json"
 _MAX_BYTES = 4 * 2**20  # of JSON: the description, and the header of the tensors' file
@@ -93,9 +92,7 @@ class Folder:
         _check_file(path, _DESCRIPTION, kind)
         _check_file(path, _TENSORS, kind)
         self.description = _read_description(path, kind)
-        _check_header(self._tensors)
-        with self._opened() as file:
-            self.shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        self.shapes = _shapes_in(self._tensors)
 
     def read(self) -> Parts:
         """Tensors and description, whose checksums are right.
@@ -104,21 +101,15 @@ class Folder:
             ModelFormatError: They are damaged. Folders of kinds that are older than checksums may
                 have none.
         """
-        with self._opened() as file:
-            tensors = {name: file.get_tensor(name) for name in self.shapes}
+        try:
+            tensors = load_file(self._tensors)
+        except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+            raise _no_safetensors(self._tensors, error) from error
         description = dict(self.description)
         given = description.pop(_CHECKSUMS, None)
         if given is not None or self.kind not in _WITHOUT_CHECKSUMS:
             _check(given, checksums(tensors, description), self.path)
         return tensors, description
-
-    @contextmanager
-    def _opened(self) -> Iterator[Any]:
-        try:
-            with safe_open(self._tensors, framework="pt") as file:
-                yield file
-        except (SafetensorError, OSError, ValueError) as error:
-            raise ModelFormatError(f"expected safetensors in {self._tensors}: {error}") from error
 
 
 def read_folder(path: Path, kind: str) -> Parts:
@@ -195,15 +186,25 @@ def _conversion_of(path: Path) -> str:
     )
 
 
-def _check_header(path: Path) -> None:
-    """Raise ModelFormatError if a file of tensors begins as none does, before it is read."""
+def _shapes_in(path: Path) -> dict[str, list[int]]:
+    """The shape of each tensor in a file, by its header: the file may be larger than memory."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
-    if size > _MAX_BYTES:
-        raise ModelFormatError(
-            f"expected safetensors in {path} with a header under {_MAX_BYTES} bytes, got one of "
-            f"{size}{_conversion_of(path)}"
-        )
+        if size > _MAX_BYTES:
+            raise ModelFormatError(
+                f"expected safetensors in {path} with a header under {_MAX_BYTES} bytes, got one "
+                f"of {size}{_conversion_of(path)}"
+            )
+        try:
+            header = json.loads(file.read(size).decode(), object_pairs_hook=_without_repeats)
+            entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
+            return {name: [int(length) for length in entry["shape"]] for name, entry in entries}
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+            raise _no_safetensors(path, error) from error
+
+
+def _no_safetensors(path: Path, error: Exception) -> ModelFormatError:
+    return ModelFormatError(f"expected safetensors in {path}: {first_line(error)}")
 
 
 def _read_description(path: Path, kind: str) -> dict[str, Any]:

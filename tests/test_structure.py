@@ -22,6 +22,7 @@ LAYERS = (
     "evidence",
     "architecture",
     "likelihoods",
+    "frozen",
     "heads",
     "cost",
     "vae",

@@ -1,6 +1,5 @@
 """A trained VAE as inference sees it: the prior N(0, I), a frozen decoder and a likelihood."""
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from crosscoding.architecture import build, describe, load_weights, weights
 from crosscoding.cost import Cost, cost_of
 from crosscoding.errors import ModelFormatError, NonFiniteError
+from crosscoding.frozen import Trial, frozen_copy
 from crosscoding.heads import find_head
 from crosscoding.likelihoods import Likelihood
 from crosscoding.random import generator_from, normal
@@ -45,7 +45,7 @@ class VAE:
     Raises:
         TypeError: decoder is no module, likelihood no likelihood, latent_dim no int.
         ValueError: The decoder does not fit latent_dim or the likelihood, mixes the points of a
-            batch, or is not deterministic.
+            batch, is not deterministic, or trains itself.
         NonFiniteError: The decoder puts out NaN or infinity at a draw from the prior.
 
     Example:
@@ -56,11 +56,7 @@ class VAE:
     """
 
     def __init__(self, decoder: nn.Module, latent_dim: int, likelihood: Likelihood) -> None:
-        if not isinstance(decoder, nn.Module):
-            raise TypeError(
-                f"expected decoder to be a torch.nn.Module, got {type(decoder).__name__}; "
-                "wrap a function in a module with a forward method"
-            )
+        self.decoder = frozen_copy(decoder, "decoder")
         if isinstance(latent_dim, bool) or not isinstance(latent_dim, int):
             raise TypeError(f"expected latent_dim to be an int, got {type(latent_dim).__name__}")
         if latent_dim < 1:
@@ -70,13 +66,6 @@ class VAE:
                 "expected likelihood to be one of crosscoding.likelihoods, such as Bernoulli(), "
                 f"got {likelihood!r}"
             )
-        try:
-            self.decoder = copy.deepcopy(decoder).eval().requires_grad_(False)
-        except (RuntimeError, TypeError) as error:
-            raise ValueError(
-                f"expected a decoder that can be copied, got {error}; remove old-style weight or "
-                "spectral norm first, with torch.nn.utils.remove_weight_norm"
-            ) from error
         self.latent_dim = latent_dim
         self.likelihood = likelihood
         self.kept: dict[str, Any] = {}
@@ -89,11 +78,15 @@ class VAE:
                 "need the digits; convert it with decoder.float()"
             )
         probes = normal((_NUM_PROBES, latent_dim), generator=generator_from(0), like=like)
-        self.data_shape, self._params_shape = self._check_decoder(probes)
+        trial = Trial(self.decoder, self._run, probes, "decoder", "check latent_dim")
+        self.data_shape = self._data_shape_of(trial.output)
+        trial.check(self.dtype)
+        likelihood.check_params(trial.output)
+        self._params_shape = trial.output.shape[1:]
         self._flat_likelihood = likelihood.for_data(self.data_shape, like)
         self.head = None
         if likelihood.by_rows:
-            self.head = find_head(self.decoder, probes, self._run(probes))
+            self.head = find_head(self.decoder, probes, trial.output)
 
     def __repr__(self) -> str:
         name = type(self.decoder).__name__
@@ -216,45 +209,6 @@ class VAE:
         if not isinstance(output, Tensor):
             raise TypeError(f"expected a tensor from the decoder, got {type(output).__name__}")
         return output
-
-    @torch.no_grad()
-    def _check_decoder(self, probes: Tensor) -> tuple[torch.Size, torch.Size]:
-        try:
-            output = self._run(probes)
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            raise ValueError(
-                f"expected a decoder that takes z of shape (B, {self.latent_dim}), and it failed "
-                f"on {tuple(probes.shape)}: {error}; check latent_dim"
-            ) from error
-        data_shape = self._data_shape_of(output)
-        if not output.isfinite().all():
-            raise NonFiniteError(
-                "expected finite output from the decoder, got NaN or infinity at a draw from the "
-                "prior; check the weights that were loaded"
-            )
-        if output.dtype != self.dtype:
-            raise ValueError(
-                f"expected the decoder's output to have its weights' dtype {self.dtype}, "
-                f"got {output.dtype}"
-            )
-        self.likelihood.check_params(output)
-        tolerance = 1e-3 * output.abs().max().clamp_min(1e-6)
-        if (self._run(probes) - output).abs().max() > tolerance:
-            raise ValueError(
-                "expected a deterministic decoder, got different outputs for the same z; "
-                "turn its dropout or noise off in eval mode"
-            )
-        try:
-            alone = torch.cat([self._run(probe[None]) for probe in probes])
-            same = alone.shape == output.shape and (alone - output).abs().max() <= tolerance
-        except (RuntimeError, ValueError):  # as batch norm without running statistics, of one
-            same = False
-        if not same:
-            raise ValueError(
-                "expected a decoder whose output for one z does not depend on the other z in the "
-                "batch; batch norm must use running statistics (track_running_stats=True)"
-            )
-        return data_shape, output.shape[1:]
 
     def _data_shape_of(self, output: Tensor) -> torch.Size:
         data_shape = self.likelihood.data_shape(output.shape[1:])

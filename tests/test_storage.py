@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 import crosscoding as cc
-from crosscoding.storage import fingerprint, prefixed, read_folder, under, write_folder
+from crosscoding.storage import Folder, fingerprint, prefixed, read_folder, under, write_folder
 
 PARTS = ({"a": torch.arange(6.0).reshape(2, 3), "b.c": torch.tensor([True])}, {"size": [1, 2]})
 
@@ -191,8 +191,16 @@ def test_json_that_is_no_description_is_refused(saved, content):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b'{"kind": "vae"', b"\xff\xfe\x00", b"9" * 10_000, b"[" * 100_000],
-    ids=["empty", "brace", "cut off", "not UTF-8", "a huge number", "nested too deep"],
+    [
+        *(b"", b"{", b'{"kind": "vae"', b"\xff\xfe\x00", b"9" * 10_000, b"[" * 100_000),
+        b'{"kind": "vae", "a": ' + b"[" * 60 + b"]" * 60 + b"}",
+        b'{"kind": "posterior", "kind": "vae"}',
+        b'{"kind": "vae", "a": {"b": 1, "b": 2}}',
+    ],
+    ids=[
+        *("empty", "brace", "cut off", "not UTF-8", "a huge number", "nested without end"),
+        *("nested too deep", "a name twice", "a name twice further in"),
+    ],
 )
 def test_what_is_no_json_is_refused(saved, content):
     (saved / "description.json").write_bytes(content)
@@ -207,6 +215,41 @@ def test_a_description_of_gigabytes_is_not_read(saved):
         read_folder(saved, "vae")
 
 
+@pytest.mark.parametrize("name", ["tensors.safetensors", "description.json"])
+@pytest.mark.parametrize("endless", ["pipe", "device"])
+def test_what_might_never_end_is_not_opened(saved, name, endless):
+    (saved / name).unlink()
+    if endless == "pipe":
+        os.mkfifo(saved / name)
+    else:
+        (saved / name).symlink_to("/dev/zero")
+    with pytest.raises(cc.ModelFormatError, match=f"{name} is no plain file"):
+        read_folder(saved, "vae")
+
+
+@pytest.mark.parametrize("name", ["tensors.safetensors", "description.json"])
+@pytest.mark.parametrize("relative", [True, False])
+def test_a_link_to_a_file_elsewhere_is_refused(saved, name, relative):
+    elsewhere = saved.parent / "elsewhere"
+    (saved / name).rename(elsewhere)
+    (saved / name).symlink_to(f"../{elsewhere.name}" if relative else elsewhere)
+    with pytest.raises(cc.ModelFormatError, match=rf"{name} in its folder, got a link to .*copy"):
+        read_folder(saved, "vae")
+
+
+def test_a_link_to_the_folder_and_one_that_stays_in_it_are_followed(saved, tmp_path):
+    (saved / "tensors.safetensors").rename(saved / "blob")
+    (saved / "tensors.safetensors").symlink_to("blob")
+    (tmp_path / "link").symlink_to(saved)
+    assert read_folder(tmp_path / "link", "vae")[1]["size"] == [1, 2]
+
+
+def test_shapes_are_known_before_tensors_are_read(saved):
+    folder = Folder(saved, "vae")
+    assert folder.shapes == {"a": [2, 3], "b.c": [1]}
+    assert folder.read()[0].keys() == folder.shapes.keys()
+
+
 def test_safetensors_cut_off_anywhere_are_refused(saved):
     path = saved / "tensors.safetensors"
     whole = path.read_bytes()
@@ -219,6 +262,14 @@ def test_safetensors_cut_off_anywhere_are_refused(saved):
 def header(content: object, data: bytes = b"") -> bytes:
     text = json.dumps(content).encode()
     return len(text).to_bytes(8, "little") + text + data
+
+
+def test_a_header_that_says_it_is_large_is_not_read(saved):
+    with (saved / "tensors.safetensors").open("wb") as file:
+        file.write((2**30).to_bytes(8, "little") + b"{")
+        file.truncate(2**33)  # sparse: takes no room on the disk
+    with pytest.raises(cc.ModelFormatError, match=r"header under 4194304 bytes, got .* 1073741824"):
+        read_folder(saved, "vae")
 
 
 @pytest.mark.parametrize(
@@ -249,14 +300,44 @@ class Bomb:
         return os.mkdir, (str(self.path),)
 
 
+WRITERS = {
+    "pickle": lambda bomb, path: path.write_bytes(pickle.dumps(bomb)),
+    "torch": lambda bomb, path: torch.save({"a": bomb}, path),
+    "torch of old": lambda bomb, path: torch.save(
+        {"a": bomb}, path, _use_new_zipfile_serialization=False
+    ),
+}
+every_writer = pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+WAY_OUT = r"looks like a pickle.*torch\.load\(path, weights_only=True\).*safetensors.*save_file"
+
+
 @pytest.mark.parametrize("name", ["tensors.safetensors", "description.json"])
-@pytest.mark.parametrize("write", ["pickle", "torch"])
+@every_writer
 def test_a_pickle_is_refused_and_not_run(saved, name, write):
-    bomb = Bomb(saved / "exploded")
-    if write == "pickle":
-        (saved / name).write_bytes(pickle.dumps(bomb))
-    else:
-        torch.save({"a": bomb}, saved / name)
+    write(Bomb(saved / "exploded"), saved / name)
     with pytest.raises(cc.ModelFormatError):
         read_folder(saved, "vae")
     assert not (saved / "exploded").exists()
+
+
+@every_writer
+def test_a_pickle_in_place_of_tensors_is_named_with_a_way_out(saved, write):
+    write(torch.zeros(1), saved / "tensors.safetensors")
+    with pytest.raises(cc.ModelFormatError, match=WAY_OUT):
+        read_folder(saved, "vae")
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.pth", "pytorch_model.bin", "last.ckpt", "x"])
+@every_writer
+def test_a_pickle_under_any_name_is_refused_with_a_way_out(tmp_path, name, write):
+    write(Bomb(tmp_path / "exploded"), tmp_path / name)
+    with pytest.raises(cc.ModelFormatError, match=f"it is a file; {name} {WAY_OUT}"):
+        read_folder(tmp_path / name, "vae")
+    with pytest.raises(cc.ModelFormatError, match=f"json is missing; {name} {WAY_OUT}"):
+        read_folder(tmp_path, "vae")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_file_that_is_no_pickle_is_refused_without(saved):
+    with pytest.raises(cc.ModelFormatError, match=r"tensors\.safetensors, and it is a file$"):
+        read_folder(saved / "tensors.safetensors", "vae")

@@ -12,7 +12,7 @@ from crosscoding.errors import BudgetError, ModelFormatError, NonFiniteError
 from crosscoding.evidence import Evidence, random_mask, rectangle_mask, stroke_mask
 from crosscoding.posterior import Posterior
 from crosscoding.target import Target, VAETarget
-from crosscoding.vae import VAE
+from crosscoding.vae import VAE, load_vae
 
 __version__ = "0.1.0"
 
@@ -33,6 +33,7 @@ __all__ = [
     "diagnostics",
     "infer",
     "likelihoods",
+    "load_vae",
     "methods",
     "query_log_prob",
     "random_mask",

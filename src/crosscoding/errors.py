@@ -22,3 +22,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return ValueError(f"expected a {kind} among {', '.join(known)}, got {name!r}{hint}")
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, without the stack that torch may put below it, and never for long."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= 300 else f"{line[:300]}…"

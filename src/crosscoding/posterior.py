@@ -301,7 +301,8 @@ class Posterior:
     def save(self, path: str | Path) -> None:
         """Write the posterior to a folder, as safetensors and JSON; whole or not at all.
 
-        The decoder goes along if it is a stack of common layers; otherwise it is passed to `load`.
+        The decoder goes along if it is a stack of common layers; otherwise there is a warning, and
+        the model is passed to `load`.
         """
         parts = Parts(
             findings=self._findings,

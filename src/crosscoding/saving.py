@@ -4,6 +4,7 @@ The decoder is written if it is a stack of common layers. Some of its outputs ar
 know the model again when it is passed anew.
 """
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,7 @@ class Parts:
     seconds: float
 
     def write(self, folder: Path) -> None:
-        """Write all of it; whole or not at all."""
+        """Write all of it; whole or not at all. Warn where the decoder cannot go along."""
         findings_tensors, description = self.findings.to_parts()
         tensors = prefixed(findings_tensors, "findings")
         tensors["generator"] = self.generator.get_state()
@@ -52,6 +53,12 @@ class Parts:
             if vae_parts is not None:
                 tensors |= prefixed(vae_parts[0], "vae")
                 description["vae"] = vae_parts[1]
+            else:
+                warnings.warn(
+                    "the decoder is no stack of common layers and does not go with the posterior; "
+                    "save the model too, by VAE.save, and pass it: Posterior.load(path, vae=...)",
+                    stacklevel=3,
+                )
         write_folder(folder, "posterior", (tensors, description))
 
     @staticmethod

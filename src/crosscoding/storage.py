@@ -9,20 +9,24 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, uint8
 
-from crosscoding.errors import ModelFormatError
+from crosscoding.errors import ModelFormatError, first_line
 
 _TENSORS, _DESCRIPTION = "tensors.safetensors", "description.json"
-_MAX_DESCRIPTION_BYTES = 4 * 2**20
+_MAX_BYTES = 4 * 2**20  # of JSON: the description, and the header of the tensors' file
+_MAX_DEPTH = 50
 _CHECKSUMS = "checksums"
 _WITHOUT_CHECKSUMS = ("vae",)  # kinds that were written before there were any
+_PICKLES = (b"PK\x03\x04", b"\x80")  # how a zip archive of torch.save begins, and a bare pickle
 
+T = TypeVar("T")
 Parts = tuple[dict[str, Tensor], dict[str, Any]]
 """What an object is saved as: its tensors by name, and the rest as JSON."""
 
@@ -32,8 +36,8 @@ def prefixed(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
-def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix.`, without it."""
+def under(tensors: Mapping[str, T], prefix: str) -> dict[str, T]:
+    """The tensors, or what else there is by name, whose names begin with `prefix.`, without it."""
     start = f"{prefix}."
     return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
 
@@ -67,26 +71,50 @@ def write_folder(path: Path, kind: str, parts: Parts) -> None:
         shutil.rmtree(written, ignore_errors=True)
 
 
-def read_folder(path: Path, kind: str) -> Parts:
-    """Read what `write_folder` wrote.
+class Folder:
+    """A folder that `write_folder` wrote: its description is read, its tensors when asked for.
+
+    Args:
+        path: The folder.
+        kind: What it must hold.
+
+    Attributes:
+        description: The JSON.
+        shapes: The shape of each tensor, by name.
 
     Raises:
-        ModelFormatError: The folder does not hold this kind of thing, or is damaged. Folders of
-            kinds that are older than checksums may have none.
+        ModelFormatError: The folder does not hold this kind of thing, or is damaged.
     """
-    for name in (_DESCRIPTION, _TENSORS):
-        if not (path / name).is_file():
-            raise ModelFormatError(f"expected a saved {kind} in {path}, and {name} is missing")
-    description = _read_description(path, kind)
-    tensors_path = path / _TENSORS
-    try:
-        tensors = load_file(tensors_path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelFormatError(f"expected safetensors in {tensors_path}: {error}") from error
-    given = description.pop(_CHECKSUMS, None)
-    if given is not None or kind not in _WITHOUT_CHECKSUMS:
-        _check(given, checksums(tensors, description), path)
-    return tensors, description
+
+    def __init__(self, path: Path, kind: str) -> None:
+        self.path, self.kind = path, kind
+        self._tensors = path / _TENSORS
+        _check_file(path, _DESCRIPTION, kind)
+        _check_file(path, _TENSORS, kind)
+        self.description = _read_description(path, kind)
+        self.shapes = _shapes_in(self._tensors)
+
+    def read(self) -> Parts:
+        """Tensors and description, whose checksums are right.
+
+        Raises:
+            ModelFormatError: They are damaged. Folders of kinds that are older than checksums may
+                have none.
+        """
+        try:
+            tensors = load_file(self._tensors)
+        except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+            raise _no_safetensors(self._tensors, error) from error
+        description = dict(self.description)
+        given = description.pop(_CHECKSUMS, None)
+        if given is not None or self.kind not in _WITHOUT_CHECKSUMS:
+            _check(given, checksums(tensors, description), self.path)
+        return tensors, description
+
+
+def read_folder(path: Path, kind: str) -> Parts:
+    """Read what `write_folder` wrote; errors as `Folder`."""
+    return Folder(path, kind).read()
 
 
 def checksums(tensors: dict[str, Tensor], description: dict[str, Any]) -> dict[str, Any]:
@@ -123,17 +151,94 @@ def _check(given: Any, found: dict[str, Any], path: Path) -> None:
         raise ModelFormatError(f"expected {path / _DESCRIPTION} as it was saved: it was changed")
 
 
+def _check_file(folder: Path, name: str, kind: str) -> None:
+    """Raise ModelFormatError unless a file of this name lies in the folder itself."""
+    if not folder.is_dir():
+        what = "a file" if folder.is_file() else "missing"
+        raise ModelFormatError(
+            f"expected a saved {kind} in {folder}, and it is {what}{_conversion_of(folder)}"
+        )
+    path = folder / name
+    if not path.is_file():  # a pipe or a device might never end
+        what = "no plain file" if path.exists() else "missing"
+        way_out = next(filter(None, map(_conversion_of, sorted(folder.iterdir()))), "")
+        raise ModelFormatError(
+            f"expected a saved {kind} in {folder}, and {name} is {what}{way_out}"
+        )
+    if path.resolve().parent != folder.resolve():
+        raise ModelFormatError(
+            f"expected {path} in its folder, got a link to {path.resolve()}; copy the file there"
+        )
+
+
+def _conversion_of(path: Path) -> str:
+    """What to do with weights in a pickle, if that is what a file holds, whatever its name."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        if not file.read(4).startswith(_PICKLES):
+            return ""
+    return (
+        f"; {path.name} looks like a pickle, which can run code when it is read, and is not read "
+        "here: in code of your own, load torch.load(path, weights_only=True) into your decoder and "
+        "save crosscoding.VAE(decoder, ...).save(folder), or write the weights alone with "
+        "safetensors.torch.save_file"
+    )
+
+
+def _shapes_in(path: Path) -> dict[str, list[int]]:
+    """The shape of each tensor in a file, by its header: the file may be larger than memory."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > _MAX_BYTES:
+            raise ModelFormatError(
+                f"expected safetensors in {path} with a header under {_MAX_BYTES} bytes, got one "
+                f"of {size}{_conversion_of(path)}"
+            )
+        try:
+            header = json.loads(file.read(size).decode(), object_pairs_hook=_without_repeats)
+            entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
+            return {name: [int(length) for length in entry["shape"]] for name, entry in entries}
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+            raise _no_safetensors(path, error) from error
+
+
+def _no_safetensors(path: Path, error: Exception) -> ModelFormatError:
+    return ModelFormatError(f"expected safetensors in {path}: {first_line(error)}")
+
+
 def _read_description(path: Path, kind: str) -> dict[str, Any]:
     description_path = path / _DESCRIPTION
-    if description_path.stat().st_size > _MAX_DESCRIPTION_BYTES:
-        raise ModelFormatError(f"expected {description_path} under {_MAX_DESCRIPTION_BYTES} bytes")
+    if description_path.stat().st_size > _MAX_BYTES:
+        raise ModelFormatError(f"expected {description_path} under {_MAX_BYTES} bytes")
     try:
-        description = json.loads(description_path.read_text())
+        text = description_path.read_text(encoding="utf-8")
+        description = json.loads(text, object_pairs_hook=_without_repeats)
+        _check_depth(description)
     except (ValueError, RecursionError) as error:
         raise ModelFormatError(f"expected JSON in {description_path}: {error}") from error
     if not isinstance(description, dict) or description.get("kind") != kind:
         raise ModelFormatError(f"expected the description of a {kind} in {description_path}")
     return description
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, of which no reader may see another value than this one."""
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        raise ValueError("an object has the same name twice")
+    return entries
+
+
+def _check_depth(description: Any) -> None:
+    """Raise ValueError if lists and objects lie so deep in each other that a walk may fail."""
+    level: list[Any] = [[description]]
+    for _ in range(_MAX_DEPTH):
+        parts = [part.values() if isinstance(part, dict) else part for part in level]
+        level = [value for part in parts for value in part if isinstance(value, (dict, list))]
+        if not level:
+            return
+    raise ValueError(f"lists and objects are nested more than {_MAX_DEPTH} deep")
 
 
 def _holds(path: Path, kind: str) -> bool:

@@ -2,22 +2,27 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from crosscoding.architecture import build, describe, load_weights, weights
+from crosscoding.architecture import check_growth, describe
 from crosscoding.cost import Cost, cost_of
+from crosscoding.encoder import encode, tried_encoder
 from crosscoding.errors import ModelFormatError, NonFiniteError
+from crosscoding.frozen import Trial, frozen_copy
 from crosscoding.heads import find_head
 from crosscoding.likelihoods import Likelihood
+from crosscoding.model import KIND, Model
 from crosscoding.random import generator_from, normal
 from crosscoding.report import CheckReport
-from crosscoding.storage import Parts, prefixed, under
+from crosscoding.storage import Parts, write_folder
 
 _NUM_PROBES = 5
+_NUM_OUTPUTS = 64  # of a probe, kept to know the decoder by
 _LAYERS_PER_ROW = 16  # of a decoder of so many layers, all alike, one is in memory
 
 
@@ -35,9 +40,14 @@ class VAE:
         latent_dim: Size of z, ≥ 1.
         likelihood: What the decoder's output means, for example `likelihoods.Bernoulli()`. For
             `likelihoods.Mixed` the parameters lie side by side, column after column.
+        encoder: The encoder that the decoder was trained with, if it is at hand: a module that maps
+            data (B, *data) to mean and log-variance of q(z|t), side by side in one tensor
+            (B, 2 latent) or as a tuple of two (B, latent). It is copied and tried as the decoder
+            is. Answers never rest on it; it may propose where to look.
 
     Attributes:
         decoder: The frozen copy.
+        encoder: That of the encoder, or None.
         data_shape: Shape of one datum.
         head: The decoder's last linear layer, or None where its code does not show one.
         dtype: The decoder's floating-point type, which all answers have.
@@ -45,10 +55,10 @@ class VAE:
         kept: What was worked out from the decoder and is worth keeping, by name.
 
     Raises:
-        TypeError: decoder is no module, likelihood no likelihood, latent_dim no int.
-        ValueError: The decoder does not fit latent_dim or the likelihood, mixes the points of a
-            batch, or is not deterministic.
-        NonFiniteError: The decoder puts out NaN or infinity at a draw from the prior.
+        TypeError: decoder or encoder is no module, likelihood no likelihood, latent_dim no int.
+        ValueError: The decoder does not fit latent_dim or the likelihood, or the encoder the two;
+            or one of them mixes the rows of a batch, is not deterministic, or trains itself.
+        NonFiniteError: One of them puts out NaN or infinity at a draw from the prior.
 
     Warns:
         UserWarning: Where logits are expected, the decoder puts out what look like probabilities.
@@ -60,12 +70,14 @@ class VAE:
         torch.Size([5])
     """
 
-    def __init__(self, decoder: nn.Module, latent_dim: int, likelihood: Likelihood) -> None:
-        if not isinstance(decoder, nn.Module):
-            raise TypeError(
-                f"expected decoder to be a torch.nn.Module, got {type(decoder).__name__}; "
-                "wrap a function in a module with a forward method"
-            )
+    def __init__(
+        self,
+        decoder: nn.Module,
+        latent_dim: int,
+        likelihood: Likelihood,
+        encoder: nn.Module | None = None,
+    ) -> None:
+        self.decoder = frozen_copy(decoder, "decoder")
         if isinstance(latent_dim, bool) or not isinstance(latent_dim, int):
             raise TypeError(f"expected latent_dim to be an int, got {type(latent_dim).__name__}")
         if latent_dim < 1:
@@ -75,13 +87,6 @@ class VAE:
                 "expected likelihood to be one of crosscoding.likelihoods, such as Bernoulli(), "
                 f"got {likelihood!r}"
             )
-        try:
-            self.decoder = copy.deepcopy(decoder).eval().requires_grad_(False)
-        except (RuntimeError, TypeError) as error:
-            raise ValueError(
-                f"expected a decoder that can be copied, got {error}; remove old-style weight or "
-                "spectral norm first, with torch.nn.utils.remove_weight_norm"
-            ) from error
         self.latent_dim = latent_dim
         self.likelihood = likelihood
         self.kept: dict[str, Any] = {}
@@ -93,14 +98,21 @@ class VAE:
                 f"expected a decoder in float32 or float64, got {self.dtype}: log-probabilities "
                 "need the digits; convert it with decoder.float()"
             )
-        probes = normal((_NUM_PROBES, latent_dim), generator=generator_from(0), like=like)
-        self.data_shape, self._params_shape = self._check_decoder(probes)
-        if doubt := likelihood.doubt(self.decode(probes)):
+        probes = self._probes()
+        trial = Trial(self.decoder, self._run, probes, "decoder", "check latent_dim")
+        self.data_shape = self._data_shape_of(trial.output)
+        trial.check(self.dtype)
+        likelihood.check_params(trial.output)
+        self._params_shape = trial.output.shape[1:]
+        if doubt := likelihood.doubt(trial.output):
             warnings.warn(doubt, UserWarning, stacklevel=2)
         self._flat_likelihood = likelihood.for_data(self.data_shape, like)
         self.head = None
         if likelihood.by_rows:
-            self.head = find_head(self.decoder, probes, self._run(probes))
+            self.head = find_head(self.decoder, probes, trial.output)
+        self.encoder: nn.Module | None = None
+        if encoder is not None:
+            self._set_encoder(encoder)
 
     def __repr__(self) -> str:
         name = type(self.decoder).__name__
@@ -150,7 +162,9 @@ class VAE:
         tensors, description = self.likelihood.to_parts()
         moved = {name: tensor.to(device) for name, tensor in tensors.items()}
         likelihood = Likelihood.from_parts((moved, description))
-        return VAE(copy.deepcopy(self.decoder).to(device), self.latent_dim, likelihood)
+        networks = [copy.deepcopy(each) for each in (self.decoder, self.encoder)]
+        decoder, encoder = (each if each is None else each.to(device) for each in networks)
+        return VAE(decoder, self.latent_dim, likelihood, encoder)
 
     def decode(self, z: Tensor) -> Tensor:
         """Parameters of p(t|z).
@@ -173,6 +187,34 @@ class VAE:
             return z.new_zeros(shape)
         return self._run(z.reshape(-1, self.latent_dim)).reshape(shape)
 
+    def encode(self, data: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of q(z|t), where the encoder thinks that z is.
+
+        It takes whole data only, and it is a guess: to propose z from, not an answer.
+
+        Args:
+            data: t, shape (*batch, *data).
+        Returns:
+            Both of shape (*batch, latent).
+        Raises:
+            ValueError: The model has no encoder, or data do not match it.
+            NonFiniteError: The encoder puts out NaN or infinity.
+
+        Example:
+            >>> from crosscoding import zoo
+            >>> mean, std = zoo.load("mnist-2d").encode(zoo.digits()[0])
+            >>> mean.shape
+            torch.Size([40, 2])
+        """
+        if self.encoder is None:
+            raise ValueError("expected a model with an encoder, VAE(..., encoder=...), got none")
+        check_matches(self, data, "data", None)
+        batch = data.shape[: data.ndim - len(self.data_shape)]
+        if batch.numel() == 0:
+            return data.new_zeros(*batch, self.latent_dim), data.new_ones(*batch, self.latent_dim)
+        mean, std = encode(self.encoder, data.reshape(-1, *self.data_shape))
+        return mean.reshape(*batch, -1), std.reshape(*batch, -1)
+
     def sample_prior(self, num: int, *, seed: int | torch.Generator | None = None) -> Tensor:
         """Draws of whole data from the model, without any evidence, shape (num, *data)."""
         if num < 0:
@@ -192,7 +234,6 @@ class VAE:
         self,
         data: Tensor | None = None,
         *,
-        encoder: Callable[[Tensor], Tensor | tuple[Tensor, Tensor]] | None = None,
         seed: int | torch.Generator | None = 0,
     ) -> CheckReport:
         """What speaks for and against the model, before it is used; takes some seconds.
@@ -205,8 +246,6 @@ class VAE:
         Args:
             data: Whole data like those the model was trained on, (N, *data); some hundred are
                 plenty, and of more than 2,000 some are taken.
-            encoder: Module from data (B, *data) to mean and log variance of q(z|t), (B, latent)
-                each as a tuple, or side by side.
             seed: Decides which points are looked at.
         Returns:
             A report: `print` shows it, `ok` tells whether there is no error, `findings` are its
@@ -214,7 +253,7 @@ class VAE:
 
         Raises:
             TypeError: data is no tensor.
-            ValueError: data do not fit the model, or there is an encoder and no data.
+            ValueError: data do not fit the model.
 
         Example:
             >>> import crosscoding as cc
@@ -223,20 +262,55 @@ class VAE:
         """
         from crosscoding.checks import check  # a row below: docs/decisions/0006
 
-        return check(self, data, encoder=encoder, seed=seed)
+        return check(self, data, seed=seed)
+
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        decoder_arguments: Mapping[str, Any] | None = None,
+        encoder_arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write the model to a folder, as safetensors and JSON; whole or not at all.
+
+        A network that is a stack of common layers (`nn.Sequential`) is written as data. One of a
+        class of your own is written as the name of its class, "module:Class", and the arguments of
+        its constructor, which you give here. What is written is read again first.
+
+            vae.save("faces")                                       # nn.Sequential(...)
+            vae.save("faces", decoder_arguments={"hidden": 64})     # class Decoder of your own
+            load_vae("faces", decoder=Decoder(hidden=64))           # and back
+            load_vae("faces", allow_code=True)                      # or import it by its name
+
+        Args:
+            folder: Where to; new, or a saved model's, which is replaced.
+            decoder_arguments: Makes the decoder anew, for one of a class of your own.
+            encoder_arguments: The same for the encoder.
+        Raises:
+            TypeError: The arguments are not what JSON can hold.
+            ValueError: A network is no stack of common layers and no arguments are given; or they
+                do not make it; or the folder cannot be written.
+
+        Example:
+            >>> from tempfile import mkdtemp
+            >>> from crosscoding.likelihoods import Bernoulli
+            >>> decoder = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 784))
+            >>> folder = Path(mkdtemp()) / "digits"
+            >>> VAE(decoder, latent_dim=2, likelihood=Bernoulli()).save(folder)
+            >>> load_vae(folder)
+            VAE(Sequential, latent_dim=2, data_shape=(784,), Bernoulli(logits=True))
+        """
+        arguments = {"decoder": decoder_arguments, "encoder": encoder_arguments}
+        parts = self._made_of(self.encoder).to_parts(arguments)
+        VAE._of(Model.from_parts(parts, allow_code=True))
+        write_folder(Path(folder), KIND, parts)
 
     def to_parts(self) -> Parts | None:
-        """The model as tensors and JSON, or None if its decoder is no stack of common layers."""
-        architecture = describe(self.decoder)
-        if architecture is None:
-            return None
-        settings, likelihood = self.likelihood.to_parts()
-        tensors = prefixed(weights(self.decoder), "decoder")
-        return tensors | prefixed(settings, "likelihood"), {
-            "architecture": architecture,
-            "latent_dim": self.latent_dim,
-            "likelihood": likelihood,
-        }
+        """The model as tensors and JSON, or None if its decoder is no stack of common layers.
+
+        It goes without its encoder, on which no answer rests.
+        """
+        return None if describe(self.decoder) is None else self._made_of(None).to_parts({})
 
     @classmethod
     def from_parts(cls, parts: Parts) -> "VAE":
@@ -245,22 +319,54 @@ class VAE:
         Raises:
             ModelFormatError: The description is not one, or the weights are not its own.
         """
-        tensors, description = parts
+        return cls._of(Model.from_parts(parts))
+
+    @classmethod
+    def _of(cls, model: Model) -> "VAE":
+        """The VAE of a model that was read, with errors that say what of it is wrong."""
+        check_growth(model.decoder, (model.latent_dim,))
         try:
-            architecture, latent_dim = description["architecture"], description["latent_dim"]
-            likelihood = Likelihood.from_parts(
-                (under(tensors, "likelihood"), description["likelihood"])
-            )
-        except (KeyError, TypeError) as error:
-            raise ModelFormatError(f"the model's description is incomplete: {error!r}") from error
-        decoder = build(architecture)
-        load_weights(decoder, under(tensors, "decoder"))
-        try:
-            return cls(decoder, latent_dim, likelihood)
-        except NonFiniteError:
+            vae = cls(model.decoder, model.latent_dim, model.likelihood)
+            if model.encoder is not None:
+                check_growth(model.encoder, vae.data_shape)
+                vae._set_encoder(model.encoder)
+        except (ModelFormatError, NonFiniteError):
             raise
         except (TypeError, ValueError) as error:
             raise ModelFormatError(f"the model's parts do not fit: {error}") from error
+        if model.outputs is not None:
+            vae._check_outputs(model.outputs)
+        return vae
+
+    def _made_of(self, encoder: nn.Module | None) -> Model:
+        parts = self.decoder, self.latent_dim, self.likelihood, encoder
+        return Model(*parts, outputs=self._some_outputs())
+
+    def _probes(self) -> Tensor:
+        """The draws from the prior that a decoder is tried on, (N, latent): always the same."""
+        like = torch.empty(0, dtype=self.dtype, device=self.device)
+        return normal((_NUM_PROBES, self.latent_dim), generator=generator_from(0), like=like)
+
+    @torch.no_grad()
+    def _some_outputs(self) -> Tensor:
+        """A few of the numbers that the decoder puts out at the probes, on the CPU."""
+        outputs = self._run(self._probes()).flatten(1).cpu()
+        return outputs[:, :: -(-outputs.shape[1] // _NUM_OUTPUTS)]
+
+    def _check_outputs(self, saved: Tensor) -> None:
+        """Raise ModelFormatError if the decoder puts out other values than when it was saved."""
+        here = self._some_outputs()
+        same = (saved.shape, saved.dtype) == (here.shape, here.dtype)
+        # A hundredth: it may have been saved on a processor that rounds more coarsely. NaN fails.
+        if not same or not (here - saved).abs().max() <= 1e-2 * saved.abs().max():
+            raise ModelFormatError(
+                "expected a decoder that puts out what it did when it was saved, got other values; "
+                "its class, or the arguments that make it, are not the same"
+            )
+
+    def _set_encoder(self, encoder: nn.Module) -> None:
+        data = self.sample_prior(_NUM_PROBES, seed=0)
+        self.encoder = tried_encoder(encoder, data, self.latent_dim)
 
     def _run(self, z: Tensor) -> Tensor:
         output = self.decoder(z)
@@ -269,45 +375,6 @@ class VAE:
         if not isinstance(output, Tensor):
             raise TypeError(f"expected a tensor from the decoder, got {type(output).__name__}")
         return output
-
-    @torch.no_grad()
-    def _check_decoder(self, probes: Tensor) -> tuple[torch.Size, torch.Size]:
-        try:
-            output = self._run(probes)
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            raise ValueError(
-                f"expected a decoder that takes z of shape (B, {self.latent_dim}), and it failed "
-                f"on {tuple(probes.shape)}: {error}; check latent_dim"
-            ) from error
-        data_shape = self._data_shape_of(output)
-        if not output.isfinite().all():
-            raise NonFiniteError(
-                "expected finite output from the decoder, got NaN or infinity at a draw from the "
-                "prior; check the weights that were loaded"
-            )
-        if output.dtype != self.dtype:
-            raise ValueError(
-                f"expected the decoder's output to have its weights' dtype {self.dtype}, "
-                f"got {output.dtype}"
-            )
-        self.likelihood.check_params(output)
-        tolerance = 1e-3 * output.abs().max().clamp_min(1e-6)
-        if (self._run(probes) - output).abs().max() > tolerance:
-            raise ValueError(
-                "expected a deterministic decoder, got different outputs for the same z; "
-                "turn its dropout or noise off in eval mode"
-            )
-        try:
-            alone = torch.cat([self._run(probe[None]) for probe in probes])
-            same = alone.shape == output.shape and (alone - output).abs().max() <= tolerance
-        except (RuntimeError, ValueError):  # as batch norm without running statistics, of one
-            same = False
-        if not same:
-            raise ValueError(
-                "expected a decoder whose output for one z does not depend on the other z in the "
-                "batch; batch norm must use running statistics (track_running_stats=True)"
-            )
-        return data_shape, output.shape[1:]
 
     def _data_shape_of(self, output: Tensor) -> torch.Size:
         data_shape = self.likelihood.data_shape(output.shape[1:])
@@ -328,6 +395,45 @@ def check_whole(vae: VAE, data: Tensor) -> None:
     if data.ndim != 1 + len(vae.data_shape) or not len(data):
         wanted = ", ".join(["N", *map(str, vae.data_shape)])
         raise ValueError(f"expected data of shape ({wanted}) with N >= 1, got {tuple(data.shape)}")
+
+
+def load_vae(
+    folder: str | Path,
+    *,
+    decoder: nn.Module | None = None,
+    encoder: nn.Module | None = None,
+    allow_code: bool = False,
+) -> VAE:
+    """The model that `VAE.save` wrote to a folder, or `crosscoding train`; on the CPU.
+
+    Nothing that a folder holds is run, and all of it is checked before it is used. Where it names a
+    class of somebody's own instead of layers, pass the network, which is given the weights that
+    were saved; or let the class be imported by its name.
+
+    Args:
+        folder: The folder.
+        decoder: A decoder to load the weights into a copy of; what weights it has does not matter.
+        encoder: The same for an encoder.
+        allow_code: Whether classes that the folder names may be imported and called, which runs
+            their code: for folders whose author you trust.
+    Raises:
+        ModelFormatError: The folder holds no model, a damaged one, or one that does not fit its own
+            description; the first tensor that differs is named.
+        ValueError: A class would have to be imported, and allow_code is False.
+        NonFiniteError: The decoder puts out NaN or infinity.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> from crosscoding.likelihoods import Gaussian
+        >>> folder = Path(mkdtemp()) / "line"
+        >>> VAE(nn.Linear(2, 5), 2, Gaussian(0.1)).save(folder)
+        >>> load_vae(folder).likelihood
+        Gaussian(scale=0.1)
+    """
+    model = Model.read(
+        Path(folder), {"decoder": decoder, "encoder": encoder}, allow_code=allow_code
+    )
+    return VAE._of(model)
 
 
 def check_matches(vae: VAE, values: Tensor, name: str, batch_shape: Sequence[int] | None) -> None:

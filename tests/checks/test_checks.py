@@ -134,7 +134,6 @@ def test_many_data_are_looked_at_in_part(monkeypatch):
         (torch.zeros(12), {}, ValueError, r"expected data of shape \(N, 12\) with N >= 1"),
         (torch.zeros(3, 11), {}, ValueError, r"expected data of shape \(\*batch, 12\)"),
         (torch.zeros(3, 12).double(), {}, ValueError, "of the model's dtype torch.float32"),
-        (None, {"encoder": lambda data: data}, ValueError, "expected data for the encoder"),
     ],
 )
 def test_what_it_refuses(data, options, error, message):

@@ -283,7 +283,7 @@ def test_train_writes_a_model_its_card_and_pictures(tmp_path, monkeypatch, tiny)
     result = run(*words, "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["test_elbo_nats"] < 0
-    assert cc.zoo.load_folder(out / "tiny").data_shape == recipe.data_shape
+    assert cc.load_vae(out / "tiny").data_shape == recipe.data_shape
     side = 2 * (10 * (recipe.data_shape[-1] + 2) + 2)  # ten by ten, twofold, with gaps
     for name in ("prior", "reconstructions"):
         assert pixels(out / f"tiny-{name}.png").shape[:2] == (side, side)

@@ -230,6 +230,8 @@ def test_cut_points_that_are_none_are_refused():
         ({}, {"name": "Linear", "settings": {}}),
         ({}, {"name": "Likelihood", "settings": {}}),
         ({}, {"name": "StudentT", "settings": None}),
+        ({}, {"name": "Bernoulli", "settings": {"logits": "no"}}),
+        ({}, {"name": "Categorical", "settings": {"num_classes": 3, "one_hot": 0}}),
     ],
 )
 def test_parts_of_no_known_likelihood_are_refused(parts):

@@ -64,7 +64,7 @@ def test_the_published_scale_makes_the_training_data_likeliest(tmp_path):
     """At other scales the same networks have a lower ELBO: −E log σ − r² / 2σ² is largest at r."""
     training = train(replace(TINY_FACES, epochs=10), tiny_faces(200), tmp_path / "run")
     publish(training, tiny_faces(200), tiny_faces(10), tmp_path / "model")
-    vae = cc.zoo.load_folder(tmp_path / "model")
+    vae = cc.load_vae(tmp_path / "model")
     data = TINY_FACES.prepared(tiny_faces(200))
 
     def value(factor):

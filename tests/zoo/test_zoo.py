@@ -160,7 +160,7 @@ def test_loading_leaves_torchs_global_random_state_alone(name):
 
 def test_a_folder_that_holds_no_model_is_refused(tmp_path):
     with pytest.raises(cc.ModelFormatError, match="expected a saved vae"):
-        cc.zoo.load_folder(tmp_path)
+        cc.load_vae(tmp_path)
 
 
 # ---- cards ---------------------------------------------------------------------------------------

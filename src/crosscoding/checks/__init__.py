@@ -11,12 +11,12 @@ from torch import Generator, Tensor
 
 from crosscoding.checks import data as data_checks
 from crosscoding.checks import decoder, latent, work
-from crosscoding.checks.subject import Encoder, Subject
+from crosscoding.checks.subject import Subject
 from crosscoding.random import generator_from
 from crosscoding.report import CheckReport, Finding
 from crosscoding.vae import VAE, check_whole
 
-__all__ = ["Encoder", "check"]
+__all__ = ["check"]
 
 Check = Callable[[Subject], Finding | None]
 
@@ -47,17 +47,14 @@ def check(
     vae: VAE,
     data: Tensor | None = None,
     *,
-    encoder: Encoder | None = None,
     seed: int | Generator | None = 0,
 ) -> CheckReport:
     """What speaks for and against a model, as `VAE.check` says."""
-    if encoder is not None and data is None:
-        raise ValueError("expected data for the encoder to encode, got an encoder alone")
     generator = generator_from(seed)
     if data is not None:
         check_whole(vae, data)
         data = _some(data.detach(), generator)
-    subject = Subject(vae, generator, data, encoder)
+    subject = Subject(vae, generator, data)
     with torch.inference_mode(False), torch.enable_grad():  # wherever the caller stands
         findings = _run(subject, _OF_OUTPUT)
         if all(finding.status != "error" for finding in findings):

@@ -65,8 +65,6 @@ def prior(subject: Subject) -> Finding:
     if subject.encoded is None:
         return _prior_by_fits(subject)
     means, variances = subject.encoded
-    if not (means.isfinite().all() and variances.isfinite().all()):
-        return Finding("prior", "error", "the encoder puts out NaN or infinity for these data")
     num, dim = means.shape
     mean = means.double().mean(0)
     variance = variances.double().mean(0) + means.double().var(0, correction=0)
@@ -118,7 +116,7 @@ def encoder(subject: Subject) -> Finding | None:
         return None
     means, _ = subject.encoded
     num = min(len(means), len(subject.probes))
-    if num < 2 or not means.isfinite().all():
+    if num < 2:
         return None
     params = subject.flat(subject.decoded(means[:num]))
     data = subject.data[:num].flatten(1)

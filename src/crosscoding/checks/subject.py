@@ -1,6 +1,5 @@
 """What a check looks at: the model, points of its prior that are decoded once, and some data."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,8 +9,6 @@ from torch import Generator, Tensor
 from crosscoding.checks.fits import Fits, fit
 from crosscoding.random import normal
 from crosscoding.vae import VAE
-
-Encoder = Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]
 
 _OPERATIONS = 5e9  # multiply-adds to decode the probes: a fraction of a second
 _FEWEST_PROBES, _MOST_PROBES = 16, 256
@@ -27,13 +24,11 @@ class Subject:
         vae: The model.
         generator: All random numbers come from it.
         data: Whole data that fit the model, (N, *data), or None.
-        encoder: Module from data to mean and log variance of q(z|t), or None.
     """
 
     vae: VAE
     generator: Generator
     data: Tensor | None = None
-    encoder: Encoder | None = None
 
     @cached_property
     def probes(self) -> Tensor:
@@ -63,27 +58,14 @@ class Subject:
         """Mean and variance of q(z|t) of all data, (N, latent) each; None without an encoder.
 
         Raises:
-            ValueError: The encoder puts out something else.
+            NonFiniteError: The encoder puts out NaN or infinity.
         """
-        if self.encoder is None or self.data is None:
+        if self.vae.encoder is None or self.data is None:
             return None
-        pieces = [self._encoded(piece) for piece in self.data.split(_BLOCK)]
-        means, log_variances = (torch.cat(parts) for parts in zip(*pieces, strict=True))
-        return means, log_variances.exp()
-
-    @torch.no_grad()
-    def _encoded(self, data: Tensor) -> tuple[Tensor, Tensor]:
-        output = self.encoder(data)  # pyright: ignore[reportOptionalCall]
-        if isinstance(output, Tensor):
-            output = output.chunk(2, dim=-1)
-        wanted = (len(data), self.vae.latent_dim)
-        shapes = [tuple(part.shape) for part in output]
-        if shapes != [wanted, wanted]:
-            raise ValueError(
-                f"expected mean and log variance of shape {wanted} from the encoder, side by side "
-                f"or as a tuple, got {' and '.join(map(str, shapes))}"
-            )
-        return output[0], output[1]
+        with torch.no_grad():
+            pieces = [self.vae.encode(piece) for piece in self.data.split(_BLOCK)]
+        means, deviations = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+        return means, deviations.square()
 
     def draw_prior(self, num: int) -> Tensor:
         """Points of the prior, (num, latent)."""

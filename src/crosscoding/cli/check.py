@@ -4,13 +4,12 @@ from pathlib import Path
 
 from rich.markup import escape
 from rich.table import Table
-from torch import nn
 
 from crosscoding import zoo
 from crosscoding.cli.arrays import read_data
 from crosscoding.cli.console import err, out, print_json, use_one_thread
 from crosscoding.report import CheckReport
-from crosscoding.vae import VAE
+from crosscoding.vae import VAE, load_vae
 
 _COLOURS = {"ok": "green", "note": "blue", "warning": "yellow", "error": "red"}
 
@@ -18,10 +17,10 @@ _COLOURS = {"ok": "green", "note": "blue", "warning": "yellow", "error": "red"}
 def run(name: str, data: str | None, *, seed: int, as_json: bool) -> bool:
     """Check a model, print the report, and tell whether there is no error."""
     use_one_thread()
-    vae, encoder = _model(name)
+    vae = _model(name)
     some = None if data is None else read_data(data, vae)
     with err.status("checking"):
-        report = vae.check(some, encoder=None if some is None else encoder, seed=seed)
+        report = vae.check(some, seed=seed)
     if as_json:
         print_json(report.as_dict())
     else:
@@ -29,15 +28,15 @@ def run(name: str, data: str | None, *, seed: int, as_json: bool) -> bool:
     return report.ok
 
 
-def _model(name: str) -> tuple[VAE, nn.Module | None]:
-    """A model of the zoo with its encoder, or one in a folder.
+def _model(name: str) -> VAE:
+    """A model of the zoo, or one in a folder.
 
     Raises:
         ValueError: There is neither.
     """
     if name not in zoo.names() and Path(name).is_dir():
-        return zoo.load_folder(name), None
-    return zoo.load(name), zoo.encoder(name)
+        return load_vae(name)
+    return zoo.load(name)
 
 
 def _print(report: CheckReport) -> None:

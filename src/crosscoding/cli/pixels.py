@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from crosscoding.likelihoods import Bernoulli
 from crosscoding.plots import Picture, colour, mark_evidence
 from crosscoding.vae import VAE
+from crosscoding.zoo.data import PICTURE_FORMATS
 
 _MODES = {1: "L", 3: "RGB"}
 
@@ -76,12 +77,12 @@ def read_picture(path: Path, shape: Sequence[int]) -> Tensor:
     """
     channels, height, width = shape
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=PICTURE_FORMATS) as picture:
             if picture.size == (width, height):  # else it need not be decoded
                 pixels = np.array(picture.convert(_MODES[channels]))
                 return torch.from_numpy(pixels.reshape(height, width, channels)).permute(2, 0, 1)
             found = picture.size
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"expected a picture at {path}, and it cannot be read: {error}") from None
     raise ValueError(
         f"expected a picture of {width} x {height} pixels, got {found[0]} x {found[1]} in {path}; "

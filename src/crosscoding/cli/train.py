@@ -12,8 +12,7 @@ from crosscoding.cli.pixels import Pixels
 from crosscoding.errors import unknown_name
 from crosscoding.plots import sheet, write_png
 from crosscoding.random import generator_from, normal
-from crosscoding.vae import VAE
-from crosscoding.zoo import load_folder
+from crosscoding.vae import VAE, load_vae
 from crosscoding.zoo.publishing import publish
 from crosscoding.zoo.recipe import RECIPES
 from crosscoding.zoo.training import Training, train
@@ -38,7 +37,7 @@ def run(name: str, data: Path, out: Path, *, as_json: bool) -> None:
             ),
         )
     card = publish(training, known, held_out, folder / name)
-    _write_pictures(training, load_folder(folder / name), held_out, folder, name)
+    _write_pictures(training, load_vae(folder / name), held_out, folder, name)
     if as_json:
         print_json(card)
     else:

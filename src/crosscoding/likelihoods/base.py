@@ -6,6 +6,7 @@ element and (P,) for P of them. Given z, observed and unobserved elements are in
 over observed elements is log p(x|z) and a sum over the others log p(y|z).
 """
 
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -14,7 +15,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.errors import ModelFormatError
+from crosscoding.errors import ModelFormatError, first_line
 from crosscoding.storage import Parts
 
 _CHUNK_BYTES = 64 * 2**20
@@ -248,7 +249,10 @@ class Likelihood(ABC):
             likelihood = _families()[description["name"]]
             return likelihood._from_settings(description["settings"], tensors)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ModelFormatError(f"expected a known likelihood, got {description}") from error
+            raise ModelFormatError(
+                f"expected a known likelihood, got {reprlib.repr(description)}: "
+                f"{first_line(error)}; import the module of one of your own first"
+            ) from error
 
     @classmethod
     def _from_settings(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> "Likelihood":

@@ -20,6 +20,10 @@ class _Probability(Linear):
     logits: bool
     support = "between 0 and 1"
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.logits, bool):
+            raise TypeError(f"expected logits to be True or False, got {self.logits!r}")
+
     def probability(self, params: Tensor) -> Tensor:
         """p of a decoder that puts it out, moved off 0 and 1 by no more than rounding."""
         if ((params < 0) | (params > 1)).any():

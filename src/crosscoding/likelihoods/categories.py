@@ -70,6 +70,8 @@ class Categorical(_Classes):
 
     def __post_init__(self) -> None:
         check_num_classes(self.num_classes)
+        if not isinstance(self.one_hot, bool):
+            raise TypeError(f"expected one_hot to be True or False, got {self.one_hot!r}")
         if self.one_hot:
             words = f"a single 1 among zeros for each {self.num_classes} classes,"
         else:

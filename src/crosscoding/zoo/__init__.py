@@ -17,15 +17,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from crosscoding.architecture import build, load_weights
 from crosscoding.errors import unknown_name
-from crosscoding.storage import Parts, read_folder, under
-from crosscoding.vae import VAE
+from crosscoding.storage import read_folder
+from crosscoding.vae import VAE, load_vae
 
 _HERE = Path(__file__).parent
 _MODELS = _HERE / "models"
 
-__all__ = ["card", "digits", "encoder", "load", "load_folder", "names"]
+__all__ = ["card", "digits", "encoder", "load", "names"]
 
 
 def names() -> list[str]:
@@ -43,22 +42,13 @@ def load(name: str) -> VAE:
         >>> load("mnist-2d").latent_dim
         2
     """
-    return load_folder(_folder(name))
+    return load_vae(_folder(name))
 
 
-def load_folder(folder: str | Path) -> VAE:
-    """A VAE that `crosscoding train` wrote, in float32.
+def encoder(name: str) -> nn.Module:
+    """The encoder that a model was trained with, frozen: a first guess at p(z|t).
 
-    Raises:
-        ModelFormatError: The folder does not hold one.
-    """
-    return VAE.from_parts(_read(Path(folder)))
-
-
-def encoder(name: str) -> nn.Sequential:
-    """The encoder that a model was trained with, in eval mode: a first guess at p(z|t).
-
-    Conditioning does not use it; it takes whole data only, and shows what the decoder can give.
+    It takes whole data only, and shows what the decoder can give.
 
     Returns:
         Module from t (B, *data) to mean and log-variance of q(z|t), shape (B, 2 latent).
@@ -67,10 +57,9 @@ def encoder(name: str) -> nn.Sequential:
         >>> encoder("mnist-2d")(digits()[0]).shape
         torch.Size([40, 4])
     """
-    tensors, description = _read(_folder(name))
-    network = build(description["encoder"])
-    load_weights(network, under(tensors, "encoder"))
-    return network.eval().requires_grad_(False)
+    network = load(name).encoder
+    assert network is not None
+    return network
 
 
 def card(name: str) -> dict[str, Any]:
@@ -106,10 +95,3 @@ def _folder(name: str) -> Path:
     if name not in names():
         raise unknown_name("model of the zoo", name, names())
     return _MODELS / name
-
-
-def _read(folder: Path) -> Parts:
-    """A model's parts, its weights in float32 whatever they are kept in."""
-    tensors, description = read_folder(folder, "vae")
-    half = torch.float16
-    return {k: v.float() if v.dtype == half else v for k, v in tensors.items()}, description

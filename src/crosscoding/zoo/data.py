@@ -5,21 +5,27 @@
 | mnist.npz | `train_images` and `test_images`, uint8, (N, 28, 28) |
 | anime_64.zip, celeba_64.zip | pictures of one size, 64 x 64, ordered by name |
 
-None of it is in this package but forty digits. Archives are read without trusting them: every
-member's size is checked before it is decoded.
+None of it is in this package but forty digits. Archives are read without trusting them: what a
+member says of its size is checked before it is unpacked, it is unpacked no further, and pictures
+are decoded only if they are of the size that they must have.
 """
 
 import io
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-_MOST_MEMBER_BYTES = 2**20
-_MOST_BYTES = 4 * 2**30
+PICTURE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none that runs programs
+_MOST_PICTURE_BYTES = 2**20
+_MOST_ARRAY_BYTES = 2**28
+_MOST_BYTES = 4 * 2**30  # of all pictures of an archive, packed or not
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others unpack without a bound
+_NO_ARCHIVE = (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError, zlib.error)
 
 
 def load_digits(folder: Path, split: str) -> Tensor:
@@ -29,13 +35,24 @@ def load_digits(folder: Path, split: str) -> Tensor:
         folder: Holds `mnist.npz` with `train_images` and `test_images`, uint8, (N, 28, 28).
         split: "train" or "test".
     Raises:
-        ValueError: There is no such file.
+        ValueError: There is no such file, or it does not hold such arrays.
     """
     path = Path(folder) / "mnist.npz"
     if not path.is_file():
         raise ValueError(f"expected MNIST in {path}, and there is no such file; name its folder")
-    with np.load(path, allow_pickle=False) as arrays:
-        return torch.from_numpy(arrays[f"{split}_images"] > 127).float()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            member = archive.getinfo(f"{split}_images.npy")
+            content = io.BytesIO(_unpacked(archive, member, path, _MOST_ARRAY_BYTES))
+        images = np.lib.format.read_array(content, allow_pickle=False)
+    except (*_NO_ARCHIVE, KeyError, MemoryError, OverflowError, ValueError) as error:
+        raise ValueError(f"expected MNIST in {path}: {error}") from None
+    if images.dtype != np.uint8 or images.ndim != 3:
+        raise ValueError(
+            f"expected images of uint8, (N, 28, 28), in {path}, "
+            f"got {images.dtype} of shape {images.shape}"
+        )
+    return torch.from_numpy(images > 127).float()
 
 
 def load_pictures(path: Path, side: int, *, last: int | None = None) -> Tensor:
@@ -55,7 +72,8 @@ def load_pictures(path: Path, side: int, *, last: int | None = None) -> Tensor:
             members = [m for m in archive.infolist() if not m.is_dir()]
             members.sort(key=lambda member: member.filename)
             members = members if last is None else members[-last:]
-            if not members or len(members) * 3 * side**2 > _MOST_BYTES:
+            packed = sum(member.file_size for member in members)
+            if not members or max(packed, len(members) * 3 * side**2) > _MOST_BYTES:
                 raise ValueError(
                     f"expected 1 to {_MOST_BYTES // (3 * side**2)} pictures in {path}, "
                     f"got {len(members)}"
@@ -63,7 +81,7 @@ def load_pictures(path: Path, side: int, *, last: int | None = None) -> Tensor:
             pictures = torch.empty(len(members), 3, side, side, dtype=torch.uint8)
             for picture, member in zip(pictures, members, strict=True):
                 picture.copy_(_read_member(archive, member, path, side))
-    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError) as error:
+    except _NO_ARCHIVE as error:
         raise ValueError(f"expected a zip archive in {path}: {error}") from None
     return pictures
 
@@ -78,19 +96,30 @@ def _read_member(
 ) -> Tensor:
     """One picture, (3, side, side); what is too large is neither unpacked nor decoded."""
     name = f"{member.filename} in {path}"
-    if member.file_size > _MOST_MEMBER_BYTES:
-        raise ValueError(
-            f"expected pictures of at most {_MOST_MEMBER_BYTES} bytes, "
-            f"got {member.file_size} for {name}"
-        )
+    content = io.BytesIO(_unpacked(archive, member, path, _MOST_PICTURE_BYTES))
     try:
-        with Image.open(io.BytesIO(archive.read(member))) as picture:
-            if picture.size != (side, side):
-                width, height = picture.size
-                raise ValueError(
-                    f"expected pictures of {side} x {side} pixels, "
-                    f"got {width} x {height} for {name}"
-                )
-            return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        with Image.open(content, formats=PICTURE_FORMATS) as picture:
+            width, height = picture.size
+            if (width, height) == (side, side):
+                pixels = np.array(picture.convert("RGB"))
+                return torch.from_numpy(pixels).permute(2, 0, 1)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"expected a picture, got {name}: {error}") from None
+    raise ValueError(
+        f"expected pictures of {side} x {side} pixels, got {width} x {height} for {name}"
+    )
+
+
+def _unpacked(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, most_bytes: int
+) -> bytes:
+    """A member's bytes, if they are no more than it says and may have."""
+    name = f"{member.filename} in {path}"
+    if member.file_size > most_bytes:
+        raise ValueError(
+            f"expected members of at most {most_bytes} bytes, got {member.file_size} for {name}"
+        )
+    if member.compress_type not in _COMPRESSIONS:
+        raise ValueError(f"expected members that are stored or deflated, got {name}")
+    with archive.open(member) as file:
+        return file.read(most_bytes)  # with a bound: sizes may lie

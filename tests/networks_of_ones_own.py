@@ -1,0 +1,35 @@
+"""Classes as users write them, in a module that saved models can name."""
+
+from torch import Tensor, nn
+
+
+class Residual(nn.Module):
+    """A decoder that is no stack: one layer's input is added to its output."""
+
+    def __init__(self, hidden: int, sizes: tuple[int, int] = (2, 6)) -> None:
+        super().__init__()
+        self.first = nn.Linear(sizes[0], hidden)
+        self.skip = nn.Linear(hidden, hidden)
+        self.last = nn.Linear(hidden, sizes[1])
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = self.first(z).tanh()
+        return self.last(h + self.skip(h).relu())
+
+
+class Pair(nn.Module):
+    """An encoder that puts out a tuple."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean, self.log_variance = nn.Linear(6, 2), nn.Linear(6, 2)
+
+    def forward(self, data: Tensor) -> tuple[Tensor, Tensor]:
+        return self.mean(data), self.log_variance(data)
+
+
+class Outer:
+    """Holds a class."""
+
+    class Inner(nn.Linear):
+        """A class in a class."""

@@ -42,6 +42,7 @@ LAYERS = (
     "condition",
     "calibration",
     "zoo",
+    "adapters",
     "registry",
     "plots",
     "experiments",
@@ -60,7 +61,10 @@ PLAIN = {
     "diagnostics": {"errors", "random"},
     "plots": set(),
 }
-OPTIONAL = ("matplotlib", "PIL", "typer", "rich", "scipy", "arviz", "xarray", "pandas")
+OPTIONAL = (
+    *("matplotlib", "PIL", "typer", "rich", "scipy", "arviz", "xarray", "pandas"),
+    *("diffusers", "onnx", "onnx2pytorch", "onnxruntime", "pythae", "torchvision"),
+)
 
 
 def modules() -> dict[str, Path]:

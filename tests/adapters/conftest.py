@@ -1,4 +1,4 @@
-"""A decoder that every library gets to hold, evidence for it, and what a library needs to import."""
+"""A decoder that each library gets to hold, evidence for it, and what one needs to be imported."""
 
 import importlib.util
 import sys

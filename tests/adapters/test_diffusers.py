@@ -159,6 +159,14 @@ def test_the_scale_that_drew_the_data_is_found_again():
     assert found == pytest.approx(0.3, rel=0.15)
 
 
+def test_double_precision_is_kept(z):
+    model = kl().double()
+    vae = from_diffusers(model, 4)
+    wanted = model.decode(z.double().reshape(3, 4, 2, 2) / 0.18215).sample
+    assert vae.dtype == torch.double
+    torch.testing.assert_close(vae.decode(z.double()), wanted, rtol=1e-6, atol=1e-6)
+
+
 def test_half_precision_is_refused():
     with pytest.raises(ValueError, match="expected a decoder in float32 or float64"):
         from_diffusers(kl().half(), 4)
@@ -196,7 +204,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     with pytest.raises(ModelFormatError, match="expected a diffusers configuration"):
         from_diffusers(tmp_path, 4)
     config.write_text(json.dumps({"_class_name": "VQModel"}))
-    with pytest.raises(ModelFormatError, match="expected AutoencoderKL or .* got VQModel"):
+    with pytest.raises(ModelFormatError, match=r"expected AutoencoderKL or .* got VQModel"):
         from_diffusers(tmp_path, 4)
     kl().save_pretrained(tmp_path)
     (tmp_path / "diffusion_pytorch_model.safetensors").unlink()

@@ -128,7 +128,7 @@ def archive(decoder, tmp_path):
 
 @pytest.fixture
 def harmful(archive, tmp_path):
-    """The same but for example inputs that make a folder when they are unpickled, and the folder."""
+    """The same but for example inputs that make a folder when unpickled, and that folder."""
     path, made = tmp_path / "harmful.pt2", tmp_path / "made"
     pickled = io.BytesIO()
     torch.save(((RunsWhenUnpickled(made),), {}), pickled)
@@ -166,5 +166,5 @@ def test_a_file_is_loaded_where_the_caller_says_so(archive, plain, z, kind):
 
 @pytest.mark.parametrize("name", ["decoder.pt", "decoder.pth", "decoder.CKPT", "model.pkl"])
 def test_a_pickle_is_refused_whatever_the_caller_says(tmp_path, name):
-    with pytest.raises(ValueError, match="expected no pickle.*pass that to crosscoding.VAE"):
+    with pytest.raises(ValueError, match=r"expected no pickle.*pass that to crosscoding\.VAE"):
         from_export(tmp_path / name, Gaussian(0.1), allow_code=True)

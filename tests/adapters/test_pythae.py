@@ -122,7 +122,7 @@ def test_a_model_without_a_likelihood_has_to_be_given_one(kind):
 def test_a_folder_is_refused_with_the_way_to_load_it(tmp_path):
     model = model_of("VAE")
     model.save(str(tmp_path))
-    with pytest.raises(TypeError, match="AutoModel.load_from_folder"):
+    with pytest.raises(TypeError, match=r"AutoModel\.load_from_folder"):
         from_pythae(tmp_path)
     again = models.AutoModel.load_from_folder(str(tmp_path))
     z = torch.randn(4, 2, generator=seeded(0))

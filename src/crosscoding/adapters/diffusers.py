@@ -63,7 +63,7 @@ def from_diffusers(
     shape = given.config.latent_channels, *_latent_size(given.config, size)
     decoder = nn.Sequential(
         nn.Unflatten(1, shape),
-        _Unscaled(given.config),
+        _Unscaled(given.config, like=next(given.parameters())),
         getattr(given, "post_quant_conv", None) or nn.Identity(),
         given.decoder,
     )
@@ -96,10 +96,10 @@ def _loaded(diffusers: Any, folder: Path) -> nn.Module:
 
 def _latent_size(config: Any, size: int | tuple[int, int]) -> tuple[int, int]:
     """Height and width of the latents of pictures of a size."""
-    if "block_out_channels" in config and "upsampling_scaling_factor" not in config:
-        factor = 2 ** (len(config.block_out_channels) - 1)
-    else:
+    if "upsampling_scaling_factor" in config:
         factor = config.upsampling_scaling_factor ** (len(config.num_decoder_blocks) - 1)
+    else:
+        factor = 2 ** (len(config.block_out_channels) - 1)
     height, width = (size, size) if isinstance(size, int) else size
     if min(height, width) < factor or height % factor or width % factor:
         raise ValueError(f"expected a size in multiples of {factor} pixels, got {size}")
@@ -112,14 +112,14 @@ class _Unscaled(nn.Module):
     std: Tensor
     mean: Tensor
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, like: Tensor) -> None:
         super().__init__()
         std, mean = config.get("latents_std"), config.get("latents_mean")
         if std is None or mean is None:
             std, mean = [1.0], [config.get("shift_factor") or 0.0]
-        std = torch.tensor(std) / (config.get("scaling_factor") or 1.0)
+        std = torch.tensor(std).to(like) / (config.get("scaling_factor") or 1.0)
         self.register_buffer("std", std[:, None, None])
-        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
+        self.register_buffer("mean", torch.tensor(mean).to(like)[:, None, None])
 
     def forward(self, z: Tensor) -> Tensor:
         return z * self.std + self.mean

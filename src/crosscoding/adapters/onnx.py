@@ -10,8 +10,9 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from crosscoding.adapters.files import refuse_pickle
 from crosscoding.adapters.inputs import with_flat_input
@@ -47,8 +48,14 @@ def from_onnx(path: str | Path, likelihood: Likelihood, *, max_bytes: int = MAX_
     path = Path(path)
     refuse_pickle(path, "build its module, load the weights, and export it with torch.onnx.export")
     model = _loaded(path, max_bytes)
-    shape = _input_shape(model)
-    decoder, latent_dim = with_flat_input(_Converted(model, shape), shape, _DYNAMIC)
+    given = _input_of(model)
+    shape = [dim.dim_value if dim.HasField("dim_value") else None for dim in given.shape.dim]
+    example = np.zeros(
+        [size or 1 for size in shape],
+        library("onnx", "onnx").helper.tensor_dtype_to_np_dtype(given.elem_type),
+    )
+    converted = _Converted(model, torch.from_numpy(example))
+    decoder, latent_dim = with_flat_input(converted, shape, _DYNAMIC)
     vae = VAE(decoder, latent_dim, likelihood)
     _hold_against_runtime(vae, model, path.name)
     return vae
@@ -109,32 +116,31 @@ def _plain(model: Any) -> Any:
     return model
 
 
-def _input_shape(model: Any) -> list[int | None]:
-    """Sizes of the graph's one input, None where any size will do."""
+def _input_of(model: Any) -> Any:
+    """Type and shape of the graph's one input."""
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     if len(inputs) != 1:
         names = [value.name for value in inputs]
         raise ValueError(f"expected a graph of one input, z, got one of inputs {names}")
-    dims = inputs[0].type.tensor_type.shape.dim
-    return [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
+    return inputs[0].type.tensor_type
 
 
 class _Converted(nn.Module):
     """An ONNX graph as a module, with its several outputs as a tuple."""
 
-    def __init__(self, model: Any, shape: list[int | None]) -> None:
+    def __init__(self, model: Any, example: Tensor) -> None:
         super().__init__()
         convert = library("onnx2pytorch", "onnx").ConvertModel
         try:
             self.converted = convert(_plain(model))
-            self.converted(torch.zeros([size or 1 for size in shape]))  # lazy modules are made now
+            self.converted(example)  # which makes the modules that are lazy
         except Exception as error:  # what an operation without a rule raises is not agreed on
             raise ModelFormatError(
                 f"expected operations that onnx2pytorch converts, and it failed: {error}"
             ) from error
 
-    def forward(self, z: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    def forward(self, z: Tensor) -> Tensor | tuple[Tensor, ...]:
         outputs = self.converted(z)
         return tuple(outputs) if isinstance(outputs, list) else outputs
 

@@ -3,11 +3,12 @@
 PYTHON ?= python3
 OUT ?= out/demo
 
-.PHONY: help setup demo reproduce test bench speed peers engine lint clean
+.PHONY: help setup demo reproduce test adapters bench speed peers engine lint clean
 
 help:
 	@echo "make demo    complete a real digit by every method; pictures and a table in $(OUT)"
 	@echo "make test    run the tests"
+	@echo "make adapters  test decoders of diffusers, pythae and ONNX, with these installed apart"
 	@echo "make reproduce  the paper's figures, in minutes: in out/reproduce"
 	@echo "make bench   all of the next three, in this order (some hours, the first time)"
 	@echo "make speed   measure the speed of the paper's methods"
@@ -39,6 +40,21 @@ reproduce: setup
 test: setup
 	@echo "Running the tests (a few minutes) ..."
 	@.venv/bin/python -m pytest
+
+ADAPTERS := .venv-adapters
+
+adapters: $(ADAPTERS)/ready
+	@$(ADAPTERS)/bin/python -m pytest tests/adapters
+
+$(ADAPTERS)/ready: requirements.lock requirements-adapters.lock pyproject.toml
+	@echo "Setting up $(ADAPTERS) from requirements.lock and requirements-adapters.lock (once) ..."
+	@test -x $(ADAPTERS)/bin/python || $(PYTHON) -m venv $(ADAPTERS)
+	@$(ADAPTERS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(ADAPTERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		-r requirements-adapters.lock
+	@$(ADAPTERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--no-build-isolation --editable .
+	@touch $@
 
 # One after the other, also under make -j: they would time each other. Where the peers cannot be
 # installed, what was measured of them before stays.
@@ -74,4 +90,4 @@ lint: setup
 	@.venv/bin/pyright --pythonpath .venv/bin/python
 
 clean:
-	rm -rf .venv $(PEERS)/.venv out dist build
+	rm -rf .venv $(ADAPTERS) $(PEERS)/.venv out dist build

@@ -172,3 +172,18 @@ def test_a_vae_has_a_head_where_an_element_has_one_parameter():
     assert cc.VAE(decoder, LATENT, cc.likelihoods.Bernoulli()).head is not None
     pairs = nn.Sequential(*body(), nn.Linear(HIDDEN, SIZE), nn.Unflatten(1, (6, 2)), nn.Softplus())
     assert cc.VAE(pairs, LATENT, cc.likelihoods.Gaussian(None)).head is None
+
+
+def test_a_module_whose_name_the_tracer_needs_for_itself_leaves_no_head():
+    """A child named `graph` cannot be put beside the graph that a torch.fx module keeps."""
+
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.graph = nn.Sequential(*body())
+            self.last = nn.Linear(HIDDEN, SIZE)
+
+        def forward(self, z: Tensor) -> Tensor:
+            return self.last(self.graph(z))
+
+    assert head_of(Named()) is None

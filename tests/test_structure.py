@@ -48,6 +48,7 @@ LAYERS = (
     "calibration",
     "checks",
     "zoo",
+    "adapters",
     "registry",
     "plots",
     "experiments",
@@ -69,7 +70,10 @@ PLAIN = {
 }
 # Methods that are thin doors to a row below: imported when they are called. See decision 0006.
 DOORS = {"vae": {"checks"}}
-OPTIONAL = ("matplotlib", "PIL", "typer", "rich", "scipy", "arviz", "xarray", "pandas")
+OPTIONAL = (
+    *("matplotlib", "PIL", "typer", "rich", "scipy", "arviz", "xarray", "pandas"),
+    *("diffusers", "onnx", "onnx2pytorch", "onnxruntime", "pythae", "torchvision"),
+)
 
 
 def modules() -> dict[str, Path]:

@@ -3,7 +3,7 @@
 Given any observed part x of a datum t = (x, y): what is p(y|x)? `condition` answers.
 """
 
-from crosscoding import crosscoders, diagnostics, likelihoods, methods, zoo
+from crosscoding import adapters, crosscoders, diagnostics, likelihoods, methods, zoo
 from crosscoding.bank import Bank
 from crosscoding.calibration import calibrate_scale
 from crosscoding.condition import condition, infer, query_log_prob
@@ -27,6 +27,7 @@ __all__ = [
     "Posterior",
     "Target",
     "VAETarget",
+    "adapters",
     "calibrate_scale",
     "condition",
     "crosscoders",

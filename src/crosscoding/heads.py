@@ -52,7 +52,10 @@ def find_head(decoder: nn.Module, probes: Tensor, output: Tensor) -> Head | None
         probes: Some z, shape (N, latent).
         output: What the decoder puts out for them, (N, *data): the two parts must give it again.
     """
-    head = _traced(decoder)
+    try:
+        head = _traced(decoder)
+    except Exception:  # code that cannot be traced may raise anything, and so may building a trunk
+        return None
     if head is None or head.weight.shape[0] != output[0].numel():
         return None
     try:
@@ -67,10 +70,7 @@ def find_head(decoder: nn.Module, probes: Tensor, output: Tensor) -> Head | None
 def _traced(decoder: nn.Module) -> Head | None:
     from torch import fx  # only models need it: not loaded with the package
 
-    try:
-        graph = fx.Tracer().trace(decoder)
-    except Exception:  # code that cannot be traced may raise anything
-        return None
+    graph = fx.Tracer().trace(decoder)
     (end,) = [node for node in graph.nodes if node.op == "output"]
     node, activations = end.args[0], []
     while isinstance(node, fx.Node) and len(node.users) == 1:

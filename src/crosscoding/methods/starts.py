@@ -53,13 +53,15 @@ def weighted_probes(target: Target, *, generator: Generator) -> tuple[Tensor, Te
     """Prior draws z (N, latent) that all queries share, and each query's weights of them, (B, N).
 
     The weights are proportional to p(x|z)^t with the largest t ≤ 1 that leaves an ESS of
-    2 latent + 16 draws.
+    2 latent + 16 draws. That is t = 0 in hundreds of dimensions, and nothing is decoded.
     """
     low_dimensional = target.latent_dim <= _MAX_BENT_DIM
     num = _NUM_PROBES if low_dimensional else _NUM_PROBES_ABOVE
     z = target.draw_prior(num, generator=generator)
-    log_likelihood = bounded(target.pairwise_log_likelihood(z))
     enough = 2 * target.latent_dim + 16
+    if enough >= num:
+        return z, z.new_full((target.num_queries, num), 1 / num)
+    log_likelihood = bounded(target.pairwise_log_likelihood(z))
     low, high = torch.zeros_like(log_likelihood[0]), torch.ones_like(log_likelihood[0])
     for _ in range(20):
         middle = 0.5 * (low + high)

@@ -1,0 +1,145 @@
+"""Autoencoders of diffusers: flat z ~ N(0, I) to pixels, through the scaling that diffusion uses.
+
+    decoder(z) = D(z s / c + m)
+
+c is the configuration's `scaling_factor`, m its `latents_mean` or `shift_factor` (0 if it has
+neither) and s its `latents_std` (1 if it has none): with them, latents of pictures have about mean
+0 and variance 1, element by element, and that is all that the prior N(0, I) says of them. Latents
+of pictures are far from independent of each other, and what N(0, I) draws is decoded to texture:
+their true prior is the diffusion model, which is not looked at here. So evidence has to say more.
+
+`AutoencoderTiny` (TAESD) is trained on latents that are scaled already: c = 1, m = 0.
+"""
+
+import copy
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from crosscoding.adapters.files import refuse_pickle
+from crosscoding.adapters.libraries import library
+from crosscoding.errors import ModelFormatError
+from crosscoding.likelihoods import Gaussian
+from crosscoding.vae import VAE
+
+_CLASSES = ("AutoencoderKL", "AutoencoderTiny")
+
+
+def from_diffusers(
+    model: nn.Module | str | Path,
+    size: int | tuple[int, int],
+    *,
+    scale: float | Tensor = 0.1,
+) -> VAE:
+    """The `VAE` of an `AutoencoderKL` or `AutoencoderTiny`, of pictures of one size.
+
+    Pixels are in [-1, 1], as diffusers has them; the decoder's own output is not clamped. z is of
+    latent_channels x height / f x width / f, laid out flat, f being 8 for most models: a picture
+    of 256 x 256 pixels has 4 x 32 x 32 = 4,096 latent dimensions.
+
+    Args:
+        model: In float32, or a folder that `save_pretrained` wrote, with safetensors.
+        size: Height and width of the pictures in pixels, or one number for both.
+        scale: Of the Gaussian noise on pixels. The training has none: `calibrate_scale` finds it.
+
+    Raises:
+        ImportError: diffusers is not installed.
+        TypeError: model is of another class.
+        ValueError: The folder holds pickled weights, or size is no multiple of f; or `VAE` refuses
+            the decoder.
+        ModelFormatError: The folder holds no autoencoder of these classes.
+    """
+    diffusers = library("diffusers", "diffusers")
+    classes = tuple(getattr(diffusers, name) for name in _CLASSES)
+    given: Any = model
+    if isinstance(model, (str, Path)):
+        given = _loaded(diffusers, Path(model))
+    if not isinstance(given, classes):
+        raise TypeError(f"expected {' or '.join(_CLASSES)}, got {type(given).__name__}")
+    shape = given.config.latent_channels, *_latent_size(given.config, size)
+    decoder = nn.Sequential(
+        nn.Unflatten(1, shape),
+        _Unscaled(given.config, like=next(given.parameters())),
+        getattr(given, "post_quant_conv", None) or nn.Identity(),
+        given.decoder,
+    )
+    return VAE(_forward_differentiable(decoder), math.prod(shape), Gaussian(scale))
+
+
+def _loaded(diffusers: Any, folder: Path) -> nn.Module:
+    """The model of a folder, from safetensors; its configuration is JSON, and no code is loaded."""
+    advice = "load it with from_pretrained, then save_pretrained(folder, safe_serialization=True)"
+    refuse_pickle(folder, advice)
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelFormatError(f"expected a folder that save_pretrained wrote, got {folder}")
+    if not any(folder.glob("*.safetensors")):
+        for weights in folder.glob("*.bin"):
+            refuse_pickle(weights, advice)
+    try:
+        name = json.loads(path.read_text(encoding="utf-8"))["_class_name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelFormatError(f"expected a diffusers configuration in {path}") from error
+    if name not in _CLASSES:
+        raise ModelFormatError(f"expected {' or '.join(_CLASSES)} in {path}, got {name}")
+    try:
+        return getattr(diffusers, name).from_pretrained(
+            str(folder), use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
+        )
+    except OSError as error:
+        raise ModelFormatError(f"expected weights in safetensors in {folder}: {error}") from error
+
+
+def _latent_size(config: Any, size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width of the latents of pictures of a size."""
+    if "upsampling_scaling_factor" in config:
+        factor = config.upsampling_scaling_factor ** (len(config.num_decoder_blocks) - 1)
+    else:
+        factor = 2 ** (len(config.block_out_channels) - 1)
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width) < factor or height % factor or width % factor:
+        raise ValueError(f"expected a size in multiples of {factor} pixels, got {size}")
+    return height // factor, width // factor
+
+
+class _Unscaled(nn.Module):
+    """z ~ N(0, I) to latents as the decoder takes them, z s / c + m."""
+
+    std: Tensor
+    mean: Tensor
+
+    def __init__(self, config: Any, like: Tensor) -> None:
+        super().__init__()
+        std, mean = config.get("latents_std"), config.get("latents_mean")
+        if std is None or mean is None:
+            std, mean = [1.0], [config.get("shift_factor") or 0.0]
+        std = torch.tensor(std).to(like) / (config.get("scaling_factor") or 1.0)
+        self.register_buffer("std", std[:, None, None])
+        self.register_buffer("mean", torch.tensor(mean).to(like)[:, None, None])
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z * self.std + self.mean
+
+
+def _forward_differentiable(decoder: nn.Module) -> nn.Module:
+    """A copy that forward mode takes: torch has no tangents of fused attention.
+
+    Nor of a group norm whose input is not contiguous, as it is after attention.
+    """
+    processing = library("diffusers.models.attention_processor", "diffusers")
+    decoder = copy.deepcopy(decoder)
+    module: Any
+    for module in decoder.modules():
+        if isinstance(module, processing.Attention):
+            module.set_processor(processing.AttnProcessor())
+        if isinstance(module, nn.GroupNorm):
+            module.register_forward_pre_hook(_contiguous)
+    return decoder
+
+
+def _contiguous(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    return (inputs[0].contiguous(),)

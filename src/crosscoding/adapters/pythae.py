@@ -1,0 +1,106 @@
+"""VAEs of pythae: what their loss means as a likelihood, and which have our prior.
+
+pythae 0.1.2 trains with one of two reconstruction losses, summed over the elements:
+
+    mse   ½ (t − μ)²           a Gaussian of scale 1 (up to 0.1.1 without the ½: of scale √½)
+    bce   cross-entropy        a Bernoulli, of probabilities
+
+A scale of 1 is what the training assumed and its `get_nll` uses; that of pictures between 0 and 1
+is smaller, and `calibrate_scale` finds it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from crosscoding.adapters.libraries import library
+from crosscoding.likelihoods import Bernoulli, Gaussian, Likelihood
+from crosscoding.vae import VAE
+
+_LOSSES = {"mse": Gaussian(scale=1.0), "bce": Bernoulli(logits=False)}
+_STANDARD = (
+    "BetaTCVAE",
+    "BetaVAE",
+    "CIWAE",
+    "DisentangledBetaVAE",
+    "FactorVAE",
+    "HVAE",
+    "INFOVAE_MMD",
+    "IWAE",
+    "MIWAE",
+    "PIWAE",
+    "RHVAE",
+    "VAE",
+    "VAE_IAF",
+    "VAE_LinNF",
+)
+_WITHOUT_LIKELIHOOD = {
+    "Adversarial_AE": "a discriminator of z in place of the KL divergence",
+    "MSSSIM_VAE": "the structural similarity of pictures",
+    "VAEGAN": "distances in the layers of a discriminator",
+    "WAE_MMD": "a distance between q(z) and p(z) in place of the KL divergence",
+}
+_OTHER_PRIORS = {
+    "AE": "no prior",
+    "PoincareVAE": "a normal prior in hyperbolic space",
+    "RAE_GP": "no prior",
+    "RAE_L2": "no prior",
+    "SVAE": "a uniform prior on a sphere",
+    "VAMP": "a mixture of encoded inputs as prior",
+    "VQVAE": "latents from a code book",
+}
+
+
+def from_pythae(model: nn.Module, *, likelihood: Likelihood | None = None) -> VAE:
+    """The `VAE` of a pythae model with prior N(0, I).
+
+    Args:
+        model: From `pythae.models`, with decoders of pythae or your own. One of a class that you
+            derived counts as what you derived it from.
+        likelihood: By default what the model's reconstruction loss means: `Gaussian(1.0)` for
+            "mse", `Bernoulli(logits=False)` for "bce". β-VAEs weigh the KL divergence by β: for
+            "mse" the same minimum has the negative ELBO of a scale √β.
+
+    Raises:
+        ImportError: pythae is not installed.
+        TypeError: model is none of pythae.
+        ValueError: Its prior is not N(0, I), or its loss is no likelihood and none is given; or
+            `VAE` refuses the decoder.
+    """
+    if isinstance(model, (str, Path)):
+        raise TypeError(
+            f"expected a pythae model, got the path {str(model)!r}: pythae saves pickles, which "
+            "run whatever code they name when they are loaded; where you trust it, load it with "
+            "pythae.models.AutoModel.load_from_folder and pass the model"
+        )
+    given: Any = model
+    if not isinstance(model, library("pythae.models", "pythae").BaseAE):
+        raise TypeError(f"expected a model of pythae.models, got {type(model).__name__}")
+    kind = next(c.__name__ for c in type(model).__mro__ if c.__module__.startswith("pythae."))
+    if kind not in (*_STANDARD, *_WITHOUT_LIKELIHOOD):
+        prior = _OTHER_PRIORS.get(kind, "a prior that is not known here")
+        raise ValueError(f"expected a model with prior N(0, I), got {kind}, which has {prior}")
+    if likelihood is None:
+        likelihood = _likelihood_of(kind, given)
+    return VAE(_Reconstruction(given.decoder), given.latent_dim, likelihood)
+
+
+def _likelihood_of(kind: str, model: Any) -> Likelihood:
+    if kind in _WITHOUT_LIKELIHOOD:
+        raise ValueError(
+            f"expected a likelihood for {kind}, which is trained with {_WITHOUT_LIKELIHOOD[kind]}; "
+            "pass one, such as likelihood=Gaussian(0.1), and calibrate it"
+        )
+    return _LOSSES[model.model_config.reconstruction_loss]
+
+
+class _Reconstruction(nn.Module):
+    """z to the one of a pythae decoder's outputs that is the datum's."""
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.decoder(z)["reconstruction"]

@@ -1,0 +1,37 @@
+"""Libraries that are not there: every adapter says which extra brings them."""
+
+import sys
+from types import ModuleType
+
+import pytest
+from torch import nn
+
+from crosscoding.adapters import from_diffusers, from_onnx, from_pythae
+from crosscoding.adapters.libraries import library
+from crosscoding.likelihoods import Gaussian
+
+CALLS = {
+    "diffusers": lambda path: from_diffusers(nn.Linear(2, 3), 8),
+    "onnx": lambda path: from_onnx(path / "decoder.onnx", Gaussian(0.1)),
+    "pythae": lambda path: from_pythae(nn.Linear(2, 3)),
+}
+
+
+@pytest.mark.parametrize("extra", CALLS)
+def test_a_library_that_is_not_installed_is_asked_for(extra, tmp_path, monkeypatch):
+    for name in [extra, *(name for name in sys.modules if name.startswith(f"{extra}."))]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=rf"pip install 'crosscoding\[{extra}\]'"):
+        CALLS[extra](tmp_path)
+
+
+def test_a_library_that_cannot_be_imported_is_asked_for_with_the_reason(tmp_path, monkeypatch):
+    """As torchvision, where it was built for another torch."""
+    (tmp_path / "broken_library.py").write_text("raise RuntimeError('operator does not exist')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match=r"broken_library .* failed \(operator does not exist\)"):
+        library("broken_library", "onnx")
+
+
+def test_a_library_that_is_there_is_given():
+    assert isinstance(library("torch", "onnx"), ModuleType)

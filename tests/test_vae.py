@@ -390,3 +390,24 @@ def test_parts_without_a_weight_are_refused():
 def test_its_repr_says_what_it_is_of():
     vae = cc.VAE(nn.Linear(2, 5), 2, cc.likelihoods.Gaussian(0.1))
     assert repr(vae) == "VAE(Linear, latent_dim=2, data_shape=(5,), Gaussian(scale=0.1))"
+
+
+# ---- devices ---------------------------------------------------------------------------------
+
+
+def test_a_model_that_is_there_already_stays():
+    vae = cc.VAE(network(), 2, Gaussian())
+    assert vae.to("cpu") is vae
+    assert vae.to(torch.device("cpu")) is vae
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_model_moves_with_its_likelihood_and_encoder():
+    vae = cc.VAE(network(), 2, Gaussian(torch.full((5,), 0.2)), encoder=nn.Linear(5, 4))
+    moved = vae.to("cuda")
+    assert moved.device.type == "cuda"
+    assert moved.likelihood.scale.device.type == "cuda"
+    assert next(moved.encoder.parameters()).device.type == "cuda"
+    z = points(3, 2)
+    torch.testing.assert_close(moved.decode(z.cuda()).cpu(), vae.decode(z))
+    assert vae.device.type == "cpu"

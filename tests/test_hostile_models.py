@@ -3,9 +3,11 @@
 What storage.py notices of any folder is in test_storage.py, and of layers in test_architecture.py.
 """
 
+import contextlib
 import json
 import math
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -266,6 +268,24 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path):
     ):
         with pytest.raises(cc.ModelFormatError, match=said):
             cc.load_vae(path)
+
+
+@pytest.mark.parametrize("name", ["tensors.safetensors", "description.json"])
+def test_bytes_that_were_changed_anywhere_are_refused_or_meaningless(saved, name):
+    """What still loads, as with a blank more between two fields, is the same model."""
+    whole, numbers = (saved / name).read_bytes(), random.Random(0)
+    z = torch.ones(3, 2)
+    wanted = cc.load_vae(saved).decode(z)
+    for _ in range(300):
+        content = bytearray(whole)
+        for _ in range(numbers.choice([1, 1, 4])):
+            place = numbers.randrange(len(content))
+            content[place : place + numbers.choice([0, 1])] = numbers.choice(
+                [b"", b"9", b"{", b",", b"-", b"\0", b"\xff", numbers.randbytes(1)]
+            )
+        (saved / name).write_bytes(content)
+        with contextlib.suppress(cc.ModelFormatError):
+            assert torch.equal(cc.load_vae(saved).decode(z), wanted)
 
 
 # ---- writing -------------------------------------------------------------------------------------

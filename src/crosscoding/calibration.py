@@ -1,32 +1,38 @@
 """The scale of a Gaussian likelihood that data ask for, where it is unknown or was guessed.
 
-    E   p(z|t) ≈ N(z*, H⁻¹) of every whole datum t, z* its mode, H = I + Jᵀ J / σ²
-    M   σ² = E[(t − μ(z))²], the mean over data, elements and draws of z
+    E   p(z|t) ≈ Σ_k w_k N(z_k, H_k⁻¹) of every whole datum t, as `methods.Laplace` has it
+    M   σ² = E|t − μ(z_k)|² / E[1 − h],   h = J H⁻¹ Jᵀ / σ² of an element, J its row at z_k
 
-Each round raises ∏ p(t), exactly so where the decoder is linear. A decoder trained with some other
-scale, or with none, gets the one under which its answers are neither too sure nor too vague.
+Both means are over data, modes and the elements that have this scale. h is the share of an element
+that z takes up, and Σ h = D − tr H⁻¹. A decoder trained with some other scale, or with none, gets
+the one under which its answers are neither too sure nor too vague.
 
-Source: Dempster, Laird & Rubin (1977); MacKay (1992), evidence framework. Differs in: the M-step
-averages over draws, in pairs ± around the mode, so that a scale for each element is one line too;
-each datum has draws of its own, as their mean is all that counts.
+At the fixed point σ² = E[(t − μ(z))²] over draws of z, with μ taken as a plane near z_k. Draws
+through the decoder itself would not do: under a scale that is far too large they are so wide that
+it bends within them, and their residuals ask for that same scale again.
+
+Source: MacKay (1992), "Bayesian interpolation", the evidence framework. Differs in: a datum may
+have several modes, and a scale may be that of some elements.
 """
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from crosscoding.crosscoders.precision import precision_root
 from crosscoding.errors import BudgetError
 from crosscoding.evidence import Evidence
+from crosscoding.jacobian import with_jacobian
 from crosscoding.likelihoods import Gaussian
 from crosscoding.methods import Report, silent
-from crosscoding.methods.laplace import climb
-from crosscoding.random import generator_from, normal
-from crosscoding.target import VAETarget
+from crosscoding.methods.laplace import Modes, climb
+from crosscoding.target import CHUNK_BYTES, VAETarget
 from crosscoding.vae import VAE, check_whole
 
-_STARTS = 4  # climbs of the first round, from the likeliest points of the bank
+_STARTS = 4  # climbs of a datum, from the likeliest points of the bank
 _STEPS = 25  # of a climb, at most
 _EVERY = 5  # steps of a climb with one curvature
+_LEAST_WEIGHT = 1e-3  # of a mode that is climbed from again
+_LEAST_FREEDOM = 1e-3  # mean of 1 − h, below which residuals tell nothing
 
 
 def calibrate_scale(
@@ -35,24 +41,21 @@ def calibrate_scale(
     *,
     rounds: int = 100,
     tolerance: float = 1e-3,
-    num_draws: int = 32,
-    seed: int | Generator | None = 0,
     report: Report = silent,
 ) -> float | Tensor:
-    """The Gaussian scale σ under which whole data are likeliest, by EM.
+    """The Gaussian scale σ under which whole data are likeliest.
 
-    The scale that the VAE has is not used: EM starts from how far the data are from the nearest
-    points of the prior, and comes down from there.
+    The scale that the VAE has is not used: the first is how far the data are from the nearest
+    points of the prior, and rounds of E and M come down from there. Where it settles, modes are
+    looked for once more. No random number is drawn.
 
     Args:
         vae: A model with a Gaussian likelihood of a fixed scale.
         data: Whole data like those that will be asked about, shape (N, *data) with N ≥ 1; some
             tens are enough for one scale, as every element of each counts.
-        rounds: Most rounds of EM, ≥ 1. One scale settles in few, a scale for each element slowly.
-        tolerance: EM ends when no scale changes by more than this share of it, > 0.
-        num_draws: Draws of z a datum for the M-step, even, ≥ 2.
-        seed: Decides these draws, the same in all rounds.
-        report: Told how far EM is.
+        rounds: Most rounds, ≥ 1. One scale settles in few, a scale for each element slowly.
+        tolerance: It is found when no scale changes by more than this share of it, > 0.
+        report: Told which round it is.
 
     Returns:
         A float, or a tensor of the shape of the VAE's scale if that is a tensor.
@@ -60,8 +63,8 @@ def calibrate_scale(
     Raises:
         TypeError: vae or data is of another type, or the likelihood is no Gaussian.
         ValueError: The scale is decoded, the data do not fit, or an argument is out of its range.
-        BudgetError: The scale still changes after all rounds, as where the decoder can match the
-            data exactly and it falls towards zero.
+        BudgetError: z can match the data exactly, so that a scale falls towards zero, or one
+            still changes after all rounds.
 
     Example:
         >>> vae = VAE(torch.nn.Linear(2, 50), latent_dim=2, likelihood=Gaussian(1.0))
@@ -69,38 +72,32 @@ def calibrate_scale(
         >>> round(calibrate_scale(vae, truth.sample_prior(100, seed=0)), 1)
         0.3
     """
-    given = _checked(vae, data, rounds, tolerance, num_draws)
+    given = _checked(vae, data, rounds, tolerance)
     shape = torch.as_tensor(given).shape
-    generator = generator_from(seed)
-    like = data.new_empty(0)
-    half = normal((num_draws // 2, *data.shape[:1], vae.latent_dim), generator=generator, like=like)
-    noise = torch.cat([half, -half]).double()
     evidence = Evidence(data, torch.ones_like(data, dtype=torch.bool))
-    z = _nearest(vae, evidence)
-    scale = last = _root_mean_square(vae, data, z, shape)
+    z = nearest = _nearest(vae, evidence)
+    scale, change, looked_again = _first(vae, data, nearest, shape), torch.inf, False
     for done in range(rounds):
         report(done / rounds, f"round {done + 1}, mean scale {scale.mean():.4g}")
-        scaled = VAE(vae.decoder, vae.latent_dim, Gaussian(scale))
+        scaled = VAE(vae.decoder, vae.latent_dim, Gaussian(scale.to(data.dtype)))
         modes = climb(VAETarget(scaled, evidence), z, _STEPS, every=_EVERY)
-        best = modes.log_joint.argmax(0), torch.arange(len(data))
-        z = modes.z[best][None]
-        factor = precision_root(modes.precision[best].double())
-        widened = torch.linalg.solve_triangular(factor.mT, noise.movedim(0, -1), upper=True)
-        spread = widened.movedim(-1, 0).to(z)
-        last, scale = scale, _root_mean_square(vae, data, z + spread, shape)
-        if ((scale - last).abs() <= tolerance * last).all():
-            return scale if isinstance(given, Tensor) else scale.item()
-    change = ((scale - last).abs() / last).max()
+        weights = modes.log_weights()[0].double().exp()
+        last, scale = scale, _fitting(scaled, data, modes, weights, shape)
+        change = ((scale - last).abs() / last).max().item()
+        settled = change <= tolerance
+        if settled and looked_again:
+            return scale.to(data.dtype) if isinstance(given, Tensor) else scale.item()
+        z = _heaviest(modes.z, weights)
+        if settled:  # at modes that the wide first scales led to: there may be better ones
+            z, looked_again = torch.cat([z, nearest]), True
     raise BudgetError(
         f"expected a scale that settles within {rounds} rounds, got one that still changes by "
         f"{change:.2g} of itself, now {scale.mean():.4g}; raise rounds or tolerance, or give data "
-        "that the decoder cannot match exactly"
+        "that z cannot match exactly"
     )
 
 
-def _checked(
-    vae: VAE, data: Tensor, rounds: int, tolerance: float, num_draws: int
-) -> float | Tensor:
+def _checked(vae: VAE, data: Tensor, rounds: int, tolerance: float) -> float | Tensor:
     """The scale that the VAE has; raises unless everything is as `calibrate_scale` says."""
     if not isinstance(vae, VAE):
         raise TypeError(f"expected a crosscoding.VAE, got {type(vae).__name__}")
@@ -115,11 +112,8 @@ def _checked(
             "decoder puts the scale out, and there is none to calibrate"
         )
     check_whole(vae, data)
-    if rounds < 1 or not tolerance > 0 or num_draws < 2 or num_draws % 2:
-        raise ValueError(
-            "expected rounds >= 1, tolerance > 0 and an even num_draws >= 2, got "
-            f"{rounds}, {tolerance} and {num_draws}"
-        )
+    if rounds < 1 or not tolerance > 0:
+        raise ValueError(f"expected rounds >= 1 and tolerance > 0, got {rounds} and {tolerance}")
     return vae.likelihood.scale
 
 
@@ -130,17 +124,60 @@ def _nearest(vae: VAE, evidence: Evidence) -> Tensor:
 
 
 @torch.no_grad()
-def _root_mean_square(vae: VAE, data: Tensor, z: Tensor, shape: torch.Size) -> Tensor:
-    """Root of the mean squared residual of data (N, *data) at z (S, N, latent), of a given shape.
+def _first(vae: VAE, data: Tensor, z: Tensor, shape: torch.Size) -> Tensor:
+    """Root of the mean squared residual of data (N, *data) at z (K, N, latent)."""
+    squares = torch.stack([(data - vae.decode(points)).double().square().mean(0) for points in z])
+    return _mean(squares.mean(0), shape).sqrt()
 
-    Averaged over draws, data, and every dimension of a datum along which the scale is one.
+
+def _heaviest(z: Tensor, weights: Tensor) -> Tensor:
+    """The modes (K, N, latent) without those that weigh little for every datum."""
+    num = int((weights > _LEAST_WEIGHT).sum(0).max())
+    return z[weights.topk(num, dim=0).indices, torch.arange(z.shape[1], device=z.device)]
+
+
+@torch.no_grad()
+def _fitting(vae: VAE, data: Tensor, modes: Modes, weights: Tensor, shape: torch.Size) -> Tensor:
+    """The M-step: the scale under which the residuals at modes are what they should be.
+
+    Args:
+        vae: The model with the present scale.
+        data: Shape (N, *data).
+        modes: K of each datum.
+        weights: Theirs, (K, N); they sum to 1 for each datum.
+        shape: Of the scale.
+
+    Raises:
+        BudgetError: z takes the residuals up.
     """
-    total = torch.zeros(vae.data_shape, dtype=torch.double, device=data.device)
-    for points in z:
-        total += (data - vae.decode(points)).double().square().sum(0)
-    mean_square = total / (len(z) * len(data))
-    padded = (1,) * (len(vae.data_shape) - len(shape)) + tuple(shape)
+    data, likelihood = data.flatten(1), vae.flat_likelihood
+    mode, datum = (weights > _LEAST_WEIGHT).nonzero(as_tuple=True)
+    size = CHUNK_BYTES // (8 * vae.latent_dim * vae.data_size) + 1
+    squares = freedom = torch.zeros(vae.data_size, dtype=torch.double, device=data.device)
+    for k, n in zip(mode.split(size), datum.split(size), strict=True):
+        mean, jacobian = with_jacobian(vae.decode_flat, modes.z[None, k, n])
+        variance = likelihood.variance(mean).double()
+        root = precision_root(modes.precision[k, n])
+        along = jacobian[:, 0].movedim(0, 1).double()  # (pairs, latent, E)
+        whitened = torch.linalg.solve_triangular(root, along, upper=False)
+        weight = weights[k, n]
+        squares = squares + weight @ (data[n] - mean[0]).double().square()
+        freedom = freedom + weight @ (1 - whitened.square().sum(1) / variance[0])
+    total = weights.where(weights > _LEAST_WEIGHT, 0.0).sum()
+    squares, freedom = (_mean(s.reshape(vae.data_shape) / total, shape) for s in (squares, freedom))
+    if (freedom < _LEAST_FREEDOM).any():
+        raise BudgetError(
+            f"expected data that z cannot match exactly, got such that z of {vae.latent_dim} "
+            f"dimensions takes up all but {freedom.min():.1g} of the residuals of some elements, "
+            "so that these do not tell their scale; give it by hand, or give one for more elements"
+        )
+    return (squares / freedom).sqrt()
+
+
+def _mean(values: Tensor, shape: torch.Size) -> Tensor:
+    """Mean of values (*data) over every dimension along which a scale of some shape is one."""
+    padded = (1,) * (values.ndim - len(shape)) + tuple(shape)
     for dim, size in enumerate(padded):
         if size == 1:
-            mean_square = mean_square.mean(dim, keepdim=True)
-    return mean_square.reshape(shape).sqrt().to(data.dtype)
+            values = values.mean(dim, keepdim=True)
+    return values.reshape(shape)

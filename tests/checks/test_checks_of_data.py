@@ -98,7 +98,7 @@ def test_the_scale_that_data_ask_for_is_that_of_the_exact_likelihood_of_a_linear
     problem = linear_gaussian_problem(latent_dim=3, data_dim=8, scale=0.5, batch=32)
     guessed = cc.VAE(problem.vae.decoder, 3, Gaussian(0.5 / factor))
     finding = guessed.check(problem.truth)["scale"]
-    best = cc.calibrate_scale(guessed, problem.truth, tolerance=1e-4, num_draws=64)
+    best = cc.calibrate_scale(guessed, problem.truth, tolerance=1e-4)
     # A step of the search is 1.2 %; the draws of EM leave 1 %.
     assert finding.figures["factor"] * 0.5 / factor == pytest.approx(best, rel=0.03)
     assert finding.status == ("ok" if factor == 0.9 else "warning")

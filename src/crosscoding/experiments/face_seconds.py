@@ -29,10 +29,10 @@ class Settings:
     """
 
     num_models: int = 3
-    steps: tuple[int, ...] = (100, 300, 1000)
-    natural_steps: tuple[int, ...] = (20, 60, 200)
+    steps: tuple[int, ...] = (200, 1000)
+    natural_steps: tuple[int, ...] = (40, 160)
     nf_layers: int = 32
-    decodes: tuple[int, ...] = (16_000, 64_000)
+    decodes: tuple[int, ...] = (16_000,)
     num_draws: int = 200
 
 

@@ -17,7 +17,10 @@ from models import KEPT, PRODUCTS, TRAINED, Case
 import crosscoding as cc
 from crosscoding.methods import Auto, TemperedSMC
 
-_HEAD = f"{'model':50} {'s/query':>8} {'trusted':>8} {'rough':>6} {'worst':>6} {'worst trusted':>13}  wrong  stages"
+_HEAD = (
+    f"{'model':50} {'s/query':>8} {'trusted':>8} {'rough':>6} {'worst':>6} {'worst trusted':>13}"
+    "  wrong  stages"
+)
 
 
 def main() -> None:

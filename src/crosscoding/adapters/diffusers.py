@@ -27,6 +27,7 @@ from crosscoding.likelihoods import Gaussian
 from crosscoding.vae import VAE
 
 _CLASSES = ("AutoencoderKL", "AutoencoderTiny")
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def from_diffusers(
@@ -77,21 +78,34 @@ def _loaded(diffusers: Any, folder: Path) -> nn.Module:
     path = folder / "config.json"
     if not path.is_file():
         raise ModelFormatError(f"expected a folder that save_pretrained wrote, got {folder}")
-    if not any(folder.glob("*.safetensors")):
+    if not (folder / _WEIGHTS).is_file():  # an index of several files could name a pickle
         for weights in folder.glob("*.bin"):
             refuse_pickle(weights, advice)
+        raise ModelFormatError(f"expected weights in one file, {_WEIGHTS}, in {folder}")
     try:
-        name = json.loads(path.read_text(encoding="utf-8"))["_class_name"]
-    except (ValueError, KeyError, TypeError) as error:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        name, quantized = config["_class_name"], "quantization_config" in config
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelFormatError(f"expected a diffusers configuration in {path}") from error
-    if name not in _CLASSES:
-        raise ModelFormatError(f"expected {' or '.join(_CLASSES)} in {path}, got {name}")
+    if name not in _CLASSES or quantized:
+        found = f"{name}, quantized" if quantized else name
+        raise ModelFormatError(f"expected {' or '.join(_CLASSES)} in {path}, got {found}")
     try:
-        return getattr(diffusers, name).from_pretrained(
-            str(folder), use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
+        model, told = getattr(diffusers, name).from_pretrained(
+            str(folder),
+            use_safetensors=True,
+            local_files_only=True,
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
         )
     except OSError as error:
         raise ModelFormatError(f"expected weights in safetensors in {folder}: {error}") from error
+    if wrong := [str(each) for kind in told.values() for each in kind]:
+        raise ModelFormatError(
+            f"expected the weights of {name} in {folder}, and they are not: {wrong[0]} is missing, "
+            f"left over or of another shape{f', with {len(wrong) - 1} more' * (len(wrong) > 1)}"
+        )
+    return model
 
 
 def _latent_size(config: Any, size: int | tuple[int, int]) -> tuple[int, int]:

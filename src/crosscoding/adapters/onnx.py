@@ -3,7 +3,8 @@
 The conversion is that of onnx2pytorch, of a model made plain first; then it is held against
 onnxruntime at a few points, as a conversion that is off would go unnoticed. A file of ONNX is data:
 operations by name, with tensors. Nothing in it is run but those operations; tensors that lie in
-files beside it are read from its own folder only, which onnx sees to.
+files beside it are read from its own folder only, which onnx sees to. What its operations take in
+memory and time is not bounded.
 """
 
 import copy
@@ -25,6 +26,8 @@ from crosscoding.vae import VAE
 MAX_BYTES = 2**31
 _TOLERANCE = 1e-4  # of the largest output
 _NUM_PROBES = 3
+_WITH_GRAPHS = ("If", "Loop", "Scan", "SequenceMap")
+_MOST_LATENT = 2**24
 _DYNAMIC = "export it with a batch dimension that has a name instead of a size"
 
 
@@ -50,6 +53,8 @@ def from_onnx(path: str | Path, likelihood: Likelihood, *, max_bytes: int = MAX_
     model = _loaded(path, max_bytes)
     given = _input_of(model)
     shape = [dim.dim_value if dim.HasField("dim_value") else None for dim in given.shape.dim]
+    if any(not 0 <= (size or 1) <= _MOST_LATENT for size in shape):
+        raise ModelFormatError(f"expected an input of (batch, *latent) in {path}, got {shape}")
     example = np.zeros(
         [size or 1 for size in shape],
         library("onnx", "onnx").helper.tensor_dtype_to_np_dtype(given.elem_type),
@@ -70,11 +75,19 @@ def _loaded(path: Path, max_bytes: int) -> Any:
     _check_size(size, max_bytes, path)
     try:
         model = onnx.load(path, load_external_data=False)
-        for weight in model.graph.initializer:
-            if onnx.external_data_helper.uses_external_data(weight):
-                onnx.external_data_helper.load_external_data_for_tensor(weight, str(path.parent))
-                size += len(weight.raw_data)
-                _check_size(size, max_bytes, path)
+        lie_outside = onnx.external_data_helper.uses_external_data
+        outside = [weight for weight in model.graph.initializer if lie_outside(weight)]
+        for name in {e.value for w in outside for e in w.external_data if e.key == "location"}:
+            size += (path.parent / name).stat().st_size
+        _check_size(size, max_bytes, path)
+        for weight in outside:
+            onnx.external_data_helper.load_external_data_for_tensor(weight, str(path.parent))
+        for node in model.graph.node:
+            if node.op_type in _WITH_GRAPHS or any(lie_outside(a.t) for a in node.attribute):
+                raise ModelFormatError(
+                    f"expected operations on tensors in {path}, got {node.op_type}, which holds "
+                    "a graph of its own or reads a file"
+                )
         onnx.checker.check_model(model)
     except ModelFormatError:
         raise
@@ -151,9 +164,14 @@ def _hold_against_runtime(vae: VAE, model: Any, name: str) -> None:
     runtime = library("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors: it warns of shapes that an exporter has left behind
-    session = runtime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    try:
+        session = runtime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # onnxruntime has exceptions of its own, without a base
+        raise ModelFormatError(
+            f"expected operations in {name} that onnxruntime runs, and it failed: {error}"
+        ) from error
     (given,) = session.get_inputs()
     like = torch.empty(0, dtype=vae.dtype)
     for z in normal((_NUM_PROBES, vae.latent_dim), generator=generator_from(1), like=like):

@@ -168,7 +168,7 @@ def gradients(subject: Subject) -> Finding:
     if worst > tolerance:
         return _bad_gradient(
             f"derivatives are off from differences by {worst:.1%} of their size; look for "
-            "detach(), rounding, or a backward() of your own",
+            "detach(), or a backward() of your own",
             worst,
         )
     kind = "in double" if z.dtype == torch.double else f"in {z.dtype}"
@@ -197,7 +197,7 @@ def _smooth(subject: Subject) -> tuple[Callable[[Tensor], Tensor], Tensor, float
         with torch.no_grad():
             if decode(z.double()).dtype == torch.double:
                 return decode, z.double(), 1e-6, 1e-3
-    except RuntimeError:  # its code has float32 in it
+    except Exception:  # its code has float32 in it
         pass
     return vae.decode, z, 1e-2, 0.05
 

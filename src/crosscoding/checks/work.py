@@ -17,7 +17,7 @@ def cost(subject: Subject) -> Finding:
     """Seconds, multiply-adds and memory of decoding one z, among as many as fit a batch."""
     vae, num = subject.vae, len(subject.probes)
     start = time.perf_counter()
-    subject.decoded(subject.probes)
+    subject.decoded(subject.probes)[-1:].cpu()  # which waits for it, on a GPU
     seconds = (time.perf_counter() - start) / num
     row_bytes = vae.row_values * vae.dtype.itemsize
     figures = {"seconds": seconds, "operations": vae.operations, "row_bytes": float(row_bytes)}

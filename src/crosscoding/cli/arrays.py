@@ -1,6 +1,7 @@
 """Data from files: arrays of NumPy, or a zip of pictures. Nothing is unpickled."""
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,15 @@ from crosscoding.vae import VAE
 from crosscoding.zoo.data import load_pictures
 
 _MOST_PICTURES = 1000
+_NO_ARCHIVE = (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError, zlib.error)
 
 
 def read_data(words: str, vae: VAE) -> Tensor:
     """Whole data for a model, (N, *data), in its dtype.
 
-    Pixels from 0 to 255 (a zip of pictures; arrays of uint8 for a Bernoulli or Gaussian likelihood)
-    are scaled as those of `crosscoding condition` are; other numbers are taken as they are.
+    Pixels from 0 to 255 (a zip of pictures; for a Bernoulli or Gaussian likelihood, arrays of uint8
+    that hold more than 0 and 1) are scaled as those of `crosscoding condition` are; other numbers
+    are taken as they are.
 
     Args:
         words: FILE.npy, FILE.npz, FILE.npz:NAME of an array in it, or FILE.zip of colour pictures.
@@ -37,7 +40,8 @@ def read_data(words: str, vae: VAE) -> Tensor:
         return _pictures(path, vae)
     array = _array(path, name, vae)
     data = torch.from_numpy(array.reshape(len(array), *vae.data_shape))
-    if array.dtype == np.uint8 and isinstance(vae.likelihood, (Bernoulli, Gaussian)):
+    pixels = array.dtype == np.uint8 and array.max() > 1  # and no zeros and ones
+    if pixels and isinstance(vae.likelihood, (Bernoulli, Gaussian)):
         return Pixels.of(vae).scaled(data).to(vae.dtype)
     return data.to(vae.dtype)
 
@@ -61,8 +65,8 @@ def _array(path: Path, name: str | None, vae: VAE) -> np.ndarray:
             arrays = {"": loaded}
         else:
             with loaded:
-                arrays = dict(loaded)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+                arrays = {key: loaded[key] for key in loaded if name in (None, key)}
+    except (*_NO_ARCHIVE, MemoryError, OverflowError, ValueError) as error:
         raise ValueError(f"expected arrays in {path}, and they cannot be read: {error}") from None
     fitting = {
         key: array
@@ -70,10 +74,9 @@ def _array(path: Path, name: str | None, vae: VAE) -> np.ndarray:
         if array.ndim > 1 and len(array) and array[0].size == vae.data_size
         if array.dtype.kind in "fiub"
     }
-    if name is not None:
-        fitting = {key: array for key, array in fitting.items() if key == name}
     if len(fitting) == 1:
-        return next(iter(fitting.values()))
+        (array,) = fitting.values()
+        return array.astype(array.dtype.newbyteorder("="))
     there = ", ".join(f"{key or 'one'} {array.shape}" for key, array in arrays.items())
     wanted = ", ".join(["N", *map(str, vae.data_shape)])
     what = "one array, by FILE.npz:NAME," if fitting else "an array of numbers"

@@ -115,11 +115,15 @@ def _change(text: str) -> tuple[str, Any]:
     """A setting and its value from NAME=VALUE, the value as JSON has it."""
     name, _, value = text.partition("=")
     try:
-        return name, json.loads(value)
+        return name, json.loads(value, parse_constant=_no_number)
     except ValueError:
         raise ValueError(
             f"expected a setting as NAME=VALUE, such as burn_in=1000, got {text!r}"
         ) from None
+
+
+def _no_number(word: str) -> float:
+    raise ValueError(f"expected a number, got {word}")
 
 
 def _device(name: str) -> str:
@@ -129,7 +133,7 @@ def _device(name: str) -> str:
         ValueError: It cannot.
     """
     try:
-        torch.zeros(1, device=name)
+        (torch.zeros(1, device=name) + 1).item()
     except (RuntimeError, AssertionError) as error:  # builds without CUDA assert
         raise ValueError(
             f"expected a device that torch can use, got {name!r}: {str(error).splitlines()[0]}"

@@ -77,13 +77,16 @@ class Context:
         self.processor_seconds_kept = 0.0
         self.devices: set[str] = set()
 
-    def part(self, name: str, settings: object, work: Callable[[], Result]) -> Result:
+    def part(
+        self, name: str, settings: object, work: Callable[[], Result], *, device: str = "cpu"
+    ) -> Result:
         """The result of work, from an earlier run where there is one with the same settings.
 
         Args:
             name: Of the part; of lower-case letters, digits and hyphens.
             settings: All that decides the result, besides the seed.
             work: Does it.
+            device: Where it runs.
         """
         key = {"settings": plain(settings), "seed": self.seed}
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
@@ -92,17 +95,17 @@ class Context:
             tensors, description = read_folder(path, "part")
             self.seconds_kept += description["seconds"]
             self.processor_seconds_kept += description["processor_seconds"]
-            self.devices.add(description["device"])
+            self.devices.add(description.get("device", "cpu"))
             return Result(description["numbers"], tensors)
         start, processor_start = time.perf_counter(), time.process_time()
         result = work()
-        self.devices.add(self.device)
+        self.devices.add(device)
         description = {
             "name": name,
             **key,
             "seconds": time.perf_counter() - start,
             "processor_seconds": time.process_time() - processor_start,
-            "device": self.device,
+            "device": device,
             "numbers": plain(result.numbers),
         }
         write_folder(path, "part", (result.tensors, description))

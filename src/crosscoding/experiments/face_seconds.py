@@ -9,7 +9,7 @@ from crosscoding import plots
 from crosscoding.crosscoders import Gaussian, Planar
 from crosscoding.experiments import faces
 from crosscoding.experiments.contract import Context, Experiment, Result
-from crosscoding.experiments.rivals import answer
+from crosscoding.experiments.rivals import answer, column
 from crosscoding.methods import Auto, Method, NaturalGradient, Variational
 
 _DRAWS_A_STEP = 16
@@ -68,13 +68,12 @@ def measure(settings: Settings, context: Context) -> Result:
             numbers[model.name][name] = [
                 {
                     "effort": effort,
-                    "seconds": each["seconds"],
-                    "device": each["device"],
-                    "c_elbo": each["c_elbo"][0],
-                    "verdict": each["verdict"][0],
+                    "seconds": each.get("seconds"),  # None where it gave up
+                    "device": problem.vae.device.type,
+                    "c_elbo": each.get("c_elbo", [None])[0],
+                    "verdict": each.get("verdict", [None])[0],
                 }
                 for (effort, _), each in zip(fits, found, strict=True)
-                if "failed" not in each
             ]
     return Result({"models": numbers})
 
@@ -87,7 +86,10 @@ def draw(result: Result) -> dict[str, Figure]:
     for place, (model, methods) in enumerate(models.items()):
         axes = figure.add_subplot(1, len(models), place + 1)
         for name, fits in methods.items():
-            x, y = ([each[field] for each in fits] for field in ("seconds", "c_elbo"))
+            x, y = (
+                column({"fits": [each[field] for each in fits]}, "fits")
+                for field in ("seconds", "c_elbo")
+            )
             axes.plot(x, y, marker="o", ms=4, color=plots.colour_of(name), label=name)
         axes.set_xscale("log")
         plots.logarithmic(axes.xaxis)

@@ -63,7 +63,7 @@ def _run_as(record: Record | None) -> str:
     """How a run was not the full one: "quick", and settings that were changed."""
     if record is None:
         return ""
-    changed = [f"{name} = {value}" for name, value in record["changed"].items()]
+    changed = [f"{name} = {value}" for name, value in record.get("changed", {}).items()]
     return ", ".join((["quick"] if record["quick"] else []) + changed)
 
 
@@ -119,7 +119,7 @@ def _cost_table(figures: dict[str, Any]) -> list[str]:
         settings = took["run"] or "full"
         seconds = f"{took['seconds']:.0f}", f"{took['processor_seconds']:.0f}"
         load = "—" if machine["load_before"] is None else str(machine["load_before"])
-        device, threads = ", ".join(machine["devices"]), str(machine["threads"])
+        device, threads = ", ".join(machine.get("devices", ["cpu"])), str(machine["threads"])
         rows.append(_row(name, settings, str(took["seed"]), *seconds, load, threads, device))
     return rows
 

@@ -83,7 +83,8 @@ def answer(context: Context, problem: Problem, name: str, method: Method) -> Res
         }
         return Result(numbers, {"draws": posterior.draws.cpu()})
 
-    return context.part(f"{problem.name}-{slug(name)}", settings, work)
+    device = problem.vae.device.type
+    return context.part(f"{problem.name}-{slug(name)}", settings, work, device=device)
 
 
 def slug(label: str) -> str:

@@ -54,10 +54,10 @@ def run(
     if kept is not None and all(kept.get(name) == value for name, value in key.items()):
         return kept, True
     load = _load()
-    with _threads(os.cpu_count() if experiment.parallel else None) as threads:
+    with _threads(_num_cores() if experiment.parallel else None) as threads:
         result, took = _timed(experiment, settings, context)
     record = {"name": experiment.name, "title": experiment.title, **key, **took}
-    devices = sorted(context.devices) or [context.device]
+    devices = sorted(context.devices) or ["cpu"]
     machine = {"devices": devices, "threads": threads, "load_before": load}
     record |= {"machine": machine, "versions": _versions(version)}
     record["changed"] = plain(experiment.changed)
@@ -130,6 +130,13 @@ def _threads(wanted: int | None) -> Iterator[int]:
         yield wanted or before
     finally:
         torch.set_num_threads(before)
+
+
+def _num_cores() -> int | None:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
 
 
 def _versions(version: str) -> dict[str, str]:

@@ -54,7 +54,8 @@ def measure(settings: Settings, context: Context) -> Result:
             def work(problem: Problem = problem, length: int = length) -> Result:
                 return _chains(problem, length, settings, context)
 
-            part = context.part(f"{problem.name}-leapfrog-{length}", key, work)
+            name = f"{problem.name}-leapfrog-{length}"
+            part = context.part(name, key, work, device=problem.vae.device.type)
             numbers[model.name][str(length)] = part.numbers
     found = {"step_sizes": settings.step_sizes, "burn_in": settings.burn_in}
     return Result({"models": numbers} | found)

@@ -339,3 +339,9 @@ def test_arguments_for_an_encoder_that_is_not_there_are_refused(tmp_path):
     vae = cc.VAE(nn.Linear(2, 6), 2, Gaussian())
     with pytest.raises(ValueError, match="no encoder_arguments for a model without encoder"):
         vae.save(tmp_path / "model", encoder_arguments={})
+
+
+def test_a_class_in_place_of_a_network_is_refused(tmp_path):
+    cc.VAE(nn.Linear(2, 5), 2, cc.likelihoods.Gaussian(0.1)).save(tmp_path / "model")
+    with pytest.raises(TypeError, match=r"expected decoder to be a torch\.nn\.Module, got <class"):
+        cc.load_vae(tmp_path / "model", decoder=nn.Linear)

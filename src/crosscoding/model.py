@@ -129,6 +129,8 @@ def _empty_networks(
     networks: dict[str, nn.Module] = {}
     for name, field in _FIELDS.items():
         network, made = given.get(name), description.get(field)
+        if network is not None and not isinstance(network, nn.Module):
+            raise TypeError(f"expected {name} to be a torch.nn.Module, got {network!r:.80}")
         if network is not None and made is None:
             raise ValueError(f"expected no {name}, as none was saved, got {type(network).__name__}")
         if network is not None:

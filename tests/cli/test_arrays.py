@@ -51,7 +51,7 @@ def test_of_several_arrays_the_one_that_fits_or_is_named(tmp_path):
     assert read_data(f"{path}:test", model(Gaussian())).shape == (3, 2, 3)
     with pytest.raises(ValueError, match=r"by FILE.npz:NAME, of shape \(N, 2, 3\) .*train \(4, 2"):
         read_data(str(path), model(Gaussian()))
-    with pytest.raises(ValueError, match="expected an array of numbers of shape"):
+    with pytest.raises(ValueError, match="there is none named valid, but train, test"):
         read_data(f"{path}:valid", model(Gaussian()))
 
 
@@ -81,3 +81,22 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path, array):
     np.save(tmp_path / "a.npy", array)
     with pytest.raises(ValueError, match=r"expected an array of numbers of shape \(N, 2, 3\)"):
         read_data(str(tmp_path / "a.npy"), model(Gaussian()))
+
+
+def test_bytes_of_zeros_and_ones_are_no_pixels(tmp_path):
+    np.save(tmp_path / "a.npy", np.full((4, 2, 3), [0, 1, 1], dtype=np.uint8))
+    for likelihood in (Bernoulli(), Gaussian()):
+        data = read_data(str(tmp_path / "a.npy"), model(likelihood))
+        assert torch.equal(data[0, 0], torch.tensor([0.0, 1.0, 1.0]))
+
+
+def test_numbers_of_the_other_byte_order_are_read(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(12.0).reshape(2, 6).astype(">f4"))
+    data = read_data(str(tmp_path / "a.npy"), model(Gaussian()))
+    assert torch.equal(data, torch.arange(12.0).reshape(2, 2, 3))
+
+
+def test_text_is_refused_with_the_way_to_write_arrays(tmp_path):
+    (tmp_path / "a.csv").write_text("1,2,3")
+    with pytest.raises(ValueError, match=r"expected data as \.npy, \.npz or \.zip"):
+        read_data(str(tmp_path / "a.csv"), model(Gaussian()))

@@ -69,7 +69,7 @@ def models(
 @app.command()
 def check(
     model: Annotated[
-        str, typer.Argument(help="Name of a model, or the folder of one that was trained here.")
+        str, typer.Argument(help="Name of a model, or the folder of one that was saved.")
     ],
     data: Annotated[
         str | None,

@@ -59,12 +59,16 @@ def _pictures(path: Path, vae: VAE) -> Tensor:
 
 def _array(path: Path, name: str | None, vae: VAE) -> np.ndarray:
     """The array of that name, or the only one that fits the model."""
+    if path.suffix not in (".npy", ".npz"):
+        raise ValueError(f"expected data as .npy, .npz or .zip, got {path}; write it by numpy.save")
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             arrays = {"": loaded}
         else:
             with loaded:
+                if name is not None and name not in loaded:
+                    raise ValueError(f"there is none named {name}, but {', '.join(loaded)}")
                 arrays = {key: loaded[key] for key in loaded if name in (None, key)}
     except (*_NO_ARCHIVE, MemoryError, OverflowError, ValueError) as error:
         raise ValueError(f"expected arrays in {path}, and they cannot be read: {error}") from None

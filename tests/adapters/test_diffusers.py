@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from problems import seeded
+from safetensors.torch import load_file, save_file
 
 import crosscoding as cc
 from crosscoding.adapters import from_diffusers
@@ -209,4 +210,25 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     kl().save_pretrained(tmp_path)
     (tmp_path / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(ModelFormatError, match="expected weights in safetensors"):
+        from_diffusers(tmp_path, 4)
+
+
+def test_a_folder_that_lacks_a_weight_is_refused(tmp_path):
+    tiny().save_pretrained(tmp_path)
+    path = tmp_path / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    tensors.pop(next(name for name in tensors if name.startswith("decoder.")))
+    save_file(tensors, path)
+    with pytest.raises(ModelFormatError, match="is missing, left over or of another shape"):
+        from_diffusers(tmp_path, 4)
+
+
+def test_weights_in_several_files_are_refused_as_one_could_be_a_pickle(tmp_path):
+    tiny().save_pretrained(tmp_path)
+    path = tmp_path / "diffusion_pytorch_model.safetensors"
+    path.rename(tmp_path / "dummy.safetensors")
+    with pytest.raises(ModelFormatError, match="expected weights in safetensors, in one file"):
+        from_diffusers(tmp_path, 4)
+    torch.save({}, tmp_path / "weights.bin")
+    with pytest.raises(ValueError, match="expected no pickle"):
         from_diffusers(tmp_path, 4)

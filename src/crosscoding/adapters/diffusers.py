@@ -78,10 +78,6 @@ def _loaded(diffusers: Any, folder: Path) -> nn.Module:
     path = folder / "config.json"
     if not path.is_file():
         raise ModelFormatError(f"expected a folder that save_pretrained wrote, got {folder}")
-    if not (folder / _WEIGHTS).is_file():  # an index of several files could name a pickle
-        for weights in folder.glob("*.bin"):
-            refuse_pickle(weights, advice)
-        raise ModelFormatError(f"expected weights in one file, {_WEIGHTS}, in {folder}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         name, quantized = config["_class_name"], "quantization_config" in config
@@ -90,6 +86,12 @@ def _loaded(diffusers: Any, folder: Path) -> nn.Module:
     if name not in _CLASSES or quantized:
         found = f"{name}, quantized" if quantized else name
         raise ModelFormatError(f"expected {' or '.join(_CLASSES)} in {path}, got {found}")
+    if not (folder / _WEIGHTS).is_file():  # an index of several files could name a pickle
+        for weights in folder.glob("*.bin"):
+            refuse_pickle(weights, advice)
+        raise ModelFormatError(
+            f"expected weights in safetensors, in one file {_WEIGHTS} in {folder}"
+        )
     try:
         model, told = getattr(diffusers, name).from_pretrained(
             str(folder),

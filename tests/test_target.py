@@ -173,31 +173,48 @@ def test_prior_draws_have_the_priors_moments(target):
 # ---- mistakes --------------------------------------------------------------------------------
 
 
-def test_a_decoder_that_gives_nan_far_out_is_not_passed_over():
-    class Fragile(nn.Module):
-        def forward(self, z: Tensor) -> Tensor:
-            return torch.where(z.abs() < 5, z, torch.nan)
+class Fragile(nn.Module):
+    """NaN from `edge` on."""
 
-    vae = cc.VAE(Fragile(), 2, cc.likelihoods.Gaussian())
+    def __init__(self, edge: float) -> None:
+        super().__init__()
+        self.edge = edge
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.where(z.abs() < self.edge, z, torch.nan)
+
+
+def test_a_decoder_that_gives_nan_where_prior_draws_are_is_not_passed_over():
+    vae = cc.VAE(Fragile(4.0), 2, cc.likelihoods.Gaussian())
     target = cc.VAETarget(vae, cc.Evidence(torch.zeros(1, 2), torch.tensor(True)))
-    far = torch.full((3, 1, 2), 7.0)
-    with pytest.raises(cc.NonFiniteError, match=r"finite log-likelihood, got NaN.*size up to 7"):
-        target.log_likelihood(far)
+    z = torch.full((3, 1, 2), 4.5)
+    with pytest.raises(cc.NonFiniteError, match=r"finite log-likelihood, got NaN.*size up to 4.5"):
+        target.log_likelihood(z)
     with pytest.raises(cc.NonFiniteError, match="finite log-likelihood"):
-        target.pairwise_log_likelihood(far[:, 0])
+        target.pairwise_log_likelihood(z[:, 0])
     with pytest.raises(cc.NonFiniteError, match="finite log-likelihood"):
-        target.log_likelihood_at(far[:, 0], torch.zeros(3, dtype=torch.long))
+        target.log_likelihood_at(z[:, 0], torch.zeros(3, dtype=torch.long))
+
+
+def test_where_no_prior_draw_is_nan_means_that_nothing_is_there():
+    vae = cc.VAE(Fragile(5.5), 2, cc.likelihoods.Gaussian(0.5))
+    evidence = cc.Evidence(torch.full((2, 2), 0.7), torch.tensor(True))
+    target = cc.VAETarget(vae, evidence)
+    z = torch.zeros(3, 2, 2)
+    z[1, 1, 0] = 7.0
+    expected = torch.zeros(3, 2, dtype=torch.bool)
+    expected[1, 1] = True
+    assert torch.equal(target.log_likelihood(z) == -torch.inf, expected)
+    assert torch.equal(target.pairwise_log_likelihood(z[:, 1]) == -torch.inf, expected[:, [1, 1]])
+    at = target.log_likelihood_at(z[:, 1], torch.tensor([0, 1, 0]))
+    assert torch.equal(at == -torch.inf, expected[:, 1])
 
 
 def test_the_error_names_the_query_of_the_whole_batch():
-    class Fragile(nn.Module):
-        def forward(self, z: Tensor) -> Tensor:
-            return torch.where(z.abs() < 5, z, torch.nan)
-
-    vae = cc.VAE(Fragile(), 2, cc.likelihoods.Gaussian())
+    vae = cc.VAE(Fragile(4.0), 2, cc.likelihoods.Gaussian())
     target = cc.VAETarget(vae, cc.Evidence(torch.zeros(4, 2), torch.tensor(True)))
     z = torch.zeros(3, 4, 2)
-    z[1, 2] = 7.0
+    z[1, 2] = 4.5
     with pytest.raises(cc.NonFiniteError, match="got NaN for query 2: the decoder puts out NaN"):
         target.log_likelihood(z)
     some = torch.tensor([0, 2, 3])

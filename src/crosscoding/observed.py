@@ -138,9 +138,9 @@ class _WithGradient(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, upstream: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx, *upstream: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (gradient,) = ctx.saved_tensors
-        return upstream.unsqueeze(-1) * gradient, None
+        return upstream[0].unsqueeze(-1) * gradient, None
 
 
 def _value_and_gradient(part: Observed, points: Tensor) -> Tensor:

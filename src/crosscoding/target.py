@@ -22,6 +22,7 @@ from crosscoding.random import normal
 from crosscoding.vae import VAE, check_matches
 
 CHUNK_BYTES = 64 * 2**20
+REACH = 5.0  # prior standard deviations from 0 that prior draws keep within
 
 
 class Target(ABC):
@@ -54,7 +55,7 @@ class Target(ABC):
         """log p(x|z) in nats, shape (*sample, *batch).
 
         Raises:
-            NonFiniteError: It is NaN somewhere; not raised if not checked.
+            NonFiniteError: It is NaN somewhere that prior draws are; not raised if not checked.
         """
 
     @abstractmethod
@@ -232,8 +233,16 @@ class VAETarget(Target):
         return chosen
 
     def _checked(self, result: Tensor, z: Tensor, query: Tensor | None = None) -> Tensor:
-        """The log-likelihoods if none is NaN: (*sample, *batch), or one for each `query`, (N,)."""
+        """The log-likelihoods if none is NaN: (*sample, *batch), or one for each `query`, (N,).
+
+        Farther out than prior draws are, a decoder may overflow: there it is −inf for NaN.
+        """
         wrong = result.isnan()
+        if not wrong.any():
+            return result
+        far = (z.detach().abs() > REACH).any(-1)
+        far = far.reshape(*far.shape, *[1] * (result.ndim - far.ndim))
+        result, wrong = torch.where(wrong & far, -math.inf, result), wrong & ~far
         if wrong.any():
             if query is None:  # counted in the order of the batch
                 by_query = wrong.reshape(-1, max(self.num_queries, 1)).any(0)

@@ -16,9 +16,8 @@ from torch import Generator, Tensor
 
 from crosscoding.errors import NonFiniteError
 from crosscoding.random import normal, uniform
-from crosscoding.target import Target
+from crosscoding.target import REACH, Target
 
-_REACH = 5.0  # prior standard deviations from 0 that prior draws keep within
 _FAR = 1e3  # prior standard deviations from 0 at which a path has diverged
 
 Density = Callable[[Tensor], Tensor]
@@ -47,7 +46,7 @@ class Points:
 
 
 def evaluated(target: Target, density: Density, z: Tensor) -> Points:
-    """log π and its gradient at z; −inf and 0 where a path has diverged.
+    """log π and its gradient at z; −inf and 0 where a path has diverged, or π is 0.
 
     It has where z is far off. Farther out than prior draws are, a decoder may overflow on the way
     there; NaN where prior draws are is an error.
@@ -61,8 +60,8 @@ def evaluated(target: Target, density: Density, z: Tensor) -> Points:
         log_density = density(inside)
         (gradient,) = torch.autograd.grad(log_density.sum(), inside)
     undefined = log_density.isnan() | gradient.isnan().any(-1)
-    near = (inside.abs() < _REACH * target.prior_scale).all(-1)
-    wrong = undefined & near
+    near = (inside.abs() < REACH * target.prior_scale).all(-1)
+    wrong = undefined & near & (log_density != -math.inf)  # which has no gradient
     if wrong.any():
         query = target.name(wrong.any(0).nonzero()[0, 0])
         raise NonFiniteError(

@@ -233,6 +233,8 @@ class Annealing:
                 f"got {self.num_islands}"
             )
         points = points[: per_island * self.num_islands]
+        if points.ndim == 2:  # the same ones for all queries
+            points = points[:, None].expand(-1, target.num_queries, -1)
         # Stretches of the bank, not every n-th point: each is spread evenly by itself.
         islands = log_likelihood[: len(points)].unflatten(0, (self.num_islands, per_island))
         islands = islands.transpose(0, 1)
@@ -243,8 +245,9 @@ class Annealing:
         offset = uniform((self.num_islands, 1), generator=generator, like=points)
         size = self.num_particles // self.num_islands
         index = systematic(log_weights, offset, size)  # (size, islands, B)
-        island = torch.arange(self.num_islands, device=points.device)[:, None]
-        chosen = points[index + per_island * island].transpose(0, 1).flatten(0, 1)
+        island = torch.arange(self.num_islands, device=points.device)
+        chosen = taken(points, (index + per_island * island[..., None]).flatten(0, 1))
+        chosen = chosen.unflatten(0, index.shape[:2]).transpose(0, 1).flatten(0, 1)
         num_queries = target.num_queries
         return _State(
             target=target,

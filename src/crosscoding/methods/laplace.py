@@ -84,13 +84,21 @@ class Modes:
     steps: Tensor
     decodes: Tensor
 
+    @property
+    def bulk(self) -> float:
+        """Squared distance from a mode within which another is only a bump in it.
+
+        A draw of a Gaussian is as far as its dimension; but from 3.5 widths on modes part.
+        """
+        return min(float(self.z.shape[-1]), 12.0)
+
     def log_weights(self, same: float = _SAME) -> tuple[Tensor, Tensor]:
         """log of each mode's share of p(x), normalised, and the climbs that ended in it, (K, B).
 
         A mode found again has −inf and 0: it counts where it was found best.
 
         Args:
-            same: Squared distance, in the mode's own widths, below which two modes are one.
+            same: Squared distance, in the widths of both, below which two modes are one.
         """
         half_log_det = half_log_determinant(self.precision)
         log_mass = self.log_joint - half_log_det.to(self.log_joint)
@@ -101,7 +109,8 @@ class Modes:
             for other in range(better + 1, len(order)):
                 a, b = order[better], order[other]
                 gap = (self.z[b, query] - self.z[a, query]).double()
-                width = torch.einsum("bi,bij,bj->b", gap, self.precision[a, query], gap)
+                both = torch.stack([self.precision[a, query], self.precision[b, query]])
+                width = torch.einsum("bi,abij,bj->ab", gap, both, gap).amax(0)
                 again = (width < same) & (climbs[a, query] > 0) & (climbs[b, query] > 0)
                 climbs[a, query] += torch.where(again, climbs[b, query], 0.0)
                 climbs[b, query] = torch.where(again, 0.0, climbs[b, query])

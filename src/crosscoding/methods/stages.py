@@ -358,7 +358,7 @@ class Stages:
                 ),
             )
             self._climbed = widened(together, target)
-            _, of_bulk = modes.log_weights(float(dim))  # a draw is as far from the mode as that
+            _, of_bulk = modes.log_weights(modes.bulk)
             self._unseen[rows] = (of_bulk == 1).sum(0).to(target.like) / num if cheap else math.nan
             decodes[poor] += self._weigh(
                 some,
@@ -377,7 +377,7 @@ class Stages:
         num, every = self._effort.num_checks
         starts = spread_starts(target, num, generator=for_starts)
         modes = climb(target, starts, CHECK_STEPS, every=every)
-        log_weights, _ = modes.log_weights()
+        log_weights, _ = modes.log_weights(modes.bulk)
         missed = lacking_modes(modes, log_weights, self.answers.draws_of(rows))
         self.answers.doubt(rows, missed)
         decodes = modes.decodes + self._at_one_mode(target, rows, modes, missed, for_gaussian)

@@ -172,10 +172,10 @@ def test_modes_that_one_climb_alone_found_say_how_many_were_not(monkeypatch):
     target = narrow_blocks(16, 0.02)
     posterior = cc.infer(target, Auto(), seed=0)
     assert [stage.name for stage in posterior.trace] == ["bank", "climb"]
-    assert posterior.log_evidence_error < 0.04
     assert posterior.ess > 600
     lacking = 1 - (posterior.log_evidence - target.log_evidence).exp()
     assert lacking > 0.2
+    assert target.log_evidence - posterior.log_evidence < 4 * posterior.log_evidence_error
     # The share of modes found once is that of p(z|x) not found: a standard error of 0.06 in 64
     # climbs, if each mode were found as often as it weighs, and here that is so within a half.
     assert posterior.stats["missed"] > 0.5 * lacking

@@ -10,6 +10,7 @@ from crosscoding.methods.particles import next_temperature
 
 NUM_ISLANDS = 8
 LONG_WAY = 10.0  # temperatures from the prior, above which p(z|x) is climbed to, not annealed to
+LONGEST_WAY = 25.0  # above which no particles get there from the prior
 NUM_PARTICLES = 96
 CLIMB_STEPS, DEAR_STEPS, CLIMB_EVERY = 20, 8, 2
 LEAST_CLIMBS = 16  # to count as a search for modes; where they cost too much there is one
@@ -108,7 +109,7 @@ class Effort:
 
     def swarm_operations(self, way: Tensor) -> Tensor:
         """Multiply-adds of the smallest swarm that makes sense, at ways (B,) from the prior."""
-        return self._least_swarm * 5 * way.clamp(1.0, LONG_WAY) * self._operations
+        return self._least_swarm * 5 * way.clamp(1.0, LONGEST_WAY) * self._operations
 
     def planned_decodes(self, stage: str, way: Tensor) -> Tensor:
         """What a stage is reckoned to take of queries that are so far from the prior, amply: (B,).
@@ -131,7 +132,7 @@ class Effort:
             "look": look,
             "look again": look,
             "refine": ROUNDS * NUM_REFINE + NUM_WEIGHED,
-            "swarm": 3 * 4 * self.swarm_size * (way.clamp_max(LONG_WAY) + 2) + proposal,
+            "swarm": 3 * 4 * self.swarm_size * (way.clamp_max(LONGEST_WAY) + 2) + proposal,
         }[stage]
         return decodes + torch.zeros_like(way)
 

@@ -173,7 +173,7 @@ def climb(
         here = evaluated(climbing, climbing.log_joint, z[at])
         if step % every == 0:
             precision[at] = positive(climbing.curvature(here.z), target.prior_scale)
-            decodes[active] += num * dim
+            decodes[active] += (~over[at]).sum(0) * dim
         there, reached, best_damping, promised = _best_step(
             climbing, here, precision[at], damping[at]
         )
@@ -183,7 +183,7 @@ def climb(
         log_joint[at] = torch.where(better, reached, here.log_density)
         damping[at] = torch.where(better, best_damping, _MORE_DAMPING * damping[at])
         taken_steps[at] += going.to(z)
-        decodes[active] += num * (len(_DAMPINGS) + 3.0)
+        decodes[active] += going.sum(0) * (len(_DAMPINGS) + 3.0)
         over[at] |= (promised < _LEAST_GAIN) | (damping[at] > _MOST_DAMPING)
         damping.clamp_min_(1e-7)
         kept = ~over[:, active].all(0)

@@ -183,6 +183,7 @@ class Annealing:
     num_moves: int
     num_leapfrog: int
     ess_share: float
+    max_temperatures: int = _MAX_TEMPERATURES
 
     @torch.no_grad()
     def run(
@@ -202,12 +203,12 @@ class Annealing:
             stop: Asked at each temperature; True ends it as it is.
         Returns:
             The particles; `reached` is False for queries that were stopped, or not through after
-            150 temperatures.
+            so many temperatures.
         """
         for_start, for_steps = spawn(generator, 2)
         state = self._start(target, generator=for_start)
         swarm = self._empty(state)
-        for step in range(_MAX_TEMPERATURES):
+        for step in range(self.max_temperatures):
             if not len(state.index) or stop():
                 break
             report(1 - len(state.index) / max(target.num_queries, 1), f"temperature {step}")

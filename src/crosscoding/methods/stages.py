@@ -21,6 +21,7 @@ from crosscoding.methods.effort import (
     DEAR_STEPS,
     LEAST_CLIMBS,
     LONG_WAY,
+    LONGEST_WAY,
     NUM_ADAPT,
     NUM_ISLANDS,
     NUM_PARTICLES,
@@ -38,7 +39,7 @@ from crosscoding.methods.natural import NaturalGradient
 from crosscoding.methods.particles import bounded, taken
 from crosscoding.methods.smc import Annealing, Swarm
 from crosscoding.methods.variational import Variational
-from crosscoding.methods.weighing import BEYOND, Weighing, with_tails
+from crosscoding.methods.weighing import BEYOND, Weighing, outside, with_tails
 from crosscoding.random import spawn
 from crosscoding.target import Target
 
@@ -47,9 +48,12 @@ _GRID_TOLERANCE = {1: 0.1, 2: 0.1, 3: 0.05}
 _NUM_GRID_CHECKS, _MOST_CELLS = 300, 30_000
 _BANK_ESS, _BANK_ERROR = 100.0, 0.0375  # of points spread evenly, and of log p(x) by islands
 _NUM_DEAR = 500
-_MOST_COMPONENTS, _MOST_BRIDGED = 8, 4  # of the modes found, to propose from
+_MOST_COMPONENTS = 8  # of the modes found, to propose from
 _ISLAND_FACTOR = 1.25  # by which the spread of a few islands may understate the error
+_MOST_UNSEEN = 0.1  # share of p(z|x) that climbs may leave out, and be a beginning for particles
+_MOST_TEMPERATURES = 40  # of a swarm: about twice those that LONGEST_WAY takes
 _LOW_RANK = 8
+_PARTICLES_COUNT = 5  # times as much as draws that were adapted from them
 
 
 class Stages:
@@ -71,6 +75,8 @@ class Stages:
         self._clock = clock
         self._report = report
         self._weigh = Weighing(answers, clock, effort.most_times if unlimited else 1)
+        self._particles: Tensor  # that annealed, of all queries, (S, B, latent)
+        self._particles_missed = torch.zeros_like(answers.way)
         self._climbed: Fitted  # what climbs found, of some queries
         self._unseen = torch.zeros_like(answers.way)  # and by them, the share that none found
         self._place = torch.zeros_like(answers.way, dtype=torch.long)  # and where a query's is
@@ -172,11 +178,13 @@ class Stages:
     def anneal(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         for_particles, for_proposal = spawn(generator, 2)
         annealing = Annealing(NUM_PARTICLES, 1, 1, 3, 0.5)
+        self._particles = self.answers.every_draw()[:NUM_PARTICLES].clone()
         swarm = annealing.run(target, generator=for_particles, stop=self._clock.is_over)
         decodes, there = swarm.decodes, self._arrived(rows, swarm)
         if len(there):
             target, swarm = target.select(there), swarm.select(there)
-            missed = swarm.missed
+            self._particles[:, rows[there]] = swarm.z
+            missed = self._particles_missed[rows[there]] = swarm.missed
             decodes[there] += self._propose(target, rows[there], swarm, missed, 1, for_proposal)
         return decodes
 
@@ -186,9 +194,10 @@ class Stages:
         return swarm.reached.nonzero()[:, 0]
 
     def refine(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        """Adapt from the answer's draws with more of them, and a mixture of two."""
+        """Adapt from the answer's draws and the particles with more draws, and a mixture of two."""
         for_adapt, for_weights = spawn(generator, 2)
-        draws = self.answers.draws_of(rows)
+        particles = self._particles[:, rows]
+        draws = torch.cat([self.answers.draws_of(rows), *[particles] * _PARTICLES_COUNT])
         proposal = adapt(
             target,
             draws,
@@ -198,15 +207,24 @@ class Stages:
             num_draws=NUM_REFINE,
             generator=for_adapt,
         )
-        missed = self.answers.missed[rows]  # of the fit before, which this one widens
         return ROUNDS * NUM_REFINE + self._weigh(
-            target, rows, proposal, 2, NUM_WEIGHED, lambda largest: missed, for_weights
+            target,
+            rows,
+            proposal,
+            2,
+            NUM_WEIGHED,
+            outside(proposal, particles, target.log_joint(particles), self._particles_missed[rows]),
+            for_weights,
         )
 
     def swarm(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        """Many particles in islands: from the prior or, where it is far, from what climbs found."""
-        decodes = torch.zeros_like(self.answers.way[rows])
-        far = self.answers.way[rows] > LONG_WAY
+        """Many particles in islands: from the prior or, where it is far, from what climbs found.
+
+        Of very many modes climbs find a part; the prior has them all.
+        """
+        way, unseen = self.answers.way[rows], self._unseen[rows]
+        decodes = torch.zeros_like(way)
+        far = (way > LONG_WAY) & ((unseen < _MOST_UNSEEN) | ~(way < LONGEST_WAY))
         for_near, for_far, for_bridge = spawn(generator, 3)
         if (some := (~far).nonzero()[:, 0]).numel():
             near = target.select(some)
@@ -216,8 +234,7 @@ class Stages:
             num = self._effort.swarm_size
             there = target.select(some)
             bridge = Bridge(there, proposal, num, generator=for_bridge)
-            unseen = self._unseen[rows[some]]
-            decodes[some] += num + self._swarm(there, rows[some], bridge, unseen, for_far)
+            decodes[some] += num + self._swarm(there, rows[some], bridge, unseen[some], for_far)
         return decodes
 
     def _swarm(
@@ -233,7 +250,8 @@ class Stages:
         `unseen`: Share of p(z|x), (B,), in modes that the path does not lead to.
         """
         for_particles, for_proposal = spawn(generator, 2)
-        annealing = Annealing(self._effort.swarm_size, NUM_ISLANDS, 1, 4, 0.5)
+        num = self._effort.swarm_size
+        annealing = Annealing(num, NUM_ISLANDS, 1, 4, 0.5, max_temperatures=_MOST_TEMPERATURES)
         swarm = annealing.run(path, generator=for_particles, stop=self._clock.is_over)
         decodes, there = swarm.decodes, self._arrived(rows, swarm)
         if not len(there):
@@ -283,14 +301,13 @@ class Stages:
             generator=for_adapt,
         )
         log_joint = swarm.log_likelihood + target.log_prior(swarm.z)
-        inside = log_joint - proposal.log_prob(swarm.z)
         return ROUNDS * NUM_ADAPT + self._weigh(
             target,
             rows,
             proposal,
             components,
             NUM_WEIGHED,
-            lambda largest: (inside > largest + BEYOND).to(inside).mean(0) + missed,
+            outside(proposal, swarm.z, log_joint, missed),
             for_weights,
         )
 
@@ -348,8 +365,10 @@ class Stages:
             )
             decodes[poor] += taken_steps * (fit.num_draws + dim / 4)
             gaussian = Gaussian.from_precision(mean, precision)
-            best = best[:_MOST_BRIDGED, poor]
-            shares = log_weights[:, poor].gather(0, best).mT.clamp_min(-50.0).log_softmax(-1)
+            best = best[:, poor]
+            shares = log_weights[:, poor].gather(0, best).mT.clamp_min(-50.0)
+            left_out = 1 - shares.exp().sum(-1)
+            shares = shares.log_softmax(-1)
             together = Mixture.from_components(
                 torch.cat([torch.zeros_like(shares[:, :1]), shares], 1),
                 torch.cat([mean[:, None], taken(modes.z[:, poor], best).transpose(0, 1)], 1),
@@ -359,7 +378,8 @@ class Stages:
             )
             self._climbed = widened(together, target)
             _, of_bulk = modes.log_weights(modes.bulk)
-            self._unseen[rows] = (of_bulk == 1).sum(0).to(target.like) / num if cheap else math.nan
+            once = (of_bulk[:, poor] == 1).sum(0) / num
+            self._unseen[rows[poor]] = once + left_out if cheap else math.nan
             decodes[poor] += self._weigh(
                 some,
                 rows[poor],

@@ -85,6 +85,28 @@ class Weighing:
         return decodes
 
 
+def outside(
+    proposal: Fitted, z: Tensor, log_joint: Tensor, elsewhere: Tensor
+) -> Callable[[Tensor], Tensor]:
+    """Given the largest log-weight of each query: the share of p(z|x) that particles see outside.
+
+    That one particle lies there may be by luck that it is no more: where any does, one more counts.
+
+    Args:
+        proposal: What was fitted to them, or to others.
+        z: Particles of p(z|x), shape (S, B, latent).
+        log_joint: log p(z, x) there, shape (S, B).
+        elsewhere: The share that particles do not see either, shape (B,).
+    """
+    log_weights = log_joint - proposal.log_prob(z)
+
+    def share(largest: Tensor) -> Tensor:
+        count = (log_weights > largest + BEYOND).to(largest).sum(0)
+        return (count + (count > 0)) / len(z) + elsewhere
+
+    return share
+
+
 def with_tails(target: Target, answer: Answer, log_proposal: Callable[[Tensor], Tensor]) -> Answer:
     """The answer, of which nothing holds where weights are larger far out than where it has draws.
 

@@ -1,4 +1,8 @@
-"""A decoder's output and its Jacobian at many z, by forward mode: a tangent for each direction."""
+"""A decoder's output and its Jacobian at many z, by forward mode: a tangent for each direction.
+
+Where a decoder has an operation without a forward-mode rule, such as fused attention, differences
+take its place: they ask for nothing but decoding.
+"""
 
 from collections.abc import Callable
 
@@ -9,28 +13,28 @@ from torch.autograd import forward_ad
 _TANGENT_BYTES = 2 * 2**20
 _MANY = 32  # points, from which on
 
+Decode = Callable[[Tensor], Tensor]
+
 
 @torch.no_grad()
-def with_jacobian(decode: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:
+def with_jacobian(decode: Decode, z: Tensor) -> tuple[Tensor, Tensor]:
     """decode(z) of z (S, B, latent), (S, B, *out), and its derivatives, (latent, S, B, *out).
 
-    By forward mode, with a tangent for each latent direction; some at a time, as what a pass works
-    on should stay in the processor's cache.
+    Some latent directions at a time, as what a pass works on should stay in the processor's cache.
     """
     params = decode(z)
-    dim = z.shape[-1]
-    directions = torch.eye(dim, dtype=z.dtype, device=z.device)
-    size = max(_TANGENT_BYTES // max(params.nbytes, 1), 1)
-    pieces = directions.split(size)
-    if len(z) * z.shape[1] >= _MANY:  # vmap decodes z once, and takes its time to start
-        return params, torch.cat([_pushed_as_duals(decode, z, piece) for piece in pieces])
+    directions = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
+    pieces = directions.split(max(_TANGENT_BYTES // max(params.nbytes, 1), 1))
+    # vmap decodes z once, and takes its time to start: not for what is soon done without it
+    small = len(pieces) == 1 and z[..., 0].numel() >= _MANY
+    forward = _as_duals if small else _pushed
     try:
-        return params, torch.cat([_pushed(decode, z, piece) for piece in pieces])
-    except RuntimeError:  # what vmap has no rule for, duals may have
-        return params, torch.cat([_pushed_as_duals(decode, z, piece) for piece in pieces])
+        return params, torch.cat([forward(decode, z, piece) for piece in pieces])
+    except RuntimeError:  # there is no forward mode of some operation
+        return params, torch.cat([_differences(decode, z, piece) for piece in pieces])
 
 
-def _pushed(decode: Callable[[Tensor], Tensor], z: Tensor, directions: Tensor) -> Tensor:
+def _pushed(decode: Decode, z: Tensor, directions: Tensor) -> Tensor:
     """Derivatives of decode(z) along directions (N, latent), (N, S, B, *out)."""
 
     def along(direction: Tensor) -> Tensor:
@@ -39,7 +43,7 @@ def _pushed(decode: Callable[[Tensor], Tensor], z: Tensor, directions: Tensor) -
     return torch.func.vmap(along)(directions)
 
 
-def _pushed_as_duals(decode: Callable[[Tensor], Tensor], z: Tensor, directions: Tensor) -> Tensor:
+def _as_duals(decode: Decode, z: Tensor, directions: Tensor) -> Tensor:
     """The same, at the price of decoding z once for each direction."""
     shape = (len(directions), *z.shape)
     tangents = directions[:, None, None].expand(shape).contiguous()
@@ -50,3 +54,12 @@ def _pushed_as_duals(decode: Callable[[Tensor], Tensor], z: Tensor, directions: 
     if tangent is None:
         raise ValueError("expected a decoder that torch can differentiate in forward mode")
     return tangent.unflatten(0, shape[:2])
+
+
+def _differences(decode: Decode, z: Tensor, directions: Tensor) -> Tensor:
+    """The same by central differences, to about 1e-5 of the output in float32."""
+    step = torch.finfo(z.dtype).eps ** (1 / 3)
+    shift = step * directions[:, None, None]
+    both = decode(torch.stack([z + shift, z - shift]).flatten(0, 2))
+    ahead, behind = both.unflatten(0, (2, len(directions), len(z)))
+    return (ahead - behind) / (2 * step)

@@ -1,28 +1,166 @@
-"""Decoding of the observed elements alone: for each query, its own rows of the decoder's head.
+"""log p(x|z) of queries, from what the decoder puts out for the elements that they observe.
 
 With 5 to 25 % of an image observed, most of a decoder's last layer makes elements that p(x|z) does
 not look at. Where the decoder has a `Head`, a query keeps the rows of what it observes; queries
-that observe the same elements share them.
+that observe the same elements share them. Otherwise all elements are decoded, and the likelihood is
+worked out for those observed.
+
+Everything is done piece by piece, so that what a piece works on stays in the processor's cache, and
+memory is bounded: gradients too, which a piece works out with its values.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from crosscoding.heads import Head
+from crosscoding.likelihoods import Likelihood
 from crosscoding.vae import VAE
 
 _MOST_OBSERVED = 0.5  # share of the elements above which one product with all of them is faster
 _MAX_BYTES = 512 * 2**20
 _POINTS_AT_ONCE = 128
 _CACHE_BYTES = 8 * 2**20
+_PIECE_BYTES = 16 * 2**20  # of all that the steps of decoding a piece put out
+_PER_ELEMENT = 8  # numbers that the steps of a likelihood put out for a decoder's one, about
 _TILE, _TILES_AT_ONCE = 128, 256
 
 
-class ObservedRows:
-    """log p(x|z) of B queries from the rows of their observed elements, E of them at most.
+class Observed:
+    """log p(x|z) of B queries, all elements of which are decoded.
+
+    Attributes:
+        values: x, shape (B, E).
+        mask: Which of them count, shape (B, E), or (1, E) for all.
+        likelihood: For these elements.
+    """
+
+    likelihood: Likelihood
+
+    def __init__(self, vae: VAE, values: Tensor, mask: Tensor) -> None:
+        self._vae = vae
+        self.values, self.mask = values, mask
+        self.likelihood = vae.flat_likelihood
+
+    @staticmethod
+    def of(vae: VAE, values: Tensor, mask: Tensor) -> "Observed":
+        """What is fastest for these queries: values and mask of shape (B, data_size)."""
+        for kind in (ObservedRows, ObservedElements):
+            if (found := kind.where_faster(vae, values, mask)) is not None:
+                return found
+        return Observed(vae, values, mask)
+
+    def select(self, index: Tensor | slice) -> "Observed":
+        """Some of the queries."""
+        chosen = self._copy()
+        chosen.values, chosen.mask = self.values[index], self.mask[index]
+        return chosen
+
+    def params(self, z: Tensor) -> Tensor:
+        """The decoder's output for these elements.
+
+        Args:
+            z: Shape (*sample, B, latent).
+        Returns:
+            Shape (S, B, E, *param_shape).
+        """
+        return self._vae.decode_flat(z.reshape(z.shape[:-2].numel(), *z.shape[-2:]))
+
+    def log_likelihood(self, z: Tensor) -> Tensor:
+        """log p(x|z) in nats: z (*sample, B, latent) -> (*sample, B)."""
+        if torch.is_grad_enabled() and z.requires_grad:
+            return _WithGradient.apply(z, self)  # pyright: ignore[reportReturnType]
+        return self.in_pieces(z, lambda part, points: part.at(points))
+
+    def at(self, points: Tensor) -> Tensor:
+        """The same in one piece: points (S, B, latent) -> (S, B)."""
+        return self.likelihood.masked_log_prob(self.params(points), self.values, self.mask)
+
+    def in_pieces(
+        self,
+        z: Tensor,
+        function: Callable[["Observed", Tensor], Tensor],
+        *,
+        decodes_of_one: int = 1,
+    ) -> Tensor:
+        """function of z (*sample, B, latent) by pieces: shape (*sample, B, *event).
+
+        Args:
+            z: Latent points.
+            function: Takes some queries and points of theirs, (S', B', latent); gives (S', B',
+                *event).
+            decodes_of_one: How many decodes function has in memory for a point.
+        """
+        flat = z.reshape(z.shape[:-2].numel(), *z.shape[-2:])
+        results = []
+        for rows, part in self.pieces(len(flat) * decodes_of_one):
+            size = part.points_at_once // (max(len(part.values), 1) * decodes_of_one)
+            pieces = [function(part, points) for points in flat[:, rows].split(max(size, 1))]
+            results.append(torch.cat(pieces))
+        result = torch.cat(results, dim=1)
+        return result.reshape(*z.shape[:-1], *result.shape[2:])
+
+    def pieces(self, num_points: int) -> Iterator[tuple[slice, "Observed"]]:
+        """Some queries after the other, of each of which there are so many points."""
+        size = max(self.points_at_once // min(max(num_points, 1), _POINTS_AT_ONCE), 1)
+        for start in range(0, max(len(self.values), 1), size):
+            rows = slice(start, start + size)
+            yield rows, self.select(rows)
+
+    @property
+    def points_at_once(self) -> int:
+        """Points of all queries together that make up a piece."""
+        numbers = self._vae.cost.values + _PER_ELEMENT * self._vae.params_size
+        return max(_PIECE_BYTES // (numbers * self._vae.dtype.itemsize), 1)
+
+    def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
+        """log p(x|z) in nats of query[i] at z[i]: z (N, latent), query (N,) -> (N,)."""
+        rows = torch.arange(len(z), device=z.device).split(self.points_at_once)
+        return torch.cat([self.select(query[some]).at(z[some][None])[0] for some in rows])
+
+    def _copy(self):
+        copied = object.__new__(type(self))
+        vars(copied).update(vars(self))
+        return copied
+
+
+class _WithGradient(torch.autograd.Function):
+    """log p(x|z), and its gradient at the same time, piece by piece: no graph is kept."""
+
+    @staticmethod
+    def forward(ctx, z: Tensor, observed: Observed) -> Tensor:
+        both = observed.in_pieces(z, _value_and_gradient)
+        ctx.save_for_backward(both[..., 1:])
+        return both[..., 0].clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *upstream: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (gradient,) = ctx.saved_tensors
+        return upstream[0].unsqueeze(-1) * gradient, None
+
+
+def _value_and_gradient(part: Observed, points: Tensor) -> Tensor:
+    """log p(x|z) and its gradient side by side, (S, B, 1 + latent)."""
+    if not points.numel():
+        return points.new_zeros(*points.shape[:-1], 1 + points.shape[-1])
+    with torch.enable_grad():
+        points = points.detach().requires_grad_()
+        value = part.at(points)
+        if not value.requires_grad:
+            raise ValueError(
+                "expected a decoder that torch can differentiate by z, got one whose output has no "
+                "gradient; remove detach() and no_grad() from it"
+            )
+        (gradient,) = torch.autograd.grad(value.sum(), points)
+    return torch.cat([value.detach().unsqueeze(-1), gradient], -1)
+
+
+class ObservedElements(Observed):
+    """log p(x|z) of B queries from their observed elements, E of them at most.
 
     Attributes:
         elements: Which elements, shape (R, E), R = B or, for a shared mask, 1; queries with fewer
@@ -32,58 +170,94 @@ class ObservedRows:
         likelihood: For these elements.
     """
 
-    def __init__(self, vae: VAE, head: Head, values: Tensor, mask: Tensor) -> None:
+    def __init__(self, vae: VAE, values: Tensor, mask: Tensor) -> None:
         rows = mask[:1] if (mask == mask[:1]).all() else mask
         most = int(rows.sum(1).max())
         # Stable, so that the elements of a query are in order whatever stands beside it.
         self.elements = rows.to(torch.int8).sort(dim=1, descending=True, stable=True)[1][:, :most]
-        self.mask = rows.gather(1, self.elements)
-        self.values = values.gather(1, self.elements.expand(len(values), -1))
+        super().__init__(
+            vae,
+            values.gather(1, self.elements.expand(len(values), -1)),
+            rows.gather(1, self.elements),
+        )
+        self._counts = self.mask.sum(1)
+        self.likelihood = vae.flat_likelihood.of_elements(self.elements)
+
+    @classmethod
+    def where_faster(cls, vae: VAE, values: Tensor, mask: Tensor) -> "ObservedElements | None":
+        """These queries, or None where all elements are as good.
+
+        Args:
+            vae: The model.
+            values, mask: Evidence, shape (B, data_size).
+        """
+        few = 0 < _most_observed(mask) <= _MOST_OBSERVED * vae.data_size
+        return cls(vae, values, mask) if few and vae.likelihood.by_element else None
+
+    def select(self, index: Tensor | slice) -> "ObservedElements":
+        chosen = self._copy()
+        chosen.values = self.values[index]
+        if len(self.elements) > 1 or len(self.values) == 1:
+            for name in self._by_query:
+                setattr(chosen, name, getattr(self, name)[index])
+            chosen.likelihood = self.likelihood.select(index)
+        return chosen
+
+    _by_query: tuple[str, ...] = ("elements", "mask", "_counts")
+
+    def params(self, z: Tensor) -> Tensor:
+        params = super().params(z)
+        if len(self.elements) == 1:
+            return params[:, :, self.elements[0]]
+        num_own = len(self.likelihood.param_shape)
+        index = self.elements.reshape(1, *self.elements.shape, *[1] * num_own)
+        shape = (*params.shape[:2], self.elements.shape[1], *params.shape[3:])
+        return params.gather(2, index.expand(shape))
+
+    def pieces(self, num_points: int) -> Iterator[tuple[slice, "Observed"]]:
+        """As the base's, without the elements that none of a piece's queries observes."""
+        for rows, part in super().pieces(num_points):
+            assert isinstance(part, ObservedElements)
+            yield rows, part._trimmed()
+
+    def _trimmed(self) -> "ObservedElements":
+        """Without the elements that no query here observes."""
+        most = int(self._counts.amax()) if len(self._counts) else 0
+        if most == self.elements.shape[1]:
+            return self
+        part = self._copy()
+        for name in ("elements", "mask", "values"):
+            setattr(part, name, getattr(self, name)[..., :most])
+        part.likelihood = self.likelihood.trimmed(most)
+        return part
+
+
+class ObservedRows(ObservedElements):
+    """The same from rows of the decoder's last layer: other elements are not decoded."""
+
+    _by_query = ("elements", "mask", "_counts", "_weight", "_bias")
+
+    def __init__(self, vae: VAE, head: Head, values: Tensor, mask: Tensor) -> None:
+        super().__init__(vae, values, mask)
         self._head = head
         self._num_params = vae.params_size // vae.data_size
         by_element = (-1, self._num_params)
         weight = head.weight.unflatten(0, by_element)[self.elements].flatten(1, 2)
         self._weight = weight.mT.contiguous()
         self._bias = head.bias.unflatten(0, by_element)[self.elements].flatten(1)
-        self._counts = self.mask.sum(1)
-        self.likelihood = vae.flat_likelihood.of_elements(self.elements)
 
     @classmethod
     def where_faster(cls, vae: VAE, values: Tensor, mask: Tensor) -> "ObservedRows | None":
-        """The rows of these queries, or None where decoding all elements is as good.
-
-        Args:
-            vae: The model.
-            values, mask: Evidence, shape (B, data_size).
-        """
-        if vae.head is None or len(mask) == 0:
+        if vae.head is None:
             return None
-        most = int(mask.sum(1).max())
+        most = _most_observed(mask)
         row_bytes = vae.head.weight[0].numel() * values.element_size()
         size = len(mask) * most * row_bytes * (vae.params_size // vae.data_size)
         if not 0 < most <= _MOST_OBSERVED * vae.data_size or size > _MAX_BYTES:
             return None
         return cls(vae, vae.head, values, mask)
 
-    def select(self, index: Tensor | slice) -> "ObservedRows":
-        """The rows of some queries."""
-        chosen = object.__new__(ObservedRows)
-        vars(chosen).update(vars(self))
-        chosen.values = self.values[index]
-        if len(self.elements) > 1 or len(self.values) == 1:
-            for name in ("elements", "mask", "_weight", "_bias", "_counts"):
-                setattr(chosen, name, getattr(self, name)[index])
-            chosen.likelihood = self.likelihood.select(index)
-        return chosen
-
     def params(self, z: Tensor) -> Tensor:
-        """The decoder's output for the observed elements.
-
-        Args:
-            z: Shape (*sample, B, latent).
-        Returns:
-            Shape (S, B, E, *param_shape).
-        """
         shape = (z.shape[:-2].numel(), z.shape[-2], self._width)
         hidden = self._head.trunk(z.reshape(-1, z.shape[-1])).reshape(shape)
         if len(self.elements) == 1:
@@ -94,48 +268,18 @@ class ObservedRows:
         output = self._head.activation(output)
         return output.unflatten(-1, (-1, *self.likelihood.param_shape))
 
-    def log_likelihood(self, z: Tensor) -> Tensor:
-        """log p(x|z) in nats: z (*sample, B, latent) -> (*sample, B).
-
-        Piece by piece, so that what a piece works on stays in the processor's cache: some queries
-        that observe about as many elements, if they come in that order, and some of their points.
-        """
-        flat = z.reshape(z.shape[:-2].numel(), *z.shape[-2:])
-        size = len(flat) if torch.is_grad_enabled() and z.requires_grad else _POINTS_AT_ONCE
-        results = []
-        for rows, part in self.pieces():
-            likelihood, values, mask = part.likelihood, part.values, part.mask
-            pieces = [
-                likelihood.masked_log_prob(part.params(points), values, mask)
-                for points in flat[:, rows].split(max(size, 1))
-            ]
-            results.append(torch.cat(pieces))
-        return torch.cat(results, dim=1).reshape(z.shape[:-1])
-
-    def pieces(self) -> Iterator[tuple[slice, "ObservedRows"]]:
-        """Some queries after the other, without the elements that none of them observes."""
-        if len(self.elements) <= 1:
-            yield slice(None), self
-            return
+    @property
+    def points_at_once(self) -> int:
         widest = max(self._width, self._bias.shape[1])
-        row_bytes = _POINTS_AT_ONCE * widest * self.values.element_size()
-        size = max(_CACHE_BYTES // row_bytes, 1)
-        for start in range(0, len(self.values), size):
-            rows = slice(start, start + size)
-            yield rows, self.select(rows)._trimmed()
+        return max(_CACHE_BYTES // (widest * self.values.element_size()), _POINTS_AT_ONCE)
 
     def _trimmed(self) -> "ObservedRows":
-        """Without the elements that no query here observes."""
-        most = int(self._counts.max())
-        if most == self.elements.shape[1]:
-            return self
-        part = object.__new__(ObservedRows)
-        vars(part).update(vars(self))
-        for name in ("elements", "mask", "values"):
-            setattr(part, name, getattr(self, name)[..., :most])
-        for name in ("_weight", "_bias"):
-            setattr(part, name, getattr(self, name)[..., : most * self._num_params])
-        part.likelihood = self.likelihood.trimmed(most)
+        part = super()._trimmed()
+        assert isinstance(part, ObservedRows)
+        if part is not self:
+            size = part.elements.shape[1] * self._num_params
+            for name in ("_weight", "_bias"):
+                setattr(part, name, getattr(self, name)[..., :size])
         return part
 
     def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
@@ -170,3 +314,8 @@ class ObservedRows:
     @property
     def _width(self) -> int:
         return self._weight.shape[-2]
+
+
+def _most_observed(mask: Tensor) -> int:
+    """Of mask (B, E), the most of a query; 0 without queries."""
+    return int(mask.sum(1).max()) if len(mask) else 0

@@ -17,12 +17,12 @@ from crosscoding.bank import Bank
 from crosscoding.errors import NonFiniteError
 from crosscoding.evidence import Evidence
 from crosscoding.jacobian import with_jacobian
-from crosscoding.likelihoods import Likelihood
-from crosscoding.observed import ObservedRows
+from crosscoding.observed import Observed
 from crosscoding.random import normal
 from crosscoding.vae import VAE, check_matches
 
 CHUNK_BYTES = 64 * 2**20
+REACH = 5.0  # prior standard deviations from 0 that prior draws keep within
 
 
 class Target(ABC):
@@ -55,7 +55,7 @@ class Target(ABC):
         """log p(x|z) in nats, shape (*sample, *batch).
 
         Raises:
-            NonFiniteError: It is NaN somewhere; not raised if not checked.
+            NonFiniteError: It is NaN somewhere that prior draws are; not raised if not checked.
         """
 
     @abstractmethod
@@ -164,16 +164,13 @@ class VAETarget(Target):
         flat_shape = (*self.batch_shape, vae.data_size)
         self._values = evidence.values.reshape(flat_shape)
         self._mask = evidence.mask.reshape(flat_shape)
-        self._observed: ObservedRows | None = None
+        size = vae.data_size
+        self._observed = Observed(vae, self._values.reshape(-1, size), self._mask.reshape(-1, size))
 
     def log_likelihood(self, z: Tensor, *, checked: bool = True) -> Tensor:
-        in_one_piece = z.ndim <= 1 + len(self.batch_shape)  # one point a query
-        bounded = in_one_piece or self._observed is not None  # that works piece by piece
-        if bounded or (torch.is_grad_enabled() and z.requires_grad):
-            result = self._log_likelihood(z)
-        else:
-            size = self._chunk_size(z[:1, ..., 0].numel(), z)
-            result = _in_chunks(self._log_likelihood, z, size)
+        sample = z.shape[: z.ndim - 1 - len(self.batch_shape)]
+        points = z.reshape(*sample, self.num_queries, self.latent_dim)
+        result = self._observed.log_likelihood(points).reshape(z.shape[:-1])
         return self._checked(result, z) if checked else result
 
     @property
@@ -200,52 +197,11 @@ class VAETarget(Target):
         return bank.points, result.reshape(len(bank.points), *self.batch_shape)
 
     def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
-        if self._observed is not None:
-            return self._checked(self._observed.log_likelihood_at(z, query), z, query)
-
-        def evaluate(rows: Tensor) -> Tensor:
-            params = self.vae.decode_flat(z[rows])
-            values, mask = self._values[query[rows]], self._mask[query[rows]]
-            result = self.vae.flat_likelihood.masked_log_prob(params, values, mask)
-            return self._checked(result, z[rows], query[rows])
-
-        return _in_chunks(
-            evaluate, torch.arange(len(z), device=z.device), self._chunk_size(1, z) // 4 + 1
-        )
+        return self._checked(self._observed.log_likelihood_at(z, query), z, query)
 
     def curvature(self, z: Tensor) -> Tensor:
-        if not z.numel():
-            return z.new_zeros(*z.shape, self.latent_dim, dtype=torch.double)
-        points = z.reshape(z.shape[:-2].numel(), *z.shape[-2:])
-        if self._observed is None:
-            values_at_once = CHUNK_BYTES // z.element_size()
-            size = max(values_at_once // (self.vae.params_size * self.latent_dim), 1)
-            parts = [
-                self._fisher_curvature(self.vae.decode_flat, points[:, rows], self._mask[rows])
-                for rows in _slices(z.shape[-2], max(size // len(points), 1))
-            ]
-        else:
-            parts = [
-                self._fisher_curvature(part.params, points[:, rows], part.mask, part.likelihood)
-                for rows, part in self._observed.pieces()
-            ]
-        bend = torch.cat(parts, 1) + torch.eye(self.latent_dim).to(parts[0])
-        return bend.reshape(*z.shape, self.latent_dim)
-
-    def _fisher_curvature(
-        self,
-        decode: Callable[[Tensor], Tensor],
-        z: Tensor,
-        mask: Tensor,
-        likelihood: Likelihood | None = None,
-    ) -> Tensor:
-        """Jᵀ F J of elements in mask (b, E): z (S, b, latent) -> (S, b, latent, latent)."""
-        likelihood = likelihood or self.vae.flat_likelihood
-        params, jacobian = with_jacobian(decode, z)
-        jacobian = jacobian.double()
-        weighted = likelihood.fisher_product(params, jacobian, mask)
-        weighted, jacobian = (part.flatten(3).movedim(0, 2) for part in (weighted, jacobian))
-        return weighted @ jacobian.mT  # (S, b, latent, outputs) @ (S, b, outputs, latent)
+        bend = self._observed.in_pieces(z, _fisher_curvature, decodes_of_one=self.latent_dim)
+        return bend + torch.eye(self.latent_dim).to(bend)
 
     def flatten(self) -> "VAETarget":
         return VAETarget(self.vae, self.evidence.flatten(len(self.vae.data_shape)))
@@ -253,7 +209,7 @@ class VAETarget(Target):
     def prepare(self) -> "VAETarget":
         """The same flat target, which decodes observed elements alone where that is faster."""
         prepared = self.select(torch.arange(self.num_queries, device=self.like.device))
-        prepared._observed = ObservedRows.where_faster(self.vae, self._values, self._mask)
+        prepared._observed = Observed.of(self.vae, self._values, self._mask)
         return prepared
 
     @property
@@ -273,19 +229,20 @@ class VAETarget(Target):
         chosen._values, chosen._mask = self._values[index], self._mask[index]
         chosen.batch_shape = chosen._values.shape[:-1]
         chosen.index = index if self.index is None else self.index[index]
-        if self._observed is not None:
-            chosen._observed = self._observed.select(index)
+        chosen._observed = self._observed.select(index)
         return chosen
 
-    def _log_likelihood(self, z: Tensor) -> Tensor:
-        if self._observed is not None:
-            return self._observed.log_likelihood(z)
-        params = self.vae.decode_flat(z)
-        return self.vae.flat_likelihood.masked_log_prob(params, self._values, self._mask)
-
     def _checked(self, result: Tensor, z: Tensor, query: Tensor | None = None) -> Tensor:
-        """The log-likelihoods if none is NaN: (*sample, *batch), or one for each `query`, (N,)."""
+        """The log-likelihoods if none is NaN: (*sample, *batch), or one for each `query`, (N,).
+
+        Farther out than prior draws are, a decoder may overflow: there it is −inf for NaN.
+        """
         wrong = result.isnan()
+        if not wrong.any():
+            return result
+        far = (z.detach().abs() > REACH).any(-1)
+        far = far.reshape(*far.shape, *[1] * (result.ndim - far.ndim))
+        result, wrong = torch.where(wrong & far, -math.inf, result), wrong & ~far
         if wrong.any():
             if query is None:  # counted in the order of the batch
                 by_query = wrong.reshape(-1, max(self.num_queries, 1)).any(0)
@@ -302,9 +259,15 @@ class VAETarget(Target):
         return max(CHUNK_BYTES // row_bytes, 1)
 
 
-def _slices(total: int, size: int) -> list[slice]:
-    """Slices of at most size that make up range(total); one that is empty for 0."""
-    return [slice(start, start + size) for start in range(0, max(total, 1), size)]
+def _fisher_curvature(part: Observed, z: Tensor) -> Tensor:
+    """Jᵀ F J of the observed elements: z (S, B, latent) -> (S, B, latent, latent), in double."""
+    if not z.numel():
+        return z.new_zeros(*z.shape, z.shape[-1], dtype=torch.double)
+    params, jacobian = with_jacobian(part.params, z)
+    jacobian = jacobian.double()
+    weighted = part.likelihood.fisher_product(params, jacobian, part.mask)
+    weighted, jacobian = (tensor.flatten(3).movedim(0, 2) for tensor in (weighted, jacobian))
+    return weighted @ jacobian.mT  # (S, B, latent, outputs) @ (S, B, outputs, latent)
 
 
 def _in_chunks(function: Callable[[Tensor], Tensor], z: Tensor, size: int) -> Tensor:

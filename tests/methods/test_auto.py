@@ -168,14 +168,14 @@ def test_narrow_blocks_are_right_or_not_trusted(dim, scale):
 def test_modes_that_one_climb_alone_found_say_how_many_were_not(monkeypatch):
     """Of 256 modes 64 climbs find a part, and draws from that part show nothing amiss."""
     monkeypatch.setattr(stages, "_MOST_COMPONENTS", 64)  # a proposal from all that were found
-    monkeypatch.setattr(auto, "_LONGEST_WAY", 0.0)  # and no swarm
+    monkeypatch.setattr(auto, "_MOST_OPERATIONS", 0.0)  # and no swarm
     target = narrow_blocks(16, 0.02)
     posterior = cc.infer(target, Auto(), seed=0)
     assert [stage.name for stage in posterior.trace] == ["bank", "climb"]
-    assert posterior.log_evidence_error < 0.04
     assert posterior.ess > 600
     lacking = 1 - (posterior.log_evidence - target.log_evidence).exp()
     assert lacking > 0.2
+    assert target.log_evidence - posterior.log_evidence < 4 * posterior.log_evidence_error
     # The share of modes found once is that of p(z|x) not found: a standard error of 0.06 in 64
     # climbs, if each mode were found as often as it weighs, and here that is so within a half.
     assert posterior.stats["missed"] > 0.5 * lacking
@@ -211,7 +211,7 @@ def test_whoever_trusts_a_mirrored_answer_has_both_sides(latent, data, scale, se
 
 def test_a_gaussian_at_one_of_two_modes_says_what_it_lacks(monkeypatch):
     """Where the mixture of modes is poor and a Gaussian is better, half of p(z|x) is missed."""
-    monkeypatch.setattr(auto, "_LONGEST_WAY", 0.0)  # no swarm that would find both
+    monkeypatch.setattr(auto, "_MOST_OPERATIONS", 0.0)  # no swarm that would find both
     vae = mirrored_vae(8, 16, 0.3, seed=2)
     truth = vae.sample_prior(6, seed=102)
     evidence = cc.Evidence(truth, cc.random_mask((16,), 0.7, seed=2))[[3]]
@@ -346,7 +346,7 @@ def test_an_entry_of_a_batch_is_what_it_is_alone(staged):
 def test_a_query_that_particles_do_not_reach_harms_no_other(monkeypatch):
     """The last lies far outside, and is not annealed to; nor do the bank's draws differ there."""
     monkeypatch.setattr(auto, "GRID_DIM", 0)
-    monkeypatch.setattr(auto, "_LONGEST_WAY", 0.0)  # no swarm, which takes long
+    monkeypatch.setattr(auto, "_MOST_OPERATIONS", 0.0)  # no swarm, which takes long
     problem = linear_gaussian_problem(2, data_dim=5, scale=0.01, dtype=torch.double)
     values = problem.truth.clone()
     values[3] = 30.0

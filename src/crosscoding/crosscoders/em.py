@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.crosscoders.moments import FLOOR, towards_diagonal, weighted_covariance
+from crosscoding.crosscoders.precision import precision_root
 from crosscoding.random import uniform
 
 _ROUNDS = 15
@@ -86,7 +87,7 @@ def _maximise(
     floor = FLOOR * torch.eye(dim, dtype=points.dtype, device=points.device)
     # one draw's worth of weight, spread evenly, so that no component is ever quite without
     smoothed = (share * total.unsqueeze(-1) + 1 / num) / (total.unsqueeze(-1) + 1)
-    return smoothed.log(), means, torch.linalg.cholesky(covariance + floor)
+    return smoothed.log(), means, precision_root(covariance + floor)
 
 
 def _clusters(points: Tensor, weights: Tensor, num: int, *, generator: Generator) -> Tensor:

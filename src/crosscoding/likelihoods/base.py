@@ -32,6 +32,7 @@ class Likelihood(ABC):
         by_rows: Whether a decoder's last linear layer, where it shows one, may be run in part, with
             rows of it for each element. Not for `Mixed`, whose elements differ in their rows, nor
             for a pair of location and dispersion, which come out of different layers.
+        by_element: Whether `of_elements` works: whether some elements may be worked out alone.
         per_element: Settings that may be tensors which broadcast to the data's shape, and how many
             dimensions of their own they have after that.
     """
@@ -40,6 +41,7 @@ class Likelihood(ABC):
     support: str
     num_kept: int = 1
     by_rows: bool = True
+    by_element: ClassVar[bool] = True
     per_element: ClassVar[dict[str, int]] = {}
 
     @abstractmethod

@@ -74,7 +74,7 @@ class Gaussian(_Real):
         # Σ m (x − μ)² / σ² by its three products, in double, and both less the mean of μ over the
         # points: they nearly cancel where x ≈ μ, and all the more the further both are from 0.
         mean, scale = (part.double() for part in self.split(params))
-        centre = mean.mean(0)
+        centre = torch.where(mean.isfinite(), mean, 0.0).mean(0)  # a point's NaN is its own
         weight, data, mean = mask.double(), values.double() - centre, mean - centre
         precision = scale.pow(-2).expand_as(mean)
         squares = precision @ (data.square() * weight).mT

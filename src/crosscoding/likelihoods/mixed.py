@@ -44,6 +44,7 @@ class Mixed(Likelihood):
     _output_order: Tensor | None = field(default=None, init=False, repr=False)
 
     by_rows = False
+    by_element = False
     support = "that fit their columns"
 
     def __post_init__(self) -> None:

@@ -154,13 +154,19 @@ class Answers:
             self._postponed[later] = False
         return self._draws[:, rows]
 
+    def every_draw(self) -> Tensor:
+        """`draws_of` all queries."""
+        return self.draws_of(torch.arange(len(self.error), device=self.error.device))
+
     def findings(self, trace: tuple[Stage, ...]) -> Findings:
         """The answers as a method gives them."""
         self.compare()
+        # What a search found outside is known to about itself, and log p(x) is short by it.
+        short = torch.where(self.missed > MISSED, 2 * self.missed, 0.0)
         return Findings(
-            draws=self.draws_of(torch.arange(len(self.error), device=self.error.device)),
+            draws=self.every_draw(),
             log_evidence=self.log_evidence,
-            log_evidence_error=self.error,
+            log_evidence_error=torch.hypot(self.error, short),
             c_elbo=self.c_elbo,
             c_elbo_error=self.c_elbo_error,
             ess=self.ess,

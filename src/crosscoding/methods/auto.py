@@ -2,13 +2,16 @@
 
     bank    every query at every kept point of the prior: where is p(z|x), and how narrow?
     grid    latent ≤ 3: integration, checked by draws
+    fit     many dimensions, or a decoder that takes seconds: a Gaussian of low rank by gradients,
+            and nothing else
     anneal  some particles from the prior to p(z|x): they see its modes. A proposal is adapted from
             them, drawn from until log p(x) is known, and has to have mass where they are
     climb   instead, where p(z|x) is too narrow to anneal to: Gauss–Newton from many points, then a
             proposal from the modes found, and where that is poor the best Gaussian
     refine  what a Gaussian does not propose well for: rounds of more draws, and two Gaussians
     look    what particles settled: are there draws at the modes that a few climbs find?
-    swarm   what is not settled is annealed again, with many particles in islands, and looked at
+    swarm   what is not settled is annealed again, with many particles in islands, and looked at:
+            from the prior, or where that is far from what climbs found
 
 After each stage an answer is graded (`verdict`): Pareto k, effective draws, error of log p(x), and
 whether a search from the prior, or another stage, finds mass where the answer has none. The best
@@ -40,9 +43,9 @@ _STAGES: tuple[str, ...] = (
     "look",
     "swarm",
     "look again",
+    "fit",
 )
-_LONGEST_WAY = 25.0  # temperatures from the prior, above which a swarm does not get there
-_MOST_OPERATIONS = 4e12  # and where the smallest swarm takes more than this, there is none
+_MOST_OPERATIONS = 1e11  # where the smallest swarm takes more than this, there is none
 _NEXT_TO_NONE = 1e-3  # seconds
 
 
@@ -124,6 +127,9 @@ class _Cascade:
         self._run("bank", everything, stages.bank)
         if self._target.latent_dim <= GRID_DIM:
             self._run("grid", self._open(), stages.integrate)
+        if self._effort.low_rank:
+            self._run("fit", self._open(), stages.fit)
+            return
         rows = self._open()
         self._run("anneal", rows[way[rows] <= LONG_WAY], stages.anneal)
         self._run("climb", rows[way[rows] > LONG_WAY], stages.climb)
@@ -132,7 +138,7 @@ class _Cascade:
         self._run("look", self._to_look_at().nonzero()[:, 0], stages.look)
         rows = self._open()
         affordable = self._effort.swarm_operations(way[rows]) < _MOST_OPERATIONS
-        self._run("swarm", rows[(way[rows] < _LONGEST_WAY) & affordable], stages.swarm)
+        self._run("swarm", rows[affordable], stages.swarm)
         self._run("look again", self._to_look_at().nonzero()[:, 0], stages.look)
 
     def _open(self) -> Tensor:

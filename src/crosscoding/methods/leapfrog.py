@@ -16,9 +16,8 @@ from torch import Generator, Tensor
 
 from crosscoding.errors import NonFiniteError
 from crosscoding.random import normal, uniform
-from crosscoding.target import Target
+from crosscoding.target import REACH, Target
 
-_REACH = 5.0  # prior standard deviations from 0 that prior draws keep within
 _FAR = 1e3  # prior standard deviations from 0 at which a path has diverged
 
 Density = Callable[[Tensor], Tensor]
@@ -50,7 +49,8 @@ def evaluated(target: Target, density: Density, z: Tensor) -> Points:
     """log π and its gradient at z; −inf and 0 where a path has diverged.
 
     It has where z is far off. Farther out than prior draws are, a decoder may overflow on the way
-    there; NaN where prior draws are is an error.
+    there; NaN where prior draws are is an error. A gradient alone that is NaN is taken for 0, but
+    if all of a query's are.
 
     Raises:
         NonFiniteError: NaN within 5 prior standard deviations of 0.
@@ -60,9 +60,11 @@ def evaluated(target: Target, density: Density, z: Tensor) -> Points:
         inside = torch.where(diverged[..., None], 0.0, z).requires_grad_()
         log_density = density(inside)
         (gradient,) = torch.autograd.grad(log_density.sum(), inside)
-    undefined = log_density.isnan() | gradient.isnan().any(-1)
-    near = (inside.abs() < _REACH * target.prior_scale).all(-1)
-    wrong = undefined & near
+    undefined = log_density.isnan()
+    # An unobserved element that overflows has no gradient: any step is as good as another there.
+    blind = gradient.isnan().any(-1) & ~undefined
+    near = (inside.abs() < REACH * target.prior_scale).all(-1)
+    wrong = near & (undefined | blind.all(0))
     if wrong.any():
         query = target.name(wrong.any(0).nonzero()[0, 0])
         raise NonFiniteError(
@@ -74,7 +76,7 @@ def evaluated(target: Target, density: Density, z: Tensor) -> Points:
     return Points(
         z,
         torch.where(diverged, -math.inf, log_density.detach()),
-        torch.where(diverged[..., None], 0.0, gradient),
+        torch.where((diverged | blind)[..., None], 0.0, gradient),
     )
 
 

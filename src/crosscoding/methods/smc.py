@@ -183,6 +183,7 @@ class Annealing:
     num_moves: int
     num_leapfrog: int
     ess_share: float
+    max_temperatures: int = _MAX_TEMPERATURES
 
     @torch.no_grad()
     def run(
@@ -202,12 +203,12 @@ class Annealing:
             stop: Asked at each temperature; True ends it as it is.
         Returns:
             The particles; `reached` is False for queries that were stopped, or not through after
-            150 temperatures.
+            so many temperatures.
         """
         for_start, for_steps = spawn(generator, 2)
         state = self._start(target, generator=for_start)
         swarm = self._empty(state)
-        for step in range(_MAX_TEMPERATURES):
+        for step in range(self.max_temperatures):
             if not len(state.index) or stop():
                 break
             report(1 - len(state.index) / max(target.num_queries, 1), f"temperature {step}")
@@ -233,6 +234,8 @@ class Annealing:
                 f"got {self.num_islands}"
             )
         points = points[: per_island * self.num_islands]
+        if points.ndim == 2:  # the same ones for all queries
+            points = points[:, None].expand(-1, target.num_queries, -1)
         # Stretches of the bank, not every n-th point: each is spread evenly by itself.
         islands = log_likelihood[: len(points)].unflatten(0, (self.num_islands, per_island))
         islands = islands.transpose(0, 1)
@@ -243,8 +246,9 @@ class Annealing:
         offset = uniform((self.num_islands, 1), generator=generator, like=points)
         size = self.num_particles // self.num_islands
         index = systematic(log_weights, offset, size)  # (size, islands, B)
-        island = torch.arange(self.num_islands, device=points.device)[:, None]
-        chosen = points[index + per_island * island].transpose(0, 1).flatten(0, 1)
+        island = torch.arange(self.num_islands, device=points.device)
+        chosen = taken(points, (index + per_island * island[..., None]).flatten(0, 1))
+        chosen = chosen.unflatten(0, index.shape[:2]).transpose(0, 1).flatten(0, 1)
         num_queries = target.num_queries
         return _State(
             target=target,

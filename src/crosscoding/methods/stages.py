@@ -13,11 +13,15 @@ from crosscoding.crosscoders import Fitted, Gaussian, Mixture
 from crosscoding.diagnostics import pareto_smooth
 from crosscoding.methods.answers import Answer, Answers
 from crosscoding.methods.base import Report
+from crosscoding.methods.bridge import Bridge
 from crosscoding.methods.effort import (
     CHECK_STEPS,
+    CLIMB_EVERY,
     CLIMB_STEPS,
     DEAR_STEPS,
     LEAST_CLIMBS,
+    LONG_WAY,
+    LONGEST_WAY,
     NUM_ADAPT,
     NUM_ISLANDS,
     NUM_PARTICLES,
@@ -26,14 +30,16 @@ from crosscoding.methods.effort import (
     ROUNDS,
     Clock,
     Effort,
+    way_of,
 )
 from crosscoding.methods.grid import Grid
 from crosscoding.methods.importance import adapt, widened
-from crosscoding.methods.laplace import Modes, climb, half_log_determinant, spread_starts
+from crosscoding.methods.laplace import Modes, climb, lacking_modes, spread_starts
 from crosscoding.methods.natural import NaturalGradient
-from crosscoding.methods.particles import bounded, next_temperature, taken
+from crosscoding.methods.particles import bounded, taken
 from crosscoding.methods.smc import Annealing, Swarm
-from crosscoding.methods.weighing import BEYOND, Weighing, with_tails
+from crosscoding.methods.variational import Variational
+from crosscoding.methods.weighing import BEYOND, Weighing, outside, with_tails
 from crosscoding.random import spawn
 from crosscoding.target import Target
 
@@ -44,7 +50,10 @@ _BANK_ESS, _BANK_ERROR = 100.0, 0.0375  # of points spread evenly, and of log p(
 _NUM_DEAR = 500
 _MOST_COMPONENTS = 8  # of the modes found, to propose from
 _ISLAND_FACTOR = 1.25  # by which the spread of a few islands may understate the error
-_NO_MODE = 4.0  # nats below all modes together, from which on one is not looked for
+_MOST_UNSEEN = 0.1  # share of p(z|x) that climbs may leave out, and be a beginning for particles
+_MOST_TEMPERATURES = 40  # of a swarm: about twice those that LONGEST_WAY takes
+_LOW_RANK = 8
+_PARTICLES_COUNT = 5  # times as much as draws that were adapted from them
 
 
 class Stages:
@@ -65,7 +74,12 @@ class Stages:
         self._effort = effort
         self._clock = clock
         self._report = report
-        self._weigh = Weighing(answers, clock, unlimited=unlimited)
+        self._weigh = Weighing(answers, clock, effort.most_times if unlimited else 1)
+        self._particles: Tensor  # that annealed, of all queries, (S, B, latent)
+        self._particles_missed = torch.zeros_like(answers.way)
+        self._climbed: Fitted  # what climbs found, of some queries
+        self._unseen = torch.zeros_like(answers.way)  # and by them, the share that none found
+        self._place = torch.zeros_like(answers.way, dtype=torch.long)  # and where a query's is
 
     def bank(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Importance sampling with the bank, good enough where it is dense: in few dimensions."""
@@ -88,7 +102,7 @@ class Stages:
             as_draws = error[dense].square().reciprocal().clamp_max(float(len(points)))
             ess[dense] = torch.maximum(ess[dense], as_draws)
         else:
-            self.answers.way[rows] = _way(log_likelihood, target.latent_dim)
+            self.answers.way[rows] = way_of(log_likelihood, target.latent_dim)
         unknown = torch.full_like(ess, math.nan)
         answer = Answer(
             draws=points[:, None].expand(-1, target.num_queries, -1),
@@ -133,17 +147,45 @@ class Stages:
         open_rows = (self.answers.grade[rows] > 0).nonzero()[:, 0]
         if len(open_rows):  # too fine for cells, or beyond their box
             _, log_likelihood = target.select(open_rows).log_likelihood_of_bank()
-            self.answers.way[rows[open_rows]] = _way(log_likelihood, target.latent_dim)
+            self.answers.way[rows[open_rows]] = way_of(log_likelihood, target.latent_dim)
         return everything.stats["cells"] + _NUM_GRID_CHECKS
+
+    def fit(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
+        """A Gaussian of low rank by gradients alone, where all else is too dear."""
+        for_start, for_fit, for_weights = spawn(generator, 3)
+        family, num_draws = Gaussian(rank=_LOW_RANK), 4
+        method = Variational(family, self._effort.fit_steps(3 * num_draws, 1000), num_draws)
+        mean = target.like.new_zeros(len(rows), target.latent_dim)
+        scale = torch.full_like(mean, 0.5 * target.prior_scale)
+        with torch.enable_grad():
+            fitted, steps = method.fit(
+                target,
+                family.start(mean, scale, generator=for_start),
+                generator=for_fit,
+                report=self._report,
+                out_of_time=self._clock.is_late,
+            )
+        return 3 * num_draws * steps + self._weigh(
+            target,
+            rows,
+            fitted,
+            None,
+            self._effort.num_drawn,
+            lambda largest: torch.full_like(largest, math.nan),  # one fit is no search
+            for_weights,
+        )
 
     def anneal(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         for_particles, for_proposal = spawn(generator, 2)
         annealing = Annealing(NUM_PARTICLES, 1, 1, 3, 0.5)
+        self._particles = self.answers.every_draw()[:NUM_PARTICLES].clone()
         swarm = annealing.run(target, generator=for_particles, stop=self._clock.is_over)
         decodes, there = swarm.decodes, self._arrived(rows, swarm)
         if len(there):
             target, swarm = target.select(there), swarm.select(there)
-            decodes[there] += self._propose(target, rows[there], swarm, 1, for_proposal)
+            self._particles[:, rows[there]] = swarm.z
+            missed = self._particles_missed[rows[there]] = swarm.missed
+            decodes[there] += self._propose(target, rows[there], swarm, missed, 1, for_proposal)
         return decodes
 
     def _arrived(self, rows: Tensor, swarm: Swarm) -> Tensor:
@@ -152,9 +194,10 @@ class Stages:
         return swarm.reached.nonzero()[:, 0]
 
     def refine(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        """Adapt from the answer's draws with more of them, and a mixture of two."""
+        """Adapt from the answer's draws and the particles with more draws, and a mixture of two."""
         for_adapt, for_weights = spawn(generator, 2)
-        draws = self.answers.draws_of(rows)
+        particles = self._particles[:, rows]
+        draws = torch.cat([self.answers.draws_of(rows), *[particles] * _PARTICLES_COUNT])
         proposal = adapt(
             target,
             draws,
@@ -164,18 +207,57 @@ class Stages:
             num_draws=NUM_REFINE,
             generator=for_adapt,
         )
-        missed = self.answers.missed[rows]  # of the fit before, which this one widens
         return ROUNDS * NUM_REFINE + self._weigh(
-            target, rows, proposal, 2, NUM_WEIGHED, lambda largest: missed, for_weights
+            target,
+            rows,
+            proposal,
+            2,
+            NUM_WEIGHED,
+            outside(proposal, particles, target.log_joint(particles), self._particles_missed[rows]),
+            for_weights,
         )
 
     def swarm(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
+        """Many particles in islands: from the prior or, where it is far, from what climbs found.
+
+        Of very many modes climbs find a part; the prior has them all.
+        """
+        way, unseen = self.answers.way[rows], self._unseen[rows]
+        decodes = torch.zeros_like(way)
+        far = (way > LONG_WAY) & ((unseen < _MOST_UNSEEN) | ~(way < LONGEST_WAY))
+        for_near, for_far, for_bridge = spawn(generator, 3)
+        if (some := (~far).nonzero()[:, 0]).numel():
+            near = target.select(some)
+            decodes[some] += self._swarm(near, rows[some], near, 0.0, for_near)
+        if (some := far.nonzero()[:, 0]).numel():
+            proposal = self._climbed.select(self._place[rows[some]])
+            num = self._effort.swarm_size
+            there = target.select(some)
+            bridge = Bridge(there, proposal, num, generator=for_bridge)
+            decodes[some] += num + self._swarm(there, rows[some], bridge, unseen[some], for_far)
+        return decodes
+
+    def _swarm(
+        self,
+        target: Target,
+        rows: Tensor,
+        path: Target,
+        unseen: Tensor | float,
+        generator: Generator,
+    ) -> Tensor:
+        """Particles that walk along a path to the target: what they say, and what they propose.
+
+        `unseen`: Share of p(z|x), (B,), in modes that the path does not lead to.
+        """
         for_particles, for_proposal = spawn(generator, 2)
-        annealing = Annealing(self._effort.swarm_size, NUM_ISLANDS, 1, 4, 0.5)
-        swarm = annealing.run(target, generator=for_particles, stop=self._clock.is_over)
+        num = self._effort.swarm_size
+        annealing = Annealing(num, NUM_ISLANDS, 1, 4, 0.5, max_temperatures=_MOST_TEMPERATURES)
+        swarm = annealing.run(path, generator=for_particles, stop=self._clock.is_over)
         decodes, there = swarm.decodes, self._arrived(rows, swarm)
         if not len(there):
             return decodes
+        path = path.select(there)
+        unseen = torch.as_tensor(unseen).to(decodes).expand(len(decodes))[there]
         target, rows, swarm = target.select(there), rows[there], swarm.select(there)
         unknown = torch.full_like(swarm.log_evidence, math.nan)
         answer = Answer(
@@ -187,16 +269,25 @@ class Stages:
             c_elbo_error=unknown,
             ess=swarm.ess,
             pareto_k=unknown,
-            missed=swarm.missed,
+            missed=swarm.missed + unseen,
             weighed=torch.full_like(unknown, len(swarm.z)),
         )
-        answer = with_tails(target, answer, target.log_prior)
+        answer = with_tails(target, answer, path.log_prior)
         self.answers.keep(rows, answer)
-        decodes[there] += self._propose(target, rows, swarm, 3, for_proposal)
+        swarm.log_likelihood = swarm.log_likelihood + path.log_prior(swarm.z)
+        swarm.log_likelihood = swarm.log_likelihood - target.log_prior(swarm.z)
+        missed = swarm.missed + unseen
+        decodes[there] += self._propose(target, rows, swarm, missed, 3, for_proposal)
         return decodes
 
     def _propose(
-        self, target: Target, rows: Tensor, swarm: Swarm, components: int, generator: Generator
+        self,
+        target: Target,
+        rows: Tensor,
+        swarm: Swarm,
+        missed: Tensor,
+        components: int,
+        generator: Generator,
     ) -> Tensor:
         """Fit to particles, adapt, weigh, and see whether particles lie outside; the decodes."""
         for_adapt, for_weights = spawn(generator, 2)
@@ -210,14 +301,13 @@ class Stages:
             generator=for_adapt,
         )
         log_joint = swarm.log_likelihood + target.log_prior(swarm.z)
-        inside = log_joint - proposal.log_prob(swarm.z)
         return ROUNDS * NUM_ADAPT + self._weigh(
             target,
             rows,
             proposal,
             components,
             NUM_WEIGHED,
-            lambda largest: (inside > largest + BEYOND).to(inside).mean(0) + swarm.missed,
+            outside(proposal, swarm.z, log_joint, missed),
             for_weights,
         )
 
@@ -229,8 +319,10 @@ class Stages:
         cheap = num >= LEAST_CLIMBS
         steps = CLIMB_STEPS if cheap else DEAR_STEPS
         starts = spread_starts(target, num, generator=for_starts)
-        modes = climb(target, starts, steps, report=self._report, stop=self._clock.is_late)
-        decodes = modes.steps.sum(0) * (dim + 3.0) + num * dim
+        modes = climb(
+            target, starts, steps, every=CLIMB_EVERY, report=self._report, stop=self._clock.is_late
+        )
+        decodes = modes.decodes.clone()
         log_weights, climbs = modes.log_weights()
         searched = ((climbs == 1).sum(0) / num).to(target.like)
         best = log_weights.argsort(0, descending=True)[:_MOST_COMPONENTS]
@@ -263,14 +355,31 @@ class Stages:
             decodes += self._at_one_mode(target, rows, modes, searched, for_mode)
             self.answers.looked[rows] = True  # it was climbs that found these
         poor = (self.answers.grade[rows] > 0).nonzero()[:, 0]
+        self._place[rows[poor]] = torch.arange(len(poor)).to(rows)
         if len(poor):
-            fit, some = NaturalGradient(), target.select(poor)
+            steps = self._effort.fit_steps(3 * 16 + dim / 4, 400)
+            fit, some = NaturalGradient(steps), target.select(poor)
             start = modes.z[best[0, poor], poor], modes.precision[best[0, poor], poor]
             mean, precision, taken_steps = fit.fit(
                 some, *start, for_fit, self._report, self._clock.is_late
             )
             decodes[poor] += taken_steps * (fit.num_draws + dim / 4)
             gaussian = Gaussian.from_precision(mean, precision)
+            best = best[:, poor]
+            shares = log_weights[:, poor].gather(0, best).mT.clamp_min(-50.0)
+            left_out = 1 - shares.exp().sum(-1)
+            shares = shares.log_softmax(-1)
+            together = Mixture.from_components(
+                torch.cat([torch.zeros_like(shares[:, :1]), shares], 1),
+                torch.cat([mean[:, None], taken(modes.z[:, poor], best).transpose(0, 1)], 1),
+                torch.cat(
+                    [precision[:, None], taken(modes.precision[:, poor], best).transpose(0, 1)], 1
+                ),
+            )
+            self._climbed = widened(together, target)
+            _, of_bulk = modes.log_weights(modes.bulk)
+            once = (of_bulk[:, poor] == 1).sum(0) / num
+            self._unseen[rows[poor]] = once + left_out if cheap else math.nan
             decodes[poor] += self._weigh(
                 some,
                 rows[poor],
@@ -288,12 +397,10 @@ class Stages:
         num, every = self._effort.num_checks
         starts = spread_starts(target, num, generator=for_starts)
         modes = climb(target, starts, CHECK_STEPS, every=every)
-        log_weights, _ = modes.log_weights()
-        missed = _lacking(modes, log_weights, self.answers.draws_of(rows))
+        log_weights, _ = modes.log_weights(modes.bulk)
+        missed = lacking_modes(modes, log_weights, self.answers.draws_of(rows))
         self.answers.doubt(rows, missed)
-        curvatures = modes.steps.amax(0) / every + 1
-        decodes = modes.steps.sum(0) * 3.0 + num * curvatures * target.latent_dim
-        decodes += self._at_one_mode(target, rows, modes, missed, for_gaussian)
+        decodes = modes.decodes + self._at_one_mode(target, rows, modes, missed, for_gaussian)
         self.answers.looked[rows] = True
         return decodes
 
@@ -318,33 +425,3 @@ class Stages:
             generator,
         )
         return decodes
-
-
-def _lacking(modes: Modes, log_weights: Tensor, draws: Tensor) -> Tensor:
-    """Share of the modes that have far fewer draws than their weight asks for, (B,).
-
-    Args:
-        modes: K of each query.
-        log_weights: log of their shares, −inf for one found before, shape (K, B).
-        draws: Shape (S, B, latent); each counts for the mode under whose Gaussian it is likeliest.
-    """
-    densities = []
-    for z, precision, log_weight in zip(modes.z, modes.precision, log_weights, strict=True):
-        gap = (draws - z).transpose(0, 1).double()
-        half_log_det = half_log_determinant(precision)
-        density = half_log_det[:, None] - 0.5 * ((gap @ precision) * gap).sum(-1)
-        densities.append(torch.where(log_weight[:, None] > -_NO_MODE, density, -math.inf))
-    owner = torch.stack(densities).argmax(0)  # (B, S)
-    number = torch.arange(len(log_weights), device=owner.device)[:, None, None]
-    share = (owner == number).to(log_weights).mean(-1)
-    return torch.where(share < 0.2 * log_weights.exp(), log_weights.exp(), 0.0).sum(0)
-
-
-def _way(log_likelihood: Tensor, latent_dim: int) -> Tensor:
-    """How many temperatures p(z|x) is from the prior, about, (B,): √(latent / 2) log(1 / t).
-
-    t is the temperature that the bank, (N, B), reaches with `NUM_PARTICLES` effective points.
-    """
-    cold = torch.zeros_like(log_likelihood[0])
-    reached = next_temperature(log_likelihood, cold, float(NUM_PARTICLES))
-    return -math.sqrt(latent_dim / 2) * reached.clamp_min(1e-30).log()

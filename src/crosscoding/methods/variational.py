@@ -9,6 +9,7 @@ Source: the paper, Algorithm 1. Differs in: it starts where weighted prior draws
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -79,12 +80,27 @@ class Variational(Method):
     def find(self, target: Target, *, generator: Generator, report: Report = silent) -> Findings:
         for_start, for_fit, for_check = spawn(generator, 3)
         params = starting_params(target, self.crosscoder, generator=for_start)
-        fitted, steps = self._fit(target, params, generator=for_fit, report=report)
+        fitted, steps = self.fit(target, params, generator=for_fit, report=report)
         return self._check(target, fitted, steps, generator=for_check)
 
-    def _fit(
-        self, target: Target, params: dict[str, Tensor], *, generator: Generator, report: Report
+    def fit(
+        self,
+        target: Target,
+        params: dict[str, Tensor],
+        *,
+        generator: Generator,
+        report: Report = silent,
+        out_of_time: Callable[[], bool] = lambda: False,
     ) -> tuple[Fitted, Tensor]:
+        """The cross-coder of every query, and steps taken, (B,).
+
+        Args:
+            target: A flat target.
+            params: Where the fits start.
+            generator: Of the draws.
+            report: Told how far the fits are.
+            out_of_time: Asked after each step; the fits end as they are when it says so.
+        """
         packed, layout = pack(params)
         answer, steps = packed.clone(), packed.new_zeros(len(packed))
         state = _Schedule(packed, self._tuning[1])
@@ -99,8 +115,9 @@ class Variational(Method):
             objective = (log_weights.exp() * (active.log_joint(z) + fall)).sum(0)
             (gradient,) = torch.autograd.grad(objective.sum(), psi)
             state.ascend(objective.detach(), gradient)
-            if step % _BLOCK == 0 or step == self.steps:
-                finished = state.end_block() | (step == self.steps)
+            last = step == self.steps or out_of_time()
+            if step % _BLOCK == 0 or last:
+                finished = state.end_block() | last
                 rows = state.index[finished]
                 answer[rows], steps[rows] = state.average[finished], float(step)
                 if finished.any():

@@ -15,7 +15,7 @@ from crosscoding.random import spawn
 from crosscoding.target import Target
 
 BEYOND = 1.0  # nats above the largest weight: where a point lies outside what was fitted
-_MOST_TIMES = 6  # how many times as many draws an answer may take
+_MOST_STREAMS = 6  # of further draws
 _WANTED_ERROR = 0.037  # of log p(x), nats
 _NUM_RAYS, _TIMES_AS_FAR = 100, (2.0, 4.0, 8.0)
 
@@ -26,13 +26,13 @@ class Weighing:
     Args:
         answers: To offer answers to.
         clock: When to stop.
-        unlimited: Whether a query may have further draws where its error asks for them.
+        most_times: How many times as many draws an answer may take, where its error asks for them.
     """
 
-    def __init__(self, answers: Answers, clock: Clock, *, unlimited: bool) -> None:
+    def __init__(self, answers: Answers, clock: Clock, most_times: int) -> None:
         self._answers = answers
         self._clock = clock
-        self._unlimited = unlimited
+        self._most_times = most_times
 
     def __call__(
         self,
@@ -62,11 +62,10 @@ class Weighing:
         answer = with_tails(target, answer, proposal.log_prob)
         self._answers.keep(rows, answer)
         decodes = torch.full_like(answer.error, float(num))
-        times = (answer.error / _WANTED_ERROR).square().ceil().clamp(1, _MOST_TIMES)
+        times = (answer.error / _WANTED_ERROR).square().ceil().clamp(1, self._most_times)
         times = torch.where(answer.pareto_k < pareto_k_limit(num), times, 1.0)
-        free = self._unlimited and not self._clock.is_over()
-        if num == NUM_WEIGHED and free:
-            for_more = spawn(generator, _MOST_TIMES)
+        if num == NUM_WEIGHED and not self._clock.is_over():
+            for_more = spawn(generator, _MOST_STREAMS)
             for total in times[times > 1].unique().tolist():
                 again = (times == total).nonzero()[:, 0]
                 more = int(total - 1) * num
@@ -84,6 +83,28 @@ class Weighing:
                 self._answers.keep(rows[again], answer)
                 decodes[again] += more
         return decodes
+
+
+def outside(
+    proposal: Fitted, z: Tensor, log_joint: Tensor, elsewhere: Tensor
+) -> Callable[[Tensor], Tensor]:
+    """Given the largest log-weight of each query: the share of p(z|x) that particles see outside.
+
+    That one particle lies there may be by luck that it is no more: where any does, one more counts.
+
+    Args:
+        proposal: What was fitted to them, or to others.
+        z: Particles of p(z|x), shape (S, B, latent).
+        log_joint: log p(z, x) there, shape (S, B).
+        elsewhere: The share that particles do not see either, shape (B,).
+    """
+    log_weights = log_joint - proposal.log_prob(z)
+
+    def share(largest: Tensor) -> Tensor:
+        count = (log_weights > largest + BEYOND).to(largest).sum(0)
+        return (count + (count > 0)) / len(z) + elsewhere
+
+    return share
 
 
 def with_tails(target: Target, answer: Answer, log_proposal: Callable[[Tensor], Tensor]) -> Answer:

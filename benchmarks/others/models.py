@@ -128,7 +128,9 @@ PRODUCTS: dict[str, Callable[[], Case]] = {
     "mixed, D = 8": lambda: product(8, 7, columns, mixed_columns),
     "poisson, D = 20": lambda: product(20, 8, lambda _: of.Poisson(), lambda h: h + 1),
     "categorical, D = 20": lambda: product(20, 40, lambda _: of.Categorical(5), classes),
-    "ordinal, D = 20": lambda: product(20, 8, lambda _: of.Ordinal((-1.0, 0.0, 1.5)), lambda h: 2 * h),
+    "ordinal, D = 20": lambda: product(
+        20, 8, lambda _: of.Ordinal((-1.0, 0.0, 1.5)), lambda h: 2 * h
+    ),
     "student-t, D = 20": lambda: product(20, 8, lambda _: of.StudentT(4.0, 0.3)),
     "continuous Bernoulli, D = 2": lambda: product(
         2, 20, lambda _: of.ContinuousBernoulli(), lambda h: 4 * h

@@ -40,7 +40,8 @@ def line(name: str, case: Case, *, truth: bool) -> str:
     seconds = (time.process_time() - start) / len(case.evidence.values)
     labels = [verdict.label for verdict in posterior.verdicts]
     stages = ", ".join(
-        f"{stage.name} {stage.seconds.sum():.1f}s {stage.decodes.sum() / 1000:.0f}k" for stage in posterior.trace
+        f"{stage.name} {stage.seconds.sum():.1f}s {stage.decodes.sum() / 1000:.0f}k"
+        for stage in posterior.trace
     )
     text = f"{name:50} {seconds:8.2f} {labels.count('trusted'):8} {labels.count('approximate'):6}"
     if not truth:

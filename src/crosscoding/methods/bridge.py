@@ -10,7 +10,6 @@ they do not find.
 from torch import Generator, Tensor
 
 from crosscoding.crosscoders import Fitted
-from crosscoding.random import spawn
 from crosscoding.target import Target
 
 
@@ -25,12 +24,12 @@ class Bridge(Target):
     """
 
     def __init__(self, target: Target, proposal: Fitted, num: int, *, generator: Generator) -> None:
-        self.target, self.proposal, self.num = target, proposal, num
+        self.target, self.proposal = target, proposal
         self.latent_dim, self.batch_shape = target.latent_dim, target.batch_shape
         self.prior_scale, self.like, self.index = target.prior_scale, target.like, target.index
         self.ends_with_prior = target.ends_with_prior
-        (self._draws,) = spawn(generator, 1)
-        self._state = self._draws.get_state()
+        self._draws, log_q = proposal.rsample_and_log_prob(num, generator=generator)
+        self._log_weights = target.log_joint(self._draws) - log_q
 
     def log_prior(self, z: Tensor) -> Tensor:
         return self.proposal.log_prob(z)
@@ -43,9 +42,7 @@ class Bridge(Target):
 
     def log_likelihood_of_bank(self) -> tuple[Tensor, Tensor]:
         """Draws of each query's own proposal, (N, B, latent), and log p(z, x) − log q there."""
-        self._draws.set_state(self._state)
-        z, log_q = self.proposal.rsample_and_log_prob(self.num, generator=self._draws)
-        return z, self.target.log_joint(z) - log_q
+        return self._draws, self._log_weights
 
     def pairwise_log_likelihood(self, z: Tensor) -> Tensor:
         return self.log_likelihood(z[:, None].expand(-1, self.num_queries, -1))
@@ -63,6 +60,7 @@ class Bridge(Target):
         chosen = object.__new__(Bridge)
         vars(chosen).update(vars(self))
         chosen.target, chosen.proposal = self.target.select(index), self.proposal.select(index)
+        chosen._draws, chosen._log_weights = self._draws[:, index], self._log_weights[:, index]
         chosen.batch_shape, chosen.index = chosen.target.batch_shape, chosen.target.index
         return chosen
 

@@ -184,6 +184,7 @@ class Annealing:
     num_leapfrog: int
     ess_share: float
     max_temperatures: int = _MAX_TEMPERATURES
+    gives_up: bool = False  # on queries whose particles no step size moves
 
     @torch.no_grad()
     def run(
@@ -217,7 +218,10 @@ class Annealing:
             done = state.temperature >= 1
             if done.any():
                 self._store(swarm, state, done)
-                state = state.select(~done)
+            leave = done | state.stuck if self.gives_up else done
+            if leave.any():
+                swarm.decodes[state.index[leave]] = state.decodes[leave]
+                state = state.select(~leave)
             if len(state.index):
                 (for_step,) = spawn(for_steps, 1)
                 self._sharpen(state, generator=for_step)

@@ -234,7 +234,12 @@ class Stages:
             num = self._effort.swarm_size
             there = target.select(some)
             bridge = Bridge(there, proposal, num, generator=for_bridge)
-            decodes[some] += num + self._swarm(there, rows[some], bridge, unseen[some], for_far)
+            decodes[some] += num
+            length = way_of(bridge.log_likelihood_of_bank()[1], target.latent_dim)
+            short = (length <= LONG_WAY).nonzero()[:, 0]
+            there, path, some = there.select(short), bridge.select(short), some[short]
+            if len(some):
+                decodes[some] += self._swarm(there, rows[some], path, unseen[some], for_far)
         return decodes
 
     def _swarm(
@@ -251,7 +256,7 @@ class Stages:
         """
         for_particles, for_proposal = spawn(generator, 2)
         num = self._effort.swarm_size
-        annealing = Annealing(num, NUM_ISLANDS, 1, 4, 0.5, max_temperatures=_MOST_TEMPERATURES)
+        annealing = Annealing(num, NUM_ISLANDS, 1, 4, 0.5, _MOST_TEMPERATURES, gives_up=True)
         swarm = annealing.run(path, generator=for_particles, stop=self._clock.is_over)
         decodes, there = swarm.decodes, self._arrived(rows, swarm)
         if not len(there):

@@ -225,11 +225,26 @@ def test_a_broken_decoder_never_gives_an_answer_that_is_not_finite(method):
     assert (posterior.sample(500, seed=0).mean(0) - mean).abs().max() < 0.2
 
 
-def test_the_grid_meets_a_break_anywhere_in_its_box():
-    vae = cc.VAE(BreaksBeyond(7.0, math.nan, slice(0, 4)), 2, cc.likelihoods.Gaussian(0.3))
+def test_the_grid_meets_a_break_anywhere_that_prior_draws_may_be():
+    vae = cc.VAE(BreaksBeyond(4.9, math.nan, slice(0, 4)), 2, cc.likelihoods.Gaussian(0.3))
     evidence = cc.Evidence(torch.zeros(4), torch.tensor(True))
     with pytest.raises(cc.NonFiniteError, match=r"for some z of size up to 7\.9"):
         cc.condition(vae, evidence, Grid(), seed=0)
+
+
+def test_the_grid_has_no_mass_where_a_decoder_overflows_far_out():
+    likelihood = cc.likelihoods.Gaussian(0.3)
+    evidence = cc.Evidence(torch.zeros(4), torch.tensor(True))
+    whole, broken = (
+        cc.condition(
+            cc.VAE(BreaksBeyond(limit, math.nan, slice(0, 4)), 2, likelihood),
+            evidence,
+            Grid(),
+            seed=0,
+        )
+        for limit in (math.inf, 7.0)
+    )
+    torch.testing.assert_close(broken.log_evidence, whole.log_evidence)
 
 
 def test_a_bare_density_of_nan_is_an_error():

@@ -10,7 +10,6 @@ nats and 4 standard errors, those of the reference included.
 import argparse
 import json
 import time
-from pathlib import Path
 
 import torch
 from models import KEPT, PRODUCTS, TRAINED, Case
@@ -18,7 +17,10 @@ from models import KEPT, PRODUCTS, TRAINED, Case
 import crosscoding as cc
 from crosscoding.methods import Auto, TemperedSMC
 
-_HEAD = f"{'model':50} {'s/query':>8} {'trusted':>8} {'rough':>6} {'worst':>6} {'worst trusted':>13}  wrong  stages"
+_HEAD = (
+    f"{'model':50} {'s/query':>8} {'trusted':>8} {'rough':>6} {'worst':>6} {'worst trusted':>13}"
+    "  wrong  stages"
+)
 
 
 def main() -> None:

@@ -119,7 +119,7 @@ def test_modes_found_twice_count_once():
     z = torch.tensor([[0.0, 0.0], [0.05, 0.0], [5.0, 0.0], [0.0, 0.05], [5.0, 0.01]]).double()
     precision = (4 * torch.eye(2, dtype=torch.double)).expand(5, 1, 2, 2)
     log_joint = torch.tensor([-1.0, -1.01, -2.0, -1.02, -2.01]).double()[:, None]
-    modes = Modes(z[:, None], log_joint, precision, torch.ones(5, 1))
+    modes = Modes(z[:, None], log_joint, precision, torch.ones(5, 1), torch.zeros(1))
     log_weights, climbs = modes.log_weights()
     assert climbs[:, 0].tolist() == [3, 0, 2, 0, 0]
     assert log_weights[[1, 3, 4], 0].tolist() == [-math.inf] * 3
@@ -131,14 +131,15 @@ def test_a_wider_mode_weighs_more():
     """Its share goes with 1 / sqrt |H|."""
     z = torch.tensor([[0.0, 0.0], [9.0, 0.0]]).double()[:, None]
     precision = torch.stack([torch.eye(2), 16 * torch.eye(2)]).double()[:, None]
-    modes = Modes(z, torch.zeros(2, 1).double(), precision, torch.ones(2, 1))
+    modes = Modes(z, torch.zeros(2, 1).double(), precision, torch.ones(2, 1), torch.zeros(1))
     weights = modes.log_weights()[0].exp()[:, 0]
     torch.testing.assert_close(weights, torch.tensor([16 / 17, 1 / 17]).double())
 
 
 def test_duplicates_are_merged_for_each_query_by_itself():
     z = torch.tensor([[[0.0], [0.0]], [[0.1], [8.0]]]).double()
-    modes = Modes(z, torch.zeros(2, 2).double(), torch.ones(2, 2, 1, 1).double(), torch.ones(2, 2))
+    none = torch.zeros(2, 2).double()
+    modes = Modes(z, none, torch.ones(2, 2, 1, 1).double(), torch.ones(2, 2), none[0])
     assert modes.log_weights()[1].tolist() in ([[2, 1], [0, 1]], [[0, 1], [2, 1]])
 
 

@@ -13,6 +13,8 @@ _FEW, _MANY = 0.05, 0.5  # shares of values on another scale: a warning, an erro
 _MARGIN = 0.1  # of a range
 _SCALE_FACTOR = 1.5
 _LEAST_FACTOR = 1e-3  # where the search for it ends
+_TELLING = 2.0  # in 2 log p of all data together, what tells one factor from another
+_MUCH_LESS = 120  # steps of the search, of which 100 are √10
 
 
 def support(subject: Subject) -> Finding:
@@ -144,6 +146,8 @@ def _likeliest_factor(squares: Tensor, size: int, mode: Tensor, precision: Tenso
         2 log p(t) = −E log f² − Σ log(1 + a / f²) − (|r|² − 2 z*ᵀ δ + Σ a δ²) / f² − |z* + δ|²
         δ = z* (1 − f²) / (a + f²),   the way of the mode, as Jᵀ r = z* at f = 1
 
+    Where a quarter of it is hardly less likely, so may be 0: the data do not tell.
+
     Args:
         squares: |r|² = Σ (t − μ(z*))² / σ² of each datum, (N,).
         size: E, how many elements a datum has.
@@ -162,6 +166,8 @@ def _likeliest_factor(squares: Tensor, size: int, mode: Tensor, precision: Tenso
     best = len(cost) // 2  # f = 1: downhill from here, as far from it the decoder is another line
     while 0 < best < len(cost) - 1 and min(cost[best - 1], cost[best + 1]) < cost[best]:
         best += 1 if cost[best + 1] < cost[best - 1] else -1
+    if cost[max(best - _MUCH_LESS, 0)] < cost[best] + _TELLING:
+        best = 0
     return square[best, 0].sqrt().item()
 
 

@@ -80,6 +80,7 @@ class TemperedSMC(Method):
             num_moves=self.num_moves,
             num_leapfrog=self.num_leapfrog,
             ess_share=self.ess_share,
+            max_temperatures=_MAX_TEMPERATURES,
         )
         swarm = annealing.run(target, generator=generator, report=report)
         if not swarm.reached.all():

@@ -64,7 +64,7 @@ def reference(name: str, case: Case) -> tuple[torch.Tensor, torch.Tensor]:
         return exact, torch.zeros_like(exact)
     path = KEPT / f"{name}.json"
     if not path.is_file():
-        method = TemperedSMC(num_particles=4096, num_moves=4, num_leapfrog=6)
+        method = TemperedSMC(num_particles=1024, num_moves=3, num_leapfrog=4)
         runs = [cc.condition(case.vae, case.evidence, method, seed=seed) for seed in (11, 12)]
         path.write_text(
             json.dumps(

@@ -205,7 +205,9 @@ def _best_step(
     directions = []
     for factor in _DAMPINGS:
         ridge = torch.diag_embed((factor * damping)[..., None] * diagonal)
-        directions.append(torch.linalg.solve(precision + ridge, gradient))
+        # by Cholesky: a batched LU on several threads fails from about 256 dimensions on
+        root = precision_root(precision + ridge)
+        directions.append(torch.cholesky_solve(gradient[..., None], root)[..., 0])
     direction = torch.stack(directions)
     promised = 0.5 * (direction * gradient).sum(-1).amax(0)
     there = here.z + direction.to(here.z)

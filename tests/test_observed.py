@@ -6,6 +6,8 @@ from problems import seeded
 from torch import Tensor, nn
 
 import crosscoding as cc
+from crosscoding import observed
+from crosscoding.likelihoods import Categorical, Gaussian
 from crosscoding.observed import ObservedRows
 
 LATENT, SIZE, NUM = 3, 40, 5
@@ -270,3 +272,34 @@ def test_elements_of_several_parameters_bend_as_before(case, kind):
     vae, values, mask = queries_of_several(case, kind)
     target, z = cc.VAETarget(vae, cc.Evidence(values, mask)), points(NUM)
     torch.testing.assert_close(target.flatten().prepare().curvature(z), target.curvature(z))
+
+
+@pytest.mark.parametrize("likelihood", [Gaussian(0.5), Categorical(3)], ids=["number", "class"])
+def test_gradients_are_worked_out_in_pieces_that_are_bounded(monkeypatch, likelihood):
+    class Recording(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 24)
+            self.rows = []
+
+        def forward(self, z):
+            self.rows.append(len(z))
+            output = torch.tanh(self.layer(z)).exp()
+            return output if isinstance(likelihood, Gaussian) else output.unflatten(1, (8, 3))
+
+    vae = cc.VAE(Recording(), 3, likelihood)
+    truth = vae.sample_prior(5, seed=0)
+    evidence = cc.Evidence(truth, cc.random_mask(vae.data_shape, 0.7, seed=0))
+    target = cc.VAETarget(vae, evidence).prepare()
+    z = torch.randn(40, 5, 3, generator=seeded(), requires_grad=True)
+    whole = target.log_likelihood(z)
+    (expected,) = torch.autograd.grad(whole.sum(), z)
+    one = vae.cost.values + 8 * vae.params_size
+    monkeypatch.setattr(observed, "_PIECE_BYTES", 7 * one * 4)
+    vae.decoder.rows.clear()
+    pieces = target.log_likelihood(z)
+    (gradient,) = torch.autograd.grad(pieces.sum(), z)
+    assert max(vae.decoder.rows) <= 7
+    assert sum(vae.decoder.rows) == 200
+    torch.testing.assert_close(pieces, whole)
+    torch.testing.assert_close(gradient, expected)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import crosscoding as cc
 from crosscoding.methods import Auto, Grid, auto, effort, stages
+from crosscoding.methods.effort import Effort
 
 
 def labels(posterior: cc.Posterior) -> list[str]:
@@ -273,6 +274,45 @@ def test_no_time_at_all_is_an_answer_that_says_so():
     assert labels(posterior) == ["unreliable"] * 3
     assert posterior.stats["finished"].tolist() == [0, 0, 0]
     assert posterior.sample(4).shape == (4, 3, 8)
+
+
+def test_time_that_is_up_ends_what_can_end_at_any_time(monkeypatch):
+    """A clock by which each decode takes a second; fits and climbs end within a few steps of it."""
+    now = [0.0]
+    problem = linear_gaussian_problem(24, data_dim=40, scale=0.02, batch=2)
+    log_joint = cc.VAETarget.log_joint
+
+    def slow(*arguments, **keywords):
+        now[0] += 1.0
+        return log_joint(*arguments, **keywords)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(cc.VAETarget, "log_joint", slow)
+    posterior = cc.condition(problem.vae, problem.evidence, Auto(max_seconds=10.0), seed=0)
+    assert [stage.name for stage in posterior.trace] == ["bank", "climb"]
+    assert now[0] < 20
+    assert posterior.log_evidence.isfinite().all()
+
+
+# ---- many dimensions, large decoders -------------------------------------------------------------
+
+
+def test_in_very_many_dimensions_there_is_one_fit_that_is_no_more_than_it_says():
+    problem = linear_gaussian_problem(600, data_dim=40, scale=20.0, batch=2)
+    posterior = cc.condition(problem.vae, problem.evidence, Auto(), seed=0)
+    assert [stage.name for stage in posterior.trace] == ["bank", "fit"]
+    exact = problem.exact_log_evidence()
+    assert (posterior.c_elbo < exact + 4 * posterior.c_elbo_error).all()
+    assert (posterior.c_elbo > exact - 70).all()
+    assert not posterior.trusted.any()
+    reason = "nothing has searched for modes that it lacks"
+    assert all(reason in verdict.reasons for verdict in posterior.verdicts)
+
+
+def test_a_decoder_that_takes_seconds_has_one_fit_too():
+    assert Effort(latent_dim=8, operations=1.1e8).low_rank
+    assert not Effort(latent_dim=8, operations=0.9e8).low_rank
+    assert Effort(latent_dim=4096, operations=1e12).fit_steps(12.0, 1000) == 20
 
 
 @pytest.mark.parametrize("stage", ["anneal", "climb", "swarm"])

@@ -36,6 +36,19 @@ def test_linear_gaussian_answers_are_exact(latent):
     torch.testing.assert_close(posterior.log_prob(z), expected, rtol=1e-3, atol=0.1)
 
 
+def test_climbs_in_hundreds_of_dimensions_work_on_several_threads():
+    """As batched LU factors of 200 rows and more do not, with some builds of torch."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        problem = linear_gaussian_problem(200, data_dim=20, scale=0.3, batch=4)
+        posterior = cc.condition(problem.vae, problem.evidence, Laplace(num_starts=1), seed=0)
+    finally:
+        torch.set_num_threads(threads)
+    exact = problem.exact_log_evidence()
+    torch.testing.assert_close(posterior.log_evidence, exact, rtol=0, atol=1e-2)
+
+
 @pytest.mark.parametrize("condition", [1e4, 1e6, 1e8, 1e10, 1e12, 1e14])
 @pytest.mark.parametrize("latent", [2, 5, 20])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.double])

@@ -97,6 +97,16 @@ def test_numbers_of_the_other_byte_order_are_read(tmp_path):
 
 
 def test_text_is_refused_with_the_way_to_write_arrays(tmp_path):
-    (tmp_path / "a.csv").write_text("1,2,3")
-    with pytest.raises(ValueError, match=r"expected data as \.npy, \.npz or \.zip"):
+    (tmp_path / "a.txt").write_text("1,2,3")
+    with pytest.raises(ValueError, match=r"expected data as \.npy, \.npz, \.csv or \.zip"):
+        read_data(str(tmp_path / "a.txt"), model(Gaussian()))
+
+
+def test_a_table_is_taken_as_it_is_with_nan_where_there_is_nothing(tmp_path):
+    (tmp_path / "a.csv").write_text("1,2,3,,5,6\n")
+    data = read_data(str(tmp_path / "a.csv"), model(Gaussian()))
+    wanted = torch.tensor([[[1.0, 2.0, 3.0], [torch.nan, 5.0, 6.0]]])
+    torch.testing.assert_close(data, wanted, equal_nan=True)
+    (tmp_path / "a.csv").write_text("1,2\n")
+    with pytest.raises(ValueError, match=r"of shape \(N, 2, 3\) in .*a.csv, got one \(1, 2\)"):
         read_data(str(tmp_path / "a.csv"), model(Gaussian()))

@@ -254,6 +254,18 @@ def test_log_p_of_the_query_is_exact_where_an_average_over_draws_is_not():
     assert (posterior.query_ess(problem.truth) < 20).all()
 
 
+def test_log_p_of_the_query_takes_arrays_in_the_models_dtype():
+    problem = linear_gaussian_problem(2, batch=(2,))
+    posterior = cc.condition(problem.vae, problem.evidence, seed=0)
+    found, wanted = (
+        cc.query_log_prob(posterior, truth, seed=0)[0]
+        for truth in (problem.truth.numpy(), problem.truth)
+    )
+    assert torch.equal(found, wanted)
+    with pytest.raises(ValueError, match=r'float32, got torch.float64.*\.astype\("float32"\)'):
+        cc.query_log_prob(posterior, problem.truth.double().numpy())
+
+
 def test_log_p_of_no_query_is_zero():
     problem = linear_gaussian_problem(2, batch=(2,))
     posterior = cc.condition(problem.vae, cc.Evidence(problem.truth, torch.tensor(True)), seed=0)

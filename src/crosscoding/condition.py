@@ -2,10 +2,11 @@
 
 import time
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.evidence import Evidence
+from crosscoding.evidence import Evidence, as_tensor
 from crosscoding.findings import Findings
 from crosscoding.methods import Auto, Method, Report, silent
 from crosscoding.posterior import Posterior
@@ -59,7 +60,7 @@ def condition(
 
 def query_log_prob(
     posterior: Posterior,
-    truth: Tensor,
+    truth: Tensor | np.ndarray,
     method: Method | None = None,
     *,
     seed: int | Generator | None = None,
@@ -94,6 +95,7 @@ def query_log_prob(
     target = posterior.target
     if not isinstance(target, VAETarget):
         raise ValueError("expected the posterior of a VAE, with its model")
+    truth = as_tensor(truth, "truth")
     check_matches(target.vae, truth, "truth", posterior.batch_shape)
     mask = target.evidence.mask
     whole = Evidence(torch.where(mask, target.evidence.values, truth), torch.ones_like(mask))

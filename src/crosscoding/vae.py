@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +14,7 @@ from crosscoding.architecture import check_growth, describe
 from crosscoding.cost import Cost, cost_of
 from crosscoding.encoder import encode, tried_encoder
 from crosscoding.errors import ModelFormatError, NonFiniteError
+from crosscoding.evidence import as_tensor
 from crosscoding.frozen import Trial, frozen_copy
 from crosscoding.heads import find_head
 from crosscoding.likelihoods import Likelihood
@@ -233,7 +235,7 @@ class VAE:
 
     def check(
         self,
-        data: Tensor | None = None,
+        data: Tensor | np.ndarray | None = None,
         *,
         seed: int | torch.Generator | None = 0,
     ) -> CheckReport:
@@ -245,15 +247,16 @@ class VAE:
         whether they lie where the prior does. What decoding costs, and which methods suit.
 
         Args:
-            data: Whole data like those the model was trained on, (N, *data); some hundred are
-                plenty, and of more than 2,000 some are taken.
+            data: Whole data like those the model was trained on, (N, *data), a tensor or an array
+                of NumPy of the model's dtype; some hundred are plenty, and of more than 2,000 some
+                are taken.
             seed: Decides which points are looked at.
         Returns:
             A report: `print` shows it, `ok` tells whether there is no error, `findings` are its
             lines and `as_dict()` is for JSON.
 
         Raises:
-            TypeError: data is no tensor.
+            TypeError: data is no tensor or array.
             ValueError: data do not fit the model.
 
         Example:
@@ -388,14 +391,18 @@ class VAE:
         return data_shape
 
 
-def check_whole(vae: VAE, data: Tensor) -> None:
-    """Raise TypeError or ValueError unless data are whole ones of this VAE, (N, *data), N ≥ 1."""
-    if not isinstance(data, Tensor):
-        raise TypeError(f"expected data to be a torch.Tensor, got {type(data).__name__}")
+def whole_data(vae: VAE, data: Tensor | np.ndarray) -> Tensor:
+    """The data as a tensor (N, *data), N ≥ 1.
+
+    Raises:
+        TypeError, ValueError: They are no whole data of this VAE.
+    """
+    data = as_tensor(data, "data")
     check_matches(vae, data, "data", None)
     if data.ndim != 1 + len(vae.data_shape) or not len(data):
         wanted = ", ".join(["N", *map(str, vae.data_shape)])
         raise ValueError(f"expected data of shape ({wanted}) with N >= 1, got {tuple(data.shape)}")
+    return data
 
 
 def load_vae(
@@ -447,14 +454,19 @@ def check_matches(vae: VAE, values: Tensor, name: str, batch_shape: Sequence[int
         raise ValueError(f"expected {name} of shape {shape}, got {tuple(values.shape)}")
     if batch_shape is not None and batch != tuple(batch_shape):
         raise ValueError(f"expected {name} of shape {shape}, got {tuple(values.shape)}")
-    if values.dtype != vae.dtype:
-        raise ValueError(
-            f"expected {name} of the model's dtype {vae.dtype}, got {values.dtype}; "
-            f"convert with .to({vae.dtype}), or an array of NumPy with "
-            f'.astype("{str(vae.dtype).removeprefix("torch.")}")'
-        )
+    check_dtype(values, name, vae.dtype)
     if values.device != vae.device:
         raise ValueError(
             f"expected {name} on the model's device {vae.device}, got {values.device}; "
             f"move with .to({str(vae.device)!r})"
+        )
+
+
+def check_dtype(values: Tensor, name: str, dtype: torch.dtype) -> None:
+    """Raise ValueError unless values have the model's dtype."""
+    if values.dtype != dtype:
+        of_numpy = str(dtype).removeprefix("torch.")
+        raise ValueError(
+            f"expected {name} of the model's dtype {dtype}, got {values.dtype}; convert with "
+            f'.to({dtype}), or an array of NumPy with .astype("{of_numpy}")'
         )

@@ -247,7 +247,8 @@ class Posterior:
         """log p(y|x) = log E_{q(z|x)}[p(y|z)] of the unobserved elements of truth, in nats.
 
         The paper's figure: an average over the stored draws. Where few of them predict truth, as
-        `query_ess` tells, it comes out too low; `crosscoding.query_log_prob` does not.
+        `query_ess` tells, it comes out too low; `crosscoding.query_log_prob` does not. That one
+        conditions anew, and gives log p(y|x) with its error; this one is a tensor alone.
 
         Args:
             truth: Whole data, shape (*batch, *data); its observed elements are not looked at.

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.checks import data as data_checks
-from crosscoding.checks import decoder, latent, work
+from crosscoding.checks import decoder, latent, units, work
 from crosscoding.checks.subject import Subject
 from crosscoding.random import generator_from
 from crosscoding.report import CheckReport, Finding
@@ -30,7 +30,8 @@ _OF_DECODER: dict[str, Check] = {
     "latent": latent.use,
 }
 _OF_DATA: dict[str, Check] = {
-    "units": data_checks.units,
+    "units": units.units,
+    "counts": units.counts,
     "explanation": data_checks.explanation,
     "scale": data_checks.scale,
     "prior": latent.prior,

@@ -8,7 +8,7 @@ from problems import linear_gaussian_problem
 from torch import nn
 
 import crosscoding as cc
-from crosscoding.likelihoods import Bernoulli, Gaussian
+from crosscoding.likelihoods import Bernoulli, Gaussian, Mixed
 
 
 def with_likelihood(vae, likelihood):
@@ -142,7 +142,14 @@ LINEAR = linear_gaussian_problem()
             LINEAR.truth,
             {},
             TypeError,
-            "a VAE with a Gaussian likelihood, .* got Bernoulli",
+            "a VAE with a Gaussian likelihood, .* got Bernoulli; of another, compare",
+        ),
+        (
+            with_likelihood(LINEAR.vae, Mixed([(Gaussian(1.0), 8)])),
+            LINEAR.truth,
+            {},
+            TypeError,
+            "got Mixed; for Gaussian columns, pass a VAE of these alone",
         ),
         (
             cc.VAE(nn.Sequential(nn.Linear(3, 16), nn.Unflatten(1, (8, 2)), nn.Softplus()), 3,

@@ -23,7 +23,7 @@ from crosscoding.crosscoders.precision import precision_root
 from crosscoding.errors import BudgetError
 from crosscoding.evidence import Evidence
 from crosscoding.jacobian import with_jacobian
-from crosscoding.likelihoods import Gaussian
+from crosscoding.likelihoods import Gaussian, Mixed
 from crosscoding.methods import Report, silent
 from crosscoding.methods.laplace import Modes, climb
 from crosscoding.target import CHUNK_BYTES, VAETarget
@@ -111,9 +111,15 @@ def _scale_of(vae: VAE) -> float | Tensor:
     if not isinstance(vae, VAE):
         raise TypeError(f"expected a crosscoding.VAE, got {type(vae).__name__}")
     if not isinstance(vae.likelihood, Gaussian):
+        advice = "of another, compare vae.check(data)['explanation'] under some settings"
+        if isinstance(vae.likelihood, Mixed):
+            advice = (
+                "for Gaussian columns, pass a VAE of these alone: a decoder that puts out their "
+                "share of the output, Gaussian(scale), and their columns of data"
+            )
         raise TypeError(
             "expected a VAE with a Gaussian likelihood, whose scale can be calibrated, got "
-            f"{type(vae.likelihood).__name__}"
+            f"{type(vae.likelihood).__name__}; {advice}"
         )
     if vae.likelihood.scale is None:
         raise ValueError(

@@ -301,6 +301,24 @@ def test_a_tuple_for_one_parameter_is_refused():
         cc.VAE(Pair(), 2, Poisson())
 
 
+@pytest.mark.parametrize(
+    ("likelihood", "shape", "value"),
+    [
+        (Poisson(), (3,), 0.5),
+        (BetaBinomial(5, 4.0), (3,), 6.0),
+        (Categorical(3), (2, 3), 3.0),
+        (Ordinal((-1.0, 1.0)), (3,), -1.0),
+        (Categorical(3, one_hot=True), (3,), 1.0),
+    ],
+    ids=str,
+)
+def test_nobody_is_told_to_scale_counts_and_classes(likelihood, shape, value):
+    model = cc.VAE(constant(*shape), 2, likelihood)
+    evidence = cc.Evidence(torch.full(model.data_shape, value), torch.tensor(True))
+    with pytest.raises(ValueError, match=r"more outside; counts and classes are not scaled"):
+        cc.condition(model, evidence)
+
+
 # ---- Mixed -------------------------------------------------------------------------------------
 
 

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from crosscoding.architecture import check_growth, describe
 from crosscoding.cost import Cost, cost_of
 from crosscoding.encoder import encode, tried_encoder
-from crosscoding.errors import ModelFormatError, NonFiniteError
+from crosscoding.errors import ModelFormatError, NonFiniteError, first_line
 from crosscoding.evidence import as_tensor
 from crosscoding.frozen import Trial, frozen_copy
 from crosscoding.heads import find_head
 from crosscoding.likelihoods import Likelihood
+from crosscoding.likelihoods.outputs import wrong_output
 from crosscoding.model import KIND, Model
 from crosscoding.random import generator_from, normal
 from crosscoding.report import CheckReport
@@ -26,6 +27,10 @@ from crosscoding.storage import Parts, write_folder
 _NUM_PROBES = 5
 _NUM_OUTPUTS = 64  # of a probe, kept to know the decoder by
 _LAYERS_PER_ROW = 16  # of a decoder of so many layers, all alike, one is in memory
+
+
+class _OutputError(ValueError):
+    """A decoder ran, and what it puts out is nothing that its likelihood takes."""
 
 
 class VAE:
@@ -101,7 +106,12 @@ class VAE:
                 "need the digits; convert it with decoder.float()"
             )
         probes = self._probes()
-        trial = Trial(self.decoder, self._run, probes, "decoder", "check latent_dim")
+        try:
+            trial = Trial(self.decoder, self._run, probes, "decoder", "check latent_dim")
+        except ValueError as error:
+            if isinstance(error.__cause__, _OutputError):
+                raise ValueError(str(error.__cause__)) from None
+            raise
         self.data_shape = self._data_shape_of(trial.output)
         trial.check(self.dtype)
         likelihood.check_params(trial.output)
@@ -374,20 +384,24 @@ class VAE:
 
     def _run(self, z: Tensor) -> Tensor:
         output = self.decoder(z)
-        if isinstance(output, (tuple, list)):
-            output = self.likelihood.join(output)
-        if not isinstance(output, Tensor):
-            raise TypeError(f"expected a tensor from the decoder, got {type(output).__name__}")
-        return output
+        for piece in output if isinstance(output, (tuple, list)) else [output]:
+            if not isinstance(piece, Tensor):
+                raise _OutputError(
+                    f"expected a tensor from the decoder, got {type(piece).__name__}; wrap it in a "
+                    f"module that puts out what {type(self.likelihood).__name__} takes"
+                )
+        if isinstance(output, Tensor):
+            return output
+        try:
+            return self.likelihood.join(output)
+        except (IndexError, RuntimeError, ValueError) as error:  # of torch, where shapes differ
+            shapes = ", ".join(str(tuple(piece.shape)) for piece in output)
+            raise _OutputError(f"{first_line(error)}; the decoder put out {shapes}") from error
 
     def _data_shape_of(self, output: Tensor) -> torch.Size:
         data_shape = self.likelihood.data_shape(output.shape[1:])
         if output.shape[:1] != (_NUM_PROBES,) or data_shape is None or output.numel() == 0:
-            raise ValueError(
-                f"expected decoder output of shape ({_NUM_PROBES}, "
-                f"{self.likelihood.output_shape()}) for {_NUM_PROBES} points, "
-                f"got {tuple(output.shape)}"
-            )
+            raise ValueError(wrong_output(self.likelihood, _NUM_PROBES, output.shape))
         return data_shape
 
 

@@ -1,5 +1,6 @@
 import importlib
 import json
+import subprocess
 import sys
 import zipfile
 
@@ -342,6 +343,14 @@ def test_check_says_what_is_wrong_with_its_words(tmp_path, monkeypatch, model, d
 def test_help_teaches_by_example():
     for words in ((), ("check",), ("condition",), ("demo",), ("models",), ("train",)):
         assert "crosscoding" in run(*words, "--help").stdout
+
+
+def test_help_loads_nothing_that_draws():
+    asked = "import sys, crosscoding.cli; print({'PIL', 'matplotlib'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", asked], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout == "set()\n"
 
 
 def test_train_names_the_missing_file_and_the_nearest_recipe(tmp_path):

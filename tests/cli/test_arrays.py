@@ -43,6 +43,11 @@ def test_bytes_are_pixels_where_data_can_be_pictures(tmp_path, likelihood, wante
     torch.testing.assert_close(data[0, 0], torch.tensor(wanted, dtype=torch.float32))
 
 
+def test_bytes_of_a_table_are_no_pixels(tmp_path):
+    np.save(tmp_path / "a.npy", np.full((4, 6), 200, dtype=np.uint8))
+    assert (read_data(str(tmp_path / "a.npy"), model(Gaussian(), (6,))) == 200).all()
+
+
 def test_of_several_arrays_the_one_that_fits_or_is_named(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, labels=np.arange(4), train=np.zeros((4, 2, 3)))

@@ -255,6 +255,15 @@ def test_one_picture_of_numbers_is_shown(tmp_path):
     assert not list(out.glob("*.csv"))
 
 
+def test_a_picture_for_a_model_of_ones_own_comes_with_a_word_on_its_scale(tmp_path):
+    table_model(tmp_path / "mine", shape=(2, 2))
+    Image.new("L", (2, 2)).save(tmp_path / "picture.png")
+    words = ("condition", tmp_path / "mine", "--image", tmp_path / "picture.png")
+    result = run(*words, "--observe", "rows:0", "--out", tmp_path / "answer")
+    assert result.exit_code == 0, result.output
+    assert "pixels become -1 to 1" in " ".join(result.stderr.split())
+
+
 def test_a_table_has_no_pictures(tmp_path):
     table_model(tmp_path / "mine")
     words = ("condition", tmp_path / "mine", "--out", tmp_path)

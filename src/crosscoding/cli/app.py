@@ -145,7 +145,8 @@ def condition(
             "--data",
             metavar="FILE",
             help="Instead of --image: data as the model takes them, many at once: .csv, a line a "
-            "datum, empty where a value is missing; .npy or .npz (or .npz:NAME), with NaN there.",
+            "datum, empty where a value is missing; .npy or .npz (or .npz:NAME), with NaN there. "
+            "Bytes that can be pixels are scaled as those of --image.",
         ),
     ] = None,
     allow_code: AllowCode = False,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from crosscoding.cli.pixels import Pixels
 from crosscoding.cli.tables import read_table
-from crosscoding.likelihoods import Bernoulli, Gaussian
+from crosscoding.likelihoods import Bernoulli
 from crosscoding.vae import VAE
 from crosscoding.zoo.data import load_pictures
 
@@ -21,9 +21,8 @@ _NO_ARCHIVE = (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, Runti
 def read_data(words: str, vae: VAE) -> Tensor:
     """Data for a model, (N, *data), in its dtype; NaN where a file has it.
 
-    Pixels from 0 to 255 (a zip of pictures; for a Bernoulli or Gaussian likelihood, arrays of uint8
-    that hold more than 0 and 1) are scaled as those of `crosscoding condition` are; other numbers
-    are taken as they are.
+    Pixels from 0 to 255 are scaled as `Pixels.of` says: a zip of pictures, and arrays of uint8 that
+    hold more than 0 and 1, where data can be pictures. Other numbers are taken as they are.
 
     Args:
         words: FILE.npy, FILE.npz, FILE.npz:NAME of an array in it, FILE.csv of numbers, in which
@@ -43,7 +42,7 @@ def read_data(words: str, vae: VAE) -> Tensor:
     array = _array(path, name, vae)
     data = torch.from_numpy(array.reshape(len(array), *vae.data_shape))
     pixels = array.dtype == np.uint8 and array.max() > 1  # and no zeros and ones
-    if pixels and isinstance(vae.likelihood, (Bernoulli, Gaussian)):
+    if pixels and (isinstance(vae.likelihood, Bernoulli) or Pixels.suit(vae)):
         return Pixels.of(vae).scaled(data).to(vae.dtype)
     return data.to(vae.dtype)
 

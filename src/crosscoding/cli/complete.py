@@ -8,7 +8,7 @@ from torch import Tensor
 from crosscoding import zoo
 from crosscoding.cli.answers import Answers
 from crosscoding.cli.arrays import read_data
-from crosscoding.cli.console import output_folder, print_json, progress, use_one_thread
+from crosscoding.cli.console import err, output_folder, print_json, progress, use_one_thread
 from crosscoding.cli.models import load_model
 from crosscoding.cli.observe import parse_mask
 from crosscoding.cli.pixels import Pixels
@@ -79,6 +79,8 @@ def _picture(request: Request, vae: VAE) -> Tensor:
             f"expected --data FILE for {request.model}, whose data of shape {shape} are no pictures"
         )
     pixels = Pixels.of(vae)
+    if request.model not in zoo.names() and not pixels.binary:
+        err.print("note: pixels become -1 to 1; if the model was trained otherwise, give --data")
     if request.image is not None:
         return pixels.read(request.image).to(vae.dtype)
     if not pixels.binary or shape != digits.shape[1:]:

@@ -253,8 +253,8 @@ class VAE:
 
         Of the decoder: what it puts out, against the likelihood; that one z always gives one
         output; batch norm; derivatives; NaN far out; which latent dimensions it uses. Of data:
-        their support and units, log p of a few against that of their columns, the scale, and
-        whether they lie where the prior does. What decoding costs, and which methods suit.
+        their support, units and counts, log p of a few against that of their columns, the scale,
+        and whether they lie where the prior does. What decoding costs, and which methods suit.
 
         Args:
             data: Whole data like those the model was trained on, (N, *data), a tensor or an array

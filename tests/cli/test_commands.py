@@ -336,7 +336,7 @@ def test_check_takes_the_folder_of_a_model(tmp_path):
 @pytest.mark.parametrize(
     ("model", "data", "message"),
     [
-        ("mnist-2", None, "did you mean 'mnist-2d'"),
+        ("mnist-2", None, "did you mean 'mnist-2d'?; nor is it a folder"),
         (".", None, "description.json"),
         ("mnist-2d", "none.npy", "expected data in none.npy, and there is no such file"),
         ("mnist-2d", "none.npz:images", "expected data in none.npz, and there is no such file"),

@@ -7,7 +7,7 @@ from rich.table import Column, Table
 
 from crosscoding import zoo
 from crosscoding.cli.console import out, print_json
-from crosscoding.errors import ModelFormatError, NonFiniteError
+from crosscoding.errors import ModelFormatError, NonFiniteError, unknown_name
 from crosscoding.vae import VAE, load_vae
 
 
@@ -41,8 +41,10 @@ def load_model(name: str, *, allow_code: bool) -> VAE:
     Raises:
         ValueError: There is neither, or a class would have to be imported.
     """
-    if name in zoo.names() or not Path(name).is_dir():
+    if name in zoo.names():
         return zoo.load(name)
+    if not Path(name).is_dir():
+        raise ValueError(f"{unknown_name('model', name, zoo.names())}; nor is it a folder")
     if allow_code:
         sys.path.append(str(Path.cwd()))
     try:

@@ -161,6 +161,15 @@ def test_counts_in_some_columns():
     assert finding["counts"].message.endswith("use Poisson(log_rate=False)")
 
 
+@pytest.mark.parametrize("num", [1, 2, 9])
+def test_few_counts_say_too_little(num):
+    decoder = rates(-3.0, nn.Softplus())  # next to none, and now and then one
+    vae = cc.VAE(decoder, LATENT, Poisson(log_rate=False))
+    report = vae.check(drawn(vae, 400)[:num].clamp_min(1))
+    assert "counts" not in report
+    assert "most values of" not in str(report)
+
+
 def test_numbers_are_not_counted():
     assert "counts" not in right().check(drawn(right()))
 

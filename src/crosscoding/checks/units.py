@@ -4,6 +4,7 @@ import math
 
 from torch import Tensor
 
+from crosscoding.checks.columns import FEWEST
 from crosscoding.checks.parts import Part, parts_of
 from crosscoding.checks.subject import Subject
 from crosscoding.likelihoods import Likelihood, Mixed, Poisson
@@ -35,6 +36,8 @@ def counts(subject: Subject) -> Finding | None:
     taken for the rate one of log λ ≤ λ / e: element by element, so of the medians of sums too.
     """
     vae, data, params = subject.vae, subject.whole, subject.params
+    if len(data) < FEWEST:
+        return None
     other = _read_otherwise(vae.likelihood).for_data(vae.data_shape, subject.like)
     means, otherwise = (
         reading.mean(params).reshape(-1, *vae.data_shape)
@@ -54,7 +57,7 @@ def _units_of(part: Part) -> Finding:
     data, draws, means = (values.flatten(1) for values in part.tensors)
     spread = draws.std(0).clamp_min(1e-6 * draws.abs().max())
     far = ((data - draws.mean(0)).abs() > _FAR * spread).double()
-    odd = (far.mean(0) > _MANY).nonzero()[:, 0]
+    odd = (far.mean(0) > (_MANY if len(data) >= FEWEST else 1.0)).nonzero()[:, 0]
     shares = {
         "data": _share_outside(data, draws),
         "means": _share_outside(means, data),

@@ -8,7 +8,7 @@ from problems import linear_gaussian_problem
 from torch import nn
 
 import crosscoding as cc
-from crosscoding.likelihoods import Bernoulli, Gaussian
+from crosscoding.likelihoods import Bernoulli, Gaussian, Mixed
 
 
 def with_likelihood(vae, likelihood):
@@ -142,7 +142,14 @@ LINEAR = linear_gaussian_problem()
             LINEAR.truth,
             {},
             TypeError,
-            "a VAE with a Gaussian likelihood, .* got Bernoulli",
+            "a VAE with a Gaussian likelihood, .* got Bernoulli; of another, compare",
+        ),
+        (
+            with_likelihood(LINEAR.vae, Mixed([(Gaussian(1.0), 8)])),
+            LINEAR.truth,
+            {},
+            TypeError,
+            "got Mixed; for Gaussian columns, pass a VAE of these alone",
         ),
         (
             cc.VAE(nn.Sequential(nn.Linear(3, 16), nn.Unflatten(1, (8, 2)), nn.Softplus()), 3,
@@ -152,7 +159,7 @@ LINEAR = linear_gaussian_problem()
             ValueError,
             r"of a fixed scale, got Gaussian\(scale=None\)",
         ),
-        (LINEAR.vae, [1.0], {}, TypeError, "expected data to be a torch.Tensor, got list"),
+        (LINEAR.vae, [1.0], {}, TypeError, "data to be a torch.Tensor or a NumPy array, got list"),
         (LINEAR.vae, torch.zeros(4, 7), {}, ValueError, r"expected data of shape \(\*batch, 8\)"),
         (LINEAR.vae, torch.zeros(8), {}, ValueError, r"data of shape \(N, 8\) with N >= 1, got"),
         (LINEAR.vae, torch.zeros(0, 8), {}, ValueError, r"data of shape \(N, 8\) with N >= 1, got"),
@@ -171,3 +178,10 @@ LINEAR = linear_gaussian_problem()
 def test_what_it_refuses(vae, data, options, error, message):
     with pytest.raises(error, match=message):
         cc.calibrate_scale(vae, data, **options)
+
+
+def test_arrays_are_taken_in_the_models_dtype():
+    data = LINEAR.truth.numpy()
+    assert cc.calibrate_scale(LINEAR.vae, data) == cc.calibrate_scale(LINEAR.vae, LINEAR.truth)
+    with pytest.raises(ValueError, match=r'got torch.float64; .*\.astype\("float32"\)'):
+        cc.calibrate_scale(LINEAR.vae, data.astype("float64"))

@@ -262,11 +262,26 @@ def test_log_p_of_the_query_is_exact_where_an_average_over_draws_is_not():
     problem = linear_gaussian_problem(8, data_dim=60, scale=0.2, batch=(3,))
     evidence = cc.Evidence(problem.truth, torch.arange(60) < 4)
     posterior = cc.condition(problem.vae, evidence, seed=0)
-    found, error = cc.query_log_prob(posterior, problem.truth, seed=0)
+    answer = cc.query_log_prob(posterior, problem.truth, seed=0)
+    found, error = answer
+    assert found is answer.log_prob
+    assert error is answer.error
     exact = problem.exact_query_log_prob(evidence=evidence)
     assert ((found - exact).abs() < 4 * error + 1e-3).all()
     assert (posterior.query_log_prob(problem.truth) < exact - 1).all()
     assert (posterior.query_ess(problem.truth) < 20).all()
+
+
+def test_log_p_of_the_query_takes_arrays_in_the_models_dtype():
+    problem = linear_gaussian_problem(2, batch=(2,))
+    posterior = cc.condition(problem.vae, problem.evidence, seed=0)
+    found, wanted = (
+        cc.query_log_prob(posterior, truth, seed=0).log_prob
+        for truth in (problem.truth.numpy(), problem.truth)
+    )
+    assert torch.equal(found, wanted)
+    with pytest.raises(ValueError, match=r'float32, got torch.float64.*\.astype\("float32"\)'):
+        cc.query_log_prob(posterior, problem.truth.double().numpy())
 
 
 def test_log_p_of_no_query_is_zero():

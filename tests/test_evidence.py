@@ -188,7 +188,7 @@ def test_an_array_of_float64_is_refused_by_a_model_in_float32_with_what_to_do():
         (np.array([1, 2, 3]), r"floating-point dtype, got torch\.int64"),
         (np.array([1.0, None]), "a dtype that torch has, got an array of object"),
         (np.array(["1.0"]), "a dtype that torch has, got an array of <U3"),
-        (np.ma.masked_array([1.0, 2.0], [True, False]), "got a masked array; use Evidence"),
+        (np.ma.masked_array([1.0, 2.0], [True, False]), "got a masked array; use array.data"),
     ],
 )
 def test_arrays_that_are_refused(array, message):

@@ -254,6 +254,18 @@ def test_a_density_at_points_of_another_shape_is_refused(exact, shape):
         exact.log_prob(torch.zeros(shape))
 
 
+def test_a_density_at_points_of_another_dtype_is_refused(exact):
+    with pytest.raises(ValueError, match=r"expected z of the model's dtype torch.float32, got"):
+        exact.log_prob(torch.zeros(3, 2).double())
+
+
+def test_arrays_are_taken_as_tensors_are(problem, exact):
+    truth, z = problem.truth, exact.sample(4, seed=0)
+    assert torch.equal(exact.query_log_prob(truth.numpy()), exact.query_log_prob(truth))
+    assert torch.equal(exact.query_ess(truth.numpy()), exact.query_ess(truth))
+    assert torch.equal(exact.log_prob(z.numpy()), exact.log_prob(z))
+
+
 # ---- truth that is none --------------------------------------------------------------------------
 
 
@@ -275,7 +287,7 @@ def test_truth_of_another_dtype_or_device_is_refused(problem, exact):
 
 
 def test_truth_that_is_no_tensor_is_refused(problem, exact):
-    with pytest.raises(TypeError, match=r"expected truth to be a torch.Tensor, got list"):
+    with pytest.raises(TypeError, match=r"truth to be a torch.Tensor or a NumPy array, got list"):
         exact.query_log_prob(problem.truth.tolist())
 
 

@@ -180,8 +180,23 @@ def test_a_wrong_latent_dim_is_refused_with_the_size_that_was_tried():
 
 @pytest.mark.parametrize("output", [{"mean": 1}, None, "logits"], ids=str)
 def test_an_output_that_is_no_tensor_is_refused(output):
-    with pytest.raises(ValueError, match="expected a tensor from the decoder, got"):
+    with pytest.raises(
+        ValueError, match=r"^expected a tensor from the decoder, got .* Gaussian takes$"
+    ):
         cc.VAE(Function(lambda z: output), 2, Gaussian())
+    with pytest.raises(ValueError, match=r"^expected a tensor from the decoder, got"):
+        cc.VAE(Function(lambda z: (z, output)), 2, Gaussian(None))
+
+
+def test_an_output_that_the_likelihood_does_not_take_is_no_matter_of_latent_dim():
+    for shapes, likelihood, message in (
+        ([3, 3], Gaussian(), "^expected one tensor from the decoder for Gaussian, got 2; use"),
+        ([3, 4], Gaussian(None), r"; the decoder put out \(5, 3\), \(5, 4\)$"),
+    ):
+        decoder = Function(lambda z, shapes=shapes: tuple(z.new_zeros(len(z), n) for n in shapes))
+        with pytest.raises(ValueError, match=message) as caught:
+            cc.VAE(decoder, 2, likelihood)
+        assert "latent_dim" not in str(caught.value)
 
 
 class TestBatchMixing:
@@ -260,7 +275,7 @@ def test_a_logarithm_where_a_scale_was_promised_is_refused():
 
 
 def test_one_parameter_where_two_were_promised_is_refused():
-    with pytest.raises(ValueError, match=r"shape \(5, \*data, 2\) for 5 points, got \(5, 7\)"):
+    with pytest.raises(ValueError, match=r"shape \(5, \*data, 2\) for 5 points, .* got \(5, 7\)"):
         cc.VAE(nn.Linear(2, 7), 2, Gaussian(scale=None))
 
 

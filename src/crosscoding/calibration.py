@@ -15,6 +15,7 @@ Source: MacKay (1992), "Bayesian interpolation", the evidence framework. Differs
 have several modes, and a scale may be that of some elements.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,11 +23,11 @@ from crosscoding.crosscoders.precision import precision_root
 from crosscoding.errors import BudgetError
 from crosscoding.evidence import Evidence
 from crosscoding.jacobian import with_jacobian
-from crosscoding.likelihoods import Gaussian
+from crosscoding.likelihoods import Gaussian, Mixed
 from crosscoding.methods import Report, silent
 from crosscoding.methods.laplace import Modes, climb
 from crosscoding.target import CHUNK_BYTES, VAETarget
-from crosscoding.vae import VAE, check_whole
+from crosscoding.vae import VAE, whole_data
 
 _STARTS = 4  # climbs of a datum, from the likeliest points of the bank
 _STEPS = 25  # of a climb, at most
@@ -37,7 +38,7 @@ _LEAST_FREEDOM = 1e-3  # mean of 1 − h, below which residuals tell nothing
 
 def calibrate_scale(
     vae: VAE,
-    data: Tensor,
+    data: Tensor | np.ndarray,
     *,
     rounds: int = 100,
     tolerance: float = 1e-3,
@@ -51,8 +52,9 @@ def calibrate_scale(
 
     Args:
         vae: A model with a Gaussian likelihood of a fixed scale.
-        data: Whole data like those that will be asked about, shape (N, *data) with N ≥ 1; some
-            tens are enough for one scale, as every element of each counts.
+        data: Whole data like those that will be asked about, shape (N, *data) with N ≥ 1, a
+            tensor or an array of NumPy of the model's dtype; some tens are enough for one scale,
+            as every element of each counts.
         rounds: Most rounds, ≥ 1. One scale settles in few, a scale for each element slowly.
         tolerance: It is found when no scale changes by more than this share of it, > 0.
         report: Told which round it is.
@@ -72,7 +74,10 @@ def calibrate_scale(
         >>> round(calibrate_scale(vae, truth.sample_prior(100, seed=0)), 1)
         0.3
     """
-    given = _checked(vae, data, rounds, tolerance)
+    given = _scale_of(vae)
+    data = whole_data(vae, data)
+    if rounds < 1 or not tolerance > 0:
+        raise ValueError(f"expected rounds >= 1 and tolerance > 0, got {rounds} and {tolerance}")
     shape = torch.as_tensor(given).shape
     evidence = Evidence(data, torch.ones_like(data, dtype=torch.bool))
     z = nearest = _nearest(vae, evidence)
@@ -97,23 +102,30 @@ def calibrate_scale(
     )
 
 
-def _checked(vae: VAE, data: Tensor, rounds: int, tolerance: float) -> float | Tensor:
-    """The scale that the VAE has; raises unless everything is as `calibrate_scale` says."""
+def _scale_of(vae: VAE) -> float | Tensor:
+    """The scale that the VAE has.
+
+    Raises:
+        TypeError, ValueError: It has none of a Gaussian, or a decoded one.
+    """
     if not isinstance(vae, VAE):
         raise TypeError(f"expected a crosscoding.VAE, got {type(vae).__name__}")
     if not isinstance(vae.likelihood, Gaussian):
+        advice = "of another, compare vae.check(data)['explanation'] under some settings"
+        if isinstance(vae.likelihood, Mixed):
+            advice = (
+                "for Gaussian columns, pass a VAE of these alone: a decoder that puts out their "
+                "share of the output, Gaussian(scale), and their columns of data"
+            )
         raise TypeError(
             "expected a VAE with a Gaussian likelihood, whose scale can be calibrated, got "
-            f"{type(vae.likelihood).__name__}"
+            f"{type(vae.likelihood).__name__}; {advice}"
         )
     if vae.likelihood.scale is None:
         raise ValueError(
             "expected a Gaussian likelihood of a fixed scale, got Gaussian(scale=None): its "
             "decoder puts the scale out, and there is none to calibrate"
         )
-    check_whole(vae, data)
-    if rounds < 1 or not tolerance > 0:
-        raise ValueError(f"expected rounds >= 1 and tolerance > 0, got {rounds} and {tolerance}")
     return vae.likelihood.scale
 
 

@@ -1,11 +1,13 @@
 """The front door: what is p(y|x), for this VAE and this evidence?"""
 
 import time
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.evidence import Evidence
+from crosscoding.evidence import Evidence, as_tensor
 from crosscoding.findings import Findings
 from crosscoding.methods import Auto, Method, Report, silent
 from crosscoding.posterior import Posterior
@@ -57,17 +59,25 @@ def condition(
     return infer(VAETarget(vae, evidence), method, seed=seed, report=report, max_bytes=max_bytes)
 
 
+class QueryLogProb(NamedTuple):
+    """log p(y|x) and its standard error in nats, both of shape (*batch,)."""
+
+    log_prob: Tensor
+    error: Tensor
+
+
 def query_log_prob(
     posterior: Posterior,
-    truth: Tensor,
+    truth: Tensor | np.ndarray,
     method: Method | None = None,
     *,
     seed: int | Generator | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> QueryLogProb:
     """log p(y|x) = log p(x, y) − log p(x) of the unobserved elements of truth, and its error.
 
     It conditions on the whole of truth as well. That is right where few draws of p(z|x) predict y,
-    as of large data, and an average over them (`Posterior.query_log_prob`) comes out too low.
+    as of large data, and an average over them (`Posterior.query_log_prob`, a tensor without an
+    error) comes out too low.
 
     Args:
         posterior: Of a VAE, and of a method that estimates log p(x).
@@ -76,8 +86,8 @@ def query_log_prob(
         seed: As in `condition`.
 
     Returns:
-        log p(y|x) and its standard error in nats, both of shape (*batch,); 0 where there is no
-        query. NaN where the method gives no log p(x).
+        A tuple of log p(y|x) and its standard error, `log_prob` and `error`, in nats, both of
+        shape (*batch,); 0 where there is no query. NaN where the method gives no log p(x).
 
     Raises:
         ValueError: The posterior has no model, or truth does not fit it.
@@ -94,6 +104,7 @@ def query_log_prob(
     target = posterior.target
     if not isinstance(target, VAETarget):
         raise ValueError("expected the posterior of a VAE, with its model")
+    truth = as_tensor(truth, "truth")
     check_matches(target.vae, truth, "truth", posterior.batch_shape)
     mask = target.evidence.mask
     whole = Evidence(torch.where(mask, target.evidence.values, truth), torch.ones_like(mask))
@@ -101,7 +112,7 @@ def query_log_prob(
     error = torch.hypot(both.log_evidence_error, posterior.log_evidence_error)
     everything = mask.flatten(len(posterior.batch_shape)).all(-1)
     log_prob = (both.log_evidence - posterior.log_evidence).masked_fill(everything, 0.0)
-    return log_prob, error.masked_fill(everything, 0.0)
+    return QueryLogProb(log_prob, error.masked_fill(everything, 0.0))
 
 
 def infer(

@@ -47,7 +47,7 @@ class Evidence:
     mask: Tensor
 
     def __init__(self, values: Tensor | np.ndarray, mask: Tensor | np.ndarray) -> None:
-        values, mask = _as_tensor(values, "values"), _as_tensor(mask, "mask")
+        values, mask = as_tensor(values, "values"), as_tensor(mask, "mask")
         if not values.is_floating_point():
             raise TypeError(
                 f"expected values of a floating-point dtype, got {values.dtype}; "
@@ -84,7 +84,7 @@ class Evidence:
     @classmethod
     def from_nan(cls, values: Tensor | np.ndarray) -> "Evidence":
         """Evidence from data in which NaN means: not observed."""
-        values = _as_tensor(values, "values")
+        values = as_tensor(values, "values")
         return cls(values, ~values.isnan())
 
     def __repr__(self) -> str:
@@ -108,14 +108,18 @@ class Evidence:
         return Evidence(self.values[index], self.mask[index])
 
 
-def _as_tensor(values: Tensor | np.ndarray, name: str) -> Tensor:
-    """A tensor as it is; an array as a tensor of the same dtype that shares no memory with it."""
+def as_tensor(values: Tensor | np.ndarray, name: str) -> Tensor:
+    """A tensor as it is; an array as a tensor of the same dtype that shares no memory with it.
+
+    Raises:
+        TypeError: It is neither, or the array has a mask, or a dtype that torch has not.
+    """
     if isinstance(values, Tensor):
         return values
     if isinstance(values, np.ma.MaskedArray):
         raise TypeError(
             f"expected {name} without a mask of its own, got a masked array; "
-            "use Evidence(array.data, ~np.ma.getmaskarray(array))"
+            "use array.data, and as evidence Evidence(array.data, ~np.ma.getmaskarray(array))"
         )
     if not isinstance(values, np.ndarray):
         raise TypeError(

@@ -5,17 +5,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from crosscoding.diagnostics import importance_ess
 from crosscoding.errors import NonFiniteError
+from crosscoding.evidence import as_tensor
 from crosscoding.exchange import to_arviz
 from crosscoding.findings import Findings, Stage
 from crosscoding.random import generator_from
 from crosscoding.saving import Parts
 from crosscoding.target import CHUNK_BYTES, Target, VAETarget
-from crosscoding.vae import VAE, check_matches
+from crosscoding.vae import VAE, check_dtype, check_matches
 from crosscoding.verdict import Verdict
 
 
@@ -154,22 +156,24 @@ class Posterior:
         """
         return self._unflatten(self._sample(num, self._stream(seed)), 1)
 
-    def log_prob(self, z: Tensor) -> Tensor:
+    def log_prob(self, z: Tensor | np.ndarray) -> Tensor:
         """log q(z|x) in nats, normalised.
 
         Args:
-            z: Latent points, shape (*sample, *batch, latent).
+            z: Latent points, shape (*sample, *batch, latent), of the draws' dtype.
         Returns:
             Shape (*sample, *batch).
         Raises:
+            ValueError: z is of another shape or dtype.
             NotImplementedError: The method has draws only, or a map that is not one-to-one.
         """
-        findings = self._findings
+        findings, z = self._findings, as_tensor(z, "z")
         dim, num_batch_dims = findings.draws.shape[-1], len(self.batch_shape)
         batch = z.shape[max(z.ndim - 1 - num_batch_dims, 0) : -1]
         if z.ndim < 1 + num_batch_dims or z.shape[-1] != dim or batch != self.batch_shape:
             wanted = ", ".join(["*sample", *map(str, self.batch_shape), str(dim)])
             raise ValueError(f"expected z of shape ({wanted}), got {tuple(z.shape)}")
+        check_dtype(z, "z", findings.draws.dtype)
         flat = z.reshape(*z.shape[: z.ndim - 1 - num_batch_dims], len(findings.ess), dim)
         if findings.fitted is not None:
             result = findings.fitted.log_prob(flat)
@@ -239,11 +243,12 @@ class Posterior:
         return torch.where(target.evidence.mask, 0.0, spread)
 
     @torch.no_grad()
-    def query_log_prob(self, truth: Tensor) -> Tensor:
+    def query_log_prob(self, truth: Tensor | np.ndarray) -> Tensor:
         """log p(y|x) = log E_{q(z|x)}[p(y|z)] of the unobserved elements of truth, in nats.
 
         The paper's figure: an average over the stored draws. Where few of them predict truth, as
-        `query_ess` tells, it comes out too low; `crosscoding.query_log_prob` does not.
+        `query_ess` tells, it comes out too low; `crosscoding.query_log_prob` does not. That one
+        conditions anew, and gives log p(y|x) with its error; this one is a tensor alone.
 
         Args:
             truth: Whole data, shape (*batch, *data); its observed elements are not looked at.
@@ -259,15 +264,14 @@ class Posterior:
         return log_prob.masked_fill(everything, 0.0)
 
     @torch.no_grad()
-    def query_ess(self, truth: Tensor) -> Tensor:
+    def query_ess(self, truth: Tensor | np.ndarray) -> Tensor:
         """How many draws count in the average of `query_log_prob`, (*batch,); errors as there."""
         return self._unflatten(importance_ess(self._query_log_weights(truth)))
 
-    def _query_log_weights(self, truth: Tensor) -> Tensor:
+    def _query_log_weights(self, truth: Tensor | np.ndarray) -> Tensor:
         """log of the terms whose sum is p(y|x), one for each stored draw, (S, B)."""
         vae, target = self._model()
-        if not isinstance(truth, Tensor):
-            raise TypeError(f"expected truth to be a torch.Tensor, got {type(truth).__name__}")
+        truth = as_tensor(truth, "truth")
         check_matches(vae, truth, "truth", self.batch_shape)
         query = ~target.evidence.mask
         if (query & ~truth.isfinite()).any():

@@ -6,16 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from crosscoding.architecture import check_growth, describe
 from crosscoding.cost import Cost, cost_of
 from crosscoding.encoder import encode, tried_encoder
-from crosscoding.errors import ModelFormatError, NonFiniteError
+from crosscoding.errors import ModelFormatError, NonFiniteError, first_line
+from crosscoding.evidence import as_tensor
 from crosscoding.frozen import Trial, frozen_copy
 from crosscoding.heads import find_head
 from crosscoding.likelihoods import Likelihood
+from crosscoding.likelihoods.outputs import wrong_output
 from crosscoding.model import KIND, Model
 from crosscoding.random import generator_from, normal
 from crosscoding.report import CheckReport
@@ -24,6 +27,10 @@ from crosscoding.storage import Parts, write_folder
 _NUM_PROBES = 5
 _NUM_OUTPUTS = 64  # of a probe, kept to know the decoder by
 _LAYERS_PER_ROW = 16  # of a decoder of so many layers, all alike, one is in memory
+
+
+class _OutputError(ValueError):
+    """A decoder ran, and what it puts out is nothing that its likelihood takes."""
 
 
 class VAE:
@@ -99,7 +106,12 @@ class VAE:
                 "need the digits; convert it with decoder.float()"
             )
         probes = self._probes()
-        trial = Trial(self.decoder, self._run, probes, "decoder", "check latent_dim")
+        try:
+            trial = Trial(self.decoder, self._run, probes, "decoder", "check latent_dim")
+        except ValueError as error:
+            if isinstance(error.__cause__, _OutputError):
+                raise ValueError(str(error.__cause__)) from None
+            raise
         self.data_shape = self._data_shape_of(trial.output)
         trial.check(self.dtype)
         likelihood.check_params(trial.output)
@@ -233,7 +245,7 @@ class VAE:
 
     def check(
         self,
-        data: Tensor | None = None,
+        data: Tensor | np.ndarray | None = None,
         *,
         seed: int | torch.Generator | None = 0,
     ) -> CheckReport:
@@ -241,19 +253,20 @@ class VAE:
 
         Of the decoder: what it puts out, against the likelihood; that one z always gives one
         output; batch norm; derivatives; NaN far out; which latent dimensions it uses. Of data:
-        their support and units, log p of a few against that of their columns, the scale, and
-        whether they lie where the prior does. What decoding costs, and which methods suit.
+        their support, units and counts, log p of a few against that of their columns, the scale,
+        and whether they lie where the prior does. What decoding costs, and which methods suit.
 
         Args:
-            data: Whole data like those the model was trained on, (N, *data); some hundred are
-                plenty, and of more than 2,000 some are taken.
+            data: Whole data like those the model was trained on, (N, *data), a tensor or an array
+                of NumPy of the model's dtype; some hundred are plenty, and of more than 2,000 some
+                are taken.
             seed: Decides which points are looked at.
         Returns:
             A report: `print` shows it, `ok` tells whether there is no error, `findings` are its
             lines and `as_dict()` is for JSON.
 
         Raises:
-            TypeError: data is no tensor.
+            TypeError: data is no tensor or array.
             ValueError: data do not fit the model.
 
         Example:
@@ -371,31 +384,39 @@ class VAE:
 
     def _run(self, z: Tensor) -> Tensor:
         output = self.decoder(z)
-        if isinstance(output, (tuple, list)):
-            output = self.likelihood.join(output)
-        if not isinstance(output, Tensor):
-            raise TypeError(f"expected a tensor from the decoder, got {type(output).__name__}")
-        return output
+        for piece in output if isinstance(output, (tuple, list)) else [output]:
+            if not isinstance(piece, Tensor):
+                raise _OutputError(
+                    f"expected a tensor from the decoder, got {type(piece).__name__}; wrap it in a "
+                    f"module that puts out what {type(self.likelihood).__name__} takes"
+                )
+        if isinstance(output, Tensor):
+            return output
+        try:
+            return self.likelihood.join(output)
+        except (IndexError, RuntimeError, ValueError) as error:  # of torch, where shapes differ
+            shapes = ", ".join(str(tuple(piece.shape)) for piece in output)
+            raise _OutputError(f"{first_line(error)}; the decoder put out {shapes}") from error
 
     def _data_shape_of(self, output: Tensor) -> torch.Size:
         data_shape = self.likelihood.data_shape(output.shape[1:])
         if output.shape[:1] != (_NUM_PROBES,) or data_shape is None or output.numel() == 0:
-            raise ValueError(
-                f"expected decoder output of shape ({_NUM_PROBES}, "
-                f"{self.likelihood.output_shape()}) for {_NUM_PROBES} points, "
-                f"got {tuple(output.shape)}"
-            )
+            raise ValueError(wrong_output(self.likelihood, _NUM_PROBES, output.shape))
         return data_shape
 
 
-def check_whole(vae: VAE, data: Tensor) -> None:
-    """Raise TypeError or ValueError unless data are whole ones of this VAE, (N, *data), N ≥ 1."""
-    if not isinstance(data, Tensor):
-        raise TypeError(f"expected data to be a torch.Tensor, got {type(data).__name__}")
+def whole_data(vae: VAE, data: Tensor | np.ndarray) -> Tensor:
+    """The data as a tensor (N, *data), N ≥ 1.
+
+    Raises:
+        TypeError, ValueError: They are no whole data of this VAE.
+    """
+    data = as_tensor(data, "data")
     check_matches(vae, data, "data", None)
     if data.ndim != 1 + len(vae.data_shape) or not len(data):
         wanted = ", ".join(["N", *map(str, vae.data_shape)])
         raise ValueError(f"expected data of shape ({wanted}) with N >= 1, got {tuple(data.shape)}")
+    return data
 
 
 def load_vae(
@@ -447,14 +468,19 @@ def check_matches(vae: VAE, values: Tensor, name: str, batch_shape: Sequence[int
         raise ValueError(f"expected {name} of shape {shape}, got {tuple(values.shape)}")
     if batch_shape is not None and batch != tuple(batch_shape):
         raise ValueError(f"expected {name} of shape {shape}, got {tuple(values.shape)}")
-    if values.dtype != vae.dtype:
-        raise ValueError(
-            f"expected {name} of the model's dtype {vae.dtype}, got {values.dtype}; "
-            f"convert with .to({vae.dtype}), or an array of NumPy with "
-            f'.astype("{str(vae.dtype).removeprefix("torch.")}")'
-        )
+    check_dtype(values, name, vae.dtype)
     if values.device != vae.device:
         raise ValueError(
             f"expected {name} on the model's device {vae.device}, got {values.device}; "
             f"move with .to({str(vae.device)!r})"
+        )
+
+
+def check_dtype(values: Tensor, name: str, dtype: torch.dtype) -> None:
+    """Raise ValueError unless values have the model's dtype."""
+    if values.dtype != dtype:
+        of_numpy = str(dtype).removeprefix("torch.")
+        raise ValueError(
+            f"expected {name} of the model's dtype {dtype}, got {values.dtype}; convert with "
+            f'.to({dtype}), or an array of NumPy with .astype("{of_numpy}")'
         )

@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from faults import LATENT, drawn, network, right, wrapped
@@ -121,6 +122,13 @@ def test_a_check_that_fails_is_a_finding():
     assert finding.message == "could not be checked: no gradients, please"
 
 
+def test_arrays_are_taken_as_tensors_are():
+    vae = right()
+    data = drawn(vae)
+    found, wanted = vae.check(data.numpy()), vae.check(data)
+    assert found["explanation"].figures == wanted["explanation"].figures
+
+
 def test_many_data_are_looked_at_in_part(monkeypatch):
     vae = right()
     monkeypatch.setattr(checks, "_MOST_DATA", 50)
@@ -130,10 +138,11 @@ def test_many_data_are_looked_at_in_part(monkeypatch):
 @pytest.mark.parametrize(
     ("data", "options", "error", "message"),
     [
-        ([1.0], {}, TypeError, "expected data to be a torch.Tensor, got list"),
+        ([1.0], {}, TypeError, "data to be a torch.Tensor or a NumPy array, got list"),
         (torch.zeros(12), {}, ValueError, r"expected data of shape \(N, 12\) with N >= 1"),
         (torch.zeros(3, 11), {}, ValueError, r"expected data of shape \(\*batch, 12\)"),
         (torch.zeros(3, 12).double(), {}, ValueError, "of the model's dtype torch.float32"),
+        (np.zeros((3, 12)), {}, ValueError, r'float32, got torch.float64.*\.astype\("float32"\)'),
     ],
 )
 def test_what_it_refuses(data, options, error, message):

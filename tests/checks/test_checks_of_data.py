@@ -10,7 +10,15 @@ from torch import nn
 
 import crosscoding as cc
 from crosscoding.checks.columns import log_prob_of_columns
-from crosscoding.likelihoods import Bernoulli, Categorical, Gaussian, Mixed, Poisson
+from crosscoding.likelihoods import (
+    Bernoulli,
+    BetaBinomial,
+    Categorical,
+    Gaussian,
+    Mixed,
+    NegativeBinomial,
+    Poisson,
+)
 
 
 def images(low: float, high: float, likelihood, last: nn.Module) -> tuple[cc.VAE, torch.Tensor]:
@@ -67,7 +75,106 @@ def test_a_table_of_other_units_in_some_columns():
     data = drawn(vae)
     assert status(vae, "units", data) == "ok"
     data[:, :3] = 40 + 10 * data[:, :3]
-    assert status(vae, "units", data) == "warning"
+    assert status(vae, "units", data) == "error"
+
+
+def test_a_single_column_of_other_units():
+    vae = cc.VAE(network(60), LATENT, Gaussian(0.3))
+    data = drawn(vae)
+    data[:, 7] = 20 + data[:, 7]
+    finding = vae.check(data)["units"]
+    assert finding.status == "warning"
+    assert "most values of 1 of 60 elements, that of index 7 first" in finding.message
+
+
+def test_pictures_that_are_mostly_black_on_another_scale():
+    vae = cc.VAE(network(60, nn.Sigmoid()), LATENT, Gaussian(0.05))
+    grey = torch.rand(200, 60, generator=torch.Generator().manual_seed(3))
+    finding = vae.check(255 * grey * (grey > 0.8))["units"]
+    assert finding.status == "error"  # four of five pixels are 0 on either scale
+    assert "20% of the values of data, 0 to 255, lie outside" in finding.message
+
+
+def test_in_a_mixed_table_the_columns_of_other_units_are_named():
+    vae = cc.VAE(network(), LATENT, Mixed([(Gaussian(0.3), 8), (Poisson(), 4)]))
+    data = drawn(vae, 400)
+    data[:, :8] = 40 + 10 * data[:, :8]
+    finding = vae.check(data)["units"]
+    assert finding.status == "error"
+    assert finding.message.startswith("columns 0 to 7: ")
+
+
+def test_classes_have_no_units():
+    decoder = nn.Sequential(network(), nn.Unflatten(1, (4, 3)))
+    vae = cc.VAE(decoder, LATENT, Categorical(3))
+    assert "units" not in vae.check(drawn(vae))
+
+
+# ---- counts --------------------------------------------------------------------------------------
+
+
+def rates(shift: float, last: nn.Module) -> nn.Sequential:
+    """A decoder of rates, all of which stay above 0."""
+    decoder = network(last=last)
+    with torch.no_grad():
+        decoder[2].weight.mul_(0.3)
+        decoder[2].bias.add_(shift)
+    return decoder
+
+
+@pytest.mark.parametrize("shift", [-1.0, 0.0, 2.0, 5.0])
+def test_rates_that_are_taken_for_their_logarithms(shift):
+    decoder = rates(shift, nn.Softplus())
+    vae = cc.VAE(decoder, LATENT, Poisson(log_rate=False))
+    data = drawn(vae, 400)
+    assert status(vae, "counts", data) == "ok"
+    finding = cc.VAE(decoder, LATENT, Poisson()).check(data)["counts"]
+    assert finding.status == "warning"
+    assert "is taken for log rates; taken for rates they add up to" in finding.message
+    assert finding.message.endswith("use Poisson(log_rate=False)")
+
+
+@pytest.mark.parametrize("shift", [3.0, 5.0])
+def test_logarithms_that_are_taken_for_rates(shift):
+    decoder = rates(shift, nn.ReLU())
+    data = drawn(cc.VAE(decoder, LATENT, Poisson()), 400)
+    finding = cc.VAE(decoder, LATENT, Poisson(log_rate=False)).check(data)["counts"]
+    assert finding.status == "warning"
+    assert finding.message.endswith("use Poisson(log_rate=True)")
+
+
+@pytest.mark.parametrize("likelihood", [Poisson(), NegativeBinomial(3.0), BetaBinomial(9, 4.0)])
+def test_counts_of_other_data(likelihood):
+    vae = cc.VAE(network(), LATENT, likelihood)
+    data = drawn(vae, 400)
+    assert status(vae, "counts", data) == "ok"
+    finding = vae.check((data / 4).floor())["counts"]
+    assert finding.status == "warning"
+    assert "is it trained on such data" in finding.message
+
+
+def test_counts_in_some_columns():
+    decoder = rates(1.0, nn.Softplus())
+    data = drawn(cc.VAE(decoder, LATENT, Mixed([(Gaussian(0.3), 8), (Poisson(False), 4)])), 400)
+    finding = cc.VAE(decoder, LATENT, Mixed([(Gaussian(0.3), 8), (Poisson(), 4)])).check(data)
+    assert finding["counts"].message.startswith("columns 8 to 11: the model's counts add up to")
+    assert finding["counts"].message.endswith("use Poisson(log_rate=False)")
+
+
+@pytest.mark.parametrize("num", [1, 2, 9])
+def test_few_counts_say_too_little(num):
+    decoder = rates(-3.0, nn.Softplus())  # next to none, and now and then one
+    vae = cc.VAE(decoder, LATENT, Poisson(log_rate=False))
+    report = vae.check(drawn(vae, 400)[:num].clamp_min(1))
+    assert "counts" not in report
+    assert "most values of" not in str(report)
+
+
+def test_numbers_are_not_counted():
+    assert "counts" not in right().check(drawn(right()))
+
+
+# ---- log p, and the scale ------------------------------------------------------------------------
 
 
 def test_a_model_that_is_not_of_these_data():

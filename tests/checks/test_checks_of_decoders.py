@@ -229,6 +229,22 @@ def test_the_work_is_told():
     assert "integrates over a grid" in report["methods"].message
 
 
+def test_a_last_layer_that_is_the_only_one_is_no_fault():
+    finding = cc.VAE(nn.Linear(2, 12), LATENT, Gaussian(0.3)).check()["last layer"]
+    assert finding.status == "ok"
+    assert "the only one" in finding.message
+
+
+@pytest.mark.parametrize("likelihood", [Mixed([(Gaussian(0.3), 12)]), Gaussian(None)])
+def test_where_rows_are_not_told_apart_no_other_last_layer_is_asked_for(likelihood):
+    decoder = network(12 if isinstance(likelihood, Mixed) else 24)
+    if not isinstance(likelihood, Mixed):
+        decoder = nn.Sequential(decoder, nn.Softplus(), nn.Unflatten(1, (12, 2)))
+    finding = cc.VAE(decoder, LATENT, likelihood).check()["last layer"]
+    assert finding.status == "note"
+    assert finding.message.startswith("its rows are not told apart")
+
+
 def test_a_last_layer_that_does_not_show_is_noted():
     assert status(wrapped(lambda net, z: net(z) * 1.0), "last layer") == "note"
 

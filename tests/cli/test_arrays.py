@@ -43,6 +43,11 @@ def test_bytes_are_pixels_where_data_can_be_pictures(tmp_path, likelihood, wante
     torch.testing.assert_close(data[0, 0], torch.tensor(wanted, dtype=torch.float32))
 
 
+def test_bytes_of_a_table_are_no_pixels(tmp_path):
+    np.save(tmp_path / "a.npy", np.full((4, 6), 200, dtype=np.uint8))
+    assert (read_data(str(tmp_path / "a.npy"), model(Gaussian(), (6,))) == 200).all()
+
+
 def test_of_several_arrays_the_one_that_fits_or_is_named(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, labels=np.arange(4), train=np.zeros((4, 2, 3)))
@@ -97,6 +102,16 @@ def test_numbers_of_the_other_byte_order_are_read(tmp_path):
 
 
 def test_text_is_refused_with_the_way_to_write_arrays(tmp_path):
-    (tmp_path / "a.csv").write_text("1,2,3")
-    with pytest.raises(ValueError, match=r"expected data as \.npy, \.npz or \.zip"):
+    (tmp_path / "a.txt").write_text("1,2,3")
+    with pytest.raises(ValueError, match=r"expected data as \.npy, \.npz, \.csv or \.zip"):
+        read_data(str(tmp_path / "a.txt"), model(Gaussian()))
+
+
+def test_a_table_is_taken_as_it_is_with_nan_where_there_is_nothing(tmp_path):
+    (tmp_path / "a.csv").write_text("1,2,3,,5,6\n")
+    data = read_data(str(tmp_path / "a.csv"), model(Gaussian()))
+    wanted = torch.tensor([[[1.0, 2.0, 3.0], [torch.nan, 5.0, 6.0]]])
+    torch.testing.assert_close(data, wanted, equal_nan=True)
+    (tmp_path / "a.csv").write_text("1,2\n")
+    with pytest.raises(ValueError, match=r"of shape \(N, 2, 3\) in .*a.csv, got one \(1, 2\)"):
         read_data(str(tmp_path / "a.csv"), model(Gaussian()))

@@ -1,4 +1,7 @@
+import importlib
 import json
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -11,6 +14,7 @@ import crosscoding as cc
 from crosscoding import registry, storage
 from crosscoding.cli import complete
 from crosscoding.cli.app import app
+from crosscoding.cli.tables import read_table
 from crosscoding.crosscoders import Gaussian
 from crosscoding.methods import HMC, Importance, Rejection, Variational
 from crosscoding.zoo import recipe as recipes
@@ -41,7 +45,7 @@ def test_condition_writes_samples_pictures_and_summary(tmp_path):
     assert result.exit_code == 0, result.output
     summary = json.loads(result.stdout)
     assert summary == json.loads((tmp_path / "summary.json").read_text())
-    assert summary["observed_pixels"] == 14 * 28
+    assert summary["num_observed"] == 14 * 28
     assert summary["method"] == "Auto"
     assert summary["verdict"] == "trusted"
     assert summary["reasons"]
@@ -94,7 +98,7 @@ def test_condition_completes_a_colour_picture_of_a_face(tmp_path, monkeypatch, n
         *("--observe", "rectangle:25-39,16-49", "--samples", 4, "--out", tmp_path, "--json"),
     )
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["observed_pixels"] == 3 * 15 * 34
+    assert json.loads(result.stdout)["num_observed"] == 3 * 15 * 34
     completions = arrays(tmp_path)["completions"]
     assert completions.shape == (4, 3, 64, 64)
     # Values are scaled to [-1, 1] as the models were trained, and the evidence is given back.
@@ -185,6 +189,114 @@ def test_ctrl_c_ends_with_a_message_and_exit_code_130(tmp_path, monkeypatch):
     assert "interrupted" in result.stderr
 
 
+# ---- rows of a table, and models in folders ------------------------------------------------------
+
+
+def table_model(folder, likelihood=None, shape=(4,)):
+    """A model of four columns as `VAE.save` writes it; gives its draws."""
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 4)]
+    decoder = torch.nn.Sequential(*layers, torch.nn.Unflatten(1, shape))
+    vae = cc.VAE(decoder, 2, likelihood or cc.likelihoods.Gaussian(0.1))
+    vae.save(folder)
+    return vae.sample_prior(3, seed=0)
+
+
+def test_rows_with_gaps_are_answered_by_a_model_in_a_folder(tmp_path):
+    rows = table_model(tmp_path / "mine")
+    a, b, c = (f"{row[0]:.9g},,{row[2]:.9g},{row[3]:.9g}" for row in rows)
+    (tmp_path / "gaps.csv").write_text(f"w,x,y,z\n{a}\n{b}\n{c}\n")
+    out = tmp_path / "answer"
+    words = ("condition", tmp_path / "mine", "--data", tmp_path / "gaps.csv", "--out", out)
+    result = run(*words, "--samples", 200, "--json")
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert summary == json.loads((out / "summary.json").read_text())
+    assert [query["num_observed"] for query in summary["queries"]] == [3, 3, 3]
+    assert {query["verdict"] for query in summary["queries"]} == {"trusted"}
+    assert "query_log_prob" not in summary["queries"][0]  # the truth is not there
+    assert arrays(out)["completions"].shape == (200, 3, 4)
+    low, mean, high = (read_table(out / f"{name}.csv") for name in ("low", "mean", "high"))
+    assert mean[1] == ["w", "x", "y", "z"]
+    seen = [0, 2, 3]
+    for bound in (low, mean, high):  # the evidence as it was given
+        assert (bound[0][:, seen].astype(np.float32) == rows.numpy()[:, seen]).all()
+    assert (low[0][:, 1] < mean[0][:, 1]).all()
+    assert (mean[0][:, 1] < high[0][:, 1]).all()
+    assert not list(out.glob("*.png"))
+    assert "3 trusted" in run(*words).stdout
+
+
+def test_rows_that_are_whole_are_observed_in_part(tmp_path):
+    rows = table_model(tmp_path / "mine")
+    np.save(tmp_path / "whole.npy", rows.numpy())
+    words = ("condition", tmp_path / "mine", "--data", tmp_path / "whole.npy", "--json")
+    result = run(*words, "--observe", "columns:0-1", "--out", tmp_path / "answer")
+    assert result.exit_code == 0, result.output
+    saved = arrays(tmp_path / "answer")
+    assert saved["mask"].tolist() == 3 * [[True, True, False, False]]
+    vae = cc.load_vae(tmp_path / "mine")
+    posterior = cc.condition(vae, cc.Evidence(rows, torch.from_numpy(saved["mask"])), seed=0)
+    told = [query["query_log_prob"] for query in json.loads(result.stdout)["queries"]]
+    torch.testing.assert_close(torch.tensor(told), posterior.query_log_prob(rows))
+    nothing = run(*words, "--out", tmp_path / "answer")
+    assert nothing.exit_code == 2
+    assert "expected something to ask about" in nothing.stderr
+
+
+def test_one_picture_of_numbers_is_shown(tmp_path):
+    picture = table_model(tmp_path / "mine", shape=(2, 2))[:1].numpy()
+    picture[:, 0] = np.nan
+    np.save(tmp_path / "gaps.npy", picture)
+    out = tmp_path / "answer"
+    words = ("condition", tmp_path / "mine", "--data", tmp_path / "gaps.npy", "--out", out)
+    assert "effective sample size" in run(*words).stdout
+    assert pixels(out / "mean.png").shape[:2] == (168, 168)
+    assert not list(out.glob("*.csv"))
+
+
+def test_a_picture_for_a_model_of_ones_own_comes_with_a_word_on_its_scale(tmp_path):
+    table_model(tmp_path / "mine", shape=(2, 2))
+    Image.new("L", (2, 2)).save(tmp_path / "picture.png")
+    words = ("condition", tmp_path / "mine", "--image", tmp_path / "picture.png")
+    result = run(*words, "--observe", "rows:0", "--out", tmp_path / "answer")
+    assert result.exit_code == 0, result.output
+    assert "pixels become -1 to 1" in " ".join(result.stderr.split())
+
+
+def test_a_table_has_no_pictures(tmp_path):
+    table_model(tmp_path / "mine")
+    words = ("condition", tmp_path / "mine", "--out", tmp_path)
+    result = run(*words, "--digit", 1, "--observe", "rows:0-3")
+    assert result.exit_code == 2
+    assert "whose data of shape (4,) are no pictures" in result.stderr
+    both = run(*words, "--digit", 1, "--data", "a.csv")
+    assert "expected one of --image FILE, --digit NUMBER (0 to 39) and --data" in both.stderr
+
+
+def test_a_class_of_ones_own_is_imported_only_if_it_is_allowed(tmp_path, monkeypatch):
+    (tmp_path / "their_networks.py").write_text(
+        "from torch import nn\n\nclass Decoder(nn.Linear):\n    pass\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    decoder = importlib.import_module("their_networks").Decoder(2, 4)
+    vae = cc.VAE(decoder, 2, cc.likelihoods.Gaussian(0.1))
+    vae.save("mine", decoder_arguments={"in_features": 2, "out_features": 4})
+    monkeypatch.delitem(sys.modules, "their_networks")
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(tmp_path)])
+    (tmp_path / "gaps.csv").write_text("1,,0,0\n")
+    for words in (("check", "mine"), ("condition", "mine", "--data", "gaps.csv")):
+        refused = run(*words)
+        assert refused.exit_code == 2
+        assert "the class their_networks:Decoder" in refused.stderr
+        assert "on the command line, --allow-code" in refused.stderr
+        assert "their_networks" not in sys.modules
+    for words in (("check", "mine"), ("condition", "mine", "--data", "gaps.csv")):
+        allowed = run(*words, "--allow-code")
+        assert allowed.exit_code == 0, allowed.output
+
+
 def test_models_lists_and_shows_cards():
     listed = json.loads(run("models", "--json").stdout)
     assert [card["name"] for card in listed] == cc.zoo.names()
@@ -224,7 +336,7 @@ def test_check_takes_the_folder_of_a_model(tmp_path):
 @pytest.mark.parametrize(
     ("model", "data", "message"),
     [
-        ("mnist-2", None, "did you mean 'mnist-2d'"),
+        ("mnist-2", None, "did you mean 'mnist-2d'?; nor is it a folder"),
         (".", None, "description.json"),
         ("mnist-2d", "none.npy", "expected data in none.npy, and there is no such file"),
         ("mnist-2d", "none.npz:images", "expected data in none.npz, and there is no such file"),
@@ -240,6 +352,14 @@ def test_check_says_what_is_wrong_with_its_words(tmp_path, monkeypatch, model, d
 def test_help_teaches_by_example():
     for words in ((), ("check",), ("condition",), ("demo",), ("models",), ("train",)):
         assert "crosscoding" in run(*words, "--help").stdout
+
+
+def test_help_loads_nothing_that_draws():
+    asked = "import sys, crosscoding.cli; print({'PIL', 'matplotlib'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", asked], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout == "set()\n"
 
 
 def test_train_names_the_missing_file_and_the_nearest_recipe(tmp_path):

@@ -292,6 +292,28 @@ def test_decoder_output_of_another_shape_is_refused(likelihood, shape, wanted):
         cc.VAE(constant(*shape), 2, likelihood)
 
 
+@pytest.mark.parametrize(
+    ("likelihood", "shape", "advice"),
+    [
+        (
+            Gaussian(None),
+            (6,),
+            r"or a tuple of 2 of shape \(5, \*data\), got \(5, 6\); "
+            r"if it puts out one number an element, use Gaussian\(scale=…\)$",
+        ),
+        (
+            Mixed([(Gaussian(None), 2), Poisson(), Categorical(3)]),
+            (4,),
+            r"got \(5, 4\); that is 4 for 2 of Gaussian, 1 for 1 of Poisson, 3 for 1 of Cat",
+        ),
+    ],
+    ids=str,
+)
+def test_what_the_decoder_should_put_out_is_told(likelihood, shape, advice):
+    with pytest.raises(ValueError, match=advice):
+        cc.VAE(constant(*shape), 2, likelihood)
+
+
 def test_a_tuple_for_one_parameter_is_refused():
     class Pair(nn.Module):
         def forward(self, z):
@@ -299,6 +321,24 @@ def test_a_tuple_for_one_parameter_is_refused():
 
     with pytest.raises(ValueError, match="expected one tensor from the decoder for Poisson, got 2"):
         cc.VAE(Pair(), 2, Poisson())
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "shape", "value"),
+    [
+        (Poisson(), (3,), 0.5),
+        (BetaBinomial(5, 4.0), (3,), 6.0),
+        (Categorical(3), (2, 3), 3.0),
+        (Ordinal((-1.0, 1.0)), (3,), -1.0),
+        (Categorical(3, one_hot=True), (3,), 1.0),
+    ],
+    ids=str,
+)
+def test_nobody_is_told_to_scale_counts_and_classes(likelihood, shape, value):
+    model = cc.VAE(constant(*shape), 2, likelihood)
+    evidence = cc.Evidence(torch.full(model.data_shape, value), torch.tensor(True))
+    with pytest.raises(ValueError, match=r"more outside; counts and classes are not scaled"):
+        cc.condition(model, evidence)
 
 
 # ---- Mixed -------------------------------------------------------------------------------------

@@ -6,15 +6,16 @@ there is nothing to look at; each has a test with a model that has exactly that 
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from crosscoding.checks import data as data_checks
-from crosscoding.checks import decoder, latent, work
+from crosscoding.checks import decoder, latent, units, work
 from crosscoding.checks.subject import Subject
 from crosscoding.random import generator_from
 from crosscoding.report import CheckReport, Finding
-from crosscoding.vae import VAE, check_whole
+from crosscoding.vae import VAE, whole_data
 
 __all__ = ["check"]
 
@@ -29,7 +30,8 @@ _OF_DECODER: dict[str, Check] = {
     "latent": latent.use,
 }
 _OF_DATA: dict[str, Check] = {
-    "units": data_checks.units,
+    "units": units.units,
+    "counts": units.counts,
     "explanation": data_checks.explanation,
     "scale": data_checks.scale,
     "prior": latent.prior,
@@ -45,15 +47,14 @@ _OF_WORK: dict[str, Check] = {
 
 def check(
     vae: VAE,
-    data: Tensor | None = None,
+    data: Tensor | np.ndarray | None = None,
     *,
     seed: int | Generator | None = 0,
 ) -> CheckReport:
     """What speaks for and against a model, as `VAE.check` says."""
     generator = generator_from(seed)
     if data is not None:
-        check_whole(vae, data)
-        data = _some(data.detach(), generator)
+        data = _some(whole_data(vae, data).detach(), generator)
     subject = Subject(vae, generator, data)
     with torch.inference_mode(False), torch.enable_grad():  # wherever the caller stands
         findings = _run(subject, _OF_OUTPUT)

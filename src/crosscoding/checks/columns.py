@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor
 
+from crosscoding.checks.parts import parts_of
 from crosscoding.likelihoods import (
     Bernoulli,
     BetaBinomial,
@@ -35,7 +36,10 @@ def log_prob_of_columns(likelihood: Likelihood, data: Tensor, floor: Tensor) -> 
     """
     data, floor = data.double(), floor.double()
     if isinstance(likelihood, Mixed):
-        return _mixed(likelihood, data, floor)
+        parts = parts_of(likelihood, data, floor)
+        return torch.stack(
+            [log_prob_of_columns(part.likelihood, *part.tensors) for part in parts]
+        ).sum(0)
     if isinstance(likelihood, Bernoulli) or (
         isinstance(likelihood, Categorical) and likelihood.one_hot
     ):
@@ -48,18 +52,6 @@ def log_prob_of_columns(likelihood: Likelihood, data: Tensor, floor: Tensor) -> 
             width = (likelihood.high - likelihood.low) / (likelihood.bins - 1)
             elements = (elements + math.log(width)).clamp_max(0.0)
     return elements.flatten(1).sum(1)
-
-
-def _mixed(likelihood: Mixed, data: Tensor, floor: Tensor) -> Tensor:
-    parts = [part if isinstance(part, tuple) else (part, 1) for part in likelihood.parts]
-    columns = [num for _, num in parts]
-    pieces = data.split(columns, likelihood.dim), floor.split(columns, likelihood.dim)
-    return torch.stack(
-        [
-            log_prob_of_columns(part, own, least)
-            for (part, _), own, least in zip(parts, *pieces, strict=True)
-        ]
-    ).sum(0)
 
 
 def _normal(data: Tensor, floor: Tensor) -> Tensor:

@@ -8,9 +8,6 @@ from crosscoding.checks.subject import Subject
 from crosscoding.likelihoods import Bernoulli, Gaussian
 from crosscoding.report import Finding
 
-_FAR = 6.0  # standard deviations of the model's draws
-_FEW, _MANY = 0.05, 0.5  # shares of values on another scale: a warning, an error
-_MARGIN = 0.1  # of a range
 _SCALE_FACTOR = 1.5
 _LEAST_FACTOR = 1e-3  # where the search for it ends
 _TELLING = 2.0  # in 2 log p of all data together, what tells one factor from another
@@ -19,7 +16,7 @@ _MUCH_LESS = 120  # steps of the search, of which 100 are √10
 
 def support(subject: Subject) -> Finding:
     """Whether data are finite and values that the likelihood can have."""
-    data, likelihood = _data(subject), subject.vae.likelihood
+    data, likelihood = subject.whole, subject.vae.likelihood
     finite = data.isfinite()
     if not finite.all():
         return Finding(
@@ -47,41 +44,9 @@ def support(subject: Subject) -> Finding:
     return Finding("data", "ok", words, figures)
 
 
-def units(subject: Subject) -> Finding | None:
-    """Whether data and what the model draws have the same units."""
-    likelihood, params = subject.vae.flat_likelihood, subject.params
-    data, means = _data(subject).flatten(1), likelihood.mean(params)
-    shape = params.shape[0], data.shape[1]
-    noise = likelihood.noise(shape, generator=subject.generator, like=subject.like)
-    draws = likelihood.draw(params, noise)
-    if not means.isfinite().all() or data.min() == data.max():
-        return None
-    spread = draws.std(0).clamp_min(1e-6 * draws.abs().max())
-    shares = {
-        "data": _share_outside(data, draws),
-        "means": _share_outside(means, data),
-        "far": ((data - draws.mean(0)).abs() > _FAR * spread).double().mean().item(),
-    }
-    of_data, of_draws, of_means = (_range(x) for x in (data, draws, means))
-    worst = max(shares, key=lambda name: shares[name])
-    share = shares[worst]
-    if share <= _FEW:
-        words = f"data are {of_data}, what the model draws {of_draws}"
-        return Finding("units", "ok", words, shares)
-    words = {
-        "data": f"{share:.0%} of the values of data, {of_data}, lie outside what the model draws, "
-        f"{of_draws}",
-        "means": f"{share:.0%} of the decoder's means, {of_means}, lie outside the data, {of_data}",
-        "far": f"{share:.0%} of the values of data are more than {_FAR:.0f} standard deviations "
-        "from the model's mean of their element",
-    }[worst]
-    status = "error" if share > _MANY else "warning"
-    return Finding("units", status, f"{words}; scale the data as in training", shares)
-
-
 def explanation(subject: Subject) -> Finding:
     """Whether whole data are likelier under the model than by their columns alone."""
-    data, fits, likelihood = _data(subject), subject.fits, subject.vae.flat_likelihood
+    data, fits, likelihood = subject.whole, subject.fits, subject.vae.flat_likelihood
     ours = fits.log_prob.mean().item()
     figures = {"log_prob": ours}
     if len(data) < FEWEST:
@@ -169,20 +134,3 @@ def _likeliest_factor(squares: Tensor, size: int, mode: Tensor, precision: Tenso
     if cost[max(best - _MUCH_LESS, 0)] < cost[best] + _TELLING:
         best = 0
     return square[best, 0].sqrt().item()
-
-
-def _data(subject: Subject) -> Tensor:
-    if subject.data is None:
-        raise ValueError("expected data, got none")
-    return subject.data
-
-
-def _share_outside(values: Tensor, others: Tensor) -> float:
-    """Share of values that lie outside the range of others, widened by a margin."""
-    low, high = others.min(), others.max()
-    margin = _MARGIN * (high - low)
-    return ((values < low - margin) | (values > high + margin)).double().mean().item()
-
-
-def _range(values: Tensor) -> str:
-    return f"{values.min():.3g} to {values.max():.3g}"

@@ -46,12 +46,17 @@ class Subject:
         """The same with the elements of a datum in one dimension, (num, E, *param_shape)."""
         return self.flat(self.output)
 
+    @property
+    def whole(self) -> Tensor:
+        """The data; there have to be some."""
+        if self.data is None:
+            raise ValueError("expected data, got none")
+        return self.data
+
     @cached_property
     def fits(self) -> Fits:
-        """p(z|t) of the first few data, about; there have to be some."""
-        if self.data is None:
-            raise ValueError("expected data to fit, got none")
-        return fit(self.vae, self.data, None if self.encoded is None else self.encoded[0])
+        """p(z|t) of the first few data, about."""
+        return fit(self.vae, self.whole, None if self.encoded is None else self.encoded[0])
 
     @cached_property
     def encoded(self) -> tuple[Tensor, Tensor] | None:

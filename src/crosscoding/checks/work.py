@@ -3,6 +3,7 @@
 import time
 
 import torch
+from torch import nn
 
 from crosscoding.bank import Bank
 from crosscoding.checks.subject import Subject
@@ -53,6 +54,15 @@ def bank(subject: Subject) -> Finding:
 
 def head(subject: Subject) -> Finding:
     """Whether the decoder's last linear layer was found, so that it can be run in part."""
+    if not subject.vae.likelihood.by_rows:
+        return Finding(
+            "last layer",
+            "note",
+            "its rows are not told apart where columns differ or a dispersion is decoded, so whole "
+            "data are decoded for any evidence",
+        )
+    if isinstance(subject.vae.decoder, nn.Linear):
+        return Finding("last layer", "ok", "the only one: it is run as a whole, which is cheap")
     if subject.vae.head is not None:
         rows, width = subject.vae.head.weight.shape
         words = f"found, {width} to {rows}: only what the evidence observes is decoded"

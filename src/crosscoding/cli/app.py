@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from crosscoding.cli import observe
 from crosscoding.cli.console import clear_errors
 
 _EXAMPLES = """
@@ -21,6 +20,8 @@ Examples:
 
   crosscoding condition mnist-20d --image digit.png --observe random:0.1 --samples 64 --out answer
 
+  crosscoding condition my-model --data rows-with-gaps.csv --out answer
+
   crosscoding reproduce fig4 --quick
 """
 
@@ -34,6 +35,21 @@ app = typer.Typer(
 
 Out = Annotated[Path, typer.Option("--out", help="Folder for the results; made if need be.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="Name of a model, as `crosscoding models` lists them, or the folder of one that "
+        "vae.save wrote."
+    ),
+]
+AllowCode = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code",
+        help="Import the classes that a model's folder names, from where Python looks and from "
+        "here. That runs their code: only for a folder and modules whose authors you trust.",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Decides every random number.")]
 
 
@@ -68,18 +84,17 @@ def models(
 
 @app.command()
 def check(
-    model: Annotated[
-        str, typer.Argument(help="Name of a model, or the folder of one that was saved.")
-    ],
+    model: Model,
     data: Annotated[
         str | None,
         typer.Option(
             "--data",
             metavar="FILE",
-            help="Whole data: .npy, .npz (or .npz:NAME of an array in it), .zip of colour "
+            help="Whole data: .npy, .npz (or .npz:NAME of an array in it), .csv, .zip of colour "
             "pictures; pixels from 0 to 255 are scaled.",
         ),
     ] = None,
+    allow_code: AllowCode = False,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -87,25 +102,35 @@ def check(
 
     Exit code 0 if nothing is wrong but for warnings, else 1.
 
-    Examples: crosscoding check mnist-2d; crosscoding check out/mine --data mine.npz:test
+    Examples: crosscoding check mnist-2d; crosscoding check my-model --data mine.npz:test
     """
     from crosscoding.cli.check import run
 
     with clear_errors():
-        ok = run(model, data, seed=seed, as_json=json)
+        ok = run(model, data, allow_code=allow_code, seed=seed, as_json=json)
     if not ok:
         raise typer.Exit(1)
 
 
 @app.command()
 def condition(
-    model: Annotated[str, typer.Argument(help="Name of a model; `crosscoding models` lists them.")],
-    observe: Annotated[str, typer.Option("--observe", help=observe.HELP)],
+    model: Model,
+    observe: Annotated[
+        str | None,
+        typer.Option(
+            "--observe",
+            help="Which elements are observed: rows:0-13, columns:0-13, rectangle:ROWS,COLUMNS "
+            "such as rectangle:0-13,14-27, random:0.05 for that share of them, or mask:FILE, a "
+            "picture of the same size that is white where observed. With --data, by default all "
+            "that are there.",
+        ),
+    ] = None,
     image: Annotated[
         Path | None,
         typer.Option(
             "--image",
-            help="Picture of the datum, of the model's size; digits: pixels above 127 are white.",
+            help="Picture of the datum, of the model's size. Its pixels become 0 and 1 (white: "
+            "above 127) for a Bernoulli likelihood, -1 to 1 for a Gaussian one.",
         ),
     ] = None,
     digit: Annotated[
@@ -114,6 +139,17 @@ def condition(
             "--digit", min=0, max=39, help="Instead of --image: which of 40 test digits, by index."
         ),
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="FILE",
+            help="Instead of --image: data as the model takes them, many at once: .csv, a line a "
+            "datum, empty where a value is missing; .npy or .npz (or .npz:NAME), with NaN there. "
+            "Bytes that can be pixels are scaled as those of --image.",
+        ),
+    ] = None,
+    allow_code: AllowCode = False,
     samples: Annotated[
         int, typer.Option("--samples", min=1, max=100_000, help="Completions to draw.")
     ] = 64,
@@ -129,9 +165,11 @@ def condition(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Complete a picture of which only some pixels are observed.
+    """Complete pictures or rows of a table of which only a part is observed.
 
-    Writes samples.npz, samples.png, mean.png, uncertainty.png, evidence.png and summary.json.
+    Writes samples.npz (draws, mean, standard deviation) and summary.json (figures and verdict); of
+    a picture samples.png, mean.png, uncertainty.png and evidence.png; of rows mean.csv, and
+    low.csv and high.csv, between which 90 % of the draws are.
 
     Examples:
 
@@ -140,11 +178,23 @@ def condition(
       crosscoding condition mnist-20d --image digit.png --observe mask:seen.png --method gvi
 
       crosscoding condition celeba-100d --image face.png --observe rectangle:25-39,16-49
+
+      crosscoding condition my-model --data rows-with-gaps.csv --samples 1000
+
+      crosscoding condition my-model --data whole.npy --observe columns:0-3
     """
     from crosscoding.cli.complete import Request, run
 
     with clear_errors():
-        run(Request(model, observe, image, digit, samples, method, out, seed), as_json=json)
+        request = Request(
+            *(model, observe, image, digit, data),
+            allow_code=allow_code,
+            samples=samples,
+            method=method,
+            out=out,
+            seed=seed,
+        )
+        run(request, as_json=json)
 
 
 @app.command()

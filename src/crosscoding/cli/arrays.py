@@ -1,4 +1,4 @@
-"""Data from files: arrays of NumPy, or a zip of pictures. Nothing is unpickled."""
+"""Data from files: arrays of NumPy, tables, or a zip of pictures. Nothing is unpickled."""
 
 import zipfile
 import zlib
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from crosscoding.cli.pixels import Pixels
-from crosscoding.likelihoods import Bernoulli, Gaussian
+from crosscoding.cli.tables import read_table
+from crosscoding.likelihoods import Bernoulli
 from crosscoding.vae import VAE
 from crosscoding.zoo.data import load_pictures
 
@@ -18,14 +19,14 @@ _NO_ARCHIVE = (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, Runti
 
 
 def read_data(words: str, vae: VAE) -> Tensor:
-    """Whole data for a model, (N, *data), in its dtype.
+    """Data for a model, (N, *data), in its dtype; NaN where a file has it.
 
-    Pixels from 0 to 255 (a zip of pictures; for a Bernoulli or Gaussian likelihood, arrays of uint8
-    that hold more than 0 and 1) are scaled as those of `crosscoding condition` are; other numbers
-    are taken as they are.
+    Pixels from 0 to 255 are scaled as `Pixels.of` says: a zip of pictures, and arrays of uint8 that
+    hold more than 0 and 1, where data can be pictures. Other numbers are taken as they are.
 
     Args:
-        words: FILE.npy, FILE.npz, FILE.npz:NAME of an array in it, or FILE.zip of colour pictures.
+        words: FILE.npy, FILE.npz, FILE.npz:NAME of an array in it, FILE.csv of numbers, in which
+            nothing stands for NaN, or FILE.zip of colour pictures.
         vae: The model, whose shape an array must have, or at least its number of elements.
 
     Raises:
@@ -41,7 +42,7 @@ def read_data(words: str, vae: VAE) -> Tensor:
     array = _array(path, name, vae)
     data = torch.from_numpy(array.reshape(len(array), *vae.data_shape))
     pixels = array.dtype == np.uint8 and array.max() > 1  # and no zeros and ones
-    if pixels and isinstance(vae.likelihood, (Bernoulli, Gaussian)):
+    if pixels and (isinstance(vae.likelihood, Bernoulli) or Pixels.suit(vae)):
         return Pixels.of(vae).scaled(data).to(vae.dtype)
     return data.to(vae.dtype)
 
@@ -59,19 +60,11 @@ def _pictures(path: Path, vae: VAE) -> Tensor:
 
 def _array(path: Path, name: str | None, vae: VAE) -> np.ndarray:
     """The array of that name, or the only one that fits the model."""
-    if path.suffix not in (".npy", ".npz"):
-        raise ValueError(f"expected data as .npy, .npz or .zip, got {path}; write it by numpy.save")
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            arrays = {"": loaded}
-        else:
-            with loaded:
-                if name is not None and name not in loaded:
-                    raise ValueError(f"there is none named {name}, but {', '.join(loaded)}")
-                arrays = {key: loaded[key] for key in loaded if name in (None, key)}
-    except (*_NO_ARCHIVE, MemoryError, OverflowError, ValueError) as error:
-        raise ValueError(f"expected arrays in {path}, and they cannot be read: {error}") from None
+    if path.suffix not in (".npy", ".npz", ".csv"):
+        raise ValueError(
+            f"expected data as .npy, .npz, .csv or .zip, got {path}; write it by numpy.save"
+        )
+    arrays = {"": read_table(path)[0]} if path.suffix == ".csv" else _load(path, name)
     fitting = {
         key: array
         for key, array in arrays.items()
@@ -85,3 +78,17 @@ def _array(path: Path, name: str | None, vae: VAE) -> np.ndarray:
     wanted = ", ".join(["N", *map(str, vae.data_shape)])
     what = "one array, by FILE.npz:NAME," if fitting else "an array of numbers"
     raise ValueError(f"expected {what} of shape ({wanted}) in {path}, got {there or 'none'}")
+
+
+def _load(path: Path, name: str | None) -> dict[str, np.ndarray]:
+    """The arrays in a file by name, or the one of that name."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {"": loaded}
+        with loaded:
+            if name is not None and name not in loaded:
+                raise ValueError(f"there is none named {name}, but {', '.join(loaded)}")
+            return {key: loaded[key] for key in loaded if name in (None, key)}
+    except (*_NO_ARCHIVE, MemoryError, OverflowError, ValueError) as error:
+        raise ValueError(f"expected arrays in {path}, and they cannot be read: {error}") from None

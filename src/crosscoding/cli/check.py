@@ -1,23 +1,20 @@
 """`crosscoding check`: what speaks for and against a model."""
 
-from pathlib import Path
-
 from rich.markup import escape
 from rich.table import Table
 
-from crosscoding import zoo
 from crosscoding.cli.arrays import read_data
 from crosscoding.cli.console import err, out, print_json, use_one_thread
+from crosscoding.cli.models import load_model
 from crosscoding.report import CheckReport
-from crosscoding.vae import VAE, load_vae
 
 _COLOURS = {"ok": "green", "note": "blue", "warning": "yellow", "error": "red"}
 
 
-def run(name: str, data: str | None, *, seed: int, as_json: bool) -> bool:
+def run(name: str, data: str | None, *, allow_code: bool, seed: int, as_json: bool) -> bool:
     """Check a model, print the report, and tell whether there is no error."""
     use_one_thread()
-    vae = _model(name)
+    vae = load_model(name, allow_code=allow_code)
     some = None if data is None else read_data(data, vae)
     with err.status("checking"):
         report = vae.check(some, seed=seed)
@@ -26,17 +23,6 @@ def run(name: str, data: str | None, *, seed: int, as_json: bool) -> bool:
     else:
         _print(report)
     return report.ok
-
-
-def _model(name: str) -> VAE:
-    """A model of the zoo, or one in a folder.
-
-    Raises:
-        ValueError: There is neither.
-    """
-    if name not in zoo.names() and Path(name).is_dir():
-        return load_vae(name)
-    return zoo.load(name)
 
 
 def _print(report: CheckReport) -> None:

@@ -1,4 +1,4 @@
-"""Evidence as it is named on the command line: which pixels of a picture are observed."""
+"""Evidence as it is named on the command line: which elements of a datum are observed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,23 +8,19 @@ from torch import Tensor
 from crosscoding.cli.pixels import read_picture
 from crosscoding.evidence import random_mask, rectangle_mask
 
-HELP = (
-    "Which pixels are observed: rows:0-13, columns:0-13, rectangle:ROWS,COLUMNS such as "
-    "rectangle:0-13,14-27, random:0.05 for that share of the pixels, or mask:FILE, a picture of "
-    "the same size that is white where observed."
-)
-
 
 def parse_mask(spec: str, shape: Sequence[int], *, seed: int) -> Tensor:
     """The mask that `--observe` names.
 
     Args:
-        spec: As `HELP` says.
-        shape: The image's, (*channels, height, width).
+        spec: As `crosscoding condition --help` says.
+        shape: The datum's, (*channels, height, width), or (columns,) of a row of a table.
         seed: For random masks.
     Raises:
         ValueError: The words cannot be read, or name pixels that do not exist.
     """
+    if len(shape) == 1:
+        return parse_mask(spec, (1, *shape), seed=seed)[0]
     kind, _, rest = spec.partition(":")
     if kind == "rows":
         return rectangle_mask(shape, rows=_span(rest, spec))

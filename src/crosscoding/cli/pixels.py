@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from crosscoding.likelihoods import Bernoulli
+from crosscoding.likelihoods import Bernoulli, Gaussian
 from crosscoding.plots import Picture, colour, mark_evidence
 from crosscoding.vae import VAE
 from crosscoding.zoo.data import PICTURE_FORMATS
@@ -31,6 +31,13 @@ class Pixels:
     low: float
     high: float
     binary: bool
+
+    @staticmethod
+    def suit(vae: VAE) -> bool:
+        """Whether a model's data can be shown as pictures, grey or of three colours."""
+        shape = vae.data_shape
+        picture = len(shape) == 2 or (len(shape) == 3 and shape[0] in _MODES)
+        return picture and isinstance(vae.likelihood, (Bernoulli, Gaussian))
 
     @classmethod
     def of(cls, vae: VAE) -> "Pixels":

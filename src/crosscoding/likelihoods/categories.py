@@ -9,15 +9,15 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from crosscoding.likelihoods.base import Likelihood
 from crosscoding.likelihoods.discretized import log_interval
 from crosscoding.likelihoods.dispersed import setting
+from crosscoding.likelihoods.whole import Whole
 from crosscoding.random import uniform
 
 _CHUNK_BYTES = 64 * 2**20
 
 
-class _Classes(Likelihood):
+class _Classes(Whole):
     """Values 0 to K − 1, given the log-probabilities of all of them: a bank by a matrix product."""
 
     @abstractmethod

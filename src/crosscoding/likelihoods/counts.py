@@ -15,11 +15,12 @@ from crosscoding.likelihoods.dispersed import Dispersed, check_positive, setting
 from crosscoding.likelihoods.draws import binomial, log_gamma, poisson, seeds, substream
 from crosscoding.likelihoods.linear import Linear
 from crosscoding.likelihoods.sums import expected_products
+from crosscoding.likelihoods.whole import Whole
 
 _MOST_LOG_RATE = 700.0  # of a double that exp can still hold
 
 
-class _Count(Likelihood):
+class _Count(Whole):
     """Of whole numbers from 0."""
 
     support = "whole numbers from 0"

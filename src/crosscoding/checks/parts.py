@@ -1,0 +1,55 @@
+"""The parts of a model's data that have a likelihood of one kind each: one, but for `Mixed`."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from crosscoding.likelihoods import (
+    BetaBinomial,
+    Categorical,
+    Likelihood,
+    Mixed,
+    NegativeBinomial,
+    Ordinal,
+    Poisson,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some columns with their likelihood.
+
+    Args:
+        likelihood: That of these columns.
+        where: In words that begin a message; "" where they are all columns.
+        tensors: What was split, each (N, *data) of these columns.
+    """
+
+    likelihood: Likelihood
+    where: str
+    tensors: tuple[Tensor, ...]
+
+    @property
+    def counts(self) -> bool:
+        """Whether values are counts."""
+        return isinstance(self.likelihood, (Poisson, NegativeBinomial, BetaBinomial))
+
+    @property
+    def classes(self) -> bool:
+        """Whether values are classes."""
+        return isinstance(self.likelihood, (Categorical, Ordinal))
+
+
+def parts_of(likelihood: Likelihood, *tensors: Tensor) -> list[Part]:
+    """The parts of a likelihood, each with its share of tensors (…, *data)."""
+    if not isinstance(likelihood, Mixed):
+        return [Part(likelihood, "", tensors)]
+    parts = [part if isinstance(part, tuple) else (part, 1) for part in likelihood.parts]
+    columns = [num for _, num in parts]
+    pieces = zip(*(tensor.split(columns, likelihood.dim) for tensor in tensors), strict=True)
+    found, start = [], 0
+    for (part, num), own in zip(parts, pieces, strict=True):
+        where = f"column {start}" if num == 1 else f"columns {start} to {start + num - 1}"
+        found.append(Part(part, f"{where}: ", own))
+        start += num
+    return found

@@ -1,0 +1,141 @@
+"""Whether data are in the units of the model: on its scale, and counts as many as it expects."""
+
+import math
+
+from torch import Tensor
+
+from crosscoding.checks.columns import FEWEST
+from crosscoding.checks.parts import Part, parts_of
+from crosscoding.checks.subject import Subject
+from crosscoding.likelihoods import Likelihood, Mixed, Poisson
+from crosscoding.report import STATUSES, Finding
+
+_FAR = 6.0  # standard deviations of the model's draws
+_FEW, _MANY = 0.05, 0.5  # shares of values on another scale: a warning, an error
+_MARGIN = 0.1  # of a range
+_TIMES = 2.0  # as many counts, or as few; of rates that are read wrongly it is e or more
+
+
+def units(subject: Subject) -> Finding | None:
+    """Whether data and what the model draws have the same units."""
+    likelihood, params = subject.vae.flat_likelihood, subject.params
+    shape = len(params), subject.vae.data_size
+    noise = likelihood.noise(shape, generator=subject.generator, like=subject.like)
+    draws, means = (
+        values.reshape(-1, *subject.vae.data_shape)
+        for values in (likelihood.draw(params, noise), likelihood.mean(params))
+    )
+    parts = parts_of(subject.vae.likelihood, subject.whole, draws, means)
+    return _worst([_units_of(part) for part in parts if _can_be_compared(part)])
+
+
+def counts(subject: Subject) -> Finding | None:
+    """Whether data count as much as the model expects, and if not, whether it is read wrongly.
+
+    A rate λ that is taken for its logarithm gives a mean of exp λ ≥ e λ, and a logarithm that is
+    taken for the rate one of log λ ≤ λ / e: element by element, so of the medians of sums too.
+    """
+    vae, data, params = subject.vae, subject.whole, subject.params
+    if len(data) < FEWEST:
+        return None
+    other = _read_otherwise(vae.likelihood).for_data(vae.data_shape, subject.like)
+    means, otherwise = (
+        reading.mean(params).reshape(-1, *vae.data_shape)
+        for reading in (vae.flat_likelihood, other)
+    )
+    parts = parts_of(vae.likelihood, data, means, otherwise)
+    return _worst([_counts_of(part) for part in parts if part.counts])
+
+
+def _can_be_compared(part: Part) -> bool:
+    """Whether values have units, differ, and have finite means."""
+    data, _, means = part.tensors
+    return not part.classes and bool(means.isfinite().all() and data.min() != data.max())
+
+
+def _units_of(part: Part) -> Finding:
+    data, draws, means = (values.flatten(1) for values in part.tensors)
+    spread = draws.std(0).clamp_min(1e-6 * draws.abs().max())
+    far = ((data - draws.mean(0)).abs() > _FAR * spread).double()
+    odd = (far.mean(0) > (_MANY if len(data) >= FEWEST else 1.0)).nonzero()[:, 0]
+    shares = {
+        "data": _share_outside(data, draws),
+        "means": _share_outside(means, data),
+        "far": far.mean().item(),
+    }
+    way_off = _share_outside(data, draws, margin=1.0) > _FEW
+    of_data, of_draws, of_means = (_range(values) for values in (data, draws, means))
+    worst = "data" if way_off else max(shares, key=lambda name: shares[name])
+    share = shares[worst]
+    if share <= _FEW and not len(odd):
+        words = f"{part.where}data are {of_data}, what the model draws {of_draws}"
+        return Finding("units", "ok", words, shares)
+    words = {
+        "data": f"{share:.0%} of the values of data, {of_data}, lie outside what the model draws, "
+        f"{of_draws}",
+        "means": f"{share:.0%} of the decoder's means, {of_means}, lie outside the data, {of_data}",
+        "far": f"{share:.0%} of the values of data are more than {_FAR:.0f} standard deviations "
+        "from the model's mean of their element",
+    }[worst]
+    if share <= _FEW:
+        words = (
+            f"most values of {len(odd)} of {len(far[0])} elements, that of index {int(odd[0])} "
+            f"first, are more than {_FAR:.0f} standard deviations from the model's mean of them"
+        )
+    advice = (
+        "take counts as they are, not scaled" if part.counts else "scale the data as in training"
+    )
+    status = "error" if way_off or share > _MANY else "warning"
+    return Finding("units", status, f"{part.where}{words}; {advice}", shares)
+
+
+def _counts_of(part: Part) -> Finding:
+    data, means, otherwise = (values.double().flatten(1).sum(1) for values in part.tensors)
+    times, other = _times(means, data), _times(otherwise, data)
+    words = f"{part.where}the model's counts add up to {times:.2g} times those of data"
+    margin = _TIMES * math.exp(2 * (_error(means) + _error(data)))
+    if 1 / margin <= times <= margin:
+        return Finding("counts", "ok", words, {"times": times})
+    advice = "is it trained on such data, and on counts as they are?"
+    if isinstance(part.likelihood, Poisson) and 1 / _TIMES <= other <= _TIMES:
+        now, then = ("log rates", "rates") if part.likelihood.log_rate else ("rates", "log rates")
+        advice = (
+            f"what the decoder puts out is taken for {now}; taken for {then} they add up to "
+            f"{other:.2g} times: use Poisson(log_rate={not part.likelihood.log_rate})"
+        )
+    return Finding("counts", "warning", f"{words}; {advice}", {"times": times, "other": other})
+
+
+def _read_otherwise(likelihood: Likelihood) -> Likelihood:
+    """The same, with rates taken for their logarithms, and these for rates."""
+    if isinstance(likelihood, Mixed):
+        parts = [part if isinstance(part, tuple) else (part, 1) for part in likelihood.parts]
+        return Mixed([(_read_otherwise(part), num) for part, num in parts], likelihood.dim)
+    if isinstance(likelihood, Poisson):
+        return Poisson(log_rate=not likelihood.log_rate)
+    return likelihood
+
+
+def _times(sums: Tensor, others: Tensor) -> float:
+    """The ratio of medians, of which each is 1 more, as all counts may be 0."""
+    return ((sums.median() + 1) / (others.median() + 1)).item()
+
+
+def _error(sums: Tensor) -> float:
+    """Standard error of the logarithm of the median, as for a normal law."""
+    return 1.25 * (sums + 1).log().std().item() / len(sums) ** 0.5
+
+
+def _worst(findings: list[Finding]) -> Finding | None:
+    return max(findings, key=lambda finding: STATUSES.index(finding.status), default=None)
+
+
+def _share_outside(values: Tensor, others: Tensor, margin: float = _MARGIN) -> float:
+    """Share of values that lie outside the range of others, widened by a share of it."""
+    low, high = others.min(), others.max()
+    beyond = margin * (high - low)
+    return ((values < low - beyond) | (values > high + beyond)).double().mean().item()
+
+
+def _range(values: Tensor) -> str:
+    return f"{values.min():.3g} to {values.max():.3g}"

@@ -1,0 +1,201 @@
+"""What `crosscoding condition` found out: files of numbers and pictures, a summary, a few lines.
+
+A picture is one query; data from a file are as many as it has, and are listed in the summary.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+from torch import Tensor
+
+from crosscoding.cli.console import figure, out, write_json
+from crosscoding.cli.pixels import Pixels
+from crosscoding.cli.tables import read_table, write_table
+from crosscoding.plots import sheet, write_png
+from crosscoding.posterior import Posterior
+from crosscoding.vae import VAE
+
+_PIXELS = 6 * 28  # about as wide as a datum is shown
+_FEW = 20  # draws that count
+_COLUMNS = 8
+_MOST_SHOWN = 64
+_INTERVAL = {"low": 0.05, "high": 0.95}  # quantiles of the completions
+
+Summary = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """A posterior and what was drawn from it.
+
+    Args:
+        vae: The model.
+        posterior: Of batch shape () or (N,).
+        values: What was given, (*batch, *data).
+        mask: What of it is observed.
+        completions: Draws of the whole, (num, *batch, *data).
+        latent: Their z, (num, *batch, latent).
+    """
+
+    vae: VAE
+    posterior: Posterior
+    values: Tensor
+    mask: Tensor
+    completions: Tensor
+    latent: Tensor
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """E[t|x], (*batch, *data)."""
+        return self.posterior.mean()
+
+    @cached_property
+    def std(self) -> Tensor:
+        """Its standard deviation, (*batch, *data)."""
+        return self.posterior.std()
+
+    # ---- the summary ---------------------------------------------------------------------------
+
+    def summary(self) -> Summary:
+        """The figures as JSON has them."""
+        posterior, queries = self.posterior, self._queries()
+        if posterior.batch_shape:
+            return {"queries": queries, "seconds": posterior.seconds}
+        trace = [
+            {"name": s.name, "decodes": s.decodes.item(), "seconds": s.seconds.item()}
+            for s in posterior.trace
+        ]
+        stats = {name: _numbers(value)[0] for name, value in posterior.stats.items()}
+        return queries[0] | {"trace": trace, "stats": stats, "seconds": posterior.seconds}
+
+    def _queries(self) -> list[Summary]:
+        """The figures of each query."""
+        posterior = self.posterior
+        batch = posterior.batch_shape
+        columns = {
+            "num_observed": self.mask.flatten(len(batch)).sum(-1).reshape(-1).tolist(),
+            "log_evidence": _numbers(posterior.log_evidence),
+            "log_evidence_error": _numbers(posterior.log_evidence_error),
+            "c_elbo": _numbers(posterior.c_elbo),
+            "c_elbo_is_bound": [
+                posterior.bound if known else None
+                for known in posterior.c_elbo.isfinite().reshape(-1).tolist()
+            ],
+            "ess": _numbers(posterior.ess),
+            "pareto_k": _numbers(posterior.pareto_k),
+            "verdict": [verdict.label for verdict in posterior.verdicts],
+            "reasons": [list(verdict.reasons) for verdict in posterior.verdicts],
+        }
+        if self.values.isfinite().all():  # then the truth is known
+            columns["query_log_prob"] = _numbers(posterior.query_log_prob(self.values))
+            columns["query_ess"] = _numbers(posterior.query_ess(self.values))
+        return [
+            dict(zip(columns, query, strict=True)) for query in zip(*columns.values(), strict=True)
+        ]
+
+    # ---- files ---------------------------------------------------------------------------------
+
+    def write(self, folder: Path, summary: Summary, source: str | None) -> None:
+        """Write samples.npz and summary.json, and tables or pictures where answers are such.
+
+        Args:
+            folder: Where to.
+            summary: With what was asked.
+            source: The file that the values are from, if they are no picture.
+        """
+        write_json(summary, folder / "summary.json")
+        arrays = ("completions", "latent", "mask", "mean", "std")
+        np.savez_compressed(
+            folder / "samples.npz", **{name: getattr(self, name).numpy() for name in arrays}
+        )
+        if len(self.vae.data_shape) == 1:
+            self._write_tables(folder, source)
+        if Pixels.suit(self.vae) and self.posterior.batch_shape.numel() == 1:
+            self._write_pictures(folder)
+
+    def _write_tables(self, folder: Path, source: str | None) -> None:
+        path = Path(source or "")
+        names = read_table(path)[1] if path.suffix == ".csv" else None
+        draws = self.completions.numpy()
+        write_table(folder / "mean.csv", self.mean.numpy(), names)
+        for name, share in _INTERVAL.items():
+            rows = np.quantile(draws, share, axis=0).astype(draws.dtype)
+            write_table(folder / f"{name}.csv", rows, names)
+
+    def _write_pictures(self, folder: Path) -> None:
+        shape, pixels = self.vae.data_shape, Pixels.of(self.vae)
+        mean, std, mask = (tensor.reshape(shape) for tensor in (self.mean, self.std, self.mask))
+        draws = self.completions[:_MOST_SHOWN].reshape(-1, *shape)
+        pictures = [pixels.evidence(draw, mask) for draw in draws]
+        rows = [pictures[i : i + _COLUMNS] for i in range(0, len(pictures), _COLUMNS)]
+        magnify = max(_PIXELS // shape[-1], 1)
+        for name, picture in {
+            "evidence": pixels.evidence(mean, mask, hide=True),
+            "samples": sheet(rows),
+            "mean": pixels.evidence(mean, mask),
+            "uncertainty": pixels.spread(std),
+        }.items():
+            write_png(picture, folder / f"{name}.png", magnify=magnify)
+
+    # ---- words ---------------------------------------------------------------------------------
+
+    def print(self, summary: Summary, folder: Path) -> None:
+        """Print what matters most."""
+        queries = summary.get("queries", [summary])
+        table = Table(show_header=False)
+        rows = _of_one(summary, queries[0]) if len(queries) == 1 else _of_many(summary, queries)
+        for name, value in rows.items():
+            table.add_row(name, value)
+        out.print(table)
+        if len(queries) == 1:
+            for reason in queries[0]["reasons"]:
+                out.print(f"  {reason}", markup=False)
+        out.print(
+            f"{summary['samples']} completions{' of each' * (len(queries) > 1)}, and what sums "
+            f"them up, are in {folder}",
+            markup=False,
+        )
+
+
+def _of_one(summary: Summary, query: Summary) -> dict[str, str]:
+    rows = {
+        "method": summary["method"],
+        "observed elements": str(query["num_observed"]),
+        "log p(x), nats": figure(query["log_evidence"], 2),
+        "C-ELBO, nats": figure(query["c_elbo"], 2)
+        + (" (no bound)" if query["c_elbo_is_bound"] is False else ""),
+    }
+    if "query_log_prob" in query:
+        rows["log p(y|x) of the true rest, nats"] = figure(query["query_log_prob"], 2) + (
+            "" if (query["query_ess"] or 0) >= _FEW else ", or more: few draws predict it"
+        )
+    return rows | {
+        "effective sample size": figure(query["ess"], 2),
+        "seconds": figure(summary["seconds"], 2),
+        "verdict": query["verdict"],
+    }
+
+
+def _of_many(summary: Summary, queries: list[Summary]) -> dict[str, str]:
+    verdicts = Counter(query["verdict"] for query in queries).most_common()
+    return {
+        "method": summary["method"],
+        "queries": str(len(queries)),
+        "seconds": figure(summary["seconds"], 2),
+        "verdicts": ", ".join(f"{num} {label}" for label, num in verdicts)
+        + "; summary.json has the reasons",
+    }
+
+
+def _numbers(values: Tensor) -> list[float | None]:
+    """Figures of each query, None where they are not finite."""
+    known = values.isfinite().reshape(-1).tolist()
+    return [
+        number if finite else None
+        for number, finite in zip(values.reshape(-1).tolist(), known, strict=True)
+    ]

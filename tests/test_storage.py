@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import pickle
 
 import pytest
@@ -80,6 +81,71 @@ def test_what_cannot_be_written_leaves_the_old_as_it_was(saved):
         write_folder(saved, "vae", ({}, {"no JSON": object()}))
     assert read_folder(saved, "vae")[1]["size"] == [1, 2]
     assert [path.name for path in saved.parent.iterdir()] == ["model"]
+
+
+class Interrupted(BaseException):
+    """As where the process ends."""
+
+
+def interrupt(monkeypatch, module, name, call):
+    """Raise in place of a call of a function, by its number, and of all that follow."""
+    function, calls = getattr(module, name), []
+
+    def counted(*args, **kwargs):
+        calls.append(args)
+        if len(calls) > call:
+            raise Interrupted
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(module, name, counted)
+
+
+NEW = ({"a": torch.ones(4)}, {"size": [3]})
+STEPS = {
+    "before the tensors": (os, "replace", 0, PARTS),
+    "between tensors and description": (os, "replace", 1, PARTS),
+    "before the old tensors are removed": (pathlib.Path, "unlink", 0, NEW),
+}
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["first", "second"])
+@pytest.mark.parametrize(("module", "name", "call", "wanted"), STEPS.values(), ids=STEPS)
+def test_a_save_that_is_interrupted_leaves_the_old_or_the_new(
+    saved, monkeypatch, module, name, call, wanted, again
+):
+    for _ in range(again):  # from one name of the tensors' file to the other and back
+        write_folder(saved, "vae", PARTS)
+    with monkeypatch.context() as patched:
+        interrupt(patched, module, name, call)
+        with pytest.raises(Interrupted):
+            write_folder(saved, "vae", NEW)
+    tensors, description = read_folder(saved, "vae")
+    assert description == {"kind": "vae", **wanted[1]}
+    torch.testing.assert_close(tensors, wanted[0])
+    write_folder(saved, "vae", NEW)  # and what was left behind is in nobody's way
+    assert read_folder(saved, "vae")[1]["size"] == [3]
+    assert len(list(saved.iterdir())) == 2
+
+
+def test_other_files_in_the_folder_stay(saved):
+    (saved / "README.md").write_text("faces")
+    for _ in range(2):
+        write_folder(saved, "vae", NEW)
+    assert (saved / "README.md").read_text() == "faces"
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "README.md", 3, [], None])
+def test_tensors_by_another_name_are_not_read_and_not_removed(saved, name):
+    (saved.parent / "elsewhere").write_text("all of it")
+    path = saved / "description.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tensors_file": name}))
+    with pytest.raises(
+        cc.ModelFormatError, match=r"expected tensors.safetensors or tensors-2\.saf"
+    ):
+        read_folder(saved, "vae")
+    write_folder(saved, "vae", NEW)
+    assert (saved.parent / "elsewhere").read_text() == "all of it"
+    assert read_folder(saved, "vae")[1]["size"] == [3]
 
 
 def test_names_are_put_under_a_prefix_and_taken_out_again():

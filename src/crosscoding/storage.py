@@ -19,7 +19,9 @@ from torch import Tensor, uint8
 
 from crosscoding.errors import ModelFormatError, first_line
 
-_TENSORS, _DESCRIPTION = "tensors.safetensors", "description.json"
+_DESCRIPTION = "description.json"
+_TENSORS = ("tensors.safetensors", "tensors-2.safetensors")  # taking turns where one is replaced
+_TENSORS_FILE = "tensors_file"  # in the description: which of them; the first where it says nothing
 _MAX_BYTES = 4 * 2**20  # of JSON: the description, and the header of the tensors' file
 _MAX_DEPTH = 50
 _CHECKSUMS = "checksums"
@@ -45,11 +47,14 @@ def under(tensors: Mapping[str, T], prefix: str) -> dict[str, T]:
 def write_folder(path: Path, kind: str, parts: Parts) -> None:
     """Write parts to a folder that does not exist yet or holds the same kind, whole or not at all.
 
+    In a folder that is there, what is new counts from the moment that its description, which names
+    its tensors' file, takes the other's place: one step, before which all that was there is.
+
     Raises:
         ValueError: Something else is at path, or it cannot be written.
     """
-    if path.exists() and not _holds(path, kind):
-        raise ValueError(f"expected a new folder or a saved {kind} at {path}, got something else")
+    taken = _tensors_there(path, kind)
+    file = next(name for name in _TENSORS if name != taken)
     tensors = {name: tensor.contiguous().clone() for name, tensor in parts[0].items()}
     description = {"kind": kind, **parts[1]}
     try:
@@ -58,15 +63,19 @@ def write_folder(path: Path, kind: str, parts: Parts) -> None:
     except OSError as error:
         raise ValueError(f"cannot write to {path.parent}: {error.strerror}") from error
     try:
-        save_file(tensors, written / _TENSORS)
+        save_file(tensors, written / file)
         description[_CHECKSUMS] = checksums(tensors, description)
+        if file != _TENSORS[0]:
+            description[_TENSORS_FILE] = file
         (written / _DESCRIPTION).write_text(json.dumps(description, indent=1))
         written.chmod(0o755)
-        if path.exists():
-            for name in (_TENSORS, _DESCRIPTION):
-                os.replace(written / name, path / name)
-        else:
+        if taken is None:
             written.rename(path)
+        else:
+            os.replace(written / file, path / file)
+            os.replace(written / _DESCRIPTION, path / _DESCRIPTION)
+            for name in set(_TENSORS) - {file}:
+                (path / name).unlink(missing_ok=True)
     finally:
         shutil.rmtree(written, ignore_errors=True)
 
@@ -88,10 +97,13 @@ class Folder:
 
     def __init__(self, path: Path, kind: str) -> None:
         self.path, self.kind = path, kind
-        self._tensors = path / _TENSORS
         _check_file(path, _DESCRIPTION, kind)
-        _check_file(path, _TENSORS, kind)
         self.description = _read_description(path, kind)
+        file = self.description.pop(_TENSORS_FILE, _TENSORS[0])
+        if file not in _TENSORS:
+            raise ModelFormatError(f"expected {' or '.join(_TENSORS)} in {path}, got {file!r:.80}")
+        _check_file(path, file, kind)
+        self._tensors = path / file
         self.shapes = _shapes_in(self._tensors)
 
     def read(self) -> Parts:
@@ -241,9 +253,17 @@ def _check_depth(description: Any) -> None:
     raise ValueError(f"lists and objects are nested more than {_MAX_DEPTH} deep")
 
 
-def _holds(path: Path, kind: str) -> bool:
-    """Whether the folder has the description of this kind of thing."""
+def _tensors_there(path: Path, kind: str) -> str | None:
+    """The file that holds the tensors of what is saved at a path, or None where there is nothing.
+
+    Raises:
+        ValueError: There is something else.
+    """
+    if not path.exists():
+        return None
     try:
-        return (path / _DESCRIPTION).is_file() and bool(_read_description(path, kind))
+        if (path / _DESCRIPTION).is_file():
+            return str(_read_description(path, kind).get(_TENSORS_FILE, _TENSORS[0]))
     except ModelFormatError:
-        return False
+        pass
+    raise ValueError(f"expected a new folder or a saved {kind} at {path}, got something else")

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, uint8
 
 from crosscoding.errors import ModelFormatError, first_line
+from crosscoding.pickles import way_out
 
 _DESCRIPTION = "description.json"
 _TENSORS = ("tensors.safetensors", "tensors-2.safetensors")  # taking turns where one is replaced
@@ -26,7 +27,6 @@ _MAX_BYTES = 4 * 2**20  # of JSON: the description, and the header of the tensor
 _MAX_DEPTH = 50
 _CHECKSUMS = "checksums"
 _WITHOUT_CHECKSUMS = ("vae",)  # kinds that were written before there were any
-_PICKLES = (b"PK\x03\x04", b"\x80")  # how a zip archive of torch.save begins, and a bare pickle
 
 T = TypeVar("T")
 Parts = tuple[dict[str, Tensor], dict[str, Any]]
@@ -168,34 +168,23 @@ def _check_file(folder: Path, name: str, kind: str) -> None:
     if not folder.is_dir():
         what = "a file" if folder.is_file() else "missing"
         raise ModelFormatError(
-            f"expected a saved {kind} in {folder}, and it is {what}{_conversion_of(folder)}"
+            f"expected a saved {kind} in {folder}, and it is {what}{_way_out(folder)}"
         )
     path = folder / name
     if not path.is_file():  # a pipe or a device might never end
         what = "no plain file" if path.exists() else "missing"
-        way_out = next(filter(None, map(_conversion_of, sorted(folder.iterdir()))), "")
-        raise ModelFormatError(
-            f"expected a saved {kind} in {folder}, and {name} is {what}{way_out}"
-        )
+        advice = next(filter(None, map(_way_out, sorted(folder.iterdir()))), "")
+        raise ModelFormatError(f"expected a saved {kind} in {folder}, and {name} is {what}{advice}")
     if path.resolve().parent != folder.resolve():
         raise ModelFormatError(
             f"expected {path} in its folder, got a link to {path.resolve()}; copy the file there"
         )
 
 
-def _conversion_of(path: Path) -> str:
-    """What to do with weights in a pickle, if that is what a file holds, whatever its name."""
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        if not file.read(4).startswith(_PICKLES):
-            return ""
-    return (
-        f"; {path.name} looks like a pickle, which can run code when it is read, and is not read "
-        "here: in code of your own, load torch.load(path, weights_only=True) into your decoder and "
-        "save crosscoding.VAE(decoder, ...).save(folder), or write the weights alone with "
-        "safetensors.torch.save_file"
-    )
+def _way_out(path: Path) -> str:
+    """What to do if a file is a pickle, to end a message with."""
+    said = way_out(path)
+    return f"; {said}" if said else ""
 
 
 def _shapes_in(path: Path) -> dict[str, list[int]]:
@@ -205,7 +194,7 @@ def _shapes_in(path: Path) -> dict[str, list[int]]:
         if size > _MAX_BYTES:
             raise ModelFormatError(
                 f"expected safetensors in {path} with a header under {_MAX_BYTES} bytes, got one "
-                f"of {size}{_conversion_of(path)}"
+                f"of {size}{_way_out(path)}"
             )
         try:
             header = json.loads(file.read(size).decode(), object_pairs_hook=_without_repeats)

@@ -279,6 +279,8 @@ def test_a_damaged_file_is_refused(path, tmp_path):
         from_onnx(tmp_path / "nowhere.onnx", Gaussian(0.1))
 
 
-def test_a_pickle_is_refused_with_the_way_to_export_it(tmp_path):
-    with pytest.raises(ValueError, match=r"expected no pickle.*torch\.onnx\.export"):
-        from_onnx(tmp_path / "decoder.pth", Gaussian(0.1))
+@pytest.mark.parametrize("name", ["decoder.pth", "decoder.onnx"])
+def test_a_pickle_is_refused_with_the_way_to_export_it(tmp_path, name):
+    torch.save(nn.Linear(2, 3), tmp_path / name)
+    with pytest.raises(ModelFormatError, match=r"expected no pickle.*torch\.onnx\.export"):
+        from_onnx(tmp_path / name, Gaussian(0.1))

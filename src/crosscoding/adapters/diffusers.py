@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crosscoding.adapters.files import refuse_pickle
 from crosscoding.adapters.libraries import library
 from crosscoding.errors import ModelFormatError
 from crosscoding.likelihoods import Gaussian
+from crosscoding.pickles import refuse_pickle
 from crosscoding.vae import VAE
 
 _CLASSES = ("AutoencoderKL", "AutoencoderTiny")
@@ -50,9 +50,8 @@ def from_diffusers(
     Raises:
         ImportError: diffusers is not installed.
         TypeError: model is of another class.
-        ValueError: The folder holds pickled weights, or size is no multiple of f; or `VAE` refuses
-            the decoder.
-        ModelFormatError: The folder holds no autoencoder of these classes.
+        ValueError: size is no multiple of f; or `VAE` refuses the decoder.
+        ModelFormatError: The folder holds no autoencoder of these classes, or pickled weights.
     """
     diffusers = library("diffusers", "diffusers")
     classes = tuple(getattr(diffusers, name) for name in _CLASSES)
@@ -87,7 +86,7 @@ def _loaded(diffusers: Any, folder: Path) -> nn.Module:
         found = f"{name}, quantized" if quantized else name
         raise ModelFormatError(f"expected {' or '.join(_CLASSES)} in {path}, got {found}")
     if not (folder / _WEIGHTS).is_file():  # an index of several files could name a pickle
-        for weights in folder.glob("*.bin"):
+        for weights in sorted(folder.iterdir()):
             refuse_pickle(weights, advice)
         raise ModelFormatError(
             f"expected weights in safetensors, in one file {_WEIGHTS} in {folder}"

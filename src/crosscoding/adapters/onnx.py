@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crosscoding.adapters.files import refuse_pickle
 from crosscoding.adapters.inputs import with_flat_input
 from crosscoding.adapters.libraries import library
 from crosscoding.architecture import MOST_OPERATIONS
 from crosscoding.cost import Cost, Limited
 from crosscoding.errors import ModelFormatError
 from crosscoding.likelihoods import Likelihood
+from crosscoding.pickles import refuse_pickle
 from crosscoding.random import generator_from, normal
 from crosscoding.vae import VAE
 

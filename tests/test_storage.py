@@ -158,13 +158,6 @@ def test_names_are_put_under_a_prefix_and_taken_out_again():
 # ---- checksums ---------------------------------------------------------------------------------
 
 
-def without_checksums(folder):
-    path = folder / "description.json"
-    description = json.loads(path.read_text())
-    del description["checksums"]
-    path.write_text(json.dumps(description))
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -196,13 +189,15 @@ def test_a_description_that_was_changed_is_refused(saved):
         read_folder(saved, "vae")
 
 
-def test_a_model_of_before_checksums_is_read_and_nothing_else_without(saved, tmp_path):
-    without_checksums(saved)
-    assert read_folder(saved, "vae")[1]["size"] == [1, 2]
-    write_folder(tmp_path / "posterior", "posterior", PARTS)
-    without_checksums(tmp_path / "posterior")
+@pytest.mark.parametrize("kind", ["vae", "posterior"])
+def test_what_has_no_checksums_is_refused(tmp_path, kind):
+    write_folder(tmp_path / "saved", kind, PARTS)
+    path = tmp_path / "saved" / "description.json"
+    description = json.loads(path.read_text())
+    del description["checksums"]
+    path.write_text(json.dumps(description))
     with pytest.raises(cc.ModelFormatError, match=r"expected checksums in .*json, got none"):
-        read_folder(tmp_path / "posterior", "posterior")
+        read_folder(tmp_path / "saved", kind)
 
 
 @pytest.mark.parametrize(
@@ -323,6 +318,25 @@ def test_safetensors_cut_off_anywhere_are_refused(saved):
         path.write_bytes(whole[:size])
         with pytest.raises(cc.ModelFormatError, match="expected safetensors in"):
             read_folder(saved, "vae")
+
+
+@pytest.mark.parametrize("size", [0, 1, 4, 7, 8, 20])
+def test_safetensors_without_a_whole_header_are_said_to_be_cut_off(saved, size):
+    path = saved / "tensors.safetensors"
+    path.write_bytes(path.read_bytes()[:size])
+    said = rf"in .*tensors\.safetensors, got a file of {size} bytes that ends within its header"
+    with pytest.raises(cc.ModelFormatError, match=said):
+        read_folder(saved, "vae")
+
+
+@pytest.mark.parametrize(
+    ("size", "said"), [(0, "it is empty"), (1, "Expecting .* line 1 column 2"), (-3, "Expecting")]
+)
+def test_a_description_that_was_cut_off_is_named_with_the_place(saved, size, said):
+    path = saved / "description.json"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(cc.ModelFormatError, match=rf"JSON in .*description\.json: {said}"):
+        read_folder(saved, "vae")
 
 
 def header(content: object, data: bytes = b"") -> bytes:

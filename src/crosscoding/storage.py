@@ -26,7 +26,6 @@ _TENSORS_FILE = "tensors_file"  # in the description: which of them; the first w
 _MAX_BYTES = 4 * 2**20  # of JSON: the description, and the header of the tensors' file
 _MAX_DEPTH = 50
 _CHECKSUMS = "checksums"
-_WITHOUT_CHECKSUMS = ("vae",)  # kinds that were written before there were any
 
 T = TypeVar("T")
 Parts = tuple[dict[str, Tensor], dict[str, Any]]
@@ -96,7 +95,7 @@ class Folder:
     """
 
     def __init__(self, path: Path, kind: str) -> None:
-        self.path, self.kind = path, kind
+        self.path = path
         _check_file(path, _DESCRIPTION, kind)
         self.description = _read_description(path, kind)
         file = self.description.pop(_TENSORS_FILE, _TENSORS[0])
@@ -110,8 +109,7 @@ class Folder:
         """Tensors and description, whose checksums are right.
 
         Raises:
-            ModelFormatError: They are damaged. Folders of kinds that are older than checksums may
-                have none.
+            ModelFormatError: They are damaged, or have no checksums.
         """
         try:
             tensors = load_file(self._tensors)
@@ -119,8 +117,7 @@ class Folder:
             raise _no_safetensors(self._tensors, error) from error
         description = dict(self.description)
         given = description.pop(_CHECKSUMS, None)
-        if given is not None or self.kind not in _WITHOUT_CHECKSUMS:
-            _check(given, checksums(tensors, description), self.path)
+        _check(given, checksums(tensors, description), self.path)
         return tensors, description
 
 
@@ -189,12 +186,18 @@ def _way_out(path: Path) -> str:
 
 def _shapes_in(path: Path) -> dict[str, list[int]]:
     """The shape of each tensor in a file, by its header: the file may be larger than memory."""
+    total = path.stat().st_size
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         if size > _MAX_BYTES:
             raise ModelFormatError(
                 f"expected safetensors in {path} with a header under {_MAX_BYTES} bytes, got one "
                 f"of {size}{_way_out(path)}"
+            )
+        if total < 8 + size or not size:
+            raise ModelFormatError(
+                f"expected safetensors in {path}, got a file of {total} bytes that ends within its "
+                f"header, as one that was cut off{_way_out(path)}"
             )
         try:
             header = json.loads(file.read(size).decode(), object_pairs_hook=_without_repeats)
@@ -217,7 +220,8 @@ def _read_description(path: Path, kind: str) -> dict[str, Any]:
         description = json.loads(text, object_pairs_hook=_without_repeats)
         _check_depth(description)
     except (ValueError, RecursionError) as error:
-        raise ModelFormatError(f"expected JSON in {description_path}: {error}") from error
+        said = error if description_path.stat().st_size else "it is empty"
+        raise ModelFormatError(f"expected JSON in {description_path}: {said}") from error
     if not isinstance(description, dict) or description.get("kind") != kind:
         raise ModelFormatError(f"expected the description of a {kind} in {description_path}")
     return description

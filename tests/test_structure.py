@@ -27,6 +27,7 @@ LAYERS = (
     "classes",
     "likelihoods",
     "model",
+    "savable",
     "frozen",
     "encoder",
     "heads",

@@ -49,6 +49,14 @@ def test_pooling_sees_every_number_in_its_windows(layer, seen):
     assert cost_of(layer, torch.zeros(1, 1, *[6] * num_dims)).operations == seen
 
 
+def test_attention_and_recurrent_layers_are_their_products():
+    points = torch.zeros(1, 2, 128, 16)
+    attention = cost_of(lambda z: F.scaled_dot_product_attention(z, z, z), points)
+    assert attention.operations == 2 * 2 * 128 * 128 * 16
+    recurrent = cost_of(nn.LSTM(64, 256), torch.zeros(50, 3, 64))
+    assert recurrent.operations == 50 * 3 * 4 * 256 * (64 + 256)
+
+
 # ---- limits ------------------------------------------------------------------------------------
 
 FORTY = Cost(1e9, 40)
@@ -68,6 +76,10 @@ EXCESSIVE = {
     "a copy": lambda: torch.ones(1).expand(2**60).clone(),
     "what is read": lambda: torch.ones(1).expand(2**60).sum(),
     "products": lambda: torch.ones(1, 1).expand(2, 2**60) @ torch.ones(1, 1).expand(2**60, 2),
+    "attention": lambda: F.scaled_dot_product_attention(
+        *[torch.ones(1).expand(1, 1, 2**40, 1)] * 3
+    ),
+    "a recurrent layer": lambda: nn.LSTM(1, 1)(torch.ones(1).expand(2**40, 1, 1)),
     "a choice": lambda: torch.ones(1).expand(2**60).nonzero(),
     "a choice by mask": lambda: torch.ones(1)[torch.ones(1, dtype=torch.bool).expand(2**60)],
     "steps": lambda: [torch.ones(()).neg_() for _ in range(300)],

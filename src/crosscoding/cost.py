@@ -18,12 +18,6 @@ from crosscoding.errors import ModelFormatError
 _PER_NUMBER = 2**5  # multiply-adds in the time that a number takes to memory or back
 _PER_STEP = 2**22  # and in that of the smallest operation, with what is counted of it
 _VALUE_DEPENDENT = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
-_POOLING = {  # by the dimensions of their windows; torch counts none of them
-    torch.ops.aten.avg_pool2d: 2,
-    torch.ops.aten.avg_pool3d: 3,
-    torch.ops.aten.max_pool2d_with_indices: 2,
-    torch.ops.aten.max_pool3d_with_indices: 3,
-}
 
 
 @dataclass(frozen=True)
@@ -31,7 +25,8 @@ class Cost:
     """What decoding one z takes.
 
     Attributes:
-        operations: Multiply-adds, of products and convolutions, and additions of pooling.
+        operations: Multiply-adds, of products, convolutions, attention and recurrent layers, and
+            additions of pooling.
         values: Numbers that all steps put out together, which go to memory and back.
     """
 
@@ -49,8 +44,7 @@ def cost_of(run: Callable[[Any], Any], z: Any) -> Cost:
 @contextmanager
 def counting() -> Iterator[Callable[[], Cost]]:
     """Gives a function that tells what was run so far in this context, without gradients."""
-    pooling = {func: partial(_pooling_flops, num_dims) for func, num_dims in _POOLING.items()}
-    counter = FlopCounterMode(display=False, custom_mapping=pooling)
+    counter = FlopCounterMode(display=False, custom_mapping=_UNCOUNTED)
     with torch.no_grad(), counter, _ValueCounter() as values:
         yield lambda: Cost(counter.get_total_flops() / 2, values.total)
 
@@ -117,15 +111,35 @@ class _ValueCounter(TorchDispatchMode):
         return output
 
 
-def _pooling_flops(
-    num_dims: int,
-    shape: Sequence[int],
-    window: Sequence[int],
-    *rest: Any,
-    out_shape: Any,
-    **more: Any,
+# Twice the multiply-adds of operations that torch leaves out; it calls with shapes for tensors.
+
+
+def _pooling(
+    num_dims: int, _: Any, window: Sequence[int], *rest: Any, out_shape: Any, **more: Any
 ) -> int:
-    """Twice the numbers that all windows see: a multiply-add counts twice as well."""
+    """Of windows of so many dimensions."""
     put_out = out_shape if isinstance(out_shape, torch.Size) else out_shape[0]  # or with indices
     seen = math.prod(window) if len(window) == num_dims else window[0] ** num_dims
     return 2 * put_out.numel() * seen
+
+
+def _recurrent(steps: torch.Size, *weights: Any, **more: Any) -> int:
+    """Of a recurrent layer: of its weights for inputs and for what it keeps, at every step."""
+    return 2 * steps[:2].numel() * (weights[0].numel() + weights[1].numel())
+
+
+def _attention(
+    query: torch.Size, key: torch.Size, value: torch.Size, *rest: Any, **more: Any
+) -> int:
+    """Of attention: every query by every key, and the weights of that by every value."""
+    return 2 * query[:-1].numel() * key[-2] * (query[-1] + value[-1])
+
+
+_UNCOUNTED = {
+    torch.ops.aten.avg_pool2d: partial(_pooling, 2),
+    torch.ops.aten.avg_pool3d: partial(_pooling, 3),
+    torch.ops.aten.max_pool2d_with_indices: partial(_pooling, 2),
+    torch.ops.aten.max_pool3d_with_indices: partial(_pooling, 3),
+    torch.ops.aten.mkldnn_rnn_layer: _recurrent,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+}

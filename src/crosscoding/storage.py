@@ -46,8 +46,8 @@ def under(tensors: Mapping[str, T], prefix: str) -> dict[str, T]:
 def write_folder(path: Path, kind: str, parts: Parts) -> None:
     """Write parts to a folder that does not exist yet or holds the same kind, whole or not at all.
 
-    In a folder that is there, what is new counts from the moment that its description, which names
-    its tensors' file, takes the other's place: one step, before which all that was there is.
+    Over an older one, the new one counts from when its description, which names the file of its
+    tensors, takes the old one's place. Whatever breaks off before leaves the old one as it was.
 
     Raises:
         ValueError: Something else is at path, or it cannot be written.

@@ -1,6 +1,6 @@
 """Folders that somebody damaged, or made to do harm: refused in words, and nothing of them is run.
 
-What storage.py notices of any folder is in test_storage.py, and of layers in test_architecture.py.
+What of any folder is noticed is in test_damaged_folders.py, of layers in test_architecture.py.
 """
 
 import contextlib

@@ -264,6 +264,33 @@ def test_layers_that_put_out_more_than_is_reasonable_are_refused_before_they_do(
         check_growth(nn.Sequential(*layers), (2,))
 
 
+SLOW = {
+    "a large window": ([nn.AvgPool2d(1500, stride=1)], 2),
+    "a large filter": ([nn.Conv2d(2, 2, 1500, padding=750)], 2),
+    "transposed": ([nn.ConvTranspose2d(2, 2, 1500)], 2),
+    "little by little": (
+        [nn.Conv2d(2, 2, 191, padding=95), nn.MaxPool2d(191, 1, 95)] * 5,
+        10,
+    ),
+}
+
+
+@pytest.mark.parametrize(("layers", "index"), SLOW.values(), ids=SLOW)
+def test_layers_that_take_longer_than_is_reasonable_are_refused_before_they_do(layers, index):
+    network = nn.Sequential(nn.Unflatten(1, (2, 1, 1)), nn.Upsample(size=3000), *layers)
+    said = rf"at most 8796093022208 multiply-adds for one row, .* layer {index}, "
+    with pytest.raises(cc.ModelFormatError, match=said):
+        check_growth(network, (2,))
+
+
+def test_a_decoder_of_a_trillion_multiply_adds_is_taken():
+    """As that of Stable Diffusion, for 512 x 512 pixels."""
+    with torch.device("meta"):
+        layers = [nn.Conv2d(1024, 1024, 3, padding=1) for _ in range(8)]
+    network = nn.Sequential(nn.Unflatten(1, (1024, 1, 1)), nn.Upsample(size=128), *layers)
+    check_growth(network, (1024,))
+
+
 def test_a_layer_that_does_not_take_what_there_is_is_named():
     network = nn.Sequential(nn.Linear(2, 3), nn.Linear(4, 5))
     with pytest.raises(

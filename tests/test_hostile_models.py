@@ -1,6 +1,6 @@
 """Folders that somebody damaged, or made to do harm: refused in words, and nothing of them is run.
 
-What storage.py notices of any folder is in test_storage.py, and of layers in test_architecture.py.
+What of any folder is noticed is in test_damaged_folders.py, of layers in test_architecture.py.
 """
 
 import contextlib
@@ -217,8 +217,8 @@ def test_tensors_of_another_model_are_refused_by_shape_and_of_a_twin_by_checksum
         a, b, c = sizes
         decoder = nn.Sequential(nn.Linear(a, b), nn.Tanh(), nn.Linear(b, c))
         other = cc.VAE(decoder, 2, Gaussian(torch.full((6,), 0.5)), nn.Linear(6, 4))
-        other.save(tmp_path / "other")
-        shutil.copy(tmp_path / "other" / "tensors.safetensors", saved / "tensors.safetensors")
+        other.save(tmp_path / f"other {b}")
+        shutil.copy(tmp_path / f"other {b}" / "tensors.safetensors", saved / "tensors.safetensors")
         with pytest.raises(cc.ModelFormatError, match=said):
             cc.load_vae(saved)
 

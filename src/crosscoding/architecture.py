@@ -13,10 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from crosscoding.cost import counting
 from crosscoding.errors import ModelFormatError, first_line
 
 MOST_VALUES = 2**28
 """Numbers that all layers of a description may put out together, for one row of input."""
+MOST_OPERATIONS = 2**43
+"""Multiply-adds that they may take together: minutes of a processor core.
+
+The decoder of Stable Diffusion takes a seventh of it for a picture of 512 x 512 pixels.
+"""
 _MOST_LAYERS = 1000
 
 # The constructor arguments that are written of each layer; all others must have their defaults.
@@ -110,31 +116,36 @@ def build(description: Description) -> nn.Sequential:
 
 
 def check_growth(network: nn.Module, shape: Sequence[int]) -> None:
-    """Follow a row's shape through known layers, without any memory for what they put out.
+    """Follow a row's shape through known layers, without memory for what they put out, or time.
 
     Args:
         network: A stack of known layers; what other networks do cannot be known beforehand.
         shape: Of one row of its input.
     Raises:
         ModelFormatError: A layer does not take what the one before it puts out, or all put out more
-            than `MOST_VALUES` numbers.
+            than `MOST_VALUES` numbers, or take more than `MOST_OPERATIONS` multiply-adds.
     """
     description = describe(network) or []
     row, total = torch.empty(1, *shape, device="meta"), 0
-    for index, layer in enumerate(build(description)):
-        try:
-            row = layer(row)
-        except Exception as error:  # layers have many ways to say that a shape does not fit
-            raise ModelFormatError(
-                f"expected a layer {index} that takes shape {tuple(row.shape[1:])}, "
-                f"got {_short(description[index])}: {first_line(error)}"
-            ) from error
-        total += row.numel()
-        if total > MOST_VALUES:
-            raise ModelFormatError(
-                f"expected layers that put out at most {MOST_VALUES} numbers for one row, "
-                f"got more at layer {index}, {_short(description[index])}"
-            )
+    with counting() as cost:
+        for index, layer in enumerate(build(description)):
+            try:
+                row = layer(row)
+            except Exception as error:  # layers have many ways to say that a shape does not fit
+                raise ModelFormatError(
+                    f"expected a layer {index} that takes shape {tuple(row.shape[1:])}, "
+                    f"got {_short(description[index])}: {first_line(error)}"
+                ) from error
+            total += row.numel()
+            where = f"for one row, got more at layer {index}, {_short(description[index])}"
+            if total > MOST_VALUES:
+                raise ModelFormatError(
+                    f"expected layers that put out at most {MOST_VALUES} numbers {where}"
+                )
+            if cost().operations > MOST_OPERATIONS:
+                raise ModelFormatError(
+                    f"expected layers that take at most {MOST_OPERATIONS} multiply-adds {where}"
+                )
 
 
 def check_shapes(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> None:

@@ -1,13 +1,23 @@
-"""What one evaluation of a decoder takes: counted, not timed: no answer depends on speed."""
+"""What one evaluation of a network takes: counted, not timed: no answer depends on speed."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
+
+from crosscoding.errors import ModelFormatError
+
+_PER_NUMBER = 2**5  # multiply-adds in the time that a number takes to memory or back
+_PER_STEP = 2**22  # and in that of the smallest operation, with what is counted of it
+_VALUE_DEPENDENT = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
 
 @dataclass(frozen=True)
@@ -15,7 +25,8 @@ class Cost:
     """What decoding one z takes.
 
     Attributes:
-        operations: Multiply-adds, of products and convolutions.
+        operations: Multiply-adds, of products, convolutions, attention and recurrent layers, and
+            additions of pooling.
         values: Numbers that all steps put out together, which go to memory and back.
     """
 
@@ -23,12 +34,66 @@ class Cost:
     values: int
 
 
-@torch.no_grad()
-def cost_of(run: Callable[[Tensor], Any], z: Tensor) -> Cost:
+def cost_of(run: Callable[[Any], Any], z: Any) -> Cost:
     """What a function of z, shape (1, latent), takes."""
-    with FlopCounterMode(display=False) as operations, _ValueCounter() as values:
+    with counting() as cost:
         run(z)
-    return Cost(operations.get_total_flops() / 2, values.total)
+    return cost()
+
+
+@contextmanager
+def counting() -> Iterator[Callable[[], Cost]]:
+    """Gives a function that tells what was run so far in this context, without gradients."""
+    counter = FlopCounterMode(display=False, custom_mapping=_UNCOUNTED)
+    with torch.no_grad(), counter, _ValueCounter() as values:
+        yield lambda: Cost(counter.get_total_flops() / 2, values.total)
+
+
+class Limited(TorchDispatchMode):
+    """Lets operations run as long as all together take no more than a limit: it looks before each.
+
+    Here a number that is read or written counts as some multiply-adds, and so does every step.
+    What is put out where that depends on values, as of `nonzero`, counts as what is read.
+
+    Args:
+        limit: What they may take.
+
+    Raises:
+        ModelFormatError: In place of the operation that would take more.
+    """
+
+    def __init__(self, limit: Cost) -> None:
+        super().__init__()
+        self._limit = limit
+        self._operations, self._values = 0.0, 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if not func.is_view:
+            self._add(func, args, kwargs)
+        return func(*args, **kwargs)
+
+    def _add(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Count an operation by what it does to tensors without memory."""
+        read = sum(t.numel() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor))
+        empty = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
+        if any(argument.name == "device" for argument in func._schema.arguments):
+            empty[1]["device"] = torch.device("meta")
+        try:
+            cost = cost_of(lambda given: func(*given[0], **given[1]), empty)
+        except Exception:
+            if _VALUE_DEPENDENT.isdisjoint(func.tags):
+                raise
+            cost = Cost(0, read)
+        self._values += cost.values
+        self._operations += cost.operations + _PER_NUMBER * (read + cost.values) + _PER_STEP
+        if self._values > self._limit.values or self._operations > self._limit.operations:
+            raise ModelFormatError(
+                f"expected at most {self._limit.operations:.0f} multiply-adds for one row, and "
+                f"{self._limit.values} numbers that are put out, got more at {func}"
+            )
 
 
 class _ValueCounter(TorchDispatchMode):
@@ -44,3 +109,37 @@ class _ValueCounter(TorchDispatchMode):
             parts = output if isinstance(output, (tuple, list)) else (output,)
             self.total += sum(part.numel() for part in parts if isinstance(part, Tensor))
         return output
+
+
+# Twice the multiply-adds of operations that torch leaves out; it calls with shapes for tensors.
+
+
+def _pooling(
+    num_dims: int, _: Any, window: Sequence[int], *rest: Any, out_shape: Any, **more: Any
+) -> int:
+    """Of windows of so many dimensions."""
+    put_out = out_shape if isinstance(out_shape, torch.Size) else out_shape[0]  # or with indices
+    seen = math.prod(window) if len(window) == num_dims else window[0] ** num_dims
+    return 2 * put_out.numel() * seen
+
+
+def _recurrent(steps: torch.Size, *weights: Any, **more: Any) -> int:
+    """Of a recurrent layer: of its weights for inputs and for what it keeps, at every step."""
+    return 2 * steps[:2].numel() * (weights[0].numel() + weights[1].numel())
+
+
+def _attention(
+    query: torch.Size, key: torch.Size, value: torch.Size, *rest: Any, **more: Any
+) -> int:
+    """Of attention: every query by every key, and the weights of that by every value."""
+    return 2 * query[:-1].numel() * key[-2] * (query[-1] + value[-1])
+
+
+_UNCOUNTED = {
+    torch.ops.aten.avg_pool2d: partial(_pooling, 2),
+    torch.ops.aten.avg_pool3d: partial(_pooling, 3),
+    torch.ops.aten.max_pool2d_with_indices: partial(_pooling, 2),
+    torch.ops.aten.max_pool3d_with_indices: partial(_pooling, 3),
+    torch.ops.aten.mkldnn_rnn_layer: _recurrent,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+}

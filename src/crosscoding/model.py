@@ -109,7 +109,8 @@ def _network_to_parts(
             raise ValueError(
                 f"expected {name} to be a stack of known layers, got "
                 f"{architecture.strange_layer(network)}; to save a class of your own by its name, "
-                f"give the arguments of its constructor: save(folder, {name}_arguments={{...}})"
+                f"give the arguments of its constructor: save(folder, {name}_arguments={{...}}); "
+                "of a model that crosscoding.adapters made, save the library's own"
             )
         weights = architecture.weights(network)
     for key, value in weights.items():

@@ -18,13 +18,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, uint8
 
 from crosscoding.errors import ModelFormatError, first_line
+from crosscoding.pickles import way_out
 
-_TENSORS, _DESCRIPTION = "tensors.safetensors", "description.json"
+_DESCRIPTION = "description.json"
+_TENSORS = ("tensors.safetensors", "tensors-2.safetensors")  # taking turns where one is replaced
+_TENSORS_FILE = "tensors_file"  # in the description: which of them; the first where it says nothing
 _MAX_BYTES = 4 * 2**20  # of JSON: the description, and the header of the tensors' file
 _MAX_DEPTH = 50
 _CHECKSUMS = "checksums"
-_WITHOUT_CHECKSUMS = ("vae",)  # kinds that were written before there were any
-_PICKLES = (b"PK\x03\x04", b"\x80")  # how a zip archive of torch.save begins, and a bare pickle
 
 T = TypeVar("T")
 Parts = tuple[dict[str, Tensor], dict[str, Any]]
@@ -45,11 +46,14 @@ def under(tensors: Mapping[str, T], prefix: str) -> dict[str, T]:
 def write_folder(path: Path, kind: str, parts: Parts) -> None:
     """Write parts to a folder that does not exist yet or holds the same kind, whole or not at all.
 
+    Over an older one, the new one counts from when its description, which names the file of its
+    tensors, takes the old one's place. Whatever breaks off before leaves the old one as it was.
+
     Raises:
         ValueError: Something else is at path, or it cannot be written.
     """
-    if path.exists() and not _holds(path, kind):
-        raise ValueError(f"expected a new folder or a saved {kind} at {path}, got something else")
+    taken = _tensors_there(path, kind)
+    file = next(name for name in _TENSORS if name != taken)
     tensors = {name: tensor.contiguous().clone() for name, tensor in parts[0].items()}
     description = {"kind": kind, **parts[1]}
     try:
@@ -58,15 +62,19 @@ def write_folder(path: Path, kind: str, parts: Parts) -> None:
     except OSError as error:
         raise ValueError(f"cannot write to {path.parent}: {error.strerror}") from error
     try:
-        save_file(tensors, written / _TENSORS)
+        save_file(tensors, written / file)
         description[_CHECKSUMS] = checksums(tensors, description)
+        if file != _TENSORS[0]:
+            description[_TENSORS_FILE] = file
         (written / _DESCRIPTION).write_text(json.dumps(description, indent=1))
         written.chmod(0o755)
-        if path.exists():
-            for name in (_TENSORS, _DESCRIPTION):
-                os.replace(written / name, path / name)
-        else:
+        if taken is None:
             written.rename(path)
+        else:
+            os.replace(written / file, path / file)
+            os.replace(written / _DESCRIPTION, path / _DESCRIPTION)
+            for name in set(_TENSORS) - {file}:
+                (path / name).unlink(missing_ok=True)
     finally:
         shutil.rmtree(written, ignore_errors=True)
 
@@ -87,19 +95,21 @@ class Folder:
     """
 
     def __init__(self, path: Path, kind: str) -> None:
-        self.path, self.kind = path, kind
-        self._tensors = path / _TENSORS
+        self.path = path
         _check_file(path, _DESCRIPTION, kind)
-        _check_file(path, _TENSORS, kind)
         self.description = _read_description(path, kind)
+        file = self.description.pop(_TENSORS_FILE, _TENSORS[0])
+        if file not in _TENSORS:
+            raise ModelFormatError(f"expected {' or '.join(_TENSORS)} in {path}, got {file!r:.80}")
+        _check_file(path, file, kind)
+        self._tensors = path / file
         self.shapes = _shapes_in(self._tensors)
 
     def read(self) -> Parts:
         """Tensors and description, whose checksums are right.
 
         Raises:
-            ModelFormatError: They are damaged. Folders of kinds that are older than checksums may
-                have none.
+            ModelFormatError: They are damaged, or have no checksums.
         """
         try:
             tensors = load_file(self._tensors)
@@ -107,8 +117,7 @@ class Folder:
             raise _no_safetensors(self._tensors, error) from error
         description = dict(self.description)
         given = description.pop(_CHECKSUMS, None)
-        if given is not None or self.kind not in _WITHOUT_CHECKSUMS:
-            _check(given, checksums(tensors, description), self.path)
+        _check(given, checksums(tensors, description), self.path)
         return tensors, description
 
 
@@ -156,44 +165,39 @@ def _check_file(folder: Path, name: str, kind: str) -> None:
     if not folder.is_dir():
         what = "a file" if folder.is_file() else "missing"
         raise ModelFormatError(
-            f"expected a saved {kind} in {folder}, and it is {what}{_conversion_of(folder)}"
+            f"expected a saved {kind} in {folder}, and it is {what}{_way_out(folder)}"
         )
     path = folder / name
     if not path.is_file():  # a pipe or a device might never end
         what = "no plain file" if path.exists() else "missing"
-        way_out = next(filter(None, map(_conversion_of, sorted(folder.iterdir()))), "")
-        raise ModelFormatError(
-            f"expected a saved {kind} in {folder}, and {name} is {what}{way_out}"
-        )
+        advice = next(filter(None, map(_way_out, sorted(folder.iterdir()))), "")
+        raise ModelFormatError(f"expected a saved {kind} in {folder}, and {name} is {what}{advice}")
     if path.resolve().parent != folder.resolve():
         raise ModelFormatError(
             f"expected {path} in its folder, got a link to {path.resolve()}; copy the file there"
         )
 
 
-def _conversion_of(path: Path) -> str:
-    """What to do with weights in a pickle, if that is what a file holds, whatever its name."""
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        if not file.read(4).startswith(_PICKLES):
-            return ""
-    return (
-        f"; {path.name} looks like a pickle, which can run code when it is read, and is not read "
-        "here: in code of your own, load torch.load(path, weights_only=True) into your decoder and "
-        "save crosscoding.VAE(decoder, ...).save(folder), or write the weights alone with "
-        "safetensors.torch.save_file"
-    )
+def _way_out(path: Path) -> str:
+    """What to do if a file is a pickle, to end a message with."""
+    said = way_out(path)
+    return f"; {said}" if said else ""
 
 
 def _shapes_in(path: Path) -> dict[str, list[int]]:
     """The shape of each tensor in a file, by its header: the file may be larger than memory."""
+    total = path.stat().st_size
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         if size > _MAX_BYTES:
             raise ModelFormatError(
                 f"expected safetensors in {path} with a header under {_MAX_BYTES} bytes, got one "
-                f"of {size}{_conversion_of(path)}"
+                f"of {size}{_way_out(path)}"
+            )
+        if total < 8 + size or not size:
+            raise ModelFormatError(
+                f"expected safetensors in {path}, got a file of {total} bytes that ends within its "
+                f"header, as one that was cut off{_way_out(path)}"
             )
         try:
             header = json.loads(file.read(size).decode(), object_pairs_hook=_without_repeats)
@@ -216,7 +220,8 @@ def _read_description(path: Path, kind: str) -> dict[str, Any]:
         description = json.loads(text, object_pairs_hook=_without_repeats)
         _check_depth(description)
     except (ValueError, RecursionError) as error:
-        raise ModelFormatError(f"expected JSON in {description_path}: {error}") from error
+        said = error if description_path.stat().st_size else "it is empty"
+        raise ModelFormatError(f"expected JSON in {description_path}: {said}") from error
     if not isinstance(description, dict) or description.get("kind") != kind:
         raise ModelFormatError(f"expected the description of a {kind} in {description_path}")
     return description
@@ -241,9 +246,17 @@ def _check_depth(description: Any) -> None:
     raise ValueError(f"lists and objects are nested more than {_MAX_DEPTH} deep")
 
 
-def _holds(path: Path, kind: str) -> bool:
-    """Whether the folder has the description of this kind of thing."""
+def _tensors_there(path: Path, kind: str) -> str | None:
+    """The file that holds the tensors of what is saved at a path, or None where there is nothing.
+
+    Raises:
+        ValueError: There is something else.
+    """
+    if not path.exists():
+        return None
     try:
-        return (path / _DESCRIPTION).is_file() and bool(_read_description(path, kind))
+        if (path / _DESCRIPTION).is_file():
+            return str(_read_description(path, kind).get(_TENSORS_FILE, _TENSORS[0]))
     except ModelFormatError:
-        return False
+        pass
+    raise ValueError(f"expected a new folder or a saved {kind} at {path}, got something else")

@@ -123,12 +123,48 @@ def test_the_model_is_left_as_it_was(z):
     torch.testing.assert_close(model.state_dict(), before)
 
 
-def test_the_encoder_is_left_out():
+def test_the_decoder_holds_nothing_of_the_encoder():
     model = kl()
     parts = model.decoder, model.post_quant_conv
     wanted = sum(weight.numel() for part in parts for weight in part.parameters())
     kept = sum(weight.numel() for weight in from_diffusers(model, 4).decoder.parameters())
     assert kept == wanted
+
+
+STATISTICS = {"latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [1.0, 2.0, 0.5, 1.5]}
+POSTERIORS = {name: settings for name, (settings, _, _) in SCALED.items()} | {
+    "statistics": {"scaling_factor": 0.5, **STATISTICS},
+    "bare": {"use_quant_conv": False, "mid_block_add_attention": False},
+    "nearly certain": {},
+}
+
+
+@pytest.mark.parametrize("name", POSTERIORS)
+def test_an_encoder_says_what_the_librarys_own_does_in_coordinates_of_z(name):
+    model, pictures = kl(**POSTERIORS[name]), torch.rand(3, 3, 8, 4, generator=seeded(0)) * 2 - 1
+    if name == "nearly certain":  # diffusers clamps the log-variance
+        model.quant_conv.bias.data[4:] = -99.0
+    mean, std = from_diffusers(model, (8, 4)).encode(pictures)
+    theirs = model.encode(pictures).latent_dist
+    shift, spread = model.config.get("shift_factor") or 0.0, 1.0
+    if name == "statistics":
+        shift, spread = (torch.tensor(each)[:, None, None] for each in STATISTICS.values())
+    spread = spread / model.config.scaling_factor
+    wanted = (theirs.mean - shift) / spread, theirs.std / spread
+    torch.testing.assert_close(mean, wanted[0].flatten(1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(std, wanted[1].flatten(1), rtol=1e-5, atol=1e-9)
+
+
+def test_an_encoder_that_says_no_deviation_or_is_not_wanted_is_left_out():
+    assert from_diffusers(kl(), 4).encoder is not None
+    assert from_diffusers(kl(), 4, with_encoder=False).encoder is None
+    assert from_diffusers(tiny(), 4).encoder is None
+
+
+def test_saving_says_what_to_save_instead(tmp_path):
+    for model in (kl, tiny):
+        with pytest.raises(ValueError, match=r"adapters made, save the library's own"):
+            from_diffusers(model(), 4).save(tmp_path / "model")
 
 
 METHODS = [
@@ -191,10 +227,12 @@ def test_a_saved_folder_is_loaded(model, kind, tmp_path, z):
 
 def test_pickled_weights_are_refused_with_the_way_to_convert_them(tmp_path):
     kl().save_pretrained(tmp_path, safe_serialization=False)
-    with pytest.raises(ValueError, match=r"expected no pickle, got .*\.bin.*safe_serialization"):
+    said = r"expected no pickle, and {} looks like a pickle.*safe_serialization"
+    with pytest.raises(ModelFormatError, match=said.format(r".*\.bin")):
         from_diffusers(tmp_path, 4)
-    with pytest.raises(ValueError, match=r"expected no pickle, got model\.ckpt"):
-        from_diffusers(tmp_path / "model.ckpt", 4)
+    torch.save({}, tmp_path / "model.safetensors")
+    with pytest.raises(ModelFormatError, match=said.format(r"model\.safetensors")):
+        from_diffusers(tmp_path / "model.safetensors", 4)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
@@ -229,6 +267,6 @@ def test_weights_in_several_files_are_refused_as_one_could_be_a_pickle(tmp_path)
     path.rename(tmp_path / "dummy.safetensors")
     with pytest.raises(ModelFormatError, match="expected weights in safetensors, in one file"):
         from_diffusers(tmp_path, 4)
-    torch.save({}, tmp_path / "weights.bin")
-    with pytest.raises(ValueError, match="expected no pickle"):
+    torch.save({}, tmp_path / "weights.pt")
+    with pytest.raises(ModelFormatError, match="expected no pickle"):
         from_diffusers(tmp_path, 4)

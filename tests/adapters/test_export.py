@@ -164,7 +164,8 @@ def test_a_file_is_loaded_where_the_caller_says_so(archive, plain, z, kind):
     torch.testing.assert_close(vae.decode(z), plain.decode(z))
 
 
-@pytest.mark.parametrize("name", ["decoder.pt", "decoder.pth", "decoder.CKPT", "model.pkl"])
-def test_a_pickle_is_refused_whatever_the_caller_says(tmp_path, name):
-    with pytest.raises(ValueError, match=r"expected no pickle.*pass that to crosscoding\.VAE"):
+@pytest.mark.parametrize("name", ["decoder.pt", "decoder.CKPT", "decoder.pt2"])
+def test_a_pickle_is_refused_whatever_its_name_and_whatever_the_caller_says(tmp_path, name):
+    torch.save(nn.Linear(2, 3), tmp_path / name)
+    with pytest.raises(cc.ModelFormatError, match=r"no pickle.*pass that to crosscoding\.VAE"):
         from_export(tmp_path / name, Gaussian(0.1), allow_code=True)

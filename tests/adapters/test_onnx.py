@@ -174,6 +174,38 @@ def test_an_operation_that_nobody_knows_is_refused(tmp_path):
         from_onnx(path, Gaussian(0.1))
 
 
+def constant(name: str, *values: int):
+    return onnx.numpy_helper.from_array(np.array(values, np.int64), name)
+
+
+def step(operation: str, *names: str, **attributes):
+    """A node that puts out the last of the names."""
+    return onnx.helper.make_node(operation, list(names[:-1]), [names[-1]], **attributes)
+
+
+BOMBS = {  # of memory; of time alone, as none of these is large; by what is read alone
+    "tiled": [step("Tile", "z", "sizes", "y")],
+    "multiplied": [
+        step("Transpose", "z", "t"),  # (4, 1)
+        step("Expand", "z", "sizes", "rows"),
+        step("Expand", "t", "turned", "columns"),
+        step("MatMul", "columns", "rows", "y"),
+    ],
+    "summed": [
+        step("Expand", "z", "sizes", "rows"),
+        step("ReduceSum", "rows", "first", "y", keepdims=1),
+    ],
+}
+
+
+@pytest.mark.parametrize("nodes", BOMBS.values(), ids=BOMBS)
+def test_operations_that_take_too_much_are_refused_before_they_are_run(nodes, tmp_path):
+    numbers = [constant("sizes", 2**45, 4), constant("turned", 4, 2**45), constant("first", 0)]
+    path = graph_file(tmp_path / "decoder.onnx", *nodes, weights=numbers)
+    with pytest.raises(ModelFormatError, match="expected at most 8796093022208 multiply-adds"):
+        from_onnx(path, Gaussian(0.1))
+
+
 def test_a_wrong_conversion_is_refused(path, onnx2pytorch, monkeypatch):
     class Wrong(onnx2pytorch.ConvertModel):
         def forward(self, z):
@@ -247,6 +279,8 @@ def test_a_damaged_file_is_refused(path, tmp_path):
         from_onnx(tmp_path / "nowhere.onnx", Gaussian(0.1))
 
 
-def test_a_pickle_is_refused_with_the_way_to_export_it(tmp_path):
-    with pytest.raises(ValueError, match=r"expected no pickle.*torch\.onnx\.export"):
-        from_onnx(tmp_path / "decoder.pth", Gaussian(0.1))
+@pytest.mark.parametrize("name", ["decoder.pth", "decoder.onnx"])
+def test_a_pickle_is_refused_with_the_way_to_export_it(tmp_path, name):
+    torch.save(nn.Linear(2, 3), tmp_path / name)
+    with pytest.raises(ModelFormatError, match=r"expected no pickle.*torch\.onnx\.export"):
+        from_onnx(tmp_path / name, Gaussian(0.1))

@@ -6,7 +6,12 @@ from problems import seeded
 
 import crosscoding as cc
 from crosscoding.adapters import from_pythae
-from crosscoding.adapters.pythae import _OTHER_PRIORS, _STANDARD, _WITHOUT_LIKELIHOOD
+from crosscoding.adapters.pythae import (
+    _OTHER_POSTERIORS,
+    _OTHER_PRIORS,
+    _STANDARD,
+    _WITHOUT_LIKELIHOOD,
+)
 from crosscoding.likelihoods import Bernoulli, Gaussian
 from crosscoding.methods import Auto, Grid, Variational
 
@@ -90,6 +95,44 @@ def test_a_trained_models_queries_are_answered(pictures, method):
     posterior = cc.condition(vae, evidence, method, seed=0)
     assert posterior.predict(4).shape == (4, 3, *SHAPE)
     assert vae.head is not None  # of its last layer, rows of observed pixels alone are run
+
+
+GAUSSIAN = sorted({*_STANDARD, *_WITHOUT_LIKELIHOOD} - {*_OTHER_POSTERIORS})
+
+
+@pytest.mark.parametrize("kind", GAUSSIAN)
+def test_an_encoder_says_what_its_models_own_does(kind, pictures):
+    """The model draws z = mean + deviation ε; q is of these two if that is what comes of it."""
+    model, drawn = model_of(kind), []
+
+    def sample_gauss(mean, std):
+        drawn.append((mean, std))
+        return mean, torch.zeros_like(mean)
+
+    model._sample_gauss = sample_gauss
+    vae = from_pythae(model, likelihood=Gaussian(1.0))
+    with torch.no_grad():
+        model(DatasetOutput(data=pictures[:1].expand(4, *SHAPE)))
+    for mine, theirs in zip(vae.encode(pictures[0]), drawn[0], strict=True):
+        wanted = theirs.reshape(-1, 2)[0]  # of all pictures, and several draws of each, one
+        torch.testing.assert_close(mine, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", _OTHER_POSTERIORS)
+def test_an_encoder_of_another_posterior_is_left_out(kind):
+    assert from_pythae(model_of(kind), likelihood=Gaussian(1.0)).encoder is None
+
+
+def test_an_encoder_to_a_point_or_not_wanted_is_left_out():
+    model = model_of("Adversarial_AE", deterministic_posterior=True)
+    assert from_pythae(model, likelihood=Gaussian(1.0)).encoder is None
+    assert from_pythae(model_of("VAE")).encoder is not None
+    assert from_pythae(model_of("VAE"), with_encoder=False).encoder is None
+
+
+def test_saving_says_what_to_save_instead(tmp_path):
+    with pytest.raises(ValueError, match=r"adapters made, save the library's own"):
+        from_pythae(model_of("VAE")).save(tmp_path / "model")
 
 
 def test_a_class_that_somebody_derived_counts_as_what_it_is_derived_from():

@@ -8,7 +8,10 @@ neither) and s its `latents_std` (1 if it has none): with them, latents of pictu
 of pictures are far from independent of each other, and what N(0, I) draws is decoded to texture:
 their true prior is the diffusion model, which is not looked at here. So evidence has to say more.
 
-`AutoencoderTiny` (TAESD) is trained on latents that are scaled already: c = 1, m = 0.
+The encoder of an `AutoencoderKL` comes along, its mean and deviation in coordinates of z.
+
+`AutoencoderTiny` (TAESD) is trained on latents that are scaled already: c = 1, m = 0. Its encoder
+gives a point and no deviation: it is left out.
 """
 
 import copy
@@ -20,10 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crosscoding.adapters.files import refuse_pickle
 from crosscoding.adapters.libraries import library
 from crosscoding.errors import ModelFormatError
 from crosscoding.likelihoods import Gaussian
+from crosscoding.pickles import refuse_pickle
 from crosscoding.vae import VAE
 
 _CLASSES = ("AutoencoderKL", "AutoencoderTiny")
@@ -35,6 +38,7 @@ def from_diffusers(
     size: int | tuple[int, int],
     *,
     scale: float | Tensor = 0.1,
+    with_encoder: bool = True,
 ) -> VAE:
     """The `VAE` of an `AutoencoderKL` or `AutoencoderTiny`, of pictures of one size.
 
@@ -46,13 +50,14 @@ def from_diffusers(
         model: In float32, or a folder that `save_pretrained` wrote, with safetensors.
         size: Height and width of the pictures in pixels, or one number for both.
         scale: Of the Gaussian noise on pixels. The training has none: `calibrate_scale` finds it.
+        with_encoder: Whether an `AutoencoderKL` brings its encoder, for `VAE.encode`. It is tried
+            on five pictures, which takes a moment where they are large.
 
     Raises:
         ImportError: diffusers is not installed.
         TypeError: model is of another class.
-        ValueError: The folder holds pickled weights, or size is no multiple of f; or `VAE` refuses
-            the decoder.
-        ModelFormatError: The folder holds no autoencoder of these classes.
+        ValueError: size is no multiple of f; or `VAE` refuses the decoder or the encoder.
+        ModelFormatError: The folder holds no autoencoder of these classes, or pickled weights.
     """
     diffusers = library("diffusers", "diffusers")
     classes = tuple(getattr(diffusers, name) for name in _CLASSES)
@@ -62,13 +67,17 @@ def from_diffusers(
     if not isinstance(given, classes):
         raise TypeError(f"expected {' or '.join(_CLASSES)}, got {type(given).__name__}")
     shape = given.config.latent_channels, *_latent_size(given.config, size)
+    unscaled = _Unscaled(given.config, like=next(given.parameters()))
     decoder = nn.Sequential(
         nn.Unflatten(1, shape),
-        _Unscaled(given.config, like=next(given.parameters())),
+        unscaled,
         getattr(given, "post_quant_conv", None) or nn.Identity(),
         given.decoder,
     )
-    return VAE(_forward_differentiable(decoder), math.prod(shape), Gaussian(scale))
+    encoder = None
+    if with_encoder and isinstance(given, diffusers.AutoencoderKL):
+        encoder = _Encoder(given, unscaled)
+    return VAE(_forward_differentiable(decoder), math.prod(shape), Gaussian(scale), encoder)
 
 
 def _loaded(diffusers: Any, folder: Path) -> nn.Module:
@@ -87,7 +96,7 @@ def _loaded(diffusers: Any, folder: Path) -> nn.Module:
         found = f"{name}, quantized" if quantized else name
         raise ModelFormatError(f"expected {' or '.join(_CLASSES)} in {path}, got {found}")
     if not (folder / _WEIGHTS).is_file():  # an index of several files could name a pickle
-        for weights in folder.glob("*.bin"):
+        for weights in sorted(folder.iterdir()):
             refuse_pickle(weights, advice)
         raise ModelFormatError(
             f"expected weights in safetensors, in one file {_WEIGHTS} in {folder}"
@@ -139,6 +148,22 @@ class _Unscaled(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         return z * self.std + self.mean
+
+
+class _Encoder(nn.Module):
+    """Pixels to mean and log-variance of z, as an `AutoencoderKL` has them of its latents."""
+
+    def __init__(self, model: Any, unscaled: _Unscaled) -> None:
+        super().__init__()
+        self.encoder = model.encoder
+        self.quant_conv = getattr(model, "quant_conv", None) or nn.Identity()
+        self.unscaled = unscaled
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_variance = self.quant_conv(self.encoder(pixels)).chunk(2, dim=1)
+        mean = (mean - self.unscaled.mean) / self.unscaled.std
+        log_variance = log_variance.clamp(-30.0, 20.0)  # as diffusers does
+        return mean.flatten(1), (log_variance - self.unscaled.std.square().log()).flatten(1)
 
 
 def _forward_differentiable(decoder: nn.Module) -> nn.Module:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from crosscoding.adapters.files import refuse_pickle
 from crosscoding.adapters.inputs import with_flat_input
 from crosscoding.likelihoods import Likelihood
+from crosscoding.pickles import refuse_pickle
 from crosscoding.vae import VAE
 
 _UNLIMITED = 2**31
@@ -41,6 +41,7 @@ def from_export(
 
     Raises:
         TypeError: program is something else.
+        ModelFormatError: It is a pickle, as of `torch.save`.
         ValueError: It is a file and allow_code is not set, or has other inputs; or `VAE` refuses
             the decoder.
 

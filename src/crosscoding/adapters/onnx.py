@@ -3,8 +3,9 @@
 The conversion is that of onnx2pytorch, of a model made plain first; then it is held against
 onnxruntime at a few points, as a conversion that is off would go unnoticed. A file of ONNX is data:
 operations by name, with tensors. Nothing in it is run but those operations; tensors that lie in
-files beside it are read from its own folder only, which onnx sees to. What its operations take in
-memory and time is not bounded.
+files beside it are read from its own folder only, which onnx sees to. What its operations take is
+counted at z = 0 before each is run, and bounded. Where a graph's shapes follow from the values of
+z, other z may take more: nothing bounds that.
 """
 
 import copy
@@ -15,11 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crosscoding.adapters.files import refuse_pickle
 from crosscoding.adapters.inputs import with_flat_input
 from crosscoding.adapters.libraries import library
+from crosscoding.architecture import MOST_OPERATIONS
+from crosscoding.cost import Cost, Limited
 from crosscoding.errors import ModelFormatError
 from crosscoding.likelihoods import Likelihood
+from crosscoding.pickles import refuse_pickle
 from crosscoding.random import generator_from, normal
 from crosscoding.vae import VAE
 
@@ -28,6 +31,7 @@ _TOLERANCE = 1e-4  # of the largest output
 _NUM_PROBES = 3
 _WITH_GRAPHS = ("If", "Loop", "Scan", "SequenceMap")
 _MOST_LATENT = 2**24
+_MOST = Cost(MOST_OPERATIONS, 2**32)  # twice what Stable Diffusion puts out at 512 x 512 pixels
 _DYNAMIC = "export it with a batch dimension that has a name instead of a size"
 
 
@@ -43,9 +47,9 @@ def from_onnx(path: str | Path, likelihood: Likelihood, *, max_bytes: int = MAX_
 
     Raises:
         ImportError: onnx, onnx2pytorch or onnxruntime is not installed.
-        ModelFormatError: The file is damaged or too large, reads outside its folder, has an
-            operation that onnx2pytorch does not know, or is converted to something else than
-            onnxruntime runs.
+        ModelFormatError: The file is damaged or too large, reads outside its folder, takes too much
+            memory or time for one z, has an operation that onnx2pytorch does not know, or is
+            converted to something else than onnxruntime runs.
         ValueError: The graph has other inputs; or `VAE` refuses the decoder.
     """
     path = Path(path)
@@ -147,7 +151,10 @@ class _Converted(nn.Module):
         convert = library("onnx2pytorch", "onnx").ConvertModel
         try:
             self.converted = convert(_plain(model))
-            self.converted(example)  # which makes the modules that are lazy
+            with Limited(_MOST):
+                self.converted(example)  # which makes the modules that are lazy
+        except ModelFormatError:
+            raise
         except Exception as error:  # what an operation without a rule raises is not agreed on
             raise ModelFormatError(
                 f"expected operations that onnx2pytorch converts, and it failed: {error}"

@@ -41,6 +41,8 @@ _WITHOUT_LIKELIHOOD = {
     "VAEGAN": "distances in the layers of a discriminator",
     "WAE_MMD": "a distance between q(z) and p(z) in place of the KL divergence",
 }
+_OTHER_POSTERIORS = ("HVAE", "RHVAE", "VAE_IAF", "VAE_LinNF", "WAE_MMD")
+"""Those in which z is more than a Gaussian draw that the encoder says, or less: a point."""
 _OTHER_PRIORS = {
     "AE": "no prior",
     "PoincareVAE": "a normal prior in hyperbolic space",
@@ -52,7 +54,9 @@ _OTHER_PRIORS = {
 }
 
 
-def from_pythae(model: nn.Module, *, likelihood: Likelihood | None = None) -> VAE:
+def from_pythae(
+    model: nn.Module, *, likelihood: Likelihood | None = None, with_encoder: bool = True
+) -> VAE:
     """The `VAE` of a pythae model with prior N(0, I).
 
     Args:
@@ -61,12 +65,15 @@ def from_pythae(model: nn.Module, *, likelihood: Likelihood | None = None) -> VA
         likelihood: By default what the model's reconstruction loss means: `Gaussian(1.0)` for
             "mse", `Bernoulli(logits=False)` for "bce". β-VAEs weigh the KL divergence by β: for
             "mse" the same minimum has the negative ELBO of a scale √β.
+        with_encoder: Whether the model's encoder comes along, for `VAE.encode`, where it says the
+            mean and deviation of q(z|t). Of flows and Hamiltonian steps after it q is another,
+            and some put out a point: these have none.
 
     Raises:
         ImportError: pythae is not installed.
         TypeError: model is none of pythae.
         ValueError: Its prior is not N(0, I), or its loss is no likelihood and none is given; or
-            `VAE` refuses the decoder.
+            `VAE` refuses the decoder or the encoder.
     """
     if isinstance(model, (str, Path)):
         raise TypeError(
@@ -83,7 +90,9 @@ def from_pythae(model: nn.Module, *, likelihood: Likelihood | None = None) -> VA
         raise ValueError(f"expected a model with prior N(0, I), got {kind}, which has {prior}")
     if likelihood is None:
         likelihood = _likelihood_of(kind, given)
-    return VAE(_Reconstruction(given.decoder), given.latent_dim, likelihood)
+    other = kind in _OTHER_POSTERIORS or getattr(given, "deterministic_posterior", False)
+    encoder = _Encoder(given.encoder) if with_encoder and not other else None
+    return VAE(_Reconstruction(given.decoder), given.latent_dim, likelihood, encoder)
 
 
 def _likelihood_of(kind: str, model: Any) -> Likelihood:
@@ -104,3 +113,15 @@ class _Reconstruction(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         return self.decoder(z)["reconstruction"]
+
+
+class _Encoder(nn.Module):
+    """A datum to those of a pythae encoder's outputs that are mean and log-variance."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, data: Tensor) -> tuple[Tensor, Tensor]:
+        output = self.encoder(data)
+        return output["embedding"], output["log_covariance"]

@@ -3,7 +3,7 @@
 PYTHON ?= python3
 OUT ?= out/demo
 
-.PHONY: help setup demo reproduce test adapters bench speed peers engine others lint clean
+.PHONY: help setup demo reproduce test adapters bench speed peers engine lint clean
 
 help:
 	@echo "make demo    complete a real digit by every method; pictures and a table in $(OUT)"
@@ -14,7 +14,6 @@ help:
 	@echo "make speed   measure the speed of the paper's methods"
 	@echo "make peers   measure NumPyro, Pyro and BlackJAX on the same queries"
 	@echo "make engine  measure the cascade against what is wanted of it, for docs/benchmarks.md"
-	@echo "make others  hold the cascade against the truth on decoders of many kinds, and time it"
 	@echo "make lint    check style and types"
 	@echo "make clean   remove .venv and what was made"
 

@@ -17,6 +17,7 @@ from typing import Any
 import closed_forms
 import digits
 import faces
+import others
 import report
 import scale
 import verdicts
@@ -30,6 +31,7 @@ SECTIONS: dict[str, Callable[[Setup], Section]] = {
     "linear": closed_forms.linear,
     "blocks": closed_forms.blocks,
     "verdicts": verdicts.measure,
+    "others": others.measure,
     "peers": versus.measure,
     "machinery": faces.machinery,
     "scale": scale.measure,

@@ -2,8 +2,8 @@
 
 `products` are of independent blocks of two latent dimensions and a few data elements: log p(x) is
 the sum of what a fine grid finds for the blocks, so that it is exact at any latent size. `trained`
-are small decoders that learn real data here, in under a minute each, kept in out/others. Nothing of
-either is made for this library: plain modules, as users write them.
+are small decoders that learn real data here, in under a minute each, and are kept. Nothing of either
+is made for this library: plain modules, as users write them.
 """
 
 import os
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from reference import CACHE
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,7 +21,7 @@ from torch.nn import functional as F
 import crosscoding as cc
 from crosscoding import likelihoods as of
 
-KEPT = Path(__file__).parents[2] / "out" / "others"
+KEPT = CACHE / "others"
 
 
 @dataclass(frozen=True)
@@ -257,8 +258,8 @@ def asked(vae: cc.VAE, data: Tensor, shares: tuple[float, ...], queries: int = 8
 
 
 def of_table() -> Case:
-    data, torch_seed = wine(), torch.manual_seed(0)
-    del torch_seed
+    data = wine()
+    torch.manual_seed(0)
     vae = learnt("wine", Table(5, 12), 5, data, of.StudentT(4.0, None), 4000)
     return asked(vae, data, (0.3, 0.7))
 

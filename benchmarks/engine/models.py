@@ -2,7 +2,7 @@
 
 `products` are of independent blocks of two latent dimensions and a few data elements: log p(x) is
 the sum of what a fine grid finds for the blocks, so that it is exact at any latent size. `trained`
-are small decoders that learn real data here, in under a minute each, and are kept. Nothing of either
+are small decoders that learn real data here, in under a minute each, and are kept. Nothing of them
 is made for this library: plain modules, as users write them.
 """
 

@@ -58,8 +58,9 @@ class Answer:
         ).grades
 
 
+_MOST_EXCESS = 5.0  # of Pareto k above its limit: any that is above is no guide
 _CLAIM_ESS = 20.0  # of answers that others are held against
-_DOUBTED = ("error", "missed", "pareto_k", "weighed")
+_DOUBTED = ("log_evidence", "error", "missed", "pareto_k", "weighed")
 _FIGURES = ("log_evidence", "error", "ess", "pareto_k", "missed", "weighed")
 
 
@@ -102,17 +103,18 @@ class Answers:
         error = torch.hypot(answer.error, rounding).nan_to_num(nan=math.inf)
         answer = replace(answer, error=torch.where(rounding.isfinite(), error, math.inf))
         self._claim(rows, answer)
-        grade = answer.grades
-        better = grade < self.grade[rows]
-        doubt = _doubt(answer.error, answer.missed, answer.pareto_k, answer.weighed)
-        doubt_so_far = _doubt(*(getattr(self, name)[rows] for name in _DOUBTED))
-        better |= (grade == self.grade[rows]) & (doubt < doubt_so_far)
         # Less 2 standard errors of each: the highest of noisy bounds would be no bound.
         bound = answer.c_elbo - 2 * answer.c_elbo_error
         bound_so_far = self.c_elbo[rows] - 2 * self.c_elbo_error[rows]
         higher = ~(bound <= bound_so_far) & ~bound.isnan()
         self.c_elbo[rows[higher]] = answer.c_elbo[higher]
         self.c_elbo_error[rows[higher]] = answer.c_elbo_error[higher]
+        grade = answer.grades
+        better = grade < self.grade[rows]
+        bound = torch.where(higher, bound, bound_so_far)
+        doubt = _doubt(bound, *(getattr(answer, name) for name in _DOUBTED))
+        doubt_so_far = _doubt(bound, *(getattr(self, name)[rows] for name in _DOUBTED))
+        better |= (grade == self.grade[rows]) & (doubt < doubt_so_far)
         if not better.any():
             return
         index = better.nonzero()[:, 0]
@@ -128,16 +130,18 @@ class Answers:
             self._draws[:, chosen] = _resampled(answer, index, len(self._draws), generator)
 
     def _claim(self, rows: Tensor, answer: Answer) -> None:
-        """Remember log p(x) less its error, the highest of all answers whose weights are sound."""
+        """Remember what log p(x) is at least: by sound weights, or as a bound says."""
         sound = (answer.ess >= _CLAIM_ESS) & ~(answer.pareto_k > k_limits(answer.weighed))
         claim = torch.where(sound, answer.log_evidence - 3 * answer.error, -math.inf)
-        self._claimed[rows] = torch.maximum(self._claimed[rows], claim.nan_to_num(nan=-math.inf))
+        bound = answer.c_elbo - 3 * answer.c_elbo_error
+        for least in (claim, bound):
+            least = least.nan_to_num(nan=-math.inf)
+            self._claimed[rows] = torch.maximum(self._claimed[rows], least)
 
     def compare(self) -> None:
         """Doubt the answers that lack what another stage found: log p(x) beyond their errors."""
-        short = self._claimed - self.log_evidence - 2 * self.error
-        lacking = -torch.expm1(-short.clamp_min(0.0))
-        self.doubt(torch.arange(len(short), device=short.device), lacking.nan_to_num(nan=0.0))
+        lacking = _lacking(self._claimed, self.log_evidence, self.error)
+        self.doubt(torch.arange(len(lacking), device=lacking.device), lacking)
 
     def doubt(self, rows: Tensor, missed: Tensor) -> None:
         """Take in what a second look found the answers to lack, (B,)."""
@@ -181,10 +185,24 @@ class Answers:
         )
 
 
-def _doubt(error: Tensor, missed: Tensor, pareto_k: Tensor, weighed: Tensor) -> Tensor:
+def _lacking(least: Tensor, log_evidence: Tensor, error: Tensor) -> Tensor:
+    """Share of p(z|x) that is not in answers, as log p(x) is `least` or more."""
+    short = least - log_evidence - 2 * error
+    return -torch.expm1(-short.clamp_min(0.0)).nan_to_num(nan=0.0)
+
+
+def _doubt(
+    bound: Tensor,
+    log_evidence: Tensor,
+    error: Tensor,
+    missed: Tensor,
+    pareto_k: Tensor,
+    weighed: Tensor,
+) -> Tensor:
     """Orders answers of one grade: a lacking mode weighs more than a large error."""
-    unsure = error.nan_to_num(nan=10.0) + 10 * missed.nan_to_num(nan=0.1)
-    return unsure + (pareto_k.nan_to_num(nan=0.0) - k_limits(weighed)).clamp_min(0)
+    lacking = torch.maximum(missed.nan_to_num(nan=0.1), _lacking(bound, log_evidence, error))
+    excess = (pareto_k.nan_to_num(nan=0.0) - k_limits(weighed)).clamp(0.0, _MOST_EXCESS)
+    return error.nan_to_num(nan=10.0) + 10 * lacking + excess
 
 
 def _resampled(answer: Answer, index: Tensor, num: int, generator: Generator) -> Tensor:

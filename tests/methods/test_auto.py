@@ -17,7 +17,7 @@ from problems import (
 from torch import Tensor, nn
 
 import crosscoding as cc
-from crosscoding.methods import Auto, Grid, auto, effort, stages
+from crosscoding.methods import Auto, Grid, auto, climbs, effort, stages
 from crosscoding.methods.effort import Effort
 
 
@@ -168,7 +168,7 @@ def test_narrow_blocks_are_right_or_not_trusted(dim, scale):
 
 def test_modes_that_one_climb_alone_found_say_how_many_were_not(monkeypatch):
     """Of 256 modes 64 climbs find a part, and draws from that part show nothing amiss."""
-    monkeypatch.setattr(stages, "_MOST_COMPONENTS", 64)  # a proposal from all that were found
+    monkeypatch.setattr(climbs, "_MOST_COMPONENTS", 64)  # a proposal from all that were found
     monkeypatch.setattr(auto, "_MOST_OPERATIONS", 0.0)  # and no swarm
     target = narrow_blocks(16, 0.02)
     posterior = cc.infer(target, Auto(), seed=0)
@@ -315,12 +315,15 @@ def test_a_decoder_that_takes_seconds_has_one_fit_too():
     assert Effort(latent_dim=4096, operations=1e12).fit_steps(12.0, 1000) == 20
 
 
-@pytest.mark.parametrize("stage", ["anneal", "climb", "swarm"])
-def test_an_interrupted_stage_leaves_the_finished_answers(staged, stage, monkeypatch):
+@pytest.mark.parametrize(
+    ("where", "stage"),
+    [(stages.Stages, "anneal"), (climbs.Climbs, "climb"), (stages.Stages, "swarm")],
+)
+def test_an_interrupted_stage_leaves_the_finished_answers(staged, where, stage, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stages.Stages, stage, interrupted)
+    monkeypatch.setattr(where, stage, interrupted)
     posterior = cc.infer(several_stages(), Auto(), seed=2)
     assert posterior.trace[-1].name == stage
     finished = posterior.stats["finished"] > 0
@@ -344,7 +347,7 @@ def test_an_answer_whose_second_look_was_interrupted_is_not_trusted(stage, monke
     climbed = next(trace.decodes for trace in whole.trace if trace.name == "climb") > 0
     assert looked.any()
     assert climbed.any()
-    monkeypatch.setattr(stages.Stages, stage, interrupted)
+    monkeypatch.setattr(climbs.Climbs, stage, interrupted)
     posterior = cc.condition(problem.vae, problem.evidence, Auto(), seed=0)
     assert (posterior.stats["finished"][looked] == 0).all()
     assert not posterior.trusted[looked].any()

@@ -123,7 +123,7 @@ class _Cascade:
         return replace(self._answers.findings(tuple(self._trace)), interrupted=interrupted)
 
     def _cascade(self, everything: Tensor) -> None:
-        stages, way = self._stages, self._answers.way
+        stages, climbs, way = self._stages, self._stages.climbs, self._answers.way
         self._run("bank", everything, stages.bank)
         if self._target.latent_dim <= GRID_DIM:
             self._run("grid", self._open(), stages.integrate)
@@ -132,14 +132,14 @@ class _Cascade:
             return
         rows = self._open()
         self._run("anneal", rows[way[rows] <= LONG_WAY], stages.anneal)
-        self._run("climb", rows[way[rows] > LONG_WAY], stages.climb)
+        self._run("climb", rows[way[rows] > LONG_WAY], climbs.climb)
         rows = self._open()
         self._run("refine", rows[way[rows] <= LONG_WAY], stages.refine)
-        self._run("look", self._to_look_at().nonzero()[:, 0], stages.look)
+        self._run("look", self._to_look_at().nonzero()[:, 0], climbs.look)
         rows = self._open()
         affordable = self._effort.swarm_operations(way[rows]) < _MOST_OPERATIONS
         self._run("swarm", rows[affordable], stages.swarm)
-        self._run("look again", self._to_look_at().nonzero()[:, 0], stages.look)
+        self._run("look again", self._to_look_at().nonzero()[:, 0], climbs.look)
 
     def _open(self) -> Tensor:
         """The queries that are not settled, or that a later stage contradicts."""

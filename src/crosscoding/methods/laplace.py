@@ -84,6 +84,16 @@ class Modes:
     steps: Tensor
     decodes: Tensor
 
+    def select(self, index: Tensor) -> "Modes":
+        """Those of some queries."""
+        return Modes(
+            self.z[:, index],
+            self.log_joint[:, index],
+            self.precision[:, index],
+            self.steps[:, index],
+            self.decodes[index],
+        )
+
     @property
     def bulk(self) -> float:
         """Squared distance from a mode within which another is only a bump in it.

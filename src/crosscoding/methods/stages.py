@@ -9,17 +9,13 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.crosscoders import Fitted, Gaussian, Mixture
+from crosscoding.crosscoders import Gaussian
 from crosscoding.diagnostics import pareto_smooth
 from crosscoding.methods.answers import Answer, Answers
 from crosscoding.methods.base import Report
 from crosscoding.methods.bridge import Bridge
+from crosscoding.methods.climbs import Climbs
 from crosscoding.methods.effort import (
-    CHECK_STEPS,
-    CLIMB_EVERY,
-    CLIMB_STEPS,
-    DEAR_STEPS,
-    LEAST_CLIMBS,
     LONG_WAY,
     LONGEST_WAY,
     NUM_ADAPT,
@@ -33,13 +29,11 @@ from crosscoding.methods.effort import (
     way_of,
 )
 from crosscoding.methods.grid import Grid
-from crosscoding.methods.importance import adapt, widened
-from crosscoding.methods.laplace import Modes, climb, lacking_modes, spread_starts
-from crosscoding.methods.natural import NaturalGradient
-from crosscoding.methods.particles import bounded, taken
+from crosscoding.methods.importance import adapt
+from crosscoding.methods.particles import bounded
 from crosscoding.methods.smc import Annealing, Swarm
 from crosscoding.methods.variational import Variational
-from crosscoding.methods.weighing import BEYOND, Weighing, outside, with_tails
+from crosscoding.methods.weighing import Weighing, outside, with_tails
 from crosscoding.random import spawn
 from crosscoding.target import Target
 
@@ -77,9 +71,7 @@ class Stages:
         self._weigh = Weighing(answers, clock, effort.most_times if unlimited else 1)
         self._particles: Tensor  # that annealed, of all queries, (S, B, latent)
         self._particles_missed = torch.zeros_like(answers.way)
-        self._climbed: Fitted  # what climbs found, of some queries
-        self._unseen = torch.zeros_like(answers.way)  # and by them, the share that none found
-        self._place = torch.zeros_like(answers.way, dtype=torch.long)  # and where a query's is
+        self.climbs = Climbs(answers, effort, clock, report, self._weigh)
 
     def bank(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Importance sampling with the bank, good enough where it is dense: in few dimensions."""
@@ -222,7 +214,7 @@ class Stages:
 
         Of very many modes climbs find a part; the prior has them all.
         """
-        way, unseen = self.answers.way[rows], self._unseen[rows]
+        way, unseen = self.answers.way[rows], self.climbs.unseen[rows]
         decodes = torch.zeros_like(way)
         far = (way > LONG_WAY) & ((unseen < _MOST_UNSEEN) | ~(way < LONGEST_WAY))
         for_near, for_far, for_bridge = spawn(generator, 3)
@@ -230,7 +222,7 @@ class Stages:
             near = target.select(some)
             decodes[some] += self._swarm(near, rows[some], near, 0.0, for_near)
         if (some := far.nonzero()[:, 0]).numel():
-            proposal = self._climbed.select(self._place[rows[some]])
+            proposal = self.climbs.found(rows[some])
             num = self._effort.swarm_size
             there = target.select(some)
             bridge = Bridge(there, proposal, num, generator=for_bridge)
@@ -315,118 +307,3 @@ class Stages:
             outside(proposal, swarm.z, log_joint, missed),
             for_weights,
         )
-
-    def climb(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        """Modes, the Laplace mixture as a proposal, and the best Gaussian where that is poor."""
-        for_starts, for_modes, for_mode, for_fit, for_gaussian = spawn(generator, 5)
-        dim = target.latent_dim
-        num = self._effort.num_climbs
-        cheap = num >= LEAST_CLIMBS
-        steps = CLIMB_STEPS if cheap else DEAR_STEPS
-        starts = spread_starts(target, num, generator=for_starts)
-        modes = climb(
-            target, starts, steps, every=CLIMB_EVERY, report=self._report, stop=self._clock.is_late
-        )
-        decodes = modes.decodes.clone()
-        log_weights, climbs = modes.log_weights()
-        searched = ((climbs == 1).sum(0) / num).to(target.like)
-        best = log_weights.argsort(0, descending=True)[:_MOST_COMPONENTS]
-        num_weighed = NUM_ADAPT if cheap else _NUM_DEAR
-
-        def lacking(proposal: Fitted, some: Tensor, largest: Tensor) -> Tensor:
-            """Share of modes not found, and of those found where the proposal is too thin."""
-            if not cheap:  # one climb is no search
-                return torch.full_like(largest, math.nan)
-            weights = modes.log_joint[:, some] - proposal.log_prob(modes.z[:, some])
-            outside = torch.where(weights > largest + BEYOND, log_weights[:, some].exp(), 0.0)
-            return searched[some] + outside.sum(0)
-
-        if cheap:
-            mixture = Mixture.from_components(
-                log_weights.gather(0, best).mT.clamp_min(-50.0),
-                taken(modes.z, best).transpose(0, 1),
-                taken(modes.precision, best).transpose(0, 1),
-            )
-            proposal, everything = widened(mixture, target), torch.arange(len(rows)).to(rows)
-            decodes += self._weigh(
-                target,
-                rows,
-                proposal,
-                len(best),
-                num_weighed,
-                lambda largest: lacking(proposal, everything, largest),
-                for_modes,
-            )
-            decodes += self._at_one_mode(target, rows, modes, searched, for_mode)
-            self.answers.looked[rows] = True  # it was climbs that found these
-        poor = (self.answers.grade[rows] > 0).nonzero()[:, 0]
-        self._place[rows[poor]] = torch.arange(len(poor)).to(rows)
-        if len(poor):
-            steps = self._effort.fit_steps(3 * 16 + dim / 4, 400)
-            fit, some = NaturalGradient(steps), target.select(poor)
-            start = modes.z[best[0, poor], poor], modes.precision[best[0, poor], poor]
-            mean, precision, taken_steps = fit.fit(
-                some, *start, for_fit, self._report, self._clock.is_late
-            )
-            decodes[poor] += taken_steps * (fit.num_draws + dim / 4)
-            gaussian = Gaussian.from_precision(mean, precision)
-            best = best[:, poor]
-            shares = log_weights[:, poor].gather(0, best).mT.clamp_min(-50.0)
-            left_out = 1 - shares.exp().sum(-1)
-            shares = shares.log_softmax(-1)
-            together = Mixture.from_components(
-                torch.cat([torch.zeros_like(shares[:, :1]), shares], 1),
-                torch.cat([mean[:, None], taken(modes.z[:, poor], best).transpose(0, 1)], 1),
-                torch.cat(
-                    [precision[:, None], taken(modes.precision[:, poor], best).transpose(0, 1)], 1
-                ),
-            )
-            self._climbed = widened(together, target)
-            _, of_bulk = modes.log_weights(modes.bulk)
-            once = (of_bulk[:, poor] == 1).sum(0) / num
-            self._unseen[rows[poor]] = once + left_out if cheap else math.nan
-            decodes[poor] += self._weigh(
-                some,
-                rows[poor],
-                gaussian,
-                None,
-                num_weighed,
-                lambda largest: lacking(gaussian, poor, largest),
-                for_gaussian,
-            )
-        return decodes
-
-    def look(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        """Climb from the prior to modes: does the answer have draws at all of them?"""
-        for_starts, for_gaussian = spawn(generator, 2)
-        num, every = self._effort.num_checks
-        starts = spread_starts(target, num, generator=for_starts)
-        modes = climb(target, starts, CHECK_STEPS, every=every)
-        log_weights, _ = modes.log_weights(modes.bulk)
-        missed = lacking_modes(modes, log_weights, self.answers.draws_of(rows))
-        self.answers.doubt(rows, missed)
-        decodes = modes.decodes + self._at_one_mode(target, rows, modes, missed, for_gaussian)
-        self.answers.looked[rows] = True
-        return decodes
-
-    def _at_one_mode(
-        self, target: Target, rows: Tensor, modes: Modes, missed: Tensor, generator: Generator
-    ) -> Tensor:
-        """Where all climbs end in one mode p(z|x) may be Gaussian, and Laplace's exact."""
-        log_weights, climbs = modes.log_weights()
-        alone = (climbs.amax(0) == len(climbs)).nonzero()[:, 0]
-        decodes = torch.zeros_like(log_weights[0])
-        if not len(alone):
-            return decodes
-        best = log_weights[:, alone].argmax(0)
-        gaussian = Gaussian.from_precision(modes.z[best, alone], modes.precision[best, alone])
-        decodes[alone] = self._weigh(
-            target.select(alone),
-            rows[alone],
-            gaussian,
-            None,
-            NUM_ADAPT,
-            lambda largest: missed[alone],
-            generator,
-        )
-        return decodes

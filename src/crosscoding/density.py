@@ -86,6 +86,13 @@ class DensityTarget(Target):
         hessian = torch.stack(rows, -2).detach().double()
         return -0.5 * (hessian + hessian.mT)
 
+    def curvature_along(self, z: Tensor, directions: Tensor) -> Tensor:
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.log_joint(z).sum(), z, create_graph=True)
+            (bend,) = torch.autograd.grad((gradient * directions).sum(), z)
+        return -bend.double()
+
     def flatten(self) -> "DensityTarget":
         return self.select(torch.zeros(self.num_queries, dtype=torch.long))
 

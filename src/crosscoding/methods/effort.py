@@ -89,7 +89,7 @@ class Effort:
     @property
     def fit_decodes(self) -> int:
         """Decodes of a fit of low rank."""
-        return int(min(max(_LOW_RANK_OPERATIONS / self._operations, 240), 12_000))
+        return int(min(max(_LOW_RANK_OPERATIONS / self._operations, 240), 20_000))
 
     @property
     def num_drawn(self) -> int:

@@ -1,5 +1,7 @@
 """A fit of low rank: exact where evidence tells of few directions, and never a D × D matrix."""
 
+import math
+
 import pytest
 import torch
 from problems import blocks, linear_gaussian_problem, seeded
@@ -109,6 +111,13 @@ def test_a_density_that_bends_the_other_way_is_fitted_too():
     weights = log_weights(target, fit(target)[0], 400)
     assert weights.isfinite().all()
     assert (weights.mean(0) < blocks(20).log_evidence).all()
+
+
+def test_a_density_whose_gradient_has_no_derivative_is_fitted_too():
+    bare = cc.DensityTarget(lambda z: -z.abs().sum(-1), 30)
+    weights = log_weights(bare.select(torch.zeros(1, dtype=torch.long)), fit(bare.flatten())[0])
+    assert weights.isfinite().all()
+    assert weights.mean() < 30 * math.log(2)
 
 
 class Largest(TorchDispatchMode):

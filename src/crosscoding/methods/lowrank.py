@@ -91,8 +91,8 @@ def fit_low_rank(
         steps = int(part.for_adam * decodes - 2 * _NUM_CHOICE) // (_OF_GRADIENT * _NUM_DRAWS)
         if steps < _FEWEST_ADAM or clock.is_late():
             continue
-        steps, stop = min(steps, _MOST_ADAM), clock.within(0.5)
-        moved, steps = _adam(some, fitted, steps, generator=for_adam, stop=stop)
+        steps = min(steps, _MOST_ADAM)
+        moved, steps = _adam(some, fitted, steps, generator=for_adam, stop=clock.is_late)
         best.offer(rows, moved)
         spent[rows] += _OF_GRADIENT * _NUM_DRAWS * steps + 2 * _NUM_CHOICE
     return best.fitted, spent

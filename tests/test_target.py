@@ -460,6 +460,42 @@ class Doubled(torch.autograd.Function):
         return 2 * gradient
 
 
+@pytest.mark.parametrize("dear", [False, True])
+def test_products_with_the_curvature_are_those_of_the_matrix(dear, monkeypatch):
+    """By forward mode; and of decoders where that takes long, by differences."""
+    monkeypatch.setattr("crosscoding.target._DEAR", 0.0 if dear else 1e7)
+    decoder = nn.Sequential(nn.Linear(3, 7), nn.Tanh(), nn.Linear(7, 6), nn.Sigmoid()).double()
+    vae = cc.VAE(decoder, 3, cc.likelihoods.Bernoulli(logits=False))
+    mask = torch.arange(6) < torch.tensor([0, 1, 4, 6])[:, None]
+    values = (torch.randn(4, 6, generator=seeded(3)) > 0).double()
+    z, directions = points(5, 4, 3), points(5, 4, 3).flip(0)
+    for target in (
+        cc.VAETarget(vae, cc.Evidence(values, mask)),
+        cc.VAETarget(vae, cc.Evidence(values, mask)).flatten().prepare(),
+        cc.DensityTarget(lambda z: -z.pow(4).sum(-1), 3).select(torch.zeros(4, dtype=torch.long)),
+    ):
+        expected = (target.curvature(z) @ directions[..., None])[..., 0]
+        product = target.curvature_along(z, directions)
+        # Central differences in double have 1e-10 or so.
+        torch.testing.assert_close(product, expected, rtol=1e-7, atol=1e-7)
+        assert product.dtype == torch.double
+
+
+def test_differences_take_the_place_of_a_forward_derivative_along_a_direction():
+    class Decoder(nn.Module):
+        def forward(self, z):
+            return Doubled.apply(z)
+
+    target = cc.VAETarget(
+        cc.VAE(nn.Sequential(Decoder(), nn.Linear(2, 4)), 2, cc.likelihoods.Gaussian(0.5)),
+        cc.Evidence(torch.zeros(2, 4), torch.tensor(True)),
+    )
+    z, directions = torch.ones(3, 2, 2), torch.randn(3, 2, 2, generator=seeded(0))
+    expected = (target.curvature(z) @ directions.double()[..., None])[..., 0]
+    product = target.curvature_along(z, directions)
+    torch.testing.assert_close(product, expected, rtol=1e-3, atol=1e-2)
+
+
 @pytest.mark.parametrize("num", [1, 20])
 def test_a_decoder_without_a_forward_derivative_has_a_curvature_too(num):
     class Decoder(nn.Module):

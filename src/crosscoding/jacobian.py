@@ -31,7 +31,27 @@ def with_jacobian(decode: Decode, z: Tensor) -> tuple[Tensor, Tensor]:
     try:
         return params, torch.cat([forward(decode, z, piece) for piece in pieces])
     except RuntimeError:  # there is no forward mode of some operation
-        return params, torch.cat([_differences(decode, z, piece) for piece in pieces])
+        along = [_differences(decode, z, piece[:, None, None]) for piece in pieces]
+        return params, torch.cat(along)
+
+
+@torch.no_grad()
+def derivative(decode: Decode, z: Tensor, directions: Tensor, *, exact: bool) -> Tensor:
+    """Of decode(z) at z (S, B, latent) along a direction at each, as z: (S, B, *out).
+
+    Args:
+        decode: A decoder.
+        z: Points.
+        directions: Of length 1 or so, shape of z.
+        exact: Whether by forward mode, which takes three to six decodes of a large decoder's;
+            differences take two.
+    """
+    if exact:
+        try:
+            return torch.func.jvp(decode, (z,), (directions,))[1]
+        except RuntimeError:  # there is no forward mode of some operation
+            pass
+    return _differences(decode, z, directions[None])[0]
 
 
 def _pushed(decode: Decode, z: Tensor, directions: Tensor) -> Tensor:
@@ -57,9 +77,12 @@ def _as_duals(decode: Decode, z: Tensor, directions: Tensor) -> Tensor:
 
 
 def _differences(decode: Decode, z: Tensor, directions: Tensor) -> Tensor:
-    """The same by central differences, to about 1e-5 of the output in float32."""
+    """The same by central differences, to about 1e-5 of the output in float32.
+
+    Along directions (N, …, latent) that broadcast with z.
+    """
     step = torch.finfo(z.dtype).eps ** (1 / 3)
-    shift = step * directions[:, None, None]
+    shift = step * directions
     both = decode(torch.stack([z + shift, z - shift]).flatten(0, 2))
     ahead, behind = both.unflatten(0, (2, len(directions), len(z)))
     return (ahead - behind) / (2 * step)

@@ -16,12 +16,13 @@ from torch import Generator, Tensor
 from crosscoding.bank import Bank
 from crosscoding.errors import NonFiniteError
 from crosscoding.evidence import Evidence
-from crosscoding.jacobian import with_jacobian
+from crosscoding.jacobian import derivative, with_jacobian
 from crosscoding.observed import Observed
 from crosscoding.random import normal
 from crosscoding.vae import VAE, check_matches
 
 CHUNK_BYTES = 64 * 2**20
+_DEAR = 1e7  # multiply-adds of a decode, from which on derivatives along a line are differences
 REACH = 5.0  # prior standard deviations from 0 that prior draws keep within
 
 
@@ -81,6 +82,17 @@ class Target(ABC):
         Returns:
             Shape (*sample, B, latent, latent), in double precision whatever the model's: added up
             in float32, a direction 10⁴ times narrower than another would drown the wider one.
+        """
+
+    @abstractmethod
+    def curvature_along(self, z: Tensor, directions: Tensor) -> Tensor:
+        """`curvature` at z times a direction of length 1 at each, without the matrix.
+
+        Args:
+            z: Shape (*sample, B, latent), of a flat target.
+            directions: Shape of z.
+        Returns:
+            Shape of z, in double.
         """
 
     @abstractmethod
@@ -203,6 +215,14 @@ class VAETarget(Target):
         bend = self._observed.in_pieces(z, _fisher_curvature, decodes_of_one=self.latent_dim)
         return bend + torch.eye(self.latent_dim).to(bend)
 
+    def curvature_along(self, z: Tensor, directions: Tensor) -> Tensor:
+        exact = self.vae.operations < _DEAR
+        both = torch.cat([z, directions], -1)
+        bend = self._observed.in_pieces(
+            both, lambda part, some: _fisher_along(part, some, exact), decodes_of_one=2
+        )
+        return bend.double() + directions
+
     def flatten(self) -> "VAETarget":
         return VAETarget(self.vae, self.evidence.flatten(len(self.vae.data_shape)))
 
@@ -268,6 +288,19 @@ def _fisher_curvature(part: Observed, z: Tensor) -> Tensor:
     weighted = part.likelihood.fisher_product(params, jacobian, part.mask)
     weighted, jacobian = (tensor.flatten(3).movedim(0, 2) for tensor in (weighted, jacobian))
     return weighted @ jacobian.mT  # (S, B, latent, outputs) @ (S, B, outputs, latent)
+
+
+def _fisher_along(part: Observed, both: Tensor, exact: bool) -> Tensor:
+    """Jᵀ F J v of the observed elements: z and v side by side, (S, B, 2 latent), shape of z."""
+    z, directions = both.tensor_split(2, -1)
+    if not z.numel():
+        return z
+    tangents = derivative(part.params, z, directions, exact=exact)
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        params = part.params(z)
+        weighted = part.likelihood.fisher_product(params.detach(), tangents, part.mask)
+        return torch.autograd.grad(params, z, weighted)[0]
 
 
 def _in_chunks(function: Callable[[Tensor], Tensor], z: Tensor, size: int) -> Tensor:

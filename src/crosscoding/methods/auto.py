@@ -2,8 +2,8 @@
 
     bank    every query at every kept point of the prior: where is p(z|x), and how narrow?
     grid    latent ≤ 3: integration, checked by draws
-    fit     many dimensions, or a decoder that takes seconds: a Gaussian of low rank by gradients,
-            and nothing else
+    fit     very many dimensions, or a large decoder: a Gaussian at one mode, narrow in as many
+            directions as are affordable (`lowrank`), and nothing else
     anneal  some particles from the prior to p(z|x): they see its modes. A proposal is adapted from
             them, drawn from until log p(x) is known, and has to have mass where they are
     climb   instead, where p(z|x) is too narrow to anneal to: Gauss–Newton from many points, then a

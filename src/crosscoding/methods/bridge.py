@@ -53,6 +53,9 @@ class Bridge(Target):
     def curvature(self, z: Tensor) -> Tensor:
         return self.target.curvature(z)
 
+    def curvature_along(self, z: Tensor, directions: Tensor) -> Tensor:
+        return self.target.curvature_along(z, directions)
+
     def flatten(self) -> "Bridge":
         return self
 

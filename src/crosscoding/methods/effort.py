@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ _CHECK_OPERATIONS = 1e9  # multiply-adds that buy more of them
 _NUM_CLIMBS = 64
 _CLIMB_OPERATIONS = 4e11  # multiply-adds that climbing may cost a query
 _FIT_OPERATIONS = 2e11  # multiply-adds that a fit by gradients, or further draws, may cost a query
+_LOW_RANK_OPERATIONS = 4e11  # and a fit of low rank, which is all that a query has
 _ANNEAL_DECODES = 2e4  # that annealing and weighing take of a query, about
 _MOST_FULL_DIM = 512  # latent dimensions above which covariances are of low rank
 _SWARM_OPERATIONS = 1.2e10  # multiply-adds for a query's swarm: as many particles as that buys
@@ -40,6 +42,12 @@ class Clock:
     def is_over(self) -> bool:
         """Whether no further stage starts."""
         return time.perf_counter() > self._deadline
+
+    def within(self, share: float) -> Callable[[], bool]:
+        """Asks whether this share of the time that is left until it is late is over."""
+        now = time.perf_counter()
+        end = now + share * (self._fit_deadline - now)
+        return lambda: time.perf_counter() > end
 
     def is_late(self) -> bool:
         """Whether work that can end at any time should, so that its result can be weighed."""
@@ -79,9 +87,14 @@ class Effort:
         return int(min(max(affordable, 20), most))
 
     @property
+    def fit_decodes(self) -> int:
+        """Decodes of a fit of low rank."""
+        return int(min(max(_LOW_RANK_OPERATIONS / self._operations, 240), 20_000))
+
+    @property
     def num_drawn(self) -> int:
         """Draws of a fit of low rank."""
-        return int(min(max(_FIT_OPERATIONS / self._operations, 20), NUM_ADAPT))
+        return int(min(max(_FIT_OPERATIONS / self._operations / 2, 20), NUM_ADAPT))
 
     @property
     def most_times(self) -> int:
@@ -125,7 +138,7 @@ class Effort:
         look = checks * (7 * CHECK_STEPS + (CHECK_STEPS / every + 2) * dim) + NUM_ADAPT
         decodes = {
             "bank": 0.0,
-            "fit": 12.0 * self.fit_steps(12.0, 1000) + self.num_drawn,
+            "fit": float(self.fit_decodes + self.num_drawn),
             "grid": 10_000.0,
             "anneal": 3 * 3 * NUM_PARTICLES * (way + 2) + proposal,
             "climb": num * (steps * (dim / CLIMB_EVERY + 7.0) + dim) + 10 * NUM_ADAPT,

@@ -9,7 +9,6 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.crosscoders import Gaussian
 from crosscoding.diagnostics import pareto_smooth
 from crosscoding.methods.answers import Answer, Answers
 from crosscoding.methods.base import Report
@@ -30,9 +29,9 @@ from crosscoding.methods.effort import (
 )
 from crosscoding.methods.grid import Grid
 from crosscoding.methods.importance import adapt
+from crosscoding.methods.lowrank import fit_low_rank
 from crosscoding.methods.particles import bounded
 from crosscoding.methods.smc import Annealing, Swarm
-from crosscoding.methods.variational import Variational
 from crosscoding.methods.weighing import Weighing, outside, with_tails
 from crosscoding.random import spawn
 from crosscoding.target import Target
@@ -46,7 +45,6 @@ _MOST_COMPONENTS = 8  # of the modes found, to propose from
 _ISLAND_FACTOR = 1.25  # by which the spread of a few islands may understate the error
 _MOST_UNSEEN = 0.1  # share of p(z|x) that climbs may leave out, and be a beginning for particles
 _MOST_TEMPERATURES = 40  # of a swarm: about twice those that LONGEST_WAY takes
-_LOW_RANK = 8
 _PARTICLES_COUNT = 5  # times as much as draws that were adapted from them
 
 
@@ -143,21 +141,16 @@ class Stages:
         return everything.stats["cells"] + _NUM_GRID_CHECKS
 
     def fit(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        """A Gaussian of low rank by gradients alone, where all else is too dear."""
-        for_start, for_fit, for_weights = spawn(generator, 3)
-        family, num_draws = Gaussian(rank=_LOW_RANK), 4
-        method = Variational(family, self._effort.fit_steps(3 * num_draws, 1000), num_draws)
-        mean = target.like.new_zeros(len(rows), target.latent_dim)
-        scale = torch.full_like(mean, 0.5 * target.prior_scale)
-        with torch.enable_grad():
-            fitted, steps = method.fit(
-                target,
-                family.start(mean, scale, generator=for_start),
-                generator=for_fit,
-                report=self._report,
-                out_of_time=self._clock.is_late,
-            )
-        return 3 * num_draws * steps + self._weigh(
+        """A Gaussian at one mode, narrow in as many directions as are affordable."""
+        for_fit, for_weights = spawn(generator, 2)
+        fitted, decodes = fit_low_rank(
+            target,
+            self._effort.fit_decodes,
+            generator=for_fit,
+            report=self._report,
+            clock=self._clock,
+        )
+        return decodes + self._weigh(
             target,
             rows,
             fitted,

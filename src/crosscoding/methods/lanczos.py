@@ -1,0 +1,79 @@
+"""Eigenvalues of a curvature known by products alone: the largest, and the mean of the rest.
+
+    Q = (v, H v, H² v, …) made orthonormal,   Qᵀ H Q = V Λ Vᵀ,   H ≈ Q V Λ (Q V)ᵀ + c (I − Q Qᵀ)
+
+Source: Golub & Van Loan (2013), section 10.1, for Lanczos' method; Meyer et al. (2021) for the
+trace of the rest. Differs in: every vector is made orthogonal to all before it, twice; where a
+chain of products ends, another begins.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.random import normal
+
+NUM_PROBES = 8
+
+
+def lanczos(
+    product: Callable[[Tensor], Tensor],
+    like: Tensor,
+    rank: int,
+    *,
+    generator: Generator,
+    stop: Callable[[], bool],
+) -> tuple[Tensor, Tensor]:
+    """Orthonormal Q (B, D, k), k ≤ rank, and Qᵀ H Q: chains of v, H v, H² v, … from random v.
+
+    A chain ends where it spans all that H tells apart in v, and the next begins beside it; one that
+    has one vector says that beside the others H is a multiple of the identity. Columns that a query
+    does not need are 0.
+
+    Args:
+        product: H times a vector of each query, (B, D) -> (B, D), in double.
+        like: Shape (B, D), of the dtype that products are worked out in.
+        rank: Most products.
+        generator: Of v.
+        stop: Asked before each product but the first.
+    """
+    num, dim = like.shape
+    basis = like.new_zeros(num, rank, dim, dtype=torch.double)
+    bend = basis.new_zeros(num, rank, rank)
+    vector, least = basis.new_zeros(num, dim), basis.new_zeros(num, 1)
+    chain = torch.zeros_like(least)  # vectors that it has
+    for k in range(rank):
+        so_far = basis[:, :k]
+        fresh = normal((1, dim), generator=generator, like=basis).expand(num, -1)
+        for _ in range(2):
+            fresh = fresh - (so_far.mT @ (so_far @ fresh[..., None]))[..., 0]
+        ended = vector.norm(dim=-1, keepdim=True) <= least
+        over = ended & (chain == 1)
+        if over.all() or (k and stop()):
+            return so_far.mT, bend[:, :k, :k]
+        chain = torch.where(over, 1.0, torch.where(ended, 0.0, chain) + 1)
+        vector = torch.where(ended, fresh, vector)
+        basis[:, k] = torch.where(over, 0.0, vector / vector.norm(dim=-1, keepdim=True))
+        vector, so_far = product(basis[:, k]), basis[:, : k + 1]
+        for _ in range(2):
+            shares = so_far @ vector[..., None]
+            vector = vector - (so_far.mT @ shares)[..., 0]
+            bend[:, : k + 1, k] += shares[..., 0]
+        bend[:, k, :k] = bend[:, :k, k]
+        largest = bend.diagonal(dim1=-2, dim2=-1).abs().amax(-1, keepdim=True)
+        least = torch.finfo(like.dtype).eps ** 0.7 * largest  # well above rounding: 1e-5 or 1e-11
+    return basis.mT, bend
+
+
+def mean_beside(
+    product: Callable[[Tensor], Tensor], directions: Tensor, generator: Generator
+) -> Tensor:
+    """Mean of H's eigenvalues in what the directions (B, D, k) leave, about: (B,)."""
+    bent = torch.zeros_like(directions[:, 0, 0])
+    for _ in range(NUM_PROBES):
+        probe = normal((1, directions.shape[1], 1), generator=generator, like=directions)
+        probe = (probe - directions @ (directions.mT @ probe))[..., 0]
+        probe = probe / probe.norm(dim=-1, keepdim=True)
+        bent = bent + (probe * product(probe)).sum(-1)
+    return bent / NUM_PROBES

@@ -72,7 +72,7 @@ def fit_low_rank(
     for_choice, *streams = spawn(generator, 1 + len(rounds))
     report(0.0, "climb")
     steps = min(int(share * decodes / _OF_GRADIENT), _MOST_CLIMB)
-    z, taken = ascend(target, _start(target), steps, stop=clock.within(0.4))
+    z, taken = ascend(target, _start(target), steps, stop=clock.within(0.5))
     best, spent = _Best(target, for_choice.initial_seed()), _OF_GRADIENT * taken
     for part, stream in zip(rounds, streams, strict=True):
         rows = best.open

@@ -34,19 +34,20 @@ class Clock:
     """How late it is, of the seconds that a run may take; None: it is never late."""
 
     def __init__(self, max_seconds: float | None) -> None:
-        self._deadline = self._fit_deadline = math.inf
+        self._deadline = self._fit_deadline = self._least = math.inf
         if max_seconds is not None:
             self._deadline = time.perf_counter() + max_seconds
             self._fit_deadline = self._deadline - 0.15 * max_seconds
+            self._least = 0.2 * max_seconds
 
     def is_over(self) -> bool:
         """Whether no further stage starts."""
         return time.perf_counter() > self._deadline
 
     def within(self, share: float) -> Callable[[], bool]:
-        """Asks whether this share of the time that is left until it is late is over."""
+        """Asks whether this share of the time left is over, or of a fifth of all if more."""
         now = time.perf_counter()
-        end = now + share * (self._fit_deadline - now)
+        end = now + share * max(self._fit_deadline - now, self._least)
         return lambda: time.perf_counter() > end
 
     def is_late(self) -> bool:

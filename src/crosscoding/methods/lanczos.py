@@ -46,14 +46,15 @@ def lanczos(
     for k in range(rank):
         so_far = basis[:, :k]
         fresh = normal((1, dim), generator=generator, like=basis).expand(num, -1)
-        for _ in range(2):
-            fresh = fresh - (so_far.mT @ (so_far @ fresh[..., None]))[..., 0]
         ended = vector.norm(dim=-1, keepdim=True) <= least
         over = ended & (chain == 1)
         if over.all() or (k and stop()):
             return so_far.mT, bend[:, :k, :k]
         chain = torch.where(over, 1.0, torch.where(ended, 0.0, chain) + 1)
-        vector = torch.where(ended, fresh, vector)
+        if ended.any():
+            for _ in range(2):
+                fresh = fresh - (so_far.mT @ (so_far @ fresh[..., None]))[..., 0]
+            vector = torch.where(ended, fresh, vector)
         basis[:, k] = torch.where(over, 0.0, vector / vector.norm(dim=-1, keepdim=True))
         vector, so_far = product(basis[:, k]), basis[:, : k + 1]
         for _ in range(2):

@@ -52,7 +52,7 @@ class _Round:
 
 _MANY_DECODES = 8000  # that pay for a second round
 _FEW = 0.4, (_Round(1, 0.4, 0.2),)  # the first is the climb's share
-_MANY = 0.1, (_Round(1, 0.2, 0.12), _Round(4, 0.46, 0.12))
+_MANY = 0.1, (_Round(1, 0.22, 0.12), _Round(4, 0.44, 0.12))
 
 
 @torch.no_grad()
@@ -72,7 +72,7 @@ def fit_low_rank(
     for_choice, *streams = spawn(generator, 1 + len(rounds))
     report(0.0, "climb")
     steps = min(int(share * decodes / _OF_GRADIENT), _MOST_CLIMB)
-    z, taken = ascend(target, _start(target), steps, stop=clock.within(0.4))
+    z, taken = ascend(target, _start(target), steps, stop=clock.within(0.5))
     best, spent = _Best(target, for_choice.initial_seed()), _OF_GRADIENT * taken
     for part, stream in zip(rounds, streams, strict=True):
         rows = best.open
@@ -86,11 +86,12 @@ def fit_low_rank(
         rank = max(min(rank, target.latent_dim, _MOST_NUMBERS // target.latent_dim), 1)
         stop = clock.within(0.5)
         fitted, ranks = _narrowed(some, points, rank, generator=for_curvature, stop=stop)
-        best.offer(rows, fitted)
+        left = best.offer(rows, fitted)
         spent[rows] += _OF_PRODUCT * len(points) * (ranks + NUM_PROBES + 1)
         steps = int(part.for_adam * decodes - 2 * _NUM_CHOICE) // (_OF_GRADIENT * _NUM_DRAWS)
-        if steps < _FEWEST_ADAM or clock.is_late():
+        if steps < _FEWEST_ADAM or not len(left) or clock.is_late():
             continue
+        rows, some, fitted = rows[left], some.select(left), fitted.select(left)
         steps = min(steps, _MOST_ADAM)
         moved, steps = _adam(some, fitted, steps, generator=for_adam, stop=clock.is_late)
         best.offer(rows, moved)
@@ -123,18 +124,18 @@ class _Best:
         noise = _mirrored(num, params["shift"], generator)
         return Narrowed(params["log_widths"].shape[-1]).forward_and_ladj(params, noise)[0]
 
-    def offer(self, rows: Tensor, fitted: Fitted) -> None:
-        """Take the fits of some queries, where they are better."""
+    def offer(self, rows: Tensor, fitted: Fitted) -> Tensor:
+        """Take the fits of some queries where they are better; which are not exact, of `rows`."""
         same = Generator().manual_seed(self._seed)
         z, log_q = fitted.rsample_and_log_prob(_NUM_CHOICE, generator=same)
         log_weights = self._target.select(rows).log_joint(z, checked=False) - log_q
         bound = log_weights.mean(0).nan_to_num(nan=-math.inf)
         better = ~(bound <= self._bound[rows])
         chosen = rows[better]
-        self._bound[chosen], self._spread[chosen] = bound[better], log_weights.std(0)[better]
+        spread = log_weights.std(0).nan_to_num(nan=math.inf)
+        self._bound[chosen], self._spread[chosen] = bound[better], spread[better]
         if not self.params:
             self.params = {name: tensor.clone() for name, tensor in fitted.params.items()}
-            return
         rank = max(params["log_widths"].shape[-1] for params in (self.params, fitted.params))
         for name, tensor in fitted.params.items():
             own, new = self.params[name], tensor[better]
@@ -142,6 +143,7 @@ class _Best:
                 own, new = (pad(part, (0, rank - part.shape[-1])) for part in (own, new))
             own[chosen] = new
             self.params[name] = own
+        return (self._spread[rows] > _EXACT).nonzero()[:, 0]
 
 
 def _mirrored(num: int, like: Tensor, generator: Generator) -> Tensor:

@@ -1,6 +1,8 @@
 """The front door: what is p(y|x), for this VAE and this evidence?"""
 
+import math
 import time
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -12,10 +14,11 @@ from crosscoding.findings import Findings
 from crosscoding.methods import Auto, Method, Report, silent
 from crosscoding.posterior import Posterior
 from crosscoding.random import generator_from, spawn
-from crosscoding.target import Target, VAETarget
+from crosscoding.target import REACH, Target, VAETarget
 from crosscoding.vae import VAE, check_matches
 
 MAX_BYTES = 2**30
+_FEW_NEAR = 0.01  # share of draws that may lie far out
 
 
 def condition(
@@ -139,7 +142,9 @@ def infer(
     for_method, for_draws = spawn(generator_from(seed), 2)
     start = time.perf_counter()
     with torch.inference_mode(False), torch.enable_grad():  # wherever the caller stands
-        findings = _in_blocks(method, target.flatten(), for_method, report, max_bytes)
+        flat = target.flatten()
+        findings = _in_blocks(method, flat, for_method, report, max_bytes)
+    _doubt_edges(flat, findings)
     return Posterior(
         findings,
         target=target,
@@ -180,3 +185,23 @@ def _in_blocks(
     back = torch.empty_like(order)
     back[order] = torch.arange(len(order), device=order.device)
     return Findings.joined(parts).select(back)
+
+
+def _doubt_edges(target: Target, findings: Findings) -> None:
+    """Where p(z|x) comes near z for which a decoder overflowed: what is there is not known."""
+    if target.undefined is None or not target.undefined.any():
+        return
+    edge = (REACH - 1) * target.prior_scale
+    near = (findings.draws.abs() > edge).any(-1).to(target.like).mean(0) > _FEW_NEAR
+    doubted = near & target.undefined
+    if not doubted.any():
+        return
+    missed = findings.stats.get("missed", torch.full_like(findings.log_evidence, math.nan))
+    findings.stats["missed"] = missed.masked_fill(doubted, math.nan)
+    query = int(doubted.nonzero()[0, 0])
+    warnings.warn(
+        f"p(z|x) of query {query}, and of {int(doubted.sum()) - 1} more, lies next to z for which "
+        "the decoder puts out NaN: they are taken for impossible, which may be wrong; write the "
+        "decoder so that it does not overflow, as with torch.sigmoid for exp(h) / (1 + exp(h))",
+        stacklevel=3,
+    )

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from crosscoding.heads import Head
@@ -128,18 +127,25 @@ class Observed:
 
 
 class _WithGradient(torch.autograd.Function):
-    """log p(x|z), and its gradient at the same time, piece by piece: no graph is kept."""
+    """log p(x|z), and its gradient at the same time, piece by piece: no graph is kept.
+
+    Where a gradient of the gradient is asked for (create_graph=True), the graph is made then.
+    """
 
     @staticmethod
     def forward(ctx, z: Tensor, observed: Observed) -> Tensor:
         both = observed.in_pieces(z, _value_and_gradient)
-        ctx.save_for_backward(both[..., 1:])
+        ctx.observed = observed
+        ctx.save_for_backward(z, both[..., 1:])
         return both[..., 0].clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, *upstream: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (gradient,) = ctx.saved_tensors
+        z, gradient = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            value = ctx.observed.at(z.reshape(z.shape[:-2].numel(), *z.shape[-2:]))
+            total = (upstream[0] * value.reshape(z.shape[:-1])).sum()
+            return torch.autograd.grad(total, z, create_graph=True)[0], None
         return upstream[0].unsqueeze(-1) * gradient, None
 
 

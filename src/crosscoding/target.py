@@ -23,7 +23,7 @@ from crosscoding.vae import VAE, check_matches
 
 CHUNK_BYTES = 64 * 2**20
 _DEAR = 1e7  # multiply-adds of a decode, from which on derivatives along a line are differences
-REACH = 5.0  # prior standard deviations from 0 that prior draws keep within
+REACH = 5.0  # prior standard deviations from 0 that hardly any prior draw is beyond
 
 
 class Target(ABC):
@@ -38,6 +38,8 @@ class Target(ABC):
         index: Which queries of the whole batch these are, shape (B,); None: all of them.
         ends_with_prior: Whether far out p(z, x) falls off as the prior does; where that is not
             known, tails have to be looked at.
+        undefined: For which queries of the whole batch log p(x|z) was NaN somewhere far out, and
+            taken for −inf, boolean; None: not known.
     """
 
     latent_dim: int
@@ -46,6 +48,7 @@ class Target(ABC):
     like: Tensor
     index: Tensor | None = None
     ends_with_prior: bool = False
+    undefined: Tensor | None = None
 
     def name(self, query: int | Tensor) -> int:
         """Which query of the whole batch this is, for messages."""
@@ -173,6 +176,7 @@ class VAETarget(Target):
         self.latent_dim = vae.latent_dim
         self.batch_shape = evidence.values.shape[: evidence.values.ndim - len(vae.data_shape)]
         self.like = torch.empty(0, dtype=vae.dtype, device=vae.device)
+        self.undefined = torch.zeros(self.num_queries, dtype=torch.bool, device=vae.device)
         flat_shape = (*self.batch_shape, vae.data_size)
         self._values = evidence.values.reshape(flat_shape)
         self._mask = evidence.mask.reshape(flat_shape)
@@ -255,23 +259,27 @@ class VAETarget(Target):
     def _checked(self, result: Tensor, z: Tensor, query: Tensor | None = None) -> Tensor:
         """The log-likelihoods if none is NaN: (*sample, *batch), or one for each `query`, (N,).
 
-        Farther out than prior draws are, a decoder may overflow: there it is −inf for NaN.
+        Farther out than prior draws are, a decoder may overflow: there it is −inf for NaN, and
+        noted in `undefined`.
         """
         wrong = result.isnan()
         if not wrong.any():
             return result
-        far = (z.detach().abs() > REACH).any(-1)
+        far = (z.detach().abs() > REACH * self.prior_scale).any(-1)
         far = far.reshape(*far.shape, *[1] * (result.ndim - far.ndim))
-        result, wrong = torch.where(wrong & far, -math.inf, result), wrong & ~far
+        result, gone, wrong = torch.where(wrong & far, -math.inf, result), wrong & far, wrong & ~far
+        if query is None:  # counted in the order of the batch
+            by_query = (-1, max(self.num_queries, 1))
+            gone, wrong = gone.reshape(by_query).any(0), wrong.reshape(by_query).any(0)
+            query = torch.arange(len(wrong), device=wrong.device)
         if wrong.any():
-            if query is None:  # counted in the order of the batch
-                by_query = wrong.reshape(-1, max(self.num_queries, 1)).any(0)
-                query, wrong = torch.arange(len(by_query), device=wrong.device), by_query
             raise NonFiniteError(
                 f"expected a finite log-likelihood, got NaN for query {self.name(query[wrong][0])}"
                 ": the decoder puts out NaN or infinity for some z of size up to "
                 f"{z.detach().abs().max():.3g}"
             )
+        assert self.undefined is not None
+        self.undefined[query[gone] if self.index is None else self.index[query[gone]]] = True
         return result
 
     def _chunk_size(self, num_rows: int, like: Tensor) -> int:

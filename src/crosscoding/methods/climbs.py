@@ -48,7 +48,9 @@ class Climbs:
         weigh: Makes answers of proposals.
 
     Attributes:
-        unseen: Share of p(z|x) in modes that climbs are reckoned not to have found, shape (B,).
+        left: Which queries climbs did not settle, so that what they found is kept, shape (B,).
+        unseen: Of these, the share of p(z|x) in modes that climbs are reckoned not to have found,
+            shape (B,); NaN where that cannot be told.
     """
 
     def __init__(
@@ -59,12 +61,13 @@ class Climbs:
         self._clock = clock
         self._report = report
         self._weigh = weigh
-        self._found: Fitted  # of the queries that climbs did not settle
+        self._found: Fitted  # of the queries that are left
         self._place = torch.zeros_like(answers.way, dtype=torch.long)  # of a query in it
-        self.unseen = torch.zeros_like(answers.way)
+        self.left = torch.zeros_like(answers.way, dtype=torch.bool)
+        self.unseen = torch.full_like(answers.way, math.nan)
 
     def found(self, rows: Tensor) -> Fitted:
-        """All that climbs found of queries that they did not settle, as a proposal."""
+        """All that climbs found of queries that are left, as a proposal."""
         return self._found.select(self._place[rows])
 
     def climb(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
@@ -110,7 +113,7 @@ class Climbs:
         mean, precision, steps = fit.fit(
             target, *start, generator, self._report, self._clock.is_late
         )
-        self._place[rows] = query
+        self._place[rows], self.left[rows] = query, True
         self._found = widened(seen.mixture((mean, precision)), target)
         self.unseen[rows] = seen.unseen
         return Gaussian.from_precision(mean, precision), steps * (fit.num_draws + dim / 4)
@@ -120,7 +123,10 @@ class Climbs:
         for_starts, for_gaussian = spawn(generator, 2)
         num, every = self._effort.num_checks
         starts = spread_starts(target, num, generator=for_starts)
-        modes = climb(target, starts, CHECK_STEPS, every=every)
+        modes = climb(target, starts, CHECK_STEPS, every=every, stop=self._clock.is_over)
+        if self._clock.is_over():
+            self._answers.finished[rows] = False
+            return modes.decodes
         log_weights, _ = modes.log_weights(modes.bulk)
         missed = lacking_modes(modes, log_weights, self._answers.draws_of(rows))
         self._answers.doubt(rows, missed)

@@ -12,6 +12,7 @@ bounded where p(x|z) is.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -162,6 +163,7 @@ def adapt(
     rounds: int,
     num_draws: int,
     generator: Generator,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Fitted:
     """A mixture that proposes well, for every query of a flat target.
 
@@ -176,6 +178,7 @@ def adapt(
         rounds: Rounds of draws, ≥ 0.
         num_draws: Draws of a round.
         generator: Of the draws, and of the fits' starts.
+        stop: Asked before each round; True ends it with what there is.
 
     Source: Cornuet et al. (2012), adaptive multiple importance sampling. Differs in: the answer is
     not taken from these draws.
@@ -186,6 +189,8 @@ def adapt(
     pools: list[Tensor] = []
     log_mixtures: list[Tensor] = []  # log Σ_j q_j at the draws of each round
     for _ in range(rounds):
+        if stop():
+            break
         z, log_q = proposals[-1].rsample_and_log_prob(num_draws, generator=generator)
         log_mixtures = [
             torch.logaddexp(total, proposals[-1].log_prob(pool))

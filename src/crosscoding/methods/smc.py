@@ -202,7 +202,7 @@ class Annealing:
             target: What to anneal to.
             generator: Of all random numbers.
             report: Told how far the particles are.
-            stop: Asked at each temperature; True ends it as it is.
+            stop: Asked after each move; True ends it as it is.
         Returns:
             The particles; `reached` is False for queries that were stopped, or not through after
             so many temperatures.
@@ -215,7 +215,7 @@ class Annealing:
                 break
             report(1 - len(state.index) / max(target.num_queries, 1), f"temperature {step}")
             (for_step,) = spawn(for_steps, 1)  # others' retries do not change a query's numbers
-            self._move(state, generator=for_step)
+            self._move(state, generator=for_step, stop=stop)
             done = state.temperature >= 1
             if done.any():
                 self._store(swarm, state, done)
@@ -269,7 +269,7 @@ class Annealing:
             stuck=torch.zeros_like(temperature, dtype=torch.bool),
         )
 
-    def _move(self, state: "_State", *, generator: Generator) -> None:
+    def _move(self, state: "_State", *, generator: Generator, stop: Callable[[], bool]) -> None:
         """HMC moves on p(z) p(x|z)^t, for each query until `num_moves` of them went well.
 
         A step size that is too long, as where modes part and the particles' covariance spans
@@ -297,7 +297,7 @@ class Annealing:
             left[rows] -= well.to(left)
             z[:, rows], log_density[:, rows] = points.z, points.log_density
             go_on = left[rows] > 0
-            if not go_on.any():
+            if not go_on.any() or stop():
                 break
             if not go_on.all():
                 rows = rows[go_on]

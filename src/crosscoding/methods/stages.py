@@ -191,6 +191,7 @@ class Stages:
             rounds=ROUNDS,
             num_draws=NUM_REFINE,
             generator=for_adapt,
+            stop=self._clock.is_late,
         )
         return ROUNDS * NUM_REFINE + self._weigh(
             target,
@@ -207,9 +208,9 @@ class Stages:
 
         Of very many modes climbs find a part; the prior has them all.
         """
-        way, unseen = self.answers.way[rows], self.climbs.unseen[rows]
+        way, unseen = self.answers.way[rows], self.climbs.unseen[rows]  # NaN if not climbed for
         decodes = torch.zeros_like(way)
-        far = (way > LONG_WAY) & ((unseen < _MOST_UNSEEN) | ~(way < LONGEST_WAY))
+        far = self.climbs.left[rows] & ((unseen < _MOST_UNSEEN) | ~(way < LONGEST_WAY))
         for_near, for_far, for_bridge = spawn(generator, 3)
         if (some := (~far).nonzero()[:, 0]).numel():
             near = target.select(some)
@@ -289,6 +290,7 @@ class Stages:
             rounds=ROUNDS,
             num_draws=NUM_ADAPT,
             generator=for_adapt,
+            stop=self._clock.is_late,
         )
         log_joint = swarm.log_likelihood + target.log_prior(swarm.z)
         return ROUNDS * NUM_ADAPT + self._weigh(

@@ -8,6 +8,7 @@
 | `blocks(dim)` | log normaliser, mode masses, draws, moments; multimodal at any even dimension |
 | `mirrored_problem()` | two modes ±z* of mass 1/2 each, of a VAE |
 | `mirrored_vae()` | a VAE for which p(z|x) = p(−z|x), whatever the evidence |
+| `Waves(rate)` | a decoder: log p(x) of wholly observed x, among many local modes |
 
 All closed forms are worked out in double precision and returned in the problem's dtype.
 """
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.distributions import Normal
 
 import crosscoding as cc
 
@@ -352,3 +354,24 @@ def mirrored_problem(dtype: torch.dtype = torch.float32) -> MirroredProblem:
     truth = vae.decode(mode)
     mask = torch.arange(len(truth)) < len(truth) - 1
     return MirroredProblem(vae, cc.Evidence(truth, mask), truth, mode)
+
+
+class Waves(nn.Module):
+    """(sin ω z, z): each latent dimension by itself has as many local modes as there are waves."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.cat([torch.sin(self.rate * z), z], -1)
+
+    def log_evidence(self, x: Tensor, scale: float) -> Tensor:
+        """log p(x) of wholly observed x (B, 2 latent) in nats, by an integral a dimension: (B,)."""
+        z = torch.linspace(-9, 9, 40_001, dtype=torch.double)
+        waves, values = x.double().chunk(2, -1)
+        log_joint = Normal(0.0, 1.0).log_prob(z) + (
+            Normal(torch.sin(self.rate * z), scale).log_prob(waves[..., None])
+            + Normal(z, scale).log_prob(values[..., None])
+        )
+        return (log_joint.logsumexp(-1) + (z[1] - z[0]).log()).sum(-1)

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from problems import linear_gaussian_problem, mixture_target
+from problems import Waves, linear_gaussian_problem, mixture_target
 from torch import nn
 
 import crosscoding as cc
 from crosscoding.crosscoders import FCN, Gaussian, Planar
-from crosscoding.methods import HMC, Grid, Rejection, Variational
+from crosscoding.methods import HMC, Auto, Grid, Laplace, Rejection, Variational
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +247,18 @@ def test_the_grid_has_no_mass_where_a_decoder_overflows_far_out():
     torch.testing.assert_close(broken.log_evidence, whole.log_evidence)
 
 
+@pytest.mark.parametrize("method", [Grid(), Auto()], ids=["grid", "auto"])
+def test_an_answer_next_to_what_the_decoder_cannot_say_is_not_trusted(method):
+    """p(z|x) has its mean at 6.4, where there is NaN from 5.9 on."""
+    vae = cc.VAE(BreaksBeyond(5.9, math.nan, slice(0, 4)), 2, cc.likelihoods.Gaussian(0.5))
+    evidence = cc.Evidence(torch.tensor([8.0, 0, 0, 0]), torch.arange(4) < 1)
+    with pytest.warns(UserWarning, match="p.z.x. of query 0, .* the decoder puts out NaN"):
+        posterior = cc.condition(vae, evidence, method, seed=0)
+    assert posterior.verdicts[0].label != "trusted"
+    elsewhere = cc.Evidence(torch.zeros(4), torch.arange(4) < 1)
+    assert cc.condition(vae, elsewhere, method, seed=0).trusted
+
+
 def test_a_bare_density_of_nan_is_an_error():
     target = cc.DensityTarget(lambda z: (z[..., 0] - 1).log() - z.square().sum(-1), 2)
     for method in METHODS:
@@ -300,3 +312,16 @@ def test_log_p_of_the_query_needs_a_model_and_a_truth_that_fits_it():
     posterior = cc.condition(problem.vae, problem.evidence, seed=0)
     with pytest.raises(ValueError, match="expected truth of shape"):
         cc.query_log_prob(posterior, problem.truth[0])
+
+
+def test_log_p_of_the_query_is_no_less_than_the_posteriors_own_draws_say():
+    """Where the answer on the whole datum is caught in a local mode, here by a method that is."""
+    vae = cc.VAE(Waves(8.0), 4, cc.likelihoods.Gaussian(0.1))
+    data = vae.sample_prior(6, seed=0)
+    posterior = cc.condition(vae, cc.Evidence(data, torch.arange(8) >= 4), seed=0)
+    caught = Laplace(num_starts=1, steps=4)
+    found, error = cc.query_log_prob(posterior, data, caught, seed=0)
+    exact = vae.decoder.log_evidence(data, 0.1) - posterior.log_evidence
+    by_draws = posterior.query_log_prob(data)
+    assert (found >= by_draws - 2 * error).all()
+    assert ((found - exact).abs() < 4 * error + 0.1).all()

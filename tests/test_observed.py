@@ -303,3 +303,18 @@ def test_gradients_are_worked_out_in_pieces_that_are_bounded(monkeypatch, likeli
     assert sum(vae.decoder.rows) == 200
     torch.testing.assert_close(pieces, whole)
     torch.testing.assert_close(gradient, expected)
+
+
+def test_second_derivatives_are_those_of_the_whole_decoder():
+    vae = model("number")
+    values, mask = queries("number", "own")
+    target = cc.VAETarget(vae, cc.Evidence(values, mask)).prepare()
+    z = points(NUM)
+
+    def directly(z: Tensor) -> Tensor:
+        return whole(vae, values, mask, z).sum()
+
+    expected = torch.autograd.functional.hessian(directly, z)
+    found = torch.autograd.functional.hessian(lambda z: target.log_likelihood(z).sum(), z)
+    torch.testing.assert_close(found, expected)
+    assert found.abs().max() > 0.1

@@ -47,7 +47,7 @@ def test_a_good_answer_is_trusted_and_says_why():
         "log p(x) has a standard error of 0.01 nats",
         "3000 effective draws",
         "the weights have a Pareto k of 0.20",
-        "a search from the prior found 0.0% of p(z|x) outside it",
+        "a search from the prior leaves 0.0% of p(z|x) unaccounted for",
     )
 
 
@@ -111,7 +111,7 @@ def test_reasons_have_figures_and_the_worst_comes_first():
         "it was stopped before it was done",
         "log p(x) has a standard error of 0.2 nats, above 0.04",
         "chains have an R-hat of 1.040, above 1.01",
-        "a search from the prior found 5.0% of p(z|x) outside it",
+        "a search from the prior leaves 5.0% of p(z|x) unaccounted for",
         "the weights have a Pareto k of 0.30",
     )
 

@@ -80,7 +80,8 @@ def query_log_prob(
 
     It conditions on the whole of truth as well. That is right where few draws of p(z|x) predict y,
     as of large data, and an average over them (`Posterior.query_log_prob`, a tensor without an
-    error) comes out too low.
+    error) comes out too low. Where that average is the higher one, it is taken, with the difference
+    as its error: then log p(x, y) lacks what the draws have.
 
     Args:
         posterior: Of a VAE, and of a method that estimates log p(x).
@@ -114,7 +115,12 @@ def query_log_prob(
     both = condition(target.vae, whole, method, seed=seed)
     error = torch.hypot(both.log_evidence_error, posterior.log_evidence_error)
     everything = mask.flatten(len(posterior.batch_shape)).all(-1)
-    log_prob = (both.log_evidence - posterior.log_evidence).masked_fill(everything, 0.0)
+    log_prob = both.log_evidence - posterior.log_evidence
+    by_draws = posterior.query_log_prob(truth)
+    short = by_draws - log_prob
+    lacks = short > 2 * error
+    log_prob = torch.where(lacks, by_draws, log_prob).masked_fill(everything, 0.0)
+    error = torch.where(lacks, torch.maximum(short, error), error)
     return QueryLogProb(log_prob, error.masked_fill(everything, 0.0))
 
 
@@ -192,8 +198,11 @@ def _doubt_edges(target: Target, findings: Findings) -> None:
     if target.undefined is None or not target.undefined.any():
         return
     edge = (REACH - 1) * target.prior_scale
-    near = (findings.draws.abs() > edge).any(-1).to(target.like).mean(0) > _FEW_NEAR
-    doubted = near & target.undefined
+    near = (findings.draws.abs() > edge).any(-1).to(findings.draws)
+    weights = torch.full_like(near, 1 / max(len(near), 1))
+    if findings.log_weights is not None:
+        weights = findings.log_weights.softmax(0)
+    doubted = ((weights * near).sum(0) > _FEW_NEAR) & target.undefined
     if not doubted.any():
         return
     missed = findings.stats.get("missed", torch.full_like(findings.log_evidence, math.nan))

@@ -126,7 +126,7 @@ class Figures:
                 lambda q: (
                     "nothing has searched for modes that it lacks"
                     if missed[q].isnan()
-                    else f"a search from the prior found {missed[q]:.1%} of p(z|x) outside it"
+                    else f"a search from the prior leaves {missed[q]:.1%} of p(z|x) unaccounted for"
                 ),
             ),
         ]

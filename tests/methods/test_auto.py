@@ -8,6 +8,7 @@ import torch
 from problems import (
     BlocksTarget,
     MixtureTarget,
+    Waves,
     blocks,
     ill_conditioned_problem,
     linear_gaussian_problem,
@@ -220,6 +221,17 @@ def test_a_gaussian_at_one_of_two_modes_says_what_it_lacks(monkeypatch):
     posterior = cc.condition(vae, evidence, Auto(), seed=2)
     one_sided = (side_shares(posterior.draws) - 0.5).abs() > 0.4
     assert not (posterior.trusted & one_sided).any()
+
+
+@pytest.mark.parametrize(("latent", "rate"), [(4, 6.0), (6, 5.0), (8, 4.0)])
+def test_climbs_that_are_caught_on_their_way_are_no_search(latent, rate):
+    """Of the many local modes nearly all have no mass; particles and climbs end in them."""
+    vae = cc.VAE(Waves(rate), latent, cc.likelihoods.Gaussian(0.1))
+    data = vae.sample_prior(12, seed=0)
+    posterior = cc.condition(vae, cc.Evidence(data, torch.tensor(True)), Auto(), seed=0)
+    off = (posterior.log_evidence - vae.decoder.log_evidence(data, 0.1)).abs()
+    assert not (posterior.trusted & (off > 0.15)).any()
+    assert (off < 0.5).sum() > 6  # particles in islands, which are asked then, mostly find it
 
 
 # ---- budgets and interruption ------------------------------------------------------------------

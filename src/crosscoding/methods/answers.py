@@ -177,7 +177,7 @@ class Answers:
             pareto_k=self.pareto_k,
             exact_density=True,
             stats={
-                "missed": self.missed,
+                "missed": self.missed.clamp_max(1.0),
                 "weighed": self.weighed,
                 "finished": self.finished.to(self.ess),
             },

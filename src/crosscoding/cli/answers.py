@@ -15,7 +15,7 @@ from torch import Tensor
 
 from crosscoding.cli.console import figure, out, write_json
 from crosscoding.cli.pixels import Pixels
-from crosscoding.cli.tables import read_table, write_table
+from crosscoding.cli.tables import read_names, write_table
 from crosscoding.plots import sheet, write_png
 from crosscoding.posterior import Posterior
 from crosscoding.vae import VAE
@@ -120,7 +120,7 @@ class Answers:
 
     def _write_tables(self, folder: Path, source: str | None) -> None:
         path = Path(source or "")
-        names = read_table(path)[1] if path.suffix == ".csv" else None
+        names = read_names(path) if path.suffix == ".csv" else None
         draws = self.completions.numpy()
         write_table(folder / "mean.csv", self.mean.numpy(), names)
         for name, share in _INTERVAL.items():

@@ -249,6 +249,10 @@ BOMBS = {
     "upsampling": ([nn.Unflatten(1, (2, 1, 1)), nn.Upsample(scale_factor=10**5)], 1),
     "upsampling to a size": ([nn.Unflatten(1, (2, 1, 1)), nn.Upsample(size=10**5)], 1),
     "padding": ([nn.Unflatten(1, (2, 1, 1)), nn.ZeroPad2d(10**5)], 1),
+    "padding within a layer": (
+        [nn.Unflatten(1, (2, 1, 1)), nn.Conv2d(2, 1, 1, 30000, 15000, padding_mode="replicate")],
+        1,
+    ),
     "stride": (
         [nn.Unflatten(1, (2, 1, 1)), nn.ConvTranspose2d(2, 1, 1, 20000, output_padding=19999)],
         1,

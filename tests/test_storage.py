@@ -6,6 +6,7 @@ import pathlib
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 import crosscoding as cc
@@ -67,6 +68,40 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"cannot write to .*file"):
         write_folder(tmp_path / "file" / "model", "vae", PARTS)
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["dangling", "of a model"])
+def test_a_link_is_followed(tmp_path, there):
+    (tmp_path / "link").symlink_to(tmp_path / "below" / "model")
+    for _ in range(1 + there):
+        write_folder(tmp_path / "link", "vae", PARTS)
+    assert (tmp_path / "link").is_symlink()
+    assert read_folder(tmp_path / "below" / "model", "vae")[1]["size"] == [1, 2]
+
+
+def test_links_in_a_circle_are_refused(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "link")
+    with pytest.raises(ValueError, match=r"cannot write to .*link"):
+        write_folder(tmp_path / "link", "vae", PARTS)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), SafetensorError("No space left")])
+def test_a_full_disk_is_named(tmp_path, monkeypatch, error):
+    def full(*_):
+        raise error
+
+    monkeypatch.setattr("crosscoding.storage.save_file", full)
+    with pytest.raises(ValueError, match=r"cannot write to .*model: No space left"):
+        write_folder(tmp_path / "model", "vae", PARTS)
+
+
+def test_who_may_read_it_is_as_of_all_that_is_written(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_folder(tmp_path / "model", "vae", PARTS)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "model").stat().st_mode & 0o777 == 0o750
 
 
 def test_what_cannot_be_written_leaves_nothing_behind(tmp_path):

@@ -17,7 +17,7 @@ from crosscoding.cost import counting
 from crosscoding.errors import ModelFormatError, first_line
 
 MOST_VALUES = 2**28
-"""Numbers that all layers of a description may put out together, for one row of input."""
+"""Numbers that all steps of all layers may put out together, for one row of input."""
 MOST_OPERATIONS = 2**43
 """Multiply-adds that they may take together: minutes of a processor core.
 
@@ -126,9 +126,9 @@ def check_growth(network: nn.Module, shape: Sequence[int]) -> None:
             than `MOST_VALUES` numbers, or take more than `MOST_OPERATIONS` multiply-adds.
     """
     description = describe(network) or []
-    row, total = torch.empty(1, *shape, device="meta"), 0
+    layers, row = build(description), torch.empty(1, *shape, device="meta")
     with counting() as cost:
-        for index, layer in enumerate(build(description)):
+        for index, layer in enumerate(layers):
             try:
                 row = layer(row)
             except Exception as error:  # layers have many ways to say that a shape does not fit
@@ -136,9 +136,8 @@ def check_growth(network: nn.Module, shape: Sequence[int]) -> None:
                     f"expected a layer {index} that takes shape {tuple(row.shape[1:])}, "
                     f"got {_short(description[index])}: {first_line(error)}"
                 ) from error
-            total += row.numel()
             where = f"for one row, got more at layer {index}, {_short(description[index])}"
-            if total > MOST_VALUES:
+            if cost().values > MOST_VALUES:  # with what a layer puts out within, as padding
                 raise ModelFormatError(
                     f"expected layers that put out at most {MOST_VALUES} numbers {where}"
                 )

@@ -53,13 +53,14 @@ class Limited(TorchDispatchMode):
     """Lets operations run as long as all together take no more than a limit: it looks before each.
 
     Here a number that is read or written counts as some multiply-adds, and so does every step.
-    What is put out where that depends on values, as of `nonzero`, counts as what is read.
+    What is put out where that depends on values, as of `nonzero`, counts as what is read, and once
+    more, as what it is, when it is there.
 
     Args:
         limit: What they may take.
 
     Raises:
-        ModelFormatError: In place of the operation that would take more.
+        ModelFormatError: In place of an operation that would take more, or after one that did.
     """
 
     def __init__(self, limit: Cost) -> None:
@@ -71,12 +72,16 @@ class Limited(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if not func.is_view:
-            self._add(func, args, kwargs)
-        return func(*args, **kwargs)
+        if func.is_view:
+            return func(*args, **kwargs)
+        known = self._add_beforehand(func, args, kwargs)
+        output = func(*args, **kwargs)
+        if not known:
+            self._add(func, 0, Cost(0, _put_out(output)))
+        return output
 
-    def _add(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-        """Count an operation by what it does to tensors without memory."""
+    def _add_beforehand(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> bool:
+        """Count an operation by what it does to tensors without memory; whether that is known."""
         read = sum(t.numel() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor))
         empty = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
         if any(argument.name == "device" for argument in func._schema.arguments):
@@ -86,7 +91,12 @@ class Limited(TorchDispatchMode):
         except Exception:
             if _VALUE_DEPENDENT.isdisjoint(func.tags):
                 raise
-            cost = Cost(0, read)
+            self._add(func, read, Cost(0, read))
+            return False
+        self._add(func, read, cost)
+        return True
+
+    def _add(self, func: Any, read: int, cost: Cost) -> None:
         self._values += cost.values
         self._operations += cost.operations + _PER_NUMBER * (read + cost.values) + _PER_STEP
         if self._values > self._limit.values or self._operations > self._limit.operations:
@@ -106,9 +116,14 @@ class _ValueCounter(TorchDispatchMode):
     ) -> Any:
         output = func(*args, **(kwargs or {}))
         if not func.is_view:
-            parts = output if isinstance(output, (tuple, list)) else (output,)
-            self.total += sum(part.numel() for part in parts if isinstance(part, Tensor))
+            self.total += _put_out(output)
         return output
+
+
+def _put_out(output: Any) -> int:
+    """How many numbers an operation put out."""
+    parts = output if isinstance(output, (tuple, list)) else (output,)
+    return sum(part.numel() for part in parts if isinstance(part, Tensor))
 
 
 # Twice the multiply-adds of operations that torch leaves out; it calls with shapes for tensors.

@@ -8,10 +8,10 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -47,27 +47,34 @@ def write_folder(path: Path, kind: str, parts: Parts) -> None:
     """Write parts to a folder that does not exist yet or holds the same kind, whole or not at all.
 
     Over an older one, the new one counts from when its description, which names the file of its
-    tensors, takes the old one's place. Whatever breaks off before leaves the old one as it was.
+    tensors, takes the old one's place. Whatever breaks off before leaves the old one as it was; but
+    for a power cut, as nothing waits until the disk has it. A link is followed.
 
     Raises:
         ValueError: Something else is at path, or it cannot be written.
     """
-    taken = _tensors_there(path, kind)
+    path = Path(os.path.realpath(path))
+    try:
+        _write(path, kind, parts, _tensors_there(path, kind))
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or first_line(error)
+        raise ValueError(f"cannot write to {path}: {why}") from error
+
+
+def _write(path: Path, kind: str, parts: Parts, taken: str | None) -> None:
+    """Write parts beside what is there, in a file that is not taken, and put them in its place."""
     file = next(name for name in _TENSORS if name != taken)
     tensors = {name: tensor.contiguous().clone() for name, tensor in parts[0].items()}
     description = {"kind": kind, **parts[1]}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        written = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    except OSError as error:
-        raise ValueError(f"cannot write to {path.parent}: {error.strerror}") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = path.parent / f".{path.name}-{uuid4().hex[:8]}"
+    written.mkdir()
     try:
         save_file(tensors, written / file)
         description[_CHECKSUMS] = checksums(tensors, description)
         if file != _TENSORS[0]:
             description[_TENSORS_FILE] = file
         (written / _DESCRIPTION).write_text(json.dumps(description, indent=1))
-        written.chmod(0o755)
         if taken is None:
             written.rename(path)
         else:

@@ -261,6 +261,24 @@ def test_a_folder_that_lacks_a_weight_is_refused(tmp_path):
         from_diffusers(tmp_path, 4)
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            {"block_out_channels": [2**17] * 2, "norm_num_groups": 32},
+            r"expected the \d{13} weights",
+        ),
+        ({"block_out_channels": 3}, "expected a configuration that AutoencoderKL takes"),
+    ],
+)
+def test_a_configuration_that_its_weights_cannot_be_of_takes_no_memory(tmp_path, changed, said):
+    kl().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | changed))
+    with pytest.raises(ModelFormatError, match=said):
+        from_diffusers(tmp_path, 4)
+
+
 def test_weights_in_several_files_are_refused_as_one_could_be_a_pickle(tmp_path):
     tiny().save_pretrained(tmp_path)
     path = tmp_path / "diffusion_pytorch_model.safetensors"

@@ -60,6 +60,26 @@ def test_of_several_arrays_the_one_that_fits_or_is_named(tmp_path):
         read_data(f"{path}:valid", model(Gaussian()))
 
 
+def test_of_an_archive_what_is_chosen_is_unpacked_within_a_bound(tmp_path, monkeypatch):
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, other=np.zeros((4, 5)), train=np.zeros((4, 6)))
+    read, shapes = np.lib.format.read_array, []
+
+    def noted(*args, **options):
+        array = read(*args, **options)
+        shapes.append(array.shape)
+        return array
+
+    monkeypatch.setattr(np.lib.format, "read_array", noted)
+    read_data(str(path), model(Gaussian()))
+    assert shapes == [(4, 6)]
+    header = {"shape": (10**9, 6), "fortran_order": False, "descr": "<f4"}
+    with zipfile.ZipFile(path, "w") as archive, archive.open("train.npy", "w") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(ValueError, match="train takes 24000000000 bytes, of at most 4294967296"):
+        read_data(str(path), model(Gaussian()))
+
+
 def test_a_zip_of_pictures(tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     Image.fromarray(picture).save(tmp_path / "a.png")

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import crosscoding as cc
 from crosscoding import registry, storage
-from crosscoding.cli import complete
+from crosscoding.cli import answers, complete
 from crosscoding.cli.app import app
 from crosscoding.cli.tables import read_table
 from crosscoding.crosscoders import Gaussian
@@ -225,6 +225,17 @@ def test_rows_with_gaps_are_answered_by_a_model_in_a_folder(tmp_path):
     assert (mean[0][:, 1] < high[0][:, 1]).all()
     assert not list(out.glob("*.png"))
     assert "3 trusted" in run(*words).stdout
+
+
+def test_answers_that_are_not_written_whole_have_no_summary(tmp_path, monkeypatch):
+    table_model(tmp_path / "mine")
+    (tmp_path / "gaps.csv").write_text("1,,3,4\n")
+    words = ("condition", tmp_path / "mine", "--data", tmp_path / "gaps.csv", "--out", tmp_path)
+    assert run(*words, "--method", "laplace").exit_code == 0
+    assert (tmp_path / "summary.json").is_file()
+    monkeypatch.setattr(answers, "write_table", lambda *_: 1 / 0)
+    assert run(*words, "--method", "laplace").exit_code != 0
+    assert not (tmp_path / "summary.json").exists()
 
 
 def test_rows_that_are_whole_are_observed_in_part(tmp_path):

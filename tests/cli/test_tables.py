@@ -27,6 +27,8 @@ def test_the_first_line_may_be_names(tmp_path, encoding):
 
 def test_a_first_line_with_gaps_is_no_line_of_names(tmp_path):
     assert table(tmp_path, ",2\n")[1] is None
+    assert table(tmp_path, ",\n1,2\n")[1] is None
+    assert table(tmp_path, ",b\n1,2\n")[1] == ["", "b"]
 
 
 def test_what_is_written_is_read_again(tmp_path):
@@ -42,6 +44,8 @@ def test_what_is_written_is_read_again(tmp_path):
     ("text", "message"),
     [
         ("1,2\n1,2,3\n", "expected 2 columns in line 2 of .*a.csv, got 3; leave a cell empty"),
+        ("1,1.O\n1,2\n", "line 1, column 2 of .*got '1.O'"),
+        ("1_000,2\n", "line 1, column 1 of .*got '1_000'"),
         ("a,b\n1,2\n3,red\n", "line 3, column 2 of .*got 'red'; write classes as numbers from 0"),
     ],
 )

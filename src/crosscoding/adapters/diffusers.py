@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from crosscoding.adapters.libraries import library
-from crosscoding.errors import ModelFormatError
+from crosscoding.errors import ModelFormatError, first_line
 from crosscoding.likelihoods import Gaussian
 from crosscoding.pickles import refuse_pickle
 from crosscoding.vae import VAE
@@ -101,8 +101,10 @@ def _loaded(diffusers: Any, folder: Path) -> nn.Module:
         raise ModelFormatError(
             f"expected weights in safetensors, in one file {_WEIGHTS} in {folder}"
         )
+    kind = getattr(diffusers, name)
+    _check_numbers(kind, config, folder)
     try:
-        model, told = getattr(diffusers, name).from_pretrained(
+        model, told = kind.from_pretrained(
             str(folder),
             use_safetensors=True,
             local_files_only=True,
@@ -117,6 +119,26 @@ def _loaded(diffusers: Any, folder: Path) -> nn.Module:
             f"left over or of another shape{f', with {len(wrong) - 1} more' * (len(wrong) > 1)}"
         )
     return model
+
+
+def _check_numbers(kind: Any, config: Any, folder: Path) -> None:
+    """Raise ModelFormatError if a configuration has more weights than the file may hold.
+
+    They are counted without memory; in a file each takes a byte or more.
+    """
+    try:
+        with torch.device("meta"):
+            num = sum(weight.numel() for weight in kind.from_config(config).parameters())
+    except Exception as error:  # of whatever kind the library's modules raise
+        raise ModelFormatError(
+            f"expected a configuration that {kind.__name__} takes in {folder}: {first_line(error)}"
+        ) from error
+    size = (folder / _WEIGHTS).stat().st_size
+    if num > size:
+        raise ModelFormatError(
+            f"expected the {num} weights of its configuration in {folder}, got a file of {size} "
+            f"bytes in {_WEIGHTS}"
+        )
 
 
 def _latent_size(config: Any, size: int | tuple[int, int]) -> tuple[int, int]:

@@ -44,11 +44,10 @@ def parts_of(likelihood: Likelihood, *tensors: Tensor) -> list[Part]:
     """The parts of a likelihood, each with its share of tensors (…, *data)."""
     if not isinstance(likelihood, Mixed):
         return [Part(likelihood, "", tensors)]
-    parts = [part if isinstance(part, tuple) else (part, 1) for part in likelihood.parts]
-    columns = [num for _, num in parts]
+    columns = [num for _, num in likelihood.pairs]
     pieces = zip(*(tensor.split(columns, likelihood.dim) for tensor in tensors), strict=True)
     found, start = [], 0
-    for (part, num), own in zip(parts, pieces, strict=True):
+    for (part, num), own in zip(likelihood.pairs, pieces, strict=True):
         where = f"column {start}" if num == 1 else f"columns {start} to {start + num - 1}"
         found.append(Part(part, f"{where}: ", own))
         start += num

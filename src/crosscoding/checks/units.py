@@ -109,8 +109,9 @@ def _counts_of(part: Part) -> Finding:
 def _read_otherwise(likelihood: Likelihood) -> Likelihood:
     """The same, with rates taken for their logarithms, and these for rates."""
     if isinstance(likelihood, Mixed):
-        parts = [part if isinstance(part, tuple) else (part, 1) for part in likelihood.parts]
-        return Mixed([(_read_otherwise(part), num) for part, num in parts], likelihood.dim)
+        return Mixed(
+            [(_read_otherwise(part), num) for part, num in likelihood.pairs], likelihood.dim
+        )
     if isinstance(likelihood, Poisson):
         return Poisson(log_rate=not likelihood.log_rate)
     return likelihood

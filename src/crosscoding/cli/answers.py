@@ -15,7 +15,7 @@ from torch import Tensor
 
 from crosscoding.cli.console import figure, out, write_json
 from crosscoding.cli.pixels import Pixels
-from crosscoding.cli.tables import read_table, write_table
+from crosscoding.cli.tables import read_names, write_table
 from crosscoding.plots import sheet, write_png
 from crosscoding.posterior import Posterior
 from crosscoding.vae import VAE
@@ -101,14 +101,16 @@ class Answers:
     # ---- files ---------------------------------------------------------------------------------
 
     def write(self, folder: Path, summary: Summary, source: str | None) -> None:
-        """Write samples.npz and summary.json, and tables or pictures where answers are such.
+        """Write samples.npz, tables or pictures where answers are such, and last summary.json.
+
+        In a folder that has one, all of it is there, and of the same answers.
 
         Args:
             folder: Where to.
             summary: With what was asked.
             source: The file that the values are from, if they are no picture.
         """
-        write_json(summary, folder / "summary.json")
+        (folder / "summary.json").unlink(missing_ok=True)
         arrays = ("completions", "latent", "mask", "mean", "std")
         np.savez_compressed(
             folder / "samples.npz", **{name: getattr(self, name).numpy() for name in arrays}
@@ -117,10 +119,11 @@ class Answers:
             self._write_tables(folder, source)
         if Pixels.suit(self.vae) and self.posterior.batch_shape.numel() == 1:
             self._write_pictures(folder)
+        write_json(summary, folder / "summary.json")
 
     def _write_tables(self, folder: Path, source: str | None) -> None:
         path = Path(source or "")
-        names = read_table(path)[1] if path.suffix == ".csv" else None
+        names = read_names(path) if path.suffix == ".csv" else None
         draws = self.completions.numpy()
         write_table(folder / "mean.csv", self.mean.numpy(), names)
         for name, share in _INTERVAL.items():

@@ -2,6 +2,8 @@
 
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,12 @@ from crosscoding.vae import VAE
 from crosscoding.zoo.data import load_pictures
 
 _MOST_PICTURES = 1000
+_MOST_BYTES = 2**32  # of an array that is unpacked
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others unpack without a bound
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 _NO_ARCHIVE = (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError, zlib.error)
 
 
@@ -64,7 +72,7 @@ def _array(path: Path, name: str | None, vae: VAE) -> np.ndarray:
         raise ValueError(
             f"expected data as .npy, .npz, .csv or .zip, got {path}; write it by numpy.save"
         )
-    arrays = {"": read_table(path)[0]} if path.suffix == ".csv" else _load(path, name)
+    arrays = {"": read_table(path)[0]} if path.suffix == ".csv" else _arrays(path, name)
     fitting = {
         key: array
         for key, array in arrays.items()
@@ -72,7 +80,9 @@ def _array(path: Path, name: str | None, vae: VAE) -> np.ndarray:
         if array.dtype.kind in "fiub"
     }
     if len(fitting) == 1:
-        (array,) = fitting.values()
+        ((key, array),) = fitting.items()
+        if path.suffix == ".npz":
+            array = _unpacked(path, key)
         return array.astype(array.dtype.newbyteorder("="))
     there = ", ".join(f"{key or 'one'} {array.shape}" for key, array in arrays.items())
     wanted = ", ".join(["N", *map(str, vae.data_shape)])
@@ -80,15 +90,51 @@ def _array(path: Path, name: str | None, vae: VAE) -> np.ndarray:
     raise ValueError(f"expected {what} of shape ({wanted}) in {path}, got {there or 'none'}")
 
 
-def _load(path: Path, name: str | None) -> dict[str, np.ndarray]:
-    """The arrays in a file by name, or the one of that name."""
+def _arrays(path: Path, name: str | None) -> dict[str, np.ndarray]:
+    """The arrays in a file by name, or the one of that name; of an archive, zeros of their shapes.
+
+    The zeros take no memory: what is not asked for is not unpacked.
+    """
+    with _reading(path):
+        if path.suffix == ".npy":
+            with path.open("rb") as file:
+                return {"": np.lib.format.read_array(file, allow_pickle=False)}
+        with zipfile.ZipFile(path) as archive:
+            names = [key.removesuffix(".npy") for key in archive.namelist() if key.endswith(".npy")]
+            if name is not None and name not in names:
+                raise ValueError(f"there is none named {name}, but {', '.join(names)}")
+            return {key: _zeros(archive, key) for key in names if name in (None, key)}
+
+
+def _zeros(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """As an array of an archive, by its header, without memory."""
+    member = archive.getinfo(f"{name}.npy")
+    if member.compress_type not in _COMPRESSIONS:
+        raise ValueError(f"{name} is neither stored nor deflated")
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        if version not in _HEADERS:
+            raise ValueError(f"{name} is no array of numbers")
+        shape, _, dtype = _HEADERS[version](file)
+    return np.broadcast_to(np.zeros((), dtype), shape)
+
+
+def _unpacked(path: Path, name: str) -> np.ndarray:
+    """An array of an archive: as much as its header says is read."""
+    with _reading(path), zipfile.ZipFile(path) as archive:
+        size = _zeros(archive, name).nbytes
+        if size > _MOST_BYTES:
+            raise ValueError(
+                f"{name} takes {size} bytes, of at most {_MOST_BYTES}; write it by numpy.save"
+            )
+        with archive.open(f"{name}.npy") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Says ValueError for all that may be wrong about a file of arrays."""
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"": loaded}
-        with loaded:
-            if name is not None and name not in loaded:
-                raise ValueError(f"there is none named {name}, but {', '.join(loaded)}")
-            return {key: loaded[key] for key in loaded if name in (None, key)}
+        yield
     except (*_NO_ARCHIVE, MemoryError, OverflowError, ValueError) as error:
         raise ValueError(f"expected arrays in {path}, and they cannot be read: {error}") from None

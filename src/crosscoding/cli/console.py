@@ -77,8 +77,13 @@ def figure(value: float | None, digits: int) -> str:
 
 
 def write_json(data: dict[str, Any], path: Path) -> None:
-    """Write data to a file, readable."""
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    """Write data to a file, readable, whole or not at all."""
+    written = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        written.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        written.replace(path)
+    finally:
+        written.unlink(missing_ok=True)
 
 
 def print_json(data: object) -> None:

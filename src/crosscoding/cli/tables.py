@@ -1,7 +1,10 @@
-"""Tables as CSV: a line a datum, a column an element; the first line may name the columns."""
+"""Tables as CSV: a line a datum, a column an element; the first line may name the columns.
+
+It names them where it holds words and no number: among numbers a word is a mistake, not a name.
+"""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +18,8 @@ def read_table(path: Path) -> tuple[np.ndarray, list[str] | None]:
     Raises:
         ValueError: It cannot be read, a line has another length, or what stands there is no number.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            lines = [(reader.line_num, cells) for cells in reader if cells]
-    except (csv.Error, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"expected a table in {path}, and it cannot be read: {error}") from None
-    names = None
-    if lines and not all(_is_number(cell) for cell in lines[0][1]):
-        names = lines.pop(0)[1]
+    lines = list(_lines(path))
+    names = lines.pop(0)[1] if lines and _are_names(lines[0][1]) else None
     width = len(names or (lines[0][1] if lines else []))
     rows = np.empty((len(lines), width))
     for row, (line, cells) in zip(rows, lines, strict=True):
@@ -33,13 +29,19 @@ def read_table(path: Path) -> tuple[np.ndarray, list[str] | None]:
                 "cell empty where a value is missing"
             )
         for column, cell in enumerate(cells):
-            if not _is_number(cell):
+            if not (_is_missing(cell) or _is_number(cell)):
                 raise ValueError(
                     f"expected a number in line {line}, column {column + 1} of {path}, or nothing "
                     f"where it is missing, got {cell[:40]!r}; write classes as numbers from 0"
                 )
-            row[column] = np.nan if cell.strip().lower() in _MISSING else float(cell)
+            row[column] = np.nan if _is_missing(cell) else float(cell)
     return rows, names
+
+
+def read_names(path: Path) -> list[str] | None:
+    """The names of a table's columns, if it has some; errors as `read_table`."""
+    _, cells = next(_lines(path), (0, []))
+    return cells if _are_names(cells) else None
 
 
 def write_table(path: Path, rows: np.ndarray, names: Sequence[str] | None) -> None:
@@ -51,9 +53,28 @@ def write_table(path: Path, rows: np.ndarray, names: Sequence[str] | None) -> No
         writer.writerows(map(str, row) for row in rows)
 
 
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The cells of each line that has some, and its number."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            yield from ((reader.line_num, cells) for cells in reader if cells)
+    except (csv.Error, OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"expected a table in {path}, and it cannot be read: {error}") from None
+
+
+def _are_names(cells: list[str]) -> bool:
+    return not (any(map(_is_number, cells)) or all(map(_is_missing, cells)))
+
+
+def _is_missing(cell: str) -> bool:
+    return cell.strip().lower() in _MISSING
+
+
 def _is_number(cell: str) -> bool:
+    """Whether it is one, written as other programs read it too: without _ between digits."""
     try:
         float(cell)
     except ValueError:
-        return cell.strip().lower() in _MISSING
-    return True
+        return False
+    return not _is_missing(cell) and "_" not in cell

@@ -62,14 +62,15 @@ class Mixed(Likelihood):
 
     @property
     def _columns(self) -> list[int]:
-        return [num for _, num in self._parts]
+        return [num for _, num in self.pairs]
 
     @property
     def _outputs(self) -> list[int]:
-        return [num * math.prod(part.param_shape) for part, num in self._parts]
+        return [num * math.prod(part.param_shape) for part, num in self.pairs]
 
     @property
-    def _parts(self) -> tuple[Part, ...]:
+    def pairs(self) -> tuple[Part, ...]:
+        """Each part with its number of columns."""
         return self.parts  # pyright: ignore[reportReturnType]
 
     def data_shape(self, output: Sequence[int]) -> torch.Size | None:
@@ -88,13 +89,13 @@ class Mixed(Likelihood):
         return "".join([f"*before, {sum(self._outputs)}", *after])
 
     def join(self, outputs: Sequence[Tensor]) -> Tensor:
-        if len(outputs) != len(self._parts):
+        if len(outputs) != len(self.pairs):
             raise ValueError(
-                f"expected one tensor from the decoder for each of {len(self._parts)} parts, "
+                f"expected one tensor from the decoder for each of {len(self.pairs)} parts, "
                 f"got {len(outputs)}"
             )
         pieces = []
-        for (part, _), output in zip(self._parts, outputs, strict=True):
+        for (part, _), output in zip(self.pairs, outputs, strict=True):
             if part.param_shape:  # behind the column that they are of
                 output = output.movedim(-1, self.dim).flatten(self.dim - 1, self.dim)
             pieces.append(output)
@@ -106,7 +107,7 @@ class Mixed(Likelihood):
         del others[self.dim]
         num_others = math.prod(others)
         flat = Mixed(
-            [(part.for_data((*others, n), like), n * num_others) for part, n in self._parts]
+            [(part.for_data((*others, n), like), n * num_others) for part, n in self.pairs]
         )
         output_shape = list(data_shape)
         output_shape[self.dim] = sum(self._outputs)
@@ -151,7 +152,7 @@ class Mixed(Likelihood):
         """The noise of each part, in double, one part after the other."""
         pieces = [
             part.noise((*shape[:-1], num), generator=generator, like=like).double()
-            for part, num in self._parts
+            for part, num in self.pairs
         ]
         return torch.cat(pieces, -1)
 
@@ -174,7 +175,7 @@ class Mixed(Likelihood):
     def pairwise_log_prob(self, kept: tuple[Tensor, ...], values: Tensor, mask: Tensor) -> Tensor:
         total, left = torch.zeros((), dtype=values.dtype, device=values.device), iter(kept)
         columns = zip(self._split_values(values), self._split_values(mask), strict=True)
-        for (part, _), (data, counts) in zip(self._parts, columns, strict=True):
+        for (part, _), (data, counts) in zip(self.pairs, columns, strict=True):
             own = tuple(next(left) for _ in range(part.num_kept))
             total = total + part.pairwise_log_prob(own, data, counts)
         return total
@@ -183,16 +184,14 @@ class Mixed(Likelihood):
 
     def in_support(self, values: Tensor) -> Tensor:
         pieces = values.movedim(self.dim, -1).split(self._columns, -1)
-        inside = [
-            part.in_support(data) for (part, _), data in zip(self._parts, pieces, strict=True)
-        ]
+        inside = [part.in_support(data) for (part, _), data in zip(self.pairs, pieces, strict=True)]
         return torch.cat(inside, -1).movedim(-1, self.dim)
 
     def check_values(self, values: Tensor, mask: Tensor, name: str = "observed values") -> None:
         data = values.movedim(self.dim, -1).split(self._columns, -1)
         masks = mask.movedim(self.dim, -1).split(self._columns, -1)
         start = 0
-        for (part, num), own, counts in zip(self._parts, data, masks, strict=True):
+        for (part, num), own, counts in zip(self.pairs, data, masks, strict=True):
             try:
                 part.check_values(own, counts, name)
             except ValueError as error:
@@ -212,7 +211,7 @@ class Mixed(Likelihood):
         pieces = params.movedim(self.dim, -1).split(self._outputs, -1)
         return [
             (part, own.unflatten(-1, (num, *part.param_shape)))
-            for (part, num), own in zip(self._parts, pieces, strict=True)
+            for (part, num), own in zip(self.pairs, pieces, strict=True)
         ]
 
     def of_elements(self, elements: Tensor) -> Likelihood:
@@ -227,7 +226,7 @@ class Mixed(Likelihood):
 
     def to_parts(self) -> Parts:
         tensors, parts = {}, []
-        for index, (part, num) in enumerate(self._parts):
+        for index, (part, num) in enumerate(self.pairs):
             own, description = part.to_parts()
             tensors |= prefixed(own, str(index))
             parts.append([description, num])
@@ -255,7 +254,7 @@ class Mixed(Likelihood):
         return [
             (part, own.unflatten(-1, (num, *part.param_shape)), *data)
             for (part, num), own, *data in zip(
-                self._parts, pieces, *map(self._split_values, values), strict=True
+                self.pairs, pieces, *map(self._split_values, values), strict=True
             )
         ]
 
@@ -267,7 +266,7 @@ class Mixed(Likelihood):
         """Flat parameters, or what has their shape, from those of the parts."""
         flat = [
             piece.flatten(piece.ndim - 1 - len(part.param_shape))
-            for (part, _), piece in zip(self._parts, pieces, strict=True)
+            for (part, _), piece in zip(self.pairs, pieces, strict=True)
         ]
         return _in_order(torch.cat(flat, -1), self._output_order)
 

@@ -15,10 +15,9 @@ def wrong_output(likelihood: Likelihood, num: int, found: Sequence[int]) -> str:
     )
     advice = ""
     if isinstance(likelihood, Mixed):
-        parts = [part if isinstance(part, tuple) else (part, 1) for part in likelihood.parts]
         widths = [
             f"{columns * math.prod(part.param_shape)} for {columns} of {type(part).__name__}"
-            for part, columns in parts
+            for part, columns in likelihood.pairs
         ]
         advice = f"; that is {', '.join(widths)}"
     elif likelihood.param_shape:

@@ -124,7 +124,7 @@ def as_tensor(values: Tensor | np.ndarray, name: str) -> Tensor:
     if not isinstance(values, np.ndarray):
         raise TypeError(
             f"expected {name} to be a torch.Tensor or a NumPy array, got {type(values).__name__}; "
-            "convert it with torch.as_tensor"
+            "convert it with torch.as_tensor, or what pandas has with .to_numpy()"
         )
     try:
         return torch.from_numpy(values.copy())

@@ -24,6 +24,7 @@ from crosscoding.report import CheckReport
 from crosscoding.savable import Savable
 
 _NUM_PROBES = 5
+_HINT = "check latent_dim, or wrap one that takes more than z in a module that gives it the rest"
 _NUM_OUTPUTS = 64  # of a probe, kept to know the decoder by
 _LAYERS_PER_ROW = 16  # of a decoder of so many layers, all alike, one is in memory
 
@@ -106,7 +107,7 @@ class VAE(Savable):
             )
         probes = self._probes()
         try:
-            trial = Trial(self.decoder, self._run, probes, "decoder", "check latent_dim")
+            trial = Trial(self.decoder, self._run, probes, "decoder", _HINT)
         except ValueError as error:
             if isinstance(error.__cause__, _OutputError):
                 raise ValueError(str(error.__cause__)) from None

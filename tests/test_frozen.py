@@ -125,5 +125,7 @@ def test_whatever_a_decoder_raises_is_told_in_a_line():
         def forward(self, z: Tensor) -> Tensor:
             raise KeyError("skip")
 
-    with pytest.raises(ValueError, match=r"it failed on \(5, 2\): 'skip'; check latent_dim, or wrap"):
+    with pytest.raises(
+        ValueError, match=r"it failed on \(5, 2\): 'skip'; check latent_dim, or wrap"
+    ):
         cc.VAE(Broken(), 2, Gaussian())

@@ -46,7 +46,7 @@ def shortfall(vae: cc.VAE, evidence: cc.Evidence, method: Variational, fitted: F
     target = cc.VAETarget(vae, evidence).flatten()
     num_draws, learning_rate = method._tuning
     longer = replace(method, num_draws=8 * num_draws, learning_rate=learning_rate / 6)
-    converged, _ = longer._fit(
+    converged, _ = longer.fit(
         target, fitted.params, generator=generator_from(1), report=lambda share, what: None
     )
     with torch.no_grad():

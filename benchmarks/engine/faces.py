@@ -122,7 +122,7 @@ def machinery(setup: Setup) -> Section:
 
     def whole() -> None:
         copies = {name: tensor.clone() for name, tensor in params.items()}
-        fit._fit(target, copies, generator=generator_from(0), report=lambda share, what: None)
+        fit.fit(target, copies, generator=generator_from(0), report=lambda share, what: None)
 
     for work in (bare, whole):
         work()

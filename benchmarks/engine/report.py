@@ -65,12 +65,12 @@ _MISSED = """## What is missed, and why; what was measured by hand
   machine), and says nothing of modes it lacks. On the same eight queries that guide takes 0.2
   to 0.8 of the cascade's seconds if it is so stopped, and 4 to 6 times as many in a batch if it
   is not; alone, on 2-d queries, BlackJAX's tempered SMC takes half of them.
-- **Decoders and likelihoods of others:** of products of ten blocks, in 20 dimensions, few answers are
-  trusted, and errors of those that are not reach a nat: 2^10 modes are too many for the particles
-  that a query may have. Of 792 further queries, on 99 products of 2 to 5 blocks under 11 likelihoods
-  (a script, once), 588 were trusted and none of them wrong.
-- **The sections "verdicts", "peers", "machinery" and "scale"** were measured before the others, on an
-  earlier version: their times may be off by a tenth, as those of mnist-2d and mnist-20d then were.
+- **Decoders and likelihoods of others:** of products of ten blocks, in 20 dimensions, few answers
+  are trusted, and errors of those that are not reach a nat: 2^10 modes are too many for the
+  particles that a query may have. Of 792 further queries, on 99 products of 2 to 5 blocks under
+  11 likelihoods (a script, once), 588 were trusted and none of them wrong.
+- **The sections "verdicts", "peers" and "scale"** were measured before the others, on an earlier
+  version: their times may be off by a tenth, as those of mnist-2d and mnist-20d then were.
 - **The share of right answers among the trusted** is that of 2-d mostly, where all are right. In
   20 dimensions 24 trusted answers have a reference, and 4 of them are beyond a limit, by less than
   the noise of the reference (a longer run of our own annealing) and of 1,000 kept draws.

@@ -23,7 +23,7 @@ _MOST_OBSERVED = 0.5  # share of the elements above which one product with all o
 _MAX_BYTES = 512 * 2**20
 _POINTS_AT_ONCE = 128
 _CACHE_BYTES = 8 * 2**20
-_PIECE_BYTES = 16 * 2**20  # of all that the steps of decoding a piece put out
+_PIECE_BYTES = 32 * 2**20  # of all that the steps of decoding a piece put out
 _PER_ELEMENT = 8  # numbers that the steps of a likelihood put out for a decoder's one, about
 _TILE, _TILES_AT_ONCE = 128, 256
 

@@ -18,6 +18,12 @@ def mnist_2d() -> cc.VAE:
     return cc.zoo.load("mnist-2d")
 
 
+@pytest.fixture
+def short_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starts of a few steps, for what holds wherever a fit starts."""
+    monkeypatch.setattr("crosscoding.methods.starts._BEND_STEPS", 20)
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder of real data that CROSSCODING_DATA names."""

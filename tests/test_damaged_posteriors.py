@@ -17,11 +17,7 @@ from tampering import (
 
 import crosscoding as cc
 
-
-@pytest.fixture(autouse=True)
-def short_start(monkeypatch):
-    """Starts of a few steps: what is tested here holds wherever a fit starts."""
-    monkeypatch.setattr("crosscoding.methods.starts._BEND_STEPS", 20)
+pytestmark = pytest.mark.usefixtures("short_start")
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,7 @@ import crosscoding as cc
 from crosscoding.crosscoders import FCN, Gaussian, Mixture, Planar
 from crosscoding.methods import Grid, Rejection, Variational
 
-
-@pytest.fixture(autouse=True)
-def short_start(monkeypatch):
-    """Starts of a few steps: what is tested here holds wherever a fit starts."""
-    monkeypatch.setattr("crosscoding.methods.starts._BEND_STEPS", 20)
+pytestmark = pytest.mark.usefixtures("short_start")
 
 
 @pytest.fixture(scope="module")

@@ -23,11 +23,7 @@ from crosscoding.methods import (
 )
 from crosscoding.registry import METHODS
 
-
-@pytest.fixture(autouse=True)
-def short_start(monkeypatch):
-    """Starts of a few steps: what is tested here holds wherever a fit starts."""
-    monkeypatch.setattr("crosscoding.methods.starts._BEND_STEPS", 20)
+pytestmark = pytest.mark.usefixtures("short_start")
 
 
 def small_problem(batch=(3,), dtype=torch.double):

@@ -12,10 +12,13 @@ from torch import Generator, Tensor
 from crosscoding.evidence import Evidence, as_tensor
 from crosscoding.findings import Findings
 from crosscoding.methods import Auto, Method, Report, silent
+from crosscoding.methods.overlap import share_lacking
+from crosscoding.methods.reference import covered
 from crosscoding.posterior import Posterior
 from crosscoding.random import generator_from, spawn
 from crosscoding.target import REACH, Target, VAETarget
 from crosscoding.vae import VAE, check_matches
+from crosscoding.verdict import MISSED
 
 MAX_BYTES = 2**30
 _FEW_NEAR = 0.01  # share of draws that may lie far out
@@ -150,6 +153,7 @@ def infer(
     with torch.inference_mode(False), torch.enable_grad():  # wherever the caller stands
         flat = target.flatten()
         findings = _in_blocks(method, flat, for_method, report, max_bytes)
+        _doubt_coverage(flat, findings)
     _doubt_edges(flat, findings)
     return Posterior(
         findings,
@@ -191,6 +195,19 @@ def _in_blocks(
     back = torch.empty_like(order)
     back[order] = torch.arange(len(order), device=order.device)
     return Findings.joined(parts).select(back)
+
+
+def _doubt_coverage(target: Target, findings: Findings) -> None:
+    """Hold answers on bare densities, which no prior bounds, against what other draws find."""
+    if target.ends_with_prior:
+        return
+    lacking = share_lacking(covered(target), findings)
+    found = lacking > MISSED
+    missed = findings.stats.get("missed", torch.full_like(lacking, math.nan))
+    worst = torch.where(missed.isnan(), lacking, torch.maximum(missed, lacking))
+    findings.stats["missed"] = torch.where(found, worst.clamp_max(1.0), missed)
+    short = torch.where(found, 2 * lacking, 0.0)
+    findings.log_evidence_error = torch.hypot(findings.log_evidence_error, short)
 
 
 def _doubt_edges(target: Target, findings: Findings) -> None:

@@ -1,6 +1,8 @@
 """A target without a VAE: any density of z, for every method that works on a VAE."""
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,6 +10,8 @@ from torch import Tensor
 from crosscoding.bank import MAX_POINTS, prior_points
 from crosscoding.errors import NonFiniteError
 from crosscoding.target import Target
+
+_BEYOND = 3.0  # standard deviations of a normal draw's length
 
 
 class DensityTarget(Target):
@@ -21,6 +25,9 @@ class DensityTarget(Target):
         latent_dim: Size of z.
         prior_scale: Standard deviation of the prior; wide enough to cover all modes.
         like: Tensor whose dtype and device to use; torch's defaults otherwise.
+
+    Attributes:
+        kept: What was worked out from the density and is worth keeping, by name.
 
     Example:
         >>> target = DensityTarget(lambda z: -z.square().sum(-1), latent_dim=2)
@@ -45,6 +52,12 @@ class DensityTarget(Target):
         self.prior_scale = float(prior_scale)
         self.like = torch.empty(0) if like is None else like.new_empty(0)
         self.batch_shape = torch.Size()
+        self.kept: dict[str, Any] = {}
+
+    @property
+    def _far(self) -> float:
+        """Distance from 0 that hardly any draw of the prior is beyond."""
+        return (math.sqrt(self.latent_dim) + _BEYOND) * self.prior_scale
 
     @property
     def operations(self) -> float:
@@ -57,8 +70,25 @@ class DensityTarget(Target):
                 f"expected log_density to map z of shape {tuple(z.shape)} to shape "
                 f"{tuple(z.shape[:-1])}, got {tuple(result.shape)}; sum over the last dimension"
             )
-        if checked and result.isnan().any():
-            raise NonFiniteError("expected a finite log-density, got NaN from log_density")
+        if z.requires_grad and torch.is_grad_enabled() and not result.requires_grad:
+            raise ValueError(
+                "expected a log_density that torch can differentiate by z, got one whose output "
+                "has no gradient; remove detach() and no_grad() from it, and write a constant as "
+                "0 * z.sum(-1)"
+            )
+        wrong = result.isnan() | (result == math.inf)
+        if wrong.any():
+            far = z.detach().norm(dim=-1) > self._far
+            result = torch.where(wrong & far, -math.inf, result)
+            wrong = wrong & ~far
+        if checked and wrong.any():
+            place = z.detach()[wrong][0].norm()
+            found = "NaN" if result[wrong].isnan().any() else "infinity"
+            raise NonFiniteError(
+                f"expected a finite log-density, got {found} from log_density at "
+                f"{int(wrong.sum())} of {wrong.numel()} points, the first of them at |z| = "
+                f"{place:.3g}"
+            )
         return result
 
     def log_likelihood(self, z: Tensor, *, checked: bool = True) -> Tensor:
@@ -79,6 +109,8 @@ class DensityTarget(Target):
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(self.log_joint(z).sum(), z, create_graph=True)
+            if not gradient.requires_grad:  # of a linear density
+                return z.new_zeros(*z.shape, self.latent_dim, dtype=torch.double)
             rows = [
                 torch.autograd.grad(gradient[..., i].sum(), z, retain_graph=True)[0]
                 for i in range(self.latent_dim)
@@ -103,5 +135,5 @@ class DensityTarget(Target):
         flat = DensityTarget(
             self.log_density, self.latent_dim, prior_scale=self.prior_scale, like=self.like
         )
-        flat.batch_shape = index.shape
+        flat.batch_shape, flat.kept = index.shape, self.kept
         return flat

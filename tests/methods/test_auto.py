@@ -642,12 +642,12 @@ def test_a_funnel_is_right_or_not_trusted(dim, steepness, seed):
 
 @pytest.mark.parametrize("dim", [1, 2, 4])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_tails_heavier_than_the_priors_are_not_trusted(dim, seed):
+def test_tails_heavier_than_the_priors_are_answered_rightly_or_not_trusted(dim, seed):
     def log_cauchy(z):
         return -(math.pi * (1 + z.square())).log().sum(-1)
 
-    posterior = cc.infer(cc.DensityTarget(log_cauchy, dim), seed=seed)
-    assert not posterior.trusted
+    posterior = cc.infer(cc.DensityTarget(log_cauchy, dim), seed=seed)  # log p(x) is 0
+    assert posterior.log_evidence.abs() < 0.1 or not posterior.trusted
 
 
 @pytest.mark.parametrize("far", [1e3, 1e4, 1e10, 1e18])

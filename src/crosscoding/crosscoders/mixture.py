@@ -13,7 +13,13 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.bijections import affine, scale_matrix
-from crosscoding.crosscoders.base import Crosscoder, Fitted, Params, small_normal
+from crosscoding.crosscoders.base import (
+    Crosscoder,
+    Fitted,
+    Params,
+    base_log_prob,
+    small_normal,
+)
 from crosscoding.crosscoders.precision import covariance_root
 from crosscoding.random import uniform
 
@@ -69,6 +75,13 @@ class Mixture(Crosscoder):
 
     def draws(self, params: Params, eps: Tensor, *, generator: Generator) -> tuple[Tensor, Tensor]:
         """Systematic draws: the number of each component is its share, rounded up or down."""
+        return self._placed(params, [eps] * self.components, generator=generator)
+
+    def _placed(
+        self, params: Params, noise: list[Tensor], *, generator: Generator
+    ) -> tuple[Tensor, Tensor]:
+        """`draws`, with the noise of each component, all of one shape (S, B, dim)."""
+        eps = noise[0]
         num = len(eps)
         order = torch.randperm(num, generator=generator, device=generator.device)
         first = uniform((1,), generator=generator, like=eps)
@@ -78,7 +91,7 @@ class Mixture(Crosscoder):
         z = torch.zeros_like(eps)
         for index, part in enumerate(self._parts(params)):
             chosen = (component == index).unsqueeze(-1)
-            z = torch.where(chosen, affine(eps, *part)[0], z)
+            z = torch.where(chosen, affine(noise[index], *part)[0], z)
         return z, self.log_prob(params, z)
 
     def log_prob(self, params: Params, z: Tensor) -> Tensor:
@@ -89,17 +102,19 @@ class Mixture(Crosscoder):
         dim = z.shape[-1]
         points = z.reshape(z.shape[:-2].numel(), *z.shape[-2:]).transpose(0, 1)
         log_probs = []
-        for shift, log_diagonal, lower in self._parts(params):
+        for index, (shift, log_diagonal, lower) in enumerate(self._parts(params)):
             root = scale_matrix(log_diagonal, lower)
             identity = torch.eye(dim, dtype=z.dtype, device=z.device).expand_as(root)
             inverse = torch.linalg.solve_triangular(root, identity, upper=False)
             # A product with the inverse: solving for every point takes several times as long.
             eps = (points - shift[:, None]) @ inverse.mT
-            squares = eps.square().sum(-1)
-            log_scale = log_diagonal.sum(-1) + 0.5 * dim * math.log(2 * math.pi)
-            log_probs.append(-0.5 * squares - log_scale[:, None])
+            log_probs.append(self._log_kernel(index, eps) - log_diagonal.sum(-1)[:, None])
         joint = torch.stack(log_probs, dim=-1).transpose(0, 1) + params["logits"].log_softmax(-1)
         return joint.reshape(*z.shape[:-1], self.components)
+
+    def _log_kernel(self, component: int, eps: Tensor) -> Tensor:
+        """log density of a component at ε = L⁻¹ (z − m), (*sample, dim), where L = I."""
+        return base_log_prob(eps)
 
     def _parts(self, params: Params) -> list[tuple[Tensor, Tensor, Tensor]]:
         """(m, log of L's diagonal, L's lower part) of each component."""

@@ -30,6 +30,7 @@ from crosscoding.findings import Findings, Stage
 from crosscoding.methods.answers import Answers
 from crosscoding.methods.base import Method, Report, silent
 from crosscoding.methods.effort import LONG_WAY, Clock, Effort
+from crosscoding.methods.reference import covered
 from crosscoding.methods.stages import GRID_DIM, Stages
 from crosscoding.random import spawn
 from crosscoding.target import Target
@@ -82,7 +83,7 @@ class Auto(Method):
 
     @torch.no_grad()
     def find(self, target: Target, *, generator: Generator, report: Report = silent) -> Findings:
-        return _Cascade(self, target, generator, report).run()
+        return _Cascade(self, covered(target), generator, report).run()
 
 
 class _Cascade:

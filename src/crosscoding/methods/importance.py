@@ -19,15 +19,22 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.crosscoders import Fitted, Gaussian, Mixture, fit_to_draws
+from crosscoding.crosscoders.base import Params
+from crosscoding.crosscoders.tailed import NORMAL, TailedMixture
 from crosscoding.diagnostics import importance_ess, log_mean_exp, mean_error, pareto_smooth
 from crosscoding.findings import Findings
 from crosscoding.methods.base import Method, Report, silent
 from crosscoding.methods.particles import flattened, next_temperature
+from crosscoding.methods.reference import KINDS, SHARES, Covered, Reference, covered
 from crosscoding.random import quasi_normal, spawn
 from crosscoding.target import Target
 
 _WIDER, _WIDER_SHARE = 2.5, 0.12  # variance of the wide copy, and its share of the draws
 _PRIOR_SHARE = 0.02
+_FAR_OUT = (
+    10.0  # squared distance a dimension in the reference's scatter, from where draws count less
+)
+_TAIL_SHARE, _REFERENCE_SHARE = 0.15, 0.1  # of the draws for a bare density
 _NUM_FOR_BOUND = 1000
 
 
@@ -64,6 +71,7 @@ class Importance(Method):
     @torch.no_grad()
     def find(self, target: Target, *, generator: Generator, report: Report = silent) -> Findings:
         for_proposal, for_draws = spawn(generator, 2)
+        target = covered(target)
         if self.proposal is not None:
             with torch.enable_grad():
                 found = self.proposal.find(target, generator=for_proposal, report=report)
@@ -75,7 +83,8 @@ class Importance(Method):
         draws = points[:, None].expand(-1, target.num_queries, -1)
         if self.rounds == 0:
             found = _weighted(draws, log_likelihood, None)
-            found.stats["missed"] = torch.zeros_like(found.ess)  # draws of all of the prior
+            if target.ends_with_prior:  # draws of all of the prior
+                found.stats["missed"] = torch.zeros_like(found.ess)
             return found
         adapted = adapt(
             target,
@@ -218,6 +227,9 @@ def _fit(
     cold = torch.zeros_like(log_weights[0])
     flatness = next_temperature(log_weights, cold, min(enough, len(draws) / 3))
     flat = flattened(log_weights, flatness)
+    if isinstance(target, Covered):  # a few draws far out in its tails do not widen the fit
+        beyond = target.reference.squares(draws) / target.latent_dim
+        flat = flat - (1 + beyond / _FAR_OUT).log().to(flat)
     return fit_to_draws(family, _apart(draws, target.prior_scale), flat, generator=generator)
 
 
@@ -238,39 +250,63 @@ def _apart(draws: Tensor, prior_scale: float) -> Tensor:
 
 
 def widened(fitted: Fitted, target: Target) -> Fitted:
-    """A Gaussian or mixture with a share of wider copies and of the prior mixed in."""
+    """A Gaussian or mixture with wider copies, and what bounds the weights, mixed in.
+
+    That is the prior of a VAE, outside of which p(z|x) has no mass. Of a bare density it is its
+    reference, and a copy of the mixture with the tails of a Cauchy distribution.
+    """
     params, dim = fitted.params, fitted.dim
     if isinstance(fitted.crosscoder, Gaussian):
         params = {name: tensor.unsqueeze(1) for name, tensor in params.items()}
         params["logits"] = torch.zeros_like(params["shift"][..., 0])
-    log_weights = params["logits"].log_softmax(-1)
-    none = torch.zeros_like(params["shift"][:, :1])
-    own_share = 1 - _WIDER_SHARE - _PRIOR_SHARE
-    together = {
-        "logits": torch.cat(
-            [
-                log_weights + math.log(own_share),
-                log_weights + math.log(_WIDER_SHARE),
-                none[..., 0] + math.log(_PRIOR_SHARE),
-            ],
-            dim=1,
-        ),
-        "shift": torch.cat([params["shift"], params["shift"], none], dim=1),
-        "log_diagonal": torch.cat(
-            [
-                params["log_diagonal"],
-                params["log_diagonal"] + 0.5 * math.log(_WIDER),
-                none + math.log(target.prior_scale),
-            ],
-            dim=1,
-        ),
-        "lower": torch.cat(
-            [
-                params["lower"],
-                params["lower"] * math.sqrt(_WIDER),
-                torch.zeros_like(params["lower"][:, :1]),
-            ],
-            dim=1,
-        ),
+    num = params["logits"].shape[1]
+    if isinstance(target, Covered):
+        bounds, copies = _bounds_of(target.reference, params["shift"]), (_WIDER_SHARE, _TAIL_SHARE)
+        share, kinds = _REFERENCE_SHARE, (*[NORMAL] * 2 * num, *[1] * num, *KINDS)
+    else:
+        bounds, copies = _normal_bounds(target.prior_scale, params["shift"]), (_WIDER_SHARE,)
+        share, kinds = _PRIOR_SHARE, ()
+    scales = (1.0, math.sqrt(_WIDER), 1.0)
+    shares = (1 - share - sum(copies), *copies)
+    parts = [
+        _scaled(params, scale, own)
+        for scale, own in zip(scales[: len(shares)], shares, strict=True)
+    ]
+    parts.append(bounds | {"logits": bounds["logits"] + math.log(share)})
+    together = {name: torch.cat([part[name] for part in parts], 1) for name in params}
+    count = together["logits"].shape[1]
+    family = TailedMixture(count, kinds) if kinds else Mixture(count)
+    return Fitted(family, together, dim)
+
+
+def _scaled(params: Params, scale: float, share: float) -> Params:
+    """The components of a mixture with L times a scale, and a share of the draws."""
+    return {
+        "logits": params["logits"].log_softmax(-1) + math.log(share),
+        "shift": params["shift"],
+        "log_diagonal": params["log_diagonal"] + math.log(scale),
+        "lower": params["lower"] * scale,
     }
-    return Fitted(Mixture(together["logits"].shape[-1]), together, dim)
+
+
+def _normal_bounds(scale: float, like: Tensor) -> Params:
+    """N(0, scale² I) as a component of each query; like (B, K, dim)."""
+    none = torch.zeros_like(like[:, :1])
+    return {
+        "logits": none[..., 0],
+        "shift": none,
+        "log_diagonal": none + math.log(scale),
+        "lower": none.unsqueeze(-1).expand(*none.shape, none.shape[-1]),
+    }
+
+
+def _bounds_of(reference: Reference, like: Tensor) -> Params:
+    """The components of a reference, the same for each query; like (B, K, dim)."""
+    centres, roots = (torch.stack(both).to(like) for both in zip(*reference.parts, strict=True))
+    params = {
+        "logits": torch.tensor(SHARES).log().to(like),
+        "shift": centres,
+        "log_diagonal": roots.diagonal(dim1=-2, dim2=-1).log(),
+        "lower": roots.tril(-1),
+    }
+    return {name: own.expand(len(like), *own.shape) for name, own in params.items()}

@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 from crosscoding.errors import BudgetError
 from crosscoding.findings import Findings
 from crosscoding.methods.base import Method, Report, silent
+from crosscoding.methods.reference import covered
 from crosscoding.random import spawn, uniform
 from crosscoding.target import Target
 
@@ -51,6 +52,7 @@ class Rejection(Method):
 
     def find(self, target: Target, *, generator: Generator, report: Report = silent) -> Findings:
         for_bound, for_proposals = spawn(generator, 2)
+        target = covered(target)
         log_bound = _log_supremum(target, generator=for_bound)
         with torch.no_grad():
             return self._accept(target, log_bound, generator=for_proposals, report=report)

@@ -32,7 +32,7 @@ from crosscoding.methods.importance import adapt
 from crosscoding.methods.lowrank import fit_low_rank
 from crosscoding.methods.particles import bounded
 from crosscoding.methods.smc import Annealing, Swarm
-from crosscoding.methods.weighing import Weighing, outside, with_tails
+from crosscoding.methods.weighing import Weighing, outside
 from crosscoding.random import spawn
 from crosscoding.target import Target
 
@@ -263,7 +263,6 @@ class Stages:
             missed=swarm.missed + unseen,
             weighed=torch.full_like(unknown, len(swarm.z)),
         )
-        answer = with_tails(target, answer, path.log_prior)
         self.answers.keep(rows, answer)
         swarm.log_likelihood = swarm.log_likelihood + path.log_prior(swarm.z)
         swarm.log_likelihood = swarm.log_likelihood - target.log_prior(swarm.z)

@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor
 
 from crosscoding.crosscoders import Fitted
 from crosscoding.diagnostics import pareto_k_limit
-from crosscoding.methods.answers import Answer, Answers, answer_of
+from crosscoding.methods.answers import Answers, answer_of
 from crosscoding.methods.effort import NUM_WEIGHED, Clock
 from crosscoding.random import spawn
 from crosscoding.target import Target
@@ -17,7 +16,6 @@ from crosscoding.target import Target
 BEYOND = 1.0  # nats above the largest weight: where a point lies outside what was fitted
 _MOST_STREAMS = 6  # of further draws
 _WANTED_ERROR = 0.037  # of log p(x), nats
-_NUM_RAYS, _TIMES_AS_FAR = 100, (2.0, 4.0, 8.0)
 
 
 class Weighing:
@@ -59,7 +57,6 @@ class Weighing:
         """
         z, log_weights = _weighted_draws(target, proposal, num, generator)
         answer = answer_of(proposal, num_fitted, z, log_weights, missed(log_weights.amax(0)))
-        answer = with_tails(target, answer, proposal.log_prob)
         self._answers.keep(rows, answer)
         decodes = torch.full_like(answer.error, float(num))
         times = (answer.error / _WANTED_ERROR).square().ceil().clamp(1, self._most_times)
@@ -79,7 +76,6 @@ class Weighing:
                 largest[again] = weights.amax(0)
                 searched = missed(largest)[again]
                 answer = answer_of(some, num_fitted, together, weights, searched)
-                answer = with_tails(target.select(again), answer, some.log_prob)
                 self._answers.keep(rows[again], answer)
                 decodes[again] += more
         return decodes
@@ -105,28 +101,6 @@ def outside(
         return (count + (count > 0)) / len(z) + elsewhere
 
     return share
-
-
-def with_tails(target: Target, answer: Answer, log_proposal: Callable[[Tensor], Tensor]) -> Answer:
-    """The answer, of which nothing holds where weights are larger far out than where it has draws.
-
-    Looked at are points on rays from the mean through some draws, some times as far out.
-    """
-    if target.ends_with_prior:
-        return answer
-    mean = (answer.log_weights.softmax(0)[..., None] * answer.draws).sum(0)
-    rays = answer.draws[:: max(len(answer.draws) // _NUM_RAYS, 1)] - mean
-    far = mean + torch.cat([factor * rays for factor in _TIMES_AS_FAR])
-
-    def log_weights(z: Tensor) -> Tensor:
-        return target.log_joint(z) - log_proposal(z)
-
-    heavy = log_weights(far).amax(0) > log_weights(answer.draws).amax(0) + BEYOND
-    return replace(
-        answer,
-        pareto_k=torch.where(heavy, math.inf, answer.pareto_k),
-        error=torch.where(heavy, math.inf, answer.error),
-    )
 
 
 def _weighted_draws(

@@ -1,0 +1,225 @@
+"""A density without a prior, seen from a reference that covers it.
+
+    p(z) / r(z) takes the place of p(x|z), and r that of the prior:
+    r = 0.35 N(0, s² I) + 0.25 t₄(m, S) + 0.2 t₁(m, S) + 0.2 c(m, S),   s: the `prior_scale`
+
+A VAE's p(z|x) lies within its prior. A bare density need not lie within N(0, s² I): it may be
+wider, elsewhere, or have heavier tails. Then the weights of draws from that normal distribution
+have no bound, and what lies outside of it is missed in silence. So m and S are adapted to the
+density first, in rounds of draws, and two parts have tails that hardly any density exceeds: the
+Cauchy distribution t₁, and c, a Cauchy distribution in every element by itself.
+
+Source: Hesterberg (1995) for the mixture of a proposal with a defensive part; Cornuet et al. (2012)
+for the weights of all rounds; Lange, Little & Taylor (1989) for the fit of m and S. Differs in:
+weights that lie too far apart to fit to are flattened, as in `importance`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.bank import MAX_POINTS
+from crosscoding.crosscoders.moments import towards_diagonal, weighted_covariance
+from crosscoding.crosscoders.tailed import EACH_CAUCHY, NORMAL, log_kernel, tailed
+from crosscoding.density import DensityTarget
+from crosscoding.diagnostics import importance_ess
+from crosscoding.methods.particles import flattened, next_temperature
+from crosscoding.random import normal, quasi_normal
+from crosscoding.target import Target
+
+KINDS = (NORMAL, 4, 1, EACH_CAUCHY)
+SHARES = (0.35, 0.25, 0.2, 0.2)
+_ROUNDS = 12
+_STEPS = 20  # of the fit
+_GAIN = 1.05  # of the effective draws, below which a round has brought nothing
+_MOST_DIM = 512  # above it S takes more memory and draws than all the rest
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """r(z), one for all queries, in double.
+
+    Args:
+        scale: s, of the normal part around 0.
+        mean: m, shape (latent,).
+        root: Cholesky factor of S, shape (latent, latent).
+    """
+
+    scale: float
+    mean: Tensor
+    root: Tensor
+
+    @property
+    def num_noise(self) -> int:
+        """How many normal numbers make a draw: ε, what makes tails of it, and which part it is."""
+        return len(self.mean) + max(*KINDS, len(self.mean)) + 1
+
+    @property
+    def reach(self) -> float:
+        """Root mean square of the widest axis from 0, and at least s."""
+        squares = self.mean.square() + self.root.square().sum(-1)
+        return max(self.scale, squares.amax().sqrt().item())
+
+    @property
+    def parts(self) -> list[tuple[Tensor, Tensor]]:
+        """Centre and root of each part."""
+        own = self.mean, self.root
+        first = torch.zeros_like(self.mean), self.scale * torch.eye(len(self.mean)).to(self.root)
+        return [first, *[own] * (len(KINDS) - 1)]
+
+    def at(self, noise: Tensor) -> Tensor:
+        """Draws (N, latent) from normal noise, (N, num_noise)."""
+        dim = len(self.mean)
+        eps, more, choice = noise.double().tensor_split([dim, self.num_noise - 1], -1)
+        edges = torch.special.ndtri(torch.tensor(SHARES[:-1]).double().cumsum(0)).to(noise)
+        part = (choice >= edges).sum(-1, keepdim=True)
+        z = torch.zeros_like(eps)
+        for index, (kind, (centre, root)) in enumerate(zip(KINDS, self.parts, strict=True)):
+            z = torch.where(part == index, centre + tailed(eps, more, kind) @ root.mT, z)
+        return z
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log r in nats, of shape z.shape[:-1]."""
+        log_probs = [
+            log_kernel(_white(z, centre, root), kind) - root.diagonal().log().sum()
+            for kind, (centre, root) in zip(KINDS, self.parts, strict=True)
+        ]
+        shares = torch.tensor(SHARES).to(log_probs[0]).log()
+        return (torch.stack(log_probs, -1) + shares).logsumexp(-1).to(z)
+
+    def squares(self, z: Tensor) -> Tensor:
+        """(z − m)ᵀ S⁻¹ (z − m), of shape z.shape[:-1]."""
+        return _white(z, self.mean, self.root).square().sum(-1)
+
+    @classmethod
+    def of(cls, target: DensityTarget) -> "Reference":
+        """The reference of a density, adapted to it at the first call, and kept by it."""
+        if "reference" not in target.kept:
+            target.kept["reference"] = cls._adapted(target)
+        return target.kept["reference"]
+
+    @classmethod
+    def _adapted(cls, target: DensityTarget) -> "Reference":
+        dim = target.latent_dim
+        like = target.like.double()
+        identity = torch.eye(dim).to(like)
+        references = [cls(target.prior_scale, like.new_zeros(dim), target.prior_scale * identity)]
+        generator = Generator().manual_seed(0)
+        num = max(1000, 20 * dim)
+        enough = 6.0 * dim + 24
+        draws: list[Tensor] = []
+        log_joints: list[Tensor] = []
+        best = 0.0
+        for _ in range(_ROUNDS):
+            now = references[-1]
+            draws.append(now.at(quasi_normal(num, now.num_noise, generator=generator, like=like)))
+            log_joints.append(target.log_joint(draws[-1].to(target.like)).double())
+            own = importance_ess(log_joints[-1] - now.log_prob(draws[-1])).item()
+            if own < _GAIN * best and len(draws) > 2:
+                break
+            best = max(own, best)
+            pool = torch.cat(draws)
+            log_mixture = torch.stack([one.log_prob(pool) for one in references]).logsumexp(0)
+            log_weights = (torch.cat(log_joints) - log_mixture)[:, None]
+            cold = torch.zeros_like(log_weights[0])
+            flatness = next_temperature(log_weights, cold, min(enough, len(pool) / 3))
+            weights = flattened(log_weights, flatness)[:, 0].softmax(0)
+            references.append(cls(target.prior_scale, *_fitted(pool, weights, now)))
+        return references[-1]
+
+
+def _white(z: Tensor, centre: Tensor, root: Tensor) -> Tensor:
+    """L⁻¹ (z − m) of z (*sample, latent), in double."""
+    centred = (z.double() - centre).reshape(-1, len(centre))
+    return torch.linalg.solve_triangular(root, centred.mT, upper=False).mT.reshape(z.shape)
+
+
+def _fitted(z: Tensor, weights: Tensor, start: Reference) -> tuple[Tensor, Tensor]:
+    """m and the root of S of the likeliest t₄ distribution, of weighted draws (N, latent).
+
+    As many draws as are far out by chance, as of a Cauchy distribution, do not widen it.
+    """
+    dim, df = z.shape[-1], KINDS[1]
+    count = 1 / weights.square().sum()
+    intensity = (dim + 1) / (count + dim + 1)
+    mean = _weighted_medians(z, weights)
+    spread = _weighted_medians((z - mean).abs(), weights) / 0.6745
+    root = torch.diag_embed(spread.clamp_min(1e-9 * start.reach))
+    for _ in range(_STEPS):
+        squares = Reference(start.scale, mean, root).squares(z)
+        own = weights * (df + dim) / (df + squares)
+        mean = (own @ z) / own.sum()
+        scatter = weighted_covariance((z - mean)[None], own[None])[0]
+        diagonal = scatter.diagonal().clamp_min((1e-9 * start.reach) ** 2)
+        standard = scatter / (diagonal.sqrt() * diagonal.sqrt()[:, None])
+        root = torch.linalg.cholesky(towards_diagonal(standard, intensity))
+        root = diagonal.sqrt()[:, None] * root
+    return mean, root
+
+
+def _weighted_medians(z: Tensor, weights: Tensor) -> Tensor:
+    """Of each column of z (N, latent)."""
+    values, order = z.sort(dim=0)
+    cumulative = weights[order].cumsum(0)
+    return values.gather(0, (cumulative < 0.5 * cumulative[-1:]).sum(0, keepdim=True))[0]
+
+
+class Covered(Target):
+    """A flat density relative to its reference, which is its prior; its bank are draws of that."""
+
+    def __init__(self, target: DensityTarget, reference: Reference) -> None:
+        self.target, self.reference = target, reference
+        self.latent_dim, self.batch_shape = target.latent_dim, target.batch_shape
+        self.like, self.index, self.undefined = target.like, target.index, target.undefined
+        self.prior_scale = reference.reach
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        return self.reference.log_prob(z)
+
+    def draw_prior(self, num: int, *, generator: Generator) -> Tensor:
+        noise = normal((num, self.reference.num_noise), generator=generator, like=self.like)
+        return self.reference.at(noise).to(self.like)
+
+    def log_joint(self, z: Tensor, *, checked: bool = True) -> Tensor:
+        return self.target.log_joint(z, checked=checked)
+
+    def log_likelihood(self, z: Tensor, *, checked: bool = True) -> Tensor:
+        return self.log_joint(z, checked=checked) - self.log_prior(z)
+
+    def pairwise_log_likelihood(self, z: Tensor) -> Tensor:
+        log_likelihood = self.log_likelihood(z.unflatten(0, (-1, *[1] * len(self.batch_shape))))
+        return log_likelihood.expand(len(z), *self.batch_shape)
+
+    def log_likelihood_of_bank(self) -> tuple[Tensor, Tensor]:
+        generator = Generator().manual_seed(0)
+        num_noise = self.reference.num_noise
+        noise = quasi_normal(MAX_POINTS, num_noise, generator=generator, like=self.like.double())
+        points = self.reference.at(noise).to(self.like)
+        return points, self.pairwise_log_likelihood(points)
+
+    def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
+        return self.log_likelihood(z)
+
+    def curvature(self, z: Tensor) -> Tensor:
+        return self.target.curvature(z)
+
+    def curvature_along(self, z: Tensor, directions: Tensor) -> Tensor:
+        return self.target.curvature_along(z, directions)
+
+    def flatten(self) -> "Covered":
+        return self
+
+    def select(self, index: Tensor) -> "Covered":
+        return Covered(self.target.select(index), self.reference)
+
+    @property
+    def operations(self) -> float:
+        return self.target.operations
+
+
+def covered(target: Target) -> Target:
+    """A bare density relative to a reference that covers it; any other target as it is."""
+    if not isinstance(target, DensityTarget) or target.latent_dim > _MOST_DIM:
+        return target
+    return Covered(target, Reference.of(target))

@@ -1,0 +1,181 @@
+"""Bare densities wider than their prior: answered rightly, or not trusted."""
+
+import math
+
+import densities
+import pytest
+import torch
+
+import crosscoding as cc
+from crosscoding.crosscoders.tailed import EACH_CAUCHY, NORMAL, log_kernel, tailed
+from crosscoding.methods import Auto, Importance, Laplace, Rejection, TemperedSMC
+from crosscoding.methods.overlap import share_lacking
+from crosscoding.methods.reference import KINDS, Reference, covered
+
+METHODS = {
+    "Auto": Auto(),
+    "TemperedSMC": TemperedSMC(),
+    "Importance": Importance(),
+    "bank": Importance(rounds=0),
+    "Laplace": Laplace(),
+}
+
+
+def answered(density, method, scale=1.0, dtype=torch.float32):
+    target = cc.DensityTarget(
+        density.log_density, density.dim, prior_scale=scale, like=torch.empty(0, dtype=dtype)
+    )
+    posterior = cc.infer(target, method, seed=0)
+    return posterior, (posterior.log_evidence - density.log_integral).abs().item()
+
+
+def is_right(posterior, error) -> bool:
+    return error < 0.05 + 4 * posterior.log_evidence_error.item()
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 3.0, 10.0])
+@pytest.mark.parametrize("name", densities.WIDE)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_trusted_answer_on_a_wide_density_is_right(method, name, scale):
+    posterior, error = answered(densities.WIDE[name], METHODS[method], scale)
+    assert not posterior.trusted or is_right(posterior, error)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("method", [Auto(), TemperedSMC()])
+@pytest.mark.parametrize(
+    ("density", "scale"),
+    [(densities.student_t(2, 1), 3.0), (densities.normal(3, 2.5), 1.0)],
+    ids=["Cauchy", "wide normal"],
+)
+def test_wide_densities_are_answered_and_trusted(method, density, scale, dtype):
+    posterior, error = answered(density, method, scale, dtype)
+    assert posterior.trusted
+    assert error < 0.02 + 3 * posterior.log_evidence_error.item()
+
+
+@pytest.mark.parametrize("name", ["Cauchy", "shifted normal", "Laplace", "funnel in 4-d"])
+def test_most_wide_densities_are_trusted(name):
+    posterior, error = answered(densities.WIDE[name], Auto())
+    assert posterior.trusted
+    assert is_right(posterior, error)
+
+
+def test_rejection_draws_from_a_density_wider_than_its_prior():
+    density = densities.normal(2, 2.5)
+    posterior, error = answered(density, Rejection(num_draws=4000))
+    assert error < 0.05
+    assert posterior.draws.std(0).allclose(torch.tensor(2.5), rtol=0.05)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("method", [Auto(), TemperedSMC()])
+@pytest.mark.parametrize(("dim", "spread"), [(6, 3.0), (8, 2.0)])
+def test_a_funnel_whose_neck_is_not_found_is_not_trusted(dim, spread, method, seed):
+    """Particles do not get into the neck, and importance weights do not tell."""
+    density = densities.funnel(dim, spread)
+    posterior = cc.infer(cc.DensityTarget(density.log_density, dim), method, seed=seed)
+    error = (posterior.log_evidence - density.log_integral).abs().item()
+    assert not posterior.trusted or is_right(posterior, error)
+
+
+@pytest.mark.parametrize("method", [Auto(), TemperedSMC(), Importance(rounds=0)])
+@pytest.mark.parametrize(
+    "log_density",
+    [
+        lambda z: 0 * z.sum(-1),
+        lambda z: -0.5 * z.square().sum(-1).log1p(),
+        lambda z: -0.55 * z.square().sum(-1).log1p(),
+        lambda z: -0.5 * z[..., 0].clamp_min(0).square(),
+    ],
+    ids=["flat", "slow", "barely integrable in 1-d", "open on one side"],
+)
+def test_what_has_no_integral_or_hardly_one_is_not_trusted(log_density, method):
+    posterior = cc.infer(cc.DensityTarget(log_density, 1), method, seed=0)
+    assert not posterior.trusted
+
+
+def test_the_reference_is_normalised():
+    target = cc.DensityTarget(lambda z: -((z - 1) / 3).square().sum(-1), 1)
+    reference = Reference.of(target)
+    z = torch.linspace(-1e4, 1e4, 2_000_001, dtype=torch.double)[:, None]
+    mass = reference.log_prob(z).exp().sum() * (z[1] - z[0])
+    beyond = 0.4 * 2 / math.pi * reference.root.item() / 1e4  # of the two Cauchy parts
+    torch.testing.assert_close(mass.item(), 1 - beyond, atol=1e-5, rtol=0)
+
+
+def test_draws_of_the_reference_have_its_density():
+    """E_r[f] by draws, and by the density at points of another distribution."""
+    target = cc.DensityTarget(lambda z: -0.5 * ((z - 2) / 3).square().sum(-1), 2).flatten()
+    seen = covered(target)
+    generator = torch.Generator().manual_seed(0)
+    z = seen.draw_prior(200_000, generator=generator)
+    other = 4 * torch.randn(200_000, 2, generator=generator) + 1
+    log_other = -0.5 * ((other - 1) / 4).square().sum(-1) - math.log(2 * math.pi * 16)
+    ratio = (seen.log_prior(other) - log_other).exp()
+    for f in (lambda z: (-z.square().sum(-1)).exp(), lambda z: (z - 2).norm(dim=-1) < 3):
+        torch.testing.assert_close(
+            f(z).float().mean(), (ratio * f(other)).mean(), atol=0.01, rtol=0.02
+        )
+
+
+@pytest.mark.parametrize("kind", [*KINDS, 2])
+def test_tailed_noise_has_its_density(kind):
+    generator = torch.Generator().manual_seed(0)
+    eps = torch.randn(200_000, 2, generator=generator, dtype=torch.double)
+    more = torch.randn(200_000, 4, generator=generator, dtype=torch.double)
+    draws = tailed(eps, more, kind)
+    axis = torch.linspace(-3, 3, 301, dtype=torch.double)
+    grid = torch.cartesian_prod(axis, axis)
+    inside = log_kernel(grid, kind).exp().sum() * (axis[1] - axis[0]).square()
+    share = (draws.abs() < 3).all(-1).double().mean()
+    torch.testing.assert_close(share.item(), inside.item(), atol=0.006, rtol=0)
+    assert (kind == NORMAL) == torch.equal(draws, eps)
+
+
+def test_components_that_are_cauchy_in_each_element_are_heavy_along_an_axis():
+    far = torch.tensor([1e4, 0.0])
+    assert log_kernel(far, EACH_CAUCHY) > log_kernel(far, 1) + 5
+
+
+def test_an_answer_that_has_everything_lacks_nothing():
+    density = densities.student_t(3, 2)
+    target = cc.DensityTarget(density.log_density, 3)
+    posterior = cc.infer(target, Importance(rounds=0), seed=0)
+    assert share_lacking(covered(target.flatten()), posterior._findings) == 0
+
+
+def test_an_answer_that_lacks_its_tails_is_found_out():
+    """Half of a normal distribution, presented as all of it."""
+    density = densities.normal(2, 2.0)
+    target = cc.DensityTarget(density.log_density, 2)
+    posterior = cc.infer(target, Rejection(), seed=0)
+    findings = posterior._findings
+    findings.draws = findings.draws.clone()
+    findings.draws[..., 0] = findings.draws[..., 0].abs()
+    findings.log_evidence = findings.log_evidence - math.log(2)
+    assert share_lacking(covered(target.flatten()), findings) > 0.1
+
+
+@pytest.mark.parametrize("method", [Auto(), TemperedSMC(), Rejection(num_draws=200)])
+def test_a_density_that_overflows_far_out_is_answered(method):
+    def log_density(z):
+        return -0.5 * z.square().sum(-1) + 0 * (z.square().sum(-1) * 3).exp()  # inf · 0 far out
+
+    posterior = cc.infer(cc.DensityTarget(log_density, 2), method, seed=0)
+    assert (posterior.log_evidence - math.log(2 * math.pi)).abs() < 0.05
+
+
+@pytest.mark.parametrize(("value", "word"), [(math.nan, "NaN"), (math.inf, "infinity")])
+def test_a_density_without_a_value_near_0_is_named(value, word):
+    def log_density(z):
+        return torch.where(z[..., 0] > 1, value, -z.square().sum(-1))
+
+    with pytest.raises(cc.NonFiniteError, match=rf"{word} from log_density at .* \|z\| ="):
+        cc.infer(cc.DensityTarget(log_density, 2), seed=0)
+
+
+def test_a_density_without_a_gradient_is_refused():
+    target = cc.DensityTarget(lambda z: torch.zeros(z.shape[:-1]), 2)
+    with pytest.raises(ValueError, match=r"write a constant as 0 \* z\.sum"):
+        cc.infer(target, seed=0)

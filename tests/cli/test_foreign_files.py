@@ -156,6 +156,31 @@ def test_errors_speak_of_the_places_in_an_array():
     assert "at index (1, 1, 0) of rows.npy: expected values whole" in run(*words).stderr
 
 
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.array([[1, None, "a"]], dtype=object), "they hold objects of Python, not numbers"),
+        (np.array([["1", "2", "3"]]), "got one (1, 3) of <U1"),
+        (np.zeros((2, 3), dtype=complex), "got one (2, 3) of complex128"),
+    ],
+)
+def test_arrays_of_something_else_are_called_what_they_are(array, message):
+    model("mine", Gaussian(0.1))
+    np.save("rows.npy", array, allow_pickle=True)
+    result = run("condition", "mine", "--data", "rows.npy")
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "allow_pickle" not in result.stderr
+
+
+def test_what_is_wrong_with_the_data_is_not_put_on_the_method():
+    model("mine", Categorical(3, one_hot=True))
+    result = condition("1,0,\n")
+    assert result.exit_code == 2
+    assert "a mask that observes all classes of a one-hot variable or none" in result.stderr
+    assert "--method" not in result.stderr
+
+
 def test_values_that_are_not_observed_are_looked_at_before_the_work(monkeypatch):
     model("mine", Bernoulli())
     monkeypatch.setattr("crosscoding.cli.complete.condition", lambda *_, **__: 1 / 0)

@@ -14,14 +14,13 @@ from torch import Tensor
 from crosscoding.cli.cells import Style
 from crosscoding.cli.headers import UNNAMED, counts
 from crosscoding.cli.pixels import Pixels
-from crosscoding.cli.tables import STDIN, Table, is_table, read_table
+from crosscoding.cli.tables import STDIN, Table, is_table, read_table, shown
 from crosscoding.likelihoods import Bernoulli
 from crosscoding.vae import VAE
 from crosscoding.zoo.data import load_pictures
 
 _MOST_PICTURES = 1000
 _MOST_BYTES = 2**32  # of an array that is unpacked
-_NAMES = 8  # of columns, shown in an error
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others unpack without a bound
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -130,8 +129,7 @@ def _of_table(table: Table, vae: VAE) -> Data:
 
 
 def _named(table: Table) -> str:
-    names = [repr(name) for name in table.names or []]
-    return f" ({', '.join(names[:_NAMES])}{', …' * (len(names) > _NAMES)})" if names else ""
+    return f" ({shown([repr(name) for name in table.names])})" if table.names else ""
 
 
 def _advice_on_width(table: Table, size: int) -> str:
@@ -179,10 +177,14 @@ def _array(path: Path, name: str | None, vae: VAE) -> np.ndarray:
         if suffix == ".npz":
             array = _unpacked(path, key)
         return array.astype(array.dtype.newbyteorder("="))
-    there = ", ".join(f"{key or 'one'} {array.shape}" for key, array in arrays.items())
+    there = ", ".join(f"{key or 'one'} {_described(array)}" for key, array in arrays.items())
     wanted = ", ".join(["N", *map(str, vae.data_shape)])
     what = "one array, by FILE.npz:NAME," if fitting else "an array of numbers"
     raise ValueError(f"expected {what} of shape ({wanted}) in {path}, got {there or 'none'}")
+
+
+def _described(array: np.ndarray) -> str:
+    return f"{array.shape}" + (f" of {array.dtype}" if array.dtype.kind not in "fiub" else "")
 
 
 def _arrays(path: Path, name: str | None) -> dict[str, np.ndarray]:
@@ -232,4 +234,6 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (*_NO_ARCHIVE, MemoryError, OverflowError, ValueError) as error:
-        raise ValueError(f"expected arrays in {path}, and they cannot be read: {error}") from None
+        objects = "allow_pickle" in str(error)  # an option of NumPy's, which is none here
+        said = "they hold objects of Python, not numbers" if objects else error
+        raise ValueError(f"expected arrays in {path}, and they cannot be read: {said}") from None

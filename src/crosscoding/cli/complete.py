@@ -54,8 +54,9 @@ def run(request: Request, *, as_json: bool) -> None:
     note(*data.notes)
     mask = _mask(request, vae, data.values)
     folder = output_folder(request.out)
+    evidence = Evidence(data.values, mask)
+    vae.likelihood.check_values(evidence.values, mask)
     with progress("conditioning") as report, _errors_of_method(request.method):
-        evidence = Evidence(data.values, mask)
         posterior = condition(vae, evidence, method, seed=request.seed, report=report)
     answers = Answers(
         vae,

@@ -19,6 +19,8 @@ def doubts(answers: Answers) -> list[dict[str, str]]:
     if labels.count("trusted") > (1 - _MANY) * len(labels):
         return []
     whole = torch.where(answers.mask, answers.values, answers.completions[0])
+    if not whole.isfinite().all():
+        return []
     findings = check_data(
         answers.vae,
         whole.reshape(-1, *answers.vae.data_shape),

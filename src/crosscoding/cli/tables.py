@@ -19,6 +19,7 @@ from crosscoding.cli.headers import check_index, find_header
 
 SUFFIXES = (".csv", ".tsv", ".txt")
 STDIN = "-"
+_SHOWN = 8  # names of columns, in an error
 
 _Line = tuple[int, list[str]]
 
@@ -72,7 +73,7 @@ def read_table(path: Path, style: Style | None = None) -> Table:
         other = style.other_delimiter(style.joined(names))
         raise ValueError(
             f"expected rows in {name}, got no rows below the names of the columns, "
-            f"{', '.join(names)}; {other or 'if line 1 is a row, give --no-header'}"
+            f"{shown(names)}; {other or 'if line 1 is a row, give --no-header'}"
         )
     _check_widths(lines, len(cells[0]), names is not None, name, style)
     if names is not None:
@@ -175,6 +176,11 @@ def _no_number(
 
 def _column(index: int, names: Sequence[str] | None) -> str:
     return f"column {index + 1}" + (f" ({names[index]!r})" if names else "")
+
+
+def shown(names: Sequence[str]) -> str:
+    """The first of some names, in words."""
+    return ", ".join([*names[:_SHOWN], *["…"] * (len(names) > _SHOWN)])
 
 
 def _count(number: int, noun: str) -> str:

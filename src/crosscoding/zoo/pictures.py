@@ -4,6 +4,7 @@ A format can leave open what is seen: behind transparent pixels, in which frame,
 Nothing of that is guessed, as every guess is a datum that a model answers without complaint.
 """
 
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -17,7 +18,10 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none that run
 _MODES = {1: "L", 3: "RGB"}
 _EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _ORIENTATION = 0x0112  # in Exif
-_DAMAGED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+_DAMAGED = (
+    *(OSError, EOFError, SyntaxError, ValueError),
+    *(struct.error, Image.DecompressionBombError),
+)
 
 
 class _OpenError(Exception):

@@ -58,14 +58,14 @@ def check_index(names: Sequence[str], rows: Rows, style: Style, name: str) -> No
         )
 
 
-def counts(column: Sequence[float]) -> bool:
+def counts(column: Sequence[float | None]) -> bool:
     """Whether a column is 0, 1, 2, … or 1, 2, 3, …"""
     return any(list(column) == list(range(start, start + len(column))) for start in (0, 1))
 
 
 def _counts_rows(rows: Rows, style: Style) -> bool:
     """Whether the first column does."""
-    return bool(rows) and counts([style.number(row[0]) or 0.0 for row in rows])
+    return bool(rows) and counts([style.number(row[0]) for row in rows])
 
 
 def _is_pandas_header(first: Sequence[str], rows: Rows, style: Style) -> bool:

@@ -33,6 +33,15 @@ def test_a_line_for_each_finding():
     )
 
 
+def test_a_notebook_shows_what_print_shows():
+    shown = CheckReport("a <model>", (Finding("scale", "ok", "σ < 1 & more"),))
+    assert repr(shown) == str(shown)
+    html = shown._repr_html_()
+    assert "<td>ok</td><td>scale</td><td>σ &lt; 1 &amp; more</td>" in html
+    assert "a &lt;model&gt;" in html
+    assert "nothing speaks against it" in html
+
+
 def test_findings_by_name():
     assert report("ok", "note")["check 1"].status == "note"
     assert "check 1" in report("ok", "note")

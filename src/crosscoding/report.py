@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 STATUSES = ("ok", "note", "warning", "error")
@@ -29,9 +30,9 @@ class Finding:
             raise ValueError(f"expected a status among {', '.join(STATUSES)}, got {self.status!r}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CheckReport:
-    """What `VAE.check` found; printed, it is a table of one line a finding.
+    """What `VAE.check` found; shown, it is a table of one line a finding.
 
     Attributes:
         model: The model in words.
@@ -60,6 +61,21 @@ class CheckReport:
         width = max((len(finding.name) for finding in self.findings), default=0)
         lines = [f"{f.status:<8} {f.name:<{width}}  {f.message}" for f in self.findings]
         return "\n".join([self.model, *lines, self.summary])
+
+    __repr__ = __str__  # as notebooks and the prompt of Python show it
+
+    def _repr_html_(self) -> str:
+        """The same table for a notebook."""
+        rows = "".join(
+            "<tr>"
+            + "".join(f"<td>{escape(text)}</td>" for text in (f.status, f.name, f.message))
+            + "</tr>"
+            for f in self.findings
+        )
+        return (
+            f"<table><caption>{escape(self.model)}</caption>{rows}</table>"
+            f"<p>{escape(self.summary)}</p>"
+        )
 
     @property
     def summary(self) -> str:

@@ -217,12 +217,12 @@ def test_rows_with_gaps_are_answered_by_a_model_in_a_folder(tmp_path):
     assert "query_log_prob" not in summary["queries"][0]  # the truth is not there
     assert arrays(out)["completions"].shape == (200, 3, 4)
     low, mean, high = (read_table(out / f"{name}.csv") for name in ("low", "mean", "high"))
-    assert mean[1] == ["w", "x", "y", "z"]
+    assert mean.names == ["w", "x", "y", "z"]
     seen = [0, 2, 3]
     for bound in (low, mean, high):  # the evidence as it was given
-        assert (bound[0][:, seen].astype(np.float32) == rows.numpy()[:, seen]).all()
-    assert (low[0][:, 1] < mean[0][:, 1]).all()
-    assert (mean[0][:, 1] < high[0][:, 1]).all()
+        assert (bound.rows[:, seen].astype(np.float32) == rows.numpy()[:, seen]).all()
+    assert (low.rows[:, 1] < mean.rows[:, 1]).all()
+    assert (mean.rows[:, 1] < high.rows[:, 1]).all()
     assert not list(out.glob("*.png"))
     assert "3 trusted" in run(*words).stdout
 
@@ -347,7 +347,12 @@ def test_check_takes_the_folder_of_a_model(tmp_path):
 @pytest.mark.parametrize(
     ("model", "data", "message"),
     [
-        ("mnist-2", None, "did you mean 'mnist-2d'?; nor is it a folder"),
+        (
+            *("mnist-2", None),
+            "expected a folder of a model, or a model among anime-64d, celeba-100d, mnist-20d, "
+            "mnist-2d, got 'mnist-2'; did you mean 'mnist-2d'?",
+        ),
+        ("file.txt", None, "expected the folder of a model, as vae.save wrote it"),
         (".", None, "description.json"),
         ("mnist-2d", "none.npy", "expected data in none.npy, and there is no such file"),
         ("mnist-2d", "none.npz:images", "expected data in none.npz, and there is no such file"),
@@ -355,6 +360,7 @@ def test_check_takes_the_folder_of_a_model(tmp_path):
 )
 def test_check_says_what_is_wrong_with_its_words(tmp_path, monkeypatch, model, data, message):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.txt").write_text("")
     found = run("check", model, *([] if data is None else ["--data", data]))
     assert found.exit_code == 2
     assert message in found.stderr

@@ -76,7 +76,7 @@ def vae(likelihood, *shape: int) -> cc.VAE:
 @pytest.mark.parametrize(
     ("likelihood", "shape", "wrong", "words"),
     [
-        (Poisson(), (3,), 1.5, "whole numbers from 0 for Poisson, got 1.5 and 0 more"),
+        (Poisson(), (3,), 1.5, "whole numbers from 0 for Poisson, got 1.5; counts"),
         (ContinuousBernoulli(), (3,), 1.5, "between 0 and 1 for ContinuousBernoulli, got 1.5"),
         (NegativeBinomial(2.0), (3,), -2, "whole numbers from 0 for NegativeBinomial, got -2"),
         (BetaBinomial(7, 1.0), (3,), 8, "whole numbers from 0 to 7 for BetaBinomial, got 8"),

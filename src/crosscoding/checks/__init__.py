@@ -12,12 +12,13 @@ from torch import Generator, Tensor
 
 from crosscoding.checks import data as data_checks
 from crosscoding.checks import decoder, latent, units, work
+from crosscoding.checks.columns import FEWEST
 from crosscoding.checks.subject import Subject
 from crosscoding.random import generator_from
 from crosscoding.report import CheckReport, Finding
 from crosscoding.vae import VAE, whole_data
 
-__all__ = ["check"]
+__all__ = ["check", "check_data"]
 
 Check = Callable[[Subject], Finding | None]
 
@@ -61,16 +62,37 @@ def check(
         if all(finding.status != "error" for finding in findings):
             findings += _run(subject, _OF_DECODER)
             findings += _run(subject, _OF_WORK)
-            findings += _of_data(subject)
+            findings += _of_data(subject, _OF_DATA)
     return CheckReport(repr(vae), tuple(findings))
 
 
-def _of_data(subject: Subject) -> list[Finding]:
+def check_data(
+    vae: VAE, data: Tensor, *, quick: bool = False, seed: int | Generator | None = 0
+) -> tuple[Finding, ...]:
+    """What data say of a model that is in use: the checks of data alone.
+
+    Args:
+        vae: The model.
+        data: Whole data, (N, *data), N ≥ 1.
+        quick: Whether only support, units and counts are looked at, which takes a few decodes. So
+            it is with data that are too few for the other checks.
+        seed: Decides which of many data are looked at, and the model's draws.
+    """
+    generator = generator_from(seed)
+    subject = Subject(vae, generator, _some(whole_data(vae, data).detach(), generator))
+    checks = _OF_DATA
+    if quick or len(data) < FEWEST:
+        checks = {name: checks[name] for name in ("units", "counts")}
+    with torch.inference_mode(False), torch.enable_grad():
+        return tuple(_of_data(subject, checks))
+
+
+def _of_data(subject: Subject, checks: dict[str, Check]) -> list[Finding]:
     """What holds the model against data, where these can be its own at all."""
     if subject.data is None:
         return []
     findings = _run(subject, {"data": data_checks.support})
-    return findings if findings[0].status == "error" else findings + _run(subject, _OF_DATA)
+    return findings if findings[0].status == "error" else findings + _run(subject, checks)
 
 
 def _run(subject: Subject, checks: dict[str, Check]) -> list[Finding]:

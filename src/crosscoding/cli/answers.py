@@ -13,9 +13,11 @@ import numpy as np
 from rich.table import Table
 from torch import Tensor
 
+from crosscoding.cli.cells import Style
 from crosscoding.cli.console import figure, out, write_json
 from crosscoding.cli.pixels import Pixels
-from crosscoding.cli.tables import read_names, write_table
+from crosscoding.cli.tables import Table as Read
+from crosscoding.cli.tables import write_table
 from crosscoding.plots import sheet, write_png
 from crosscoding.posterior import Posterior
 from crosscoding.vae import VAE
@@ -100,7 +102,7 @@ class Answers:
 
     # ---- files ---------------------------------------------------------------------------------
 
-    def write(self, folder: Path, summary: Summary, source: str | None) -> None:
+    def write(self, folder: Path, summary: Summary, table: Read | None) -> None:
         """Write samples.npz, tables or pictures where answers are such, and last summary.json.
 
         In a folder that has one, all of it is there, and of the same answers.
@@ -108,7 +110,8 @@ class Answers:
         Args:
             folder: Where to.
             summary: With what was asked.
-            source: The file that the values are from, if they are no picture.
+            table: The table that the values are from, if they are from one: others are written as
+                it is.
         """
         (folder / "summary.json").unlink(missing_ok=True)
         arrays = ("completions", "latent", "mask", "mean", "std")
@@ -116,19 +119,18 @@ class Answers:
             folder / "samples.npz", **{name: getattr(self, name).numpy() for name in arrays}
         )
         if len(self.vae.data_shape) == 1:
-            self._write_tables(folder, source)
+            self._write_tables(folder, table)
         if Pixels.suit(self.vae) and self.posterior.batch_shape.numel() == 1:
             self._write_pictures(folder)
         write_json(summary, folder / "summary.json")
 
-    def _write_tables(self, folder: Path, source: str | None) -> None:
-        path = Path(source or "")
-        names = read_names(path) if path.suffix == ".csv" else None
+    def _write_tables(self, folder: Path, table: Read | None) -> None:
+        names, style = (None, Style()) if table is None else (table.names, table.style)
         draws = self.completions.numpy()
-        write_table(folder / "mean.csv", self.mean.numpy(), names)
+        write_table(folder / "mean.csv", self.mean.numpy(), names, style)
         for name, share in _INTERVAL.items():
             rows = np.quantile(draws, share, axis=0).astype(draws.dtype)
-            write_table(folder / f"{name}.csv", rows, names)
+            write_table(folder / f"{name}.csv", rows, names, style)
 
     def _write_pictures(self, folder: Path) -> None:
         shape, pixels = self.vae.data_shape, Pixels.of(self.vae)
@@ -158,11 +160,11 @@ class Answers:
         if len(queries) == 1:
             for reason in queries[0]["reasons"]:
                 out.print(f"  {reason}", markup=False)
-        out.print(
-            f"{summary['samples']} completions{' of each' * (len(queries) > 1)}, and what sums "
-            f"them up, are in {folder}",
-            markup=False,
-        )
+        for doubt in summary["doubts"]:
+            out.print(f"  {doubt['name']}: {doubt['message']}", markup=False)
+        num = summary["samples"]
+        what = f"{num} completion{'s' * (num > 1)}{' of each' * (len(queries) > 1)}"
+        out.print(f"{what}, and figures that sum up the answer, are in {folder}", markup=False)
 
 
 def _of_one(summary: Summary, query: Summary) -> dict[str, str]:

@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
+import crosscoding
 from crosscoding.cli.console import clear_errors
+from crosscoding.cli.paths import expanded
 
 _EXAMPLES = """
 Examples:
@@ -22,6 +24,8 @@ Examples:
 
   crosscoding condition my-model --data rows-with-gaps.csv --out answer
 
+  crosscoding condition my-model --data excel.csv --delimiter ";" --decimal ","
+
   crosscoding reproduce fig4 --quick
 """
 
@@ -33,13 +37,47 @@ app = typer.Typer(
     help="Conditional inference on variational autoencoders that are already trained." + _EXAMPLES,
 )
 
-Out = Annotated[Path, typer.Option("--out", help="Folder for the results; made if need be.")]
+Out = Annotated[
+    Path,
+    typer.Option("--out", callback=expanded, help="Folder for the results; made if need be."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Model = Annotated[
     str,
     typer.Argument(
+        callback=expanded,
         help="Name of a model, as `crosscoding models` lists them, or the folder of one that "
-        "vae.save wrote."
+        "vae.save wrote.",
+    ),
+]
+Delimiter = Annotated[
+    str | None,
+    typer.Option(
+        "--delimiter",
+        help="What is between the columns of a table, such as ';', or tab or space; by default a "
+        "comma, in .tsv a tab. Tables in the results have it too.",
+    ),
+]
+Decimal = Annotated[
+    str,
+    typer.Option("--decimal", help="What is before the decimals of numbers in tables, '.' or ','."),
+]
+Header = Annotated[
+    bool | None,
+    typer.Option(
+        "--header/--no-header",
+        help="Whether the first line of a table names its columns; by default that is seen from "
+        "it: words do, and 0,1,2,... as pandas writes it.",
+        show_default=False,
+    ),
+]
+Decoder = Annotated[
+    str | None,
+    typer.Option(
+        "--decoder",
+        metavar="FILE.py:Class",
+        help="Run this file, make its class without arguments, and load the weights of the model's "
+        "folder into that. Only for a file whose author you trust.",
     ),
 ]
 AllowCode = Annotated[
@@ -51,6 +89,24 @@ AllowCode = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Decides every random number.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"crosscoding {crosscoding.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def of_all_commands(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version, and end."
+        ),
+    ] = False,
+) -> None:
+    """What is said before the command."""
 
 
 @app.command()
@@ -90,11 +146,17 @@ def check(
         typer.Option(
             "--data",
             metavar="FILE",
-            help="Whole data: .npy, .npz (or .npz:NAME of an array in it), .csv, .zip of colour "
-            "pictures; pixels from 0 to 255 are scaled.",
+            callback=expanded,
+            help="Whole data: .npy, .npz (or .npz:NAME of an array in it), .csv, .tsv or .txt, - "
+            "for such a table on standard input, .zip of colour pictures; pixels from 0 to 255 are "
+            "scaled.",
         ),
     ] = None,
+    delimiter: Delimiter = None,
+    decimal: Decimal = ".",
+    header: Header = None,
     allow_code: AllowCode = False,
+    decoder: Decoder = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -104,10 +166,12 @@ def check(
 
     Examples: crosscoding check mnist-2d; crosscoding check my-model --data mine.npz:test
     """
-    from crosscoding.cli.check import run
+    from crosscoding.cli.cells import Style
+    from crosscoding.cli.check import Request, run
 
     with clear_errors():
-        ok = run(model, data, allow_code=allow_code, seed=seed, as_json=json)
+        style = Style.parse(delimiter, decimal, header)
+        ok = run(Request(model, data, style, allow_code, decoder, seed), as_json=json)
     if not ok:
         raise typer.Exit(1)
 
@@ -129,6 +193,7 @@ def condition(
         Path | None,
         typer.Option(
             "--image",
+            callback=expanded,
             help="Picture of the datum, of the model's size. Its pixels become 0 and 1 (white: "
             "above 127) for a Bernoulli likelihood, -1 to 1 for a Gaussian one.",
         ),
@@ -144,12 +209,18 @@ def condition(
         typer.Option(
             "--data",
             metavar="FILE",
-            help="Instead of --image: data as the model takes them, many at once: .csv, a line a "
-            "datum, empty where a value is missing; .npy or .npz (or .npz:NAME), with NaN there. "
-            "Bytes that can be pixels are scaled as those of --image.",
+            callback=expanded,
+            help="Instead of --image: data as the model takes them, many at once: .csv, .tsv or "
+            ".txt, a line a datum, empty where a value is missing, or - for such a table on "
+            "standard input; .npy or .npz (or .npz:NAME), with NaN there. Bytes that can be pixels "
+            "are scaled as those of --image.",
         ),
     ] = None,
+    delimiter: Delimiter = None,
+    decimal: Decimal = ".",
+    header: Header = None,
     allow_code: AllowCode = False,
+    decoder: Decoder = None,
     samples: Annotated[
         int, typer.Option("--samples", min=1, max=100_000, help="Completions to draw.")
     ] = 64,
@@ -182,13 +253,20 @@ def condition(
       crosscoding condition my-model --data rows-with-gaps.csv --samples 1000
 
       crosscoding condition my-model --data whole.npy --observe columns:0-3
+
+      crosscoding condition my-model --data - --delimiter tab < rows.txt
+
+      crosscoding condition my-model --decoder networks.py:Decoder --data rows-with-gaps.csv
     """
+    from crosscoding.cli.cells import Style
     from crosscoding.cli.complete import Request, run
 
     with clear_errors():
         request = Request(
             *(model, observe, image, digit, data),
+            style=Style.parse(delimiter, decimal, header),
             allow_code=allow_code,
+            decoder=decoder,
             samples=samples,
             method=method,
             out=out,
@@ -201,7 +279,10 @@ def condition(
 def train(
     name: Annotated[str, typer.Argument(help="Which recipe; `crosscoding models` lists them.")],
     data: Annotated[
-        Path, typer.Option("--data", help="Folder of mnist.npz, anime_64.zip or celeba_64.zip.")
+        Path,
+        typer.Option(
+            "--data", callback=expanded, help="Folder of mnist.npz, anime_64.zip or celeba_64.zip."
+        ),
     ],
     out: Out = Path("out/train"),
     json: Json = False,
@@ -230,12 +311,18 @@ def reproduce(
     list_all: Annotated[bool, typer.Option("--list", help="Say what there is, and end.")] = False,
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="Folder of data sets; by default that of CROSSCODING_DATA."),
+        typer.Option(
+            "--data",
+            callback=expanded,
+            help="Folder of data sets; by default that of CROSSCODING_DATA.",
+        ),
     ] = None,
     models: Annotated[
         Path | None,
         typer.Option(
-            "--models", help="Folder of others' models; by default that of CROSSCODING_MODELS."
+            "--models",
+            callback=expanded,
+            help="Folder of others' models; by default that of CROSSCODING_MODELS.",
         ),
     ] = None,
     change: Annotated[

@@ -4,14 +4,17 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from crosscoding.cli.cells import Style
+from crosscoding.cli.headers import UNNAMED, counts
 from crosscoding.cli.pixels import Pixels
-from crosscoding.cli.tables import read_table
+from crosscoding.cli.tables import STDIN, Table, is_table, read_table, shown
 from crosscoding.likelihoods import Bernoulli
 from crosscoding.vae import VAE
 from crosscoding.zoo.data import load_pictures
@@ -26,16 +29,64 @@ _HEADERS = {
 _NO_ARCHIVE = (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError, zlib.error)
 
 
-def read_data(words: str, vae: VAE) -> Tensor:
-    """Data for a model, (N, *data), in its dtype; NaN where a file has it.
+@dataclass(frozen=True, eq=False)
+class Data:
+    """What a file holds.
+
+    Attributes:
+        values: Data for a model, (N, *data), in its dtype; NaN where the file has it.
+        name: The file's, for messages.
+        table: The table that they are from, if it is one.
+    """
+
+    values: Tensor
+    name: str
+    table: Table | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was assumed, for the user to read."""
+        return () if self.table is None else self.table.notes
+
+    def place(self, marked: Tensor) -> str:
+        """Where the first of marked elements is, in words of the file."""
+        row, *index = marked.nonzero()[0].tolist()
+        if self.table is None:
+            return f"at index {(row, *index)} of {self.name}"
+        column = int(np.ravel_multi_index(index, marked.shape[1:]))
+        return f"in line {self.table.lines[row]}, {self.table.column(column)} of {self.name}"
+
+    def check(self, vae: VAE) -> None:
+        """Raise ValueError unless all numbers that are there can be data of this model."""
+        there = ~self.values.isnan()
+        values = self.values.where(there, 0.0)
+        if (infinite := values.isinf()).any():
+            raise ValueError(
+                f"expected a finite number {self.place(infinite)}, or none where it is missing, "
+                f"got infinity, or more than {torch.finfo(vae.dtype).max:.3g}, the most that the "
+                "model can take"
+            )
+        wrong = there & ~vae.likelihood.in_support(values)
+        if wrong.any():
+            row = int(wrong.nonzero()[0, 0])
+            try:
+                vae.likelihood.check_values(values[row], wrong[row], "values")
+            except ValueError as error:
+                raise ValueError(f"{self.place(wrong)}: {error}") from None
+
+
+def read_data(words: str, vae: VAE, style: Style | None = None) -> Data:
+    """Data for a model from a file.
 
     Pixels from 0 to 255 are scaled as `Pixels.of` says: a zip of pictures, and arrays of uint8 that
     hold more than 0 and 1, where data can be pictures. Other numbers are taken as they are.
 
     Args:
-        words: FILE.npy, FILE.npz, FILE.npz:NAME of an array in it, FILE.csv of numbers, in which
-            nothing stands for NaN, or FILE.zip of colour pictures.
+        words: FILE.npy, FILE.npz, FILE.npz:NAME of an array in it, FILE.csv, .tsv or .txt of
+            numbers, or - for such a table on standard input, in which nothing stands for NaN; or
+            FILE.zip of colour pictures.
         vae: The model, whose shape an array must have, or at least its number of elements.
+        style: How a table is written, if options say so.
 
     Raises:
         ValueError: There is no such file or array, or none that fits.
@@ -43,16 +94,56 @@ def read_data(words: str, vae: VAE) -> Tensor:
     path, name = Path(words), None
     if not path.is_file() and ":" in words:
         path, name = Path(words.rpartition(":")[0]), words.rpartition(":")[2]
-    if not path.is_file():
+    if words != STDIN and not path.is_file():
         raise ValueError(f"expected data in {path}, and there is no such file")
-    if path.suffix == ".zip":
-        return _pictures(path, vae)
+    if is_table(path):
+        return _of_table(read_table(path, style or Style()), vae)
+    if style not in (None, Style()):
+        raise ValueError(
+            f"expected --delimiter, --decimal and --header only with a table, got {path}"
+        )
+    if path.suffix.lower() == ".zip":
+        return Data(_pictures(path, vae), str(path))
     array = _array(path, name, vae)
     data = torch.from_numpy(array.reshape(len(array), *vae.data_shape))
     pixels = array.dtype == np.uint8 and array.max() > 1  # and no zeros and ones
     if pixels and (isinstance(vae.likelihood, Bernoulli) or Pixels.suit(vae)):
-        return Pixels.of(vae).scaled(data).to(vae.dtype)
-    return data.to(vae.dtype)
+        return Data(Pixels.of(vae).scaled(data).to(vae.dtype), str(path))
+    return Data(data.to(vae.dtype), str(path))
+
+
+def _of_table(table: Table, vae: VAE) -> Data:
+    """The rows of a table as data.
+
+    Raises:
+        ValueError: It has more or fewer columns than data have elements.
+    """
+    rows, size, shape = table.rows, vae.data_size, tuple(vae.data_shape)
+    if rows.shape[1] == size:
+        values = torch.from_numpy(rows.reshape(len(rows), *shape)).to(vae.dtype)
+        return Data(values, table.name, table)
+    raise ValueError(
+        f"expected {size} columns in {table.name}, as many as the model's data of shape {shape} "
+        f"have elements, got {rows.shape[1]}{_named(table)}; {_advice_on_width(table, size)}"
+    )
+
+
+def _named(table: Table) -> str:
+    return f" ({shown([repr(name) for name in table.names])})" if table.names else ""
+
+
+def _advice_on_width(table: Table, size: int) -> str:
+    rows, names = table.rows, table.names
+    if np.isnan(rows[:, -1]).all() and not (names and names[-1].strip()):
+        return "the last is empty: leave out the delimiter at the end of the lines"
+    if rows.shape[1] == size + 1 and (
+        counts(rows[:, 0].tolist()) or (names and names[0] in UNNAMED)
+    ):
+        return (
+            f"is the first, {table.column(0)}, the index of pandas? Then leave it out, with "
+            "to_csv(..., index=False)"
+        )
+    return "give the columns that the model was trained on, in that order"
 
 
 def _pictures(path: Path, vae: VAE) -> Tensor:
@@ -68,11 +159,13 @@ def _pictures(path: Path, vae: VAE) -> Tensor:
 
 def _array(path: Path, name: str | None, vae: VAE) -> np.ndarray:
     """The array of that name, or the only one that fits the model."""
-    if path.suffix not in (".npy", ".npz", ".csv"):
+    suffix = path.suffix.lower()
+    if suffix not in (".npy", ".npz"):
         raise ValueError(
-            f"expected data as .npy, .npz, .csv or .zip, got {path}; write it by numpy.save"
+            "expected data as .npy, .npz, .csv, .tsv, .txt or .zip, or - for a table on standard "
+            f"input, got {path}; convert or unpack it first"
         )
-    arrays = {"": read_table(path)[0]} if path.suffix == ".csv" else _arrays(path, name)
+    arrays = _arrays(path, name)
     fitting = {
         key: array
         for key, array in arrays.items()
@@ -81,13 +174,17 @@ def _array(path: Path, name: str | None, vae: VAE) -> np.ndarray:
     }
     if len(fitting) == 1:
         ((key, array),) = fitting.items()
-        if path.suffix == ".npz":
+        if suffix == ".npz":
             array = _unpacked(path, key)
         return array.astype(array.dtype.newbyteorder("="))
-    there = ", ".join(f"{key or 'one'} {array.shape}" for key, array in arrays.items())
+    there = ", ".join(f"{key or 'one'} {_described(array)}" for key, array in arrays.items())
     wanted = ", ".join(["N", *map(str, vae.data_shape)])
     what = "one array, by FILE.npz:NAME," if fitting else "an array of numbers"
     raise ValueError(f"expected {what} of shape ({wanted}) in {path}, got {there or 'none'}")
+
+
+def _described(array: np.ndarray) -> str:
+    return f"{array.shape}" + (f" of {array.dtype}" if array.dtype.kind not in "fiub" else "")
 
 
 def _arrays(path: Path, name: str | None) -> dict[str, np.ndarray]:
@@ -96,7 +193,7 @@ def _arrays(path: Path, name: str | None) -> dict[str, np.ndarray]:
     The zeros take no memory: what is not asked for is not unpacked.
     """
     with _reading(path):
-        if path.suffix == ".npy":
+        if path.suffix.lower() == ".npy":
             with path.open("rb") as file:
                 return {"": np.lib.format.read_array(file, allow_pickle=False)}
         with zipfile.ZipFile(path) as archive:
@@ -137,4 +234,6 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (*_NO_ARCHIVE, MemoryError, OverflowError, ValueError) as error:
-        raise ValueError(f"expected arrays in {path}, and they cannot be read: {error}") from None
+        objects = "allow_pickle" in str(error)  # an option of NumPy's, which is none here
+        said = "they hold objects of Python, not numbers" if objects else error
+        raise ValueError(f"expected arrays in {path}, and they cannot be read: {said}") from None

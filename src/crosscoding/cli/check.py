@@ -1,23 +1,42 @@
 """`crosscoding check`: what speaks for and against a model."""
 
+from dataclasses import dataclass
+
 from rich.markup import escape
 from rich.table import Table
 
 from crosscoding.cli.arrays import read_data
-from crosscoding.cli.console import err, out, print_json, use_one_thread
+from crosscoding.cli.cells import Style
+from crosscoding.cli.console import err, note, out, print_json, use_one_thread
 from crosscoding.cli.models import load_model
 from crosscoding.report import CheckReport
 
 _COLOURS = {"ok": "green", "note": "blue", "warning": "yellow", "error": "red"}
 
 
-def run(name: str, data: str | None, *, allow_code: bool, seed: int, as_json: bool) -> bool:
+@dataclass(frozen=True)
+class Request:
+    """What was asked on the command line."""
+
+    model: str
+    data: str | None
+    style: Style
+    allow_code: bool
+    decoder: str | None
+    seed: int
+
+
+def run(request: Request, *, as_json: bool) -> bool:
     """Check a model, print the report, and tell whether there is no error."""
     use_one_thread()
-    vae = load_model(name, allow_code=allow_code)
-    some = None if data is None else read_data(data, vae)
+    vae = load_model(request.model, allow_code=request.allow_code, decoder=request.decoder)
+    some = None
+    if request.data is not None:
+        data = read_data(request.data, vae, request.style)
+        note(*data.notes)
+        some = data.values
     with err.status("checking"):
-        report = vae.check(some, seed=seed)
+        report = vae.check(some, seed=request.seed)
     if as_json:
         print_json(report.as_dict())
     else:

@@ -1,5 +1,7 @@
 """`crosscoding condition`: pictures or rows, part of them observed, completed by a model."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,12 +9,15 @@ from torch import Tensor
 
 from crosscoding import zoo
 from crosscoding.cli.answers import Answers
-from crosscoding.cli.arrays import read_data
-from crosscoding.cli.console import err, output_folder, print_json, progress, use_one_thread
+from crosscoding.cli.arrays import Data, read_data
+from crosscoding.cli.cells import Style
+from crosscoding.cli.console import note, output_folder, print_json, progress, use_one_thread
+from crosscoding.cli.doubts import doubts
 from crosscoding.cli.models import load_model
 from crosscoding.cli.observe import parse_mask
 from crosscoding.cli.pixels import Pixels
 from crosscoding.condition import condition
+from crosscoding.errors import BudgetError
 from crosscoding.evidence import Evidence
 from crosscoding.registry import METHODS
 from crosscoding.registry import method as method_named
@@ -28,7 +33,9 @@ class Request:
     image: Path | None
     digit: int | None
     data: str | None
+    style: Style
     allow_code: bool
+    decoder: str | None
     samples: int
     method: str | None
     out: Path
@@ -41,21 +48,24 @@ def run(request: Request, *, as_json: bool) -> None:
     given = [name for name in ("image", "digit", "data") if getattr(request, name) is not None]
     if len(given) != 1:
         raise ValueError("expected one of --image FILE, --digit NUMBER (0 to 39) and --data FILE")
-    vae = load_model(request.model, allow_code=request.allow_code)
+    vae = load_model(request.model, allow_code=request.allow_code, decoder=request.decoder)
     method = None if request.method is None else method_named(request.method)
-    values = _picture(request, vae) if request.data is None else read_data(request.data, vae)
-    mask = _mask(request, vae, values)
+    data = _data(request, vae)
+    note(*data.notes)
+    mask = _mask(request, vae, data.values)
     folder = output_folder(request.out)
-    with progress("conditioning") as report:
-        posterior = condition(vae, Evidence(values, mask), method, seed=request.seed, report=report)
-        answers = Answers(
-            vae,
-            posterior,
-            values,
-            mask,
-            completions=posterior.predict(request.samples, seed=request.seed),
-            latent=posterior.sample(request.samples, seed=request.seed),  # those of the completions
-        )
+    evidence = Evidence(data.values, mask)
+    vae.likelihood.check_values(evidence.values, mask)
+    with progress("conditioning") as report, _errors_of_method(request.method):
+        posterior = condition(vae, evidence, method, seed=request.seed, report=report)
+    answers = Answers(
+        vae,
+        posterior,
+        data.values,
+        mask,
+        completions=posterior.predict(request.samples, seed=request.seed),
+        latent=posterior.sample(request.samples, seed=request.seed),  # those of the completions
+    )
     asked = {
         "model": request.model,
         "method": posterior.method if request.method is None else METHODS[request.method].label,
@@ -63,12 +73,37 @@ def run(request: Request, *, as_json: bool) -> None:
         "seed": request.seed,
         "samples": request.samples,
     }
-    summary = asked | answers.summary()
-    answers.write(folder, summary, request.data)
+    summary = asked | answers.summary() | {"doubts": doubts(answers)}
+    answers.write(folder, summary, data.table)
     if as_json:
         print_json(summary)
     else:
         answers.print(summary, folder)
+
+
+def _data(request: Request, vae: VAE) -> Data:
+    """What is asked about: one datum of the data's shape, or those of a file."""
+    if request.data is None:
+        if request.style != Style():
+            raise ValueError("expected --delimiter, --decimal and --header only with --data FILE")
+        return Data(_picture(request, vae), str(request.image))
+    data = read_data(request.data, vae, request.style)
+    data.check(vae)
+    return data
+
+
+@contextmanager
+def _errors_of_method(name: str | None) -> Iterator[None]:
+    """Has errors of a method that was chosen speak of options: their advice is for Python."""
+    try:
+        yield
+    except (ValueError, NotImplementedError, BudgetError) as error:
+        if name is None:
+            raise
+        reason = str(error).partition("; ")[0]
+        raise ValueError(
+            f"--method {name} gives no answer here: {reason}; try another --method, or none"
+        ) from None
 
 
 def _picture(request: Request, vae: VAE) -> Tensor:
@@ -80,7 +115,7 @@ def _picture(request: Request, vae: VAE) -> Tensor:
         )
     pixels = Pixels.of(vae)
     if request.model not in zoo.names() and not pixels.binary:
-        err.print("note: pixels become -1 to 1; if the model was trained otherwise, give --data")
+        note("pixels become -1 to 1; if the model was trained otherwise, give --data")
     if request.image is not None:
         return pixels.read(request.image).to(vae.dtype)
     if not pixels.binary or shape != digits.shape[1:]:

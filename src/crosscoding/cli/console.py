@@ -34,6 +34,12 @@ def clear_errors() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
+def note(*words: str) -> None:
+    """Print what the user should know of the result, a line each, on stderr."""
+    for each in words:
+        err.print(f"[blue]note:[/] {escape(each)}", highlight=False, soft_wrap=True)
+
+
 def use_one_thread() -> None:
     """Keep torch to one thread: the fits are small, and a second waits long on a busy machine."""
     torch.set_num_threads(1)
@@ -41,7 +47,13 @@ def use_one_thread() -> None:
 
 @contextmanager
 def progress(title: str) -> Iterator[Report]:
-    """A progress bar on stderr while work goes on; gives the function to report with."""
+    """A progress bar on stderr while work goes on; gives the function to report with.
+
+    Nothing is shown where stderr is no terminal: Rich would leave an empty line there.
+    """
+    if not err.is_interactive:
+        yield lambda share, what: None
+        return
     columns = (TextColumn(title), BarColumn(), TextColumn("{task.description}"))
     with Progress(*columns, TimeElapsedColumn(), console=err, transient=True) as bar:
         task = bar.add_task("", total=1.0)

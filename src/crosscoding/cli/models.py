@@ -7,6 +7,7 @@ from rich.table import Column, Table
 
 from crosscoding import zoo
 from crosscoding.cli.console import out, print_json
+from crosscoding.cli.networks import made_by
 from crosscoding.errors import ModelFormatError, NonFiniteError, unknown_name
 from crosscoding.vae import VAE, load_vae
 
@@ -31,25 +32,40 @@ def run(name: str | None, *, as_json: bool) -> None:
     out.print(table)
 
 
-def load_model(name: str, *, allow_code: bool) -> VAE:
+def load_model(name: str, *, allow_code: bool, decoder: str | None) -> VAE:
     """A model of the zoo, or one in a folder.
 
     Args:
         name: The model's, or the folder's.
         allow_code: Whether classes that the folder names may be imported, from the present folder
             too.
+        decoder: FILE.py:Class of the decoder of a folder, whose code is run; or None.
     Raises:
         ValueError: There is neither, or a class would have to be imported.
     """
+    if Path(name).is_file():
+        raise ValueError(
+            f"expected the folder of a model, as vae.save wrote it, or a model's name, got {name}, "
+            "which is a file"
+        )
     if name in zoo.names():
+        if decoder is not None:
+            raise ValueError(f"expected --decoder only with the folder of a model, got {name}")
         return zoo.load(name)
     if not Path(name).is_dir():
-        raise ValueError(f"{unknown_name('model', name, zoo.names())}; nor is it a folder")
+        raise unknown_name("folder of a model, or a model", name, zoo.names())
     if allow_code:
         sys.path.append(str(Path.cwd()))
+    network = None if decoder is None else made_by(decoder)
     try:
-        return load_vae(name, allow_code=allow_code)
-    except (ModelFormatError, NonFiniteError):
-        raise
+        return load_vae(name, decoder=network, allow_code=allow_code)
+    except (ModelFormatError, NonFiniteError) as error:
+        if decoder is None:
+            raise
+        raise ValueError(f"cannot load the model in {name} with {decoder}: {error}") from None
     except ValueError as error:
-        raise ValueError(f"{error}; on the command line, --allow-code") from None
+        said = str(error).partition("; ")[0].replace("allow_code=True", "--allow-code")
+        raise ValueError(
+            f"{said}; on the command line, --allow-code if you trust it, or the decoder from a "
+            "file of yours, --decoder FILE.py:Class"
+        ) from None

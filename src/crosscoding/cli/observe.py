@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from crosscoding.cli.paths import expanded
 from crosscoding.cli.pixels import read_picture
 from crosscoding.evidence import random_mask, rectangle_mask
 
@@ -36,7 +37,7 @@ def parse_mask(spec: str, shape: Sequence[int], *, seed: int) -> Tensor:
             raise _unreadable(spec) from None
         picture_mask = random_mask(shape[-2:], fraction, seed=seed)
     elif kind == "mask":
-        picture_mask = read_picture(Path(rest), (1, *shape[-2:]))[0] > 127
+        picture_mask = read_picture(expanded(Path(rest)), (1, *shape[-2:]), binary=True)[0] > 127
     else:
         raise _unreadable(spec)
     return picture_mask.expand(tuple(shape)).clone()

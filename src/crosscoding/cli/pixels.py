@@ -4,17 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor
 
 from crosscoding.likelihoods import Bernoulli, Gaussian
 from crosscoding.plots import Picture, colour, mark_evidence
 from crosscoding.vae import VAE
-from crosscoding.zoo.data import PICTURE_FORMATS
+from crosscoding.zoo.pictures import read_pixels
 
-_MODES = {1: "L", 3: "RGB"}
+_CHANNELS = (1, 3)
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class Pixels:
     def suit(vae: VAE) -> bool:
         """Whether a model's data can be shown as pictures, grey or of three colours."""
         shape = vae.data_shape
-        picture = len(shape) == 2 or (len(shape) == 3 and shape[0] in _MODES)
+        picture = len(shape) == 2 or (len(shape) == 3 and shape[0] in _CHANNELS)
         return picture and isinstance(vae.likelihood, (Bernoulli, Gaussian))
 
     @classmethod
@@ -52,7 +49,8 @@ class Pixels:
         Raises:
             ValueError: There is no such file, it is no picture, or its size is another.
         """
-        return self.scaled(read_picture(path, (1, *self.shape)[-3:]).reshape(self.shape))
+        pixels = read_picture(path, (1, *self.shape)[-3:], binary=self.binary)
+        return self.scaled(pixels.reshape(self.shape))
 
     def scaled(self, pixels: Tensor) -> Tensor:
         """Pixels from 0 to 255 as the model's data, float32."""
@@ -76,22 +74,24 @@ class Pixels:
         return colour(deviation.numpy(), high=0.5 * (self.high - self.low))
 
 
-def read_picture(path: Path, shape: Sequence[int]) -> Tensor:
+def read_picture(path: Path, shape: Sequence[int], *, binary: bool) -> Tensor:
     """A picture's pixels, 0 to 255, of shape (channels, height, width) with 1 or 3 channels.
 
+    Args:
+        path: The file.
+        shape: As above.
+        binary: Whether pixels above 127 are told from all others, and nothing else is.
+
     Raises:
-        ValueError: There is no such file, it is no picture, or its size is another.
+        ValueError: There is no such file, it is no picture, its size is another, or its pixels are
+            not from 0 to 255: too dark, or too bright, to be told apart.
     """
-    channels, height, width = shape
-    try:
-        with Image.open(path, formats=PICTURE_FORMATS) as picture:
-            if picture.size == (width, height):  # else it need not be decoded
-                pixels = np.array(picture.convert(_MODES[channels]))
-                return torch.from_numpy(pixels.reshape(height, width, channels)).permute(2, 0, 1)
-            found = picture.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"expected a picture at {path}, and it cannot be read: {error}") from None
-    raise ValueError(
-        f"expected a picture of {width} x {height} pixels, got {found[0]} x {found[1]} in {path}; "
-        "scale it first"
-    )
+    pixels = read_pixels(path, shape, str(path))
+    low, high, bright = int(pixels.min()), int(pixels.max()), pixels > 127
+    lost = bool(bright.any() == bright.all()) if binary else high == 1
+    if low < high and lost:
+        wanted = "dark and bright pixels, 127 between them," if binary else "pixels from 0 to 255"
+        raise ValueError(
+            f"expected {wanted} in {path}, got {low} to {high}; spread them over 0 to 255"
+        )
+    return pixels

@@ -104,7 +104,7 @@ def _folder(given: Path | None, variable: str) -> Path | None:
     named = str(given) if given is not None else os.environ.get(variable)
     if not named:
         return None
-    folder = Path(named)
+    folder = Path(named).expanduser()
     if not folder.is_dir():
         source = "" if given is not None else f", which {variable} names"
         raise ValueError(f"expected a folder, got {folder}{source}")

@@ -120,11 +120,9 @@ class Likelihood(ABC):
         """Raise ValueError if values (*batch, *data) in mask cannot be data of this likelihood."""
         outside = mask & ~self.in_support(values)
         if outside.any():
-            worst = values[outside][0]
             raise ValueError(
-                f"expected {name} {self.support} for {type(self).__name__}, got {worst:.6g} and "
-                f"{int(outside.sum()) - 1} more outside; scale the data as the model was trained "
-                "on it"
+                f"expected {name} {self.support} for {type(self).__name__}, got "
+                f"{first_and_more(values[outside])}; scale the data as the model was trained on it"
             )
 
     # ---- settings that each element has its own of -----------------------------------------------
@@ -269,3 +267,9 @@ def _families() -> dict[str, type[Likelihood]]:
         if not family.__abstractmethods__:
             found[family.__name__] = family
     return found
+
+
+def first_and_more(values: Tensor) -> str:
+    """The first of values that cannot be data, and how many more there are, in words."""
+    more = f" and {len(values) - 1} more outside" if len(values) > 1 else ""
+    return f"{values[0]:.6g}{more}"

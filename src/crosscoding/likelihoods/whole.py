@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from crosscoding.likelihoods.base import Likelihood
+from crosscoding.likelihoods.base import Likelihood, first_and_more
 
 
 class Whole(Likelihood):
@@ -13,6 +13,6 @@ class Whole(Likelihood):
         if outside.any():
             raise ValueError(
                 f"expected {name} {self.support} for {type(self).__name__}, got "
-                f"{values[outside][0]:.6g} and {int(outside.sum()) - 1} more outside; counts and "
-                "classes are not scaled: give them as the model was trained on them"
+                f"{first_and_more(values[outside])}; counts and classes are not scaled: give them "
+                "as the model was trained on them"
             )

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-PICTURE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none that runs programs
+from crosscoding.zoo.pictures import read_pixels
+
 _MOST_PICTURE_BYTES = 2**20
 _MOST_ARRAY_BYTES = 2**28
 _MOST_BYTES = 4 * 2**30  # of all pictures of an archive, packed or not
@@ -95,19 +95,8 @@ def _read_member(
     archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, side: int
 ) -> Tensor:
     """One picture, (3, side, side); what is too large is neither unpacked nor decoded."""
-    name = f"{member.filename} in {path}"
     content = io.BytesIO(_unpacked(archive, member, path, _MOST_PICTURE_BYTES))
-    try:
-        with Image.open(content, formats=PICTURE_FORMATS) as picture:
-            width, height = picture.size
-            if (width, height) == (side, side):
-                pixels = np.array(picture.convert("RGB"))
-                return torch.from_numpy(pixels).permute(2, 0, 1)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"expected a picture, got {name}: {error}") from None
-    raise ValueError(
-        f"expected pictures of {side} x {side} pixels, got {width} x {height} for {name}"
-    )
+    return read_pixels(content, (3, side, side), f"{member.filename} in {path}")
 
 
 def _unpacked(

@@ -1,0 +1,102 @@
+"""Does the first line of a table name its columns? And is its first column pandas' index?
+
+Words name columns. Numbers may too: pandas calls columns 0, 1, 2, … where nobody named them. Where
+such a line might be a row as well, nothing is guessed: --header or --no-header says what it is, as
+a row too few or too many shifts all answers.
+"""
+
+from collections.abc import Sequence
+
+from crosscoding.cli.cells import Style, is_missing, is_whole
+
+UNNAMED = ("", "Unnamed: 0")  # how pandas calls its index, written once and twice
+_SURE = 3  # columns of 0, 1, 2, …, from which on these are names
+
+Rows = Sequence[Sequence[str]]
+
+
+def find_header(first: Sequence[str], rows: Rows, style: Style, name: str) -> tuple[bool, str]:
+    """Whether the first line names the columns; and a note where that was not plain to see.
+
+    Args:
+        first: The cells of the first line.
+        rows: Those of all others.
+        style: How the table is written.
+        name: Of the table, for the note and errors.
+
+    Raises:
+        ValueError: It might name them, or might be a row.
+    """
+    if style.header is not None:
+        return style.header, ""
+    if _is_pandas_header(first, rows, style):
+        shown = ", ".join([*map(str.strip, first[:3]), *["…"] * (len(first) > 3)])
+        note = (
+            f"line 1 of {name}, {shown}, is taken as the names of the columns, as pandas writes "
+            "them; if it is a row, give --no-header"
+        )
+        return True, note
+    if not _are_numbers(first, style):
+        return all(is_missing(cell) or style.number(cell) is None for cell in first), ""
+    if _may_be_names(first, rows, style):
+        raise ValueError(
+            f"expected a first line of {name} that is plainly a row or the columns' names, got "
+            f"numbers that may be either: {', '.join(first[:4])}"
+            f"{', …' * (len(first) > 4)}; give --header if they are names, --no-header if they are "
+            "a row"
+        )
+    return False, ""
+
+
+def check_index(names: Sequence[str], rows: Rows, style: Style, name: str) -> None:
+    """Raise ValueError if the first column has no name and counts the rows, as pandas' index."""
+    if names[0].strip() in UNNAMED and _counts_rows(rows, style):
+        raise ValueError(
+            f"expected columns of data in {name}, got an extra one, the first, called "
+            f"{names[0]!r}, which counts the rows, as the index of pandas does; leave it out, with "
+            "to_csv(..., index=False) in pandas or row.names=FALSE in R, or name it if it is data"
+        )
+
+
+def counts(column: Sequence[float | None]) -> bool:
+    """Whether a column is 0, 1, 2, … or 1, 2, 3, …"""
+    return any(list(column) == list(range(start, start + len(column))) for start in (0, 1))
+
+
+def _counts_rows(rows: Rows, style: Style) -> bool:
+    """Whether the first column does."""
+    return bool(rows) and counts([style.number(row[0]) for row in rows])
+
+
+def _is_pandas_header(first: Sequence[str], rows: Rows, style: Style) -> bool:
+    """0, 1, 2, … in whole numbers, after nothing if there is an index."""
+    names = first[1:] if first[0].strip() in UNNAMED else first
+    if not names or [cell.strip() for cell in names] != [str(i) for i in range(len(names))]:
+        return False
+    if len(names) < len(first):
+        return _counts_rows(rows, style) or len(names) >= _SURE
+    return len(names) >= _SURE or _are_decimals(rows, style)
+
+
+def _may_be_names(first: Sequence[str], rows: Rows, style: Style) -> bool:
+    """Whether numbers may be names: in order without a gap, or whole above numbers that are not."""
+    numbers = [style.number(cell) for cell in first]
+    start = numbers[0] or 0.0
+    in_order = numbers == [start + i for i in range(len(numbers))]
+    if in_order and start == 0:
+        return len(first) >= _SURE or (bool(rows) and all(map(is_whole, first)))
+    if in_order and len(first) > _SURE:
+        return True
+    different = len(set(numbers)) == len(numbers) > 1
+    return different and all(map(is_whole, first)) and _are_decimals(rows, style)
+
+
+def _are_numbers(cells: Sequence[str], style: Style) -> bool:
+    """Whether all are numbers, or missing."""
+    return all(style.number(cell) is not None for cell in cells)
+
+
+def _are_decimals(rows: Rows, style: Style) -> bool:
+    """Whether all that is not missing is a number with decimals or an exponent."""
+    cells = [cell for row in rows for cell in row if not is_missing(cell)]
+    return bool(cells) and not any(is_whole(cell) or style.number(cell) is None for cell in cells)

@@ -1,0 +1,72 @@
+"""Decoders of the user's own, by file and class: `--decoder FILE.py:Class` runs that file."""
+
+import contextlib
+import importlib.util
+import inspect
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from torch import nn
+
+from crosscoding.cli.paths import expanded
+from crosscoding.errors import first_line, unknown_name
+
+
+def made_by(words: str) -> nn.Module:
+    """The network that FILE.py:Class names, made without arguments.
+
+    Raises:
+        ValueError: There is no such file or class, its code fails, or it takes arguments.
+    """
+    file, _, name = words.rpartition(":")
+    path = expanded(Path(file))
+    if not file or not name.isidentifier() or path.suffix != ".py":
+        raise ValueError(f"expected --decoder as FILE.py:Class, got {words!r}")
+    if not path.is_file():
+        raise ValueError(f"expected --decoder FILE.py:Class, and there is no file {path}")
+    module = _run(path)
+    kind = getattr(module, name, None)
+    if kind is None:
+        raise unknown_name(f"class of {path}", name, _classes(module))
+    if not (inspect.isclass(kind) and issubclass(kind, nn.Module)):
+        raise ValueError(
+            f"expected {name} in {path} to be a class of torch.nn.Module, got "
+            f"{'the class ' + kind.__name__ if inspect.isclass(kind) else type(kind).__name__}"
+        )
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            return kind()
+    except Exception as error:  # whatever may happen in a class of the user's
+        raise ValueError(
+            f"cannot make {name} of {path} without arguments: {first_line(error)}; name a class "
+            f"that takes none, such as one derived from it whose __init__ gives {name} its own"
+        ) from error
+
+
+def _run(path: Path) -> ModuleType:
+    """The file as a module, which finds others beside it; what it prints is no result."""
+    spec = importlib.util.spec_from_file_location(f"crosscoding_decoder_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"expected a file of Python, got {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # as dataclasses in it look for it
+    sys.path.append(str(path.resolve().parent))
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise ValueError(
+            f"cannot run {path}: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    return module
+
+
+def _classes(module: ModuleType) -> list[str]:
+    """The networks that a module defines."""
+    return [
+        name
+        for name, kind in vars(module).items()
+        if inspect.isclass(kind) and issubclass(kind, nn.Module)
+        if kind.__module__ == module.__name__
+    ]

@@ -1,0 +1,294 @@
+"""Files as other programs write them, on the command line: answered rightly or refused clearly."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import crosscoding as cc
+from crosscoding import registry
+from crosscoding.cli.app import app
+from crosscoding.likelihoods import Bernoulli, Categorical, Gaussian, Poisson
+from crosscoding.methods import Importance
+
+runner = CliRunner()
+FLOATS = pd.DataFrame([[0.5, np.nan, 0.25], [np.nan, 0.5, 0.75]])
+
+
+def run(*words, **options):
+    return runner.invoke(app, [str(word) for word in words], **options)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch, tmp_path):
+    """Answers of no worth in no time, and results in a folder of the test's own."""
+    quick = registry.Entry(Importance(rounds=0), "quick", "points of the prior by weight")
+    monkeypatch.setitem(registry.METHODS, "importance", quick)
+    monkeypatch.chdir(tmp_path)
+
+
+def model(folder: str, likelihood: cc.likelihoods.Likelihood, shape=(3,)) -> cc.VAE:
+    torch.manual_seed(0)
+    size = int(np.prod(shape))
+    layers = [torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, size)]
+    vae = cc.VAE(torch.nn.Sequential(*layers, torch.nn.Unflatten(1, shape)), 2, likelihood)
+    vae.save(folder)
+    return vae
+
+
+def condition(text: str | bytes, *words, name: str = "rows.csv"):
+    Path(name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    words = ("condition", "mine", "--data", name, "--method", "importance", *words)
+    return run(*words, "--out", "answer")
+
+
+def completions() -> np.ndarray:
+    with np.load("answer/samples.npz") as saved:
+        return saved["completions"]
+
+
+# ---- tables --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_table_of_pandas_with_its_default_header_has_as_many_answers_as_rows(whole):
+    model("mine", Poisson() if whole else Gaussian(0.1))
+    rows = pd.DataFrame([[1, 2, pd.NA], [3, 4, 5]], dtype="Int64") if whole else FLOATS
+    result = condition(rows.to_csv(index=False))
+    assert result.exit_code == 0, result.output
+    assert completions().shape[1] == 2
+    assert "is taken as the names of the columns" in result.stderr
+    assert Path("answer/mean.csv").read_text().splitlines()[0] == "0,1,2"
+    assert len(Path("answer/mean.csv").read_text().splitlines()) == 3
+
+
+def test_a_table_of_pandas_with_its_index_names_the_extra_column():
+    model("mine", Gaussian(0.1))
+    result = condition(FLOATS.to_csv())
+    assert result.exit_code == 2
+    assert "an extra one, the first, called ''" in result.stderr
+    assert "to_csv(..., index=False)" in result.stderr
+    shifted = condition(FLOATS.set_index(pd.Index([7, 9])).to_csv())
+    assert shifted.exit_code == 2
+    assert "is the first, column 1 (''), the index of pandas?" in shifted.stderr
+
+
+def test_options_say_whether_the_first_line_is_a_row():
+    model("mine", Bernoulli(), (2,))
+    text = "0,1\n1,\n,0\n"
+    assert "--no-header if they are a row" in condition(text).stderr
+    for option, num in {"--header": 2, "--no-header": 3}.items():
+        assert condition(text, option).exit_code == 0
+        assert completions().shape[1] == num
+
+
+def test_a_decimal_comma_goes_in_and_comes_out():
+    model("mine", Gaussian(0.1))
+    text = "a;b;c\n0,5;;0,25\n"
+    assert "--delimiter ';' --decimal ','" in condition(text).stderr
+    style = ("--delimiter", ";", "--decimal", ",")
+    result = condition(text, *style)
+    assert result.exit_code == 0, result.output
+    written = Path("answer/mean.csv").read_bytes()
+    names, row = written.decode().splitlines()
+    assert names == "a;b;c"
+    assert row.startswith("0,5;")
+    assert row.endswith(";0,25")
+    again = condition(written, *style, "--observe", "columns:0-1")
+    assert again.exit_code == 0, again.output
+    assert completions()[0, 0, 0] == 0.5
+
+
+@pytest.mark.parametrize("name", ["ROWS.CSV", "rows.txt", "rows.Tsv"])
+def test_tables_have_several_suffixes(name):
+    model("mine", Gaussian(0.1))
+    text = "0.5,,0.25\n".replace(",", "\t" if name == "rows.Tsv" else ",")
+    assert condition(text, name=name).exit_code == 0
+    assert completions()[0, 0].tolist()[::2] == [0.5, 0.25]
+
+
+def test_a_table_comes_on_standard_input():
+    model("mine", Gaussian(0.1))
+    words = ("condition", "mine", "--data", "-", "--method", "importance", "--out", "answer")
+    result = run(*words, input="a,b,c\n0.5,,0.25\n")
+    assert result.exit_code == 0, result.output
+    assert completions()[0, 0].tolist()[::2] == [0.5, 0.25]
+    assert Path("answer/mean.csv").read_text().startswith("a,b,c")
+    assert "table in standard input, got no rows" in run(*words, input="").stderr
+    checked = run("check", "mine", "--data", "-", input="0.5,0.25,0\n" * 3)
+    assert "3 of them, values from 0 to 0.5" in " ".join(checked.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "shape", "text", "message"),
+    [
+        (Gaussian(0.1), (3,), "a,b,c\n", "got no rows below the names of the columns"),
+        (Gaussian(0.1), (3,), "1,,3,\n", "the last is empty: leave out the delimiter at the end"),
+        (Gaussian(0.1), (3,), "1,2\n", "expected 3 columns in rows.csv"),
+        (Gaussian(0.1), (3,), "1,,1e39\n", "finite number in line 1, column 3 of rows.csv"),
+        (Poisson(), (3,), "a,b,c\n1,,2\n1,1.5,\n", "in line 3, column 2 ('b') of rows.csv: expec"),
+        (Bernoulli(), (3,), "0,,7\n", "in line 1, column 3 of rows.csv: expected values between"),
+        (Categorical(3), (3, 3), "0,,3\n", "in line 1, column 3 of rows.csv: expected values wh"),
+    ],
+)
+def test_errors_speak_of_lines_and_columns(likelihood, shape, text, message):
+    model("mine", likelihood, shape)
+    result = condition(text)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "from_nan" not in result.stderr
+    assert "0 more" not in result.stderr
+
+
+def test_errors_speak_of_the_places_in_an_array():
+    model("mine", Poisson(), (2, 2))
+    rows = np.array([[[1, 2], [3, np.nan]], [[1, 2], [np.inf, 4]]])
+    np.save("rows.npy", rows)
+    words = ("condition", "mine", "--data", "rows.npy")
+    assert "expected a finite number at index (1, 1, 0) of rows.npy" in run(*words).stderr
+    np.save("rows.npy", np.nan_to_num(rows, posinf=-1.0))
+    assert "at index (1, 1, 0) of rows.npy: expected values whole" in run(*words).stderr
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.array([[1, None, "a"]], dtype=object), "they hold objects of Python, not numbers"),
+        (np.array([["1", "2", "3"]]), "got one (1, 3) of <U1"),
+        (np.zeros((2, 3), dtype=complex), "got one (2, 3) of complex128"),
+    ],
+)
+def test_arrays_of_something_else_are_called_what_they_are(array, message):
+    model("mine", Gaussian(0.1))
+    np.save("rows.npy", array, allow_pickle=True)
+    result = run("condition", "mine", "--data", "rows.npy")
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "allow_pickle" not in result.stderr
+
+
+def test_what_is_wrong_with_the_data_is_not_put_on_the_method():
+    model("mine", Categorical(3, one_hot=True))
+    result = condition("1,0,\n")
+    assert result.exit_code == 2
+    assert "a mask that observes all classes of a one-hot variable or none" in result.stderr
+    assert "--method" not in result.stderr
+
+
+def test_values_that_are_not_observed_are_looked_at_before_the_work(monkeypatch):
+    model("mine", Bernoulli())
+    monkeypatch.setattr("crosscoding.cli.complete.condition", lambda *_, **__: 1 / 0)
+    result = condition("0,1,7\n", "--observe", "columns:0")
+    assert result.exit_code == 2
+    assert "column 3 of rows.csv: expected values between 0 and 1 for Bernoulli, got 7;" in (
+        result.stderr
+    )
+
+
+@pytest.mark.parametrize("words", [("--delimiter", ";"), ("--decimal", ","), ("--no-header",)])
+def test_options_of_tables_are_only_for_tables(words):
+    model("mine", Gaussian(0.1))
+    np.save("rows.npy", np.zeros((2, 3)))
+    for source in (("--data", "rows.npy"), ("--digit", 1)):
+        model_name = "mine" if "--data" in source else "mnist-2d"
+        result = run("condition", model_name, *source, *words, "--observe", "rows:0")
+        assert result.exit_code == 2
+        assert "expected --delimiter, --decimal and --header only with" in result.stderr
+
+
+@pytest.mark.parametrize("num", [3, 30])
+def test_unreliable_answers_come_with_what_check_finds_in_the_data(num):
+    vae = model("mine", Gaussian(0.1))
+    rows = vae.sample_prior(num, seed=1).numpy()
+    rows[:, 1] = np.nan
+    result = condition(pd.DataFrame(1000 * rows + 300).to_csv(index=False), "--json")
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert {query["verdict"] for query in summary["queries"]} == {"unreliable"}
+    assert summary["doubts"][0]["name"] == "units"
+    assert "scale the data as in training" in summary["doubts"][0]["message"]
+    assert "scale the data as in training" in " ".join(
+        condition(pd.DataFrame(1000 * rows + 300).to_csv(index=False)).stdout.split()
+    )
+
+
+def test_trusted_answers_come_without_doubts():
+    vae = model("mine", Gaussian(0.1))
+    rows = vae.sample_prior(3, seed=1).numpy()
+    rows[:, 1] = np.nan
+    result = condition(pd.DataFrame(rows).to_csv(index=False), "--method", "grid", "--json")
+    assert json.loads(result.stdout)["doubts"] == []
+
+
+# ---- pictures ------------------------------------------------------------------------------------
+
+
+def digit() -> np.ndarray:
+    return (255 * cc.zoo.digits()[0][7].numpy()).astype(np.uint8)
+
+
+def condition_on(path: str, observe: str = "rows:0-13"):
+    words = ("condition", "mnist-2d", "--image", path, "--observe", observe, "--out", "answer")
+    return run(*words, "--method", "grid", "--json")
+
+
+@pytest.mark.parametrize("ink", [0, 255])
+def test_ink_in_the_alpha_channel_is_refused_wherever_pictures_are_read(ink):
+    alpha = Image.merge("LA", [Image.new("L", (28, 28), ink), Image.fromarray(digit())])
+    for image in (alpha, alpha.convert("RGBA")):
+        image.save("alpha.png")
+        for result in (
+            condition_on("alpha.png"),
+            run("condition", "mnist-2d", "--digit", 7, "--observe", "mask:alpha.png"),
+        ):
+            assert result.exit_code == 2
+            assert "without transparent pixels" in result.stderr
+            assert "alpha.png; flatten it onto the background" in result.stderr
+    model("mine", Gaussian(0.1), (3, 28, 28))
+    with zipfile.ZipFile("alpha.zip", "w") as archive:
+        archive.write("alpha.png")
+    result = run("check", "mine", "--data", "alpha.zip")
+    assert result.exit_code == 2
+    assert "without transparent pixels" in result.stderr
+    assert "got alpha.png in alpha.zip" in result.stderr
+
+
+def test_a_picture_of_sixteen_bits_is_that_of_eight():
+    Image.fromarray(digit() // 2 + 20).save("eight.png")
+    Image.fromarray((digit() // 2 + 20).astype(np.uint16) * 257).save("sixteen.png")
+    log_evidence = [
+        json.loads(condition_on(path).stdout)["log_evidence"]
+        for path in ("eight.png", "sixteen.png")
+    ]
+    assert log_evidence[0] == log_evidence[1]
+
+
+@pytest.mark.parametrize("change", [lambda pixels: pixels // 255, lambda pixels: pixels // 3 + 130])
+def test_pixels_that_are_all_dark_or_all_bright_are_no_black_and_white_picture(change):
+    Image.fromarray(change(digit())).save("flat.png")
+    asked = run("condition", "mnist-2d", "--digit", 7, "--observe", "mask:flat.png")
+    for result in (condition_on("flat.png"), asked):
+        assert result.exit_code == 2
+        assert "expected dark and bright pixels, 127 between them, in flat.png" in result.stderr
+
+
+def test_a_black_picture_and_a_white_mask_are_what_they_are():
+    Image.new("L", (28, 28)).save("black.png")
+    Image.new("L", (28, 28), 255).save("white.png")
+    assert condition_on("black.png").exit_code == 0
+    result = condition_on("black.png", "mask:white.png")
+    assert "expected something to ask about" in result.stderr
+
+
+def test_a_grey_picture_of_zeros_and_ones_is_refused():
+    model("mine", Gaussian(0.1), (28, 28))
+    Image.fromarray(digit() // 255).save("ones.png")
+    result = run("condition", "mine", "--image", "ones.png", "--observe", "rows:0-13")
+    assert result.exit_code == 2
+    assert "expected pixels from 0 to 255 in ones.png, got 0 to 1; spread them" in result.stderr

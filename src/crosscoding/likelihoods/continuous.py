@@ -101,6 +101,10 @@ class Gaussian(_Real):
         precision = scale.square().reciprocal().expand_as(mean)
         return precision, 2 * precision
 
+    def _advice_on(self, num: int) -> str:
+        more = ", or Gaussian(None, log_variance=True) if it is the logarithm of the variance"
+        return super()._advice_on(num) + more * (not self.decoded and num == 2)
+
     def check_params(self, params: Tensor) -> None:
         if not self.log_variance:  # which may be any number
             super().check_params(params)

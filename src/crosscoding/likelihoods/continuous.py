@@ -65,9 +65,14 @@ class Gaussian(_Real):
         more = ", log_variance=True" if self.log_variance else ""
         return f"Gaussian(scale={self.scale!r}{more})"
 
+    @property
+    def positive(self) -> bool:
+        return not self.log_variance
+
     def split(self, params: Tensor) -> tuple[Tensor, Tensor]:
-        mean, scale = super().split(params)
-        return mean, (0.5 * scale).exp() if self.log_variance else scale
+        if not self.log_variance:
+            return super().split(params)
+        return params[..., 0], (0.5 * params[..., 1]).exp()
 
     def _standardized(self, params: Tensor, values: Tensor) -> Tensor:
         """(t − μ) / σ."""
@@ -104,10 +109,6 @@ class Gaussian(_Real):
     def _advice_on(self, num: int) -> str:
         more = ", or Gaussian(None, log_variance=True) if it is the logarithm of the variance"
         return super()._advice_on(num) + more * (not self.decoded and num == 2)
-
-    def check_params(self, params: Tensor) -> None:
-        if not self.log_variance:  # which may be any number
-            super().check_params(params)
 
     def doubt(self, params: Tensor) -> str:
         if not self.log_variance or params[0].numel() < 2 * _FEW:

@@ -109,17 +109,33 @@ class Mixed(Likelihood):
         flat = Mixed(
             [(part.for_data((*others, n), like), n * num_others) for part, n in self.pairs]
         )
-        output_shape = list(data_shape)
-        output_shape[self.dim] = sum(self._outputs)
         if num_others > 1:
-            for name, shape, sizes in (
-                ("_order", list(data_shape), self._columns),
-                ("_output_order", output_shape, self._outputs),
-            ):
-                index = torch.arange(math.prod(shape), device=like.device).reshape(shape)
-                pieces = index.movedim(self.dim, -1).split(sizes, -1)
+            places = zip(*self.places(data_shape, like.device), strict=True)
+            for name, pieces in zip(("_order", "_output_order"), places, strict=True):
                 object.__setattr__(flat, name, torch.cat([p.flatten() for p in pieces]))
         return flat
+
+    def places(
+        self, data_shape: Sequence[int], device: torch.device
+    ) -> list[tuple[Tensor, Tensor]]:
+        """For each part, where its elements and parameters are in data and output laid out flat.
+
+        Shapes (*others, columns) and (*others, columns, *param_shape), others being the data's
+        without the columns.
+        """
+        shapes = [list(data_shape), list(data_shape)]
+        shapes[1][self.dim] = sum(self._outputs)
+        elements, outputs = (
+            torch.arange(math.prod(shape), device=device)
+            .reshape(shape)
+            .movedim(self.dim, -1)
+            .split(sizes, -1)
+            for shape, sizes in zip(shapes, (self._columns, self._outputs), strict=True)
+        )
+        return [
+            (own, params.unflatten(-1, (num, *part.param_shape)))
+            for (part, num), own, params in zip(self.pairs, elements, outputs, strict=True)
+        ]
 
     # ---- element by element ----------------------------------------------------------------------
 

@@ -29,6 +29,9 @@ class Likelihood(ABC):
         param_shape: Shape of an element's parameters: the decoder's output is (B, *data,
             *param_shape), or a tuple of P tensors (B, *data) where param_shape is (P,).
         support: In words, which values can be observed.
+        kind: What values are: "real", "binary" (0 and 1, and between as a cross-entropy), "counts"
+            or "classes". `VAE.check` compares data with a plain law of that kind, so set it in a
+            likelihood of your own; with "" it makes no comparison. Of `Mixed`, see its parts.
         num_kept: How many tensors `to_keep` gives.
         by_rows: Whether a decoder's last linear layer, where it shows one, may be run in part, with
             rows of it for each element. Not for `Mixed`, whose elements differ in their rows, nor
@@ -40,6 +43,7 @@ class Likelihood(ABC):
 
     param_shape: tuple[int, ...] = ()
     support: str
+    kind: str = ""
     num_kept: int = 1
     by_rows: bool = True
     by_element: ClassVar[bool] = True

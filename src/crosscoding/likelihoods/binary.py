@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -71,6 +72,7 @@ class Bernoulli(_Probability):
     """
 
     logits: bool = True
+    kind: ClassVar[str] = "binary"
 
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
         if self.logits:
@@ -119,6 +121,7 @@ class ContinuousBernoulli(_Probability):
     """
 
     logits: bool = True
+    kind: ClassVar[str] = "real"
 
     def _logit(self, params: Tensor) -> Tensor:
         if self.logits:

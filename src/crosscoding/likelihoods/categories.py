@@ -21,6 +21,8 @@ _CHUNK_BYTES = 64 * 2**20
 class _Classes(Whole):
     """Values 0 to K − 1, given the log-probabilities of all of them: a bank by a matrix product."""
 
+    kind = "classes"
+
     @abstractmethod
     def log_probs(self, params: Tensor) -> Tensor:
         """log p of each class, shape (*sample, E, K)."""

@@ -22,6 +22,7 @@ class _Real(Dispersed):
     """Of any finite number, with mean `location` where there is one."""
 
     support = "any finite number"
+    kind = "real"
 
     def mean(self, params: Tensor) -> Tensor:
         return self.split(params)[0]

@@ -19,7 +19,6 @@ have several modes, and a scale may be that of some elements.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -29,7 +28,7 @@ from crosscoding.crosscoders.precision import precision_root
 from crosscoding.errors import BudgetError
 from crosscoding.evidence import Evidence
 from crosscoding.jacobian import with_jacobian
-from crosscoding.likelihoods import Gaussian, Likelihood, Mixed
+from crosscoding.likelihoods import Gaussian, Mixed
 from crosscoding.methods import Report, silent
 from crosscoding.methods.laplace import Modes, climb
 from crosscoding.target import CHUNK_BYTES, VAETarget
@@ -155,7 +154,7 @@ def _shares_of(vae: VAE) -> list[_Share]:
             for index, ((part, _), (elements, outputs)) in enumerate(
                 zip(likelihood.pairs, places, strict=True)
             )
-            if _has_scale(part)
+            if isinstance(part, Gaussian) and part.scale is not None
         ]
         if shares:
             return shares
@@ -188,18 +187,15 @@ def _with_scales(vae: VAE, scales: Sequence[Tensor]) -> VAE:
     left, likelihood = iter(scale.to(vae.dtype) for scale in scales), vae.likelihood
     if isinstance(likelihood, Mixed):
         parts = [
-            (replace(part, scale=next(left)) if _has_scale(part) else part, num)
+            (replace(part, scale=next(left)), num)
+            if isinstance(part, Gaussian) and part.scale is not None
+            else (part, num)
             for part, num in likelihood.pairs
         ]
         likelihood = Mixed(parts, likelihood.dim)
     elif isinstance(likelihood, Gaussian):
         likelihood = replace(likelihood, scale=next(left))
     return VAE(vae.decoder, vae.latent_dim, likelihood)
-
-
-def _has_scale(part: Likelihood) -> TypeGuard[Gaussian]:
-    """Whether it is a Gaussian of a fixed scale."""
-    return isinstance(part, Gaussian) and part.scale is not None
 
 
 def _as_given(share: _Share, scale: Tensor, like: Tensor) -> float | Tensor:

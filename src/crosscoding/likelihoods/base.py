@@ -43,7 +43,7 @@ class Likelihood(ABC):
 
     param_shape: tuple[int, ...] = ()
     support: str
-    kind: str = ""
+    kind: ClassVar[str] = ""
     num_kept: int = 1
     by_rows: bool = True
     by_element: ClassVar[bool] = True

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -72,7 +71,7 @@ class Bernoulli(_Probability):
     """
 
     logits: bool = True
-    kind: ClassVar[str] = "binary"
+    kind = "binary"
 
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
         if self.logits:
@@ -121,7 +120,7 @@ class ContinuousBernoulli(_Probability):
     """
 
     logits: bool = True
-    kind: ClassVar[str] = "real"
+    kind = "real"
 
     def _logit(self, params: Tensor) -> Tensor:
         if self.logits:

@@ -45,7 +45,8 @@ class VAE(Savable):
             or (B, *data, P) or a tuple of P tensors where an element has P parameters.
         latent_dim: Size of z, ≥ 1.
         likelihood: What the decoder's output means, for example `likelihoods.Bernoulli()`. For
-            `likelihoods.Mixed` the parameters lie side by side, column after column.
+            `likelihoods.Mixed` the parameters lie side by side, column after column, or in a tuple
+            of one tensor for each part.
         encoder: The encoder that the decoder was trained with, if it is at hand: a module that maps
             data (B, *data) to mean and log-variance of q(z|t), side by side in one tensor
             (B, 2 latent) or as a tuple of two (B, latent). It is copied and tried as the decoder

@@ -15,7 +15,6 @@ from crosscoding.storage import Parts
 
 _LOG_2PI = math.log(2 * math.pi)
 _MOST_LOG_PRECISION = 700.0  # of a double that exp can still hold
-_FEW = 8  # elements, below which log variances may all lie in (0, 1] by chance
 
 
 class _Real(Dispersed):
@@ -110,18 +109,6 @@ class Gaussian(_Real):
     def _advice_on(self, num: int) -> str:
         more = ", or Gaussian(None, log_variance=True) if it is the logarithm of the variance"
         return super()._advice_on(num) + more * (not self.decoded and num == 2)
-
-    def doubt(self, params: Tensor) -> str:
-        if not self.log_variance or params[0].numel() < 2 * _FEW:
-            return ""
-        second = params[..., 1]
-        if not ((second > 0) & (second <= 1)).all():
-            return ""
-        return (
-            "expected log variances from the decoder, which are of either sign, got values from "
-            f"{second.min():.4g} to {second.max():.4g} only; if they are standard deviations, use "
-            "Gaussian(None)"
-        )
 
     def noise(self, shape: Sequence[int], *, generator: Generator, like: Tensor) -> Tensor:
         return normal(shape, generator=generator, like=like)

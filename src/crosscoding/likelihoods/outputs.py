@@ -52,7 +52,7 @@ def wrong_output(likelihood: Likelihood, num: int, found: Sequence[int]) -> str:
             f"{columns * math.prod(part.param_shape)} for {columns} of {type(part).__name__}"
             for part, columns in likelihood.pairs
         ]
-        advice = f"; that is {', '.join(widths)}"
+        advice = f"; that is {', '.join(widths)}; or a tuple of one tensor for each part"
     elif likelihood.param_shape:
         (count,) = likelihood.param_shape
         words += f", or a tuple of {count} of shape ({num}, *data)"

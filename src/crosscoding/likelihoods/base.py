@@ -29,9 +29,6 @@ class Likelihood(ABC):
         param_shape: Shape of an element's parameters: the decoder's output is (B, *data,
             *param_shape), or a tuple of P tensors (B, *data) where param_shape is (P,).
         support: In words, which values can be observed.
-        kind: What values are: "real", "binary" (0 and 1, and between as a cross-entropy), "counts"
-            or "classes". `VAE.check` compares data with a plain law of that kind, so set it in a
-            likelihood of your own; with "" it makes no comparison. Of `Mixed`, see its parts.
         num_kept: How many tensors `to_keep` gives.
         by_rows: Whether a decoder's last linear layer, where it shows one, may be run in part, with
             rows of it for each element. Not for `Mixed`, whose elements differ in their rows, nor
@@ -39,15 +36,18 @@ class Likelihood(ABC):
         by_element: Whether `of_elements` works: whether some elements may be worked out alone.
         per_element: Settings that may be tensors which broadcast to the data's shape, and how many
             dimensions of their own they have after that.
+        kind: What values are: "real", "binary" (0 and 1, and between as a cross-entropy), "counts"
+            or "classes". `VAE.check` compares data with a plain law of that kind, so set it in a
+            likelihood of your own; with "" it makes no comparison. Of `Mixed`, see its parts.
     """
 
     param_shape: tuple[int, ...] = ()
     support: str
-    kind: ClassVar[str] = ""
     num_kept: int = 1
     by_rows: bool = True
     by_element: ClassVar[bool] = True
     per_element: ClassVar[dict[str, int]] = {}
+    kind: ClassVar[str] = ""
 
     @abstractmethod
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:

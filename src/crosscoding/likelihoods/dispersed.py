@@ -55,11 +55,6 @@ class Dispersed(Likelihood):
                 f"{params[..., 1].min():.4g}; {self.put_out}"
             )
 
-    def _advice_on(self, num: int) -> str:
-        if self.decoded or num != 2:
-            return super()._advice_on(num)
-        return f"use {self.dispersion}=None if the second is the {self.dispersion}"
-
     @abstractmethod
     def information(self, params: Tensor) -> tuple[Tensor, ...]:
         """The Fisher matrix of (location, dispersion), shape (*sample, E) each entry.
@@ -96,6 +91,11 @@ class Dispersed(Likelihood):
             entries.append(params.new_zeros(shape))
             entries[-1][..., mask] = entry
         return entries
+
+    def _advice_on(self, num: int) -> str:
+        if self.decoded or num != 2:
+            return super()._advice_on(num)
+        return f"use {self.dispersion}=None if the second is the {self.dispersion}"
 
 
 def setting(value: float | Tensor, like: Tensor) -> Tensor:

@@ -70,6 +70,10 @@ TABLES = {
         [(Gaussian(None, log_variance=True), 2), (Categorical(3, one_hot=True), 6), Bernoulli()],
         [(2, 2), (6,), (1,)],
     ),
+    "one-hot variables": (
+        [(Gaussian(0.1), 2), (Categorical(3, one_hot=True), 6), (Categorical(2, one_hot=True), 2)],
+        [(2,), (2, 3), (1, 2)],
+    ),
     "classes side by side": ([Laplace(0.2), (Categorical(3), 2), Poisson()], [(1,), (6,), (1,)]),
     "log variances of one column": (
         [Gaussian(None, log_variance=True), (StudentT(4.0, 0.3), 2), Ordinal([-1.0, 1.0])],

@@ -2,8 +2,9 @@
 
 A head has the shape that its part would have alone, (B, *before, columns, *after, *param_shape), or
 is a tuple that the part would take alone. What is read besides leaves no doubt: the parameters in
-the columns' place, as classes are in (B, classes, height, width), and a single column without a
-dimension of its own, (B, *after). All heads have to agree on *before and *after.
+the columns' place, as classes are in (B, classes, height, width); a single column without a
+dimension of its own, (B, *after); and one-hot columns of a table by variable, (B, variables,
+classes). All heads have to agree on *before and *after.
 """
 
 import math
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from crosscoding.likelihoods.base import Likelihood
+from crosscoding.likelihoods.categories import Categorical
 from crosscoding.likelihoods.dispersed import Dispersed
 
 Part = tuple[Likelihood, int]
@@ -72,12 +74,21 @@ def _readings(part: Likelihood, num: int, dim: int, head: Head, name: str) -> di
     in_place = own and not stacked and not (isinstance(part, Dispersed) and num > 1)
     if in_place and params.ndim > -dim and params.shape[dim] == num * math.prod(part.param_shape):
         found.append(params)
+    if after == 0 and params.ndim > 2 and params.shape[-2:] == _variables(part, num):
+        found.append(params.flatten(-2))
     if not found:
         raise ValueError(
             f"expected {_expected(part, num, after)} from the decoder for {name}, "
             f"got {shapes(params)}"
         )
     return {_others(tensor, dim): tensor for tensor in found}
+
+
+def _variables(part: Likelihood, num: int) -> tuple[int, ...]:
+    """How one-hot columns may lie in two dimensions: (variables, classes); () of other columns."""
+    if isinstance(part, Categorical) and part.one_hot:
+        return num // part.num_classes, part.num_classes
+    return ()
 
 
 def _beside(params: Tensor, dim: int, own: int) -> Tensor:
@@ -99,6 +110,8 @@ def _expected(part: Likelihood, num: int, after: int) -> str:
         wanted.append(["B", str(num * math.prod(part.param_shape)), *rest])
     if num == 1 and not own:
         wanted.append(["B", *rest])
+    if after == 0 and (variables := _variables(part, num)):
+        wanted.append(["B", *map(str, variables)])
     words = " or ".join(f"({', '.join(sizes)}{',' * (len(sizes) == 1)})" for sizes in wanted)
     if isinstance(part, Dispersed) and own:
         words += f", or a tuple of {own[0]} of shape ({', '.join(['B', str(num), *rest])}),"

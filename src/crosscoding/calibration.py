@@ -1,5 +1,7 @@
 """The scale of a Gaussian likelihood that data ask for, where it is unknown or was guessed.
 
+Of a `Mixed` likelihood, that of each Gaussian part; the other columns help to infer z.
+
     E   p(z|t) ≈ Σ_k w_k N(z_k, H_k⁻¹) of every whole datum t, as `methods.Laplace` has it
     M   σ² = E|t − μ(z_k)|² / E[1 − h],   h = J H⁻¹ Jᵀ / σ² of an element, J its row at z_k
 
@@ -14,6 +16,9 @@ it bends within them, and their residuals ask for that same scale again.
 Source: MacKay (1992), "Bayesian interpolation", the evidence framework. Differs in: a datum may
 have several modes, and a scale may be that of some elements.
 """
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -43,7 +48,7 @@ def calibrate_scale(
     rounds: int = 100,
     tolerance: float = 1e-3,
     report: Report = silent,
-) -> float | Tensor:
+) -> float | Tensor | tuple[float | Tensor, ...]:
     """The Gaussian scale σ under which whole data are likeliest.
 
     The scale that the VAE has is not used: the first is how far the data are from the nearest
@@ -51,7 +56,7 @@ def calibrate_scale(
     looked for once more. No random number is drawn.
 
     Args:
-        vae: A model with a Gaussian likelihood of a fixed scale.
+        vae: A model with a Gaussian likelihood of a fixed scale, or with such parts of a `Mixed`.
         data: Whole data like those that will be asked about, shape (N, *data) with N ≥ 1, a
             tensor or an array of NumPy of the model's dtype; some tens are enough for one scale,
             as every element of each counts.
@@ -60,10 +65,13 @@ def calibrate_scale(
         report: Told which round it is.
 
     Returns:
-        A float, or a tensor of the shape of the VAE's scale if that is a tensor.
+        A float, or a tensor of the shape of the VAE's scale if that is a tensor. Of a `Mixed`, a
+        tuple of these: one for each Gaussian part of a fixed scale, in the order of the parts.
+        Parts of other likelihoods, and of a decoded scale, stay as they are.
 
     Raises:
-        TypeError: vae or data is of another type, or the likelihood is no Gaussian.
+        TypeError: vae or data is of another type, or no part of the likelihood is a Gaussian of a
+            fixed scale.
         ValueError: The scale is decoded, the data do not fit, or an argument is out of its range.
         BudgetError: z can match the data exactly, so that a scale falls towards zero, or one
             still changes after all rounds.
@@ -74,59 +82,129 @@ def calibrate_scale(
         >>> round(calibrate_scale(vae, truth.sample_prior(100, seed=0)), 1)
         0.3
     """
-    given = _scale_of(vae)
+    shares = _shares_of(vae)
     data = whole_data(vae, data)
     if rounds < 1 or not tolerance > 0:
         raise ValueError(f"expected rounds >= 1 and tolerance > 0, got {rounds} and {tolerance}")
-    shape = torch.as_tensor(given).shape
     evidence = Evidence(data, torch.ones_like(data, dtype=torch.bool))
     z = nearest = _nearest(vae, evidence)
-    scale, change, looked_again = _first(vae, data, nearest, shape), torch.inf, False
+    scales, change, looked_again = _first(vae, data, nearest, shares), torch.inf, False
     for done in range(rounds):
-        report(done / rounds, f"round {done + 1}, mean scale {scale.mean():.4g}")
-        scaled = VAE(vae.decoder, vae.latent_dim, Gaussian(scale.to(data.dtype)))
+        report(done / rounds, f"round {done + 1}, mean scale {_means(scales)}")
+        scaled = _with_scales(vae, scales)
         modes = climb(VAETarget(scaled, evidence), z, _STEPS, every=_EVERY)
         weights = modes.log_weights()[0].double().exp()
-        last, scale = scale, _fitting(scaled, data, modes, weights, shape)
-        change = ((scale - last).abs() / last).max().item()
+        last, scales = scales, _fitting(scaled, data, modes, weights, shares, scales)
+        change = max(
+            ((new - old).abs() / old).max().item() for new, old in zip(scales, last, strict=True)
+        )
         settled = change <= tolerance
         if settled and looked_again:
-            return scale.to(data.dtype) if isinstance(given, Tensor) else scale.item()
+            found = tuple(_as_given(*pair, data) for pair in zip(shares, scales, strict=True))
+            return found if isinstance(vae.likelihood, Mixed) else found[0]
         z = _heaviest(modes.z, weights)
         if settled:  # at modes that the wide first scales led to: there may be better ones
             z, looked_again = torch.cat([z, nearest]), True
     raise BudgetError(
         f"expected a scale that settles within {rounds} rounds, got one that still changes by "
-        f"{change:.2g} of itself, now {scale.mean():.4g}; raise rounds or tolerance, or give data "
+        f"{change:.2g} of itself, now {_means(scales)}; raise rounds or tolerance, or give data "
         "that z cannot match exactly"
     )
 
 
-def _scale_of(vae: VAE) -> float | Tensor:
-    """The scale that the VAE has.
+@dataclass(frozen=True, eq=False)
+class _Share:
+    """The elements that have one Gaussian scale, or a tensor of scales that broadcasts to them.
+
+    Args:
+        given: The scale that the VAE has.
+        where: In words that begin a message; "" where it is that of all elements.
+        elements: Where they are in data laid out flat, in the shape that the scale broadcasts to.
+        means: Where their means are in the decoder's output laid out flat, the same shape.
+    """
+
+    given: float | Tensor
+    where: str
+    elements: Tensor
+    means: Tensor
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean of values, one an element and flat, for each scale: the shape of `given`."""
+        shape = torch.as_tensor(self.given).shape
+        values = values.reshape(self.elements.shape)
+        for dim, size in enumerate((1,) * (values.ndim - len(shape)) + tuple(shape)):
+            if size == 1:
+                values = values.mean(dim, keepdim=True)
+        return values.reshape(shape)
+
+
+def _shares_of(vae: VAE) -> list[_Share]:
+    """The elements that have a fixed Gaussian scale, by scale.
 
     Raises:
-        TypeError, ValueError: It has none of a Gaussian, or a decoded one.
+        TypeError, ValueError: There are none.
     """
     if not isinstance(vae, VAE):
         raise TypeError(f"expected a crosscoding.VAE, got {type(vae).__name__}")
-    if not isinstance(vae.likelihood, Gaussian):
-        advice = "of another, compare vae.check(data)['explanation'] under some settings"
-        if isinstance(vae.likelihood, Mixed):
-            advice = (
-                "for Gaussian columns, pass a VAE of these alone: a decoder that puts out their "
-                "share of the output, Gaussian(scale), and their columns of data"
+    likelihood = vae.likelihood
+    if isinstance(likelihood, Mixed):
+        places = likelihood.places(vae.data_shape, vae.device)
+        shares = [
+            _Share(part.scale, f"for part {index}, ", elements, outputs)
+            for index, ((part, _), (elements, outputs)) in enumerate(
+                zip(likelihood.pairs, places, strict=True)
             )
+            if isinstance(part, Gaussian) and part.scale is not None
+        ]
+        if shares:
+            return shares
+    if not isinstance(likelihood, Gaussian):
         raise TypeError(
-            "expected a VAE with a Gaussian likelihood, whose scale can be calibrated, got "
-            f"{type(vae.likelihood).__name__}; {advice}"
+            "expected a VAE with a Gaussian likelihood, or a Mixed with a Gaussian part of a fixed "
+            f"scale, which can be calibrated, got {type(likelihood).__name__}; of another, compare "
+            "vae.check(data)['explanation'] under some settings"
         )
-    if vae.likelihood.scale is None:
+    if likelihood.scale is None:
         raise ValueError(
-            "expected a Gaussian likelihood of a fixed scale, got Gaussian(scale=None): its "
-            "decoder puts the scale out, and there is none to calibrate"
+            f"expected a Gaussian likelihood of a fixed scale, got {likelihood}: its decoder puts "
+            "the scale out, and there is none to calibrate"
         )
-    return vae.likelihood.scale
+    index = torch.arange(vae.data_size, device=vae.device).reshape(vae.data_shape)
+    return [_Share(likelihood.scale, "", index, index)]
+
+
+def _with_scales(vae: VAE, scales: Sequence[Tensor]) -> VAE:
+    """The model with other scales of its Gaussian parts.
+
+    Raises:
+        BudgetError: A scale is 0.
+    """
+    if not all((scale > 0).all() for scale in scales):
+        raise BudgetError(
+            "expected data that z cannot match exactly, got such that the decoder's means are "
+            "equal to all values of some elements; give their scale by hand"
+        )
+    left, likelihood = iter(scale.to(vae.dtype) for scale in scales), vae.likelihood
+    if isinstance(likelihood, Mixed):
+        parts = [
+            (replace(part, scale=next(left)), num)
+            if isinstance(part, Gaussian) and part.scale is not None
+            else (part, num)
+            for part, num in likelihood.pairs
+        ]
+        likelihood = Mixed(parts, likelihood.dim)
+    elif isinstance(likelihood, Gaussian):
+        likelihood = replace(likelihood, scale=next(left))
+    return VAE(vae.decoder, vae.latent_dim, likelihood)
+
+
+def _as_given(share: _Share, scale: Tensor, like: Tensor) -> float | Tensor:
+    """A scale as the VAE has it: a tensor of the data's dtype, or a float."""
+    return scale.to(like.dtype) if isinstance(share.given, Tensor) else scale.item()
+
+
+def _means(scales: Sequence[Tensor]) -> str:
+    return ", ".join(f"{scale.mean():.4g}" for scale in scales)
 
 
 def _nearest(vae: VAE, evidence: Evidence) -> Tensor:
@@ -136,10 +214,13 @@ def _nearest(vae: VAE, evidence: Evidence) -> Tensor:
 
 
 @torch.no_grad()
-def _first(vae: VAE, data: Tensor, z: Tensor, shape: torch.Size) -> Tensor:
-    """Root of the mean squared residual of data (N, *data) at z (K, N, latent)."""
-    squares = torch.stack([(data - vae.decode(points)).double().square().mean(0) for points in z])
-    return _mean(squares.mean(0), shape).sqrt()
+def _first(vae: VAE, data: Tensor, z: Tensor, shares: Sequence[_Share]) -> list[Tensor]:
+    """Root of the mean squared residual of data (N, *data) at z (K, N, latent), by share."""
+    elements, means = _indices(shares)
+    values = data.flatten(1)[:, elements]
+    residuals = [(values - vae.decode_flat(points)[:, means]).double() for points in z]
+    squares = torch.stack([residual.square().mean(0) for residual in residuals]).mean(0)
+    return [share.mean(own).sqrt() for share, own in _split(shares, squares)]
 
 
 def _heaviest(z: Tensor, weights: Tensor) -> Tensor:
@@ -149,47 +230,73 @@ def _heaviest(z: Tensor, weights: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _fitting(vae: VAE, data: Tensor, modes: Modes, weights: Tensor, shape: torch.Size) -> Tensor:
-    """The M-step: the scale under which the residuals at modes are what they should be.
+def _fitting(
+    vae: VAE,
+    data: Tensor,
+    modes: Modes,
+    weights: Tensor,
+    shares: Sequence[_Share],
+    scales: Sequence[Tensor],
+) -> list[Tensor]:
+    """The M-step: the scales under which the residuals at modes are what they should be.
 
     Args:
-        vae: The model with the present scale.
+        vae: The model with the present scales.
         data: Shape (N, *data).
         modes: K of each datum.
         weights: Theirs, (K, N); they sum to 1 for each datum.
-        shape: Of the scale.
+        shares: The elements of each scale.
+        scales: The present ones.
 
     Raises:
         BudgetError: z takes the residuals up.
     """
-    data, likelihood = data.flatten(1), vae.flat_likelihood
+    elements, means = _indices(shares)
+    values = data.flatten(1)[:, elements]
+    variance = torch.cat(
+        [
+            scale.expand(share.elements.shape).flatten().square()
+            for share, scale in zip(shares, scales, strict=True)
+        ]
+    )
     mode, datum = (weights > _LEAST_WEIGHT).nonzero(as_tuple=True)
-    size = CHUNK_BYTES // (8 * vae.latent_dim * vae.data_size) + 1
-    squares = freedom = torch.zeros(vae.data_size, dtype=torch.double, device=data.device)
+    size = CHUNK_BYTES // (8 * vae.latent_dim * vae.params_size) + 1
+    squares = freedom = torch.zeros_like(variance)
     for k, n in zip(mode.split(size), datum.split(size), strict=True):
-        mean, jacobian = with_jacobian(vae.decode_flat, modes.z[None, k, n])
-        variance = likelihood.variance(mean).double()
+        mean, jacobian = with_jacobian(
+            lambda z: vae.decode_flat(z)[..., means], modes.z[None, k, n]
+        )
         root = precision_root(modes.precision[k, n])
         along = jacobian[:, 0].movedim(0, 1).double()  # (pairs, latent, E)
         whitened = torch.linalg.solve_triangular(root, along, upper=False)
         weight = weights[k, n]
-        squares = squares + weight @ (data[n] - mean[0]).double().square()
-        freedom = freedom + weight @ (1 - whitened.square().sum(1) / variance[0])
+        squares = squares + weight @ (values[n] - mean[0]).double().square()
+        freedom = freedom + weight @ (1 - whitened.square().sum(1) / variance)
     total = weights.where(weights > _LEAST_WEIGHT, 0.0).sum()
-    squares, freedom = (_mean(s.reshape(vae.data_shape) / total, shape) for s in (squares, freedom))
+    pairs = zip(_split(shares, squares / total), _split(shares, freedom / total), strict=True)
+    return [_root_of_ratio(share, own, free, vae.latent_dim) for (share, own), (_, free) in pairs]
+
+
+def _root_of_ratio(share: _Share, squares: Tensor, freedom: Tensor, latent_dim: int) -> Tensor:
+    """σ of a share, from the mean squares and the mean 1 − h of its elements."""
+    squares, freedom = share.mean(squares), share.mean(freedom)
     if (freedom < _LEAST_FREEDOM).any():
         raise BudgetError(
-            f"expected data that z cannot match exactly, got such that z of {vae.latent_dim} "
-            f"dimensions takes up all but {freedom.min():.1g} of the residuals of some elements, "
-            "so that these do not tell their scale; give it by hand, or give one for more elements"
+            f"{share.where}expected data that z cannot match exactly, got such that z of "
+            f"{latent_dim} dimensions takes up all but {freedom.min():.1g} of the residuals of "
+            "some elements, so that these do not tell their scale; give it by hand, or give one "
+            "for more elements"
         )
     return (squares / freedom).sqrt()
 
 
-def _mean(values: Tensor, shape: torch.Size) -> Tensor:
-    """Mean of values (*data) over every dimension along which a scale of some shape is one."""
-    padded = (1,) * (values.ndim - len(shape)) + tuple(shape)
-    for dim, size in enumerate(padded):
-        if size == 1:
-            values = values.mean(dim, keepdim=True)
-    return values.reshape(shape)
+def _indices(shares: Sequence[_Share]) -> tuple[Tensor, Tensor]:
+    """Where the elements of all shares are in flat data, and their means in flat parameters."""
+    elements = torch.cat([share.elements.flatten() for share in shares])
+    return elements, torch.cat([share.means.flatten() for share in shares])
+
+
+def _split(shares: Sequence[_Share], values: Tensor) -> list[tuple[_Share, Tensor]]:
+    """Values of the elements of all shares, flat, by share."""
+    pieces = values.split([share.elements.numel() for share in shares])
+    return list(zip(shares, pieces, strict=True))

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from crosscoding.cost import Cost, cost_of
 from crosscoding.encoder import encode, tried_encoder
-from crosscoding.errors import first_line
 from crosscoding.evidence import as_tensor
 from crosscoding.frozen import Trial, frozen_copy
 from crosscoding.heads import find_head
 from crosscoding.likelihoods import Likelihood
-from crosscoding.likelihoods.outputs import wrong_output
+from crosscoding.likelihoods.outputs import joined, wrong_output
 from crosscoding.model import Model
 from crosscoding.random import generator_from, normal
 from crosscoding.report import CheckReport
@@ -46,7 +45,8 @@ class VAE(Savable):
             or (B, *data, P) or a tuple of P tensors where an element has P parameters.
         latent_dim: Size of z, ≥ 1.
         likelihood: What the decoder's output means, for example `likelihoods.Bernoulli()`. For
-            `likelihoods.Mixed` the parameters lie side by side, column after column.
+            `likelihoods.Mixed` the parameters lie side by side, column after column, or in a tuple
+            of one tensor for each part.
         encoder: The encoder that the decoder was trained with, if it is at hand: a module that maps
             data (B, *data) to mean and log-variance of q(z|t), side by side in one tensor
             (B, 2 latent) or as a tuple of two (B, latent). It is copied and tried as the decoder
@@ -295,19 +295,10 @@ class VAE(Savable):
 
     def _run(self, z: Tensor) -> Tensor:
         output = self.decoder(z)
-        for piece in output if isinstance(output, (tuple, list)) else [output]:
-            if not isinstance(piece, Tensor):
-                raise _OutputError(
-                    f"expected a tensor from the decoder, got {type(piece).__name__}; wrap it in a "
-                    f"module that puts out what {type(self.likelihood).__name__} takes"
-                )
-        if isinstance(output, Tensor):
-            return output
         try:
-            return self.likelihood.join(output)
-        except (IndexError, RuntimeError, ValueError) as error:  # of torch, where shapes differ
-            shapes = ", ".join(str(tuple(piece.shape)) for piece in output)
-            raise _OutputError(f"{first_line(error)}; the decoder put out {shapes}") from error
+            return joined(self.likelihood, output)
+        except ValueError as error:
+            raise _OutputError(str(error)) from error
 
     def _data_shape_of(self, output: Tensor) -> torch.Size:
         data_shape = self.likelihood.data_shape(output.shape[1:])

@@ -7,6 +7,7 @@ import torch
 from faults import LATENT, drawn, network, right, status
 from problems import linear_gaussian_problem
 from torch import nn
+from torch.nn import functional
 
 import crosscoding as cc
 from crosscoding.checks.columns import log_prob_of_columns
@@ -14,10 +15,16 @@ from crosscoding.likelihoods import (
     Bernoulli,
     BetaBinomial,
     Categorical,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
     Gaussian,
+    Laplace,
+    Likelihood,
     Mixed,
     NegativeBinomial,
+    Ordinal,
     Poisson,
+    StudentT,
 )
 
 
@@ -172,6 +179,88 @@ def test_few_counts_say_too_little(num):
 
 def test_numbers_are_not_counted():
     assert "counts" not in right().check(drawn(right()))
+
+
+# ---- likelihoods of one's own ----------------------------------------------------------------
+
+
+class Geometric(Likelihood):
+    """Failures before a success of probability σ(l): log p(t) = log σ(l) + t log σ(−l)."""
+
+    support = "whole numbers from 0"
+    kind = "counts"
+
+    def log_prob(self, params, values):
+        return functional.logsigmoid(params) + values * functional.logsigmoid(-params)
+
+    def mean(self, params):
+        return (-params).exp()
+
+    def variance(self, params):
+        return self.mean(params) * (1 + self.mean(params))
+
+    def fisher(self, params):
+        return (-params).sigmoid()
+
+    def noise(self, shape, *, generator, like):
+        return torch.rand(shape, generator=generator, dtype=like.dtype)
+
+    def draw(self, params, noise):
+        return (noise.log() / functional.logsigmoid(-params)).floor()
+
+    def in_support(self, values):
+        return (values >= 0) & (values == values.floor())
+
+    def to_parts(self):
+        return {}, {"name": "Geometric", "settings": {}}
+
+
+class Kindless(Geometric):
+    """The same, of an author who does not say that they are counts."""
+
+    kind = ""
+
+
+def test_counts_of_a_likelihood_of_ones_own_are_counted():
+    vae = cc.VAE(rates(0.0, None), LATENT, Geometric())
+    data = drawn(vae, 400)
+    report = vae.check(data)
+    assert report["explanation"].status == report["counts"].status == "ok"
+    finding = vae.check(10 * data)["counts"]
+    assert finding.status == "warning"
+    assert "is it trained on such data" in finding.message
+    assert vae.check(10 * data)["units"].message.endswith("take counts as they are, not scaled")
+    torch.testing.assert_close(
+        log_prob_of_columns(Geometric(), data, torch.zeros(12)),
+        log_prob_of_columns(Poisson(), data, torch.zeros(12)),
+    )
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_likelihood_that_does_not_say_its_kind_is_compared_with_nothing(mixed):
+    likelihood = Mixed([(Gaussian(0.3), 4), (Kindless(), 8)]) if mixed else Kindless()
+    vae = cc.VAE(rates(0.0, None), LATENT, likelihood)
+    finding = vae.check(drawn(vae, 200))["explanation"]
+    assert finding.status == "note"
+    assert finding.message.endswith(
+        "set kind of Kindless to what its values are, one of real, binary, counts, classes"
+    )
+
+
+def test_every_likelihood_says_its_kind():
+    """But `Mixed`, which has those of its parts."""
+    one_of_each = [
+        *(Bernoulli(), BetaBinomial(5), Categorical(3), Categorical(3, one_hot=True)),
+        *(ContinuousBernoulli(), DiscretizedLogistic(), Gaussian(), Laplace(), NegativeBinomial()),
+        *(Ordinal([0.0]), Poisson(), StudentT()),
+    ]
+    names = {type(likelihood).__name__ for likelihood in one_of_each}
+    assert names == set(cc.likelihoods.__all__) - {"Likelihood", "Mixed"}
+    assert [likelihood.kind for likelihood in one_of_each] == [
+        *("binary", "counts", "classes", "classes"),
+        *("real", "real", "real", "real", "counts"),
+        *("classes", "counts", "real"),
+    ]
 
 
 # ---- log p, and the scale ------------------------------------------------------------------------

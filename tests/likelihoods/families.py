@@ -17,6 +17,7 @@ from crosscoding.likelihoods import (
     Categorical,
     ContinuousBernoulli,
     DiscretizedLogistic,
+    Gaussian,
     Laplace,
     Likelihood,
     Mixed,
@@ -196,6 +197,12 @@ FAMILIES = {
         lambda noise: single(noise).sigmoid(),
         torch_log_prob(lambda p: distributions.ContinuousBernoulli(probs=p)),
         unit,
+    ),
+    "Gaussian of decoded log variance": Family(
+        Gaussian(None, log_variance=True),
+        lambda noise: torch.stack([noise[..., 0], 1.5 * noise[..., 1] - 1], -1),
+        torch_log_prob(lambda p: distributions.Normal(p[..., 0], (0.5 * p[..., 1]).exp())),
+        lambda p: line(p[..., 0], (0.5 * p[..., 1]).exp()),
     ),
     "Laplace": Family(
         Laplace(0.3),

@@ -10,27 +10,19 @@ import torch
 from torch import Tensor
 
 from crosscoding.checks.parts import parts_of
-from crosscoding.likelihoods import (
-    Bernoulli,
-    BetaBinomial,
-    Categorical,
-    DiscretizedLogistic,
-    Likelihood,
-    Mixed,
-    NegativeBinomial,
-    Ordinal,
-    Poisson,
-)
+from crosscoding.likelihoods import DiscretizedLogistic, Likelihood, Mixed
 
 FEWEST = 10
 """Data below which an element's mean and variance say too little."""
+KINDS = ("real", "binary", "counts", "classes")
+"""Of likelihoods that there is a law for."""
 
 
 def log_prob_of_columns(likelihood: Likelihood, data: Tensor, floor: Tensor) -> Tensor:
     """Σ over elements of log p(t_e), each law from the other data, in nats, (N,).
 
     Args:
-        likelihood: Tells which law, and in which units.
+        likelihood: Tells which law, by its kind, one of KINDS or those of its parts.
         data: Shape (N, *data), N ≥ 2.
         floor: Least variance of an element's normal law, shape (*data).
     """
@@ -40,11 +32,9 @@ def log_prob_of_columns(likelihood: Likelihood, data: Tensor, floor: Tensor) -> 
         return torch.stack(
             [log_prob_of_columns(part.likelihood, *part.tensors) for part in parts]
         ).sum(0)
-    if isinstance(likelihood, Bernoulli) or (
-        isinstance(likelihood, Categorical) and likelihood.one_hot
-    ):
+    if likelihood.kind == "binary":
         elements = _binary(data)
-    elif isinstance(likelihood, (Categorical, Ordinal, Poisson, NegativeBinomial, BetaBinomial)):
+    elif likelihood.kind in ("counts", "classes"):
         elements = _frequencies(data)
     else:
         elements = _normal(data, floor)

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
-from crosscoding.checks.columns import FEWEST, log_prob_of_columns
+from crosscoding.checks.columns import FEWEST, KINDS, log_prob_of_columns
+from crosscoding.checks.parts import parts_of
 from crosscoding.checks.subject import Subject
-from crosscoding.likelihoods import Bernoulli, Gaussian
+from crosscoding.likelihoods import Bernoulli, Gaussian, Likelihood
 from crosscoding.report import Finding
 
 _SCALE_FACTOR = 1.5
@@ -52,6 +53,10 @@ def explanation(subject: Subject) -> Finding:
     if len(data) < FEWEST:
         words = f"log p of {len(fits.data)} data is about {ours:.4g} nats on average; give "
         return Finding("explanation", "note", f"{words}{FEWEST} or more to compare", figures)
+    if name := _without_kind(subject.vae.likelihood):
+        words = f"log p of {len(fits.data)} data is about {ours:.4g} nats on average; to compare, "
+        words += f"set kind of {name} to what its values are, one of {', '.join(KINDS)}"
+        return Finding("explanation", "note", words, figures)
     noise = likelihood.variance(subject.params).mean(0).nan_to_num(0.0, 0.0)
     floor = noise.clamp_min(1e-12).reshape(subject.vae.data_shape)
     columns = log_prob_of_columns(subject.vae.likelihood, data, floor)
@@ -70,6 +75,12 @@ def explanation(subject: Subject) -> Finding:
             figures,
         )
     return Finding("explanation", "ok", words, figures)
+
+
+def _without_kind(likelihood: Likelihood) -> str:
+    """The name of the first part that does not say what its values are; "" if all do."""
+    kinds = {type(p.likelihood).__name__: p.likelihood.kind for p in parts_of(likelihood)}
+    return next((name for name, kind in kinds.items() if kind not in KINDS), "")
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from crosscoding.checks.subject import Subject
+from crosscoding.likelihoods.outputs import joined
 from crosscoding.random import normal
 from crosscoding.report import Finding
 
@@ -190,8 +191,7 @@ def _smooth(subject: Subject) -> tuple[Callable[[Tensor], Tensor], Tensor, float
     double = copy.deepcopy(vae.decoder).double()
 
     def decode(points: Tensor) -> Tensor:
-        output = double(points)
-        return output if isinstance(output, Tensor) else vae.likelihood.join(output)
+        return joined(vae.likelihood, double(points))
 
     try:
         with torch.no_grad():

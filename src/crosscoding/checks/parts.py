@@ -4,15 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from crosscoding.likelihoods import (
-    BetaBinomial,
-    Categorical,
-    Likelihood,
-    Mixed,
-    NegativeBinomial,
-    Ordinal,
-    Poisson,
-)
+from crosscoding.likelihoods import Likelihood, Mixed
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +24,12 @@ class Part:
     @property
     def counts(self) -> bool:
         """Whether values are counts."""
-        return isinstance(self.likelihood, (Poisson, NegativeBinomial, BetaBinomial))
+        return self.likelihood.kind == "counts"
 
     @property
     def classes(self) -> bool:
         """Whether values are classes."""
-        return isinstance(self.likelihood, (Categorical, Ordinal))
+        return self.likelihood.kind == "classes"
 
 
 def parts_of(likelihood: Likelihood, *tensors: Tensor) -> list[Part]:
@@ -45,9 +37,10 @@ def parts_of(likelihood: Likelihood, *tensors: Tensor) -> list[Part]:
     if not isinstance(likelihood, Mixed):
         return [Part(likelihood, "", tensors)]
     columns = [num for _, num in likelihood.pairs]
-    pieces = zip(*(tensor.split(columns, likelihood.dim) for tensor in tensors), strict=True)
+    pieces = [tensor.split(columns, likelihood.dim) for tensor in tensors]
     found, start = [], 0
-    for (part, num), own in zip(likelihood.pairs, pieces, strict=True):
+    for index, (part, num) in enumerate(likelihood.pairs):
+        own = tuple(piece[index] for piece in pieces)
         where = f"column {start}" if num == 1 else f"columns {start} to {start + num - 1}"
         found.append(Part(part, f"{where}: ", own))
         start += num

@@ -6,6 +6,7 @@ element and (P,) for P of them. Given z, observed and unobserved elements are in
 over observed elements is log p(x|z) and a sum over the others log p(y|z).
 """
 
+import math
 import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -35,6 +36,9 @@ class Likelihood(ABC):
         by_element: Whether `of_elements` works: whether some elements may be worked out alone.
         per_element: Settings that may be tensors which broadcast to the data's shape, and how many
             dimensions of their own they have after that.
+        kind: What values are: "real", "binary" (0 and 1, and between as a cross-entropy), "counts"
+            or "classes". `VAE.check` compares data with a plain law of that kind, so set it in a
+            likelihood of your own; with "" it makes no comparison. Of `Mixed`, see its parts.
     """
 
     param_shape: tuple[int, ...] = ()
@@ -43,6 +47,7 @@ class Likelihood(ABC):
     by_rows: bool = True
     by_element: ClassVar[bool] = True
     per_element: ClassVar[dict[str, int]] = {}
+    kind: ClassVar[str] = ""
 
     @abstractmethod
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
@@ -93,17 +98,45 @@ class Likelihood(ABC):
         return ", ".join(["*data", *map(str, self.param_shape)])
 
     def join(self, outputs: Sequence[Tensor]) -> Tensor:
-        """The parameters as one tensor, from a decoder that puts out several.
+        """The parameters as one tensor, from a decoder that outputs several.
 
+        Args:
+            outputs: A tensor for each parameter of an element, (B, *data); or a single tensor,
+                which is taken as it is.
         Raises:
-            ValueError: An element has one parameter only.
+            ValueError: There are not as many as parameters, or their shapes differ.
         """
-        if not self.param_shape:
+        outputs, name = tuple(outputs), type(self).__name__
+        for output in outputs:
+            if not isinstance(output, Tensor):
+                raise ValueError(
+                    f"expected tensors from the decoder for {name}, got {type(output).__name__} "
+                    "among them"
+                )
+        if len(outputs) == 1:
+            return outputs[0]
+        num = math.prod(self.param_shape)
+        if len(outputs) != num:
+            wanted = "one tensor"
+            if self.param_shape:
+                wanted = f"{num} tensors, or one whose last dimension is {num},"
             raise ValueError(
-                f"expected one tensor from the decoder for {type(self).__name__}, "
-                f"got {len(outputs)}; use Gaussian(scale=None) for a (mean, scale) decoder"
+                f"expected {wanted} from the decoder for {name}, got {len(outputs)}; "
+                f"{self._advice_on(len(outputs))}"
             )
-        return torch.stack(tuple(outputs), dim=-1)
+        if len({output.shape for output in outputs}) > 1:
+            raise ValueError(
+                f"expected {num} tensors of the same shape from the decoder for {name}; where one "
+                "holds for several elements, expand it to the shape of the others"
+            )
+        return torch.stack(outputs, dim=-1)
+
+    def _advice_on(self, num: int) -> str:
+        """What to do about a decoder that outputs `num` tensors, which is too many or too few."""
+        return (
+            "use Mixed if each is for columns of its own, or wrap the decoder in a module that "
+            f"outputs what {type(self).__name__} takes"
+        )
 
     def check_params(self, params: Tensor) -> None:  # noqa: B027 (most have nothing to check)
         """Raise ValueError if a decoder's output cannot be this likelihood's parameters."""

@@ -71,6 +71,7 @@ class Bernoulli(_Probability):
     """
 
     logits: bool = True
+    kind = "binary"
 
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
         if self.logits:
@@ -119,6 +120,7 @@ class ContinuousBernoulli(_Probability):
     """
 
     logits: bool = True
+    kind = "real"
 
     def _logit(self, params: Tensor) -> Tensor:
         if self.logits:

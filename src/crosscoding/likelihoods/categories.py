@@ -1,5 +1,6 @@
 """Likelihoods of one of K classes, without an order or with one."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +21,22 @@ _CHUNK_BYTES = 64 * 2**20
 class _Classes(Whole):
     """Values 0 to K − 1, given the log-probabilities of all of them: a bank by a matrix product."""
 
+    kind = "classes"
+
     @abstractmethod
     def log_probs(self, params: Tensor) -> Tensor:
         """log p of each class, shape (*sample, E, K)."""
+
+    def join(self, outputs: Sequence[Tensor]) -> Tensor:
+        """As the base's, but not where a tensor may just as well be all that an element has."""
+        num = math.prod(self.param_shape)
+        if len(outputs) == num > 1 and all(piece.shape[-1:] == (num,) for piece in outputs):
+            raise ValueError(
+                f"expected one tensor from the decoder for {type(self).__name__}, got {num} that "
+                f"end in a dimension of {num}: make it torch.stack(outputs, 1) if each is all of a "
+                "variable, or torch.stack(outputs, -1) if each is one number of all variables"
+            )
+        return super().join(outputs)
 
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
         log_probs = self.log_probs(params)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -11,14 +11,17 @@ from torch import Generator, Tensor
 from crosscoding.likelihoods.dispersed import Dispersed, check_positive, setting
 from crosscoding.likelihoods.draws import seeds, uniforms
 from crosscoding.random import normal, uniform
+from crosscoding.storage import Parts
 
 _LOG_2PI = math.log(2 * math.pi)
+_MOST_LOG_PRECISION = 700.0  # of a double that exp can still hold
 
 
 class _Real(Dispersed):
     """Of any finite number, with mean `location` where there is one."""
 
     support = "any finite number"
+    kind = "real"
 
     def mean(self, params: Tensor) -> Tensor:
         return self.split(params)[0]
@@ -37,23 +40,75 @@ class Gaussian(_Real):
         scale: σ > 0 in the data's units: a number, a tensor that broadcasts to the data's shape,
             or None if the decoder puts it out beside the mean, as a pair (mean, scale) or as a
             last dimension of size 2.
+        log_variance: With scale=None, whether the decoder puts out log σ² in the scale's place, as
+            a pair (mean, log variance) or as a last dimension of size 2. Any finite number is one.
     """
 
     scale: float | Tensor | None = 0.1
-    put_out: ClassVar[str] = "put out the standard deviation itself, not its logarithm"
+    log_variance: bool = field(default=False, kw_only=True)
+    put_out: ClassVar[str] = (
+        "put out the standard deviation itself, not its logarithm; if it is the logarithm of the "
+        "variance, use Gaussian(None, log_variance=True)"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.log_variance, bool):
+            raise TypeError(f"expected log_variance to be True or False, got {self.log_variance!r}")
+        if self.log_variance and not self.decoded:
+            raise ValueError(
+                f"expected scale=None with log_variance=True, got {self.scale}: the decoder "
+                "outputs the log variance, so there is no scale to set"
+            )
+
+    def __repr__(self) -> str:
+        more = ", log_variance=True" if self.log_variance else ""
+        return f"Gaussian(scale={self.scale!r}{more})"
+
+    @property
+    def positive(self) -> bool:
+        return not self.log_variance
+
+    def split(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.log_variance:
+            return super().split(params)
+        return params[..., 0], (0.5 * params[..., 1]).exp()
+
+    def _standardized(self, params: Tensor, values: Tensor) -> Tensor:
+        """(t − μ) / σ."""
+        if not self.log_variance:
+            mean, scale = self.split(params)
+            return (values - mean) / scale
+        residual = values - params[..., 0]
+        # Twice by √σ, which leaves a number's range later than σ; and 0 is 0 whatever σ is.
+        root = torch.where(residual == 0, 0.0, -0.25 * params[..., 1]).exp()
+        return residual * root * root
+
+    def _log_scale(self, params: Tensor) -> Tensor:
+        """log σ, of a shape that broadcasts to (*sample, E)."""
+        return 0.5 * params[..., 1] if self.log_variance else self.split(params)[1].log()
 
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
-        mean, scale = self.split(params)
-        return -0.5 * ((values - mean) / scale).square() - scale.log() - 0.5 * _LOG_2PI
+        squares = self._standardized(params, values).square()
+        return -0.5 * squares - self._log_scale(params) - 0.5 * _LOG_2PI
 
     def variance(self, params: Tensor) -> Tensor:
+        if self.log_variance:
+            return params[..., 1].exp()
         mean, scale = self.split(params)
         return scale.square().expand_as(mean)
 
     def information(self, params: Tensor) -> tuple[Tensor, ...]:
+        if self.log_variance:
+            precision = (-params[..., 1]).exp()
+            return precision, torch.full_like(precision, 0.5)
         mean, scale = self.split(params)
         precision = scale.square().reciprocal().expand_as(mean)
         return precision, 2 * precision
+
+    def _advice_on(self, num: int) -> str:
+        more = ", or Gaussian(None, log_variance=True) if it is the logarithm of the variance"
+        return super()._advice_on(num) + more * (not self.decoded and num == 2)
 
     def noise(self, shape: Sequence[int], *, generator: Generator, like: Tensor) -> Tensor:
         return normal(shape, generator=generator, like=like)
@@ -63,25 +118,39 @@ class Gaussian(_Real):
         return mean + scale * noise
 
     def masked_log_prob(self, params: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        mean, scale = self.split(params)
-        residual = torch.where(mask, (values - mean) / scale, 0.0)
+        residual = torch.where(mask, self._standardized(params, values), 0.0)
         squares = residual.square().sum(-1)
-        log_scale = torch.where(mask, scale.log() + 0.5 * _LOG_2PI, 0.0).sum(-1)
+        log_scale = torch.where(mask, self._log_scale(params) + 0.5 * _LOG_2PI, 0.0).sum(-1)
         return -0.5 * squares - log_scale
 
     def pairwise_log_prob(self, kept: tuple[Tensor, ...], values: Tensor, mask: Tensor) -> Tensor:
         (params,) = kept
         # Σ m (x − μ)² / σ² by its three products, in double, and both less the mean of μ over the
         # points: they nearly cancel where x ≈ μ, and all the more the further both are from 0.
-        mean, scale = (part.double() for part in self.split(params))
+        mean = self.split(params)[0].double()
+        log_scale, precision = self._in_double(params)
         centre = torch.where(mean.isfinite(), mean, 0.0).mean(0)  # a point's NaN is its own
         weight, data, mean = mask.double(), values.double() - centre, mean - centre
-        precision = scale.pow(-2).expand_as(mean)
+        precision = precision.expand_as(mean)
         squares = precision @ (data.square() * weight).mT
         squares = squares - 2 * (mean * precision) @ (data * weight).mT
         squares = squares + (mean.square() * precision) @ weight.mT
-        log_scale = (scale.log() + 0.5 * _LOG_2PI).expand_as(mean) @ weight.mT
+        log_scale = (log_scale + 0.5 * _LOG_2PI).expand_as(mean) @ weight.mT
         return (-0.5 * squares - log_scale).to(params.dtype)
+
+    def _in_double(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        """log σ and σ⁻²; for log σ² below −700 the σ⁻² of −700, which a double can still hold."""
+        if self.log_variance:
+            log_variance = params[..., 1].double()
+            return 0.5 * log_variance, (-log_variance).clamp_max(_MOST_LOG_PRECISION).exp()
+        scale = self.split(params)[1].double()
+        return scale.log(), scale.pow(-2)
+
+    def to_parts(self) -> Parts:
+        tensors, description = super().to_parts()
+        if not self.log_variance:  # so that folders older than this setting hold the same
+            del description["settings"]["log_variance"]
+        return tensors, description
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,6 +24,7 @@ class _Count(Whole):
     """Of whole numbers from 0."""
 
     support = "whole numbers from 0"
+    kind = "counts"
 
     def in_support(self, values: Tensor) -> Tensor:
         return values.isfinite() & (values >= 0) & (values == values.floor())

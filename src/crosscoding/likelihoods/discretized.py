@@ -42,6 +42,7 @@ class DiscretizedLogistic(Dispersed):
     low: float = 0.0
     high: float = 1.0
     coupled: ClassVar[bool] = True
+    kind = "real"
 
     def __post_init__(self) -> None:
         super().__post_init__()

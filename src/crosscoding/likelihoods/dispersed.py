@@ -37,6 +37,11 @@ class Dispersed(Likelihood):
         """Whether the decoder puts out the dispersion too."""
         return getattr(self, self.dispersion) is None
 
+    @property
+    def positive(self) -> bool:
+        """Whether a decoded dispersion has to be > 0, as it is itself and no logarithm."""
+        return True
+
     def split(self, params: Tensor) -> tuple[Tensor, Tensor]:
         """Location and dispersion of each element, shapes that broadcast to (*sample, E)."""
         if self.decoded:
@@ -44,7 +49,7 @@ class Dispersed(Likelihood):
         return params, setting(getattr(self, self.dispersion), params)
 
     def check_params(self, params: Tensor) -> None:
-        if self.decoded and not (params[..., 1] > 0).all():
+        if self.decoded and self.positive and not (params[..., 1] > 0).all():
             raise ValueError(
                 f"expected a decoder whose {self.dispersion} is > 0, got "
                 f"{params[..., 1].min():.4g}; {self.put_out}"
@@ -86,6 +91,11 @@ class Dispersed(Likelihood):
             entries.append(params.new_zeros(shape))
             entries[-1][..., mask] = entry
         return entries
+
+    def _advice_on(self, num: int) -> str:
+        if self.decoded or num != 2:
+            return super()._advice_on(num)
+        return f"use {self.dispersion}=None if the second is the {self.dispersion}"
 
 
 def setting(value: float | Tensor, like: Tensor) -> Tensor:

@@ -9,9 +9,8 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.likelihoods.base import Likelihood
+from crosscoding.likelihoods.readings import Head, Part, in_columns
 from crosscoding.storage import Parts, prefixed, under
-
-Part = tuple[Likelihood, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +20,8 @@ class Mixed(Likelihood):
     The decoder puts out, along the same dimension, the parameters of one column after the other:
     as many numbers as each of its columns has parameters. A column of `Gaussian(None)` takes two
     neighbours, mean and scale; one of `Categorical(5)` five. A decoder with a head for each part
-    may put out a tuple instead, of what each part alone would be decoded as.
+    may output a tuple instead, of what each part alone would be decoded as: for two Gaussian
+    columns, a class of four and a count, tensors of shape (B, 2), (B, 4) and (B, 1).
 
     Args:
         parts: (likelihood, number of columns) for each part; the number alone may be left out
@@ -88,18 +88,18 @@ class Mixed(Likelihood):
         after = [f", *after ({-1 - self.dim} dimensions)"] if self.dim < -1 else []
         return "".join([f"*before, {sum(self._outputs)}", *after])
 
-    def join(self, outputs: Sequence[Tensor]) -> Tensor:
-        if len(outputs) != len(self.pairs):
-            raise ValueError(
-                f"expected one tensor from the decoder for each of {len(self.pairs)} parts, "
-                f"got {len(outputs)}"
-            )
-        pieces = []
-        for (part, _), output in zip(self.pairs, outputs, strict=True):
-            if part.param_shape:  # behind the column that they are of
-                output = output.movedim(-1, self.dim).flatten(self.dim - 1, self.dim)
-            pieces.append(output)
-        return torch.cat(pieces, self.dim)
+    def join(self, outputs: Sequence[Head]) -> Tensor:
+        """The parameters as one tensor, from a decoder with a head for each part.
+
+        Args:
+            outputs: For each part what it would be decoded as alone, a tensor or a tuple; or a
+                single tensor for all, which is taken as it is.
+        Raises:
+            ValueError: There is not one for each part, or one cannot be that of its part.
+        """
+        if len(outputs) == 1 < len(self.pairs) and isinstance(outputs[0], Tensor):
+            return outputs[0]
+        return torch.cat(in_columns(self.pairs, self.dim, outputs), self.dim)
 
     def for_data(self, data_shape: Sequence[int], like: Tensor) -> "Mixed":
         """The same for data laid out flat, its parts one after the other."""
@@ -109,17 +109,33 @@ class Mixed(Likelihood):
         flat = Mixed(
             [(part.for_data((*others, n), like), n * num_others) for part, n in self.pairs]
         )
-        output_shape = list(data_shape)
-        output_shape[self.dim] = sum(self._outputs)
         if num_others > 1:
-            for name, shape, sizes in (
-                ("_order", list(data_shape), self._columns),
-                ("_output_order", output_shape, self._outputs),
-            ):
-                index = torch.arange(math.prod(shape), device=like.device).reshape(shape)
-                pieces = index.movedim(self.dim, -1).split(sizes, -1)
+            places = zip(*self.places(data_shape, like.device), strict=True)
+            for name, pieces in zip(("_order", "_output_order"), places, strict=True):
                 object.__setattr__(flat, name, torch.cat([p.flatten() for p in pieces]))
         return flat
+
+    def places(
+        self, data_shape: Sequence[int], device: torch.device
+    ) -> list[tuple[Tensor, Tensor]]:
+        """For each part, where its elements and parameters are in data and output laid out flat.
+
+        Shapes (*others, columns) and (*others, columns, *param_shape), others being the data's
+        without the columns.
+        """
+        shapes = [list(data_shape), list(data_shape)]
+        shapes[1][self.dim] = sum(self._outputs)
+        elements, outputs = (
+            torch.arange(math.prod(shape), device=device)
+            .reshape(shape)
+            .movedim(self.dim, -1)
+            .split(sizes, -1)
+            for shape, sizes in zip(shapes, (self._columns, self._outputs), strict=True)
+        )
+        return [
+            (own, params.unflatten(-1, (num, *part.param_shape)))
+            for (part, num), own, params in zip(self.pairs, elements, outputs, strict=True)
+        ]
 
     # ---- element by element ----------------------------------------------------------------------
 

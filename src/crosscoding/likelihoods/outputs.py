@@ -1,11 +1,44 @@
-"""What a decoder has to put out, in words, for the message where it puts out something else."""
+"""What a decoder has to output, in words, for the message where it outputs something else."""
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
+from torch import Tensor
+
+from crosscoding.errors import first_line
 from crosscoding.likelihoods.base import Likelihood
 from crosscoding.likelihoods.dispersed import Dispersed
 from crosscoding.likelihoods.mixed import Mixed
+from crosscoding.likelihoods.readings import shapes
+
+
+def joined(likelihood: Likelihood, output: Any) -> Tensor:
+    """The parameters in what a decoder outputs: a tensor, or a tuple that the likelihood joins.
+
+    Raises:
+        ValueError: It is something else, or nothing that the likelihood takes.
+    """
+    _check_tensors(output, type(likelihood).__name__)
+    if isinstance(output, Tensor):
+        return output
+    try:
+        return likelihood.join(output)
+    except (IndexError, RuntimeError, ValueError) as error:  # of torch, where shapes differ
+        raise ValueError(f"{first_line(error)}; the decoder put out {shapes(output)}") from error
+
+
+def _check_tensors(output: Any, name: str) -> None:
+    """Raise ValueError unless an output is a tensor, or a tuple of tensors and of such tuples."""
+    if isinstance(output, (tuple, list)) and output:
+        for piece in output:
+            _check_tensors(piece, name)
+    elif not isinstance(output, Tensor):
+        kind = "an empty tuple" if isinstance(output, (tuple, list)) else type(output).__name__
+        raise ValueError(
+            f"expected a tensor from the decoder, got {kind}; wrap it in a module that puts out "
+            f"what {name} takes"
+        )
 
 
 def wrong_output(likelihood: Likelihood, num: int, found: Sequence[int]) -> str:
@@ -19,7 +52,7 @@ def wrong_output(likelihood: Likelihood, num: int, found: Sequence[int]) -> str:
             f"{columns * math.prod(part.param_shape)} for {columns} of {type(part).__name__}"
             for part, columns in likelihood.pairs
         ]
-        advice = f"; that is {', '.join(widths)}"
+        advice = f"; that is {', '.join(widths)}; or a tuple of one tensor for each part"
     elif likelihood.param_shape:
         (count,) = likelihood.param_shape
         words += f", or a tuple of {count} of shape ({num}, *data)"

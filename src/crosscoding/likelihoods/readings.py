@@ -1,0 +1,118 @@
+"""The heads of a decoder for `Mixed`, one a part: which of its dimensions are columns, which not.
+
+A head has the shape that its part would have alone, (B, *before, columns, *after, *param_shape), or
+is a tuple that the part would take alone. What is read besides leaves no doubt: the parameters in
+the columns' place, as classes are in (B, classes, height, width); a single column without a
+dimension of its own, (B, *after); and one-hot columns of a table by variable, (B, variables,
+classes). All heads have to agree on *before and *after.
+"""
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from crosscoding.likelihoods.base import Likelihood
+from crosscoding.likelihoods.categories import Categorical
+from crosscoding.likelihoods.dispersed import Dispersed
+
+Part = tuple[Likelihood, int]
+Head = Tensor | Sequence[Tensor]
+Others = tuple[tuple[int, ...], tuple[int, ...]]
+"""The sizes before the columns, that of the batch first, and those after them."""
+
+
+def in_columns(parts: Sequence[Part], dim: int, heads: Sequence[Head]) -> list[Tensor]:
+    """Each head with its parameters along `dim`, (B, *before, columns · parameters, *after).
+
+    Raises:
+        ValueError: A head cannot be that of its part, or not beside the others.
+    """
+    if len(heads) != len(parts):
+        raise ValueError(
+            f"expected one tensor from the decoder for each of {len(parts)} parts, got {len(heads)}"
+        )
+    found, common = [], set[Others]()
+    for index, ((part, num), head) in enumerate(zip(parts, heads, strict=True)):
+        name = f"part {index}, {num} column{'s' if num > 1 else ''} of {type(part).__name__}"
+        readings = _readings(part, num, dim, head, name)
+        if index and not common & readings.keys():
+            raise ValueError(
+                f"expected tensors of the same shape but for columns and parameters, got "
+                f"{shapes(head)} for {name}, beside {shapes(heads[0])} for part 0"
+            )
+        common = common & readings.keys() if index else set(readings)
+        found.append(readings)
+    others = min(common, key=lambda key: len(key[0]))  # a dimension of 1 may be columns: it is
+    return [readings[others] for readings in found]
+
+
+def shapes(output: Tensor | Sequence[Head]) -> str:
+    """The shapes of a decoder's output in words: a tuple's side by side, one within in brackets."""
+    if isinstance(output, Tensor):
+        return str(tuple(output.shape))
+    return ", ".join(
+        shapes(piece) if isinstance(piece, Tensor) else f"({shapes(piece)})" for piece in output
+    )
+
+
+def _readings(part: Likelihood, num: int, dim: int, head: Head, name: str) -> dict[Others, Tensor]:
+    """What a head can be, by its dimensions beside the columns."""
+    stacked = not isinstance(head, Tensor)
+    try:
+        params = part.join(head) if stacked else head
+    except ValueError as error:
+        raise ValueError(f"for {name}: {error}") from error
+    own = len(part.param_shape)
+    core, after = params.ndim - own, -1 - dim
+    found = []
+    if params.shape[core:] == part.param_shape:
+        if core > -dim and params.shape[dim - own] == num:
+            found.append(_beside(params, dim, own))
+        if num == 1 and core == 1 + after and (stacked or not own):
+            found.append(_beside(params.unsqueeze(1), dim, own))
+    in_place = own and not stacked and not (isinstance(part, Dispersed) and num > 1)
+    if in_place and params.ndim > -dim and params.shape[dim] == num * math.prod(part.param_shape):
+        found.append(params)
+    if after == 0 and params.ndim > 2 and params.shape[-2:] == _variables(part, num):
+        found.append(params.flatten(-2))
+    if not found:
+        raise ValueError(
+            f"expected {_expected(part, num, after)} from the decoder for {name}, "
+            f"got {shapes(params)}"
+        )
+    return {_others(tensor, dim): tensor for tensor in found}
+
+
+def _variables(part: Likelihood, num: int) -> tuple[int, ...]:
+    """How one-hot columns may lie in two dimensions: (variables, classes); () of other columns."""
+    if isinstance(part, Categorical) and part.one_hot:
+        return num // part.num_classes, part.num_classes
+    return ()
+
+
+def _beside(params: Tensor, dim: int, own: int) -> Tensor:
+    """Parameters whose last dimension, if elements have one of their own, joins the columns'."""
+    return params.movedim(-1, dim).flatten(dim - 1, dim) if own else params
+
+
+def _others(params: Tensor, dim: int) -> Others:
+    shape = tuple(params.shape)
+    return shape[:dim], shape[params.ndim + dim + 1 :]
+
+
+def _expected(part: Likelihood, num: int, after: int) -> str:
+    """The shapes of a head in words."""
+    rest = {0: [], 1: ["length"], 2: ["height", "width"]}.get(after, ["*after"])
+    own = [str(size) for size in part.param_shape]
+    wanted = [["B", str(num), *rest, *own]]
+    if own and (num == 1 or not isinstance(part, Dispersed)):
+        wanted.append(["B", str(num * math.prod(part.param_shape)), *rest])
+    if num == 1 and not own:
+        wanted.append(["B", *rest])
+    if after == 0 and (variables := _variables(part, num)):
+        wanted.append(["B", *map(str, variables)])
+    words = " or ".join(f"({', '.join(sizes)}{',' * (len(sizes) == 1)})" for sizes in wanted)
+    if isinstance(part, Dispersed) and own:
+        words += f", or a tuple of {own[0]} of shape ({', '.join(['B', str(num), *rest])}),"
+    return f"shape {words}"

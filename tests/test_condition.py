@@ -9,7 +9,7 @@ from torch import nn
 
 import crosscoding as cc
 from crosscoding.crosscoders import FCN, Gaussian, Planar
-from crosscoding.methods import HMC, Auto, Grid, Laplace, Rejection, Variational
+from crosscoding.methods import HMC, Auto, Grid, Importance, Laplace, Rejection, Variational
 
 
 @pytest.fixture(scope="module")
@@ -325,3 +325,39 @@ def test_log_p_of_the_query_is_no_less_than_the_posteriors_own_draws_say():
     by_draws = posterior.query_log_prob(data)
     assert (found >= by_draws - 2 * error).all()
     assert ((found - exact).abs() < 4 * error + 0.1).all()
+
+
+@pytest.mark.parametrize(("latent_dim", "scale"), [(1, 0.1), (1, 0.3), (2, 0.1), (6, 0.2)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_right_difference_is_not_given_up_for_a_noisy_average(latent_dim, scale, dtype):
+    """Two of eight elements observed: few draws of p(z|x) predict the other six."""
+    problem = linear_gaussian_problem(latent_dim, data_dim=8, scale=scale, batch=(20,), dtype=dtype)
+    evidence = cc.Evidence(problem.truth, torch.arange(8) < 2)
+    posterior = cc.condition(problem.vae, evidence, seed=0)
+    found, error = cc.query_log_prob(posterior, problem.truth, seed=0)
+    exact = problem.exact_query_log_prob(evidence=evidence)
+    assert ((found - exact).abs() < 0.02 + 3 * error).all()
+    assert (error < 0.06).all()
+
+
+def test_log_probabilities_of_digits_are_those_of_a_grid(mnist_2d):
+    digits = cc.zoo.digits()[0]
+    seen = cc.Evidence(digits, cc.random_mask((28, 28), 0.05, seed=0))
+    whole = cc.Evidence(digits, torch.tensor(True))
+    grid = Grid(1e-2)
+    exact = [cc.condition(mnist_2d, part, grid, seed=0).log_evidence for part in (whole, seen)]
+    posterior = cc.condition(mnist_2d, seen, seed=0)
+    found, _ = cc.query_log_prob(posterior, digits, seed=0)
+    assert ((found - (exact[0] - exact[1])).abs() < 0.1).all()
+
+
+def test_an_average_is_taken_where_it_is_the_better_one():
+    """One element of twenty is asked for, and log p of the whole is estimated roughly."""
+    problem = linear_gaussian_problem(3, data_dim=20, scale=0.5, batch=(4,))
+    evidence = cc.Evidence(problem.truth, torch.arange(20) > 0)
+    posterior = cc.condition(problem.vae, evidence, seed=0)
+    rough = Importance(rounds=1, num_adapt=50, num_draws=50)
+    found, error = cc.query_log_prob(posterior, problem.truth, rough, seed=0)
+    exact = problem.exact_query_log_prob(evidence=evidence)
+    assert (error < 0.04).all()
+    assert ((found - exact).abs() < 4 * error).all()

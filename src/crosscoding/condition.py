@@ -21,6 +21,7 @@ from crosscoding.vae import VAE, check_matches
 from crosscoding.verdict import MISSED
 
 MAX_BYTES = 2**30
+_SURE = 6.0  # standard errors, beyond which two estimates contradict each other
 _FEW_NEAR = 0.01  # share of draws that may lie far out
 
 
@@ -83,8 +84,10 @@ def query_log_prob(
 
     It conditions on the whole of truth as well. That is right where few draws of p(z|x) predict y,
     as of large data, and an average over them (`Posterior.query_log_prob`, a tensor without an
-    error) comes out too low. Where that average is the higher one, it is taken, with the difference
-    as its error: then log p(x, y) lacks what the draws have.
+    error) comes out too low. The average is taken instead where the draws are trusted, enough of
+    them count, and its own standard error is the smaller one; or where it is higher by more than
+    the errors of both explain. Then log p(x, y) lacks what the draws have, and the error is the
+    difference.
 
     Args:
         posterior: Of a VAE, and of a method that estimates log p(x).
@@ -116,15 +119,18 @@ def query_log_prob(
     mask = target.evidence.mask
     whole = Evidence(torch.where(mask, target.evidence.values, truth), torch.ones_like(mask))
     both = condition(target.vae, whole, method, seed=seed)
-    error = torch.hypot(both.log_evidence_error, posterior.log_evidence_error)
-    everything = mask.flatten(len(posterior.batch_shape)).all(-1)
     log_prob = both.log_evidence - posterior.log_evidence
-    by_draws = posterior.query_log_prob(truth)
-    short = by_draws - log_prob
-    lacks = short > 2 * error
-    log_prob = torch.where(lacks, by_draws, log_prob).masked_fill(everything, 0.0)
-    error = torch.where(lacks, torch.maximum(short, error), error)
-    return QueryLogProb(log_prob, error.masked_fill(everything, 0.0))
+    error = torch.hypot(both.log_evidence_error, posterior.log_evidence_error)
+    average, its_error = posterior.averaged_query_log_prob(truth)
+    gap = average - log_prob
+    better = posterior.trusted & (its_error < error)
+    lacks = gap > torch.where(both.trusted, _SURE * (error + its_error), 2 * error)
+    log_prob = torch.where(lacks | better, average, log_prob)
+    error = torch.where(better, its_error, error)
+    error = torch.where(lacks, torch.maximum(gap, error), error)
+    everything = mask.flatten(len(posterior.batch_shape)).all(-1)
+    log_prob, error = log_prob.masked_fill(everything, 0.0), error.masked_fill(everything, 0.0)
+    return QueryLogProb(log_prob, error)
 
 
 def infer(

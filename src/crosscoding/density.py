@@ -55,6 +55,12 @@ class DensityTarget(Target):
         self.kept: dict[str, Any] = {}
 
     @property
+    def undefined(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether the density had no value somewhere far out, the same for all queries, (B,)."""
+        found = self.kept.get("undefined", False)
+        return torch.full(self.batch_shape, found, dtype=torch.bool, device=self.like.device)
+
+    @property
     def _far(self) -> float:
         """Distance from 0 that hardly any draw of the prior is beyond."""
         return (math.sqrt(self.latent_dim) + _BEYOND) * self.prior_scale
@@ -79,6 +85,7 @@ class DensityTarget(Target):
         wrong = result.isnan() | (result == math.inf)
         if wrong.any():
             far = z.detach().norm(dim=-1) > self._far
+            self.kept["undefined"] = bool((wrong & far).any()) or self.kept.get("undefined", False)
             result = torch.where(wrong & far, -math.inf, result)
             wrong = wrong & ~far
         if checked and wrong.any():

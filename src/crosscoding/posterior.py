@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.diagnostics import importance_ess
+from crosscoding.diagnostics import importance_ess, pareto_k_limit, pareto_smooth
 from crosscoding.errors import NonFiniteError
 from crosscoding.evidence import as_tensor
 from crosscoding.exchange import to_arviz
@@ -19,6 +19,8 @@ from crosscoding.saving import Parts
 from crosscoding.target import CHUNK_BYTES, Target, VAETarget
 from crosscoding.vae import VAE, check_dtype, check_matches
 from crosscoding.verdict import Verdict
+
+_FEW_COUNT = 50.0  # draws in an average, below which its error says little
 
 
 class Posterior:
@@ -262,6 +264,24 @@ class Posterior:
         _, target = self._model()
         everything = target.evidence.mask.flatten(len(self.batch_shape)).all(-1)
         return log_prob.masked_fill(everything, 0.0)
+
+    @torch.no_grad()
+    def averaged_query_log_prob(self, truth: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
+        """`query_log_prob` and its standard error in nats, both (*batch,); errors as there.
+
+        The error is infinite where too few draws count for it to mean anything.
+        """
+        terms, log_weights = self._query_log_weights(truth), self._findings.normalised_log_weights()
+        log_prob = terms.logsumexp(0)
+        apart = (terms - log_prob).double().exp() - log_weights.double().exp()
+        correlated = (len(terms) / self._findings.ess.double()).clamp_min(1.0)  # as of chains
+        if self._findings.log_weights is not None:
+            correlated = torch.ones_like(correlated)
+        error = (apart.square().sum(0) * correlated).sqrt()
+        few = importance_ess(terms) < _FEW_COUNT
+        heavy = pareto_smooth(terms)[1] > pareto_k_limit(max(len(terms), 2))
+        error = torch.where(few | heavy, math.inf, error).to(log_prob)
+        return self._unflatten(log_prob), self._unflatten(error)
 
     @torch.no_grad()
     def query_ess(self, truth: Tensor | np.ndarray) -> Tensor:

@@ -179,3 +179,14 @@ def test_a_density_without_a_gradient_is_refused():
     target = cc.DensityTarget(lambda z: torch.zeros(z.shape[:-1]), 2)
     with pytest.raises(ValueError, match=r"write a constant as 0 \* z\.sum"):
         cc.infer(target, seed=0)
+
+
+def test_a_density_without_a_value_where_its_mass_is_is_not_trusted():
+    """N(0, 2.5² I) as far as |z| = 5, and NaN beyond."""
+
+    def log_density(z):
+        return torch.where(z.norm(dim=-1) > 5, math.nan, -0.08 * z.square().sum(-1))
+
+    with pytest.warns(UserWarning, match="lies next to z"):
+        posterior = cc.infer(cc.DensityTarget(log_density, 2), seed=0)
+    assert not posterior.trusted

@@ -171,7 +171,7 @@ class Covered(Target):
     def __init__(self, target: DensityTarget, reference: Reference) -> None:
         self.target, self.reference = target, reference
         self.latent_dim, self.batch_shape = target.latent_dim, target.batch_shape
-        self.like, self.index, self.undefined = target.like, target.index, target.undefined
+        self.like, self.index = target.like, target.index
         self.prior_scale = reference.reach
 
     def log_prior(self, z: Tensor) -> Tensor:

@@ -26,6 +26,9 @@ class _Real(Dispersed):
     def in_support(self, values: Tensor) -> Tensor:
         return values.isfinite()
 
+    def lost(self, params: Tensor, values: Tensor) -> Tensor:
+        return super().lost(params, values) | self.is_coarse(params)
+
 
 @dataclass(frozen=True, eq=False)
 class Gaussian(_Real):
@@ -81,7 +84,11 @@ class Gaussian(_Real):
         squares = squares - 2 * (mean * precision) @ (data * weight).mT
         squares = squares + (mean.square() * precision) @ weight.mT
         log_scale = (scale.log() + 0.5 * _LOG_2PI).expand_as(mean) @ weight.mT
-        return (-0.5 * squares - log_scale).to(params.dtype)
+        result = (-0.5 * squares - log_scale).to(params.dtype)
+        unclear = result.isnan().any(-1)  # 0 · inf may be of what is not observed
+        if unclear.any():
+            result[unclear] = super().pairwise_log_prob((params[unclear],), values, mask)
+        return result
 
 
 @dataclass(frozen=True, eq=False)

@@ -204,7 +204,9 @@ def test_a_decoder_that_is_nan_where_the_posterior_lies_is_an_error(method, elem
     vae = cc.VAE(BreaksBeyond(2.0, math.nan, elements), 2, cc.likelihoods.Gaussian(0.3))
     values = torch.tensor([3.0, 0.0, 3.0, 3.0])
     evidence = cc.Evidence(values, torch.tensor([True, True, True, False]))
-    with pytest.raises(cc.NonFiniteError, match=r"expected a finite|expected finite"):
+    with pytest.raises(
+        cc.NonFiniteError, match=r"expected a finite|expected element 3 to have a pred"
+    ):
         cc.condition(vae, evidence, method, seed=0).predict(50)
 
 
@@ -228,7 +230,7 @@ def test_a_broken_decoder_never_gives_an_answer_that_is_not_finite(method):
 def test_the_grid_meets_a_break_anywhere_that_prior_draws_may_be():
     vae = cc.VAE(BreaksBeyond(4.9, math.nan, slice(0, 4)), 2, cc.likelihoods.Gaussian(0.3))
     evidence = cc.Evidence(torch.zeros(4), torch.tensor(True))
-    with pytest.raises(cc.NonFiniteError, match=r"for some z of size up to 7\.9"):
+    with pytest.raises(cc.NonFiniteError, match=r"at a z of norm 7\.06 .* nan .* for element 0"):
         cc.condition(vae, evidence, Grid(), seed=0)
 
 

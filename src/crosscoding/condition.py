@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from crosscoding.errors import NonFiniteError
 from crosscoding.evidence import Evidence, as_tensor
 from crosscoding.findings import Findings
 from crosscoding.methods import Auto, Method, Report, silent
 from crosscoding.methods.overlap import share_lacking
+from crosscoding.methods.particles import systematic, taken
 from crosscoding.methods.reference import covered
 from crosscoding.posterior import Posterior
 from crosscoding.random import generator_from, spawn
@@ -23,6 +25,8 @@ from crosscoding.verdict import MISSED
 MAX_BYTES = 2**30
 _SURE = 6.0  # standard errors, beyond which two estimates contradict each other
 _FEW_NEAR = 0.01  # share of draws that may lie far out
+_MOST_LOOKED, _FEWEST_LOOKED = 128, 4  # draws of a query that are decoded to look for losses
+_LOSS_OPERATIONS = 2e10  # multiply-adds for that, of a query: about a second's
 
 
 def condition(
@@ -185,6 +189,7 @@ def _in_blocks(
     size = max(max_bytes // (method.points_at_once * point_bytes + target.query_bytes), 1)
     blocks = order.split(int(size))
     state, parts, start = generator.get_state(), [], time.perf_counter()
+    look_for_losses = bool(target.may_be_lost().any())
     for number, block in enumerate(blocks):
 
         def report_block(share: float, what: str, done: int = number) -> None:
@@ -197,7 +202,15 @@ def _in_blocks(
             time.perf_counter() - start,
             interrupted=bool(parts) and parts[-1].interrupted,
         )
-        parts.append(runner.find(chosen, generator=generator, report=report_block))
+        try:
+            found = runner.find(chosen, generator=generator, report=report_block)
+        except ValueError as error:
+            if impossible := _impossible_evidence(chosen):
+                raise NonFiniteError(impossible) from error
+            raise
+        if look_for_losses:
+            _look_for_losses(chosen, found)
+        parts.append(found)
     back = torch.empty_like(order)
     back[order] = torch.arange(len(order), device=order.device)
     return Findings.joined(parts).select(back)
@@ -214,6 +227,35 @@ def _doubt_coverage(target: Target, findings: Findings) -> None:
     findings.stats["missed"] = torch.where(found, worst.clamp_max(1.0), missed)
     short = torch.where(found, 2 * lacking, 0.0)
     findings.log_evidence_error = torch.hypot(findings.log_evidence_error, short)
+
+
+def _impossible_evidence(target: Target) -> str:
+    """What to say where a method failed because log p(x|z) is −inf at every z; "" if it is not."""
+    try:
+        points, log_likelihood = target.log_likelihood_of_bank()
+    except ValueError:
+        return ""
+    never = (log_likelihood == -math.inf).all(0)
+    if not never.any():
+        return ""
+    query = int(never.nonzero()[0, 0])
+    return (
+        "expected evidence that is possible at some z, got log p(x|z) = -inf for query "
+        f"{target.name(query)} at all {len(points)} points of the prior that were tried"
+        f"; {target.explain(query, points[points.norm(dim=-1).argmin()])}"
+    )
+
+
+def _look_for_losses(target: Target, findings: Findings) -> None:
+    """Decode some draws once more: does the decoder's output there tell log p(x|z) at all?"""
+    rows = target.may_be_lost().nonzero()[:, 0]
+    share, element = torch.zeros_like(findings.ess), torch.zeros_like(findings.ess)
+    num = int(min(max(_LOSS_OPERATIONS / target.operations, _FEWEST_LOOKED), _MOST_LOOKED))
+    weights = findings.normalised_log_weights()[:, rows]
+    z = taken(findings.draws[:, rows], systematic(weights, weights.new_full((1,), 0.5), num))
+    share[rows], found = target.select(rows).lost(z)
+    element[rows] = found.to(element)
+    findings.stats |= {"lost": share, "lost_element": element}
 
 
 def _doubt_edges(target: Target, findings: Findings) -> None:

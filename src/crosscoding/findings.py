@@ -49,7 +49,8 @@ class Findings:
             weights: then they come from those stored, which are closer to p(z|x).
         exact_density: Whether log q(z|x) is log p(z, x) − log p(x), of the target itself.
         stats: Further figures of the method, each of shape (B,). Of them "missed", "r_hat",
-            "finished" and "weighed" have a say in the verdict (`verdict.Figures`).
+            "finished", "weighed", "lost" and "lost_element" have a say in the verdict
+            (`verdict.Figures`).
         trace: What its stages did, in order.
         interrupted: Whether the user stopped the method, which then gave what it had.
     """
@@ -82,6 +83,8 @@ class Findings:
             missed=self.stats.get("missed", unknown),
             finished=self.stats.get("finished", torch.ones_like(self.ess)) > 0,
             num_draws=self.stats.get("weighed", torch.full_like(self.ess, len(self.draws))),
+            lost=self.stats.get("lost"),
+            lost_element=self.stats.get("lost_element"),
         )
 
     def normalised_log_weights(self) -> Tensor:

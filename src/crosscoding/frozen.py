@@ -90,18 +90,25 @@ class Trial:
                 "unless self.training"
             )
 
-    def check(self, dtype: torch.dtype) -> None:
+    def check(self, dtype: torch.dtype, allowed: Tensor | None = None) -> None:
         """Raise unless the output is finite, of this dtype, and each row's a function of that row.
 
+        Args:
+            dtype: What it should have.
+            allowed: Which numbers of the output may be as they are, boolean; by default finite
+                ones.
         Raises:
-            NonFiniteError: There is NaN or infinity in it.
+            NonFiniteError: There is NaN or infinity in it that may not be.
             ValueError: It has another dtype, changes from call to call, or mixes rows.
         """
         name, output = self._name, self.output
-        if not output.isfinite().all():
+        wrong = ~(output.isfinite() if allowed is None else allowed)
+        if wrong.any():
+            index = tuple(wrong.nonzero()[0, 1:].tolist())
             raise NonFiniteError(
                 f"expected finite output from the {name}, got NaN or infinity at a draw from the "
-                "prior; check the weights that were loaded"
+                f"prior: {output[wrong][0]:.4g}, at index {index} of the output for it; check the "
+                "weights that were loaded"
             )
         if output.dtype != dtype:
             raise ValueError(
@@ -120,9 +127,12 @@ class Trial:
             )
 
     def _close(self, other: Tensor) -> bool:
-        tolerance = 1e-3 * self.output.abs().max().clamp_min(1e-6)
-        same_shape = other.shape == self.output.shape
-        return same_shape and bool((other - self.output).abs().max() <= tolerance)
+        if other.shape != self.output.shape:
+            return False
+        finite = self.output.isfinite()
+        tolerance = 1e-3 * torch.where(finite, self.output, 0.0).abs().max().clamp_min(1e-6)
+        gap = torch.where(finite, other - self.output, (other != self.output).to(other))
+        return bool(gap.abs().max() <= tolerance)
 
 
 def _state(network: nn.Module) -> dict[str, Tensor]:

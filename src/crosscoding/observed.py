@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crosscoding.heads import Head
+from crosscoding.jacobian import derivative
 from crosscoding.likelihoods import Likelihood
 from crosscoding.vae import VAE
 
@@ -76,7 +77,44 @@ class Observed:
 
     def at(self, points: Tensor) -> Tensor:
         """The same in one piece: points (S, B, latent) -> (S, B)."""
-        return self.likelihood.masked_log_prob(self.params(points), self.values, self.mask)
+        return self.log_likelihood_of(self.params(points))
+
+    def log_likelihood_of(self, params: Tensor) -> Tensor:
+        """The same from the decoder's output, (S, B, E, *param_shape) -> (S, B).
+
+        NaN may come of elements that are not observed, which may be infinite or NaN: these are put
+        away before any arithmetic. That is done where it is needed, as it takes its time.
+        """
+        result = self.likelihood.masked_log_prob(params, self.values, self.mask)
+        if not result.isnan().any():
+            return result
+        params = self.likelihood.only(params, self.mask)
+        return self.likelihood.masked_log_prob(params, self.values, self.mask)
+
+    def lost(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """At what share of points an observed element is lost, and which one at most of them.
+
+        Args:
+            z: Shape (S, B, latent).
+        Returns:
+            The share and the element, out of those of a datum laid out flat, shape (B,) both.
+        """
+        shares, elements = [z.new_zeros(0)], [z.new_zeros(0, dtype=torch.long)]
+        for rows, part in self.pieces(len(z)):
+            size = max(part.points_at_once // max(len(part.values), 1), 1)
+            of_element = torch.zeros_like(part.values)
+            of_query = z.new_zeros(len(part.values))
+            for points in z[:, rows].split(size):
+                lost = part.likelihood.lost(part.params(points), part.values) & part.mask
+                of_query += lost.any(-1).sum(0)
+                of_element += lost.sum(0)
+            shares.append(of_query / max(len(z), 1))
+            elements.append(part.element(of_element.argmax(1)))
+        return torch.cat(shares), torch.cat(elements)
+
+    def element(self, place: Tensor) -> Tensor:
+        """Which element of the datum stands at a place of each query, (B,) -> (B,)."""
+        return place
 
     def in_pieces(
         self,
@@ -162,7 +200,37 @@ def _value_and_gradient(part: Observed, points: Tensor) -> Tensor:
                 "gradient; remove detach() and no_grad() from it"
             )
         (gradient,) = torch.autograd.grad(value.sum(), points)
-    return torch.cat([value.detach().unsqueeze(-1), gradient], -1)
+    value, points = value.detach(), points.detach()
+    unclear = gradient.isnan().any(-1) & ~value.isnan()
+    if unclear.any():
+        samples, queries = unclear.any(1), unclear.any(0).nonzero()[:, 0]
+        among = points[samples][:, queries]
+        again = part.select(queries).in_pieces(among, _gradient_by_element, decodes_of_one=2)
+        gradient[samples.nonzero(), queries] = torch.where(
+            unclear[samples][:, queries, None], again, gradient[samples][:, queries]
+        )
+    return torch.cat([value.unsqueeze(-1), gradient], -1)
+
+
+def _gradient_by_element(part: Observed, z: Tensor) -> Tensor:
+    """∇ log p(x|z) from derivatives of each element alone: z (S, B, latent), shape of z.
+
+    Going backwards through a decoder, 0 times the infinite derivative of an element that is not
+    observed makes NaN of all. Forwards, what an element is has no say in the others.
+    """
+    if not z.numel():
+        return z
+    with torch.no_grad():
+        own = part.likelihood.only(part.params(z), part.mask)
+    with torch.enable_grad():
+        own.requires_grad_()
+        (slope,) = torch.autograd.grad(part.log_likelihood_of(own).sum(), own)
+    slope = part.likelihood.only(slope, part.mask, 0.0)
+    gradient = torch.empty_like(z)
+    for index, direction in enumerate(torch.eye(z.shape[-1]).to(z)):
+        change = derivative(part.params, z, direction.expand_as(z), exact=True)
+        gradient[..., index] = torch.where(slope == 0, 0.0, slope * change).flatten(2).sum(-1)
+    return gradient
 
 
 class ObservedElements(Observed):
@@ -219,6 +287,9 @@ class ObservedElements(Observed):
         index = self.elements.reshape(1, *self.elements.shape, *[1] * num_own)
         shape = (*params.shape[:2], self.elements.shape[1], *params.shape[3:])
         return params.gather(2, index.expand(shape))
+
+    def element(self, place: Tensor) -> Tensor:
+        return self.elements.expand(len(place), -1).gather(1, place[:, None])[:, 0]
 
     def pieces(self, num_points: int) -> Iterator[tuple[slice, "Observed"]]:
         """As the base's, without the elements that none of a piece's queries observes."""

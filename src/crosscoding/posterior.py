@@ -205,6 +205,9 @@ class Posterior:
             seed: For these draws alone; by default the posterior's own stream goes on.
         Returns:
             Shape (num, *batch, *data).
+        Raises:
+            NonFiniteError: For an element that is not observed, the decoder puts out what there
+                is no p(t|z) for, NaN or infinity as a rule; as of all that predicts.
         """
         vae, target = self._model()
         generator = self._stream(seed)
@@ -300,11 +303,12 @@ class Posterior:
         num_queries = len(self._findings.ess)
         values = torch.where(query, truth, 0.0).reshape(num_queries, vae.data_size)
         mask = query.reshape(num_queries, vae.data_size)
+        log_weights, likelihood = self._findings.normalised_log_weights(), vae.flat_likelihood
         pieces = [
-            vae.flat_likelihood.masked_log_prob(params, values, mask)
-            for _, params in self._decoded(self._findings.draws)
+            likelihood.masked_log_prob(likelihood.only(params, mask), values, mask)
+            for _, params in self._decoded(self._findings.draws, log_weights)
         ]
-        return torch.cat(pieces) + self._findings.normalised_log_weights()
+        return torch.where(log_weights > -math.inf, torch.cat(pieces) + log_weights, -math.inf)
 
     # ---- exchange and saving ---------------------------------------------------------------------
 
@@ -377,26 +381,38 @@ class Posterior:
             "posterior was loaded without its model: pass Posterior.load(path, vae=...)"
         )
 
-    def _decoded(self, z: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """The decoder's output at z, (S, B, latent), piece by piece: (rows of S, parameters)."""
-        vae, _ = self._model()
+    def _decoded(
+        self, z: Tensor, log_weights: Tensor | None = None
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """The decoder's output at z, (S, B, latent), piece by piece: (rows of S, parameters).
+
+        Args:
+            z: Draws.
+            log_weights: Of theirs, (S, B); what is decoded at draws of weight 0 does not matter.
+        Raises:
+            NonFiniteError: For an element that is not observed, p(t|z) does not exist.
+        """
+        vae, target = self._model()
+        asked = ~target.evidence.mask.reshape(z.shape[1], vae.data_size)
         row_bytes = max(vae.row_values * z.element_size() * z.shape[1], 1)
         size = max(CHUNK_BYTES // row_bytes, 1)
         for start in range(0, len(z), size):
             rows = slice(start, start + size)
             params = vae.decode_flat(z[rows])
-            if not params.isfinite().all():
-                raise NonFiniteError(
-                    "expected finite decoder output, got NaN or infinity at a posterior draw"
-                )
+            wrong = asked & ~vae.flat_likelihood.valid(params)
+            if log_weights is not None:
+                wrong &= (log_weights[rows] > -math.inf).unsqueeze(-1)
+            if wrong.any():
+                raise NonFiniteError(_nothing_to_predict(vae, z[rows], params, wrong))
             yield rows, params
 
     def _moment(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Weighted mean over the stored draws of a function of the decoder's output, (B, E)."""
-        weights = self._findings.normalised_log_weights().exp().unsqueeze(-1)
+        log_weights = self._findings.normalised_log_weights()
+        weights = log_weights.exp().unsqueeze(-1)
         pieces = [
-            (weights[rows] * function(params)).sum(0)
-            for rows, params in self._decoded(self._findings.draws)
+            torch.where(weights[rows] > 0, weights[rows] * function(params), 0.0).sum(0)
+            for rows, params in self._decoded(self._findings.draws, log_weights)
         ]
         return torch.stack(pieces).sum(0)
 
@@ -405,3 +421,18 @@ class Posterior:
         evidence = target.evidence
         data = flat.reshape(*flat.shape[:-2], *self.batch_shape, *vae.data_shape)
         return torch.where(evidence.mask, evidence.values, data)
+
+
+def _nothing_to_predict(vae: VAE, z: Tensor, params: Tensor, wrong: Tensor) -> str:
+    """What is wrong at some draws z (S, B, latent), with an element of those where wrong."""
+    query = int(wrong.flatten(2).any(-1).any(0).nonzero()[0, 0])
+    share = wrong[:, query].to(z).mean(0)
+    element = int(share.argmax())
+    draw = int(wrong[:, query, element].nonzero()[0, 0])
+    words = vae.flat_likelihood.describe(params[draw, query], element)
+    return (
+        f"expected {vae.element_name(element)} to have a prediction, and for query {query} it has "
+        f"none at {share[element]:.1%} of the draws: at one of norm {z[draw, query].norm():.3g} "
+        f"the decoder puts out {words}; bound what overflows in the decoder. What is observed, and "
+        "log p(x), do not depend on it"
+    )

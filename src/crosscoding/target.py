@@ -120,6 +120,25 @@ class Target(ABC):
         """How much each query of a flat target observes: like ones are best worked on together."""
         return torch.zeros(self.batch_shape, dtype=torch.long, device=self.like.device)
 
+    def may_be_lost(self) -> Tensor:
+        """For which queries there may be z whose decoded output has lost log p(x|z), boolean."""
+        return torch.zeros(self.batch_shape, dtype=torch.bool, device=self.like.device)
+
+    def lost(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """At what share of z an observed element is lost, and which one at most of them.
+
+        Args:
+            z: Shape (S, B, latent), of a flat target.
+        Returns:
+            The share and the element, out of those of a datum laid out flat, shape (B,) both.
+        """
+        nothing = z.new_zeros(z.shape[1])
+        return nothing, nothing.long()
+
+    def explain(self, query: int | Tensor, z: Tensor) -> str:
+        """Why log p(x|z) of a query is NaN or −inf at a z, (latent,): a clause for messages."""
+        return f"at a z of norm {z.norm():.3g}"
+
     @property
     @abstractmethod
     def operations(self) -> float:
@@ -215,6 +234,13 @@ class VAETarget(Target):
     def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
         return self._checked(self._observed.log_likelihood_at(z, query), z, query)
 
+    def may_be_lost(self) -> Tensor:
+        return (self.vae.flat_likelihood.may_be_lost(self._values) & self._mask).any(-1)
+
+    @torch.no_grad()
+    def lost(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return self._observed.lost(z)
+
     def curvature(self, z: Tensor) -> Tensor:
         bend = self._observed.in_pieces(z, _fisher_curvature, decodes_of_one=self.latent_dim)
         return bend + torch.eye(self.latent_dim).to(bend)
@@ -268,19 +294,44 @@ class VAETarget(Target):
         far = (z.detach().abs() > REACH * self.prior_scale).any(-1)
         far = far.reshape(*far.shape, *[1] * (result.ndim - far.ndim))
         result, gone, wrong = torch.where(wrong & far, -math.inf, result), wrong & far, wrong & ~far
-        if query is None:  # counted in the order of the batch
-            by_query = (-1, max(self.num_queries, 1))
-            gone, wrong = gone.reshape(by_query).any(0), wrong.reshape(by_query).any(0)
-            query = torch.arange(len(wrong), device=wrong.device)
         if wrong.any():
-            raise NonFiniteError(
-                f"expected a finite log-likelihood, got NaN for query {self.name(query[wrong][0])}"
-                ": the decoder puts out NaN or infinity for some z of size up to "
-                f"{z.detach().abs().max():.3g}"
-            )
+            raise NonFiniteError(self._what_is_wrong(wrong, z.detach(), query))
+        if query is None:  # counted in the order of the batch
+            gone = gone.reshape(-1, max(self.num_queries, 1)).any(0)
+            query = torch.arange(len(gone), device=gone.device)
         assert self.undefined is not None
         self.undefined[query[gone] if self.index is None else self.index[query[gone]]] = True
         return result
+
+    @torch.no_grad()
+    def _what_is_wrong(self, wrong: Tensor, z: Tensor, query: Tensor | None) -> str:
+        """For which query log p(x|z) is NaN, where, and what the decoder puts out there."""
+        places, z = wrong.flatten().nonzero()[:, 0], z.reshape(-1, self.latent_dim)
+        owners = places % self.num_queries if query is None else query[places]
+        first = owners.argmin()
+        shared = len(z) < wrong.numel()  # by all queries
+        point = z[places[first] // self.num_queries if shared else places[first]]
+        name, where = self.name(owners[first]), self.explain(owners[first], point)
+        return f"expected a finite log-likelihood, got NaN for query {name}: {where}"
+
+    @torch.no_grad()
+    def explain(self, query: int | Tensor, z: Tensor) -> str:
+        if not z.isfinite().all():
+            return "the method was led to a z that is NaN or infinite"
+        values, mask = (
+            part.reshape(-1, self.vae.data_size)[query] for part in (self._values, self._mask)
+        )
+        likelihood, params = self.vae.flat_likelihood, self.vae.decode_flat(z)
+        log_probs = likelihood.log_prob(likelihood.only(params[None], mask[None]), values)[0]
+        undefined = mask & log_probs.isnan()
+        found = (undefined if undefined.any() else mask & log_probs.isinf()).nonzero()
+        where = f"at a z of norm {z.norm():.3g} the decoder puts out"
+        if not len(found):
+            return f"{where} NaN or infinity, or its derivative is NaN"
+        element = int(found[0, 0])
+        return (
+            f"{where} {likelihood.describe(params, element)} for {self.vae.element_name(element)}"
+        )
 
     def _chunk_size(self, num_rows: int, like: Tensor) -> int:
         row_bytes = max(self.vae.row_values * like.element_size() * num_rows, 1)
@@ -293,6 +344,17 @@ def _fisher_curvature(part: Observed, z: Tensor) -> Tensor:
         return z.new_zeros(*z.shape, z.shape[-1], dtype=torch.double)
     params, jacobian = with_jacobian(part.params, z)
     jacobian = jacobian.double()
+    bend = _bend(part, params, jacobian)
+    if bend.isnan().any():  # 0 · inf may be of what is not observed, or of a class that cannot be
+        params, jacobian = (
+            part.likelihood.only(params, part.mask),
+            part.likelihood.only(jacobian, part.mask, 0.0),
+        )
+        bend = _bend(part, params, torch.where(params.isinf(), 0.0, jacobian))
+    return bend
+
+
+def _bend(part: Observed, params: Tensor, jacobian: Tensor) -> Tensor:
     weighted = part.likelihood.fisher_product(params, jacobian, part.mask)
     weighted, jacobian = (tensor.flatten(3).movedim(0, 2) for tensor in (weighted, jacobian))
     return weighted @ jacobian.mT  # (S, B, latent, outputs) @ (S, B, outputs, latent)
@@ -308,7 +370,12 @@ def _fisher_along(part: Observed, both: Tensor, exact: bool) -> Tensor:
         z = z.detach().requires_grad_()
         params = part.params(z)
         weighted = part.likelihood.fisher_product(params.detach(), tangents, part.mask)
-        return torch.autograd.grad(params, z, weighted)[0]
+        along = torch.autograd.grad(params, z, weighted)[0]
+    if along.isnan().any():  # backwards, an infinite derivative of what is not observed has a say
+        z = z.detach()
+        bend = part.in_pieces(z, _fisher_curvature, decodes_of_one=z.shape[-1])
+        along = (bend @ directions.double()[..., None])[..., 0].to(along)
+    return along
 
 
 def _in_chunks(function: Callable[[Tensor], Tensor], z: Tensor, size: int) -> Tensor:

@@ -113,7 +113,7 @@ class VAE(Savable):
                 raise ValueError(str(error.__cause__)) from None
             raise
         self.data_shape = self._data_shape_of(trial.output)
-        trial.check(self.dtype)
+        trial.check(self.dtype, likelihood.allowed(trial.output))
         likelihood.check_params(trial.output)
         self._params_shape = trial.output.shape[1:]
         if doubt := likelihood.doubt(trial.output):
@@ -199,6 +199,11 @@ class VAE(Savable):
         if z.numel() == 0:
             return z.new_zeros(shape)
         return self._run(z.reshape(-1, self.latent_dim)).reshape(shape)
+
+    def element_name(self, element: int) -> str:
+        """An element of a datum laid out flat, by its index in the data's shape, for messages."""
+        index = [int(i) for i in np.unravel_index(element, tuple(self.data_shape))]
+        return f"element {index[0] if len(index) == 1 else tuple(index)}"
 
     def encode(self, data: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of q(z|t), where the encoder thinks that z is.

@@ -19,6 +19,7 @@ _ERROR, _ROUGH_ERROR = 0.04, 0.5  # of log p(x), in nats
 _ESS, _ROUGH_ESS = 600.0, 50.0
 _R_HAT, _ROUGH_R_HAT = 1.01, 1.1
 MISSED, _ROUGH_MISSED = 0.02, 0.1
+_LOST, _ROUGH_LOST = 0.01, 0.5  # of the draws: an answer's weight; most of it
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,9 @@ class Figures:
             NaN where nothing has searched.
         finished: Whether the method ran to its end, shape (B,).
         num_draws: Draws that the weights are of, shape (B,).
+        lost: Share of the draws where the decoder's output has lost log p of an observed element,
+            shape (B,); None: at none.
+        lost_element: Which element that is at most of them, of a datum laid out flat, shape (B,).
     """
 
     log_evidence_error: Tensor
@@ -56,6 +60,8 @@ class Figures:
     missed: Tensor
     finished: Tensor
     num_draws: Tensor
+    lost: Tensor | None = None
+    lost_element: Tensor | None = None
 
     @property
     def grades(self) -> Tensor:
@@ -129,6 +135,25 @@ class Figures:
                     else f"a search from the prior leaves {missed[q]:.1%} of p(z|x) unaccounted for"
                 ),
             ),
+            *self._losses(),
+        ]
+
+    def _losses(self):
+        """The check of what the decoder's output has lost, where that was looked at."""
+        if (lost := self.lost) is None:
+            return []
+        element = torch.full_like(lost, -1) if self.lost_element is None else self.lost_element
+        return [
+            (
+                _grade(lost, _LOST, _ROUGH_LOST),
+                lambda q: (
+                    ""
+                    if lost[q] <= _LOST
+                    else f"observed element {int(element[q])} (of the datum laid out flat, from 0) "
+                    "sits where the decoder's output is clamped or has lost its precision, at "
+                    f"{lost[q]:.0%} of the draws"
+                ),
+            )
         ]
 
 

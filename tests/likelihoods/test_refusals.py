@@ -260,8 +260,7 @@ def test_a_decoded_number_that_is_not_positive_is_refused(likelihood, name, word
 def test_rates_and_probabilities_that_are_none_are_refused():
     with pytest.raises(ValueError, match=r"puts out rates >= 0, got -0.5.*log_rate=True"):
         cc.VAE(constant(3, value=-0.5), 2, Poisson(log_rate=False))
-    with pytest.raises(ValueError, match=r"expected rates >= 0 from the decoder, got -0.5 at some"):
-        Poisson(log_rate=False).log_prob(torch.tensor([-0.5]), torch.zeros(1))
+    assert Poisson(log_rate=False).log_prob(torch.tensor([-0.5]), torch.zeros(1)).isnan().all()
     with pytest.raises(ValueError, match=r"if they are logits, use ContinuousBernoulli\(logits"):
         cc.VAE(constant(3, value=1.5), 2, ContinuousBernoulli(logits=False))
 

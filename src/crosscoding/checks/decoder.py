@@ -22,7 +22,7 @@ _FAR = (1.0, 2.0, 3.0, 4.0)  # standard deviations of the prior beyond √latent
 def output(subject: Subject) -> Finding:
     """Whether what the decoder puts out can be the likelihood's parameters, and means them."""
     likelihood, params = subject.vae.likelihood, subject.output
-    bad = int((~params.isfinite()).flatten(1).any(1).sum())
+    bad = int((~likelihood.allowed(params)).flatten(1).any(1).sum())
     if bad:
         return Finding(
             "output",
@@ -46,14 +46,14 @@ def output(subject: Subject) -> Finding:
 def repeatability(subject: Subject) -> Finding:
     """Whether one z always gives the same output: again, alone, and among others."""
     vae, z, first = subject.vae, subject.probes, subject.output
-    largest = first.abs().max().clamp_min(1e-6)
+    largest = torch.where(first.isfinite(), first, 0.0).abs().max().clamp_min(1e-6)
     training = [name or type(m).__name__ for name, m in vae.decoder.named_modules() if m.training]
     alone = torch.cat([subject.decoded(point[None]) for point in z[:_NUM_ALONE]])
     among = subject.decoded(torch.cat([3 * z.flip(0)[: len(z) // 2], z]))[-len(z) :]
     differences = {
-        "when it is decoded again": subject.decoded(z) - first,
-        "when it is decoded alone": alone - first[:_NUM_ALONE],
-        "among other z": among - first,
+        "when it is decoded again": _gap(subject.decoded(z), first),
+        "when it is decoded alone": _gap(alone, first[:_NUM_ALONE]),
+        "among other z": _gap(among, first),
     }
     shares = {words: (gap.abs().max() / largest).item() for words, gap in differences.items()}
     figures = {"largest_difference": max(shares.values())}
@@ -130,7 +130,7 @@ def far_out(subject: Subject) -> Finding:
             vae.likelihood.check_params(params)
         except ValueError as error:
             return Finding("far out", "warning", f"at |z| = {radius:.3g}: {error}")
-        if not params.isfinite().all():
+        if not vae.likelihood.allowed(params).all():
             return Finding(
                 "far out",
                 "warning",
@@ -149,7 +149,8 @@ def gradients(subject: Subject) -> Finding:
         if not value.requires_grad:
             return _bad_gradient("the decoder cuts gradients off: leave out detach() and no_grad()")
         weight = normal(value.shape[1:], generator=subject.generator, like=value)
-        (gradient,) = torch.autograd.grad((value * weight).sum(), z)
+        finite = value.isfinite()  # a logit may be -inf throughout
+        (gradient,) = torch.autograd.grad(torch.where(finite, value * weight, 0.0).sum(), z)
     if not gradient.isfinite().all():
         return _bad_gradient(
             "derivatives are NaN or infinite at draws from the prior; look for a root or a "
@@ -160,6 +161,7 @@ def gradients(subject: Subject) -> Finding:
         direction = nn.functional.normalize(torch.ones_like(z), dim=-1)
     with torch.no_grad():
         change = (decode(z + step * direction) - decode(z - step * direction)) * weight
+        change = torch.where(finite, change, 0.0)
     wanted = change.flatten(1).sum(1) / (2 * step)
     slope = (gradient * direction).sum(1)
     if not gradient.any() and not wanted.any():
@@ -176,6 +178,11 @@ def gradients(subject: Subject) -> Finding:
     return Finding(
         "gradients", "ok", f"those of central differences, {kind}", {"relative_error": worst}
     )
+
+
+def _gap(output: Tensor, other: Tensor) -> Tensor:
+    """How far two outputs are apart, 0 where both are −inf."""
+    return torch.where(output == other, 0.0, output - other)
 
 
 def _bad_gradient(message: str, error: float = math.nan) -> Finding:

@@ -20,6 +20,7 @@ from crosscoding.errors import ModelFormatError, first_line
 from crosscoding.storage import Parts
 
 _CHUNK_BYTES = 64 * 2**20
+LOST = 0.05  # nats: as much as the error of log p(x) that a trusted answer may have
 
 
 class Likelihood(ABC):
@@ -29,6 +30,9 @@ class Likelihood(ABC):
         param_shape: Shape of an element's parameters: the decoder's output is (B, *data,
             *param_shape), or a tuple of P tensors (B, *data) where param_shape is (P,).
         support: In words, which values can be observed.
+        takes: In words, which parameters p(t|z) exists for.
+        infinite: Infinities that a parameter may be, such as −inf for the logit of a class that
+            cannot be.
         num_kept: How many tensors `to_keep` gives.
         by_rows: Whether a decoder's last linear layer, where it shows one, may be run in part, with
             rows of it for each element. Not for `Mixed`, whose elements differ in their rows, nor
@@ -43,6 +47,8 @@ class Likelihood(ABC):
 
     param_shape: tuple[int, ...] = ()
     support: str
+    takes: str = "finite parameters"
+    infinite: tuple[float, ...] = ()
     num_kept: int = 1
     by_rows: bool = True
     by_element: ClassVar[bool] = True
@@ -79,6 +85,62 @@ class Likelihood(ABC):
     @abstractmethod
     def in_support(self, values: Tensor) -> Tensor:
         """Whether each value of data (*batch, *data) can be observed at all, boolean."""
+
+    # ---- where parameters say nothing, or not enough ---------------------------------------------
+
+    def allowed(self, params: Tensor) -> Tensor:
+        """Whether each number that a decoder puts out is finite, or one of `infinite`, boolean."""
+        found = params.isfinite()
+        for limit in self.infinite:
+            found = found | (params == limit)
+        return found
+
+    def valid(self, params: Tensor) -> Tensor:
+        """Whether p(t|z) of each element exists, boolean, shape (*sample, E)."""
+        found = self.allowed(params)
+        return found.flatten(-len(self.param_shape)).all(-1) if self.param_shape else found
+
+    def describe(self, params: Tensor, element: int) -> str:
+        """One element's parameters, out of (E, *param_shape), and what they should be, in words."""
+        numbers = ", ".join(f"{number:.4g}" for number in params[element].reshape(-1).tolist())
+        return f"{numbers} ({type(self).__name__} takes {self.takes})"
+
+    def only(self, params: Tensor, mask: Tensor, other: float = 1.0) -> Tensor:
+        """The parameters of the elements in mask, (B, E), and `other` in place of the rest.
+
+        What is not observed may be infinite or NaN. Put away before any arithmetic, it reaches
+        neither a sum nor a gradient. (1 is a parameter that every likelihood can have.)
+        """
+        counts = mask.reshape(*mask.shape, *[1] * len(self.param_shape))
+        return torch.where(counts, params, other)
+
+    def may_be_lost(self, values: Tensor) -> Tensor:
+        """Of which values (*shape, E) there are parameters that `lost` is true for, boolean.
+
+        Where it is false for all that is observed, nothing is decoded to find out.
+        """
+        return torch.ones_like(values, dtype=torch.bool)
+
+    def lost(self, params: Tensor, values: Tensor) -> Tensor:
+        """Whether the parameters no longer tell log p(t|z), boolean, (*sample, E).
+
+        True where they are rounded too coarsely: where one unit in the last place of them moves
+        log p(t|z) by more than 0.05 nats. A likelihood that clamps its parameters adds where it
+        does: an answer whose draws lie there is not trusted. One of your own may override this.
+
+        Args:
+            params: Parameters, shape (*sample, E, *param_shape).
+            values: Data, which broadcast to (*sample, E).
+        """
+        info = torch.finfo(params.dtype)
+        with torch.enable_grad():
+            own = params.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self.log_prob(own, values).sum(), own)
+        unit = info.eps * params.abs().clamp_min(info.tiny)
+        moves = torch.where(slope == 0, 0.0, slope * unit).abs()
+        if self.param_shape:
+            moves = moves.flatten(-len(self.param_shape)).sum(-1)
+        return ~(moves <= LOST)
 
     # ---- the decoder's output, as it comes -------------------------------------------------------
 
@@ -290,6 +352,19 @@ class Likelihood(ABC):
     @classmethod
     def _from_settings(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> "Likelihood":
         return cls(**settings, **tensors)
+
+
+def nearly_underflown(logarithms: Tensor) -> Tensor:
+    """Whether these are logarithms of 1 to 10 times the smallest number above 0 of their dtype.
+
+    Numbers so small are rounded to whole multiples of it, and the next smaller ones to 0: where
+    softmax is followed by log, or exp by log, −inf stands for what is merely below e^−103.
+    """
+    info = torch.finfo(logarithms.dtype)
+    log_least = math.log(info.tiny) + math.log(info.eps)
+    multiple = (logarithms.double() - log_least).exp()
+    whole = (multiple - multiple.round()).abs() <= 4 * info.eps * abs(log_least) * multiple
+    return whole & (multiple > 0.5) & (multiple < 10.5)
 
 
 def _families() -> dict[str, type[Likelihood]]:

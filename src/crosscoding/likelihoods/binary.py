@@ -1,5 +1,6 @@
 """Likelihoods of zeros and ones, and of what lies between them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,16 +24,28 @@ class _Probability(Linear):
     def __post_init__(self) -> None:
         if not isinstance(self.logits, bool):
             raise TypeError(f"expected logits to be True or False, got {self.logits!r}")
+        takes = "logits" if self.logits else "probabilities between 0 and 1"
+        object.__setattr__(self, "takes", takes)
 
     def probability(self, params: Tensor) -> Tensor:
-        """p of a decoder that puts it out, moved off 0 and 1 by no more than rounding."""
-        if ((params < 0) | (params > 1)).any():
-            raise ValueError(
-                "expected probabilities between 0 and 1 from the decoder, got values from "
-                f"{params.min():.4g} to {params.max():.4g} at some z"
-            )
+        """p of a decoder that puts it out, moved off 0 and 1 by no more than rounding.
+
+        NaN where it is none: that is an error where the element is observed.
+        """
         info = torch.finfo(params.dtype)
-        return params.clamp(info.tiny, 1 - info.eps / 2)
+        clamped = params.clamp(info.tiny, 1 - info.eps / 2)
+        return torch.where((params >= 0) & (params <= 1), clamped, torch.nan)
+
+    def clamps(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        """Where `probability` takes another number for p: at its lower end, and at its upper."""
+        return params < torch.finfo(params.dtype).tiny, params >= 1
+
+    def valid(self, params: Tensor) -> Tensor:
+        found = self.allowed(params)
+        return found if self.logits else found & (params >= 0) & (params <= 1)
+
+    def may_be_lost(self, values: Tensor) -> Tensor:
+        return torch.full_like(values, not self.logits, dtype=torch.bool)
 
     def in_support(self, values: Tensor) -> Tensor:
         return (values >= 0) & (values <= 1)
@@ -73,11 +86,19 @@ class Bernoulli(_Probability):
     logits: bool = True
     kind = "binary"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "infinite", (-math.inf, math.inf) if self.logits else ())
+
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
         if self.logits:
-            return values * params - F.softplus(params)
+            return super().log_prob(params, values)
         probability = self.probability(params)
         return values * probability.log() + (1 - values) * (-probability).log1p()
+
+    def lost(self, params: Tensor, values: Tensor) -> Tensor:
+        low, high = self.clamps(params)
+        return super().lost(params, values) | low & (values > 0) | high & (values < 1)
 
     def mean(self, params: Tensor) -> Tensor:
         return params.sigmoid() if self.logits else params
@@ -121,6 +142,10 @@ class ContinuousBernoulli(_Probability):
 
     logits: bool = True
     kind = "real"
+
+    def lost(self, params: Tensor, values: Tensor) -> Tensor:
+        low, high = self.clamps(params)
+        return super().lost(params, values) | low | high
 
     def _logit(self, params: Tensor) -> Tensor:
         if self.logits:

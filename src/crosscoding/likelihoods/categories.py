@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from crosscoding.likelihoods.base import nearly_underflown
 from crosscoding.likelihoods.discretized import log_interval
 from crosscoding.likelihoods.dispersed import setting
 from crosscoding.likelihoods.whole import Whole
@@ -39,10 +40,7 @@ class _Classes(Whole):
         return super().join(outputs)
 
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
-        log_probs = self.log_probs(params)
-        shape = torch.broadcast_shapes(log_probs.shape[:-1], values.shape)
-        index = values.long().expand(shape)[..., None]
-        return log_probs.expand(*shape, -1).gather(-1, index)[..., 0]
+        return _of_class(self.log_probs(params), values)
 
     def to_keep(self, params: Tensor) -> tuple[Tensor, ...]:
         return (self.log_probs(params),)
@@ -54,7 +52,7 @@ class _Classes(Whole):
         pieces = []
         for rows in torch.arange(len(values)).split(max(_CHUNK_BYTES // query_bytes, 1)):
             chosen = F.one_hot(values[rows].long(), num_classes) * mask[rows, :, None]
-            pieces.append(log_probs.flatten(1) @ chosen.flatten(1).to(log_probs.dtype).mT)
+            pieces.append(_product(log_probs.flatten(1), chosen.flatten(1).to(log_probs.dtype)))
         return torch.cat(pieces, 1)
 
     def noise(self, shape: Sequence[int], *, generator: Generator, like: Tensor) -> Tensor:
@@ -92,6 +90,8 @@ class Categorical(_Classes):
             object.__setattr__(self, "param_shape", (self.num_classes,))
             words = f"whole numbers from 0 to {self.num_classes - 1}"
         object.__setattr__(self, "support", words)
+        object.__setattr__(self, "infinite", (-torch.inf,))
+        object.__setattr__(self, "takes", "logits, of which some is above -inf")
 
     def _by_variable(self, flat: Tensor) -> Tensor:
         return flat.unflatten(-1, (-1, self.num_classes)) if self.one_hot else flat
@@ -106,7 +106,22 @@ class Categorical(_Classes):
         """As the base's; one-hot, log p at the element that is 1 and 0 at those that are not."""
         if not self.one_hot:
             return super().log_prob(params, values)
-        return values * self._by_element(self.log_probs(params))
+        log_probs = self._by_element(self.log_probs(params))
+        return torch.where(values > 0, log_probs, 0.0)  # 0 · −inf would be NaN
+
+    def valid(self, params: Tensor) -> Tensor:
+        """Where some class of the variable can be."""
+        found = self._by_variable(self.allowed(params)).all(-1)
+        found = found & (self._by_variable(params).amax(-1) > -torch.inf)
+        if not self.one_hot:
+            return found
+        return found[..., None].expand(*found.shape, self.num_classes).flatten(-2)
+
+    def lost(self, params: Tensor, values: Tensor) -> Tensor:
+        """Where a logit is the logarithm of a probability that has all but underflowed to 0."""
+        if self.one_hot:
+            return (values > 0) & nearly_underflown(params)
+        return nearly_underflown(_of_class(params, values))
 
     def mean(self, params: Tensor) -> Tensor:
         probabilities = self.log_probs(params).exp()
@@ -152,7 +167,7 @@ class Categorical(_Classes):
     def pairwise_log_prob(self, kept: tuple[Tensor, ...], values: Tensor, mask: Tensor) -> Tensor:
         if not self.one_hot:
             return super().pairwise_log_prob(kept, values, mask)
-        return kept[0] @ (values * mask).mT
+        return _product(kept[0], values * mask)
 
     def in_support(self, values: Tensor) -> Tensor:
         if not self.one_hot:
@@ -221,6 +236,7 @@ class Ordinal(_Classes):
         if cuts is None:
             check_num_classes(self.num_classes)
             object.__setattr__(self, "param_shape", (int(self.num_classes or 2) - 1,))
+            object.__setattr__(self, "takes", "cut points that increase")
         else:
             values = torch.as_tensor(cuts)
             if not values.ndim or not values.shape[-1] or not values.isfinite().all():
@@ -239,9 +255,13 @@ class Ordinal(_Classes):
         object.__setattr__(self, "support", words)
 
     def _cuts(self, params: Tensor) -> Tensor:
-        """c_k − η, shape (*sample, E, K − 1)."""
+        """c_k − η, shape (*sample, E, K − 1).
+
+        Decoded ones that do not increase are NaN: an error where the element is observed.
+        """
         if self.cut_points is None:
-            return params
+            increase = (params.diff(dim=-1) >= 0).all(-1, keepdim=True)
+            return torch.where(increase, params, torch.nan)
         return setting(self.cut_points, params) - params[..., None]  # pyright: ignore[reportArgumentType]
 
     def log_probs(self, params: Tensor) -> Tensor:
@@ -256,6 +276,13 @@ class Ordinal(_Classes):
         """c_k − c_{k−1}, from the settings where they are, which lose no digits to η."""
         own = cuts if self.cut_points is None else setting(self.cut_points, cuts)  # pyright: ignore[reportArgumentType]
         return own.diff(dim=-1)
+
+    def valid(self, params: Tensor) -> Tensor:
+        found = super().valid(params)
+        return found & (params.diff(dim=-1) >= 0).all(-1) if self.cut_points is None else found
+
+    def may_be_lost(self, values: Tensor) -> Tensor:
+        return torch.full_like(values, self.cut_points is None, dtype=torch.bool)
 
     def check_params(self, params: Tensor) -> None:
         if self.cut_points is None and not (params.diff(dim=-1) > 0).all():
@@ -305,6 +332,27 @@ class Ordinal(_Classes):
     def draw(self, params: Tensor, noise: Tensor) -> Tensor:
         cumulative = self._cuts(params).double().sigmoid()
         return (noise[..., None] >= cumulative).sum(-1).to(params.dtype)
+
+
+def _of_class(of_classes: Tensor, values: Tensor) -> Tensor:
+    """What each class has, (*sample, E, K), at the class that is observed: (*sample, E)."""
+    shape = torch.broadcast_shapes(of_classes.shape[:-1], values.shape)
+    index = values.long().expand(shape)[..., None]
+    return of_classes.expand(*shape, -1).gather(-1, index)[..., 0]
+
+
+def _product(log_probs: Tensor, chosen: Tensor) -> Tensor:
+    """Σ of those log-probabilities, (N, E), that are chosen, (B, E) of ones and zeros: (N, B).
+
+    Those that are not may be −inf, of a class that cannot be, or NaN.
+    """
+    result = log_probs @ chosen.mT
+    if not result.isnan().any():
+        return result
+    result = torch.where(log_probs.isfinite(), log_probs, 0.0) @ chosen.mT
+    for value, where in ((-torch.inf, log_probs == -torch.inf), (torch.nan, log_probs.isnan())):
+        result = result.masked_fill(where.to(chosen) @ chosen.mT > 0, value)
+    return result
 
 
 def is_class(values: Tensor, num_classes: int) -> Tensor:

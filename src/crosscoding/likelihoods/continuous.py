@@ -29,6 +29,9 @@ class _Real(Dispersed):
     def in_support(self, values: Tensor) -> Tensor:
         return values.isfinite()
 
+    def lost(self, params: Tensor, values: Tensor) -> Tensor:
+        return super().lost(params, values) | self.is_coarse(params)
+
 
 @dataclass(frozen=True, eq=False)
 class Gaussian(_Real):
@@ -136,7 +139,11 @@ class Gaussian(_Real):
         squares = squares - 2 * (mean * precision) @ (data * weight).mT
         squares = squares + (mean.square() * precision) @ weight.mT
         log_scale = (log_scale + 0.5 * _LOG_2PI).expand_as(mean) @ weight.mT
-        return (-0.5 * squares - log_scale).to(params.dtype)
+        result = (-0.5 * squares - log_scale).to(params.dtype)
+        unclear = result.isnan().any(-1)  # 0 · inf may be of what is not observed
+        if unclear.any():
+            result[unclear] = super().pairwise_log_prob((params[unclear],), values, mask)
+        return result
 
     def _in_double(self, params: Tensor) -> tuple[Tensor, Tensor]:
         """log σ and σ⁻²; for log σ² below −700 the σ⁻² of −700, which a double can still hold."""

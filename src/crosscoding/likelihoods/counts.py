@@ -1,5 +1,6 @@
 """Likelihoods of counts. All work in double: their sums of large terms cancel to a few nats."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -10,14 +11,15 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from crosscoding.likelihoods.base import Likelihood
+from crosscoding.likelihoods.base import LOST, Likelihood, nearly_underflown
 from crosscoding.likelihoods.dispersed import Dispersed, check_positive, setting
 from crosscoding.likelihoods.draws import binomial, log_gamma, poisson, seeds, substream
-from crosscoding.likelihoods.linear import Linear
+from crosscoding.likelihoods.linear import Linear, terms
 from crosscoding.likelihoods.sums import expected_products
 from crosscoding.likelihoods.whole import Whole
 
 _MOST_LOG_RATE = 700.0  # of a double that exp can still hold
+_BEYOND = 1e9  # in place of inf as log λ: λ itself then decides log p, which is −1e304 or below
 
 
 class _Count(Whole):
@@ -47,14 +49,32 @@ class Poisson(_Count, Linear):
 
     log_rate: bool = True
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "infinite", (-math.inf,) if self.log_rate else ())
+        takes = "log rates whose rates are finite" if self.log_rate else "finite rates >= 0"
+        object.__setattr__(self, "takes", takes)
+
     def _log_rate(self, params: Tensor) -> Tensor:
+        """log λ; NaN where there is none: that is an error where the element is observed."""
         if self.log_rate:
-            return params.double()
-        if (params < 0).any():
-            raise ValueError(
-                f"expected rates >= 0 from the decoder, got {params.min():.4g} at some z"
-            )
-        return params.clamp_min(torch.finfo(params.dtype).tiny).double().log()
+            log_rate = params.double()
+        else:
+            known = torch.where(params >= 0, params, torch.nan)
+            log_rate = known.clamp_min(torch.finfo(params.dtype).tiny).double().log()
+        return log_rate.clamp_max(_BEYOND)
+
+    def valid(self, params: Tensor) -> Tensor:
+        return self.allowed(params) & self.mean(params).isfinite() & (self.mean(params) >= 0)
+
+    def may_be_lost(self, values: Tensor) -> Tensor:
+        return values > 0
+
+    def lost(self, params: Tensor, values: Tensor) -> Tensor:
+        if self.log_rate:
+            clamped = (params > _MOST_LOG_RATE) | nearly_underflown(params)
+        else:
+            clamped = params < torch.finfo(params.dtype).tiny
+        return super().lost(params, values) | clamped & (values > 0)
 
     def mean(self, params: Tensor) -> Tensor:
         return params.exp() if self.log_rate else params
@@ -104,13 +124,25 @@ class NegativeBinomial(_Count, Dispersed, Linear):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "num_kept", 1 if self.decoded else 2)
+        object.__setattr__(self, "infinite", (-math.inf,))
 
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
         slope, offset = self.slope_and_offset(params)
         total = self.split(params)[1].double()
         data = values.double()
         ways = _log_rising(total, total.log(), data) - (data + 1).lgamma()
-        return (data * slope + offset + ways).to(params.dtype)
+        return (terms(slope, offset, data) + ways).to(params.dtype)
+
+    def valid(self, params: Tensor) -> Tensor:
+        """Where its mean exists too; a mean of 0 has a logit of −inf."""
+        logits, total = self.split(params)
+        return (logits < torch.inf) & total.isfinite() & self.mean(params).isfinite()
+
+    def _size(self, values: Tensor) -> Tensor:
+        return values
+
+    def lost(self, params: Tensor, values: Tensor) -> Tensor:
+        return super().lost(params, values) | _cancels(self.split(params)[1])
 
     def mean(self, params: Tensor) -> Tensor:
         logits, total = self.split(params)
@@ -188,6 +220,12 @@ class BetaBinomial(_Count, Dispersed):
     def in_support(self, values: Tensor) -> Tensor:
         return super().in_support(values) & (values <= setting(self.total_count, values))
 
+    def _size(self, values: Tensor) -> Tensor:
+        return setting(self.total_count, values).expand_as(values)
+
+    def lost(self, params: Tensor, values: Tensor) -> Tensor:
+        return super().lost(params, values) | _cancels(self.split(params)[1])
+
     def _double(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits, concentration = (part.double() for part in self.split(params))
         return logits, concentration, setting(self.total_count, logits)
@@ -243,6 +281,12 @@ class BetaBinomial(_Count, Dispersed):
         hits = log_gamma(concentration * logits.sigmoid(), substream(noise, 0))
         misses = log_gamma(concentration * (-logits).sigmoid(), substream(noise, 1))
         return binomial(total, (hits - misses).sigmoid(), substream(noise, 2)).to(params.dtype)
+
+
+def _cancels(total: Tensor) -> Tensor:
+    """Whether differences of log Γ, in double, are of numbers too large to tell them apart."""
+    total = total.double()
+    return torch.finfo(torch.double).eps * total * total.log() > LOST
 
 
 def _log_rising(a: Tensor, log_a: Tensor, k: Tensor) -> Tensor:

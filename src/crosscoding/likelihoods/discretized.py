@@ -72,6 +72,9 @@ class DiscretizedLogistic(Dispersed):
         offset = self.low + k * self.width - mean
         return (offset + 0.5 * self.width) / scale, (offset - 0.5 * self.width) / scale
 
+    def lost(self, params: Tensor, values: Tensor) -> Tensor:
+        return super().lost(params, values) | self.is_coarse(params)
+
     def mean(self, params: Tensor) -> Tensor:
         return (self.low + self.width * self._moments(params)[0]).to(params.dtype)
 

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from crosscoding.likelihoods.base import Likelihood
 
+_FEW_DIGITS = 5e-4  # units in the last place of a value: 100 scales off, they move log p by 0.05
+
 
 class Dispersed(Likelihood):
     """A likelihood of parameters (location, dispersion), the second under the name `dispersion`.
@@ -31,6 +33,8 @@ class Dispersed(Likelihood):
         if self.decoded:
             object.__setattr__(self, "param_shape", (2,))
             object.__setattr__(self, "by_rows", False)
+            if self.positive:
+                object.__setattr__(self, "takes", f"finite parameters and a {self.dispersion} > 0")
 
     @property
     def decoded(self) -> bool:
@@ -43,10 +47,29 @@ class Dispersed(Likelihood):
         return True
 
     def split(self, params: Tensor) -> tuple[Tensor, Tensor]:
-        """Location and dispersion of each element, shapes that broadcast to (*sample, E)."""
+        """Location and dispersion of each element, shapes that broadcast to (*sample, E).
+
+        A decoded dispersion that is not > 0 is NaN: an error where the element is observed.
+        """
         if self.decoded:
-            return params[..., 0], params[..., 1]
+            dispersion = params[..., 1]
+            return params[..., 0], torch.where(dispersion > 0, dispersion, torch.nan)
         return params, setting(getattr(self, self.dispersion), params)
+
+    def valid(self, params: Tensor) -> Tensor:
+        found = super().valid(params)
+        return found & (params[..., 1] > 0) if self.decoded and self.positive else found
+
+    def may_be_lost(self, values: Tensor) -> Tensor:
+        """Any, of a decoded dispersion; else where its size shows that digits will not suffice."""
+        if self.decoded:
+            return super().may_be_lost(values)
+        info = torch.finfo(values.dtype)
+        return info.eps * self._size(values) > _FEW_DIGITS
+
+    def _size(self, values: Tensor) -> Tensor:
+        """How large values are, against what log p(t|z) can tell apart."""
+        return (values / setting(getattr(self, self.dispersion), values)).abs()
 
     def check_params(self, params: Tensor) -> None:
         if self.decoded and self.positive and not (params[..., 1] > 0).all():
@@ -54,6 +77,11 @@ class Dispersed(Likelihood):
                 f"expected a decoder whose {self.dispersion} is > 0, got "
                 f"{params[..., 1].min():.4g}; {self.put_out}"
             )
+
+    def is_coarse(self, params: Tensor) -> Tensor:
+        """Whether a location's last digit is a third of the scale, wherever the value lies."""
+        location, scale = self.split(params)
+        return torch.finfo(params.dtype).eps * location.abs() > scale / 3
 
     @abstractmethod
     def information(self, params: Tensor) -> tuple[Tensor, ...]:

@@ -176,6 +176,37 @@ class Mixed(Likelihood):
         pieces = zip(self._split(params), noise.split(self._columns, -1), strict=True)
         return self._joined([part.draw(own, base).to(own.dtype) for (part, own), base in pieces])
 
+    # ---- where parameters say nothing, or not enough ---------------------------------------------
+
+    def allowed(self, params: Tensor) -> Tensor:
+        pieces = params.movedim(self.dim, -1).split(self._outputs, -1)
+        found = [part.allowed(own) for (part, _), own in zip(self.pairs, pieces, strict=True)]
+        return torch.cat(found, -1).movedim(-1, self.dim)
+
+    def valid(self, params: Tensor) -> Tensor:
+        return self._joined([part.valid(own) for part, own in self._split(params)])
+
+    def describe(self, params: Tensor, element: int) -> str:
+        place = element if self._order is None else int(self._order.argsort()[element])
+        for (part, own), num in zip(self._split(params), self._columns, strict=True):
+            if place < num:
+                return part.describe(own, place)
+            place -= num
+        raise IndexError(f"expected an element below {sum(self._columns)}, got {element}")
+
+    def only(self, params: Tensor, mask: Tensor, other: float = 1.0) -> Tensor:
+        pieces = [part.only(own, counts, other) for part, own, counts in self._split(params, mask)]
+        return self._joined_outputs(pieces)
+
+    def may_be_lost(self, values: Tensor) -> Tensor:
+        pieces = zip(self.pairs, self._split_values(values), strict=True)
+        return self._joined([part.may_be_lost(data) for (part, _), data in pieces])
+
+    def lost(self, params: Tensor, values: Tensor) -> Tensor:
+        return self._joined(
+            [part.lost(own, data) for part, own, data in self._split(params, values)]
+        )
+
     # ---- sums ------------------------------------------------------------------------------------
 
     def masked_log_prob(self, params: Tensor, values: Tensor, mask: Tensor) -> Tensor:

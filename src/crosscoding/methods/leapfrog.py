@@ -66,11 +66,12 @@ def evaluated(target: Target, density: Density, z: Tensor) -> Points:
     near = (inside.abs() < REACH * target.prior_scale).all(-1)
     wrong = near & (undefined | blind.all(0))
     if wrong.any():
-        query = target.name(wrong.any(0).nonzero()[0, 0])
+        query = wrong.any(0).nonzero()[0, 0]
+        point = inside.detach()[wrong[:, query].nonzero()[0, 0], query]
         raise NonFiniteError(
             "expected a finite log p(z, x) and gradient where prior draws are, got NaN at "
-            f"{int(wrong.sum())} of {wrong.numel()} points, the first of them for query {query}: "
-            "the decoder puts out NaN or infinity there"
+            f"{int(wrong.sum())} of {wrong.numel()} points, the first of them for query "
+            f"{target.name(query)}: {target.explain(query, point)}"
         )
     diverged = diverged | undefined
     return Points(

@@ -1,0 +1,263 @@
+"""What is not observed has no say in p(z|x); where it does not exist, it is named."""
+
+import math
+
+import pytest
+import torch
+from cheap import LISTED, every_method
+from torch import Tensor, nn
+
+import crosscoding as cc
+from crosscoding.likelihoods import Categorical, Gaussian, Likelihood, Mixed, Poisson
+from crosscoding.methods import Auto, Grid, TemperedSMC
+
+DTYPES = [torch.float32, torch.float64]
+WEIGHTS = 0.7, -1.1, 0.4
+SOME = ["auto", "grid", "hmc", "gvi", "laplace", "smc"]
+
+
+class Columns(nn.Module):
+    """Three lines through 0, and a fourth column that overflows from |z| = 2.5 on."""
+
+    def __init__(self, dtype: torch.dtype, *, overflows: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([WEIGHTS], dtype=dtype))
+        self.overflows = overflows
+        self.rate = 14.2 if dtype == torch.float32 else 113.6
+
+    def forward(self, z: Tensor) -> Tensor:
+        lines = z * self.weight
+        if not self.overflows:
+            return lines
+        return torch.cat([lines, (self.rate * z.square()).exp()], -1)
+
+
+def evidence(values: list[float], num: int, dtype: torch.dtype) -> cc.Evidence:
+    """Rows of which the first element is observed, (len(values), num), or (num,) of one."""
+    rows = torch.full((len(values), num), math.nan, dtype=dtype)
+    rows[:, 0] = torch.tensor(values, dtype=dtype)
+    return cc.Evidence.from_nan(rows[0] if len(values) == 1 else rows)
+
+
+def both_answers(method, values: list[float], dtype: torch.dtype) -> list[cc.Posterior]:
+    return [
+        cc.condition(
+            cc.VAE(Columns(dtype, overflows=overflows), 1, Gaussian(0.5)),
+            evidence(values, 3 + overflows, dtype),
+            method,
+            seed=0,
+        )
+        for overflows in (True, False)
+    ]
+
+
+@every_method
+def test_an_unobserved_column_that_overflows_leaves_every_bit(method):
+    broken, without = both_answers(method, [0.3], torch.float32)
+    for name in ("draws", "log_evidence", "c_elbo", "ess"):
+        expected = getattr(without, name)
+        torch.testing.assert_close(
+            getattr(broken, name), expected, rtol=0, atol=0, equal_nan=True, msg=name
+        )
+    assert torch.equal(broken.trusted, without.trusted)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("values", [[0.3], [0.3, -1.0]], ids=["()", "(2,)"])
+def test_log_p_of_the_evidence_is_exact_beside_a_column_that_overflows(values, dtype):
+    broken, without = both_answers(Auto(), values, dtype)
+    variance = 0.25 + 0.7**2
+    x = torch.tensor(values, dtype=torch.double)
+    exact = -0.5 * (x.square() / variance + math.log(2 * math.pi * variance))
+    torch.testing.assert_close(
+        broken.log_evidence.double().reshape(-1), exact, rtol=0, atol=0.002
+    )  # −0.8292 for 0.3
+    assert broken.trusted.all()
+    assert torch.equal(broken.draws, without.draws)
+
+
+class Classes(nn.Module):
+    """Two classes, and perhaps a third that cannot be: its logit is −inf, or log 0."""
+
+    def __init__(self, dtype: torch.dtype, third: str) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor([[0.8, -0.5]], dtype=dtype))
+        self.third = third
+
+    def forward(self, z: Tensor) -> Tensor:
+        logits = z * self.slope + 0.1
+        if self.third == "":
+            return logits[:, None]
+        low = {"-inf": torch.full_like(z, -math.inf), "log 0": (z - z.abs() - z.abs()).relu().log()}
+        return torch.cat([logits, low[self.third]], -1)[:, None]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("third", ["-inf", "log 0"])
+@pytest.mark.parametrize("method", [LISTED[name] for name in SOME], ids=SOME)
+def test_a_class_that_cannot_be_beside_the_observed_one(method, third, dtype):
+    answers = [
+        cc.condition(
+            cc.VAE(Classes(dtype, which), 1, Categorical(2 + (which != ""))),
+            evidence([0.0], 1, dtype),
+            method,
+            seed=0,
+        )
+        for which in (third, "")
+    ]
+    torch.testing.assert_close(answers[0].draws, answers[1].draws)
+    torch.testing.assert_close(answers[0].log_evidence, answers[1].log_evidence, equal_nan=True)
+    if isinstance(method, (Auto, Grid)):
+        z = torch.linspace(-9, 9, 4001, dtype=torch.double)
+        log_joint = nn.functional.logsigmoid(1.3 * z) - 0.5 * z.square()
+        exact = (log_joint.exp().sum() * (z[1] - z[0]) / math.sqrt(2 * math.pi)).log()
+        assert abs(answers[0].log_evidence - exact) < 0.002
+        assert answers[0].trusted
+    unknown = cc.condition(
+        cc.VAE(Classes(dtype, third), 1, Categorical(3)),
+        cc.Evidence.from_nan(torch.full((1,), math.nan, dtype=dtype)),
+        Grid(),
+        seed=0,
+    )
+    assert set(unknown.predict(200, seed=0).flatten().tolist()) == {0.0, 1.0}
+    assert unknown.mean().isfinite().all()
+    assert unknown.query_log_prob(torch.zeros(1, dtype=dtype)).isfinite()
+    assert unknown.query_log_prob(torch.full((1,), 2.0, dtype=dtype)) == -math.inf
+
+
+class HalfPossible(nn.Module):
+    """Of two classes the second can only be where z > 0."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.cat([0 * z, torch.where(z < 0, -math.inf, z)], -1)[:, None]
+
+
+@pytest.mark.parametrize("method", [Auto(), Grid()], ids=["auto", "grid"])
+def test_a_class_that_is_impossible_for_half_of_the_prior(method):
+    vae = cc.VAE(HalfPossible(), 1, Categorical(2))
+    posterior = cc.condition(vae, evidence([1.0], 1, torch.float32), method, seed=0)
+    assert abs(posterior.log_evidence + 1.0864) < 0.003  # by quadrature, and the mean 0.8973
+    assert abs(posterior.sample(4000, seed=0).mean() - 0.897) < 0.05
+    assert posterior.sample(4000, seed=0).min() > -0.05  # a grid's cell around 0
+
+
+def test_evidence_that_no_z_allows_is_unreliable_or_an_error_that_says_so():
+    vae = cc.VAE(Classes(torch.float32, "-inf"), 1, Categorical(3))
+    impossible = evidence([2.0], 1, torch.float32)
+    answer = cc.condition(vae, impossible, seed=0)
+    assert answer.log_evidence == -math.inf
+    assert answer.verdicts[0].label == "unreliable"
+    words = r"evidence that is possible at some z, got log p.x.z. = -inf for query 0 at all"
+    with pytest.raises(cc.NonFiniteError, match=words + r".*, -inf \(Categorical.*for element 0"):
+        cc.condition(vae, impossible, TemperedSMC(160), seed=0)
+
+
+# ---- what does not exist is named where it is asked for ------------------------------------------
+
+
+def test_a_prediction_that_does_not_exist_is_named():
+    vae = cc.VAE(Columns(torch.float32, overflows=True), 1, Gaussian(0.5))
+    observed = evidence([2.5, 2.0], 4, torch.float32)
+    posterior = cc.condition(vae, observed, seed=0)
+    words = r"expected element 3 to have a prediction, and for query 0 it has none at .*% of the "
+    words += r"draws: at one of norm \d.* the decoder puts out inf \(Gaussian takes finite"
+    for ask in (
+        lambda: posterior.predict(300, seed=0),
+        lambda: posterior.predict_mean(300, seed=0),
+        posterior.mean,
+        posterior.std,
+        lambda: posterior.query_log_prob(torch.zeros(2, 4)),
+    ):
+        with pytest.raises(cc.NonFiniteError, match=words):
+            ask()
+
+
+class Picture(nn.Module):
+    """(mean, scale) of 2 x 3 pixels; a pixel's scale is z₁ + 4: none where z₁ ≤ −4."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        mean = z.sum(-1)[:, None, None] * torch.ones(2, 3)
+        scale = torch.ones_like(mean).clone()
+        scale[:, 1, 2] = z[:, 0] + 4
+        return torch.stack([mean, scale], -1)
+
+
+def test_the_error_names_element_and_size_of_z_and_what_is_wrong_there():
+    vae = cc.VAE(Picture(), 2, Gaussian(None))
+    observed = cc.Evidence(torch.zeros(2, 3), torch.tensor(True))
+    words = r"at a z of norm [4-9]\S* the decoder puts out \S+, -?\d\S* \(Gaussian takes finite "
+    words += r"parameters and a scale > 0\) for element \(1, 2\)"
+    with pytest.raises(cc.NonFiniteError, match=words):
+        cc.condition(vae, observed, Grid(), seed=0)
+    without = cc.Evidence(torch.zeros(2, 3), torch.arange(6).reshape(2, 3) < 5)
+    answer = cc.condition(vae, without, Grid(), seed=0)
+    variance = 1 + 2 * 5  # of Σ over the five pixels of their mean, against noise of 1 in each
+    exact = -0.5 * (5 * math.log(2 * math.pi) + math.log(variance))
+    assert abs(answer.log_evidence - exact) < 0.001
+
+
+OUTSIDE: dict[str, tuple[Likelihood, float]] = {
+    "a rate below 0": (Poisson(log_rate=False), -0.5),
+    "a probability above 1": (cc.likelihoods.Bernoulli(logits=False), 1.5),
+    "a density's probability above 1": (cc.likelihoods.ContinuousBernoulli(logits=False), 1.5),
+}
+
+
+class FarOutside(nn.Module):
+    """Two elements of 0.5, the second of which is another number where z > 2."""
+
+    def __init__(self, beyond: float) -> None:
+        super().__init__()
+        self.beyond = beyond
+
+    def forward(self, z: Tensor) -> Tensor:
+        first = 0.5 + 0.1 * z.tanh()
+        return torch.cat([first, torch.where(z > 2, self.beyond, first)], -1)
+
+
+@pytest.mark.parametrize("table", [False, True], ids=["alone", "in a table"])
+@pytest.mark.parametrize("case", OUTSIDE)
+def test_a_number_that_is_no_parameter_matters_where_it_is_observed_alone(case, table):
+    likelihood, beyond = OUTSIDE[case]
+    name = type(likelihood).__name__
+    likelihood = Mixed([(likelihood, 2)]) if table else likelihood
+    vae = cc.VAE(FarOutside(beyond), 1, likelihood)
+    answer = cc.condition(vae, cc.Evidence(torch.ones(2), torch.arange(2) < 1), seed=0)
+    assert answer.trusted
+    words = rf"at a z of norm \S+ the decoder puts out {beyond} \({name} takes .*\) for element 1"
+    with pytest.raises(cc.NonFiniteError, match=words):
+        cc.condition(vae, cc.Evidence(torch.ones(2), torch.tensor(True)), seed=0)
+    with pytest.raises(cc.NonFiniteError, match="expected element 1 to have a prediction"):
+        answer.predict_mean(5000, seed=0)
+
+
+def test_a_decoder_is_refused_where_an_infinite_output_has_no_meaning():
+    class Constant(nn.Module):
+        def __init__(self, value: float) -> None:
+            super().__init__()
+            self.value = value
+
+        def forward(self, z: Tensor) -> Tensor:
+            return torch.cat([0 * z, 0 * z + self.value], -1)
+
+    cc.VAE(Constant(-math.inf), 1, Categorical(2, one_hot=True))
+    cc.VAE(Constant(-math.inf), 1, Mixed([Gaussian(), Poisson()]))
+    for value, likelihood in (
+        (math.inf, Categorical(2, one_hot=True)),
+        (math.nan, Categorical(2, one_hot=True)),
+        (-math.inf, Gaussian()),
+        (-math.inf, Mixed([Poisson(), Gaussian()])),
+    ):
+        with pytest.raises(cc.NonFiniteError, match=r"finite output.*at index \(1,\) of the out"):
+            cc.VAE(Constant(value), 1, likelihood)
+
+
+def test_a_model_with_an_impossible_class_is_saved_loaded_and_checked(tmp_path):
+    linear = nn.Linear(1, 3).requires_grad_(requires_grad=False)
+    linear.weight.copy_(torch.tensor([[2.0], [-2.0], [0.0]]))
+    linear.bias.copy_(torch.tensor([0.1, 0.0, -math.inf]))
+    vae = cc.VAE(linear, 1, Categorical(3, one_hot=True))
+    vae.save(tmp_path / "model")
+    assert cc.load_vae(tmp_path / "model").decode(torch.zeros(1))[2] == -math.inf
+    report = vae.check(vae.sample_prior(200, seed=0))
+    assert report.ok, report

@@ -25,7 +25,8 @@ def tried_encoder(encoder: nn.Module, data: Tensor, latent_dim: int) -> nn.Modul
     """
     copied = frozen_copy(encoder, "encoder")
     hint = "it takes data shaped as the decoder's"
-    trial = Trial(copied, lambda rows: _run(copied, rows), data, "encoder", hint)
+    others = data[:1].expand_as(data)
+    trial = Trial(copied, lambda rows: _run(copied, rows), data, others, "encoder", hint)
     wanted = (len(data), 2 * latent_dim)
     if trial.output.shape != wanted:
         raise ValueError(
@@ -42,7 +43,7 @@ def encode(encoder: nn.Module, data: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         NonFiniteError: One of them is not finite, or a deviation 0.
     """
-    mean, log_variance = _run(encoder, data).chunk(2, dim=-1)
+    mean, log_variance = _run(encoder, data.clone()).chunk(2, dim=-1)  # it may write over them
     std = (0.5 * log_variance).exp()
     if not (mean.isfinite() & std.isfinite() & (std > 0)).all():
         raise NonFiniteError(

@@ -1,6 +1,5 @@
 """A trained VAE as inference sees it: the prior N(0, I), a frozen decoder and a likelihood."""
 
-import copy
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from crosscoding.cost import Cost, cost_of
 from crosscoding.encoder import encode, tried_encoder
 from crosscoding.errors import first_line
 from crosscoding.evidence import as_tensor
-from crosscoding.frozen import Trial, frozen_copy
+from crosscoding.frozen import Trial, check_derivatives, frozen_copy
 from crosscoding.heads import find_head
 from crosscoding.likelihoods import Likelihood
 from crosscoding.likelihoods.outputs import wrong_output
@@ -24,6 +23,7 @@ from crosscoding.report import CheckReport
 from crosscoding.savable import Savable
 
 _NUM_PROBES = 5
+_FAR = 4  # times as far out lie the points that are put beside the probes
 _HINT = "check latent_dim, or wrap one that takes more than z in a module that gives it the rest"
 _NUM_OUTPUTS = 64  # of a probe, kept to know the decoder by
 _LAYERS_PER_ROW = 16  # of a decoder of so many layers, all alike, one is in memory
@@ -107,13 +107,14 @@ class VAE(Savable):
             )
         probes = self._probes()
         try:
-            trial = Trial(self.decoder, self._run, probes, "decoder", _HINT)
+            trial = Trial(self.decoder, self._run, probes, _FAR * probes, "decoder", _HINT)
         except ValueError as error:
             if isinstance(error.__cause__, _OutputError):
                 raise ValueError(str(error.__cause__)) from None
             raise
         self.data_shape = self._data_shape_of(trial.output)
         trial.check(self.dtype)
+        check_derivatives(self._run, torch.cat([probes[:1], _FAR * probes[1:2]]), "decoder")
         likelihood.check_params(trial.output)
         self._params_shape = trial.output.shape[1:]
         if doubt := likelihood.doubt(trial.output):
@@ -175,8 +176,8 @@ class VAE(Savable):
         tensors, description = self.likelihood.to_parts()
         moved = {name: tensor.to(device) for name, tensor in tensors.items()}
         likelihood = Likelihood.from_parts((moved, description))
-        decoder = copy.deepcopy(self.decoder).to(device)
-        encoder = None if self.encoder is None else copy.deepcopy(self.encoder).to(device)
+        decoder = frozen_copy(self.decoder, "decoder").to(device)
+        encoder = self.encoder and frozen_copy(self.encoder, "encoder").to(device)
         return VAE(decoder, self.latent_dim, likelihood, encoder)
 
     def decode(self, z: Tensor) -> Tensor:
@@ -198,7 +199,8 @@ class VAE(Savable):
         shape = (*z.shape[:-1], *self.likelihood.flat_shape(self._params_shape))
         if z.numel() == 0:
             return z.new_zeros(shape)
-        return self._run(z.reshape(-1, self.latent_dim)).reshape(shape)
+        points = z.reshape(-1, self.latent_dim).clone()  # as a decoder may write over its input
+        return self._run(points).reshape(shape)
 
     def encode(self, data: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of q(z|t), where the encoder thinks that z is.

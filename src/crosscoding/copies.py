@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
-from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._pytree import tree_leaves
 
@@ -107,6 +107,7 @@ def _settle_hooks(module: nn.Module) -> None:
     for hook in list(module._forward_pre_hooks.values()):
         if isinstance(hook, SpectralNorm):
             remove_spectral_norm(module, hook.name)
+            _remove_loading_hooks(module)
         elif isinstance(hook, WeightNorm):
             remove_weight_norm(module, hook.name)
         elif isinstance(hook, prune.BasePruningMethod):
@@ -114,6 +115,14 @@ def _settle_hooks(module: nn.Module) -> None:
             # torch writes over it, and another layer may share it
             setattr(module, original, nn.Parameter(module.get_parameter(original).clone()))
             prune.remove(module, hook._tensor_name)
+
+
+def _remove_loading_hooks(module: nn.Module) -> None:
+    """Let a module load a plain weight again, which torch forgets when it removes spectral norm."""
+    hooks = module._load_state_dict_pre_hooks
+    for key, hook in list(hooks.items()):
+        if isinstance(getattr(hook, "hook", hook), SpectralNormLoadStateDictPreHook):
+            del hooks[key]
 
 
 def _settle_parametrisations(module: nn.Module) -> None:

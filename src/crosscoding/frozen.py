@@ -211,6 +211,7 @@ def _state(network: nn.Module) -> dict[str, Tensor]:
 
 def _same(now: Tensor | None, before: Tensor) -> bool:
     """Whether a tensor is what it was; NaN counts as equal to NaN."""
-    if now is None or now.shape != before.shape:
+    if now is None or now.shape != before.shape or now.layout != before.layout:
         return False
+    now, before = now.to_dense(), before.to_dense()  # sparse ones cannot be compared
     return bool(((now == before) | (before != before)).all())

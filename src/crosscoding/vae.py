@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from crosscoding.cost import Cost, cost_of
-from crosscoding.encoder import encode, tried_encoder
+from crosscoding.encoder import encode, encoder_output, tried_encoder
 from crosscoding.errors import first_line
 from crosscoding.evidence import as_tensor
 from crosscoding.frozen import Trial, check_derivatives, frozen_copy
@@ -23,9 +23,8 @@ from crosscoding.report import CheckReport
 from crosscoding.savable import Savable
 
 _NUM_PROBES = 5
-_FAR = 4  # times as far out lie the points that are put beside the probes
+_FAR = 4  # times as far out lie the points that stand beside the probes
 _HINT = "check latent_dim, or wrap one that takes more than z in a module that gives it the rest"
-_NUM_OUTPUTS = 64  # of a probe, kept to know the decoder by
 _LAYERS_PER_ROW = 16  # of a decoder of so many layers, all alike, one is in memory
 
 
@@ -120,9 +119,8 @@ class VAE(Savable):
         if doubt := likelihood.doubt(trial.output):
             warnings.warn(doubt, UserWarning, stacklevel=2)
         self._flat_likelihood = likelihood.for_data(self.data_shape, like)
-        self.head = None
-        if likelihood.by_rows:
-            self.head = find_head(self.decoder, probes, trial.output)
+        by_rows = likelihood.by_rows
+        self.head = find_head(self.decoder, probes, trial.output) if by_rows else None
         self.encoder: nn.Module | None = None
         if encoder is not None:
             self._set_encoder(encoder)
@@ -286,10 +284,14 @@ class VAE(Savable):
         return normal((_NUM_PROBES, self.latent_dim), generator=generator_from(0), like=like)
 
     @torch.no_grad()
-    def _some_outputs(self) -> Tensor:
-        """A few of the numbers that the decoder puts out at the probes, on the CPU."""
-        outputs = self._run(self._probes()).flatten(1).cpu()
-        return outputs[:, :: -(-outputs.shape[1] // _NUM_OUTPUTS)]
+    def _outputs(self) -> Tensor:
+        return self._run(self._probes())
+
+    @torch.no_grad()
+    def _encodings(self) -> Tensor | None:
+        if self.encoder is None:
+            return None
+        return encoder_output(self.encoder, self.sample_prior(_NUM_PROBES, seed=0))
 
     def _set_encoder(self, encoder: nn.Module) -> None:
         data = self.sample_prior(_NUM_PROBES, seed=0)

@@ -167,6 +167,17 @@ def test_every_name_in_all_exists(module):
         assert names  # a package says what it exports
 
 
+PUBLIC = ("", "adapters", "crosscoders", "diagnostics", "likelihoods", "methods", "zoo")
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_dir_shows_the_public_names_alone(package):
+    loaded = importlib.import_module(f"crosscoding.{package}".rstrip("."))
+    shown = dir(loaded)
+    assert [name for name in shown if not name.startswith("__")] == sorted(loaded.__all__)
+    assert {"__all__", "__doc__", "__name__"} <= set(shown)
+
+
 def test_every_module_says_what_it_is_for():
     for module, path in MODULES.items():
         assert ast.get_docstring(ast.parse(path.read_text())), module

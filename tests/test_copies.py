@@ -196,6 +196,30 @@ def test_scripted_and_traced_modules_answer_as_the_network_they_were_made_from(m
     torch.testing.assert_close(*curvatures, rtol=1e-3, atol=1e-3)
 
 
+class Attribute(nn.Module):
+    """Weights that are no parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = {"last": [torch.ones(2, 5, dtype=torch.double)]}
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z @ self.weights["last"][0]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_the_dtype_is_that_of_weights_that_are_no_parameters():
+    frozen = torch.jit.freeze(torch.jit.script(made_plain().double().eval()))
+    for decoder in (frozen, nn.Sequential(frozen), Attribute()):
+        assert cc.VAE(decoder, 2, Gaussian()).dtype == torch.double
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_what_went_wrong_in_a_script_is_told():
+    with pytest.raises(ValueError, match=r"failed on \(5, 3\): .*(shape|size)"):
+        cc.VAE(torch.jit.script(made_plain()), 3, Gaussian())
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 def test_a_scripted_module_can_still_be_trained_after_it_was_copied():
     network = torch.jit.script(nn.Linear(2, 5))

@@ -9,6 +9,8 @@ the copy keeps its value. Wrappers that say how a module runs, not what it compu
 import _thread
 import copy
 import io
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +63,19 @@ def check_weights(network: nn.Module, name: str) -> None:
                 f"expected a trained {name}, got one whose {key!r} is on the meta device, without "
                 "values; load its weights with load_state_dict(..., assign=True) first"
             )
+
+
+def tensors_of(network: nn.Module) -> Iterator[Tensor]:
+    """A network's weights, then other tensors that it holds: attributes, constants of scripts."""
+    yield from network.parameters()
+    yield from network.buffers()
+    for module in network.modules():
+        yield from (leaf for leaf in tree_leaves(vars(module)) if isinstance(leaf, Tensor))
+        if isinstance(module, torch.jit.ScriptModule) and hasattr(module, "inlined_graph"):
+            graph: Any = module.inlined_graph  # whose nodes are gone when it is
+            for node in graph.findAllNodes("prim::Constant"):
+                if isinstance(value := node.output().toIValue(), Tensor):
+                    yield value
 
 
 @torch.no_grad()  # with gradients, a scripted module's weights would be copied as computed ones

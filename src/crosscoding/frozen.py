@@ -131,7 +131,7 @@ class Trial:
             beside = run(crowd)[: size // 2]
         except Exception as error:  # whatever may happen in a module of the user's
             return (
-                f"expected a {name} of any number of rows, got one that takes {len(rows)} and "
+                f"expected {name} to take any number of rows, got one that takes {len(rows)} and "
                 f"fails on {size}: {first_line(error)}; take sizes of the batch out of its code"
             )
         if not same:
@@ -153,9 +153,9 @@ class Trial:
         wanted, got = (1, *output.shape[1:]), tuple(alone[0].shape)
         if len(got) < output.ndim:
             return (
-                f"expected a {name} that puts out shape {wanted} for one row, as "
-                f"{tuple(output.shape)} for {len(rows)}, got {got}; a squeeze() in it takes the "
-                "batch's dimension away: use squeeze(-1) or flatten(1)"
+                f"expected {name} output of shape {wanted} for one row, as {tuple(output.shape)} "
+                f"for {len(rows)}, got {got}; a squeeze() in it takes the batch's dimension away: "
+                "use squeeze(-1) or flatten(1)"
             )
         if got != wanted:
             return f"{_mixes(name)}; for one row alone it puts out shape {got}"
@@ -183,7 +183,7 @@ def check_derivatives(run: Callable[[Tensor], Tensor], rows: Tensor, name: str) 
 
 def _mixes(name: str) -> str:
     return (
-        f"expected a {name} whose output for one row does not depend on the other rows of the "
+        f"expected {name} output for one row that does not depend on the other rows of the "
         "batch; batch norm must use running statistics (track_running_stats=True), and nothing "
         "may be quantised by the range of a batch"
     )

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from crosscoding.copies import tensors_of
 from crosscoding.cost import Cost, cost_of
 from crosscoding.encoder import encode, encoder_output, tried_encoder
 from crosscoding.errors import first_line
@@ -96,8 +97,8 @@ class VAE(Savable):
         self.latent_dim = latent_dim
         self.likelihood = likelihood
         self.kept: dict[str, Any] = {}
-        tensors = [*self.decoder.parameters(), *self.decoder.buffers()]
-        like = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
+        floats = (t for t in tensors_of(self.decoder) if t.is_floating_point())
+        like = next(floats, torch.empty(0))
         self.dtype, self.device = like.dtype, like.device
         if self.dtype not in (torch.float32, torch.float64):
             raise ValueError(

@@ -9,7 +9,7 @@ from crosscoding.copies import check_weights, plain_copy
 from crosscoding.errors import NonFiniteError, first_line
 from crosscoding.streams import watched
 
-_CROWD = 64  # rows in which noise and the influence of other rows are looked for,
+_CROWD = 8  # rows in which noise and the influence of other rows are looked for,
 _CROWD_VALUES = 2**16  # or as many as have so many numbers
 _AGAIN = 4  # eps of the largest output: what the processor gives for the same rows again,
 _BESIDE = 100  # beside other rows, as sines of eight numbers at once depend on the largest of them,

@@ -24,7 +24,7 @@ from crosscoding.report import CheckReport
 from crosscoding.savable import Savable
 
 _NUM_PROBES = 5
-_FAR = 4  # times as far out lie the points that stand beside the probes
+_FAR = 4  # times as far out, and all on one side, lie the points that stand beside the probes
 _HINT = "check latent_dim, or wrap one that takes more than z in a module that gives it the rest"
 _LAYERS_PER_ROW = 16  # of a decoder of so many layers, all alike, one is in memory
 
@@ -107,7 +107,7 @@ class VAE(Savable):
             )
         probes = self._probes()
         try:
-            trial = Trial(self.decoder, self._run, probes, _FAR * probes, "decoder", _HINT)
+            trial = Trial(self.decoder, self._run, probes, _FAR * probes.abs(), "decoder", _HINT)
         except ValueError as error:
             if isinstance(error.__cause__, _OutputError):
                 raise ValueError(str(error.__cause__)) from None

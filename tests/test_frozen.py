@@ -169,6 +169,12 @@ def test_a_decoder_may_write_over_z(writes, leaves, dtype):
     torch.testing.assert_close(*curvatures, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("writes", [pair[0] for pair in WRITES.values()], ids=WRITES)
+def test_a_decoder_that_writes_over_z_can_be_checked(writes):
+    report = cc.VAE(Function(writes), 2, Gaussian(0.5)).check()
+    assert report["gradients"].status == report["repeatability"].status == "ok"
+
+
 def test_a_decoder_that_writes_over_what_its_derivative_needs_is_refused():
     def absolute(z: Tensor) -> Tensor:
         z[:, 0] = z[:, 0].abs()

@@ -190,7 +190,7 @@ def _smooth(subject: Subject) -> tuple[Callable[[Tensor], Tensor], Tensor, float
     double = copy.deepcopy(vae.decoder).double()
 
     def decode(points: Tensor) -> Tensor:
-        output = double(points)
+        output = double(points.clone())  # as it may write over its input
         return output if isinstance(output, Tensor) else vae.likelihood.join(output)
 
     try:

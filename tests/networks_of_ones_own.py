@@ -33,3 +33,15 @@ class Outer:
 
     class Inner(nn.Linear):
         """A class in a class."""
+
+
+class Normed(nn.Module):
+    """A decoder that is no stack, with weights that are computed."""
+
+    def __init__(self, num_outputs: int) -> None:
+        super().__init__()
+        self.first = nn.utils.parametrizations.spectral_norm(nn.Linear(2, 5))
+        self.last = nn.utils.parametrizations.weight_norm(nn.Linear(5, num_outputs))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.last(self.first(z).tanh())

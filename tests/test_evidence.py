@@ -188,12 +188,75 @@ def test_an_array_of_float64_is_refused_by_a_model_in_float32_with_what_to_do():
         (np.array([1, 2, 3]), r"floating-point dtype, got torch\.int64"),
         (np.array([1.0, None]), "a dtype that torch has, got an array of object"),
         (np.array(["1.0"]), "a dtype that torch has, got an array of <U3"),
+        (
+            np.array([1.0, None]),
+            r'\.astype\("float32"\), or what pandas has with \.to_numpy\("float',
+        ),
+        (
+            np.array([1.0], np.longdouble),
+            r'an array of float128; convert it with \.astype\("float32',
+        ),
         (np.ma.masked_array([1.0, 2.0], [True, False]), "got a masked array; use array.data"),
     ],
 )
 def test_arrays_that_are_refused(array, message):
     with pytest.raises(TypeError, match=message):
         cc.Evidence(array, np.array(True))
+
+
+def test_a_mask_of_objects_is_told_to_become_boolean():
+    with pytest.raises(
+        TypeError, match=r'got an array of object; convert it with \.astype\("bool"\)'
+    ):
+        cc.Evidence(VALUES, np.array([True, False, True], dtype=object))
+    with pytest.raises(TypeError, match=r"boolean mask .*got torch\.int64; .* mask > 0"):
+        cc.Evidence(VALUES, np.array([1, 0, 1]))
+
+
+@pytest.mark.parametrize("dtype", [">f4", "<f4", ">f8"])
+def test_an_array_in_another_order_of_bytes_is_taken(dtype):
+    evidence = cc.Evidence(VALUES.numpy().astype(dtype), MASK.numpy())
+    wanted = torch.float64 if "8" in dtype else torch.float32
+    assert torch.equal(evidence.values, torch.where(MASK, VALUES, 0.0).to(wanted))
+
+
+def test_arrays_without_dimensions_are_taken():
+    assert cc.Evidence(np.array(0.5), np.array(True)).values.shape == ()
+
+
+def test_what_pandas_has_is_told_how_to_become_an_array():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": [1.0, None], "b": [2, 3]}).convert_dtypes()
+    said = r"got DataFrame; .*\.to_numpy\(\"float32\", na_value=np\.nan\)"
+    with pytest.raises(TypeError, match=said):
+        cc.Evidence.from_nan(frame)
+    evidence = cc.Evidence.from_nan(frame.to_numpy("float32", na_value=np.nan))
+    assert evidence.mask.tolist() == [[True, True], [False, True]]
+    with pytest.raises(TypeError, match=r"mask to be .* got Series; .*\.to_numpy\(bool\)"):
+        cc.Evidence(VALUES[0], pandas.Series([True, False, True], dtype="boolean"))
+
+
+@pytest.mark.filterwarnings("ignore:.*(prototype|beta)")
+def test_tensors_that_are_not_plain_are_refused():
+    for values in (VALUES.to_sparse(), VALUES.to_sparse_csr()):
+        with pytest.raises(TypeError, match=r"values as a dense tensor, got a sparse.*to_dense"):
+            cc.Evidence.from_nan(values)
+    with pytest.raises(TypeError, match="mask as a dense tensor"):
+        cc.Evidence(VALUES, MASK.to_sparse())
+    with pytest.raises(TypeError, match="without a mask of its own"):
+        cc.Evidence(torch.masked.masked_tensor(VALUES, MASK), MASK)
+    with pytest.raises(ValueError, match="meta device, which has none"):
+        cc.Evidence(VALUES.to("meta"), MASK.to("meta"))
+
+
+def test_a_parameter_and_a_tensor_of_a_class_of_ones_own_become_plain_ones():
+    class Picture(torch.Tensor):
+        pass
+
+    for values in (torch.nn.Parameter(VALUES.clone()), VALUES.as_subclass(Picture)):
+        kept = cc.Evidence(values, MASK).values
+        assert type(kept) is torch.Tensor
+        assert not kept.requires_grad
 
 
 # ---- masks -----------------------------------------------------------------------------------

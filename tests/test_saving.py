@@ -244,3 +244,17 @@ def test_a_save_that_breaks_off_leaves_the_old_one_whole(exact, tmp_path, monkey
             exact.save(tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
     assert torch.equal(cc.Posterior.load(tmp_path / "old").sample(3, seed=0), before)
+
+
+def test_a_posterior_of_a_decoder_saved_by_its_weights_goes_on_with_the_one_that_is_loaded(
+    tmp_path,
+):
+    vae = cc.VAE(Shifted(nn.Linear(2, 5)), 2, cc.likelihoods.Gaussian(0.5))
+    posterior = cc.condition(vae, cc.Evidence(torch.ones(5), torch.arange(5) < 2), Grid(), seed=0)
+    with pytest.warns(UserWarning, match="only the weights are saved"):
+        vae.save(tmp_path / "model")
+    with pytest.warns(UserWarning, match="does not go with the posterior"):
+        posterior.save(tmp_path / "saved")
+    again = cc.load_vae(tmp_path / "model", decoder=Shifted(nn.Linear(2, 5)))
+    loaded = cc.Posterior.load(tmp_path / "saved", vae=again)
+    assert torch.equal(loaded.predict(4, seed=1), posterior.predict(4, seed=1))

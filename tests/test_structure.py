@@ -21,6 +21,8 @@ LAYERS = (
     "random",
     "pickles",
     "storage",
+    "streams",
+    "copies",
     "evidence",
     "cost",
     "architecture",
@@ -65,6 +67,8 @@ PLAIN = {
     "random": set(),
     "pickles": {"errors"},
     "storage": {"errors", "pickles"},
+    "streams": set(),
+    "copies": {"errors", "streams"},
     "jacobian": set(),
     "cost": {"errors"},
     "bijections": set(),
@@ -161,6 +165,17 @@ def test_every_name_in_all_exists(module):
     assert len(set(names)) == len(names)
     if MODULES[module].name == "__init__.py" and module not in ("experiments", "cli"):
         assert names  # a package says what it exports
+
+
+PUBLIC = ("", "adapters", "crosscoders", "diagnostics", "likelihoods", "methods", "zoo")
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_dir_shows_the_public_names_alone(package):
+    loaded = importlib.import_module(f"crosscoding.{package}".rstrip("."))
+    shown = dir(loaded)
+    assert [name for name in shown if not name.startswith("__")] == sorted(loaded.__all__)
+    assert {"__all__", "__doc__", "__name__"} <= set(shown)
 
 
 def test_every_module_says_what_it_is_for():

@@ -292,13 +292,6 @@ def test_a_scale_that_does_not_fit_the_data_is_refused():
         cc.VAE(nn.Linear(2, 5), 2, Gaussian(torch.tensor([0.1, 0.2])))
 
 
-@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
-def test_a_decoder_that_cannot_be_copied_is_refused_with_a_way_out():
-    """Old-style weight norm keeps its weight as part of a graph, which deepcopy refuses."""
-    with pytest.raises(ValueError, match="copied"):
-        cc.VAE(nn.utils.weight_norm(nn.Linear(2, 5)), 2, Gaussian())
-
-
 # ---- data that must match --------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from crosscoding.cost import counting
 from crosscoding.errors import ModelFormatError, first_line
@@ -153,7 +154,10 @@ def check_shapes(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> Non
     Raises:
         ModelFormatError: One is missing, left over or of another shape; the first is named.
     """
-    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    wanted = {
+        name: tuple(shapes.get(name, ())) if is_lazy(tensor) else tuple(tensor.shape)
+        for name, tensor in network.state_dict().items()
+    }
     for name in [*wanted, *sorted(shapes.keys() - wanted)]:
         there = tuple(shapes[name]) if name in shapes else "nothing"
         expected = wanted.get(name, "nothing")

@@ -25,7 +25,8 @@ def tried_encoder(encoder: nn.Module, data: Tensor, latent_dim: int) -> nn.Modul
     """
     copied = frozen_copy(encoder, "encoder")
     hint = "it takes data shaped as the decoder's"
-    trial = Trial(copied, lambda rows: _run(copied, rows), data, "encoder", hint)
+    others = data[:1].expand_as(data)
+    trial = Trial(copied, lambda rows: encoder_output(copied, rows), data, others, "encoder", hint)
     wanted = (len(data), 2 * latent_dim)
     if trial.output.shape != wanted:
         raise ValueError(
@@ -42,7 +43,9 @@ def encode(encoder: nn.Module, data: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         NonFiniteError: One of them is not finite, or a deviation 0.
     """
-    mean, log_variance = _run(encoder, data).chunk(2, dim=-1)
+    mean, log_variance = encoder_output(encoder, data.clone()).chunk(
+        2, dim=-1
+    )  # it may write over them
     std = (0.5 * log_variance).exp()
     if not (mean.isfinite() & std.isfinite() & (std > 0)).all():
         raise NonFiniteError(
@@ -52,7 +55,7 @@ def encode(encoder: nn.Module, data: Tensor) -> tuple[Tensor, Tensor]:
     return mean, std
 
 
-def _run(encoder: nn.Module, data: Tensor) -> Tensor:
+def encoder_output(encoder: nn.Module, data: Tensor) -> Tensor:
     """Mean and log-variance side by side."""
     output = encoder(data)
     output = torch.cat(output, -1) if isinstance(output, (tuple, list)) else output

@@ -26,5 +26,6 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
 
 def first_line(error: BaseException) -> str:
     """What an exception says, without the stack that torch may put below it, and never for long."""
-    line = (str(error).splitlines() or [type(error).__name__])[0]
+    lines = str(error).splitlines() or [type(error).__name__]
+    line = lines[-1] if "TorchScript interpreter" in lines[0] else lines[0]  # which says no more
     return line if len(line) <= 300 else f"{line[:300]}…"

@@ -47,16 +47,16 @@ class Evidence:
     mask: Tensor
 
     def __init__(self, values: Tensor | np.ndarray, mask: Tensor | np.ndarray) -> None:
-        values, mask = as_tensor(values, "values"), as_tensor(mask, "mask")
+        values, mask = as_tensor(values, "values"), as_tensor(mask, "mask", "bool")
         if not values.is_floating_point():
             raise TypeError(
                 f"expected values of a floating-point dtype, got {values.dtype}; "
-                "convert them with values.float()"
+                'convert them with values.float(), or an array of NumPy with .astype("float32")'
             )
         if mask.dtype != torch.bool:
             raise TypeError(
                 f"expected a boolean mask (True = observed), got {mask.dtype}; "
-                "write the condition out, for example mask = weights > 0"
+                "write the condition out, for example mask = mask > 0"
             )
         if mask.device != values.device:
             raise ValueError(
@@ -70,6 +70,8 @@ class Evidence:
                 f"expected a mask that broadcasts to the values' shape {tuple(values.shape)}, "
                 f"got {tuple(mask.shape)}"
             ) from None
+        if values.is_meta:
+            raise ValueError("expected values, got a tensor on the meta device, which has none")
         values = values.detach()
         bad = mask & ~values.isfinite()
         if bad.any():
@@ -108,30 +110,41 @@ class Evidence:
         return Evidence(self.values[index], self.mask[index])
 
 
-def as_tensor(values: Tensor | np.ndarray, name: str) -> Tensor:
+def as_tensor(values: Tensor | np.ndarray, name: str, wanted: str = "float32") -> Tensor:
     """A tensor as it is; an array as a tensor of the same dtype that shares no memory with it.
 
+    Args:
+        values: A tensor or an array.
+        name: What messages call it.
+        wanted: The dtype, in NumPy's words, that messages name.
     Raises:
-        TypeError: It is neither, or the array has a mask, or a dtype that torch has not.
+        TypeError: It is neither, is sparse or has a mask, or has a dtype that torch has not.
     """
-    if isinstance(values, Tensor):
-        return values
-    if isinstance(values, np.ma.MaskedArray):
+    if isinstance(values, (np.ma.MaskedArray, torch.masked.MaskedTensor)):
         raise TypeError(
             f"expected {name} without a mask of its own, got a masked array; "
             "use array.data, and as evidence Evidence(array.data, ~np.ma.getmaskarray(array))"
         )
+    if isinstance(values, Tensor):
+        if values.layout != torch.strided or values.is_quantized:
+            raise TypeError(
+                f"expected {name} as a dense tensor, got a sparse, nested or quantised one; "
+                "convert it with .to_dense(), .to_padded_tensor(...) or .dequantize()"
+            )
+        return values if type(values) is Tensor else values.as_subclass(Tensor)
+    of_pandas = f'.to_numpy("{wanted}", na_value=np.nan)' if wanted != "bool" else ".to_numpy(bool)"
     if not isinstance(values, np.ndarray):
         raise TypeError(
             f"expected {name} to be a torch.Tensor or a NumPy array, got {type(values).__name__}; "
-            "convert it with torch.as_tensor, or what pandas has with .to_numpy()"
+            f"convert it with torch.as_tensor, or what pandas has with {of_pandas}"
         )
     try:
-        return torch.from_numpy(values.copy())
+        # torch takes no other order of bytes than the machine's own
+        return torch.from_numpy(np.array(values, values.dtype.newbyteorder("=")))
     except TypeError:
         raise TypeError(
-            f"expected {name} of a dtype that torch has, got an array of {values.dtype}; "
-            'convert it with .astype("float32")'
+            f"expected {name} of a dtype that torch has, got an array of {values.dtype}; convert "
+            f'it with .astype("{wanted}"), or what pandas has with {of_pandas}'
         ) from None
 
 

@@ -1,12 +1,20 @@
 """Networks that others wrote: copied, frozen, and tried on a few rows before they are relied on."""
 
-import copy
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from crosscoding.copies import check_weights, plain_copy
 from crosscoding.errors import NonFiniteError, first_line
+from crosscoding.streams import watched
+
+_CROWD = 8  # rows in which noise and the influence of other rows are looked for,
+_CROWD_VALUES = 2**16  # or as many as have so many numbers
+_AGAIN = 4  # eps of the largest output: what the processor gives for the same rows again,
+_BESIDE = 100  # beside other rows, as sines of eight numbers at once depend on the largest of them,
+_ON_GPU = 1000  # and on a GPU, where sums have no fixed order
+_ALONE = 1e-3  # of the largest output: other sizes of the batch, other kernels
 
 
 def frozen_copy(network: nn.Module, name: str) -> nn.Module:
@@ -17,37 +25,36 @@ def frozen_copy(network: nn.Module, name: str) -> nn.Module:
         name: What messages call it, such as "decoder".
     Raises:
         TypeError: network is no module.
-        ValueError: It cannot be copied.
+        ValueError: It cannot be copied, or some of its weights have no values yet.
     """
     if not isinstance(network, nn.Module):
         raise TypeError(
             f"expected {name} to be a torch.nn.Module, got {type(network).__name__}; "
             "wrap a function in a module with a forward method"
         )
-    try:
-        return copy.deepcopy(network).eval().requires_grad_(False)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"expected {name} to be a module that can be copied, got {error}; remove old-style "
-            "weight or spectral norm first, with torch.nn.utils.remove_weight_norm"
-        ) from error
+    check_weights(network, name)
+    copied = plain_copy(network, name)
+    for parameter in copied.parameters():  # a scripted module's own requires_grad_ raises
+        parameter.requires_grad_(False)
+    return copied
 
 
 class Trial:
-    """What a network puts out for a few rows: together, once more, and each row alone.
+    """What a network puts out for a few rows: together, again, among others, and each alone.
 
     Args:
         network: The network, frozen.
         run: Its output for rows, (N, *row) -> (N, *output).
         rows: What it is tried on.
+        others: What is put beside them, best unlike them: (M, *row).
         name: What messages call it, such as "decoder".
-        hint: What to check where it fails on them.
+        hint: What to check where it fails on the rows.
 
     Attributes:
         output: What it puts out for the rows together.
 
     Raises:
-        ValueError: It fails, changes its own weights, or writes over its input.
+        ValueError: It fails, or changes its own weights.
     """
 
     @torch.no_grad()
@@ -56,31 +63,30 @@ class Trial:
         network: nn.Module,
         run: Callable[[Tensor], Tensor],
         rows: Tensor,
+        others: Tensor,
         name: str,
         hint: str,
     ) -> None:
-        self._name = name
+        self._run, self._name, self._rows = run, name, rows
         state = {key: tensor.clone() for key, tensor in _state(network).items()}
-        given = rows.clone()
-        try:
-            self.output = run(given)
-        except Exception as error:  # whatever may happen in a module of the user's
-            if "cuda" in str(error).lower():
-                hint = "take .cuda() out of its code and move the whole module instead"
-            raise ValueError(
-                f"expected {name} to take rows of shape {tuple(rows.shape[1:])}, and it failed on "
-                f"{tuple(rows.shape)}: {first_line(error)}; {hint}"
-            ) from error
-        if not torch.equal(given, rows):
-            raise ValueError(
-                f"expected {name} to leave its input as it is, and it wrote over it; "
-                "give its first layer inplace=False"
-            )
-        self._again = run(rows.clone())
-        try:
-            self._alone = torch.cat([run(row[None].clone()) for row in rows])
-        except (RuntimeError, ValueError):  # as batch norm without running statistics, of one
-            self._alone = None
+        with watched(network) as drawn:
+            try:
+                self.output = run(rows.clone()).clone()
+            except Exception as error:  # whatever may happen in a module of the user's
+                if "cuda" in str(error).lower():
+                    hint = "take .cuda() out of its code and move the whole module instead"
+                raise ValueError(
+                    f"expected {name} to take rows of shape {tuple(rows.shape[1:])}, and it failed "
+                    f"on {tuple(rows.shape)}: {first_line(error)}; {hint}"
+                ) from error
+            drawn()  # what is drawn in the first run and kept is no noise
+            self._doubt = self._doubt_of_runs(others)
+            if drawn():
+                self._doubt = (
+                    f"expected a deterministic {name}, got one that draws random numbers when it "
+                    "is run; turn its dropout or noise off in eval mode, as by "
+                    "F.dropout(..., training=self.training)"
+                )
         now = _state(network)
         changed = [key for key, tensor in state.items() if not _same(now.get(key), tensor)]
         if changed:
@@ -115,24 +121,98 @@ class Trial:
                 f"expected the {name}'s output to have the weights' dtype {dtype}, "
                 f"got {output.dtype}"
             )
-        if not self._close(self._again):
-            raise ValueError(
+        if self._doubt:
+            raise ValueError(self._doubt)
+
+    def _doubt_of_runs(self, others: Tensor) -> str:
+        """What is wrong with the network as a function of one row; nothing if all is well."""
+        name, run, rows, output = self._name, self._run, self._rows, self.output
+        values = max(rows[0].numel(), output.numel() // len(rows), 1)
+        size = max(min(_CROWD, _CROWD_VALUES // values), 2)
+        crowd = _tiled(rows, size)
+        try:
+            first = run(crowd.clone()).clone()
+            same = _same_within(_AGAIN, run(crowd.clone()), first)
+            same = same and _same_within(_AGAIN, run(rows.clone()), output)
+            crowd[size // 2 :] = _tiled(others, size - size // 2)
+            beside = run(crowd)[: size // 2]
+        except Exception as error:  # whatever may happen in a module of the user's
+            return (
+                f"expected {name} to take any number of rows, got one that takes {len(rows)} and "
+                f"fails on {size}: {first_line(error)}; take sizes of the batch out of its code"
+            )
+        if not same:
+            return (
                 f"expected a deterministic {name}, got different outputs for the same input; "
                 "turn its dropout or noise off in eval mode"
             )
-        if self._alone is None or not self._close(self._alone):
-            raise ValueError(
-                f"expected a {name} whose output for one row does not depend on the other rows of "
-                "the batch; batch norm must use running statistics (track_running_stats=True)"
-            )
+        if doubt := self._doubt_of_one():
+            return doubt
+        return "" if _same_within(_BESIDE, beside, first[: size // 2]) else _mixes(name)
 
-    def _close(self, other: Tensor) -> bool:
-        if other.shape != self.output.shape:
-            return False
-        finite = self.output.isfinite()
-        tolerance = 1e-3 * torch.where(finite, self.output, 0.0).abs().max().clamp_min(1e-6)
-        gap = torch.where(finite, other - self.output, (other != self.output).to(other))
-        return bool(gap.abs().max() <= tolerance)
+    def _doubt_of_one(self) -> str:
+        """The same, of its rows in batches of one."""
+        name, rows, output = self._name, self._rows, self.output
+        try:
+            alone = [self._run(row[None].clone()).clone() for row in rows]
+        except Exception as error:  # as batch norm without running statistics, of one
+            return f"{_mixes(name)}; of one row alone it failed: {first_line(error)}"
+        wanted, got = (1, *output.shape[1:]), tuple(alone[0].shape)
+        if len(got) < output.ndim:
+            return (
+                f"expected {name} output of shape {wanted} for one row, as {tuple(output.shape)} "
+                f"for {len(rows)}, got {got}; a squeeze() in it takes the batch's dimension away: "
+                "use squeeze(-1) or flatten(1)"
+            )
+        if got != wanted:
+            return f"{_mixes(name)}; for one row alone it puts out shape {got}"
+        return "" if _difference(torch.cat(alone), output) <= _ALONE else _mixes(name)
+
+
+def check_derivatives(run: Callable[[Tensor], Tensor], rows: Tensor, name: str) -> None:
+    """Raise ValueError if a network writes over numbers that its own derivatives need."""
+    with torch.enable_grad():
+        given = rows.clone().requires_grad_()
+        try:
+            output = run(given.clone())
+            if output.requires_grad:
+                torch.autograd.grad(output.sum(), given, allow_unused=True)
+        except RuntimeError as error:
+            if "inplace operation" in str(error):  # other faults are for `VAE.check` to tell
+                raise ValueError(
+                    f"expected a {name} that torch can differentiate, got one that writes over "
+                    "numbers that its derivative needs; write z = z.clamp(...) for z.clamp_(...), "
+                    "torch.cat(...) for z[:, 0] = ..., and inplace=False"
+                ) from error
+
+
+def _mixes(name: str) -> str:
+    return (
+        f"expected {name} output for one row that does not depend on the other rows of the "
+        "batch; batch norm must use running statistics (track_running_stats=True), and nothing "
+        "may be quantised by the range of a batch"
+    )
+
+
+def _tiled(rows: Tensor, num: int) -> Tensor:
+    """So many rows, each again after the last."""
+    return rows[torch.arange(num, device=rows.device) % len(rows)]
+
+
+def _same_within(rounding: int, output: Tensor, wanted: Tensor) -> bool:
+    """Whether two outputs are one up to rounding, in eps of the largest number."""
+    if output.shape != wanted.shape or not wanted.is_floating_point():
+        return torch.equal(output, wanted)
+    eps = (rounding if wanted.device.type == "cpu" else _ON_GPU) * torch.finfo(wanted.dtype).eps
+    return _difference(output, wanted) <= eps
+
+
+def _difference(output: Tensor, wanted: Tensor) -> float:
+    """The largest difference, of the largest finite number; infinite where one is not finite."""
+    same = (output == wanted) | (output.isnan() & wanted.isnan())
+    gap = torch.where(same, 0, (output - wanted).abs()).nan_to_num(nan=torch.inf)
+    largest = torch.where(wanted.isfinite(), wanted, 0).abs().max().clamp_min(1e-6)
+    return (gap.max() / largest).item()
 
 
 def _state(network: nn.Module) -> dict[str, Tensor]:
@@ -142,6 +222,7 @@ def _state(network: nn.Module) -> dict[str, Tensor]:
 
 def _same(now: Tensor | None, before: Tensor) -> bool:
     """Whether a tensor is what it was; NaN counts as equal to NaN."""
-    if now is None or now.shape != before.shape:
+    if now is None or now.shape != before.shape or now.layout != before.layout:
         return False
+    now, before = now.to_dense(), before.to_dense()  # sparse ones cannot be compared
     return bool(((now == before) | (before != before)).all())

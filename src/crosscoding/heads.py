@@ -119,5 +119,7 @@ def _before(decoder: nn.Module, graph: Any, node: Any) -> nn.Module:
         if other is node:
             break
         copies[other] = shortened.node_copy(other, lambda n: copies[n])
+        if other.op == "placeholder":  # a trunk may write over its input
+            copies[other] = shortened.call_method("clone", (copies[other],))
     shortened.output(copies[node.args[0]])
     return fx.GraphModule(decoder, shortened).eval()

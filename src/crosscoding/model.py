@@ -2,15 +2,14 @@
 
 | in the description | what |
 | --- | --- |
-| architecture, encoder | how decoder and encoder are made: layers, or a class and its arguments |
+| architecture, encoder | decoder and encoder: layers, or a class and, if known, its arguments |
 | latent_dim, likelihood | as `VAE` takes them |
 | card | what is known of a model of the zoo |
 
 The tensors are weights and the likelihood's own, under `decoder.`, `encoder.` and `likelihood.`,
-and `outputs`: a few numbers that the decoder put out, to know it again by.
+and `outputs` and `encoder_outputs`: a few numbers that the two put out, to know them again by.
 """
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,12 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from crosscoding import architecture, classes
+from crosscoding.copies import plain_copy
 from crosscoding.errors import ModelFormatError
 from crosscoding.likelihoods import Likelihood
 from crosscoding.storage import Folder, Parts, prefixed, under
 
 KIND = "vae"
 _FIELDS = {"decoder": "architecture", "encoder": "encoder"}  # of the description
+_OUTPUTS = ("outputs", "encoder_outputs")
 _NEEDED = {"architecture", "latent_dim", "likelihood"}
 _KNOWN = {*_NEEDED, "encoder", "kind", "card", "checksums"}
 
@@ -37,20 +38,21 @@ Arguments = Mapping[str, Mapping[str, Any] | None]
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """What a VAE is made of, named as `VAE` takes it, and some outputs of its decoder."""
+    """What a VAE is made of, named as `VAE` takes it, and some outputs of its networks."""
 
     decoder: nn.Module
     latent_dim: int
     likelihood: Likelihood
     encoder: nn.Module | None = None
     outputs: Tensor | None = None
+    encoder_outputs: Tensor | None = None
 
     def to_parts(self, arguments: Arguments) -> Parts:
         """The model as tensors, on the CPU, and JSON.
 
         Raises:
             TypeError: Arguments are no plain data.
-            ValueError: There is no saying how a network is made.
+            ValueError: A network's class cannot be imported, or its state is not all tensors.
         """
         settings, likelihood = self.likelihood.to_parts()
         tensors = prefixed(settings, "likelihood")
@@ -62,23 +64,25 @@ class Model:
                 tensors |= prefixed(weights, name)
             elif own is not None:
                 raise ValueError(f"expected no {name}_arguments for a model without {name}")
-        if self.outputs is not None:
-            tensors["outputs"] = self.outputs
+        for name in _OUTPUTS:
+            if (outputs := getattr(self, name)) is not None:
+                tensors[name] = outputs
         return {name: tensor.cpu() for name, tensor in tensors.items()}, description
 
     @staticmethod
-    def from_parts(parts: Parts, *, allow_code: bool = False) -> "Model":
+    def from_parts(parts: Parts, given: Networks, *, allow_code: bool = False) -> "Model":
         """The model that `to_parts` described, its half-precision weights in float32.
 
         Args:
             parts: Tensors and description.
+            given: Networks that the caller made; they are copied.
             allow_code: Whether classes may be imported by their names.
         Raises:
             ModelFormatError: The description is not one, or the tensors are not its own.
-            ValueError: A class would have to be imported.
+            ValueError: A class would have to be imported, or a network has to be given.
         """
         tensors, description = parts
-        networks = _empty_networks(description, {}, allow_code=allow_code)
+        networks = _empty_networks(description, given, allow_code=allow_code)
         _check_shapes(networks, {name: tensor.shape for name, tensor in tensors.items()})
         return _filled(networks, parts)
 
@@ -88,8 +92,8 @@ class Model:
 
         Args:
             path: The folder.
-            given: Networks that the caller made; they are copied.
-            allow_code: As `from_parts` takes it; and errors are as there.
+            given: As `from_parts` takes them.
+            allow_code: The same; and errors are as there.
         """
         folder = Folder(path, KIND)
         networks = _empty_networks(folder.description, given, allow_code=allow_code)
@@ -100,24 +104,25 @@ class Model:
 def _network_to_parts(
     network: nn.Module, name: str, own: Mapping[str, Any] | None
 ) -> tuple[dict[str, Tensor], Any]:
-    """A network's weights, and how it is made: by its class with arguments of its own, if given."""
-    if own is not None:
-        weights, made = network.state_dict(), classes.refer(network, own)
-    else:
-        made = architecture.describe(network)
-        if made is None:
-            raise ValueError(
-                f"expected {name} to be a stack of known layers, got "
-                f"{architecture.strange_layer(network)}; to save a class of your own by its name, "
-                f"give the arguments of its constructor: save(folder, {name}_arguments={{...}}); "
-                "of a model that crosscoding.adapters made, save the library's own"
-            )
+    """A network's weights, and how it is made: of layers, or by its class with its own arguments.
+
+    Without arguments its class is there as a name alone, and the caller makes it to load it.
+    """
+    made = architecture.describe(network) if own is None else None
+    if made is not None:
         weights = architecture.weights(network)
+    else:
+        weights, made = network.state_dict(), classes.refer(network, own)
     for key, value in weights.items():
         if not isinstance(value, Tensor):
             raise ValueError(
                 f"expected tensors in the state_dict of {name}, got {type(value).__name__} for "
                 f"{key!r}; make it an argument of the constructor"
+            )
+        if value.layout != torch.strided or value.is_quantized:
+            raise ValueError(
+                f"expected dense tensors of floats in the state_dict of {name}, got {key!r} sparse "
+                "or quantised; make a plain tensor of it, as with .to_dense() or .dequantize()"
             )
     return weights, made
 
@@ -135,9 +140,10 @@ def _empty_networks(
         if network is not None and made is None:
             raise ValueError(f"expected no {name}, as none was saved, got {type(network).__name__}")
         if network is not None:
-            networks[name] = copy.deepcopy(network)
+            networks[name] = plain_copy(network, name)
         elif isinstance(made, dict):
-            networks[name] = classes.construct(made, allow_code=allow_code)
+            made_new = classes.construct(made, name, allow_code=allow_code)
+            networks[name] = plain_copy(made_new, name)
         elif made is not None:
             networks[name] = architecture.build(made)
     return networks
@@ -166,7 +172,7 @@ def _check_shapes(networks: Mapping[str, nn.Module], shapes: Mapping[str, Sequen
         architecture.check_shapes(network, under(shapes, name))
     for key in sorted(shapes):
         field, most = key.partition(".")[0], architecture.MOST_VALUES
-        if field not in (*networks, "likelihood", "outputs"):
+        if field not in (*networks, "likelihood", *_OUTPUTS):
             raise ModelFormatError(f"expected tensors of a model, got {key[:80]!r} too")
         if field not in networks and math.prod(shapes[key]) > most:
             raise ModelFormatError(f"expected at most {most} numbers in {key[:80]!r}, got more")
@@ -175,13 +181,22 @@ def _check_shapes(networks: Mapping[str, nn.Module], shapes: Mapping[str, Sequen
 def _filled(networks: Mapping[str, nn.Module], parts: Parts) -> Model:
     """The model of these networks, with their weights."""
     tensors, description = parts
-    full = {k: t.float() if t.dtype == torch.float16 else t for k, t in tensors.items()}
     for name, network in networks.items():
-        architecture.load_weights(network, under(full, name))
+        own = network.state_dict()
+        full = {k: _widened(t, own.get(k)) for k, t in under(tensors, name).items()}
+        architecture.load_weights(network, full)
+    rest = {name: _widened(tensor, None) for name, tensor in tensors.items()}
     return Model(
         decoder=networks["decoder"],
         latent_dim=description["latent_dim"],
-        likelihood=Likelihood.from_parts((under(full, "likelihood"), description["likelihood"])),
+        likelihood=Likelihood.from_parts((under(rest, "likelihood"), description["likelihood"])),
         encoder=networks.get("encoder"),
-        outputs=full.get("outputs"),
+        outputs=rest.get("outputs"),
+        encoder_outputs=rest.get("encoder_outputs"),
     )
+
+
+def _widened(tensor: Tensor, own: Tensor | None) -> Tensor:
+    """A tensor in single precision if it is in half, and what is to be replaced by it is not."""
+    is_half = tensor.dtype == torch.float16 and (own is None or own.dtype != torch.float16)
+    return tensor.float() if is_half else tensor

@@ -1,5 +1,6 @@
 """The half of `VAE` that has to do with files: a folder of its own, or a part of a posterior's."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,10 @@ from crosscoding.errors import ModelFormatError, NonFiniteError
 from crosscoding.likelihoods import Likelihood
 from crosscoding.model import KIND, Model
 from crosscoding.storage import Parts, write_folder
+
+_NUM_OUTPUTS = 64  # of one z, kept to know a network by
+_SAME = 1e-3  # of the largest output: another processor may round more coarsely
+_SAME_ENCODING = 1e-2  # and a draw from the model that the encoder is given may come out otherwise
 
 
 class Savable(ABC):
@@ -31,8 +36,12 @@ class Savable(ABC):
     def _set_encoder(self, encoder: nn.Module) -> None: ...
 
     @abstractmethod
-    def _some_outputs(self) -> Tensor:
-        """A few numbers that the decoder puts out, to know it again by."""
+    def _outputs(self) -> Tensor:
+        """What the decoder puts out at some z that are always the same, (N, *output)."""
+
+    @abstractmethod
+    def _encodings(self) -> Tensor | None:
+        """What the encoder puts out for draws from the model, (N, *output); None without one."""
 
     def save(
         self,
@@ -43,23 +52,30 @@ class Savable(ABC):
     ) -> None:
         """Write the model to a folder, as safetensors and JSON; whole or not at all.
 
-        A network that is a stack of common layers (`nn.Sequential`) is written as data. One of a
-        class of your own is written as the name of its class, "module:Class", and the arguments of
-        its constructor, which you give here. What is written is read again first.
+        A network that is a stack of common layers (`nn.Sequential`) is written as data. Of one of a
+        class of your own the weights are written: to load it, make it again and pass it. If you
+        give the arguments of its constructor, they go along with the name of its class,
+        "module:Class", and it can also be imported. What is written is read again first.
 
             vae.save("faces")                                       # nn.Sequential(...)
-            vae.save("faces", decoder_arguments={"hidden": 64})     # class Decoder of your own
-            load_vae("faces", decoder=Decoder(hidden=64))           # and back
-            load_vae("faces", allow_code=True)                      # or import it by its name
+            load_vae("faces")
+
+            vae.save("faces")                                       # class Decoder of your own
+            load_vae("faces", decoder=Decoder(hidden=64))
+
+            vae.save("faces", decoder_arguments={"hidden": 64})
+            load_vae("faces", allow_code=True)                      # imports Decoder, as you allow
 
         Args:
             folder: Where to; new, or a saved model's, which is replaced.
-            decoder_arguments: Makes the decoder anew, for one of a class of your own.
+            decoder_arguments: Makes the decoder anew, for one of a class that can be imported.
             encoder_arguments: The same for the encoder.
         Raises:
             TypeError: The arguments are not what JSON can hold.
-            ValueError: A network is no stack of common layers and no arguments are given; or they
-                do not make it; or the folder cannot be written.
+            ValueError: The arguments do not make the network; or the folder cannot be written.
+
+        Warns:
+            UserWarning: A network is of a class of your own, and no arguments are given.
 
         Example:
             >>> from tempfile import mkdtemp
@@ -73,8 +89,16 @@ class Savable(ABC):
         """
         arguments = {"decoder": decoder_arguments, "encoder": encoder_arguments}
         parts = self._made_of(self.encoder).to_parts(arguments)
-        self._of(Model.from_parts(parts, allow_code=True))
+        networks = {"decoder": self.decoder, "encoder": self.encoder}
+        given = {
+            name: network
+            for name, network in networks.items()
+            if network is not None and arguments[name] is None and describe(network) is None
+        }
+        self._of(Model.from_parts(parts, given, allow_code=True))
         write_folder(Path(folder), KIND, parts)
+        if given:
+            warnings.warn(_how_to_load(given), UserWarning, stacklevel=2)
 
     def to_parts(self) -> Parts | None:
         """The model as tensors and JSON, or None if its decoder is no stack of common layers.
@@ -90,7 +114,7 @@ class Savable(ABC):
         Raises:
             ModelFormatError: The description is not one, or the weights are not its own.
         """
-        return cls._of(Model.from_parts(parts))
+        return cls._of(Model.from_parts(parts, {}))
 
     @classmethod
     def _of(cls, model: Model) -> Self:
@@ -106,27 +130,58 @@ class Savable(ABC):
         except (TypeError, ValueError) as error:
             raise ModelFormatError(f"the model's parts do not fit: {error}") from error
         if model.outputs is not None:
-            vae._check_outputs(model.outputs)
+            _check_same("decoder", vae._outputs(), model.outputs, _SAME)
+        if model.encoder_outputs is not None:
+            encodings = vae._encodings()
+            if encodings is None:
+                raise ModelFormatError("expected an encoder, as there are outputs of one")
+            _check_same("encoder", encodings, model.encoder_outputs, _SAME_ENCODING)
         return vae
 
     def _made_of(self, encoder: nn.Module | None) -> Model:
-        parts = self.decoder, self.latent_dim, self.likelihood, encoder
-        return Model(*parts, outputs=self._some_outputs())
-
-    def _check_outputs(self, saved: Tensor) -> None:
-        """Raise ModelFormatError if the decoder puts out other values than when it was saved."""
-        here = self._some_outputs()
-        same = (saved.shape, saved.dtype) == (here.shape, here.dtype)
-        # It may have been saved on a processor that rounds more coarsely. NaN fails.
-        if not same or not _are_close(here, saved):
-            raise ModelFormatError(
-                "expected a decoder that puts out what it did when it was saved, got other values; "
-                "its class, or the arguments that make it, are not the same"
-            )
+        encodings = None if encoder is None else self._encodings()
+        return Model(
+            self.decoder,
+            self.latent_dim,
+            self.likelihood,
+            encoder,
+            outputs=_some(self._outputs()),
+            encoder_outputs=None if encodings is None else _some(encodings),
+        )
 
 
-def _are_close(outputs: Tensor, saved: Tensor) -> bool:
+def _some(outputs: Tensor) -> Tensor:
+    """A few of the numbers of each row, on the CPU."""
+    outputs = outputs.flatten(1).cpu()
+    return outputs[:, :: -(-outputs.shape[1] // _NUM_OUTPUTS)]
+
+
+def _check_same(name: str, outputs: Tensor, saved: Tensor, tolerance: float) -> None:
+    """Raise ModelFormatError if a network puts out other values than when it was saved."""
+    here = _some(outputs)
+    same = (saved.shape, saved.dtype) == (here.shape, here.dtype)
+    # It may have been saved on a processor that rounds more coarsely. NaN fails.
+    if not same or not _are_close(here, saved, tolerance):
+        article = "an" if name == "encoder" else "a"
+        raise ModelFormatError(
+            f"expected {article} {name} that puts out what it did when it was saved, got other "
+            "values; its class, or the arguments that make it, are not the same"
+        )
+
+
+def _are_close(outputs: Tensor, saved: Tensor, tolerance: float) -> bool:
     """Whether they are equal but for rounding; of infinities, that they are the same."""
     largest = torch.where(saved.isfinite(), saved, 0.0).abs().max()
     gap = torch.where(outputs == saved, 0.0, outputs - saved)
-    return bool(gap.abs().max() <= 1e-3 * largest)
+    return bool(gap.abs().max() <= tolerance * largest)
+
+
+def _how_to_load(given: Mapping[str, nn.Module]) -> str:
+    """What a folder that holds weights without their networks asks of whoever loads it."""
+    kinds = {name: type(network).__name__ for name, network in given.items()}
+    which = " and ".join(f"the {name}, {kind}" for name, kind in kinds.items())
+    them = ", ".join(f"{name}={kind}(...)" for name, kind in kinds.items())
+    return (
+        f"only the weights are saved of {which}, as a class of your own is code; to load the "
+        f"model, make it again as it was and pass it: load_vae(folder, {them})"
+    )

@@ -1,6 +1,5 @@
 """A trained VAE as inference sees it: the prior N(0, I), a frozen decoder and a likelihood."""
 
-import copy
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from crosscoding.copies import tensors_of
 from crosscoding.cost import Cost, cost_of
-from crosscoding.encoder import encode, tried_encoder
+from crosscoding.encoder import encode, encoder_output, tried_encoder
 from crosscoding.evidence import as_tensor
-from crosscoding.frozen import Trial, frozen_copy
+from crosscoding.frozen import Trial, check_derivatives, frozen_copy
 from crosscoding.heads import find_head
 from crosscoding.likelihoods import Likelihood
 from crosscoding.likelihoods.outputs import joined, wrong_output
@@ -23,8 +23,8 @@ from crosscoding.report import CheckReport
 from crosscoding.savable import Savable
 
 _NUM_PROBES = 5
+_FAR = 4  # times as far out, and all on one side, lie the points that stand beside the probes
 _HINT = "check latent_dim, or wrap one that takes more than z in a module that gives it the rest"
-_NUM_OUTPUTS = 64  # of a probe, kept to know the decoder by
 _LAYERS_PER_ROW = 16  # of a decoder of so many layers, all alike, one is in memory
 
 
@@ -97,8 +97,8 @@ class VAE(Savable):
         self.latent_dim = latent_dim
         self.likelihood = likelihood
         self.kept: dict[str, Any] = {}
-        tensors = [*self.decoder.parameters(), *self.decoder.buffers()]
-        like = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
+        floats = (t for t in tensors_of(self.decoder) if t.is_floating_point())
+        like = next(floats, torch.empty(0))
         self.dtype, self.device = like.dtype, like.device
         if self.dtype not in (torch.float32, torch.float64):
             raise ValueError(
@@ -107,21 +107,21 @@ class VAE(Savable):
             )
         probes = self._probes()
         try:
-            trial = Trial(self.decoder, self._run, probes, "decoder", _HINT)
+            trial = Trial(self.decoder, self._run, probes, _FAR * probes.abs(), "decoder", _HINT)
         except ValueError as error:
             if isinstance(error.__cause__, _OutputError):
                 raise ValueError(str(error.__cause__)) from None
             raise
         self.data_shape = self._data_shape_of(trial.output)
         trial.check(self.dtype, likelihood.allowed(trial.output))
+        check_derivatives(self._run, torch.cat([probes[:1], _FAR * probes[1:2]]), "decoder")
         likelihood.check_params(trial.output)
         self._params_shape = trial.output.shape[1:]
         if doubt := likelihood.doubt(trial.output):
             warnings.warn(doubt, UserWarning, stacklevel=2)
         self._flat_likelihood = likelihood.for_data(self.data_shape, like)
-        self.head = None
-        if likelihood.by_rows:
-            self.head = find_head(self.decoder, probes, trial.output)
+        by_rows = likelihood.by_rows
+        self.head = find_head(self.decoder, probes, trial.output) if by_rows else None
         self.encoder: nn.Module | None = None
         if encoder is not None:
             self._set_encoder(encoder)
@@ -175,8 +175,8 @@ class VAE(Savable):
         tensors, description = self.likelihood.to_parts()
         moved = {name: tensor.to(device) for name, tensor in tensors.items()}
         likelihood = Likelihood.from_parts((moved, description))
-        decoder = copy.deepcopy(self.decoder).to(device)
-        encoder = None if self.encoder is None else copy.deepcopy(self.encoder).to(device)
+        decoder = frozen_copy(self.decoder, "decoder").to(device)
+        encoder = self.encoder and frozen_copy(self.encoder, "encoder").to(device)
         return VAE(decoder, self.latent_dim, likelihood, encoder)
 
     def decode(self, z: Tensor) -> Tensor:
@@ -198,7 +198,8 @@ class VAE(Savable):
         shape = (*z.shape[:-1], *self.likelihood.flat_shape(self._params_shape))
         if z.numel() == 0:
             return z.new_zeros(shape)
-        return self._run(z.reshape(-1, self.latent_dim)).reshape(shape)
+        points = z.reshape(-1, self.latent_dim).clone()  # as a decoder may write over its input
+        return self._run(points).reshape(shape)
 
     def element_name(self, element: int) -> str:
         """An element of a datum laid out flat, by its index in the data's shape, for messages."""
@@ -289,10 +290,14 @@ class VAE(Savable):
         return normal((_NUM_PROBES, self.latent_dim), generator=generator_from(0), like=like)
 
     @torch.no_grad()
-    def _some_outputs(self) -> Tensor:
-        """A few of the numbers that the decoder puts out at the probes, on the CPU."""
-        outputs = self._run(self._probes()).flatten(1).cpu()
-        return outputs[:, :: -(-outputs.shape[1] // _NUM_OUTPUTS)]
+    def _outputs(self) -> Tensor:
+        return self._run(self._probes())
+
+    @torch.no_grad()
+    def _encodings(self) -> Tensor | None:
+        if self.encoder is None:
+            return None
+        return encoder_output(self.encoder, self.sample_prior(_NUM_PROBES, seed=0))
 
     def _set_encoder(self, encoder: nn.Module) -> None:
         data = self.sample_prior(_NUM_PROBES, seed=0)

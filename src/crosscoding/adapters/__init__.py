@@ -10,3 +10,7 @@ from crosscoding.adapters.onnx import from_onnx
 from crosscoding.adapters.pythae import from_pythae
 
 __all__ = ["from_diffusers", "from_export", "from_onnx", "from_pythae"]
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

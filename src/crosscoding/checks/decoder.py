@@ -198,7 +198,7 @@ def _smooth(subject: Subject) -> tuple[Callable[[Tensor], Tensor], Tensor, float
     double = copy.deepcopy(vae.decoder).double()
 
     def decode(points: Tensor) -> Tensor:
-        return joined(vae.likelihood, double(points))
+        return joined(vae.likelihood, double(points.clone()))  # as it may write over its input
 
     try:
         with torch.no_grad():

@@ -20,3 +20,7 @@ __all__ = [
     "Spline",
     "fit_to_draws",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

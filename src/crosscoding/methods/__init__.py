@@ -25,3 +25,7 @@ __all__ = [
     "Variational",
     "silent",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

@@ -27,6 +27,10 @@ _MODELS = _HERE / "models"
 __all__ = ["card", "digits", "encoder", "load", "names"]
 
 
+def __dir__() -> list[str]:
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])
+
+
 def names() -> list[str]:
     """The names that `load` knows."""
     return sorted(folder.name for folder in _MODELS.iterdir() if folder.is_dir())

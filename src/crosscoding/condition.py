@@ -14,6 +14,7 @@ from crosscoding.findings import Findings
 from crosscoding.methods import Auto, Method, Report, silent
 from crosscoding.posterior import Posterior
 from crosscoding.random import generator_from, spawn
+from crosscoding.surroundings import isolated
 from crosscoding.target import REACH, Target, VAETarget
 from crosscoding.vae import VAE, check_matches
 
@@ -21,6 +22,7 @@ MAX_BYTES = 2**30
 _FEW_NEAR = 0.01  # share of draws that may lie far out
 
 
+@isolated
 def condition(
     vae: VAE,
     evidence: Evidence,
@@ -69,6 +71,7 @@ class QueryLogProb(NamedTuple):
     error: Tensor
 
 
+@isolated
 def query_log_prob(
     posterior: Posterior,
     truth: Tensor | np.ndarray,
@@ -124,6 +127,7 @@ def query_log_prob(
     return QueryLogProb(log_prob, error.masked_fill(everything, 0.0))
 
 
+@isolated
 def infer(
     target: Target,
     method: Method | None = None,
@@ -147,7 +151,7 @@ def infer(
         )
     for_method, for_draws = spawn(generator_from(seed), 2)
     start = time.perf_counter()
-    with torch.inference_mode(False), torch.enable_grad():  # wherever the caller stands
+    with torch.enable_grad():  # wherever the caller stands
         flat = target.flatten()
         findings = _in_blocks(method, flat, for_method, report, max_bytes)
     _doubt_edges(flat, findings)
@@ -212,5 +216,5 @@ def _doubt_edges(target: Target, findings: Findings) -> None:
         f"p(z|x) of query {query}, and of {int(doubted.sum()) - 1} more, lies next to z for which "
         "the decoder puts out NaN: they are taken for impossible, which may be wrong; write the "
         "decoder so that it does not overflow, as with torch.sigmoid for exp(h) / (1 + exp(h))",
-        stacklevel=3,
+        stacklevel=4,
     )

@@ -10,8 +10,10 @@ from torch import Generator, Tensor
 
 from crosscoding.errors import NonFiniteError
 from crosscoding.random import generator_from, uniform
+from crosscoding.surroundings import isolated, isolated_class
 
 
+@isolated_class
 @dataclass(frozen=True, eq=False, init=False)
 class Evidence:
     """Observed values x and where they are; everything else is the query y.
@@ -88,7 +90,7 @@ class Evidence:
         return cls(values, ~values.isnan())
 
     def __repr__(self) -> str:
-        share = self.mask.float().mean().item() if self.mask.numel() else 0.0
+        share = self.mask.to(torch.float32).mean().item() if self.mask.numel() else 0.0
         return f"Evidence(shape={tuple(self.values.shape)}, {share:.1%} observed)"
 
     @property
@@ -135,6 +137,7 @@ def as_tensor(values: Tensor | np.ndarray, name: str) -> Tensor:
         ) from None
 
 
+@isolated
 def random_mask(
     shape: Sequence[int], fraction: float, *, seed: int | Generator | None = None
 ) -> Tensor:
@@ -148,12 +151,14 @@ def random_mask(
     if not 0 <= fraction <= 1:
         raise ValueError(f"expected a fraction between 0 and 1, got {fraction}")
     size = torch.Size(shape).numel()
-    noise = uniform((size,), generator=generator_from(seed), like=torch.empty(0))
+    like = torch.empty(0, dtype=torch.float32)
+    noise = uniform((size,), generator=generator_from(seed), like=like)
     mask = torch.zeros(size, dtype=torch.bool)
     mask[noise.argsort()[: round(fraction * size)]] = True
     return mask.reshape(tuple(shape))
 
 
+@isolated
 def rectangle_mask(
     shape: Sequence[int],
     rows: tuple[int, int] | None = None,
@@ -188,6 +193,7 @@ def rectangle_mask(
     return mask
 
 
+@isolated
 def stroke_mask(
     shape: Sequence[int], points: Sequence[tuple[float, float]], width: float = 3.0
 ) -> Tensor:

@@ -16,11 +16,13 @@ from crosscoding.exchange import to_arviz
 from crosscoding.findings import Findings, Stage
 from crosscoding.random import generator_from
 from crosscoding.saving import Parts
+from crosscoding.surroundings import isolated_class
 from crosscoding.target import CHUNK_BYTES, Target, VAETarget
 from crosscoding.vae import VAE, check_dtype, check_matches
 from crosscoding.verdict import Verdict
 
 
+@isolated_class
 class Posterior:
     """p(z|x) and p(y|x) for each query of a batch, as the method approximates them.
 
@@ -48,6 +50,7 @@ class Posterior:
         self._generator = generator
         self._flat_target = None if target is None else target.flatten()
         self.target = target
+        self.device = findings.draws.device
         self.batch_shape = batch_shape
         self.method = method
         self.seconds = seconds

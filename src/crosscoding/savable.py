@@ -13,6 +13,7 @@ from crosscoding.errors import ModelFormatError, NonFiniteError
 from crosscoding.likelihoods import Likelihood
 from crosscoding.model import KIND, Model
 from crosscoding.storage import Parts, write_folder
+from crosscoding.surroundings import isolated
 
 
 class Savable(ABC):
@@ -34,6 +35,7 @@ class Savable(ABC):
     def _some_outputs(self) -> Tensor:
         """A few numbers that the decoder puts out, to know it again by."""
 
+    @isolated
     def save(
         self,
         folder: str | Path,
@@ -76,6 +78,7 @@ class Savable(ABC):
         self._of(Model.from_parts(parts, allow_code=True))
         write_folder(Path(folder), KIND, parts)
 
+    @isolated
     def to_parts(self) -> Parts | None:
         """The model as tensors and JSON, or None if its decoder is no stack of common layers.
 
@@ -84,6 +87,7 @@ class Savable(ABC):
         return None if describe(self.decoder) is None else self._made_of(None).to_parts({})
 
     @classmethod
+    @isolated
     def from_parts(cls, parts: Parts) -> Self:
         """The model that `to_parts` described.
 

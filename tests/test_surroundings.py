@@ -1,6 +1,7 @@
 """What surrounds a call changes no bit of what it gives, and a call changes nothing around it."""
 
 import inspect
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -237,11 +238,11 @@ def test_a_posterior_is_the_same_whatever_surrounds_it(surrounding, case, method
 
 
 def test_a_grid_within_autocast_has_the_exact_log_evidence():
-    problem = linear_gaussian_problem(2, data_dim=6, scale=0.2, batch=())
+    problem = linear_gaussian_problem(2, data_dim=20, scale=0.1, batch=())
     with torch.autocast("cpu", torch.bfloat16):
         posterior = cc.condition(problem.vae, problem.evidence, LISTED["grid"], seed=0)
     off = posterior.log_evidence - problem.exact_log_evidence()
-    assert abs(off) < 0.02  # the grid's tolerance; it was 0.14 in bfloat16
+    assert abs(off) < 0.02  # the grid's tolerance; in bfloat16 it is 0.17 off
     assert posterior.trusted
 
 
@@ -387,6 +388,25 @@ def test_tensors_made_in_inference_mode_are_taken_anywhere():
     assert not GAUSSIAN.vae().decode(data[:, :2]).is_inference()
 
 
+def test_what_was_made_on_the_meta_device_is_refused():
+    with torch.device("meta"):
+        decoder, values = nn.Linear(2, 6), torch.zeros(6)
+        with pytest.raises(ValueError, match="decoder with its weights, got some on the meta"):
+            cc.VAE(decoder, 2, GAUSSIAN.likelihood)
+        with pytest.raises(ValueError, match="values with numbers, got a tensor on the meta"):
+            cc.Evidence(values, values > 0)
+
+
+def test_a_density_of_another_dtype_is_refused():
+    def log_density(z: Tensor) -> Tensor:
+        return -(z - torch.ones(2, dtype=torch.double)).square().sum(-1)
+
+    with pytest.raises(ValueError, match=r"dtype of z, torch.float32, got torch.float64; .*like="):
+        cc.infer(cc.DensityTarget(log_density, 2), HMC(4, 5, 5), seed=0)
+    target = cc.DensityTarget(log_density, 2, like=torch.empty(0, dtype=torch.float64))
+    assert cc.infer(target, HMC(4, 5, 5), seed=0).draws.dtype == torch.float64
+
+
 # ---- the tool itself -------------------------------------------------------------------------
 
 
@@ -456,21 +476,52 @@ def test_warnings_name_the_line_of_the_caller():
 # ---- threads -------------------------------------------------------------------------------
 
 
+def together(work: Callable[[int], None], num: int) -> None:
+    """Do it in threads that take turns as often as they can."""
+    failures, start = [], threading.Barrier(num)
+
+    def guarded(index: int) -> None:
+        start.wait()
+        try:
+            work(index)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(index,)) for index in range(num)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert failures == []
+
+
 def test_threads_that_share_a_model_get_what_each_gets_alone():
     evidence = GAUSSIAN.evidence()
     bare = cc.condition(GAUSSIAN.vae(), evidence, seed=0).draws
-    vae, found, start = GAUSSIAN.vae(), {}, threading.Barrier(4)
+    vae, found = GAUSSIAN.vae(), {}
 
     def work(index: int) -> None:
-        start.wait()
         with torch.inference_mode() if index % 2 else torch.enable_grad():
             found[index] = cc.condition(vae, evidence, seed=0).draws
 
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(found) == [0, 1, 2, 3]
+    together(work, 4)
     for draws in found.values():
         assert_same(draws, bare)
+
+
+def test_models_are_made_in_several_threads_while_others_run_modules():
+    call, layer, z = nn.Module.__call__, nn.Linear(2, 3), torch.zeros(1, 2)
+    heads = []
+
+    def work(index: int) -> None:
+        for _ in range(10 if index else 200):
+            heads.append(GAUSSIAN.vae().head if index else layer(z))
+
+    together(work, 3)
+    assert None not in heads
+    assert nn.Module.__call__ is call

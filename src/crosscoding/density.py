@@ -61,6 +61,12 @@ class DensityTarget(Target):
                 f"expected log_density to map z of shape {tuple(z.shape)} to shape "
                 f"{tuple(z.shape[:-1])}, got {tuple(result.shape)}; sum over the last dimension"
             )
+        if result.dtype != z.dtype:
+            raise ValueError(
+                f"expected log_density to give the dtype of z, {z.dtype}, got {result.dtype}; give "
+                f"its tensors that dtype, or DensityTarget(..., like=torch.empty(0, "
+                f"dtype={result.dtype}))"
+            )
         if checked and result.isnan().any():
             raise NonFiniteError("expected a finite log-density, got NaN from log_density")
         return result

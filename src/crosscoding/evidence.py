@@ -115,7 +115,13 @@ def as_tensor(values: Tensor | np.ndarray, name: str) -> Tensor:
 
     Raises:
         TypeError: It is neither, or the array has a mask, or a dtype that torch has not.
+        ValueError: It is on the meta device.
     """
+    if isinstance(values, Tensor) and values.is_meta:
+        raise ValueError(
+            f"expected {name} with numbers, got a tensor on the meta device, which holds none; "
+            "make it outside of torch.device('meta')"
+        )
     if isinstance(values, Tensor):
         return values
     if isinstance(values, np.ma.MaskedArray):

@@ -24,6 +24,11 @@ def frozen_copy(network: nn.Module, name: str) -> nn.Module:
             f"expected {name} to be a torch.nn.Module, got {type(network).__name__}; "
             "wrap a function in a module with a forward method"
         )
+    if any(tensor.is_meta for tensor in _state(network).values()):
+        raise ValueError(
+            f"expected {name} with its weights, got some on the meta device, which holds no "
+            "numbers; make the module outside of torch.device('meta') and load its weights"
+        )
     try:
         return copy.deepcopy(network).eval().requires_grad_(False)
     except (RuntimeError, TypeError) as error:

@@ -3,6 +3,7 @@
 import inspect
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from cheap import LISTED, every_method
+from networks_of_ones_own import Residual
 from problems import linear_gaussian_problem, seeded
 from torch import Tensor, nn
 
@@ -326,6 +328,21 @@ def test_the_zoo_is_the_same_whatever_surrounds_it(surrounding):
     compare(work, surrounding, "zoo")
 
 
+@within
+def test_a_decoder_of_ones_own_class_is_the_same_whatever_surrounds_its_loading(
+    surrounding, tmp_path
+):
+    vae = cc.VAE(Residual(4), 2, GAUSSIAN.likelihood)
+    vae.save(tmp_path / "own", decoder_arguments={"hidden": 4})
+
+    def work() -> Tensor:
+        return cc.load_vae(tmp_path / "own", allow_code=True).decode(GAUSSIAN.data[:, :2])
+
+    bare = vae.decode(GAUSSIAN.data[:, :2])
+    compare(work, surrounding, f"own in {tmp_path}")
+    assert_same(work(), bare)
+
+
 SCALES, FREEDOMS = torch.linspace(0.2, 0.5, 6), torch.linspace(3, 5, 6)
 LIKELIHOODS: dict[str, Callable[[], cc.likelihoods.Likelihood]] = {
     "Gaussian": lambda: cc.likelihoods.Gaussian(SCALES),
@@ -393,7 +410,7 @@ def test_what_was_made_on_the_meta_device_is_refused():
         decoder, values = nn.Linear(2, 6), torch.zeros(6)
         with pytest.raises(ValueError, match="decoder with its weights, got some on the meta"):
             cc.VAE(decoder, 2, GAUSSIAN.likelihood)
-        with pytest.raises(ValueError, match="values with numbers, got a tensor on the meta"):
+        with pytest.raises(ValueError, match="values that are numbers, got a tensor on the meta"):
             cc.Evidence(values, values > 0)
 
 
@@ -471,6 +488,22 @@ def test_warnings_name_the_line_of_the_caller():
         vae = cc.VAE(probabilities, 2, cc.likelihoods.Bernoulli())
     assert [warning.filename for warning in caught] == [__file__]
     assert vae.data_size == 100
+
+
+coarse = switched(torch.set_float32_matmul_precision, "medium", "highest")
+
+
+def test_coarse_products_are_warned_of_where_they_take_digits():
+    factor = torch.rand(128, 128, generator=seeded())
+    with coarse(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        has_digits = torch.allclose(factor @ factor, (factor.double() @ factor.double()).float())
+        cc.infer(cc.VAETarget(GAUSSIAN.vae(), GAUSSIAN.evidence()), LISTED["grid"], seed=0)
+        cc.condition(BINARY.vae(), BINARY.evidence(), LISTED["grid"], seed=0)  # in double
+    assert len(caught) == (0 if has_digits else 1)
+    for warning in caught:
+        assert "float32_matmul_precision is 'medium'" in str(warning.message)
+        assert warning.filename == __file__
 
 
 # ---- threads -------------------------------------------------------------------------------

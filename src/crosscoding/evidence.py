@@ -36,7 +36,8 @@ class Evidence:
     Raises:
         TypeError: values or mask is no tensor or array, values not floating point, mask not
             boolean.
-        ValueError: mask does not broadcast to values, or lies on another device.
+        ValueError: mask does not broadcast to values, or lies on another device, or values have
+            none, on the meta device.
         NonFiniteError: an observed value is NaN or infinite.
 
     Example:
@@ -64,6 +65,11 @@ class Evidence:
             raise ValueError(
                 f"expected values and mask on one device, got {values.device} and {mask.device}; "
                 "move one with .to(device)"
+            )
+        if values.is_meta:
+            raise ValueError(
+                "expected values that are numbers, got a tensor on the meta device, which holds "
+                "none; make it outside of torch.device('meta')"
             )
         try:
             mask = mask.expand(values.shape)
@@ -115,13 +121,7 @@ def as_tensor(values: Tensor | np.ndarray, name: str) -> Tensor:
 
     Raises:
         TypeError: It is neither, or the array has a mask, or a dtype that torch has not.
-        ValueError: It is on the meta device.
     """
-    if isinstance(values, Tensor) and values.is_meta:
-        raise ValueError(
-            f"expected {name} with numbers, got a tensor on the meta device, which holds none; "
-            "make it outside of torch.device('meta')"
-        )
     if isinstance(values, Tensor):
         return values
     if isinstance(values, np.ma.MaskedArray):

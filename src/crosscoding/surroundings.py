@@ -3,11 +3,13 @@
 Autocast would run a decoder in half precision, inference mode would give tensors that cannot be
 differentiated later, and a default device would move what a decoder's own code makes. A function
 that is `isolated` runs without them, and they are as they were when it returns or raises. All three
-belong to the caller's thread. The default dtype belongs to all threads, so it is left alone: code
-of this package names the dtype of every tensor that it makes.
+belong to the caller's thread. What belongs to all threads is left alone: code of this package names
+the dtype of every tensor that it makes, and does not depend on the default dtype; where products of
+matrices are less precise than their dtype, there is a warning.
 """
 
 import functools
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, TypeVar, cast
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 
 _DEVICE_TYPES = tuple(filter(torch.amp.is_autocast_available, ("cpu", "cuda", "mps", "xpu")))
 _CPU = torch.device("cpu")
+_WIDTH = 128  # of matrices that are large enough for a processor's coarse products
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Class = TypeVar("_Class", bound=type)
@@ -53,6 +56,27 @@ def isolated_class(cls: _Class) -> _Class:
         elif callable(member):
             setattr(cls, name, isolated(member))
     return cls
+
+
+def warn_of_coarse_products(like: Tensor, stacklevel: int) -> None:
+    """Warn where `torch.set_float32_matmul_precision` takes digits from products of float32.
+
+    What that does depends on the processor, so one is tried: 1 + 2⁻¹² is 1 in bfloat16 and TF32.
+
+    Args:
+        like: Of the dtype and on the device that products are of.
+        stacklevel: As `warnings.warn` has it, from the function that calls this one.
+    """
+    precision = torch.get_float32_matmul_precision()
+    if precision == "highest" or like.dtype != torch.float32:
+        return
+    factor = like.new_full((_WIDTH, _WIDTH), 1 + 2**-12)
+    if (factor @ factor - _WIDTH * (1 + 2**-11)).abs().max() > 1e-2:
+        warnings.warn(
+            f"products of matrices have few digits here, as float32_matmul_precision is "
+            f"{precision!r}, and so have answers; torch.set_float32_matmul_precision('highest')",
+            stacklevel=stacklevel + 1,
+        )
 
 
 def _ways_out(args: tuple[Any, ...]) -> Iterator[AbstractContextManager[Any]]:

@@ -14,6 +14,7 @@ from crosscoding.errors import ModelFormatError
 from crosscoding.likelihoods import Likelihood
 from crosscoding.random import quasi_normal
 from crosscoding.storage import fingerprint, prefixed, read_folder, write_folder
+from crosscoding.surroundings import isolated_class
 from crosscoding.vae import VAE
 
 MAX_POINTS = 16_384  # of the prior
@@ -25,6 +26,7 @@ _CHUNK_BYTES = 64 * 2**20
 _NUM_CHECKED = 64  # points that are decoded again when a bank is loaded
 
 
+@isolated_class
 class Bank:
     """Decoded points, and the log-likelihood of any evidence at them.
 

@@ -31,6 +31,7 @@ from crosscoding.jacobian import with_jacobian
 from crosscoding.likelihoods import Gaussian, Mixed
 from crosscoding.methods import Report, silent
 from crosscoding.methods.laplace import Modes, climb
+from crosscoding.surroundings import isolated
 from crosscoding.target import CHUNK_BYTES, VAETarget
 from crosscoding.vae import VAE, whole_data
 
@@ -41,6 +42,7 @@ _LEAST_WEIGHT = 1e-3  # of a mode that is climbed from again
 _LEAST_FREEDOM = 1e-3  # mean of 1 − h, below which residuals tell nothing
 
 
+@isolated
 def calibrate_scale(
     vae: VAE,
     data: Tensor | np.ndarray,

@@ -18,6 +18,7 @@ from crosscoding.methods.particles import systematic, taken
 from crosscoding.methods.reference import covered
 from crosscoding.posterior import Posterior
 from crosscoding.random import generator_from, spawn
+from crosscoding.surroundings import isolated, warn_of_coarse_products
 from crosscoding.target import REACH, Target, VAETarget
 from crosscoding.vae import VAE, check_matches
 from crosscoding.verdict import MISSED
@@ -29,6 +30,7 @@ _MOST_LOOKED, _FEWEST_LOOKED = 128, 4  # draws of a query that are decoded to lo
 _LOSS_OPERATIONS = 2e10  # multiply-adds for that, of a query: about a second's
 
 
+@isolated
 def condition(
     vae: VAE,
     evidence: Evidence,
@@ -77,6 +79,7 @@ class QueryLogProb(NamedTuple):
     error: Tensor
 
 
+@isolated
 def query_log_prob(
     posterior: Posterior,
     truth: Tensor | np.ndarray,
@@ -125,7 +128,7 @@ def query_log_prob(
     both = condition(target.vae, whole, method, seed=seed)
     log_prob = both.log_evidence - posterior.log_evidence
     error = torch.hypot(both.log_evidence_error, posterior.log_evidence_error)
-    average, its_error = posterior.averaged_query_log_prob(truth)
+    average, its_error = posterior._averaged_query_log_prob(truth)
     gap = average - log_prob
     better = posterior.trusted & (its_error < error)
     lacks = gap > torch.where(both.trusted, _SURE * (error + its_error), 2 * error)
@@ -137,6 +140,7 @@ def query_log_prob(
     return QueryLogProb(log_prob, error)
 
 
+@isolated
 def infer(
     target: Target,
     method: Method | None = None,
@@ -158,9 +162,10 @@ def infer(
         raise TypeError(
             f"expected method to be one of crosscoding.methods, such as HMC(), got {method!r}"
         )
+    warn_of_coarse_products(target.like, stacklevel=3)
     for_method, for_draws = spawn(generator_from(seed), 2)
     start = time.perf_counter()
-    with torch.inference_mode(False), torch.enable_grad():  # wherever the caller stands
+    with torch.enable_grad():  # wherever the caller stands
         flat = target.flatten()
         findings = _in_blocks(method, flat, for_method, report, max_bytes)
         _doubt_coverage(flat, findings)
@@ -277,5 +282,5 @@ def _doubt_edges(target: Target, findings: Findings) -> None:
         f"p(z|x) of query {query}, and of {int(doubted.sum()) - 1} more, lies next to z for which "
         "the decoder puts out NaN: they are taken for impossible, which may be wrong; write the "
         "decoder so that it does not overflow, as with torch.sigmoid for exp(h) / (1 + exp(h))",
-        stacklevel=3,
+        stacklevel=4,
     )

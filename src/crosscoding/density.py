@@ -9,6 +9,7 @@ from torch import Tensor
 
 from crosscoding.bank import MAX_POINTS, prior_points
 from crosscoding.errors import NonFiniteError
+from crosscoding.surroundings import isolated
 from crosscoding.target import Target
 
 _BEYOND = 3.0  # standard deviations of a normal draw's length
@@ -24,7 +25,7 @@ class DensityTarget(Target):
         log_density: Maps z (*sample, *batch, latent) to log-densities (*sample, *batch).
         latent_dim: Size of z.
         prior_scale: Standard deviation of the prior; wide enough to cover all modes.
-        like: Tensor whose dtype and device to use; torch's defaults otherwise.
+        like: Tensor whose dtype and device to use; float32 on the CPU otherwise.
 
     Attributes:
         kept: What was worked out from the density and is worth keeping, by name.
@@ -35,6 +36,7 @@ class DensityTarget(Target):
         tensor([-2., -2., -2.])
     """
 
+    @isolated
     def __init__(
         self,
         log_density: Callable[[Tensor], Tensor],
@@ -50,7 +52,8 @@ class DensityTarget(Target):
         self.log_density = log_density
         self.latent_dim = latent_dim
         self.prior_scale = float(prior_scale)
-        self.like = torch.empty(0) if like is None else like.new_empty(0)
+        like = torch.empty(0, dtype=torch.float32) if like is None else like
+        self.like = like.new_empty(0)
         self.batch_shape = torch.Size()
         self.kept: dict[str, Any] = {}
 
@@ -69,12 +72,19 @@ class DensityTarget(Target):
     def operations(self) -> float:
         return 100.0 * self.latent_dim  # it shows nothing of itself
 
+    @isolated
     def log_joint(self, z: Tensor, *, checked: bool = True) -> Tensor:
         result = self.log_density(z)
         if result.shape != z.shape[:-1]:
             raise ValueError(
                 f"expected log_density to map z of shape {tuple(z.shape)} to shape "
                 f"{tuple(z.shape[:-1])}, got {tuple(result.shape)}; sum over the last dimension"
+            )
+        if result.dtype != z.dtype:
+            raise ValueError(
+                f"expected log_density to give the dtype of z, {z.dtype}, got {result.dtype}; give "
+                f"its tensors that dtype, or DensityTarget(..., like=torch.empty(0, "
+                f"dtype={result.dtype}))"
             )
         if z.requires_grad and torch.is_grad_enabled() and not result.requires_grad:
             raise ValueError(
@@ -98,20 +108,25 @@ class DensityTarget(Target):
             )
         return result
 
+    @isolated
     def log_likelihood(self, z: Tensor, *, checked: bool = True) -> Tensor:
         return self.log_joint(z, checked=checked) - self.log_prior(z)
 
+    @isolated
     def pairwise_log_likelihood(self, z: Tensor) -> Tensor:
         one_batch = z.reshape(len(z), *[1] * len(self.batch_shape), self.latent_dim)
         return self.log_likelihood(one_batch).expand(len(z), *self.batch_shape)
 
+    @isolated
     def log_likelihood_of_bank(self) -> tuple[Tensor, Tensor]:
         points = self.prior_scale * prior_points(MAX_POINTS, self.latent_dim, self.like)
         return points, self.pairwise_log_likelihood(points)
 
+    @isolated
     def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
         return self.log_likelihood(z)
 
+    @isolated
     def curvature(self, z: Tensor) -> Tensor:
         with torch.enable_grad():
             z = z.detach().requires_grad_()
@@ -125,6 +140,7 @@ class DensityTarget(Target):
         hessian = torch.stack(rows, -2).detach().double()
         return -0.5 * (hessian + hessian.mT)
 
+    @isolated
     def curvature_along(self, z: Tensor, directions: Tensor) -> Tensor:
         """By central differences of the gradient: it need not have a derivative."""
         step = torch.finfo(z.dtype).eps ** (1 / 3)
@@ -136,7 +152,7 @@ class DensityTarget(Target):
         return (behind - ahead) / (2 * step)
 
     def flatten(self) -> "DensityTarget":
-        return self.select(torch.zeros(self.num_queries, dtype=torch.long))
+        return self.select(torch.zeros(self.num_queries, dtype=torch.long, device=self.like.device))
 
     def select(self, index: Tensor) -> "DensityTarget":
         flat = DensityTarget(

@@ -10,8 +10,10 @@ from torch import Generator, Tensor
 
 from crosscoding.errors import NonFiniteError
 from crosscoding.random import generator_from, uniform
+from crosscoding.surroundings import isolated, isolated_class
 
 
+@isolated_class
 @dataclass(frozen=True, eq=False, init=False)
 class Evidence:
     """Observed values x and where they are; everything else is the query y.
@@ -34,7 +36,8 @@ class Evidence:
     Raises:
         TypeError: values or mask is no tensor or array, values not floating point, mask not
             boolean.
-        ValueError: mask does not broadcast to values, or lies on another device.
+        ValueError: mask does not broadcast to values, or lies on another device, or values have
+            none, on the meta device.
         NonFiniteError: an observed value is NaN or infinite.
 
     Example:
@@ -63,6 +66,11 @@ class Evidence:
                 f"expected values and mask on one device, got {values.device} and {mask.device}; "
                 "move one with .to(device)"
             )
+        if values.is_meta:
+            raise ValueError(
+                "expected values that are numbers, got a tensor on the meta device, which holds "
+                "none; make it outside of torch.device('meta')"
+            )
         try:
             mask = mask.expand(values.shape)
         except RuntimeError:
@@ -90,7 +98,7 @@ class Evidence:
         return cls(values, ~values.isnan())
 
     def __repr__(self) -> str:
-        share = self.mask.float().mean().item() if self.mask.numel() else 0.0
+        share = self.mask.to(torch.float32).mean().item() if self.mask.numel() else 0.0
         return f"Evidence(shape={tuple(self.values.shape)}, {share:.1%} observed)"
 
     @property
@@ -148,6 +156,7 @@ def as_tensor(values: Tensor | np.ndarray, name: str, wanted: str = "float32") -
         ) from None
 
 
+@isolated
 def random_mask(
     shape: Sequence[int], fraction: float, *, seed: int | Generator | None = None
 ) -> Tensor:
@@ -161,12 +170,14 @@ def random_mask(
     if not 0 <= fraction <= 1:
         raise ValueError(f"expected a fraction between 0 and 1, got {fraction}")
     size = torch.Size(shape).numel()
-    noise = uniform((size,), generator=generator_from(seed), like=torch.empty(0))
+    like = torch.empty(0, dtype=torch.float32)
+    noise = uniform((size,), generator=generator_from(seed), like=like)
     mask = torch.zeros(size, dtype=torch.bool)
     mask[noise.argsort()[: round(fraction * size)]] = True
     return mask.reshape(tuple(shape))
 
 
+@isolated
 def rectangle_mask(
     shape: Sequence[int],
     rows: tuple[int, int] | None = None,
@@ -201,6 +212,7 @@ def rectangle_mask(
     return mask
 
 
+@isolated
 def stroke_mask(
     shape: Sequence[int], points: Sequence[tuple[float, float]], width: float = 3.0
 ) -> Tensor:

@@ -92,7 +92,7 @@ class Findings:
         if self.log_weights is not None:
             return self.log_weights
         count = self.draws.shape[0]
-        return torch.full_like(self.draws[..., 0], -float(torch.tensor(count).log()))
+        return torch.full_like(self.draws[..., 0], -math.log(count))
 
     def sample(self, num: int, *, generator: Generator) -> Tensor:
         """Draws of p(z|x), (num, B, latent): stored ones by weight, of the fit, or stored ones.

@@ -6,6 +6,7 @@ Row e of W and b then makes element e of the datum, and a query that observes fe
 rows. The decoder's code is traced symbolically; one that cannot be traced has no head.
 """
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+_TRACING = threading.RLock()
 _ELEMENTWISE_MODULES = (nn.Sigmoid, nn.Tanh, nn.ReLU, nn.LeakyReLU, nn.Softplus, nn.Identity)
 _ELEMENTWISE_FUNCTIONS = (torch.sigmoid, torch.tanh, torch.relu, F.sigmoid, F.tanh, F.relu)
 _ELEMENTWISE_METHODS = ("sigmoid", "tanh", "relu", "contiguous")
@@ -70,7 +72,7 @@ def find_head(decoder: nn.Module, probes: Tensor, output: Tensor) -> Head | None
 def _traced(decoder: nn.Module) -> Head | None:
     from torch import fx  # only models need it: not loaded with the package
 
-    graph = fx.Tracer().trace(decoder)
+    graph = _graph(decoder)
     (end,) = [node for node in graph.nodes if node.op == "output"]
     node, activations = end.args[0], []
     while isinstance(node, fx.Node) and len(node.users) == 1:
@@ -89,6 +91,26 @@ def _traced(decoder: nn.Module) -> Head | None:
             activations.append(applied)
         node = node.args[0] if node.args else None
     return None
+
+
+def _graph(decoder: nn.Module) -> Any:
+    """The decoder's code as a graph.
+
+    To trace it, torch patches `nn.Module` for all threads: it is done in one thread at a time, and
+    modules that others call meanwhile run as ever.
+    """
+    from torch import fx
+
+    own_thread = threading.get_ident()
+
+    class Tracer(fx.Tracer):
+        def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+            if threading.get_ident() != own_thread:
+                return forward(*args, **kwargs)
+            return super().call_module(m, forward, args, kwargs)
+
+    with _TRACING:
+        return Tracer().trace(decoder)
 
 
 def _keeps_order(op: str, target: object) -> bool:

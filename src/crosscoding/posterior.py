@@ -16,6 +16,7 @@ from crosscoding.exchange import to_arviz
 from crosscoding.findings import Findings, Stage
 from crosscoding.random import generator_from
 from crosscoding.saving import Parts
+from crosscoding.surroundings import isolated_class
 from crosscoding.target import CHUNK_BYTES, Target, VAETarget
 from crosscoding.vae import VAE, check_dtype, check_matches
 from crosscoding.verdict import Verdict
@@ -23,6 +24,7 @@ from crosscoding.verdict import Verdict
 _FEW_COUNT = 50.0  # draws in an average, below which its error says little
 
 
+@isolated_class
 class Posterior:
     """p(z|x) and p(y|x) for each query of a batch, as the method approximates them.
 
@@ -50,6 +52,7 @@ class Posterior:
         self._generator = generator
         self._flat_target = None if target is None else target.flatten()
         self.target = target
+        self.device = findings.draws.device
         self.batch_shape = batch_shape
         self.method = method
         self.seconds = seconds
@@ -269,7 +272,7 @@ class Posterior:
         return log_prob.masked_fill(everything, 0.0)
 
     @torch.no_grad()
-    def averaged_query_log_prob(self, truth: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
+    def _averaged_query_log_prob(self, truth: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
         """`query_log_prob` and its standard error in nats, both (*batch,); errors as there.
 
         The error is infinite where too few draws count for it to mean anything.

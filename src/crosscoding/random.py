@@ -61,6 +61,8 @@ def quasi_normal(num: int, dim: int, *, generator: Generator, like: Tensor) -> T
     A scrambled Sobol sequence, through the normal distribution's quantiles.
     """
     seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
-    uniforms = SobolEngine(dim, scramble=True, seed=seed).draw(num, dtype=torch.double)
+    engine = SobolEngine(dim, scramble=True, seed=seed)
+    uniforms = engine.draw(num, dtype=torch.double)
+    uniforms[:1] = engine.shift.double() / 2**engine.MAXBIT  # which comes in the default dtype
     quantiles = math.sqrt(2) * torch.erfinv((2 * uniforms - 1).clamp(-1 + 1e-12, 1 - 1e-12))
     return quantiles.to(like)

@@ -14,6 +14,7 @@ from crosscoding.errors import ModelFormatError, NonFiniteError
 from crosscoding.likelihoods import Likelihood
 from crosscoding.model import KIND, Model
 from crosscoding.storage import Parts, write_folder
+from crosscoding.surroundings import isolated
 
 _NUM_OUTPUTS = 64  # of one z, kept to know a network by
 _SAME = 1e-3  # of the largest output: another processor may round more coarsely
@@ -43,6 +44,7 @@ class Savable(ABC):
     def _encodings(self) -> Tensor | None:
         """What the encoder puts out for draws from the model, (N, *output); None without one."""
 
+    @isolated
     def save(
         self,
         folder: str | Path,
@@ -100,6 +102,7 @@ class Savable(ABC):
         if given:
             warnings.warn(_how_to_load(given), UserWarning, stacklevel=2)
 
+    @isolated
     def to_parts(self) -> Parts | None:
         """The model as tensors and JSON, or None if its decoder is no stack of common layers.
 
@@ -108,6 +111,7 @@ class Savable(ABC):
         return None if describe(self.decoder) is None else self._made_of(None).to_parts({})
 
     @classmethod
+    @isolated
     def from_parts(cls, parts: Parts) -> Self:
         """The model that `to_parts` described.
 

@@ -57,7 +57,7 @@ class Parts:
                 warnings.warn(
                     "the decoder is no stack of common layers and does not go with the posterior; "
                     "save the model too, by VAE.save, and pass it: Posterior.load(path, vae=...)",
-                    stacklevel=3,
+                    stacklevel=4,
                 )
         write_folder(folder, "posterior", (tensors, description))
 

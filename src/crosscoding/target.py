@@ -19,6 +19,7 @@ from crosscoding.evidence import Evidence
 from crosscoding.jacobian import derivative, with_jacobian
 from crosscoding.observed import Observed
 from crosscoding.random import normal
+from crosscoding.surroundings import isolated
 from crosscoding.vae import VAE, check_matches
 
 CHUNK_BYTES = 64 * 2**20
@@ -145,6 +146,11 @@ class Target(ABC):
         """Multiply-adds that log p(x|z) takes at one z, about."""
 
     @property
+    def device(self) -> torch.device:
+        """Where everything here lies."""
+        return self.like.device
+
+    @property
     def num_queries(self) -> int:
         """Number of queries in the batch."""
         return self.batch_shape.numel()
@@ -155,10 +161,12 @@ class Target(ABC):
         log_normaliser = 0.5 * math.log(2 * math.pi) + math.log(self.prior_scale)
         return -0.5 * squares - self.latent_dim * log_normaliser
 
+    @isolated
     def log_joint(self, z: Tensor, *, checked: bool = True) -> Tensor:
         """log p(z, x) in nats, shape (*sample, *batch); errors as `log_likelihood`."""
         return self.log_prior(z) + self.log_likelihood(z, checked=checked)
 
+    @isolated
     def draw_prior(self, num: int, *, generator: Generator) -> Tensor:
         """Draws from the prior that all queries share, shape (num, latent)."""
         noise = normal((num, self.latent_dim), generator=generator, like=self.like)
@@ -180,6 +188,7 @@ class VAETarget(Target):
 
     ends_with_prior = True
 
+    @isolated
     def __init__(self, vae: VAE, evidence: Evidence) -> None:
         if not isinstance(vae, VAE):
             raise TypeError(f"expected a crosscoding.VAE, got {type(vae).__name__}")
@@ -202,6 +211,7 @@ class VAETarget(Target):
         size = vae.data_size
         self._observed = Observed(vae, self._values.reshape(-1, size), self._mask.reshape(-1, size))
 
+    @isolated
     def log_likelihood(self, z: Tensor, *, checked: bool = True) -> Tensor:
         sample = z.shape[: z.ndim - 1 - len(self.batch_shape)]
         points = z.reshape(*sample, self.num_queries, self.latent_dim)
@@ -212,6 +222,7 @@ class VAETarget(Target):
     def operations(self) -> float:
         return self.vae.operations
 
+    @isolated
     def pairwise_log_likelihood(self, z: Tensor) -> Tensor:
         values = self._values.reshape(-1, self.vae.data_size)
         mask = self._mask.reshape(-1, self.vae.data_size)
@@ -224,6 +235,7 @@ class VAETarget(Target):
 
         return _in_chunks(evaluate, z, self._chunk_size(1, z))
 
+    @isolated
     def log_likelihood_of_bank(self) -> tuple[Tensor, Tensor]:
         bank = Bank.of(self.vae)
         values = self._values.reshape(-1, self.vae.data_size)
@@ -231,20 +243,24 @@ class VAETarget(Target):
         result = self._checked(bank.log_likelihood(values, mask), bank.points)
         return bank.points, result.reshape(len(bank.points), *self.batch_shape)
 
+    @isolated
     def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
         return self._checked(self._observed.log_likelihood_at(z, query), z, query)
 
     def may_be_lost(self) -> Tensor:
         return (self.vae.flat_likelihood.may_be_lost(self._values) & self._mask).any(-1)
 
+    @isolated
     @torch.no_grad()
     def lost(self, z: Tensor) -> tuple[Tensor, Tensor]:
         return self._observed.lost(z)
 
+    @isolated
     def curvature(self, z: Tensor) -> Tensor:
         bend = self._observed.in_pieces(z, _fisher_curvature, decodes_of_one=self.latent_dim)
-        return bend + torch.eye(self.latent_dim).to(bend)
+        return bend + torch.eye(self.latent_dim, dtype=bend.dtype, device=bend.device)
 
+    @isolated
     def curvature_along(self, z: Tensor, directions: Tensor) -> Tensor:
         exact = self.vae.operations < _DEAR
         both = torch.cat([z, directions], -1)

@@ -21,6 +21,7 @@ from crosscoding.model import Model
 from crosscoding.random import generator_from, normal
 from crosscoding.report import CheckReport
 from crosscoding.savable import Savable
+from crosscoding.surroundings import isolated
 
 _NUM_PROBES = 5
 _FAR = 4  # times as far out, and all on one side, lie the points that stand beside the probes
@@ -77,6 +78,7 @@ class VAE(Savable):
         torch.Size([5])
     """
 
+    @isolated
     def __init__(
         self,
         decoder: nn.Module,
@@ -98,7 +100,7 @@ class VAE(Savable):
         self.likelihood = likelihood
         self.kept: dict[str, Any] = {}
         floats = (t for t in tensors_of(self.decoder) if t.is_floating_point())
-        like = next(floats, torch.empty(0))
+        like = next(floats, torch.empty(0, dtype=torch.float32))
         self.dtype, self.device = like.dtype, like.device
         if self.dtype not in (torch.float32, torch.float64):
             raise ValueError(
@@ -118,7 +120,7 @@ class VAE(Savable):
         likelihood.check_params(trial.output)
         self._params_shape = trial.output.shape[1:]
         if doubt := likelihood.doubt(trial.output):
-            warnings.warn(doubt, UserWarning, stacklevel=2)
+            warnings.warn(doubt, UserWarning, stacklevel=3)
         self._flat_likelihood = likelihood.for_data(self.data_shape, like)
         by_rows = likelihood.by_rows
         self.head = find_head(self.decoder, probes, trial.output) if by_rows else None
@@ -126,6 +128,7 @@ class VAE(Savable):
         if encoder is not None:
             self._set_encoder(encoder)
 
+    @isolated
     def __repr__(self) -> str:
         name = type(self.decoder).__name__
         shape, likelihood = tuple(self.data_shape), self.likelihood
@@ -152,6 +155,7 @@ class VAE(Savable):
         return max(self.cost.operations, float(self.data_size))
 
     @property
+    @isolated
     def cost(self) -> Cost:
         """What decoding one z takes, counted at the first call."""
         if "cost" not in self.kept:
@@ -167,6 +171,7 @@ class VAE(Savable):
         """
         return max(self.params_size, self.cost.values // _LAYERS_PER_ROW)
 
+    @isolated
     def to(self, device: torch.device | str) -> "VAE":
         """The same model on another device; this one where it is there already."""
         wanted = torch.device(device)
@@ -179,6 +184,7 @@ class VAE(Savable):
         encoder = self.encoder and frozen_copy(self.encoder, "encoder").to(device)
         return VAE(decoder, self.latent_dim, likelihood, encoder)
 
+    @isolated
     def decode(self, z: Tensor) -> Tensor:
         """Parameters of p(t|z).
 
@@ -193,6 +199,7 @@ class VAE(Savable):
             )
         return self.decode_flat(z).reshape(*z.shape[:-1], *self._params_shape)
 
+    @isolated
     def decode_flat(self, z: Tensor) -> Tensor:
         """Parameters of p(t|z), a datum's elements in one dimension: (*sample, E, *param_shape)."""
         shape = (*z.shape[:-1], *self.likelihood.flat_shape(self._params_shape))
@@ -206,6 +213,7 @@ class VAE(Savable):
         index = [int(i) for i in np.unravel_index(element, tuple(self.data_shape))]
         return f"element {index[0] if len(index) == 1 else tuple(index)}"
 
+    @isolated
     def encode(self, data: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of q(z|t), where the encoder thinks that z is.
 
@@ -234,6 +242,7 @@ class VAE(Savable):
         mean, std = encode(self.encoder, data.reshape(-1, *self.data_shape))
         return mean.reshape(*batch, -1), std.reshape(*batch, -1)
 
+    @isolated
     def sample_prior(self, num: int, *, seed: int | torch.Generator | None = None) -> Tensor:
         """Draws of whole data from the model, without any evidence, shape (num, *data)."""
         if num < 0:
@@ -249,6 +258,7 @@ class VAE(Savable):
             draws = likelihood.draw(params, noise)
         return draws.reshape(num, *self.data_shape)
 
+    @isolated
     def check(
         self,
         data: Tensor | np.ndarray | None = None,
@@ -331,6 +341,7 @@ def whole_data(vae: VAE, data: Tensor | np.ndarray) -> Tensor:
     return data
 
 
+@isolated
 def load_vae(
     folder: str | Path,
     *,

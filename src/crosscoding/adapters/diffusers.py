@@ -27,12 +27,14 @@ from crosscoding.adapters.libraries import library
 from crosscoding.errors import ModelFormatError, first_line
 from crosscoding.likelihoods import Gaussian
 from crosscoding.pickles import refuse_pickle
+from crosscoding.surroundings import isolated
 from crosscoding.vae import VAE
 
 _CLASSES = ("AutoencoderKL", "AutoencoderTiny")
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
+@isolated
 def from_diffusers(
     model: nn.Module | str | Path,
     size: int | tuple[int, int],
@@ -164,9 +166,9 @@ class _Unscaled(nn.Module):
         std, mean = config.get("latents_std"), config.get("latents_mean")
         if std is None or mean is None:
             std, mean = [1.0], [config.get("shift_factor") or 0.0]
-        std = torch.tensor(std).to(like) / (config.get("scaling_factor") or 1.0)
+        std = like.new_tensor(std) / (config.get("scaling_factor") or 1.0)
         self.register_buffer("std", std[:, None, None])
-        self.register_buffer("mean", torch.tensor(mean).to(like)[:, None, None])
+        self.register_buffer("mean", like.new_tensor(mean)[:, None, None])
 
     def forward(self, z: Tensor) -> Tensor:
         return z * self.std + self.mean

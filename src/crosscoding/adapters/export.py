@@ -17,12 +17,14 @@ from torch.export import ExportedProgram
 from crosscoding.adapters.inputs import with_flat_input
 from crosscoding.likelihoods import Likelihood
 from crosscoding.pickles import refuse_pickle
+from crosscoding.surroundings import isolated
 from crosscoding.vae import VAE
 
 _UNLIMITED = 2**31
 _DYNAMIC = "export it with dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)"
 
 
+@isolated
 def from_export(
     program: ExportedProgram | str | Path,
     likelihood: Likelihood,

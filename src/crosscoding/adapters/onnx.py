@@ -24,6 +24,7 @@ from crosscoding.errors import ModelFormatError
 from crosscoding.likelihoods import Likelihood
 from crosscoding.pickles import refuse_pickle
 from crosscoding.random import generator_from, normal
+from crosscoding.surroundings import isolated
 from crosscoding.vae import VAE
 
 MAX_BYTES = 2**31
@@ -35,6 +36,7 @@ _MOST = Cost(MOST_OPERATIONS, 2**32)  # twice what Stable Diffusion puts out at 
 _DYNAMIC = "export it with a batch dimension that has a name instead of a size"
 
 
+@isolated
 def from_onnx(path: str | Path, likelihood: Likelihood, *, max_bytes: int = MAX_BYTES) -> VAE:
     """The `VAE` of a decoder in an ONNX file, in float32 or float64 and on the CPU.
 

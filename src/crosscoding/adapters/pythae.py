@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from crosscoding.adapters.libraries import library
 from crosscoding.likelihoods import Bernoulli, Gaussian, Likelihood
+from crosscoding.surroundings import isolated
 from crosscoding.vae import VAE
 
 _LOSSES = {"mse": Gaussian(scale=1.0), "bce": Bernoulli(logits=False)}
@@ -54,6 +55,7 @@ _OTHER_PRIORS = {
 }
 
 
+@isolated
 def from_pythae(
     model: nn.Module, *, likelihood: Likelihood | None = None, with_encoder: bool = True
 ) -> VAE:

@@ -16,6 +16,7 @@ from crosscoding.checks.columns import FEWEST
 from crosscoding.checks.subject import Subject
 from crosscoding.random import generator_from
 from crosscoding.report import CheckReport, Finding
+from crosscoding.surroundings import isolated
 from crosscoding.vae import VAE, whole_data
 
 __all__ = ["check", "check_data"]
@@ -46,6 +47,7 @@ _OF_WORK: dict[str, Check] = {
 }
 
 
+@isolated
 def check(
     vae: VAE,
     data: Tensor | np.ndarray | None = None,
@@ -57,7 +59,7 @@ def check(
     if data is not None:
         data = _some(whole_data(vae, data).detach(), generator)
     subject = Subject(vae, generator, data)
-    with torch.inference_mode(False), torch.enable_grad():  # wherever the caller stands
+    with torch.enable_grad():  # wherever the caller stands
         findings = _run(subject, _OF_OUTPUT)
         if all(finding.status != "error" for finding in findings):
             findings += _run(subject, _OF_DECODER)

@@ -144,7 +144,7 @@ def gradients(subject: Subject) -> Finding:
     """Whether derivatives by z are finite, not all 0, and those that differences give."""
     decode, z, step, tolerance = _smooth(subject)
     z = z.detach().requires_grad_()
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.enable_grad():
         value = decode(z)
         if not value.requires_grad:
             return _bad_gradient("the decoder cuts gradients off: leave out detach() and no_grad()")

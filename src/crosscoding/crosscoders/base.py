@@ -158,7 +158,8 @@ class Fitted:
             settings = description["settings"]
             plain = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
             crosscoder = families[description["name"]](**plain)
-            ones = torch.ones(len(next(iter(params.values()))), int(description["dim"]))
+            like = next(iter(params.values()))
+            ones = like.new_ones(len(like), int(description["dim"]))
             wanted = crosscoder.start(ones, ones, generator=Generator())
         except (
             LookupError,

@@ -29,7 +29,7 @@ class Narrowed(Map):
     rank: int
 
     def start(self, mean: Tensor, scale: Tensor, *, generator: Generator) -> Params:
-        directions = torch.eye(mean.shape[-1], self.rank).to(mean)
+        directions = torch.eye(mean.shape[-1], self.rank, dtype=mean.dtype, device=mean.device)
         return {
             "shift": mean.clone(),
             "log_diagonal": scale.log(),

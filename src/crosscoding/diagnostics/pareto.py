@@ -89,7 +89,7 @@ def _smoothed(tail: Tensor, log_cutoff: Tensor) -> tuple[Tensor, Tensor]:
     # exp(tail) − exp(cutoff), without the loss of digits where the weights are nearly equal
     excess = torch.where(inside, log_cutoff.exp() * torch.expm1(tail - log_cutoff), 0.0)
     k, scale = _fit(excess, size)
-    rank = torch.arange(width).to(tail) - (width - size)
+    rank = torch.arange(width, dtype=tail.dtype, device=tail.device) - (width - size)
     log_survival = torch.log1p(-(rank + 0.5).clamp_min(0.5) / size)
     quantile = torch.where(k.abs() < _EPS, -log_survival, torch.expm1(-k * log_survival) / k)
     smoothed = (scale * quantile + log_cutoff.exp()).log().clamp_max(0.0)
@@ -113,7 +113,8 @@ def _fit(excess: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
     """
     width = excess.shape[1]
     num_points = 30 + size.sqrt().floor()
-    points = torch.arange(30 + math.isqrt(width)).to(excess) + 0.5
+    most = 30 + math.isqrt(width)
+    points = torch.arange(most, dtype=excess.dtype, device=excess.device) + 0.5
     first_quartile = width - size + (size / 4 + 0.5).floor() - 1
     quartile = excess.gather(1, first_quartile.long().clamp(0, width - 1))
     theta = (1 - (num_points / points).sqrt()) / (3 * quartile) + 1 / excess[:, -1:]

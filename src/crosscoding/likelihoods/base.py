@@ -239,7 +239,7 @@ class Likelihood(ABC):
                 )
             try:
                 shape = (*data_shape, *value.shape[own:])
-                flat[name] = value.expand(shape).reshape(-1, *value.shape[own:])
+                flat[name] = value.expand(shape).reshape(-1, *value.shape[own:]).clone()
             except RuntimeError:
                 raise ValueError(
                     f"expected a {name} that broadcasts to the data's shape {tuple(data_shape)}, "

@@ -15,6 +15,7 @@ from crosscoding.likelihoods.discretized import log_interval
 from crosscoding.likelihoods.dispersed import setting
 from crosscoding.likelihoods.whole import Whole
 from crosscoding.random import uniform
+from crosscoding.surroundings import isolated
 
 _CHUNK_BYTES = 64 * 2**20
 
@@ -231,6 +232,7 @@ class Ordinal(_Classes):
     num_classes: int | None = None
     per_element: ClassVar[dict[str, int]] = {"cut_points": 1}
 
+    @isolated
     def __post_init__(self) -> None:
         cuts = self.cut_points
         if cuts is None:
@@ -238,7 +240,7 @@ class Ordinal(_Classes):
             object.__setattr__(self, "param_shape", (int(self.num_classes or 2) - 1,))
             object.__setattr__(self, "takes", "cut points that increase")
         else:
-            values = torch.as_tensor(cuts)
+            values = cuts if isinstance(cuts, Tensor) else torch.tensor(cuts, dtype=torch.float32)
             if not values.ndim or not values.shape[-1] or not values.isfinite().all():
                 raise ValueError(f"expected at least one finite cut point, got {cuts}")
             if not (values.diff(dim=-1) > 0).all():
@@ -248,7 +250,7 @@ class Ordinal(_Classes):
                     f"expected one cut point fewer than num_classes={self.num_classes}, "
                     f"got {values.shape[-1]}"
                 )
-            own = values.detach().clone() if isinstance(cuts, Tensor) else tuple(map(float, cuts))
+            own = cuts.detach().clone() if isinstance(cuts, Tensor) else tuple(map(float, cuts))
             object.__setattr__(self, "cut_points", own)
             object.__setattr__(self, "num_classes", values.shape[-1] + 1)
         words = f"whole numbers from 0 to {int(self.num_classes or 2) - 1}"

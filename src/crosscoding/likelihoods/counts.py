@@ -12,11 +12,12 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from crosscoding.likelihoods.base import LOST, Likelihood, nearly_underflown
-from crosscoding.likelihoods.dispersed import Dispersed, check_positive, setting
+from crosscoding.likelihoods.dispersed import Dispersed, check_positive, setting, to_check
 from crosscoding.likelihoods.draws import binomial, log_gamma, poisson, seeds, substream
 from crosscoding.likelihoods.linear import Linear, terms
 from crosscoding.likelihoods.sums import expected_products
 from crosscoding.likelihoods.whole import Whole
+from crosscoding.surroundings import isolated
 
 _MOST_LOG_RATE = 700.0  # of a double that exp can still hold
 _BEYOND = 1e9  # in place of inf as log λ: λ itself then decides log p, which is −1e304 or below
@@ -208,10 +209,11 @@ class BetaBinomial(_Count, Dispersed):
     put_out: ClassVar[str] = "put out the number itself, not its logarithm"
     per_element: ClassVar[dict[str, int]] = {"total_count": 0, "concentration": 0}
 
+    @isolated
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "total_count")
-        total = torch.as_tensor(self.total_count)
+        total = to_check(self.total_count)
         if (total != total.floor()).any():
             raise ValueError(f"expected a total_count of whole numbers, got {self.total_count}")
         most = "their total_count" if total.ndim else f"{total:.0f}"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from crosscoding.likelihoods.base import Likelihood
+from crosscoding.surroundings import isolated
 
 _FEW_DIGITS = 5e-4  # units in the last place of a value: 100 scales off, they move log p by 0.05
 
@@ -131,6 +132,12 @@ def setting(value: float | Tensor, like: Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=like.dtype, device=like.device)
 
 
+def to_check(value: float | Tensor) -> Tensor:
+    """A setting as a tensor; a number that is not whole in float32."""
+    return torch.as_tensor(value, dtype=torch.float32 if isinstance(value, float) else None)
+
+
+@isolated
 def check_positive(likelihood: Likelihood, name: str, *, or_none: bool = False) -> None:
     """Refuse a setting that is not finite and > 0; keep a copy of one that is a tensor.
 
@@ -146,6 +153,6 @@ def check_positive(likelihood: Likelihood, name: str, *, or_none: bool = False) 
         raise TypeError(f"expected {name} to be {wanted}, got {type(value).__name__}")
     if isinstance(value, Tensor):
         object.__setattr__(likelihood, name, value.detach().clone())
-    values = torch.as_tensor(value)
+    values = to_check(value)
     if not (values.isfinite() & (values > 0)).all():
         raise ValueError(f"expected a finite {name} > 0, got {value}")

@@ -195,7 +195,7 @@ class _Seen:
     @classmethod
     def of(cls, modes: Modes) -> "_Seen":
         log_weights, climbs = modes.log_weights()
-        once = ((climbs == 1).sum(0) / len(climbs)).to(modes.z)
+        once = (climbs == 1).to(modes.z).mean(0)
         best = log_weights.argsort(0, descending=True)[:_MOST_COMPONENTS]
         return cls(modes, log_weights, once, best)
 
@@ -215,7 +215,7 @@ class _Seen:
             return torch.full_like(self.once, math.nan)
         _, climbs = self.modes.log_weights(self.modes.bulk)
         left_out = 1 - self._shares().exp().sum(-1)
-        return (climbs == 1).sum(0) / len(climbs) + left_out
+        return (climbs == 1).to(left_out).mean(0) + left_out
 
     def mixture(self, first: tuple[Tensor, Tensor] | None = None) -> Fitted:
         """The best modes, and before them a Gaussian of this mean and precision, if any."""

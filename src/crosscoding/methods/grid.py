@@ -125,7 +125,8 @@ class Grid(Method):
         count, dim = _COARSE_CELLS[target.latent_dim], target.latent_dim
         radius = self.radius * target.prior_scale
         width = 2 * radius / count
-        axis = ((torch.arange(count) + 0.5) * width - radius).to(target.like)
+        index = torch.arange(count, dtype=torch.double, device=target.device)
+        axis = ((index + 0.5) * width - radius).to(target.like)
         points = torch.cartesian_prod(*[axis] * dim).reshape(-1, dim)
         log_joint = target.pairwise_log_likelihood(points) + target.log_prior(points)[:, None]
         highest_of_all = log_joint.amax(0)
@@ -153,10 +154,9 @@ class Grid(Method):
     ) -> tuple["_Cells", "_Cells"]:
         """The parts of every cell: those that are done, and those to split again."""
         dim = target.latent_dim
-        corners = torch.cartesian_prod(*[torch.tensor([-0.25, 0.25])] * dim).reshape(-1, 1, dim)
-        points = (parents.points + parents.width[:, None] * corners.to(parents.points)).flatten(
-            0, 1
-        )
+        quarters = parents.points.new_tensor([-0.25, 0.25])
+        corners = torch.cartesian_prod(*[quarters] * dim).reshape(-1, 1, dim)
+        points = (parents.points + parents.width[:, None] * corners).flatten(0, 1)
         num_parts = len(corners)
         owner, width = parents.owner.repeat(num_parts), 0.5 * parents.width.repeat(num_parts)
         log_joint = target.log_prior(points) + target.log_likelihood_at(points, owner)
@@ -194,8 +194,8 @@ class Grid(Method):
         cells, is_left = cells.take(order), is_left[order]
         by_mass = (cells.log_mass - cells.log_total(num_queries)[cells.owner]).exp()
         num_left = torch.bincount(left.owner, minlength=num_queries)[cells.owner]
-        share_left = torch.where(num_left > 0, _SHARE_LEFT, 0.0).double()
-        evenly = is_left / num_left.clamp_min(1)
+        share_left = _SHARE_LEFT * (num_left > 0).double()
+        evenly = is_left.double() / num_left.clamp_min(1)
         q = (1 - share_left) * by_mass.nan_to_num(nan=1.0) + share_left * evenly
         # Each query's shares sum to 1: one running sum, from b to b + 1 for query b.
         start, steps = torch.arange(num_queries).to(order)[:, None], torch.arange(self.num_checks)
@@ -299,7 +299,7 @@ def _findings(
     log_evidence = torch.logaddexp(cells.log_total(num_queries), log_left_out)
     cells = cells.take(cells.owner.argsort(stable=True))
     counts = torch.bincount(cells.owner, minlength=num_queries)
-    by_cells = 0.05 * tolerance * (counts / _CELLS_EXPECTED).clamp_min(1.0).sqrt()
+    by_cells = 0.05 * tolerance * (counts.double() / _CELLS_EXPECTED).clamp_min(1.0).sqrt()
     error = by_cells + check.error_of(log_evidence)
     first = torch.searchsorted(cells.owner, cells.owner)
     place = torch.arange(len(first), device=first.device) - first

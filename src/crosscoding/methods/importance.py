@@ -304,7 +304,7 @@ def _bounds_of(reference: Reference, like: Tensor) -> Params:
     """The components of a reference, the same for each query; like (B, K, dim)."""
     centres, roots = (torch.stack(both).to(like) for both in zip(*reference.parts, strict=True))
     params = {
-        "logits": torch.tensor(SHARES).log().to(like),
+        "logits": torch.tensor(SHARES, dtype=torch.double).log().to(like),
         "shift": centres,
         "log_diagonal": roots.diagonal(dim1=-2, dim2=-1).log(),
         "lower": roots.tril(-1),

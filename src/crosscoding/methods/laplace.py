@@ -193,7 +193,7 @@ def climb(
         log_joint[at] = torch.where(better, reached, here.log_density)
         damping[at] = torch.where(better, best_damping, _MORE_DAMPING * damping[at])
         taken_steps[at] += going.to(z)
-        decodes[active] += going.sum(0) * (len(_DAMPINGS) + 3.0)
+        decodes[active] += going.sum(0) * (len(_DAMPINGS) + 3)
         over[at] |= (promised < _LEAST_GAIN) | (damping[at] > _MOST_DAMPING)
         damping.clamp_min_(1e-7)
         kept = ~over[:, active].all(0)
@@ -235,7 +235,8 @@ def positive(curvature: Tensor, prior_scale: float) -> Tensor:
     """
     overflown = ~curvature.isfinite().all(-1).all(-1)
     if overflown.any():
-        prior = torch.eye(curvature.shape[-1]).to(curvature) / prior_scale**2
+        identity = torch.eye(curvature.shape[-1], dtype=curvature.dtype, device=curvature.device)
+        prior = identity / prior_scale**2
         curvature = torch.where(overflown[..., None, None], prior, curvature)
     indefinite = torch.linalg.cholesky_ex(curvature).info > 0
     if not indefinite.any():

@@ -72,7 +72,8 @@ class Reference:
         """Draws (N, latent) from normal noise, (N, num_noise)."""
         dim = len(self.mean)
         eps, more, choice = noise.double().tensor_split([dim, self.num_noise - 1], -1)
-        edges = torch.special.ndtri(torch.tensor(SHARES[:-1]).double().cumsum(0)).to(noise)
+        edges = torch.special.ndtri(torch.tensor(SHARES[:-1], dtype=torch.double).cumsum(0))
+        edges = edges.to(noise.device)
         part = (choice >= edges).sum(-1, keepdim=True)
         z = torch.zeros_like(eps)
         for index, (kind, (centre, root)) in enumerate(zip(KINDS, self.parts, strict=True)):
@@ -85,7 +86,7 @@ class Reference:
             log_kernel(_white(z, centre, root), kind) - root.diagonal().log().sum()
             for kind, (centre, root) in zip(KINDS, self.parts, strict=True)
         ]
-        shares = torch.tensor(SHARES).to(log_probs[0]).log()
+        shares = torch.tensor(SHARES, dtype=torch.double).log().to(z.device)
         return (torch.stack(log_probs, -1) + shares).logsumexp(-1).to(z)
 
     def squares(self, z: Tensor) -> Tensor:
@@ -103,7 +104,7 @@ class Reference:
     def _adapted(cls, target: DensityTarget) -> "Reference":
         dim = target.latent_dim
         like = target.like.double()
-        identity = torch.eye(dim).to(like)
+        identity = torch.eye(dim, dtype=like.dtype, device=like.device)
         references = [cls(target.prior_scale, like.new_zeros(dim), target.prior_scale * identity)]
         generator = Generator().manual_seed(0)
         num = max(1000, 20 * dim)

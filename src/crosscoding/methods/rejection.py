@@ -70,7 +70,7 @@ class Rejection(Method):
             log_u = uniform((num, 1), generator=generator, like=z).log()
             log_bound = accepted.add(z, target.pairwise_log_likelihood(z), log_u, log_bound)
             spent += num
-            share = accepted.count.float().mean().item() / self.num_draws
+            share = accepted.count.to(torch.float32).mean().item() / self.num_draws
             report(share, f"{spent} proposals")
         return accepted.findings()
 

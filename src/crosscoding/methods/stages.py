@@ -248,7 +248,8 @@ class Stages:
         if not len(there):
             return decodes
         path = path.select(there)
-        unseen = torch.as_tensor(unseen).to(decodes).expand(len(decodes))[there]
+        unseen = torch.as_tensor(unseen, dtype=decodes.dtype, device=decodes.device)
+        unseen = unseen.expand(len(decodes))[there]
         target, rows, swarm = target.select(there), rows[there], swarm.select(there)
         unknown = torch.full_like(swarm.log_evidence, math.nan)
         answer = Answer(

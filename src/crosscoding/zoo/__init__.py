@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from crosscoding.errors import unknown_name
 from crosscoding.storage import read_folder
+from crosscoding.surroundings import isolated
 from crosscoding.vae import VAE, load_vae
 
 _HERE = Path(__file__).parent
@@ -36,6 +37,7 @@ def names() -> list[str]:
     return sorted(folder.name for folder in _MODELS.iterdir() if folder.is_dir())
 
 
+@isolated
 def load(name: str) -> VAE:
     """A pretrained VAE by its name, in float32; digits decode to logits, faces to means.
 
@@ -49,6 +51,7 @@ def load(name: str) -> VAE:
     return load_vae(_folder(name))
 
 
+@isolated
 def encoder(name: str) -> nn.Module:
     """The encoder that a model was trained with, frozen: a first guess at p(z|t).
 
@@ -84,6 +87,7 @@ def _digits() -> dict[str, Tensor]:
     return load_file(_HERE / "digits.safetensors")
 
 
+@isolated
 def digits() -> tuple[Tensor, Tensor]:
     """Forty MNIST test digits, four of each class, black and white, and their labels.
 

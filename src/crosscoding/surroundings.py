@@ -10,14 +10,15 @@ matrices are less precise than their dtype, there is a warning.
 
 import functools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-_DEVICE_TYPES = tuple(filter(torch.amp.is_autocast_available, ("cpu", "cuda", "mps", "xpu")))
+_ACCELERATOR = torch.accelerator.current_accelerator()
+_DEVICE_TYPES = ("cpu",) if _ACCELERATOR is None else ("cpu", _ACCELERATOR.type)
 _CPU = torch.device("cpu")
 _WIDTH = 128  # of matrices that are large enough for a processor's coarse products
 
@@ -34,12 +35,13 @@ def isolated(function: _Function) -> _Function:
 
     @functools.wraps(function)
     def isolated_function(*args: Any, **kwargs: Any) -> Any:
+        ways_out = _ways_out(args)
+        if not ways_out:  # as nearly always: without the time that a stack takes
+            return function(*map(_normal, args), **_all_normal(kwargs))
         with ExitStack() as stack:
-            for context in _ways_out(args):
+            for context in ways_out:
                 stack.enter_context(context)
-            args = tuple(map(_normal, args))
-            kwargs = {name: _normal(value) for name, value in kwargs.items()}
-            return function(*args, **kwargs)
+            return function(*map(_normal, args), **_all_normal(kwargs))
 
     return cast(_Function, isolated_function)
 
@@ -79,17 +81,18 @@ def warn_of_coarse_products(like: Tensor, stacklevel: int) -> None:
         )
 
 
-def _ways_out(args: tuple[Any, ...]) -> Iterator[AbstractContextManager[Any]]:
+def _ways_out(args: tuple[Any, ...]) -> list[AbstractContextManager[Any]]:
     """What to enter, one after the other, to get out of what surrounds the caller."""
+    contexts: list[AbstractContextManager[Any]] = []
     if torch.is_inference_mode_enabled():
-        yield torch.inference_mode(False)  # which lets gradients be recorded
-        yield torch.no_grad()
+        contexts += [torch.inference_mode(False), torch.no_grad()]  # the first turns gradients on
     for device_type in _DEVICE_TYPES:
         if torch.is_autocast_enabled(device_type):
-            yield torch.autocast(device_type, enabled=False)
+            contexts.append(torch.autocast(device_type, enabled=False))
     default = torch.empty(0).device  # what torch.get_default_device gives, in a quarter of the time
     if default != _CPU and default != (home := _home(args)):
-        yield home
+        contexts.append(home)
+    return contexts
 
 
 def _home(args: tuple[Any, ...]) -> torch.device:
@@ -108,3 +111,7 @@ def _normal(argument: Any) -> Any:
     if isinstance(argument, Tensor) and argument.is_inference():
         return argument.clone()
     return argument
+
+
+def _all_normal(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {name: _normal(value) for name, value in kwargs.items()} if kwargs else kwargs

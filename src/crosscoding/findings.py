@@ -49,7 +49,7 @@ class Findings:
             weights: then they come from those stored, which are closer to p(z|x).
         exact_density: Whether log q(z|x) is log p(z, x) − log p(x), of the target itself.
         stats: Further figures of the method, each of shape (B,). Of them "missed", "r_hat",
-            "finished", "weighed", "lost" and "lost_element" have a say in the verdict
+            "finished", "weighed", "collapsed", "lost" and "lost_element" have a say in the verdict
             (`verdict.Figures`).
         trace: What its stages did, in order.
         interrupted: Whether the user stopped the method, which then gave what it had.
@@ -85,7 +85,31 @@ class Findings:
             num_draws=self.stats.get("weighed", torch.full_like(self.ess, len(self.draws))),
             lost=self.stats.get("lost"),
             lost_element=self.stats.get("lost_element"),
+            collapsed=self._collapsed,
+            short=self._short,
+            excess=self._excess,
         )
+
+    @property
+    def _collapsed(self) -> Tensor:
+        """Whether the weights are not those of the draws, but those of what was fitted, (B,)."""
+        return self.stats.get("collapsed", torch.zeros_like(self.ess)) > 0
+
+    @property
+    def _short(self) -> Tensor:
+        """By how much the C-ELBO is surely below log p(x), where the draws are of a fit, (B,)."""
+        short = self.log_evidence - self.c_elbo - 2 * self.c_elbo_error.nan_to_num(nan=0.0)
+        if self.log_weights is None and self.fitted is not None:
+            return short if self.fitted.crosscoder.has_density else torch.full_like(short, math.nan)
+        return torch.where(self._collapsed, short, math.nan)
+
+    @property
+    def _excess(self) -> Tensor:
+        """By how much the C-ELBO is surely above log p(x), which it cannot be, (B,)."""
+        excess = self.c_elbo - self.log_evidence
+        excess = excess - 3 * (self.c_elbo_error + self.log_evidence_error)
+        folds = self.fitted is not None and not self.fitted.crosscoder.has_density
+        return torch.full_like(excess, math.nan) if folds else excess
 
     def normalised_log_weights(self) -> Tensor:
         """Log-weights of the draws, (S, B); all equal where the method gives none."""

@@ -119,7 +119,7 @@ class Posterior:
     @property
     def verdicts(self) -> list[Verdict]:
         """What each answer is worth and why, the batch flattened."""
-        return self._findings.figures.verdicts()
+        return self._findings.figures.verdicts(self.method)
 
     @property
     def trusted(self) -> Tensor:

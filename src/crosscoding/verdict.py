@@ -4,14 +4,19 @@
 here can tell. "approximate": usable, and some check is missing or missed its mark. "unreliable":
 the figures contradict the answer. Without an error of log p(x), or a search for what an answer may
 lack, nothing is trusted; k and R-hat are of weights and of chains, where there are any.
+
+Each check is a `_Check`: a grade for every answer, a reason in words, and what to do about it.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from crosscoding.diagnostics import pareto_k_limit
+from crosscoding.errors import counted
 
 LABELS = ("trusted", "approximate", "unreliable")
 
@@ -20,6 +25,8 @@ _ESS, _ROUGH_ESS = 600.0, 50.0
 _R_HAT, _ROUGH_R_HAT = 1.01, 1.1
 MISSED, _ROUGH_MISSED = 0.02, 0.1
 _LOST, _ROUGH_LOST = 0.01, 0.5  # of the draws: an answer's weight; most of it
+_SHORT, _ROUGH_SHORT = 0.1, 3.0  # nats, of KL(q || p)
+_EXCESS = 0.1  # nats, for rounding
 
 
 @dataclass(frozen=True)
@@ -29,10 +36,29 @@ class Verdict:
     Attributes:
         label: "trusted", "approximate" or "unreliable".
         reasons: Why, in words and figures; what speaks against the answer first.
+        advice: What to do next, in one sentence; "" where the answer is trusted.
     """
 
     label: str
     reasons: tuple[str, ...]
+    advice: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class _Check:
+    """One check of B answers.
+
+    Args:
+        grades: Index into `LABELS` of each answer, shape (B,).
+        reason: Words on an answer, by its number; "" where there is nothing to say.
+        advice: What to do where it speaks against an answer.
+        advice_on_auto: The same, for an answer of `methods.Auto`; by default the same.
+    """
+
+    grades: Tensor
+    reason: Callable[[int], str]
+    advice: str
+    advice_on_auto: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +77,11 @@ class Figures:
         lost: Share of the draws where the decoder's output has lost log p of an observed element,
             shape (B,); None: at none.
         lost_element: Which element that is at most of them, of a datum laid out flat, shape (B,).
+        collapsed: Whether importance weights left a handful of draws, so that those of a fit stand
+            in for them, boolean, shape (B,); None: nowhere.
+        short: By how many nats the C-ELBO of the fit that the draws are of is below log p(x),
+            shape (B,); NaN or None where the draws are of no fit.
+        excess: By how many nats it is above log p(x) beyond both errors, shape (B,); or None.
     """
 
     log_evidence_error: Tensor
@@ -62,99 +93,200 @@ class Figures:
     num_draws: Tensor
     lost: Tensor | None = None
     lost_element: Tensor | None = None
+    collapsed: Tensor | None = None
+    short: Tensor | None = None
+    excess: Tensor | None = None
 
     @property
     def grades(self) -> Tensor:
         """Index into `LABELS` of each answer, the worst of all checks, shape (B,)."""
-        return torch.stack([grade for grade, _ in self._checks()]).amax(0)
+        return torch.stack([check.grades for check in self._checks()]).amax(0)
 
-    def verdicts(self) -> list[Verdict]:
-        """A verdict for each answer."""
-        checks = [(grade.tolist(), words) for grade, words in self._checks()]
+    def verdicts(self, method: str = "") -> list[Verdict]:
+        """A verdict for each answer.
+
+        Args:
+            method: Name of the method that answered, as advice depends on it.
+        """
+        checks = self._checks()
+        graded = [check.grades.tolist() for check in checks]
         verdicts = []
-        for query, overall in enumerate(self.grades.tolist()):
-            graded = [(grade[query], words(query)) for grade, words in checks]
-            graded.sort(key=lambda pair: -pair[0])
-            reasons = tuple(reason for _, reason in graded if reason)
-            verdicts.append(Verdict(LABELS[overall], reasons))
+        for query in range(len(self.ess)):
+            order = sorted(range(len(checks)), key=lambda i: -graded[i][query])
+            reasons = tuple(filter(None, (checks[i].reason(query) for i in order)))
+            worst = max(grades[query] for grades in graded)
+            verdicts.append(Verdict(LABELS[worst], reasons, _advice(checks, graded, query, method)))
         return verdicts
 
-    def _checks(self):
-        """Each check: grades (B,), and a function from a query to words on it."""
-        k_limit = k_limits(self.num_draws)
-        # Equal weights have no tail to fit.
-        even = self.ess.isfinite() & (self.ess >= 0.95 * self.num_draws)
-        k = torch.where(even & ~self.pareto_k.isnan(), 0.0, self.pareto_k)
-        error, ess, r_hat, missed = self.log_evidence_error, self.ess, self.r_hat, self.missed
+    def _checks(self) -> list[_Check]:
+        """In the order of their reasons, where they speak alike."""
         return [
-            (
-                torch.where(self.finished, 0, 1),
-                lambda q: "" if self.finished[q] else "it was stopped before it was done",
-            ),
-            (
-                # Where log p(x) is not estimated at all, nothing vouches for the modes' shares.
-                torch.where(error.isnan(), 1, _grade(error, _ERROR, _ROUGH_ERROR)),
-                lambda q: (
-                    "log p(x) is not estimated"
-                    if error[q].isnan()
-                    else f"log p(x) has a standard error of {error[q]:.2g} nats"
-                    + _against(error[q], _ERROR)
-                ),
-            ),
-            (
-                _grade(-ess, -_ESS, -_ROUGH_ESS),
-                lambda q: (
-                    "it is integrated, not sampled"
-                    if ess[q].isinf()
-                    else f"{ess[q]:.0f} effective draws"
-                    + ("" if ess[q] >= _ESS else f", fewer than {_ESS:.0f}")
-                ),
-            ),
-            (
-                torch.where(k.isnan(), 0, _grade(k, k_limit, k_limit)),
-                lambda q: (
-                    ""
-                    if k[q].isnan() or even[q]
-                    else f"the weights have a Pareto k of {self.pareto_k[q]:.2f}"
-                    + _against(k[q], float(k_limit[q]))
-                ),
-            ),
-            (
-                torch.where(r_hat.isnan(), 0, _grade(r_hat, _R_HAT, _ROUGH_R_HAT)),
-                lambda q: (
-                    ""
-                    if r_hat[q].isnan()
-                    else f"chains have an R-hat of {r_hat[q]:.3f}" + _against(r_hat[q], _R_HAT)
-                ),
-            ),
-            (
-                torch.where(missed.isnan(), 1, _grade(missed, MISSED, _ROUGH_MISSED)),
-                lambda q: (
-                    "nothing has searched for modes that it lacks"
-                    if missed[q].isnan()
-                    else f"a search from the prior leaves {missed[q]:.1%} of p(z|x) unaccounted for"
-                ),
-            ),
-            *self._losses(),
+            self._of_end(),
+            self._of_log_evidence(),
+            self._of_ess(),
+            self._of_weights(),
+            self._of_chains(),
+            self._of_search(),
+            self._of_losses(),
+            self._of_collapse(),
+            self._of_fit(),
+            self._of_bound(),
         ]
 
-    def _losses(self):
-        """The check of what the decoder's output has lost, where that was looked at."""
-        if (lost := self.lost) is None:
-            return []
+    def _of_end(self) -> _Check:
+        finished = self.finished.tolist()
+        return _Check(
+            torch.where(self.finished, 0, 1),
+            lambda q: "" if finished[q] else "it was stopped before it was done",
+            "raise max_seconds or max_decodes, or ask fewer queries at once",
+        )
+
+    def _of_log_evidence(self) -> _Check:
+        # Where log p(x) is not estimated at all, nothing vouches for the modes' shares.
+        error, values = self.log_evidence_error, self.log_evidence_error.tolist()
+        return _Check(
+            torch.where(error.isnan(), 1, _grade(error, _ERROR, _ROUGH_ERROR)),
+            lambda q: (
+                "log p(x) is not estimated"
+                if math.isnan(values[q])
+                else f"log p(x) has a standard error of {values[q]:.2g} nats"
+                + _against(values[q], _ERROR)
+            ),
+            "use methods.Auto(), which goes on until log p(x) is known well enough",
+            "compare log p(x) with that of methods.TemperedSMC(num_particles=10_000)",
+        )
+
+    def _of_ess(self) -> _Check:
+        ess = self.ess.tolist()
+        return _Check(
+            _grade(-self.ess, -_ESS, -_ROUGH_ESS),
+            lambda q: (
+                "it is integrated, not sampled"
+                if ess[q] == math.inf
+                else "the number of effective draws is not known"
+                if math.isnan(ess[q])
+                else counted(round(ess[q]), "effective draw")
+                + ("" if ess[q] >= _ESS else f", fewer than {_ESS:.0f}")
+            ),
+            "raise the method's number of draws, or use methods.Auto()",
+            "compare its draws with those of methods.TemperedSMC(num_particles=10_000)",
+        )
+
+    def _of_weights(self) -> _Check:
+        k_limit = k_limits(self.num_draws)
+        # Equal weights have no tail to fit.
+        even = self.ess.isfinite() & (self.ess >= 0.95 * self.num_draws) & ~self.pareto_k.isnan()
+        k, limits = self.pareto_k.tolist(), k_limit.tolist()
+        silent = (even | self.pareto_k.isnan()).tolist()
+        grades = _grade(self.pareto_k, k_limit, k_limit)
+        return _Check(
+            torch.where(even | self.pareto_k.isnan(), 0, grades),
+            lambda q: (
+                ""
+                if silent[q]
+                else f"the weights have a Pareto k of {k[q]:.2f}" + _against(k[q], limits[q])
+            ),
+            "use methods.Auto(), or methods.TemperedSMC(), whose answer rests on no such weights",
+            "compare its draws with those of methods.HMC() or methods.TemperedSMC()",
+        )
+
+    def _of_chains(self) -> _Check:
+        r_hat = self.r_hat.tolist()
+        return _Check(
+            torch.where(self.r_hat.isnan(), 0, _grade(self.r_hat, _R_HAT, _ROUGH_R_HAT)),
+            lambda q: (
+                ""
+                if math.isnan(r_hat[q])
+                else f"chains have an R-hat of {r_hat[q]:.3f}" + _against(r_hat[q], _R_HAT)
+            ),
+            "run longer chains (num_warmup, num_draws), or use methods.Auto()",
+        )
+
+    def _of_search(self) -> _Check:
+        missed = self.missed.tolist()
+        return _Check(
+            torch.where(self.missed.isnan(), 1, _grade(self.missed, MISSED, _ROUGH_MISSED)),
+            lambda q: (
+                "nothing has searched for modes that it lacks"
+                if math.isnan(missed[q])
+                else f"a search from the prior leaves {missed[q]:.1%} of p(z|x) unaccounted for"
+            ),
+            "use methods.Auto(), which searches for what an answer lacks",
+            "ask again with another seed, and compare log p(x) and what is predicted",
+        )
+
+    def _of_losses(self) -> _Check:
+        lost = torch.zeros_like(self.ess) if self.lost is None else self.lost
         element = torch.full_like(lost, -1) if self.lost_element is None else self.lost_element
-        return [
-            (
-                _grade(lost, _LOST, _ROUGH_LOST),
-                lambda q: (
-                    ""
-                    if lost[q] <= _LOST
-                    else f"observed element {int(element[q])} (of the datum laid out flat, from 0) "
-                    "sits where the decoder's output is clamped or has lost its precision, at "
-                    f"{lost[q]:.0%} of the draws"
-                ),
-            )
-        ]
+        shares, elements = lost.tolist(), element.tolist()
+        return _Check(
+            _grade(lost, _LOST, _ROUGH_LOST),
+            lambda q: (
+                ""
+                if shares[q] <= _LOST
+                else f"observed element {int(elements[q])} (of the datum laid out flat, from 0) "
+                "sits where the decoder's output is clamped or has lost its precision, at "
+                f"{shares[q]:.0%} of the draws"
+            ),
+            "let the decoder output logits or logarithms instead of probabilities or rates, or run "
+            "it in double precision: decoder.double()",
+        )
+
+    def _of_collapse(self) -> _Check:
+        collapsed = self.finished & False if self.collapsed is None else self.collapsed
+        values = collapsed.tolist()
+        return _Check(
+            torch.where(collapsed, 2, 0),
+            lambda q: (
+                "a few draws have all the importance weight, so draws of the fit are given instead"
+                if values[q]
+                else ""
+            ),
+            "use methods.Auto(), which adapts what it draws from",
+            "take it as the best Gaussian that was found, and compare it with methods.HMC()",
+        )
+
+    def _of_fit(self) -> _Check:
+        short = torch.full_like(self.ess, math.nan) if self.short is None else self.short
+        values = short.tolist()
+        return _Check(
+            torch.where(short.isnan(), 0, _grade(short, _SHORT, _ROUGH_SHORT)),
+            lambda q: (
+                f"the C-ELBO of the fit is {values[q]:.3g} nats below log p(x), so some of its "
+                "draws are where p(z|x) is low"
+                if values[q] > _SHORT
+                else ""
+            ),
+            "fit a richer cross-coder, such as crosscoders.Mixture(8), or use methods.Auto()",
+            "take it as the best Gaussian that was found, and compare it with methods.HMC()",
+        )
+
+    def _of_bound(self) -> _Check:
+        excess = torch.full_like(self.ess, math.nan) if self.excess is None else self.excess
+        values = excess.tolist()
+        return _Check(
+            torch.where(excess > _EXCESS, 2, 0),
+            lambda q: (
+                f"the C-ELBO, a lower bound, is {values[q]:.3g} nats above log p(x)"
+                if values[q] > _EXCESS
+                else ""
+            ),
+            "raise the method's number of draws, or use methods.Auto()",
+            "ask again with another seed, and compare log p(x)",
+        )
+
+
+_FIRST_TO_MEND = (6, 0, 9, 7, 5, 8, 4, 3, 1, 2)
+"""Which check's advice is given, by its place in `Figures._checks`, where several are as bad."""
+
+
+def _advice(checks: list[_Check], graded: list[list[int]], query: int, method: str) -> str:
+    """What to do about the worst of an answer's checks."""
+    worst = max(_FIRST_TO_MEND, key=lambda i: graded[i][query])
+    if not graded[worst][query]:
+        return ""
+    check = checks[worst]
+    return (method == "Auto" and check.advice_on_auto) or check.advice
 
 
 def k_limits(num_draws: Tensor) -> Tensor:
@@ -168,5 +300,5 @@ def _grade(value: Tensor, good: float | Tensor, rough: float | Tensor) -> Tensor
     return 2 - (value <= good).int() - (value <= rough).int()
 
 
-def _against(value: Tensor, limit: float) -> str:
+def _against(value: float, limit: float) -> str:
     return "" if value <= limit else f", above {limit:.3g}"

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from crosscoding.crosscoders import Fitted
 from crosscoding.diagnostics import importance_ess, log_mean_exp, pareto_smooth
 from crosscoding.findings import Findings, Stage
-from crosscoding.methods.importance import bound_of
+from crosscoding.methods.importance import FEWEST, bound_of, not_collapsed
 from crosscoding.methods.particles import systematic, taken
 from crosscoding.random import uniform
 from crosscoding.target import Target
@@ -29,6 +29,7 @@ class Answer:
         weighed: Draws that the weights are of, shape (B,).
         cell_width: Side of the cell around each draw, shape (S, B); None: draws are points.
         searched: Whether they come of looking everywhere, so that no further look is needed.
+        collapsed: Whether log_weights are those of a fit, as its own left a handful of draws, (B,).
     """
 
     draws: Tensor
@@ -43,6 +44,7 @@ class Answer:
     weighed: Tensor
     cell_width: Tensor | None = None
     searched: bool = False
+    collapsed: Tensor | None = None
 
     @property
     def grades(self) -> Tensor:
@@ -61,7 +63,7 @@ class Answer:
 _MOST_EXCESS = 5.0  # of Pareto k above its limit: any that is above is no guide
 _CLAIM_ESS = 20.0  # of answers that others are held against
 _DOUBTED = ("log_evidence", "error", "missed", "pareto_k", "weighed")
-_FIGURES = ("log_evidence", "error", "ess", "pareto_k", "missed", "weighed")
+_FIGURES = ("log_evidence", "error", "ess", "pareto_k", "missed", "weighed", "collapsed")
 
 
 class Answers:
@@ -82,6 +84,7 @@ class Answers:
         self.log_evidence = unknown
         self.error, self.ess, self.pareto_k = unknown.clone(), unknown.clone(), unknown.clone()
         self.missed, self.weighed = unknown.clone(), torch.zeros_like(unknown)
+        self.collapsed = torch.zeros_like(unknown)
         self.c_elbo, self.c_elbo_error = unknown.clone(), unknown.clone()
         self.way = torch.zeros_like(unknown)
         self._later: Answer | None = None  # of all queries
@@ -102,6 +105,8 @@ class Answers:
         rounding = torch.finfo(answer.error.dtype).eps * answer.log_evidence.abs()
         error = torch.hypot(answer.error, rounding).nan_to_num(nan=math.inf)
         answer = replace(answer, error=torch.where(rounding.isfinite(), error, math.inf))
+        if answer.collapsed is None:
+            answer = replace(answer, collapsed=torch.zeros_like(error))
         self._claim(rows, answer)
         # Less 2 standard errors of each: the highest of noisy bounds would be no bound.
         bound = answer.c_elbo - 2 * answer.c_elbo_error
@@ -180,6 +185,7 @@ class Answers:
                 "missed": self.missed.clamp_max(1.0),
                 "weighed": self.weighed,
                 "finished": self.finished.to(self.ess),
+                "collapsed": self.collapsed,
             },
             trace=trace,
         )
@@ -210,7 +216,10 @@ def _resampled(answer: Answer, index: Tensor, num: int, generator: Generator) ->
     offset = uniform((1,), generator=generator, like=answer.draws)
     order = torch.randperm(num, generator=generator).to(index.device)
     jitter = uniform((num, 1, answer.draws.shape[-1]), generator=generator, like=answer.draws)
-    chosen = systematic(answer.log_weights[:, index], offset, num)[order]
+    log_weights = answer.log_weights[:, index]
+    if (answer.ess[index] < FEWEST).any():  # of a bank: what was proposed has been seen to
+        log_weights, _ = not_collapsed(log_weights, answer.draws[:, index], None, None)
+    chosen = systematic(log_weights, offset, num)[order]
     z = taken(answer.draws[:, index], chosen)
     if answer.cell_width is None:
         return z
@@ -232,6 +241,7 @@ def answer_of(
     log_evidence, error = log_mean_exp(log_weights)
     c_elbo, c_elbo_error = bound_of(proposal, z, log_weights, num_fitted)
     smoothed, pareto_k = pareto_smooth(log_weights)
+    smoothed, collapsed = not_collapsed(smoothed, z, proposal, num_fitted)
     return Answer(
         draws=z,
         log_weights=smoothed,
@@ -243,4 +253,5 @@ def answer_of(
         pareto_k=pareto_k,
         missed=missed,
         weighed=torch.full_like(error, len(z)),
+        collapsed=collapsed,
     )

@@ -36,6 +36,10 @@ _FAR_OUT = (
 )
 _TAIL_SHARE, _REFERENCE_SHARE = 0.15, 0.1  # of the draws for a bare density
 _NUM_FOR_BOUND = 1000
+FEWEST, _LEAST_SHARE = (
+    50.0,
+    0.05,
+)  # effective draws, and of few draws a share: weights collapse below
 
 
 @dataclass(frozen=True)
@@ -120,12 +124,14 @@ def _weighted(
 ) -> Findings:
     log_evidence, log_evidence_error = log_mean_exp(log_weights)
     smoothed, pareto_k = pareto_smooth(log_weights)
+    smoothed, collapsed = not_collapsed(smoothed, z, proposal, num_fitted)
     c_elbo = c_elbo_error = torch.full_like(log_evidence, math.nan)
     if proposal is not None:
         c_elbo, c_elbo_error = bound_of(proposal, z, log_weights, num_fitted)
     return Findings(
         draws=z,
         log_weights=smoothed,
+        stats={"collapsed": collapsed},
         pareto_k=pareto_k,
         fitted=proposal,
         log_evidence=log_evidence,
@@ -134,6 +140,47 @@ def _weighted(
         c_elbo_error=c_elbo_error,
         ess=importance_ess(log_weights),
     )
+
+
+def not_collapsed(
+    log_weights: Tensor, z: Tensor, proposal: Fitted | None, num_fitted: int | None
+) -> tuple[Tensor, Tensor]:
+    """Log-weights under which draws never are a handful of points, and where they had been: (B,).
+
+    Where a few draws have all the weight, it says nothing of p(z|x) but where it is highest. There
+    the draws stand for what was fitted, as they do without weights; those of a bank, which fits
+    nothing, for p(x|z) to a power that leaves enough of them.
+
+    Args:
+        log_weights: Of the draws, shape (S, B).
+        z: The draws, shape (S, B, latent).
+        proposal: What they were drawn from; None: points that spread over the prior.
+        num_fitted: As in `bound_of`.
+    """
+    enough = min(FEWEST, len(z) * _LEAST_SHARE)
+    collapsed = importance_ess(log_weights) < enough
+    if not collapsed.any():
+        return log_weights, collapsed.to(log_weights)
+    rows = collapsed.nonzero()[:, 0]
+    if proposal is None:
+        some = log_weights[:, rows]
+        flatness = next_temperature(some, torch.zeros_like(some[0]), enough)
+        own = flattened(some, flatness)
+    elif num_fitted is None:
+        own = torch.zeros_like(log_weights[:, rows])
+    else:
+        own = _log_share_fitted(proposal.select(rows), z[:, rows], num_fitted)
+    log_weights = log_weights.clone()
+    log_weights[:, rows] = own.log_softmax(0)
+    return log_weights, collapsed.to(log_weights)
+
+
+def _log_share_fitted(proposal: Fitted, z: Tensor, num_fitted: int) -> Tensor:
+    """log of q_fitted / q at draws of a widened mixture q, (S, B)."""
+    assert isinstance(proposal.crosscoder, Mixture)
+    joint = proposal.crosscoder.joint_log_prob(proposal.params, z)
+    share = proposal.params["logits"].log_softmax(-1)[:, :num_fitted].logsumexp(-1)
+    return joint[..., :num_fitted].logsumexp(-1) - share - joint.logsumexp(-1)
 
 
 def bound_of(
@@ -156,9 +203,7 @@ def bound_of(
     if num_fitted is None or not isinstance(proposal.crosscoder, Mixture):
         return log_weights.mean(0), mean_error(log_weights)
     z, log_weights = z[:_NUM_FOR_BOUND], log_weights[:_NUM_FOR_BOUND]
-    joint = proposal.crosscoder.joint_log_prob(proposal.params, z)
-    share = proposal.params["logits"].log_softmax(-1)[:, :num_fitted].logsumexp(-1)
-    log_ratio = joint[..., :num_fitted].logsumexp(-1) - share - joint.logsumexp(-1)
+    log_ratio = _log_share_fitted(proposal, z, num_fitted)
     terms = log_ratio.exp() * (log_weights - log_ratio)
     return terms.mean(0), mean_error(terms)
 

@@ -119,15 +119,20 @@ class Answers:
             return
         index = better.nonzero()[:, 0]
         chosen, generator = rows[index], Generator().manual_seed(self._seed)
-        for name in _FIGURES:
-            getattr(self, name)[chosen] = getattr(answer, name)[index]
-        self.grade[chosen] = grade[index].long()
-        self.looked[chosen] = answer.searched
-        self._postponed[chosen] = postpone
-        if postpone:
+        draws = None if postpone else _resampled(answer, index, len(self._draws), generator)
+        # Whoever interrupts what follows finds answers that are not trusted, or none (grade 3).
+        finished = self.finished[chosen]
+        self.finished[chosen] = False
+        if draws is None:
             self._later = answer
         else:
-            self._draws[:, chosen] = _resampled(answer, index, len(self._draws), generator)
+            self._draws[:, chosen] = draws
+        self._postponed[chosen] = postpone
+        for name in _FIGURES:
+            getattr(self, name)[chosen] = getattr(answer, name)[index]
+        self.looked[chosen] = answer.searched
+        self.grade[chosen] = grade[index].long()
+        self.finished[chosen] = finished
 
     def _claim(self, rows: Tensor, answer: Answer) -> None:
         """Remember what log p(x) is at least: by sound weights, or as a bound says."""

@@ -127,6 +127,8 @@ class _Cascade:
         self._run("bank", everything, stages.bank)
         if self._target.latent_dim <= GRID_DIM:
             self._run("grid", self._open(), stages.integrate)
+            if len(rows := self._open()):  # too fine for cells, or beyond their box
+                stages.locate(self._some(rows), rows)
         if self._effort.low_rank:
             self._run("fit", self._open(), stages.fit)
             return
@@ -145,6 +147,11 @@ class _Cascade:
         """The queries that are not settled, or that a later stage contradicts."""
         self._answers.compare()
         return (self._answers.grade > 0).nonzero()[:, 0]
+
+    def _some(self, rows: Tensor) -> Target:
+        """The target of some queries."""
+        whole = len(rows) == self._target.num_queries
+        return self._target if whole else self._target.select(rows)
 
     def _to_look_at(self) -> Tensor:
         """Which queries are settled by particles, which may have lost a mode on their way, (B,)."""
@@ -176,11 +183,8 @@ class _Cascade:
         start = time.perf_counter()
         stage = Stage(name, torch.zeros_like(self._spent), torch.zeros_like(self._spent))
         self._trace.append(stage)
-        chosen = self._target
-        if len(rows) < self._target.num_queries:
-            chosen = self._target.select(rows)
         try:
-            stage.decodes[rows] = work(chosen, rows, self._streams[name])
+            stage.decodes[rows] = work(self._some(rows), rows, self._streams[name])
         finally:
             stage.seconds[rows] = (time.perf_counter() - start) / len(rows)
         self._spent += stage.decodes

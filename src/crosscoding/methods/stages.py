@@ -28,6 +28,7 @@ from crosscoding.methods.effort import (
     way_of,
 )
 from crosscoding.methods.grid import Grid
+from crosscoding.methods.handed_on import HandedOn, Particles
 from crosscoding.methods.importance import adapt
 from crosscoding.methods.lowrank import fit_low_rank
 from crosscoding.methods.particles import bounded
@@ -67,8 +68,7 @@ class Stages:
         self._clock = clock
         self._report = report
         self._weigh = Weighing(answers, clock, effort.most_times if unlimited else 1)
-        self._particles: Tensor  # that annealed, of all queries, (S, B, latent)
-        self._particles_missed = torch.zeros_like(answers.way)
+        self._particles: HandedOn[Particles] = HandedOn(answers.way)
         self.climbs = Climbs(answers, effort, clock, report, self._weigh)
 
     def bank(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
@@ -110,6 +110,11 @@ class Stages:
         self.answers.keep(rows, answer, postpone=True)
         return torch.zeros_like(ess)
 
+    def locate(self, target: Target, rows: Tensor) -> None:
+        """Note how far p(z|x) is from the prior, where the answer of the bank did not need it."""
+        _, log_likelihood = target.log_likelihood_of_bank()
+        self.answers.way[rows] = way_of(log_likelihood, target.latent_dim)
+
     def integrate(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         tolerance = _GRID_TOLERANCE[target.latent_dim]
         grid = Grid(tolerance, max_cells=_MOST_CELLS, num_checks=_NUM_GRID_CHECKS)
@@ -134,10 +139,6 @@ class Stages:
             searched=True,
         )
         self.answers.keep(rows[integrated], answer)
-        open_rows = (self.answers.grade[rows] > 0).nonzero()[:, 0]
-        if len(open_rows):  # too fine for cells, or beyond their box
-            _, log_likelihood = target.select(open_rows).log_likelihood_of_bank()
-            self.answers.way[rows[open_rows]] = way_of(log_likelihood, target.latent_dim)
         return everything.stats["cells"] + _NUM_GRID_CHECKS
 
     def fit(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
@@ -163,14 +164,14 @@ class Stages:
     def anneal(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         for_particles, for_proposal = spawn(generator, 2)
         annealing = Annealing(NUM_PARTICLES, 1, 1, 3, 0.5)
-        self._particles = self.answers.every_draw()[:NUM_PARTICLES].clone()
         swarm = annealing.run(target, generator=for_particles, stop=self._clock.is_over)
         decodes, there = swarm.decodes, self._arrived(rows, swarm)
         if len(there):
             target, swarm = target.select(there), swarm.select(there)
-            self._particles[:, rows[there]] = swarm.z
-            missed = self._particles_missed[rows[there]] = swarm.missed
-            decodes[there] += self._propose(target, rows[there], swarm, missed, 1, for_proposal)
+            self._particles.put(rows[there], Particles(swarm.z, swarm.missed))
+            decodes[there] += self._propose(
+                target, rows[there], swarm, swarm.missed, 1, for_proposal
+            )
         return decodes
 
     def _arrived(self, rows: Tensor, swarm: Swarm) -> Tensor:
@@ -181,8 +182,8 @@ class Stages:
     def refine(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Adapt from the answer's draws and the particles with more draws, and a mixture of two."""
         for_adapt, for_weights = spawn(generator, 2)
-        particles = self._particles[:, rows]
-        draws = torch.cat([self.answers.draws_of(rows), *[particles] * _PARTICLES_COUNT])
+        particles = self._particles_of(rows)
+        draws = torch.cat([self.answers.draws_of(rows), *[particles.z] * _PARTICLES_COUNT])
         proposal = adapt(
             target,
             draws,
@@ -199,24 +200,36 @@ class Stages:
             proposal,
             2,
             NUM_WEIGHED,
-            outside(proposal, particles, target.log_joint(particles), self._particles_missed[rows]),
+            outside(proposal, particles.z, target.log_joint(particles.z), particles.missed),
             for_weights,
         )
+
+    def _particles_of(self, rows: Tensor) -> Particles:
+        """Particles of queries; draws of the answer so far where none annealed, or none arrived."""
+        draws = self.answers.draws_of(rows)
+        some = torch.arange(NUM_PARTICLES, device=rows.device) % len(draws)
+        particles = Particles(draws[some], torch.full_like(self.answers.error[rows], math.nan))
+        if (there := self._particles.has(rows).nonzero()[:, 0]).numel():
+            annealed = self._particles.of(rows[there])
+            particles.z[:, there], particles.missed[there] = annealed.z, annealed.missed
+        return particles
 
     def swarm(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Many particles in islands: from the prior or, where it is far, from what climbs found.
 
         Of very many modes climbs find a part; the prior has them all.
         """
-        way, unseen = self.answers.way[rows], self.climbs.unseen[rows]  # NaN if not climbed for
-        decodes = torch.zeros_like(way)
-        far = self.climbs.left[rows] & ((unseen < _MOST_UNSEEN) | ~(way < LONGEST_WAY))
+        way, climbed = self.answers.way[rows], self.climbs.found.has(rows)
+        decodes, unseen = torch.zeros_like(way), torch.full_like(way, math.nan)
+        if climbed.any():
+            unseen[climbed] = self.climbs.found.of(rows[climbed]).unseen
+        far = climbed & ((unseen < _MOST_UNSEEN) | ~(way < LONGEST_WAY))
         for_near, for_far, for_bridge = spawn(generator, 3)
         if (some := (~far).nonzero()[:, 0]).numel():
             near = target.select(some)
             decodes[some] += self._swarm(near, rows[some], near, 0.0, for_near)
         if (some := far.nonzero()[:, 0]).numel():
-            proposal = self.climbs.found(rows[some])
+            proposal = self.climbs.found.of(rows[some]).proposal
             num = self._effort.swarm_size
             there = target.select(some)
             bridge = Bridge(there, proposal, num, generator=for_bridge)

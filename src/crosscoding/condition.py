@@ -3,6 +3,7 @@
 import math
 import time
 import warnings
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from crosscoding.target import REACH, Target, VAETarget
 from crosscoding.vae import VAE, check_matches
 
 MAX_BYTES = 2**30
+_JOINING = 1e-5  # seconds that the blocks' draws take to be put together, for each query and dim
 _FEW_NEAR = 0.01  # share of draws that may lie far out
 
 
@@ -149,7 +151,7 @@ def infer(
     start = time.perf_counter()
     with torch.inference_mode(False), torch.enable_grad():  # wherever the caller stands
         flat = target.flatten()
-        findings = _in_blocks(method, flat, for_method, report, max_bytes)
+        findings = _in_blocks(method, flat, for_method, report, max_bytes, start)
     _doubt_edges(flat, findings)
     return Posterior(
         findings,
@@ -162,11 +164,18 @@ def infer(
 
 
 def _in_blocks(
-    method: Method, target: Target, generator: Generator, report: Report, max_bytes: int
+    method: Method,
+    target: Target,
+    generator: Generator,
+    report: Report,
+    max_bytes: int,
+    start: float,
 ) -> Findings:
     """Run a method on blocks of queries that fit in memory, like ones together.
 
-    Every block has the same random numbers, so that a query's answer is that of its own.
+    Every block has the same random numbers, so that a query's answer is that of its own. Whoever
+    interrupts a method that can end at any time gets what there is, and of the blocks to come what
+    takes next to no time.
     """
     if max_bytes < 1:
         raise ValueError(f"expected max_bytes >= 1, got {max_bytes}")
@@ -174,7 +183,8 @@ def _in_blocks(
     point_bytes = target.like.element_size() * (4 * target.latent_dim + 4)
     size = max(max_bytes // (method.points_at_once * point_bytes + target.query_bytes), 1)
     blocks = order.split(int(size))
-    state, parts, start = generator.get_state(), [], time.perf_counter()
+    state, parts = generator.get_state(), []
+    joining = 0.0 if len(blocks) == 1 else _JOINING * target.num_queries * target.latent_dim
     for number, block in enumerate(blocks):
 
         def report_block(share: float, what: str, done: int = number) -> None:
@@ -182,15 +192,27 @@ def _in_blocks(
 
         generator.set_state(state)
         chosen = target.select(block).prepare()
-        runner = method.of_block(
-            len(blocks) - number,
-            time.perf_counter() - start,
-            interrupted=bool(parts) and parts[-1].interrupted,
-        )
-        parts.append(runner.find(chosen, generator=generator, report=report_block))
+        interrupted = bool(parts) and parts[-1].interrupted
+        left, seconds = len(blocks) - number, time.perf_counter() - start + joining
+        runner = method.of_block(left, seconds, interrupted=interrupted)
+        try:
+            parts.append(runner.find(chosen, generator=generator, report=report_block))
+        except KeyboardInterrupt:
+            hurried = method.of_block(left, seconds, interrupted=True)
+            if not parts or interrupted or hurried is method:
+                raise
+            generator.set_state(state)
+            found = hurried.find(chosen, generator=generator, report=report_block)
+            parts.append(replace(found, interrupted=True))
+    together = Findings.joined(parts)
+    in_order = bool((order[1:] > order[:-1]).all())
+    return together if in_order else together.select(_inverse(order))
+
+
+def _inverse(order: Tensor) -> Tensor:
     back = torch.empty_like(order)
     back[order] = torch.arange(len(order), device=order.device)
-    return Findings.joined(parts).select(back)
+    return back
 
 
 def _doubt_edges(target: Target, findings: Findings) -> None:

@@ -6,8 +6,12 @@ import torch
 from torch import Tensor
 
 from crosscoding.bank import MAX_POINTS, prior_points
+from crosscoding.clock import UNLIMITED
 from crosscoding.errors import NonFiniteError
 from crosscoding.target import Target
+
+_BANK_SHARE = 0.25  # of the time that is left
+_AT_ONCE = 256  # points, of each query, where there is a clock that is asked between them
 
 
 class DensityTarget(Target):
@@ -51,6 +55,14 @@ class DensityTarget(Target):
         return 100.0 * self.latent_dim  # it shows nothing of itself
 
     def log_joint(self, z: Tensor, *, checked: bool = True) -> Tensor:
+        in_pieces = self.clock.is_limited and z.ndim > 1 + len(self.batch_shape) and len(z) > 1
+        if not in_pieces:
+            return self._log_joint(z, checked)
+        slices = self.clock.slices(len(z), _AT_ONCE, "points")
+        return torch.cat([self._log_joint(z[some], checked) for some in slices])
+
+    def _log_joint(self, z: Tensor, checked: bool) -> Tensor:
+        self.clock.tick()
         result = self.log_density(z)
         if result.shape != z.shape[:-1]:
             raise ValueError(
@@ -69,8 +81,19 @@ class DensityTarget(Target):
         return self.log_likelihood(one_batch).expand(len(z), *self.batch_shape)
 
     def log_likelihood_of_bank(self) -> tuple[Tensor, Tensor]:
-        points = self.prior_scale * prior_points(MAX_POINTS, self.latent_dim, self.like)
-        return points, self.pairwise_log_likelihood(points)
+        num = min(MAX_POINTS, self.bank_points)
+        points = self.prior_scale * prior_points(num, self.latent_dim, self.like)
+        if not self.clock.is_limited:
+            return points, self.pairwise_log_likelihood(points)
+        # One is asked however late it is, and then as many as there is time for.
+        first = self.timed(UNLIMITED).pairwise_log_likelihood(points[:1])
+        stop, pieces = self.clock.within(_BANK_SHARE), [first]
+        for some in self.clock.slices(num - 1, _AT_ONCE, "bank"):
+            if stop():
+                break
+            pieces.append(self.pairwise_log_likelihood(points[1:][some]))
+        log_likelihood = torch.cat(pieces)
+        return points[: len(log_likelihood)], log_likelihood
 
     def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
         return self.log_likelihood(z)
@@ -103,5 +126,5 @@ class DensityTarget(Target):
         flat = DensityTarget(
             self.log_density, self.latent_dim, prior_scale=self.prior_scale, like=self.like
         )
-        flat.batch_shape = index.shape
+        flat.batch_shape, flat.clock, flat.bank_points = index.shape, self.clock, self.bank_points
         return flat

@@ -9,11 +9,13 @@ batch runs over queries, each with evidence of its own.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.bank import Bank
+from crosscoding.bank import MAX_POINTS, Bank
+from crosscoding.clock import UNLIMITED, Clock
 from crosscoding.errors import NonFiniteError
 from crosscoding.evidence import Evidence
 from crosscoding.jacobian import derivative, with_jacobian
@@ -40,6 +42,8 @@ class Target(ABC):
             known, tails have to be looked at.
         undefined: For which queries of the whole batch log p(x|z) was NaN somewhere far out, and
             taken for −inf, boolean; None: not known.
+        clock: Told before every piece of work.
+        bank_points: Most points that the bank has.
     """
 
     latent_dim: int
@@ -49,6 +53,8 @@ class Target(ABC):
     index: Tensor | None = None
     ends_with_prior: bool = False
     undefined: Tensor | None = None
+    clock: Clock = UNLIMITED
+    bank_points: int = MAX_POINTS
 
     def name(self, query: int | Tensor) -> int:
         """Which query of the whole batch this is, for messages."""
@@ -105,6 +111,13 @@ class Target(ABC):
     @abstractmethod
     def select(self, index: Tensor) -> "Target":
         """The target of some queries (repeats allowed), for a target of batch shape (B,)."""
+
+    def timed(self, clock: Clock, bank_points: int = MAX_POINTS) -> "Target":
+        """The same flat target by this clock, with no more than so many points in its bank."""
+        chosen = object.__new__(type(self))
+        vars(chosen).update(vars(self))
+        chosen.clock, chosen.bank_points = clock, bank_points
+        return chosen
 
     def prepare(self) -> "Target":
         """The same flat target, ready to be evaluated often."""
@@ -181,7 +194,13 @@ class VAETarget(Target):
         self._values = evidence.values.reshape(flat_shape)
         self._mask = evidence.mask.reshape(flat_shape)
         size = vae.data_size
-        self._observed = Observed(vae, self._values.reshape(-1, size), self._mask.reshape(-1, size))
+        observed = Observed(vae, self._values.reshape(-1, size), self._mask.reshape(-1, size))
+        self._observer: Callable[[], Observed] = lambda: observed
+
+    @property
+    def _observed(self) -> Observed:
+        """Made when it is first asked for, as queries that the bank settles never ask."""
+        return self._observer()
 
     def log_likelihood(self, z: Tensor, *, checked: bool = True) -> Tensor:
         sample = z.shape[: z.ndim - 1 - len(self.batch_shape)]
@@ -199,17 +218,19 @@ class VAETarget(Target):
 
         def evaluate(points: Tensor) -> Tensor:
             likelihood = self.vae.flat_likelihood
+            self.clock.tick()
             kept = likelihood.to_keep(self.vae.decode_flat(points))
             result = likelihood.pairwise_log_prob(kept, values, mask)
             return self._checked(result, points).reshape(len(points), *self.batch_shape)
 
-        return _in_chunks(evaluate, z, self._chunk_size(1, z))
+        slices = self.clock.slices(len(z), self._chunk_size(1, z), "points for all")
+        return torch.cat([evaluate(z[some]) for some in slices])
 
     def log_likelihood_of_bank(self) -> tuple[Tensor, Tensor]:
-        bank = Bank.of(self.vae)
+        bank = Bank.start_of(self.vae, self.bank_points, self.clock)
         values = self._values.reshape(-1, self.vae.data_size)
         mask = self._mask.reshape(-1, self.vae.data_size)
-        result = self._checked(bank.log_likelihood(values, mask), bank.points)
+        result = self._checked(bank.log_likelihood(values, mask, self.clock), bank.points)
         return bank.points, result.reshape(len(bank.points), *self.batch_shape)
 
     def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
@@ -228,13 +249,30 @@ class VAETarget(Target):
         return bend.double() + directions
 
     def flatten(self) -> "VAETarget":
-        return VAETarget(self.vae, self.evidence.flatten(len(self.vae.data_shape)))
+        flat = object.__new__(VAETarget)  # of checked evidence: nothing is checked again
+        vars(flat).update(vars(self))
+        flat.evidence = self.evidence.flatten(len(self.vae.data_shape))
+        flat.batch_shape = torch.Size((self.num_queries,))
+        flat._values = self._values.reshape(self.num_queries, self.vae.data_size)
+        flat._mask = self._mask.reshape(flat._values.shape)
+        flat.undefined = torch.zeros_like(flat._mask[:, 0])
+        return flat
 
     def prepare(self) -> "VAETarget":
         """The same flat target, which decodes observed elements alone where that is faster."""
         prepared = self.select(torch.arange(self.num_queries, device=self.like.device))
-        prepared._observed = Observed.of(self.vae, self._values, self._mask)
+        clock = self.clock
+        prepared._observer = cache(
+            lambda: Observed.of(self.vae, self._values, self._mask).timed(clock)
+        )
         return prepared
+
+    def timed(self, clock: Clock, bank_points: int = MAX_POINTS) -> "VAETarget":
+        chosen = super().timed(clock, bank_points)
+        assert isinstance(chosen, VAETarget)
+        observer = self._observer
+        chosen._observer = cache(lambda: observer().timed(clock))
+        return chosen
 
     @property
     def query_bytes(self) -> int:
@@ -253,7 +291,8 @@ class VAETarget(Target):
         chosen._values, chosen._mask = self._values[index], self._mask[index]
         chosen.batch_shape = chosen._values.shape[:-1]
         chosen.index = index if self.index is None else self.index[index]
-        chosen._observed = self._observed.select(index)
+        observer = self._observer
+        chosen._observer = cache(lambda: observer().select(index))
         return chosen
 
     def _checked(self, result: Tensor, z: Tensor, query: Tensor | None = None) -> Tensor:
@@ -309,10 +348,3 @@ def _fisher_along(part: Observed, both: Tensor, exact: bool) -> Tensor:
         params = part.params(z)
         weighted = part.likelihood.fisher_product(params.detach(), tangents, part.mask)
         return torch.autograd.grad(params, z, weighted)[0]
-
-
-def _in_chunks(function: Callable[[Tensor], Tensor], z: Tensor, size: int) -> Tensor:
-    """Apply function to pieces of z along its first dimension, so that memory stays bounded."""
-    if len(z) <= size:
-        return function(z)
-    return torch.cat([function(piece) for piece in z.split(size)])

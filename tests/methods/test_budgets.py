@@ -128,3 +128,85 @@ def test_ctrl_c_at_any_decode_leaves_answers(calls):
     posterior = cc.condition(vae, target.evidence, seed=2)
     assert not posterior.stats["finished"].all()
     assert_usable(posterior)
+
+
+def test_ctrl_c_in_a_later_block_keeps_what_the_blocks_before_it_found():
+    target = several()
+    vae = cc.VAE(Interrupting(target.vae.decoder), 8, cc.likelihoods.Gaussian(1.0))
+    cc.Bank.of(vae)
+    evidence = target.evidence[[0, 0]]
+    size = {"max_bytes": Auto.points_at_once * 4 * (4 * 8 + 4) + target.query_bytes}
+    whole = cc.condition(vae, evidence, seed=2, **size)
+    count = []
+    hook = vae.decoder.register_forward_hook(lambda *_: count.append(1))
+    cc.condition(vae, evidence[:1], seed=2, **size)
+    hook.remove()
+    vae.decoder.calls_left = len(count) + 1  # the first of the second block
+    posterior = cc.condition(vae, evidence, seed=2, **size)
+    assert posterior.stats["finished"].tolist() == [1, 0]
+    assert torch.equal(posterior.log_evidence[0], whole.log_evidence[0])
+    assert_usable(posterior)
+
+
+# ---- time --------------------------------------------------------------------------------------
+
+
+class Slow(torch.nn.Module):
+    """A decoder for which each point takes so many seconds, by a clock of its own."""
+
+    def __init__(self, decoder: torch.nn.Module, seconds: float) -> None:
+        super().__init__()
+        self.decoder, self.seconds, self.now = decoder, seconds, 0.0
+        self.longest = 0.0
+
+    def forward(self, z: Tensor) -> Tensor:
+        took = self.seconds * len(z)
+        self.now += took
+        self.longest = max(self.longest, took)
+        return self.decoder(z)
+
+
+def slow_problem(latent: int, seconds: float, batch: int = 3) -> tuple[cc.VAE, cc.Evidence, Slow]:
+    problem = linear_gaussian_problem(latent, data_dim=2 * latent, scale=0.1, batch=batch)
+    slow = Slow(problem.vae.decoder, seconds)
+    vae = cc.VAE(slow, latent, problem.vae.likelihood)
+    return vae, problem.evidence, vae.decoder
+
+
+@pytest.mark.parametrize("seconds", [1e-6, 1e-4, 1e-2, 1.0])
+@pytest.mark.parametrize("max_seconds", [0.5, 30.0])
+@pytest.mark.parametrize("latent", [2, 40])
+def test_time_is_up_when_it_is_up(latent, max_seconds, seconds, monkeypatch):
+    """By a clock of decodes alone: no overrun of more than a tenth and a piece that is decoded."""
+    vae, evidence, slow = slow_problem(latent, seconds)
+    monkeypatch.setattr("crosscoding.observed._PIECE_BYTES", 2**14)  # some points
+    monkeypatch.setattr("crosscoding.bank._CHUNK_BYTES", 2**16)
+    slow.now = slow.longest = 0.0
+    monkeypatch.setattr("time.perf_counter", lambda: slow.now)
+    posterior = cc.condition(vae, evidence, Auto(max_seconds=max_seconds), seed=0)
+    # Its cost is counted by a decode of one point.
+    assert slow.now <= 1.1 * max_seconds + slow.longest + seconds
+    assert_usable(posterior)
+
+
+def test_a_bank_that_was_cut_is_completed_later_with_the_same_bits(monkeypatch):
+    monkeypatch.setattr("crosscoding.bank._CHUNK_BYTES", 2**14)
+    vae, evidence, slow = slow_problem(8, 1e-3)
+    whole = cc.Bank.of(vae)
+    again, _, slow = slow_problem(8, 1e-3)
+    monkeypatch.setattr("time.perf_counter", lambda: slow.now)
+    cut = cc.condition(again, evidence, Auto(max_seconds=2.0), seed=0)
+    assert (cut.stats["weighed"] < len(whole.points)).all()
+    assert "bank" not in again.kept
+    posterior = cc.condition(again, evidence, seed=0)
+    assert torch.equal(cc.Bank.of(again).points, whole.points)
+    assert torch.equal(posterior.draws, cc.condition(vae, evidence, seed=0).draws)
+
+
+def test_of_many_queries_some_are_settled_when_time_is_up(monkeypatch):
+    vae, evidence, slow = slow_problem(8, 1e-4, batch=24)
+    monkeypatch.setattr("time.perf_counter", lambda: slow.now)
+    posterior = cc.condition(vae, evidence, Auto(max_seconds=12.0), seed=0)
+    settled = posterior.stats["finished"] > 0
+    assert 0 < settled.sum() < 24
+    assert_usable(posterior)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from crosscoding.clock import Clock
 from crosscoding.crosscoders import Fitted, Gaussian, Mixture
 from crosscoding.methods.answers import Answers
 from crosscoding.methods.base import Report
@@ -21,7 +22,6 @@ from crosscoding.methods.effort import (
     DEAR_STEPS,
     LEAST_CLIMBS,
     NUM_ADAPT,
-    Clock,
     Effort,
 )
 from crosscoding.methods.handed_on import HandedOn
@@ -95,7 +95,12 @@ class Climbs:
         steps = CLIMB_STEPS if num >= LEAST_CLIMBS else DEAR_STEPS
         starts = spread_starts(target, num, generator=for_starts)
         modes = climb(
-            target, starts, steps, every=CLIMB_EVERY, report=self._report, stop=self._clock.is_late
+            target,
+            starts,
+            steps,
+            every=CLIMB_EVERY,
+            report=self._report,
+            stop=self._clock.within(0.5),
         )
         seen = _Seen.of(modes)
         decodes = modes.decodes.clone()
@@ -129,7 +134,7 @@ class Climbs:
         fit = NaturalGradient(self._effort.fit_steps(3 * 16 + dim / 4, 400))
         start = modes.z[best, query], modes.precision[best, query]
         mean, precision, steps = fit.fit(
-            target, *start, generator, self._report, self._clock.is_late
+            target, *start, generator, self._report, self._clock.within()
         )
         proposal = widened(seen.mixture((mean, precision)), target)
         self.found.put(rows, Found(proposal, seen.unseen))

@@ -5,10 +5,12 @@ kept where it is better than the answer so far. It returns the decodes that each
 """
 
 import math
+import time
 
 import torch
 from torch import Generator, Tensor
 
+from crosscoding.clock import Clock
 from crosscoding.diagnostics import pareto_smooth
 from crosscoding.methods.answers import Answer, Answers
 from crosscoding.methods.base import Report
@@ -23,14 +25,13 @@ from crosscoding.methods.effort import (
     NUM_REFINE,
     NUM_WEIGHED,
     ROUNDS,
-    Clock,
     Effort,
     way_of,
 )
 from crosscoding.methods.grid import Grid
 from crosscoding.methods.handed_on import HandedOn, Particles
 from crosscoding.methods.importance import adapt
-from crosscoding.methods.lowrank import fit_low_rank
+from crosscoding.methods.lowrank import FEWEST_DECODES, fit_low_rank
 from crosscoding.methods.particles import bounded
 from crosscoding.methods.smc import Annealing, Swarm
 from crosscoding.methods.weighing import Weighing, outside, with_tails
@@ -41,7 +42,7 @@ GRID_DIM = 3
 _GRID_TOLERANCE = {1: 0.1, 2: 0.1, 3: 0.05}
 _NUM_GRID_CHECKS, _MOST_CELLS = 300, 30_000
 _BANK_ESS, _BANK_ERROR = 100.0, 0.0375  # of points spread evenly, and of log p(x) by islands
-_NUM_DEAR = 500
+_SHARE_FOR_FIT = 0.8  # of the time left, for a fit of low rank; the rest is for its weights
 _MOST_COMPONENTS = 8  # of the modes found, to propose from
 _ISLAND_FACTOR = 1.25  # by which the spread of a few islands may understate the error
 _MOST_UNSEEN = 0.1  # share of p(z|x) that climbs may leave out, and be a beginning for particles
@@ -77,8 +78,9 @@ class Stages:
         largest = bounded(log_likelihood.amax(0))
         weights = (log_likelihood - largest).exp()
         total, ess = weights.sum(0), weights.sum(0).square() / weights.square().sum(0)
-        islands = weights[: len(points) // NUM_ISLANDS * NUM_ISLANDS]
-        spread = islands.unflatten(0, (NUM_ISLANDS, -1)).mean(1).std(0)
+        each = len(points) // NUM_ISLANDS
+        islands = weights[: each * NUM_ISLANDS].unflatten(0, (NUM_ISLANDS, each))
+        spread = islands.mean(1).std(0)  # NaN where there are too few points
         # Each island is spread evenly by itself: all of them together have a smaller error.
         error = _ISLAND_FACTOR * spread / math.sqrt(NUM_ISLANDS) / (total / len(points))
         pareto_k = torch.full_like(ess, math.inf)
@@ -144,12 +146,17 @@ class Stages:
     def fit(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """A Gaussian at one mode, narrow in as many directions as are affordable."""
         for_fit, for_weights = spawn(generator, 2)
+        affordable = self._affordable(target)
+        if affordable < FEWEST_DECODES:
+            self.answers.finished[rows] = False
+            return torch.ones_like(self.answers.way[rows])
         fitted, decodes = fit_low_rank(
             target,
             self._effort.fit_decodes,
             generator=for_fit,
             report=self._report,
             clock=self._clock,
+            affordable=affordable,
         )
         return decodes + self._weigh(
             target,
@@ -160,6 +167,16 @@ class Stages:
             lambda largest: torch.full_like(largest, math.nan),  # one fit is no search
             for_weights,
         )
+
+    def _affordable(self, target: Target) -> int:
+        """Decodes that a fit may take of each query, by its effort and by the time left."""
+        most = self._effort.fit_decodes
+        if not self._clock.is_limited:
+            return most
+        start = time.perf_counter()
+        target.log_joint(target.like.new_zeros(target.num_queries, target.latent_dim))
+        seconds = time.perf_counter() - start
+        return min(most, int(_SHARE_FOR_FIT * self._clock.left / max(seconds, 1e-9)))
 
     def anneal(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         for_particles, for_proposal = spawn(generator, 2)
@@ -192,7 +209,7 @@ class Stages:
             rounds=ROUNDS,
             num_draws=NUM_REFINE,
             generator=for_adapt,
-            stop=self._clock.is_late,
+            stop=self._clock.within(),
         )
         return ROUNDS * NUM_REFINE + self._weigh(
             target,
@@ -303,7 +320,7 @@ class Stages:
             rounds=ROUNDS,
             num_draws=NUM_ADAPT,
             generator=for_adapt,
-            stop=self._clock.is_late,
+            stop=self._clock.within(),
         )
         log_joint = swarm.log_likelihood + target.log_prior(swarm.z)
         return ROUNDS * NUM_ADAPT + self._weigh(

@@ -19,13 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from crosscoding.clock import Clock
 from crosscoding.crosscoders.precision import precision_root
-from crosscoding.errors import BudgetError
+from crosscoding.errors import BudgetError, counted
 from crosscoding.evidence import Evidence
 from crosscoding.jacobian import with_jacobian
 from crosscoding.likelihoods import Gaussian, Mixed
 from crosscoding.methods import Report, silent
 from crosscoding.methods.laplace import Modes, climb
+from crosscoding.progress import Progress, followed
 from crosscoding.target import CHUNK_BYTES, VAETarget
 from crosscoding.vae import VAE, whole_data
 
@@ -43,6 +45,7 @@ def calibrate_scale(
     rounds: int = 100,
     tolerance: float = 1e-3,
     report: Report = silent,
+    progress: bool = True,
 ) -> float | Tensor:
     """The Gaussian scale σ under which whole data are likeliest.
 
@@ -57,7 +60,7 @@ def calibrate_scale(
             as every element of each counts.
         rounds: Most rounds, ≥ 1. One scale settles in few, a scale for each element slowly.
         tolerance: It is found when no scale changes by more than this share of it, > 0.
-        report: Told which round it is.
+        report, progress: As in `condition`.
 
     Returns:
         A float, or a tensor of the shape of the VAE's scale if that is a tensor.
@@ -75,6 +78,18 @@ def calibrate_scale(
         0.3
     """
     given = _scale_of(vae)
+    with followed("calibrating", report, progress) as told:
+        return _calibrated(vae, data, given, rounds, tolerance, told)
+
+
+def _calibrated(
+    vae: VAE,
+    data: Tensor | np.ndarray,
+    given: float | Tensor,
+    rounds: int,
+    tolerance: float,
+    told: Progress,
+) -> float | Tensor:
     data = whole_data(vae, data)
     if rounds < 1 or not tolerance > 0:
         raise ValueError(f"expected rounds >= 1 and tolerance > 0, got {rounds} and {tolerance}")
@@ -83,9 +98,10 @@ def calibrate_scale(
     z = nearest = _nearest(vae, evidence)
     scale, change, looked_again = _first(vae, data, nearest, shape), torch.inf, False
     for done in range(rounds):
-        report(done / rounds, f"round {done + 1}, mean scale {scale.mean():.4g}")
+        told(done / rounds, f"round {done + 1}, mean scale {scale.mean():.4g}")
         scaled = VAE(vae.decoder, vae.latent_dim, Gaussian(scale.to(data.dtype)))
-        modes = climb(VAETarget(scaled, evidence), z, _STEPS, every=_EVERY)
+        target = VAETarget(scaled, evidence).timed(Clock(beat=told.beat))
+        modes = climb(target, z, _STEPS, every=_EVERY)
         weights = modes.log_weights()[0].double().exp()
         last, scale = scale, _fitting(scaled, data, modes, weights, shape)
         change = ((scale - last).abs() / last).max().item()
@@ -96,8 +112,8 @@ def calibrate_scale(
         if settled:  # at modes that the wide first scales led to: there may be better ones
             z, looked_again = torch.cat([z, nearest]), True
     raise BudgetError(
-        f"expected a scale that settles within {rounds} rounds, got one that still changes by "
-        f"{change:.2g} of itself, now {scale.mean():.4g}; raise rounds or tolerance, or give data "
+        f"expected a scale that settles within {counted(rounds, 'round')}, got one that still "
+        f"changes by {change:.2g} of itself, now {scale.mean():.4g}; raise rounds or tolerance, or give data "
         "that z cannot match exactly"
     )
 

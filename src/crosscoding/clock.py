@@ -44,6 +44,11 @@ class Clock:
         """Seconds that are left, 0 or more."""
         return max(self._deadline - time.perf_counter(), 0.0)
 
+    @property
+    def share(self) -> float:
+        """What has passed of the time there is, 0 to 1."""
+        return 1 - self.left / self._max_seconds if self.is_limited else 0.0
+
     def reserve(self, seconds: float) -> None:
         """Have it over by so much earlier, to leave time for what comes then."""
         self._deadline -= seconds

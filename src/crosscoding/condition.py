@@ -10,10 +10,13 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from crosscoding.clock import Clock
+from crosscoding.errors import and_more
 from crosscoding.evidence import Evidence, as_tensor
 from crosscoding.findings import Findings
 from crosscoding.methods import Auto, Method, Report, silent
 from crosscoding.posterior import Posterior
+from crosscoding.progress import followed
 from crosscoding.random import generator_from, spawn
 from crosscoding.target import REACH, Target, VAETarget
 from crosscoding.vae import VAE, check_matches
@@ -30,6 +33,7 @@ def condition(
     *,
     seed: int | Generator | None = None,
     report: Report = silent,
+    progress: bool = True,
     max_bytes: int = MAX_BYTES,
 ) -> Posterior:
     """Condition a trained VAE on evidence: p(z|x), and through it p(y|x), of every query.
@@ -39,7 +43,10 @@ def condition(
         evidence: Values of shape (*batch, *data); each entry of the batch is a query.
         method: How; by default `methods.Auto()`, which chooses by what it finds.
         seed: Int ≥ 0 or generator. The same seed gives the same bits on the same machine.
-        report: Called with the share of the work done, 0 to 1, and a word on what goes on.
+        report: Called with the share of the work done, which rises from 0 to 1, and a word on what
+            goes on and how long the rest takes; every second or so, in the caller's thread.
+        progress: Whether progress is shown where there is no `report`: on a terminal or in a
+            notebook, once work has taken two seconds.
         max_bytes: Memory to work in, about, beside the model, its `Bank` (up to 256 MiB, made at
             the first call and kept) and the answers: more queries than fit are worked on one block
             after the other.
@@ -61,7 +68,14 @@ def condition(
         >>> posterior.predict(64).shape
         torch.Size([64, 3, 28, 28])
     """
-    return infer(VAETarget(vae, evidence), method, seed=seed, report=report, max_bytes=max_bytes)
+    return infer(
+        VAETarget(vae, evidence),
+        method,
+        seed=seed,
+        report=report,
+        progress=progress,
+        max_bytes=max_bytes,
+    )
 
 
 class QueryLogProb(NamedTuple):
@@ -77,6 +91,8 @@ def query_log_prob(
     method: Method | None = None,
     *,
     seed: int | Generator | None = None,
+    report: Report = silent,
+    progress: bool = True,
 ) -> QueryLogProb:
     """log p(y|x) = log p(x, y) − log p(x) of the unobserved elements of truth, and its error.
 
@@ -89,7 +105,7 @@ def query_log_prob(
         posterior: Of a VAE, and of a method that estimates log p(x).
         truth: Whole data, shape (*batch, *data); its observed elements are not looked at.
         method: To condition on the whole; by default `methods.Auto()`.
-        seed: As in `condition`.
+        seed, report, progress: As in `condition`.
 
     Returns:
         A tuple of log p(y|x) and its standard error, `log_prob` and `error`, in nats, both of
@@ -114,7 +130,7 @@ def query_log_prob(
     check_matches(target.vae, truth, "truth", posterior.batch_shape)
     mask = target.evidence.mask
     whole = Evidence(torch.where(mask, target.evidence.values, truth), torch.ones_like(mask))
-    both = condition(target.vae, whole, method, seed=seed)
+    both = condition(target.vae, whole, method, seed=seed, report=report, progress=progress)
     error = torch.hypot(both.log_evidence_error, posterior.log_evidence_error)
     everything = mask.flatten(len(posterior.batch_shape)).all(-1)
     log_prob = both.log_evidence - posterior.log_evidence
@@ -132,6 +148,7 @@ def infer(
     *,
     seed: int | Generator | None = None,
     report: Report = silent,
+    progress: bool = True,
     max_bytes: int = MAX_BYTES,
 ) -> Posterior:
     """The same for a target that is there already, such as a `DensityTarget` without a VAE.
@@ -151,7 +168,9 @@ def infer(
     start = time.perf_counter()
     with torch.inference_mode(False), torch.enable_grad():  # wherever the caller stands
         flat = target.flatten()
-        findings = _in_blocks(method, flat, for_method, report, max_bytes, start)
+        with followed("conditioning", report, progress) as told:
+            timed = flat.timed(Clock(beat=told.beat))
+            findings = _in_blocks(method, timed, for_method, told, max_bytes, start)
     _doubt_edges(flat, findings)
     return Posterior(
         findings,
@@ -229,10 +248,10 @@ def _doubt_edges(target: Target, findings: Findings) -> None:
         return
     missed = findings.stats.get("missed", torch.full_like(findings.log_evidence, math.nan))
     findings.stats["missed"] = missed.masked_fill(doubted, math.nan)
-    query = int(doubted.nonzero()[0, 0])
+    query, others = int(doubted.nonzero()[0, 0]), and_more(int(doubted.sum()) - 1)
     warnings.warn(
-        f"p(z|x) of query {query}, and of {int(doubted.sum()) - 1} more, lies next to z for which "
-        "the decoder puts out NaN: they are taken for impossible, which may be wrong; write the "
-        "decoder so that it does not overflow, as with torch.sigmoid for exp(h) / (1 + exp(h))",
+        f"p(z|x) of query {query}{others} lies next to z for which the decoder puts out NaN: they "
+        "are taken for impossible, which may be wrong; write the decoder so that it does not "
+        "overflow, as with torch.sigmoid for exp(h) / (1 + exp(h))",
         stacklevel=3,
     )

@@ -125,6 +125,7 @@ class VAE(Savable):
         self.encoder: nn.Module | None = None
         if encoder is not None:
             self._set_encoder(encoder)
+        _ = self.cost  # torch takes seconds to load what counts it: not while a budget of time runs
 
     def __repr__(self) -> str:
         name = type(self.decoder).__name__

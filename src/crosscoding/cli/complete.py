@@ -8,7 +8,7 @@ from torch import Tensor
 from crosscoding import zoo
 from crosscoding.cli.answers import Answers
 from crosscoding.cli.arrays import read_data
-from crosscoding.cli.console import err, output_folder, print_json, progress, use_one_thread
+from crosscoding.cli.console import err, output_folder, print_json, use_one_thread
 from crosscoding.cli.models import load_model
 from crosscoding.cli.observe import parse_mask
 from crosscoding.cli.pixels import Pixels
@@ -46,16 +46,15 @@ def run(request: Request, *, as_json: bool) -> None:
     values = _picture(request, vae) if request.data is None else read_data(request.data, vae)
     mask = _mask(request, vae, values)
     folder = output_folder(request.out)
-    with progress("conditioning") as report:
-        posterior = condition(vae, Evidence(values, mask), method, seed=request.seed, report=report)
-        answers = Answers(
-            vae,
-            posterior,
-            values,
-            mask,
-            completions=posterior.predict(request.samples, seed=request.seed),
-            latent=posterior.sample(request.samples, seed=request.seed),  # those of the completions
-        )
+    posterior = condition(vae, Evidence(values, mask), method, seed=request.seed)
+    answers = Answers(
+        vae,
+        posterior,
+        values,
+        mask,
+        completions=posterior.predict(request.samples, seed=request.seed),
+        latent=posterior.sample(request.samples, seed=request.seed),  # those of the completions
+    )
     asked = {
         "model": request.model,
         "method": posterior.method if request.method is None else METHODS[request.method].label,

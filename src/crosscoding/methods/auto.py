@@ -58,6 +58,17 @@ _NO_TIME = 1e-9  # seconds, that anything takes at least
 _QUERIES = ("query", "queries")
 _MOST_OPERATIONS = 1e11  # where the smallest swarm takes more than this, there is none
 _NEXT_TO_NONE = 1e-3  # seconds
+_SHARES = {  # of all work that is done before a stage and after it, about
+    "bank": (0.0, 0.05),
+    "grid": (0.05, 0.3),
+    "anneal": (0.05, 0.3),
+    "climb": (0.3, 0.5),
+    "refine": (0.5, 0.65),
+    "look": (0.65, 0.75),
+    "swarm": (0.75, 0.95),
+    "look again": (0.95, 1.0),
+    "fit": (0.05, 1.0),
+}
 
 Work = Callable[[Target, Tensor, Generator], Tensor]
 
@@ -108,6 +119,7 @@ class _Cascade:
         self._clock = Clock(settings.max_seconds, target.clock.beat)
         self._target = target.timed(self._clock)
         self._report = report
+        self._stage, self._part = _STAGES[0], (0.0, 1.0)  # what is done of a stage, and is next
         self._streams = dict(zip(_STAGES, spawn(generator, len(_STAGES)), strict=True))
         self._states = {name: stream.get_state() for name, stream in self._streams.items()}
         (seed,) = spawn(generator, 1)
@@ -121,7 +133,7 @@ class _Cascade:
         """No answers, and the stages that will give some."""
         answers = Answers(self._target, self._settings.num_draws, self._seed)
         unlimited = self._settings.max_decodes is None
-        stages = Stages(answers, self._effort, self._clock, self._report, unlimited=unlimited)
+        stages = Stages(answers, self._effort, self._clock, self._tell, unlimited=unlimited)
         return answers, stages
 
     def run(self) -> Findings:
@@ -219,7 +231,7 @@ class _Cascade:
             work: Takes their target, rows and a generator; gives the decodes of each.
             together: Whether they are one group however short time is.
         """
-        rows = self._affordable(name, rows)
+        rows, self._stage = self._affordable(name, rows), name
         one_group = together or not self._clock.is_limited
         size, num_rows = len(rows) if one_group else _FIRST_GROUP, len(rows)
         while len(rows):
@@ -228,7 +240,8 @@ class _Cascade:
                 self._answers.finished[rows] = False
                 return
             start = time.perf_counter()
-            self._report(1 - len(rows) / num_rows, f"{name}: {counted(len(rows), *_QUERIES)}")
+            self._part = 1 - len(rows) / num_rows, len(group) / num_rows
+            self._tell(0.0, f"{name}: {counted(len(rows), *_QUERIES)}")
             try:
                 self._work(name, group, work)
             except OutOfTime:
@@ -242,6 +255,14 @@ class _Cascade:
                 size = min(4 * len(group), int(_GROUP_SHARE * self._clock.left / each))
             if self._clock.is_late():
                 self._answers.finished[group] = False
+
+    def _tell(self, share: float, what: str) -> None:
+        """Report how far a group is in its stage: of all work, or of the time there is."""
+        (first, last), (done, part) = _SHARES[self._stage], self._part
+        share = first + (last - first) * (done + part * share)
+        if self._clock.is_limited:
+            share = self._clock.share
+        self._report(share, what)
 
     def _affordable(self, name: str, rows: Tensor) -> Tensor:
         """The queries whose budget of decodes pays for a stage; notes the others as cut short."""

@@ -25,6 +25,7 @@ from crosscoding.clock import Clock
 from crosscoding.crosscoders import Fitted
 from crosscoding.crosscoders.base import Params
 from crosscoding.crosscoders.narrowed import Narrowed
+from crosscoding.errors import counted
 from crosscoding.methods.base import Report
 from crosscoding.methods.lanczos import NUM_PROBES, lanczos, mean_beside
 from crosscoding.methods.lbfgs import ascend
@@ -92,7 +93,7 @@ def fit_low_rank(
         rows = best.open
         if not len(rows) or (best.params and clock.is_late()):
             break
-        report(share, f"{len(rows)} fits")
+        report(share, counted(len(rows), "fit"))
         share += part.for_curvature + part.for_adam
         some, (for_points, for_curvature, for_adam) = target.select(rows), spawn(stream, 3)
         points = z[None] if part.num_points == 1 else best.draws(rows, part.num_points, for_points)

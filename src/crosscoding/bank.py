@@ -25,6 +25,7 @@ _MAX_BYTES = 256 * 2**20
 _MAX_OPERATIONS = 2e10  # to build it, multiply-adds: about a second
 _PER_VALUE = 32  # multiply-adds that take as long as a number's way to memory and back, about
 _CHUNK_BYTES = 64 * 2**20
+_LAYERS_AT_ONCE = 16  # of a decoder of so many layers, all alike, one is in memory
 _PAIR_OPERATIONS = 2e9  # of queries with points, multiply-adds that are worked out at once
 _SHARE = 0.25  # of the time that is left, for decoding a bank
 _NUM_CHECKED = 64  # points that are decoded again when a bank is loaded
@@ -138,7 +139,9 @@ class Bank:
         Returns:
             Shape (N, B).
         """
-        size = max(int(_PAIR_OPERATIONS / max(values.numel(), 1)), 1)
+        row_bytes = max(self._kept[0][:1].nbytes, 1)  # in double, and copied a few times
+        at_once = min(_PAIR_OPERATIONS / max(values.numel(), 1), _CHUNK_BYTES / row_bytes)
+        size = max(int(at_once), 1)
         pieces = []
         for kept in zip(*(part.split(size) for part in self._kept), strict=True):
             if pieces:
@@ -211,7 +214,8 @@ def _points_of(vae: VAE, max_bytes: int = _MAX_BYTES) -> Tensor:
     row_bytes = max(2 * vae.data_size * like.element_size(), sum(t.nbytes for t in kept_of_one))
     row_bytes += vae.latent_dim * like.element_size()
     num_weights = sum(parameter.numel() for parameter in vae.decoder.parameters())
-    values = vae.cost.values + num_weights / _chunk_size(vae)  # weights are read once a chunk
+    at_once = max(vae.params_size, vae.cost.values // _LAYERS_AT_ONCE) * vae.dtype.itemsize
+    values = vae.cost.values + num_weights / max(_CHUNK_BYTES // at_once, 1)  # read once a chunk
     most = int(_MAX_OPERATIONS / max(vae.operations, _PER_VALUE * values))
     num = max(min(MAX_POINTS, max_bytes // row_bytes, most), _MIN_POINTS)
     return prior_points(num, vae.latent_dim, like)

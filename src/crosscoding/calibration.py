@@ -113,8 +113,8 @@ def _calibrated(
             z, looked_again = torch.cat([z, nearest]), True
     raise BudgetError(
         f"expected a scale that settles within {counted(rounds, 'round')}, got one that still "
-        f"changes by {change:.2g} of itself, now {scale.mean():.4g}; raise rounds or tolerance, or give data "
-        "that z cannot match exactly"
+        f"changes by {change:.2g} of itself, now {scale.mean():.4g}; raise rounds or tolerance, "
+        "or give data that z cannot match exactly"
     )
 
 

@@ -123,6 +123,11 @@ class Observed:
             yield rows, self.select(rows)
 
     @property
+    def params_size(self) -> int:
+        """How many numbers `params` gives for a point of a query."""
+        return self._vae.params_size // self._vae.data_size * self.values.shape[-1]
+
+    @property
     def points_at_once(self) -> int:
         """Points of all queries together that make up a piece."""
         numbers = self._vae.cost.values + _PER_ELEMENT * self._vae.params_size

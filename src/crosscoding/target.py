@@ -24,6 +24,7 @@ from crosscoding.random import normal
 from crosscoding.vae import VAE, check_matches
 
 CHUNK_BYTES = 64 * 2**20
+_MOST_NUMBERS = 2**22  # of a Jacobian at one z
 _DEAR = 1e7  # multiply-adds of a decode, from which on derivatives along a line are differences
 REACH = 5.0  # prior standard deviations from 0 that hardly any prior draw is beyond
 
@@ -237,7 +238,10 @@ class VAETarget(Target):
         return self._checked(self._observed.log_likelihood_at(z, query), z, query)
 
     def curvature(self, z: Tensor) -> Tensor:
-        bend = self._observed.in_pieces(z, _fisher_curvature, decodes_of_one=self.latent_dim)
+        if self.latent_dim * self._observed.params_size > _MOST_NUMBERS:
+            bend = self._observed.in_pieces(z, _fisher_by_columns, decodes_of_one=2)
+        else:
+            bend = self._observed.in_pieces(z, _fisher_curvature, decodes_of_one=self.latent_dim)
         return bend + torch.eye(self.latent_dim).to(bend)
 
     def curvature_along(self, z: Tensor, directions: Tensor) -> Tensor:
@@ -335,6 +339,16 @@ def _fisher_curvature(part: Observed, z: Tensor) -> Tensor:
     weighted = part.likelihood.fisher_product(params, jacobian, part.mask)
     weighted, jacobian = (tensor.flatten(3).movedim(0, 2) for tensor in (weighted, jacobian))
     return weighted @ jacobian.mT  # (S, B, latent, outputs) @ (S, B, outputs, latent)
+
+
+def _fisher_by_columns(part: Observed, z: Tensor) -> Tensor:
+    """The same, direction after direction, where a Jacobian is too large to have in memory."""
+    columns = []
+    for direction in torch.eye(z.shape[-1]).to(z):
+        both = torch.cat([z, direction.expand_as(z)], -1)
+        columns.append(_fisher_along(part, both, exact=False).double())
+    bend = torch.stack(columns, -1)
+    return 0.5 * (bend + bend.mT)
 
 
 def _fisher_along(part: Observed, both: Tensor, exact: bool) -> Tensor:

@@ -26,7 +26,6 @@ from crosscoding.savable import Savable
 _NUM_PROBES = 5
 _HINT = "check latent_dim, or wrap one that takes more than z in a module that gives it the rest"
 _NUM_OUTPUTS = 64  # of a probe, kept to know the decoder by
-_LAYERS_PER_ROW = 16  # of a decoder of so many layers, all alike, one is in memory
 
 
 class _OutputError(ValueError):
@@ -162,11 +161,12 @@ class VAE(Savable):
 
     @property
     def row_values(self) -> int:
-        """Numbers to allow for in memory where one z is decoded: its output, or more of it if wide.
+        """A third of the numbers in memory while one z is decoded, about; its output at least.
 
-        A layer's output is let go once the next has it: of all layers together a share is there.
+        A layer's output is let go once the next has it. Where two steps meet that put out as much
+        as the largest, there are two of those, beside the outputs of other z.
         """
-        return max(self.params_size, self.cost.values // _LAYERS_PER_ROW)
+        return max(self.params_size, (self.params_size + 2 * self.cost.largest) // 3)
 
     def to(self, device: torch.device | str) -> "VAE":
         """The same model on another device; this one where it is there already."""

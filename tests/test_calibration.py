@@ -273,7 +273,7 @@ LINEAR = linear_gaussian_problem()
         ),
         (LINEAR.vae, LINEAR.truth, {"rounds": 0}, ValueError, "expected rounds >= 1"),
         (LINEAR.vae, LINEAR.truth, {"tolerance": 0.0}, ValueError, "tolerance > 0"),
-        (LINEAR.vae, LINEAR.truth, {"rounds": 1}, cc.BudgetError, "settles within 1 rounds"),
+        (LINEAR.vae, LINEAR.truth, {"rounds": 1}, cc.BudgetError, "settles within 1 round,"),
     ],
 )  # fmt: skip
 def test_what_it_refuses(vae, data, options, error, message):

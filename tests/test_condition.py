@@ -254,7 +254,7 @@ def test_an_answer_next_to_what_the_decoder_cannot_say_is_not_trusted(method):
     """p(z|x) has its mean at 6.4, where there is NaN from 5.9 on."""
     vae = cc.VAE(BreaksBeyond(5.9, math.nan, slice(0, 4)), 2, cc.likelihoods.Gaussian(0.5))
     evidence = cc.Evidence(torch.tensor([8.0, 0, 0, 0]), torch.arange(4) < 1)
-    with pytest.warns(UserWarning, match="p.z.x. of query 0, .* the decoder puts out NaN"):
+    with pytest.warns(UserWarning, match="p.z.x. of query 0 lies .* the decoder puts out NaN"):
         posterior = cc.condition(vae, evidence, method, seed=0)
     assert posterior.verdicts[0].label != "trusted"
     elsewhere = cc.Evidence(torch.zeros(4), torch.arange(4) < 1)

@@ -5,11 +5,14 @@ runs no decoder: for Bernoulli elements, (x·m) @ logitsᵀ − m @ softplus(log
 has no such form is worked out element by element, in chunks, from the same outputs.
 """
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Generator, Tensor, nn
 
+from crosscoding.clock import UNLIMITED, Clock, OutOfTime
 from crosscoding.errors import ModelFormatError
 from crosscoding.likelihoods import Likelihood
 from crosscoding.random import quasi_normal
@@ -23,6 +26,9 @@ _MAX_BYTES = 256 * 2**20
 _MAX_OPERATIONS = 2e10  # to build it, multiply-adds: about a second
 _PER_VALUE = 32  # multiply-adds that take as long as a number's way to memory and back, about
 _CHUNK_BYTES = 64 * 2**20
+_LAYERS_AT_ONCE = 16  # of a decoder of so many layers, all alike, one is in memory
+_PAIR_OPERATIONS = 2e9  # of queries with points, multiply-adds that are worked out at once
+_SHARE = 0.25  # of the time that is left, for decoding a bank
 _NUM_CHECKED = 64  # points that are decoded again when a bank is loaded
 
 
@@ -57,35 +63,93 @@ class Bank:
         return sum(tensor.nbytes for tensor in (self.points, *self._kept))
 
     @classmethod
-    def of(cls, vae: VAE, *, max_bytes: int | None = None) -> "Bank":
+    def of(cls, vae: VAE, *, max_bytes: int | None = None, clock: Clock = UNLIMITED) -> "Bank":
         """The bank of a model: quasi-random draws of its prior, decoded at the first call.
 
         This is the one that every method asks. Its size follows from the model alone, by what
         decoding takes as counted, and so do answers. Making it takes a second or a few, once per
-        model; no budget cuts it short.
+        model.
 
         Args:
             vae: The model, which keeps the bank.
             max_bytes: Most memory it may take, > 0. With this, a bank is made that the model does
                 not keep; by default 256 MiB and kept.
+            clock: Told before each piece that is decoded.
         """
         if max_bytes is not None:
             return cls(vae, _points_of(vae, max_bytes))
-        if not isinstance(vae.kept.get("bank"), Bank):
-            vae.kept["bank"] = cls(vae, _points_of(vae))
-            vae.kept["bank"]._is_of_model = True
-        return vae.kept["bank"]
+        bank = cls.start_of(vae, MAX_POINTS, clock)
+        if not bank._is_of_model:
+            raise OutOfTime
+        return bank
 
-    def log_likelihood(self, values: Tensor, mask: Tensor) -> Tensor:
+    @classmethod
+    def start_of(cls, vae: VAE, num: int, clock: Clock) -> "Bank":
+        """The first points of the model's bank: so many, or as many as are decoded in time.
+
+        What is decoded is kept, and taken up at the next call; the bank is the model's own when it
+        has all of its points. Where not even a piece of it can be decoded in time, a few points
+        are, however late it is, and are not kept.
+        """
+        whole = vae.kept.get("bank")
+        if isinstance(whole, Bank):
+            return whole if num >= len(whole.points) else whole._first(num)
+        if "start of bank" not in vae.kept:
+            vae.kept["start of bank"] = _points_of(vae), []
+        points, pieces = vae.kept["start of bank"]
+        chunks = points.split(_chunk_size(vae))
+        stop = clock.within(_SHARE)
+        if not pieces and clock.is_limited:
+            few = _few_of(vae, points, clock, stop)
+            if few is not None:
+                return cls._made(vae, points[: len(few[0])], few)._first(num)
+        while len(pieces) < len(chunks) and sum(len(piece[0]) for piece in pieces) < num:
+            if pieces and stop():
+                break
+            clock.beat()
+            pieces.append(_kept_of(vae, chunks[len(pieces)]))
+        kept = tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
+        bank = cls._made(vae, points[: len(kept[0])], kept)
+        if len(pieces) < len(chunks):
+            return bank._first(num)
+        bank._is_of_model = True
+        vae.kept["bank"] = bank
+        del vae.kept["start of bank"]
+        return bank if num >= len(points) else bank._first(num)
+
+    @classmethod
+    def _made(cls, vae: VAE, points: Tensor, kept: tuple[Tensor, ...]) -> "Bank":
+        bank = object.__new__(cls)
+        bank.points, bank._kept, bank._is_of_model = points, kept, False
+        bank._decoder, bank._likelihood = vae.decoder, vae.flat_likelihood
+        return bank
+
+    def _first(self, num: int) -> "Bank":
+        bank = object.__new__(Bank)
+        vars(bank).update(vars(self))
+        bank.points, bank._is_of_model = self.points[:num], False
+        bank._kept = tuple(part[:num] for part in self._kept)
+        return bank
+
+    def log_likelihood(self, values: Tensor, mask: Tensor, clock: Clock = UNLIMITED) -> Tensor:
         """log p(x|z) of every query at every point, in nats.
 
         Args:
             values: x, shape (B, data_size), finite everywhere.
             mask: What is observed of it, shape (B, data_size).
+            clock: Told before each piece but the first.
         Returns:
             Shape (N, B).
         """
-        return self._likelihood.pairwise_log_prob(self._kept, values, mask)
+        row_bytes = max(self._kept[0][:1].nbytes, 1)  # in double, and copied a few times
+        at_once = min(_PAIR_OPERATIONS / max(values.numel(), 1), _CHUNK_BYTES / row_bytes)
+        size = max(int(at_once), 1)
+        pieces = []
+        for kept in zip(*(part.split(size) for part in self._kept), strict=True):
+            if pieces:
+                clock.tick()
+            pieces.append(self._likelihood.pairwise_log_prob(kept, values, mask))
+        return torch.cat(pieces)
 
     def save(self, path: str | Path) -> None:
         """Write the bank to a folder, whole or not at all.
@@ -133,9 +197,8 @@ class Bank:
             raise ModelFormatError(
                 f"expected the bank of this model in {path}, got what it does not put out"
             )
-        bank = object.__new__(cls)
-        bank.points, bank._kept, bank._is_of_model = points, kept, True
-        bank._decoder, bank._likelihood = vae.decoder, vae.flat_likelihood
+        bank = cls._made(vae, points, kept)
+        bank._is_of_model = True
         vae.kept["bank"] = bank
         return bank
 
@@ -153,7 +216,8 @@ def _points_of(vae: VAE, max_bytes: int = _MAX_BYTES) -> Tensor:
     row_bytes = max(2 * vae.data_size * like.element_size(), sum(t.nbytes for t in kept_of_one))
     row_bytes += vae.latent_dim * like.element_size()
     num_weights = sum(parameter.numel() for parameter in vae.decoder.parameters())
-    values = vae.cost.values + num_weights / _chunk_size(vae)  # weights are read once a chunk
+    at_once = max(vae.params_size, vae.cost.values // _LAYERS_AT_ONCE) * vae.dtype.itemsize
+    values = vae.cost.values + num_weights / max(_CHUNK_BYTES // at_once, 1)  # read once a chunk
     most = int(_MAX_OPERATIONS / max(vae.operations, _PER_VALUE * values))
     num = max(min(MAX_POINTS, max_bytes // row_bytes, most), _MIN_POINTS)
     return prior_points(num, vae.latent_dim, like)
@@ -164,14 +228,31 @@ def _chunk_size(vae: VAE) -> int:
     return max(_CHUNK_BYTES // (vae.row_values * vae.dtype.itemsize), 1)
 
 
-@torch.no_grad()
 def _decoded(vae: VAE, points: Tensor) -> tuple[Tensor, ...]:
     """What the likelihood keeps of the decoder's output at points."""
-    pieces = [
-        vae.flat_likelihood.to_keep(vae.decode_flat(piece))
-        for piece in points.split(_chunk_size(vae))
-    ]
+    pieces = [_kept_of(vae, piece) for piece in points.split(_chunk_size(vae))]
     return tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
+
+
+@torch.no_grad()
+def _kept_of(vae: VAE, piece: Tensor) -> tuple[Tensor, ...]:
+    return vae.flat_likelihood.to_keep(vae.decode_flat(piece))
+
+
+def _few_of(
+    vae: VAE, points: Tensor, clock: Clock, stop: Callable[[], bool]
+) -> tuple[Tensor, ...] | None:
+    """What is kept of a few points, where a whole piece would take more than its share of time."""
+    size, seconds = min(_chunk_size(vae), len(points)), _SHARE * clock.left
+    found: list[tuple[Tensor, ...]] = []
+    for some in clock.slices(len(points), size, "bank"):
+        if found and stop():
+            break
+        start, piece = time.perf_counter(), points[some]
+        found.append(_kept_of(vae, piece))
+        if (time.perf_counter() - start) / len(piece) * size <= seconds:
+            return None
+    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
 
 
 def _model_fingerprint(decoder: nn.Module, likelihood: Likelihood) -> str:

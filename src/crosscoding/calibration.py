@@ -24,13 +24,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from crosscoding.clock import Clock
 from crosscoding.crosscoders.precision import precision_root
-from crosscoding.errors import BudgetError
+from crosscoding.errors import BudgetError, counted
 from crosscoding.evidence import Evidence
 from crosscoding.jacobian import with_jacobian
 from crosscoding.likelihoods import Gaussian, Mixed
 from crosscoding.methods import Report, silent
 from crosscoding.methods.laplace import Modes, climb
+from crosscoding.progress import Progress, followed
 from crosscoding.surroundings import isolated
 from crosscoding.target import CHUNK_BYTES, VAETarget
 from crosscoding.vae import VAE, whole_data
@@ -50,6 +52,7 @@ def calibrate_scale(
     rounds: int = 100,
     tolerance: float = 1e-3,
     report: Report = silent,
+    progress: bool = True,
 ) -> float | Tensor | tuple[float | Tensor, ...]:
     """The Gaussian scale σ under which whole data are likeliest.
 
@@ -64,7 +67,7 @@ def calibrate_scale(
             as every element of each counts.
         rounds: Most rounds, ≥ 1. One scale settles in few, a scale for each element slowly.
         tolerance: It is found when no scale changes by more than this share of it, > 0.
-        report: Told which round it is.
+        report, progress: As in `condition`.
 
     Returns:
         A float, or a tensor of the shape of the VAE's scale if that is a tensor. Of a `Mixed`, a
@@ -85,33 +88,8 @@ def calibrate_scale(
         0.3
     """
     shares = _shares_of(vae)
-    data = whole_data(vae, data)
-    if rounds < 1 or not tolerance > 0:
-        raise ValueError(f"expected rounds >= 1 and tolerance > 0, got {rounds} and {tolerance}")
-    evidence = Evidence(data, torch.ones_like(data, dtype=torch.bool))
-    z = nearest = _nearest(vae, evidence)
-    scales, change, looked_again = _first(vae, data, nearest, shares), torch.inf, False
-    for done in range(rounds):
-        report(done / rounds, f"round {done + 1}, mean scale {_means(scales)}")
-        scaled = _with_scales(vae, scales)
-        modes = climb(VAETarget(scaled, evidence), z, _STEPS, every=_EVERY)
-        weights = modes.log_weights()[0].double().exp()
-        last, scales = scales, _fitting(scaled, data, modes, weights, shares, scales)
-        change = max(
-            ((new - old).abs() / old).max().item() for new, old in zip(scales, last, strict=True)
-        )
-        settled = change <= tolerance
-        if settled and looked_again:
-            found = tuple(_as_given(*pair, data) for pair in zip(shares, scales, strict=True))
-            return found if isinstance(vae.likelihood, Mixed) else found[0]
-        z = _heaviest(modes.z, weights)
-        if settled:  # at modes that the wide first scales led to: there may be better ones
-            z, looked_again = torch.cat([z, nearest]), True
-    raise BudgetError(
-        f"expected a scale that settles within {rounds} rounds, got one that still changes by "
-        f"{change:.2g} of itself, now {_means(scales)}; raise rounds or tolerance, or give data "
-        "that z cannot match exactly"
-    )
+    with followed("calibrating", report, progress) as told:
+        return _calibrated(vae, data, shares, rounds, tolerance, told)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +116,44 @@ class _Share:
             if size == 1:
                 values = values.mean(dim, keepdim=True)
         return values.reshape(shape)
+
+
+def _calibrated(
+    vae: VAE,
+    data: Tensor | np.ndarray,
+    shares: list[_Share],
+    rounds: int,
+    tolerance: float,
+    told: Progress,
+) -> float | Tensor | tuple[float | Tensor, ...]:
+    data = whole_data(vae, data)
+    if rounds < 1 or not tolerance > 0:
+        raise ValueError(f"expected rounds >= 1 and tolerance > 0, got {rounds} and {tolerance}")
+    evidence = Evidence(data, torch.ones_like(data, dtype=torch.bool))
+    z = nearest = _nearest(vae, evidence)
+    scales, change, looked_again = _first(vae, data, nearest, shares), torch.inf, False
+    for done in range(rounds):
+        told(done / rounds, f"round {done + 1}, mean scale {_means(scales)}")
+        scaled = _with_scales(vae, scales)
+        target = VAETarget(scaled, evidence).timed(Clock(beat=told.beat))
+        modes = climb(target, z, _STEPS, every=_EVERY)
+        weights = modes.log_weights()[0].double().exp()
+        last, scales = scales, _fitting(scaled, data, modes, weights, shares, scales)
+        change = max(
+            ((new - old).abs() / old).max().item() for new, old in zip(scales, last, strict=True)
+        )
+        settled = change <= tolerance
+        if settled and looked_again:
+            found = tuple(_as_given(*pair, data) for pair in zip(shares, scales, strict=True))
+            return found if isinstance(vae.likelihood, Mixed) else found[0]
+        z = _heaviest(modes.z, weights)
+        if settled:  # at modes that the wide first scales led to: there may be better ones
+            z, looked_again = torch.cat([z, nearest]), True
+    raise BudgetError(
+        f"expected a scale that settles within {counted(rounds, 'round')}, got one that still "
+        f"changes by {change:.2g} of itself, now {_means(scales)}; raise rounds or tolerance, or "
+        "give data that z cannot match exactly"
+    )
 
 
 def _shares_of(vae: VAE) -> list[_Share]:

@@ -3,13 +3,15 @@
 import math
 import time
 import warnings
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.errors import NonFiniteError
+from crosscoding.clock import Clock, OutOfTime
+from crosscoding.errors import NonFiniteError, and_more
 from crosscoding.evidence import Evidence, as_tensor
 from crosscoding.findings import Findings
 from crosscoding.methods import Auto, Method, Report, silent
@@ -17,6 +19,7 @@ from crosscoding.methods.overlap import share_lacking
 from crosscoding.methods.particles import systematic, taken
 from crosscoding.methods.reference import covered
 from crosscoding.posterior import Posterior
+from crosscoding.progress import followed
 from crosscoding.random import generator_from, spawn
 from crosscoding.surroundings import isolated, warn_of_coarse_products
 from crosscoding.target import REACH, Target, VAETarget
@@ -25,6 +28,7 @@ from crosscoding.verdict import MISSED
 
 MAX_BYTES = 2**30
 _SURE = 6.0  # standard errors, beyond which two estimates contradict each other
+_JOINING = 1e-5  # seconds that the blocks' draws take to be put together, for each query and dim
 _FEW_NEAR = 0.01  # share of draws that may lie far out
 _MOST_LOOKED, _FEWEST_LOOKED = 128, 4  # draws of a query that are decoded to look for losses
 _LOSS_OPERATIONS = 2e10  # multiply-adds for that, of a query: about a second's
@@ -38,6 +42,7 @@ def condition(
     *,
     seed: int | Generator | None = None,
     report: Report = silent,
+    progress: bool = True,
     max_bytes: int = MAX_BYTES,
 ) -> Posterior:
     """Condition a trained VAE on evidence: p(z|x), and through it p(y|x), of every query.
@@ -47,7 +52,10 @@ def condition(
         evidence: Values of shape (*batch, *data); each entry of the batch is a query.
         method: How; by default `methods.Auto()`, which chooses by what it finds.
         seed: Int ≥ 0 or generator. The same seed gives the same bits on the same machine.
-        report: Called with the share of the work done, 0 to 1, and a word on what goes on.
+        report: Called with the share of the work done, which rises from 0 to 1, and a word on what
+            goes on and how long the rest takes; every second or so, in the caller's thread.
+        progress: Whether progress is shown where there is no `report`: on a terminal or in a
+            notebook, once work has taken two seconds.
         max_bytes: Memory to work in, about, beside the model, its `Bank` (up to 256 MiB, made at
             the first call and kept) and the answers: more queries than fit are worked on one block
             after the other.
@@ -69,7 +77,14 @@ def condition(
         >>> posterior.predict(64).shape
         torch.Size([64, 3, 28, 28])
     """
-    return infer(VAETarget(vae, evidence), method, seed=seed, report=report, max_bytes=max_bytes)
+    return infer(
+        VAETarget(vae, evidence),
+        method,
+        seed=seed,
+        report=report,
+        progress=progress,
+        max_bytes=max_bytes,
+    )
 
 
 class QueryLogProb(NamedTuple):
@@ -86,6 +101,8 @@ def query_log_prob(
     method: Method | None = None,
     *,
     seed: int | Generator | None = None,
+    report: Report = silent,
+    progress: bool = True,
 ) -> QueryLogProb:
     """log p(y|x) = log p(x, y) − log p(x) of the unobserved elements of truth, and its error.
 
@@ -100,7 +117,7 @@ def query_log_prob(
         posterior: Of a VAE, and of a method that estimates log p(x).
         truth: Whole data, shape (*batch, *data); its observed elements are not looked at.
         method: To condition on the whole; by default `methods.Auto()`.
-        seed: As in `condition`.
+        seed, report, progress: As in `condition`.
 
     Returns:
         A tuple of log p(y|x) and its standard error, `log_prob` and `error`, in nats, both of
@@ -125,7 +142,7 @@ def query_log_prob(
     check_matches(target.vae, truth, "truth", posterior.batch_shape)
     mask = target.evidence.mask
     whole = Evidence(torch.where(mask, target.evidence.values, truth), torch.ones_like(mask))
-    both = condition(target.vae, whole, method, seed=seed)
+    both = condition(target.vae, whole, method, seed=seed, report=report, progress=progress)
     log_prob = both.log_evidence - posterior.log_evidence
     error = torch.hypot(both.log_evidence_error, posterior.log_evidence_error)
     average, its_error = posterior._averaged_query_log_prob(truth)
@@ -147,6 +164,7 @@ def infer(
     *,
     seed: int | Generator | None = None,
     report: Report = silent,
+    progress: bool = True,
     max_bytes: int = MAX_BYTES,
 ) -> Posterior:
     """The same for a target that is there already, such as a `DensityTarget` without a VAE.
@@ -167,8 +185,10 @@ def infer(
     start = time.perf_counter()
     with torch.enable_grad():  # wherever the caller stands
         flat = target.flatten()
-        findings = _in_blocks(method, flat, for_method, report, max_bytes)
-        _doubt_coverage(flat, findings)
+        with followed("conditioning", report, progress) as told:
+            timed = flat.timed(Clock(beat=told.beat))
+            findings = _in_blocks(method, timed, for_method, told, max_bytes, start)
+        _doubt_coverage(flat, findings, _left(method, start))
     _doubt_edges(flat, findings)
     return Posterior(
         findings,
@@ -181,11 +201,18 @@ def infer(
 
 
 def _in_blocks(
-    method: Method, target: Target, generator: Generator, report: Report, max_bytes: int
+    method: Method,
+    target: Target,
+    generator: Generator,
+    report: Report,
+    max_bytes: int,
+    start: float,
 ) -> Findings:
     """Run a method on blocks of queries that fit in memory, like ones together.
 
-    Every block has the same random numbers, so that a query's answer is that of its own.
+    Every block has the same random numbers, so that a query's answer is that of its own. Whoever
+    interrupts a method that can end at any time gets what there is, and of the blocks to come what
+    takes next to no time.
     """
     if max_bytes < 1:
         raise ValueError(f"expected max_bytes >= 1, got {max_bytes}")
@@ -193,7 +220,8 @@ def _in_blocks(
     point_bytes = target.like.element_size() * (4 * target.latent_dim + 4)
     size = max(max_bytes // (method.points_at_once * point_bytes + target.query_bytes), 1)
     blocks = order.split(int(size))
-    state, parts, start = generator.get_state(), [], time.perf_counter()
+    state, parts = generator.get_state(), []
+    joining = 0.0 if len(blocks) == 1 else _JOINING * target.num_queries * target.latent_dim
     look_for_losses = bool(target.may_be_lost().any())
     for number, block in enumerate(blocks):
 
@@ -202,13 +230,18 @@ def _in_blocks(
 
         generator.set_state(state)
         chosen = target.select(block).prepare()
-        runner = method.of_block(
-            len(blocks) - number,
-            time.perf_counter() - start,
-            interrupted=bool(parts) and parts[-1].interrupted,
-        )
+        interrupted = bool(parts) and parts[-1].interrupted
+        left, seconds = len(blocks) - number, time.perf_counter() - start + joining
+        runner = method.of_block(left, seconds, interrupted=interrupted)
         try:
             found = runner.find(chosen, generator=generator, report=report_block)
+        except KeyboardInterrupt:
+            hurried = method.of_block(left, seconds, interrupted=True)
+            if not parts or interrupted or hurried is method:
+                raise
+            generator.set_state(state)
+            found = hurried.find(chosen, generator=generator, report=report_block)
+            found = replace(found, interrupted=True)
         except ValueError as error:
             if impossible := _impossible_evidence(chosen):
                 raise NonFiniteError(impossible) from error
@@ -216,16 +249,36 @@ def _in_blocks(
         if look_for_losses:
             _look_for_losses(chosen, found)
         parts.append(found)
+    together = Findings.joined(parts)
+    in_order = bool((order[1:] > order[:-1]).all())
+    return together if in_order else together.select(_inverse(order))
+
+
+def _inverse(order: Tensor) -> Tensor:
     back = torch.empty_like(order)
     back[order] = torch.arange(len(order), device=order.device)
-    return Findings.joined(parts).select(back)
+    return back
 
 
-def _doubt_coverage(target: Target, findings: Findings) -> None:
-    """Hold answers on bare densities, which no prior bounds, against what other draws find."""
+def _left(method: Method, start: float) -> float | None:
+    """Seconds that are left of a method's own limit; None: it has none."""
+    limit = getattr(method, "max_seconds", None)
+    return None if limit is None else limit - (time.perf_counter() - start)
+
+
+def _doubt_coverage(target: Target, findings: Findings, seconds: float | None) -> None:
+    """Hold answers on bare densities, which no prior bounds, against what other draws find.
+
+    What there is no time to look at is not known.
+    """
     if target.ends_with_prior:
         return
-    lacking = share_lacking(covered(target), findings)
+    timed = target.timed(Clock(seconds))
+    try:
+        lacking = share_lacking(covered(timed), findings)
+    except OutOfTime:
+        findings.stats["missed"] = torch.full_like(findings.log_evidence, math.nan)
+        return
     found = lacking > MISSED
     missed = findings.stats.get("missed", torch.full_like(lacking, math.nan))
     worst = torch.where(missed.isnan(), lacking, torch.maximum(missed, lacking))
@@ -277,10 +330,10 @@ def _doubt_edges(target: Target, findings: Findings) -> None:
         return
     missed = findings.stats.get("missed", torch.full_like(findings.log_evidence, math.nan))
     findings.stats["missed"] = missed.masked_fill(doubted, math.nan)
-    query = int(doubted.nonzero()[0, 0])
+    query, others = int(doubted.nonzero()[0, 0]), and_more(int(doubted.sum()) - 1)
     warnings.warn(
-        f"p(z|x) of query {query}, and of {int(doubted.sum()) - 1} more, lies next to z for which "
-        "the decoder puts out NaN: they are taken for impossible, which may be wrong; write the "
-        "decoder so that it does not overflow, as with torch.sigmoid for exp(h) / (1 + exp(h))",
+        f"p(z|x) of query {query}{others} lies next to z for which the decoder puts out NaN: they "
+        "are taken for impossible, which may be wrong; write the decoder so that it does not "
+        "overflow, as with torch.sigmoid for exp(h) / (1 + exp(h))",
         stacklevel=4,
     )

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -28,10 +28,12 @@ class Cost:
         operations: Multiply-adds, of products, convolutions, attention and recurrent layers, and
             additions of pooling.
         values: Numbers that all steps put out together, which go to memory and back.
+        largest: Numbers that the step puts out that puts out most.
     """
 
     operations: float
     values: int
+    largest: int = field(default=0, compare=False)
 
 
 def cost_of(run: Callable[[Any], Any], z: Any) -> Cost:
@@ -46,7 +48,7 @@ def counting() -> Iterator[Callable[[], Cost]]:
     """Gives a function that tells what was run so far in this context, without gradients."""
     counter = FlopCounterMode(display=False, custom_mapping=_UNCOUNTED)
     with torch.no_grad(), counter, _ValueCounter() as values:
-        yield lambda: Cost(counter.get_total_flops() / 2, values.total)
+        yield lambda: Cost(counter.get_total_flops() / 2, values.total, values.largest)
 
 
 class Limited(TorchDispatchMode):
@@ -109,14 +111,15 @@ class Limited(TorchDispatchMode):
 class _ValueCounter(TorchDispatchMode):
     """Counts the numbers that operations put out; a view of a tensor puts out none."""
 
-    total = 0
+    total = largest = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         output = func(*args, **(kwargs or {}))
         if not func.is_view:
-            self.total += _put_out(output)
+            put_out = _put_out(output)
+            self.total, self.largest = self.total + put_out, max(self.largest, put_out)
         return output
 
 

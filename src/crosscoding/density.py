@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 
 from crosscoding.bank import MAX_POINTS, prior_points
+from crosscoding.clock import UNLIMITED
 from crosscoding.errors import NonFiniteError
 from crosscoding.surroundings import isolated
 from crosscoding.target import Target
 
 _BEYOND = 3.0  # standard deviations of a normal draw's length
+_BANK_SHARE = 0.25  # of the time that is left
+_AT_ONCE = 256  # points, of each query, where there is a clock that is asked between them
 
 
 class DensityTarget(Target):
@@ -74,6 +77,14 @@ class DensityTarget(Target):
 
     @isolated
     def log_joint(self, z: Tensor, *, checked: bool = True) -> Tensor:
+        in_pieces = self.clock.is_limited and z.ndim > 1 + len(self.batch_shape) and len(z) > 1
+        if not in_pieces:
+            return self._log_joint(z, checked)
+        slices = self.clock.slices(len(z), _AT_ONCE, "points")
+        return torch.cat([self._log_joint(z[some], checked) for some in slices])
+
+    def _log_joint(self, z: Tensor, checked: bool) -> Tensor:
+        self.clock.tick()
         result = self.log_density(z)
         if result.shape != z.shape[:-1]:
             raise ValueError(
@@ -119,8 +130,28 @@ class DensityTarget(Target):
 
     @isolated
     def log_likelihood_of_bank(self) -> tuple[Tensor, Tensor]:
-        points = self.prior_scale * prior_points(MAX_POINTS, self.latent_dim, self.like)
-        return points, self.pairwise_log_likelihood(points)
+        num = min(MAX_POINTS, self.bank_points)
+        points = self.prior_scale * prior_points(num, self.latent_dim, self.like)
+        log_likelihood = self.in_time(lambda target, z: target.pairwise_log_likelihood(z), points)
+        return points[: len(log_likelihood)], log_likelihood
+
+    def in_time(
+        self, evaluate: "Callable[[DensityTarget, Tensor], Tensor]", points: Tensor
+    ) -> Tensor:
+        """A function of points (N, latent), for as many of the first ones as there is time for.
+
+        One is evaluated however late it is.
+        """
+        if not self.clock.is_limited:
+            return evaluate(self, points)
+        first = self.timed(UNLIMITED)
+        assert isinstance(first, DensityTarget)
+        stop, pieces = self.clock.within(_BANK_SHARE), [evaluate(first, points[:1])]
+        for some in self.clock.slices(len(points) - 1, _AT_ONCE, "bank"):
+            if stop():
+                break
+            pieces.append(evaluate(self, points[1:][some]))
+        return torch.cat(pieces)
 
     @isolated
     def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
@@ -158,5 +189,6 @@ class DensityTarget(Target):
         flat = DensityTarget(
             self.log_density, self.latent_dim, prior_scale=self.prior_scale, like=self.like
         )
-        flat.batch_shape, flat.kept = index.shape, self.kept
+        flat.kept = self.kept
+        flat.batch_shape, flat.clock, flat.bank_points = index.shape, self.clock, self.bank_points
         return flat

@@ -16,6 +16,16 @@ class BudgetError(RuntimeError):
     """A method used all the work it was allowed and has no answer for at least one query."""
 
 
+def counted(num: int, one: str, several: str | None = None) -> str:
+    """A number with its noun: "1 query", "2 queries". Where no plural is given it takes an s."""
+    return f"{num} {one if num == 1 else several or one + 's'}"
+
+
+def and_more(num: int) -> str:
+    """How many there are besides what was named: " and 2 more", or nothing."""
+    return f" and {num} more" if num else ""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
     """The error for a name that is none of those known; says which is nearest."""
     known = sorted(known)

@@ -169,6 +169,8 @@ class Findings:
         """
         if len(parts) == 1:
             return parts[0]
+        if any(part.log_weights is not None for part in parts):  # of some of them
+            parts = [replace(part, log_weights=part.normalised_log_weights()) for part in parts]
         first, most = parts[0], max(len(part.draws) for part in parts)
         parts = [part._padded(most) for part in parts]
         by_query = [part._by_query() for part in parts]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from crosscoding.clock import UNLIMITED, Clock
 from crosscoding.heads import Head
 from crosscoding.jacobian import derivative
 from crosscoding.likelihoods import Likelihood
@@ -36,9 +37,11 @@ class Observed:
         values: x, shape (B, E).
         mask: Which of them count, shape (B, E), or (1, E) for all.
         likelihood: For these elements.
+        clock: Told before every piece that is decoded.
     """
 
     likelihood: Likelihood
+    clock: Clock = UNLIMITED
 
     def __init__(self, vae: VAE, values: Tensor, mask: Tensor) -> None:
         self._vae = vae
@@ -53,6 +56,12 @@ class Observed:
                 return found
         return Observed(vae, values, mask)
 
+    def timed(self, clock: Clock) -> "Observed":
+        """The same, by this clock."""
+        chosen = self._copy()
+        chosen.clock = clock
+        return chosen
+
     def select(self, index: Tensor | slice) -> "Observed":
         """Some of the queries."""
         chosen = self._copy()
@@ -66,7 +75,10 @@ class Observed:
             z: Shape (*sample, B, latent).
         Returns:
             Shape (S, B, E, *param_shape).
+        Raises:
+            OutOfTime: It is over, by the clock.
         """
+        self.clock.tick()
         return self._vae.decode_flat(z.reshape(z.shape[:-2].numel(), *z.shape[-2:]))
 
     def log_likelihood(self, z: Tensor) -> Tensor:
@@ -135,8 +147,9 @@ class Observed:
         results = []
         for rows, part in self.pieces(len(flat) * decodes_of_one):
             size = part.points_at_once // (max(len(part.values), 1) * decodes_of_one)
-            pieces = [function(part, points) for points in flat[:, rows].split(max(size, 1))]
-            results.append(torch.cat(pieces))
+            kind = f"{decodes_of_one} decodes of {len(part.values)}"
+            slices = self.clock.slices(len(flat), max(size, 1), kind)
+            results.append(torch.cat([function(part, flat[some, rows]) for some in slices]))
         result = torch.cat(results, dim=1)
         return result.reshape(*z.shape[:-1], *result.shape[2:])
 
@@ -148,6 +161,11 @@ class Observed:
             yield rows, self.select(rows)
 
     @property
+    def params_size(self) -> int:
+        """How many numbers `params` gives for a point of a query."""
+        return self._vae.params_size // self._vae.data_size * self.values.shape[-1]
+
+    @property
     def points_at_once(self) -> int:
         """Points of all queries together that make up a piece."""
         numbers = self._vae.cost.values + _PER_ELEMENT * self._vae.params_size
@@ -155,8 +173,8 @@ class Observed:
 
     def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
         """log p(x|z) in nats of query[i] at z[i]: z (N, latent), query (N,) -> (N,)."""
-        rows = torch.arange(len(z), device=z.device).split(self.points_at_once)
-        return torch.cat([self.select(query[some]).at(z[some][None])[0] for some in rows])
+        slices = self.clock.slices(len(z), self.points_at_once, "points of their own")
+        return torch.cat([self.select(query[some]).at(z[some][None])[0] for some in slices])
 
     def _copy(self):
         copied = object.__new__(type(self))
@@ -335,6 +353,7 @@ class ObservedRows(ObservedElements):
         return cls(vae, vae.head, values, mask)
 
     def params(self, z: Tensor) -> Tensor:
+        self.clock.tick()
         shape = (z.shape[:-2].numel(), z.shape[-2], self._width)
         hidden = self._head.trunk(z.reshape(-1, z.shape[-1])).reshape(shape)
         if len(self.elements) == 1:

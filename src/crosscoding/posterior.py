@@ -217,8 +217,10 @@ class Posterior:
         z = self._sample(num, generator)
         likelihood = vae.flat_likelihood
         noise = likelihood.noise((num, 1, vae.data_size), generator=generator, like=z)
-        pieces = [likelihood.draw(params, noise[rows]) for rows, params in self._decoded(z)]
-        return self._with_evidence(torch.cat(pieces) if pieces else noise.to(z), target, vae)
+        data = z.new_empty(num, z.shape[1], vae.data_size)
+        for rows, params in self._decoded(z):
+            data[rows] = likelihood.draw(params, noise[rows])
+        return self._with_evidence(data, target, vae)
 
     @torch.no_grad()
     def predict_mean(self, num: int, *, seed: int | Generator | None = None) -> Tensor:
@@ -228,9 +230,10 @@ class Posterior:
         """
         vae, target = self._model()
         z = self._sample(num, self._stream(seed))
-        pieces = [vae.flat_likelihood.mean(params) for _, params in self._decoded(z)]
-        empty = z.new_zeros(0, len(self._findings.ess), vae.data_size)
-        return self._with_evidence(torch.cat(pieces) if pieces else empty, target, vae)
+        data = z.new_empty(num, z.shape[1], vae.data_size)
+        for rows, params in self._decoded(z):
+            data[rows] = vae.flat_likelihood.mean(params)
+        return self._with_evidence(data, target, vae)
 
     @torch.no_grad()
     def mean(self) -> Tensor:
@@ -411,19 +414,22 @@ class Posterior:
 
     def _moment(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Weighted mean over the stored draws of a function of the decoder's output, (B, E)."""
-        log_weights = self._findings.normalised_log_weights()
+        log_weights, total = self._findings.normalised_log_weights(), None
         weights = log_weights.exp().unsqueeze(-1)
-        pieces = [
-            torch.where(weights[rows] > 0, weights[rows] * function(params), 0.0).sum(0)
-            for rows, params in self._decoded(self._findings.draws, log_weights)
-        ]
-        return torch.stack(pieces).sum(0)
+        for rows, params in self._decoded(self._findings.draws, log_weights):
+            own = weights[rows]
+            piece = torch.where(own > 0, own * function(params), 0.0).sum(0)
+            total = piece if total is None else total.add_(piece)
+        assert total is not None  # there is a draw at least
+        return total
 
     def _with_evidence(self, flat: Tensor, target: VAETarget, vae: VAE) -> Tensor:
         """Data of shape (*sample, B, E) as (*sample, *batch, *data), observed elements as given."""
         evidence = target.evidence
         data = flat.reshape(*flat.shape[:-2], *self.batch_shape, *vae.data_shape)
-        return torch.where(evidence.mask, evidence.values, data)
+        for datum in data if flat.ndim == 3 else [data]:  # in place: a copy may be large
+            torch.where(evidence.mask, evidence.values, datum, out=datum)
+        return data
 
 
 def _nothing_to_predict(vae: VAE, z: Tensor, params: Tensor, wrong: Tensor) -> str:

@@ -9,11 +9,13 @@ batch runs over queries, each with evidence of its own.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.bank import Bank
+from crosscoding.bank import MAX_POINTS, Bank
+from crosscoding.clock import UNLIMITED, Clock
 from crosscoding.errors import NonFiniteError
 from crosscoding.evidence import Evidence
 from crosscoding.jacobian import derivative, with_jacobian
@@ -23,6 +25,7 @@ from crosscoding.surroundings import isolated
 from crosscoding.vae import VAE, check_matches
 
 CHUNK_BYTES = 64 * 2**20
+_MOST_NUMBERS = 2**22  # of a Jacobian at one z
 _DEAR = 1e7  # multiply-adds of a decode, from which on derivatives along a line are differences
 REACH = 5.0  # prior standard deviations from 0 that hardly any prior draw is beyond
 
@@ -41,6 +44,8 @@ class Target(ABC):
             known, tails have to be looked at.
         undefined: For which queries of the whole batch log p(x|z) was NaN somewhere far out, and
             taken for −inf, boolean; None: not known.
+        clock: Told before every piece of work.
+        bank_points: Most points that the bank has.
     """
 
     latent_dim: int
@@ -50,6 +55,8 @@ class Target(ABC):
     index: Tensor | None = None
     ends_with_prior: bool = False
     undefined: Tensor | None = None
+    clock: Clock = UNLIMITED
+    bank_points: int = MAX_POINTS
 
     def name(self, query: int | Tensor) -> int:
         """Which query of the whole batch this is, for messages."""
@@ -106,6 +113,13 @@ class Target(ABC):
     @abstractmethod
     def select(self, index: Tensor) -> "Target":
         """The target of some queries (repeats allowed), for a target of batch shape (B,)."""
+
+    def timed(self, clock: Clock, bank_points: int = MAX_POINTS) -> "Target":
+        """The same flat target by this clock, with no more than so many points in its bank."""
+        chosen = object.__new__(type(self))
+        vars(chosen).update(vars(self))
+        chosen.clock, chosen.bank_points = clock, bank_points
+        return chosen
 
     def prepare(self) -> "Target":
         """The same flat target, ready to be evaluated often."""
@@ -209,7 +223,13 @@ class VAETarget(Target):
         self._values = evidence.values.reshape(flat_shape)
         self._mask = evidence.mask.reshape(flat_shape)
         size = vae.data_size
-        self._observed = Observed(vae, self._values.reshape(-1, size), self._mask.reshape(-1, size))
+        observed = Observed(vae, self._values.reshape(-1, size), self._mask.reshape(-1, size))
+        self._observer: Callable[[], Observed] = lambda: observed
+
+    @property
+    def _observed(self) -> Observed:
+        """Made when it is first asked for, as queries that the bank settles never ask."""
+        return self._observer()
 
     @isolated
     def log_likelihood(self, z: Tensor, *, checked: bool = True) -> Tensor:
@@ -229,18 +249,20 @@ class VAETarget(Target):
 
         def evaluate(points: Tensor) -> Tensor:
             likelihood = self.vae.flat_likelihood
+            self.clock.tick()
             kept = likelihood.to_keep(self.vae.decode_flat(points))
             result = likelihood.pairwise_log_prob(kept, values, mask)
             return self._checked(result, points).reshape(len(points), *self.batch_shape)
 
-        return _in_chunks(evaluate, z, self._chunk_size(1, z))
+        slices = self.clock.slices(len(z), self._chunk_size(1, z), "points for all")
+        return torch.cat([evaluate(z[some]) for some in slices])
 
     @isolated
     def log_likelihood_of_bank(self) -> tuple[Tensor, Tensor]:
-        bank = Bank.of(self.vae)
+        bank = Bank.start_of(self.vae, self.bank_points, self.clock)
         values = self._values.reshape(-1, self.vae.data_size)
         mask = self._mask.reshape(-1, self.vae.data_size)
-        result = self._checked(bank.log_likelihood(values, mask), bank.points)
+        result = self._checked(bank.log_likelihood(values, mask, self.clock), bank.points)
         return bank.points, result.reshape(len(bank.points), *self.batch_shape)
 
     @isolated
@@ -257,7 +279,10 @@ class VAETarget(Target):
 
     @isolated
     def curvature(self, z: Tensor) -> Tensor:
-        bend = self._observed.in_pieces(z, _fisher_curvature, decodes_of_one=self.latent_dim)
+        if self.latent_dim * self._observed.params_size > _MOST_NUMBERS:
+            bend = self._observed.in_pieces(z, _fisher_by_columns, decodes_of_one=2)
+        else:
+            bend = self._observed.in_pieces(z, _fisher_curvature, decodes_of_one=self.latent_dim)
         return bend + torch.eye(self.latent_dim, dtype=bend.dtype, device=bend.device)
 
     @isolated
@@ -270,13 +295,30 @@ class VAETarget(Target):
         return bend.double() + directions
 
     def flatten(self) -> "VAETarget":
-        return VAETarget(self.vae, self.evidence.flatten(len(self.vae.data_shape)))
+        flat = object.__new__(VAETarget)  # of checked evidence: nothing is checked again
+        vars(flat).update(vars(self))
+        flat.evidence = self.evidence.flatten(len(self.vae.data_shape))
+        flat.batch_shape = torch.Size((self.num_queries,))
+        flat._values = self._values.reshape(self.num_queries, self.vae.data_size)
+        flat._mask = self._mask.reshape(flat._values.shape)
+        flat.undefined = torch.zeros_like(flat._mask[:, 0])
+        return flat
 
     def prepare(self) -> "VAETarget":
         """The same flat target, which decodes observed elements alone where that is faster."""
         prepared = self.select(torch.arange(self.num_queries, device=self.like.device))
-        prepared._observed = Observed.of(self.vae, self._values, self._mask)
+        clock = self.clock
+        prepared._observer = cache(
+            lambda: Observed.of(self.vae, self._values, self._mask).timed(clock)
+        )
         return prepared
+
+    def timed(self, clock: Clock, bank_points: int = MAX_POINTS) -> "VAETarget":
+        chosen = super().timed(clock, bank_points)
+        assert isinstance(chosen, VAETarget)
+        observer = self._observer
+        chosen._observer = cache(lambda: observer().timed(clock))
+        return chosen
 
     @property
     def query_bytes(self) -> int:
@@ -295,7 +337,8 @@ class VAETarget(Target):
         chosen._values, chosen._mask = self._values[index], self._mask[index]
         chosen.batch_shape = chosen._values.shape[:-1]
         chosen.index = index if self.index is None else self.index[index]
-        chosen._observed = self._observed.select(index)
+        observer = self._observer
+        chosen._observer = cache(lambda: observer().select(index))
         return chosen
 
     def _checked(self, result: Tensor, z: Tensor, query: Tensor | None = None) -> Tensor:
@@ -376,6 +419,16 @@ def _bend(part: Observed, params: Tensor, jacobian: Tensor) -> Tensor:
     return weighted @ jacobian.mT  # (S, B, latent, outputs) @ (S, B, outputs, latent)
 
 
+def _fisher_by_columns(part: Observed, z: Tensor) -> Tensor:
+    """The same, direction after direction, where a Jacobian is too large to have in memory."""
+    columns = []
+    for direction in torch.eye(z.shape[-1]).to(z):
+        both = torch.cat([z, direction.expand_as(z)], -1)
+        columns.append(_fisher_along(part, both, exact=False).double())
+    bend = torch.stack(columns, -1)
+    return 0.5 * (bend + bend.mT)
+
+
 def _fisher_along(part: Observed, both: Tensor, exact: bool) -> Tensor:
     """Jᵀ F J v of the observed elements: z and v side by side, (S, B, 2 latent), shape of z."""
     z, directions = both.tensor_split(2, -1)
@@ -392,10 +445,3 @@ def _fisher_along(part: Observed, both: Tensor, exact: bool) -> Tensor:
         bend = part.in_pieces(z, _fisher_curvature, decodes_of_one=z.shape[-1])
         along = (bend @ directions.double()[..., None])[..., 0].to(along)
     return along
-
-
-def _in_chunks(function: Callable[[Tensor], Tensor], z: Tensor, size: int) -> Tensor:
-    """Apply function to pieces of z along its first dimension, so that memory stays bounded."""
-    if len(z) <= size:
-        return function(z)
-    return torch.cat([function(piece) for piece in z.split(size)])

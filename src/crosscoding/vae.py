@@ -26,7 +26,6 @@ from crosscoding.surroundings import isolated
 _NUM_PROBES = 5
 _FAR = 4  # times as far out, and all on one side, lie the points that stand beside the probes
 _HINT = "check latent_dim, or wrap one that takes more than z in a module that gives it the rest"
-_LAYERS_PER_ROW = 16  # of a decoder of so many layers, all alike, one is in memory
 
 
 class _OutputError(ValueError):
@@ -127,6 +126,7 @@ class VAE(Savable):
         self.encoder: nn.Module | None = None
         if encoder is not None:
             self._set_encoder(encoder)
+        _ = self.cost  # torch takes seconds to load what counts it: not while a budget of time runs
 
     @isolated
     def __repr__(self) -> str:
@@ -165,11 +165,12 @@ class VAE(Savable):
 
     @property
     def row_values(self) -> int:
-        """Numbers to allow for in memory where one z is decoded: its output, or more of it if wide.
+        """A third of the numbers in memory while one z is decoded, about; its output at least.
 
-        A layer's output is let go once the next has it: of all layers together a share is there.
+        A layer's output is let go once the next has it. Where two steps meet that put out as much
+        as the largest, there are two of those, beside the outputs of other z.
         """
-        return max(self.params_size, self.cost.values // _LAYERS_PER_ROW)
+        return max(self.params_size, (self.params_size + 2 * self.cost.largest) // 3)
 
     @isolated
     def to(self, device: torch.device | str) -> "VAE":

@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import crosscoding as cc
 from crosscoding import observed
 from crosscoding.bank import prior_points
+from crosscoding.clock import Clock
 from crosscoding.crosscoders import Fitted
 from crosscoding.methods.base import silent
-from crosscoding.methods.effort import Clock
 from crosscoding.methods.lowrank import fit_low_rank
 from crosscoding.target import Target
 

@@ -11,7 +11,7 @@ from crosscoding import zoo
 from crosscoding.cli.answers import Answers
 from crosscoding.cli.arrays import Data, read_data
 from crosscoding.cli.cells import Style
-from crosscoding.cli.console import note, output_folder, print_json, progress, use_one_thread
+from crosscoding.cli.console import note, output_folder, print_json, use_one_thread
 from crosscoding.cli.doubts import doubts
 from crosscoding.cli.models import load_model
 from crosscoding.cli.observe import parse_mask
@@ -56,8 +56,8 @@ def run(request: Request, *, as_json: bool) -> None:
     folder = output_folder(request.out)
     evidence = Evidence(data.values, mask)
     vae.likelihood.check_values(evidence.values, mask)
-    with progress("conditioning") as report, _errors_of_method(request.method):
-        posterior = condition(vae, evidence, method, seed=request.seed, report=report)
+    with _errors_of_method(request.method):
+        posterior = condition(vae, evidence, method, seed=request.seed)
     answers = Answers(
         vae,
         posterior,

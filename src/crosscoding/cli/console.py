@@ -12,10 +12,8 @@ import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from crosscoding.errors import BudgetError
-from crosscoding.methods import Report
 
 out = Console()
 err = Console(stderr=True)
@@ -43,25 +41,6 @@ def note(*words: str) -> None:
 def use_one_thread() -> None:
     """Keep torch to one thread: the fits are small, and a second waits long on a busy machine."""
     torch.set_num_threads(1)
-
-
-@contextmanager
-def progress(title: str) -> Iterator[Report]:
-    """A progress bar on stderr while work goes on; gives the function to report with.
-
-    Nothing is shown where stderr is no terminal: Rich would leave an empty line there.
-    """
-    if not err.is_interactive:
-        yield lambda share, what: None
-        return
-    columns = (TextColumn(title), BarColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, TimeElapsedColumn(), console=err, transient=True) as bar:
-        task = bar.add_task("", total=1.0)
-
-        def report(share: float, what: str) -> None:
-            bar.update(task, completed=share, description=what)
-
-        yield report
 
 
 def output_folder(path: Path) -> Path:

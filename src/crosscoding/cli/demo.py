@@ -11,7 +11,6 @@ from crosscoding.cli.console import (
     out,
     output_folder,
     print_json,
-    progress,
     use_one_thread,
     write_json,
 )
@@ -19,6 +18,7 @@ from crosscoding.evidence import Evidence, random_mask
 from crosscoding.experiments import mixture
 from crosscoding.experiments.comparison import COMPARED, Comparison, compare
 from crosscoding.plots import colour, density_panels, mark_evidence, write_labelled
+from crosscoding.progress import followed, silent
 from crosscoding.registry import METHODS
 from crosscoding.target import VAETarget
 
@@ -35,9 +35,9 @@ def run(folder: Path, *, seed: int, as_json: bool) -> None:
     digit = zoo.digits()[0][_DIGIT]
     mask = random_mask(vae.data_shape, _FRACTION, seed=_MASK_SEED)
     target = VAETarget(vae, Evidence(digit, mask))
-    with progress("a digit") as report:
+    with followed("a digit", silent, shown=True) as report:
         comparison = compare(target, digit, seed=seed, report=report)
-    with progress("a mixture") as report:
+    with followed("a mixture", silent, shown=True) as report:
         bare = compare(mixture.target(), seed=seed, report=report)
     _write_completions(comparison, digit, mask, folder / "completions.png", seed=seed)
     density_panels(

@@ -11,10 +11,13 @@ import torch
 from rich.table import Table
 
 import crosscoding
-from crosscoding.cli.console import err, out, output_folder, print_json, progress
+from crosscoding.cli.console import err, out, output_folder, print_json
 from crosscoding.experiments.catalogue import EXPERIMENTS, chosen
 from crosscoding.experiments.contract import Context, Experiment
 from crosscoding.experiments.runner import Record, run, run_all
+from crosscoding.progress import followed, silent
+
+_OF_PART = 0.9  # of an experiment: how many parts it has is not known
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,12 @@ def reproduce(request: Request, *, as_json: bool) -> None:
         took = "" if seconds is None else f"{seconds:8.1f} s"
         err.print(f"{experiment.name:9} {took:>10}  {what}", markup=False, highlight=False)
 
-    with progress("reproducing") as report:
+    with followed("reproducing", silent, shown=True) as told:
+
+        def report(share: float, what: str) -> None:
+            """Of a part of an experiment, which may have several."""
+            told((len(rows) + _OF_PART * share) / len(experiments), what)
+
         context = Context(
             folder,
             seed=request.seed,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from crosscoding.cli.console import out as console
-from crosscoding.cli.console import output_folder, print_json, progress
+from crosscoding.cli.console import output_folder, print_json
 from crosscoding.cli.pixels import Pixels
 from crosscoding.errors import unknown_name
 from crosscoding.plots import sheet, write_png
@@ -27,15 +27,7 @@ def run(name: str, data: Path, out: Path, *, as_json: bool) -> None:
     recipe = RECIPES[name]
     known, held_out = recipe.load(data)
     folder = output_folder(out)
-    with progress(f"training {name}") as report:
-        training = train(
-            recipe,
-            known,
-            folder / f"{name}-checkpoint",
-            on_epoch=lambda epoch, value: report(
-                epoch / recipe.epochs, f"epoch {epoch}, training ELBO {value:.2f} nats"
-            ),
-        )
+    training = train(recipe, known, folder / f"{name}-checkpoint")
     card = publish(training, known, held_out, folder / name)
     _write_pictures(training, load_vae(folder / name), held_out, folder, name)
     if as_json:

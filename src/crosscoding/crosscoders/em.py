@@ -11,6 +11,8 @@ with few it is T.
 Points are standardised as in `moments`: (B, S, dim), and weights (B, S) sum to 1 over S.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Generator, Tensor
 
@@ -23,7 +25,12 @@ _RESTARTS, _CLUSTER_ROUNDS = 4, 5
 
 
 def fit_mixture(
-    points: Tensor, weights: Tensor, num: int, *, generator: Generator
+    points: Tensor,
+    weights: Tensor,
+    num: int,
+    *,
+    generator: Generator,
+    tick: Callable[[], None] = lambda: None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The likeliest mixture of `num` Gaussians that EM finds from clusters of the points.
 
@@ -32,6 +39,7 @@ def fit_mixture(
         weights: Their weights, shape (B, S).
         num: Number K of components.
         generator: For the first centres; shared over the batch.
+        tick: Called before every round.
     Returns:
         log π, (B, K); means, (B, K, dim); Cholesky factors of the covariances, (B, K, dim, dim).
 
@@ -41,6 +49,7 @@ def fit_mixture(
     responsibilities = _clusters(points, weights, num, generator=generator)
     parts = _maximise(points, weights, responsibilities)
     for _ in range(_ROUNDS):
+        tick()
         parts = _maximise(points, weights, _expect(points, *parts))
     return parts
 

@@ -4,6 +4,8 @@ Weighted maximum likelihood minimises the forward KL(p || q), and Algorithm 1 KL
 covers every mode that has draws; and it needs no decoder.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Generator, Tensor
 
@@ -24,6 +26,7 @@ def fit_to_draws(
     log_weights: Tensor | None = None,
     *,
     generator: Generator,
+    tick: Callable[[], None] = lambda: None,
 ) -> Fitted:
     """q(z|x) of each query that maximises Σ_s w_s log q(z_s|x).
 
@@ -36,6 +39,7 @@ def fit_to_draws(
         draws: Draws of p(z|x), shape (S, B, dim), S ≥ 2.
         log_weights: Logarithms of their weights up to a constant, shape (S, B); None: all equal.
         generator: For starts at random; shared over the batch.
+        tick: Called before every round of a fit that has rounds.
     Returns:
         The fit, of the draws' dtype, without gradients.
     Raises:
@@ -60,7 +64,7 @@ def fit_to_draws(
         if isinstance(crosscoder, Gaussian):
             params = _unstandardised(_gaussian(crosscoder, standard, weights), mean, scale)
         elif isinstance(crosscoder, Mixture):
-            params = _mixture(crosscoder, standard, weights, generator)
+            params = _mixture(crosscoder, standard, weights, generator, tick)
             params = _unstandardised(params, mean.unsqueeze(1), scale.unsqueeze(1))
         else:
             params = crosscoder.start(mean, scale, generator=generator)
@@ -83,9 +87,17 @@ def _gaussian(crosscoder: Gaussian, points: Tensor, weights: Tensor) -> Params:
     return params | _root_params(root)
 
 
-def _mixture(crosscoder: Mixture, points: Tensor, weights: Tensor, generator: Generator) -> Params:
+def _mixture(
+    crosscoder: Mixture,
+    points: Tensor,
+    weights: Tensor,
+    generator: Generator,
+    tick: Callable[[], None],
+) -> Params:
     """Parameters for standardised points."""
-    logits, means, roots = fit_mixture(points, weights, crosscoder.components, generator=generator)
+    logits, means, roots = fit_mixture(
+        points, weights, crosscoder.components, generator=generator, tick=tick
+    )
     return {"logits": logits, "shift": means} | _root_params(roots)
 
 

@@ -80,7 +80,9 @@ class Answers:
         self._seed = seed
         num_queries, like = target.num_queries, target.like
         unknown = like.new_full((num_queries,), math.nan)
-        self._draws = like.new_zeros(num_draws, num_queries, target.latent_dim)
+        self._num_draws, self._shape = num_draws, (num_draws, num_queries, target.latent_dim)
+        self._drawn: Tensor | None = None
+        self._as_points = False
         self.log_evidence = unknown
         self.error, self.ess, self.pareto_k = unknown.clone(), unknown.clone(), unknown.clone()
         self.missed, self.weighed = unknown.clone(), torch.zeros_like(unknown)
@@ -93,6 +95,13 @@ class Answers:
         self.looked = torch.zeros_like(self.finished)
         self.grade = torch.full_like(unknown, 3, dtype=torch.long)
         self._claimed = torch.full_like(unknown, -math.inf)
+
+    @property
+    def _draws(self) -> Tensor:
+        """Of all queries, made when the first are there."""
+        if self._drawn is None:
+            self._drawn = self.error.new_zeros(self._shape)
+        return self._drawn
 
     def keep(self, rows: Tensor, answer: Answer, *, postpone: bool = False) -> None:
         """Take an answer for the queries of which it is better than what there is.
@@ -124,15 +133,20 @@ class Answers:
             return
         index = better.nonzero()[:, 0]
         chosen, generator = rows[index], Generator().manual_seed(self._seed)
-        for name in _FIGURES:
-            getattr(self, name)[chosen] = getattr(answer, name)[index]
-        self.grade[chosen] = grade[index].long()
-        self.looked[chosen] = answer.searched
-        self._postponed[chosen] = postpone
-        if postpone:
+        draws = None if postpone else _resampled(answer, index, self._num_draws, generator)
+        # Whoever interrupts what follows finds answers that are not trusted, or none (grade 3).
+        finished = self.finished[chosen]
+        self.finished[chosen] = False
+        if draws is None:
             self._later = answer
         else:
-            self._draws[:, chosen] = _resampled(answer, index, len(self._draws), generator)
+            self._draws[:, chosen] = draws
+        self._postponed[chosen] = postpone
+        for name in _FIGURES:
+            getattr(self, name)[chosen] = getattr(answer, name)[index]
+        self.looked[chosen] = answer.searched
+        self.grade[chosen] = grade[index].long()
+        self.finished[chosen] = finished
 
     def _claim(self, rows: Tensor, answer: Answer) -> None:
         """Remember what log p(x) is at least: by sound weights, or as a bound says."""
@@ -159,7 +173,7 @@ class Answers:
         later = rows[self._postponed[rows]]
         if len(later) and self._later is not None:
             generator = Generator().manual_seed(self._seed)
-            self._draws[:, later] = _resampled(self._later, later, len(self._draws), generator)
+            self._draws[:, later] = _resampled(self._later, later, self._num_draws, generator)
             self._postponed[later] = False
         return self._draws[:, rows]
 
@@ -167,13 +181,23 @@ class Answers:
         """`draws_of` all queries."""
         return self.draws_of(torch.arange(len(self.error), device=self.error.device))
 
+    def _weighted(self) -> tuple[Tensor, Tensor]:
+        assert self._later is not None
+        return self._later.draws, self._later.log_weights.log_softmax(0)
+
+    def keep_points(self) -> None:
+        """Have the weighted points of the bank for draws: there is no time to draw from them."""
+        self._as_points = True
+
     def findings(self, trace: tuple[Stage, ...]) -> Findings:
         """The answers as a method gives them."""
         self.compare()
         # What a search found outside is known to about itself, and log p(x) is short by it.
         short = torch.where(self.missed > MISSED, 2 * self.missed, 0.0)
+        draws, log_weights = self._weighted() if self._as_points else (self.every_draw(), None)
         return Findings(
-            draws=self.every_draw(),
+            draws=draws,
+            log_weights=log_weights,
             log_evidence=self.log_evidence,
             log_evidence_error=torch.hypot(self.error, short),
             c_elbo=self.c_elbo,

@@ -26,10 +26,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
+from crosscoding.bank import MAX_POINTS
+from crosscoding.clock import Clock, OutOfTime
+from crosscoding.errors import counted
 from crosscoding.findings import Findings, Stage
 from crosscoding.methods.answers import Answers
 from crosscoding.methods.base import Method, Report, silent
-from crosscoding.methods.effort import LONG_WAY, Clock, Effort
+from crosscoding.methods.effort import LONG_WAY, Effort
 from crosscoding.methods.reference import covered
 from crosscoding.methods.stages import GRID_DIM, Stages
 from crosscoding.random import spawn
@@ -46,8 +49,29 @@ _STAGES: tuple[str, ...] = (
     "look again",
     "fit",
 )
+_BANK_POINTS = (64, 1024, MAX_POINTS)  # that are asked one after the other where time is short
+_BANK_SHARE = 0.25  # of the time left, that more points may take
+_NUM_TIMED = 64  # queries, by which drawing from answers is timed
+_MOST_FOR_DRAWS = 0.5  # share of the time left that this may take
+_FIRST_GROUP = 4  # queries that go through a stage first where time is short
+_GROUP_SHARE = 0.5  # of the time left, that a group may be expected to take
+_NO_TIME = 1e-9  # seconds, that anything takes at least
+_QUERIES = ("query", "queries")
 _MOST_OPERATIONS = 1e11  # where the smallest swarm takes more than this, there is none
 _NEXT_TO_NONE = 1e-3  # seconds
+_SHARES = {  # of all work that is done before a stage and after it, about
+    "bank": (0.0, 0.05),
+    "grid": (0.05, 0.3),
+    "anneal": (0.05, 0.3),
+    "climb": (0.3, 0.5),
+    "refine": (0.5, 0.65),
+    "look": (0.65, 0.75),
+    "swarm": (0.75, 0.95),
+    "look again": (0.95, 1.0),
+    "fit": (0.05, 1.0),
+}
+
+Work = Callable[[Target, Tensor, Generator], Tensor]
 
 
 @dataclass(frozen=True)
@@ -55,8 +79,8 @@ class Auto(Method):
     """The best answer that the cascade finds within a budget, and a verdict on it.
 
     Args:
-        max_seconds: Wall-clock time after which no further stage starts, and fits that are under
-            way end; None: as long as it takes. The answer then depends on the machine's speed.
+        max_seconds: Wall-clock time after which nothing more is decoded; None: as long as it takes.
+            The answer then depends on the machine's speed.
         max_decodes: Decoder evaluations that a query may have; None: as many as it takes.
         num_draws: Draws of each answer that are kept, ≥ 2.
     """
@@ -83,7 +107,7 @@ class Auto(Method):
 
     @torch.no_grad()
     def find(self, target: Target, *, generator: Generator, report: Report = silent) -> Findings:
-        return _Cascade(self, covered(target), generator, report).run()
+        return _Cascade(self, target, generator, report).run()
 
 
 class _Cascade:
@@ -92,42 +116,82 @@ class _Cascade:
     def __init__(
         self, settings: Auto, target: Target, generator: Generator, report: Report
     ) -> None:
-        self._max_decodes = settings.max_decodes
-        self._target = target
+        self._settings = settings
+        self._clock = Clock(settings.max_seconds, target.clock.beat)
+        self._target = covered(target.timed(self._clock))
         self._report = report
+        self._stage, self._part = _STAGES[0], (0.0, 1.0)  # what is done of a stage, and is next
         self._streams = dict(zip(_STAGES, spawn(generator, len(_STAGES)), strict=True))
+        self._states = {name: stream.get_state() for name, stream in self._streams.items()}
         (seed,) = spawn(generator, 1)
-        self._answers = Answers(target, settings.num_draws, seed.initial_seed())
-        self._clock = Clock(settings.max_seconds)
+        self._seed = seed.initial_seed()
         self._effort = Effort(target.latent_dim, target.operations)
-        self._stages = Stages(
-            self._answers,
-            self._effort,
-            self._clock,
-            report,
-            unlimited=settings.max_decodes is None,
-        )
+        self._answers, self._stages = self._none_yet()
         self._spent = torch.zeros_like(self._answers.log_evidence)
-        self._trace: list[Stage] = []
+        self._trace: dict[str, Stage] = {}
+
+    def _none_yet(self) -> tuple[Answers, Stages]:
+        """No answers, and the stages that will give some."""
+        answers = Answers(self._target, self._settings.num_draws, self._seed)
+        unlimited = self._settings.max_decodes is None
+        stages = Stages(answers, self._effort, self._clock, self._tell, unlimited=unlimited)
+        return answers, stages
 
     def run(self) -> Findings:
         everything = torch.arange(self._target.num_queries, device=self._spent.device)
         interrupted = False
         try:
             if len(everything):
-                self._cascade(everything)
-        except KeyboardInterrupt:
+                self._ask_bank(everything)
+                self._cascade()
+        except (KeyboardInterrupt, OutOfTime) as cut:
+            interrupted = isinstance(cut, KeyboardInterrupt)
             if (self._answers.grade > 2).any():  # not even the bank has answered
                 raise
             self._answers.finished &= (self._answers.grade == 0) & ~self._to_look_at()
-            interrupted = True
-        return replace(self._answers.findings(tuple(self._trace)), interrupted=interrupted)
+        trace = tuple(self._trace.values())
+        return replace(self._answers.findings(trace), interrupted=interrupted)
 
-    def _cascade(self, everything: Tensor) -> None:
+    def _ask_bank(self, everything: Tensor) -> None:
+        """The bank's answers, from as many of its points as a share of the time pays for.
+
+        First a few points are asked, which tells what more of them take.
+        """
+        if not self._clock.is_limited:
+            self._run("bank", everything, self._stages.bank)
+            return
+        earlier, seconds = 0, 0.0
+        for num in _BANK_POINTS:
+            if earlier and seconds * num / earlier > _BANK_SHARE * self._clock.left:
+                break
+            start, before = time.perf_counter(), (self._answers, self._stages, self._target)
+            self._answers, self._stages = self._none_yet()
+            self._target = self._target.timed(self._clock, num)
+            try:
+                self._run("bank", everything, self._stages.bank, together=True)
+            finally:
+                if (self._answers.grade > 2).any() and earlier:
+                    self._answers, self._stages, self._target = before
+            earlier, seconds = num, time.perf_counter() - start
+        self._reserve(everything)
+
+    def _reserve(self, everything: Tensor) -> None:
+        """Leave time to draw the answers from what was found, and to put them together."""
+        start, some = time.perf_counter(), everything[:_NUM_TIMED]
+        self._answers.draws_of(some)
+        seconds = (time.perf_counter() - start) / len(some) * len(everything)
+        if seconds > _MOST_FOR_DRAWS * self._clock.left:
+            self._answers.keep_points()
+            raise OutOfTime
+        self._clock.reserve(seconds)
+
+    def _cascade(self) -> None:
         stages, climbs, way = self._stages, self._stages.climbs, self._answers.way
-        self._run("bank", everything, stages.bank)
         if self._target.latent_dim <= GRID_DIM:
             self._run("grid", self._open(), stages.integrate)
+            rows = self._open()
+            if len(rows) and not self._clock.is_over():  # too fine for cells, or beyond their box
+                stages.locate(self._some(rows), rows)
         if self._effort.low_rank:
             self._run("fit", self._open(), stages.fit)
             return
@@ -147,41 +211,77 @@ class _Cascade:
         self._answers.compare()
         return (self._answers.grade > 0).nonzero()[:, 0]
 
+    def _some(self, rows: Tensor) -> Target:
+        """The target of some queries."""
+        whole = len(rows) == self._target.num_queries
+        return self._target if whole else self._target.select(rows)
+
     def _to_look_at(self) -> Tensor:
         """Which queries are settled by particles, which may have lost a mode on their way, (B,)."""
         return (self._answers.grade == 0) & ~self._answers.looked
 
-    def _run(
-        self, name: str, rows: Tensor, work: Callable[[Target, Tensor, Generator], Tensor]
-    ) -> None:
-        """Run a stage on some queries, unless the budget is spent, and note what it took.
+    def _run(self, name: str, rows: Tensor, work: Work, *, together: bool = False) -> None:
+        """Run a stage on some queries, as far as the budget goes, and note what it took.
+
+        Where time is limited they go through it in groups, so that some are through when it is
+        over. No group begins that is not expected to end in time, by what the one before took.
 
         Args:
             name: For the trace.
             rows: Which queries.
             work: Takes their target, rows and a generator; gives the decodes of each.
+            together: Whether they are one group however short time is.
         """
-        if not len(rows):
-            return
-        allowed = torch.ones_like(rows, dtype=torch.bool)
-        if self._max_decodes is not None:
-            planned = self._effort.planned_decodes(name, self._answers.way[rows])
-            allowed = self._spent[rows] + planned <= self._max_decodes
-        if self._clock.is_over() and name != "bank":
-            allowed = torch.zeros_like(allowed)
+        rows, self._stage = self._affordable(name, rows), name
+        one_group = together or not self._clock.is_limited
+        size, num_rows = len(rows) if one_group else _FIRST_GROUP, len(rows)
+        while len(rows):
+            group, later = rows[:size], rows[size:]
+            if not one_group and (not size or self._clock.is_over()):
+                self._answers.finished[rows] = False
+                return
+            start = time.perf_counter()
+            self._part = 1 - len(rows) / num_rows, len(group) / num_rows
+            self._tell(0.0, f"{name}: {counted(len(rows), *_QUERIES)}")
+            try:
+                self._work(name, group, work)
+            except OutOfTime:
+                self._answers.finished[rows] = False
+                if together:
+                    raise
+                return
+            rows = later
+            if self._clock.is_limited:
+                each = max((time.perf_counter() - start) / len(group), _NO_TIME)
+                size = min(4 * len(group), int(_GROUP_SHARE * self._clock.left / each))
+            if self._clock.is_late():
+                self._answers.finished[group] = False
+
+    def _tell(self, share: float, what: str) -> None:
+        """Report how far a group is in its stage: of all work, or of the time there is."""
+        (first, last), (done, part) = _SHARES[self._stage], self._part
+        share = first + (last - first) * (done + part * share)
+        if self._clock.is_limited:
+            share = self._clock.share
+        self._report(share, what)
+
+    def _affordable(self, name: str, rows: Tensor) -> Tensor:
+        """The queries whose budget of decodes pays for a stage; notes the others as cut short."""
+        if self._settings.max_decodes is None or not len(rows):
+            return rows
+        planned = self._effort.planned_decodes(name, self._answers.way[rows])
+        allowed = self._spent[rows] + planned <= self._settings.max_decodes
         self._answers.finished[rows[~allowed]] = False
-        rows = rows[allowed]
-        if not len(rows):
-            return
-        self._report(1 - len(rows) / self._target.num_queries, f"{name}: {len(rows)} queries")
-        start = time.perf_counter()
-        stage = Stage(name, torch.zeros_like(self._spent), torch.zeros_like(self._spent))
-        self._trace.append(stage)
-        chosen = self._target
-        if len(rows) < self._target.num_queries:
-            chosen = self._target.select(rows)
+        return rows[allowed]
+
+    def _work(self, name: str, rows: Tensor, work: Work) -> None:
+        """Run a stage on a group of queries, which have the same random numbers in each."""
+        start, nothing = time.perf_counter(), torch.zeros_like(self._spent)
+        stage = self._trace.setdefault(name, Stage(name, nothing, nothing.clone()))
+        self._streams[name].set_state(self._states[name])
         try:
-            stage.decodes[rows] = work(chosen, rows, self._streams[name])
+            decodes = work(self._some(rows), rows, self._streams[name])
+            stage.decodes[rows] += decodes
+            self._spent[rows] += decodes
         finally:
-            stage.seconds[rows] = (time.perf_counter() - start) / len(rows)
-        self._spent += stage.decodes
+            stage.seconds[rows] += (time.perf_counter() - start) / len(rows)

@@ -1,21 +1,16 @@
 """What a method is: it looks at a target, all queries of it at once, and says what it found."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Generator
 
 from crosscoding.bank import MAX_POINTS
 from crosscoding.findings import Findings
+from crosscoding.progress import Report, silent
 from crosscoding.target import Target
 
-Report = Callable[[float, str], None]
-"""Called with the share of the work that is done, 0 to 1, and a word on what goes on."""
-
-
-def silent(share: float, what: str) -> None:
-    """A report to nobody."""
+__all__ = ["Method", "Report", "silent"]
 
 
 class Method(ABC):

@@ -5,12 +5,13 @@ stages may have lost. As all `stages`, they offer what they find, and return eac
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
+from crosscoding.clock import Clock
 from crosscoding.crosscoders import Fitted, Gaussian, Mixture
 from crosscoding.methods.answers import Answers
 from crosscoding.methods.base import Report
@@ -21,9 +22,9 @@ from crosscoding.methods.effort import (
     DEAR_STEPS,
     LEAST_CLIMBS,
     NUM_ADAPT,
-    Clock,
     Effort,
 )
+from crosscoding.methods.handed_on import HandedOn
 from crosscoding.methods.importance import widened
 from crosscoding.methods.laplace import Modes, climb, lacking_modes, spread_starts
 from crosscoding.methods.natural import NaturalGradient
@@ -39,6 +40,30 @@ _LIGHT = 4.0  # nats below the heaviest mode, from which on one does not count
 _FEW_REACHED = 0.15  # share of climbs: with decoders of smooth networks it is 0.3 to 1
 
 
+@dataclass(eq=False)
+class Found:
+    """What climbs found of B queries.
+
+    Args:
+        proposal: All of it, to draw from.
+        unseen: The estimated share of p(z|x) in modes that they did not find, shape (B,); NaN where
+            there were too few climbs to tell.
+    """
+
+    proposal: Fitted
+    unseen: Tensor
+
+    def select(self, index: Tensor) -> "Found":
+        """That of some queries."""
+        return Found(self.proposal.select(index), self.unseen[index])
+
+    @staticmethod
+    def joined(parts: "Sequence[Found]") -> "Found":
+        """That of several blocks of queries, one after the other."""
+        proposal = Fitted.joined([part.proposal for part in parts])
+        return Found(proposal, torch.cat([part.unseen for part in parts]))
+
+
 class Climbs:
     """What climbs found, and the stages that climb.
 
@@ -50,9 +75,7 @@ class Climbs:
         weigh: Makes answers of proposals.
 
     Attributes:
-        left: Which queries climbs did not settle, so that what they found is kept, shape (B,).
-        unseen: Of these, the share of p(z|x) in modes that climbs are reckoned not to have found,
-            shape (B,); NaN where that cannot be told.
+        found: Of the queries that climbs did not settle, what they found.
     """
 
     def __init__(
@@ -63,14 +86,7 @@ class Climbs:
         self._clock = clock
         self._report = report
         self._weigh = weigh
-        self._found: Fitted  # of the queries that are left
-        self._place = torch.zeros_like(answers.way, dtype=torch.long)  # of a query in it
-        self.left = torch.zeros_like(answers.way, dtype=torch.bool)
-        self.unseen = torch.full_like(answers.way, math.nan)
-
-    def found(self, rows: Tensor) -> Fitted:
-        """All that climbs found of queries that are left, as a proposal."""
-        return self._found.select(self._place[rows])
+        self.found: HandedOn[Found] = HandedOn(answers.way)
 
     def climb(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Modes, the Laplace mixture as a proposal, and the best Gaussian where that is poor."""
@@ -79,7 +95,12 @@ class Climbs:
         steps = CLIMB_STEPS if num >= LEAST_CLIMBS else DEAR_STEPS
         starts = spread_starts(target, num, generator=for_starts)
         modes = climb(
-            target, starts, steps, every=CLIMB_EVERY, report=self._report, stop=self._clock.is_late
+            target,
+            starts,
+            steps,
+            every=CLIMB_EVERY,
+            report=self._report,
+            stop=self._clock.within(0.5),
         )
         seen = _Seen.of(modes)
         decodes = modes.decodes.clone()
@@ -106,18 +127,17 @@ class Climbs:
     ) -> tuple[Fitted, Tensor]:
         """The best Gaussian by natural gradients from the best mode, and what it took of decodes.
 
-        It is kept with the modes, for `found`.
+        It is kept with the modes, in `found`.
         """
         dim, modes = target.latent_dim, seen.modes
         best, query = seen.best[0], torch.arange(len(rows)).to(rows)
         fit = NaturalGradient(self._effort.fit_steps(3 * 16 + dim / 4, 400))
         start = modes.z[best, query], modes.precision[best, query]
         mean, precision, steps = fit.fit(
-            target, *start, generator, self._report, self._clock.is_late
+            target, *start, generator, self._report, self._clock.within()
         )
-        self._place[rows], self.left[rows] = query, True
-        self._found = widened(seen.mixture((mean, precision)), target)
-        self.unseen[rows] = seen.unseen
+        proposal = widened(seen.mixture((mean, precision)), target)
+        self.found.put(rows, Found(proposal, seen.unseen))
         return Gaussian.from_precision(mean, precision), steps * (fit.num_draws + dim / 4)
 
     def look(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:

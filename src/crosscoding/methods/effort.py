@@ -1,8 +1,6 @@
 """What the cascade's stages may cost: how many particles, climbs and looks a model's price buys."""
 
 import math
-import time
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -28,31 +26,6 @@ _ANNEAL_DECODES = 2e4  # that annealing and weighing take of a query, about
 _MOST_FULL_DIM = 512  # latent dimensions above which covariances are of low rank
 _SWARM_OPERATIONS = 1.2e10  # multiply-adds for a query's swarm: as many particles as that buys
 _SWARM_DECODES = 2e5  # and no more than take this many decodes, about
-
-
-class Clock:
-    """How late it is, of the seconds that a run may take; None: it is never late."""
-
-    def __init__(self, max_seconds: float | None) -> None:
-        self._deadline = self._fit_deadline = self._least = math.inf
-        if max_seconds is not None:
-            self._deadline = time.perf_counter() + max_seconds
-            self._fit_deadline = self._deadline - 0.15 * max_seconds
-            self._least = 0.2 * max_seconds
-
-    def is_over(self) -> bool:
-        """Whether no further stage starts."""
-        return time.perf_counter() > self._deadline
-
-    def within(self, share: float) -> Callable[[], bool]:
-        """Asks whether this share of the time left is over, or of a fifth of all if more."""
-        now = time.perf_counter()
-        end = now + share * max(self._fit_deadline - now, self._least)
-        return lambda: time.perf_counter() > end
-
-    def is_late(self) -> bool:
-        """Whether work that can end at any time should, so that its result can be weighed."""
-        return time.perf_counter() > self._fit_deadline
 
 
 class Effort:

@@ -21,7 +21,7 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.diagnostics import importance_ess, log_mean_exp, pareto_smooth
-from crosscoding.errors import BudgetError
+from crosscoding.errors import BudgetError, counted
 from crosscoding.findings import Findings
 from crosscoding.methods.base import Method, Report, silent
 from crosscoding.random import uniform
@@ -102,7 +102,7 @@ class Grid(Method):
         for level in range(_MAX_LEVELS):
             if not len(pending.owner):
                 break
-            report(level / (level + 3), f"{len(pending.owner)} cells")
+            report(level / (level + 3), counted(len(pending.owner), "cell"))
             finished, pending = self._split(target, settled, pending)
             settled = _joined(settled, finished)
             log_evidence = _joined(settled, pending).log_total(target.num_queries)

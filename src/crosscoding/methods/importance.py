@@ -246,10 +246,12 @@ def adapt(
         if stop():
             break
         z, log_q = proposals[-1].rsample_and_log_prob(num_draws, generator=generator)
+        target.clock.tick()
         log_mixtures = [
             torch.logaddexp(total, proposals[-1].log_prob(pool))
             for total, pool in zip(log_mixtures, pools, strict=True)
         ]
+        target.clock.tick()
         others = [proposal.log_prob(z) for proposal in proposals[:-1]]
         log_mixtures.append(torch.stack([log_q, *others]).logsumexp(0))
         pools.append(z)
@@ -275,7 +277,8 @@ def _fit(
     if isinstance(target, Covered):  # a few draws far out in its tails do not widen the fit
         beyond = target.reference.squares(draws) / target.latent_dim
         flat = flat - (1 + beyond / _FAR_OUT).log().to(flat)
-    return fit_to_draws(family, _apart(draws, target.prior_scale), flat, generator=generator)
+    apart, tick = _apart(draws, target.prior_scale), target.clock.tick
+    return fit_to_draws(family, apart, flat, generator=generator, tick=tick)
 
 
 def _apart(draws: Tensor, prior_scale: float) -> Tensor:

@@ -68,13 +68,13 @@ def lanczos(
 
 
 def mean_beside(
-    product: Callable[[Tensor], Tensor], directions: Tensor, generator: Generator
+    product: Callable[[Tensor], Tensor], directions: Tensor, num_probes: int, generator: Generator
 ) -> Tensor:
-    """Mean of H's eigenvalues in what the directions (B, D, k) leave, about: (B,)."""
+    """Mean of H's eigenvalues in what the directions (B, D, k) leave, by probes: (B,)."""
     bent = torch.zeros_like(directions[:, 0, 0])
-    for _ in range(NUM_PROBES):
+    for _ in range(num_probes):
         probe = normal((1, directions.shape[1], 1), generator=generator, like=directions)
         probe = (probe - directions @ (directions.mT @ probe))[..., 0]
         probe = probe / probe.norm(dim=-1, keepdim=True)
         bent = bent + (probe * product(probe)).sum(-1)
-    return bent / NUM_PROBES
+    return bent / num_probes

@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 
 from crosscoding.crosscoders import Mixture
 from crosscoding.crosscoders.precision import precision_root
+from crosscoding.errors import counted
 from crosscoding.findings import Findings
 from crosscoding.methods.base import Method, Report, silent
 from crosscoding.methods.importance import weigh
@@ -175,7 +176,7 @@ def climb(
     for step in range(steps):
         if not len(active) or stop():
             break
-        report(step / steps, f"{len(active)} queries climb")
+        report(step / steps, f"climbs of {counted(len(active), 'query', 'queries')}")
         # Of each query those that go on come first: as many rows as the query with most has.
         num = int((~over[:, active]).sum(0).amax())
         order = over[:, active].to(torch.int8).argsort(dim=0, stable=True)[:num]

@@ -21,11 +21,12 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import pad
 
+from crosscoding.clock import Clock
 from crosscoding.crosscoders import Fitted
 from crosscoding.crosscoders.base import Params
 from crosscoding.crosscoders.narrowed import Narrowed
+from crosscoding.errors import counted
 from crosscoding.methods.base import Report
-from crosscoding.methods.effort import Clock
 from crosscoding.methods.lanczos import NUM_PROBES, lanczos, mean_beside
 from crosscoding.methods.lbfgs import ascend
 from crosscoding.methods.leapfrog import evaluated
@@ -36,6 +37,8 @@ _OF_GRADIENT, _OF_PRODUCT = 3, 4  # decodes that each takes, about
 _MOST_CLIMB, _MOST_ADAM, _FEWEST_ADAM = 400, 200, 10  # steps
 _MOST_NUMBERS = 2**22  # of W, for a query
 _NUM_DRAWS, _NUM_CHOICE = 4, 32  # of a step of Adam's, and to choose by
+_ENOUGH = 240  # decodes, below which probes and draws to choose by are fewer too
+FEWEST_DECODES = 20
 _EXACT = 0.1  # spread of log-weights in nats, up to which there is nothing to gain
 _RATE = 0.03
 _FLAT = 1e-3  # least curvature, in the prior's
@@ -57,7 +60,13 @@ _MANY = 0.1, (_Round(1, 0.22, 0.12), _Round(4, 0.44, 0.12))
 
 @torch.no_grad()
 def fit_low_rank(
-    target: Target, decodes: int, *, generator: Generator, report: Report, clock: Clock
+    target: Target,
+    decodes: int,
+    *,
+    generator: Generator,
+    report: Report,
+    clock: Clock,
+    affordable: int = _ENOUGH,
 ) -> tuple[Fitted, Tensor]:
     """A Gaussian for each query of a flat target, and the decodes that it took, (B,).
 
@@ -67,44 +76,52 @@ def fit_low_rank(
         generator: Of probes and draws.
         report: Told how far it is.
         clock: Asked when to stop; there is an answer then too.
+        affordable: Decodes that the time left pays for, about, ≥ `FEWEST_DECODES`: where that is
+            little, there are fewer probes, and fewer draws to choose by.
     """
     share, rounds = _MANY if decodes >= _MANY_DECODES else _FEW
     for_choice, *streams = spawn(generator, 1 + len(rounds))
     report(0.0, "climb")
     steps = min(int(share * decodes / _OF_GRADIENT), _MOST_CLIMB)
     z, taken = ascend(target, _start(target), steps, stop=clock.within(0.5))
-    best, spent = _Best(target, for_choice.initial_seed()), _OF_GRADIENT * taken
+    num_choice, num_probes = (
+        max(min(num, num * affordable // _ENOUGH), 1) for num in (_NUM_CHOICE, NUM_PROBES)
+    )
+    best = _Best(target, for_choice.initial_seed(), max(num_choice, 2))
+    spent = _OF_GRADIENT * taken
     for part, stream in zip(rounds, streams, strict=True):
         rows = best.open
         if not len(rows) or (best.params and clock.is_late()):
             break
-        report(share, f"{len(rows)} fits")
+        report(share, counted(len(rows), "fit"))
         share += part.for_curvature + part.for_adam
         some, (for_points, for_curvature, for_adam) = target.select(rows), spawn(stream, 3)
         points = z[None] if part.num_points == 1 else best.draws(rows, part.num_points, for_points)
-        rank = int(part.for_curvature * decodes / (_OF_PRODUCT * len(points))) - NUM_PROBES - 1
+        rank = int(part.for_curvature * decodes / (_OF_PRODUCT * len(points))) - num_probes - 1
         rank = max(min(rank, target.latent_dim, _MOST_NUMBERS // target.latent_dim), 1)
         stop = clock.within(0.5)
-        fitted, ranks = _narrowed(some, points, rank, generator=for_curvature, stop=stop)
+        fitted, ranks = _narrowed(
+            some, points, (rank, num_probes), generator=for_curvature, stop=stop
+        )
         left = best.offer(rows, fitted)
-        spent[rows] += _OF_PRODUCT * len(points) * (ranks + NUM_PROBES + 1)
-        steps = int(part.for_adam * decodes - 2 * _NUM_CHOICE) // (_OF_GRADIENT * _NUM_DRAWS)
+        spent[rows] += _OF_PRODUCT * len(points) * (ranks + num_probes + 1)
+        steps = int(part.for_adam * decodes - 2 * num_choice) // (_OF_GRADIENT * _NUM_DRAWS)
         if steps < _FEWEST_ADAM or not len(left) or clock.is_late():
             continue
         rows, some, fitted = rows[left], some.select(left), fitted.select(left)
         steps = min(steps, _MOST_ADAM)
-        moved, steps = _adam(some, fitted, steps, generator=for_adam, stop=clock.is_late)
+        moved, steps = _adam(some, fitted, steps, generator=for_adam, stop=clock.within())
         best.offer(rows, moved)
-        spent[rows] += _OF_GRADIENT * _NUM_DRAWS * steps + 2 * _NUM_CHOICE
+        spent[rows] += _OF_GRADIENT * _NUM_DRAWS * steps + 2 * num_choice
     return best.fitted, spent
 
 
 class _Best:
     """The best fit of each query so far, by draws of the same noise for all."""
 
-    def __init__(self, target: Target, seed: int) -> None:
+    def __init__(self, target: Target, seed: int, num_draws: int) -> None:
         self.params: Params = {}
-        self._target, self._seed = target, seed
+        self._target, self._seed, self._num_draws = target, seed, num_draws
         self._bound = target.like.new_full((target.num_queries,), math.nan)
         self._spread = torch.full_like(self._bound, math.inf)
 
@@ -127,7 +144,7 @@ class _Best:
     def offer(self, rows: Tensor, fitted: Fitted) -> Tensor:
         """Take the fits of some queries where they are better; which are not exact, of `rows`."""
         same = Generator().manual_seed(self._seed)
-        z, log_q = fitted.rsample_and_log_prob(_NUM_CHOICE, generator=same)
+        z, log_q = fitted.rsample_and_log_prob(self._num_draws, generator=same)
         log_weights = self._target.select(rows).log_joint(z, checked=False) - log_q
         bound = log_weights.mean(0).nan_to_num(nan=-math.inf)
         better = ~(bound <= self._bound[rows])
@@ -162,12 +179,18 @@ def _start(target: Target) -> Tensor:
 
 
 def _narrowed(
-    target: Target, points: Tensor, rank: int, *, generator: Generator, stop: Callable[[], bool]
+    target: Target,
+    points: Tensor,
+    nums: tuple[int, int],
+    *,
+    generator: Generator,
+    stop: Callable[[], bool],
 ) -> tuple[Fitted, Tensor]:
     """The Gaussian at the mean of points (S, B, latent), by their mean curvature; ranks, (B,).
 
-    Its mean is moved by a Newton step where that gains.
+    Its mean is moved by a Newton step where that gains. `nums`: its rank, and probes of the rest.
     """
+    rank, num_probes = nums
     for_start, for_probes = spawn(generator, 2)
     mean = points.mean(0)
 
@@ -180,7 +203,7 @@ def _narrowed(
     flat = _FLAT / target.prior_scale**2
     values, directions = values.abs().clamp_min(flat), basis @ rotation
     there = directions.square().sum(1) > 0.5
-    beside = mean_beside(product, directions, for_probes).clamp_min(flat)
+    beside = mean_beside(product, directions, num_probes, for_probes).clamp_min(flat)
     widths = 0.5 * (beside.log()[:, None] - values.log())
     gradient = evaluated(target, target.log_joint, points).gradient.mean(0).double()
     along = (directions.mT @ gradient[..., None])[..., 0]

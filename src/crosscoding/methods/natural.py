@@ -19,6 +19,7 @@ from torch import Generator, Tensor
 
 from crosscoding.crosscoders import Gaussian
 from crosscoding.crosscoders.precision import precision_root
+from crosscoding.errors import counted
 from crosscoding.findings import Findings
 from crosscoding.methods.base import Method, Report, silent
 from crosscoding.methods.importance import weigh
@@ -103,7 +104,7 @@ class NaturalGradient(Method):
             state.step(torch.cat([noise, -noise]), curved=step % _STEPS_A_CURVATURE == 0)
             last = step == self.steps or out_of_time()
             if step % _BLOCK == 0 or last:
-                report(step / self.steps, f"{len(state.index)} fits")
+                report(step / self.steps, counted(len(state.index), "fit"))
                 done = state.end_block() | last
                 rows = state.index[done]
                 final_mean[rows], final_precision[rows] = state.average[done], state.precision[done]

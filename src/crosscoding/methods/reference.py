@@ -20,6 +20,7 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.bank import MAX_POINTS
+from crosscoding.clock import Clock, OutOfTime
 from crosscoding.crosscoders.moments import towards_diagonal, weighted_covariance
 from crosscoding.crosscoders.tailed import EACH_CAUCHY, NORMAL, log_kernel, tailed
 from crosscoding.density import DensityTarget
@@ -32,6 +33,7 @@ KINDS = (NORMAL, 4, 1, EACH_CAUCHY)
 SHARES = (0.35, 0.25, 0.2, 0.2)
 _ROUNDS = 12
 _STEPS = 20  # of the fit
+_TIME_SHARE = 0.2  # of the time that there is
 _GAIN = 1.05  # of the effective draws, below which a round has brought nothing
 _MOST_DIM = 512  # above it S takes more memory and draws than all the rest
 
@@ -96,12 +98,16 @@ class Reference:
     @classmethod
     def of(cls, target: DensityTarget) -> "Reference":
         """The reference of a density, adapted to it at the first call, and kept by it."""
-        if "reference" not in target.kept:
-            target.kept["reference"] = cls._adapted(target)
-        return target.kept["reference"]
+        if "reference" in target.kept:
+            return target.kept["reference"]
+        reference, complete = cls._adapted(target)
+        if complete:  # and not cut by a budget of time, which other calls need not have
+            target.kept["reference"] = reference
+        return reference
 
     @classmethod
-    def _adapted(cls, target: DensityTarget) -> "Reference":
+    def _adapted(cls, target: DensityTarget) -> tuple["Reference", bool]:
+        """The reference, and whether there was time to adapt it."""
         dim = target.latent_dim
         like = target.like.double()
         identity = torch.eye(dim, dtype=like.dtype, device=like.device)
@@ -111,11 +117,16 @@ class Reference:
         enough = 6.0 * dim + 24
         draws: list[Tensor] = []
         log_joints: list[Tensor] = []
-        best = 0.0
+        best, stop = 0.0, target.clock.within(_TIME_SHARE)
         for _ in range(_ROUNDS):
+            if stop():
+                return references[-1], False
             now = references[-1]
             draws.append(now.at(quasi_normal(num, now.num_noise, generator=generator, like=like)))
-            log_joints.append(target.log_joint(draws[-1].to(target.like)).double())
+            try:
+                log_joints.append(target.log_joint(draws[-1].to(target.like)).double())
+            except OutOfTime:
+                return references[-1], False
             own = importance_ess(log_joints[-1] - now.log_prob(draws[-1])).item()
             if own < _GAIN * best and len(draws) > 2:
                 break
@@ -127,7 +138,7 @@ class Reference:
             flatness = next_temperature(log_weights, cold, min(enough, len(pool) / 3))
             weights = flattened(log_weights, flatness)[:, 0].softmax(0)
             references.append(cls(target.prior_scale, *_fitted(pool, weights, now)))
-        return references[-1]
+        return references[-1], True
 
 
 def _white(z: Tensor, centre: Tensor, root: Tensor) -> Tensor:
@@ -174,6 +185,7 @@ class Covered(Target):
         self.latent_dim, self.batch_shape = target.latent_dim, target.batch_shape
         self.like, self.index = target.like, target.index
         self.prior_scale = reference.reach
+        self.clock, self.bank_points = target.clock, target.bank_points
 
     def log_prior(self, z: Tensor) -> Tensor:
         return self.reference.log_prob(z)
@@ -195,9 +207,13 @@ class Covered(Target):
     def log_likelihood_of_bank(self) -> tuple[Tensor, Tensor]:
         generator = Generator().manual_seed(0)
         num_noise = self.reference.num_noise
-        noise = quasi_normal(MAX_POINTS, num_noise, generator=generator, like=self.like.double())
+        num = min(MAX_POINTS, self.bank_points)
+        noise = quasi_normal(num, num_noise, generator=generator, like=self.like.double())
         points = self.reference.at(noise).to(self.like)
-        return points, self.pairwise_log_likelihood(points)
+        log_likelihood = self.target.in_time(
+            lambda target, z: Covered(target, self.reference).pairwise_log_likelihood(z), points
+        )
+        return points[: len(log_likelihood)], log_likelihood
 
     def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
         return self.log_likelihood(z)
@@ -210,6 +226,11 @@ class Covered(Target):
 
     def flatten(self) -> "Covered":
         return self
+
+    def timed(self, clock: Clock, bank_points: int = MAX_POINTS) -> "Covered":
+        inner = self.target.timed(clock, bank_points)
+        assert isinstance(inner, DensityTarget)
+        return Covered(inner, self.reference)
 
     def select(self, index: Tensor) -> "Covered":
         return Covered(self.target.select(index), self.reference)

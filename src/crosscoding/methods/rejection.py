@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.errors import BudgetError
+from crosscoding.errors import BudgetError, counted
 from crosscoding.findings import Findings
 from crosscoding.methods.base import Method, Report, silent
 from crosscoding.methods.reference import covered
@@ -71,7 +71,7 @@ class Rejection(Method):
             log_bound = accepted.add(z, target.pairwise_log_likelihood(z), log_u, log_bound)
             spent += num
             share = accepted.count.to(torch.float32).mean().item() / self.num_draws
-            report(share, f"{spent} proposals")
+            report(share, counted(spent, "proposal"))
         return accepted.findings()
 
     def _give_up(self, count: Tensor, spent: int) -> None:

@@ -5,10 +5,12 @@ kept where it is better than the answer so far. It returns the decodes that each
 """
 
 import math
+import time
 
 import torch
 from torch import Generator, Tensor
 
+from crosscoding.clock import Clock
 from crosscoding.diagnostics import pareto_smooth
 from crosscoding.methods.answers import Answer, Answers
 from crosscoding.methods.base import Report
@@ -23,13 +25,13 @@ from crosscoding.methods.effort import (
     NUM_REFINE,
     NUM_WEIGHED,
     ROUNDS,
-    Clock,
     Effort,
     way_of,
 )
 from crosscoding.methods.grid import Grid
+from crosscoding.methods.handed_on import HandedOn, Particles
 from crosscoding.methods.importance import adapt
-from crosscoding.methods.lowrank import fit_low_rank
+from crosscoding.methods.lowrank import FEWEST_DECODES, fit_low_rank
 from crosscoding.methods.particles import bounded
 from crosscoding.methods.smc import Annealing, Swarm
 from crosscoding.methods.weighing import Weighing, outside
@@ -40,7 +42,7 @@ GRID_DIM = 3
 _GRID_TOLERANCE = {1: 0.1, 2: 0.1, 3: 0.05}
 _NUM_GRID_CHECKS, _MOST_CELLS = 300, 30_000
 _BANK_ESS, _BANK_ERROR = 100.0, 0.0375  # of points spread evenly, and of log p(x) by islands
-_NUM_DEAR = 500
+_SHARE_FOR_FIT = 0.8  # of the time left, for a fit of low rank; the rest is for its weights
 _MOST_COMPONENTS = 8  # of the modes found, to propose from
 _ISLAND_FACTOR = 1.25  # by which the spread of a few islands may understate the error
 _MOST_UNSEEN = 0.1  # share of p(z|x) that climbs may leave out, and be a beginning for particles
@@ -67,8 +69,7 @@ class Stages:
         self._clock = clock
         self._report = report
         self._weigh = Weighing(answers, clock, effort.most_times if unlimited else 1)
-        self._particles: Tensor  # that annealed, of all queries, (S, B, latent)
-        self._particles_missed = torch.zeros_like(answers.way)
+        self._particles: HandedOn[Particles] = HandedOn(answers.way)
         self.climbs = Climbs(answers, effort, clock, report, self._weigh)
 
     def bank(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
@@ -77,8 +78,9 @@ class Stages:
         largest = bounded(log_likelihood.amax(0))
         weights = (log_likelihood - largest).exp()
         total, ess = weights.sum(0), weights.sum(0).square() / weights.square().sum(0)
-        islands = weights[: len(points) // NUM_ISLANDS * NUM_ISLANDS]
-        spread = islands.unflatten(0, (NUM_ISLANDS, -1)).mean(1).std(0)
+        each = len(points) // NUM_ISLANDS
+        islands = weights[: each * NUM_ISLANDS].unflatten(0, (NUM_ISLANDS, each))
+        spread = islands.mean(1).std(0)  # NaN where there are too few points
         # Each island is spread evenly by itself: all of them together have a smaller error.
         error = _ISLAND_FACTOR * spread / math.sqrt(NUM_ISLANDS) / (total / len(points))
         pareto_k = torch.full_like(ess, math.inf)
@@ -110,6 +112,11 @@ class Stages:
         self.answers.keep(rows, answer, postpone=True)
         return torch.zeros_like(ess)
 
+    def locate(self, target: Target, rows: Tensor) -> None:
+        """Note how far p(z|x) is from the prior, where the answer of the bank did not need it."""
+        _, log_likelihood = target.log_likelihood_of_bank()
+        self.answers.way[rows] = way_of(log_likelihood, target.latent_dim)
+
     def integrate(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         tolerance = _GRID_TOLERANCE[target.latent_dim]
         grid = Grid(tolerance, max_cells=_MOST_CELLS, num_checks=_NUM_GRID_CHECKS)
@@ -134,21 +141,22 @@ class Stages:
             searched=True,
         )
         self.answers.keep(rows[integrated], answer)
-        open_rows = (self.answers.grade[rows] > 0).nonzero()[:, 0]
-        if len(open_rows):  # too fine for cells, or beyond their box
-            _, log_likelihood = target.select(open_rows).log_likelihood_of_bank()
-            self.answers.way[rows[open_rows]] = way_of(log_likelihood, target.latent_dim)
         return everything.stats["cells"] + _NUM_GRID_CHECKS
 
     def fit(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """A Gaussian at one mode, narrow in as many directions as are affordable."""
         for_fit, for_weights = spawn(generator, 2)
+        affordable = self._affordable(target)
+        if affordable < FEWEST_DECODES:
+            self.answers.finished[rows] = False
+            return torch.ones_like(self.answers.way[rows])
         fitted, decodes = fit_low_rank(
             target,
             self._effort.fit_decodes,
             generator=for_fit,
             report=self._report,
             clock=self._clock,
+            affordable=affordable,
         )
         return decodes + self._weigh(
             target,
@@ -160,17 +168,27 @@ class Stages:
             for_weights,
         )
 
+    def _affordable(self, target: Target) -> int:
+        """Decodes that a fit may take of each query, by its effort and by the time left."""
+        most = self._effort.fit_decodes
+        if not self._clock.is_limited:
+            return most
+        start = time.perf_counter()
+        target.log_joint(target.like.new_zeros(target.num_queries, target.latent_dim))
+        seconds = time.perf_counter() - start
+        return min(most, int(_SHARE_FOR_FIT * self._clock.left / max(seconds, 1e-9)))
+
     def anneal(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         for_particles, for_proposal = spawn(generator, 2)
         annealing = Annealing(NUM_PARTICLES, 1, 1, 3, 0.5)
-        self._particles = self.answers.every_draw()[:NUM_PARTICLES].clone()
         swarm = annealing.run(target, generator=for_particles, stop=self._clock.is_over)
         decodes, there = swarm.decodes, self._arrived(rows, swarm)
         if len(there):
             target, swarm = target.select(there), swarm.select(there)
-            self._particles[:, rows[there]] = swarm.z
-            missed = self._particles_missed[rows[there]] = swarm.missed
-            decodes[there] += self._propose(target, rows[there], swarm, missed, 1, for_proposal)
+            self._particles.put(rows[there], Particles(swarm.z, swarm.missed))
+            decodes[there] += self._propose(
+                target, rows[there], swarm, swarm.missed, 1, for_proposal
+            )
         return decodes
 
     def _arrived(self, rows: Tensor, swarm: Swarm) -> Tensor:
@@ -181,8 +199,8 @@ class Stages:
     def refine(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Adapt from the answer's draws and the particles with more draws, and a mixture of two."""
         for_adapt, for_weights = spawn(generator, 2)
-        particles = self._particles[:, rows]
-        draws = torch.cat([self.answers.draws_of(rows), *[particles] * _PARTICLES_COUNT])
+        particles = self._particles_of(rows)
+        draws = torch.cat([self.answers.draws_of(rows), *[particles.z] * _PARTICLES_COUNT])
         proposal = adapt(
             target,
             draws,
@@ -191,7 +209,7 @@ class Stages:
             rounds=ROUNDS,
             num_draws=NUM_REFINE,
             generator=for_adapt,
-            stop=self._clock.is_late,
+            stop=self._clock.within(),
         )
         return ROUNDS * NUM_REFINE + self._weigh(
             target,
@@ -199,24 +217,36 @@ class Stages:
             proposal,
             2,
             NUM_WEIGHED,
-            outside(proposal, particles, target.log_joint(particles), self._particles_missed[rows]),
+            outside(proposal, particles.z, target.log_joint(particles.z), particles.missed),
             for_weights,
         )
+
+    def _particles_of(self, rows: Tensor) -> Particles:
+        """Particles of queries; draws of the answer so far where none annealed, or none arrived."""
+        draws = self.answers.draws_of(rows)
+        some = torch.arange(NUM_PARTICLES, device=rows.device) % len(draws)
+        particles = Particles(draws[some], torch.full_like(self.answers.error[rows], math.nan))
+        if (there := self._particles.has(rows).nonzero()[:, 0]).numel():
+            annealed = self._particles.of(rows[there])
+            particles.z[:, there], particles.missed[there] = annealed.z, annealed.missed
+        return particles
 
     def swarm(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Many particles in islands: from the prior or, where it is far, from what climbs found.
 
         Of very many modes climbs find a part; the prior has them all.
         """
-        way, unseen = self.answers.way[rows], self.climbs.unseen[rows]  # NaN if not climbed for
-        decodes = torch.zeros_like(way)
-        far = self.climbs.left[rows] & ((unseen < _MOST_UNSEEN) | ~(way < LONGEST_WAY))
+        way, climbed = self.answers.way[rows], self.climbs.found.has(rows)
+        decodes, unseen = torch.zeros_like(way), torch.full_like(way, math.nan)
+        if climbed.any():
+            unseen[climbed] = self.climbs.found.of(rows[climbed]).unseen
+        far = climbed & ((unseen < _MOST_UNSEEN) | ~(way < LONGEST_WAY))
         for_near, for_far, for_bridge = spawn(generator, 3)
         if (some := (~far).nonzero()[:, 0]).numel():
             near = target.select(some)
             decodes[some] += self._swarm(near, rows[some], near, 0.0, for_near)
         if (some := far.nonzero()[:, 0]).numel():
-            proposal = self.climbs.found(rows[some])
+            proposal = self.climbs.found.of(rows[some]).proposal
             num = self._effort.swarm_size
             there = target.select(some)
             bridge = Bridge(there, proposal, num, generator=for_bridge)
@@ -290,7 +320,7 @@ class Stages:
             rounds=ROUNDS,
             num_draws=NUM_ADAPT,
             generator=for_adapt,
-            stop=self._clock.is_late,
+            stop=self._clock.within(),
         )
         log_joint = swarm.log_likelihood + target.log_prior(swarm.z)
         return ROUNDS * NUM_ADAPT + self._weigh(

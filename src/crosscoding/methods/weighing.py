@@ -6,14 +6,16 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
+from crosscoding.clock import Clock
 from crosscoding.crosscoders import Fitted
 from crosscoding.diagnostics import pareto_k_limit
 from crosscoding.methods.answers import Answers, answer_of
-from crosscoding.methods.effort import NUM_WEIGHED, Clock
+from crosscoding.methods.effort import NUM_WEIGHED
 from crosscoding.random import spawn
 from crosscoding.target import Target
 
 BEYOND = 1.0  # nats above the largest weight: where a point lies outside what was fitted
+_PIECES = 20  # that draws are weighed in where time is limited
 _MOST_STREAMS = 6  # of further draws
 _WANTED_ERROR = 0.037  # of log p(x), nats
 
@@ -55,7 +57,8 @@ class Weighing:
         Returns:
             Decodes of each query.
         """
-        z, log_weights = _weighted_draws(target, proposal, num, generator)
+        z, log_weights = _weighted_draws(target, proposal, num, generator, self._clock)
+        num = len(z)
         answer = answer_of(proposal, num_fitted, z, log_weights, missed(log_weights.amax(0)))
         self._answers.keep(rows, answer)
         decodes = torch.full_like(answer.error, float(num))
@@ -68,7 +71,7 @@ class Weighing:
                 more = int(total - 1) * num
                 some = proposal.select(again)
                 extra, extra_weights = _weighted_draws(
-                    target.select(again), some, more, for_more[int(total) - 1]
+                    target.select(again), some, more, for_more[int(total) - 1], self._clock
                 )
                 together = torch.cat([z[:, again], extra])
                 weights = torch.cat([log_weights[:, again], extra_weights])
@@ -77,7 +80,7 @@ class Weighing:
                 searched = missed(largest)[again]
                 answer = answer_of(some, num_fitted, together, weights, searched)
                 self._answers.keep(rows[again], answer)
-                decodes[again] += more
+                decodes[again] += len(extra)
         return decodes
 
 
@@ -104,7 +107,16 @@ def outside(
 
 
 def _weighted_draws(
-    target: Target, proposal: Fitted, num: int, generator: Generator
+    target: Target, proposal: Fitted, num: int, generator: Generator, clock: Clock
 ) -> tuple[Tensor, Tensor]:
+    """So many draws and their log-weights, or as many as there is time for."""
     z, log_q = proposal.rsample_and_log_prob(num, generator=generator)
-    return z, target.log_joint(z) - log_q
+    if not clock.is_limited:
+        return z, target.log_joint(z) - log_q
+    stop, pieces = clock.to_the_end(), []
+    for piece in z.split(max(num // _PIECES, 2)):
+        if pieces and stop():
+            break
+        pieces.append(target.log_joint(piece))
+    log_joint = torch.cat(pieces)
+    return z[: len(log_joint)], log_joint - log_q[: len(log_joint)]

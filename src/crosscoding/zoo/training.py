@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 
 from crosscoding.likelihoods import Likelihood
+from crosscoding.progress import Report, followed, silent
 from crosscoding.zoo.recipe import Recipe
 
 _CHECKPOINT = "checkpoint.safetensors"
@@ -71,7 +72,7 @@ class Training:
         self.epoch = 0
         self.seconds = 0.0
 
-    def run_epoch(self, data: Tensor) -> float:
+    def run_epoch(self, data: Tensor, report: Report = silent) -> float:
         """One pass over the data, as `Recipe.load` gives them; returns the mean ELBO in nats."""
         recipe, start = self.recipe, time.process_time()
         generator = Generator().manual_seed(recipe.seed * 1_000_003 + self.epoch + 1)
@@ -84,6 +85,9 @@ class Training:
                 group["lr"] = recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
             batch = recipe.varied(recipe.prepared(data[rows]), generator=generator)
             total += self.step(batch, generator=generator)
+            elbo_so_far = total / ((step + 1) * recipe.batch_size)
+            what = f"epoch {self.epoch + 1} of {recipe.epochs}, ELBO {elbo_so_far:.2f} nats"
+            report((self.epoch + (step + 1) / len(order)) / recipe.epochs, what)
         self.epoch += 1
         self.seconds += time.process_time() - start
         return total / len(data)
@@ -162,6 +166,8 @@ def train(
     checkpoints: Path,
     *,
     on_epoch: Callable[[int, float], None] = lambda epoch, value: None,
+    report: Report = silent,
+    progress: bool = True,
 ) -> Training:
     """Train by the recipe, taking up what an earlier, interrupted run left in `checkpoints`.
 
@@ -170,11 +176,13 @@ def train(
         data: Training data as `Recipe.load` gives them, shape (N, *data).
         checkpoints: Folder that holds this run's checkpoint, written after every epoch.
         on_epoch: Called with the number of epochs done and the mean training ELBO in nats.
+        report, progress: As in `condition`.
     """
     training = Training(recipe)
     training.resume(checkpoints)
-    while training.epoch < recipe.epochs:
-        value = training.run_epoch(data)
-        training.save(checkpoints)
-        on_epoch(training.epoch, value)
+    with followed("training", report, progress) as told:
+        while training.epoch < recipe.epochs:
+            value = training.run_epoch(data, told)
+            training.save(checkpoints)
+            on_epoch(training.epoch, value)
     return training

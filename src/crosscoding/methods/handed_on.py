@@ -1,0 +1,76 @@
+"""What one stage of the cascade finds and a later one asks for, with the queries that it is of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+
+class _Selectable(Protocol):
+    """Something of a batch of queries, of which some can be chosen and several put together."""
+
+    def select(self, index: Tensor) -> Any: ...
+
+    @staticmethod
+    def joined(parts: Sequence[Any]) -> Any: ...
+
+
+Value = TypeVar("Value", bound=_Selectable)
+
+
+class HandedOn(Generic[Value]):
+    """A value for some of the queries: those for which a stage found one.
+
+    A budget may keep a stage from running, for all queries or for some. So a later stage cannot
+    assume that there is a value; it asks for which queries there is one.
+
+    Args:
+        like: Any tensor whose first dimension runs over all queries.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        self._place = torch.full((len(like),), -1, dtype=torch.long, device=like.device)
+        self._values: Value | None = None
+        self._count = 0
+
+    def put(self, rows: Tensor, value: Value) -> None:
+        """Keep the value of these queries."""
+        together = value if self._values is None else type(value).joined([self._values, value])
+        self._place[rows] = self._count + torch.arange(len(rows), device=rows.device)
+        self._values, self._count = together, self._count + len(rows)
+
+    def has(self, rows: Tensor) -> Tensor:
+        """Which of these queries have a value, boolean, shape of rows."""
+        return self._place[rows] >= 0
+
+    def of(self, rows: Tensor) -> Value:
+        """The value of these queries, all of which must have one, at least one query."""
+        if self._values is None or not bool(self.has(rows).all()):
+            raise LookupError("expected queries that have a value; ask `has` first")
+        return self._values.select(self._place[rows])
+
+
+@dataclass(eq=False)
+class Particles:
+    """Particles that annealed to p(z|x).
+
+    Args:
+        z: Shape (S, B, latent).
+        missed: Share of p(z|x) that they do not see, NaN where that is not known, shape (B,).
+    """
+
+    z: Tensor
+    missed: Tensor
+
+    def select(self, index: Tensor) -> "Particles":
+        """Those of some queries."""
+        return Particles(self.z[:, index], self.missed[index])
+
+    @staticmethod
+    def joined(parts: "Sequence[Particles]") -> "Particles":
+        """Those of several blocks of queries, one after the other."""
+        return Particles(
+            torch.cat([part.z for part in parts], 1), torch.cat([part.missed for part in parts])
+        )

@@ -1,0 +1,212 @@
+"""Budgets and interruption: whatever stages were cut, there is an answer that says so."""
+
+import pytest
+import torch
+from problems import blocks, linear_gaussian_problem, mirrored_vae
+from torch import Tensor
+
+import crosscoding as cc
+from crosscoding.methods import Auto
+from crosscoding.methods.auto import _STAGES
+from crosscoding.methods.effort import Effort
+
+FIGURES = ("log_evidence", "ess")
+
+
+def assert_usable(posterior: cc.Posterior) -> None:
+    """Finite figures and draws, and whatever was cut is not trusted."""
+    for name in FIGURES:
+        assert getattr(posterior, name).isfinite().all(), name
+    assert posterior.draws.isfinite().all()
+    assert not (posterior.trusted & (posterior.stats["finished"] == 0)).any()
+
+
+def spent(posterior: cc.Posterior) -> Tensor:
+    """Decodes of each query, all stages together."""
+    return torch.stack([stage.decodes for stage in posterior.trace]).sum(0)
+
+
+@pytest.fixture(scope="module")
+def digits() -> cc.VAETarget:
+    """Three queries of 20 dimensions: one that anneals, one that is refined, and one far away."""
+    mask = torch.stack([cc.random_mask((28, 28), share, seed=1) for share in (0.02, 0.1, 0.5)])
+    evidence = cc.Evidence(cc.zoo.digits()[0][:3], mask)
+    return cc.VAETarget(cc.zoo.load("mnist-20d"), evidence)
+
+
+def several() -> cc.VAETarget:
+    """Two mirrored queries that take climbs and a swarm, and one that anneals."""
+    vae = mirrored_vae(8, 16, 0.3, seed=2)
+    evidence = cc.Evidence(vae.sample_prior(6, seed=102), cc.random_mask((16,), 0.7, seed=2))
+    return cc.VAETarget(vae, evidence[[0, 3, 5]])
+
+
+@pytest.mark.parametrize("query", [slice(0, 1), slice(1, 2), slice(2, 3), slice(0, 3)], ids=str)
+@pytest.mark.parametrize(
+    "max_decodes", [1, 500, 9000, 10_000, 11_500, 12_000, 13_000, 14_500, 16_000, 20_000, 60_000]
+)
+def test_every_budget_of_decodes_has_an_answer(digits, query, max_decodes):
+    """Budgets that pay for a later stage and not for one before it are among them."""
+    target = cc.VAETarget(digits.vae, digits.evidence[query])
+    posterior = cc.infer(target, Auto(max_decodes=max_decodes), seed=0)
+    assert_usable(posterior)
+    assert (spent(posterior) <= max_decodes).all()
+
+
+@pytest.mark.parametrize("max_decodes", [1, 6000, 9000, 12_000, 18_000, 40_000])
+@pytest.mark.parametrize("dim", [2, 6])
+def test_every_budget_of_decodes_has_an_answer_for_a_bare_density(dim, max_decodes):
+    posterior = cc.infer(blocks(dim), Auto(max_decodes=max_decodes), seed=0)
+    assert_usable(posterior)
+    assert (spent(posterior) <= max_decodes).all()
+
+
+def without(monkeypatch: pytest.MonkeyPatch, cut: set[str], rows: slice = slice(None)) -> None:
+    """Let no budget pay for some stages, for some of the queries that would go through them."""
+    planned = Effort.planned_decodes
+
+    def expensive(effort: Effort, stage: str, way: Tensor) -> Tensor:
+        decodes = planned(effort, stage, way)
+        if stage in cut:
+            decodes[rows] = torch.inf
+        return decodes
+
+    monkeypatch.setattr(Effort, "planned_decodes", expensive)
+
+
+OPTIONAL = [name for name in _STAGES if name not in ("bank", "grid", "fit")]
+EVERY_OTHER = slice(0, None, 2)
+
+
+@pytest.mark.parametrize("stage", OPTIONAL)
+@pytest.mark.parametrize("how", ["without it", "without it for some", "nothing else"])
+def test_no_stage_needs_another_to_have_run(stage, how, monkeypatch):
+    monkeypatch.setattr("crosscoding.methods.stages.NUM_WEIGHED", 500)
+    cut = set(OPTIONAL) - {stage} if how == "nothing else" else {stage}
+    without(monkeypatch, cut, EVERY_OTHER if how == "without it for some" else slice(None))
+    posterior = cc.infer(several(), Auto(max_decodes=10**9), seed=2)
+    assert_usable(posterior)
+
+
+def test_where_a_grid_is_not_affordable_the_rest_stays_within_the_budget():
+    """How far p(z|x) is from the prior is known then too; it was taken to be next to it."""
+    problem = linear_gaussian_problem(2, data_dim=5, scale=0.003, batch=3)
+    posterior = cc.condition(problem.vae, problem.evidence, Auto(max_decodes=9700), seed=0)
+    assert [stage.name for stage in posterior.trace] == ["bank"]
+    assert_usable(posterior)
+
+
+@pytest.mark.parametrize("num_draws", [2, 50])
+def test_few_draws_can_be_kept(digits, num_draws):
+    """Fewer than there are particles."""
+    posterior = cc.infer(digits, Auto(num_draws=num_draws, max_decodes=20_000), seed=0)
+    assert posterior.draws.shape == (num_draws, 3, 20)
+    assert_usable(posterior)
+
+
+class Interrupting(torch.nn.Module):
+    """A decoder that Ctrl-C falls into at the n-th call from now."""
+
+    def __init__(self, decoder: torch.nn.Module) -> None:
+        super().__init__()
+        self.decoder, self.calls_left = decoder, None
+
+    def forward(self, z: Tensor) -> Tensor:
+        if self.calls_left is not None:
+            self.calls_left -= 1
+            if self.calls_left == 0:
+                raise KeyboardInterrupt
+        return self.decoder(z)
+
+
+@pytest.mark.parametrize("calls", [1, 2, 5, 10, 20, 40, 80, 160, 320])
+def test_ctrl_c_at_any_decode_leaves_answers(calls):
+    target = several()
+    vae = cc.VAE(Interrupting(target.vae.decoder), 8, target.vae.likelihood)
+    cc.Bank.of(vae)
+    vae.decoder.calls_left = calls
+    posterior = cc.condition(vae, target.evidence, seed=2)
+    assert not posterior.stats["finished"].all()
+    assert_usable(posterior)
+
+
+def test_ctrl_c_in_a_later_block_keeps_what_the_blocks_before_it_found():
+    target = several()
+    vae = cc.VAE(Interrupting(target.vae.decoder), 8, cc.likelihoods.Gaussian(1.0))
+    cc.Bank.of(vae)
+    evidence = target.evidence[[0, 0]]
+    size = {"max_bytes": Auto.points_at_once * 4 * (4 * 8 + 4) + target.query_bytes}
+    whole = cc.condition(vae, evidence, seed=2, **size)
+    count = []
+    hook = vae.decoder.register_forward_hook(lambda *_: count.append(1))
+    cc.condition(vae, evidence[:1], seed=2, **size)
+    hook.remove()
+    vae.decoder.calls_left = len(count) + 1  # the first of the second block
+    posterior = cc.condition(vae, evidence, seed=2, **size)
+    assert posterior.stats["finished"].tolist() == [1, 0]
+    assert torch.equal(posterior.log_evidence[0], whole.log_evidence[0])
+    assert_usable(posterior)
+
+
+# ---- time --------------------------------------------------------------------------------------
+
+
+class Slow(torch.nn.Module):
+    """A decoder for which each point takes so many seconds, by a clock of its own."""
+
+    def __init__(self, decoder: torch.nn.Module, seconds: float) -> None:
+        super().__init__()
+        self.decoder, self.seconds, self.now = decoder, seconds, 0.0
+        self.longest = 0.0
+
+    def forward(self, z: Tensor) -> Tensor:
+        took = self.seconds * len(z)
+        self.now += took
+        self.longest = max(self.longest, took)
+        return self.decoder(z)
+
+
+def slow_problem(latent: int, seconds: float, batch: int = 3) -> tuple[cc.VAE, cc.Evidence, Slow]:
+    problem = linear_gaussian_problem(latent, data_dim=2 * latent, scale=0.1, batch=batch)
+    slow = Slow(problem.vae.decoder, seconds)
+    vae = cc.VAE(slow, latent, problem.vae.likelihood)
+    return vae, problem.evidence, vae.decoder
+
+
+@pytest.mark.parametrize("seconds", [1e-6, 1e-4, 1e-2, 1.0])
+@pytest.mark.parametrize("max_seconds", [0.5, 30.0])
+@pytest.mark.parametrize("latent", [2, 40])
+def test_time_is_up_when_it_is_up(latent, max_seconds, seconds, monkeypatch):
+    """By a clock of decodes alone: no overrun of more than a tenth and a piece that is decoded."""
+    vae, evidence, slow = slow_problem(latent, seconds)
+    monkeypatch.setattr("crosscoding.observed._PIECE_BYTES", 2**14)  # some points
+    monkeypatch.setattr("crosscoding.bank._CHUNK_BYTES", 2**16)
+    slow.now = slow.longest = 0.0
+    monkeypatch.setattr("time.perf_counter", lambda: slow.now)
+    posterior = cc.condition(vae, evidence, Auto(max_seconds=max_seconds), seed=0)
+    # Its cost is counted by a decode of one point.
+    assert slow.now <= 1.1 * max_seconds + slow.longest + seconds
+    assert_usable(posterior)
+
+
+def test_a_bank_that_was_cut_is_completed_later_with_the_same_bits(monkeypatch):
+    monkeypatch.setattr("crosscoding.bank._CHUNK_BYTES", 2**14)
+    vae, evidence, slow = slow_problem(8, 1e-3)
+    whole = cc.Bank.of(vae)
+    again, _, slow = slow_problem(8, 1e-3)
+    monkeypatch.setattr("time.perf_counter", lambda: slow.now)
+    cut = cc.condition(again, evidence, Auto(max_seconds=2.0), seed=0)
+    assert (cut.stats["weighed"] < len(whole.points)).all()
+    assert "bank" not in again.kept
+    posterior = cc.condition(again, evidence, seed=0)
+    assert torch.equal(cc.Bank.of(again).points, whole.points)
+    assert torch.equal(posterior.draws, cc.condition(vae, evidence, seed=0).draws)
+
+
+def test_of_many_queries_some_are_settled_when_time_is_up(monkeypatch):
+    vae, evidence, slow = slow_problem(8, 1e-4, batch=24)
+    monkeypatch.setattr("time.perf_counter", lambda: slow.now)
+    posterior = cc.condition(vae, evidence, Auto(max_seconds=12.0), seed=0)
+    settled = posterior.stats["finished"] > 0
+    assert 0 < settled.sum() < 24
+    assert_usable(posterior)

@@ -24,6 +24,10 @@ class Clock:
     Args:
         max_seconds: Of wall-clock time; None: it is never late.
         beat: Called before every piece of work, to show that work goes on.
+
+    Attributes:
+        has_cut: Whether a loop that asked was told to end; whoever wants to know sets it to False
+            beforehand.
     """
 
     def __init__(
@@ -32,6 +36,7 @@ class Clock:
         self._max_seconds = math.inf if max_seconds is None else max_seconds
         self._deadline = time.perf_counter() + self._max_seconds
         self._beat = beat
+        self.has_cut = False
         self._sizes: dict[str, int] = {}
 
     @property
@@ -99,7 +104,9 @@ class Clock:
             nonlocal asked, longest
             now = time.perf_counter()
             longest, asked = max(longest, now - asked), now
-            return now + longest > end
+            over = now + longest > end
+            self.has_cut = self.has_cut or over
+            return over
 
         return stop
 

@@ -6,6 +6,7 @@ from problems import blocks, linear_gaussian_problem, mirrored_vae
 from torch import Tensor
 
 import crosscoding as cc
+from crosscoding.clock import Clock
 from crosscoding.methods import Auto
 from crosscoding.methods.auto import _STAGES
 from crosscoding.methods.effort import Effort
@@ -209,4 +210,24 @@ def test_of_many_queries_some_are_settled_when_time_is_up(monkeypatch):
     posterior = cc.condition(vae, evidence, Auto(max_seconds=12.0), seed=0)
     settled = posterior.stats["finished"] > 0
     assert 0 < settled.sum() < 24
+    assert_usable(posterior)
+
+
+def test_climbs_that_were_cut_are_not_trusted_though_time_is_left(monkeypatch):
+    """They get a share of the time, and what they found by then may lack modes."""
+    target = several()
+    asked = iter([False, True])
+
+    def cut(self, share=1.0):
+        def stop() -> bool:
+            self.has_cut = self.has_cut or next(asked, True)
+            return self.has_cut
+
+        return stop
+
+    monkeypatch.setattr(Clock, "within", cut)
+    posterior = cc.infer(target, Auto(max_seconds=600.0), seed=2)
+    for stage in posterior.trace:
+        if stage.name == "climb":
+            assert (posterior.stats["finished"][stage.decodes > 0] == 0).all()
     assert_usable(posterior)

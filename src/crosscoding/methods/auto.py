@@ -241,6 +241,7 @@ class _Cascade:
                 self._answers.finished[rows] = False
                 return
             start = time.perf_counter()
+            self._clock.has_cut = False
             self._part = 1 - len(rows) / num_rows, len(group) / num_rows
             self._tell(0.0, f"{name}: {counted(len(rows), *_QUERIES)}")
             try:
@@ -254,7 +255,7 @@ class _Cascade:
             if self._clock.is_limited:
                 each = max((time.perf_counter() - start) / len(group), _NO_TIME)
                 size = min(4 * len(group), int(_GROUP_SHARE * self._clock.left / each))
-            if self._clock.is_late():
+            if self._clock.is_late() or (self._clock.has_cut and not together):
                 self._answers.finished[group] = False
 
     def _tell(self, share: float, what: str) -> None:

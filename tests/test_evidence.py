@@ -245,7 +245,7 @@ def test_tensors_that_are_not_plain_are_refused():
         cc.Evidence(VALUES, MASK.to_sparse())
     with pytest.raises(TypeError, match="without a mask of its own"):
         cc.Evidence(torch.masked.masked_tensor(VALUES, MASK), MASK)
-    with pytest.raises(ValueError, match="meta device, which has none"):
+    with pytest.raises(ValueError, match="meta device, which holds none"):
         cc.Evidence(VALUES.to("meta"), MASK.to("meta"))
 
 

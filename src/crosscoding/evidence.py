@@ -78,8 +78,6 @@ class Evidence:
                 f"expected a mask that broadcasts to the values' shape {tuple(values.shape)}, "
                 f"got {tuple(mask.shape)}"
             ) from None
-        if values.is_meta:
-            raise ValueError("expected values, got a tensor on the meta device, which has none")
         values = values.detach()
         bad = mask & ~values.isfinite()
         if bad.any():

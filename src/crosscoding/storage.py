@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, uint8
+from torch import Tensor, contiguous_format, uint8
 
 from crosscoding.errors import ModelFormatError, first_line
 from crosscoding.pickles import way_out
@@ -150,7 +150,10 @@ def fingerprint(tensors: dict[str, Tensor], description: dict[str, Any]) -> str:
 
 def _digest(tensor: Tensor) -> str:
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
-    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(uint8).numpy().data)
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    if flat.stride(0) != 1:  # as a single number taken from a larger tensor may have
+        flat = flat.clone(memory_format=contiguous_format)
+    digest.update(flat.view(uint8).numpy().data)
     return digest.hexdigest()
 
 

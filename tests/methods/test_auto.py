@@ -23,6 +23,12 @@ from crosscoding.methods import Auto, Grid, auto, climbs, effort, stages
 from crosscoding.methods.effort import Effort
 
 
+@pytest.fixture(autouse=True)
+def _without_closed_form(monkeypatch):
+    """Linear models go through the cascade here, as their answers are known."""
+    monkeypatch.setattr("crosscoding.methods.closed_form._linear_elements", lambda vae: None)
+
+
 def labels(posterior: cc.Posterior) -> list[str]:
     return [verdict.label for verdict in posterior.verdicts]
 
@@ -589,7 +595,7 @@ def test_a_decoder_that_puts_out_nan_is_an_error(latent):
     decoder = FarOverflow(latent)
     vae = cc.VAE(decoder, latent, cc.likelihoods.Gaussian(0.5))
     evidence = cc.Evidence(torch.zeros(2, 8), torch.tensor(True))
-    with pytest.raises(cc.NonFiniteError, match="the decoder puts out NaN or infinity"):
+    with pytest.raises(cc.NonFiniteError, match="the decoder puts out"):
         cc.condition(vae, evidence, Auto(), seed=0)
 
 

@@ -70,6 +70,7 @@ class Answers:
     """The best answer of each query so far.
 
     Attributes:
+        num_draws: Draws of each answer that are kept.
         grade: Index into `verdict.LABELS` of each query's answer, shape (B,); 3: there is none.
         way: How many temperatures p(z|x) is from the prior, about, shape (B,).
         looked: Whether climbs have looked for modes that the answer lacks, shape (B,).
@@ -80,7 +81,7 @@ class Answers:
         self._seed = seed
         num_queries, like = target.num_queries, target.like
         unknown = like.new_full((num_queries,), math.nan)
-        self._num_draws, self._shape = num_draws, (num_draws, num_queries, target.latent_dim)
+        self.num_draws, self._shape = num_draws, (num_draws, num_queries, target.latent_dim)
         self._drawn: Tensor | None = None
         self._as_points = False
         self.log_evidence = unknown
@@ -133,7 +134,7 @@ class Answers:
             return
         index = better.nonzero()[:, 0]
         chosen, generator = rows[index], Generator().manual_seed(self._seed)
-        draws = None if postpone else _resampled(answer, index, self._num_draws, generator)
+        draws = None if postpone else _resampled(answer, index, self.num_draws, generator)
         # Whoever interrupts what follows finds answers that are not trusted, or none (grade 3).
         finished = self.finished[chosen]
         self.finished[chosen] = False
@@ -173,7 +174,7 @@ class Answers:
         later = rows[self._postponed[rows]]
         if len(later) and self._later is not None:
             generator = Generator().manual_seed(self._seed)
-            self._draws[:, later] = _resampled(self._later, later, self._num_draws, generator)
+            self._draws[:, later] = _resampled(self._later, later, self.num_draws, generator)
             self._postponed[later] = False
         return self._draws[:, rows]
 
@@ -240,7 +241,9 @@ def _resampled(answer: Answer, index: Tensor, num: int, generator: Generator) ->
     offset = uniform((1,), generator=generator, like=answer.draws)
     order = torch.randperm(num, generator=generator).to(index.device)
     jitter = uniform((num, 1, answer.draws.shape[-1]), generator=generator, like=answer.draws)
-    log_weights = answer.log_weights[:, index]
+    log_weights = answer.log_weights
+    if len(index) < log_weights.shape[1]:
+        log_weights = log_weights[:, index]
     if (answer.ess[index] < FEWEST).any():  # of a bank: what was proposed has been seen to
         log_weights, _ = not_collapsed(log_weights, answer.draws[:, index], None, None)
     chosen = systematic(log_weights, offset, num)[order]

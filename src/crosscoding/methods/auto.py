@@ -1,5 +1,6 @@
 """Auto: the cascade. Cheap stages first; each passes on only the queries that it could not settle.
 
+    closed form  where observed elements are linear in z, under Gaussian noise: exact
     bank    every query at every kept point of the prior: where is p(z|x), and how narrow?
     grid    latent ≤ 3: integration, checked by draws
     fit     very many dimensions, or a large decoder: a Gaussian at one mode, narrow in as many
@@ -32,6 +33,7 @@ from crosscoding.errors import counted
 from crosscoding.findings import Findings, Stage
 from crosscoding.methods.answers import Answers
 from crosscoding.methods.base import Method, Report, silent
+from crosscoding.methods.closed_form import has_closed_form
 from crosscoding.methods.effort import LONG_WAY, Effort
 from crosscoding.methods.reference import covered
 from crosscoding.methods.stages import GRID_DIM, Stages
@@ -60,6 +62,7 @@ _QUERIES = ("query", "queries")
 _MOST_OPERATIONS = 1e11  # where the smallest swarm takes more than this, there is none
 _NEXT_TO_NONE = 1e-3  # seconds
 _SHARES = {  # of all work that is done before a stage and after it, about
+    "closed form": (0.0, 1.0),
     "bank": (0.0, 0.05),
     "grid": (0.05, 0.3),
     "anneal": (0.05, 0.3),
@@ -122,6 +125,7 @@ class _Cascade:
         self._report = report
         self._stage, self._part = _STAGES[0], (0.0, 1.0)  # what is done of a stage, and is next
         self._streams = dict(zip(_STAGES, spawn(generator, len(_STAGES)), strict=True))
+        self._streams["closed form"] = self._streams["bank"]  # which comes in its place
         self._states = {name: stream.get_state() for name, stream in self._streams.items()}
         (seed,) = spawn(generator, 1)
         self._seed = seed.initial_seed()
@@ -142,8 +146,11 @@ class _Cascade:
         interrupted = False
         try:
             if len(everything):
-                self._ask_bank(everything)
-                self._cascade()
+                solved = has_closed_form(self._target)
+                self._run("closed form", everything[solved], self._stages.solve, together=True)
+                if not solved.all():
+                    self._ask_bank(everything)  # it answers for all of them together
+                    self._cascade()
         except (KeyboardInterrupt, OutOfTime) as cut:
             interrupted = isinstance(cut, KeyboardInterrupt)
             if (self._answers.grade > 2).any():  # not even the bank has answered

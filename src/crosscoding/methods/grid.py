@@ -132,10 +132,10 @@ class Grid(Method):
         highest_of_all = log_joint.amax(0)
         relative = log_joint - highest_of_all  # differences keep the digits of large numbers
         log_total = relative.logsumexp(0) + self._log_negligible
-        spread = _neighbour_spread(relative, count, dim)
+        highest, spread = _of_neighbours(relative, count, dim)
         on_edge = points.abs().amax(-1) > radius - width
         beyond = (relative[on_edge] > log_total).any(0) | ~highest_of_all.isfinite()
-        matters = (relative + spread > log_total) & ~beyond
+        matters = (_at_most(relative, spread, highest) > log_total) & ~beyond
         point, owner = matters.nonzero(as_tuple=True)
         log_volume = dim * math.log(width)
         log_left_out = relative.masked_fill(matters, -math.inf).logsumexp(0) + highest_of_all
@@ -144,7 +144,7 @@ class Grid(Method):
             owner,
             log_joint[point, owner].double() + log_volume,
             torch.full_like(point, 1).to(log_joint) * width,
-            0.5 * spread[point, owner],
+            0.5 * spread[point, owner].nan_to_num(nan=0.0, posinf=0.0),
         )
         outcome = torch.where(beyond, _BEYOND_BOX, _DONE)
         return outcome, log_left_out.double() + log_volume, cells
@@ -162,15 +162,17 @@ class Grid(Method):
         log_joint = target.log_prior(points) + target.log_likelihood_at(points, owner)
         log_mass = log_joint.double() + dim * width.log()
         by_parent = log_mass.unflatten(0, (num_parts, -1))
-        spread = (by_parent.amax(0) - by_parent.amin(0)).to(parents.rise)
-        rise = torch.maximum(0.5 * spread, 0.25 * parents.rise).repeat(num_parts)
+        spread = (by_parent.amax(0) - by_parent.amin(0)).to(parents.rise).nan_to_num(nan=0.0)
+        known = torch.where(spread.isinf(), 0.0, spread)
+        rise = torch.maximum(0.5 * known, 0.25 * parents.rise).repeat(num_parts)
         parts = _Cells(points, owner, log_mass, width, rise)
         log_evidence = _joined(settled, parts).log_total(target.num_queries)
         share = (by_parent.logsumexp(0) - log_evidence[parents.owner]).exp()
         share_before = (parents.log_mass - log_evidence[parents.owner]).exp()
         unsure = (share - share_before).abs() > self.tolerance / _CELLS_EXPECTED
         unsure |= spread > _SMOOTH
-        may_hold = log_mass + rise - log_evidence[owner] > self._log_negligible
+        highest = by_parent.amax(0).repeat(num_parts)
+        may_hold = _at_most(log_mass, rise, highest) - log_evidence[owner] > self._log_negligible
         again = unsure.repeat(num_parts) & may_hold
         # The midpoint rule errs by a multiple of width²: what is left is a third of what it gained.
         gained = (1 - (parents.log_mass - by_parent.logsumexp(0)).exp()).nan_to_num(nan=0.0)
@@ -283,12 +285,22 @@ def _joined(first: _Cells, second: _Cells) -> _Cells:
     )
 
 
-def _neighbour_spread(log_joint: Tensor, count: int, dim: int) -> Tensor:
-    """The largest less the smallest of each cell and its neighbours, as log_joint (N, B)."""
+def _at_most(log_density: Tensor, rise: Tensor, highest: Tensor) -> Tensor:
+    """What the log-density may be within cells, by how it varies around them.
+
+    Where it is −inf at a centre it may still be what it is next to it, as at the edge of what is
+    possible.
+    """
+    return torch.where(log_density == -math.inf, highest, log_density + rise)
+
+
+def _of_neighbours(log_joint: Tensor, count: int, dim: int) -> tuple[Tensor, Tensor]:
+    """The largest of each cell and its neighbours, and that less the smallest, as log_joint."""
     grid = log_joint.mT.reshape(-1, 1, *[count] * dim)
     pool = {1: torch.max_pool1d, 2: torch.max_pool2d, 3: torch.max_pool3d}[dim]
-    spread = pool(grid, 3, 1, 1) + pool(-grid, 3, 1, 1)
-    return spread.reshape(log_joint.mT.shape).mT
+    highest = pool(grid, 3, 1, 1).reshape(log_joint.mT.shape).mT
+    lowest = -pool(-grid, 3, 1, 1).reshape(log_joint.mT.shape).mT
+    return highest, highest - lowest
 
 
 def _findings(

@@ -34,7 +34,7 @@ _PRIOR_SHARE = 0.02
 _FAR_OUT = (
     10.0  # squared distance a dimension in the reference's scatter, from where draws count less
 )
-_TAIL_SHARE, _REFERENCE_SHARE = 0.15, 0.1  # of the draws for a bare density
+_TAIL_SHARE, _REFERENCE_SHARE = 0.08, 0.06  # of the draws for a bare density
 _NUM_FOR_BOUND = 1000
 FEWEST, _LEAST_SHARE = (
     50.0,

@@ -1,7 +1,7 @@
 """A density without a prior, seen from a reference that covers it.
 
     p(z) / r(z) takes the place of p(x|z), and r that of the prior:
-    r = 0.35 N(0, s² I) + 0.25 t₄(m, S) + 0.2 t₁(m, S) + 0.2 c(m, S),   s: the `prior_scale`
+    r = 0.5 N(0, s² I) + 0.2 t₄(m, S) + 0.15 t₁(m, S) + 0.15 c(m, S),   s: the `prior_scale`
 
 A VAE's p(z|x) lies within its prior. A bare density need not lie within N(0, s² I): it may be
 wider, elsewhere, or have heavier tails. Then the weights of draws from that normal distribution
@@ -30,7 +30,7 @@ from crosscoding.random import normal, quasi_normal
 from crosscoding.target import Target
 
 KINDS = (NORMAL, 4, 1, EACH_CAUCHY)
-SHARES = (0.35, 0.25, 0.2, 0.2)
+SHARES = (0.5, 0.2, 0.15, 0.15)
 _ROUNDS = 12
 _STEPS = 20  # of the fit
 _TIME_SHARE = 0.2  # of the time that there is

@@ -1,14 +1,25 @@
 """Verdicts: what each figure is worth at its limits, and what is said about it."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from problems import linear_gaussian_problem
+from torch import nn
 
 import crosscoding as cc
+from crosscoding.crosscoders import Gaussian, Mixture, Planar
 from crosscoding.diagnostics import pareto_k_limit
-from crosscoding.methods import HMC, Grid, Variational
+from crosscoding.methods import (
+    HMC,
+    Auto,
+    Grid,
+    Importance,
+    Laplace,
+    NaturalGradient,
+    Variational,
+)
 from crosscoding.verdict import LABELS, Figures
 
 GOOD = {
@@ -164,3 +175,108 @@ def test_a_grid_is_trusted():
     problem = linear_gaussian_problem(2, data_dim=6, scale=1.0)
     posterior = cc.condition(problem.vae, problem.evidence, Grid(), seed=0)
     assert posterior.trusted.all()
+
+
+# ---- the C-ELBO, collapsed weights, and what to do ----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "rough", "bad"),
+    [
+        ("short", [math.nan, -1.0, 0.1], [0.11, 3.0], [3.1, 4e8, math.inf]),
+        ("excess", [math.nan, -5.0, 0.1], [], [0.11, 2.0]),
+    ],
+)
+def test_the_c_elbo_speaks_against_an_answer(name, good, rough, bad):
+    def graded(value):
+        (verdict,) = replace(figures(), **{name: torch.tensor([value], dtype=torch.double)}).verdicts()
+        return verdict.label
+
+    assert [graded(value) for value in good] == ["trusted"] * len(good)
+    assert [graded(value) for value in rough] == ["approximate"] * len(rough)
+    assert [graded(value) for value in bad] == ["unreliable"] * len(bad)
+
+
+def test_collapsed_weights_are_said():
+    (verdict,) = replace(figures(), collapsed=torch.tensor([True])).verdicts("Auto")
+    assert verdict.label == "unreliable"
+    assert verdict.reasons[0].startswith("a few draws have all the importance weight")
+    assert "HMC" in verdict.advice
+
+
+def test_one_effective_draw_is_a_draw():
+    assert figures(ess=1.2).verdicts()[0].reasons[0] == "1 effective draw, fewer than 600"
+
+
+@pytest.mark.parametrize("method", ["Auto", "Variational"])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"log_evidence_error": 0.2},
+        {"log_evidence_error": math.nan},
+        {"ess": 12.0},
+        {"pareto_k": 0.9},
+        {"r_hat": 1.2},
+        {"missed": 0.3},
+        {"missed": math.nan},
+        {"finished": False},
+    ],
+    ids=str,
+)
+def test_whatever_is_not_trusted_comes_with_one_sentence_of_advice(changed, method):
+    (verdict,) = figures(**changed).verdicts(method)
+    assert verdict.label != "trusted"
+    assert len(verdict.advice.split()) > 3
+    assert ". " not in verdict.advice
+    assert not verdict.advice.endswith(".")
+
+
+def test_a_trusted_answer_needs_no_advice():
+    assert figures().verdicts("Auto")[0].advice == ""
+
+
+class Impossible(nn.Module):
+    """Of two classes, one that all but cannot be where z < 0."""
+
+    def forward(self, z):
+        second = torch.where(z < 0, -1e9, z)
+        return torch.cat([torch.zeros_like(z), second], -1).unsqueeze(1)
+
+
+@pytest.mark.parametrize("crosscoder", [Gaussian(), Planar(4), Mixture(2)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_fit_with_draws_where_nothing_is_possible_is_unreliable(crosscoder, dtype):
+    vae = cc.VAE(Impossible(), 1, cc.likelihoods.Categorical(2))
+    if dtype == torch.float64:
+        vae = cc.VAE(nn.Sequential(nn.Linear(1, 1), Impossible()).double(), 1, vae.likelihood)
+        nn.init.ones_(vae.decoder[0].weight)
+        nn.init.zeros_(vae.decoder[0].bias)
+    evidence = cc.Evidence(torch.ones(1, dtype=dtype), torch.tensor(True))
+    posterior = cc.condition(vae, evidence, Variational(crosscoder, steps=300), seed=0)
+    share = (posterior.sample(1000, seed=0) < 0).float().mean()
+    (verdict,) = posterior.verdicts
+    if share > 0.01:
+        assert verdict.label == "unreliable"
+        assert "C-ELBO" in verdict.reasons[0]
+
+
+def test_a_narrow_fit_is_no_better_than_approximate():
+    problem = linear_gaussian_problem(3, data_dim=8, scale=0.3)
+    posterior = cc.condition(problem.vae, problem.evidence, Variational(steps=1), seed=0)
+    assert all("C-ELBO" in " ".join(verdict.reasons) for verdict in posterior.verdicts)
+
+
+@pytest.mark.parametrize(
+    "method", [Auto(max_seconds=20), Laplace(), NaturalGradient(steps=20), Importance()]
+)
+def test_where_weights_collapse_draws_do_not_repeat(method):
+    """A ridge of 64 dimensions that no Gaussian proposes well for."""
+    torch.manual_seed(0)
+    decoder = nn.Sequential(nn.Linear(40, 80), nn.Tanh(), nn.Linear(80, 120))
+    vae = cc.VAE(decoder, 40, cc.likelihoods.Gaussian(0.01))
+    evidence = cc.Evidence(2 * vae.sample_prior(1, seed=0)[0], torch.arange(120) < 30)
+    posterior = cc.condition(vae, evidence, method, seed=0)
+    draws = posterior.sample(200, seed=0)
+    assert len(draws.unique(dim=0)) > 50
+    if posterior.stats["collapsed"]:
+        assert posterior.verdicts[0].label == "unreliable"

@@ -60,7 +60,7 @@ class Laplace(Method):
         means, precisions = modes.z.transpose(0, 1), modes.precision.transpose(0, 1)
         fitted = Mixture.from_components(log_weights.mT, means, precisions)
         found = weigh(target, fitted, self.num_fresh, generator=for_check)
-        found.stats = {
+        found.stats |= {
             "modes": (climbs > 0).sum(0).to(target.like),
             "steps": modes.steps.amax(0),
         }

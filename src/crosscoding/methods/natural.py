@@ -70,7 +70,7 @@ class NaturalGradient(Method):
         )
         fitted = Gaussian.from_precision(mean, precision)
         found = weigh(target, fitted, self.num_fresh, generator=for_check)
-        found.stats = {"steps": steps}
+        found.stats |= {"steps": steps}
         return found
 
     @torch.no_grad()

@@ -189,7 +189,9 @@ def test_a_grid_is_trusted():
 )
 def test_the_c_elbo_speaks_against_an_answer(name, good, rough, bad):
     def graded(value):
-        (verdict,) = replace(figures(), **{name: torch.tensor([value], dtype=torch.double)}).verdicts()
+        (verdict,) = replace(
+            figures(), **{name: torch.tensor([value], dtype=torch.double)}
+        ).verdicts()
         return verdict.label
 
     assert [graded(value) for value in good] == ["trusted"] * len(good)

@@ -28,6 +28,15 @@ _COLUMNS = 8
 _MOST_SHOWN = 64
 _INTERVAL = {"low": 0.05, "high": 0.95}  # quantiles of the completions
 
+_OPTIONS = {
+    "methods.TemperedSMC(num_particles=10_000)": "--method smc",
+    "methods.TemperedSMC()": "--method smc",
+    "methods.HMC()": "--method hmc",
+    "methods.Auto()": "--method auto",
+    "a richer cross-coder, such as crosscoders.Mixture(8)": "--method mixture",
+    "another seed": "another --seed",
+}
+
 Summary = dict[str, Any]
 
 
@@ -77,7 +86,7 @@ class Answers:
 
     def _queries(self) -> list[Summary]:
         """The figures of each query."""
-        posterior = self.posterior
+        posterior, verdicts = self.posterior, self.posterior.verdicts
         batch = posterior.batch_shape
         columns = {
             "num_observed": self.mask.flatten(len(batch)).sum(-1).reshape(-1).tolist(),
@@ -90,8 +99,9 @@ class Answers:
             ],
             "ess": _numbers(posterior.ess),
             "pareto_k": _numbers(posterior.pareto_k),
-            "verdict": [verdict.label for verdict in posterior.verdicts],
-            "reasons": [list(verdict.reasons) for verdict in posterior.verdicts],
+            "verdict": [verdict.label for verdict in verdicts],
+            "reasons": [list(verdict.reasons) for verdict in verdicts],
+            "advice": [_as_options(verdict.advice) for verdict in verdicts],
         }
         if self.values.isfinite().all():  # then the truth is known
             columns["query_log_prob"] = _numbers(posterior.query_log_prob(self.values))
@@ -160,11 +170,20 @@ class Answers:
         if len(queries) == 1:
             for reason in queries[0]["reasons"]:
                 out.print(f"  {reason}", markup=False)
+            if queries[0]["advice"]:
+                out.print(f"  what now: {queries[0]['advice']}", markup=False)
         for doubt in summary["doubts"]:
             out.print(f"  {doubt['name']}: {doubt['message']}", markup=False)
         num = summary["samples"]
         what = f"{num} completion{'s' * (num > 1)}{' of each' * (len(queries) > 1)}"
         out.print(f"{what}, and figures that sum up the answer, are in {folder}", markup=False)
+
+
+def _as_options(advice: str) -> str:
+    """Advice in the words of the command line."""
+    for python, option in _OPTIONS.items():
+        advice = advice.replace(python, option)
+    return advice
 
 
 def _of_one(summary: Summary, query: Summary) -> dict[str, str]:

@@ -51,6 +51,7 @@ LAYERS = (
     "saving",
     "posterior",
     "methods",
+    "doubts",
     "condition",
     "calibration",
     "checks",

@@ -94,9 +94,8 @@ class Bank:
         whole = vae.kept.get("bank")
         if isinstance(whole, Bank):
             return whole if num >= len(whole.points) else whole._first(num)
-        if "start of bank" not in vae.kept:
-            vae.kept["start of bank"] = _points_of(vae), []
-        points, pieces = vae.kept["start of bank"]
+        points, done = vae.kept.get("start of bank") or (_points_of(vae), ())
+        pieces = list(done)  # of its own: other threads may be at the same bank
         chunks = points.split(_chunk_size(vae))
         stop = clock.within(_SHARE)
         if not pieces and clock.is_limited:
@@ -108,13 +107,14 @@ class Bank:
                 break
             clock.beat()
             pieces.append(_kept_of(vae, chunks[len(pieces)]))
+            vae.kept["start of bank"] = points, tuple(pieces)
         kept = tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
         bank = cls._made(vae, points[: len(kept[0])], kept)
         if len(pieces) < len(chunks):
             return bank._first(num)
         bank._is_of_model = True
         vae.kept["bank"] = bank
-        del vae.kept["start of bank"]
+        vae.kept.pop("start of bank", None)
         return bank if num >= len(points) else bank._first(num)
 
     @classmethod

@@ -125,12 +125,16 @@ class Clock:
         while start < max(num, 1):
             size = min(self._sizes.get(kind, 1), most) if self.is_limited else most
             began = time.perf_counter()
+            done = min(size, num - start)
             yield slice(start, start + size)
             start += size
             if self.is_limited:
                 took = time.perf_counter() - began
                 longest = _PIECE * self._max_seconds
-                self._sizes[kind] = 2 * size if took < longest else max(size // 2, 1)
+                if took >= longest:
+                    self._sizes[kind] = max(size // 2, 1)
+                elif done == size:  # fewer tell nothing of what more of them take
+                    self._sizes[kind] = 2 * size
 
     @property
     def _fit_deadline(self) -> float:

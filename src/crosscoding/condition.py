@@ -1,8 +1,7 @@
 """The front door: what is p(y|x), for this VAE and this evidence?"""
 
-import math
 import time
-import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,28 +9,23 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.clock import Clock, OutOfTime
-from crosscoding.errors import NonFiniteError, and_more
+from crosscoding.clock import Clock
+from crosscoding.doubts import impossible_evidence, with_coverage, with_edges, with_losses
+from crosscoding.errors import NonFiniteError
 from crosscoding.evidence import Evidence, as_tensor
 from crosscoding.findings import Findings
 from crosscoding.methods import Auto, Method, Report, silent
-from crosscoding.methods.overlap import share_lacking
-from crosscoding.methods.particles import systematic, taken
-from crosscoding.methods.reference import covered
 from crosscoding.posterior import Posterior
 from crosscoding.progress import followed
 from crosscoding.random import generator_from, spawn
 from crosscoding.surroundings import isolated, warn_of_coarse_products
-from crosscoding.target import REACH, Target, VAETarget
+from crosscoding.target import Target, VAETarget
 from crosscoding.vae import VAE, check_matches
-from crosscoding.verdict import MISSED
 
 MAX_BYTES = 2**30
 _SURE = 6.0  # standard errors, beyond which two estimates contradict each other
 _JOINING = 1e-5  # seconds that the blocks' draws take to be put together, for each query and dim
-_FEW_NEAR = 0.01  # share of draws that may lie far out
-_MOST_LOOKED, _FEWEST_LOOKED = 128, 4  # draws of a query that are decoded to look for losses
-_LOSS_OPERATIONS = 2e10  # multiply-adds for that, of a query: about a second's
+_LOOKING = 0.1  # share of a method's seconds that is left to look for losses at its draws
 
 
 @isolated
@@ -121,7 +115,7 @@ def query_log_prob(
 
     Returns:
         A tuple of log p(y|x) and its standard error, `log_prob` and `error`, in nats, both of
-        shape (*batch,); 0 where there is no query. NaN where the method gives no log p(x).
+        shape (*batch,); 0 where there is no query. NaN where neither can be estimated.
 
     Raises:
         ValueError: The posterior has no model, or truth does not fit it.
@@ -147,7 +141,7 @@ def query_log_prob(
     error = torch.hypot(both.log_evidence_error, posterior.log_evidence_error)
     average, its_error = posterior._averaged_query_log_prob(truth)
     gap = average - log_prob
-    better = posterior.trusted & (its_error < error)
+    better = posterior.trusted & its_error.isfinite() & ~(its_error >= error)
     lacks = gap > torch.where(both.trusted, _SURE * (error + its_error), 2 * error)
     log_prob = torch.where(lacks | better, average, log_prob)
     error = torch.where(better, its_error, error)
@@ -188,8 +182,8 @@ def infer(
         with followed("conditioning", report, progress) as told:
             timed = flat.timed(Clock(beat=told.beat))
             findings = _in_blocks(method, timed, for_method, told, max_bytes, start)
-        _doubt_coverage(flat, findings, _left(method, start))
-    _doubt_edges(flat, findings)
+            findings = with_coverage(flat, findings, _clock(method, start, told.beat))
+    findings = with_edges(flat, findings, stacklevel=3)
     return Posterior(
         findings,
         target=target,
@@ -223,6 +217,8 @@ def _in_blocks(
     state, parts = generator.get_state(), []
     joining = 0.0 if len(blocks) == 1 else _JOINING * target.num_queries * target.latent_dim
     look_for_losses = bool(target.may_be_lost().any())
+    if look_for_losses:  # some of the time is for that
+        joining += _LOOKING * (getattr(method, "max_seconds", None) or 0.0)
     for number, block in enumerate(blocks):
 
         def report_block(share: float, what: str, done: int = number) -> None:
@@ -243,11 +239,11 @@ def _in_blocks(
             found = hurried.find(chosen, generator=generator, report=report_block)
             found = replace(found, interrupted=True)
         except ValueError as error:
-            if impossible := _impossible_evidence(chosen):
+            if impossible := impossible_evidence(chosen):
                 raise NonFiniteError(impossible) from error
             raise
         if look_for_losses:
-            _look_for_losses(chosen, found)
+            found = with_losses(chosen, found, _clock(method, start, target.clock.beat))
         parts.append(found)
     together = Findings.joined(parts)
     in_order = bool((order[1:] > order[:-1]).all())
@@ -260,80 +256,8 @@ def _inverse(order: Tensor) -> Tensor:
     return back
 
 
-def _left(method: Method, start: float) -> float | None:
-    """Seconds that are left of a method's own limit; None: it has none."""
+def _clock(method: Method, start: float, beat: Callable[[], None]) -> Clock:
+    """By the time that is left of a method's own limit, if it has one."""
     limit = getattr(method, "max_seconds", None)
-    return None if limit is None else limit - (time.perf_counter() - start)
-
-
-def _doubt_coverage(target: Target, findings: Findings, seconds: float | None) -> None:
-    """Hold answers on bare densities, which no prior bounds, against what other draws find.
-
-    What there is no time to look at is not known.
-    """
-    if target.ends_with_prior:
-        return
-    timed = target.timed(Clock(seconds))
-    try:
-        lacking = share_lacking(covered(timed), findings)
-    except OutOfTime:
-        findings.stats["missed"] = torch.full_like(findings.log_evidence, math.nan)
-        return
-    found = lacking > MISSED
-    missed = findings.stats.get("missed", torch.full_like(lacking, math.nan))
-    worst = torch.where(missed.isnan(), lacking, torch.maximum(missed, lacking))
-    findings.stats["missed"] = torch.where(found, worst.clamp_max(1.0), missed)
-    short = torch.where(found, 2 * lacking, 0.0)
-    findings.log_evidence_error = torch.hypot(findings.log_evidence_error, short)
-
-
-def _impossible_evidence(target: Target) -> str:
-    """What to say where a method failed because log p(x|z) is −inf at every z; "" if it is not."""
-    try:
-        points, log_likelihood = target.log_likelihood_of_bank()
-    except ValueError:
-        return ""
-    never = (log_likelihood == -math.inf).all(0)
-    if not never.any():
-        return ""
-    query = int(never.nonzero()[0, 0])
-    return (
-        "expected evidence that is possible at some z, got log p(x|z) = -inf for query "
-        f"{target.name(query)} at all {len(points)} points of the prior that were tried"
-        f"; {target.explain(query, points[points.norm(dim=-1).argmin()])}"
-    )
-
-
-def _look_for_losses(target: Target, findings: Findings) -> None:
-    """Decode some draws once more: does the decoder's output there tell log p(x|z) at all?"""
-    rows = target.may_be_lost().nonzero()[:, 0]
-    share, element = torch.zeros_like(findings.ess), torch.zeros_like(findings.ess)
-    num = int(min(max(_LOSS_OPERATIONS / target.operations, _FEWEST_LOOKED), _MOST_LOOKED))
-    weights = findings.normalised_log_weights()[:, rows]
-    z = taken(findings.draws[:, rows], systematic(weights, weights.new_full((1,), 0.5), num))
-    share[rows], found = target.select(rows).lost(z)
-    element[rows] = found.to(element)
-    findings.stats |= {"lost": share, "lost_element": element}
-
-
-def _doubt_edges(target: Target, findings: Findings) -> None:
-    """Where p(z|x) comes near z for which a decoder overflowed: what is there is not known."""
-    if target.undefined is None or not target.undefined.any():
-        return
-    edge = (REACH - 1) * target.prior_scale
-    near = (findings.draws.abs() > edge).any(-1).to(findings.draws)
-    weights = torch.full_like(near, 1 / max(len(near), 1))
-    if findings.log_weights is not None:
-        weights = findings.log_weights.softmax(0)
-    doubted = ((weights * near).sum(0) > _FEW_NEAR) & target.undefined
-    if not doubted.any():
-        return
-    missed = findings.stats.get("missed", torch.full_like(findings.log_evidence, math.nan))
-    findings.stats["missed"] = missed.masked_fill(doubted, math.nan)
-    query, others = int(doubted.nonzero()[0, 0]), and_more(int(doubted.sum()) - 1)
-    warnings.warn(
-        f"p(z|x) of query {query}{others} lies next to z for which the decoder puts out NaN: they "
-        "are taken for impossible, which may be wrong; write the decoder so that it does not "
-        "overflow, as with torch.sigmoid for exp(h) / (1 + exp(h))",
-        stacklevel=4,
-    )
+    left = None if limit is None else max(limit - (time.perf_counter() - start), 0.0)
+    return Clock(left, beat)

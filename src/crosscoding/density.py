@@ -25,7 +25,8 @@ class DensityTarget(Target):
     start from the prior too, runs on it as on a VAE.
 
     Args:
-        log_density: Maps z (*sample, *batch, latent) to log-densities (*sample, *batch).
+        log_density: Maps z (*sample, *batch, latent) to log-densities (*sample, *batch). One that
+            torch cannot differentiate is taken to be flat: moves are then those of a random walk.
         latent_dim: Size of z.
         prior_scale: Standard deviation of the prior; wide enough to cover all modes.
         like: Tensor whose dtype and device to use; float32 on the CPU otherwise.
@@ -98,11 +99,7 @@ class DensityTarget(Target):
                 f"dtype={result.dtype}))"
             )
         if z.requires_grad and torch.is_grad_enabled() and not result.requires_grad:
-            raise ValueError(
-                "expected a log_density that torch can differentiate by z, got one whose output "
-                "has no gradient; remove detach() and no_grad() from it, and write a constant as "
-                "0 * z.sum(-1)"
-            )
+            result = result + 0 * z.sum(-1)  # of a constant, or of code that torch does not see
         wrong = result.isnan() | (result == math.inf)
         if wrong.any():
             far = z.detach().norm(dim=-1) > self._far
@@ -190,5 +187,6 @@ class DensityTarget(Target):
             self.log_density, self.latent_dim, prior_scale=self.prior_scale, like=self.like
         )
         flat.kept = self.kept
+        flat.index = index if self.index is None else self.index[index]
         flat.batch_shape, flat.clock, flat.bank_points = index.shape, self.clock, self.bank_points
         return flat

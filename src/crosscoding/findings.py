@@ -96,9 +96,15 @@ class Findings:
         return self.stats.get("collapsed", torch.zeros_like(self.ess)) > 0
 
     @property
+    def _rounding(self) -> Tensor:
+        """By how much log p(x), a sum of many terms, may be off as numbers are rounded, (B,)."""
+        return 4 * torch.finfo(self.log_evidence.dtype).eps * self.log_evidence.abs()
+
+    @property
     def _short(self) -> Tensor:
         """By how much the C-ELBO is surely below log p(x), where the draws are of a fit, (B,)."""
         short = self.log_evidence - self.c_elbo - 2 * self.c_elbo_error.nan_to_num(nan=0.0)
+        short = short - self._rounding
         if self.log_weights is None and self.fitted is not None:
             return short if self.fitted.crosscoder.has_density else torch.full_like(short, math.nan)
         return torch.where(self._collapsed, short, math.nan)
@@ -107,7 +113,7 @@ class Findings:
     def _excess(self) -> Tensor:
         """By how much the C-ELBO is surely above log p(x), which it cannot be, (B,)."""
         excess = self.c_elbo - self.log_evidence
-        excess = excess - 3 * (self.c_elbo_error + self.log_evidence_error)
+        excess = excess - 3 * (self.c_elbo_error + self.log_evidence_error) - self._rounding
         folds = self.fitted is not None and not self.fitted.crosscoder.has_density
         return torch.full_like(excess, math.nan) if folds else excess
 

@@ -52,7 +52,8 @@ def isolated_class(cls: _Class) -> _Class:
         if name.startswith("_") and name not in ("__init__", "__getitem__", "__repr__"):
             continue
         if isinstance(member, property):
-            setattr(cls, name, property(isolated(cast(Any, member.fget)), doc=member.__doc__))
+            own = isolated(cast(Any, member.fget))
+            setattr(cls, name, property(own, member.fset, member.fdel, member.__doc__))
         elif isinstance(member, (staticmethod, classmethod)):
             setattr(cls, name, type(member)(isolated(member.__func__)))
         elif callable(member):
@@ -75,8 +76,8 @@ def warn_of_coarse_products(like: Tensor, stacklevel: int) -> None:
     factor = like.new_full((_WIDTH, _WIDTH), 1 + 2**-12)
     if (factor @ factor - _WIDTH * (1 + 2**-11)).abs().max() > 1e-2:
         warnings.warn(
-            f"products of matrices have few digits here, as float32_matmul_precision is "
-            f"{precision!r}, and so have answers; torch.set_float32_matmul_precision('highest')",
+            f"matrix products lose precision because float32_matmul_precision is {precision!r}, "
+            "and so do answers; call torch.set_float32_matmul_precision('highest')",
             stacklevel=stacklevel + 1,
         )
 

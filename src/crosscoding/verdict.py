@@ -24,7 +24,7 @@ _ERROR, _ROUGH_ERROR = 0.04, 0.5  # of log p(x), in nats
 _ESS, _ROUGH_ESS = 600.0, 50.0
 _R_HAT, _ROUGH_R_HAT = 1.01, 1.1
 MISSED, _ROUGH_MISSED = 0.02, 0.1
-_LOST, _ROUGH_LOST = 0.01, 0.5  # of the draws: an answer's weight; most of it
+LOST, _ROUGH_LOST = 0.01, 0.5  # of the draws: an answer's weight; most of it
 _SHORT, _ROUGH_SHORT = 0.1, 3.0  # nats, of KL(q || p)
 _EXCESS = 0.1  # nats, for rounding
 
@@ -52,12 +52,14 @@ class _Check:
         grades: Index into `LABELS` of each answer, shape (B,).
         reason: Words on an answer, by its number; "" where there is nothing to say.
         advice: What to do where it speaks against an answer.
+        priority: Of checks that are equally bad, the one with the highest gives the advice.
         advice_on_auto: The same, for an answer of `methods.Auto`; by default the same.
     """
 
     grades: Tensor
     reason: Callable[[int], str]
     advice: str
+    priority: int
     advice_on_auto: str = ""
 
 
@@ -139,6 +141,7 @@ class Figures:
             torch.where(self.finished, 0, 1),
             lambda q: "" if finished[q] else "it was stopped before it was done",
             "raise max_seconds or max_decodes, or ask fewer queries at once",
+            priority=9,
         )
 
     def _of_log_evidence(self) -> _Check:
@@ -153,7 +156,8 @@ class Figures:
                 + _against(values[q], _ERROR)
             ),
             "use methods.Auto(), which goes on until log p(x) is known well enough",
-            "compare log p(x) with that of methods.TemperedSMC(num_particles=10_000)",
+            priority=2,
+            advice_on_auto="compare it with methods.TemperedSMC(num_particles=10_000)",
         )
 
     def _of_ess(self) -> _Check:
@@ -169,7 +173,8 @@ class Figures:
                 + ("" if ess[q] >= _ESS else f", fewer than {_ESS:.0f}")
             ),
             "raise the method's number of draws, or use methods.Auto()",
-            "compare its draws with those of methods.TemperedSMC(num_particles=10_000)",
+            priority=1,
+            advice_on_auto="compare it with methods.TemperedSMC(num_particles=10_000)",
         )
 
     def _of_weights(self) -> _Check:
@@ -187,7 +192,8 @@ class Figures:
                 else f"the weights have a Pareto k of {k[q]:.2f}" + _against(k[q], limits[q])
             ),
             "use methods.Auto(), or methods.TemperedSMC(), whose answer rests on no such weights",
-            "compare its draws with those of methods.HMC() or methods.TemperedSMC()",
+            priority=3,
+            advice_on_auto="compare its draws with those of methods.HMC() or methods.TemperedSMC()",
         )
 
     def _of_chains(self) -> _Check:
@@ -200,6 +206,7 @@ class Figures:
                 else f"chains have an R-hat of {r_hat[q]:.3f}" + _against(r_hat[q], _R_HAT)
             ),
             "run longer chains (num_warmup, num_draws), or use methods.Auto()",
+            priority=4,
         )
 
     def _of_search(self) -> _Check:
@@ -212,7 +219,8 @@ class Figures:
                 else f"a search from the prior leaves {missed[q]:.1%} of p(z|x) unaccounted for"
             ),
             "use methods.Auto(), which searches for what an answer lacks",
-            "ask again with another seed, and compare log p(x) and what is predicted",
+            priority=6,
+            advice_on_auto="ask again with another seed, and compare the answers",
         )
 
     def _of_losses(self) -> _Check:
@@ -220,16 +228,17 @@ class Figures:
         element = torch.full_like(lost, -1) if self.lost_element is None else self.lost_element
         shares, elements = lost.tolist(), element.tolist()
         return _Check(
-            _grade(lost, _LOST, _ROUGH_LOST),
+            _grade(lost, LOST, _ROUGH_LOST),
             lambda q: (
                 ""
-                if shares[q] <= _LOST
+                if shares[q] <= LOST
                 else f"observed element {int(elements[q])} (of the datum laid out flat, from 0) "
                 "sits where the decoder's output is clamped or has lost its precision, at "
                 f"{shares[q]:.0%} of the draws"
             ),
             "let the decoder output logits or logarithms instead of probabilities or rates, or run "
             "it in double precision: decoder.double()",
+            priority=10,
         )
 
     def _of_collapse(self) -> _Check:
@@ -238,12 +247,13 @@ class Figures:
         return _Check(
             torch.where(collapsed, 2, 0),
             lambda q: (
-                "a few draws have all the importance weight, so draws of the fit are given instead"
+                "a few draws have all the importance weight, so draws are given without it"
                 if values[q]
                 else ""
             ),
             "use methods.Auto(), which adapts what it draws from",
-            "take it as the best Gaussian that was found, and compare it with methods.HMC()",
+            priority=7,
+            advice_on_auto="take it as the best fit found, and compare it with methods.HMC()",
         )
 
     def _of_fit(self) -> _Check:
@@ -258,7 +268,8 @@ class Figures:
                 else ""
             ),
             "fit a richer cross-coder, such as crosscoders.Mixture(8), or use methods.Auto()",
-            "take it as the best Gaussian that was found, and compare it with methods.HMC()",
+            priority=5,
+            advice_on_auto="take it as the best fit found, and compare it with methods.HMC()",
         )
 
     def _of_bound(self) -> _Check:
@@ -272,17 +283,14 @@ class Figures:
                 else ""
             ),
             "raise the method's number of draws, or use methods.Auto()",
-            "ask again with another seed, and compare log p(x)",
+            priority=8,
+            advice_on_auto="ask again with another seed, and compare log p(x)",
         )
-
-
-_FIRST_TO_MEND = (6, 0, 9, 7, 5, 8, 4, 3, 1, 2)
-"""Which check's advice is given, by its place in `Figures._checks`, where several are as bad."""
 
 
 def _advice(checks: list[_Check], graded: list[list[int]], query: int, method: str) -> str:
     """What to do about the worst of an answer's checks."""
-    worst = max(_FIRST_TO_MEND, key=lambda i: graded[i][query])
+    worst = max(range(len(checks)), key=lambda i: (graded[i][query], checks[i].priority))
     if not graded[worst][query]:
         return ""
     check = checks[worst]

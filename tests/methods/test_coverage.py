@@ -3,6 +3,7 @@
 import math
 
 import densities
+import numpy as np
 import pytest
 import torch
 
@@ -100,7 +101,7 @@ def test_the_reference_is_normalised():
     reference = Reference.of(target)
     z = torch.linspace(-1e4, 1e4, 2_000_001, dtype=torch.double)[:, None]
     mass = reference.log_prob(z).exp().sum() * (z[1] - z[0])
-    beyond = 0.4 * 2 / math.pi * reference.root.item() / 1e4  # of the two Cauchy parts
+    beyond = 0.3 * 2 / math.pi * reference.root.item() / 1e4  # of the two Cauchy parts
     torch.testing.assert_close(mass.item(), 1 - beyond, atol=1e-5, rtol=0)
 
 
@@ -175,10 +176,18 @@ def test_a_density_without_a_value_near_0_is_named(value, word):
         cc.infer(cc.DensityTarget(log_density, 2), seed=0)
 
 
-def test_a_density_without_a_gradient_is_refused():
-    target = cc.DensityTarget(lambda z: torch.zeros(z.shape[:-1]), 2)
-    with pytest.raises(ValueError, match=r"write a constant as 0 \* z\.sum"):
-        cc.infer(target, seed=0)
+@pytest.mark.parametrize("method", [Auto(), TemperedSMC(), Importance(), Rejection(num_draws=200)])
+def test_a_density_that_torch_does_not_see_is_answered(method):
+    """A box, constant within; and code that is not torch's."""
+    box = cc.DensityTarget(lambda z: torch.where((z.abs() < 2).all(-1), 0.0, -math.inf).to(z), 2)
+    posterior = cc.infer(box, method, seed=0)
+    error = (posterior.log_evidence - math.log(16)).abs()
+    assert error < 0.05 + 4 * posterior.log_evidence_error
+    array = cc.DensityTarget(
+        lambda z: torch.from_numpy(-0.5 * np.square(z.detach().numpy()).sum(-1)), 2
+    )
+    posterior = cc.infer(array, method, seed=0)
+    assert (posterior.log_evidence - math.log(2 * math.pi)).abs() < 0.1
 
 
 def test_a_density_without_a_value_where_its_mass_is_is_not_trusted():

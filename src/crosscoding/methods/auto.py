@@ -33,7 +33,7 @@ from crosscoding.errors import counted
 from crosscoding.findings import Findings, Stage
 from crosscoding.methods.answers import Answers
 from crosscoding.methods.base import Method, Report, silent
-from crosscoding.methods.closed_form import has_closed_form
+from crosscoding.methods.closed_form import closed_form, has_closed_form
 from crosscoding.methods.effort import LONG_WAY, Effort
 from crosscoding.methods.reference import covered
 from crosscoding.methods.stages import GRID_DIM, Stages
@@ -62,7 +62,6 @@ _QUERIES = ("query", "queries")
 _MOST_OPERATIONS = 1e11  # where the smallest swarm takes more than this, there is none
 _NEXT_TO_NONE = 1e-3  # seconds
 _SHARES = {  # of all work that is done before a stage and after it, about
-    "closed form": (0.0, 1.0),
     "bank": (0.0, 0.05),
     "grid": (0.05, 0.3),
     "anneal": (0.05, 0.3),
@@ -110,7 +109,18 @@ class Auto(Method):
 
     @torch.no_grad()
     def find(self, target: Target, *, generator: Generator, report: Report = silent) -> Findings:
-        return _Cascade(self, target, generator, report).run()
+        solved = has_closed_form(target)
+        if not solved.any():
+            return _Cascade(self, target, generator, report).run()
+        own = Generator().manual_seed(generator.initial_seed())  # the others' numbers stay theirs
+        rows, others = solved.nonzero()[:, 0], (~solved).nonzero()[:, 0]
+        exact = closed_form(target.select(rows), self.num_draws, own)
+        if not len(others):
+            return exact
+        searched = _Cascade(self, target.select(others), generator, report).run()
+        back = torch.cat([rows, others]).argsort()
+        together = Findings.joined([exact, searched]).select(back)
+        return replace(together, interrupted=searched.interrupted)
 
 
 class _Cascade:
@@ -125,7 +135,6 @@ class _Cascade:
         self._report = report
         self._stage, self._part = _STAGES[0], (0.0, 1.0)  # what is done of a stage, and is next
         self._streams = dict(zip(_STAGES, spawn(generator, len(_STAGES)), strict=True))
-        self._streams["closed form"] = self._streams["bank"]  # which comes in its place
         self._states = {name: stream.get_state() for name, stream in self._streams.items()}
         (seed,) = spawn(generator, 1)
         self._seed = seed.initial_seed()
@@ -146,11 +155,8 @@ class _Cascade:
         interrupted = False
         try:
             if len(everything):
-                solved = has_closed_form(self._target)
-                self._run("closed form", everything[solved], self._stages.solve, together=True)
-                if not solved.all():
-                    self._ask_bank(everything)  # it answers for all of them together
-                    self._cascade()
+                self._ask_bank(everything)
+                self._cascade()
         except (KeyboardInterrupt, OutOfTime) as cut:
             interrupted = isinstance(cut, KeyboardInterrupt)
             if (self._answers.grade > 2).any():  # not even the bank has answered

@@ -3,26 +3,30 @@
     x = W z + b + σ ε:   p(z|x) = N(P⁻¹ h, P⁻¹),   P = I + Wᵀ M W,   h = Wᵀ M (x − b)
     log p(x) = −½ [(x − b)ᵀ M (x − b) − hᵀ P⁻¹ h + log |P| + Σ log 2πσ²],   M = diag 1 / σ²
 
-Which elements of a datum are linear in z is told by decoding: no code of the decoder is read.
+Linear elements are found by decoding some points; the decoder's code is not inspected.
 
 Source: Bishop (2006), section 2.3.3. Differs in: nothing.
 """
 
 import math
+import time
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
+from crosscoding.findings import Findings, Stage
 from crosscoding.likelihoods import Gaussian
-from crosscoding.methods.answers import Answer
 from crosscoding.random import normal, quasi_normal
 from crosscoding.target import Target, VAETarget
 from crosscoding.vae import VAE
 
-_MOST_DIM = 512  # above it P takes more memory than all else, and a fit of low rank is enough
+# What has more latent dimensions, numbers in W, or multiply-adds in a decode is left to the
+# cascade: looking for linear elements would take longer than is likely to be gained.
+_MOST_DIM, _MOST_NUMBERS, _MOST_OPERATIONS = 512, 2**22, 1e7
 _NUM_PROBES, _TIMES_AS_FAR = 64, (1.0, 10.0, 100.0)
 _ROUNDING = 64  # eps of the largest terms that a decoder adds up
+_OF_SCALE = 1e-3  # of σ, that an element may be off; log p(x) is then off by a part of that
 _CHUNK_BYTES = 64 * 2**20
 
 
@@ -33,72 +37,84 @@ class _LinearElements:
     Args:
         weight: W, shape (E, latent); 0 for an element that is not linear.
         bias: b, shape (E,).
+        scale: σ, shape (E,).
         found: Which elements are linear, shape (E,).
     """
 
     weight: Tensor
     bias: Tensor
+    scale: Tensor
     found: Tensor
 
 
 def has_closed_form(target: Target) -> Tensor:
     """Which queries of a flat target have one, boolean, (B,)."""
     none = torch.zeros(target.num_queries, dtype=torch.bool, device=target.like.device)
-    if not isinstance(target, VAETarget) or target.latent_dim > _MOST_DIM:
-        return none
-    likelihood = target.vae.likelihood
-    if not isinstance(likelihood, Gaussian) or likelihood.scale is None:
+    if not isinstance(target, VAETarget) or not len(none):
         return none
     linear = _linear_elements(target.vae)
     return none if linear is None else (linear.found | ~_mask_of(target)).all(-1)
 
 
-def closed_form(target: Target, num_draws: int, generator: Generator) -> Answer:
+def closed_form(target: Target, num_draws: int, generator: Generator) -> Findings:
     """The exact answer for every query of a flat target, each of which has one."""
+    start = time.perf_counter()
     assert isinstance(target, VAETarget)
-    eps = normal((target.latent_dim, num_draws), generator=generator, like=target.like.double())
+    linear = _linear_elements(target.vae)
+    assert linear is not None
     mask, values = _mask_of(target), target.evidence.values.reshape(target.num_queries, -1)
-    most = int(mask.sum(1).max()) if mask.numel() else 0
-    size = max(_CHUNK_BYTES // (8 * target.latent_dim * max(most, target.latent_dim)), 1)
-    pieces = zip(mask.split(size), values.split(size), strict=True)
-    parts = [_solved(target.vae, *piece, eps) for piece in pieces]
-    z, log_evidence = (torch.cat(several) for several in zip(*parts, strict=True))
-    log_evidence = log_evidence.to(target.like)
+    eps = normal((target.latent_dim, num_draws), generator=generator, like=linear.bias)
+    draws = target.like.new_zeros(num_draws, target.num_queries, target.latent_dim)
+    log_evidence = target.like.new_zeros(target.num_queries)
+    counts = mask.sum(1)
+    for count in counts.unique().tolist():  # sums of one length: what stands beside a query
+        rows = (counts == count).nonzero()[:, 0]  # has no say in how its own are rounded
+        numbers = max(target.latent_dim * max(count, target.latent_dim, num_draws), 1)
+        for some in rows.split(max(_CHUNK_BYTES // (8 * numbers), 1)):
+            elements = mask[some].nonzero()[:, 1].reshape(len(some), count)
+            z, found = _solved(linear, elements, values[some].gather(1, elements), eps)
+            draws[:, some], log_evidence[some] = z.permute(2, 0, 1).to(draws), found.to(draws)
     nothing = torch.zeros_like(log_evidence)
-    return Answer(
-        draws=z.permute(2, 0, 1).to(target.like),
-        log_weights=nothing.expand(num_draws, -1),
+    seconds = (time.perf_counter() - start) / len(counts)
+    return Findings(
+        draws=draws,
         log_evidence=log_evidence,
-        error=nothing,
+        log_evidence_error=torch.finfo(log_evidence.dtype).eps * log_evidence.abs(),
         c_elbo=log_evidence,
         c_elbo_error=nothing,
         ess=nothing + math.inf,
         pareto_k=nothing + math.nan,
-        missed=nothing,
-        weighed=nothing + num_draws,
-        searched=True,
+        exact_density=True,
+        stats={
+            "missed": nothing,
+            "weighed": nothing + num_draws,
+            "finished": nothing + 1,
+            "collapsed": nothing,
+        },
+        trace=(Stage("closed form", nothing, nothing + seconds),),
     )
 
 
-def _solved(vae: VAE, mask: Tensor, values: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-    """Draws (B, latent, S) from noise (latent, S), and log p(x), (B,), of some queries."""
-    linear = _linear_elements(vae)
-    assert linear is not None
-    assert isinstance(vae.flat_likelihood, Gaussian)
-    # Of each query the observed elements alone, in their order, whatever others a datum has.
-    most = int(mask.sum(1).max())
-    elements = mask.to(torch.int8).sort(dim=1, descending=True, stable=True)[1][:, :most]
-    mask, values = mask.gather(1, elements), values.gather(1, elements)
-    own = torch.as_tensor(vae.flat_likelihood.scale, dtype=vae.dtype, device=vae.device)
-    scale = own.double().expand_as(linear.bias)[elements]
-    weight = torch.where(mask[..., None], linear.weight[elements] / scale[..., None], 0.0)
-    gaps = torch.where(mask, (values.double() - linear.bias[elements]) / scale, 0.0)
+def _solved(
+    linear: _LinearElements, elements: Tensor, values: Tensor, eps: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Draws (B, latent, S) and log p(x), (B,), of queries that observe as many elements each.
+
+    Args:
+        linear: The elements of a datum.
+        elements: Which are observed, shape (B, n).
+        values: Their values, shape (B, n).
+        eps: Standard normal noise, shape (latent, S).
+    """
+    scale = linear.scale[elements]
+    weight = linear.weight[elements] / scale[..., None]
+    gaps = (values.double() - linear.bias[elements]) / scale
     identity = torch.eye(weight.shape[-1], dtype=weight.dtype, device=weight.device)
     root = torch.linalg.cholesky(identity + weight.mT @ weight)
     white = torch.linalg.solve_triangular(root, weight.mT @ gaps[..., None], upper=False)
     squares = gaps.square().sum(-1) - white[..., 0].square().sum(-1)
     half_log_det = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    log_scale = torch.where(mask, scale.log() + 0.5 * math.log(2 * math.pi), 0.0).sum(-1)
+    log_scale = (scale.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
     z = torch.linalg.solve_triangular(root.mT, white + eps, upper=True)
     return z, -0.5 * squares - half_log_det - log_scale
 
@@ -108,14 +124,21 @@ def _mask_of(target: VAETarget) -> Tensor:
 
 
 def _linear_elements(vae: VAE) -> _LinearElements | None:
-    """The elements that are linear in z; None where there are none. Told at the first call."""
+    """The elements that are linear in z; None where there are none. Found at the first call."""
+    likelihood = vae.flat_likelihood
+    if not isinstance(likelihood, Gaussian) or likelihood.scale is None:
+        return None
+    small = vae.latent_dim <= _MOST_DIM and vae.data_size * vae.latent_dim <= _MOST_NUMBERS
+    if not small or vae.operations > _MOST_OPERATIONS:
+        return None
     if "linear elements" not in vae.kept:
-        vae.kept["linear elements"] = _found_linear_elements(vae)
+        scale = torch.as_tensor(likelihood.scale, dtype=vae.dtype, device=vae.device)
+        vae.kept["linear elements"] = _found_linear_elements(vae, scale.double())
     return vae.kept["linear elements"]
 
 
 @torch.no_grad()
-def _found_linear_elements(vae: VAE) -> _LinearElements | None:
+def _found_linear_elements(vae: VAE, scale: Tensor) -> _LinearElements | None:
     like = torch.empty(0, dtype=vae.dtype, device=vae.device)
     probes = quasi_normal(
         _NUM_PROBES, vae.latent_dim, generator=Generator().manual_seed(0), like=like
@@ -124,25 +147,21 @@ def _found_linear_elements(vae: VAE) -> _LinearElements | None:
     first, second = probes[1:2], probes[2:3]
     together = torch.cat([first + second, first, second, torch.zeros_like(first)])
     total, one, other, bias = vae.decode_flat(together).double()
+    scale = scale.expand_as(bias)
+    rounding = _ROUNDING * torch.finfo(vae.dtype).eps
     size = one.abs() + other.abs() + total.abs() + bias.abs()
-    found = _is_zero(total - one - other + bias, size, vae.dtype)
+    allowed = (rounding * size).minimum(_OF_SCALE * scale)
+    found = (total - one - other + bias).abs() <= allowed  # NaN is not
     if not found.any():
         return None
     axes = torch.eye(vae.latent_dim, dtype=vae.dtype, device=vae.device)
-    weight = (vae.decode_flat(axes).double() - bias).mT
-    weight = torch.where(found[:, None], weight, 0.0)
+    weight = torch.where(found[:, None], (vae.decode_flat(axes).double() - bias).mT, 0.0)
     for factor in _TIMES_AS_FAR:
         far = factor * probes
-        size = far.double().abs() @ weight.mT.abs() + bias.abs()
+        allowed = rounding * (far.double().abs() @ weight.mT.abs() + bias.abs())
+        if factor == 1:
+            allowed = allowed.minimum(_OF_SCALE * scale)
         gap = vae.decode_flat(far).double() - far.double() @ weight.mT - bias
-        found = found & _is_zero(gap, size, vae.dtype).all(0)
-    if not found.any():
-        return None
-    return _LinearElements(
-        torch.where(found[:, None], weight, 0.0), torch.where(found, bias, 0.0), found
-    )
-
-
-def _is_zero(gap: Tensor, size: Tensor, dtype: torch.dtype) -> Tensor:
-    """Where a gap is but for rounding, of sums of terms of some size; NaN is not."""
-    return gap.abs() <= _ROUNDING * torch.finfo(dtype).eps * size
+        found = found & (gap.abs() <= allowed).all(0)
+    weight, bias = torch.where(found[:, None], weight, 0.0), torch.where(found, bias, 0.0)
+    return _LinearElements(weight, bias, scale, found) if found.any() else None

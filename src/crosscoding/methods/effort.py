@@ -111,7 +111,6 @@ class Effort:
         checks, every = self.num_checks
         look = checks * (7 * CHECK_STEPS + (CHECK_STEPS / every + 2) * dim) + NUM_ADAPT
         decodes = {
-            "closed form": 0.0,
             "bank": 0.0,
             "fit": float(self.fit_decodes + self.num_drawn),
             "grid": 10_000.0,

@@ -57,7 +57,7 @@ def share_lacking(target: Target, findings: Findings) -> Tensor:
         there = target.log_joint(points, checked=False) - findings.log_evidence
         of_other = (there - log_q).nan_to_num(nan=-math.inf).double().sigmoid()
         of_answer = (log_q_at_draws - log_density).nan_to_num(nan=-math.inf).double().sigmoid()
-        count = findings.ess.clamp(1.0, _NUM_DRAWS)
+        count = findings.ess.nan_to_num(1.0).clamp(1.0, _NUM_DRAWS)
         error = (of_other.var(0) / _NUM_DRAWS + of_answer.var(0) / count).sqrt()
         gap = of_other.mean(0) - of_answer.mean(0) - _SURE * error
         lacking = torch.maximum(lacking, gap.clamp_min(0.0).to(lacking))

@@ -5,7 +5,7 @@
 
 A VAE's p(z|x) lies within its prior. A bare density need not lie within N(0, s² I): it may be
 wider, elsewhere, or have heavier tails. Then the weights of draws from that normal distribution
-have no bound, and what lies outside of it is missed in silence. So m and S are adapted to the
+have no bound, and mass outside it is missed without notice. So m and S are adapted to the
 density first, in rounds of draws, and two parts have tails that hardly any density exceeds: the
 Cauchy distribution t₁, and c, a Cauchy distribution in every element by itself.
 
@@ -127,7 +127,7 @@ class Reference:
                 log_joints.append(target.log_joint(draws[-1].to(target.like)).double())
             except OutOfTime:
                 return references[-1], False
-            own = importance_ess(log_joints[-1] - now.log_prob(draws[-1])).item()
+            own = importance_ess(log_joints[-1] - now.log_prob(draws[-1])).nan_to_num(0.0).item()
             if own < _GAIN * best and len(draws) > 2:
                 break
             best = max(own, best)
@@ -150,7 +150,7 @@ def _white(z: Tensor, centre: Tensor, root: Tensor) -> Tensor:
 def _fitted(z: Tensor, weights: Tensor, start: Reference) -> tuple[Tensor, Tensor]:
     """m and the root of S of the likeliest t₄ distribution, of weighted draws (N, latent).
 
-    As many draws as are far out by chance, as of a Cauchy distribution, do not widen it.
+    Outliers as frequent as a Cauchy distribution has do not widen it.
     """
     dim, df = z.shape[-1], KINDS[1]
     count = 1 / weights.square().sum()

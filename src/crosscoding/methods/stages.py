@@ -16,7 +16,6 @@ from crosscoding.methods.answers import Answer, Answers
 from crosscoding.methods.base import Report
 from crosscoding.methods.bridge import Bridge
 from crosscoding.methods.climbs import Climbs
-from crosscoding.methods.closed_form import closed_form
 from crosscoding.methods.effort import (
     LONG_WAY,
     LONGEST_WAY,
@@ -72,11 +71,6 @@ class Stages:
         self._weigh = Weighing(answers, clock, effort.most_times if unlimited else 1)
         self._particles: HandedOn[Particles] = HandedOn(answers.way)
         self.climbs = Climbs(answers, effort, clock, report, self._weigh)
-
-    def solve(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        """The closed form, where there is one: exact, and nothing is decoded."""
-        self.answers.keep(rows, closed_form(target, self.answers.num_draws, generator))
-        return torch.zeros_like(self.answers.error[rows])
 
     def bank(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Importance sampling with the bank, good enough where it is dense: in few dimensions."""

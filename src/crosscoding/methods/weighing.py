@@ -89,7 +89,7 @@ def outside(
 ) -> Callable[[Tensor], Tensor]:
     """Given the largest log-weight of each query: the share of p(z|x) that particles see outside.
 
-    That one particle lies there may be by luck that it is no more: where any does, one more counts.
+    A count of one may be luck, so one is added wherever any particle is found.
 
     Args:
         proposal: What was fitted to them, or to others.

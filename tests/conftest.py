@@ -24,6 +24,12 @@ def short_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crosscoding.methods.starts._BEND_STEPS", 20)
 
 
+@pytest.fixture
+def without_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linear models go through the cascade, as their answers are known."""
+    monkeypatch.setattr("crosscoding.methods.closed_form._linear_elements", lambda vae: None)
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder of real data that CROSSCODING_DATA names."""

@@ -22,11 +22,7 @@ import crosscoding as cc
 from crosscoding.methods import Auto, Grid, auto, climbs, effort, stages
 from crosscoding.methods.effort import Effort
 
-
-@pytest.fixture(autouse=True)
-def _without_closed_form(monkeypatch):
-    """Linear models go through the cascade here, as their answers are known."""
-    monkeypatch.setattr("crosscoding.methods.closed_form._linear_elements", lambda vae: None)
+pytestmark = pytest.mark.usefixtures("without_closed_form")
 
 
 def labels(posterior: cc.Posterior) -> list[str]:

@@ -13,6 +13,8 @@ from crosscoding.methods.effort import Effort
 
 FIGURES = ("log_evidence", "ess")
 
+pytestmark = pytest.mark.usefixtures("without_closed_form")
+
 
 def assert_usable(posterior: cc.Posterior) -> None:
     """Finite figures and draws, and whatever was cut is not trusted."""

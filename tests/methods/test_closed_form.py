@@ -6,6 +6,7 @@ from problems import linear_gaussian_problem
 from torch import nn
 
 import crosscoding as cc
+from crosscoding.clock import Clock
 from crosscoding.methods import Auto
 from crosscoding.methods.closed_form import has_closed_form
 
@@ -131,3 +132,31 @@ def test_what_is_not_observed_need_not_be_linear():
     assert posterior.trusted.all()
     alone = cc.condition(vae, cc.Evidence(values[1], mask[1]), seed=0)
     torch.testing.assert_close(alone.log_evidence, posterior.log_evidence[1])
+
+
+class Counted(nn.Module):
+    """Bends that leave many outputs linear between nearby points; counts the rows it decodes."""
+
+    def __init__(self):
+        super().__init__()
+        self.offset = nn.Parameter(torch.linspace(0, 60, 500))
+        self.rows = 0
+
+    def forward(self, z):
+        self.rows += len(z)
+        return torch.relu(z + self.offset)
+
+
+def test_a_few_points_tell_that_nothing_is_linear():
+    vae = cc.VAE(Counted(), 1, cc.likelihoods.Gaussian(0.1))
+    target = cc.VAETarget(vae, cc.Evidence(torch.zeros(1, 500), torch.ones(1, 500).bool()))
+    before = vae.decoder.rows
+    assert not has_closed_form(target.flatten()).any()
+    assert vae.decoder.rows - before <= 15
+
+
+def test_without_time_to_tell_there_is_none_and_the_next_call_tells():
+    problem = linear_gaussian_problem(2, batch=(2,))
+    target = cc.VAETarget(problem.vae, problem.evidence).flatten()
+    assert not has_closed_form(target.timed(Clock(1e-9))).any()
+    assert has_closed_form(target).all()

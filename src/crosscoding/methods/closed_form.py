@@ -9,11 +9,13 @@ Source: Bishop (2006), section 2.3.3. Differs in: nothing.
 """
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
+from crosscoding.clock import UNLIMITED, Clock, OutOfTime
 from crosscoding.likelihoods import Gaussian
 from crosscoding.methods.answers import Answer
 from crosscoding.random import normal, quasi_normal
@@ -24,6 +26,8 @@ _MOST_DIM = 512  # above it P takes more memory than all else, and a fit of low 
 _NUM_PROBES, _TIMES_AS_FAR = 64, (1.0, 10.0, 100.0)
 _ROUNDING = 64  # eps of the largest terms that a decoder adds up
 _CHUNK_BYTES = 64 * 2**20
+_MOST_BYTES = 256 * 2**20  # of W: what has more is answered as decoders that are not linear
+_SHARE = 0.2  # of the time that is left, for finding out which elements are linear
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +53,7 @@ def has_closed_form(target: Target) -> Tensor:
     likelihood = target.vae.likelihood
     if not isinstance(likelihood, Gaussian) or likelihood.scale is None:
         return none
-    linear = _linear_elements(target.vae)
+    linear = _linear_elements(target.vae, target.clock)
     return none if linear is None else (linear.found | ~_mask_of(target)).all(-1)
 
 
@@ -107,40 +111,82 @@ def _mask_of(target: VAETarget) -> Tensor:
     return target.evidence.mask.reshape(target.num_queries, -1)
 
 
-def _linear_elements(vae: VAE) -> _LinearElements | None:
-    """The elements that are linear in z; None where there are none. Told at the first call."""
+def _linear_elements(vae: VAE, clock: Clock = UNLIMITED) -> _LinearElements | None:
+    """The elements that are linear in z; None where there are none, or no time to tell.
+
+    Told at the first call that has the time.
+    """
     if "linear elements" not in vae.kept:
-        vae.kept["linear elements"] = _found_linear_elements(vae)
+        try:
+            vae.kept["linear elements"] = _found_linear_elements(vae, clock)
+        except OutOfTime:
+            return None
     return vae.kept["linear elements"]
 
 
 @torch.no_grad()
-def _found_linear_elements(vae: VAE) -> _LinearElements | None:
+def _found_linear_elements(vae: VAE, clock: Clock) -> _LinearElements | None:
+    if 8 * vae.latent_dim * vae.data_size > _MOST_BYTES:
+        return None
+    stop = clock.within(_SHARE)
     like = torch.empty(0, dtype=vae.dtype, device=vae.device)
     probes = quasi_normal(
         _NUM_PROBES, vae.latent_dim, generator=Generator().manual_seed(0), like=like
     )
-    # Few decoders have such elements, and three points show most of those that have none.
-    first, second = probes[1:2], probes[2:3]
-    together = torch.cat([first + second, first, second, torch.zeros_like(first)])
-    total, one, other, bias = vae.decode_flat(together).double()
-    size = one.abs() + other.abs() + total.abs() + bias.abs()
-    found = _is_zero(total - one - other + bias, size, vae.dtype)
-    if not found.any():
-        return None
+    # Few decoders have such elements, and a few points show most of those that have none. The
+    # outputs of large decoders are so many that some agree by chance, but not over and over.
+    found = torch.arange(vae.data_size, device=vae.device)
+    for factor, pair in zip(_TIMES_AS_FAR, probes[1:].split(2), strict=False):
+        first, second = (factor * pair).split(1)
+        both = first + second
+        together = torch.cat([both, first, second, -both, torch.zeros_like(first)])
+        output = torch.cat(list(_decoded(vae, together, found, clock, stop)))
+        total, one, other, mirrored, bias = output
+        size = output.abs().sum(0)
+        linear = _is_zero(total - one - other + bias, size, vae.dtype)
+        linear &= _is_zero(total + mirrored - 2 * bias, size, vae.dtype)
+        found = found[linear]
+        if not len(found):
+            return None
+    (bias,) = torch.cat(list(_decoded(vae, torch.zeros_like(probes[:1]), found, clock, stop)))
     axes = torch.eye(vae.latent_dim, dtype=vae.dtype, device=vae.device)
-    weight = (vae.decode_flat(axes).double() - bias).mT
-    weight = torch.where(found[:, None], weight, 0.0)
+    weight = (torch.cat(list(_decoded(vae, axes, found, clock, stop))) - bias).mT
+    linear = torch.ones_like(bias, dtype=torch.bool)
     for factor in _TIMES_AS_FAR:
         far = factor * probes
-        size = far.double().abs() @ weight.mT.abs() + bias.abs()
-        gap = vae.decode_flat(far).double() - far.double() @ weight.mT - bias
-        found = found & _is_zero(gap, size, vae.dtype).all(0)
-    if not found.any():
+        pieces = far.double().split(_rows_at_once(vae))
+        for z, output in zip(pieces, _decoded(vae, far, found, clock, stop), strict=True):
+            size = z.abs() @ weight.mT.abs() + bias.abs()
+            linear &= _is_zero(output - z @ weight.mT - bias, size, vae.dtype).all(0)
+    found, weight, bias = found[linear], weight[linear], bias[linear]
+    if not len(found):
         return None
+    every = weight.new_zeros(vae.data_size, vae.latent_dim).index_copy(0, found, weight)
     return _LinearElements(
-        torch.where(found[:, None], weight, 0.0), torch.where(found, bias, 0.0), found
+        every,
+        bias.new_zeros(vae.data_size).index_copy(0, found, bias),
+        torch.zeros_like(every[:, 0], dtype=torch.bool).index_fill(0, found, True),
     )
+
+
+def _rows_at_once(vae: VAE) -> int:
+    """Points that are decoded at once."""
+    return max(_CHUNK_BYTES // (8 * vae.row_values), 4)
+
+
+def _decoded(
+    vae: VAE, z: Tensor, elements: Tensor, clock: Clock, stop: Callable[[], bool]
+) -> Iterator[Tensor]:
+    """Pieces of some elements of what is decoded at z, (N, latent), in double.
+
+    Raises:
+        OutOfTime: There is no time for the next piece.
+    """
+    for piece in z.split(_rows_at_once(vae)):
+        clock.beat()
+        if stop():
+            raise OutOfTime
+        yield vae.decode_flat(piece)[:, elements].double()
 
 
 def _is_zero(gap: Tensor, size: Tensor, dtype: torch.dtype) -> Tensor:

@@ -261,3 +261,13 @@ def test_a_model_with_an_impossible_class_is_saved_loaded_and_checked(tmp_path):
     assert cc.load_vae(tmp_path / "model").decode(torch.zeros(1))[2] == -math.inf
     report = vae.check(vae.sample_prior(200, seed=0))
     assert report.ok, report
+
+
+@pytest.mark.parametrize("method", [Auto(), Grid(), TemperedSMC()])
+def test_an_observed_column_that_is_enormous_away_from_the_answer_is_answered(method):
+    """log p(x) by quadrature in double."""
+    vae = cc.VAE(Columns(torch.float32, overflows=True), 1, Gaussian(0.5))
+    whole = cc.Evidence(torch.full((4,), 0.3), torch.ones(4, dtype=torch.bool))
+    posterior = cc.condition(vae, whole, method, seed=0)
+    assert abs(float(posterior.log_evidence) + 4.8299) < 0.02
+    assert posterior.verdicts[0].label == "trusted"

@@ -130,6 +130,18 @@ def test_pairwise_gaussian_keeps_its_digits_where_data_and_mean_nearly_agree():
     torch.testing.assert_close(pairwise.double(), exact, rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_pairwise_gaussian_is_right_where_a_few_means_are_enormous(dtype):
+    """Less the mean of all means, which is enormous too, the others have no digit left."""
+    mean = torch.randn(6, 4, generator=seeded(0)).to(dtype)
+    mean[4:, 3] = torch.tensor([1e19, 3e38])
+    values, mask = mean[:3].clone() + 0.1, torch.ones(3, 4, dtype=torch.bool)
+    likelihood = Gaussian(0.5)
+    pairwise = likelihood.pairwise_log_prob(likelihood.to_keep(mean), values, mask)
+    expected = likelihood.masked_log_prob(mean[:, None], values, mask)
+    torch.testing.assert_close(pairwise, expected)
+
+
 def test_gaussian_divides_by_two_variances_and_keeps_its_normaliser():
     """Trap 2: not 4 σ², and with −log σ − ½ log 2π. At t = μ + 2 σ: −2 and the normaliser."""
     log_prob = Gaussian(0.5).log_prob(torch.tensor([1.0]), torch.tensor([2.0]))

@@ -107,6 +107,14 @@ def test_a_climb_never_goes_down():
         before = after
 
 
+def test_a_climb_from_where_the_density_overflows_stays_finite():
+    target = cc.DensityTarget(lambda z: -(1e3 * z.square()).exp().sum(-1), latent_dim=1).flatten()
+    starts = torch.tensor([[[2.0]], [[0.01]]])  # log p and its gradient are −inf at the first
+    modes = climb(target, starts, 20)
+    assert modes.z.isfinite().all()
+    assert abs(float(modes.z[1])) < 0.001
+
+
 def test_both_modes_of_the_mirrored_problem_have_half_the_weight():
     problem = mirrored_problem(torch.double)
     posterior = cc.condition(problem.vae, problem.evidence, Laplace(num_starts=16), seed=0)

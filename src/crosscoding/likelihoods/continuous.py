@@ -8,12 +8,14 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
+from crosscoding.likelihoods.base import LOST
 from crosscoding.likelihoods.dispersed import Dispersed, check_positive, setting
 from crosscoding.likelihoods.draws import seeds, uniforms
 from crosscoding.random import normal, uniform
 from crosscoding.storage import Parts
 
 _LOG_2PI = math.log(2 * math.pi)
+_COARSE = 1e-6  # relative error of Σ (x − μ)² / σ², beyond which and 0.05 nats it is summed anew
 _MOST_LOG_PRECISION = 700.0  # of a double that exp can still hold
 
 
@@ -135,12 +137,14 @@ class Gaussian(_Real):
         centre = torch.where(mean.isfinite(), mean, 0.0).mean(0)  # a point's NaN is its own
         weight, data, mean = mask.double(), values.double() - centre, mean - centre
         precision = precision.expand_as(mean)
-        squares = precision @ (data.square() * weight).mT
-        squares = squares - 2 * (mean * precision) @ (data * weight).mT
-        squares = squares + (mean.square() * precision) @ weight.mT
+        size = precision @ (data.square() * weight).mT
+        size = size + (mean.square() * precision) @ weight.mT
+        squares = size - 2 * (mean * precision) @ (data * weight).mT
         log_scale = (log_scale + 0.5 * _LOG_2PI).expand_as(mean) @ weight.mT
         result = (-0.5 * squares - log_scale).to(params.dtype)
-        unclear = result.isnan().any(-1)  # 0 · inf may be of what is not observed
+        # 0 · inf may be of what is not observed; enormous means leave the difference no digit
+        coarse = torch.finfo(size.dtype).eps * size > (_COARSE * squares.abs()).clamp_min(LOST)
+        unclear = (result.isnan() | coarse).any(-1)
         if unclear.any():
             result[unclear] = super().pairwise_log_prob((params[unclear],), values, mask)
         return result

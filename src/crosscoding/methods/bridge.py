@@ -50,6 +50,9 @@ class Bridge(Target):
     def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
         return self.select(query).log_likelihood(z[None])[0]
 
+    def explain(self, query: int | Tensor, z: Tensor) -> str:
+        return self.target.explain(query, z)
+
     def curvature(self, z: Tensor) -> Tensor:
         return self.target.curvature(z)
 

@@ -222,7 +222,8 @@ def _best_step(
     direction = torch.stack(directions)
     promised = 0.5 * (direction * gradient).sum(-1).amax(0)
     there = here.z + direction.to(here.z)
-    reached = target.log_joint(there, checked=False).nan_to_num(nan=-math.inf)
+    reached = target.log_joint(there, checked=False)
+    reached = torch.where(reached.isnan(), -math.inf, reached)  # never better than what is finite
     reached, best = reached.max(0)
     there = taken(there, best[None])[0]
     return there, reached, damping * damping.new_tensor(_DAMPINGS)[best], promised.to(damping)

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from crosscoding.likelihoods import Gaussian
 from crosscoding.methods.answers import Answer
@@ -23,6 +23,7 @@ from crosscoding.vae import VAE
 _MOST_DIM = 512  # above it P takes more memory than all else, and a fit of low rank is enough
 _NUM_PROBES, _TIMES_AS_FAR = 64, (1.0, 10.0, 100.0)
 _ROUNDING = 64  # eps of the largest terms that a decoder adds up
+_FINE = 1e-3  # nats, of rounding in double, up to which P is taken apart as it is
 _CHUNK_BYTES = 64 * 2**20
 
 
@@ -62,16 +63,16 @@ def closed_form(target: Target, num_draws: int, generator: Generator) -> Answer:
     size = max(_CHUNK_BYTES // (8 * target.latent_dim * max(most, target.latent_dim)), 1)
     pieces = zip(mask.split(size), values.split(size), strict=True)
     parts = [_solved(target.vae, *piece, eps) for piece in pieces]
-    z, log_evidence = (torch.cat(several) for several in zip(*parts, strict=True))
-    log_evidence = log_evidence.to(target.like)
+    z, log_evidence, error = (torch.cat(several) for several in zip(*parts, strict=True))
+    log_evidence, error = log_evidence.to(target.like), error.to(target.like)
     nothing = torch.zeros_like(log_evidence)
     return Answer(
         draws=z.permute(2, 0, 1).to(target.like),
         log_weights=nothing.expand(num_draws, -1),
         log_evidence=log_evidence,
-        error=nothing,
+        error=error,
         c_elbo=log_evidence,
-        c_elbo_error=nothing,
+        c_elbo_error=error,
         ess=nothing + math.inf,
         pareto_k=nothing + math.nan,
         missed=nothing,
@@ -80,8 +81,8 @@ def closed_form(target: Target, num_draws: int, generator: Generator) -> Answer:
     )
 
 
-def _solved(vae: VAE, mask: Tensor, values: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-    """Draws (B, latent, S) from noise (latent, S), and log p(x), (B,), of some queries."""
+def _solved(vae: VAE, mask: Tensor, values: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Draws (B, latent, S) from noise (latent, S), log p(x) and its rounding, (B,), of queries."""
     linear = _linear_elements(vae)
     assert linear is not None
     assert isinstance(vae.flat_likelihood, Gaussian)
@@ -93,14 +94,44 @@ def _solved(vae: VAE, mask: Tensor, values: Tensor, eps: Tensor) -> tuple[Tensor
     scale = own.double().expand_as(linear.bias)[elements]
     weight = torch.where(mask[..., None], linear.weight[elements] / scale[..., None], 0.0)
     gaps = torch.where(mask, (values.double() - linear.bias[elements]) / scale, 0.0)
-    identity = torch.eye(weight.shape[-1], dtype=weight.dtype, device=weight.device)
-    root = torch.linalg.cholesky(identity + weight.mT @ weight)
-    white = torch.linalg.solve_triangular(root, weight.mT @ gaps[..., None], upper=False)
-    squares = gaps.square().sum(-1) - white[..., 0].square().sum(-1)
-    half_log_det = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    root, white, squares, error = _by_cholesky(weight, gaps)
+    rough = ~(error < _FINE)
+    if rough.any():  # NaN too, where rounding left no factor at all
+        root[rough], white[rough], squares[rough], error[rough] = _by_qr(weight[rough], gaps[rough])
+    half_log_det = root.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
     log_scale = torch.where(mask, scale.log() + 0.5 * math.log(2 * math.pi), 0.0).sum(-1)
-    z = torch.linalg.solve_triangular(root.mT, white + eps, upper=True)
-    return z, -0.5 * squares - half_log_det - log_scale
+    z = torch.linalg.solve_triangular(root, white[..., None] + eps, upper=True)
+    return z, -0.5 * squares - half_log_det - log_scale, error
+
+
+def _by_cholesky(weight: Tensor, gaps: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """R with P = Rᵀ R, R⁻ᵀ h, the square brackets less log |P|, and how far rounding takes them.
+
+    Args:
+        weight: W / σ, shape (B, E, latent).
+        gaps: (x − b) / σ, shape (B, E).
+    """
+    identity = torch.eye(weight.shape[-1], dtype=weight.dtype, device=weight.device)
+    precision = identity + weight.mT @ weight
+    root = torch.linalg.cholesky_ex(precision)[0]
+    white = torch.linalg.solve_triangular(root, weight.mT @ gaps[..., None], upper=False)[..., 0]
+    size = gaps.square().sum(-1)
+    trace = precision.diagonal(dim1=-2, dim2=-1).sum(-1)
+    error = torch.finfo(gaps.dtype).eps * (size + weight.shape[-1] * trace)
+    return root.mT.contiguous(), white, size - white.square().sum(-1), error
+
+
+def _by_qr(weight: Tensor, gaps: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same from W itself, not from its square: slower, and of twice as many digits."""
+    identity = torch.eye(weight.shape[-1], dtype=weight.dtype, device=weight.device)
+    stacked = torch.cat([weight, identity.expand(len(weight), -1, -1)], 1)
+    values = nn.functional.pad(gaps, (0, weight.shape[-1]))
+    ortho, root = torch.linalg.qr(stacked)
+    white = (ortho.mT @ values[..., None])[..., 0]
+    rest = values - (ortho @ white[..., None])[..., 0]
+    size = weight.square().sum((1, 2)).sqrt() + values.norm(dim=-1) * (1 + rest.norm(dim=-1))
+    error = torch.finfo(gaps.dtype).eps * weight.shape[-1] * size
+    return root, white, rest.square().sum(-1), error
 
 
 def _mask_of(target: VAETarget) -> Tensor:

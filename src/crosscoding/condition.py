@@ -31,6 +31,7 @@ _SURE = 6.0  # standard errors, beyond which two estimates contradict each other
 _JOINING = 1e-5  # seconds that the blocks' draws take to be put together, for each query and dim
 _FEW_NEAR = 0.01  # share of draws that may lie far out
 _MOST_LOOKED, _FEWEST_LOOKED = 128, 4  # draws of a query that are decoded to look for losses
+_LOOKED_FOR_CLAMPS = 8
 _LOSS_OPERATIONS = 2e10  # multiply-adds for that, of a query: about a second's
 
 
@@ -248,6 +249,8 @@ def _in_blocks(
             raise
         if look_for_losses:
             _look_for_losses(chosen, found)
+        if target.operations < _LOSS_OPERATIONS / _LOOKED_FOR_CLAMPS:
+            _look_for_clamps(chosen, found)
         parts.append(found)
     together = Findings.joined(parts)
     in_order = bool((order[1:] > order[:-1]).all())
@@ -313,6 +316,21 @@ def _look_for_losses(target: Target, findings: Findings) -> None:
     z = taken(findings.draws[:, rows], systematic(weights, weights.new_full((1,), 0.5), num))
     share[rows], found = target.select(rows).lost(z)
     element[rows] = found.to(element)
+    findings.stats |= {"lost": share, "lost_element": element}
+
+
+def _look_for_clamps(target: Target, findings: Findings) -> None:
+    """Is there an observed element that is no other at any draw, and that the draws contradict?"""
+    weights = findings.normalised_log_weights()
+    chosen = systematic(weights, weights.new_full((1,), 0.5), _LOOKED_FOR_CLAMPS)
+    z = taken(findings.draws, chosen)
+    stuck = target.stuck(z)
+    found = (stuck >= 0) & (z[1:] != z[:1]).any(-1).any(0)  # a single point shows nothing
+    if not found.any():
+        return
+    nothing = torch.zeros_like(findings.ess)
+    share, element = (findings.stats.get(name, nothing) for name in ("lost", "lost_element"))
+    share, element = share.masked_fill(found, 1.0), torch.where(found, stuck.to(element), element)
     findings.stats |= {"lost": share, "lost_element": element}
 
 

@@ -8,8 +8,8 @@ The left side takes draws of Q, the right side those of the answer. Where the ri
 the answer lacks a part of p that Q reaches. Both averages are of numbers between 0 and 1, so that
 their errors are known. Two Q are tried: the prior or reference that the density is relative to, and
 Gaussians along climbs from the answer's draws and from elsewhere to modes, which lead into what is
-narrow, such as the neck of a funnel, and to modes that the answer has lost. Besides, weights are looked at far out on rays, where tails heavier than those of
-the reference show.
+narrow, such as the neck of a funnel, and to modes that the answer has lost. Besides, weights are
+looked at far out on rays, where tails heavier than those of the reference show.
 
 Source: Meng & Wong (1996) for the identity, with the bridge function 1 / (Q + π).
 """

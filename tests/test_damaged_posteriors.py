@@ -19,6 +19,8 @@ import crosscoding as cc
 
 pytestmark = pytest.mark.usefixtures("short_start")
 
+pytestmark = pytest.mark.usefixtures("without_closed_form")
+
 
 @pytest.fixture(scope="module")
 def problem():

@@ -265,3 +265,59 @@ def test_a_likelihood_of_ones_own_says_where_it_is_lost():
     observed = torch.tensor(True)
     assert "observed element 0" in reasons(cc.condition(vae, cc.Evidence(high, observed), seed=0))
     assert cc.condition(vae, cc.Evidence(low, observed), seed=0).trusted
+
+
+# ---- clamps in the decoder -----------------------------------------------------------------------
+
+CLAMPED = {
+    "a rate": (L.Poisson(log_rate=False), lambda z: (10 * z - 50).relu() + 1e-30, 2.0),
+    "a log rate": (L.Poisson(), lambda z: (10 * z - 80).clamp_min(-60), 2.0),
+    "a probability": (L.Bernoulli(logits=False), lambda z: (40 * z - 320).sigmoid() + 1e-12, 1.0),
+    "a logit": (L.Bernoulli(), lambda z: (40 * z - 320).clamp(-30, 30), 1.0),
+    "a mean": (L.Gaussian(0.1), lambda z: (5 * z - 30).relu(), 3.0),
+    "a rounded mean": (L.Gaussian(0.1), lambda z: (1e8 + z) - 1e8, 0.5),
+    "a location": (L.Laplace(0.1), lambda z: (5 * z - 30).relu(), 3.0),
+    "a count": (L.NegativeBinomial(3.0), lambda z: (40 * z - 320).clamp_min(-30), 2.0),
+    "an intensity": (L.DiscretizedLogistic(0.01), lambda z: (5 * z - 30).relu(), 1.0),
+    "classes": (
+        L.Categorical(2),
+        lambda z: torch.stack([0 * z, (40 * z - 320).clamp_min(-30)], -1),
+        1.0,
+    ),
+    "a column": (L.Mixed([L.Gaussian(0.1)]), lambda z: (5 * z - 30).relu(), 3.0),
+}
+
+
+class Made(nn.Module):
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.function(z)
+
+
+@pytest.mark.parametrize("method", [Auto(), cc.methods.TemperedSMC(), cc.methods.Importance()])
+@pytest.mark.parametrize("case", CLAMPED)
+def test_a_decoder_that_clamps_what_is_observed_is_trusted_only_off_the_clamp(case, method):
+    likelihood, function, value = CLAMPED[case]
+    vae = cc.VAE(Made(function), 1, likelihood)
+    evidence = cc.Evidence(torch.tensor([value]), torch.tensor(True))
+    posterior = cc.condition(vae, evidence, method, seed=0)
+    held = likelihood.log_prob(function(torch.zeros(1, 1)), torch.tensor([value])).item()
+    if abs(posterior.log_evidence - held) < 0.1 or case == "a rounded mean":
+        assert not posterior.trusted
+        assert "observed element 0" in reasons(posterior)
+        assert "clamped" in reasons(posterior)
+
+
+def test_what_the_decoder_clamps_beside_its_value_or_never_moves_is_no_loss():
+    class Pixels(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            return torch.cat([z, (5 * z - 30).relu(), 0 * z, 0 * z + 2], -1)
+
+    vae = cc.VAE(Pixels(), 1, Gaussian(0.1))
+    row = torch.tensor([0.3, 0.1, 0.9, 3.0])  # the last two are constant, and far from their values
+    posterior = cc.condition(vae, cc.Evidence(row, torch.tensor(True)), seed=0)
+    assert posterior.trusted
+    assert "lost" not in posterior.stats

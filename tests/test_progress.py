@@ -19,6 +19,8 @@ from crosscoding.errors import counted
 from crosscoding.methods import HMC, Auto, Grid, Laplace, TemperedSMC, Variational
 from crosscoding.progress import Progress, followed, in_words, silent
 
+pytestmark = pytest.mark.usefixtures("without_closed_form")
+
 
 class Listener:
     """Notes what it is told, and when."""

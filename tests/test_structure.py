@@ -40,6 +40,7 @@ LAYERS = (
     "bank",
     "jacobian",
     "observed",
+    "clamps",
     "target",
     "density",
     "bijections",

@@ -95,7 +95,9 @@ class Bank:
         if isinstance(whole, Bank):
             return whole if num >= len(whole.points) else whole._first(num)
         points, done = vae.kept.get("start of bank") or (_points_of(vae), ())
-        pieces = list(done)  # of its own: other threads may be at the same bank
+        pieces: list[tuple[Tensor, ...]] = list(
+            done
+        )  # of its own: other threads may be at the same bank
         chunks = points.split(_chunk_size(vae))
         stop = clock.within(_SHARE)
         if not pieces and clock.is_limited:

@@ -10,7 +10,13 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.clock import Clock
-from crosscoding.doubts import impossible_evidence, with_coverage, with_edges, with_losses
+from crosscoding.doubts import (
+    impossible_evidence,
+    with_clamps,
+    with_coverage,
+    with_edges,
+    with_losses,
+)
 from crosscoding.errors import NonFiniteError
 from crosscoding.evidence import Evidence, as_tensor
 from crosscoding.findings import Findings
@@ -244,6 +250,7 @@ def _in_blocks(
             raise
         if look_for_losses:
             found = with_losses(chosen, found, _clock(method, start, target.clock.beat))
+        found = with_clamps(chosen, found, _clock(method, start, target.clock.beat))
         parts.append(found)
     together = Findings.joined(parts)
     in_order = bool((order[1:] > order[:-1]).all())

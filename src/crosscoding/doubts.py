@@ -1,6 +1,7 @@
 """Second looks at an answer that hold whatever method gave it.
 
     losses     does the decoder's output at the draws tell log p(x|z), or was that rounded away?
+    clamps     does the decoder hold an observed element on a clamp of its own at all draws?
     coverage   has an answer on a bare density the mass that other draws find?
     edges      is p(z|x) next to points where the decoder overflowed?
 
@@ -26,6 +27,7 @@ from crosscoding.verdict import LOST, MISSED
 # cost more than a second of a query, fewer; few are enough where the answer is not trusted anyway.
 _MOST_LOOKED, _FEWEST_LOOKED, _FEWEST_TRUSTED = 128, 4, 32
 _LOSS_OPERATIONS = 2e10
+_LOOKED_FOR_CLAMPS = 8
 _FEW_NEAR = 0.01  # share of draws that may lie next to what overflows
 
 
@@ -51,6 +53,29 @@ def with_losses(target: Target, findings: Findings, clock: Clock) -> Findings:
     share = torch.where(share > 0, share.clamp_min(1.5 * LOST), share)
     stats = findings.stats | {"lost": share, "lost_element": element, "finished": finished}
     return replace(findings, stats=stats)
+
+
+def with_clamps(target: Target, findings: Findings, clock: Clock) -> Findings:
+    """Look for an observed element that is the same at all draws, and that they contradict.
+
+    A decoder that clamps or rounds within itself holds it there.
+    """
+    if target.operations > _LOSS_OPERATIONS / _LOOKED_FOR_CLAMPS:
+        return findings
+    weights = findings.normalised_log_weights()
+    chosen = systematic(weights, weights.new_full((1,), 0.5), _LOOKED_FOR_CLAMPS)
+    z = taken(findings.draws, chosen)
+    try:
+        stuck = target.timed(clock).stuck(z)
+    except OutOfTime:
+        return findings
+    found = (stuck >= 0) & (z[1:] != z[:1]).any(-1).any(0)  # a single point shows nothing
+    if not found.any():
+        return findings
+    nothing = torch.zeros_like(findings.ess)
+    share, element = (findings.stats.get(name, nothing) for name in ("lost", "lost_element"))
+    share, element = share.masked_fill(found, 1.0), torch.where(found, stuck.to(element), element)
+    return replace(findings, stats=findings.stats | {"lost": share, "lost_element": element})
 
 
 def with_coverage(target: Target, findings: Findings, clock: Clock) -> Findings:

@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.bank import MAX_POINTS, Bank
+from crosscoding.clamps import stuck
 from crosscoding.clock import UNLIMITED, Clock
 from crosscoding.errors import NonFiniteError
 from crosscoding.evidence import Evidence
@@ -138,6 +139,16 @@ class Target(ABC):
     def may_be_lost(self) -> Tensor:
         """For which queries there may be z whose decoded output has lost log p(x|z), boolean."""
         return torch.zeros(self.batch_shape, dtype=torch.bool, device=self.like.device)
+
+    def stuck(self, z: Tensor) -> Tensor:
+        """An observed element that the decoder holds on a clamp at all z, far from its value.
+
+        Args:
+            z: Shape (S, B, latent), of a flat target.
+        Returns:
+            The element, out of those of a datum laid out flat, shape (B,); −1 where there is none.
+        """
+        return torch.full(z.shape[1:2], -1, device=z.device)
 
     def lost(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """At what share of z an observed element is lost, and which one at most of them.
@@ -276,6 +287,11 @@ class VAETarget(Target):
     @torch.no_grad()
     def lost(self, z: Tensor) -> tuple[Tensor, Tensor]:
         return self._observed.lost(z)
+
+    @isolated
+    @torch.no_grad()
+    def stuck(self, z: Tensor) -> Tensor:
+        return stuck(self._observed, z)
 
     @isolated
     def curvature(self, z: Tensor) -> Tensor:

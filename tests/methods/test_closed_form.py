@@ -1,5 +1,7 @@
 """Linear decoders under Gaussian noise: exact answers, and only where a decoder is linear."""
 
+import math
+
 import pytest
 import torch
 from problems import linear_gaussian_problem
@@ -166,3 +168,25 @@ def test_large_outputs_are_not_searched_for_lines():
     evidence = cc.Evidence(torch.zeros(1, 70_000), torch.tensor(True))
     assert not has_closed_form(cc.VAETarget(vae, evidence)).any()
     assert "linear elements" not in vae.kept
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-8, 1e-10])
+@pytest.mark.parametrize(("latent_dim", "data_dim"), [(20, 10), (3, 8), (1, 1)])
+def test_a_tiny_scale_does_not_take_the_digits(latent_dim, data_dim, scale):
+    """Against W Wᵀ + σ², or the least squares of W and its singular values."""
+    torch.manual_seed(0)
+    decoder = nn.Linear(latent_dim, data_dim).double()
+    vae = cc.VAE(decoder, latent_dim, cc.likelihoods.Gaussian(scale))
+    x = vae.sample_prior(2, seed=0)
+    posterior = cc.condition(vae, cc.Evidence(x, torch.tensor(True)), seed=0)
+    assert stages(posterior) == ["closed form"]
+    gaps = (x - decoder.bias).detach().mT  # in the basis of W, and beside it
+    u, s, _ = torch.linalg.svd(decoder.weight.detach(), full_matrices=False)
+    inside = u.mT @ gaps
+    beside = ((gaps - u @ inside) / scale).square().sum(0)
+    variances = s.square()[:, None] + scale**2
+    exact = -0.5 * (inside.square() / variances + variances.log()).sum(0) - 0.5 * beside
+    exact = exact - (data_dim - len(s)) * math.log(scale) - 0.5 * data_dim * math.log(2 * math.pi)
+    error = (posterior.log_evidence - exact).abs()
+    assert (~posterior.trusted | (error < 1e-3 + 4 * posterior.log_evidence_error)).all()
+    assert posterior.trusted.all() or scale < 1e-8

@@ -199,3 +199,16 @@ def test_a_density_without_a_value_where_its_mass_is_is_not_trusted():
     with pytest.warns(UserWarning, match="lies next to z"):
         posterior = cc.infer(cc.DensityTarget(log_density, 2), seed=0)
     assert not posterior.trusted
+
+
+@pytest.mark.parametrize("method", [Auto(), TemperedSMC()])
+def test_a_mode_that_the_reference_has_lost_is_found_out(method):
+    """Two modes 19 apart in 10 dimensions, of shares 0.7 and 0.3."""
+
+    def log_density(z):
+        shares = torch.tensor([0.7, 0.3]).log()
+        each = torch.stack([-0.5 * (z + 3).square().sum(-1), -0.5 * (z - 3).square().sum(-1)], -1)
+        return (each + shares).logsumexp(-1) - 5 * math.log(2 * math.pi)
+
+    posterior = cc.infer(cc.DensityTarget(log_density, 10), method, seed=0)
+    assert not posterior.trusted or is_right(posterior, posterior.log_evidence.abs().item())

@@ -140,15 +140,15 @@ class Mixed(Likelihood):
     # ---- element by element ----------------------------------------------------------------------
 
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
-        return self._joined(
+        return self.joined(
             [part.log_prob(own, data) for part, own, data in self._split(params, values)]
         )
 
     def mean(self, params: Tensor) -> Tensor:
-        return self._joined([part.mean(own) for part, own in self._split(params)])
+        return self.joined([part.mean(own) for part, own in self._split(params)])
 
     def variance(self, params: Tensor) -> Tensor:
-        return self._joined([part.variance(own) for part, own in self._split(params)])
+        return self.joined([part.variance(own) for part, own in self._split(params)])
 
     def fisher(self, params: Tensor) -> Tensor:
         return self._joined_outputs([part.fisher(own) for part, own in self._split(params)])
@@ -174,7 +174,7 @@ class Mixed(Likelihood):
 
     def draw(self, params: Tensor, noise: Tensor) -> Tensor:
         pieces = zip(self._split(params), noise.split(self._columns, -1), strict=True)
-        return self._joined([part.draw(own, base).to(own.dtype) for (part, own), base in pieces])
+        return self.joined([part.draw(own, base).to(own.dtype) for (part, own), base in pieces])
 
     # ---- where parameters say nothing, or not enough ---------------------------------------------
 
@@ -184,7 +184,7 @@ class Mixed(Likelihood):
         return torch.cat(found, -1).movedim(-1, self.dim)
 
     def valid(self, params: Tensor) -> Tensor:
-        return self._joined([part.valid(own) for part, own in self._split(params)])
+        return self.joined([part.valid(own) for part, own in self._split(params)])
 
     def describe(self, params: Tensor, element: int) -> str:
         place = element if self._order is None else int(self._order.argsort()[element])
@@ -200,10 +200,10 @@ class Mixed(Likelihood):
 
     def may_be_lost(self, values: Tensor) -> Tensor:
         pieces = zip(self.pairs, self._split_values(values), strict=True)
-        return self._joined([part.may_be_lost(data) for (part, _), data in pieces])
+        return self.joined([part.may_be_lost(data) for (part, _), data in pieces])
 
     def lost(self, params: Tensor, values: Tensor) -> Tensor:
-        return self._joined(
+        return self.joined(
             [part.lost(own, data) for part, own, data in self._split(params, values)]
         )
 
@@ -305,7 +305,7 @@ class Mixed(Likelihood):
             )
         ]
 
-    def _joined(self, pieces: Sequence[Tensor]) -> Tensor:
+    def joined(self, pieces: Sequence[Tensor]) -> Tensor:
         """Flat data from those of the parts, (*shape, E)."""
         return _in_order(torch.cat(list(pieces), -1), self._order)
 

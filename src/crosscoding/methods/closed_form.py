@@ -13,10 +13,10 @@ import time
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from crosscoding.findings import Findings, Stage
-from crosscoding.likelihoods import Gaussian
+from crosscoding.likelihoods import Gaussian, Likelihood, Mixed
 from crosscoding.random import normal, quasi_normal
 from crosscoding.target import Target, VAETarget
 from crosscoding.vae import VAE
@@ -66,22 +66,25 @@ def closed_form(target: Target, num_draws: int, generator: Generator) -> Finding
     eps = normal((target.latent_dim, num_draws), generator=generator, like=linear.bias)
     draws = target.like.new_zeros(num_draws, target.num_queries, target.latent_dim)
     log_evidence = target.like.new_zeros(target.num_queries)
+    error = torch.zeros_like(log_evidence)
     counts = mask.sum(1)
     for count in counts.unique().tolist():  # sums of one length: what stands beside a query
         rows = (counts == count).nonzero()[:, 0]  # has no say in how its own are rounded
         numbers = max(target.latent_dim * max(count, target.latent_dim, num_draws), 1)
         for some in rows.split(max(_CHUNK_BYTES // (8 * numbers), 1)):
             elements = mask[some].nonzero()[:, 1].reshape(len(some), count)
-            z, found = _solved(linear, elements, values[some].gather(1, elements), eps)
-            draws[:, some], log_evidence[some] = z.permute(2, 0, 1).to(draws), found.to(draws)
+            z, *found = _solved(linear, elements, values[some].gather(1, elements), eps)
+            draws[:, some] = z.permute(2, 0, 1).to(draws)
+            log_evidence[some], error[some] = (part.to(draws) for part in found)
+    error = error + torch.finfo(error.dtype).eps * log_evidence.abs()
     nothing = torch.zeros_like(log_evidence)
     seconds = (time.perf_counter() - start) / len(counts)
     return Findings(
         draws=draws,
         log_evidence=log_evidence,
-        log_evidence_error=torch.finfo(log_evidence.dtype).eps * log_evidence.abs(),
+        log_evidence_error=error,
         c_elbo=log_evidence,
-        c_elbo_error=nothing,
+        c_elbo_error=error,
         ess=nothing + math.inf,
         pareto_k=nothing + math.nan,
         exact_density=True,
@@ -97,8 +100,10 @@ def closed_form(target: Target, num_draws: int, generator: Generator) -> Finding
 
 def _solved(
     linear: _LinearElements, elements: Tensor, values: Tensor, eps: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Draws (B, latent, S) and log p(x), (B,), of queries that observe as many elements each.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draws (B, latent, S), log p(x) and its rounding, (B,), where as many elements are observed.
+
+    P = Rᵀ R by QR of W / σ above I: squaring W would cost half of the digits.
 
     Args:
         linear: The elements of a datum.
@@ -109,14 +114,19 @@ def _solved(
     scale = linear.scale[elements]
     weight = linear.weight[elements] / scale[..., None]
     gaps = (values.double() - linear.bias[elements]) / scale
-    identity = torch.eye(weight.shape[-1], dtype=weight.dtype, device=weight.device)
-    root = torch.linalg.cholesky(identity + weight.mT @ weight)
-    white = torch.linalg.solve_triangular(root, weight.mT @ gaps[..., None], upper=False)
-    squares = gaps.square().sum(-1) - white[..., 0].square().sum(-1)
-    half_log_det = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    dim = weight.shape[-1]
+    identity = torch.eye(dim, dtype=weight.dtype, device=weight.device)
+    stacked = torch.cat([weight, identity.expand(len(weight), -1, -1)], 1)
+    gaps = nn.functional.pad(gaps, (0, dim))
+    ortho, root = torch.linalg.qr(stacked)
+    white = ortho.mT @ gaps[..., None]
+    rest = gaps - (ortho @ white)[..., 0]
+    half_log_det = root.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
     log_scale = (scale.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
-    z = torch.linalg.solve_triangular(root.mT, white + eps, upper=True)
-    return z, -0.5 * squares - half_log_det - log_scale
+    z = torch.linalg.solve_triangular(root, white + eps, upper=True)
+    size = weight.square().sum((1, 2)).sqrt() + gaps.norm(dim=-1) * (1 + rest.norm(dim=-1))
+    rounding = torch.finfo(gaps.dtype).eps * dim * size
+    return z, -0.5 * rest.square().sum(-1) - half_log_det - log_scale, rounding
 
 
 def _mask_of(target: VAETarget) -> Tensor:
@@ -125,16 +135,30 @@ def _mask_of(target: VAETarget) -> Tensor:
 
 def _linear_elements(vae: VAE) -> _LinearElements | None:
     """The elements that are linear in z; None where there are none. Found at the first call."""
-    likelihood = vae.flat_likelihood
-    if not isinstance(likelihood, Gaussian) or likelihood.scale is None:
+    scale = _scale_of(vae)
+    if scale.isnan().all():
         return None
     small = vae.latent_dim <= _MOST_DIM and vae.data_size * vae.latent_dim <= _MOST_NUMBERS
     if not small or vae.operations > _MOST_OPERATIONS:
         return None
     if "linear elements" not in vae.kept:
-        scale = torch.as_tensor(likelihood.scale, dtype=vae.dtype, device=vae.device)
-        vae.kept["linear elements"] = _found_linear_elements(vae, scale.double())
+        vae.kept["linear elements"] = _found_linear_elements(vae, scale)
     return vae.kept["linear elements"]
+
+
+def _scale_of(vae: VAE) -> Tensor:
+    """σ of each element that has a fixed Gaussian one, NaN for others, in double, (E,)."""
+    like = torch.empty(0, dtype=vae.dtype, device=vae.device)
+    likelihood = vae.flat_likelihood
+    if not isinstance(likelihood, Mixed):
+        return _scales(likelihood, vae.data_size, like).double()
+    return likelihood.joined([_scales(part, num, like) for part, num in likelihood.pairs]).double()
+
+
+def _scales(likelihood: Likelihood, num: int, like: Tensor) -> Tensor:
+    if not isinstance(likelihood, Gaussian) or likelihood.scale is None:
+        return like.new_full((num,), math.nan)
+    return torch.as_tensor(likelihood.scale, dtype=like.dtype, device=like.device).expand(num)
 
 
 @torch.no_grad()
@@ -146,8 +170,7 @@ def _found_linear_elements(vae: VAE, scale: Tensor) -> _LinearElements | None:
     # Few decoders have such elements, and three points show most of those that have none.
     first, second = probes[1:2], probes[2:3]
     together = torch.cat([first + second, first, second, torch.zeros_like(first)])
-    total, one, other, bias = vae.decode_flat(together).double()
-    scale = scale.expand_as(bias)
+    total, one, other, bias = _means(vae, together)
     rounding = _ROUNDING * torch.finfo(vae.dtype).eps
     size = one.abs() + other.abs() + total.abs() + bias.abs()
     allowed = (rounding * size).minimum(_OF_SCALE * scale)
@@ -155,13 +178,18 @@ def _found_linear_elements(vae: VAE, scale: Tensor) -> _LinearElements | None:
     if not found.any():
         return None
     axes = torch.eye(vae.latent_dim, dtype=vae.dtype, device=vae.device)
-    weight = torch.where(found[:, None], (vae.decode_flat(axes).double() - bias).mT, 0.0)
+    weight = torch.where(found[:, None], (_means(vae, axes) - bias).mT, 0.0)
     for factor in _TIMES_AS_FAR:
         far = factor * probes
         allowed = rounding * (far.double().abs() @ weight.mT.abs() + bias.abs())
         if factor == 1:
             allowed = allowed.minimum(_OF_SCALE * scale)
-        gap = vae.decode_flat(far).double() - far.double() @ weight.mT - bias
+        gap = _means(vae, far) - far.double() @ weight.mT - bias
         found = found & (gap.abs() <= allowed).all(0)
     weight, bias = torch.where(found[:, None], weight, 0.0), torch.where(found, bias, 0.0)
     return _LinearElements(weight, bias, scale, found) if found.any() else None
+
+
+def _means(vae: VAE, z: Tensor) -> Tensor:
+    """The mean of each element at z (N, latent), in double, (N, E)."""
+    return vae.flat_likelihood.mean(vae.decode_flat(z)).double()

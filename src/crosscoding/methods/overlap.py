@@ -7,9 +7,9 @@ With π = p(z) / Ẑ as an answer has it, and any density Q,
 The left side takes draws of Q, the right side those of the answer. Where the right one is smaller,
 the answer lacks a part of p that Q reaches. Both averages are of numbers between 0 and 1, so that
 their errors are known. Two Q are tried: the prior or reference that the density is relative to, and
-Gaussians along climbs from the answer's draws to modes, which lead into what is narrow, such as the
-neck of a funnel. Besides, weights are looked at far out on rays, where tails heavier than those of
-the reference show.
+Gaussians along climbs from the answer's draws and from elsewhere to modes, which lead into what is
+narrow, such as the neck of a funnel, and to modes that the answer has lost. Besides, weights are
+looked at far out on rays, where tails heavier than those of the reference show.
 
 Source: Meng & Wong (1996) for the identity, with the bridge function 1 / (Q + π).
 """
@@ -66,9 +66,14 @@ def share_lacking(target: Target, findings: Findings) -> Tensor:
 
 
 def _along_climbs(target: Target, findings: Findings, generator: Generator) -> Fitted:
-    """A mixture of Gaussians along climbs from draws, each as wide as the density is curved."""
+    """A mixture of Gaussians along climbs, each as wide as the density is curved there.
+
+    Half of the climbs begin at draws, the others anywhere: they lead to modes without any draws.
+    """
     num = min(_MOST_CLIMBS, max(_CLIMBS_BY_DIM // target.latent_dim, 2))
     z = findings.sample(num, generator=generator)
+    elsewhere = target.draw_prior(num, generator=generator)[:, None].expand_as(z)
+    z = torch.cat([z, elsewhere])
     means, precisions = [], []
     for _ in range(_STEPS):
         modes = climb(target, z, 1)

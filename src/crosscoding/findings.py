@@ -102,11 +102,14 @@ class Findings:
 
     @property
     def _short(self) -> Tensor:
-        """By how much the C-ELBO is surely below log p(x), where the draws are of a fit, (B,)."""
+        """By how much the C-ELBO is surely below log p(x), where the draws are of a fit, (B,).
+
+        Of a map that folds too: its ELBO is lower still, as log |det| counts what it folds twice.
+        """
         short = self.log_evidence - self.c_elbo - 2 * self.c_elbo_error.nan_to_num(nan=0.0)
         short = short - self._rounding
         if self.log_weights is None and self.fitted is not None:
-            return short if self.fitted.crosscoder.has_density else torch.full_like(short, math.nan)
+            return short
         return torch.where(self._collapsed, short, math.nan)
 
     @property

@@ -361,3 +361,21 @@ def test_pareto_k_tells_a_good_fit_from_one_with_too_light_tails():
     assert (good.pareto_k < limit).all()
     cauchy = cc.DensityTarget(lambda z: -z.square().log1p().sum(-1), 1, prior_scale=3.0)
     assert cc.infer(cauchy, method, seed=0).pareto_k > limit
+
+
+class Impossible(torch.nn.Module):
+    """Logits of two classes: the second cannot be where z < 0."""
+
+    def forward(self, z):
+        return torch.cat([0 * z, torch.where(z < 0, -1e9, z)], -1)[:, None]
+
+
+@pytest.mark.parametrize("crosscoder", [Gaussian(), FCN(), Mixture()])
+def test_a_fit_that_its_c_elbo_contradicts_is_unreliable(crosscoder):
+    vae = cc.VAE(Impossible(), 1, cc.likelihoods.Categorical(2))
+    evidence = cc.Evidence(torch.tensor([1.0]), torch.tensor(True))
+    posterior = cc.condition(vae, evidence, Variational(crosscoder, steps=100), seed=0)
+    assert posterior.c_elbo < posterior.log_evidence - 1e6
+    assert posterior.verdicts[0].label == "unreliable"
+    assert any("C-ELBO of the fit is" in reason for reason in posterior.verdicts[0].reasons)
+    assert posterior.verdicts[0].advice

@@ -13,6 +13,7 @@ import warnings
 from dataclasses import replace
 
 import torch
+from torch import Generator
 
 from crosscoding.clock import Clock, OutOfTime
 from crosscoding.errors import and_more
@@ -88,7 +89,7 @@ def with_coverage(target: Target, findings: Findings, clock: Clock) -> Findings:
     unknown = torch.full_like(findings.log_evidence, math.nan)
     missed = findings.stats.get("missed", unknown)
     try:
-        lacking = share_lacking(covered(target.timed(clock)), findings)
+        lacking = share_lacking(covered(target.timed(clock), Generator().manual_seed(0)), findings)
     except (KeyboardInterrupt, OutOfTime):
         lacking = unknown
     found = lacking > MISSED

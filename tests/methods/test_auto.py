@@ -137,7 +137,10 @@ def assert_right_or_not_trusted(posterior: cc.Posterior, target: BlocksTarget) -
     """
     off = abs(posterior.log_evidence - target.log_evidence)
     if not posterior.trusted:
-        assert any(word in posterior.verdicts[0].reasons[0] for word in ("above", "fewer", "found"))
+        assert any(
+            word in posterior.verdicts[0].reasons[0]
+            for word in ("above", "fewer", "found", "unaccounted")
+        )
         assert off < 4 * posterior.log_evidence_error
     else:
         assert off < 0.2  # 4 standard errors

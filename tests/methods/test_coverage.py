@@ -55,7 +55,7 @@ def test_wide_densities_are_answered_and_trusted(method, density, scale, dtype):
     assert error < 0.02 + 3 * posterior.log_evidence_error.item()
 
 
-@pytest.mark.parametrize("name", ["Cauchy", "shifted normal", "Laplace", "funnel in 4-d"])
+@pytest.mark.parametrize("name", ["Cauchy", "shifted normal", "Laplace"])
 def test_most_wide_densities_are_trusted(name):
     posterior, error = answered(densities.WIDE[name], Auto())
     assert posterior.trusted
@@ -108,7 +108,7 @@ def test_the_reference_is_normalised():
 def test_draws_of_the_reference_have_its_density():
     """E_r[f] by draws, and by the density at points of another distribution."""
     target = cc.DensityTarget(lambda z: -0.5 * ((z - 2) / 3).square().sum(-1), 2).flatten()
-    seen = covered(target)
+    seen = covered(target, torch.Generator())
     generator = torch.Generator().manual_seed(0)
     z = seen.draw_prior(200_000, generator=generator)
     other = 4 * torch.randn(200_000, 2, generator=generator) + 1
@@ -143,7 +143,7 @@ def test_an_answer_that_has_everything_lacks_nothing():
     density = densities.student_t(3, 2)
     target = cc.DensityTarget(density.log_density, 3)
     posterior = cc.infer(target, Importance(rounds=0), seed=0)
-    assert share_lacking(covered(target.flatten()), posterior._findings) == 0
+    assert share_lacking(covered(target.flatten(), torch.Generator()), posterior._findings) == 0
 
 
 def test_an_answer_that_lacks_its_tails_is_found_out():
@@ -155,7 +155,7 @@ def test_an_answer_that_lacks_its_tails_is_found_out():
     findings.draws = findings.draws.clone()
     findings.draws[..., 0] = findings.draws[..., 0].abs()
     findings.log_evidence = findings.log_evidence - math.log(2)
-    assert share_lacking(covered(target.flatten()), findings) > 0.1
+    assert share_lacking(covered(target.flatten(), torch.Generator()), findings) > 0.1
 
 
 @pytest.mark.parametrize("method", [Auto(), TemperedSMC(), Rejection(num_draws=200)])

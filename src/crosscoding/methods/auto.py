@@ -131,7 +131,7 @@ class _Cascade:
     ) -> None:
         self._settings = settings
         self._clock = Clock(settings.max_seconds, target.clock.beat)
-        self._target = covered(target.timed(self._clock))
+        self._target = covered(target.timed(self._clock), generator)
         self._report = report
         self._stage, self._part = _STAGES[0], (0.0, 1.0)  # what is done of a stage, and is next
         self._streams = dict(zip(_STAGES, spawn(generator, len(_STAGES)), strict=True))

@@ -75,7 +75,7 @@ class Importance(Method):
     @torch.no_grad()
     def find(self, target: Target, *, generator: Generator, report: Report = silent) -> Findings:
         for_proposal, for_draws = spawn(generator, 2)
-        target = covered(target)
+        target = covered(target, generator)
         if self.proposal is not None:
             with torch.enable_grad():
                 found = self.proposal.find(target, generator=for_proposal, report=report)

@@ -15,6 +15,7 @@ Source: Meng & Wong (1996) for the identity, with the bridge function 1 / (Q + �
 """
 
 import math
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
@@ -22,12 +23,14 @@ from torch import Generator, Tensor
 from crosscoding.crosscoders import Fitted, Mixture
 from crosscoding.findings import Findings
 from crosscoding.methods.laplace import climb
+from crosscoding.methods.leapfrog import evaluated, shrunk_covariance
+from crosscoding.methods.particles import taken
 from crosscoding.random import spawn
 from crosscoding.target import Target
 
-_NUM_DRAWS = 1000
+_NUM_DRAWS, _NUM_ELSEWHERE = 1000, 8192
 _STEPS = 12
-_MOST_CLIMBS, _CLIMBS_BY_DIM = 16, 640  # so many over the dimension
+_MOST_CLIMBS, _MOST_ELSEWHERE, _CLIMBS_BY_DIM = 16, 64, 640  # so many over the dimension
 _SURE = 2.0  # standard errors that a lack has to exceed
 _MOST_DIM = 512  # above it the curvatures along climbs take too much memory
 _NUM_RAYS, _TIMES_AS_FAR = 100, (2.0, 8.0, 64.0, 1e4)
@@ -68,12 +71,12 @@ def share_lacking(target: Target, findings: Findings) -> Tensor:
 def _along_climbs(target: Target, findings: Findings, generator: Generator) -> Fitted:
     """A mixture of Gaussians along climbs, each as wide as the density is curved there.
 
-    Half of the climbs begin at draws, the others anywhere: they lead to modes without any draws.
+    Some of the climbs begin at draws, the others elsewhere: they lead to modes without any draws.
     """
-    num = min(_MOST_CLIMBS, max(_CLIMBS_BY_DIM // target.latent_dim, 2))
-    z = findings.sample(num, generator=generator)
-    elsewhere = target.draw_prior(num, generator=generator)[:, None].expand_as(z)
-    z = torch.cat([z, elsewhere])
+    affordable = max(_CLIMBS_BY_DIM // target.latent_dim, 2)
+    z = findings.sample(min(_MOST_CLIMBS, affordable), generator=generator)
+    others = min(_MOST_ELSEWHERE, affordable)
+    z = torch.cat([z, _elsewhere(target, findings, others, generator)])
     means, precisions = [], []
     for _ in range(_STEPS):
         modes = climb(target, z, 1)
@@ -82,6 +85,27 @@ def _along_climbs(target: Target, findings: Findings, generator: Generator) -> F
         precisions.append(modes.precision)
     means, precisions = torch.cat(means).transpose(0, 1), torch.cat(precisions).transpose(0, 1)
     return Mixture.from_components(torch.zeros_like(means[..., 0]), means, precisions)
+
+
+def _elsewhere(target: Target, findings: Findings, num: int, generator: Generator) -> Tensor:
+    """Draws of the prior or reference, half of them where p(z) rises away from the answer.
+
+    Were the answer all there is, and normal, p would rise along −C⁻¹ (z − m), of its mean and
+    covariance. In the basin of a mode that it lacks p rises along something else.
+
+    Returns:
+        Shape (num, B, latent).
+    """
+    draws = findings.sample(_NUM_DRAWS, generator=generator)
+    points = target.draw_prior(_NUM_ELSEWHERE, generator=generator)[:, None]
+    points = points.expand(-1, draws.shape[1], -1)
+    root = torch.linalg.cholesky(shrunk_covariance(draws, 1e-10 * target.prior_scale**2))
+    gap = (draws.mean(0) - points).permute(1, 2, 0)
+    wanted = torch.cholesky_solve(gap, root).permute(2, 0, 1)
+    rise = evaluated(target, partial(target.log_joint, checked=False), points).gradient
+    agreement = torch.cosine_similarity(rise, wanted, dim=-1).nan_to_num(nan=1.0)
+    place = agreement.topk(num // 2, dim=0, largest=False).indices
+    return torch.cat([taken(points, place), points[: num - num // 2]])
 
 
 def _outgrown(target: Target, z: Tensor) -> Tensor:

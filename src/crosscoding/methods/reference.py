@@ -180,8 +180,8 @@ def _weighted_medians(z: Tensor, weights: Tensor) -> Tensor:
 class Covered(Target):
     """A flat density relative to its reference, which is its prior; its bank are draws of that."""
 
-    def __init__(self, target: DensityTarget, reference: Reference) -> None:
-        self.target, self.reference = target, reference
+    def __init__(self, target: DensityTarget, reference: Reference, seed: int) -> None:
+        self.target, self.reference, self._seed = target, reference, seed
         self.latent_dim, self.batch_shape = target.latent_dim, target.batch_shape
         self.like, self.index = target.like, target.index
         self.prior_scale = reference.reach
@@ -205,13 +205,13 @@ class Covered(Target):
         return log_likelihood.expand(len(z), *self.batch_shape)
 
     def log_likelihood_of_bank(self) -> tuple[Tensor, Tensor]:
-        generator = Generator().manual_seed(0)
+        generator = Generator().manual_seed(self._seed)  # another for each answer: none is kept
         num_noise = self.reference.num_noise
         num = min(MAX_POINTS, self.bank_points)
         noise = quasi_normal(num, num_noise, generator=generator, like=self.like.double())
         points = self.reference.at(noise).to(self.like)
         log_likelihood = self.target.in_time(
-            lambda target, z: Covered(target, self.reference).pairwise_log_likelihood(z), points
+            lambda target, z: Covered(target, self.reference, 0).pairwise_log_likelihood(z), points
         )
         return points[: len(log_likelihood)], log_likelihood
 
@@ -230,18 +230,23 @@ class Covered(Target):
     def timed(self, clock: Clock, bank_points: int = MAX_POINTS) -> "Covered":
         inner = self.target.timed(clock, bank_points)
         assert isinstance(inner, DensityTarget)
-        return Covered(inner, self.reference)
+        return Covered(inner, self.reference, self._seed)
 
     def select(self, index: Tensor) -> "Covered":
-        return Covered(self.target.select(index), self.reference)
+        return Covered(self.target.select(index), self.reference, self._seed)
 
     @property
     def operations(self) -> float:
         return self.target.operations
 
 
-def covered(target: Target) -> Target:
-    """A bare density relative to a reference that covers it; any other target as it is."""
+def covered(target: Target, generator: Generator) -> Target:
+    """A bare density relative to a reference that covers it; any other target as it is.
+
+    Args:
+        target: A flat target.
+        generator: Its seed decides the draws of the reference that stand for a bank.
+    """
     if not isinstance(target, DensityTarget) or target.latent_dim > _MOST_DIM:
         return target
-    return Covered(target, Reference.of(target))
+    return Covered(target, Reference.of(target), generator.initial_seed())

@@ -52,7 +52,7 @@ class Rejection(Method):
 
     def find(self, target: Target, *, generator: Generator, report: Report = silent) -> Findings:
         for_bound, for_proposals = spawn(generator, 2)
-        target = covered(target)
+        target = covered(target, generator)
         log_bound = _log_supremum(target, generator=for_bound)
         with torch.no_grad():
             return self._accept(target, log_bound, generator=for_proposals, report=report)

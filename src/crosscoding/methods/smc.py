@@ -74,7 +74,7 @@ class TemperedSMC(Method):
             raise ValueError(f"expected ess_share between 0 and 1, got {self.ess_share}")
 
     def find(self, target: Target, *, generator: Generator, report: Report = silent) -> Findings:
-        target = covered(target)
+        target = covered(target, generator)
         num = self.num_particles or 1000 + 64 * target.latent_dim
         annealing = Annealing(
             num_particles=-(-num // self.num_islands) * self.num_islands,

@@ -124,6 +124,7 @@ def query_log_prob(
         shape (*batch,); 0 where there is no query. NaN where neither can be estimated.
 
     Raises:
+        TypeError: posterior is none.
         ValueError: The posterior has no model, or truth does not fit it.
 
     Example:
@@ -135,6 +136,8 @@ def query_log_prob(
         >>> bool((error < 0.05).all())
         True
     """
+    if not isinstance(posterior, Posterior):
+        raise TypeError(f"expected a posterior first, got {type(posterior).__name__}")
     target = posterior.target
     if not isinstance(target, VAETarget):
         raise ValueError("expected the posterior of a VAE, with its model")

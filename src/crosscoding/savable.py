@@ -100,7 +100,7 @@ class Savable(ABC):
         self._of(Model.from_parts(parts, given, allow_code=True))
         write_folder(Path(folder), KIND, parts)
         if given:
-            warnings.warn(_how_to_load(given), UserWarning, stacklevel=2)
+            warnings.warn(_how_to_load(given), UserWarning, stacklevel=3)
 
     @isolated
     def to_parts(self) -> Parts | None:

@@ -216,7 +216,8 @@ class VAETarget(Target):
     @isolated
     def __init__(self, vae: VAE, evidence: Evidence) -> None:
         if not isinstance(vae, VAE):
-            raise TypeError(f"expected a crosscoding.VAE, got {type(vae).__name__}")
+            advice = "; answer it with infer(target)" if isinstance(vae, Target) else ""
+            raise TypeError(f"expected a crosscoding.VAE, got {type(vae).__name__}{advice}")
         if not isinstance(evidence, Evidence):
             raise TypeError(
                 f"expected crosscoding.Evidence, got {type(evidence).__name__}; "

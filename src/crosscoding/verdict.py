@@ -140,7 +140,7 @@ class Figures:
         return _Check(
             torch.where(self.finished, 0, 1),
             lambda q: "" if finished[q] else "it was stopped before it was done",
-            "raise max_seconds or max_decodes, or ask fewer queries at once",
+            "raise max_seconds or max_decodes if one is set, else look at vae.check(data)",
             priority=9,
         )
 

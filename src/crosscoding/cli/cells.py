@@ -84,6 +84,8 @@ class Style:
 
     def advice(self, cell: str) -> str:
         """What to do about a cell that holds no number."""
+        if self.delimiter not in (None, ",") and Style(decimal=",").number(cell) is not None:
+            return "if its comma is a decimal one, give --decimal ','"
         if other := self.other_delimiter(cell):
             return other
         if not _DIGITS.fullmatch(cell.strip()):

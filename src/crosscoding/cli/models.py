@@ -65,6 +65,10 @@ def load_model(name: str, *, allow_code: bool, decoder: str | None) -> VAE:
         raise ValueError(f"cannot load the model in {name} with {decoder}: {error}") from None
     except ValueError as error:
         said = str(error).partition("; ")[0].replace("allow_code=True", "--allow-code")
+        if "decoder=" in said:
+            raise ValueError(
+                f"expected the decoder that {name} holds the weights of: --decoder FILE.py:Class"
+            ) from None
         raise ValueError(
             f"{said}; on the command line, --allow-code if you trust it, or the decoder from a "
             "file of yours, --decoder FILE.py:Class"

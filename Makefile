@@ -39,7 +39,7 @@ reproduce: setup
 
 test: setup
 	@echo "Running the tests (a few minutes) ..."
-	@.venv/bin/python -m pytest
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 ADAPTERS := .venv-adapters
 

@@ -31,7 +31,7 @@ from crosscoding.evidence import Evidence
 from crosscoding.jacobian import with_jacobian
 from crosscoding.likelihoods import Gaussian, Mixed
 from crosscoding.methods import Report, silent
-from crosscoding.methods.laplace import Modes, climb
+from crosscoding.methods.ascent import Modes, climb
 from crosscoding.progress import Progress, followed
 from crosscoding.surroundings import isolated
 from crosscoding.target import CHUNK_BYTES, VAETarget

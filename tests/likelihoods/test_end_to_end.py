@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 import crosscoding as cc
 from crosscoding.likelihoods import Categorical, Likelihood
-from crosscoding.methods.laplace import climb, spread_starts
+from crosscoding.methods.ascent import climb
+from crosscoding.methods.laplace import spread_starts
 
 LATENT = 2
 ONE_HOT = "one-hot"

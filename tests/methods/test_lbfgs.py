@@ -6,7 +6,7 @@ from problems import linear_gaussian_problem, mixture_target, seeded
 from torch import nn
 
 import crosscoding as cc
-from crosscoding.methods.laplace import climb
+from crosscoding.methods.ascent import climb
 from crosscoding.methods.lbfgs import ascend
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from crosscoding.evidence import Evidence
-from crosscoding.methods.laplace import climb, half_log_determinant
+from crosscoding.methods.ascent import climb, half_log_determinant
 from crosscoding.target import VAETarget
 from crosscoding.vae import VAE
 

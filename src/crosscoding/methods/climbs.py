@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from crosscoding.clock import Clock
 from crosscoding.crosscoders import Fitted, Gaussian, Mixture
 from crosscoding.methods.answers import Answers
+from crosscoding.methods.ascent import Modes, climb, lacking_modes
 from crosscoding.methods.base import Report
 from crosscoding.methods.effort import (
     CHECK_STEPS,
@@ -26,7 +27,7 @@ from crosscoding.methods.effort import (
 )
 from crosscoding.methods.handed_on import HandedOn
 from crosscoding.methods.importance import widened
-from crosscoding.methods.laplace import Modes, climb, lacking_modes, spread_starts
+from crosscoding.methods.laplace import spread_starts
 from crosscoding.methods.natural import NaturalGradient
 from crosscoding.methods.particles import taken
 from crosscoding.methods.weighing import BEYOND, Weighing

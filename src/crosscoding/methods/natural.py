@@ -21,9 +21,10 @@ from crosscoding.crosscoders import Gaussian
 from crosscoding.crosscoders.precision import precision_root
 from crosscoding.errors import counted
 from crosscoding.findings import Findings
+from crosscoding.methods.ascent import climb, positive
 from crosscoding.methods.base import Method, Report, silent
 from crosscoding.methods.importance import weigh
-from crosscoding.methods.laplace import climb, positive, spread_starts
+from crosscoding.methods.laplace import spread_starts
 from crosscoding.methods.leapfrog import evaluated
 from crosscoding.random import normal, spawn
 from crosscoding.target import Target

@@ -22,7 +22,7 @@ from torch import Generator, Tensor
 
 from crosscoding.crosscoders import Fitted, Mixture
 from crosscoding.findings import Findings
-from crosscoding.methods.laplace import climb
+from crosscoding.methods.ascent import climb
 from crosscoding.methods.leapfrog import evaluated, shrunk_covariance
 from crosscoding.methods.particles import taken
 from crosscoding.random import spawn

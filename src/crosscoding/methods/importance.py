@@ -25,7 +25,7 @@ from crosscoding.diagnostics import importance_ess, log_mean_exp, mean_error, pa
 from crosscoding.findings import Findings
 from crosscoding.methods.base import Method, Report, silent
 from crosscoding.methods.particles import flattened, next_temperature
-from crosscoding.methods.reference import KINDS, SHARES, Covered, Reference, covered
+from crosscoding.methods.reference import Covered, Reference, covered
 from crosscoding.random import quasi_normal, spawn
 from crosscoding.target import Target
 
@@ -310,7 +310,7 @@ def widened(fitted: Fitted, target: Target) -> Fitted:
     num = params["logits"].shape[1]
     if isinstance(target, Covered):
         bounds, copies = _bounds_of(target.reference, params["shift"]), (_WIDER_SHARE, _TAIL_SHARE)
-        share, kinds = _REFERENCE_SHARE, (*[NORMAL] * 2 * num, *[1] * num, *KINDS)
+        share, kinds = _REFERENCE_SHARE, (*[NORMAL] * 2 * num, *[1] * num, *target.reference.kinds)
     else:
         bounds, copies = _normal_bounds(target.prior_scale, params["shift"]), (_WIDER_SHARE,)
         share, kinds = _PRIOR_SHARE, ()
@@ -352,7 +352,7 @@ def _bounds_of(reference: Reference, like: Tensor) -> Params:
     """The components of a reference, the same for each query; like (B, K, dim)."""
     centres, roots = (torch.stack(both).to(like) for both in zip(*reference.parts, strict=True))
     params = {
-        "logits": torch.tensor(SHARES, dtype=torch.double).log().to(like),
+        "logits": reference.log_shares.to(like),
         "shift": centres,
         "log_diagonal": roots.diagonal(dim1=-2, dim2=-1).log(),
         "lower": roots.tril(-1),

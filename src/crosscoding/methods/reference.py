@@ -3,18 +3,21 @@
     p(z) / r(z) takes the place of p(x|z), and r that of the prior:
     r = 0.5 N(0, s² I) + 0.2 t₄(m, S) + 0.15 t₁(m, S) + 0.15 c(m, S),   s: the `prior_scale`
 
+and where there are several modes (`mode_search`) half of that, the other half being a t₄ at each.
+
 A VAE's p(z|x) lies within its prior. A bare density need not lie within N(0, s² I): it may be
 wider, elsewhere, or have heavier tails. Then the weights of draws from that normal distribution
 have no bound, and mass outside it is missed without notice. So m and S are adapted to the
 density first, in rounds of draws, and two parts have tails that hardly any density exceeds: the
-Cauchy distribution t₁, and c, a Cauchy distribution in every element by itself.
+Cauchy distribution t₁, and c, a Cauchy distribution in every element by itself. Rounds of draws can
+lose a mode for good, so climbs look for modes afterwards.
 
 Source: Hesterberg (1995) for the mixture of a proposal with a defensive part; Cornuet et al. (2012)
 for the weights of all rounds; Lange, Little & Taylor (1989) for the fit of m and S. Differs in:
 weights that lie too far apart to fit to are flattened, as in `importance`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
@@ -22,15 +25,20 @@ from torch import Generator, Tensor
 from crosscoding.bank import MAX_POINTS
 from crosscoding.clock import Clock, OutOfTime
 from crosscoding.crosscoders.moments import towards_diagonal, weighted_covariance
+from crosscoding.crosscoders.precision import covariance_root
 from crosscoding.crosscoders.tailed import EACH_CAUCHY, NORMAL, log_kernel, tailed
 from crosscoding.density import DensityTarget
 from crosscoding.diagnostics import importance_ess
+from crosscoding.methods.mode_search import Peaks, search
 from crosscoding.methods.particles import flattened, next_temperature
-from crosscoding.random import normal, quasi_normal
+from crosscoding.random import normal, quasi_normal, spawn
 from crosscoding.target import Target
 
 KINDS = (NORMAL, 4, 1, EACH_CAUCHY)
 SHARES = (0.5, 0.2, 0.15, 0.15)
+_PEAK_KIND, _PEAKS_SHARE = 4, 0.5
+_EVEN = 0.5  # of the share of a mode, that does not go by its mass
+_NUM_STARTS = 200  # draws that climbs begin at
 _ROUNDS = 12
 _STEPS = 20  # of the fit
 _TIME_SHARE = 0.2  # of the time that there is
@@ -46,11 +54,28 @@ class Reference:
         scale: s, of the normal part around 0.
         mean: m, shape (latent,).
         root: Cholesky factor of S, shape (latent, latent).
+        peaks: Modes that have parts of their own; None: there are not several.
     """
 
     scale: float
     mean: Tensor
     root: Tensor
+    peaks: Peaks | None = None
+
+    @property
+    def kinds(self) -> tuple[int, ...]:
+        """What each part is, as in `crosscoders.tailed`."""
+        return KINDS if self.peaks is None else KINDS + (_PEAK_KIND,) * len(self.peaks.z)
+
+    @property
+    def log_shares(self) -> Tensor:
+        """log of the share of each part, in double."""
+        shares = torch.tensor(SHARES, dtype=torch.double, device=self.mean.device)
+        if self.peaks is not None:
+            masses = self.peaks.log_mass.softmax(0)
+            own = (1 - _EVEN) * masses + _EVEN / len(masses)
+            shares = torch.cat([(1 - _PEAKS_SHARE) * shares, _PEAKS_SHARE * own])
+        return shares.log()
 
     @property
     def num_noise(self) -> int:
@@ -61,24 +86,29 @@ class Reference:
     def reach(self) -> float:
         """Root mean square of the widest axis from 0, and at least s."""
         squares = self.mean.square() + self.root.square().sum(-1)
-        return max(self.scale, squares.amax().sqrt().item())
+        reach = max(self.scale, squares.amax().sqrt().item())
+        return reach if self.peaks is None else max(reach, self.peaks.z.abs().amax().item())
 
     @property
     def parts(self) -> list[tuple[Tensor, Tensor]]:
         """Centre and root of each part."""
         own = self.mean, self.root
         first = torch.zeros_like(self.mean), self.scale * torch.eye(len(self.mean)).to(self.root)
-        return [first, *[own] * (len(KINDS) - 1)]
+        parts = [first, *[own] * (len(KINDS) - 1)]
+        if self.peaks is not None:
+            widest = torch.eye(len(self.mean)).to(self.root) / self.reach**2
+            roots = covariance_root(self.peaks.precision + widest)
+            parts += zip(self.peaks.z.to(self.mean), roots, strict=True)
+        return parts
 
     def at(self, noise: Tensor) -> Tensor:
         """Draws (N, latent) from normal noise, (N, num_noise)."""
         dim = len(self.mean)
         eps, more, choice = noise.double().tensor_split([dim, self.num_noise - 1], -1)
-        edges = torch.special.ndtri(torch.tensor(SHARES[:-1], dtype=torch.double).cumsum(0))
-        edges = edges.to(noise.device)
+        edges = torch.special.ndtri(self.log_shares.exp().cumsum(0)[:-1])
         part = (choice >= edges).sum(-1, keepdim=True)
         z = torch.zeros_like(eps)
-        for index, (kind, (centre, root)) in enumerate(zip(KINDS, self.parts, strict=True)):
+        for index, (kind, (centre, root)) in enumerate(zip(self.kinds, self.parts, strict=True)):
             z = torch.where(part == index, centre + tailed(eps, more, kind) @ root.mT, z)
         return z
 
@@ -86,10 +116,9 @@ class Reference:
         """log r in nats, of shape z.shape[:-1]."""
         log_probs = [
             log_kernel(_white(z, centre, root), kind) - root.diagonal().log().sum()
-            for kind, (centre, root) in zip(KINDS, self.parts, strict=True)
+            for kind, (centre, root) in zip(self.kinds, self.parts, strict=True)
         ]
-        shares = torch.tensor(SHARES, dtype=torch.double).log().to(z.device)
-        return (torch.stack(log_probs, -1) + shares).logsumexp(-1).to(z)
+        return (torch.stack(log_probs, -1) + self.log_shares).logsumexp(-1).to(z)
 
     def squares(self, z: Tensor) -> Tensor:
         """(z − m)ᵀ S⁻¹ (z − m), of shape z.shape[:-1]."""
@@ -102,8 +131,22 @@ class Reference:
             return target.kept["reference"]
         reference, complete = cls._adapted(target)
         if complete:  # and not cut by a budget of time, which other calls need not have
+            reference, complete = reference._with_peaks(target)
+        if complete:
             target.kept["reference"] = reference
         return reference
+
+    def _with_peaks(self, target: DensityTarget) -> tuple["Reference", bool]:
+        """The same with the modes that a search finds, and whether there was time to search."""
+        for_starts, for_search = spawn(Generator().manual_seed(1), 2)
+        seen = Covered(target, self, 0)
+        starts = seen.draw_prior(_NUM_STARTS, generator=for_starts)
+        try:
+            peaks = search(seen, starts, generator=for_search)
+        except OutOfTime:
+            return self, False
+        several = len(peaks.z) > 1
+        return replace(self, peaks=peaks) if several else self, True
 
     @classmethod
     def _adapted(cls, target: DensityTarget) -> tuple["Reference", bool]:

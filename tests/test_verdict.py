@@ -18,6 +18,7 @@ from crosscoding.methods import (
     Importance,
     Laplace,
     NaturalGradient,
+    TemperedSMC,
     Variational,
 )
 from crosscoding.verdict import LABELS, Figures
@@ -231,6 +232,41 @@ def test_whatever_is_not_trusted_comes_with_one_sentence_of_advice(changed, meth
     assert len(verdict.advice.split()) > 3
     assert ". " not in verdict.advice
     assert not verdict.advice.endswith(".")
+
+
+EFFORT = [{"log_evidence_error": 0.2}, {"ess": 12.0}, {"pareto_k": 0.9}, {"missed": 0.3}]
+
+
+@pytest.mark.parametrize("density_dim", [None, 2, 5])
+@pytest.mark.parametrize("changed", EFFORT, ids=str)
+def test_advice_does_not_lead_in_a_circle(changed, density_dim):
+    """From any method to Auto, and from there to methods whose advice names no other."""
+    names = {name: f"methods.{name}(" for name in ("Auto", "TemperedSMC", "Grid", "HMC")}
+
+    def named(method):
+        (verdict,) = figures(**changed).verdicts(method, density_dim)
+        return {name for name, word in names.items() if word in verdict.advice}
+
+    assert "Auto" not in named("Auto")
+    last = named("Auto") | {"TemperedSMC", "Grid"}
+    assert not any("Auto" in named(method) for method in last - {"HMC"})
+
+
+@pytest.mark.parametrize("method", ["Auto", "TemperedSMC"])
+@pytest.mark.parametrize("changed", EFFORT, ids=str)
+def test_advice_on_a_density_says_what_may_help(changed, method):
+    (flat,) = figures(**changed).verdicts(method, 2)
+    assert "Grid(radius=100)" in flat.advice
+    (high,) = figures(**changed).verdicts(method, 5)
+    assert "num_particles" in high.advice
+    assert "prior_scale" in high.advice
+    assert "coordinates" in high.advice
+
+
+def test_advice_on_a_density_follows_from_what_was_asked():
+    target = cc.DensityTarget(lambda z: -z.square().sum(-1), 3)
+    posterior = cc.infer(target, TemperedSMC(num_particles=64), seed=0)
+    assert "prior_scale" in posterior.verdicts[0].advice
 
 
 def test_a_trusted_answer_needs_no_advice():

@@ -119,7 +119,9 @@ class Posterior:
     @property
     def verdicts(self) -> list[Verdict]:
         """What each answer is worth and why, the batch flattened."""
-        return self._findings.figures.verdicts(self.method)
+        of_density = self.target is not None and not isinstance(self.target, VAETarget)
+        density_dim = self._findings.draws.shape[-1] if of_density else None
+        return self._findings.figures.verdicts(self.method, density_dim)
 
     @property
     def trusted(self) -> Tensor:

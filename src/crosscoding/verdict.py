@@ -28,6 +28,22 @@ LOST, _ROUGH_LOST = 0.01, 0.5  # of the draws: an answer's weight; most of it
 _SHORT, _ROUGH_SHORT = 0.1, 3.0  # nats, of KL(q || p)
 _EXCESS = 0.1  # nats, for rounding
 
+# Advice after the methods that others' advice leads to: what to change of them.
+_SETTINGS = {
+    "TemperedSMC": "raise num_particles, to 10_000 say, and num_moves",
+    "Grid": "raise radius and num_checks, or lower tolerance",
+}
+_ON_DENSITIES = {
+    "Auto": "compare it with methods.TemperedSMC(num_particles=10_000), ask with another "
+    "prior_scale, or write the density in coordinates in which it is rounder",
+    "TemperedSMC": "raise num_particles and num_moves, ask with another prior_scale, or write the "
+    "density in coordinates in which it is rounder",
+}
+_PLANE = 2  # dimensions in which a grid is fine enough for what other methods find hard
+_IN_PLANE = (
+    "integrate it with methods.Grid(radius=100), with a larger radius until the box holds all of it"
+)
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -54,6 +70,7 @@ class _Check:
         advice: What to do where it speaks against an answer.
         priority: Of checks that are equally bad, the one with the highest gives the advice.
         advice_on_auto: The same, for an answer of `methods.Auto`; by default the same.
+        wants_effort: Whether another method or more effort is all that helps.
     """
 
     grades: Tensor
@@ -61,6 +78,7 @@ class _Check:
     advice: str
     priority: int
     advice_on_auto: str = ""
+    wants_effort: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,11 +122,12 @@ class Figures:
         """Index into `LABELS` of each answer, the worst of all checks, shape (B,)."""
         return torch.stack([check.grades for check in self._checks()]).amax(0)
 
-    def verdicts(self, method: str = "") -> list[Verdict]:
+    def verdicts(self, method: str = "", density_dim: int | None = None) -> list[Verdict]:
         """A verdict for each answer.
 
         Args:
             method: Name of the method that answered, as advice depends on it.
+            density_dim: Size of z, where the answer is on a bare density; None: it is of a VAE.
         """
         checks = self._checks()
         graded = [check.grades.tolist() for check in checks]
@@ -117,7 +136,8 @@ class Figures:
             order = sorted(range(len(checks)), key=lambda i: -graded[i][query])
             reasons = tuple(filter(None, (checks[i].reason(query) for i in order)))
             worst = max(grades[query] for grades in graded)
-            verdicts.append(Verdict(LABELS[worst], reasons, _advice(checks, graded, query, method)))
+            advice = _advice(checks, graded, query, method, density_dim)
+            verdicts.append(Verdict(LABELS[worst], reasons, advice))
         return verdicts
 
     def _checks(self) -> list[_Check]:
@@ -140,7 +160,8 @@ class Figures:
         return _Check(
             torch.where(self.finished, 0, 1),
             lambda q: "" if finished[q] else "it was stopped before it was done",
-            "raise max_seconds or max_decodes if one is set, else look at vae.check(data)",
+            "raise max_seconds or max_decodes if one is set, else look at vae.check(data) or, of a "
+            "bare density, try another prior_scale",
             priority=9,
         )
 
@@ -158,6 +179,7 @@ class Figures:
             "use methods.Auto(), which goes on until log p(x) is known well enough",
             priority=2,
             advice_on_auto="compare it with methods.TemperedSMC(num_particles=10_000)",
+            wants_effort=True,
         )
 
     def _of_ess(self) -> _Check:
@@ -175,6 +197,7 @@ class Figures:
             "raise the method's number of draws, or use methods.Auto()",
             priority=1,
             advice_on_auto="compare it with methods.TemperedSMC(num_particles=10_000)",
+            wants_effort=True,
         )
 
     def _of_weights(self) -> _Check:
@@ -194,6 +217,7 @@ class Figures:
             "use methods.Auto(), or methods.TemperedSMC(), whose answer rests on no such weights",
             priority=3,
             advice_on_auto="compare its draws with those of methods.HMC() or methods.TemperedSMC()",
+            wants_effort=True,
         )
 
     def _of_chains(self) -> _Check:
@@ -221,6 +245,7 @@ class Figures:
             "use methods.Auto(), which searches for what an answer lacks",
             priority=6,
             advice_on_auto="ask again with another seed, and compare the answers",
+            wants_effort=True,
         )
 
     def _of_losses(self) -> _Check:
@@ -288,13 +313,28 @@ class Figures:
         )
 
 
-def _advice(checks: list[_Check], graded: list[list[int]], query: int, method: str) -> str:
+def _advice(
+    checks: list[_Check],
+    graded: list[list[int]],
+    query: int,
+    method: str,
+    density_dim: int | None,
+) -> str:
     """What to do about the worst of an answer's checks."""
     worst = max(range(len(checks)), key=lambda i: (graded[i][query], checks[i].priority))
     if not graded[worst][query]:
         return ""
     check = checks[worst]
+    if check.wants_effort and (advice := _last_resort(method, density_dim)):
+        return advice
     return (method == "Auto" and check.advice_on_auto) or check.advice
+
+
+def _last_resort(method: str, density_dim: int | None) -> str:
+    """What to do after a method that other advice leads to, lest it lead back; "" after others."""
+    if density_dim is None or method not in _ON_DENSITIES:
+        return _SETTINGS.get(method, "")
+    return _ON_DENSITIES[method] if density_dim > _PLANE else _IN_PLANE
 
 
 def k_limits(num_draws: Tensor) -> Tensor:

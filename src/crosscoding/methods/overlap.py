@@ -7,15 +7,14 @@ With π = p(z) / Ẑ as an answer has it, and any density Q,
 The left side takes draws of Q, the right side those of the answer. Where the right one is smaller,
 the answer lacks a part of p that Q reaches. Both averages are of numbers between 0 and 1, so that
 their errors are known. Two Q are tried: the prior or reference that the density is relative to, and
-Gaussians along climbs from the answer's draws and from elsewhere to modes, which lead into what is
-narrow, such as the neck of a funnel, and to modes that the answer has lost. Besides, weights are
-looked at far out on rays, where tails heavier than those of the reference show.
+Gaussians along climbs from draws of the answer and of the reference, which lead into what is
+narrow, such as the neck of a funnel. Besides, weights are looked at far out on rays, where tails
+heavier than those of the reference show, and the search for modes says what it may have missed.
 
 Source: Meng & Wong (1996) for the identity, with the bridge function 1 / (Q + π).
 """
 
 import math
-from functools import partial
 
 import torch
 from torch import Generator, Tensor
@@ -23,12 +22,11 @@ from torch import Generator, Tensor
 from crosscoding.crosscoders import Fitted, Mixture
 from crosscoding.findings import Findings
 from crosscoding.methods.ascent import climb
-from crosscoding.methods.leapfrog import evaluated, shrunk_covariance
-from crosscoding.methods.particles import taken
+from crosscoding.methods.reference import Covered
 from crosscoding.random import spawn
 from crosscoding.target import Target
 
-_NUM_DRAWS, _NUM_ELSEWHERE = 1000, 8192
+_NUM_DRAWS = 1000
 _STEPS = 12
 _MOST_CLIMBS, _MOST_ELSEWHERE, _CLIMBS_BY_DIM = 16, 64, 640  # so many over the dimension
 _SURE = 2.0  # standard errors that a lack has to exceed
@@ -64,6 +62,8 @@ def share_lacking(target: Target, findings: Findings) -> Tensor:
         error = (of_other.var(0) / _NUM_DRAWS + of_answer.var(0) / count).sqrt()
         gap = of_other.mean(0) - of_answer.mean(0) - _SURE * error
         lacking = torch.maximum(lacking, gap.clamp_min(0.0).to(lacking))
+    if isinstance(target, Covered):
+        lacking = lacking.clamp_min(target.reference.unseen)
     lacking = torch.where(_outgrown(target, z), math.inf, lacking)
     return torch.where(findings.log_evidence.isnan(), math.nan, lacking)
 
@@ -71,12 +71,13 @@ def share_lacking(target: Target, findings: Findings) -> Tensor:
 def _along_climbs(target: Target, findings: Findings, generator: Generator) -> Fitted:
     """A mixture of Gaussians along climbs, each as wide as the density is curved there.
 
-    Some of the climbs begin at draws, the others elsewhere: they lead to modes without any draws.
+    Some of the climbs begin at draws of the answer, the others at those of the reference.
     """
     affordable = max(_CLIMBS_BY_DIM // target.latent_dim, 2)
     z = findings.sample(min(_MOST_CLIMBS, affordable), generator=generator)
     others = min(_MOST_ELSEWHERE, affordable)
-    z = torch.cat([z, _elsewhere(target, findings, others, generator)])
+    elsewhere = target.draw_prior(others, generator=generator)[:, None]
+    z = torch.cat([z, elsewhere.expand(-1, z.shape[1], -1)])
     means, precisions = [], []
     for _ in range(_STEPS):
         modes = climb(target, z, 1)
@@ -85,27 +86,6 @@ def _along_climbs(target: Target, findings: Findings, generator: Generator) -> F
         precisions.append(modes.precision)
     means, precisions = torch.cat(means).transpose(0, 1), torch.cat(precisions).transpose(0, 1)
     return Mixture.from_components(torch.zeros_like(means[..., 0]), means, precisions)
-
-
-def _elsewhere(target: Target, findings: Findings, num: int, generator: Generator) -> Tensor:
-    """Draws of the prior or reference, half of them where p(z) rises away from the answer.
-
-    Were the answer all there is, and normal, p would rise along −C⁻¹ (z − m), of its mean and
-    covariance. In the basin of a mode that it lacks p rises along something else.
-
-    Returns:
-        Shape (num, B, latent).
-    """
-    draws = findings.sample(_NUM_DRAWS, generator=generator)
-    points = target.draw_prior(_NUM_ELSEWHERE, generator=generator)[:, None]
-    points = points.expand(-1, draws.shape[1], -1)
-    root = torch.linalg.cholesky(shrunk_covariance(draws, 1e-10 * target.prior_scale**2))
-    gap = (draws.mean(0) - points).permute(1, 2, 0)
-    wanted = torch.cholesky_solve(gap, root).permute(2, 0, 1)
-    rise = evaluated(target, partial(target.log_joint, checked=False), points).gradient
-    agreement = torch.cosine_similarity(rise, wanted, dim=-1).nan_to_num(nan=1.0)
-    place = agreement.topk(num // 2, dim=0, largest=False).indices
-    return torch.cat([taken(points, place), points[: num - num // 2]])
 
 
 def _outgrown(target: Target, z: Tensor) -> Tensor:

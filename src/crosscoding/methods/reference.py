@@ -17,6 +17,7 @@ for the weights of all rounds; Lange, Little & Taylor (1989) for the fit of m an
 weights that lie too far apart to fit to are flattened, as in `importance`.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -55,12 +56,15 @@ class Reference:
         mean: m, shape (latent,).
         root: Cholesky factor of S, shape (latent, latent).
         peaks: Modes that have parts of their own; None: there are not several.
+        unseen: The estimated share of the density in modes that were not found; NaN where there
+            was no time to search.
     """
 
     scale: float
     mean: Tensor
     root: Tensor
     peaks: Peaks | None = None
+    unseen: float = math.nan
 
     @property
     def kinds(self) -> tuple[int, ...]:
@@ -139,14 +143,15 @@ class Reference:
     def _with_peaks(self, target: DensityTarget) -> tuple["Reference", bool]:
         """The same with the modes that a search finds, and whether there was time to search."""
         for_starts, for_search = spawn(Generator().manual_seed(1), 2)
-        seen = Covered(target, self, 0)
-        starts = seen.draw_prior(_NUM_STARTS, generator=for_starts)
+        clock = target.clock
+        left = _TIME_SHARE * clock.left if clock.is_limited else None
+        seen = Covered(target, self, 0).timed(Clock(left, clock.beat))
         try:
+            starts = seen.draw_prior(_NUM_STARTS, generator=for_starts)
             peaks = search(seen, starts, generator=for_search)
         except OutOfTime:
             return self, False
-        several = len(peaks.z) > 1
-        return replace(self, peaks=peaks) if several else self, True
+        return replace(self, peaks=peaks if len(peaks.z) > 1 else None, unseen=peaks.unseen), True
 
     @classmethod
     def _adapted(cls, target: DensityTarget) -> tuple["Reference", bool]:

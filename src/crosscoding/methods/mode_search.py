@@ -122,7 +122,8 @@ class _Screen:
         """Cosine of the gradients, and the mode that has the largest share, both (N,)."""
         share, gradient = peaks.explain(self.z)
         agreement = torch.cosine_similarity(self.gradient.double(), gradient, dim=-1)
-        return agreement.nan_to_num(nan=1.0), share.argmax(-1)
+        flat = ~(self.gradient != 0).any(-1)  # there, or the density has no value: nothing to climb
+        return agreement.nan_to_num(nan=1.0).masked_fill(flat, 1.0), share.argmax(-1)
 
 
 def _unseen(target: Target, peaks: Peaks, screens: list[_Screen]) -> float:

@@ -71,9 +71,46 @@ def ring(dim: int, radius: float, width: float) -> Density:
     return Density(lambda z: -0.5 * ((z.norm(dim=-1) - radius) / width).square(), dim, log_integral)
 
 
+def mixture(
+    means: list[list[float]], scales: list[float], shares: list[float] | None = None
+) -> Density:
+    """Normal distributions of these means and standard deviations, in equal shares by default."""
+    dim = len(means[0])
+
+    def log_density(z: Tensor) -> Tensor:
+        own = torch.tensor(scales).to(z)
+        weights = torch.ones_like(own) if shares is None else own.new_tensor(shares)
+        gaps = (z.unsqueeze(-2) - torch.tensor(means).to(z)) / own[:, None]
+        each = -0.5 * gaps.square().sum(-1) - dim * own.log() + weights.log()
+        return each.logsumexp(-1) - 0.5 * dim * LOG_2PI - weights.sum().log()
+
+    return Density(log_density, dim, 0.0)
+
+
+def corners(num: int, dim: int, distance: float, scale: float) -> Density:
+    """Equal modes, each at that distance from 0 along an axis, on one side or the other."""
+    means = [[0.0] * dim for _ in range(num)]
+    for mode in range(num):
+        means[mode][mode % dim] = distance if mode < dim else -distance
+    return mixture(means, [scale] * num)
+
+
 def laplace(dim: int, scale: float) -> Density:
     return Density(lambda z: -z.abs().sum(-1) / scale, dim, dim * math.log(2 * scale))
 
+
+MODES = {
+    "three of unequal widths": mixture(
+        [[-6.0, 0, 0], [6, 3, 0], [0, 0, 10]], [1.0, 0.5, 2.0], [0.3, 0.3, 0.4]
+    ),
+    "two, one ten times as wide": mixture([[0.0, 0], [30, 0]], [3.0, 0.3]),
+    "three in 5-d, one three times as wide": mixture(
+        [[0.0] * 5, [14.0] + [0.0] * 4, [0.0, 9, 9, 0, 0]], [1.8, 0.6, 0.6], [0.6, 0.3, 0.1]
+    ),
+    "five in 8-d": corners(5, 8, 12.0, 1.0),
+    "five in 1-d": mixture([[-40.0], [-10], [0], [9], [30]], [1.0, 0.5, 0.2, 2.0, 1.0]),
+}
+"""All have more modes than one, far apart."""
 
 WIDE = {
     "Cauchy": student_t(2, 1),

@@ -1,6 +1,7 @@
 """Bare densities wider than their prior: answered rightly, or not trusted."""
 
 import math
+import time
 
 import densities
 import numpy as np
@@ -212,3 +213,55 @@ def test_a_mode_that_the_reference_has_lost_is_found_out(method):
 
     posterior = cc.infer(cc.DensityTarget(log_density, 10), method, seed=0)
     assert not posterior.trusted or is_right(posterior, posterior.log_evidence.abs().item())
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 10.0, 100.0])
+@pytest.mark.parametrize("name", densities.MODES)
+def test_no_mode_is_lost(name, scale):
+    posterior, error = answered(densities.MODES[name], TemperedSMC(), scale)
+    assert posterior.trusted
+    assert is_right(posterior, error)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scale", [0.1, 10.0])
+def test_a_trusted_answer_has_all_three_modes(method, scale):
+    density = densities.MODES["three of unequal widths"]
+    posterior, error = answered(density, METHODS[method], scale)
+    assert not posterior.trusted or is_right(posterior, error)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [0.1, 10.0])
+def test_auto_has_the_share_of_each_mode(scale, dtype):
+    density = densities.MODES["three of unequal widths"]
+    posterior, error = answered(density, Auto(), scale, dtype)
+    assert posterior.trusted
+    assert error < 0.02 + 3 * posterior.log_evidence_error.item()
+    means = torch.tensor([[-6.0, 0, 0], [6, 3, 0], [0, 0, 10]], dtype=dtype)
+    nearest = torch.cdist(posterior.sample(2000, seed=0), means).argmin(-1)
+    shares = nearest.bincount(minlength=3) / 2000
+    torch.testing.assert_close(shares, torch.tensor([0.3, 0.3, 0.4]), rtol=0, atol=0.06)
+
+
+def test_a_mode_found_by_luck_speaks_against_the_answer():
+    """Its basin is a thousandth of the room around the other, ten times as wide."""
+    density = densities.mixture([[0.0] * 3, [20.0, 20, 0]], [3.0, 0.3])
+    target = cc.DensityTarget(density.log_density, 3)
+    posterior = cc.infer(target, TemperedSMC(), seed=0)
+    assert 0 < Reference.of(target).unseen <= 0.5
+    assert not posterior.trusted
+
+
+def test_a_search_that_time_cut_short_is_said():
+    slow, density = 0.02, densities.MODES["three of unequal widths"]
+
+    def log_density(z):
+        time.sleep(slow)
+        return density.log_density(z)
+
+    target = cc.DensityTarget(log_density, 3)
+    start = time.perf_counter()
+    posterior = cc.infer(target, Auto(max_seconds=1.0), seed=0)
+    assert time.perf_counter() - start < 1.6
+    assert not posterior.trusted

@@ -435,6 +435,138 @@ def test_a_number_that_is_no_parameter_matters_where_it_is_observed_alone(case, 
         answer.predict_mean(5000, seed=0)
 
 
+# ---- numbers that are not there at ordinary draws from the prior ---------------------------------
+
+ORDINARY: dict[str, Callable[[Tensor], Tensor]] = {
+    "overflow": lambda z: (z.new_tensor(torch.finfo(z.dtype).max).log() * z.square()).exp(),
+    "a root": lambda z: z.sqrt(),
+    "a root of what is nearly always below 0": lambda z: (z - 1.8).sqrt(),
+    "a logarithm": lambda z: (-z).log(),
+}
+
+
+class Ordinary(nn.Module):
+    """A line, and a column that does not exist at many draws from the prior."""
+
+    def __init__(self, column: Callable[[Tensor], Tensor] | None, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.column, self.weight = column, nn.Parameter(torch.tensor([[0.7]], dtype=dtype))
+
+    def forward(self, z: Tensor) -> Tensor:
+        line = z * self.weight
+        return line if self.column is None else torch.cat([self.column(z), line], -1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("table", [False, True], ids=["alone", "in a table"])
+@pytest.mark.parametrize("column", ORDINARY.values(), ids=ORDINARY)
+def test_a_column_that_often_does_not_exist_is_named_and_has_no_say(column, table, dtype):
+    def likelihood(num: int) -> Likelihood:
+        return Mixed([(Gaussian(0.5), num)]) if table else Gaussian(0.5)
+
+    with pytest.warns(UserWarning, match=r"puts out (inf|nan) \(Gaussian takes.*for element 0 at"):
+        vae = cc.VAE(Ordinary(column, dtype), 1, likelihood(2))
+    row = torch.tensor([torch.nan, 0.3], dtype=dtype)
+    found = cc.condition(vae, cc.Evidence.from_nan(row), TemperedSMC(200), seed=0)
+    without = cc.VAE(Ordinary(None, dtype), 1, likelihood(1))
+    wanted = cc.condition(without, cc.Evidence.from_nan(row[1:]), TemperedSMC(200), seed=0)
+    assert torch.equal(found.draws, wanted.draws)
+    assert torch.equal(found.log_evidence, wanted.log_evidence)
+    words = "expected element 0 to have a prediction"
+    for ask in (
+        lambda: found.predict(300, seed=0),
+        found.mean,
+        found.std,
+        lambda: vae.sample_prior(300, seed=0),
+    ):
+        with pytest.raises(cc.NonFiniteError, match=words):
+            ask()
+    if column is not ORDINARY["overflow"]:  # at an infinite mean what is observed is impossible
+        with pytest.raises(cc.NonFiniteError, match="for element 0"):
+            cc.condition(vae, cc.Evidence(torch.ones_like(row), torch.tensor(True)), Grid(), seed=0)
+
+
+def test_a_model_whose_column_often_does_not_exist_is_saved_and_loaded(tmp_path):
+    decoder = nn.Linear(1, 2)
+    with torch.no_grad():
+        decoder.weight[0] = 3e38
+    encoder = nn.Linear(2, 2)
+    words = "for element 0"
+    with pytest.warns(UserWarning, match=words):
+        vae = cc.VAE(decoder, 1, Gaussian(), encoder)
+    with pytest.warns(UserWarning, match=words):
+        vae.save(tmp_path / "model")
+    with pytest.warns(UserWarning, match=words):
+        loaded = cc.load_vae(tmp_path / "model")
+    assert torch.equal(loaded.decode(torch.ones(1)), vae.decode(torch.ones(1)))
+
+
+def test_a_draw_for_which_no_element_exists_is_refused():
+    class Root(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            return torch.cat([z.sqrt(), (2 * z).sqrt()], -1)
+
+    with pytest.raises(cc.NonFiniteError, match="finite output from the decoder, got NaN"):
+        cc.VAE(Root(), 1, Gaussian())
+
+
+class Wide(nn.Module):
+    """A line, and (0, spread) of a second element."""
+
+    def __init__(self, spread: float) -> None:
+        super().__init__()
+        self.spread = spread
+
+    def forward(self, z: Tensor) -> Tensor:
+        first = torch.cat([0.7 * z, 0 * z + 1], -1)
+        return torch.stack([first, torch.cat([0 * z, 0 * z + self.spread], -1)], 1)
+
+
+SPREADS = {
+    "log variance": (Gaussian(None, log_variance=True), 120.0, math.exp(60)),
+    "scale": (Gaussian(None), 1e25, 1e25),
+    "Laplace": (likelihoods.Laplace(None), 1e25, math.sqrt(2) * 1e25),
+    "Student-t": (StudentT(4.0, None), 1e25, math.sqrt(2) * 1e25),
+    "a table": (Mixed([(Gaussian(None, log_variance=True), 2)]), 120.0, math.exp(60)),
+}
+
+
+@pytest.mark.parametrize("case", SPREADS)
+def test_a_deviation_whose_square_overflows_is_answered(case):
+    likelihood, spread, expected = SPREADS[case]
+    decoder = Wide(spread)
+    if isinstance(likelihood, Mixed):
+        decoder = nn.Sequential(decoder, nn.Flatten())
+    vae = cc.VAE(decoder, 1, likelihood)
+    answer = cc.condition(vae, evidence([0.3], 2, torch.float32), Grid(), seed=0)
+    assert abs(answer.std()[1] / expected - 1) < 1e-5
+    assert answer.predict(100, seed=0).isfinite().all()
+
+
+@pytest.mark.parametrize("spread", [200.0, 178.0])
+def test_draws_that_overflow_are_named(spread):
+    """e^100 is no number in float32; of e^89 = 4.5e38 neither, and 0.4 times as much is one."""
+    vae = cc.VAE(Wide(spread), 1, Gaussian(None, log_variance=True))
+    answer = cc.condition(vae, evidence([0.3], 2, torch.float32), Grid(), seed=0)
+    words = "expected element 1 to have a prediction.*a log variance whose scale is finite"
+    for ask in (
+        lambda: answer.predict(300, seed=0),
+        answer.std,
+        lambda: vae.sample_prior(300, seed=0),
+    ):
+        with pytest.raises(cc.NonFiniteError, match=words):
+            ask()
+
+
+def test_moments_that_a_law_does_not_have_stay_as_they_are():
+    vae = cc.VAE(Wide(0.5), 1, StudentT(1.5, None))
+    answer = cc.condition(vae, evidence([0.3], 2, torch.float32), Grid(), seed=0)
+    assert answer.std()[1] == math.inf
+    assert answer.mean().isfinite().all()
+    vae = cc.VAE(Wide(0.5), 1, StudentT(0.9, None))
+    assert cc.condition(vae, evidence([0.3], 2, torch.float32), Grid(), seed=0).mean()[1].isnan()
+
+
 def test_a_decoder_is_refused_where_an_infinite_output_has_no_meaning():
     class Constant(nn.Module):
         def __init__(self, value: float) -> None:

@@ -36,6 +36,7 @@ LAYERS = (
     "frozen",
     "encoder",
     "heads",
+    "undefined",
     "vae",
     "bank",
     "jacobian",

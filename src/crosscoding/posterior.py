@@ -18,6 +18,7 @@ from crosscoding.random import generator_from
 from crosscoding.saving import Parts
 from crosscoding.surroundings import isolated_class
 from crosscoding.target import CHUNK_BYTES, Target, VAETarget
+from crosscoding.undefined import nothing_to_predict
 from crosscoding.vae import VAE, check_dtype, check_matches
 from crosscoding.verdict import Verdict
 
@@ -430,7 +431,8 @@ class Posterior:
         if wrong.any():
             query = int(wrong.flatten(2).any(-1).any(0).nonzero()[0, 0])
             of_query = z[:, query], params[:, query], wrong[:, query]
-            raise NonFiniteError(vae.nothing_to_predict(*of_query, query))
+            naming = vae.flat_likelihood, vae.element_name
+            raise NonFiniteError(nothing_to_predict(*naming, *of_query, query))
 
     def _moment(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Weighted mean over the stored draws of a function of the decoder's output, (B, E)."""

@@ -23,6 +23,7 @@ from crosscoding.random import generator_from, normal
 from crosscoding.report import CheckReport
 from crosscoding.savable import Savable
 from crosscoding.surroundings import isolated
+from crosscoding.undefined import nothing_to_predict, sometimes_lost
 
 _NUM_PROBES = 5
 _MORE_PROBES = 64  # at all of which an element that is lost at those is lost if it exists nowhere
@@ -252,7 +253,8 @@ class VAE(Savable):
         z, params, draws = self._drawn(num, generator_from(seed))
         wrong = ~(self._flat_likelihood.valid(params) & draws.isfinite())
         if wrong.any():
-            raise NonFiniteError(self.nothing_to_predict(z, params, wrong))
+            words = nothing_to_predict(self._flat_likelihood, self.element_name, z, params, wrong)
+            raise NonFiniteError(words)
         return draws.reshape(num, *self.data_shape)
 
     @torch.no_grad()
@@ -264,31 +266,12 @@ class VAE(Savable):
         noise = likelihood.noise((num, self.data_size), generator=generator, like=like)
         return z, params, likelihood.draw(params, noise)
 
-    def nothing_to_predict(
-        self, z: Tensor, params: Tensor, wrong: Tensor, query: int | None = None
-    ) -> str:
-        """What keeps an element from being predicted: for messages.
+    def lost(self, output: Tensor) -> Tensor:
+        """Which elements are NaN, or infinite where that means nothing, boolean, (N, E).
 
         Args:
-            z: Draws, (S, latent).
-            params: The decoder's output for them, laid out flat.
-            wrong: At which draws there is no prediction of which element, (S, E).
-            query: Whose draws these are; None: the prior's.
+            output: The decoder's, shape (N, *data, *param_shape).
         """
-        whose = "" if query is None else f"for query {query} "
-        share = wrong.to(z).mean(0)
-        element = int(share.argmax())
-        draw = int(wrong[:, element].nonzero()[0, 0])
-        words = self._flat_likelihood.describe(params[draw], element)
-        return (
-            f"expected {self.element_name(element)} to have a prediction, and {whose}it has none "
-            f"at {share[element]:.1%} of the draws: at one of norm {z[draw].norm():.3g} the "
-            f"decoder puts out {words}; bound what overflows in the decoder. What is observed, and "
-            "log p(x), do not depend on it"
-        )
-
-    def _lost(self, output: Tensor) -> Tensor:
-        """Which elements have a number that is not allowed, boolean, (N, E)."""
         # 1 is a parameter that every likelihood takes
         usable = torch.where(self.likelihood.allowed(output), 1.0, output)
         shape = self.likelihood.flat_shape(self._params_shape)
@@ -373,26 +356,16 @@ class VAE(Savable):
         output, likelihood = trial.output, self.likelihood
         allowed = likelihood.allowed(output)
         likelihood.check_params(output[allowed.flatten(1).all(1)])
-        lost = self._lost(output)
+        lost = self.lost(output)
         nowhere = lost.all(0)
         if nowhere.any():
-            nowhere = nowhere & self._lost(self._run(self._probes(_MORE_PROBES))).all(0)
+            nowhere = nowhere & self.lost(self._run(self._probes(_MORE_PROBES))).all(0)
         if nowhere.any() or lost.all(1).any():
             trial.check_finite(allowed)
         if not lost.any():
             return ""
-        element = int(lost.sum(0).argmax())
-        probe = int(lost[:, element].nonzero()[0, 0])
-        params = output[probe].reshape(likelihood.flat_shape(self._params_shape))
-        others = int(lost.any(0).sum()) - 1
-        more = f" ({others} more elements are lost at some)" if others else ""
-        return (
-            f"the decoder puts out {self._flat_likelihood.describe(params, element)} for "
-            f"{self.element_name(element)} at a draw from the prior, and so at "
-            f"{int(lost[:, element].sum())} of {len(output)}{more}; answers do not depend on it "
-            "where it is not observed, but there it can be neither observed nor predicted: bound "
-            "it in the decoder, or check the weights that were loaded"
-        )
+        params = output.reshape(len(output), *likelihood.flat_shape(self._params_shape))
+        return sometimes_lost(self._flat_likelihood, self.element_name, params, lost)
 
     def _data_shape_of(self, output: Tensor) -> torch.Size:
         data_shape = self.likelihood.data_shape(output.shape[1:])

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from crosscoding.backward import gradient
 from crosscoding.clock import UNLIMITED, Clock
 from crosscoding.heads import Head
+from crosscoding.jacobian import derivative
 from crosscoding.likelihoods import Likelihood
 from crosscoding.vae import VAE
 
@@ -244,7 +245,34 @@ def _value_and_gradient(part: Observed, points: Tensor) -> Tensor:
     if not points.numel():
         return points.new_zeros(*points.shape[:-1], 1 + points.shape[-1])
     value, slope = gradient(part.at, points)
+    unclear = slope.isnan().any(-1) & ~value.isnan()
+    if unclear.any():
+        samples, queries = unclear.any(1), unclear.any(0).nonzero()[:, 0]
+        among = points[samples][:, queries]
+        again = part.select(queries).in_pieces(among, _gradient_by_element, decodes_of_one=2)
+        slope[samples.nonzero(), queries] = torch.where(
+            unclear[samples][:, queries, None], again, slope[samples][:, queries]
+        )
     return torch.cat([value.unsqueeze(-1), slope], -1)
+
+
+def _gradient_by_element(part: Observed, z: Tensor) -> Tensor:
+    """∇ log p(x|z) from derivatives of each element alone: z (S, B, latent), shape of z.
+
+    Going backwards, a step may overflow that forwards does not, as 1 / p of a p that has all but
+    underflowed.
+    """
+    if not z.numel():
+        return z
+    params = part.params(z.detach()).detach().requires_grad_()
+    with torch.enable_grad():
+        log_prob = part.likelihood.masked_log_prob(params, part.values, part.mask)
+        (slope,) = torch.autograd.grad(log_prob.sum(), params)
+    result = torch.empty_like(z)
+    for index, direction in enumerate(torch.eye(z.shape[-1]).to(z)):
+        change = derivative(part.params, z, direction.expand_as(z), exact=True)
+        result[..., index] = torch.where(slope == 0, 0.0, slope * change).flatten(2).sum(-1)
+    return result
 
 
 class ObservedRows(Observed):

@@ -455,4 +455,8 @@ def _fisher_along(part: Observed, both: Tensor, exact: bool) -> Tensor:
         own = torch.where(params.isinf(), 0.0, tangents)  # 0 · inf, of a class that cannot be
         return part.likelihood.fisher_product(params, own, part.mask)
 
-    return gradient(part.params, z, weighted)[1]
+    along = gradient(part.params, z, weighted)[1]
+    if along.isnan().any():  # a step backwards may overflow that forwards does not
+        bend = part.in_pieces(z, _fisher_curvature, decodes_of_one=z.shape[-1])
+        along = (bend @ directions.double()[..., None])[..., 0].to(along)
+    return along

@@ -1,5 +1,7 @@
 """Encoders: a frozen copy, in whatever way mean and log-variance are put out; or a refusal."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from problems import seeded
@@ -107,8 +109,26 @@ REFUSED = {
     "another shape of data": (nn.Linear(6, 4), r"encoder to take rows of shape \(5,\), and it fai"),
     "one latent too few": (nn.Linear(5, 2), r"encoder output of shape \(5, 4\) for 5 data, mean"),
     "three tensors": (Lambda(lambda t: (t[:, :2],) * 3), r"a tuple of the two, got \(5, 6\)"),
-    "nothing": (Lambda(lambda t: None), "expected a tensor from the encoder, got NoneType"),
-    "a dict": (Lambda(lambda t: {"mean": t}), "expected a tensor from the encoder, got dict"),
+    "nothing": (
+        Lambda(lambda t: None),
+        r"mean and log-variance from the encoder, .*, got NoneType; wrap",
+    ),
+    "a dict": (
+        Lambda(lambda t: {"mu": t[:, :2], "logvar": t[:, :2]}),
+        r"^expected mean and log-variance from the encoder, .*, got dict of mu, logvar; wrap it",
+    ),
+    "an object": (
+        Lambda(lambda t: SimpleNamespace(mu=t[:, :2], logvar=t[:, :2])),
+        r"^expected mean and log-variance .*, got SimpleNamespace of mu, logvar; wrap it",
+    ),
+    "a tuple within a tuple": (
+        Lambda(lambda t: ((t[:, :2], t[:, :2]),)),
+        r"^expected mean and log-variance .*, got tuple of tuple of a tensor of shape \(5, 2\)",
+    ),
+    "one number": (
+        Lambda(lambda t: t.sum()),
+        r"^expected mean and log-variance .*, got a tensor of shape \(\); wrap it",
+    ),
     "noise": (Lambda(lambda t: torch.randn(len(t), 4)), "expected a deterministic encoder"),
     "mixing": (Lambda(lambda t: (t - t.mean(0))[:, :4]), "does not depend on the other rows"),
     "another dtype": (

@@ -150,7 +150,7 @@ class Bank:
         for kept in zip(*(part.split(size) for part in self._kept), strict=True):
             if pieces:
                 clock.tick()
-            pieces.append(self._likelihood.pairwise_log_prob(kept, values, mask))
+            pieces.append(self._likelihood.pairwise_of_observed(kept, values, mask))
         return torch.cat(pieces)
 
     def save(self, path: str | Path) -> None:

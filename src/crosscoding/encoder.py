@@ -3,11 +3,14 @@
 Inference never rests on one. It proposes where z may be, and shows what the decoder can give.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from crosscoding.errors import NonFiniteError
-from crosscoding.frozen import Trial, frozen_copy
+from crosscoding.frozen import OutputError, Trial, frozen_copy
 
 
 def tried_encoder(encoder: nn.Module, data: Tensor, latent_dim: int) -> nn.Module:
@@ -26,13 +29,17 @@ def tried_encoder(encoder: nn.Module, data: Tensor, latent_dim: int) -> nn.Modul
     copied = frozen_copy(encoder, "encoder")
     hint = "it takes data shaped as the decoder's"
     others = data[:1].expand_as(data)
-    trial = Trial(copied, lambda rows: encoder_output(copied, rows), data, others, "encoder", hint)
+    try:
+        trial = Trial(copied, encoder_output, data, others, "encoder", hint)
+    except OutputError as error:
+        raise ValueError(str(error)) from None
     wanted = (len(data), 2 * latent_dim)
     if trial.output.shape != wanted:
         raise ValueError(
             f"expected encoder output of shape {wanted} for {len(data)} data, mean and "
             f"log-variance side by side, or a tuple of the two, got {tuple(trial.output.shape)}"
         )
+    trial.check_finite(trial.output.isfinite())
     trial.check(data.dtype)
     return copied
 
@@ -56,9 +63,28 @@ def encode(encoder: nn.Module, data: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def encoder_output(encoder: nn.Module, data: Tensor) -> Tensor:
-    """Mean and log-variance side by side."""
+    """Mean and log-variance side by side.
+
+    Raises:
+        OutputError: The encoder puts out neither a tensor nor a tuple of tensors that fit.
+    """
     output = encoder(data)
-    output = torch.cat(output, -1) if isinstance(output, (tuple, list)) else output
-    if not isinstance(output, Tensor):
-        raise TypeError(f"expected a tensor from the encoder, got {type(output).__name__}")
-    return output
+    pieces = output if isinstance(output, (tuple, list)) else [output]
+    shapes = {piece.shape[:-1] if isinstance(piece, Tensor) else None for piece in pieces}
+    if len(shapes) != 1 or None in shapes or shapes == {torch.Size()}:
+        raise OutputError(
+            "expected mean and log-variance from the encoder, side by side in one tensor or as a "
+            f"tuple of two, got {_in_words(output)}; wrap it in a module that picks out these two"
+        )
+    return torch.cat(list(pieces), -1)
+
+
+def _in_words(output: Any) -> str:
+    """What an encoder puts out that cannot be taken, for messages."""
+    if isinstance(output, Tensor):
+        return f"a tensor of shape {tuple(output.shape)}"
+    if isinstance(output, (tuple, list)):
+        return f"{type(output).__name__} of {', '.join(map(_in_words, output)) or 'nothing'}"
+    fields = list(output) if isinstance(output, Mapping) else list(getattr(output, "__dict__", ()))
+    names = f" of {', '.join(map(str, fields))}" if fields else ""
+    return f"{type(output).__name__}{names}"

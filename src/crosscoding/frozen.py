@@ -1,5 +1,6 @@
 """Networks that others wrote: copied, frozen, and tried on a few rows before they are relied on."""
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -14,7 +15,11 @@ _CROWD_VALUES = 2**16  # or as many as have so many numbers
 _AGAIN = 4  # eps of the largest output: what the processor gives for the same rows again,
 _BESIDE = 100  # beside other rows, as sines of eight numbers at once depend on the largest of them,
 _ON_GPU = 1000  # and on a GPU, where sums have no fixed order
-_ALONE = 1e-3  # of the largest output: other sizes of the batch, other kernels
+_ALONE = 1e-3  # of the largest output: other sizes of the batch, other kernels, in float32
+_AT_MOST = (
+    1e-5  # of an output, that another size of the batch may change: next to nothing in double
+)
+_LEAST_SHARE = 0.01  # of the median output, that the size of an output counts as
 
 
 def frozen_copy(network: nn.Module, name: str) -> nn.Module:
@@ -39,12 +44,16 @@ def frozen_copy(network: nn.Module, name: str) -> nn.Module:
     return copied
 
 
+class OutputError(ValueError):
+    """A network ran, and what it puts out is nothing that is taken: its message says it all."""
+
+
 class Trial:
     """What a network puts out for a few rows: together, again, among others, and each alone.
 
     Args:
         network: The network, frozen.
-        run: Its output for rows, (N, *row) -> (N, *output).
+        run: The output of it, or of a copy, for rows: (N, *row) -> (N, *output).
         rows: What it is tried on.
         others: What is put beside them, best unlike them: (M, *row).
         name: What messages call it, such as "decoder".
@@ -55,23 +64,27 @@ class Trial:
 
     Raises:
         ValueError: It fails, or changes its own weights.
+        OutputError: As `run` raised it.
     """
 
     @torch.no_grad()
     def __init__(
         self,
         network: nn.Module,
-        run: Callable[[Tensor], Tensor],
+        run: Callable[[nn.Module, Tensor], Tensor],
         rows: Tensor,
         others: Tensor,
         name: str,
         hint: str,
     ) -> None:
-        self._run, self._name, self._rows = run, name, rows
+        self._network, self._name, self._rows = network, name, rows
+        self._run_of = run
         state = {key: tensor.clone() for key, tensor in _state(network).items()}
         with watched(network) as drawn:
             try:
-                self.output = run(rows.clone()).clone()
+                self.output = self._run(rows)
+            except OutputError:
+                raise
             except Exception as error:  # whatever may happen in a module of the user's
                 if "cuda" in str(error).lower():
                     hint = "take .cuda() out of its code and move the whole module instead"
@@ -96,26 +109,19 @@ class Trial:
                 "unless self.training"
             )
 
-    def check(self, dtype: torch.dtype, allowed: Tensor | None = None) -> None:
-        """Raise unless the output is finite, of this dtype, and each row's a function of that row.
-
-        Args:
-            dtype: What it should have.
-            allowed: Which numbers of the output may be as they are, boolean; by default finite
-                ones.
-        Raises:
-            NonFiniteError: There is NaN or infinity in it that may not be.
-            ValueError: It has another dtype, changes from call to call, or mixes rows.
-        """
-        name, output = self._name, self.output
-        wrong = ~(output.isfinite() if allowed is None else allowed)
-        if wrong.any():
-            index = tuple(wrong.nonzero()[0, 1:].tolist())
+    def check_finite(self, allowed: Tensor) -> None:
+        """Raise NonFiniteError unless all numbers of the output are allowed, boolean."""
+        if not allowed.all():
+            index = tuple((~allowed).nonzero()[0, 1:].tolist())
             raise NonFiniteError(
-                f"expected finite output from the {name}, got NaN or infinity at a draw from the "
-                f"prior: {output[wrong][0]:.4g}, at index {index} of the output for it; check the "
-                "weights that were loaded"
+                f"expected finite output from the {self._name}, got NaN or infinity at a draw from "
+                f"the prior: {self.output[~allowed][0]:.4g}, at index {index} of the output for "
+                "it; check the weights that were loaded"
             )
+
+    def check(self, dtype: torch.dtype) -> None:
+        """Raise ValueError unless the output is of this dtype, and each row's a function of it."""
+        name, output = self._name, self.output
         if output.dtype != dtype:
             raise ValueError(
                 f"expected the {name}'s output to have the weights' dtype {dtype}, "
@@ -124,18 +130,26 @@ class Trial:
         if self._doubt:
             raise ValueError(self._doubt)
 
+    def _run(self, rows: Tensor) -> Tensor:
+        """The output for rows, which the network may write over."""
+        return self._run_of(self._network, rows.clone()).clone()
+
     def _doubt_of_runs(self, others: Tensor) -> str:
         """What is wrong with the network as a function of one row; nothing if all is well."""
         name, run, rows, output = self._name, self._run, self._rows, self.output
         values = max(rows[0].numel(), output.numel() // len(rows), 1)
         size = max(min(_CROWD, _CROWD_VALUES // values), 2)
-        crowd = _tiled(rows, size)
+        crowd, far = _tiled(rows, size), _tiled(others, size)
         try:
-            first = run(crowd.clone()).clone()
-            same = _same_within(_AGAIN, run(crowd.clone()), first)
-            same = same and _same_within(_AGAIN, run(rows.clone()), output)
-            crowd[size // 2 :] = _tiled(others, size - size // 2)
-            beside = run(crowd)[: size // 2]
+            first = run(crowd)
+            same = _same_within(_AGAIN, run(crowd), first)
+            same = same and _same_within(_AGAIN, run(rows), output)
+            half = torch.arange(size, device=rows.device) < size // 2
+            kept = [half, ~half]  # what comes first may matter, or what comes last
+            beside = []
+            for own in kept:
+                mixed = torch.where(own.reshape(-1, *[1] * (rows.ndim - 1)), crowd, far)
+                beside.append(run(mixed)[own])
         except Exception as error:  # whatever may happen in a module of the user's
             return (
                 f"expected {name} to take any number of rows, got one that takes {len(rows)} and "
@@ -148,13 +162,17 @@ class Trial:
             )
         if doubt := self._doubt_of_one():
             return doubt
-        return "" if _same_within(_BESIDE, beside, first[: size // 2]) else _mixes(name)
+        unmoved = all(
+            _same_within(_BESIDE, output, first[own])
+            for own, output in zip(kept, beside, strict=True)
+        )
+        return "" if unmoved else _mixes(name)
 
     def _doubt_of_one(self) -> str:
         """The same, of its rows in batches of one."""
         name, rows, output = self._name, self._rows, self.output
         try:
-            alone = [self._run(row[None].clone()).clone() for row in rows]
+            alone = [self._run(row[None]) for row in rows]
         except Exception as error:  # as batch norm without running statistics, of one
             return f"{_mixes(name)}; of one row alone it failed: {first_line(error)}"
         wanted, got = (1, *output.shape[1:]), tuple(alone[0].shape)
@@ -162,11 +180,28 @@ class Trial:
             return (
                 f"expected {name} output of shape {wanted} for one row, as {tuple(output.shape)} "
                 f"for {len(rows)}, got {got}; a squeeze() in it takes the batch's dimension away: "
-                "use squeeze(-1) or flatten(1)"
+                "give it the dimension that it is for, as in squeeze(1), or use flatten(1)"
             )
         if got != wanted:
             return f"{_mixes(name)}; for one row alone it puts out shape {got}"
-        return "" if _difference(torch.cat(alone), output) <= _ALONE else _mixes(name)
+        if _difference(torch.cat(alone), output) <= _AT_MOST or self._is_rounding(alone):
+            return ""
+        return _mixes(name)
+
+    def _is_rounding(self, alone: list[Tensor]) -> bool:
+        """Whether rows alone differ from rows together by rounding: in double they hardly do."""
+        try:
+            double = copy.deepcopy(self._network).double()
+            wide = [self._run_of(double, row[None].double()) for row in self._rows]
+            together = self._run_of(double, self._rows.double())
+        except Exception:  # its code has float32 in it
+            together, wide = self.output, alone
+        if self.output.dtype != torch.double and together.dtype == torch.double:
+            return _difference(torch.cat(wide), together) <= _AT_MOST
+        largest = torch.where(self.output.isfinite(), self.output, 0.0).abs().max()
+        return self.output.dtype != torch.double and bool(
+            (torch.cat(alone) - self.output).abs().nan_to_num(0.0).max() <= _ALONE * largest
+        )
 
 
 def check_derivatives(run: Callable[[Tensor], Tensor], rows: Tensor, name: str) -> None:
@@ -208,11 +243,16 @@ def _same_within(rounding: int, output: Tensor, wanted: Tensor) -> bool:
 
 
 def _difference(output: Tensor, wanted: Tensor) -> float:
-    """The largest difference, of the largest finite number; infinite where one is not finite."""
+    """The largest difference, as a share of how large a row's number is at that place.
+
+    That is the largest in all rows, and 1 % of its median over places at least: a number may be the
+    small difference of large ones, and then it is rounding. Infinite where one is not finite.
+    """
     same = (output == wanted) | (output.isnan() & wanted.isnan())
     gap = torch.where(same, 0, (output - wanted).abs()).nan_to_num(nan=torch.inf)
-    largest = torch.where(wanted.isfinite(), wanted, 0).abs().max().clamp_min(1e-6)
-    return (gap.max() / largest).item()
+    size = torch.where(wanted.isfinite(), wanted, 0).abs().amax(0).clamp_min(1e-6)
+    size = size.maximum(_LEAST_SHARE * size.median())
+    return (gap / size).max().item()
 
 
 def _state(network: nn.Module) -> dict[str, Tensor]:

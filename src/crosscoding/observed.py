@@ -1,20 +1,25 @@
 """log p(x|z) of queries, from what the decoder puts out for the elements that they observe.
 
+What is not observed is left out before any arithmetic: it may be infinite or NaN, and vectorised
+operations round a number by its place in a tensor. So answers are those, bit for bit, of a decoder
+without these elements.
+
 With 5 to 25 % of an image observed, most of a decoder's last layer makes elements that p(x|z) does
 not look at. Where the decoder has a `Head`, a query keeps the rows of what it observes; queries
-that observe the same elements share them. Otherwise all elements are decoded, and the likelihood is
-worked out for those observed.
+that observe the same elements share them. Otherwise all elements are decoded.
 
 Everything is done piece by piece, so that what a piece works on stays in the processor's cache, and
 memory is bounded: gradients too, which a piece works out with its values.
 """
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from crosscoding.backward import gradient
 from crosscoding.clock import UNLIMITED, Clock
 from crosscoding.heads import Head
 from crosscoding.jacobian import derivative
@@ -28,33 +33,42 @@ _CACHE_BYTES = 8 * 2**20
 _PIECE_BYTES = 32 * 2**20  # of all that the steps of decoding a piece put out
 _PER_ELEMENT = 8  # numbers that the steps of a likelihood put out for a decoder's one, about
 _TILE, _TILES_AT_ONCE = 128, 256
+_LANES = 64  # elements that vectorised operations take at once divide it, whatever the processor
 
 
 class Observed:
-    """log p(x|z) of B queries, all elements of which are decoded.
+    """log p(x|z) of B queries from their observed elements, E of them at most.
 
     Attributes:
+        elements: Which elements, shape (R, E), R = B or, for a shared mask, 1; queries with fewer
+            are filled up with elements that do not count.
         values: x, shape (B, E).
-        mask: Which of them count, shape (B, E), or (1, E) for all.
+        mask: Which of them count, shape (R, E).
         likelihood: For these elements.
         clock: Told before every piece that is decoded.
     """
 
     likelihood: Likelihood
     clock: Clock = UNLIMITED
+    _by_query: tuple[str, ...] = ("elements", "mask", "_outputs", "_counts")
 
     def __init__(self, vae: VAE, values: Tensor, mask: Tensor) -> None:
-        self._vae = vae
-        self.values, self.mask = values, mask
-        self.likelihood = vae.flat_likelihood
+        self._vae, likelihood = vae, vae.flat_likelihood
+        rows = mask[:1] if (mask == mask[:1]).all() else mask
+        self.elements = likelihood.elements_in(rows)
+        self.values = values.gather(1, self.elements.expand(len(values), -1))
+        self.mask = rows.gather(1, self.elements)
+        self.likelihood = likelihood.of_elements(self.elements)
+        self._outputs = likelihood.outputs_of(self.elements)
+        everything = torch.arange(vae.params_size, device=values.device)
+        self._is_whole = torch.equal(self._outputs, everything[None])
+        self._counts = self.mask.sum(1)
+        self._all_count = bool(self.mask.all())
 
     @staticmethod
     def of(vae: VAE, values: Tensor, mask: Tensor) -> "Observed":
         """What is fastest for these queries: values and mask of shape (B, data_size)."""
-        for kind in (ObservedRows, ObservedElements):
-            if (found := kind.where_faster(vae, values, mask)) is not None:
-                return found
-        return Observed(vae, values, mask)
+        return ObservedRows.where_faster(vae, values, mask) or Observed(vae, values, mask)
 
     def timed(self, clock: Clock) -> "Observed":
         """The same, by this clock."""
@@ -65,7 +79,11 @@ class Observed:
     def select(self, index: Tensor | slice) -> "Observed":
         """Some of the queries."""
         chosen = self._copy()
-        chosen.values, chosen.mask = self.values[index], self.mask[index]
+        chosen.values = self.values[index]
+        if len(self.elements) > 1 or len(self.values) == 1:
+            for name in self._by_query:
+                setattr(chosen, name, getattr(self, name)[index])
+            chosen.likelihood = self.likelihood.select(index)
         return chosen
 
     def params(self, z: Tensor) -> Tensor:
@@ -79,7 +97,21 @@ class Observed:
             OutOfTime: It is over, by the clock.
         """
         self.clock.tick()
-        return self._vae.decode_flat(z.reshape(z.shape[:-2].numel(), *z.shape[-2:]))
+        params = self._vae.decode_flat(z.reshape(z.shape[:-2].numel(), *z.shape[-2:])).flatten(2)
+        if self._is_whole:
+            pass
+        elif len(self.elements) == 1:
+            params = params.index_select(2, self._outputs[0])
+        else:
+            params = params.gather(2, self._outputs.expand(len(params), -1, -1))
+        return self._counted(params)
+
+    def _counted(self, params: Tensor) -> Tensor:
+        """The parameters of these elements, laid out flat, as the likelihood takes them."""
+        own = self.likelihood.param_shape
+        shape = (params.shape[-1] // math.prod(own), *own)
+        params = params.contiguous().unflatten(-1, shape)
+        return params if self._all_count else self.likelihood.only(params, self.mask)
 
     def log_likelihood(self, z: Tensor) -> Tensor:
         """log p(x|z) in nats: z (*sample, B, latent) -> (*sample, B)."""
@@ -89,19 +121,7 @@ class Observed:
 
     def at(self, points: Tensor) -> Tensor:
         """The same in one piece: points (S, B, latent) -> (S, B)."""
-        return self.log_likelihood_of(self.params(points))
-
-    def log_likelihood_of(self, params: Tensor) -> Tensor:
-        """The same from the decoder's output, (S, B, E, *param_shape) -> (S, B).
-
-        NaN may come of elements that are not observed, which may be infinite or NaN: these are put
-        away before any arithmetic. That is done where it is needed, as it takes its time.
-        """
-        result = self.likelihood.masked_log_prob(params, self.values, self.mask)
-        if not result.isnan().any():
-            return result
-        params = self.likelihood.only(params, self.mask)
-        return self.likelihood.masked_log_prob(params, self.values, self.mask)
+        return self.likelihood.masked_log_prob(self.params(points), self.values, self.mask)
 
     def lost(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """At what share of points an observed element is lost, and which one at most of them.
@@ -126,7 +146,7 @@ class Observed:
 
     def element(self, place: Tensor) -> Tensor:
         """Which element of the datum stands at a place of each query, (B,) -> (B,)."""
-        return place
+        return self.elements.expand(len(place), -1).gather(1, place[:, None])[:, 0]
 
     def in_pieces(
         self,
@@ -146,24 +166,27 @@ class Observed:
         flat = z.reshape(z.shape[:-2].numel(), *z.shape[-2:])
         results = []
         for rows, part in self.pieces(len(flat) * decodes_of_one):
-            size = part.points_at_once // (max(len(part.values), 1) * decodes_of_one)
+            size = _whole(part.points_at_once // (max(len(part.values), 1) * decodes_of_one))
             kind = f"{decodes_of_one} decodes of {len(part.values)}"
-            slices = self.clock.slices(len(flat), max(size, 1), kind)
+            slices = self.clock.slices(len(flat), size, kind)
             results.append(torch.cat([function(part, flat[some, rows]) for some in slices]))
         result = torch.cat(results, dim=1)
         return result.reshape(*z.shape[:-1], *result.shape[2:])
 
     def pieces(self, num_points: int) -> Iterator[tuple[slice, "Observed"]]:
-        """Some queries after the other, of each of which there are so many points."""
-        size = max(self.points_at_once // min(max(num_points, 1), _POINTS_AT_ONCE), 1)
+        """Some queries after the other, of each of which there are so many points.
+
+        A piece is without the elements that none of its queries observes.
+        """
+        size = _whole(self.points_at_once // min(max(num_points, 1), _POINTS_AT_ONCE))
         for start in range(0, max(len(self.values), 1), size):
             rows = slice(start, start + size)
-            yield rows, self.select(rows)
+            yield rows, self.select(rows)._trimmed()
 
     @property
     def params_size(self) -> int:
         """How many numbers `params` gives for a point of a query."""
-        return self._vae.params_size // self._vae.data_size * self.values.shape[-1]
+        return self._outputs.shape[-1]
 
     @property
     def points_at_once(self) -> int:
@@ -175,6 +198,18 @@ class Observed:
         """log p(x|z) in nats of query[i] at z[i]: z (N, latent), query (N,) -> (N,)."""
         slices = self.clock.slices(len(z), self.points_at_once, "points of their own")
         return torch.cat([self.select(query[some]).at(z[some][None])[0] for some in slices])
+
+    def _trimmed(self) -> "Observed":
+        """Without the elements that no query here observes."""
+        most = int(self._counts.amax()) if len(self._counts) else 0
+        if not 0 < most < self.elements.shape[1] or not self.likelihood.by_element:
+            return self
+        part, outputs = self._copy(), self.params_size // self.elements.shape[1] * most
+        for name in ("elements", "mask", "values"):
+            setattr(part, name, getattr(self, name)[..., :most])
+        part._outputs = self._outputs[..., :outputs]
+        part.likelihood = self.likelihood.trimmed(most)
+        return part
 
     def _copy(self):
         copied = object.__new__(type(self))
@@ -197,149 +232,59 @@ class _WithGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *upstream: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        z, gradient = ctx.saved_tensors
+        z, slope = ctx.saved_tensors
         if torch.is_grad_enabled():
             value = ctx.observed.at(z.reshape(z.shape[:-2].numel(), *z.shape[-2:]))
             total = (upstream[0] * value.reshape(z.shape[:-1])).sum()
             return torch.autograd.grad(total, z, create_graph=True)[0], None
-        return upstream[0].unsqueeze(-1) * gradient, None
+        return upstream[0].unsqueeze(-1) * slope, None
 
 
 def _value_and_gradient(part: Observed, points: Tensor) -> Tensor:
     """log p(x|z) and its gradient side by side, (S, B, 1 + latent)."""
     if not points.numel():
         return points.new_zeros(*points.shape[:-1], 1 + points.shape[-1])
-    with torch.enable_grad():
-        points = points.detach().requires_grad_()
-        value = part.at(points)
-        if not value.requires_grad:
-            raise ValueError(
-                "expected a decoder that torch can differentiate by z, got one whose output has no "
-                "gradient; remove detach() and no_grad() from it"
-            )
-        (gradient,) = torch.autograd.grad(value.sum(), points)
-    value, points = value.detach(), points.detach()
-    unclear = gradient.isnan().any(-1) & ~value.isnan()
+    value, slope = gradient(part.at, points)
+    unclear = slope.isnan().any(-1) & ~value.isnan()
     if unclear.any():
         samples, queries = unclear.any(1), unclear.any(0).nonzero()[:, 0]
         among = points[samples][:, queries]
         again = part.select(queries).in_pieces(among, _gradient_by_element, decodes_of_one=2)
-        gradient[samples.nonzero(), queries] = torch.where(
-            unclear[samples][:, queries, None], again, gradient[samples][:, queries]
+        slope[samples.nonzero(), queries] = torch.where(
+            unclear[samples][:, queries, None], again, slope[samples][:, queries]
         )
-    return torch.cat([value.unsqueeze(-1), gradient], -1)
+    return torch.cat([value.unsqueeze(-1), slope], -1)
 
 
 def _gradient_by_element(part: Observed, z: Tensor) -> Tensor:
     """∇ log p(x|z) from derivatives of each element alone: z (S, B, latent), shape of z.
 
-    Going backwards through a decoder, 0 times the infinite derivative of an element that is not
-    observed makes NaN of all. Forwards, what an element is has no say in the others.
+    Going backwards, a step may overflow that forwards does not, as 1 / p of a p that has all but
+    underflowed.
     """
     if not z.numel():
         return z
-    with torch.no_grad():
-        own = part.likelihood.only(part.params(z), part.mask)
+    params = part.params(z.detach()).detach().requires_grad_()
     with torch.enable_grad():
-        own.requires_grad_()
-        (slope,) = torch.autograd.grad(part.log_likelihood_of(own).sum(), own)
-    slope = part.likelihood.only(slope, part.mask, 0.0)
-    gradient = torch.empty_like(z)
+        log_prob = part.likelihood.masked_log_prob(params, part.values, part.mask)
+        (slope,) = torch.autograd.grad(log_prob.sum(), params)
+    result = torch.empty_like(z)
     for index, direction in enumerate(torch.eye(z.shape[-1]).to(z)):
         change = derivative(part.params, z, direction.expand_as(z), exact=True)
-        gradient[..., index] = torch.where(slope == 0, 0.0, slope * change).flatten(2).sum(-1)
-    return gradient
+        result[..., index] = torch.where(slope == 0, 0.0, slope * change).flatten(2).sum(-1)
+    return result
 
 
-class ObservedElements(Observed):
-    """log p(x|z) of B queries from their observed elements, E of them at most.
-
-    Attributes:
-        elements: Which elements, shape (R, E), R = B or, for a shared mask, 1; queries with fewer
-            are filled up with elements that do not count.
-        values: x, shape (B, E).
-        mask: Which of them count, shape (R, E).
-        likelihood: For these elements.
-    """
-
-    def __init__(self, vae: VAE, values: Tensor, mask: Tensor) -> None:
-        rows = mask[:1] if (mask == mask[:1]).all() else mask
-        most = int(rows.sum(1).max())
-        # Stable, so that the elements of a query are in order whatever stands beside it.
-        self.elements = rows.to(torch.int8).sort(dim=1, descending=True, stable=True)[1][:, :most]
-        super().__init__(
-            vae,
-            values.gather(1, self.elements.expand(len(values), -1)),
-            rows.gather(1, self.elements),
-        )
-        self._counts = self.mask.sum(1)
-        self.likelihood = vae.flat_likelihood.of_elements(self.elements)
-
-    @classmethod
-    def where_faster(cls, vae: VAE, values: Tensor, mask: Tensor) -> "ObservedElements | None":
-        """These queries, or None where all elements are as good.
-
-        Args:
-            vae: The model.
-            values, mask: Evidence, shape (B, data_size).
-        """
-        few = 0 < _most_observed(mask) <= _MOST_OBSERVED * vae.data_size
-        return cls(vae, values, mask) if few and vae.likelihood.by_element else None
-
-    def select(self, index: Tensor | slice) -> "ObservedElements":
-        chosen = self._copy()
-        chosen.values = self.values[index]
-        if len(self.elements) > 1 or len(self.values) == 1:
-            for name in self._by_query:
-                setattr(chosen, name, getattr(self, name)[index])
-            chosen.likelihood = self.likelihood.select(index)
-        return chosen
-
-    _by_query: tuple[str, ...] = ("elements", "mask", "_counts")
-
-    def params(self, z: Tensor) -> Tensor:
-        params = super().params(z)
-        if len(self.elements) == 1:
-            return params[:, :, self.elements[0]]
-        num_own = len(self.likelihood.param_shape)
-        index = self.elements.reshape(1, *self.elements.shape, *[1] * num_own)
-        shape = (*params.shape[:2], self.elements.shape[1], *params.shape[3:])
-        return params.gather(2, index.expand(shape))
-
-    def element(self, place: Tensor) -> Tensor:
-        return self.elements.expand(len(place), -1).gather(1, place[:, None])[:, 0]
-
-    def pieces(self, num_points: int) -> Iterator[tuple[slice, "Observed"]]:
-        """As the base's, without the elements that none of a piece's queries observes."""
-        for rows, part in super().pieces(num_points):
-            assert isinstance(part, ObservedElements)
-            yield rows, part._trimmed()
-
-    def _trimmed(self) -> "ObservedElements":
-        """Without the elements that no query here observes."""
-        most = int(self._counts.amax()) if len(self._counts) else 0
-        if most == self.elements.shape[1]:
-            return self
-        part = self._copy()
-        for name in ("elements", "mask", "values"):
-            setattr(part, name, getattr(self, name)[..., :most])
-        part.likelihood = self.likelihood.trimmed(most)
-        return part
-
-
-class ObservedRows(ObservedElements):
+class ObservedRows(Observed):
     """The same from rows of the decoder's last layer: other elements are not decoded."""
 
-    _by_query = ("elements", "mask", "_counts", "_weight", "_bias")
+    _by_query = (*Observed._by_query, "_weight", "_bias")
 
     def __init__(self, vae: VAE, head: Head, values: Tensor, mask: Tensor) -> None:
         super().__init__(vae, values, mask)
         self._head = head
-        self._num_params = vae.params_size // vae.data_size
-        by_element = (-1, self._num_params)
-        weight = head.weight.unflatten(0, by_element)[self.elements].flatten(1, 2)
-        self._weight = weight.mT.contiguous()
-        self._bias = head.bias.unflatten(0, by_element)[self.elements].flatten(1)
+        self._weight = head.weight[self._outputs].mT.contiguous()
+        self._bias = head.bias[self._outputs]
 
     @classmethod
     def where_faster(cls, vae: VAE, values: Tensor, mask: Tensor) -> "ObservedRows | None":
@@ -361,8 +306,7 @@ class ObservedRows(ObservedElements):
         else:
             product = torch.baddbmm(self._bias[:, None], hidden.transpose(0, 1), self._weight)
             output = product.transpose(0, 1)
-        output = self._head.activation(output)
-        return output.unflatten(-1, (-1, *self.likelihood.param_shape))
+        return self._counted(self._head.activation(output))
 
     @property
     def points_at_once(self) -> int:
@@ -372,10 +316,8 @@ class ObservedRows(ObservedElements):
     def _trimmed(self) -> "ObservedRows":
         part = super()._trimmed()
         assert isinstance(part, ObservedRows)
-        if part is not self:
-            size = part.elements.shape[1] * self._num_params
-            for name in ("_weight", "_bias"):
-                setattr(part, name, getattr(self, name)[..., :size])
+        for name in ("_weight", "_bias"):
+            setattr(part, name, getattr(self, name)[..., : part.params_size])
         return part
 
     def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
@@ -415,3 +357,8 @@ class ObservedRows(ObservedElements):
 def _most_observed(mask: Tensor) -> int:
     """Of mask (B, E), the most of a query; 0 without queries."""
     return int(mask.sum(1).max()) if len(mask) else 0
+
+
+def _whole(num: int) -> int:
+    """So many points at once, or a few less: pieces then round as all points together would."""
+    return max(num - num % _LANES if num > _LANES else num, 1)

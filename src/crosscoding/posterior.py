@@ -18,6 +18,7 @@ from crosscoding.random import generator_from
 from crosscoding.saving import Parts
 from crosscoding.surroundings import isolated_class
 from crosscoding.target import CHUNK_BYTES, Target, VAETarget
+from crosscoding.undefined import nothing_to_predict
 from crosscoding.vae import VAE, check_dtype, check_matches
 from crosscoding.verdict import Verdict
 
@@ -222,6 +223,7 @@ class Posterior:
         data = z.new_empty(num, z.shape[1], vae.data_size)
         for rows, params in self._decoded(z):
             data[rows] = likelihood.draw(params, noise[rows])
+            self._check(data[rows].isfinite(), z[rows], params)
         return self._with_evidence(data, target, vae)
 
     @torch.no_grad()
@@ -245,14 +247,20 @@ class Posterior:
 
     @torch.no_grad()
     def std(self) -> Tensor:
-        """Standard deviation of each element given x, 0 where observed, shape (*batch, *data)."""
+        """Standard deviation of each element given x, 0 where observed, shape (*batch, *data).
+
+        Worked out in double: a variance may overflow where its root does not.
+        """
         vae, target = self._model()
         likelihood = vae.flat_likelihood
-        mean = self._moment(likelihood.mean)
-        spread = self._moment(
-            lambda params: likelihood.variance(params) + (likelihood.mean(params) - mean).square()
-        )
-        spread = spread.sqrt().reshape(*self.batch_shape, *vae.data_shape)
+        mean = self._moment(lambda params: likelihood.mean(params.double()))
+
+        def squared_gap(params: Tensor) -> Tensor:
+            params = params.double()
+            return likelihood.variance(params) + (likelihood.mean(params) - mean).square()
+
+        spread = self._moment(squared_gap).sqrt().to(self._findings.draws.dtype)
+        spread = spread.reshape(*self.batch_shape, *vae.data_shape)
         return torch.where(target.evidence.mask, 0.0, spread)
 
     @torch.no_grad()
@@ -400,27 +408,46 @@ class Posterior:
         Raises:
             NonFiniteError: For an element that is not observed, p(t|z) does not exist.
         """
-        vae, target = self._model()
-        asked = ~target.evidence.mask.reshape(z.shape[1], vae.data_size)
+        vae, _ = self._model()
         row_bytes = max(vae.row_values * z.element_size() * z.shape[1], 1)
         size = max(CHUNK_BYTES // row_bytes, 1)
         for start in range(0, len(z), size):
             rows = slice(start, start + size)
             params = vae.decode_flat(z[rows])
-            wrong = asked & ~vae.flat_likelihood.valid(params)
+            valid = vae.flat_likelihood.valid(params)
             if log_weights is not None:
-                wrong &= (log_weights[rows] > -math.inf).unsqueeze(-1)
-            if wrong.any():
-                raise NonFiniteError(_nothing_to_predict(vae, z[rows], params, wrong))
+                valid = valid | (log_weights[rows] == -math.inf).unsqueeze(-1)
+            self._check(valid, z[rows], params)
             yield rows, params
+
+    def _check(self, exists: Tensor, z: Tensor, params: Tensor) -> None:
+        """Raise NonFiniteError unless there is what is predicted of all that is not observed.
+
+        Args:
+            exists: Whether it is there, (S, B, E).
+            z: Draws, (S, B, latent).
+            params: The decoder's output for them.
+        """
+        vae, target = self._model()
+        wrong = ~exists & ~target.evidence.mask.reshape(z.shape[1], vae.data_size)
+        if wrong.any():
+            query = int(wrong.flatten(2).any(-1).any(0).nonzero()[0, 0])
+            of_query = z[:, query], params[:, query], wrong[:, query]
+            naming = vae.flat_likelihood, vae.element_name
+            raise NonFiniteError(nothing_to_predict(*naming, *of_query, query))
 
     def _moment(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Weighted mean over the stored draws of a function of the decoder's output, (B, E)."""
+        vae, target = self._model()
+        nothing = torch.zeros_like(target.evidence.mask).reshape(-1, vae.data_size)
         log_weights, total = self._findings.normalised_log_weights(), None
         weights = log_weights.exp().unsqueeze(-1)
         for rows, params in self._decoded(self._findings.draws, log_weights):
-            own = weights[rows]
-            piece = torch.where(own > 0, own * function(params), 0.0).sum(0)
+            own, values = weights[rows], function(params)
+            usual = function(vae.flat_likelihood.only(params[:1], nothing))  # NaN if it has none
+            exists = values.isfinite() | ~usual.isfinite() | (own == 0)
+            self._check(exists, self._findings.draws[rows], params)
+            piece = torch.where(own > 0, own * values, 0.0).sum(0)
             total = piece if total is None else total.add_(piece)
         assert total is not None  # there is a draw at least
         return total
@@ -432,18 +459,3 @@ class Posterior:
         for datum in data if flat.ndim == 3 else [data]:  # in place: a copy may be large
             torch.where(evidence.mask, evidence.values, datum, out=datum)
         return data
-
-
-def _nothing_to_predict(vae: VAE, z: Tensor, params: Tensor, wrong: Tensor) -> str:
-    """What is wrong at some draws z (S, B, latent), with an element of those where wrong."""
-    query = int(wrong.flatten(2).any(-1).any(0).nonzero()[0, 0])
-    share = wrong[:, query].to(z).mean(0)
-    element = int(share.argmax())
-    draw = int(wrong[:, query, element].nonzero()[0, 0])
-    words = vae.flat_likelihood.describe(params[draw, query], element)
-    return (
-        f"expected {vae.element_name(element)} to have a prediction, and for query {query} it has "
-        f"none at {share[element]:.1%} of the draws: at one of norm {z[draw, query].norm():.3g} "
-        f"the decoder puts out {words}; bound what overflows in the decoder. What is observed, and "
-        "log p(x), do not depend on it"
-    )

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.jit import ScriptModule
 
 from crosscoding.architecture import check_growth, describe
 from crosscoding.errors import ModelFormatError, NonFiniteError
@@ -16,6 +17,10 @@ from crosscoding.model import KIND, Model
 from crosscoding.storage import Parts, write_folder
 from crosscoding.surroundings import isolated
 
+_KEEP_SCRIPT = (
+    "pass the module that it was made from: load_vae(folder, {0}=...); or keep the file that "
+    "torch.jit.save wrote, and pass {0}=torch.jit.load(file)"
+)
 _NUM_OUTPUTS = 64  # of one z, kept to know a network by
 _SAME = 1e-3  # of the largest output: another processor may round more coarsely
 _SAME_ENCODING = 1e-2  # and a draw from the model that the encoder is given may come out otherwise
@@ -90,6 +95,12 @@ class Savable(ABC):
             VAE(Sequential, latent_dim=2, data_shape=(784,), Bernoulli(logits=True))
         """
         arguments = {"decoder": decoder_arguments, "encoder": encoder_arguments}
+        for name, network in (("decoder", self.decoder), ("encoder", self.encoder)):
+            if isinstance(network, ScriptModule) and arguments[name] is not None:
+                raise ValueError(
+                    f"expected no {name}_arguments for a scripted or traced {name}, which no "
+                    f"arguments make; save without them, and {_KEEP_SCRIPT.format(name)}"
+                )
         parts = self._made_of(self.encoder).to_parts(arguments)
         networks = {"decoder": self.decoder, "encoder": self.encoder}
         given = {
@@ -164,7 +175,7 @@ def _check_same(name: str, outputs: Tensor, saved: Tensor, tolerance: float) -> 
     """Raise ModelFormatError if a network puts out other values than when it was saved."""
     here = _some(outputs)
     same = (saved.shape, saved.dtype) == (here.shape, here.dtype)
-    # It may have been saved on a processor that rounds more coarsely. NaN fails.
+    # It may have been saved on a processor that rounds more coarsely.
     if not same or not _are_close(here, saved, tolerance):
         article = "an" if name == "encoder" else "a"
         raise ModelFormatError(
@@ -174,14 +185,21 @@ def _check_same(name: str, outputs: Tensor, saved: Tensor, tolerance: float) -> 
 
 
 def _are_close(outputs: Tensor, saved: Tensor, tolerance: float) -> bool:
-    """Whether they are equal but for rounding; of infinities, that they are the same."""
+    """Whether they are equal but for rounding; of NaN and infinities, that they are the same."""
     largest = torch.where(saved.isfinite(), saved, 0.0).abs().max()
-    gap = torch.where(outputs == saved, 0.0, outputs - saved)
+    same = (outputs == saved) | (outputs.isnan() & saved.isnan())
+    gap = torch.where(same, 0.0, outputs - saved)
     return bool(gap.abs().max() <= tolerance * largest)
 
 
 def _how_to_load(given: Mapping[str, nn.Module]) -> str:
     """What a folder that holds weights without their networks asks of whoever loads it."""
+    for name, network in given.items():
+        if isinstance(network, ScriptModule):
+            return (
+                f"only the weights are saved of the {name}, a scripted or traced module; to load "
+                f"the model, {_KEEP_SCRIPT.format(name)}"
+            )
     kinds = {name: type(network).__name__ for name, network in given.items()}
     which = " and ".join(f"the {name}, {kind}" for name, kind in kinds.items())
     them = ", ".join(f"{name}={kind}(...)" for name, kind in kinds.items())

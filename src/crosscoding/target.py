@@ -14,6 +14,7 @@ from functools import cache
 import torch
 from torch import Generator, Tensor
 
+from crosscoding.backward import gradient
 from crosscoding.bank import MAX_POINTS, Bank
 from crosscoding.clamps import stuck
 from crosscoding.clock import UNLIMITED, Clock
@@ -234,9 +235,8 @@ class VAETarget(Target):
         flat_shape = (*self.batch_shape, vae.data_size)
         self._values = evidence.values.reshape(flat_shape)
         self._mask = evidence.mask.reshape(flat_shape)
-        size = vae.data_size
-        observed = Observed(vae, self._values.reshape(-1, size), self._mask.reshape(-1, size))
-        self._observer: Callable[[], Observed] = lambda: observed
+        values, mask = (part.reshape(-1, vae.data_size) for part in (self._values, self._mask))
+        self._observer: Callable[[], Observed] = cache(lambda: Observed(vae, values, mask))
 
     @property
     def _observed(self) -> Observed:
@@ -258,11 +258,13 @@ class VAETarget(Target):
     def pairwise_log_likelihood(self, z: Tensor) -> Tensor:
         values = self._values.reshape(-1, self.vae.data_size)
         mask = self._mask.reshape(-1, self.vae.data_size)
+        of_any = Observed(self.vae, values[:1], mask.any(0, keepdim=True)).timed(self.clock)
+        elements = of_any.elements[0]
+        likelihood = self.vae.flat_likelihood.of_elements(elements)
+        values, mask = values[:, elements], mask[:, elements]
 
         def evaluate(points: Tensor) -> Tensor:
-            likelihood = self.vae.flat_likelihood
-            self.clock.tick()
-            kept = likelihood.to_keep(self.vae.decode_flat(points))
+            kept = likelihood.to_keep(of_any.params(points[:, None])[:, 0])
             result = likelihood.pairwise_log_prob(kept, values, mask)
             return self._checked(result, points).reshape(len(points), *self.batch_shape)
 
@@ -421,11 +423,7 @@ def _fisher_curvature(part: Observed, z: Tensor) -> Tensor:
     params, jacobian = with_jacobian(part.params, z)
     jacobian = jacobian.double()
     bend = _bend(part, params, jacobian)
-    if bend.isnan().any():  # 0 · inf may be of what is not observed, or of a class that cannot be
-        params, jacobian = (
-            part.likelihood.only(params, part.mask),
-            part.likelihood.only(jacobian, part.mask, 0.0),
-        )
+    if bend.isnan().any():  # 0 · inf may be of a class that cannot be
         bend = _bend(part, params, torch.where(params.isinf(), 0.0, jacobian))
     return bend
 
@@ -452,13 +450,13 @@ def _fisher_along(part: Observed, both: Tensor, exact: bool) -> Tensor:
     if not z.numel():
         return z
     tangents = derivative(part.params, z, directions, exact=exact)
-    with torch.enable_grad():
-        z = z.detach().requires_grad_()
-        params = part.params(z)
-        weighted = part.likelihood.fisher_product(params.detach(), tangents, part.mask)
-        along = torch.autograd.grad(params, z, weighted)[0]
-    if along.isnan().any():  # backwards, an infinite derivative of what is not observed has a say
-        z = z.detach()
+
+    def weighted(params: Tensor) -> Tensor:
+        own = torch.where(params.isinf(), 0.0, tangents)  # 0 · inf, of a class that cannot be
+        return part.likelihood.fisher_product(params, own, part.mask)
+
+    along = gradient(part.params, z, weighted)[1]
+    if along.isnan().any():  # a step backwards may overflow that forwards does not
         bend = part.in_pieces(z, _fisher_curvature, decodes_of_one=z.shape[-1])
         along = (bend @ directions.double()[..., None])[..., 0].to(along)
     return along

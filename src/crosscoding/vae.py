@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from crosscoding.copies import tensors_of
 from crosscoding.cost import Cost, cost_of
 from crosscoding.encoder import encode, encoder_output, tried_encoder
+from crosscoding.errors import NonFiniteError
 from crosscoding.evidence import as_tensor
-from crosscoding.frozen import Trial, check_derivatives, frozen_copy
+from crosscoding.frozen import OutputError, Trial, check_derivatives, frozen_copy
 from crosscoding.heads import find_head
 from crosscoding.likelihoods import Likelihood
 from crosscoding.likelihoods.outputs import joined, wrong_output
@@ -22,14 +23,12 @@ from crosscoding.random import generator_from, normal
 from crosscoding.report import CheckReport
 from crosscoding.savable import Savable
 from crosscoding.surroundings import isolated
+from crosscoding.undefined import nothing_to_predict, sometimes_lost
 
 _NUM_PROBES = 5
+_MORE_PROBES = 64  # at all of which an element that is lost at those is lost if it exists nowhere
 _FAR = 4  # times as far out, and all on one side, lie the points that stand beside the probes
 _HINT = "check latent_dim, or wrap one that takes more than z in a module that gives it the rest"
-
-
-class _OutputError(ValueError):
-    """A decoder ran, and what it puts out is nothing that its likelihood takes."""
 
 
 class VAE(Savable):
@@ -65,10 +64,12 @@ class VAE(Savable):
         TypeError: decoder or encoder is no module, likelihood no likelihood, latent_dim no int.
         ValueError: The decoder does not fit latent_dim or the likelihood, or the encoder the two;
             or one of them mixes the rows of a batch, is not deterministic, or trains itself.
-        NonFiniteError: One of them puts out NaN or infinity at a draw from the prior.
+        NonFiniteError: One of them puts out NaN or infinity: the decoder for all elements at a draw
+            from the prior, or for one element at all draws.
 
     Warns:
-        UserWarning: Where logits are expected, the decoder puts out what look like probabilities.
+        UserWarning: The decoder puts out NaN or infinity for some elements at draws from the prior;
+            or, where logits are expected, what look like probabilities.
 
     Example:
         >>> from crosscoding.likelihoods import Gaussian
@@ -108,19 +109,16 @@ class VAE(Savable):
             )
         probes = self._probes()
         try:
-            trial = Trial(self.decoder, self._run, probes, _FAR * probes.abs(), "decoder", _HINT)
-        except ValueError as error:
-            if isinstance(error.__cause__, _OutputError):
-                raise ValueError(str(error.__cause__)) from None
-            raise
+            trial = Trial(self.decoder, self._output, probes, _FAR * probes.abs(), "decoder", _HINT)
+        except OutputError as error:
+            raise ValueError(str(error)) from None
         self.data_shape = self._data_shape_of(trial.output)
-        trial.check(self.dtype, likelihood.allowed(trial.output))
-        check_derivatives(self._run, torch.cat([probes[:1], _FAR * probes[1:2]]), "decoder")
-        likelihood.check_params(trial.output)
         self._params_shape = trial.output.shape[1:]
-        if doubt := likelihood.doubt(trial.output):
-            warnings.warn(doubt, UserWarning, stacklevel=3)
+        trial.check(self.dtype)
+        check_derivatives(self._run, torch.cat([probes[:1], _FAR * probes[1:2]]), "decoder")
         self._flat_likelihood = likelihood.for_data(self.data_shape, like)
+        for doubt in filter(None, [self._doubt_of_lost(trial), likelihood.doubt(trial.output)]):
+            warnings.warn(doubt, UserWarning, stacklevel=3)
         by_rows = likelihood.by_rows
         self.head = find_head(self.decoder, probes, trial.output) if by_rows else None
         self.encoder: nn.Module | None = None
@@ -245,19 +243,39 @@ class VAE(Savable):
 
     @isolated
     def sample_prior(self, num: int, *, seed: int | torch.Generator | None = None) -> Tensor:
-        """Draws of whole data from the model, without any evidence, shape (num, *data)."""
+        """Draws of whole data from the model, without any evidence, shape (num, *data).
+
+        Raises:
+            NonFiniteError: An element has no p(t|z) at a draw of z.
+        """
         if num < 0:
             raise ValueError(f"expected a number of draws >= 0, got {num}")
-        generator = generator_from(seed)
-        like = torch.empty(0, dtype=self.dtype, device=self.device)
-        with torch.no_grad():
-            params = self.decode_flat(
-                normal((num, self.latent_dim), generator=generator, like=like)
-            )
-            likelihood = self._flat_likelihood
-            noise = likelihood.noise((num, self.data_size), generator=generator, like=like)
-            draws = likelihood.draw(params, noise)
+        z, params, draws = self._drawn(num, generator_from(seed))
+        wrong = ~(self._flat_likelihood.valid(params) & draws.isfinite())
+        if wrong.any():
+            words = nothing_to_predict(self._flat_likelihood, self.element_name, z, params, wrong)
+            raise NonFiniteError(words)
         return draws.reshape(num, *self.data_shape)
+
+    @torch.no_grad()
+    def _drawn(self, num: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Draws of z, what the decoder puts out for them, and draws of data, laid out flat."""
+        like = torch.empty(0, dtype=self.dtype, device=self.device)
+        z = normal((num, self.latent_dim), generator=generator, like=like)
+        params, likelihood = self.decode_flat(z), self._flat_likelihood
+        noise = likelihood.noise((num, self.data_size), generator=generator, like=like)
+        return z, params, likelihood.draw(params, noise)
+
+    def lost(self, output: Tensor) -> Tensor:
+        """Which elements are NaN, or infinite where that means nothing, boolean, (N, E).
+
+        Args:
+            output: The decoder's, shape (N, *data, *param_shape).
+        """
+        # 1 is a parameter that every likelihood takes
+        usable = torch.where(self.likelihood.allowed(output), 1.0, output)
+        shape = self.likelihood.flat_shape(self._params_shape)
+        return ~self._flat_likelihood.valid(usable.reshape(len(output), *shape))
 
     @isolated
     def check(
@@ -295,10 +313,10 @@ class VAE(Savable):
 
         return check(self, data, seed=seed)
 
-    def _probes(self) -> Tensor:
+    def _probes(self, num: int = _NUM_PROBES) -> Tensor:
         """The draws from the prior that a decoder is tried on, (N, latent): always the same."""
         like = torch.empty(0, dtype=self.dtype, device=self.device)
-        return normal((_NUM_PROBES, self.latent_dim), generator=generator_from(0), like=like)
+        return normal((num, self.latent_dim), generator=generator_from(0), like=like)
 
     @torch.no_grad()
     def _outputs(self) -> Tensor:
@@ -308,18 +326,46 @@ class VAE(Savable):
     def _encodings(self) -> Tensor | None:
         if self.encoder is None:
             return None
-        return encoder_output(self.encoder, self.sample_prior(_NUM_PROBES, seed=0))
+        return encoder_output(self.encoder, self._data_for_encoder())
 
     def _set_encoder(self, encoder: nn.Module) -> None:
-        data = self.sample_prior(_NUM_PROBES, seed=0)
-        self.encoder = tried_encoder(encoder, data, self.latent_dim)
+        self.encoder = tried_encoder(encoder, self._data_for_encoder(), self.latent_dim)
+
+    def _data_for_encoder(self) -> Tensor:
+        """Draws from the model, always the same, with 0 for what cannot be drawn."""
+        draws = self._drawn(_NUM_PROBES, generator_from(0))[2]
+        return torch.where(draws.isfinite(), draws, 0.0).reshape(-1, *self.data_shape)
 
     def _run(self, z: Tensor) -> Tensor:
-        output = self.decoder(z)
+        return self._output(self.decoder, z)
+
+    def _output(self, decoder: nn.Module, z: Tensor) -> Tensor:
+        output = decoder(z)
         try:
             return joined(self.likelihood, output)
         except ValueError as error:
-            raise _OutputError(str(error)) from error
+            raise OutputError(str(error)) from error
+
+    def _doubt_of_lost(self, trial: Trial) -> str:
+        """Which elements are NaN or infinite at some of the probes; nothing if none is.
+
+        Raises:
+            ValueError: What is finite cannot be the likelihood's parameters.
+            NonFiniteError: All elements are at some probe, or one is at all draws from the prior.
+        """
+        output, likelihood = trial.output, self.likelihood
+        allowed = likelihood.allowed(output)
+        likelihood.check_params(output[allowed.flatten(1).all(1)])
+        lost = self.lost(output)
+        nowhere = lost.all(0)
+        if nowhere.any():
+            nowhere = nowhere & self.lost(self._run(self._probes(_MORE_PROBES))).all(0)
+        if nowhere.any() or lost.all(1).any():
+            trial.check_finite(allowed)
+        if not lost.any():
+            return ""
+        params = output.reshape(len(output), *likelihood.flat_shape(self._params_shape))
+        return sometimes_lost(self._flat_likelihood, self.element_name, params, lost)
 
     def _data_shape_of(self, output: Tensor) -> torch.Size:
         data_shape = self.likelihood.data_shape(output.shape[1:])

@@ -84,6 +84,24 @@ def test_all_sums_are_those_of_the_elements():
     torch.testing.assert_close(TABLE.pairwise_log_prob(kept, values, mask), expected)
 
 
+def test_some_elements_of_each_query_are_those_of_the_whole():
+    params = outputs(B)
+    values, mask = table(params)
+    values = torch.where(mask, values, 0.0)
+    elements = TABLE.elements_in(mask)
+    some, own = TABLE.of_elements(elements), params.gather(1, TABLE.outputs_of(elements))
+    counts = mask.gather(1, elements)
+    for query in range(B):
+        counted = elements[query][counts[query]]
+        assert sorted(counted.tolist()) == mask[query].nonzero()[:, 0].tolist()
+    wanted = TABLE.masked_log_prob(params, values, mask)
+    data = values.gather(1, elements)
+    torch.testing.assert_close(some.masked_log_prob(own, data, counts), wanted)
+    index = torch.tensor([2, 0])
+    found = some.select(index).masked_log_prob(own[index], data[index], counts[index])
+    torch.testing.assert_close(found, wanted[index])
+
+
 def test_fisher_is_that_of_the_parts_where_observed():
     params = outputs(3, B)
     _, mask = table(outputs(B, seed=1))

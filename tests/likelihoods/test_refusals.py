@@ -379,8 +379,3 @@ def test_mixed_of_a_decoder_with_another_number_of_heads_is_refused():
 
     with pytest.raises(ValueError, match=r"expected one tensor .* each of 2 parts, got 3"):
         cc.VAE(Heads(), 2, Mixed([(Gaussian(), 2), (Bernoulli(), 2)]))
-
-
-def test_mixed_has_no_elements_of_one_kind():
-    with pytest.raises(TypeError, match="the same kind for every element, got Mixed"):
-        Mixed([Poisson()]).of_elements(torch.zeros(1, 1, dtype=torch.long))

@@ -22,13 +22,15 @@ _FAR = (1.0, 2.0, 3.0, 4.0)  # standard deviations of the prior beyond √latent
 def output(subject: Subject) -> Finding:
     """Whether what the decoder puts out can be the likelihood's parameters, and means them."""
     likelihood, params = subject.vae.likelihood, subject.output
-    bad = int((~likelihood.allowed(params)).flatten(1).any(1).sum())
-    if bad:
+    lost = subject.vae.lost(params)
+    if lost.any():
+        bad, element = int(lost.any(1).sum()), int(lost.sum(0).argmax())
         return Finding(
             "output",
             "error",
-            f"NaN or infinity at {bad} of {len(params)} draws from the prior; check the weights "
-            "that were loaded, and for overflow",
+            f"NaN or infinity at {bad} of {len(params)} draws from the prior, most often for "
+            f"{subject.vae.element_name(element)}; check the weights that were loaded, and for "
+            "overflow",
         )
     low, high = params.min().item(), params.max().item()
     figures = {"lowest": low, "highest": high}
@@ -181,8 +183,9 @@ def gradients(subject: Subject) -> Finding:
 
 
 def _gap(output: Tensor, other: Tensor) -> Tensor:
-    """How far two outputs are apart, 0 where both are −inf."""
-    return torch.where(output == other, 0.0, output - other)
+    """How far two outputs are apart, 0 where both are the same infinity, or NaN."""
+    same = (output == other) | (output.isnan() & other.isnan())
+    return torch.where(same, 0.0, output - other)
 
 
 def _bad_gradient(message: str, error: float = math.nan) -> Finding:

@@ -37,7 +37,8 @@ class Likelihood(ABC):
         by_rows: Whether a decoder's last linear layer, where it shows one, may be run in part, with
             rows of it for each element. Not for `Mixed`, whose elements differ in their rows, nor
             for a pair of location and dispersion, which come out of different layers.
-        by_element: Whether `of_elements` works: whether some elements may be worked out alone.
+        by_element: Whether all elements are of one kind. Not of `Mixed`, whose elements may have
+            different numbers of parameters.
         per_element: Settings that may be tensors which broadcast to the data's shape, and how many
             dimensions of their own they have after that.
         kind: What values are: "real", "binary" (0 and 1, and between as a cross-entropy), "counts"
@@ -247,6 +248,22 @@ class Likelihood(ABC):
                 ) from None
         return self._with(flat)
 
+    def elements_in(self, mask: Tensor) -> Tensor:
+        """The elements of each query that are in mask, (B, E), in order: (B, E').
+
+        E' is as large as the query with most asks for; those of the others are filled up with
+        elements that are not in mask. All where no query has any, as there is no work with none.
+        """
+        most = int(mask.sum(1).max()) if len(mask) else 0
+        order = mask.to(torch.int8).sort(dim=1, descending=True, stable=True)[1]
+        return order[:, :most] if most else order
+
+    def outputs_of(self, elements: Tensor) -> Tensor:
+        """Where a decoder's output, laid out flat, has the parameters of elements (B, E')."""
+        num = math.prod(self.param_shape)
+        own = torch.arange(num, device=elements.device)
+        return (elements[..., None] * num + own).flatten(-2)
+
     def of_elements(self, elements: Tensor) -> "Likelihood":
         """The same for some elements of each query, (B, E'), of data laid out flat."""
         return self._with({name: value[elements] for name, value in self._tensors().items()})
@@ -295,16 +312,29 @@ class Likelihood(ABC):
             mask: Which elements count, shape (B, E).
         """
         (params,) = kept
-        most = int(mask.sum(1).max()) if mask.numel() else 0
-        elements = mask.to(torch.int8).sort(dim=1, descending=True, stable=True)[1][:, :most]
+        elements = self.elements_in(mask)
         likelihood = self.of_elements(elements)
         values, mask = values.gather(1, elements), mask.gather(1, elements)
         row_bytes = elements.numel() * params[:1, :1].nbytes
         pieces = [
-            likelihood.masked_log_prob(piece[:, elements], values, mask)
+            likelihood.masked_log_prob(likelihood.only(piece[:, elements], mask), values, mask)
             for piece in params.split(max(_CHUNK_BYTES // max(row_bytes, 1), 1))
         ]
         return torch.cat(pieces)
+
+    def pairwise_of_observed(
+        self, kept: tuple[Tensor, ...], values: Tensor, mask: Tensor
+    ) -> Tensor:
+        """`pairwise_log_prob` without the elements that no query has in its mask.
+
+        They would have a say in how products of matrices are rounded, if in no more.
+        """
+        elements = mask.any(0).nonzero()[:, 0]
+        if len(elements) == mask.shape[1]:
+            return self.pairwise_log_prob(kept, values, mask)
+        likelihood = self.of_elements(elements)
+        own = tuple(part[:, elements] for part in kept)
+        return likelihood.pairwise_log_prob(own, values[:, elements], mask[:, elements])
 
     def fisher_product(self, params: Tensor, tangents: Tensor, mask: Tensor) -> Tensor:
         """F v of each element in mask, 0 elsewhere: F its Fisher matrix, v a tangent of params.

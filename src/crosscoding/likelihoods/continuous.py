@@ -65,6 +65,9 @@ class Gaussian(_Real):
                 f"expected scale=None with log_variance=True, got {self.scale}: the decoder "
                 "outputs the log variance, so there is no scale to set"
             )
+        if self.log_variance:
+            takes = "finite parameters and a log variance whose scale is finite"
+            object.__setattr__(self, "takes", takes)
 
     def __repr__(self) -> str:
         more = ", log_variance=True" if self.log_variance else ""
@@ -78,6 +81,11 @@ class Gaussian(_Real):
         if not self.log_variance:
             return super().split(params)
         return params[..., 0], (0.5 * params[..., 1]).exp()
+
+    def valid(self, params: Tensor) -> Tensor:
+        """Where the standard deviation is finite too."""
+        found = super().valid(params)
+        return found & self.split(params)[1].isfinite() if self.log_variance else found
 
     def _standardized(self, params: Tensor, values: Tensor) -> Tensor:
         """(t − μ) / σ."""

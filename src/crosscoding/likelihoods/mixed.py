@@ -224,8 +224,13 @@ class Mixed(Likelihood):
         columns = zip(self._split_values(values), self._split_values(mask), strict=True)
         for (part, _), (data, counts) in zip(self.pairs, columns, strict=True):
             own = tuple(next(left) for _ in range(part.num_kept))
-            total = total + part.pairwise_log_prob(own, data, counts)
+            total = total + part.pairwise_of_observed(own, data, counts)
         return total
+
+    def pairwise_of_observed(
+        self, kept: tuple[Tensor, ...], values: Tensor, mask: Tensor
+    ) -> Tensor:
+        return self.pairwise_log_prob(kept, values, mask)
 
     # ---- checks, of data and parameters as they come ---------------------------------------------
 
@@ -261,13 +266,50 @@ class Mixed(Likelihood):
             for (part, num), own in zip(self.pairs, pieces, strict=True)
         ]
 
-    def of_elements(self, elements: Tensor) -> Likelihood:
-        """Not for these: what a column is made of depends on the column.
+    # ---- some elements -------------------------------------------------------------------------
 
-        Raises:
-            TypeError: Always.
-        """
-        raise TypeError("expected a likelihood of the same kind for every element, got Mixed")
+    def elements_in(self, mask: Tensor) -> Tensor:
+        """As the base's: one part after the other, each filled up to the most of a query."""
+        places = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
+        pairs = zip(self._split_values(places), self._split_values(mask), strict=True)
+        found = [
+            own.gather(1, part.elements_in(counts))
+            for (part, _), (own, counts) in zip(self.pairs, pairs, strict=True)
+            if counts.any() or not mask.any()
+        ]
+        return torch.cat(found, 1)
+
+    def outputs_of(self, elements: Tensor) -> Tensor:
+        found, start = [], 0
+        for (part, num), own in zip(self.pairs, self._of_parts(elements), strict=True):
+            found.append(start + part.outputs_of(own))
+            start += num * math.prod(part.param_shape)
+        places = torch.cat(found, -1)
+        return places if self._output_order is None else self._output_order[places]
+
+    def of_elements(self, elements: Tensor) -> "Mixed":
+        """The same for some elements of each query, one part after the other, (B, E')."""
+        own = zip(self.pairs, self._of_parts(elements), strict=True)
+        parts = [(part.of_elements(e), e.shape[-1]) for (part, _), e in own if e.shape[-1]]
+        return Mixed(parts)
+
+    def select(self, index: Tensor | slice) -> "Mixed":
+        chosen = Mixed([(part.select(index), num) for part, num in self.pairs])
+        for name in ("_order", "_output_order"):
+            object.__setattr__(chosen, name, getattr(self, name))
+        return chosen
+
+    def _of_parts(self, elements: Tensor) -> list[Tensor]:
+        """Elements, (*B, E'), that lie one part after the other, by part and as a part counts."""
+        places = elements if self._order is None else self._order.argsort()[elements]
+        ends = torch.tensor(self._columns, device=places.device).cumsum(0)
+        numbers = self._columns  # of no query
+        if places.numel():
+            part = torch.bucketize(places.flatten()[: places.shape[-1]], ends, right=True)
+            numbers = torch.bincount(part, minlength=len(ends)).tolist()
+        starts = [0, *ends[:-1].tolist()]
+        pieces = places.split(numbers, -1)
+        return [piece - start for piece, start in zip(pieces, starts, strict=True)]
 
     # ---- saving ----------------------------------------------------------------------------------
 

@@ -46,17 +46,22 @@ def wrong_output(likelihood: Likelihood, num: int, found: Sequence[int]) -> str:
     words = (
         f"expected decoder output of shape ({num}, {likelihood.output_shape()}) for {num} points"
     )
-    advice = ""
-    if isinstance(likelihood, Mixed):
+    advice, shape, own = "", tuple(found), likelihood.param_shape
+    if shape == (num, *own) and likelihood.data_shape((1, *own)) is not None:
+        advice = (
+            "; the dimension of the elements is missing, as after squeeze() of a single one: leave "
+            f"that out, or put out shape {(num, 1, *own)}"
+        )
+    elif isinstance(likelihood, Mixed):
         widths = [
             f"{columns * math.prod(part.param_shape)} for {columns} of {type(part).__name__}"
             for part, columns in likelihood.pairs
         ]
         advice = f"; that is {', '.join(widths)}; or a tuple of one tensor for each part"
-    elif likelihood.param_shape:
+    if likelihood.param_shape and not isinstance(likelihood, Mixed):
         (count,) = likelihood.param_shape
         words += f", or a tuple of {count} of shape ({num}, *data)"
-        if isinstance(likelihood, Dispersed):
+        if isinstance(likelihood, Dispersed) and not advice:
             setting = f"{type(likelihood).__name__}({likelihood.dispersion}=…)"
             advice = f"; if it puts out one number an element, use {setting}"
-    return f"{words}, got {tuple(found)}{advice}"
+    return f"{words}, got {shape}{advice}"

@@ -16,7 +16,7 @@ from crosscoding.evidence import as_tensor
 from crosscoding.frozen import Trial, check_derivatives, frozen_copy
 from crosscoding.heads import find_head
 from crosscoding.likelihoods import Likelihood
-from crosscoding.likelihoods.outputs import joined, wrong_output
+from crosscoding.likelihoods.outputs import doubt_of, joined, wrong_output
 from crosscoding.model import Model
 from crosscoding.random import generator_from, normal
 from crosscoding.report import CheckReport
@@ -118,7 +118,7 @@ class VAE(Savable):
         check_derivatives(self._run, torch.cat([probes[:1], _FAR * probes[1:2]]), "decoder")
         likelihood.check_params(trial.output)
         self._params_shape = trial.output.shape[1:]
-        if doubt := likelihood.doubt(trial.output):
+        if doubt := doubt_of(likelihood, self._run, probes, trial.output):
             warnings.warn(doubt, UserWarning, stacklevel=3)
         self._flat_likelihood = likelihood.for_data(self.data_shape, like)
         by_rows = likelihood.by_rows

@@ -1,9 +1,10 @@
 """What a decoder has to output, in words, for the message where it outputs something else."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from crosscoding.errors import first_line
@@ -11,6 +12,8 @@ from crosscoding.likelihoods.base import Likelihood
 from crosscoding.likelihoods.dispersed import Dispersed
 from crosscoding.likelihoods.mixed import Mixed
 from crosscoding.likelihoods.readings import shapes
+
+_FEW_PARAMS = 4096  # of a datum: a graph of more takes memory, and many numbers tell without one
 
 
 def joined(likelihood: Likelihood, output: Any) -> Tensor:
@@ -39,6 +42,27 @@ def _check_tensors(output: Any, name: str) -> None:
             f"expected a tensor from the decoder, got {kind}; wrap it in a module that puts out "
             f"what {name} takes"
         )
+
+
+def doubt_of(
+    likelihood: Likelihood, decode: Callable[[Tensor], Tensor], z: Tensor, output: Tensor
+) -> str:
+    """What is most likely wrong about an allowed output, or the function that it comes out of.
+
+    Args:
+        likelihood: Of the model.
+        decode: Gives its output at z, (N, latent).
+        z: Some points.
+        output: That at these points.
+    """
+    doubt = likelihood.doubt(output)
+    if doubt or output[0].numel() > _FEW_PARAMS:
+        return doubt
+    try:
+        with torch.enable_grad():
+            return likelihood.doubt(decode(z.clone().requires_grad_()))
+    except Exception:  # a decoder that cannot be differentiated: for `VAE.check` to tell
+        return ""
 
 
 def wrong_output(likelihood: Likelihood, num: int, found: Sequence[int]) -> str:

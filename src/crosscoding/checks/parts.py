@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from crosscoding.likelihoods import Likelihood, Mixed
+from crosscoding.report import STATUSES, Finding
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,3 +46,8 @@ def parts_of(likelihood: Likelihood, *tensors: Tensor) -> list[Part]:
         found.append(Part(part, f"{where}: ", own))
         start += num
     return found
+
+
+def worst(findings: list[Finding]) -> Finding | None:
+    """Of findings on parts the one of the worst status; None if there are none."""
+    return max(findings, key=lambda finding: STATUSES.index(finding.status), default=None)

@@ -13,7 +13,17 @@ from torch.autograd.graph import GradientEdge
 _FEW = 8  # elements, below which logits may all lie in [0, 1] by chance, as test_doubts.py counts
 _INTO_0_TO_1 = {"Sigmoid", "Hardsigmoid", "Softmax"}
 _UNCHANGED = {
-    *("Alias", "AsStrided", "Cat", "Clamp", "Clone", "Expand", "Permute", "Reshape", "ReshapeAlias"),
+    *(
+        "Alias",
+        "AsStrided",
+        "Cat",
+        "Clamp",
+        "Clone",
+        "Expand",
+        "Permute",
+        "Reshape",
+        "ReshapeAlias",
+    ),
     *("Select", "Slice", "Split", "SplitWithSizes", "Squeeze", "Stack", "T", "ToCopy", "Transpose"),
     *("Unbind", "UnsafeSplit", "UnsafeView", "Unsqueeze", "View"),
 }

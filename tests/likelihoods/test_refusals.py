@@ -372,6 +372,12 @@ def test_mixed_names_the_columns_of_what_it_refuses():
         cc.condition(model, cc.Evidence(values, torch.tensor(True)), seed=0)
 
 
+def test_mixed_names_a_single_column_of_what_it_refuses():
+    model = vae(Mixed([(Gaussian(0.1), 2), Poisson()]), 3)
+    with pytest.raises(ValueError, match="in column 2: expected observed values whole numbers"):
+        cc.condition(model, cc.Evidence(torch.full((3,), 0.5), torch.tensor(True)), seed=0)
+
+
 def test_mixed_of_a_decoder_with_another_number_of_heads_is_refused():
     class Heads(nn.Module):
         def forward(self, z):

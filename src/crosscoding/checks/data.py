@@ -52,12 +52,14 @@ def explanation(subject: Subject) -> Finding:
     data, fits, likelihood = subject.whole, subject.fits, subject.vae.flat_likelihood
     ours = fits.log_prob.mean().item()
     figures = {"log_prob": ours}
+    num = counted(len(fits.data), "datum", "data")
+    words = f"log p of {num} is about {ours:.4g} nats on average"
     if len(data) < FEWEST:
-        words = f"log p of {len(fits.data)} data is about {ours:.4g} nats on average; give "
-        return Finding("explanation", "note", f"{words}{FEWEST} or more to compare", figures)
+        words += f"; give {FEWEST} or more to compare"
+        return Finding("explanation", "note", words, figures)
     if name := _without_kind(subject.vae.likelihood):
-        words = f"log p of {len(fits.data)} data is about {ours:.4g} nats on average; to compare, "
-        words += f"set kind of {name} to what its values are, one of {', '.join(KINDS)}"
+        words += f"; to compare, set kind of {name} to what its values are, one of "
+        words += ", ".join(KINDS)
         return Finding("explanation", "note", words, figures)
     noise = likelihood.variance(subject.params).mean(0).nan_to_num(0.0, 0.0)
     floor = noise.clamp_min(1e-12).reshape(subject.vae.data_shape)
@@ -65,10 +67,7 @@ def explanation(subject: Subject) -> Finding:
     gains = fits.log_prob - columns[: len(fits.data)].to(fits.log_prob)
     gain, error = gains.mean().item(), (gains.std() / len(gains) ** 0.5).item()
     figures |= {"log_prob_of_columns": ours - gain, "gain": gain, "gain_error": error}
-    words = (
-        f"log p of {len(gains)} data is about {ours:.4g} nats on average, and {ours - gain:.4g} "
-        "where each element has a law of its own"
-    )
+    words += f", and {ours - gain:.4g} where each element has a law of its own"
     if gain < -2 * error:
         return Finding(
             "explanation",
@@ -143,8 +142,9 @@ def _scale_finding(
         return Finding(
             "scale",
             "note",
-            f"{where}z of {mode.shape[1]} dimensions can match {counted(size, 'element')} exactly, "
-            "as far as one sees: data do not tell the scale, or it is far too large; try a smaller",
+            f"{where}z of {counted(mode.shape[1], 'dimension')} can match "
+            f"{counted(size, 'element')} exactly, as far as one sees: data do not tell the scale, "
+            "or it is far too large; try a smaller",
             {"factor": 0.0},
         )
     if 1 / _SCALE_FACTOR <= factor <= _SCALE_FACTOR:

@@ -76,9 +76,10 @@ class Rejection(Method):
 
     def _give_up(self, count: Tensor, spent: int) -> None:
         short = count < self.num_draws
+        accepted, asked = counted(self.num_draws, "draw"), counted(len(count), "query", "queries")
         raise BudgetError(
-            f"rejection accepted {self.num_draws} draws for {int((~short).sum())} of {len(count)} "
-            f"queries from {spent} proposals, and as few as {int(count.min())} for the others; "
+            f"rejection accepted {accepted} for {int((~short).sum())} of {asked} from "
+            f"{counted(spent, 'proposal')}, and as few as {int(count.min())} for the others; "
             "raise max_proposals, ask for fewer draws, or use another method: the acceptance rate "
             "falls quickly with the latent dimension and with the amount of evidence"
         )

@@ -24,7 +24,7 @@ from crosscoding.methods import Auto, Method, Report, silent
 from crosscoding.posterior import Posterior
 from crosscoding.progress import followed
 from crosscoding.random import generator_from, spawn
-from crosscoding.surroundings import isolated, warn_of_coarse_products
+from crosscoding.surroundings import isolated
 from crosscoding.target import Target, VAETarget
 from crosscoding.vae import VAE, check_matches
 
@@ -209,7 +209,6 @@ def infer(
         raise TypeError(
             f"expected method to be one of crosscoding.methods, such as HMC(), got {method!r}"
         )
-    warn_of_coarse_products(target.like, stacklevel=3)
     for_method, for_draws = spawn(generator_from(seed), 2)
     start = time.perf_counter()
     with torch.enable_grad():  # wherever the caller stands

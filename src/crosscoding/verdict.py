@@ -21,9 +21,9 @@ from crosscoding.errors import counted
 LABELS = ("trusted", "approximate", "unreliable")
 
 _ERROR, _ROUGH_ERROR = 0.04, 0.5  # of log p(x), in nats
-_ESS, _ROUGH_ESS = 600.0, 50.0
-_R_HAT, _ROUGH_R_HAT = 1.01, 1.1
-MISSED, _ROUGH_MISSED = 0.02, 0.1
+_ESS, _ROUGH_ESS = 600.0, 50.0  # draws, of which the error of log p(x) is 1/√ESS: 0.04 and 0.14
+_R_HAT, _ROUGH_R_HAT = 1.01, 1.1  # Vehtari et al. (2021), and Gelman and Rubin's older limit
+MISSED, _ROUGH_MISSED = 0.02, 0.1  # of p(z|x): as much as 0.02 and 0.1 nats of log p(x)
 LOST, _ROUGH_LOST = 0.01, 0.5  # of the draws: an answer's weight; most of it
 _SHORT, _ROUGH_SHORT = 0.1, 3.0  # nats, of KL(q || p)
 _EXCESS = 0.1  # nats, for rounding

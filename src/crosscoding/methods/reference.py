@@ -29,8 +29,8 @@ from crosscoding.methods.particles import flattened, next_temperature
 from crosscoding.random import normal, quasi_normal
 from crosscoding.target import Target
 
-# Tails of the parts by their degrees of freedom, and the share of the draws that each has: half from
-# the narrow one, and enough from each heavier one to find what lies in tails like its own.
+# Tails of the parts by their degrees of freedom, and the share of the draws of each: half from the
+# narrow one, and enough from each heavier one to find what lies in tails like its own.
 KINDS = (NORMAL, 4, 1, EACH_CAUCHY)
 SHARES = (0.5, 0.2, 0.15, 0.15)
 _ROUNDS = 12  # of adapting, at most

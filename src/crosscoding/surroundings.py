@@ -105,7 +105,8 @@ def _restoring() -> Callable[[], None]:
     """What sets the precision of products to what it is now."""
     if precision := _matmul_precision():
         return lambda: torch.set_float32_matmul_precision(precision)
-    settings: list[Any] = [torch.backends.mkldnn.matmul, torch.backends.cuda.matmul]
+    backends: list[Any] = [torch.backends.mkldnn, torch.backends.cuda]
+    settings = [backend.matmul for backend in backends]
     values = [setting.fp32_precision for setting in settings]
 
     def restore() -> None:

@@ -124,7 +124,7 @@ def intervals() -> dict[str, list[list[str]]]:
 
 @pytest.mark.parametrize(
     "likelihood",
-    [Poisson(), Bernoulli(), BetaBinomial(9, 4.0), DiscretizedLogistic(0.2), Ordinal([0])],
+    [Poisson(), Bernoulli(), BetaBinomial(9, 4.0), DiscretizedLogistic(0.2), Ordinal([-0.5, 0.5])],
 )
 def test_an_interval_ends_in_values_that_were_drawn(likelihood):
     model("mine", likelihood)

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,7 +31,11 @@ _PIXELS = 6 * 28  # about as wide as a datum is shown
 _FEW = 20  # draws that count
 _COLUMNS = 8
 _MOST_SHOWN = 64
-_INTERVAL = {"low": (0.05, "lower"), "high": (0.95, "higher")}  # quantiles, and NumPy's method
+# Quantiles of the completions, and NumPy's method, by which they are values that were drawn.
+_INTERVAL: dict[str, tuple[float, Literal["lower", "higher"]]] = {
+    "low": (0.05, "lower"),
+    "high": (0.95, "higher"),
+}
 
 _OPTIONS = {
     "methods.TemperedSMC(num_particles=10_000)": "--method smc",

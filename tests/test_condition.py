@@ -306,9 +306,25 @@ def test_log_p_of_no_query_is_zero():
     assert error.tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
+def test_log_p_of_the_query_is_not_asked_of_a_truth_that_contradicts_the_evidence(batch):
+    problem = linear_gaussian_problem(2, batch=batch)
+    mask = torch.arange(8) < 3
+    posterior = cc.condition(problem.vae, cc.Evidence(problem.truth, mask), seed=0)
+    truth = torch.where(mask, math.nan, problem.truth)  # which says nothing of what is observed
+    assert cc.query_log_prob(posterior, truth, seed=0).log_prob.isfinite().all()
+    truth[..., 1] = problem.truth[..., 1] + 1
+    number = truth.reshape(-1, 8)[0, 1]
+    words = rf"as in the evidence, or NaN, got {number:.6g} for element 1 of query 0, observed as "
+    with pytest.raises(ValueError, match=words):
+        cc.query_log_prob(posterior, truth, seed=0)
+
+
 def test_log_p_of_the_query_needs_a_model_and_a_truth_that_fits_it():
     posterior = cc.infer(cc.DensityTarget(lambda z: -z.square().sum(-1), 2), seed=0)
-    with pytest.raises(ValueError, match="expected the posterior of a VAE, with its model"):
+    with pytest.raises(
+        ValueError, match=r"expected the posterior of a VAE, with its model, .*log_prob\(z\) is"
+    ):
         cc.query_log_prob(posterior, torch.zeros(2))
     problem = linear_gaussian_problem(2, batch=(2,))
     posterior = cc.condition(problem.vae, problem.evidence, seed=0)

@@ -157,6 +157,30 @@ WRAPPED = {
 }
 
 
+def test_a_parametrised_buffer_stays_a_buffer(tmp_path):
+    class Shifted(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(2, 3)
+            self.register_buffer("shift", torch.tensor([-1.0, 2.0, -3.0]))
+
+        def forward(self, z):
+            return super().forward(z) + self.shift
+
+    decoder = Shifted()
+    parametrize.register_parametrization(decoder, "shift", Positive())
+    parametrize.register_parametrization(decoder, "weight", Positive())
+    copied = plain_copy(decoder, "decoder")
+    assert [name for name, _ in copied.named_buffers()] == ["shift"]
+    assert {name for name, _ in copied.named_parameters()} == {"weight", "bias"}
+    assert torch.equal(copied.shift, decoder.shift)
+    vae = cc.VAE(decoder, 2, Gaussian(0.1))
+    with pytest.warns(UserWarning, match="only the weights are saved"):
+        vae.save(tmp_path / "model")
+    loaded = cc.load_vae(tmp_path / "model", decoder=Shifted())
+    z = torch.randn(4, 2)
+    assert torch.equal(loaded.decode(z), vae.decode(z))
+
+
 @pytest.mark.filterwarnings("ignore:.*grad attribute.*")  # of torch's own compiler
 @pytest.mark.parametrize("make", WRAPPED.values(), ids=WRAPPED)
 def test_wrappers_come_off(make, tmp_path):

@@ -301,9 +301,9 @@ def _root_of_ratio(share: _Share, squares: Tensor, freedom: Tensor, latent_dim: 
     if (freedom < _LEAST_FREEDOM).any():
         raise BudgetError(
             f"{share.where}expected data that z cannot match exactly, got such that z of "
-            f"{latent_dim} dimensions takes up all but {freedom.min():.1g} of the residuals of "
-            "some elements, so that these do not tell their scale; give it by hand, or give one "
-            "for more elements"
+            f"{counted(latent_dim, 'dimension')} takes up all but {freedom.min():.1g} of the "
+            "residuals of some elements, so that these do not tell their scale; give it by hand, "
+            "or give one for more elements"
         )
     return (squares / freedom).sqrt()
 

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from crosscoding.observed import Observed
 
 _SURPRISING = 10.0  # nats: what is observed is that improbable at 4.5 standard deviations
-_TIMES_AS_FAR = (2.0, 6.0, 20.0)
+_TIMES_AS_FAR = (2.0, 6.0, 20.0)  # prior standard deviations from the centre, both ways
 
 
 def stuck(observed: Observed, z: Tensor) -> Tensor:

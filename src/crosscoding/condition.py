@@ -17,14 +17,14 @@ from crosscoding.doubts import (
     with_edges,
     with_losses,
 )
-from crosscoding.errors import NonFiniteError
+from crosscoding.errors import NonFiniteError, and_more
 from crosscoding.evidence import Evidence, as_tensor
 from crosscoding.findings import Findings
 from crosscoding.methods import Auto, Method, Report, silent
 from crosscoding.posterior import Posterior
 from crosscoding.progress import followed
 from crosscoding.random import generator_from, spawn
-from crosscoding.surroundings import isolated, warn_of_coarse_products
+from crosscoding.surroundings import isolated
 from crosscoding.target import Target, VAETarget
 from crosscoding.vae import VAE, check_matches
 
@@ -115,7 +115,7 @@ def query_log_prob(
 
     Args:
         posterior: Of a VAE, and of a method that estimates log p(x).
-        truth: Whole data, shape (*batch, *data); its observed elements are not looked at.
+        truth: Whole data, shape (*batch, *data); observed elements as in the evidence, or NaN.
         method: To condition on the whole; by default `methods.Auto()`.
         seed, report, progress: As in `condition`.
 
@@ -125,7 +125,8 @@ def query_log_prob(
 
     Raises:
         TypeError: posterior is none.
-        ValueError: The posterior has no model, or truth does not fit it.
+        ValueError: The posterior has no model, or truth does not fit it or contradicts the
+            evidence.
 
     Example:
         >>> import crosscoding as cc
@@ -140,9 +141,18 @@ def query_log_prob(
         raise TypeError(f"expected a posterior first, got {type(posterior).__name__}")
     target = posterior.target
     if not isinstance(target, VAETarget):
-        raise ValueError("expected the posterior of a VAE, with its model")
+        raise ValueError(
+            "expected the posterior of a VAE, with its model, got one "
+            + (
+                "that was loaded without it; pass Posterior.load(path, vae=...)"
+                if target is None
+                else "of a bare density, which has no data to ask about; posterior.log_prob(z) is "
+                "the density of z"
+            )
+        )
     truth = as_tensor(truth, "truth")
     check_matches(target.vae, truth, "truth", posterior.batch_shape)
+    _check_agrees(target, truth)
     mask = target.evidence.mask
     whole = Evidence(torch.where(mask, target.evidence.values, truth), torch.ones_like(mask))
     both = condition(target.vae, whole, method, seed=seed, report=report, progress=progress)
@@ -158,6 +168,22 @@ def query_log_prob(
     everything = mask.flatten(len(posterior.batch_shape)).all(-1)
     log_prob, error = log_prob.masked_fill(everything, 0.0), error.masked_fill(everything, 0.0)
     return QueryLogProb(log_prob, error)
+
+
+def _check_agrees(target: VAETarget, truth: Tensor) -> None:
+    """Raise ValueError where truth (*batch, *data) contradicts the evidence; NaN says nothing."""
+    values, mask = target.evidence.values, target.evidence.mask
+    wrong = (mask & (truth != values) & ~truth.isnan()).reshape(-1, target.vae.data_size)
+    if not wrong.any():
+        return
+    query, element = wrong.nonzero()[0].tolist()
+    found, seen = (float(data.reshape(wrong.shape)[query, element]) for data in (truth, values))
+    raise ValueError(
+        "expected truth whose observed elements are as in the evidence, or NaN, got "
+        f"{found:.6g} for {target.vae.element_name(element)} of query {query}, observed as "
+        f"{seen:.6g}{and_more(int(wrong.sum()) - 1)}; condition on the values that truth has, or "
+        "give them as they were observed"
+    )
 
 
 @isolated
@@ -183,7 +209,6 @@ def infer(
         raise TypeError(
             f"expected method to be one of crosscoding.methods, such as HMC(), got {method!r}"
         )
-    warn_of_coarse_products(target.like, stacklevel=3)
     for_method, for_draws = spawn(generator_from(seed), 2)
     start = time.perf_counter()
     with torch.enable_grad():  # wherever the caller stands

@@ -28,7 +28,7 @@ _SHARED = (_thread.LockType, _thread.RLock, io.IOBase)  # cannot be copied, and 
 
 
 def plain_copy(network: nn.Module, name: str) -> nn.Module:
-    """A copy in eval mode whose computed weights are parameters; the module is left as it was.
+    """A copy in eval mode whose computed weights and buffers are plain; the module stays as it was.
 
     Args:
         network: Any module.
@@ -150,7 +150,16 @@ def _settle_parametrisations(module: nn.Module) -> None:
         values, again = ({name: getattr(module, name).clone() for name in names} for _ in "12")
         if drawn() or not all(torch.equal(values[name], again[name]) for name in names):
             return
+    learned = {name for name in names if list(_originals(module, name).parameters(recurse=False))}
     module.__class__ = type(module).__bases__[0]
     del module.parametrizations
     for name, value in values.items():
-        module.register_parameter(name, nn.Parameter(value, requires_grad=False))
+        if name in learned:
+            module.register_parameter(name, nn.Parameter(value, requires_grad=False))
+        else:
+            module.register_buffer(name, value)
+
+
+def _originals(module: nn.Module, name: str) -> nn.Module:
+    """What holds the tensors that a parametrised weight or buffer is computed from."""
+    return module.get_submodule(f"parametrizations.{name}")

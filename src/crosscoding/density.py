@@ -9,7 +9,7 @@ from torch import Tensor
 
 from crosscoding.bank import MAX_POINTS, prior_points
 from crosscoding.clock import UNLIMITED
-from crosscoding.errors import NonFiniteError
+from crosscoding.errors import NonFiniteError, counted
 from crosscoding.surroundings import isolated
 from crosscoding.target import Target
 
@@ -111,8 +111,8 @@ class DensityTarget(Target):
             found = "NaN" if result[wrong].isnan().any() else "infinity"
             raise NonFiniteError(
                 f"expected a finite log-density, got {found} from log_density at "
-                f"{int(wrong.sum())} of {wrong.numel()} points, the first of them at |z| = "
-                f"{place:.3g}"
+                f"{int(wrong.sum())} of {counted(wrong.numel(), 'point')}, the first of them at "
+                f"|z| = {place:.3g}"
             )
         return result
 

@@ -27,8 +27,8 @@ from crosscoding.verdict import LOST, MISSED
 # Draws that are decoded to look for losses: of the most, two count as more than 1 %. Where they
 # cost more than a second of a query, fewer; few are enough where the answer is not trusted anyway.
 _MOST_LOOKED, _FEWEST_LOOKED, _FEWEST_TRUSTED = 128, 4, 32
-_LOSS_OPERATIONS = 2e10
-_LOOKED_FOR_CLAMPS = 8
+_LOSS_OPERATIONS = 2e10  # multiply-adds: about a second
+_LOOKED_FOR_CLAMPS = 8  # draws: on a clamp all agree, elsewhere two hardly do
 _FEW_NEAR = 0.01  # share of draws that may lie next to what overflows
 
 

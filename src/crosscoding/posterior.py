@@ -272,7 +272,8 @@ class Posterior:
         conditions anew, and gives log p(y|x) with its error; this one is a tensor alone.
 
         Args:
-            truth: Whole data, shape (*batch, *data); its observed elements are not looked at.
+            truth: Whole data, shape (*batch, *data). Its observed elements are not looked at, even
+                where they contradict the evidence: x is what was conditioned on.
         Returns:
             Shape (*batch,). 0 where everything was observed.
         Raises:
@@ -392,9 +393,15 @@ class Posterior:
     def _model(self) -> tuple[VAE, VAETarget]:
         if isinstance(self.target, VAETarget):
             return self.target.vae, self.target
+        if self.target is None:
+            raise ValueError(
+                "expected a posterior with a decoder for this, got one that was loaded without its "
+                "model; pass Posterior.load(path, vae=...)"
+            )
         raise ValueError(
-            "expected a posterior with a decoder for this; the target is a bare density, or the "
-            "posterior was loaded without its model: pass Posterior.load(path, vae=...)"
+            "expected a posterior with a decoder for this, got that of a bare density, which has z "
+            "and no data; take sample(num), or averages over draws with their log_weights: "
+            "posterior.sample(1000).mean(0) is the mean of z"
         )
 
     def _decoded(

@@ -1,15 +1,16 @@
 """What surrounds a call in the caller's code, kept from changing what the call gives.
 
 Autocast would run a decoder in half precision, inference mode would give tensors that cannot be
-differentiated later, and a default device would move what a decoder's own code makes. A function
-that is `isolated` runs without them, and they are as they were when it returns or raises. All three
-belong to the caller's thread. What belongs to all threads is left alone: code of this package names
-the dtype of every tensor that it makes, and does not depend on the default dtype; where products of
-matrices are less precise than their dtype, there is a warning.
+differentiated later, a default device would move what a decoder's own code makes, and
+`torch.set_float32_matmul_precision` would take digits from products of matrices. A function that is
+`isolated` runs without them, and they are as they were when it returns or raises. The first three
+belong to the caller's thread. The precision of products belongs to all threads, so other threads
+have exact products too while such a function runs. The default dtype, which does as well, is left
+alone: code of this package names the dtype of every tensor that it makes.
 """
 
 import functools
-import warnings
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, TypeVar, cast
@@ -20,14 +21,13 @@ from torch import Tensor, nn
 _ACCELERATOR = torch.accelerator.current_accelerator()
 _DEVICE_TYPES = ("cpu",) if _ACCELERATOR is None else ("cpu", _ACCELERATOR.type)
 _CPU = torch.device("cpu")
-_WIDTH = 128  # of matrices that are large enough for a processor's coarse products
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Class = TypeVar("_Class", bound=type)
 
 
 def isolated(function: _Function) -> _Function:
-    """The function, run outside of autocast, inference mode and a default device of the caller's.
+    """The function, run outside of autocast, inference mode, coarse products and a default device.
 
     Whether gradients are recorded stays as it is; in inference mode they are not. Arguments that
     are inference tensors are copied to normal ones, so what is returned can be used anywhere.
@@ -61,25 +61,59 @@ def isolated_class(cls: _Class) -> _Class:
     return cls
 
 
-def warn_of_coarse_products(like: Tensor, stacklevel: int) -> None:
-    """Warn where `torch.set_float32_matmul_precision` takes digits from products of float32.
+class _ExactProducts:
+    """Products of float32 in float32 throughout, for all threads, while any of them is inside.
 
-    What that does depends on the processor, so one is tried: 1 + 2⁻¹² is 1 in bfloat16 and TF32.
-
-    Args:
-        like: Of the dtype and on the device that products are of.
-        stacklevel: As `warnings.warn` has it, from the function that calls this one.
+    The first to come remembers what was set, and the last to go sets it again.
     """
-    precision = torch.get_float32_matmul_precision()
-    if precision == "highest" or like.dtype != torch.float32:
-        return
-    factor = like.new_full((_WIDTH, _WIDTH), 1 + 2**-12)
-    if (factor @ factor - _WIDTH * (1 + 2**-11)).abs().max() > 1e-2:
-        warnings.warn(
-            f"matrix products lose precision because float32_matmul_precision is {precision!r}, "
-            "and so do answers; call torch.set_float32_matmul_precision('highest')",
-            stacklevel=stacklevel + 1,
-        )
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._restore: Callable[[], None] = lambda: None
+
+    def needed(self) -> bool:
+        """Whether products are coarse, or would be again when another thread leaves."""
+        return self._inside > 0 or _matmul_precision() != "highest"
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._restore = _restoring()
+                torch.set_float32_matmul_precision("highest")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._restore()
+
+
+_EXACT_PRODUCTS = _ExactProducts()
+
+
+def _matmul_precision() -> str:
+    """What `torch.set_float32_matmul_precision` has set; "" where backends have settings apart."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return ""
+
+
+def _restoring() -> Callable[[], None]:
+    """What sets the precision of products to what it is now."""
+    if precision := _matmul_precision():
+        return lambda: torch.set_float32_matmul_precision(precision)
+    backends: list[Any] = [torch.backends.mkldnn, torch.backends.cuda]
+    settings = [backend.matmul for backend in backends]
+    values = [setting.fp32_precision for setting in settings]
+
+    def restore() -> None:
+        for setting, value in zip(settings, values, strict=True):
+            setting.fp32_precision = value
+
+    return restore
 
 
 def _ways_out(args: tuple[Any, ...]) -> list[AbstractContextManager[Any]]:
@@ -90,6 +124,8 @@ def _ways_out(args: tuple[Any, ...]) -> list[AbstractContextManager[Any]]:
     for device_type in _DEVICE_TYPES:
         if torch.is_autocast_enabled(device_type):
             contexts.append(torch.autocast(device_type, enabled=False))
+    if _EXACT_PRODUCTS.needed():
+        contexts.append(_EXACT_PRODUCTS)
     default = torch.empty(0).device  # what torch.get_default_device gives, in a quarter of the time
     if default != _CPU and default != (home := _home(args)):
         contexts.append(home)

@@ -17,7 +17,7 @@ from crosscoding.evidence import as_tensor
 from crosscoding.frozen import OutputError, Trial, check_derivatives, frozen_copy
 from crosscoding.heads import find_head
 from crosscoding.likelihoods import Likelihood
-from crosscoding.likelihoods.outputs import joined, wrong_output
+from crosscoding.likelihoods.outputs import doubt_of, joined, on_half_as_many, wrong_output
 from crosscoding.model import Model
 from crosscoding.random import generator_from, normal
 from crosscoding.report import CheckReport
@@ -117,7 +117,8 @@ class VAE(Savable):
         trial.check(self.dtype)
         check_derivatives(self._run, torch.cat([probes[:1], _FAR * probes[1:2]]), "decoder")
         self._flat_likelihood = likelihood.for_data(self.data_shape, like)
-        for doubt in filter(None, [self._doubt_of_lost(trial), likelihood.doubt(trial.output)]):
+        misread = doubt_of(likelihood, self._run, probes, trial.output)
+        for doubt in filter(None, [self._doubt_of_lost(trial), misread]):
             warnings.warn(doubt, UserWarning, stacklevel=3)
         by_rows = likelihood.by_rows
         self.head = find_head(self.decoder, probes, trial.output) if by_rows else None
@@ -435,7 +436,8 @@ def check_matches(vae: VAE, values: Tensor, name: str, batch_shape: Sequence[int
     wanted = "*batch" if batch_shape is None else ", ".join(map(str, batch_shape))
     shape = "(" + ", ".join(filter(None, [wanted, *map(str, vae.data_shape)])) + ")"
     if values.ndim < num_data_dims or values.shape[len(batch) :] != vae.data_shape:
-        raise ValueError(f"expected {name} of shape {shape}, got {tuple(values.shape)}")
+        advice = on_half_as_many(vae.likelihood, vae.data_shape, values.shape)
+        raise ValueError(f"expected {name} of shape {shape}, got {tuple(values.shape)}{advice}")
     if batch_shape is not None and batch != tuple(batch_shape):
         raise ValueError(f"expected {name} of shape {shape}, got {tuple(values.shape)}")
     check_dtype(values, name, vae.dtype)

@@ -21,9 +21,9 @@ from crosscoding.errors import counted
 LABELS = ("trusted", "approximate", "unreliable")
 
 _ERROR, _ROUGH_ERROR = 0.04, 0.5  # of log p(x), in nats
-_ESS, _ROUGH_ESS = 600.0, 50.0
-_R_HAT, _ROUGH_R_HAT = 1.01, 1.1
-MISSED, _ROUGH_MISSED = 0.02, 0.1
+_ESS, _ROUGH_ESS = 600.0, 50.0  # draws, of which the error of log p(x) is 1/√ESS: 0.04 and 0.14
+_R_HAT, _ROUGH_R_HAT = 1.01, 1.1  # Vehtari et al. (2021), and Gelman and Rubin's older limit
+MISSED, _ROUGH_MISSED = 0.02, 0.1  # of p(z|x): as much as 0.02 and 0.1 nats of log p(x)
 LOST, _ROUGH_LOST = 0.01, 0.5  # of the draws: an answer's weight; most of it
 _SHORT, _ROUGH_SHORT = 0.1, 3.0  # nats, of KL(q || p)
 _EXCESS = 0.1  # nats, for rounding
@@ -156,10 +156,9 @@ class Figures:
         ]
 
     def _of_end(self) -> _Check:
-        finished = self.finished.tolist()
-        return _Check(
+        return _fault(
             torch.where(self.finished, 0, 1),
-            lambda q: "" if finished[q] else "it was stopped before it was done",
+            lambda q: "it was stopped before it was done",
             "raise max_seconds or max_decodes if one is set, else look at vae.check(data) or, of a "
             "bare density, try another prior_scale",
             priority=9,
@@ -249,17 +248,13 @@ class Figures:
         )
 
     def _of_losses(self) -> _Check:
-        lost = torch.zeros_like(self.ess) if self.lost is None else self.lost
-        element = torch.full_like(lost, -1) if self.lost_element is None else self.lost_element
-        shares, elements = lost.tolist(), element.tolist()
-        return _Check(
+        lost, element = self._or(self.lost, 0.0), self._or(self.lost_element, -1.0)
+        return _fault(
             _grade(lost, LOST, _ROUGH_LOST),
             lambda q: (
-                ""
-                if shares[q] <= LOST
-                else f"observed element {int(elements[q])} (of the datum laid out flat, from 0) "
+                f"observed element {int(element[q])} (of the datum laid out flat, from 0) "
                 "sits where the decoder's output is clamped or has lost its precision, at "
-                f"{shares[q]:.0%} of the draws"
+                f"{lost[q]:.0%} of the draws"
             ),
             "let the decoder output logits or logarithms instead of probabilities or rates, or run "
             "it in double precision: decoder.double()",
@@ -267,30 +262,21 @@ class Figures:
         )
 
     def _of_collapse(self) -> _Check:
-        collapsed = self.finished & False if self.collapsed is None else self.collapsed
-        values = collapsed.tolist()
-        return _Check(
-            torch.where(collapsed, 2, 0),
-            lambda q: (
-                "a few draws have all the importance weight, so draws are given without it"
-                if values[q]
-                else ""
-            ),
+        return _fault(
+            torch.where(self._or(self.collapsed, 0.0) > 0, 2, 0),
+            lambda q: "a few draws have all the importance weight, so draws are given without it",
             "use methods.Auto(), which adapts what it draws from",
             priority=7,
             advice_on_auto="take it as the best fit found, and compare it with methods.HMC()",
         )
 
     def _of_fit(self) -> _Check:
-        short = torch.full_like(self.ess, math.nan) if self.short is None else self.short
-        values = short.tolist()
-        return _Check(
+        short = self._or(self.short, math.nan)
+        return _fault(
             torch.where(short.isnan(), 0, _grade(short, _SHORT, _ROUGH_SHORT)),
             lambda q: (
-                f"the C-ELBO of the fit is {values[q]:.3g} nats below log p(x), so some of its "
+                f"the C-ELBO of the fit is {short[q]:.3g} nats below log p(x), so some of its "
                 "draws are where p(z|x) is low"
-                if values[q] > _SHORT
-                else ""
             ),
             "fit a richer cross-coder, such as crosscoders.Mixture(8), or use methods.Auto()",
             priority=5,
@@ -298,19 +284,30 @@ class Figures:
         )
 
     def _of_bound(self) -> _Check:
-        excess = torch.full_like(self.ess, math.nan) if self.excess is None else self.excess
-        values = excess.tolist()
-        return _Check(
+        excess = self._or(self.excess, math.nan)
+        return _fault(
             torch.where(excess > _EXCESS, 2, 0),
-            lambda q: (
-                f"the C-ELBO, a lower bound, is {values[q]:.3g} nats above log p(x)"
-                if values[q] > _EXCESS
-                else ""
-            ),
+            lambda q: f"the C-ELBO, a lower bound, is {excess[q]:.3g} nats above log p(x)",
             "raise the method's number of draws, or use methods.Auto()",
             priority=8,
             advice_on_auto="ask again with another seed, and compare log p(x)",
         )
+
+    def _or(self, figure: Tensor | None, value: float) -> Tensor:
+        """A figure, or where it does not exist one value for all answers, shape (B,)."""
+        return torch.full_like(self.ess, value) if figure is None else figure
+
+
+def _fault(
+    grades: Tensor,
+    words: Callable[[int], str],
+    advice: str,
+    priority: int,
+    advice_on_auto: str = "",
+) -> _Check:
+    """A check that has something to say only where it speaks against an answer."""
+    found = grades.tolist()
+    return _Check(grades, lambda q: words(q) if found[q] else "", advice, priority, advice_on_auto)
 
 
 def _advice(

@@ -326,6 +326,65 @@ def test_a_scale_for_each_element_is_checked_by_one_factor():
     assert status(cc.VAE(decoder, LATENT, Gaussian(scales / 3)), "scale", data) == "warning"
 
 
+def table(*scales: float) -> cc.VAE:
+    """Twenty columns of each scale, and four counts between them."""
+    parts = [(Gaussian(scales[0]), 20), (Poisson(), 4), *[(Gaussian(s), 20) for s in scales[1:]]]
+    return cc.VAE(network(sum(num for _, num in parts)), LATENT, Mixed(parts))
+
+
+@pytest.mark.parametrize("factor", [0.2, 5.0])
+def test_the_scale_of_each_gaussian_part_of_a_table_is_checked(factor):
+    data = drawn(table(0.3, 0.8))
+    assert status(table(0.3, 0.8), "scale", data) == "ok"
+    finding = table(0.3, 0.8 / factor).check(data)["scale"]
+    assert finding.status == "warning"
+    assert finding.message.startswith("columns 24 to 43: data ask for about")
+    assert finding.figures["factor"] == pytest.approx(factor, rel=0.1)  # the decoder bends
+
+
+def test_a_table_without_a_fixed_scale_has_no_finding_on_it():
+    vae = cc.VAE(
+        network(10), LATENT, Mixed([(Gaussian(None, log_variance=True), 3), (Poisson(), 4)])
+    )
+    assert "scale" not in vae.check(drawn(vae))
+
+
+@pytest.mark.parametrize("dim", [-1, -3])
+@pytest.mark.parametrize("factor", [0.2, 5.0])
+def test_the_scale_of_a_part_is_that_of_the_exact_likelihood_of_a_linear_vae(factor, dim):
+    """One scale for both parts, of which the second's is guessed wrongly by a factor."""
+    problem = linear_gaussian_problem(latent_dim=3, data_dim=12, scale=0.5, batch=32)
+    decoder, data = problem.vae.decoder, problem.truth
+    if dim == -3:
+        decoder, data = (
+            nn.Sequential(decoder, nn.Unflatten(1, (6, 2, 1))),
+            data.unflatten(1, (6, 2, 1)),
+        )
+    num = 6 if dim == -1 else 3
+    likelihood = Mixed([(Gaussian(0.5), num), (Gaussian(0.5 / factor), num)], dim)
+    guessed = cc.VAE(decoder, 3, likelihood)
+    finding = guessed.check(data)["scale"]
+    wanted = _likeliest_factor_of_second(problem, 0.5, factor)
+    assert finding.figures["factor"] == pytest.approx(wanted, rel=0.02)  # a step is 1.2 %
+    assert finding.status == "warning"
+
+
+def _likeliest_factor_of_second(problem, scale: float, factor: float) -> float:
+    """Of the second half's scale / factor, by the marginal likelihood log N(t; b, W Wᵀ + Σ)."""
+    weight, bias = problem.vae.decoder.weight.double(), problem.vae.decoder.bias.double()
+    half = len(bias) // 2
+
+    def log_prob(times: float) -> float:
+        deviation = torch.full((len(bias),), scale, dtype=torch.double)
+        deviation[half:] *= times / factor
+        law = torch.distributions.MultivariateNormal(
+            bias, weight @ weight.T + deviation.square().diag()
+        )
+        return law.log_prob(problem.truth.double()).sum().item()
+
+    return max(torch.logspace(-2, 2, 2001).tolist(), key=log_prob)
+
+
 # ---- the columns -------------------------------------------------------------------------------
 
 

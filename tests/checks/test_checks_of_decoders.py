@@ -23,6 +23,16 @@ def test_probabilities_where_logits_are_expected(likelihood):
     assert status(cc.VAE(network(last=nn.Sigmoid()), LATENT, right_one), "output") == "ok"
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_few_probabilities_where_logits_are_expected(size):
+    decoder = nn.Sequential(nn.Linear(LATENT, 2), nn.Tanh(), nn.Linear(2, size), nn.Sigmoid())
+    with pytest.warns(UserWarning, match="if they are probabilities"):
+        vae = cc.VAE(decoder, LATENT, Bernoulli())
+    assert status(vae, "output") == "error"
+    assert status(cc.VAE(decoder, LATENT, Bernoulli(logits=False)), "output") == "ok"
+    assert status(cc.VAE(decoder[:3], LATENT, Bernoulli()), "output") == "ok"
+
+
 def test_probabilities_where_logits_of_classes_are_expected():
     decoder = nn.Sequential(network(), nn.Unflatten(1, (4, 3)), nn.Softmax(-1))
     with pytest.warns(UserWarning, match="leave softmax out"):

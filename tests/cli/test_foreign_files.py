@@ -14,7 +14,16 @@ from typer.testing import CliRunner
 import crosscoding as cc
 from crosscoding import registry
 from crosscoding.cli.app import app
-from crosscoding.likelihoods import Bernoulli, Categorical, Gaussian, Poisson
+from crosscoding.likelihoods import (
+    Bernoulli,
+    BetaBinomial,
+    Categorical,
+    DiscretizedLogistic,
+    Gaussian,
+    Mixed,
+    Ordinal,
+    Poisson,
+)
 from crosscoding.methods import Importance
 
 runner = CliRunner()
@@ -103,6 +112,42 @@ def test_a_decimal_comma_goes_in_and_comes_out():
     again = condition(written, *style, "--observe", "columns:0-1")
     assert again.exit_code == 0, again.output
     assert completions()[0, 0, 0] == 0.5
+
+
+def intervals() -> dict[str, list[list[str]]]:
+    """The cells of low.csv and high.csv."""
+    return {
+        name: [line.split(",") for line in Path(f"answer/{name}.csv").read_text().splitlines()]
+        for name in ("low", "high")
+    }
+
+
+@pytest.mark.parametrize(
+    "likelihood",
+    [Poisson(), Bernoulli(), BetaBinomial(9, 4.0), DiscretizedLogistic(0.2), Ordinal([-0.5, 0.5])],
+)
+def test_an_interval_ends_in_values_that_were_drawn(likelihood):
+    model("mine", likelihood)
+    assert condition("1,,\n0,,\n", "--samples", "7").exit_code == 0  # whose 5 % are between two
+    draws = completions()
+    for name, rows in intervals().items():
+        end = draws.min(0) if name == "low" else draws.max(0)
+        np.testing.assert_array_equal(np.array(rows, np.float32), end)
+
+
+def test_the_interval_of_a_class_is_left_empty_but_for_what_was_observed():
+    layers = torch.nn.Linear(2, 3), torch.nn.Unflatten(1, (1, 3))
+    cc.VAE(torch.nn.Sequential(*layers), 2, Categorical(3)).save("mine")
+    assert condition("2\nNaN\n", "--observe", "columns:0-0").exit_code == 0
+    assert intervals() == {"low": [["2.0"], ['""']], "high": [["2.0"], ['""']]}
+    mixed = Mixed([(Gaussian(0.1), 2), Categorical(3), Poisson()])
+    cc.VAE(torch.nn.Linear(2, 6), 2, mixed).save("mine")
+    assert condition("0.5,,,\n,,1,3\n").exit_code == 0
+    for numbers, observed in intervals().values():
+        assert numbers[0] == "0.5"
+        assert numbers[2] == ""
+        assert float(numbers[3]).is_integer()
+        assert observed[2:] == ["1.0", "3.0"]
 
 
 @pytest.mark.parametrize("name", ["ROWS.CSV", "rows.txt", "rows.Tsv"])

@@ -1,12 +1,16 @@
 """Outputs that are allowed and most likely not what was meant; chance does not make them."""
 
+import warnings
+
 import pytest
 import torch
 from problems import seeded
 from torch import nn
 
+import crosscoding as cc
 from crosscoding.likelihoods import (
     Bernoulli,
+    BetaBinomial,
     Categorical,
     ContinuousBernoulli,
     Gaussian,
@@ -32,6 +36,56 @@ def test_values_between_0_and_1_are_hardly_logits(family):
 
 def test_few_logits_may_lie_between_0_and_1_by_chance():
     assert Bernoulli().doubt(uniform(5, 7)) == ""
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        nn.Sigmoid(),
+        nn.Hardsigmoid(),
+        nn.Sequential(nn.Sigmoid(), nn.Unflatten(1, (1, 3))),
+        nn.Sequential(nn.Unflatten(1, (3, 1)), nn.Sigmoid()),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "likelihood", [Bernoulli(), ContinuousBernoulli(), BetaBinomial(5, 4.0)], ids=str
+)
+def test_a_few_numbers_are_no_logits_where_they_come_out_of_a_sigmoid(likelihood, last):
+    """In `[0.3, 0.7]` and the like, where a sigmoid of few inputs is."""
+    hidden = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3))
+    with pytest.warns(UserWarning, match="expected logits .* if they are probabilities"):
+        cc.VAE(nn.Sequential(hidden, last), 2, likelihood)
+
+
+class Heads(nn.Module):
+    """Two numbers of a Gaussian and one of a Bernoulli, joined by a function."""
+
+    def __init__(self, join) -> None:
+        super().__init__()
+        self.first, self.second, self.join = nn.Linear(2, 2), nn.Linear(2, 1), join
+
+    def forward(self, z):
+        return self.join(self.first(z).sigmoid(), self.second(z) / 9 + 0.5)  # within [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("join", "doubted"),
+    [
+        (lambda mean, head: (mean, head.sigmoid()), True),
+        (lambda mean, head: (mean, head[:, 0].sigmoid()), True),
+        (lambda mean, head: torch.cat([mean, head.sigmoid()], -1), True),
+        (lambda mean, head: (mean, head), False),
+        (lambda mean, head: torch.cat([mean, head], -1), False),
+    ],
+)
+def test_the_sigmoid_of_one_part_says_nothing_of_another(join, doubted):
+    torch.manual_seed(0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        vae = cc.VAE(Heads(join), 2, Mixed([(Gaussian(0.1), 2), Bernoulli()]))
+    assert ["Bernoulli(logits=False)" in str(each.message) for each in caught] == [True] * doubted
+    assert (vae.check()["output"].status == "error") == doubted
 
 
 @pytest.mark.parametrize("one_hot", [False, True])

@@ -297,9 +297,20 @@ def test_decoder_output_of_another_shape_is_refused(likelihood, shape, wanted):
         (
             Gaussian(None),
             (6,),
-            r"or a tuple of 2 of shape \(5, \*data\), got \(5, 6\); "
+            r"or a tuple of 2 of shape \(5, \*data\), got \(5, 6\); if the second half of the "
+            r"decoder's output is the scale of each element, let it output the tuple "
+            r"output.chunk\(2, 1\) and use Gaussian\(scale=None\), or Gaussian\(None, "
+            r"log_variance=True\) if it is the logarithm of the variance; "
             r"if it puts out one number an element, use Gaussian\(scale=…\)$",
         ),
+        (
+            Gaussian(None, log_variance=True),
+            (6,),
+            r"is the logarithm of the variance of each element, let it output the tuple "
+            r"output.chunk\(2, 1\); if it puts out one number",
+        ),
+        (NegativeBinomial(), (6,), r"is the total_count .* and use NegativeBinomial\(total_count="),
+        (Gaussian(None), (5,), r"got \(5, 5\); if it puts out one number an element, use Gauss"),
         (
             Mixed([(Gaussian(None), 2), Poisson(), Categorical(3)]),
             (4,),
@@ -311,6 +322,22 @@ def test_decoder_output_of_another_shape_is_refused(likelihood, shape, wanted):
 def test_what_the_decoder_should_put_out_is_told(likelihood, shape, advice):
     with pytest.raises(ValueError, match=advice):
         cc.VAE(constant(*shape), 2, likelihood)
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 4, 4)])
+def test_data_half_as_many_as_outputs_are_told_of_means_and_log_variances(shape):
+    model = cc.VAE(constant(*shape), 2, Gaussian(0.1))
+    data = torch.zeros(2, 3, *shape[1:])
+    wanted = (
+        r"the tuple output.chunk\(2, 1\) and use Gaussian\(.*or Gaussian\(None, log_variance=True"
+    )
+    with pytest.raises(ValueError, match=wanted):
+        cc.condition(model, cc.Evidence(data, torch.tensor(True)), seed=0)
+    with pytest.raises(ValueError, match=wanted):
+        model.check(data)
+    for other in (data[:, :2], data.repeat(1, 2, *[1] * len(shape[1:]))[:, :5], torch.zeros(())):
+        with pytest.raises(ValueError, match=r"got \([\d, ]*\)$"):
+            cc.condition(model, cc.Evidence(other, torch.tensor(True)), seed=0)
 
 
 def test_a_tuple_for_one_parameter_is_refused():
@@ -370,6 +397,12 @@ def test_mixed_names_the_columns_of_what_it_refuses():
         ValueError, match="in columns 2 to 3: expected observed values whole numbers from 0 for P"
     ):
         cc.condition(model, cc.Evidence(values, torch.tensor(True)), seed=0)
+
+
+def test_mixed_names_a_single_column_of_what_it_refuses():
+    model = vae(Mixed([(Gaussian(0.1), 2), Poisson()]), 3)
+    with pytest.raises(ValueError, match="in column 2: expected observed values whole numbers"):
+        cc.condition(model, cc.Evidence(torch.full((3,), 0.5), torch.tensor(True)), seed=0)
 
 
 def test_mixed_of_a_decoder_with_another_number_of_heads_is_refused():

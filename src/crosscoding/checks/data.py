@@ -4,9 +4,11 @@ import torch
 from torch import Tensor
 
 from crosscoding.checks.columns import FEWEST, KINDS, log_prob_of_columns
-from crosscoding.checks.parts import parts_of
+from crosscoding.checks.parts import Part, parts_of, worst
 from crosscoding.checks.subject import Subject
-from crosscoding.likelihoods import Bernoulli, Gaussian, Likelihood
+from crosscoding.errors import counted
+from crosscoding.jacobian import with_jacobian
+from crosscoding.likelihoods import Bernoulli, Gaussian, Likelihood, Mixed
 from crosscoding.report import Finding
 
 _SCALE_FACTOR = 1.5
@@ -50,12 +52,14 @@ def explanation(subject: Subject) -> Finding:
     data, fits, likelihood = subject.whole, subject.fits, subject.vae.flat_likelihood
     ours = fits.log_prob.mean().item()
     figures = {"log_prob": ours}
+    num = counted(len(fits.data), "datum", "data")
+    words = f"log p of {num} is about {ours:.4g} nats on average"
     if len(data) < FEWEST:
-        words = f"log p of {len(fits.data)} data is about {ours:.4g} nats on average; give "
-        return Finding("explanation", "note", f"{words}{FEWEST} or more to compare", figures)
+        words += f"; give {FEWEST} or more to compare"
+        return Finding("explanation", "note", words, figures)
     if name := _without_kind(subject.vae.likelihood):
-        words = f"log p of {len(fits.data)} data is about {ours:.4g} nats on average; to compare, "
-        words += f"set kind of {name} to what its values are, one of {', '.join(KINDS)}"
+        words += f"; to compare, set kind of {name} to what its values are, one of "
+        words += ", ".join(KINDS)
         return Finding("explanation", "note", words, figures)
     noise = likelihood.variance(subject.params).mean(0).nan_to_num(0.0, 0.0)
     floor = noise.clamp_min(1e-12).reshape(subject.vae.data_shape)
@@ -63,10 +67,7 @@ def explanation(subject: Subject) -> Finding:
     gains = fits.log_prob - columns[: len(fits.data)].to(fits.log_prob)
     gain, error = gains.mean().item(), (gains.std() / len(gains) ** 0.5).item()
     figures |= {"log_prob_of_columns": ours - gain, "gain": gain, "gain_error": error}
-    words = (
-        f"log p of {len(gains)} data is about {ours:.4g} nats on average, and {ours - gain:.4g} "
-        "where each element has a law of its own"
-    )
+    words += f", and {ours - gain:.4g} where each element has a law of its own"
     if gain < -2 * error:
         return Finding(
             "explanation",
@@ -85,32 +86,75 @@ def _without_kind(likelihood: Likelihood) -> str:
 
 @torch.no_grad()
 def scale(subject: Subject) -> Finding | None:
-    """Whether data are as far from the decoder's means as a Gaussian's fixed scale says."""
-    vae, fits = subject.vae, subject.fits
-    if not isinstance(vae.likelihood, Gaussian) or vae.likelihood.scale is None:
+    """Whether data are as far from the decoder's means as a Gaussian's fixed scale says.
+
+    Of a `Mixed`, each Gaussian part by itself; the worst of them is told.
+    """
+    vae, fits, likelihood = subject.vae, subject.fits, subject.vae.likelihood
+    if _is_scaled(likelihood):
+        params = subject.flat(vae.decode(fits.mean))
+        residual = (fits.data.flatten(1) - vae.flat_likelihood.mean(params)).double()
+        squares = (residual.square() / vae.flat_likelihood.variance(params)).sum(1)
+        return _scale_finding(squares, vae.data_size, fits.mean.double(), fits.precision)
+    if not isinstance(likelihood, Mixed):
         return None
-    params = subject.flat(vae.decode(fits.mean))
-    residual = (fits.data.flatten(1) - vae.flat_likelihood.mean(params)).double()
-    squares = (residual.square() / vae.flat_likelihood.variance(params)).sum(1)
-    factor = _likeliest_factor(squares, vae.data_size, fits.mean.double(), fits.precision)
-    figures = {"factor": factor}
-    words = f"data ask for about {factor:.2g} times the likelihood's scale"
+    places = likelihood.places(vae.data_shape, vae.device)
+    parts = zip(parts_of(likelihood), places, strict=True)
+    return worst(
+        [_scale_of(subject, part, *own) for part, own in parts if _is_scaled(part.likelihood)]
+    )
+
+
+def _is_scaled(likelihood: Likelihood) -> bool:
+    return isinstance(likelihood, Gaussian) and likelihood.scale is not None
+
+
+def _scale_of(subject: Subject, part: Part, elements: Tensor, outputs: Tensor) -> Finding:
+    """The finding on one part of a `Mixed`, of elements and outputs in data laid out flat.
+
+    What the other parts say of z is taken with its prior as one Gaussian, (z − b) ~ N(0, B⁻¹) with
+    B = H − A and A = Jᵀ J / σ². In u = Bʰ (z − b), h = ½, that is N(0, I), as the prior is alone.
+    """
+    vae, fits = subject.vae, subject.fits
+    likelihood = part.likelihood.for_data(elements.shape, subject.like)
+    means, jacobian = with_jacobian(
+        lambda z: vae.decode_flat(z)[..., outputs.flatten()], fits.mean[None]
+    )
+    deviation = likelihood.variance(means[0]).double().sqrt()
+    residual = (fits.data.flatten(1)[:, elements.flatten()] - means[0]).double() / deviation
+    along = jacobian[:, 0].movedim(0, -1).double() / deviation[..., None]  # (N, E, latent)
+    own = along.mT @ along
+    values, basis = torch.linalg.eigh(fits.precision - own)
+    root = basis * values.clamp_min(1.0).rsqrt().unsqueeze(-2)  # B ≥ I
+    mode = torch.einsum("nij,nei,ne->nj", root, along, residual)
+    precision = root.mT @ own @ root + torch.eye(vae.latent_dim).to(own)
+    squares = residual.square().sum(1)
+    return _scale_finding(squares, elements.numel(), mode, precision, part.where)
+
+
+def _scale_finding(
+    squares: Tensor, size: int, mode: Tensor, precision: Tensor, where: str = ""
+) -> Finding:
+    """What `_likeliest_factor` finds, in words; arguments as there, and where they are from."""
+    factor = _likeliest_factor(squares, size, mode, precision)
+    words = f"{where}data ask for about {factor:.2g} times the likelihood's scale"
     if factor <= _LEAST_FACTOR:
         return Finding(
             "scale",
             "note",
-            f"z of {vae.latent_dim} dimensions can match {vae.data_size} elements exactly, as "
-            "far as one sees: data do not tell the scale, or it is far too large; try a smaller",
+            f"{where}z of {counted(mode.shape[1], 'dimension')} can match "
+            f"{counted(size, 'element')} exactly, as far as one sees: data do not tell the scale, "
+            "or it is far too large; try a smaller",
             {"factor": 0.0},
         )
     if 1 / _SCALE_FACTOR <= factor <= _SCALE_FACTOR:
-        return Finding("scale", "ok", words, figures)
+        return Finding("scale", "ok", words, {"factor": factor})
     return Finding(
         "scale",
         "warning",
         f"{words}: with the present one answers are too {'sure' if factor > 1 else 'vague'}; "
         "cc.calibrate_scale(vae, data) finds the one to use",
-        figures,
+        {"factor": factor},
     )
 
 

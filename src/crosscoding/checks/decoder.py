@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from crosscoding.checks.subject import Subject
-from crosscoding.likelihoods.outputs import joined
+from crosscoding.likelihoods.outputs import doubt_of, joined
 from crosscoding.random import normal
 from crosscoding.report import Finding
 
@@ -38,7 +38,7 @@ def output(subject: Subject) -> Finding:
         likelihood.check_params(params)
     except ValueError as error:
         return Finding("output", "error", str(error), figures)
-    if doubt := likelihood.doubt(params):
+    if doubt := doubt_of(likelihood, subject.vae.decode, subject.probes, params):
         return Finding("output", "error", doubt, figures)
     shape = tuple(subject.vae.data_shape)
     words = f"{type(likelihood).__name__} of data {shape}, parameters from {low:.4g} to {high:.4g}"

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from crosscoding.checks.subject import Subject
+from crosscoding.errors import counted
 from crosscoding.jacobian import with_jacobian
 from crosscoding.report import Finding
 
@@ -38,8 +39,8 @@ def use(subject: Subject) -> Finding:
         return Finding(
             "latent",
             "error",
-            f"none of {dim} dimensions moves the datum by more than its noise: the decoder is "
-            "untrained or dead, or the likelihood's scale far too large",
+            f"none of {counted(dim, 'dimension')} moves the datum by more than its noise: the "
+            "decoder is untrained or dead, or the likelihood's scale far too large",
             figures,
         )
     if ignored:
@@ -48,16 +49,20 @@ def use(subject: Subject) -> Finding:
             "latent",
             "note",
             f"{dim - len(ignored)} of {dim} dimensions are active; the decoder ignores {named}, "
-            "which stay as the prior has them and only cost time",
+            "and keeps the prior there: such dimensions only cost time",
             figures,
         )
     return Finding(
         "latent",
         "ok",
-        f"all {dim} dimensions are active; a whole datum leaves {left.min():.2g} to "
+        f"{_all_active(dim)}; a whole datum leaves {left.min():.2g} to "
         f"{left.max():.2g} of a prior standard deviation",
         figures,
     )
+
+
+def _all_active(dim: int) -> str:
+    return "the dimension is active" if dim == 1 else f"all {dim} dimensions are active"
 
 
 def prior(subject: Subject) -> Finding:
@@ -73,8 +78,9 @@ def prior(subject: Subject) -> Finding:
     total, worst = divergence.sum().item(), int(divergence.argmax())
     figures = {"kl": total, "active_share": active, "count": float(num)}
     words = (
-        f"q(z) of {num:,} data: means {_span(mean)}, standard deviations {_span(variance.sqrt())}, "
-        f"KL of its moments to the prior {total:.2g} nats, {active:.0%} of dimensions active"
+        f"q(z) of {counted(num, 'datum', 'data')}: means {_span(mean)}, standard deviations "
+        f"{_span(variance.sqrt())}, KL of its moments to the prior {total:.2g} nats, "
+        f"{active:.0%} of dimensions active"
     )
     if num < _FEWEST:
         return Finding("prior", "note", f"{words}; too few to judge by", figures)
@@ -96,7 +102,8 @@ def _prior_by_fits(subject: Subject) -> Finding:
     spread = torch.linalg.eigvalsh(fits.precision).reciprocal()
     square = (fits.mean.double().square() + spread).mean().item()
     figures = {"mean_square": square, "count": float(len(fits.data))}
-    words = f"z of {len(fits.data)} data has a mean square of {square:.2g}, 1 under the prior"
+    num = counted(len(fits.data), "datum", "data")
+    words = f"z of {num} has a mean square of {square:.2g}, 1 under the prior"
     noise = (2 / fits.mean.numel()) ** 0.5
     if square > _FARTHEST + 4 * noise:
         return Finding(

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from crosscoding.likelihoods import Likelihood, Mixed
+from crosscoding.likelihoods.mixed import columns_named
+from crosscoding.report import STATUSES, Finding
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +43,11 @@ def parts_of(likelihood: Likelihood, *tensors: Tensor) -> list[Part]:
     found, start = [], 0
     for index, (part, num) in enumerate(likelihood.pairs):
         own = tuple(piece[index] for piece in pieces)
-        where = f"column {start}" if num == 1 else f"columns {start} to {start + num - 1}"
-        found.append(Part(part, f"{where}: ", own))
+        found.append(Part(part, f"{columns_named(start, num)}: ", own))
         start += num
     return found
+
+
+def worst(findings: list[Finding]) -> Finding | None:
+    """Of findings on parts the one of the worst status; None if there are none."""
+    return max(findings, key=lambda finding: STATUSES.index(finding.status), default=None)

@@ -5,10 +5,10 @@ import math
 from torch import Tensor
 
 from crosscoding.checks.columns import FEWEST
-from crosscoding.checks.parts import Part, parts_of
+from crosscoding.checks.parts import Part, parts_of, worst
 from crosscoding.checks.subject import Subject
 from crosscoding.likelihoods import Likelihood, Mixed, Poisson
-from crosscoding.report import STATUSES, Finding
+from crosscoding.report import Finding
 
 _FAR = 6.0  # standard deviations of the model's draws
 _FEW, _MANY = 0.05, 0.5  # shares of values on another scale: a warning, an error
@@ -26,7 +26,7 @@ def units(subject: Subject) -> Finding | None:
         for values in (likelihood.draw(params, noise), likelihood.mean(params))
     )
     parts = parts_of(subject.vae.likelihood, subject.whole, draws, means)
-    return _worst([_units_of(part) for part in parts if _can_be_compared(part)])
+    return worst([_units_of(part) for part in parts if _can_be_compared(part)])
 
 
 def counts(subject: Subject) -> Finding | None:
@@ -44,7 +44,7 @@ def counts(subject: Subject) -> Finding | None:
         for reading in (vae.flat_likelihood, other)
     )
     parts = parts_of(vae.likelihood, data, means, otherwise)
-    return _worst([_counts_of(part) for part in parts if part.counts])
+    return worst([_counts_of(part) for part in parts if part.counts])
 
 
 def _can_be_compared(part: Part) -> bool:
@@ -65,8 +65,8 @@ def _units_of(part: Part) -> Finding:
     }
     way_off = _share_outside(data, draws, margin=1.0) > _FEW
     of_data, of_draws, of_means = (_range(values) for values in (data, draws, means))
-    worst = "data" if way_off else max(shares, key=lambda name: shares[name])
-    share = shares[worst]
+    most = "data" if way_off else max(shares, key=lambda name: shares[name])
+    share = shares[most]
     if share <= _FEW and not len(odd):
         words = f"{part.where}data are {of_data}, what the model draws {of_draws}"
         return Finding("units", "ok", words, shares)
@@ -76,7 +76,7 @@ def _units_of(part: Part) -> Finding:
         "means": f"{share:.0%} of the decoder's means, {of_means}, lie outside the data, {of_data}",
         "far": f"{share:.0%} of the values of data are more than {_FAR:.0f} standard deviations "
         "from the model's mean of their element",
-    }[worst]
+    }[most]
     if share <= _FEW:
         words = (
             f"most values of {len(odd)} of {len(far[0])} elements, that of index {int(odd[0])} "
@@ -125,10 +125,6 @@ def _times(sums: Tensor, others: Tensor) -> float:
 def _error(sums: Tensor) -> float:
     """Standard error of the logarithm of the median, as for a normal law."""
     return 1.25 * (sums + 1).log().std().item() / len(sums) ** 0.5
-
-
-def _worst(findings: list[Finding]) -> Finding | None:
-    return max(findings, key=lambda finding: STATUSES.index(finding.status), default=None)
 
 
 def _share_outside(values: Tensor, others: Tensor, margin: float = _MARGIN) -> float:

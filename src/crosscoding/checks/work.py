@@ -7,6 +7,7 @@ from torch import nn
 
 from crosscoding.bank import Bank
 from crosscoding.checks.subject import Subject
+from crosscoding.errors import counted
 from crosscoding.report import Finding
 
 _GRID_DIM = 3  # up to which a grid integrates
@@ -84,8 +85,8 @@ def methods(subject: Subject) -> Finding:
         words = "Auto (the default) fits and checks itself; Grid and Rejection are not for so many"
     else:
         words = "Auto (the default) gives the best Gaussian, seldom trusted; HMC to compare with"
-        return Finding("methods", "note", f"{dim} latent dimensions: {words}")
-    return Finding("methods", "ok", f"{dim} latent dimensions: {words}")
+        return Finding("methods", "note", f"{counted(dim, 'latent dimension')}: {words}")
+    return Finding("methods", "ok", f"{counted(dim, 'latent dimension')}: {words}")
 
 
 def _seconds(seconds: float) -> str:

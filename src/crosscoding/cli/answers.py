@@ -3,21 +3,26 @@
 A picture is one query; data from a file are as many as it has, and are listed in the summary.
 """
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import torch
 from rich.table import Table
 from torch import Tensor
 
+from crosscoding.checks.parts import parts_of
 from crosscoding.cli.cells import Style
 from crosscoding.cli.console import figure, out, write_json
 from crosscoding.cli.pixels import Pixels
 from crosscoding.cli.tables import Table as Read
 from crosscoding.cli.tables import write_table
+from crosscoding.errors import counted
+from crosscoding.likelihoods import Categorical
 from crosscoding.plots import sheet, write_png
 from crosscoding.posterior import Posterior
 from crosscoding.vae import VAE
@@ -26,7 +31,11 @@ _PIXELS = 6 * 28  # about as wide as a datum is shown
 _FEW = 20  # draws that count
 _COLUMNS = 8
 _MOST_SHOWN = 64
-_INTERVAL = {"low": 0.05, "high": 0.95}  # quantiles of the completions
+# Quantiles of the completions, and NumPy's method, by which they are values that were drawn.
+_INTERVAL: dict[str, tuple[float, Literal["lower", "higher"]]] = {
+    "low": (0.05, "lower"),
+    "high": (0.95, "higher"),
+}
 
 _OPTIONS = {
     "methods.TemperedSMC(num_particles=10_000)": "--method smc",
@@ -136,11 +145,22 @@ class Answers:
 
     def _write_tables(self, folder: Path, table: Read | None) -> None:
         names, style = (None, Style()) if table is None else (table.names, table.style)
-        draws = self.completions.numpy()
         write_table(folder / "mean.csv", self.mean.numpy(), names, style)
-        for name, share in _INTERVAL.items():
-            rows = np.quantile(draws, share, axis=0).astype(draws.dtype)
-            write_table(folder / f"{name}.csv", rows, names, style)
+        for name in _INTERVAL:
+            write_table(folder / f"{name}.csv", self._quantile(name).numpy(), names, style)
+
+    def _quantile(self, name: str) -> Tensor:
+        """The low or high end of what was drawn, (*batch, *data): a value that was drawn.
+
+        NaN where a class was drawn, as classes have no order.
+        """
+        share, method = _INTERVAL[name]
+        ends = torch.from_numpy(np.quantile(self.completions.numpy(), share, axis=0, method=method))
+        for part in parts_of(self.vae.likelihood, ends, self.mask):
+            if isinstance(part.likelihood, Categorical) and not part.likelihood.one_hot:
+                own, mask = part.tensors
+                own[~mask] = math.nan  # a view of the ends
+        return ends
 
     def _write_pictures(self, folder: Path) -> None:
         shape, pixels = self.vae.data_shape, Pixels.of(self.vae)
@@ -175,7 +195,7 @@ class Answers:
         for doubt in summary["doubts"]:
             out.print(f"  {doubt['name']}: {doubt['message']}", markup=False)
         num = summary["samples"]
-        what = f"{num} completion{'s' * (num > 1)}{' of each' * (len(queries) > 1)}"
+        what = f"{counted(num, 'completion')}{' of each' * (len(queries) > 1)}"
         out.print(f"{what}, and figures that sum up the answer, are in {folder}", markup=False)
 
 

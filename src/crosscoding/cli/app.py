@@ -240,7 +240,7 @@ def condition(
 
     Writes samples.npz (draws, mean, standard deviation) and summary.json (figures and verdict); of
     a picture samples.png, mean.png, uncertainty.png and evidence.png; of rows mean.csv, and
-    low.csv and high.csv, between which 90 % of the draws are.
+    low.csv and high.csv, between which at least 90 % of the draws are (empty for classes).
 
     Examples:
 

@@ -15,6 +15,7 @@ from crosscoding.cli.cells import Style
 from crosscoding.cli.headers import UNNAMED, counts
 from crosscoding.cli.pixels import Pixels
 from crosscoding.cli.tables import STDIN, Table, is_table, read_table, shown
+from crosscoding.errors import counted
 from crosscoding.likelihoods import Bernoulli
 from crosscoding.vae import VAE
 from crosscoding.zoo.data import load_pictures
@@ -123,8 +124,9 @@ def _of_table(table: Table, vae: VAE) -> Data:
         values = torch.from_numpy(rows.reshape(len(rows), *shape)).to(vae.dtype)
         return Data(values, table.name, table)
     raise ValueError(
-        f"expected {size} columns in {table.name}, as many as the model's data of shape {shape} "
-        f"have elements, got {rows.shape[1]}{_named(table)}; {_advice_on_width(table, size)}"
+        f"expected {counted(size, 'column')} in {table.name}, as many as the model's data of shape "
+        f"{shape} have elements, got {rows.shape[1]}{_named(table)}; "
+        f"{_advice_on_width(table, size)}"
     )
 
 

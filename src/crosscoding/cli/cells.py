@@ -79,8 +79,8 @@ class Style:
         return (self.delimiter or ",").join(cells)
 
     def text(self, number: float) -> str:
-        """A number in full precision."""
-        return str(number).replace(".", self.decimal)
+        """A number in full precision; nothing for NaN."""
+        return "" if math.isnan(number) else str(number).replace(".", self.decimal)
 
     def advice(self, cell: str) -> str:
         """What to do about a cell that holds no number."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from crosscoding.cli.cells import Style
 from crosscoding.cli.headers import check_index, find_header
+from crosscoding.errors import counted
 
 SUFFIXES = (".csv", ".tsv", ".txt")
 STDIN = "-"
@@ -82,13 +83,16 @@ def read_table(path: Path, style: Style | None = None) -> Table:
     notes = [note] if note else []
     nothing = [line for (line, _), row in zip(lines, rows, strict=True) if np.isnan(row).all()]
     if nothing and len(nothing) < len(rows):
-        number = _count(len(nothing), "row")
+        number = counted(len(nothing), "row")
         notes.append(f"nothing is observed in {number} of {name}, line {nothing[0]} first")
     return Table(rows, names, [line for line, _ in lines], style, name, tuple(notes))
 
 
 def write_table(path: Path, rows: np.ndarray, names: Sequence[str] | None, style: Style) -> None:
-    """Write rows (N, columns) in full precision, below the columns' names if they have some."""
+    """Write rows (N, columns) in full precision, below the columns' names if they have some.
+
+    A cell is left empty where there is NaN.
+    """
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, delimiter=style.delimiter or ",")
         if names is not None:
@@ -130,7 +134,7 @@ def _check_widths(lines: Sequence[_Line], width: int, named: bool, name: str, st
             if not advice and named and all(len(each) == width + 1 for _, each in lines):
                 advice = "is the first, which has no name, an index? Then leave it out"
             raise ValueError(
-                f"expected {_count(width, 'column')} in line {line} of {name}, as in its first "
+                f"expected {counted(width, 'column')} in line {line} of {name}, as in its first "
                 f"line, got {len(cells)}; {advice or 'leave a cell empty where a value is missing'}"
             )
 
@@ -181,7 +185,3 @@ def _column(index: int, names: Sequence[str] | None) -> str:
 def shown(names: Sequence[str]) -> str:
     """The first of some names, in words."""
     return ", ".join([*names[:_SHOWN], *["…"] * (len(names) > _SHOWN)])
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"

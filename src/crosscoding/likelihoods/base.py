@@ -208,7 +208,8 @@ class Likelihood(ABC):
         """What is most likely wrong about a decoder's output that is allowed; "" if nothing is.
 
         Args:
-            params: As the decoder has them for several z, shape (B, *data, *param_shape).
+            params: As the decoder has them for several z, shape (B, *data, *param_shape). Their
+                autograd graph, where they have one, shows which function they come out of.
         """
         return ""
 

@@ -9,9 +9,9 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from crosscoding.likelihoods.linear import Linear
+from crosscoding.likelihoods.logits import hardly_logits
 from crosscoding.random import uniform
 
-_FEW = 8  # elements, below which logits may all lie in [0, 1] by chance
 _NEARLY_FLAT = 0.25  # |logit| below which a density's series in it is the better formula
 
 
@@ -59,8 +59,7 @@ class _Probability(Linear):
             )
 
     def doubt(self, params: Tensor) -> str:
-        inside = bool(((params >= 0) & (params <= 1)).all()) and params.any()
-        if not self.logits or not inside or params[0].numel() < _FEW:
+        if not self.logits or not hardly_logits(params):
             return ""
         return (
             f"expected logits from the decoder, which are of either sign, got values from "

@@ -15,6 +15,7 @@ from crosscoding.likelihoods.base import LOST, Likelihood, nearly_underflown
 from crosscoding.likelihoods.dispersed import Dispersed, check_positive, setting, to_check
 from crosscoding.likelihoods.draws import binomial, log_gamma, poisson, seeds, substream
 from crosscoding.likelihoods.linear import Linear, terms
+from crosscoding.likelihoods.logits import hardly_logits
 from crosscoding.likelihoods.sums import expected_products
 from crosscoding.likelihoods.whole import Whole
 from crosscoding.surroundings import isolated
@@ -218,6 +219,16 @@ class BetaBinomial(_Count, Dispersed):
             raise ValueError(f"expected a total_count of whole numbers, got {self.total_count}")
         most = "their total_count" if total.ndim else f"{total:.0f}"
         object.__setattr__(self, "support", f"whole numbers from 0 to {most}")
+
+    def doubt(self, params: Tensor) -> str:
+        logits = params[..., 0] if self.concentration is None else params
+        if not hardly_logits(logits):
+            return ""
+        return (
+            "expected logits of the mean from the decoder, which are of either sign, got values "
+            f"from {logits.min():.4g} to {logits.max():.4g} only; if they are probabilities, leave "
+            "the sigmoid out"
+        )
 
     def in_support(self, values: Tensor) -> Tensor:
         return super().in_support(values) & (values <= setting(self.total_count, values))

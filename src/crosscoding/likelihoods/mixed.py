@@ -247,7 +247,7 @@ class Mixed(Likelihood):
             try:
                 part.check_values(own, counts, name)
             except ValueError as error:
-                raise ValueError(f"in columns {start} to {start + num - 1}: {error}") from error
+                raise ValueError(f"in {columns_named(start, num)}: {error}") from error
             start += num
 
     def check_params(self, params: Tensor) -> None:
@@ -358,6 +358,11 @@ class Mixed(Likelihood):
             for (part, _), piece in zip(self.pairs, pieces, strict=True)
         ]
         return _in_order(torch.cat(flat, -1), self._output_order)
+
+
+def columns_named(start: int, num: int) -> str:
+    """Some columns side by side, in words: "column 4", "columns 2 to 3"."""
+    return f"column {start}" if num == 1 else f"columns {start} to {start + num - 1}"
 
 
 def _in_order(joined: Tensor, order: Tensor | None) -> Tensor:

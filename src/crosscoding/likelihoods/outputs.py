@@ -1,16 +1,20 @@
 """What a decoder has to output, in words, for the message where it outputs something else."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from crosscoding.errors import first_line
 from crosscoding.likelihoods.base import Likelihood
+from crosscoding.likelihoods.continuous import Gaussian
 from crosscoding.likelihoods.dispersed import Dispersed
 from crosscoding.likelihoods.mixed import Mixed
 from crosscoding.likelihoods.readings import shapes
+
+_FEW_PARAMS = 4096  # of a datum: a graph of more takes memory, and many numbers tell without one
 
 
 def joined(likelihood: Likelihood, output: Any) -> Tensor:
@@ -41,6 +45,27 @@ def _check_tensors(output: Any, name: str) -> None:
         )
 
 
+def doubt_of(
+    likelihood: Likelihood, decode: Callable[[Tensor], Tensor], z: Tensor, output: Tensor
+) -> str:
+    """What is most likely wrong about an allowed output, or the function that it comes out of.
+
+    Args:
+        likelihood: Of the model.
+        decode: Gives its output at z, (N, latent).
+        z: Some points.
+        output: That at these points.
+    """
+    doubt = likelihood.doubt(output)
+    if doubt or output[0].numel() > _FEW_PARAMS:
+        return doubt
+    try:
+        with torch.enable_grad():
+            return likelihood.doubt(decode(z.clone().requires_grad_()))
+    except Exception:  # a decoder that cannot be differentiated: for `VAE.check` to tell
+        return ""
+
+
 def wrong_output(likelihood: Likelihood, num: int, found: Sequence[int]) -> str:
     """What is wrong about an output of shape `found` for `num` points."""
     words = (
@@ -63,5 +88,36 @@ def wrong_output(likelihood: Likelihood, num: int, found: Sequence[int]) -> str:
         words += f", or a tuple of {count} of shape ({num}, *data)"
         if isinstance(likelihood, Dispersed) and not advice:
             setting = f"{type(likelihood).__name__}({likelihood.dispersion}=…)"
-            advice = f"; if it puts out one number an element, use {setting}"
+            halves = _on_halves(likelihood) if len(found) > 1 and found[1] % 2 == 0 else ""
+            advice = f"{halves}; if it puts out one number an element, use {setting}"
     return f"{words}, got {shape}{advice}"
+
+
+def on_half_as_many(likelihood: Likelihood, outputs: Sequence[int], found: Sequence[int]) -> str:
+    """Advice where data are half as many as the decoder's outputs; "" where they are not.
+
+    Args:
+        likelihood: Of the model.
+        outputs: The shape that data should have by the decoder's output.
+        found: That of values, (*batch, *data).
+    """
+    if not isinstance(likelihood, Dispersed) or likelihood.decoded or not outputs:
+        return ""
+    num, *others = outputs
+    if [*found[len(found) - len(outputs) :]] != [num // 2, *others] or num % 2:
+        return ""
+    return _on_halves(likelihood)
+
+
+def _on_halves(likelihood: Dispersed) -> str:
+    """What to do about a decoder that outputs all locations, and then what goes with each."""
+    name, dispersion = type(likelihood).__name__, likelihood.dispersion
+    use, words = f" and use {name}({dispersion}=None)", ""
+    if isinstance(likelihood, Gaussian) and likelihood.log_variance:
+        dispersion, use = "logarithm of the variance", ""
+    elif isinstance(likelihood, Gaussian):
+        words = ", or Gaussian(None, log_variance=True) if it is the logarithm of the variance"
+    return (
+        f"; if the second half of the decoder's output is the {dispersion} of each element, let it "
+        f"output the tuple output.chunk(2, 1){use}{words}"
+    )

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from crosscoding.errors import counted
 from crosscoding.likelihoods.base import Likelihood
 from crosscoding.likelihoods.categories import Categorical
 from crosscoding.likelihoods.dispersed import Dispersed
@@ -30,11 +31,12 @@ def in_columns(parts: Sequence[Part], dim: int, heads: Sequence[Head]) -> list[T
     """
     if len(heads) != len(parts):
         raise ValueError(
-            f"expected one tensor from the decoder for each of {len(parts)} parts, got {len(heads)}"
+            f"expected one tensor from the decoder for each of {counted(len(parts), 'part')}, "
+            f"got {len(heads)}"
         )
     found, common = [], set[Others]()
     for index, ((part, num), head) in enumerate(zip(parts, heads, strict=True)):
-        name = f"part {index}, {num} column{'s' if num > 1 else ''} of {type(part).__name__}"
+        name = f"part {index}, {counted(num, 'column')} of {type(part).__name__}"
         readings = _readings(part, num, dim, head, name)
         if index and not common & readings.keys():
             raise ValueError(

@@ -23,7 +23,7 @@ from crosscoding.target import Target
 
 _NO_MODE = 4.0  # nats below all modes together, from which on one is not looked for
 _LEAST_GAIN = 1e-3  # nats that a step must promise; below that the climb is over
-_SAME = 1.0
+_SAME = 1.0  # squared distance in standard deviations, within which climbs end in one mode
 _DAMPINGS = (0.1, 1.0, 10.0, 100.0)  # that a step tries, relative to what was best at the last
 _MORE_DAMPING, _MOST_DAMPING = 500.0, 1e8  # where none of them gains
 

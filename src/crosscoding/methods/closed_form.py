@@ -24,10 +24,10 @@ from crosscoding.vae import VAE
 # What has more latent dimensions, numbers in W, or multiply-adds in a decode is left to the
 # cascade: looking for linear elements would take longer than is likely to be gained.
 _MOST_DIM, _MOST_NUMBERS, _MOST_OPERATIONS = 512, 2**22, 1e7
-_NUM_PROBES, _TIMES_AS_FAR = 64, (1.0, 10.0, 100.0)
+_NUM_PROBES, _TIMES_AS_FAR = 64, (1.0, 10.0, 100.0)  # points that tell a bend, near and far
 _ROUNDING = 64  # eps of the largest terms that a decoder adds up
 _OF_SCALE = 1e-3  # of σ, that an element may be off; log p(x) is then off by a part of that
-_CHUNK_BYTES = 64 * 2**20
+_CHUNK_BYTES = 64 * 2**20  # of memory for queries that are answered at once
 
 
 @dataclass(frozen=True, eq=False)

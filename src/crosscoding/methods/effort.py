@@ -7,18 +7,19 @@ from torch import Tensor
 
 from crosscoding.methods.particles import next_temperature
 
-NUM_ISLANDS = 8
+NUM_ISLANDS = 8  # of particles: fewer tell the error of log p(x) too roughly
 LONG_WAY = 10.0  # temperatures from the prior, above which p(z|x) is climbed to, not annealed to
 LONGEST_WAY = 25.0  # above which no particles get there from the prior
-NUM_PARTICLES = 96
+NUM_PARTICLES = 96  # of a query, 12 an island
+# Steps of a climb, of one where climbs cost too much to be many, and how many with one curvature.
 CLIMB_STEPS, DEAR_STEPS, CLIMB_EVERY = 20, 8, 2
 LEAST_CLIMBS = 16  # to count as a search for modes; where they cost too much there is one
-ROUNDS, NUM_ADAPT, NUM_REFINE = 3, 1000, 2500
+ROUNDS, NUM_ADAPT, NUM_REFINE = 3, 1000, 2500  # of adapting, and draws of one, first and last
 NUM_WEIGHED = 4000  # draws of an answer, at first
-CHECK_STEPS = 8
+CHECK_STEPS = 8  # of a second look's climbs, which only have to reach a mode's surroundings
 _NUM_CHECKS, _CHECK_EVERY = 16, 3  # climbs for a second look, at least
 _CHECK_OPERATIONS = 1e9  # multiply-adds that buy more of them
-_NUM_CLIMBS = 64
+_NUM_CLIMBS = 64  # at most, where they cost next to nothing
 _CLIMB_OPERATIONS = 4e11  # multiply-adds that climbing may cost a query
 _FIT_OPERATIONS = 2e11  # multiply-adds that a fit by gradients, or further draws, may cost a query
 _LOW_RANK_OPERATIONS = 4e11  # and a fit of low rank, which is all that a query has

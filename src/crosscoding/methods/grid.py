@@ -27,17 +27,14 @@ from crosscoding.methods.base import Method, Report, silent
 from crosscoding.random import uniform
 from crosscoding.target import Target
 
-_COARSE_CELLS = {
-    1: 509,
-    2: 125,
-    3: 41,
-}  # no power of 2, as periods of what networks learn often are
+# Cells a side by latent dimension: no power of 2, as periods of what networks learn often are.
+_COARSE_CELLS = {1: 509, 2: 125, 3: 41}
 _NEGLIGIBLE = 1e-4  # of the tolerance: share of p(x) that a cell may hold and be left alone
 _CELLS_EXPECTED = 100  # cells that share the error that `tolerance` allows
-_MAX_LEVELS = 30
+_MAX_LEVELS = 30  # halvings of a side: 16 prior standard deviations to 1.5e-8
 _SMOOTH = 2.0  # nats that the density may vary over the parts of a cell that is done
 _SHARE_LEFT = 0.2  # of the draws that check: from cells left alone
-_DONE, _BEYOND_BOX, _TOO_MANY = 0, 1, 2
+_DONE, _BEYOND_BOX, _TOO_MANY = 0, 1, 2  # outcomes, no settings
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from crosscoding.methods.leapfrog import Move, evaluated, shrunk_covariance
 from crosscoding.random import spawn
 from crosscoding.target import Target
 
-_JITTER = 0.2
+_JITTER = 0.2  # of step sizes, against orbits that close: Neal (2011), section 3.2
 
 
 @dataclass(frozen=True)

@@ -30,16 +30,13 @@ from crosscoding.random import quasi_normal, spawn
 from crosscoding.target import Target
 
 _WIDER, _WIDER_SHARE = 2.5, 0.12  # variance of the wide copy, and its share of the draws
-_PRIOR_SHARE = 0.02
-_FAR_OUT = (
-    10.0  # squared distance a dimension in the reference's scatter, from where draws count less
-)
+_PRIOR_SHARE = 0.02  # of the draws, from the prior: no weight is above 50 times the prior's
+# Squared distance a dimension, in the reference's scatter, from where on draws count less.
+_FAR_OUT = 10.0
 _TAIL_SHARE, _REFERENCE_SHARE = 0.08, 0.06  # of the draws for a bare density
-_NUM_FOR_BOUND = 1000
-FEWEST, _LEAST_SHARE = (
-    50.0,
-    0.05,
-)  # effective draws, and of few draws a share: weights collapse below
+_NUM_FOR_BOUND = 1000  # draws that the C-ELBO is an average over
+# Effective draws below which weights collapse, and their share where draws are few.
+FEWEST, _LEAST_SHARE = 50.0, 0.05
 
 
 @dataclass(frozen=True)

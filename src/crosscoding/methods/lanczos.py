@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from crosscoding.random import normal
 
-NUM_PROBES = 8
+NUM_PROBES = 8  # random directions that a trace is estimated by
 
 
 def lanczos(

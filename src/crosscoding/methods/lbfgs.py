@@ -21,7 +21,7 @@ from crosscoding.target import Target
 _MEMORY = 30  # moves that are remembered
 _LEAST_GAIN = 0.01  # nats that a step must promise; below that the climb is over
 _ENOUGH = 1e-4  # of what its slope promises, that a step must gain
-_SHORTEST = 1e-6
+_SHORTEST = 1e-6  # share of a full step, below which the climb is over
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.errors import NonFiniteError
+from crosscoding.errors import NonFiniteError, counted
 from crosscoding.random import normal, uniform
 from crosscoding.target import REACH, Target
 
@@ -70,7 +70,7 @@ def evaluated(target: Target, density: Density, z: Tensor) -> Points:
         point = inside.detach()[wrong[:, query].nonzero()[0, 0], query]
         raise NonFiniteError(
             "expected a finite log p(z, x) and gradient where prior draws are, got NaN at "
-            f"{int(wrong.sum())} of {wrong.numel()} points, the first of them for query "
+            f"{int(wrong.sum())} of {counted(wrong.numel(), 'point')}, the first of them for query "
             f"{target.name(query)}: {target.explain(query, point)}"
         )
     diverged = diverged | undefined

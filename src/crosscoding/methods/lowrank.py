@@ -38,9 +38,9 @@ _MOST_CLIMB, _MOST_ADAM, _FEWEST_ADAM = 400, 200, 10  # steps
 _MOST_NUMBERS = 2**22  # of W, for a query
 _NUM_DRAWS, _NUM_CHOICE = 4, 32  # of a step of Adam's, and to choose by
 _ENOUGH = 240  # decodes, below which probes and draws to choose by are fewer too
-FEWEST_DECODES = 20
+FEWEST_DECODES = 20  # below which there are no draws to weigh after the climb
 _EXACT = 0.1  # spread of log-weights in nats, up to which there is nothing to gain
-_RATE = 0.03
+_RATE = 0.03  # of Adam
 _FLAT = 1e-3  # least curvature, in the prior's
 
 

@@ -29,11 +29,11 @@ from crosscoding.methods.leapfrog import evaluated
 from crosscoding.random import normal, spawn
 from crosscoding.target import Target
 
-_BLOCK = 20
-_NUM_HALVINGS = 3
-_STEPS_A_CURVATURE = 4
-_CURVATURE_RATE, _MEAN_RATE = 0.3, 0.5
-_LONGEST = 3.0
+_BLOCK = 20  # steps, after which it is seen whether the bound still rises
+_NUM_HALVINGS = 3  # of the rates, to an eighth: then the fit is done
+_STEPS_A_CURVATURE = 4  # as a curvature costs as much as several gradients
+_CURVATURE_RATE, _MEAN_RATE = 0.3, 0.5  # below 1, as both are estimates from few draws
+_LONGEST = 3.0  # step of the mean, in standard deviations of the fit
 
 
 @dataclass(frozen=True)

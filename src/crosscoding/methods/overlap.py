@@ -26,12 +26,12 @@ from crosscoding.methods.reference import Covered
 from crosscoding.random import spawn
 from crosscoding.target import Target
 
-_NUM_DRAWS = 1000
-_STEPS = 12
+_NUM_DRAWS = 1000  # of the answer
+_STEPS = 12  # of a climb towards modes, where it need not end
 _MOST_CLIMBS, _MOST_ELSEWHERE, _CLIMBS_BY_DIM = 16, 64, 640  # so many over the dimension
 _SURE = 2.0  # standard errors that a lack has to exceed
 _MOST_DIM = 512  # above it the curvatures along climbs take too much memory
-_NUM_RAYS, _TIMES_AS_FAR = 100, (2.0, 8.0, 64.0, 1e4)
+_NUM_RAYS, _TIMES_AS_FAR = 100, (2.0, 8.0, 64.0, 1e4)  # beyond the draws, for heavy tails
 _HEAVIER = 1.0  # nats above the largest weight at the draws
 
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from crosscoding.diagnostics import importance_ess, mean_error
 
-_BISECTIONS = 16
-_LEAST_LOG = -1e30
+_BISECTIONS = 16  # of a temperature, to 1.5e-5 of what is left
+_LEAST_LOG = -1e30  # in place of −inf, as differences of two of those are NaN
 
 
 def next_temperature(log_ratio: Tensor, now: Tensor, least_ess: float) -> Tensor:

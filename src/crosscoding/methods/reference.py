@@ -35,12 +35,14 @@ from crosscoding.methods.particles import flattened, next_temperature
 from crosscoding.random import normal, quasi_normal, spawn
 from crosscoding.target import Target
 
+# Tails of the parts by their degrees of freedom, and the share of the draws of each: half from the
+# narrow one, and enough from each heavier one to find what lies in tails like its own.
 KINDS = (NORMAL, 4, 1, EACH_CAUCHY)
 SHARES = (0.5, 0.2, 0.15, 0.15)
 _PEAK_KIND, _PEAKS_SHARE = 4, 0.5
 _EVEN = 0.5  # of the share of a mode, that does not go by its mass
 _NUM_STARTS = 200  # draws that climbs begin at
-_ROUNDS = 12
+_ROUNDS = 12  # of adapting, at most
 _STEPS = 20  # of the fit
 _TIME_SHARE = 0.2  # of the time that there is
 _GAIN = 1.05  # of the effective draws, below which a round has brought nothing

@@ -20,12 +20,12 @@ from crosscoding.methods.reference import covered
 from crosscoding.random import spawn, uniform
 from crosscoding.target import Target
 
-_NUM_PROBES = 4096
-_NUM_CLIMBERS = 8
-_CLIMB_STEPS = 100
-_CLIMB_RATE = 0.05
-_MARGIN = 0.01
-_CHUNK = 8192
+_NUM_PROBES = 4096  # draws from the prior, in search of the highest likelihood
+_NUM_CLIMBERS = 8  # of the highest of these that are climbed from
+_CLIMB_STEPS = 100  # of Adam, whose rate falls to 0 over them
+_CLIMB_RATE = 0.05  # in prior standard deviations
+_MARGIN = 0.01  # nats above what the climbs reached, as they end a little below the maximum
+_CHUNK = 8192  # proposals at once
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,10 @@ class Rejection(Method):
 
     def _give_up(self, count: Tensor, spent: int) -> None:
         short = count < self.num_draws
+        accepted, asked = counted(self.num_draws, "draw"), counted(len(count), "query", "queries")
         raise BudgetError(
-            f"rejection accepted {self.num_draws} draws for {int((~short).sum())} of {len(count)} "
-            f"queries from {spent} proposals, and as few as {int(count.min())} for the others; "
+            f"rejection accepted {accepted} for {int((~short).sum())} of {asked} from "
+            f"{counted(spent, 'proposal')}, and as few as {int(count.min())} for the others; "
             "raise max_proposals, ask for fewer draws, or use another method: the acceptance rate "
             "falls quickly with the latent dimension and with the amount of evidence"
         )

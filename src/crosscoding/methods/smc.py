@@ -35,13 +35,15 @@ from crosscoding.methods.reference import covered
 from crosscoding.random import spawn, uniform
 from crosscoding.target import Target
 
-_JITTER = 0.2
+_JITTER = 0.2  # of step sizes, as in `HMC`
+# Between 0.65, best for one long move (Beskos et al., 2013), and 0.8, the custom for chains; where
+# fewer than the least are accepted, the step is shortened by a factor and the move is made again.
 _WANTED_ACCEPTANCE, _LEAST_ACCEPTANCE = 0.75, 0.3
 _SHORTENING, _MOST_RETRIES = 0.4, 8
 _QUARTER = 0.5 * math.pi  # path length to forget the start on a round Gaussian: longer goes back
 _ADAPTATION = 0.7  # of log ε to the difference of the acceptance rate from what is wanted
 _MOST_DISAGREEMENT = 0.25  # standard error of log p(x) by islands, nats
-_MAX_TEMPERATURES = 150
+_MAX_TEMPERATURES = 150  # beyond which it is taken not to get there
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,9 @@ from crosscoding.methods.weighing import Weighing, outside
 from crosscoding.random import spawn
 from crosscoding.target import Target
 
-GRID_DIM = 3
-_GRID_TOLERANCE = {1: 0.1, 2: 0.1, 3: 0.05}
-_NUM_GRID_CHECKS, _MOST_CELLS = 300, 30_000
+GRID_DIM = 3  # latent dimensions up to which cells are few enough
+_GRID_TOLERANCE = {1: 0.1, 2: 0.1, 3: 0.05}  # nats; the error is about a twentieth of it
+_NUM_GRID_CHECKS, _MOST_CELLS = 300, 30_000  # draws and cells, above which it is not the cheapest
 _BANK_ESS, _BANK_ERROR = 100.0, 0.0375  # of points spread evenly, and of log p(x) by islands
 _SHARE_FOR_FIT = 0.8  # of the time left, for a fit of low rank; the rest is for its weights
 _MOST_COMPONENTS = 8  # of the modes found, to propose from

@@ -18,12 +18,12 @@ from crosscoding.target import Target
 
 _NUM_PROBES, _NUM_PROBES_ABOVE = 4096, 1024  # up to and above _MAX_BENT_DIM
 _MAX_BENT_DIM = 3  # 128 points say little about a density in more dimensions, and cost 0.4 nats
-_NUM_POINTS = 128
-_SINKHORN_ROUNDS = 50
-_SINKHORN_BLUR = 0.05
-_BEND_STEPS = 300
-_BEND_RATE = 0.05
-_LADJ_WEIGHT = 0.002
+_NUM_POINTS = 128  # that base noise is matched to: the cost of a plan grows with their square
+_SINKHORN_ROUNDS = 50  # of scaling a plan, which need not be exact to start from
+_SINKHORN_BLUR = 0.05  # of squared distances in standard deviations: as near as points lie
+_BEND_STEPS = 300  # of Adam towards the matched points
+_BEND_RATE = 0.05  # of Adam, falling to 0
+_LADJ_WEIGHT = 0.002  # of log |det J| in the misfit: keeps maps from collapsing on the points
 
 
 def starting_params(target: Target, crosscoder: Crosscoder, *, generator: Generator) -> Params:

@@ -25,9 +25,9 @@ from crosscoding.methods.starts import starting_params
 from crosscoding.random import normal, spawn
 from crosscoding.target import Target
 
-_BLOCK = 50
-_NUM_HALVINGS = 8
-_BETA_1, _BETA_2 = 0.9, 0.99
+_BLOCK = 50  # steps, after which it is seen whether the C-ELBO still rises
+_NUM_HALVINGS = 8  # of the rate, to 1/256 of it: then a query is done
+_BETA_1, _BETA_2 = 0.9, 0.99  # of Adam; the second shorter than its 0.999, as fits are short
 
 
 @dataclass(frozen=True)

@@ -113,18 +113,18 @@ class Modes:
         """
         half_log_det = half_log_determinant(self.precision)
         log_mass = self.log_joint - half_log_det.to(self.log_joint)
-        climbs = torch.ones_like(log_mass)
         order = log_mass.argsort(dim=0, descending=True)
-        query = torch.arange(log_mass.shape[1], device=log_mass.device)
-        for better in range(len(order)):
-            for other in range(better + 1, len(order)):
-                a, b = order[better], order[other]
-                gap = (self.z[b, query] - self.z[a, query]).double()
-                both = torch.stack([self.precision[a, query], self.precision[b, query]])
-                width = torch.einsum("bi,abij,bj->ab", gap, both, gap).amax(0)
-                again = (width < same) & (climbs[a, query] > 0) & (climbs[b, query] > 0)
-                climbs[a, query] += torch.where(again, climbs[b, query], 0.0)
-                climbs[b, query] = torch.where(again, 0.0, climbs[b, query])
+        z, precision = taken(self.z, order), taken(self.precision, order)
+        climbs = torch.ones_like(log_mass)  # in this order
+        for better in range(len(order) - 1):
+            gaps = (z[better + 1 :] - z[better]).double()
+            own = torch.einsum("kbi,bij,kbj->kb", gaps, precision[better], gaps)
+            others = torch.einsum("kbi,kbij,kbj->kb", gaps, precision[better + 1 :], gaps)
+            width = torch.maximum(own, others)
+            again = (width < same) & (climbs[better] > 0)
+            climbs[better] += torch.where(again, climbs[better + 1 :], 0.0).sum(0)
+            climbs[better + 1 :].masked_fill_(again, 0.0)
+        climbs = torch.empty_like(climbs).scatter_(0, order, climbs)
         log_mass = torch.where(climbs > 0, log_mass, -math.inf)
         return log_mass.log_softmax(0), climbs
 

@@ -183,7 +183,9 @@ def climb(
         at = order, active.expand_as(order)
         here = evaluated(climbing, climbing.log_joint, z[at])
         if step % every == 0:
-            precision[at] = positive(climbing.curvature(here.z), target.prior_scale)
+            curvature = climbing.curvature(here.z)
+            target.clock.tick()
+            precision[at] = positive(curvature, target.prior_scale)
             decodes[active] += (~over[at]).sum(0) * dim
         there, reached, best_damping, promised = _best_step(
             climbing, here, precision[at], damping[at]
@@ -201,8 +203,9 @@ def climb(
         if not kept.all():
             active = active[kept]
             climbing = target.select(active)
-    precision = positive(target.curvature(z), target.prior_scale)
-    return Modes(z, log_joint, precision, taken_steps, decodes)
+    curvature = target.curvature(z)
+    target.clock.tick()
+    return Modes(z, log_joint, positive(curvature, target.prior_scale), taken_steps, decodes)
 
 
 def _best_step(
@@ -215,6 +218,7 @@ def _best_step(
     diagonal, gradient = precision.diagonal(dim1=-2, dim2=-1), here.gradient.double()
     directions = []
     for factor in _DAMPINGS:
+        target.clock.tick()
         ridge = torch.diag_embed((factor * damping)[..., None] * diagonal)
         # by Cholesky: a batched LU on several threads fails from about 256 dimensions on
         root = precision_root(precision + ridge)

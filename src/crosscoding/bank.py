@@ -26,8 +26,10 @@ _MAX_BYTES = 256 * 2**20
 _MAX_OPERATIONS = 2e10  # to build it, multiply-adds: about a second
 _PER_VALUE = 32  # multiply-adds that take as long as a number's way to memory and back, about
 _CHUNK_BYTES = 64 * 2**20
+_COPIES = 16  # of what is kept, that a likelihood works on: about eight, in double
 _LAYERS_AT_ONCE = 16  # of a decoder of so many layers, all alike, one is in memory
 _PAIR_OPERATIONS = 2e9  # of queries with points, multiply-adds that are worked out at once
+_TILE_BYTES = 2 * 2**20  # of their log-likelihoods in double: in cache, three times as fast
 _SHARE = 0.25  # of the time that is left, for decoding a bank
 _NUM_CHECKED = 64  # points that are decoded again when a bank is loaded
 
@@ -94,22 +96,24 @@ class Bank:
         whole = vae.kept.get("bank")
         if isinstance(whole, Bank):
             return whole if num >= len(whole.points) else whole._first(num)
-        # A list of its own: other threads may be at the same bank.
-        pieces: list[tuple[Tensor, ...]] = list(vae.kept.get("start of bank", ()))
+        decoded, parts = vae.kept.get("start of bank", (0, ()))
         total, size, stop = _num_points(vae), _chunk_size(vae, clock), clock.within(_SHARE)
-        if not pieces and clock.is_limited:
+        if not decoded and clock.is_limited:
             few = _few_of(vae, min(size, total), clock, stop)
             if few is not None:
                 return cls._made(vae, *few)._first(num)
-        decoded = sum(len(points) for points, *_ in pieces)
-        while decoded < min(num, total) and not (pieces and stop()):
+        while decoded < min(num, total) and not (decoded and stop()):
             clock.beat()
-            pieces.append(_piece_of(vae, decoded, min(size, total - decoded)))
-            decoded += len(pieces[-1][0])
-            vae.kept["start of bank"] = tuple(pieces)
-        bank = cls._made(vae, *_together(pieces))
+            piece = _piece_of(vae, decoded, min(size, total - decoded))
+            if not parts:  # all at once, as putting pieces together would take twice the memory
+                parts = tuple(part.new_empty(total, *part.shape[1:]) for part in piece)
+            for part, own in zip(parts, piece, strict=True):  # as other threads may do
+                part[decoded : decoded + len(own)] = own
+            decoded += len(piece[0])
+            vae.kept["start of bank"] = decoded, parts
+        bank = cls._made(vae, *parts)
         if decoded < total:
-            return bank._first(num)
+            return bank._first(min(num, decoded))
         bank._is_of_model = True
         vae.kept["bank"] = bank
         vae.kept.pop("start of bank", None)
@@ -139,9 +143,11 @@ class Bank:
         Returns:
             Shape (N, B).
         """
-        row_bytes = max(self._kept[0][:1].nbytes, 1)  # in double, and copied a few times
+        row_bytes = max(_COPIES * self._kept[0][:1].nbytes, 1)
+        # What any tile takes, a few copies of values, is as much as for as many rows as elements.
+        tile = max(_TILE_BYTES / (8 * max(len(values), 1)), values.shape[1])
         chunk = clock.piece_bytes(_CHUNK_BYTES)
-        at_once = min(_PAIR_OPERATIONS / max(values.numel(), 1), chunk / row_bytes)
+        at_once = min(_PAIR_OPERATIONS / max(values.numel(), 1), chunk / row_bytes, tile)
         size = max(int(at_once), 1)
         pieces = []
         for kept in zip(*(part.split(size) for part in self._kept), strict=True):

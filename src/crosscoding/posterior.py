@@ -21,6 +21,8 @@ from crosscoding.target import CHUNK_BYTES, Target, VAETarget
 from crosscoding.vae import VAE, check_dtype, check_matches
 from crosscoding.verdict import Verdict
 
+_CACHE_BYTES = 4 * 2**20  # of a decoder's output: pieces that stay in cache take half the time
+_LEAST_POINTS = 256  # of a piece where memory allows it: its weights are read for every piece
 _FEW_COUNT = 50.0  # draws in an average, below which its error says little
 
 
@@ -401,7 +403,8 @@ class Posterior:
         vae, target = self._model()
         asked = ~target.evidence.mask.reshape(z.shape[1], vae.data_size)
         row_bytes = max(vae.row_values * z.element_size() * z.shape[1], 1)
-        size = max(CHUNK_BYTES // row_bytes, 1)
+        least = -(-_LEAST_POINTS // max(z.shape[1], 1))
+        size = max(min(CHUNK_BYTES // row_bytes, max(_CACHE_BYTES // row_bytes, least)), 1)
         for start in range(0, len(z), size):
             rows = slice(start, start + size)
             params = vae.decode_flat(z[rows])

@@ -9,6 +9,7 @@ from crosscoding.diagnostics import importance_ess, mean_error
 
 _BISECTIONS = 16
 _LEAST_LOG = -1e30
+_CACHE_BYTES = 4 * 2**20  # of weights that are summed at once
 
 
 def next_temperature(log_ratio: Tensor, now: Tensor, least_ess: float) -> Tensor:
@@ -51,12 +52,17 @@ def systematic(log_weights: Tensor, offset: Tensor, num: int) -> Tensor:
         num: Number of draws.
     """
     batch = log_weights.shape[1:]
-    # The sums run along memory: along the first dimension they take four times as long.
-    cumulative = log_weights.flatten(1).mT.contiguous().double().softmax(-1).cumsum(-1)
     steps = torch.arange(num, dtype=torch.double, device=log_weights.device)
     points = (steps + offset.double().expand(batch).reshape(-1, 1)) / num
-    index = torch.searchsorted(cumulative, points * cumulative[:, -1:], right=True)
-    return index.clamp_max(len(log_weights) - 1).mT.reshape(num, *batch)
+    index = torch.empty_like(points, dtype=torch.long)
+    # The sums run along memory: along the first dimension they take four times as long.
+    flat = log_weights.flatten(1).mT.contiguous()
+    size = max(_CACHE_BYTES // (8 * max(len(log_weights), 1)), 1)
+    for start in range(0, len(points), size):
+        some = slice(start, start + size)
+        cumulative = flat[some].double().softmax(-1).cumsum(-1)
+        index[some] = torch.searchsorted(cumulative, points[some] * cumulative[:, -1:], right=True)
+    return index.clamp_max_(len(log_weights) - 1).mT.reshape(num, *batch)
 
 
 def taken(values: Tensor, index: Tensor) -> Tensor:

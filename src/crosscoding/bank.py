@@ -96,21 +96,24 @@ class Bank:
         whole = vae.kept.get("bank")
         if isinstance(whole, Bank):
             return whole if num >= len(whole.points) else whole._first(num)
-        decoded, parts = vae.kept.get("start of bank", (0, ()))
+        decoded, parts, seconds = vae.kept.get("start of bank", (0, (), 0.0))
         total, size, stop = _num_points(vae), _chunk_size(vae, clock), clock.within(_SHARE)
         if not decoded and clock.is_limited:
             few = _few_of(vae, min(size, total), clock, stop)
             if few is not None:
                 return cls._made(vae, *few)._first(num)
-        while decoded < min(num, total) and not (decoded and stop()):
+        while decoded < min(num, total):
+            if decoded and (stop() or seconds > _SHARE * clock.left):
+                break
             clock.beat()
+            began = time.perf_counter()
             piece = _piece_of(vae, decoded, min(size, total - decoded))
             if not parts:  # all at once, as putting pieces together would take twice the memory
                 parts = tuple(part.new_empty(total, *part.shape[1:]) for part in piece)
             for part, own in zip(parts, piece, strict=True):  # as other threads may do
                 part[decoded : decoded + len(own)] = own
-            decoded += len(piece[0])
-            vae.kept["start of bank"] = decoded, parts
+            decoded, seconds = decoded + len(piece[0]), time.perf_counter() - began
+            vae.kept["start of bank"] = decoded, parts, seconds
         bank = cls._made(vae, *parts)
         if decoded < total:
             return bank._first(min(num, decoded))

@@ -29,7 +29,7 @@ from crosscoding.vae import VAE, check_matches
 
 _SURE = 6.0  # standard errors, beyond which two estimates contradict each other
 _JOINING = 1e-5  # seconds that the blocks' draws take to be put together, for each query and dim
-_LOOKING = 0.1  # share of a method's seconds that is left to look for losses at its draws
+_LOOKING, _LOOKING_FOR_LOSSES = 0.04, 0.1  # shares of a method's seconds, for second looks
 
 
 @isolated
@@ -225,8 +225,8 @@ def _in_blocks(
     state, parts = generator.get_state(), []
     joining = 0.0 if len(blocks) == 1 else _JOINING * target.num_queries * target.latent_dim
     look_for_losses = bool(target.may_be_lost().any())
-    if look_for_losses:  # some of the time is for that
-        joining += _LOOKING * (getattr(method, "max_seconds", None) or 0.0)
+    looking = _LOOKING_FOR_LOSSES if look_for_losses else _LOOKING
+    joining += looking * (getattr(method, "max_seconds", None) or 0.0)
     for number, block in enumerate(blocks):
 
         def report_block(share: float, what: str, done: int = number) -> None:

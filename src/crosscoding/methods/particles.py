@@ -5,11 +5,12 @@ import math
 import torch
 from torch import Tensor
 
-from crosscoding.diagnostics import importance_ess, mean_error
+from crosscoding.diagnostics import mean_error
 
 _BISECTIONS = 16
 _LEAST_LOG = -1e30
-_CACHE_BYTES = 4 * 2**20  # of weights that are summed at once
+_LEAST_EXPONENT = -40.0  # of a weight that counts: denormal squares take many times as long
+_CACHE_BYTES = 2**20  # of weights that are worked on at once
 
 
 def next_temperature(log_ratio: Tensor, now: Tensor, least_ess: float) -> Tensor:
@@ -20,12 +21,28 @@ def next_temperature(log_ratio: Tensor, now: Tensor, least_ess: float) -> Tensor
         now: Temperature of each query, shape (B,).
         least_ess: Effective sample size to keep, between 1 and S.
     """
-    log_ratio = bounded(log_ratio)
+    size = max(_CACHE_BYTES // (log_ratio.element_size() * max(len(log_ratio), 1)), 1)
+    parts = zip(log_ratio.mT.split(size), now.split(size), strict=True)
+    return torch.cat([_next_temperature(ratio, start, least_ess) for ratio, start in parts])
+
+
+def _next_temperature(log_ratio: Tensor, now: Tensor, least_ess: float) -> Tensor:
+    """The same of as many queries as fit in cache, of log r (B, S)."""
+    log_ratio = bounded(log_ratio.contiguous())
+    largest = log_ratio.amax(1, keepdim=True)
+    log_ratio, possible = log_ratio - largest, largest[:, 0] > _LEAST_LOG
+
+    def leaves_enough(temperature: Tensor) -> Tensor:
+        exponents = ((temperature - now)[:, None] * log_ratio).clamp_min_(_LEAST_EXPONENT)
+        weights = exponents.exp_()  # the largest is 1
+        enough = weights.sum(1).square() >= least_ess * weights.square_().sum(1)
+        return enough & possible
+
     low, high = now.clone(), torch.ones_like(now)
-    whole = importance_ess((high - low) * log_ratio) >= least_ess
+    whole = leaves_enough(high)
     for _ in range(_BISECTIONS):
         middle = 0.5 * (low + high)
-        fits = importance_ess((middle - now) * log_ratio) >= least_ess
+        fits = leaves_enough(middle)
         low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
     return torch.where(whole, 1.0, low)
 

@@ -11,7 +11,8 @@ from tampering import reseal
 from torch import nn
 
 import crosscoding as cc
-from crosscoding.bank import Bank
+from crosscoding.bank import Bank, prior_points
+from crosscoding.clock import Clock
 from crosscoding.errors import ModelFormatError
 
 LATENT, SIZE = 3, 6
@@ -155,6 +156,41 @@ def test_a_decoder_of_wide_layers_is_run_on_few_points_at_once():
     Bank(vae, torch.zeros(200, LATENT).double())
     # A point takes 8 MiB in each of two steps that meet, of which a third is counted in 64 MiB.
     assert sorted(vae.decoder.rows) == [2] * 2 + [11] * 36
+
+
+@pytest.mark.parametrize("max_bytes", [2**28, 2**29, 2**40])
+def test_what_is_worked_out_from_a_bank_at_once_is_bounded_with_all_its_copies(
+    max_bytes, monkeypatch
+):
+    rows, num_elements = [], 2**16
+    whole = cc.likelihoods.Gaussian.pairwise_log_prob
+
+    def noted(self, kept, values, mask):
+        rows.append(len(kept[0]))
+        return whole(self, kept, values, mask)
+
+    monkeypatch.setattr(cc.likelihoods.Gaussian, "pairwise_log_prob", noted)
+    vae = cc.VAE(nn.Linear(LATENT, num_elements), LATENT, LIKELIHOODS["number"])
+    bank = Bank(vae, torch.zeros(64, LATENT))
+    values = torch.zeros(1, num_elements)
+    bank.log_likelihood(values, values == 0, Clock(max_bytes=max_bytes))
+    # Eight copies in double, of a sixteenth of the memory.
+    assert 1 < max(rows) <= min(max_bytes, 2**30) / 16 / (8 * 8 * num_elements)
+    assert sum(rows) == 64
+
+
+def test_of_a_bank_that_there_is_no_time_for_few_points_are_made(monkeypatch):
+    made = []
+    whole = prior_points
+
+    def noted(num, *rest):
+        made.append(num)
+        return whole(num, *rest)
+
+    monkeypatch.setattr("crosscoding.bank.prior_points", noted)
+    vae = model()
+    Bank.start_of(vae, 64, Clock(1e-9))
+    assert sum(made) < 100
 
 
 def test_making_a_bank_leaves_torchs_global_random_state_alone():

@@ -48,3 +48,18 @@ def test_without_a_limit_pieces_are_as_large_as_they_may_be():
     assert [s.stop for s in UNLIMITED.slices(10, 4, "points")] == [4, 8, 12]
     assert [s.start for s in UNLIMITED.slices(0, 4, "points")] == [0]
     assert not UNLIMITED.within()()
+
+
+def test_a_clock_of_less_time_is_told_by_the_same_and_has_the_same_memory(now):
+    beats = []
+    clock = Clock(beat=lambda: beats.append(now[0]), max_bytes=2**29).limited(2.0)
+    clock.tick()
+    assert clock.left == 2.0
+    assert beats == [0.0]
+    assert clock.piece_bytes(64) == 32
+
+
+def test_pieces_take_less_where_memory_is_short_and_no_more_where_there_is_plenty():
+    assert UNLIMITED.piece_bytes(100) == 100
+    assert Clock(max_bytes=2**40).piece_bytes(100) == 100
+    assert Clock(max_bytes=1).piece_bytes(100) == 0

@@ -74,3 +74,10 @@ def test_torchs_global_random_state_is_left_alone():
     before = torch.random.get_rng_state()
     quasi_normal(32, 5, generator=seeded(0), like=torch.empty(0))
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("start", [1, 7, 1000])
+def test_later_points_are_those_of_the_whole_sequence(start):
+    whole = quasi_normal(1200, 3, generator=seeded(2), like=DOUBLE)
+    some = quasi_normal(100, 3, generator=seeded(2), like=DOUBLE, start=start)
+    assert torch.equal(some, whole[start : start + 100])

@@ -6,7 +6,7 @@ has no such form is worked out element by element, in chunks, from the same outp
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -26,8 +26,10 @@ _MAX_BYTES = 256 * 2**20
 _MAX_OPERATIONS = 2e10  # to build it, multiply-adds: about a second
 _PER_VALUE = 32  # multiply-adds that take as long as a number's way to memory and back, about
 _CHUNK_BYTES = 64 * 2**20
+_COPIES = 16  # of what is kept, that a likelihood works on: about eight, in double
 _LAYERS_AT_ONCE = 16  # of a decoder of so many layers, all alike, one is in memory
 _PAIR_OPERATIONS = 2e9  # of queries with points, multiply-adds that are worked out at once
+_TILE_BYTES = 2 * 2**20  # of their log-likelihoods in double: in cache, three times as fast
 _SHARE = 0.25  # of the time that is left, for decoding a bank
 _NUM_CHECKED = 64  # points that are decoded again when a bank is loaded
 
@@ -77,7 +79,7 @@ class Bank:
             clock: Told before each piece that is decoded.
         """
         if max_bytes is not None:
-            return cls(vae, _points_of(vae, max_bytes))
+            return cls(vae, prior_points(_num_points(vae, max_bytes), vae.latent_dim, _like(vae)))
         bank = cls.start_of(vae, MAX_POINTS, clock)
         if not bank._is_of_model:
             raise OutOfTime
@@ -94,33 +96,34 @@ class Bank:
         whole = vae.kept.get("bank")
         if isinstance(whole, Bank):
             return whole if num >= len(whole.points) else whole._first(num)
-        points, done = vae.kept.get("start of bank") or (_points_of(vae), ())
-        pieces: list[tuple[Tensor, ...]] = list(
-            done
-        )  # of its own: other threads may be at the same bank
-        chunks = points.split(_chunk_size(vae))
-        stop = clock.within(_SHARE)
-        if not pieces and clock.is_limited:
-            few = _few_of(vae, points, clock, stop)
+        decoded, parts, seconds = vae.kept.get("start of bank", (0, (), 0.0))
+        total, size, stop = _num_points(vae), _chunk_size(vae, clock), clock.within(_SHARE)
+        if not decoded and clock.is_limited:
+            few = _few_of(vae, min(size, total), clock, stop)
             if few is not None:
-                return cls._made(vae, points[: len(few[0])], few)._first(num)
-        while len(pieces) < len(chunks) and sum(len(piece[0]) for piece in pieces) < num:
-            if pieces and stop():
+                return cls._made(vae, *few)._first(num)
+        while decoded < min(num, total):
+            if decoded and (stop() or seconds > _SHARE * clock.left):
                 break
             clock.beat()
-            pieces.append(_kept_of(vae, chunks[len(pieces)]))
-            vae.kept["start of bank"] = points, tuple(pieces)
-        kept = tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
-        bank = cls._made(vae, points[: len(kept[0])], kept)
-        if len(pieces) < len(chunks):
-            return bank._first(num)
+            began = time.perf_counter()
+            piece = _piece_of(vae, decoded, min(size, total - decoded))
+            if not parts:  # all at once, as putting pieces together would take twice the memory
+                parts = tuple(part.new_empty(total, *part.shape[1:]) for part in piece)
+            for part, own in zip(parts, piece, strict=True):  # as other threads may do
+                part[decoded : decoded + len(own)] = own
+            decoded, seconds = decoded + len(piece[0]), time.perf_counter() - began
+            vae.kept["start of bank"] = decoded, parts, seconds
+        bank = cls._made(vae, *parts)
+        if decoded < total:
+            return bank._first(min(num, decoded))
         bank._is_of_model = True
         vae.kept["bank"] = bank
         vae.kept.pop("start of bank", None)
-        return bank if num >= len(points) else bank._first(num)
+        return bank if num >= total else bank._first(num)
 
     @classmethod
-    def _made(cls, vae: VAE, points: Tensor, kept: tuple[Tensor, ...]) -> "Bank":
+    def _made(cls, vae: VAE, points: Tensor, *kept: Tensor) -> "Bank":
         bank = object.__new__(cls)
         bank.points, bank._kept, bank._is_of_model = points, kept, False
         bank._decoder, bank._likelihood = vae.decoder, vae.flat_likelihood
@@ -143,8 +146,11 @@ class Bank:
         Returns:
             Shape (N, B).
         """
-        row_bytes = max(self._kept[0][:1].nbytes, 1)  # in double, and copied a few times
-        at_once = min(_PAIR_OPERATIONS / max(values.numel(), 1), _CHUNK_BYTES / row_bytes)
+        row_bytes = max(_COPIES * self._kept[0][:1].nbytes, 1)
+        # What any tile takes, a few copies of values, is as much as for as many rows as elements.
+        tile = max(_TILE_BYTES / (8 * max(len(values), 1)), values.shape[1])
+        chunk = clock.piece_bytes(_CHUNK_BYTES)
+        at_once = min(_PAIR_OPERATIONS / max(values.numel(), 1), chunk / row_bytes, tile)
         size = max(int(at_once), 1)
         pieces = []
         for kept in zip(*(part.split(size) for part in self._kept), strict=True):
@@ -183,7 +189,7 @@ class Bank:
         tensors, description = read_folder(Path(path), "bank")
         if description.get("model") != _model_fingerprint(vae.decoder, vae.flat_likelihood):
             raise ModelFormatError(f"expected the bank of this model in {path}, got another's")
-        points = _points_of(vae)
+        points = prior_points(_num_points(vae), vae.latent_dim, _like(vae))
         names = sorted(tensors, key=lambda name: (len(name), name))  # kept.2 before kept.10
         kept = tuple(tensors[name].to(vae.device) for name in names)
         generator = Generator().manual_seed(int(fingerprint(tensors, {})[:15], 16))
@@ -199,20 +205,24 @@ class Bank:
             raise ModelFormatError(
                 f"expected the bank of this model in {path}, got what it does not put out"
             )
-        bank = cls._made(vae, points, kept)
+        bank = cls._made(vae, points, *kept)
         bank._is_of_model = True
         vae.kept["bank"] = bank
         return bank
 
 
-def prior_points(num: int, dim: int, like: Tensor) -> Tensor:
-    """The points of a bank, (num, dim): the same at every call, the first ones whatever num."""
-    return quasi_normal(num, dim, generator=Generator().manual_seed(0), like=like)
+def prior_points(num: int, dim: int, like: Tensor, start: int = 0) -> Tensor:
+    """The points of a bank, (num, dim): the same at every call, those from `start` on."""
+    return quasi_normal(num, dim, generator=Generator().manual_seed(0), like=like, start=start)
 
 
-def _points_of(vae: VAE, max_bytes: int = _MAX_BYTES) -> Tensor:
+def _like(vae: VAE) -> Tensor:
+    return torch.empty(0, dtype=vae.dtype, device=vae.device)
+
+
+def _num_points(vae: VAE, max_bytes: int = _MAX_BYTES) -> int:
     """As many as its memory and the work to decode them allow."""
-    like = torch.empty(0, dtype=vae.dtype, device=vae.device)
+    like = _like(vae)
     params_shape = vae.decode_flat(like.new_zeros(0, vae.latent_dim)).shape[1:]
     kept_of_one = vae.flat_likelihood.to_keep(like.new_zeros(1, *params_shape))
     row_bytes = max(2 * vae.data_size * like.element_size(), sum(t.nbytes for t in kept_of_one))
@@ -221,19 +231,28 @@ def _points_of(vae: VAE, max_bytes: int = _MAX_BYTES) -> Tensor:
     at_once = max(vae.params_size, vae.cost.values // _LAYERS_AT_ONCE) * vae.dtype.itemsize
     values = vae.cost.values + num_weights / max(_CHUNK_BYTES // at_once, 1)  # read once a chunk
     most = int(_MAX_OPERATIONS / max(vae.operations, _PER_VALUE * values))
-    num = max(min(MAX_POINTS, max_bytes // row_bytes, most), _MIN_POINTS)
-    return prior_points(num, vae.latent_dim, like)
+    return max(min(MAX_POINTS, max_bytes // row_bytes, most), _MIN_POINTS)
 
 
-def _chunk_size(vae: VAE) -> int:
+def _chunk_size(vae: VAE, clock: Clock = UNLIMITED) -> int:
     """Points that are decoded at once."""
-    return max(_CHUNK_BYTES // (vae.row_values * vae.dtype.itemsize), 1)
+    chunk = clock.piece_bytes(_CHUNK_BYTES)
+    return max(chunk // (vae.row_values * vae.dtype.itemsize), 1)
 
 
 def _decoded(vae: VAE, points: Tensor) -> tuple[Tensor, ...]:
     """What the likelihood keeps of the decoder's output at points."""
-    pieces = [_kept_of(vae, piece) for piece in points.split(_chunk_size(vae))]
+    return _together([_kept_of(vae, piece) for piece in points.split(_chunk_size(vae))])
+
+
+def _together(pieces: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     return tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
+
+
+def _piece_of(vae: VAE, start: int, num: int) -> tuple[Tensor, ...]:
+    """Some points of the model's bank, and what is kept of each."""
+    points = prior_points(num, vae.latent_dim, _like(vae), start)
+    return points, *_kept_of(vae, points)
 
 
 @torch.no_grad()
@@ -242,19 +261,18 @@ def _kept_of(vae: VAE, piece: Tensor) -> tuple[Tensor, ...]:
 
 
 def _few_of(
-    vae: VAE, points: Tensor, clock: Clock, stop: Callable[[], bool]
+    vae: VAE, size: int, clock: Clock, stop: Callable[[], bool]
 ) -> tuple[Tensor, ...] | None:
-    """What is kept of a few points, where a whole piece would take more than its share of time."""
-    size, seconds = min(_chunk_size(vae), len(points)), _SHARE * clock.left
-    found: list[tuple[Tensor, ...]] = []
-    for some in clock.slices(len(points), size, "bank"):
+    """The same of a few points, where a whole piece would take more than its share of time."""
+    seconds, found = _SHARE * clock.left, []
+    for some in clock.slices(size, size, "bank"):
         if found and stop():
             break
-        start, piece = time.perf_counter(), points[some]
-        found.append(_kept_of(vae, piece))
-        if (time.perf_counter() - start) / len(piece) * size <= seconds:
+        start, num = time.perf_counter(), min(some.stop, size) - some.start
+        found.append(_piece_of(vae, some.start, num))
+        if (time.perf_counter() - start) / num * size <= seconds:
             return None
-    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+    return _together(found)
 
 
 def _model_fingerprint(decoder: nn.Module, likelihood: Likelihood) -> str:

@@ -48,10 +48,9 @@ def stuck(observed: Observed, z: Tensor) -> Tensor:
 
 def _same(observed: Observed, z: Tensor) -> Tensor:
     """Which elements have the same log p at all of points (S, B, latent), boolean, (B, E)."""
-    first, size = None, max(observed.points_at_once // max(len(observed.values), 1), 1)
-    same = torch.ones_like(observed.values, dtype=torch.bool)
-    for points in z.split(size):
-        log_probs = observed.likelihood.log_prob(observed.params(points), observed.values)
+    first, same = None, torch.ones_like(observed.values, dtype=torch.bool)
+    for some in observed.slices(len(z)):
+        log_probs = observed.likelihood.log_prob(observed.params(z[some]), observed.values)
         first = log_probs[0] if first is None else first
         same &= ((log_probs == first) | log_probs.isnan()).all(0)
     return same

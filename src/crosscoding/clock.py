@@ -1,8 +1,9 @@
-"""How much time is left: a clock that is handed on to wherever something is decoded.
+"""How much time and memory is left: a clock that is handed on to wherever something is decoded.
 
 Work that iterates asks it when to stop, so that what it has can still be used. Before every piece
 that is decoded the clock is told, and where time is up it raises `OutOfTime`: no method overruns
-its time by more than a piece, whatever it does. The same place tells the user that work goes on.
+its time by more than a piece, whatever it does. The same place tells the user that work goes on,
+and how large a piece may be.
 """
 
 import math
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 _FOR_ANSWER = 0.15  # share of all time that fits leave to those who weigh what they found
 _PIECE = 0.02  # of all time, that a piece may take and the next be larger
 _LEAST_SHARE = 0.2  # of all time, that `within` shares out even where less is left
+MAX_BYTES = 2**30  # memory to work in, where no other is asked for
 
 
 class OutOfTime(Exception):  # noqa: N818 (no error: whoever set the time catches it)
@@ -24,6 +26,7 @@ class Clock:
     Args:
         max_seconds: Of wall-clock time; None: it is never late.
         beat: Called before every piece of work, to show that work goes on.
+        max_bytes: Memory to work in.
 
     Attributes:
         has_cut: Whether a loop that asked was told to end; whoever wants to know sets it to False
@@ -31,11 +34,15 @@ class Clock:
     """
 
     def __init__(
-        self, max_seconds: float | None = None, beat: Callable[[], None] | None = None
+        self,
+        max_seconds: float | None = None,
+        beat: Callable[[], None] | None = None,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
         self._max_seconds = math.inf if max_seconds is None else max_seconds
         self._deadline = time.perf_counter() + self._max_seconds
         self._beat = beat
+        self._max_bytes = max_bytes
         self.has_cut = False
         self._sizes: dict[str, int] = {}
 
@@ -53,6 +60,14 @@ class Clock:
     def share(self) -> float:
         """What has passed of the time there is, 0 to 1."""
         return 1 - self.left / self._max_seconds if self.is_limited else 0.0
+
+    def limited(self, max_seconds: float | None) -> "Clock":
+        """One with so much time from now on, that is told and asked by the same."""
+        return Clock(max_seconds, self._beat, self._max_bytes)
+
+    def piece_bytes(self, usual: int) -> int:
+        """Bytes for a piece of work that usually takes so many: fewer where memory is short."""
+        return usual * min(self._max_bytes, MAX_BYTES) // MAX_BYTES
 
     def reserve(self, seconds: float) -> None:
         """Have it over by so much earlier, to leave time for what comes then."""

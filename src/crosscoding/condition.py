@@ -1,7 +1,6 @@
 """The front door: what is p(y|x), for this VAE and this evidence?"""
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -9,7 +8,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.clock import Clock
+from crosscoding.clock import MAX_BYTES, Clock
 from crosscoding.doubts import (
     impossible_evidence,
     with_clamps,
@@ -28,10 +27,9 @@ from crosscoding.surroundings import isolated
 from crosscoding.target import Target, VAETarget
 from crosscoding.vae import VAE, check_matches
 
-MAX_BYTES = 2**30
 _SURE = 6.0  # standard errors, beyond which two estimates contradict each other
 _JOINING = 1e-5  # seconds that the blocks' draws take to be put together, for each query and dim
-_LOOKING = 0.1  # share of a method's seconds that is left to look for losses at its draws
+_LOOKING, _LOOKING_FOR_LOSSES = 0.04, 0.1  # shares of a method's seconds, for second looks
 
 
 @isolated
@@ -214,9 +212,10 @@ def infer(
     with torch.enable_grad():  # wherever the caller stands
         flat = target.flatten()
         with followed("conditioning", report, progress) as told:
-            timed = flat.timed(Clock(beat=told.beat))
+            clock = Clock(beat=told.beat, max_bytes=max_bytes)
+            timed = flat.timed(clock)
             findings = _in_blocks(method, timed, for_method, told, max_bytes, start)
-            findings = with_coverage(flat, findings, _clock(method, start, told.beat))
+            findings = with_coverage(flat, findings, _limited(clock, method, start))
     findings = with_edges(flat, findings, stacklevel=3)
     return Posterior(
         findings,
@@ -251,8 +250,8 @@ def _in_blocks(
     state, parts = generator.get_state(), []
     joining = 0.0 if len(blocks) == 1 else _JOINING * target.num_queries * target.latent_dim
     look_for_losses = bool(target.may_be_lost().any())
-    if look_for_losses:  # some of the time is for that
-        joining += _LOOKING * (getattr(method, "max_seconds", None) or 0.0)
+    looking = _LOOKING_FOR_LOSSES if look_for_losses else _LOOKING
+    joining += looking * (getattr(method, "max_seconds", None) or 0.0)
     for number, block in enumerate(blocks):
 
         def report_block(share: float, what: str, done: int = number) -> None:
@@ -277,8 +276,8 @@ def _in_blocks(
                 raise NonFiniteError(impossible) from error
             raise
         if look_for_losses:
-            found = with_losses(chosen, found, _clock(method, start, target.clock.beat))
-        found = with_clamps(chosen, found, _clock(method, start, target.clock.beat))
+            found = with_losses(chosen, found, _limited(target.clock, method, start))
+        found = with_clamps(chosen, found, _limited(target.clock, method, start))
         parts.append(found)
     together = Findings.joined(parts)
     in_order = bool((order[1:] > order[:-1]).all())
@@ -291,8 +290,8 @@ def _inverse(order: Tensor) -> Tensor:
     return back
 
 
-def _clock(method: Method, start: float, beat: Callable[[], None]) -> Clock:
+def _limited(clock: Clock, method: Method, start: float) -> Clock:
     """By the time that is left of a method's own limit, if it has one."""
     limit = getattr(method, "max_seconds", None)
     left = None if limit is None else max(limit - (time.perf_counter() - start), 0.0)
-    return Clock(left, beat)
+    return clock.limited(left)

@@ -161,10 +161,10 @@ class DensityTarget(Target):
             (gradient,) = torch.autograd.grad(self.log_joint(z).sum(), z, create_graph=True)
             if not gradient.requires_grad:  # of a linear density
                 return z.new_zeros(*z.shape, self.latent_dim, dtype=torch.double)
-            rows = [
-                torch.autograd.grad(gradient[..., i].sum(), z, retain_graph=True)[0]
-                for i in range(self.latent_dim)
-            ]
+            rows = []
+            for column in gradient.unbind(-1):
+                self.clock.tick()
+                rows.append(torch.autograd.grad(column.sum(), z, retain_graph=True)[0])
         hessian = torch.stack(rows, -2).detach().double()
         return -0.5 * (hessian + hessian.mT)
 

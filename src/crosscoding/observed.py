@@ -66,9 +66,10 @@ class Observed:
         self._all_count = bool(self.mask.all())
 
     @staticmethod
-    def of(vae: VAE, values: Tensor, mask: Tensor) -> "Observed":
+    def of(vae: VAE, values: Tensor, mask: Tensor, clock: Clock = UNLIMITED) -> "Observed":
         """What is fastest for these queries: values and mask of shape (B, data_size)."""
-        return ObservedRows.where_faster(vae, values, mask) or Observed(vae, values, mask)
+        found = ObservedRows.where_faster(vae, values, mask, clock)
+        return (found or Observed(vae, values, mask)).timed(clock)
 
     def timed(self, clock: Clock) -> "Observed":
         """The same, by this clock."""
@@ -133,11 +134,11 @@ class Observed:
         """
         shares, elements = [z.new_zeros(0)], [z.new_zeros(0, dtype=torch.long)]
         for rows, part in self.pieces(len(z)):
-            size = max(part.points_at_once // max(len(part.values), 1), 1)
             of_element = torch.zeros_like(part.values)
             of_query = z.new_zeros(len(part.values))
-            for points in z[:, rows].split(size):
-                lost = part.likelihood.lost(part.params(points), part.values) & part.mask
+            for some in part.slices(len(z)):
+                params = part.params(z[some, rows])
+                lost = part.likelihood.lost(params, part.values) & part.mask
                 of_query += lost.any(-1).sum(0)
                 of_element += lost.sum(0)
             shares.append(of_query / max(len(z), 1))
@@ -166,9 +167,7 @@ class Observed:
         flat = z.reshape(z.shape[:-2].numel(), *z.shape[-2:])
         results = []
         for rows, part in self.pieces(len(flat) * decodes_of_one):
-            size = _whole(part.points_at_once // (max(len(part.values), 1) * decodes_of_one))
-            kind = f"{decodes_of_one} decodes of {len(part.values)}"
-            slices = self.clock.slices(len(flat), size, kind)
+            slices = part.slices(len(flat), decodes_of_one)
             results.append(torch.cat([function(part, flat[some, rows]) for some in slices]))
         result = torch.cat(results, dim=1)
         return result.reshape(*z.shape[:-1], *result.shape[2:])
@@ -183,6 +182,12 @@ class Observed:
             rows = slice(start, start + size)
             yield rows, self.select(rows)._trimmed()
 
+    def slices(self, num_points: int, decodes_of_one: int = 1) -> Iterator[slice]:
+        """Some of so many points of each query after the other: as many as a piece may have."""
+        size = _whole(self.points_at_once // (max(len(self.values), 1) * decodes_of_one))
+        kind = f"{decodes_of_one} decodes of {len(self.values)}"
+        return self.clock.slices(num_points, size, kind)
+
     @property
     def params_size(self) -> int:
         """How many numbers `params` gives for a point of a query."""
@@ -192,7 +197,8 @@ class Observed:
     def points_at_once(self) -> int:
         """Points of all queries together that make up a piece."""
         numbers = self._vae.cost.values + _PER_ELEMENT * self._vae.params_size
-        return max(_PIECE_BYTES // (numbers * self._vae.dtype.itemsize), 1)
+        piece = self.clock.piece_bytes(_PIECE_BYTES)
+        return max(piece // (numbers * self._vae.dtype.itemsize), 1)
 
     def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
         """log p(x|z) in nats of query[i] at z[i]: z (N, latent), query (N,) -> (N,)."""
@@ -287,13 +293,16 @@ class ObservedRows(Observed):
         self._bias = head.bias[self._outputs]
 
     @classmethod
-    def where_faster(cls, vae: VAE, values: Tensor, mask: Tensor) -> "ObservedRows | None":
+    def where_faster(
+        cls, vae: VAE, values: Tensor, mask: Tensor, clock: Clock
+    ) -> "ObservedRows | None":
         if vae.head is None:
             return None
         most = _most_observed(mask)
         row_bytes = vae.head.weight[0].numel() * values.element_size()
         size = len(mask) * most * row_bytes * (vae.params_size // vae.data_size)
-        if not 0 < most <= _MOST_OBSERVED * vae.data_size or size > _MAX_BYTES:
+        few = 0 < most <= _MOST_OBSERVED * vae.data_size
+        if not few or size > clock.piece_bytes(_MAX_BYTES):
             return None
         return cls(vae, vae.head, values, mask)
 
@@ -311,7 +320,8 @@ class ObservedRows(Observed):
     @property
     def points_at_once(self) -> int:
         widest = max(self._width, self._bias.shape[1])
-        return max(_CACHE_BYTES // (widest * self.values.element_size()), _POINTS_AT_ONCE)
+        cache = self.clock.piece_bytes(_CACHE_BYTES)
+        return max(cache // (widest * self.values.element_size()), _POINTS_AT_ONCE)
 
     def _trimmed(self) -> "ObservedRows":
         part = super()._trimmed()

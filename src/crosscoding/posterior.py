@@ -22,6 +22,7 @@ from crosscoding.undefined import nothing_to_predict
 from crosscoding.vae import VAE, check_dtype, check_matches
 from crosscoding.verdict import Verdict
 
+_CACHE_BYTES = 4 * 2**20  # of a decoder's output: pieces that stay in cache take half the time
 _FEW_COUNT = 50.0  # draws in an average, below which its error says little
 
 
@@ -417,7 +418,10 @@ class Posterior:
         """
         vae, _ = self._model()
         row_bytes = max(vae.row_values * z.element_size() * z.shape[1], 1)
-        size = max(CHUNK_BYTES // row_bytes, 1)
+        # Weights are read for every piece: it should have as many numbers, where memory allows it.
+        weight_bytes = sum(parameter.nbytes for parameter in vae.decoder.parameters())
+        piece = min(max(_CACHE_BYTES, weight_bytes), CHUNK_BYTES)
+        size = max(piece // row_bytes, 1)
         for start in range(0, len(z), size):
             rows = slice(start, start + size)
             params = vae.decode_flat(z[rows])

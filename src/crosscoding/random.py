@@ -55,14 +55,19 @@ def uniform(shape: Sequence[int], *, generator: Generator, like: Tensor) -> Tens
     return noise.to(like.device)
 
 
-def quasi_normal(num: int, dim: int, *, generator: Generator, like: Tensor) -> Tensor:
+def quasi_normal(
+    num: int, dim: int, *, generator: Generator, like: Tensor, start: int = 0
+) -> Tensor:
     """Points (num, dim) that are spread more evenly than standard normal draws, and alike in law.
 
-    A scrambled Sobol sequence, through the normal distribution's quantiles.
+    A scrambled Sobol sequence, through the normal distribution's quantiles, from its point `start`.
     """
     seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
     engine = SobolEngine(dim, scramble=True, seed=seed)
+    if start:
+        engine.fast_forward(start)
     uniforms = engine.draw(num, dtype=torch.double)
-    uniforms[:1] = engine.shift.double() / 2**engine.MAXBIT  # which comes in the default dtype
+    if not start:  # the first point comes in the default dtype
+        uniforms[:1] = engine.shift.double() / 2**engine.MAXBIT
     quantiles = math.sqrt(2) * torch.erfinv((2 * uniforms - 1).clamp(-1 + 1e-12, 1 - 1e-12))
     return quantiles.to(like)

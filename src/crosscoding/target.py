@@ -27,7 +27,7 @@ from crosscoding.surroundings import isolated
 from crosscoding.vae import VAE, check_matches
 
 CHUNK_BYTES = 64 * 2**20
-_MOST_NUMBERS = 2**22  # of a Jacobian at one z
+_JACOBIAN_BYTES = 32 * 2**20  # of a Jacobian at one z, in double
 _DEAR = 1e7  # multiply-adds of a decode, from which on derivatives along a line are differences
 REACH = 5.0  # prior standard deviations from 0 that hardly any prior draw is beyond
 
@@ -298,7 +298,8 @@ class VAETarget(Target):
 
     @isolated
     def curvature(self, z: Tensor) -> Tensor:
-        if self.latent_dim * self._observed.params_size > _MOST_NUMBERS:
+        most = self.clock.piece_bytes(_JACOBIAN_BYTES)
+        if self.latent_dim * self._observed.params_size * torch.double.itemsize > most:
             bend = self._observed.in_pieces(z, _fisher_by_columns, decodes_of_one=2)
         else:
             bend = self._observed.in_pieces(z, _fisher_curvature, decodes_of_one=self.latent_dim)
@@ -327,9 +328,7 @@ class VAETarget(Target):
         """The same flat target, which decodes observed elements alone where that is faster."""
         prepared = self.select(torch.arange(self.num_queries, device=self.like.device))
         clock = self.clock
-        prepared._observer = cache(
-            lambda: Observed.of(self.vae, self._values, self._mask).timed(clock)
-        )
+        prepared._observer = cache(lambda: Observed.of(self.vae, self._values, self._mask, clock))
         return prepared
 
     def timed(self, clock: Clock, bank_points: int = MAX_POINTS) -> "VAETarget":
@@ -413,7 +412,7 @@ class VAETarget(Target):
 
     def _chunk_size(self, num_rows: int, like: Tensor) -> int:
         row_bytes = max(self.vae.row_values * like.element_size() * num_rows, 1)
-        return max(CHUNK_BYTES // row_bytes, 1)
+        return max(self.clock.piece_bytes(CHUNK_BYTES) // row_bytes, 1)
 
 
 def _fisher_curvature(part: Observed, z: Tensor) -> Tensor:

@@ -125,7 +125,10 @@ class VAE(Savable):
         self.encoder: nn.Module | None = None
         if encoder is not None:
             self._set_encoder(encoder)
-        _ = self.cost  # torch takes seconds to load what counts it: not while a budget of time runs
+        # What counts and what differentiates forwards take torch a while to load: not while a
+        # budget of time runs.
+        _ = self.cost
+        torch.func.jvp(torch.neg, (probes,), (probes,))
 
     @isolated
     def __repr__(self) -> str:

@@ -1,15 +1,20 @@
 """Budgets and interruption: whatever stages were cut, there is an answer that says so."""
 
+from importlib import import_module
+
 import pytest
 import torch
 from problems import blocks, linear_gaussian_problem, mirrored_vae
 from torch import Tensor
 
 import crosscoding as cc
-from crosscoding.clock import Clock
+from crosscoding.clock import UNLIMITED, Clock, OutOfTime
+from crosscoding.crosscoders import Fitted, Gaussian
 from crosscoding.methods import Auto
 from crosscoding.methods.auto import _STAGES
+from crosscoding.methods.bridge import Bridge
 from crosscoding.methods.effort import Effort
+from crosscoding.methods.weighing import _weighted_draws
 
 FIGURES = ("log_evidence", "ess")
 
@@ -233,3 +238,72 @@ def test_climbs_that_were_cut_are_not_trusted_though_time_is_left(monkeypatch):
         if stage.name == "climb":
             assert (posterior.stats["finished"][stage.decodes > 0] == 0).all()
     assert_usable(posterior)
+
+
+def slowed(monkeypatch: pytest.MonkeyPatch, name: str, seconds: float) -> list[float]:
+    """Time that passes only in calls of a function, by the name of its module and its own."""
+    module, _, function = name.rpartition(".")
+    whole, now = getattr(import_module(f"crosscoding.{module}"), function), [0.0]
+
+    def slow(*args, **kwargs):
+        now[0] += seconds
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(f"crosscoding.{name}", slow)
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "methods.reference.weighted_covariance",  # of each step of a fit
+        "methods.laplace.precision_root",  # of each damping that a climb tries
+        "methods.laplace.positive",
+    ],
+)
+def test_long_steps_that_decode_nothing_keep_to_the_time(step, monkeypatch):
+    now = slowed(monkeypatch, step, 1.0)
+    posterior = cc.infer(blocks(6), Auto(max_seconds=10.0), seed=0)
+    assert now[0] <= 11.0 + 1.0
+    assert_usable(posterior)
+
+
+def test_a_density_is_differentiated_twice_column_by_column(monkeypatch):
+    seconds, whole = [0.0], torch.autograd.grad
+
+    def slow(*args, **kwargs):
+        seconds[0] += 0.5
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr("torch.autograd.grad", slow)
+    monkeypatch.setattr("time.perf_counter", lambda: seconds[0])
+    posterior = cc.infer(blocks(8), Auto(max_seconds=10.0), seed=0)
+    assert seconds[0] <= 11.0 + 0.5
+    assert_usable(posterior)
+
+
+def test_draws_of_an_expensive_proposal_end_in_time(monkeypatch):
+    now = [0.0]
+
+    class Slow(Fitted):
+        def rsample_and_log_prob(self, num, *, generator):
+            now[0] += 0.01 * num
+            return super().rsample_and_log_prob(num, generator=generator)
+
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    standard = Gaussian.from_precision(torch.zeros(1, 3), torch.eye(3).double()[None])
+    slow = Slow(standard.crosscoder, standard.params, 3)
+    target = cc.DensityTarget(lambda z: -z.square().sum(-1), 3).select(torch.tensor([0]))
+    z, log_weights = _weighted_draws(target, slow, 4000, torch.Generator(), Clock(10.0))
+    assert now[0] <= 10.0
+    assert 600 <= len(z) == len(log_weights) <= 1000
+
+
+def test_a_path_from_a_proposal_keeps_the_time_of_its_target():
+    target = several().flatten().timed(Clock(1e-9))
+    fitted = Gaussian.from_precision(torch.zeros(3, 8), torch.eye(8).double().expand(3, 8, 8))
+    with pytest.raises(OutOfTime):
+        Bridge(target, fitted, 4, generator=torch.Generator())
+    bridge = Bridge(several().flatten(), fitted, 4, generator=torch.Generator())
+    assert bridge.clock is UNLIMITED

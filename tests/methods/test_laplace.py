@@ -198,3 +198,30 @@ def test_it_is_not_trusted_as_nothing_vouches_for_modes_it_did_not_find():
 def test_settings_that_mean_nothing_are_refused(wrong):
     with pytest.raises(ValueError, match="expected num_starts, steps >= 1 and num_fresh >= 2"):
         Laplace(**wrong)
+
+
+def test_modes_found_again_count_where_they_were_found_best():
+    """As comparing them pair by pair, best first, has it."""
+    generator = seeded(3)
+    place = torch.randint(4, (12, 3), generator=generator)
+    z = 3 * torch.randn(4, 3, 2, generator=generator).gather(0, place[..., None].expand(-1, -1, 2))
+    z = z + 0.4 * torch.randn(12, 3, 2, generator=generator)
+    width = 0.5 + torch.rand(12, 3, generator=generator).double()
+    precision = width[..., None, None] * torch.eye(2).double()
+    log_joint = torch.randn(12, 3, generator=generator)
+    nothing = torch.zeros_like(log_joint)
+    log_weights, climbs = Modes(z, log_joint, precision, nothing, nothing[0]).log_weights()
+    log_mass = log_joint - width.log().float()
+    for query in range(3):
+        wanted = torch.ones(12)
+        order = log_mass[:, query].argsort(descending=True).tolist()
+        for position, best in enumerate(order):
+            for other in order[position + 1 :]:
+                gap = (z[best, query] - z[other, query]).square().sum()
+                far = gap * width[[best, other], query].amax() >= 1
+                if wanted[best] and wanted[other] and not far:
+                    wanted[best], wanted[other] = wanted[best] + wanted[other], 0.0
+        assert climbs[:, query].tolist() == wanted.tolist()
+        assert 0 < (wanted == 0).sum() < 11
+    kept = torch.where(climbs > 0, log_mass, -torch.inf)
+    torch.testing.assert_close(log_weights, kept.log_softmax(0))

@@ -241,16 +241,21 @@ def _resampled(answer: Answer, index: Tensor, num: int, generator: Generator) ->
     offset = uniform((1,), generator=generator, like=answer.draws)
     order = torch.randperm(num, generator=generator).to(index.device)
     jitter = uniform((num, 1, answer.draws.shape[-1]), generator=generator, like=answer.draws)
-    log_weights = answer.log_weights
-    if len(index) < log_weights.shape[1]:
-        log_weights = log_weights[:, index]
+    draws, log_weights = _of_queries(answer.draws, index), _of_queries(answer.log_weights, index)
     if (answer.ess[index] < FEWEST).any():  # of a bank: what was proposed has been seen to
-        log_weights, _ = not_collapsed(log_weights, answer.draws[:, index], None, None)
+        log_weights, _ = not_collapsed(log_weights, draws, None, None)
     chosen = systematic(log_weights, offset, num)[order]
-    z = taken(answer.draws[:, index], chosen)
+    z = taken(draws, chosen)
     if answer.cell_width is None:
         return z
-    return z + (jitter - 0.5) * taken(answer.cell_width[:, index], chosen)[..., None]
+    return z + (jitter - 0.5) * taken(_of_queries(answer.cell_width, index), chosen)[..., None]
+
+
+def _of_queries(tensor: Tensor, index: Tensor) -> Tensor:
+    """Those of tensor (S, B, …), copied only where some are chosen that are not all the same."""
+    if tensor.stride(1) == 0:
+        return tensor[:, :1].expand(-1, len(index), *tensor.shape[2:])
+    return tensor if len(index) == tensor.shape[1] else tensor[:, index]
 
 
 def answer_of(

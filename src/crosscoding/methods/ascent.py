@@ -74,18 +74,18 @@ class Modes:
         """
         half_log_det = half_log_determinant(self.precision)
         log_mass = self.log_joint - half_log_det.to(self.log_joint)
-        climbs = torch.ones_like(log_mass)
         order = log_mass.argsort(dim=0, descending=True)
-        query = torch.arange(log_mass.shape[1], device=log_mass.device)
-        for better in range(len(order)):
-            for other in range(better + 1, len(order)):
-                a, b = order[better], order[other]
-                gap = (self.z[b, query] - self.z[a, query]).double()
-                both = torch.stack([self.precision[a, query], self.precision[b, query]])
-                width = torch.einsum("bi,abij,bj->ab", gap, both, gap).amax(0)
-                again = (width < same) & (climbs[a, query] > 0) & (climbs[b, query] > 0)
-                climbs[a, query] += torch.where(again, climbs[b, query], 0.0)
-                climbs[b, query] = torch.where(again, 0.0, climbs[b, query])
+        z, precision = taken(self.z, order), taken(self.precision, order)
+        climbs = torch.ones_like(log_mass)  # in this order
+        for better in range(len(order) - 1):
+            gaps = (z[better + 1 :] - z[better]).double()
+            own = torch.einsum("kbi,bij,kbj->kb", gaps, precision[better], gaps)
+            others = torch.einsum("kbi,kbij,kbj->kb", gaps, precision[better + 1 :], gaps)
+            width = torch.maximum(own, others)
+            again = (width < same) & (climbs[better] > 0)
+            climbs[better] += torch.where(again, climbs[better + 1 :], 0.0).sum(0)
+            climbs[better + 1 :].masked_fill_(again, 0.0)
+        climbs = torch.empty_like(climbs).scatter_(0, order, climbs)
         log_mass = torch.where(climbs > 0, log_mass, -math.inf)
         return log_mass.log_softmax(0), climbs
 
@@ -128,7 +128,9 @@ def climb(
         at = order, active.expand_as(order)
         here = evaluated(climbing, climbing.log_joint, z[at])
         if step % every == 0:
-            precision[at] = positive(climbing.curvature(here.z), target.prior_scale)
+            curvature = climbing.curvature(here.z)
+            target.clock.tick()
+            precision[at] = positive(curvature, target.prior_scale)
             decodes[active] += (~over[at]).sum(0) * dim
         there, reached, best_damping, promised = _best_step(
             climbing, here, precision[at], damping[at]
@@ -146,8 +148,9 @@ def climb(
         if not kept.all():
             active = active[kept]
             climbing = target.select(active)
-    precision = positive(target.curvature(z), target.prior_scale)
-    return Modes(z, log_joint, precision, taken_steps, decodes)
+    curvature = target.curvature(z)
+    target.clock.tick()
+    return Modes(z, log_joint, positive(curvature, target.prior_scale), taken_steps, decodes)
 
 
 def _best_step(
@@ -160,6 +163,7 @@ def _best_step(
     diagonal, gradient = precision.diagonal(dim1=-2, dim2=-1), here.gradient.double()
     directions = []
     for factor in _DAMPINGS:
+        target.clock.tick()
         ridge = torch.diag_embed((factor * damping)[..., None] * diagonal)
         # by Cholesky: a batched LU on several threads fails from about 256 dimensions on
         root = precision_root(precision + ridge)

@@ -28,7 +28,7 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.bank import MAX_POINTS
-from crosscoding.clock import Clock, OutOfTime
+from crosscoding.clock import OutOfTime
 from crosscoding.errors import counted
 from crosscoding.findings import Findings, Stage
 from crosscoding.methods.answers import Answers
@@ -130,7 +130,7 @@ class _Cascade:
         self, settings: Auto, target: Target, generator: Generator, report: Report
     ) -> None:
         self._settings = settings
-        self._clock = Clock(settings.max_seconds, target.clock.beat)
+        self._clock = target.clock.limited(settings.max_seconds)
         self._target = covered(target.timed(self._clock), generator)
         self._report = report
         self._stage, self._part = _STAGES[0], (0.0, 1.0)  # what is done of a stage, and is next

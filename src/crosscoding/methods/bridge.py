@@ -27,7 +27,7 @@ class Bridge(Target):
         self.target, self.proposal = target, proposal
         self.latent_dim, self.batch_shape = target.latent_dim, target.batch_shape
         self.prior_scale, self.like, self.index = target.prior_scale, target.like, target.index
-        self.ends_with_prior = target.ends_with_prior
+        self.ends_with_prior, self.clock = target.ends_with_prior, target.clock
         self._draws, log_q = proposal.rsample_and_log_prob(num, generator=generator)
         self._log_weights = target.log_joint(self._draws) - log_q
 

@@ -103,8 +103,10 @@ class Climbs:
             report=self._report,
             stop=self._clock.within(0.5),
         )
+        self._clock.tick()
         seen = _Seen.of(modes)
         decodes = modes.decodes.clone()
+        self._clock.tick()
         if seen.is_search:
             proposal = widened(seen.mixture(), target)
             missed, several = seen.lacking(proposal), len(seen.best)

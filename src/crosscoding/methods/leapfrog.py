@@ -59,6 +59,7 @@ def evaluated(target: Target, density: Density, z: Tensor) -> Points:
     with torch.enable_grad():
         inside = torch.where(diverged[..., None], 0.0, z).requires_grad_()
         log_density = density(inside)
+        target.clock.tick()  # as the gradient may take twice as long
         (gradient,) = torch.autograd.grad(log_density.sum(), inside)
     undefined = log_density.isnan()
     # An unobserved element that overflows has no gradient: any step is as good as another there.

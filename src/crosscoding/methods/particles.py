@@ -5,10 +5,12 @@ import math
 import torch
 from torch import Tensor
 
-from crosscoding.diagnostics import importance_ess, mean_error
+from crosscoding.diagnostics import mean_error
 
 _BISECTIONS = 16  # of a temperature, to 1.5e-5 of what is left
 _LEAST_LOG = -1e30  # in place of −inf, as differences of two of those are NaN
+_LEAST_EXPONENT = -40.0  # of a weight that counts: denormal squares take many times as long
+_CACHE_BYTES = 2**20  # of weights that are worked on at once
 
 
 def next_temperature(log_ratio: Tensor, now: Tensor, least_ess: float) -> Tensor:
@@ -19,12 +21,28 @@ def next_temperature(log_ratio: Tensor, now: Tensor, least_ess: float) -> Tensor
         now: Temperature of each query, shape (B,).
         least_ess: Effective sample size to keep, between 1 and S.
     """
-    log_ratio = bounded(log_ratio)
+    size = max(_CACHE_BYTES // (log_ratio.element_size() * max(len(log_ratio), 1)), 1)
+    parts = zip(log_ratio.mT.split(size), now.split(size), strict=True)
+    return torch.cat([_next_temperature(ratio, start, least_ess) for ratio, start in parts])
+
+
+def _next_temperature(log_ratio: Tensor, now: Tensor, least_ess: float) -> Tensor:
+    """The same of as many queries as fit in cache, of log r (B, S)."""
+    log_ratio = bounded(log_ratio.contiguous())
+    largest = log_ratio.amax(1, keepdim=True)
+    log_ratio, possible = log_ratio - largest, largest[:, 0] > _LEAST_LOG
+
+    def leaves_enough(temperature: Tensor) -> Tensor:
+        exponents = ((temperature - now)[:, None] * log_ratio).clamp_min_(_LEAST_EXPONENT)
+        weights = exponents.exp_()  # the largest is 1
+        enough = weights.sum(1).square() >= least_ess * weights.square_().sum(1)
+        return enough & possible
+
     low, high = now.clone(), torch.ones_like(now)
-    whole = importance_ess((high - low) * log_ratio) >= least_ess
+    whole = leaves_enough(high)
     for _ in range(_BISECTIONS):
         middle = 0.5 * (low + high)
-        fits = importance_ess((middle - now) * log_ratio) >= least_ess
+        fits = leaves_enough(middle)
         low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
     return torch.where(whole, 1.0, low)
 
@@ -51,12 +69,17 @@ def systematic(log_weights: Tensor, offset: Tensor, num: int) -> Tensor:
         num: Number of draws.
     """
     batch = log_weights.shape[1:]
-    # The sums run along memory: along the first dimension they take four times as long.
-    cumulative = log_weights.flatten(1).mT.contiguous().double().softmax(-1).cumsum(-1)
     steps = torch.arange(num, dtype=torch.double, device=log_weights.device)
     points = (steps + offset.double().expand(batch).reshape(-1, 1)) / num
-    index = torch.searchsorted(cumulative, points * cumulative[:, -1:], right=True)
-    return index.clamp_max(len(log_weights) - 1).mT.reshape(num, *batch)
+    index = torch.empty_like(points, dtype=torch.long)
+    # The sums run along memory: along the first dimension they take four times as long.
+    flat = log_weights.flatten(1).mT.contiguous()
+    size = max(_CACHE_BYTES // (8 * max(len(log_weights), 1)), 1)
+    for start in range(0, len(points), size):
+        some = slice(start, start + size)
+        cumulative = flat[some].double().softmax(-1).cumsum(-1)
+        index[some] = torch.searchsorted(cumulative, points[some] * cumulative[:, -1:], right=True)
+    return index.clamp_max_(len(log_weights) - 1).mT.reshape(num, *batch)
 
 
 def taken(values: Tensor, index: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ weights that lie too far apart to fit to are flattened, as in `importance`.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -167,13 +168,11 @@ class Reference:
         enough = 6.0 * dim + 24
         draws: list[Tensor] = []
         log_joints: list[Tensor] = []
-        best, stop = 0.0, target.clock.within(_TIME_SHARE)
+        best, tick = 0.0, _ticking(target.clock.within(_TIME_SHARE))
         for _ in range(_ROUNDS):
-            if stop():
-                return references[-1], False
             now = references[-1]
-            draws.append(now.at(quasi_normal(num, now.num_noise, generator=generator, like=like)))
             try:
+                draws.append(now._draws(num, generator, target.clock, tick))
                 log_joints.append(target.log_joint(draws[-1].to(target.like)).double())
             except OutOfTime:
                 return references[-1], False
@@ -187,8 +186,39 @@ class Reference:
             cold = torch.zeros_like(log_weights[0])
             flatness = next_temperature(log_weights, cold, min(enough, len(pool) / 3))
             weights = flattened(log_weights, flatness)[:, 0].softmax(0)
-            references.append(cls(target.prior_scale, *_fitted(pool, weights, now)))
+            try:
+                references.append(cls(target.prior_scale, *_fitted(pool, weights, now, tick)))
+            except OutOfTime:
+                return references[-1], False
         return references[-1], True
+
+    def _draws(
+        self, num: int, generator: Generator, clock: Clock, tick: Callable[[], None]
+    ) -> Tensor:
+        """Evenly spread draws, (num, latent), piece by piece."""
+        state, pieces = generator.get_state(), []
+        for some in clock.slices(num, num, "reference"):
+            tick()
+            generator.set_state(state)
+            noise = quasi_normal(
+                min(some.stop, num) - some.start,
+                self.num_noise,
+                generator=generator,
+                like=self.root,
+                start=some.start,
+            )
+            pieces.append(self.at(noise))
+        return torch.cat(pieces)
+
+
+def _ticking(stop: Callable[[], bool]) -> Callable[[], None]:
+    """To be called before each step: raises `OutOfTime` where a loop is told to stop."""
+
+    def tick() -> None:
+        if stop():
+            raise OutOfTime
+
+    return tick
 
 
 def _white(z: Tensor, centre: Tensor, root: Tensor) -> Tensor:
@@ -197,11 +227,15 @@ def _white(z: Tensor, centre: Tensor, root: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(root, centred.mT, upper=False).mT.reshape(z.shape)
 
 
-def _fitted(z: Tensor, weights: Tensor, start: Reference) -> tuple[Tensor, Tensor]:
+def _fitted(
+    z: Tensor, weights: Tensor, start: Reference, tick: Callable[[], None]
+) -> tuple[Tensor, Tensor]:
     """m and the root of S of the likeliest t₄ distribution, of weighted draws (N, latent).
 
-    Outliers as frequent as a Cauchy distribution has do not widen it.
+    Outliers as frequent as a Cauchy distribution has do not widen it. `tick` is called before every
+    step.
     """
+    tick()
     dim, df = z.shape[-1], KINDS[1]
     count = 1 / weights.square().sum()
     intensity = (dim + 1) / (count + dim + 1)
@@ -209,6 +243,7 @@ def _fitted(z: Tensor, weights: Tensor, start: Reference) -> tuple[Tensor, Tenso
     spread = _weighted_medians((z - mean).abs(), weights) / 0.6745
     root = torch.diag_embed(spread.clamp_min(1e-9 * start.reach))
     for _ in range(_STEPS):
+        tick()
         squares = Reference(start.scale, mean, root).squares(z)
         own = weights * (df + dim) / (df + squares)
         mean = (own @ z) / own.sum()

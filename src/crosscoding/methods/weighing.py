@@ -109,14 +109,21 @@ def outside(
 def _weighted_draws(
     target: Target, proposal: Fitted, num: int, generator: Generator, clock: Clock
 ) -> tuple[Tensor, Tensor]:
-    """So many draws and their log-weights, or as many as there is time for."""
-    z, log_q = proposal.rsample_and_log_prob(num, generator=generator)
+    """So many draws and their log-weights, or as many as there is time for.
+
+    What a proposal takes for any draws at all, products of matrices, is as much as for some draws a
+    dimension: a piece has no fewer.
+    """
     if not clock.is_limited:
+        z, log_q = proposal.rsample_and_log_prob(num, generator=generator)
         return z, target.log_joint(z) - log_q
-    stop, pieces = clock.to_the_end(), []
-    for piece in z.split(max(num // _PIECES, 2)):
-        if pieces and stop():
+    stop, draws, log_weights = clock.to_the_end(), [], []
+    size = max(num // _PIECES, target.latent_dim, 2)
+    for start in range(0, num, size):
+        if draws and stop():
             break
-        pieces.append(target.log_joint(piece))
-    log_joint = torch.cat(pieces)
-    return z[: len(log_joint)], log_joint - log_q[: len(log_joint)]
+        clock.tick()
+        z, log_q = proposal.rsample_and_log_prob(min(size, num - start), generator=generator)
+        draws.append(z)
+        log_weights.append(target.log_joint(z) - log_q)
+    return torch.cat(draws), torch.cat(log_weights)

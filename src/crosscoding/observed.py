@@ -294,7 +294,7 @@ class ObservedRows(Observed):
 
     @classmethod
     def where_faster(
-        cls, vae: VAE, values: Tensor, mask: Tensor, clock: Clock
+        cls, vae: VAE, values: Tensor, mask: Tensor, clock: Clock = UNLIMITED
     ) -> "ObservedRows | None":
         if vae.head is None:
             return None

@@ -9,7 +9,7 @@ from torch import nn
 
 import crosscoding as cc
 from crosscoding.methods import Auto
-from crosscoding.methods.closed_form import has_closed_form
+from crosscoding.methods.closed_form import _solved, has_closed_form
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}
 
@@ -190,3 +190,39 @@ def test_a_tiny_scale_does_not_take_the_digits(latent_dim, data_dim, scale):
     error = (posterior.log_evidence - exact).abs()
     assert (~posterior.trusted | (error < 1e-3 + 4 * posterior.log_evidence_error)).all()
     assert posterior.trusted.all() or scale < 1e-8
+
+
+def test_where_time_is_short_answers_have_fewer_draws(monkeypatch):
+    problem = linear_gaussian_problem(4, data_dim=8, scale=0.1, batch=300)
+    whole, now = _solved, [0.0]
+
+    def slow(linear, elements, values, eps):
+        now[0] += 1e-5 * len(elements) * eps.shape[1]
+        return whole(linear, elements, values, eps)
+
+    monkeypatch.setattr("crosscoding.methods.closed_form._solved", slow)
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    posterior = cc.condition(problem.vae, problem.evidence, Auto(max_seconds=1.0), seed=0)
+    assert now[0] <= 1.1
+    assert 100 < len(posterior.draws) < 500
+    exact = problem.exact_log_evidence(problem.evidence)
+    torch.testing.assert_close(posterior.log_evidence, exact, atol=1e-3, rtol=1e-6)
+    assert posterior.trusted.all()
+
+
+def test_linear_elements_are_not_looked_for_where_that_takes_too_long(monkeypatch):
+    now = [0.0]
+
+    class Slow(torch.nn.Linear):
+        def forward(self, z):
+            now[0] += 0.01 * len(z)
+            return super().forward(z)
+
+    vae = cc.VAE(Slow(3, 5), 3, cc.likelihoods.Gaussian(0.1))
+    evidence = cc.Evidence(torch.zeros(5), torch.ones(5, dtype=torch.bool))
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    for max_seconds, first in ((2.0, "bank"), (20.0, "closed form")):
+        start = now[0]
+        posterior = cc.condition(vae, evidence, Auto(max_seconds=max_seconds), seed=0)
+        assert now[0] - start <= 1.1 * max_seconds + 0.1
+        assert stages(posterior)[0] == first

@@ -142,13 +142,13 @@ def test_temperatures_found_in_cache_are_those_found_at_once(dtype, monkeypatch)
     log_ratio[:, 2] = -math.inf  # no temperature leaves any
     log_ratio[:, 3] = 7.0  # all are the same
     now = torch.linspace(0.0, 0.5, 9, dtype=dtype)
-    whole = next_temperature(log_ratio, now, 10.0)
+    whole = next_temperature(log_ratio, now, 40.0)
     monkeypatch.setattr("crosscoding.methods.particles._CACHE_BYTES", 500 * 8 * 2)
-    assert torch.equal(next_temperature(log_ratio, now, 10.0), whole)
+    assert torch.equal(next_temperature(log_ratio, now, 40.0), whole)
     assert whole[2:4].tolist() == [now[2], 1.0]
     rest = [0, 1, *range(4, 9)]
     gain, some = (whole - now)[rest], bounded(log_ratio[:, rest])
-    assert (importance_ess(gain * some) >= 10 * (1 - 1e-3)).all()
+    assert (importance_ess(gain * some) >= 40 * (1 - 1e-3)).all()
     finest = 2.0**-16  # of bisection
-    assert ((importance_ess((gain + finest) * some) < 10) | (whole[rest] == 1)).all()
+    assert ((importance_ess((gain + finest) * some) < 40) | (whole[rest] == 1)).all()
     assert (whole[rest] < 1).sum() > 3

@@ -109,6 +109,7 @@ class Auto(Method):
 
     @torch.no_grad()
     def find(self, target: Target, *, generator: Generator, report: Report = silent) -> Findings:
+        target = target.timed(target.clock.limited(self.max_seconds))
         solved = has_closed_form(target)
         if not solved.any():
             return _Cascade(self, target, generator, report).run()
@@ -130,8 +131,7 @@ class _Cascade:
         self, settings: Auto, target: Target, generator: Generator, report: Report
     ) -> None:
         self._settings = settings
-        self._clock = target.clock.limited(settings.max_seconds)
-        self._target = covered(target.timed(self._clock), generator)
+        self._clock, self._target = target.clock, covered(target, generator)
         self._report = report
         self._stage, self._part = _STAGES[0], (0.0, 1.0)  # what is done of a stage, and is next
         self._streams = dict(zip(_STAGES, spawn(generator, len(_STAGES)), strict=True))

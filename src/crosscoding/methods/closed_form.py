@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
+from crosscoding.clock import UNLIMITED
 from crosscoding.findings import Findings, Stage
 from crosscoding.likelihoods import Gaussian, Likelihood, Mixed
 from crosscoding.random import normal, quasi_normal
@@ -28,6 +29,10 @@ _NUM_PROBES, _TIMES_AS_FAR = 64, (1.0, 10.0, 100.0)  # points that tell a bend, 
 _ROUNDING = 64  # eps of the largest terms that a decoder adds up
 _OF_SCALE = 1e-3  # of σ, that an element may be off; log p(x) is then off by a part of that
 _CHUNK_BYTES = 64 * 2**20  # of memory for queries that are answered at once
+_NUM_FIRST = 4  # points that are decoded first
+_SHARE_FOR_LOOKING, _SHARE_OF_TIME = 0.35, 0.6  # of the time left: to look, and to answer
+_NEXT_TO_NONE = 0.005  # seconds, less than any other answer takes
+_NUM_TIMED = 16  # queries, by which answers are timed
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,19 +55,28 @@ class _LinearElements:
 def has_closed_form(target: Target) -> Tensor:
     """Which queries of a flat target have one, boolean, (B,)."""
     none = torch.zeros(target.num_queries, dtype=torch.bool, device=target.like.device)
-    if not isinstance(target, VAETarget) or not len(none):
+    if not isinstance(target, VAETarget) or not len(none) or not _is_affordable(target):
         return none
     linear = _linear_elements(target.vae)
     return none if linear is None else (linear.found | ~_mask_of(target)).all(-1)
 
 
 def closed_form(target: Target, num_draws: int, generator: Generator) -> Findings:
-    """The exact answer for every query of a flat target, each of which has one."""
+    """The exact answer for every query of a flat target, each of which has one.
+
+    Where time is too short for as many draws, there are fewer.
+    """
     start = time.perf_counter()
     assert isinstance(target, VAETarget)
     linear = _linear_elements(target.vae)
     assert linear is not None
     mask, values = _mask_of(target), target.evidence.values.reshape(target.num_queries, -1)
+    if target.clock.is_limited and len(mask) > _NUM_TIMED:
+        few = target.select(torch.arange(_NUM_TIMED, device=mask.device)).timed(UNLIMITED)
+        closed_form(few, num_draws, Generator())
+        wanted = (time.perf_counter() - start) / _NUM_TIMED * len(mask)
+        share = _SHARE_OF_TIME * target.clock.left / max(wanted, 1e-9)
+        num_draws = min(num_draws, max(int(share * num_draws), 2))
     eps = normal((target.latent_dim, num_draws), generator=generator, like=linear.bias)
     draws = target.like.new_zeros(num_draws, target.num_queries, target.latent_dim)
     log_evidence = target.like.new_zeros(target.num_queries)
@@ -71,7 +85,8 @@ def closed_form(target: Target, num_draws: int, generator: Generator) -> Finding
     for count in counts.unique().tolist():  # sums of one length: what stands beside a query
         rows = (counts == count).nonzero()[:, 0]  # has no say in how its own are rounded
         numbers = max(target.latent_dim * max(count, target.latent_dim, num_draws), 1)
-        for some in rows.split(max(_CHUNK_BYTES // (8 * numbers), 1)):
+        chunk = target.clock.piece_bytes(_CHUNK_BYTES)
+        for some in rows.split(max(chunk // (8 * numbers), 1)):
             elements = mask[some].nonzero()[:, 1].reshape(len(some), count)
             z, *found = _solved(linear, elements, values[some].gather(1, elements), eps)
             draws[:, some] = z.permute(2, 0, 1).to(draws)
@@ -133,16 +148,30 @@ def _mask_of(target: VAETarget) -> Tensor:
     return target.evidence.mask.reshape(target.num_queries, -1)
 
 
+def _is_affordable(target: VAETarget) -> bool:
+    """Whether there is time to look for linear elements, by what decoding a few points takes."""
+    vae, clock = target.vae, target.clock
+    if "linear elements" in vae.kept or not clock.is_limited or not _may_have_some(vae):
+        return True
+    start = time.perf_counter()
+    _means(vae, target.like.new_zeros(_NUM_FIRST, vae.latent_dim))
+    each = (time.perf_counter() - start) / _NUM_FIRST
+    num = _NUM_FIRST + vae.latent_dim + len(_TIMES_AS_FAR) * _NUM_PROBES
+    return each * num <= max(_SHARE_FOR_LOOKING * clock.left, _NEXT_TO_NONE)
+
+
+def _may_have_some(vae: VAE) -> bool:
+    """Whether a model is one of which elements that are linear in z are looked for."""
+    small = vae.latent_dim <= _MOST_DIM and vae.data_size * vae.latent_dim <= _MOST_NUMBERS
+    return small and vae.operations <= _MOST_OPERATIONS and not bool(_scale_of(vae).isnan().all())
+
+
 def _linear_elements(vae: VAE) -> _LinearElements | None:
     """The elements that are linear in z; None where there are none. Found at the first call."""
-    scale = _scale_of(vae)
-    if scale.isnan().all():
-        return None
-    small = vae.latent_dim <= _MOST_DIM and vae.data_size * vae.latent_dim <= _MOST_NUMBERS
-    if not small or vae.operations > _MOST_OPERATIONS:
+    if not _may_have_some(vae):
         return None
     if "linear elements" not in vae.kept:
-        vae.kept["linear elements"] = _found_linear_elements(vae, scale)
+        vae.kept["linear elements"] = _found_linear_elements(vae, _scale_of(vae))
     return vae.kept["linear elements"]
 
 

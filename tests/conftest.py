@@ -21,13 +21,15 @@ def mnist_2d() -> cc.VAE:
 @pytest.fixture
 def short_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """Starts of a few steps, for what holds wherever a fit starts."""
-    monkeypatch.setattr("crosscoding.methods.starts._BEND_STEPS", 20)
+    monkeypatch.setattr("crosscoding.methods.numerics.starts._BEND_STEPS", 20)
 
 
 @pytest.fixture
 def without_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
     """Linear models go through the cascade, as their answers are known."""
-    monkeypatch.setattr("crosscoding.methods.closed_form._linear_elements", lambda vae: None)
+    monkeypatch.setattr(
+        "crosscoding.methods.cascade.closed_form._linear_elements", lambda vae: None
+    )
 
 
 @pytest.fixture(scope="session")

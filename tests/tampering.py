@@ -7,7 +7,7 @@ import json
 
 from safetensors.torch import load_file, save_file
 
-from crosscoding.storage import checksums
+from crosscoding.persistence.folder import checksums
 
 
 def reseal(folder, change):

@@ -19,7 +19,7 @@ def test_a_jacobian_that_is_too_large_is_worked_out_by_columns(share, monkeypatc
     target = cc.VAETarget(vae, cc.Evidence(data, cc.random_mask((30,), share, seed=0))).prepare()
     z = torch.randn(3, 4, 6, generator=seeded(1), dtype=torch.double)
     whole = target.curvature(z)
-    monkeypatch.setattr("crosscoding.target._JACOBIAN_BYTES", 1)
+    monkeypatch.setattr("crosscoding.target.vae_target._JACOBIAN_BYTES", 1)
     # Differences: about 1e-9 of the largest in double.
     torch.testing.assert_close(target.curvature(z), whole, rtol=1e-6, atol=1e-6)
 

@@ -124,8 +124,8 @@ def test_progress_moves_while_one_stage_decodes(monkeypatch):
 
     problem = linear_gaussian_problem(8, data_dim=16, scale=0.1, batch=2)
     vae = cc.VAE(Slow(problem.vae.decoder), 8, problem.vae.likelihood)
-    monkeypatch.setattr("crosscoding.observed._PIECE_BYTES", 2**16)
-    monkeypatch.setattr("crosscoding.bank._CHUNK_BYTES", 2**16)
+    monkeypatch.setattr("crosscoding.target.observed_likelihood._PIECE_BYTES", 2**16)
+    monkeypatch.setattr("crosscoding.model.bank._CHUNK_BYTES", 2**16)
     monkeypatch.setattr("time.perf_counter", lambda: seconds[0])
     listener = Listener(lambda: seconds[0])
     cc.condition(vae, problem.evidence, seed=0, report=listener)

@@ -158,7 +158,7 @@ def test_rows_on_plain_tensors_know_nothing_of_vaes(plain):
 def test_the_reader_of_imports_sees_every_kind_of_import(tmp_path):
     source = tmp_path / "module.py"
     source.write_text(
-        "import torch, crosscoding.vae\n"
+        "import torch, crosscoding.model.vae\n"
         "from crosscoding import zoo, __version__\n"
         "from crosscoding.methods.base import Method\n"
         "from . import mixture\n"

@@ -16,7 +16,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 import crosscoding as cc
-from crosscoding.methods.ascent import climb
+from crosscoding.methods.numerics.gauss_newton import climb
 
 SHARE = 0.05  # of the highest density, below which a cell parts regions
 _NUM_CLIMBS, _CLIMB_STEPS = 16, 30

@@ -4,15 +4,15 @@ Given any observed part x of a datum t = (x, y): what is p(y|x)? `condition` ans
 """
 
 from crosscoding import adapters, crosscoders, diagnostics, likelihoods, methods, zoo
-from crosscoding.bank import Bank
-from crosscoding.calibration import calibrate_scale
-from crosscoding.condition import condition, infer, query_log_prob
-from crosscoding.density import DensityTarget
+from crosscoding.calibration.scale import calibrate_scale
+from crosscoding.conditioning import condition, infer, query_log_prob
 from crosscoding.errors import BudgetError, ModelFormatError, NonFiniteError
 from crosscoding.evidence import Evidence, random_mask, rectangle_mask, stroke_mask
-from crosscoding.posterior import Posterior
-from crosscoding.target import Target, VAETarget
-from crosscoding.vae import VAE, load_vae
+from crosscoding.model.bank import Bank
+from crosscoding.model.vae import VAE, load_vae
+from crosscoding.result.posterior import Posterior
+from crosscoding.target.density import DensityTarget
+from crosscoding.target.vae_target import Target, VAETarget
 
 __version__ = "0.1.0"
 

@@ -9,8 +9,8 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.errors import NonFiniteError
+from crosscoding.isolation import isolated, isolated_class
 from crosscoding.random import generator_from, uniform
-from crosscoding.surroundings import isolated, isolated_class
 
 
 @isolated_class

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 import crosscoding as cc
-from crosscoding.checks.columns import log_prob_of_columns
+from crosscoding.checks.column_baseline import log_prob_of_columns
 from crosscoding.likelihoods import (
     Bernoulli,
     BetaBinomial,

@@ -3,7 +3,7 @@
 import pytest
 
 import crosscoding as cc
-from crosscoding.zoo.data import load_digits, load_pictures, scaled
+from crosscoding.zoo.training.data import load_digits, load_pictures, scaled
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,15 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import crosscoding as cc
-from crosscoding import registry, storage
-from crosscoding.cli import answers, complete
+from crosscoding import registry
+from crosscoding.cli import answer_files, condition
 from crosscoding.cli.app import app
 from crosscoding.cli.tables import read_table
 from crosscoding.crosscoders import Gaussian
 from crosscoding.methods import HMC, Importance, Rejection, Variational
-from crosscoding.zoo import recipe as recipes
-from crosscoding.zoo.recipe import DigitRecipe, FaceRecipe
+from crosscoding.persistence import folder
+from crosscoding.zoo.training import recipe as recipes
+from crosscoding.zoo.training.recipe import DigitRecipe, FaceRecipe
 
 runner = CliRunner()
 
@@ -183,7 +184,7 @@ def test_ctrl_c_ends_with_a_message_and_exit_code_130(tmp_path, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(complete, "condition", interrupted)
+    monkeypatch.setattr(condition, "condition", interrupted)
     result = run("condition", "mnist-2d", "--digit", 1, "--observe", "rows:0-3", "--out", tmp_path)
     assert result.exit_code == 130
     assert "interrupted" in result.stderr
@@ -233,7 +234,7 @@ def test_answers_that_are_not_written_whole_have_no_summary(tmp_path, monkeypatc
     words = ("condition", tmp_path / "mine", "--data", tmp_path / "gaps.csv", "--out", tmp_path)
     assert run(*words, "--method", "laplace").exit_code == 0
     assert (tmp_path / "summary.json").is_file()
-    monkeypatch.setattr(answers, "write_table", lambda *_: 1 / 0)
+    monkeypatch.setattr(answer_files, "write_table", lambda *_: 1 / 0)
     assert run(*words, "--method", "laplace").exit_code != 0
     assert not (tmp_path / "summary.json").exists()
 
@@ -337,7 +338,7 @@ def test_check_reports_and_exits_by_what_it_found(tmp_path):
 def test_check_takes_the_folder_of_a_model(tmp_path):
     decoder = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.BatchNorm1d(8))
     vae = cc.VAE(decoder, 2, cc.likelihoods.Gaussian(0.3))
-    storage.write_folder(tmp_path / "mine", "vae", vae.to_parts())
+    folder.write_folder(tmp_path / "mine", "vae", vae.to_parts())
     found = run("check", tmp_path / "mine", "--json")
     assert found.exit_code == 1  # its batch norm was never estimated
     statuses = {row["name"]: row["status"] for row in json.loads(found.stdout)["findings"]}

@@ -228,7 +228,7 @@ def test_what_is_wrong_with_the_data_is_not_put_on_the_method():
 
 def test_values_that_are_not_observed_are_looked_at_before_the_work(monkeypatch):
     model("mine", Bernoulli())
-    monkeypatch.setattr("crosscoding.cli.complete.condition", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("crosscoding.cli.condition.condition", lambda *_, **__: 1 / 0)
     result = condition("0,1,7\n", "--observe", "columns:0")
     assert result.exit_code == 2
     assert "column 3 of rows.csv: expected values between 0 and 1 for Bernoulli, got 7;" in (

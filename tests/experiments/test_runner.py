@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from crosscoding import plots
-from crosscoding.experiments import tuning
 from crosscoding.experiments.contract import (
     Context,
     Experiment,
@@ -15,6 +14,7 @@ from crosscoding.experiments.contract import (
     UnavailableError,
     plain,
 )
+from crosscoding.experiments.figures import hmc_acceptance
 from crosscoding.experiments.runner import finished, run, run_all
 from crosscoding.methods import Grid
 
@@ -112,11 +112,11 @@ def test_settings_that_are_not_there_or_of_another_type_are_refused(changes, mes
 
 
 def test_a_list_of_settings_is_taken_as_a_tuple_of_the_same_kind():
-    changed = tuning.FIG5.with_settings({"num_leapfrog": [10], "step_sizes": [1, 0.5]})
+    changed = hmc_acceptance.FIG5.with_settings({"num_leapfrog": [10], "step_sizes": [1, 0.5]})
     assert changed.full.num_leapfrog == (10,)
     assert changed.quick.step_sizes == (1, 0.5)
     with pytest.raises(ValueError, match="num_leapfrog"):
-        tuning.FIG5.with_settings({"num_leapfrog": []})
+        hmc_acceptance.FIG5.with_settings({"num_leapfrog": []})
 
 
 def test_an_interrupted_run_goes_on_after_its_last_finished_part(tmp_path):

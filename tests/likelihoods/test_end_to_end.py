@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 import crosscoding as cc
 from crosscoding.likelihoods import Categorical, Likelihood
-from crosscoding.methods.ascent import climb
 from crosscoding.methods.laplace import spread_starts
+from crosscoding.methods.numerics.gauss_newton import climb
 
 LATENT = 2
 ONE_HOT = "one-hot"

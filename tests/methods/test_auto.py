@@ -19,8 +19,9 @@ from problems import (
 from torch import Tensor, nn
 
 import crosscoding as cc
-from crosscoding.methods import Auto, Grid, auto, climbs, effort, stages
-from crosscoding.methods.effort import Effort
+from crosscoding.methods import Auto, Grid, auto
+from crosscoding.methods.cascade import budget, climb_stages, stages
+from crosscoding.methods.cascade.budget import Effort
 
 pytestmark = pytest.mark.usefixtures("without_closed_form")
 
@@ -175,7 +176,7 @@ def test_narrow_blocks_are_right_or_not_trusted(dim, scale):
 
 def test_modes_that_one_climb_alone_found_say_how_many_were_not(monkeypatch):
     """Of 256 modes 64 climbs find a part, and draws from that part show nothing amiss."""
-    monkeypatch.setattr(climbs, "_MOST_COMPONENTS", 64)  # a proposal from all that were found
+    monkeypatch.setattr(climb_stages, "_MOST_COMPONENTS", 64)  # a proposal from all that were found
     monkeypatch.setattr(auto, "_MOST_OPERATIONS", 0.0)  # and no swarm
     target = narrow_blocks(16, 0.02)
     posterior = cc.infer(target, Auto(), seed=0)
@@ -369,7 +370,7 @@ def test_a_decoder_that_takes_seconds_has_one_fit_too():
 
 @pytest.mark.parametrize(
     ("where", "stage"),
-    [(stages.Stages, "anneal"), (climbs.Climbs, "climb"), (stages.Stages, "swarm")],
+    [(stages.Stages, "anneal"), (climb_stages.Climbs, "climb"), (stages.Stages, "swarm")],
 )
 def test_an_interrupted_stage_leaves_the_finished_answers(staged, where, stage, monkeypatch):
     def interrupted(*_):
@@ -399,7 +400,7 @@ def test_an_answer_whose_second_look_was_interrupted_is_not_trusted(stage, monke
     climbed = next(trace.decodes for trace in whole.trace if trace.name == "climb") > 0
     assert looked.any()
     assert climbed.any()
-    monkeypatch.setattr(climbs.Climbs, stage, interrupted)
+    monkeypatch.setattr(climb_stages.Climbs, stage, interrupted)
     posterior = cc.condition(problem.vae, problem.evidence, Auto(), seed=0)
     assert (posterior.stats["finished"][looked] == 0).all()
     assert not posterior.trusted[looked].any()
@@ -457,7 +458,7 @@ def test_the_size_of_a_swarm_does_not_depend_on_the_rest_of_the_batch(monkeypatc
     monkeypatch.setattr(stages, "NUM_WEIGHED", 100)  # too few effective draws: all need the swarm
     target = several_stages()
     cost = (512 + 32 * 8) * 5 * 10 * target.operations
-    monkeypatch.setattr(effort, "_SWARM_OPERATIONS", 2 * cost)
+    monkeypatch.setattr(budget, "_SWARM_OPERATIONS", 2 * cost)
     monkeypatch.setattr(stages, "NUM_ADAPT", 200)
     posterior = cc.infer(target, Auto(), seed=2)
     swarm = next(stage for stage in posterior.trace if stage.name == "swarm")

@@ -12,9 +12,9 @@ from crosscoding.clock import UNLIMITED, Clock, OutOfTime
 from crosscoding.crosscoders import Fitted, Gaussian
 from crosscoding.methods import Auto
 from crosscoding.methods.auto import _STAGES
-from crosscoding.methods.bridge import Bridge
-from crosscoding.methods.effort import Effort
-from crosscoding.methods.weighing import _weighted_draws
+from crosscoding.methods.cascade.budget import Effort
+from crosscoding.methods.cascade.weighing import _weighted_draws
+from crosscoding.methods.numerics.bridge import Bridge
 
 FIGURES = ("log_evidence", "ess")
 
@@ -89,7 +89,7 @@ EVERY_OTHER = slice(0, None, 2)
 @pytest.mark.parametrize("stage", OPTIONAL)
 @pytest.mark.parametrize("how", ["without it", "without it for some", "nothing else"])
 def test_no_stage_needs_another_to_have_run(stage, how, monkeypatch):
-    monkeypatch.setattr("crosscoding.methods.stages.NUM_WEIGHED", 500)
+    monkeypatch.setattr("crosscoding.methods.cascade.stages.NUM_WEIGHED", 500)
     cut = set(OPTIONAL) - {stage} if how == "nothing else" else {stage}
     without(monkeypatch, cut, EVERY_OTHER if how == "without it for some" else slice(None))
     posterior = cc.infer(several(), Auto(max_decodes=10**9), seed=2)
@@ -187,8 +187,8 @@ def slow_problem(latent: int, seconds: float, batch: int = 3) -> tuple[cc.VAE, c
 def test_time_is_up_when_it_is_up(latent, max_seconds, seconds, monkeypatch):
     """By a clock of decodes alone: no overrun of more than a tenth and a piece that is decoded."""
     vae, evidence, slow = slow_problem(latent, seconds)
-    monkeypatch.setattr("crosscoding.observed._PIECE_BYTES", 2**14)  # some points
-    monkeypatch.setattr("crosscoding.bank._CHUNK_BYTES", 2**16)
+    monkeypatch.setattr("crosscoding.target.observed_likelihood._PIECE_BYTES", 2**14)  # some points
+    monkeypatch.setattr("crosscoding.model.bank._CHUNK_BYTES", 2**16)
     slow.now = slow.longest = 0.0
     monkeypatch.setattr("time.perf_counter", lambda: slow.now)
     posterior = cc.condition(vae, evidence, Auto(max_seconds=max_seconds), seed=0)
@@ -198,7 +198,7 @@ def test_time_is_up_when_it_is_up(latent, max_seconds, seconds, monkeypatch):
 
 
 def test_a_bank_that_was_cut_is_completed_later_with_the_same_bits(monkeypatch):
-    monkeypatch.setattr("crosscoding.bank._CHUNK_BYTES", 2**14)
+    monkeypatch.setattr("crosscoding.model.bank._CHUNK_BYTES", 2**14)
     vae, evidence, slow = slow_problem(8, 1e-3)
     whole = cc.Bank.of(vae)
     again, _, slow = slow_problem(8, 1e-3)

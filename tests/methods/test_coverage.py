@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import crosscoding as cc
-from crosscoding.crosscoders.tailed import EACH_CAUCHY, NORMAL, log_kernel, tailed
+from crosscoding.crosscoders.heavy_tailed_mixture import EACH_CAUCHY, NORMAL, log_kernel, tailed
 from crosscoding.methods import Auto, Importance, Laplace, Rejection, TemperedSMC
-from crosscoding.methods.overlap import share_lacking
-from crosscoding.methods.reference import KINDS, Reference, covered
+from crosscoding.methods.numerics.covering_reference import KINDS, Reference, covered
+from crosscoding.methods.numerics.overlap import share_lacking
 
 METHODS = {
     "Auto": Auto(),

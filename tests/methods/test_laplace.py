@@ -16,8 +16,8 @@ from torch.distributions import MultivariateNormal
 
 import crosscoding as cc
 from crosscoding.methods import Laplace, NaturalGradient
-from crosscoding.methods.ascent import Modes, climb, positive
 from crosscoding.methods.laplace import spread_starts
+from crosscoding.methods.numerics.gauss_newton import Modes, climb, positive
 
 
 @pytest.mark.parametrize("latent", [2, 8, 64])

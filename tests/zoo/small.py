@@ -2,7 +2,7 @@
 
 import torch
 
-from crosscoding.zoo.recipe import DigitRecipe, FaceRecipe
+from crosscoding.zoo.training.recipe import DigitRecipe, FaceRecipe
 
 TINY_DIGITS = DigitRecipe(
     latent_dim=2, hidden=(5,), epochs=3, batch_size=4, seed=3, data_shape=(3, 2)

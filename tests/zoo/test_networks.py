@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from crosscoding.architecture import build, describe
+from crosscoding.persistence.layers import build, describe
 from crosscoding.zoo.networks import (
     conv_decoder,
     conv_encoder,

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 import crosscoding as cc
-from crosscoding.zoo.data import load_digits
-from crosscoding.zoo.publishing import evaluate
-from crosscoding.zoo.recipe import RECIPES, DigitRecipe, FaceRecipe
+from crosscoding.zoo.training.data import load_digits
+from crosscoding.zoo.training.publishing import evaluate
+from crosscoding.zoo.training.recipe import RECIPES, DigitRecipe, FaceRecipe
 
 MODELS = Path(cc.zoo.__file__).parent / "models"
 DIGITS = [name for name, recipe in RECIPES.items() if isinstance(recipe, DigitRecipe)]

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 from crosscoding.adapters.libraries import library
 from crosscoding.errors import ModelFormatError, first_line
+from crosscoding.isolation import isolated
 from crosscoding.likelihoods import Gaussian
-from crosscoding.pickles import refuse_pickle
-from crosscoding.surroundings import isolated
-from crosscoding.vae import VAE
+from crosscoding.model.vae import VAE
+from crosscoding.persistence.pickles import refuse_pickle
 
 _CLASSES = ("AutoencoderKL", "AutoencoderTiny")
 _WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -15,10 +15,10 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from crosscoding.adapters.inputs import with_flat_input
+from crosscoding.isolation import isolated
 from crosscoding.likelihoods import Likelihood
-from crosscoding.pickles import refuse_pickle
-from crosscoding.surroundings import isolated
-from crosscoding.vae import VAE
+from crosscoding.model.vae import VAE
+from crosscoding.persistence.pickles import refuse_pickle
 
 _UNLIMITED = 2**31
 _DYNAMIC = "export it with dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)"

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from crosscoding.adapters.inputs import with_flat_input
 from crosscoding.adapters.libraries import library
-from crosscoding.architecture import MOST_OPERATIONS
-from crosscoding.cost import Cost, Limited
 from crosscoding.errors import ModelFormatError
+from crosscoding.isolation import isolated
 from crosscoding.likelihoods import Likelihood
-from crosscoding.pickles import refuse_pickle
+from crosscoding.model.cost import Cost, Limited
+from crosscoding.model.vae import VAE
+from crosscoding.persistence.layers import MOST_OPERATIONS
+from crosscoding.persistence.pickles import refuse_pickle
 from crosscoding.random import generator_from, normal
-from crosscoding.surroundings import isolated
-from crosscoding.vae import VAE
 
 MAX_BYTES = 2**31
 _TOLERANCE = 1e-4  # of the largest output

@@ -15,9 +15,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from crosscoding.adapters.libraries import library
+from crosscoding.isolation import isolated
 from crosscoding.likelihoods import Bernoulli, Gaussian, Likelihood
-from crosscoding.surroundings import isolated
-from crosscoding.vae import VAE
+from crosscoding.model.vae import VAE
 
 _LOSSES = {"mse": Gaussian(scale=1.0), "bce": Bernoulli(logits=False)}
 _STANDARD = (

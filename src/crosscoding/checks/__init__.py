@@ -11,13 +11,13 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.checks import data as data_checks
-from crosscoding.checks import decoder, latent, units, work
-from crosscoding.checks.columns import FEWEST
+from crosscoding.checks import decoder, expected_cost, latent_space, units
+from crosscoding.checks.column_baseline import FEWEST
 from crosscoding.checks.subject import Subject
+from crosscoding.isolation import isolated
+from crosscoding.model.check_report import CheckReport, Finding
+from crosscoding.model.vae import VAE, whole_data
 from crosscoding.random import generator_from
-from crosscoding.report import CheckReport, Finding
-from crosscoding.surroundings import isolated
-from crosscoding.vae import VAE, whole_data
 
 __all__ = ["check", "check_data"]
 
@@ -29,21 +29,21 @@ _OF_DECODER: dict[str, Check] = {
     "batch norm": decoder.batch_norm,
     "far out": decoder.far_out,
     "gradients": decoder.gradients,
-    "latent": latent.use,
+    "latent": latent_space.use,
 }
 _OF_DATA: dict[str, Check] = {
     "units": units.units,
     "counts": units.counts,
     "explanation": data_checks.explanation,
     "scale": data_checks.scale,
-    "prior": latent.prior,
-    "encoder": latent.encoder,
+    "prior": latent_space.prior,
+    "encoder": latent_space.encoder,
 }
 _OF_WORK: dict[str, Check] = {
-    "cost": work.cost,
-    "bank": work.bank,
-    "last layer": work.head,
-    "methods": work.methods,
+    "cost": expected_cost.cost,
+    "bank": expected_cost.bank,
+    "last layer": expected_cost.head,
+    "methods": expected_cost.methods,
 }
 
 

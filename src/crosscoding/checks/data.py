@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor
 
-from crosscoding.checks.columns import FEWEST, KINDS, log_prob_of_columns
+from crosscoding.checks.column_baseline import FEWEST, KINDS, log_prob_of_columns
 from crosscoding.checks.parts import Part, parts_of, worst
 from crosscoding.checks.subject import Subject
 from crosscoding.errors import counted
-from crosscoding.jacobian import with_jacobian
 from crosscoding.likelihoods import Bernoulli, Gaussian, Likelihood, Mixed
-from crosscoding.report import Finding
+from crosscoding.model.check_report import Finding
+from crosscoding.target.jacobian import with_jacobian
 
 _SCALE_FACTOR = 1.5
 _LEAST_FACTOR = 1e-3  # where the search for it ends

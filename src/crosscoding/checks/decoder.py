@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from crosscoding.checks.subject import Subject
-from crosscoding.likelihoods.outputs import doubt_of, joined
+from crosscoding.likelihoods.expected_outputs import doubt_of, joined
+from crosscoding.model.check_report import Finding
 from crosscoding.random import normal
-from crosscoding.report import Finding
 
 _TOLERANCE = 1e-3  # of the largest output, below which two outputs are the same
 _NUM_ALONE = 8  # probes that are decoded one by one

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from crosscoding.likelihoods import Likelihood, Mixed
 from crosscoding.likelihoods.mixed import columns_named
-from crosscoding.report import STATUSES, Finding
+from crosscoding.model.check_report import STATUSES, Finding
 
 
 @dataclass(frozen=True, eq=False)

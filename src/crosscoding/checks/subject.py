@@ -6,9 +6,9 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.checks.fits import Fits, fit
+from crosscoding.checks.laplace_fits import Fits, fit
+from crosscoding.model.vae import VAE
 from crosscoding.random import normal
-from crosscoding.vae import VAE
 
 _OPERATIONS = 5e9  # multiply-adds to decode the probes: a fraction of a second
 _FEWEST_PROBES, _MOST_PROBES = 16, 256

@@ -4,11 +4,11 @@ import math
 
 from torch import Tensor
 
-from crosscoding.checks.columns import FEWEST
+from crosscoding.checks.column_baseline import FEWEST
 from crosscoding.checks.parts import Part, parts_of, worst
 from crosscoding.checks.subject import Subject
 from crosscoding.likelihoods import Likelihood, Mixed, Poisson
-from crosscoding.report import Finding
+from crosscoding.model.check_report import Finding
 
 _FAR = 6.0  # standard deviations of the model's draws
 _FEW, _MANY = 0.05, 0.5  # shares of values on another scale: a warning, an error

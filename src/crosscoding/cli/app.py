@@ -259,7 +259,7 @@ def condition(
       crosscoding condition my-model --decoder networks.py:Decoder --data rows-with-gaps.csv
     """
     from crosscoding.cli.cells import Style
-    from crosscoding.cli.complete import Request, run
+    from crosscoding.cli.condition import Request, run
 
     with clear_errors():
         request = Request(

@@ -17,8 +17,8 @@ from crosscoding.cli.pixels import Pixels
 from crosscoding.cli.tables import STDIN, Table, is_table, read_table, shown
 from crosscoding.errors import counted
 from crosscoding.likelihoods import Bernoulli
-from crosscoding.vae import VAE
-from crosscoding.zoo.data import load_pictures
+from crosscoding.model.vae import VAE
+from crosscoding.zoo.training.data import load_pictures
 
 _MOST_PICTURES = 1000
 _MOST_BYTES = 2**32  # of an array that is unpacked

@@ -9,7 +9,7 @@ from crosscoding.cli.arrays import read_data
 from crosscoding.cli.cells import Style
 from crosscoding.cli.console import err, note, out, print_json, use_one_thread
 from crosscoding.cli.models import load_model
-from crosscoding.report import CheckReport
+from crosscoding.model.check_report import CheckReport
 
 _COLOURS = {"ok": "green", "note": "blue", "warning": "yellow", "error": "red"}
 

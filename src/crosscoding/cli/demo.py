@@ -16,11 +16,11 @@ from crosscoding.cli.console import (
 )
 from crosscoding.evidence import Evidence, random_mask
 from crosscoding.experiments import mixture
-from crosscoding.experiments.comparison import COMPARED, Comparison, compare
+from crosscoding.experiments.figures.demo_table import COMPARED, Comparison, compare
 from crosscoding.plots import colour, density_panels, mark_evidence, write_labelled
 from crosscoding.progress import followed, silent
 from crosscoding.registry import METHODS
-from crosscoding.target import VAETarget
+from crosscoding.target.vae_target import VAETarget
 
 # A seven of which 39 pixels are observed: they fit a nine better, and a four or a two somewhat.
 _DIGIT, _MASK_SEED, _FRACTION = 29, 2, 0.05

@@ -9,7 +9,7 @@ from crosscoding import zoo
 from crosscoding.cli.console import out, print_json
 from crosscoding.cli.networks import made_by
 from crosscoding.errors import ModelFormatError, NonFiniteError, unknown_name
-from crosscoding.vae import VAE, load_vae
+from crosscoding.model.vae import VAE, load_vae
 
 
 def run(name: str | None, *, as_json: bool) -> None:

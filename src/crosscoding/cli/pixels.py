@@ -7,8 +7,8 @@ from pathlib import Path
 from torch import Tensor
 
 from crosscoding.likelihoods import Bernoulli, Gaussian
+from crosscoding.model.vae import VAE
 from crosscoding.plots import Picture, colour, mark_evidence
-from crosscoding.vae import VAE
 from crosscoding.zoo.pictures import read_pixels
 
 _CHANNELS = (1, 3)

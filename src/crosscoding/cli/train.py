@@ -10,12 +10,12 @@ from crosscoding.cli.console import out as console
 from crosscoding.cli.console import output_folder, print_json
 from crosscoding.cli.pixels import Pixels
 from crosscoding.errors import unknown_name
+from crosscoding.model.vae import VAE, load_vae
 from crosscoding.plots import sheet, write_png
 from crosscoding.random import generator_from, normal
-from crosscoding.vae import VAE, load_vae
-from crosscoding.zoo.publishing import publish
-from crosscoding.zoo.recipe import RECIPES
-from crosscoding.zoo.training import Training, train
+from crosscoding.zoo.training.fit import Training, train
+from crosscoding.zoo.training.publishing import publish
+from crosscoding.zoo.training.recipe import RECIPES
 
 _SIDE = 10  # of the sheets of pictures
 

@@ -3,7 +3,7 @@
 from crosscoding.crosscoders.autoregressive import InverseAutoregressive
 from crosscoding.crosscoders.base import Crosscoder, Fitted
 from crosscoding.crosscoders.fcn import FCN
-from crosscoding.crosscoders.forward import fit_to_draws
+from crosscoding.crosscoders.fits_to_draws import fit_to_draws
 from crosscoding.crosscoders.gaussian import Gaussian
 from crosscoding.crosscoders.mixture import Mixture
 from crosscoding.crosscoders.planar import Planar

@@ -16,8 +16,8 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.errors import ModelFormatError
+from crosscoding.persistence.folder import Parts
 from crosscoding.random import normal
-from crosscoding.storage import Parts
 
 Params = dict[str, Tensor]
 

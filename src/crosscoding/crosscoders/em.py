@@ -16,8 +16,8 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.crosscoders.moments import FLOOR, towards_diagonal, weighted_covariance
-from crosscoding.crosscoders.precision import precision_root
+from crosscoding.crosscoders.covariances import FLOOR, towards_diagonal, weighted_covariance
+from crosscoding.crosscoders.precision_factors import precision_root
 from crosscoding.random import uniform
 
 _ROUNDS = 15

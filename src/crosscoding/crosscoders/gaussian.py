@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from crosscoding.bijections import affine, affine_inverse, low_rank, low_rank_inverse
 from crosscoding.crosscoders.base import Fitted, Map, Params, small_normal
-from crosscoding.crosscoders.precision import covariance_root
+from crosscoding.crosscoders.precision_factors import covariance_root
 
 
 @dataclass(frozen=True)

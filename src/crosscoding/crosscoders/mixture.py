@@ -20,7 +20,7 @@ from crosscoding.crosscoders.base import (
     base_log_prob,
     small_normal,
 )
-from crosscoding.crosscoders.precision import covariance_root
+from crosscoding.crosscoders.precision_factors import covariance_root
 from crosscoding.random import uniform
 
 

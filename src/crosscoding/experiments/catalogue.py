@@ -1,21 +1,21 @@
 """All experiments by name: what the command, the tests and the documentation are made from."""
 
 from crosscoding.errors import unknown_name
-from crosscoding.experiments import (
-    amortised,
-    bare,
-    completions,
+from crosscoding.experiments.claims import table
+from crosscoding.experiments.contract import Experiment
+from crosscoding.experiments.figures import (
     convergence,
+    cvae_comparison,
     diagrams,
     digit_sets,
+    face_completions,
     face_scores,
     face_seconds,
+    hmc_acceptance,
+    mixture_without_vae,
     one_digit,
-    prior,
-    reproduction,
-    tuning,
+    prior_draws,
 )
-from crosscoding.experiments.contract import Experiment
 
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
@@ -24,19 +24,19 @@ EXPERIMENTS: dict[str, Experiment] = {
         one_digit.FIG2,
         one_digit.FIG3,
         digit_sets.FIG4,
-        tuning.FIG5,
-        completions.FIG6,
-        completions.FIG7,
+        hmc_acceptance.FIG5,
+        face_completions.FIG6,
+        face_completions.FIG7,
         face_scores.FIG8,
-        bare.FIG9,
-        prior.FIG10,
-        completions.FIG11,
-        completions.FIG12,
+        mixture_without_vae.FIG9,
+        prior_draws.FIG10,
+        face_completions.FIG11,
+        face_completions.FIG12,
         diagrams.FIG13,
-        amortised.CVAE,
+        cvae_comparison.CVAE,
         convergence.VARIANCE,
         face_seconds.SECONDS,
-        reproduction.CLAIMS_TABLE,
+        table.CLAIMS_TABLE,
     )
 }
 

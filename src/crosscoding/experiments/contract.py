@@ -21,7 +21,7 @@ from torch import Tensor
 
 from crosscoding.errors import ModelFormatError
 from crosscoding.methods import Method, Report, silent
-from crosscoding.storage import read_folder, write_folder
+from crosscoding.persistence.folder import read_folder, write_folder
 
 
 class UnavailableError(ValueError):

@@ -18,9 +18,9 @@ from crosscoding.evidence import random_mask, rectangle_mask
 from crosscoding.experiments.contract import Context, UnavailableError
 from crosscoding.experiments.rivals import Problem, digest
 from crosscoding.likelihoods import Gaussian
+from crosscoding.model.vae import VAE
 from crosscoding.random import generator_from
-from crosscoding.vae import VAE
-from crosscoding.zoo.data import load_pictures, scaled
+from crosscoding.zoo.training.data import load_pictures, scaled
 
 PAPERS_OWN = "paper-celeba-100d"
 """The name under which the paper's own decoder goes."""

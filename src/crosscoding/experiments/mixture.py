@@ -8,8 +8,8 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.density import DensityTarget
 from crosscoding.random import generator_from, normal, uniform
+from crosscoding.target.density import DensityTarget
 
 WEIGHTS = (0.3, 0.25, 0.2, 0.25)
 MEANS = ((-1.5, -0.5), (0.0, 1.0), (1.5, -0.5), (3.5, 3.0))

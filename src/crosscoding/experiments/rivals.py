@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crosscoding.condition import condition
+from crosscoding.conditioning import condition
 from crosscoding.errors import BudgetError
 from crosscoding.evidence import Evidence
 from crosscoding.experiments.contract import Context, Result
 from crosscoding.methods import Method
-from crosscoding.vae import VAE
+from crosscoding.model.vae import VAE
 
 
 @dataclass(frozen=True, eq=False)

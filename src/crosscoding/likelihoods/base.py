@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.errors import ModelFormatError, first_line
-from crosscoding.storage import Parts
+from crosscoding.persistence.folder import Parts
 
 _CHUNK_BYTES = 64 * 2**20
 LOST = 0.05  # nats: as much as the error of log p(x) that a trusted answer may have

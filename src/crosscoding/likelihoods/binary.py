@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from crosscoding.likelihoods.linear import Linear
+from crosscoding.likelihoods.linear_in_data import Linear
 from crosscoding.likelihoods.logits import hardly_logits
 from crosscoding.random import uniform
 

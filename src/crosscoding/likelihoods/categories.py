@@ -10,12 +10,12 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from crosscoding.isolation import isolated
 from crosscoding.likelihoods.base import nearly_underflown
 from crosscoding.likelihoods.discretized import log_interval
 from crosscoding.likelihoods.dispersed import setting
-from crosscoding.likelihoods.whole import Whole
+from crosscoding.likelihoods.whole_numbers import Whole
 from crosscoding.random import uniform
-from crosscoding.surroundings import isolated
 
 _CHUNK_BYTES = 64 * 2**20
 

@@ -10,9 +10,9 @@ from torch import Generator, Tensor
 
 from crosscoding.likelihoods.base import LOST
 from crosscoding.likelihoods.dispersed import Dispersed, check_positive, setting
-from crosscoding.likelihoods.draws import seeds, uniforms
+from crosscoding.likelihoods.samplers import seeds, uniforms
+from crosscoding.persistence.folder import Parts
 from crosscoding.random import normal, uniform
-from crosscoding.storage import Parts
 
 _LOG_2PI = math.log(2 * math.pi)
 _COARSE = 1e-6  # relative error of Σ (x − μ)² / σ², beyond which and 0.05 nats it is summed anew

@@ -11,14 +11,14 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from crosscoding.isolation import isolated
 from crosscoding.likelihoods.base import LOST, Likelihood, nearly_underflown
+from crosscoding.likelihoods.count_sums import expected_products
 from crosscoding.likelihoods.dispersed import Dispersed, check_positive, setting, to_check
-from crosscoding.likelihoods.draws import binomial, log_gamma, poisson, seeds, substream
-from crosscoding.likelihoods.linear import Linear, terms
+from crosscoding.likelihoods.linear_in_data import Linear, terms
 from crosscoding.likelihoods.logits import hardly_logits
-from crosscoding.likelihoods.sums import expected_products
-from crosscoding.likelihoods.whole import Whole
-from crosscoding.surroundings import isolated
+from crosscoding.likelihoods.samplers import binomial, log_gamma, poisson, seeds, substream
+from crosscoding.likelihoods.whole_numbers import Whole
 
 _MOST_LOG_RATE = 700.0  # of a double that exp can still hold
 _BEYOND = 1e9  # in place of inf as log λ: λ itself then decides log p, which is −1e304 or below

@@ -9,8 +9,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from crosscoding.likelihoods.count_sums import expected_products
 from crosscoding.likelihoods.dispersed import Dispersed
-from crosscoding.likelihoods.sums import expected_products
 from crosscoding.random import uniform
 
 _ON_GRID = 0.01  # of an interval: how far off its middle a value may be

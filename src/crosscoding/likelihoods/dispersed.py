@@ -11,8 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from crosscoding.isolation import isolated
 from crosscoding.likelihoods.base import Likelihood
-from crosscoding.surroundings import isolated
 
 _FEW_DIGITS = 5e-4  # units in the last place of a value: 100 scales off, they move log p by 0.05
 

@@ -9,8 +9,8 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.likelihoods.base import Likelihood
-from crosscoding.likelihoods.readings import Head, Part, in_columns
-from crosscoding.storage import Parts, prefixed, under
+from crosscoding.likelihoods.mixed_heads import Head, Part, in_columns
+from crosscoding.persistence.folder import Parts, prefixed, under
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,9 +6,9 @@ from crosscoding.methods.grid import Grid
 from crosscoding.methods.hmc import HMC
 from crosscoding.methods.importance import Importance
 from crosscoding.methods.laplace import Laplace
-from crosscoding.methods.natural import NaturalGradient
+from crosscoding.methods.natural_gradient import NaturalGradient
 from crosscoding.methods.rejection import Rejection
-from crosscoding.methods.smc import TemperedSMC
+from crosscoding.methods.tempered_smc import TemperedSMC
 from crosscoding.methods.variational import Variational
 
 __all__ = [

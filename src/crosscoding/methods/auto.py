@@ -27,18 +27,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.bank import MAX_POINTS
 from crosscoding.clock import OutOfTime
 from crosscoding.errors import counted
-from crosscoding.findings import Findings, Stage
-from crosscoding.methods.answers import Answers
 from crosscoding.methods.base import Method, Report, silent
-from crosscoding.methods.closed_form import closed_form, has_closed_form
-from crosscoding.methods.effort import LONG_WAY, Effort
-from crosscoding.methods.reference import covered
-from crosscoding.methods.stages import GRID_DIM, Stages
+from crosscoding.methods.cascade.best_so_far import Answers
+from crosscoding.methods.cascade.budget import LONG_WAY, Effort
+from crosscoding.methods.cascade.closed_form import closed_form, has_closed_form
+from crosscoding.methods.cascade.stages import GRID_DIM, Stages
+from crosscoding.methods.numerics.covering_reference import covered
+from crosscoding.model.bank import MAX_POINTS
 from crosscoding.random import spawn
-from crosscoding.target import Target
+from crosscoding.result.findings import Findings, Stage
+from crosscoding.target.vae_target import Target
 
 _STAGES: tuple[str, ...] = (
     "bank",

@@ -5,10 +5,10 @@ from typing import ClassVar
 
 from torch import Generator
 
-from crosscoding.bank import MAX_POINTS
-from crosscoding.findings import Findings
+from crosscoding.model.bank import MAX_POINTS
 from crosscoding.progress import Report, silent
-from crosscoding.target import Target
+from crosscoding.result.findings import Findings
+from crosscoding.target.vae_target import Target
 
 __all__ = ["Method", "Report", "silent"]
 

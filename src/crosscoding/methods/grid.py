@@ -22,10 +22,10 @@ from torch import Generator, Tensor
 
 from crosscoding.diagnostics import importance_ess, log_mean_exp, pareto_smooth
 from crosscoding.errors import BudgetError, counted
-from crosscoding.findings import Findings
 from crosscoding.methods.base import Method, Report, silent
 from crosscoding.random import uniform
-from crosscoding.target import Target
+from crosscoding.result.findings import Findings
+from crosscoding.target.vae_target import Target
 
 # Cells a side by latent dimension: no power of 2, as periods of what networks learn often are.
 _COARSE_CELLS = {1: 509, 2: 125, 3: 41}

@@ -18,11 +18,11 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.diagnostics import chain_ess, r_hat
-from crosscoding.findings import Findings
 from crosscoding.methods.base import Method, Report, silent
-from crosscoding.methods.leapfrog import Move, evaluated, shrunk_covariance
+from crosscoding.methods.numerics.leapfrog import Move, evaluated, shrunk_covariance
 from crosscoding.random import spawn
-from crosscoding.target import Target
+from crosscoding.result.findings import Findings
+from crosscoding.target.vae_target import Target
 
 _JITTER = 0.2  # of step sizes, against orbits that close: Neal (2011), section 3.2
 

@@ -20,14 +20,14 @@ from torch import Generator, Tensor
 
 from crosscoding.crosscoders import Fitted, Gaussian, Mixture, fit_to_draws
 from crosscoding.crosscoders.base import Params
-from crosscoding.crosscoders.tailed import NORMAL, TailedMixture
+from crosscoding.crosscoders.heavy_tailed_mixture import NORMAL, TailedMixture
 from crosscoding.diagnostics import importance_ess, log_mean_exp, mean_error, pareto_smooth
-from crosscoding.findings import Findings
 from crosscoding.methods.base import Method, Report, silent
-from crosscoding.methods.particles import flattened, next_temperature
-from crosscoding.methods.reference import Covered, Reference, covered
+from crosscoding.methods.numerics.covering_reference import Covered, Reference, covered
+from crosscoding.methods.numerics.resampling import flattened, next_temperature
 from crosscoding.random import quasi_normal, spawn
-from crosscoding.target import Target
+from crosscoding.result.findings import Findings
+from crosscoding.target.vae_target import Target
 
 _WIDER, _WIDER_SHARE = 2.5, 0.12  # variance of the wide copy, and its share of the draws
 _PRIOR_SHARE = 0.02  # of the draws, from the prior: no weight is above 50 times the prior's

@@ -14,13 +14,13 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.crosscoders import Mixture
-from crosscoding.findings import Findings
-from crosscoding.methods.ascent import climb
 from crosscoding.methods.base import Method, Report, silent
 from crosscoding.methods.importance import weigh
-from crosscoding.methods.particles import flattened, next_temperature, systematic
+from crosscoding.methods.numerics.gauss_newton import climb
+from crosscoding.methods.numerics.resampling import flattened, next_temperature, systematic
 from crosscoding.random import spawn, uniform
-from crosscoding.target import Target
+from crosscoding.result.findings import Findings
+from crosscoding.target.vae_target import Target
 
 
 @dataclass(frozen=True)

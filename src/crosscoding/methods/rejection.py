@@ -14,11 +14,11 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.errors import BudgetError, counted
-from crosscoding.findings import Findings
 from crosscoding.methods.base import Method, Report, silent
-from crosscoding.methods.reference import covered
+from crosscoding.methods.numerics.covering_reference import covered
 from crosscoding.random import spawn, uniform
-from crosscoding.target import Target
+from crosscoding.result.findings import Findings
+from crosscoding.target.vae_target import Target
 
 _NUM_PROBES = 4096  # draws from the prior, in search of the highest likelihood
 _NUM_CLIMBERS = 8  # of the highest of these that are climbed from

@@ -19,11 +19,11 @@ from crosscoding.crosscoders import Crosscoder, Fitted, Gaussian
 from crosscoding.crosscoders.base import base_log_prob, pack, unpack
 from crosscoding.diagnostics import importance_ess, log_mean_exp, mean_error, pareto_smooth
 from crosscoding.errors import NonFiniteError
-from crosscoding.findings import Findings
 from crosscoding.methods.base import Method, Report, silent
-from crosscoding.methods.starts import starting_params
+from crosscoding.methods.numerics.starts import starting_params
 from crosscoding.random import normal, spawn
-from crosscoding.target import Target
+from crosscoding.result.findings import Findings
+from crosscoding.target.vae_target import Target
 
 _BLOCK = 50  # steps, after which it is seen whether the C-ELBO still rises
 _NUM_HALVINGS = 8  # of the rate, to 1/256 of it: then a query is done

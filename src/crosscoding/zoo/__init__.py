@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from crosscoding.errors import unknown_name
-from crosscoding.storage import read_folder
-from crosscoding.surroundings import isolated
-from crosscoding.vae import VAE, load_vae
+from crosscoding.isolation import isolated
+from crosscoding.model.vae import VAE, load_vae
+from crosscoding.persistence.folder import read_folder
 
 _HERE = Path(__file__).parent
 _MODELS = _HERE / "models"

@@ -1,0 +1,1 @@
+"""Likelihood scales that data ask for."""

@@ -1,0 +1,320 @@
+"""The scale of a Gaussian likelihood that data ask for, where it is unknown or was guessed.
+
+Of a `Mixed` likelihood, that of each Gaussian part; the other columns help to infer z.
+
+    E   p(z|t) ≈ Σ_k w_k N(z_k, H_k⁻¹) of every whole datum t, as `methods.Laplace` has it
+    M   σ² = E|t − μ(z_k)|² / E[1 − h],   h = J H⁻¹ Jᵀ / σ² of an element, J its row at z_k
+
+Both means are over data, modes and the elements that have this scale. h is the share of an element
+that z takes up, and Σ h = D − tr H⁻¹. A decoder trained with some other scale, or with none, gets
+the one under which its answers are neither too sure nor too vague.
+
+At the fixed point σ² = E[(t − μ(z))²] over draws of z, with μ taken as a plane near z_k. Draws
+through the decoder itself would not do: under a scale that is far too large they are so wide that
+it bends within them, and their residuals ask for that same scale again.
+
+Source: MacKay (1992), "Bayesian interpolation", the evidence framework. Differs in: a datum may
+have several modes, and a scale may be that of some elements.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crosscoding.clock import Clock
+from crosscoding.crosscoders.precision_factors import precision_root
+from crosscoding.errors import BudgetError, counted
+from crosscoding.evidence import Evidence
+from crosscoding.isolation import isolated
+from crosscoding.likelihoods import Gaussian, Mixed
+from crosscoding.methods import Report, silent
+from crosscoding.methods.numerics.gauss_newton import Modes, climb
+from crosscoding.model.vae import VAE, whole_data
+from crosscoding.progress import Progress, followed
+from crosscoding.target.jacobian import with_jacobian
+from crosscoding.target.vae_target import CHUNK_BYTES, VAETarget
+
+_STARTS = 4  # climbs of a datum, from the likeliest points of the bank
+_STEPS = 25  # of a climb, at most
+_EVERY = 5  # steps of a climb with one curvature
+_LEAST_WEIGHT = 1e-3  # of a mode that is climbed from again
+_LEAST_FREEDOM = 1e-3  # mean of 1 − h, below which residuals tell nothing
+
+
+@isolated
+def calibrate_scale(
+    vae: VAE,
+    data: Tensor | np.ndarray,
+    *,
+    rounds: int = 100,
+    tolerance: float = 1e-3,
+    report: Report = silent,
+    progress: bool = True,
+) -> float | Tensor | tuple[float | Tensor, ...]:
+    """The Gaussian scale σ under which whole data are likeliest.
+
+    The scale that the VAE has is not used: the first is how far the data are from the nearest
+    points of the prior, and rounds of E and M come down from there. Where it settles, modes are
+    looked for once more. No random number is drawn.
+
+    Args:
+        vae: A model with a Gaussian likelihood of a fixed scale, or with such parts of a `Mixed`.
+        data: Whole data like those that will be asked about, shape (N, *data) with N ≥ 1, a
+            tensor or an array of NumPy of the model's dtype; some tens are enough for one scale,
+            as every element of each counts.
+        rounds: Most rounds, ≥ 1. One scale settles in few, a scale for each element slowly.
+        tolerance: It is found when no scale changes by more than this share of it, > 0.
+        report, progress: As in `condition`.
+
+    Returns:
+        A float, or a tensor of the shape of the VAE's scale if that is a tensor. Of a `Mixed`, a
+        tuple of these: one for each Gaussian part of a fixed scale, in the order of the parts.
+        Parts of other likelihoods, and of a decoded scale, stay as they are.
+
+    Raises:
+        TypeError: vae or data is of another type, or no part of the likelihood is a Gaussian of a
+            fixed scale.
+        ValueError: The scale is decoded, the data do not fit, or an argument is out of its range.
+        BudgetError: z can match the data exactly, so that a scale falls towards zero, or one
+            still changes after all rounds.
+
+    Example:
+        >>> vae = VAE(torch.nn.Linear(2, 50), latent_dim=2, likelihood=Gaussian(1.0))
+        >>> truth = VAE(vae.decoder, latent_dim=2, likelihood=Gaussian(0.3))
+        >>> round(calibrate_scale(vae, truth.sample_prior(100, seed=0)), 1)
+        0.3
+    """
+    shares = _shares_of(vae)
+    with followed("calibrating", report, progress) as told:
+        return _calibrated(vae, data, shares, rounds, tolerance, told)
+
+
+@dataclass(frozen=True, eq=False)
+class _Share:
+    """The elements that have one Gaussian scale, or a tensor of scales that broadcasts to them.
+
+    Args:
+        given: The scale that the VAE has.
+        where: In words that begin a message; "" where it is that of all elements.
+        elements: Where they are in data laid out flat, in the shape that the scale broadcasts to.
+        means: Where their means are in the decoder's output laid out flat, the same shape.
+    """
+
+    given: float | Tensor
+    where: str
+    elements: Tensor
+    means: Tensor
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean of values, one an element and flat, for each scale: the shape of `given`."""
+        shape = torch.as_tensor(self.given).shape
+        values = values.reshape(self.elements.shape)
+        for dim, size in enumerate((1,) * (values.ndim - len(shape)) + tuple(shape)):
+            if size == 1:
+                values = values.mean(dim, keepdim=True)
+        return values.reshape(shape)
+
+
+def _calibrated(
+    vae: VAE,
+    data: Tensor | np.ndarray,
+    shares: list[_Share],
+    rounds: int,
+    tolerance: float,
+    told: Progress,
+) -> float | Tensor | tuple[float | Tensor, ...]:
+    data = whole_data(vae, data)
+    if rounds < 1 or not tolerance > 0:
+        raise ValueError(f"expected rounds >= 1 and tolerance > 0, got {rounds} and {tolerance}")
+    evidence = Evidence(data, torch.ones_like(data, dtype=torch.bool))
+    z = nearest = _nearest(vae, evidence)
+    scales, change, looked_again = _first(vae, data, nearest, shares), torch.inf, False
+    for done in range(rounds):
+        told(done / rounds, f"round {done + 1}, mean scale {_means(scales)}")
+        scaled = _with_scales(vae, scales)
+        target = VAETarget(scaled, evidence).timed(Clock(beat=told.beat))
+        modes = climb(target, z, _STEPS, every=_EVERY)
+        weights = modes.log_weights()[0].double().exp()
+        last, scales = scales, _fitting(scaled, data, modes, weights, shares, scales)
+        change = max(
+            ((new - old).abs() / old).max().item() for new, old in zip(scales, last, strict=True)
+        )
+        settled = change <= tolerance
+        if settled and looked_again:
+            found = tuple(_as_given(*pair, data) for pair in zip(shares, scales, strict=True))
+            return found if isinstance(vae.likelihood, Mixed) else found[0]
+        z = _heaviest(modes.z, weights)
+        if settled:  # at modes that the wide first scales led to: there may be better ones
+            z, looked_again = torch.cat([z, nearest]), True
+    raise BudgetError(
+        f"expected a scale that settles within {counted(rounds, 'round')}, got one that still "
+        f"changes by {change:.2g} of itself, now {_means(scales)}; raise rounds or tolerance, or "
+        "give data that z cannot match exactly"
+    )
+
+
+def _shares_of(vae: VAE) -> list[_Share]:
+    """The elements that have a fixed Gaussian scale, by scale.
+
+    Raises:
+        TypeError, ValueError: There are none.
+    """
+    if not isinstance(vae, VAE):
+        raise TypeError(f"expected a crosscoding.VAE, got {type(vae).__name__}")
+    likelihood = vae.likelihood
+    if isinstance(likelihood, Mixed):
+        places = likelihood.places(vae.data_shape, vae.device)
+        shares = [
+            _Share(part.scale, f"for part {index}, ", elements, outputs)
+            for index, ((part, _), (elements, outputs)) in enumerate(
+                zip(likelihood.pairs, places, strict=True)
+            )
+            if isinstance(part, Gaussian) and part.scale is not None
+        ]
+        if shares:
+            return shares
+    if not isinstance(likelihood, Gaussian):
+        raise TypeError(
+            "expected a VAE with a Gaussian likelihood, or a Mixed with a Gaussian part of a fixed "
+            f"scale, which can be calibrated, got {type(likelihood).__name__}; of another, compare "
+            "vae.check(data)['explanation'] under some settings"
+        )
+    if likelihood.scale is None:
+        raise ValueError(
+            f"expected a Gaussian likelihood of a fixed scale, got {likelihood}: its decoder puts "
+            "the scale out, and there is none to calibrate"
+        )
+    index = torch.arange(vae.data_size, device=vae.device).reshape(vae.data_shape)
+    return [_Share(likelihood.scale, "", index, index)]
+
+
+def _with_scales(vae: VAE, scales: Sequence[Tensor]) -> VAE:
+    """The model with other scales of its Gaussian parts.
+
+    Raises:
+        BudgetError: A scale is 0.
+    """
+    if not all((scale > 0).all() for scale in scales):
+        raise BudgetError(
+            "expected data that z cannot match exactly, got such that the decoder's means are "
+            "equal to all values of some elements; give their scale by hand"
+        )
+    left, likelihood = iter(scale.to(vae.dtype) for scale in scales), vae.likelihood
+    if isinstance(likelihood, Mixed):
+        parts = [
+            (replace(part, scale=next(left)), num)
+            if isinstance(part, Gaussian) and part.scale is not None
+            else (part, num)
+            for part, num in likelihood.pairs
+        ]
+        likelihood = Mixed(parts, likelihood.dim)
+    elif isinstance(likelihood, Gaussian):
+        likelihood = replace(likelihood, scale=next(left))
+    return VAE(vae.decoder, vae.latent_dim, likelihood)
+
+
+def _as_given(share: _Share, scale: Tensor, like: Tensor) -> float | Tensor:
+    """A scale as the VAE has it: a tensor of the data's dtype, or a float."""
+    return scale.to(like.dtype) if isinstance(share.given, Tensor) else scale.item()
+
+
+def _means(scales: Sequence[Tensor]) -> str:
+    return ", ".join(f"{scale.mean():.4g}" for scale in scales)
+
+
+def _nearest(vae: VAE, evidence: Evidence) -> Tensor:
+    """The likeliest points of the bank for each datum, (K, N, latent)."""
+    points, log_likelihood = VAETarget(vae, evidence).log_likelihood_of_bank()
+    return points[log_likelihood.topk(min(_STARTS, len(points)), dim=0).indices]
+
+
+@torch.no_grad()
+def _first(vae: VAE, data: Tensor, z: Tensor, shares: Sequence[_Share]) -> list[Tensor]:
+    """Root of the mean squared residual of data (N, *data) at z (K, N, latent), by share."""
+    elements, means = _indices(shares)
+    values = data.flatten(1)[:, elements]
+    residuals = [(values - vae.decode_flat(points)[:, means]).double() for points in z]
+    squares = torch.stack([residual.square().mean(0) for residual in residuals]).mean(0)
+    return [share.mean(own).sqrt() for share, own in _split(shares, squares)]
+
+
+def _heaviest(z: Tensor, weights: Tensor) -> Tensor:
+    """The modes (K, N, latent) without those that weigh little for every datum."""
+    num = int((weights > _LEAST_WEIGHT).sum(0).max())
+    return z[weights.topk(num, dim=0).indices, torch.arange(z.shape[1], device=z.device)]
+
+
+@torch.no_grad()
+def _fitting(
+    vae: VAE,
+    data: Tensor,
+    modes: Modes,
+    weights: Tensor,
+    shares: Sequence[_Share],
+    scales: Sequence[Tensor],
+) -> list[Tensor]:
+    """The M-step: the scales under which the residuals at modes are what they should be.
+
+    Args:
+        vae: The model with the present scales.
+        data: Shape (N, *data).
+        modes: K of each datum.
+        weights: Theirs, (K, N); they sum to 1 for each datum.
+        shares: The elements of each scale.
+        scales: The present ones.
+
+    Raises:
+        BudgetError: z takes the residuals up.
+    """
+    elements, means = _indices(shares)
+    values = data.flatten(1)[:, elements]
+    variance = torch.cat(
+        [
+            scale.expand(share.elements.shape).flatten().square()
+            for share, scale in zip(shares, scales, strict=True)
+        ]
+    )
+    mode, datum = (weights > _LEAST_WEIGHT).nonzero(as_tuple=True)
+    size = CHUNK_BYTES // (8 * vae.latent_dim * vae.params_size) + 1
+    squares = freedom = torch.zeros_like(variance)
+    for k, n in zip(mode.split(size), datum.split(size), strict=True):
+        mean, jacobian = with_jacobian(
+            lambda z: vae.decode_flat(z)[..., means], modes.z[None, k, n]
+        )
+        root = precision_root(modes.precision[k, n])
+        along = jacobian[:, 0].movedim(0, 1).double()  # (pairs, latent, E)
+        whitened = torch.linalg.solve_triangular(root, along, upper=False)
+        weight = weights[k, n]
+        squares = squares + weight @ (values[n] - mean[0]).double().square()
+        freedom = freedom + weight @ (1 - whitened.square().sum(1) / variance)
+    total = weights.where(weights > _LEAST_WEIGHT, 0.0).sum()
+    pairs = zip(_split(shares, squares / total), _split(shares, freedom / total), strict=True)
+    return [_root_of_ratio(share, own, free, vae.latent_dim) for (share, own), (_, free) in pairs]
+
+
+def _root_of_ratio(share: _Share, squares: Tensor, freedom: Tensor, latent_dim: int) -> Tensor:
+    """σ of a share, from the mean squares and the mean 1 − h of its elements."""
+    squares, freedom = share.mean(squares), share.mean(freedom)
+    if (freedom < _LEAST_FREEDOM).any():
+        raise BudgetError(
+            f"{share.where}expected data that z cannot match exactly, got such that z of "
+            f"{counted(latent_dim, 'dimension')} takes up all but {freedom.min():.1g} of the "
+            "residuals of some elements, so that these do not tell their scale; give it by hand, "
+            "or give one for more elements"
+        )
+    return (squares / freedom).sqrt()
+
+
+def _indices(shares: Sequence[_Share]) -> tuple[Tensor, Tensor]:
+    """Where the elements of all shares are in flat data, and their means in flat parameters."""
+    elements = torch.cat([share.elements.flatten() for share in shares])
+    return elements, torch.cat([share.means.flatten() for share in shares])
+
+
+def _split(shares: Sequence[_Share], values: Tensor) -> list[tuple[_Share, Tensor]]:
+    """Values of the elements of all shares, flat, by share."""
+    pieces = values.split([share.elements.numel() for share in shares])
+    return list(zip(shares, pieces, strict=True))

@@ -1,0 +1,149 @@
+"""Checks of the latent space: what the decoder uses of it, and where data lie in it."""
+
+import torch
+from torch import Tensor
+
+from crosscoding.checks.subject import Subject
+from crosscoding.errors import counted
+from crosscoding.model.check_report import Finding
+from crosscoding.target.jacobian import with_jacobian
+
+_OPERATIONS = 2e10  # multiply-adds for Jacobians: about a second
+_MOST_JACOBIANS = 32
+_ACTIVE = 0.01  # Fisher information, or variance of q's means, below which a dimension is ignored
+_APART = 0.25  # nats of KL[moments of q(z) ‖ N(0, I)] for each dimension
+_FARTHEST = 4.0  # mean square of a coordinate of z, 1 under the prior, beyond its noise
+_FEWEST = 100  # data from which on each dimension's moments are known
+
+
+@torch.no_grad()
+def use(subject: Subject) -> Finding:
+    """How many latent dimensions move the datum by more than its noise.
+
+    By the Fisher information of z about each, diag E[Jᵀ F J]: a whole datum leaves about
+    1 / √(1 + information) of the prior's standard deviation.
+    """
+    vae = subject.vae
+    dim = vae.latent_dim
+    num = int(max(min(_OPERATIONS / (vae.operations * dim), _MOST_JACOBIANS), 2))
+    everything = torch.ones(1, vae.data_size, dtype=torch.bool, device=vae.device)
+    information = torch.zeros(dim, dtype=torch.double, device=vae.device)
+    for z in subject.probes[:num]:
+        params, jacobian = with_jacobian(vae.decode_flat, z[None, None])
+        product = vae.flat_likelihood.fisher_product(params, jacobian, everything)
+        information += (jacobian.double() * product).flatten(1).sum(1) / num
+    ignored = (~(information > _ACTIVE)).nonzero()[:, 0].tolist()
+    left = 1 / (1 + information).sqrt()
+    figures = {"active": float(dim - len(ignored)), "ignored": float(len(ignored))}
+    if len(ignored) == dim:
+        return Finding(
+            "latent",
+            "error",
+            f"none of {counted(dim, 'dimension')} moves the datum by more than its noise: the "
+            "decoder is untrained or dead, or the likelihood's scale far too large",
+            figures,
+        )
+    if ignored:
+        named = ", ".join(map(str, ignored[:8])) + (", …" if len(ignored) > 8 else "")
+        return Finding(
+            "latent",
+            "note",
+            f"{dim - len(ignored)} of {dim} dimensions are active; the decoder ignores {named}, "
+            "and keeps the prior there: such dimensions only cost time",
+            figures,
+        )
+    return Finding(
+        "latent",
+        "ok",
+        f"{_all_active(dim)}; a whole datum leaves {left.min():.2g} to "
+        f"{left.max():.2g} of a prior standard deviation",
+        figures,
+    )
+
+
+def _all_active(dim: int) -> str:
+    return "the dimension is active" if dim == 1 else f"all {dim} dimensions are active"
+
+
+def prior(subject: Subject) -> Finding:
+    """Whether data lie where the prior says: the aggregated posterior q(z) against N(0, I)."""
+    if subject.encoded is None:
+        return _prior_by_fits(subject)
+    means, variances = subject.encoded
+    num, dim = means.shape
+    mean = means.double().mean(0)
+    variance = variances.double().mean(0) + means.double().var(0, correction=0)
+    divergence = 0.5 * (mean.square() + variance - 1 - variance.log())
+    active = (means.double().var(0, correction=0) > _ACTIVE).double().mean().item()
+    total, worst = divergence.sum().item(), int(divergence.argmax())
+    figures = {"kl": total, "active_share": active, "count": float(num)}
+    words = (
+        f"q(z) of {counted(num, 'datum', 'data')}: means {_span(mean)}, standard deviations "
+        f"{_span(variance.sqrt())}, KL of its moments to the prior {total:.2g} nats, "
+        f"{active:.0%} of dimensions active"
+    )
+    if num < _FEWEST:
+        return Finding("prior", "note", f"{words}; too few to judge by", figures)
+    if total > _APART * dim or divergence[worst] > 4 * _APART:
+        return Finding(
+            "prior",
+            "warning",
+            f"{words}; worst in dimension {worst}, of mean {mean[worst]:.2g} and deviation "
+            f"{variance[worst].sqrt():.2g}: data lie where the prior is not, and completions from "
+            "little evidence will not look like them",
+            figures,
+        )
+    return Finding("prior", "ok", words, figures)
+
+
+def _prior_by_fits(subject: Subject) -> Finding:
+    """By the mean square of z over fits of a few data, which is 1 where all is well."""
+    fits = subject.fits
+    spread = torch.linalg.eigvalsh(fits.precision).reciprocal()
+    square = (fits.mean.double().square() + spread).mean().item()
+    figures = {"mean_square": square, "count": float(len(fits.data))}
+    num = counted(len(fits.data), "datum", "data")
+    words = f"z of {num} has a mean square of {square:.2g}, 1 under the prior"
+    noise = (2 / fits.mean.numel()) ** 0.5
+    if square > _FARTHEST + 4 * noise:
+        return Finding(
+            "prior",
+            "warning",
+            f"{words}: data lie farther out than the prior, and completions from little evidence "
+            "will not look like them",
+            figures,
+        )
+    return Finding("prior", "ok", f"{words}; an encoder would tell more", figures)
+
+
+@torch.no_grad()
+def encoder(subject: Subject) -> Finding | None:
+    """Whether the encoder is this decoder's: does its z for a datum decode to that datum?"""
+    if subject.encoded is None or subject.data is None:
+        return None
+    means, _ = subject.encoded
+    num = min(len(means), len(subject.probes))
+    if num < 2:
+        return None
+    params = subject.flat(subject.decoded(means[:num]))
+    data = subject.data[:num].flatten(1)
+    everything = torch.ones_like(data, dtype=torch.bool)
+    likelihood = subject.vae.flat_likelihood
+    own = likelihood.masked_log_prob(params, data, everything)
+    other = likelihood.masked_log_prob(params, data.roll(1, 0), everything)
+    better = (own > other).double().mean().item()
+    figures = {"own_is_likelier": better}
+    words = f"{better:.0%} of {num} data are likelier at their own z than at another datum's"
+    if better < 0.5 + 1.5 / num**0.5:  # chance and three standard errors
+        return Finding(
+            "encoder",
+            "warning",
+            f"{words}, no more than by chance: is it the encoder of this decoder, and are data "
+            "scaled for both?",
+            figures,
+        )
+    return Finding("encoder", "ok", words, figures)
+
+
+def _span(values: Tensor) -> str:
+    return f"{values.min():.2g} to {values.max():.2g}"

@@ -1,0 +1,245 @@
+"""What `crosscoding condition` found out: files of numbers and pictures, a summary, a few lines.
+
+A picture is one query; data from a file are as many as it has, and are listed in the summary.
+"""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from crosscoding.checks.parts import parts_of
+from crosscoding.cli.cells import Style
+from crosscoding.cli.console import figure, out, write_json
+from crosscoding.cli.pixels import Pixels
+from crosscoding.cli.tables import Table as Read
+from crosscoding.cli.tables import write_table
+from crosscoding.errors import counted
+from crosscoding.likelihoods import Categorical
+from crosscoding.model.vae import VAE
+from crosscoding.plots import sheet, write_png
+from crosscoding.result.posterior import Posterior
+
+_PIXELS = 6 * 28  # about as wide as a datum is shown
+_FEW = 20  # draws that count
+_COLUMNS = 8
+_MOST_SHOWN = 64
+# Quantiles of the completions, and NumPy's method, by which they are values that were drawn.
+_INTERVAL: dict[str, tuple[float, Literal["lower", "higher"]]] = {
+    "low": (0.05, "lower"),
+    "high": (0.95, "higher"),
+}
+
+_OPTIONS = {
+    "methods.TemperedSMC(num_particles=10_000)": "--method smc",
+    "methods.TemperedSMC()": "--method smc",
+    "methods.HMC()": "--method hmc",
+    "methods.Auto()": "--method auto",
+    "a richer cross-coder, such as crosscoders.Mixture(8)": "--method mixture",
+    "another seed": "another --seed",
+}
+
+Summary = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """A posterior and what was drawn from it.
+
+    Args:
+        vae: The model.
+        posterior: Of batch shape () or (N,).
+        values: What was given, (*batch, *data).
+        mask: What of it is observed.
+        completions: Draws of the whole, (num, *batch, *data).
+        latent: Their z, (num, *batch, latent).
+    """
+
+    vae: VAE
+    posterior: Posterior
+    values: Tensor
+    mask: Tensor
+    completions: Tensor
+    latent: Tensor
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """E[t|x], (*batch, *data)."""
+        return self.posterior.mean()
+
+    @cached_property
+    def std(self) -> Tensor:
+        """Its standard deviation, (*batch, *data)."""
+        return self.posterior.std()
+
+    # ---- the summary ---------------------------------------------------------------------------
+
+    def summary(self) -> Summary:
+        """The figures as JSON has them."""
+        posterior, queries = self.posterior, self._queries()
+        if posterior.batch_shape:
+            return {"queries": queries, "seconds": posterior.seconds}
+        trace = [
+            {"name": s.name, "decodes": s.decodes.item(), "seconds": s.seconds.item()}
+            for s in posterior.trace
+        ]
+        stats = {name: _numbers(value)[0] for name, value in posterior.stats.items()}
+        return queries[0] | {"trace": trace, "stats": stats, "seconds": posterior.seconds}
+
+    def _queries(self) -> list[Summary]:
+        """The figures of each query."""
+        posterior, verdicts = self.posterior, self.posterior.verdicts
+        batch = posterior.batch_shape
+        columns = {
+            "num_observed": self.mask.flatten(len(batch)).sum(-1).reshape(-1).tolist(),
+            "log_evidence": _numbers(posterior.log_evidence),
+            "log_evidence_error": _numbers(posterior.log_evidence_error),
+            "c_elbo": _numbers(posterior.c_elbo),
+            "c_elbo_is_bound": [
+                posterior.bound if known else None
+                for known in posterior.c_elbo.isfinite().reshape(-1).tolist()
+            ],
+            "ess": _numbers(posterior.ess),
+            "pareto_k": _numbers(posterior.pareto_k),
+            "verdict": [verdict.label for verdict in verdicts],
+            "reasons": [list(verdict.reasons) for verdict in verdicts],
+            "advice": [_as_options(verdict.advice) for verdict in verdicts],
+        }
+        if self.values.isfinite().all():  # then the truth is known
+            columns["query_log_prob"] = _numbers(posterior.query_log_prob(self.values))
+            columns["query_ess"] = _numbers(posterior.query_ess(self.values))
+        return [
+            dict(zip(columns, query, strict=True)) for query in zip(*columns.values(), strict=True)
+        ]
+
+    # ---- files ---------------------------------------------------------------------------------
+
+    def write(self, folder: Path, summary: Summary, table: Read | None) -> None:
+        """Write samples.npz, tables or pictures where answers are such, and last summary.json.
+
+        In a folder that has one, all of it is there, and of the same answers.
+
+        Args:
+            folder: Where to.
+            summary: With what was asked.
+            table: The table that the values are from, if they are from one: others are written as
+                it is.
+        """
+        (folder / "summary.json").unlink(missing_ok=True)
+        arrays = ("completions", "latent", "mask", "mean", "std")
+        np.savez_compressed(
+            folder / "samples.npz", **{name: getattr(self, name).numpy() for name in arrays}
+        )
+        if len(self.vae.data_shape) == 1:
+            self._write_tables(folder, table)
+        if Pixels.suit(self.vae) and self.posterior.batch_shape.numel() == 1:
+            self._write_pictures(folder)
+        write_json(summary, folder / "summary.json")
+
+    def _write_tables(self, folder: Path, table: Read | None) -> None:
+        names, style = (None, Style()) if table is None else (table.names, table.style)
+        write_table(folder / "mean.csv", self.mean.numpy(), names, style)
+        for name in _INTERVAL:
+            write_table(folder / f"{name}.csv", self._quantile(name).numpy(), names, style)
+
+    def _quantile(self, name: str) -> Tensor:
+        """The low or high end of what was drawn, (*batch, *data): a value that was drawn.
+
+        NaN where a class was drawn, as classes have no order.
+        """
+        share, method = _INTERVAL[name]
+        ends = torch.from_numpy(np.quantile(self.completions.numpy(), share, axis=0, method=method))
+        for part in parts_of(self.vae.likelihood, ends, self.mask):
+            if isinstance(part.likelihood, Categorical) and not part.likelihood.one_hot:
+                own, mask = part.tensors
+                own[~mask] = math.nan  # a view of the ends
+        return ends
+
+    def _write_pictures(self, folder: Path) -> None:
+        shape, pixels = self.vae.data_shape, Pixels.of(self.vae)
+        mean, std, mask = (tensor.reshape(shape) for tensor in (self.mean, self.std, self.mask))
+        draws = self.completions[:_MOST_SHOWN].reshape(-1, *shape)
+        pictures = [pixels.evidence(draw, mask) for draw in draws]
+        rows = [pictures[i : i + _COLUMNS] for i in range(0, len(pictures), _COLUMNS)]
+        magnify = max(_PIXELS // shape[-1], 1)
+        for name, picture in {
+            "evidence": pixels.evidence(mean, mask, hide=True),
+            "samples": sheet(rows),
+            "mean": pixels.evidence(mean, mask),
+            "uncertainty": pixels.spread(std),
+        }.items():
+            write_png(picture, folder / f"{name}.png", magnify=magnify)
+
+    # ---- words ---------------------------------------------------------------------------------
+
+    def print(self, summary: Summary, folder: Path) -> None:
+        """Print what matters most."""
+        queries = summary.get("queries", [summary])
+        table = Table(show_header=False)
+        rows = _of_one(summary, queries[0]) if len(queries) == 1 else _of_many(summary, queries)
+        for name, value in rows.items():
+            table.add_row(name, value)
+        out.print(table)
+        if len(queries) == 1:
+            for reason in queries[0]["reasons"]:
+                out.print(f"  {reason}", markup=False)
+            if queries[0]["advice"]:
+                out.print(f"  what now: {queries[0]['advice']}", markup=False)
+        for doubt in summary["doubts"]:
+            out.print(f"  {doubt['name']}: {doubt['message']}", markup=False)
+        num = summary["samples"]
+        what = f"{counted(num, 'completion')}{' of each' * (len(queries) > 1)}"
+        out.print(f"{what}, and figures that sum up the answer, are in {folder}", markup=False)
+
+
+def _as_options(advice: str) -> str:
+    """Advice in the words of the command line."""
+    for python, option in _OPTIONS.items():
+        advice = advice.replace(python, option)
+    return advice
+
+
+def _of_one(summary: Summary, query: Summary) -> dict[str, str]:
+    rows = {
+        "method": summary["method"],
+        "observed elements": str(query["num_observed"]),
+        "log p(x), nats": figure(query["log_evidence"], 2),
+        "C-ELBO, nats": figure(query["c_elbo"], 2)
+        + (" (no bound)" if query["c_elbo_is_bound"] is False else ""),
+    }
+    if "query_log_prob" in query:
+        rows["log p(y|x) of the true rest, nats"] = figure(query["query_log_prob"], 2) + (
+            "" if (query["query_ess"] or 0) >= _FEW else ", or more: few draws predict it"
+        )
+    return rows | {
+        "effective sample size": figure(query["ess"], 2),
+        "seconds": figure(summary["seconds"], 2),
+        "verdict": query["verdict"],
+    }
+
+
+def _of_many(summary: Summary, queries: list[Summary]) -> dict[str, str]:
+    verdicts = Counter(query["verdict"] for query in queries).most_common()
+    return {
+        "method": summary["method"],
+        "queries": str(len(queries)),
+        "seconds": figure(summary["seconds"], 2),
+        "verdicts": ", ".join(f"{num} {label}" for label, num in verdicts)
+        + "; summary.json has the reasons",
+    }
+
+
+def _numbers(values: Tensor) -> list[float | None]:
+    """Figures of each query, None where they are not finite."""
+    known = values.isfinite().reshape(-1).tolist()
+    return [
+        number if finite else None
+        for number, finite in zip(values.reshape(-1).tolist(), known, strict=True)
+    ]

@@ -1,0 +1,139 @@
+"""`crosscoding condition`: pictures or rows, part of them observed, completed by a model."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from crosscoding import zoo
+from crosscoding.cli.answer_files import Answers
+from crosscoding.cli.arrays import Data, read_data
+from crosscoding.cli.cells import Style
+from crosscoding.cli.console import note, output_folder, print_json, use_one_thread
+from crosscoding.cli.models import load_model
+from crosscoding.cli.observed_elements import parse_mask
+from crosscoding.cli.pixels import Pixels
+from crosscoding.cli.untrusted import doubts
+from crosscoding.conditioning import condition
+from crosscoding.errors import BudgetError
+from crosscoding.evidence import Evidence
+from crosscoding.model.vae import VAE
+from crosscoding.registry import METHODS
+from crosscoding.registry import method as method_named
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked on the command line."""
+
+    model: str
+    observe: str | None
+    image: Path | None
+    digit: int | None
+    data: str | None
+    style: Style
+    allow_code: bool
+    decoder: str | None
+    samples: int
+    method: str | None
+    out: Path
+    seed: int
+
+
+def run(request: Request, *, as_json: bool) -> None:
+    """Answer the request and write the results."""
+    use_one_thread()
+    given = [name for name in ("image", "digit", "data") if getattr(request, name) is not None]
+    if len(given) != 1:
+        raise ValueError("expected one of --image FILE, --digit NUMBER (0 to 39) and --data FILE")
+    vae = load_model(request.model, allow_code=request.allow_code, decoder=request.decoder)
+    method = None if request.method is None else method_named(request.method)
+    data = _data(request, vae)
+    note(*data.notes)
+    mask = _mask(request, vae, data.values)
+    folder = output_folder(request.out)
+    evidence = Evidence(data.values, mask)
+    vae.likelihood.check_values(evidence.values, mask)
+    with _errors_of_method(request.method):
+        posterior = condition(vae, evidence, method, seed=request.seed)
+    answers = Answers(
+        vae,
+        posterior,
+        data.values,
+        mask,
+        completions=posterior.predict(request.samples, seed=request.seed),
+        latent=posterior.sample(request.samples, seed=request.seed),  # those of the completions
+    )
+    asked = {
+        "model": request.model,
+        "method": posterior.method if request.method is None else METHODS[request.method].label,
+        "observe": request.observe,
+        "seed": request.seed,
+        "samples": request.samples,
+    }
+    summary = asked | answers.summary() | {"doubts": doubts(answers)}
+    answers.write(folder, summary, data.table)
+    if as_json:
+        print_json(summary)
+    else:
+        answers.print(summary, folder)
+
+
+def _data(request: Request, vae: VAE) -> Data:
+    """What is asked about: one datum of the data's shape, or those of a file."""
+    if request.data is None:
+        if request.style != Style():
+            raise ValueError("expected --delimiter, --decimal and --header only with --data FILE")
+        return Data(_picture(request, vae), str(request.image))
+    data = read_data(request.data, vae, request.style)
+    data.check(vae)
+    return data
+
+
+@contextmanager
+def _errors_of_method(name: str | None) -> Iterator[None]:
+    """Has errors of a method that was chosen speak of options: their advice is for Python."""
+    try:
+        yield
+    except (ValueError, NotImplementedError, BudgetError) as error:
+        if name is None:
+            raise
+        reason = str(error).partition("; ")[0]
+        raise ValueError(
+            f"--method {name} gives no answer here: {reason}; try another --method, or none"
+        ) from None
+
+
+def _picture(request: Request, vae: VAE) -> Tensor:
+    """The datum that --image or --digit names, of the data's shape."""
+    shape, digits = tuple(vae.data_shape), zoo.digits()[0]
+    if not Pixels.suit(vae):
+        raise ValueError(
+            f"expected --data FILE for {request.model}, whose data of shape {shape} are no pictures"
+        )
+    pixels = Pixels.of(vae)
+    if request.model not in zoo.names() and not pixels.binary:
+        note("pixels become -1 to 1; if the model was trained otherwise, give --data")
+    if request.image is not None:
+        return pixels.read(request.image).to(vae.dtype)
+    if not pixels.binary or shape != digits.shape[1:]:
+        raise ValueError(
+            f"expected --image FILE for {request.model}, a picture of {shape[-1]} x "
+            f"{shape[-2]} pixels, got --digit: {request.model} is no model of digits"
+        )
+    return digits[request.digit].to(vae.dtype)
+
+
+def _mask(request: Request, vae: VAE, values: Tensor) -> Tensor:
+    """What is observed of values: all but NaN, and only what --observe names."""
+    mask = ~values.isnan()
+    if request.observe is not None:
+        mask = mask & parse_mask(request.observe, vae.data_shape, seed=request.seed)
+    if mask.all():
+        raise ValueError(
+            "expected something to ask about, got data that are observed whole; say with --observe "
+            "what is, or leave what is missing empty in a .csv, NaN in a .npy"
+        )
+    return mask

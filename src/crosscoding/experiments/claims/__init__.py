@@ -1,0 +1,10 @@
+"""All claims of the paper that are judged, in the order of the page."""
+
+from crosscoding.experiments.claims import comparisons, digits, faces
+from crosscoding.experiments.claims.base import Claim
+
+CLAIMS: tuple[Claim, ...] = (
+    *digits.CLAIMS,
+    *faces.CLAIMS,
+    *comparisons.CLAIMS,
+)

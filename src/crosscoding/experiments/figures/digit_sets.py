@@ -1,0 +1,104 @@
+"""Figure 4: many random evidence sets on digits, by every method and exactly."""
+
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from crosscoding import plots, zoo
+from crosscoding.conditioning import condition
+from crosscoding.evidence import Evidence, random_mask
+from crosscoding.experiments.contract import Context, Experiment, Result
+from crosscoding.experiments.figures import shared_by_digits
+from crosscoding.experiments.figures.shared_by_digits import QUICK, Settings
+from crosscoding.experiments.rivals import Problem, answer, column, digest
+from crosscoding.methods import Grid
+from crosscoding.random import generator_from
+
+
+def many_sets(settings: Settings, seed: int) -> Problem:
+    """The evidence sets of Figure 4: the forty digits in turn, with pixels observed at random."""
+    vae, generator = zoo.load(shared_by_digits.MODEL), generator_from(seed)
+    images = zoo.digits()[0]
+    truth = images[torch.arange(settings.num_sets) % len(images)]
+    shares = [settings.fractions[i % len(settings.fractions)] for i in range(settings.num_sets)]
+    mask = torch.stack([random_mask(vae.data_shape, s, seed=generator) for s in shares])
+    described = {"model": digest(vae), "sets": settings.num_sets, "fractions": settings.fractions}
+    return Problem("digits", vae, truth, mask, described)
+
+
+def measure_sets(settings: Settings, context: Context) -> Result:
+    """Figure 4: every method on all evidence sets, and the exact log p(x) and log p(y|x)."""
+    problem = many_sets(settings, context.seed)
+    exact = context.part("digits-exact", problem.settings, lambda: _exact(problem))
+    methods = {}
+    for name, method in shared_by_digits.rivals(settings).items():
+        methods[name] = answer(context, problem, name, method).numbers
+    return Result({"methods": methods, "exact": exact.numbers})
+
+
+def _exact(problem: Problem) -> Result:
+    """log p(x) and log p(y|x) = log p(x, y) − log p(x), both by integration on a grid."""
+    part = condition(problem.vae, problem.evidence, Grid(), seed=0).log_evidence
+    everything = Evidence(problem.truth, torch.ones_like(problem.truth, dtype=torch.bool))
+    whole = condition(problem.vae, everything, Grid(), seed=0).log_evidence
+    return Result({"log_evidence": part, "query_log_prob": whole - part})
+
+
+def draw_sets(result: Result) -> dict[str, Figure]:
+    """Figure 4a, C-ELBO against each other and against log p(x); 4b, violins of log p(y|x)."""
+    methods, exact = result.numbers["methods"], result.numbers["exact"]
+    return {"fig4a": _draw_bounds(methods, exact), "fig4b": _draw_queries(methods, exact)}
+
+
+def _draw_bounds(methods: dict[str, Any], exact: dict[str, Any]) -> Figure:
+    figure = plots.new_figure(10.5, 6.8)
+    figure.suptitle("C-ELBO of the cross-coders, one dot for each evidence set", fontsize=11)
+    halves: Any = figure.subfigures(2, 1, height_ratios=(1.25, 1))
+    upper, lower = halves
+    for index, (first, second) in enumerate([("GVI", "NF"), ("GVI", "FCN"), ("NF", "FCN")]):
+        axes = upper.add_subplot(1, 3, index + 1)
+        bounds = column(methods[first], "c_elbo"), column(methods[second], "c_elbo")
+        plots.scatter_pair(axes, *bounds, (first, second))
+    gaps = {
+        name: column(exact, "log_evidence") - column(methods[name], "c_elbo")
+        for name in ("GVI", "NF", "FCN")
+    }
+    axes = lower.add_subplot()
+    title = "What each falls short of the exact log p(x); FCN's is no bound"
+    plots.violins(axes, gaps, title=title, y="nats", body=False)
+    axes.set_yscale("symlog", linthresh=0.01)
+    return figure
+
+
+def _draw_queries(methods: dict[str, Any], exact: dict[str, Any]) -> Figure:
+    found = {
+        name: column(numbers, "query_log_prob")
+        for name, numbers in methods.items()
+        if "failed" not in numbers
+    }
+    truth = column(exact, "query_log_prob")
+    figure = plots.new_figure(9, 7)
+    upper, lower = figure.add_subplot(2, 1, 1), figure.add_subplot(2, 1, 2)
+    plots.violins(
+        upper,
+        {"exact": truth} | found,
+        title="Query marginal log-likelihood log p(y|x), one dot for each evidence set",
+        y="nats",
+    )
+    below = {name: values - truth for name, values in found.items()}
+    plots.violins(lower, below, title="The same, less the exact figure", y="nats", body=False)
+    lower.set_yscale("symlog", linthresh=1)
+    return figure
+
+
+FIG4 = Experiment(
+    name="fig4",
+    title="Fifty evidence sets: C-ELBO of the cross-coders (4a) and log p(y|x) (4b)",
+    wanted="FCN ≈ NF > GVI; RS best by a little, cross-coders close, HMC with a long tail",
+    full=Settings(),
+    quick=QUICK,
+    measure=measure_sets,
+    draw=draw_sets,
+    subjects=shared_by_digits.subjects,
+)

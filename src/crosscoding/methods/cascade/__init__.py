@@ -1,0 +1,1 @@
+"""The stages of `methods.Auto` and what they share."""

@@ -1,0 +1,224 @@
+"""Where p(z|x) has a closed form: observed elements linear in z, under Gaussian noise.
+
+    x = W z + b + σ ε:   p(z|x) = N(P⁻¹ h, P⁻¹),   P = I + Wᵀ M W,   h = Wᵀ M (x − b)
+    log p(x) = −½ [(x − b)ᵀ M (x − b) − hᵀ P⁻¹ h + log |P| + Σ log 2πσ²],   M = diag 1 / σ²
+
+Linear elements are found by decoding some points; the decoder's code is not inspected.
+
+Source: Bishop (2006), section 2.3.3. Differs in: nothing.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+
+from crosscoding.clock import UNLIMITED
+from crosscoding.likelihoods import Gaussian, Likelihood, Mixed
+from crosscoding.model.vae import VAE
+from crosscoding.random import normal, quasi_normal
+from crosscoding.result.findings import Findings, Stage
+from crosscoding.target.vae_target import Target, VAETarget
+
+# What has more latent dimensions, numbers in W, or multiply-adds in a decode is left to the
+# cascade: looking for linear elements would take longer than is likely to be gained.
+_MOST_DIM, _MOST_NUMBERS, _MOST_OPERATIONS = 512, 2**22, 1e7
+_NUM_PROBES, _TIMES_AS_FAR = 64, (1.0, 10.0, 100.0)  # points that tell a bend, near and far
+_ROUNDING = 64  # eps of the largest terms that a decoder adds up
+_OF_SCALE = 1e-3  # of σ, that an element may be off; log p(x) is then off by a part of that
+_CHUNK_BYTES = 64 * 2**20  # of memory for queries that are answered at once
+_NUM_FIRST = 4  # points that are decoded first
+_SHARE_FOR_LOOKING, _SHARE_OF_TIME = 0.35, 0.6  # of the time left: to look, and to answer
+_NEXT_TO_NONE = 0.005  # seconds, less than any other answer takes
+_NUM_TIMED = 16  # queries, by which answers are timed
+
+
+@dataclass(frozen=True, eq=False)
+class _LinearElements:
+    """The elements of a datum that are W z + b, in double.
+
+    Args:
+        weight: W, shape (E, latent); 0 for an element that is not linear.
+        bias: b, shape (E,).
+        scale: σ, shape (E,).
+        found: Which elements are linear, shape (E,).
+    """
+
+    weight: Tensor
+    bias: Tensor
+    scale: Tensor
+    found: Tensor
+
+
+def has_closed_form(target: Target) -> Tensor:
+    """Which queries of a flat target have one, boolean, (B,)."""
+    none = torch.zeros(target.num_queries, dtype=torch.bool, device=target.like.device)
+    if not isinstance(target, VAETarget) or not len(none) or not _is_affordable(target):
+        return none
+    linear = _linear_elements(target.vae)
+    return none if linear is None else (linear.found | ~_mask_of(target)).all(-1)
+
+
+def closed_form(target: Target, num_draws: int, generator: Generator) -> Findings:
+    """The exact answer for every query of a flat target, each of which has one.
+
+    Where time is too short for as many draws, there are fewer.
+    """
+    start = time.perf_counter()
+    assert isinstance(target, VAETarget)
+    linear = _linear_elements(target.vae)
+    assert linear is not None
+    mask, values = _mask_of(target), target.evidence.values.reshape(target.num_queries, -1)
+    if target.clock.is_limited and len(mask) > _NUM_TIMED:
+        few = target.select(torch.arange(_NUM_TIMED, device=mask.device)).timed(UNLIMITED)
+        closed_form(few, num_draws, Generator())
+        wanted = (time.perf_counter() - start) / _NUM_TIMED * len(mask)
+        share = _SHARE_OF_TIME * target.clock.left / max(wanted, 1e-9)
+        num_draws = min(num_draws, max(int(share * num_draws), 2))
+    eps = normal((target.latent_dim, num_draws), generator=generator, like=linear.bias)
+    draws = target.like.new_zeros(num_draws, target.num_queries, target.latent_dim)
+    log_evidence = target.like.new_zeros(target.num_queries)
+    error = torch.zeros_like(log_evidence)
+    counts = mask.sum(1)
+    for count in counts.unique().tolist():  # sums of one length: what stands beside a query
+        rows = (counts == count).nonzero()[:, 0]  # has no say in how its own are rounded
+        numbers = max(target.latent_dim * max(count, target.latent_dim, num_draws), 1)
+        chunk = target.clock.piece_bytes(_CHUNK_BYTES)
+        for some in rows.split(max(chunk // (8 * numbers), 1)):
+            elements = mask[some].nonzero()[:, 1].reshape(len(some), count)
+            z, *found = _solved(linear, elements, values[some].gather(1, elements), eps)
+            draws[:, some] = z.permute(2, 0, 1).to(draws)
+            log_evidence[some], error[some] = (part.to(draws) for part in found)
+    error = error + torch.finfo(error.dtype).eps * log_evidence.abs()
+    nothing = torch.zeros_like(log_evidence)
+    seconds = (time.perf_counter() - start) / len(counts)
+    return Findings(
+        draws=draws,
+        log_evidence=log_evidence,
+        log_evidence_error=error,
+        c_elbo=log_evidence,
+        c_elbo_error=error,
+        ess=nothing + math.inf,
+        pareto_k=nothing + math.nan,
+        exact_density=True,
+        stats={
+            "missed": nothing,
+            "weighed": nothing + num_draws,
+            "finished": nothing + 1,
+            "collapsed": nothing,
+        },
+        trace=(Stage("closed form", nothing, nothing + seconds),),
+    )
+
+
+def _solved(
+    linear: _LinearElements, elements: Tensor, values: Tensor, eps: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draws (B, latent, S), log p(x) and its rounding, (B,), where as many elements are observed.
+
+    P = Rᵀ R by QR of W / σ above I: squaring W would cost half of the digits.
+
+    Args:
+        linear: The elements of a datum.
+        elements: Which are observed, shape (B, n).
+        values: Their values, shape (B, n).
+        eps: Standard normal noise, shape (latent, S).
+    """
+    scale = linear.scale[elements]
+    weight = linear.weight[elements] / scale[..., None]
+    gaps = (values.double() - linear.bias[elements]) / scale
+    dim = weight.shape[-1]
+    identity = torch.eye(dim, dtype=weight.dtype, device=weight.device)
+    stacked = torch.cat([weight, identity.expand(len(weight), -1, -1)], 1)
+    gaps = nn.functional.pad(gaps, (0, dim))
+    ortho, root = torch.linalg.qr(stacked)
+    white = ortho.mT @ gaps[..., None]
+    rest = gaps - (ortho @ white)[..., 0]
+    half_log_det = root.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
+    log_scale = (scale.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
+    z = torch.linalg.solve_triangular(root, white + eps, upper=True)
+    size = weight.square().sum((1, 2)).sqrt() + gaps.norm(dim=-1) * (1 + rest.norm(dim=-1))
+    rounding = torch.finfo(gaps.dtype).eps * dim * size
+    return z, -0.5 * rest.square().sum(-1) - half_log_det - log_scale, rounding
+
+
+def _mask_of(target: VAETarget) -> Tensor:
+    return target.evidence.mask.reshape(target.num_queries, -1)
+
+
+def _is_affordable(target: VAETarget) -> bool:
+    """Whether there is time to look for linear elements, by what decoding a few points takes."""
+    vae, clock = target.vae, target.clock
+    if "linear elements" in vae.kept or not clock.is_limited or not _may_have_some(vae):
+        return True
+    start = time.perf_counter()
+    _means(vae, target.like.new_zeros(_NUM_FIRST, vae.latent_dim))
+    each = (time.perf_counter() - start) / _NUM_FIRST
+    num = _NUM_FIRST + vae.latent_dim + len(_TIMES_AS_FAR) * _NUM_PROBES
+    return each * num <= max(_SHARE_FOR_LOOKING * clock.left, _NEXT_TO_NONE)
+
+
+def _may_have_some(vae: VAE) -> bool:
+    """Whether a model is one of which elements that are linear in z are looked for."""
+    small = vae.latent_dim <= _MOST_DIM and vae.data_size * vae.latent_dim <= _MOST_NUMBERS
+    return small and vae.operations <= _MOST_OPERATIONS and not bool(_scale_of(vae).isnan().all())
+
+
+def _linear_elements(vae: VAE) -> _LinearElements | None:
+    """The elements that are linear in z; None where there are none. Found at the first call."""
+    if not _may_have_some(vae):
+        return None
+    if "linear elements" not in vae.kept:
+        vae.kept["linear elements"] = _found_linear_elements(vae, _scale_of(vae))
+    return vae.kept["linear elements"]
+
+
+def _scale_of(vae: VAE) -> Tensor:
+    """σ of each element that has a fixed Gaussian one, NaN for others, in double, (E,)."""
+    like = torch.empty(0, dtype=vae.dtype, device=vae.device)
+    likelihood = vae.flat_likelihood
+    if not isinstance(likelihood, Mixed):
+        return _scales(likelihood, vae.data_size, like).double()
+    return likelihood.joined([_scales(part, num, like) for part, num in likelihood.pairs]).double()
+
+
+def _scales(likelihood: Likelihood, num: int, like: Tensor) -> Tensor:
+    if not isinstance(likelihood, Gaussian) or likelihood.scale is None:
+        return like.new_full((num,), math.nan)
+    return torch.as_tensor(likelihood.scale, dtype=like.dtype, device=like.device).expand(num)
+
+
+@torch.no_grad()
+def _found_linear_elements(vae: VAE, scale: Tensor) -> _LinearElements | None:
+    like = torch.empty(0, dtype=vae.dtype, device=vae.device)
+    probes = quasi_normal(
+        _NUM_PROBES, vae.latent_dim, generator=Generator().manual_seed(0), like=like
+    )
+    # Few decoders have such elements, and three points show most of those that have none.
+    first, second = probes[1:2], probes[2:3]
+    together = torch.cat([first + second, first, second, torch.zeros_like(first)])
+    total, one, other, bias = _means(vae, together)
+    rounding = _ROUNDING * torch.finfo(vae.dtype).eps
+    size = one.abs() + other.abs() + total.abs() + bias.abs()
+    allowed = (rounding * size).minimum(_OF_SCALE * scale)
+    found = (total - one - other + bias).abs() <= allowed  # NaN is not
+    if not found.any():
+        return None
+    axes = torch.eye(vae.latent_dim, dtype=vae.dtype, device=vae.device)
+    weight = torch.where(found[:, None], (_means(vae, axes) - bias).mT, 0.0)
+    for factor in _TIMES_AS_FAR:
+        far = factor * probes
+        allowed = rounding * (far.double().abs() @ weight.mT.abs() + bias.abs())
+        if factor == 1:
+            allowed = allowed.minimum(_OF_SCALE * scale)
+        gap = _means(vae, far) - far.double() @ weight.mT - bias
+        found = found & (gap.abs() <= allowed).all(0)
+    weight, bias = torch.where(found[:, None], weight, 0.0), torch.where(found, bias, 0.0)
+    return _LinearElements(weight, bias, scale, found) if found.any() else None
+
+
+def _means(vae: VAE, z: Tensor) -> Tensor:
+    """The mean of each element at z (N, latent), in double, (N, E)."""
+    return vae.flat_likelihood.mean(vae.decode_flat(z)).double()

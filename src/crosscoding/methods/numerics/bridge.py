@@ -1,0 +1,75 @@
+"""A bridge: p(z|x) seen from a proposal q in place of the prior, for particles to walk along.
+
+    q(z) (p(z, x) / q(z))^t,   0 ≤ t ≤ 1
+
+From the modes that climbs found it is a few temperatures to a narrow p(z|x), and from the prior
+dozens. q is normalised, so that what particles find is still log p(x). A mode that q does not reach
+they do not find.
+"""
+
+from torch import Generator, Tensor
+
+from crosscoding.crosscoders import Fitted
+from crosscoding.target.vae_target import Target
+
+
+class Bridge(Target):
+    """A flat target relative to a proposal, whose draws are its bank.
+
+    Args:
+        target: p(z, x), of batch shape (B,).
+        proposal: q, with a density, for each of its queries.
+        num: Draws that the bank has, ≥ 1.
+        generator: Of the draws.
+    """
+
+    def __init__(self, target: Target, proposal: Fitted, num: int, *, generator: Generator) -> None:
+        self.target, self.proposal = target, proposal
+        self.latent_dim, self.batch_shape = target.latent_dim, target.batch_shape
+        self.prior_scale, self.like, self.index = target.prior_scale, target.like, target.index
+        self.ends_with_prior, self.clock = target.ends_with_prior, target.clock
+        self._draws, log_q = proposal.rsample_and_log_prob(num, generator=generator)
+        self._log_weights = target.log_joint(self._draws) - log_q
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        return self.proposal.log_prob(z)
+
+    def log_likelihood(self, z: Tensor, *, checked: bool = True) -> Tensor:
+        return self.target.log_joint(z, checked=checked) - self.proposal.log_prob(z)
+
+    def log_joint(self, z: Tensor, *, checked: bool = True) -> Tensor:
+        return self.target.log_joint(z, checked=checked)
+
+    def log_likelihood_of_bank(self) -> tuple[Tensor, Tensor]:
+        """Draws of each query's own proposal, (N, B, latent), and log p(z, x) − log q there."""
+        return self._draws, self._log_weights
+
+    def pairwise_log_likelihood(self, z: Tensor) -> Tensor:
+        return self.log_likelihood(z[:, None].expand(-1, self.num_queries, -1))
+
+    def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
+        return self.select(query).log_likelihood(z[None])[0]
+
+    def explain(self, query: int | Tensor, z: Tensor) -> str:
+        return self.target.explain(query, z)
+
+    def curvature(self, z: Tensor) -> Tensor:
+        return self.target.curvature(z)
+
+    def curvature_along(self, z: Tensor, directions: Tensor) -> Tensor:
+        return self.target.curvature_along(z, directions)
+
+    def flatten(self) -> "Bridge":
+        return self
+
+    def select(self, index: Tensor) -> "Bridge":
+        chosen = object.__new__(Bridge)
+        vars(chosen).update(vars(self))
+        chosen.target, chosen.proposal = self.target.select(index), self.proposal.select(index)
+        chosen._draws, chosen._log_weights = self._draws[:, index], self._log_weights[:, index]
+        chosen.batch_shape, chosen.index = chosen.target.batch_shape, chosen.target.index
+        return chosen
+
+    @property
+    def operations(self) -> float:
+        return self.target.operations

@@ -1,0 +1,337 @@
+"""A density without a prior, seen from a reference that covers it.
+
+    p(z) / r(z) takes the place of p(x|z), and r that of the prior:
+    r = 0.5 N(0, s² I) + 0.2 t₄(m, S) + 0.15 t₁(m, S) + 0.15 c(m, S),   s: the `prior_scale`
+
+and where there are several modes (`mode_search`) half of that, the other half being a t₄ at each.
+
+A VAE's p(z|x) lies within its prior. A bare density need not lie within N(0, s² I): it may be
+wider, elsewhere, or have heavier tails. Then the weights of draws from that normal distribution
+have no bound, and mass outside it is missed without notice. So m and S are adapted to the
+density first, in rounds of draws, and two parts have tails that hardly any density exceeds: the
+Cauchy distribution t₁, and c, a Cauchy distribution in every element by itself. Rounds of draws can
+lose a mode for good, so climbs look for modes afterwards.
+
+Source: Hesterberg (1995) for the mixture of a proposal with a defensive part; Cornuet et al. (2012)
+for the weights of all rounds; Lange, Little & Taylor (1989) for the fit of m and S. Differs in:
+weights that lie too far apart to fit to are flattened, as in `importance`.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.clock import Clock, OutOfTime
+from crosscoding.crosscoders.covariances import towards_diagonal, weighted_covariance
+from crosscoding.crosscoders.heavy_tailed_mixture import EACH_CAUCHY, NORMAL, log_kernel, tailed
+from crosscoding.crosscoders.precision_factors import covariance_root
+from crosscoding.diagnostics import importance_ess
+from crosscoding.methods.numerics.mode_search import Peaks, search
+from crosscoding.methods.numerics.resampling import flattened, next_temperature
+from crosscoding.model.bank import MAX_POINTS
+from crosscoding.random import normal, quasi_normal, spawn
+from crosscoding.target.density import DensityTarget
+from crosscoding.target.vae_target import Target
+
+# Tails of the parts by their degrees of freedom, and the share of the draws of each: half from the
+# narrow one, and enough from each heavier one to find what lies in tails like its own.
+KINDS = (NORMAL, 4, 1, EACH_CAUCHY)
+SHARES = (0.5, 0.2, 0.15, 0.15)
+_PEAK_KIND, _PEAKS_SHARE = 4, 0.5
+_EVEN = 0.5  # of the share of a mode, that does not go by its mass
+_NUM_STARTS = 200  # draws that climbs begin at
+_ROUNDS = 12  # of adapting, at most
+_STEPS = 20  # of the fit
+_TIME_SHARE = 0.2  # of the time that there is
+_GAIN = 1.05  # of the effective draws, below which a round has brought nothing
+_MOST_DIM = 512  # above it S takes more memory and draws than all the rest
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """r(z), one for all queries, in double.
+
+    Args:
+        scale: s, of the normal part around 0.
+        mean: m, shape (latent,).
+        root: Cholesky factor of S, shape (latent, latent).
+        peaks: Modes that have parts of their own; None: there are not several.
+        unseen: The estimated share of the density in modes that were not found; NaN where there
+            was no time to search.
+    """
+
+    scale: float
+    mean: Tensor
+    root: Tensor
+    peaks: Peaks | None = None
+    unseen: float = math.nan
+
+    @property
+    def kinds(self) -> tuple[int, ...]:
+        """What each part is, as in `crosscoders.tailed`."""
+        return KINDS if self.peaks is None else KINDS + (_PEAK_KIND,) * len(self.peaks.z)
+
+    @property
+    def log_shares(self) -> Tensor:
+        """log of the share of each part, in double."""
+        shares = torch.tensor(SHARES, dtype=torch.double, device=self.mean.device)
+        if self.peaks is not None:
+            masses = self.peaks.log_mass.softmax(0)
+            own = (1 - _EVEN) * masses + _EVEN / len(masses)
+            shares = torch.cat([(1 - _PEAKS_SHARE) * shares, _PEAKS_SHARE * own])
+        return shares.log()
+
+    @property
+    def num_noise(self) -> int:
+        """How many normal numbers make a draw: ε, what makes tails of it, and which part it is."""
+        return len(self.mean) + max(*KINDS, len(self.mean)) + 1
+
+    @property
+    def reach(self) -> float:
+        """Root mean square of the widest axis from 0, and at least s."""
+        squares = self.mean.square() + self.root.square().sum(-1)
+        reach = max(self.scale, squares.amax().sqrt().item())
+        return reach if self.peaks is None else max(reach, self.peaks.z.abs().amax().item())
+
+    @property
+    def parts(self) -> list[tuple[Tensor, Tensor]]:
+        """Centre and root of each part."""
+        own = self.mean, self.root
+        first = torch.zeros_like(self.mean), self.scale * torch.eye(len(self.mean)).to(self.root)
+        parts = [first, *[own] * (len(KINDS) - 1)]
+        if self.peaks is not None:
+            widest = torch.eye(len(self.mean)).to(self.root) / self.reach**2
+            roots = covariance_root(self.peaks.precision + widest)
+            parts += zip(self.peaks.z.to(self.mean), roots, strict=True)
+        return parts
+
+    def at(self, noise: Tensor) -> Tensor:
+        """Draws (N, latent) from normal noise, (N, num_noise)."""
+        dim = len(self.mean)
+        eps, more, choice = noise.double().tensor_split([dim, self.num_noise - 1], -1)
+        edges = torch.special.ndtri(self.log_shares.exp().cumsum(0)[:-1])
+        part = (choice >= edges).sum(-1, keepdim=True)
+        z = torch.zeros_like(eps)
+        for index, (kind, (centre, root)) in enumerate(zip(self.kinds, self.parts, strict=True)):
+            z = torch.where(part == index, centre + tailed(eps, more, kind) @ root.mT, z)
+        return z
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log r in nats, of shape z.shape[:-1]."""
+        log_probs = [
+            log_kernel(_white(z, centre, root), kind) - root.diagonal().log().sum()
+            for kind, (centre, root) in zip(self.kinds, self.parts, strict=True)
+        ]
+        return (torch.stack(log_probs, -1) + self.log_shares).logsumexp(-1).to(z)
+
+    def squares(self, z: Tensor) -> Tensor:
+        """(z − m)ᵀ S⁻¹ (z − m), of shape z.shape[:-1]."""
+        return _white(z, self.mean, self.root).square().sum(-1)
+
+    @classmethod
+    def of(cls, target: DensityTarget) -> "Reference":
+        """The reference of a density, adapted to it at the first call, and kept by it."""
+        if "reference" in target.kept:
+            return target.kept["reference"]
+        reference, complete = cls._adapted(target)
+        if complete:  # and not cut by a budget of time, which other calls need not have
+            reference, complete = reference._with_peaks(target)
+        if complete:
+            target.kept["reference"] = reference
+        return reference
+
+    def _with_peaks(self, target: DensityTarget) -> tuple["Reference", bool]:
+        """The same with the modes that a search finds, and whether there was time to search."""
+        for_starts, for_search = spawn(Generator().manual_seed(1), 2)
+        clock = target.clock
+        left = _TIME_SHARE * clock.left if clock.is_limited else None
+        seen = Covered(target, self, 0).timed(Clock(left, clock.beat))
+        try:
+            starts = seen.draw_prior(_NUM_STARTS, generator=for_starts)
+            peaks = search(seen, starts, generator=for_search)
+        except OutOfTime:
+            return self, False
+        return replace(self, peaks=peaks if len(peaks.z) > 1 else None, unseen=peaks.unseen), True
+
+    @classmethod
+    def _adapted(cls, target: DensityTarget) -> tuple["Reference", bool]:
+        """The reference, and whether there was time to adapt it."""
+        dim = target.latent_dim
+        like = target.like.double()
+        identity = torch.eye(dim, dtype=like.dtype, device=like.device)
+        references = [cls(target.prior_scale, like.new_zeros(dim), target.prior_scale * identity)]
+        generator = Generator().manual_seed(0)
+        num = max(1000, 20 * dim)
+        enough = 6.0 * dim + 24
+        draws: list[Tensor] = []
+        log_joints: list[Tensor] = []
+        best, tick = 0.0, _ticking(target.clock.within(_TIME_SHARE))
+        for _ in range(_ROUNDS):
+            now = references[-1]
+            try:
+                draws.append(now._draws(num, generator, target.clock, tick))
+                log_joints.append(target.log_joint(draws[-1].to(target.like)).double())
+            except OutOfTime:
+                return references[-1], False
+            own = importance_ess(log_joints[-1] - now.log_prob(draws[-1])).nan_to_num(0.0).item()
+            if own < _GAIN * best and len(draws) > 2:
+                break
+            best = max(own, best)
+            pool = torch.cat(draws)
+            log_mixture = torch.stack([one.log_prob(pool) for one in references]).logsumexp(0)
+            log_weights = (torch.cat(log_joints) - log_mixture)[:, None]
+            cold = torch.zeros_like(log_weights[0])
+            flatness = next_temperature(log_weights, cold, min(enough, len(pool) / 3))
+            weights = flattened(log_weights, flatness)[:, 0].softmax(0)
+            try:
+                references.append(cls(target.prior_scale, *_fitted(pool, weights, now, tick)))
+            except OutOfTime:
+                return references[-1], False
+        return references[-1], True
+
+    def _draws(
+        self, num: int, generator: Generator, clock: Clock, tick: Callable[[], None]
+    ) -> Tensor:
+        """Evenly spread draws, (num, latent), piece by piece."""
+        state, pieces = generator.get_state(), []
+        for some in clock.slices(num, num, "reference"):
+            tick()
+            generator.set_state(state)
+            noise = quasi_normal(
+                min(some.stop, num) - some.start,
+                self.num_noise,
+                generator=generator,
+                like=self.root,
+                start=some.start,
+            )
+            pieces.append(self.at(noise))
+        return torch.cat(pieces)
+
+
+def _ticking(stop: Callable[[], bool]) -> Callable[[], None]:
+    """To be called before each step: raises `OutOfTime` where a loop is told to stop."""
+
+    def tick() -> None:
+        if stop():
+            raise OutOfTime
+
+    return tick
+
+
+def _white(z: Tensor, centre: Tensor, root: Tensor) -> Tensor:
+    """L⁻¹ (z − m) of z (*sample, latent), in double."""
+    centred = (z.double() - centre).reshape(-1, len(centre))
+    return torch.linalg.solve_triangular(root, centred.mT, upper=False).mT.reshape(z.shape)
+
+
+def _fitted(
+    z: Tensor, weights: Tensor, start: Reference, tick: Callable[[], None]
+) -> tuple[Tensor, Tensor]:
+    """m and the root of S of the likeliest t₄ distribution, of weighted draws (N, latent).
+
+    Outliers as frequent as a Cauchy distribution has do not widen it. `tick` is called before every
+    step.
+    """
+    tick()
+    dim, df = z.shape[-1], KINDS[1]
+    count = 1 / weights.square().sum()
+    intensity = (dim + 1) / (count + dim + 1)
+    mean = _weighted_medians(z, weights)
+    spread = _weighted_medians((z - mean).abs(), weights) / 0.6745
+    root = torch.diag_embed(spread.clamp_min(1e-9 * start.reach))
+    for _ in range(_STEPS):
+        tick()
+        squares = Reference(start.scale, mean, root).squares(z)
+        own = weights * (df + dim) / (df + squares)
+        mean = (own @ z) / own.sum()
+        scatter = weighted_covariance((z - mean)[None], own[None])[0]
+        diagonal = scatter.diagonal().clamp_min((1e-9 * start.reach) ** 2)
+        standard = scatter / (diagonal.sqrt() * diagonal.sqrt()[:, None])
+        root = torch.linalg.cholesky(towards_diagonal(standard, intensity))
+        root = diagonal.sqrt()[:, None] * root
+    return mean, root
+
+
+def _weighted_medians(z: Tensor, weights: Tensor) -> Tensor:
+    """Of each column of z (N, latent)."""
+    values, order = z.sort(dim=0)
+    cumulative = weights[order].cumsum(0)
+    return values.gather(0, (cumulative < 0.5 * cumulative[-1:]).sum(0, keepdim=True))[0]
+
+
+class Covered(Target):
+    """A flat density relative to its reference, which is its prior; its bank are draws of that."""
+
+    def __init__(self, target: DensityTarget, reference: Reference, seed: int) -> None:
+        self.target, self.reference, self._seed = target, reference, seed
+        self.latent_dim, self.batch_shape = target.latent_dim, target.batch_shape
+        self.like, self.index = target.like, target.index
+        self.prior_scale = reference.reach
+        self.clock, self.bank_points = target.clock, target.bank_points
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        return self.reference.log_prob(z)
+
+    def draw_prior(self, num: int, *, generator: Generator) -> Tensor:
+        noise = normal((num, self.reference.num_noise), generator=generator, like=self.like)
+        return self.reference.at(noise).to(self.like)
+
+    def log_joint(self, z: Tensor, *, checked: bool = True) -> Tensor:
+        return self.target.log_joint(z, checked=checked)
+
+    def log_likelihood(self, z: Tensor, *, checked: bool = True) -> Tensor:
+        return self.log_joint(z, checked=checked) - self.log_prior(z)
+
+    def pairwise_log_likelihood(self, z: Tensor) -> Tensor:
+        log_likelihood = self.log_likelihood(z.unflatten(0, (-1, *[1] * len(self.batch_shape))))
+        return log_likelihood.expand(len(z), *self.batch_shape)
+
+    def log_likelihood_of_bank(self) -> tuple[Tensor, Tensor]:
+        generator = Generator().manual_seed(self._seed)  # another for each answer: none is kept
+        num_noise = self.reference.num_noise
+        num = min(MAX_POINTS, self.bank_points)
+        noise = quasi_normal(num, num_noise, generator=generator, like=self.like.double())
+        points = self.reference.at(noise).to(self.like)
+        log_likelihood = self.target.in_time(
+            lambda target, z: Covered(target, self.reference, 0).pairwise_log_likelihood(z), points
+        )
+        return points[: len(log_likelihood)], log_likelihood
+
+    def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
+        return self.log_likelihood(z)
+
+    def curvature(self, z: Tensor) -> Tensor:
+        return self.target.curvature(z)
+
+    def curvature_along(self, z: Tensor, directions: Tensor) -> Tensor:
+        return self.target.curvature_along(z, directions)
+
+    def flatten(self) -> "Covered":
+        return self
+
+    def timed(self, clock: Clock, bank_points: int = MAX_POINTS) -> "Covered":
+        inner = self.target.timed(clock, bank_points)
+        assert isinstance(inner, DensityTarget)
+        return Covered(inner, self.reference, self._seed)
+
+    def select(self, index: Tensor) -> "Covered":
+        return Covered(self.target.select(index), self.reference, self._seed)
+
+    @property
+    def operations(self) -> float:
+        return self.target.operations
+
+
+def covered(target: Target, generator: Generator) -> Target:
+    """A bare density relative to a reference that covers it; any other target as it is.
+
+    Args:
+        target: A flat target.
+        generator: Its seed decides the draws of the reference that stand for a bank.
+    """
+    if not isinstance(target, DensityTarget) or target.latent_dim > _MOST_DIM:
+        return target
+    return Covered(target, Reference.of(target), generator.initial_seed())

@@ -1,0 +1,224 @@
+"""Climbs to the modes of p(z|x), by damped Gauss–Newton steps, many at once.
+
+    z ← z + (H + λ diag H)⁻¹ ∇ log p(z, x),   H = I + Jᵀ F J
+
+H costs a pass for each latent direction, and log p(z, x) one: so several λ are tried at a step.
+
+Source: Marquardt (1963) for the damping. Differs in: several λ at once.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from crosscoding.crosscoders.precision_factors import precision_root
+from crosscoding.errors import counted
+from crosscoding.methods.base import Report, silent
+from crosscoding.methods.numerics.leapfrog import Points, evaluated
+from crosscoding.methods.numerics.resampling import taken
+from crosscoding.target.vae_target import Target
+
+_NO_MODE = 4.0  # nats below all modes together, from which on one is not looked for
+_LEAST_GAIN = 1e-3  # nats that a step must promise; below that the climb is over
+_SAME = 1.0  # squared distance in standard deviations, within which climbs end in one mode
+_DAMPINGS = (0.1, 1.0, 10.0, 100.0)  # that a step tries, relative to what was best at the last
+_MORE_DAMPING, _MOST_DAMPING = 500.0, 1e8  # where none of them gains
+
+
+@dataclass(eq=False)
+class Modes:
+    """Where climbs ended, K of them a query.
+
+    Args:
+        z: Shape (K, B, latent).
+        log_joint: log p(z, x) there, shape (K, B).
+        precision: H there, positive definite, in double, shape (K, B, latent, latent).
+        steps: Steps taken, shape (K, B).
+        decodes: Decoder evaluations that all of it took, about, shape (B,).
+    """
+
+    z: Tensor
+    log_joint: Tensor
+    precision: Tensor
+    steps: Tensor
+    decodes: Tensor
+
+    def select(self, index: Tensor) -> "Modes":
+        """Those of some queries."""
+        return Modes(
+            self.z[:, index],
+            self.log_joint[:, index],
+            self.precision[:, index],
+            self.steps[:, index],
+            self.decodes[index],
+        )
+
+    @property
+    def bulk(self) -> float:
+        """Squared distance from a mode within which another is only a bump in it.
+
+        A draw of a Gaussian is as far as its dimension; but from 3.5 widths on modes part.
+        """
+        return min(float(self.z.shape[-1]), 12.0)
+
+    def log_weights(self, same: float = _SAME) -> tuple[Tensor, Tensor]:
+        """log of each mode's share of p(x), normalised, and the climbs that ended in it, (K, B).
+
+        A mode found again has −inf and 0: it counts where it was found best.
+
+        Args:
+            same: Squared distance, in the widths of both, below which two modes are one.
+        """
+        half_log_det = half_log_determinant(self.precision)
+        log_mass = self.log_joint - half_log_det.to(self.log_joint)
+        order = log_mass.argsort(dim=0, descending=True)
+        z, precision = taken(self.z, order), taken(self.precision, order)
+        climbs = torch.ones_like(log_mass)  # in this order
+        for better in range(len(order) - 1):
+            gaps = (z[better + 1 :] - z[better]).double()
+            own = torch.einsum("kbi,bij,kbj->kb", gaps, precision[better], gaps)
+            others = torch.einsum("kbi,kbij,kbj->kb", gaps, precision[better + 1 :], gaps)
+            width = torch.maximum(own, others)
+            again = (width < same) & (climbs[better] > 0)
+            climbs[better] += torch.where(again, climbs[better + 1 :], 0.0).sum(0)
+            climbs[better + 1 :].masked_fill_(again, 0.0)
+        climbs = torch.empty_like(climbs).scatter_(0, order, climbs)
+        log_mass = torch.where(climbs > 0, log_mass, -math.inf)
+        return log_mass.log_softmax(0), climbs
+
+
+@torch.no_grad()
+def climb(
+    target: Target,
+    starts: Tensor,
+    steps: int,
+    *,
+    every: int = 1,
+    report: Report = silent,
+    stop: Callable[[], bool] = lambda: False,
+) -> Modes:
+    """Damped Gauss–Newton from starts (K, B, latent); climbs that are over drop out.
+
+    Args:
+        target: A flat target.
+        starts: Where to climb from.
+        steps: Most steps.
+        every: Steps to take with one curvature.
+        report: Told how far the climbs are.
+        stop: Asked before each step; the climbs end as they are when it says so.
+    """
+    dim = target.latent_dim
+    z, log_joint = starts.clone(), target.log_joint(starts)
+    damping = torch.full_like(log_joint, 0.1)
+    taken_steps = torch.zeros_like(log_joint)
+    over = torch.zeros_like(log_joint, dtype=torch.bool)
+    precision = z.new_zeros(*z.shape, dim, dtype=torch.double)
+    decodes = torch.full_like(log_joint[0], len(z) * dim)
+    active, climbing = torch.arange(z.shape[1], device=z.device), target
+    for step in range(steps):
+        if not len(active) or stop():
+            break
+        report(step / steps, f"climbs of {counted(len(active), 'query', 'queries')}")
+        # Of each query those that go on come first: as many rows as the query with most has.
+        num = int((~over[:, active]).sum(0).amax())
+        order = over[:, active].to(torch.int8).argsort(dim=0, stable=True)[:num]
+        at = order, active.expand_as(order)
+        here = evaluated(climbing, climbing.log_joint, z[at])
+        if step % every == 0:
+            curvature = climbing.curvature(here.z)
+            target.clock.tick()
+            precision[at] = positive(curvature, target.prior_scale)
+            decodes[active] += (~over[at]).sum(0) * dim
+        there, reached, best_damping, promised = _best_step(
+            climbing, here, precision[at], damping[at]
+        )
+        going = ~over[at]
+        better = going & (reached > here.log_density)
+        z[at] = torch.where(better[..., None], there, here.z)
+        log_joint[at] = torch.where(better, reached, here.log_density)
+        damping[at] = torch.where(better, best_damping, _MORE_DAMPING * damping[at])
+        taken_steps[at] += going.to(z)
+        decodes[active] += going.sum(0) * (len(_DAMPINGS) + 3)
+        over[at] |= (promised < _LEAST_GAIN) | (damping[at] > _MOST_DAMPING)
+        damping.clamp_min_(1e-7)
+        kept = ~over[:, active].all(0)
+        if not kept.all():
+            active = active[kept]
+            climbing = target.select(active)
+    curvature = target.curvature(z)
+    target.clock.tick()
+    return Modes(z, log_joint, positive(curvature, target.prior_scale), taken_steps, decodes)
+
+
+def _best_step(
+    target: Target, here: Points, precision: Tensor, damping: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The best of a step for each damping: where to, log p(z, x) there, and which damping it was.
+
+    Besides, the most that any of them promised.
+    """
+    diagonal, gradient = precision.diagonal(dim1=-2, dim2=-1), here.gradient.double()
+    directions = []
+    for factor in _DAMPINGS:
+        target.clock.tick()
+        ridge = torch.diag_embed((factor * damping)[..., None] * diagonal)
+        # by Cholesky: a batched LU on several threads fails from about 256 dimensions on
+        root = precision_root(precision + ridge)
+        directions.append(torch.cholesky_solve(gradient[..., None], root)[..., 0])
+    direction = torch.stack(directions)
+    promised = 0.5 * (direction * gradient).sum(-1).amax(0)
+    there = here.z + direction.to(here.z)
+    reached = target.log_joint(there, checked=False)
+    reached = torch.where(reached.isnan(), -math.inf, reached)  # never better than what is finite
+    reached, best = reached.max(0)
+    there = taken(there, best[None])[0]
+    return there, reached, damping * damping.new_tensor(_DAMPINGS)[best], promised.to(damping)
+
+
+def positive(curvature: Tensor, prior_scale: float) -> Tensor:
+    """A curvature (*shape, latent, latent) made positive definite where it is not.
+
+    A saddle's downward directions are turned over, and flat ones given a thousandth of the prior's
+    precision; a curvature that overflows is no guide, and becomes the prior's.
+    """
+    overflown = ~curvature.isfinite().all(-1).all(-1)
+    if overflown.any():
+        identity = torch.eye(curvature.shape[-1], dtype=curvature.dtype, device=curvature.device)
+        prior = identity / prior_scale**2
+        curvature = torch.where(overflown[..., None, None], prior, curvature)
+    indefinite = torch.linalg.cholesky_ex(curvature).info > 0
+    if not indefinite.any():
+        return curvature
+    values, vectors = torch.linalg.eigh(curvature[indefinite])
+    values = values.abs().clamp_min(1e-3 / prior_scale**2)
+    fixed = curvature.clone()
+    fixed[indefinite] = (vectors * values[:, None]) @ vectors.mT
+    return fixed
+
+
+def half_log_determinant(precision: Tensor) -> Tensor:
+    """½ log |P| of positive definite P (*shape, latent, latent): (*shape)."""
+    return precision_root(precision).diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
+def lacking_modes(modes: Modes, log_weights: Tensor, draws: Tensor) -> Tensor:
+    """Share of the modes that have far fewer draws than their weight asks for, (B,).
+
+    Args:
+        modes: K of each query.
+        log_weights: log of their shares, −inf for one found before, shape (K, B).
+        draws: Shape (S, B, latent); each counts for the mode under whose Gaussian it is likeliest.
+    """
+    densities = []
+    for z, precision, log_weight in zip(modes.z, modes.precision, log_weights, strict=True):
+        gap = (draws - z).transpose(0, 1).double()
+        half_log_det = half_log_determinant(precision)
+        density = half_log_det[:, None] - 0.5 * ((gap @ precision) * gap).sum(-1)
+        densities.append(torch.where(log_weight[:, None] > -_NO_MODE, density, -math.inf))
+    owner = torch.stack(densities).argmax(0)  # (B, S)
+    number = torch.arange(len(log_weights), device=owner.device)[:, None, None]
+    share = (owner == number).to(log_weights).mean(-1)
+    return torch.where(share < 0.2 * log_weights.exp(), log_weights.exp(), 0.0).sum(0)

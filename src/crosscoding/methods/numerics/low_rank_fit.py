@@ -1,0 +1,254 @@
+"""Laplace's approximation where D × D matrices are too large, or each of their columns too dear.
+
+    p(z|x) ≈ N(z*, P⁻¹),   P = c (I − W Wᵀ) + W Λ Wᵀ
+
+What evidence tells of z narrows some directions W, (D, r), and leaves the others about as the prior
+has them. z* is climbed to by gradients. W and Λ are eigenvectors and eigenvalues of the curvature
+H = I + Jᵀ F J there, as far as r products with it show them; c is the mean of what H has beside
+them, from a few probes, and no other is better by the C-ELBO. Adam then moves the mean and the
+diagonal by the C-ELBO. Where decodes are cheap there is a second round, from the mean of H at draws
+of the first. Of all these fits the best by fresh draws is kept.
+
+Source: MacKay (2003), chapter 27, for the approximation; Kucukelbir et al. (2017) for Adam on the
+C-ELBO. Differs in: the curvature has a low rank, and Adam does not move its directions.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import pad
+
+from crosscoding.clock import Clock
+from crosscoding.crosscoders import Fitted
+from crosscoding.crosscoders.base import Params
+from crosscoding.crosscoders.narrowed_gaussian import Narrowed
+from crosscoding.errors import counted
+from crosscoding.methods.base import Report
+from crosscoding.methods.numerics.lanczos import NUM_PROBES, lanczos, mean_beside
+from crosscoding.methods.numerics.lbfgs import ascend
+from crosscoding.methods.numerics.leapfrog import evaluated
+from crosscoding.random import normal, spawn
+from crosscoding.target.vae_target import Target
+
+_OF_GRADIENT, _OF_PRODUCT = 3, 4  # decodes that each takes, about
+_MOST_CLIMB, _MOST_ADAM, _FEWEST_ADAM = 400, 200, 10  # steps
+_MOST_NUMBERS = 2**22  # of W, for a query
+_NUM_DRAWS, _NUM_CHOICE = 4, 32  # of a step of Adam's, and to choose by
+_ENOUGH = 240  # decodes, below which probes and draws to choose by are fewer too
+FEWEST_DECODES = 20  # below which there are no draws to weigh after the climb
+_EXACT = 0.1  # spread of log-weights in nats, up to which there is nothing to gain
+_RATE = 0.03  # of Adam
+_FLAT = 1e-3  # least curvature, in the prior's
+
+
+@dataclass(frozen=True)
+class _Round:
+    """A curvature, the mean of that at some points, and Adam: their shares of all decodes."""
+
+    num_points: int
+    for_curvature: float
+    for_adam: float
+
+
+_MANY_DECODES = 8000  # that pay for a second round
+_FEW = 0.4, (_Round(1, 0.4, 0.2),)  # the first is the climb's share
+_MANY = 0.1, (_Round(1, 0.22, 0.12), _Round(4, 0.44, 0.12))
+
+
+@torch.no_grad()
+def fit_low_rank(
+    target: Target,
+    decodes: int,
+    *,
+    generator: Generator,
+    report: Report,
+    clock: Clock,
+    affordable: int = _ENOUGH,
+) -> tuple[Fitted, Tensor]:
+    """A Gaussian for each query of a flat target, and the decodes that it took, (B,).
+
+    Args:
+        target: What to fit to.
+        decodes: That a query may take, about.
+        generator: Of probes and draws.
+        report: Told how far it is.
+        clock: Asked when to stop; there is an answer then too.
+        affordable: Decodes that the time left pays for, about, ≥ `FEWEST_DECODES`: where that is
+            little, there are fewer probes, and fewer draws to choose by.
+    """
+    share, rounds = _MANY if decodes >= _MANY_DECODES else _FEW
+    for_choice, *streams = spawn(generator, 1 + len(rounds))
+    report(0.0, "climb")
+    steps = min(int(share * decodes / _OF_GRADIENT), _MOST_CLIMB)
+    z, taken = ascend(target, _start(target), steps, stop=clock.within(0.5))
+    num_choice, num_probes = (
+        max(min(num, num * affordable // _ENOUGH), 1) for num in (_NUM_CHOICE, NUM_PROBES)
+    )
+    best = _Best(target, for_choice.initial_seed(), max(num_choice, 2))
+    spent = _OF_GRADIENT * taken
+    for part, stream in zip(rounds, streams, strict=True):
+        rows = best.open
+        if not len(rows) or (best.params and clock.is_late()):
+            break
+        report(share, counted(len(rows), "fit"))
+        share += part.for_curvature + part.for_adam
+        some, (for_points, for_curvature, for_adam) = target.select(rows), spawn(stream, 3)
+        points = z[None] if part.num_points == 1 else best.draws(rows, part.num_points, for_points)
+        rank = int(part.for_curvature * decodes / (_OF_PRODUCT * len(points))) - num_probes - 1
+        rank = max(min(rank, target.latent_dim, _MOST_NUMBERS // target.latent_dim), 1)
+        stop = clock.within(0.5)
+        fitted, ranks = _narrowed(
+            some, points, (rank, num_probes), generator=for_curvature, stop=stop
+        )
+        left = best.offer(rows, fitted)
+        spent[rows] += _OF_PRODUCT * len(points) * (ranks + num_probes + 1)
+        steps = int(part.for_adam * decodes - 2 * num_choice) // (_OF_GRADIENT * _NUM_DRAWS)
+        if steps < _FEWEST_ADAM or not len(left) or clock.is_late():
+            continue
+        rows, some, fitted = rows[left], some.select(left), fitted.select(left)
+        steps = min(steps, _MOST_ADAM)
+        moved, steps = _adam(some, fitted, steps, generator=for_adam, stop=clock.within())
+        best.offer(rows, moved)
+        spent[rows] += _OF_GRADIENT * _NUM_DRAWS * steps + 2 * num_choice
+    return best.fitted, spent
+
+
+class _Best:
+    """The best fit of each query so far, by draws of the same noise for all."""
+
+    def __init__(self, target: Target, seed: int, num_draws: int) -> None:
+        self.params: Params = {}
+        self._target, self._seed, self._num_draws = target, seed, num_draws
+        self._bound = target.like.new_full((target.num_queries,), math.nan)
+        self._spread = torch.full_like(self._bound, math.inf)
+
+    @property
+    def fitted(self) -> Fitted:
+        dim, rank = self.params["directions"].shape[1:]
+        return Fitted(Narrowed(rank), self.params, dim)
+
+    @property
+    def open(self) -> Tensor:
+        """The queries whose fit is not exact, as an index."""
+        return (self._spread > _EXACT).nonzero()[:, 0]
+
+    def draws(self, rows: Tensor, num: int, generator: Generator) -> Tensor:
+        """Draws for some queries, with their mirror images, (num, rows, latent)."""
+        params = self.fitted.select(rows).params
+        noise = _mirrored(num, params["shift"], generator)
+        return Narrowed(params["log_widths"].shape[-1]).forward_and_ladj(params, noise)[0]
+
+    def offer(self, rows: Tensor, fitted: Fitted) -> Tensor:
+        """Take the fits of some queries where they are better; which are not exact, of `rows`."""
+        same = Generator().manual_seed(self._seed)
+        z, log_q = fitted.rsample_and_log_prob(self._num_draws, generator=same)
+        log_weights = self._target.select(rows).log_joint(z, checked=False) - log_q
+        bound = log_weights.mean(0).nan_to_num(nan=-math.inf)
+        better = ~(bound <= self._bound[rows])
+        chosen = rows[better]
+        spread = log_weights.std(0).nan_to_num(nan=math.inf)
+        self._bound[chosen], self._spread[chosen] = bound[better], spread[better]
+        if not self.params:
+            self.params = {name: tensor.clone() for name, tensor in fitted.params.items()}
+        rank = max(params["log_widths"].shape[-1] for params in (self.params, fitted.params))
+        for name, tensor in fitted.params.items():
+            own, new = self.params[name], tensor[better]
+            if name in ("directions", "log_widths"):  # 0 where there are fewer
+                own, new = (pad(part, (0, rank - part.shape[-1])) for part in (own, new))
+            own[chosen] = new
+            self.params[name] = own
+        return (self._spread[rows] > _EXACT).nonzero()[:, 0]
+
+
+def _mirrored(num: int, like: Tensor, generator: Generator) -> Tensor:
+    """Noise and its mirror image, (num, B, latent), for like (B, latent)."""
+    noise = normal((num // 2, 1, like.shape[-1]), generator=generator, like=like)
+    return torch.cat([noise, -noise]).expand(-1, len(like), -1)
+
+
+def _start(target: Target) -> Tensor:
+    """The prior's mean, or the bank's best point where p(z, x) is higher, (B, latent)."""
+    points, log_likelihood = target.log_likelihood_of_bank()
+    log_joint, best = (log_likelihood + target.log_prior(points)[:, None]).max(0)
+    mean = target.like.new_zeros(target.num_queries, target.latent_dim)
+    at_mean = target.log_joint(mean)
+    return torch.where((log_joint > at_mean)[:, None], points[best], mean)
+
+
+def _narrowed(
+    target: Target,
+    points: Tensor,
+    nums: tuple[int, int],
+    *,
+    generator: Generator,
+    stop: Callable[[], bool],
+) -> tuple[Fitted, Tensor]:
+    """The Gaussian at the mean of points (S, B, latent), by their mean curvature; ranks, (B,).
+
+    Its mean is moved by a Newton step where that gains. `nums`: its rank, and probes of the rest.
+    """
+    rank, num_probes = nums
+    for_start, for_probes = spawn(generator, 2)
+    mean = points.mean(0)
+
+    def product(directions: Tensor) -> Tensor:
+        each = directions.to(points).expand_as(points)
+        return target.curvature_along(points, each).mean(0)
+
+    basis, bend = lanczos(product, mean, rank, generator=for_start, stop=stop)
+    values, rotation = torch.linalg.eigh(bend)
+    flat = _FLAT / target.prior_scale**2
+    values, directions = values.abs().clamp_min(flat), basis @ rotation
+    there = directions.square().sum(1) > 0.5
+    beside = mean_beside(product, directions, num_probes, for_probes).clamp_min(flat)
+    widths = 0.5 * (beside.log()[:, None] - values.log())
+    gradient = evaluated(target, target.log_joint, points).gradient.mean(0).double()
+    along = (directions.mT @ gradient[..., None])[..., 0]
+    inside = torch.where(there, 1 / values - 1 / beside[:, None], 0.0) * along
+    step = (gradient / beside[:, None] + (directions @ inside[..., None])[..., 0]).to(mean)
+    there_then = target.log_joint(points + step, checked=False).mean(0)
+    gains = there_then > target.log_joint(points).mean(0)
+    params = {
+        "shift": torch.where(gains[:, None], mean + step, mean),
+        "log_diagonal": (-0.5 * beside.log()).to(mean)[:, None].expand_as(mean),
+        "directions": torch.where(there[:, None], directions, 0.0).to(mean),
+        "log_widths": torch.where(there, widths, 0.0).to(mean),
+    }
+    return Fitted(Narrowed(directions.shape[-1]), params, mean.shape[-1]), there.sum(-1)
+
+
+@torch.enable_grad()
+def _adam(
+    target: Target,
+    fitted: Fitted,
+    steps: int,
+    *,
+    generator: Generator,
+    stop: Callable[[], bool],
+) -> tuple[Fitted, int]:
+    """Mean and diagonal moved by gradients of the C-ELBO, the mean in units of the fit's widths."""
+    params, family = fitted.params, Narrowed(fitted.params["log_widths"].shape[-1])
+    offset = torch.zeros_like(params["shift"]).requires_grad_()
+    log_factor = torch.zeros_like(offset).requires_grad_()
+
+    def moved() -> Params:
+        shift = family.forward_and_ladj(params, offset[None])[0][0]
+        return params | {"shift": shift, "log_diagonal": params["log_diagonal"] + log_factor}
+
+    optimizer = torch.optim.Adam([offset, log_factor], lr=_RATE, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
+    for step in range(steps):
+        if stop():
+            steps = step
+            break
+        noise = _mirrored(_NUM_DRAWS, offset, generator)
+        z, ladj = family.forward_and_ladj(moved(), noise)
+        optimizer.zero_grad(set_to_none=True)
+        (-(target.log_joint(z) + ladj).mean(0).sum()).backward()
+        optimizer.step()
+        schedule.step()
+    params = {name: tensor.detach() for name, tensor in moved().items()}
+    return Fitted(family, params, fitted.dim), steps

@@ -1,0 +1,189 @@
+"""The modes of a bare density, which may lie anywhere: found by climbs from many places.
+
+A density falls into basins, one to a mode, and a narrow mode's basin may be a small part of the
+room. So there are many starts, at all scales: around 0, at draws of an earlier proposal, and around
+the modes found so far. Of the last there are so many that only their gradients are worked out, and
+climbs begin where those of the modes found, as Gaussians, explain them worst. Each climb has a few
+Newton steps, which within the basin of a normal peak are enough; the best of what they reach, apart
+from each other, climb on. A mode in whose basin hardly any of all these points lie was found by
+luck, and there may be others like it.
+
+Source: Good (1953) for the share that is not seen: about that of what was seen once. Differs in: a
+few times count as once, and modes by their mass under Laplace's approximation.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.methods.numerics.gauss_newton import Modes, climb, half_log_determinant
+from crosscoding.methods.numerics.leapfrog import evaluated
+from crosscoding.random import normal, uniform
+from crosscoding.target.vae_target import Target
+
+_FEWEST_ROUNDS, _MOST_ROUNDS = 2, 6  # beside the first; as many as find something, or have to
+_NUM_STARTS, _MOST_DECODES = 512, 8192  # of a round: starts, and starts times the dimension
+_SCREENED = 16  # as many points as have their gradients looked at for each start
+_FIRST_STEPS, _STEPS = 2, 12
+_MOST_CLIMBS, _MOST_MODES = 32, 16  # that are worth climbing to the end, and keeping
+_LIGHT = 6.0  # nats below the heaviest mode, from which on one does not count
+_EVERYWHERE = (0.03, 100.0)  # distances from 0, in prior standard deviations
+_AROUND = (2.0, 60.0)  # distances from a mode, in its own
+_EXPLAINED = 0.9  # cosine of a gradient to that of the Gaussians at the modes
+_FEW = 4  # points in its basin, up to which a mode's twin may be missed: by more than 1 %
+_FALL = (0.2, 2.0)  # nats, a standard deviation away from a mode: of a normal one 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Peaks:
+    """K modes of a density, heaviest first.
+
+    Args:
+        z: Where, shape (K, latent).
+        precision: The curvature there, in double, shape (K, latent, latent).
+        log_mass: log of the mass under Laplace's approximation, up to a constant, shape (K,).
+        unseen: The estimated share of the density in modes that were not found.
+    """
+
+    z: Tensor
+    precision: Tensor
+    log_mass: Tensor
+    unseen: float = 0.0
+
+    @property
+    def scales(self) -> Tensor:
+        """Geometric mean of the standard deviations of each, (K,)."""
+        return (-half_log_determinant(self.precision) / self.z.shape[-1]).exp().to(self.z)
+
+    def explain(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the Gaussians at the modes, at z (N, latent): the share of each, and the gradient.
+
+        Returns:
+            Shares (N, K) and the gradient of the logarithm of their sum, as z, in double.
+        """
+        gap = z.double()[:, None] - self.z.double()
+        pull = torch.einsum("nki,kij->nkj", gap, self.precision)
+        height = self.log_mass + half_log_determinant(self.precision)
+        share = (height - 0.5 * (gap * pull).sum(-1)).softmax(-1)
+        return share, -(share[..., None] * pull).sum(1)
+
+
+def search(target: Target, starts: Tensor, *, generator: Generator) -> Peaks:
+    """The modes of a flat target of one query that climbs from many places lead to.
+
+    Args:
+        target: A bare density.
+        starts: Where to climb from, beside places of its own, shape (N, latent).
+        generator: Of those places.
+    """
+    num = max(min(_NUM_STARTS, _MOST_DECODES // target.latent_dim), 16)
+    origin, scale = torch.zeros_like(starts[:1]), starts.new_full((1,), target.prior_scale)
+    _, own = _around(origin, scale, _EVERYWHERE, num, generator)
+    peaks = _reached(target, torch.cat([own, starts]), None)
+    screens: list[_Screen] = []
+    for number in range(_MOST_ROUNDS):
+        screens.append(_Screen.around(target, peaks, _SCREENED * num, generator))
+        before, peaks = peaks, _reached(target, screens[-1].unexplained(peaks, num // 2), peaks)
+        peaks = replace(peaks, unseen=_unseen(target, peaks, screens))
+        new = len(peaks.z) > len(before.z)
+        if number + 1 >= _FEWEST_ROUNDS and not new and not peaks.unseen:
+            break
+    return peaks
+
+
+@dataclass(frozen=True, eq=False)
+class _Screen:
+    """Points around modes, the gradient at each, and the mode it is around: all (N, latent)."""
+
+    z: Tensor
+    gradient: Tensor
+    centre: Tensor
+
+    @classmethod
+    def around(cls, target: Target, peaks: Peaks, num: int, generator: Generator) -> "_Screen":
+        centre, z = _around(peaks.z, peaks.scales, _AROUND, num, generator)
+        log_density = partial(target.log_joint, checked=False)
+        return cls(z, evaluated(target, log_density, z[:, None]).gradient[:, 0], centre)
+
+    def unexplained(self, peaks: Peaks, num: int) -> Tensor:
+        """The points where the density rises least like Gaussians at its peaks do."""
+        return self.z[self._agreement(peaks)[0].argsort()[:num]]
+
+    def count(self, peaks: Peaks) -> Tensor:
+        """How many points around other modes lie in the basin of each, (K,)."""
+        agreement, own = self._agreement(peaks)
+        other = own != peaks.explain(self.centre)[0].argmax(-1)
+        return own[other & (agreement > _EXPLAINED)].bincount(minlength=len(peaks.z))
+
+    def _agreement(self, peaks: Peaks) -> tuple[Tensor, Tensor]:
+        """Cosine of the gradients, and the mode that has the largest share, both (N,)."""
+        share, gradient = peaks.explain(self.z)
+        agreement = torch.cosine_similarity(self.gradient.double(), gradient, dim=-1)
+        flat = ~(self.gradient != 0).any(-1)  # there, or the density has no value: nothing to climb
+        return agreement.nan_to_num(nan=1.0).masked_fill(flat, 1.0), share.argmax(-1)
+
+
+def _unseen(target: Target, peaks: Peaks, screens: list[_Screen]) -> float:
+    """The share of modes that were found by luck; of points on a ridge nothing is said."""
+    if len(peaks.z) == 1:
+        return 0.0
+    count = torch.stack([screen.count(peaks) for screen in screens]).sum(0)
+    by_luck = (count <= _FEW) & _are_normal(target, peaks)
+    return peaks.log_mass.softmax(0)[by_luck].sum().item()
+
+
+def _are_normal(target: Target, peaks: Peaks) -> Tensor:
+    """Whether the density falls, a standard deviation away, about as a normal one does, (K,).
+
+    That is looked at along the widest axis: on a ridge it falls by much more or less.
+    """
+    values, vectors = torch.linalg.eigh(peaks.precision)
+    axis = (vectors[..., 0] / values[:, :1].sqrt()).to(peaks.z)
+    there = torch.stack([peaks.z, peaks.z + axis, peaks.z - axis])
+    top, *sides = target.log_joint(there[:, :, None], checked=False)[..., 0]
+    low, high = _FALL
+    return torch.stack([(top - side > low) & (top - side < high) for side in sides]).all(0)
+
+
+def _around(
+    centres: Tensor, scales: Tensor, distances: tuple[float, float], num: int, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """Which of the centres (K, latent) each point is around, and the points, (num, latent).
+
+    They are in all directions, near and far.
+    """
+    which = torch.arange(num, device=centres.device) % len(centres)
+    low, high = (math.log(distance) for distance in distances)
+    length = (low + (high - low) * uniform((num, 1), generator=generator, like=centres)).exp()
+    noise = normal((num, centres.shape[-1]), generator=generator, like=centres)
+    direction = noise / noise.norm(dim=-1, keepdim=True)
+    return centres[which], centres[which] + scales[which, None] * length * direction
+
+
+def _reached(target: Target, starts: Tensor, earlier: Peaks | None) -> Peaks:
+    """The modes that starts (N, latent) lead to, and those found earlier."""
+    z = _distinct(climb(target, starts[:, None], _FIRST_STEPS)).z[:_MOST_CLIMBS]
+    if earlier is not None:
+        z = torch.cat([z, earlier.z])
+    peaks = _distinct(climb(target, z[:, None], _STEPS))
+    heavy = (peaks.log_mass > peaks.log_mass[0] - _LIGHT).nonzero()[:_MOST_MODES, 0]
+    return Peaks(peaks.z[heavy], peaks.precision[heavy], peaks.log_mass[heavy])
+
+
+def _distinct(modes: Modes) -> Peaks:
+    """Each mode once, where it was found heaviest."""
+    z, precision = modes.z[:, 0].double(), modes.precision[:, 0]
+    log_mass = modes.log_joint[:, 0].double() - half_log_determinant(precision)
+    left, chosen = log_mass.isfinite(), []
+    while left.any() and len(chosen) < 2 * _MOST_CLIMBS:
+        best = int(torch.where(left, log_mass, -math.inf).argmax())
+        gap = z - z[best]
+        own = torch.einsum("ni,ij,nj->n", gap, precision[best], gap)
+        others = torch.einsum("ni,nij,nj->n", gap, precision, gap)
+        left = left & ~(torch.maximum(own, others) < modes.bulk)
+        left[best] = False
+        chosen.append(best)
+    return Peaks(modes.z[chosen, 0], precision[chosen], log_mass[chosen])

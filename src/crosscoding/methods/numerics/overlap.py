@@ -1,0 +1,100 @@
+"""A second look at answers on bare densities: do they have what other distributions find?
+
+With π = p(z) / Ẑ as an answer has it, and any density Q,
+
+    E_Q[π / (Q + π)] = ∫ Q π / (Q + π) dz = E_π[Q / (Q + π)]
+
+The left side takes draws of Q, the right side those of the answer. Where the right one is smaller,
+the answer lacks a part of p that Q reaches. Both averages are of numbers between 0 and 1, so that
+their errors are known. Two Q are tried: the prior or reference that the density is relative to, and
+Gaussians along climbs from draws of the answer and of the reference, which lead into what is
+narrow, such as the neck of a funnel. Besides, weights are looked at far out on rays, where tails
+heavier than those of the reference show, and the search for modes says what it may have missed.
+
+Source: Meng & Wong (1996) for the identity, with the bridge function 1 / (Q + π).
+"""
+
+import math
+
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.crosscoders import Fitted, Mixture
+from crosscoding.methods.numerics.covering_reference import Covered
+from crosscoding.methods.numerics.gauss_newton import climb
+from crosscoding.random import spawn
+from crosscoding.result.findings import Findings
+from crosscoding.target.vae_target import Target
+
+_NUM_DRAWS = 1000  # of the answer
+_STEPS = 12  # of a climb towards modes, where it need not end
+_MOST_CLIMBS, _MOST_ELSEWHERE, _CLIMBS_BY_DIM = 16, 64, 640  # so many over the dimension
+_SURE = 2.0  # standard errors that a lack has to exceed
+_MOST_DIM = 512  # above it the curvatures along climbs take too much memory
+_NUM_RAYS, _TIMES_AS_FAR = 100, (2.0, 8.0, 64.0, 1e4)  # beyond the draws, for heavy tails
+_HEAVIER = 1.0  # nats above the largest weight at the draws
+
+
+@torch.no_grad()
+def share_lacking(target: Target, findings: Findings) -> Tensor:
+    """The share of p(z) that answers lack, of what they have, (B,): 0 if none is found.
+
+    It is infinite where tails are heavier than the prior's or reference's, and NaN where nothing
+    can be said: without an estimate of log p(x), and in more than 512 dimensions.
+    """
+    if target.latent_dim > _MOST_DIM or not target.num_queries:
+        return torch.full_like(findings.log_evidence, math.nan)
+    for_draws, for_starts, for_climbs, for_reference = spawn(Generator().manual_seed(0), 4)
+    z = findings.sample(_NUM_DRAWS, generator=for_draws)
+    log_density = target.log_joint(z, checked=False) - findings.log_evidence
+    paths = _along_climbs(target, findings, for_starts)
+    along, log_paths = paths.rsample_and_log_prob(_NUM_DRAWS, generator=for_climbs)
+    beside = target.draw_prior(_NUM_DRAWS, generator=for_reference)[:, None].expand_as(z)
+    lacking = torch.zeros_like(findings.log_evidence)
+    for points, log_q, log_q_at_draws in (
+        (along, log_paths, paths.log_prob(z)),
+        (beside, target.log_prior(beside), target.log_prior(z)),
+    ):
+        there = target.log_joint(points, checked=False) - findings.log_evidence
+        of_other = (there - log_q).nan_to_num(nan=-math.inf).double().sigmoid()
+        of_answer = (log_q_at_draws - log_density).nan_to_num(nan=-math.inf).double().sigmoid()
+        count = findings.ess.nan_to_num(1.0).clamp(1.0, _NUM_DRAWS)
+        error = (of_other.var(0) / _NUM_DRAWS + of_answer.var(0) / count).sqrt()
+        gap = of_other.mean(0) - of_answer.mean(0) - _SURE * error
+        lacking = torch.maximum(lacking, gap.clamp_min(0.0).to(lacking))
+    if isinstance(target, Covered):
+        lacking = lacking.clamp_min(target.reference.unseen)
+    lacking = torch.where(_outgrown(target, z), math.inf, lacking)
+    return torch.where(findings.log_evidence.isnan(), math.nan, lacking)
+
+
+def _along_climbs(target: Target, findings: Findings, generator: Generator) -> Fitted:
+    """A mixture of Gaussians along climbs, each as wide as the density is curved there.
+
+    Some of the climbs begin at draws of the answer, the others at those of the reference.
+    """
+    affordable = max(_CLIMBS_BY_DIM // target.latent_dim, 2)
+    z = findings.sample(min(_MOST_CLIMBS, affordable), generator=generator)
+    others = min(_MOST_ELSEWHERE, affordable)
+    elsewhere = target.draw_prior(others, generator=generator)[:, None]
+    z = torch.cat([z, elsewhere.expand(-1, z.shape[1], -1)])
+    means, precisions = [], []
+    for _ in range(_STEPS):
+        modes = climb(target, z, 1)
+        z = modes.z
+        means.append(z)
+        precisions.append(modes.precision)
+    means, precisions = torch.cat(means).transpose(0, 1), torch.cat(precisions).transpose(0, 1)
+    return Mixture.from_components(torch.zeros_like(means[..., 0]), means, precisions)
+
+
+def _outgrown(target: Target, z: Tensor) -> Tensor:
+    """Whether weights are larger far out than at draws z (S, B, latent): (B,).
+
+    Looked at are points on rays from the mean through some draws, some times as far out.
+    """
+    mean = z.mean(0)
+    rays = z[:: max(len(z) // _NUM_RAYS, 1)] - mean
+    far = mean + torch.cat([factor * rays for factor in _TIMES_AS_FAR])
+    largest = target.log_likelihood(z, checked=False).amax(0)
+    return target.log_likelihood(far, checked=False).amax(0) > largest + _HEAVIER

@@ -1,0 +1,288 @@
+"""The bank: points of the latent space that were decoded once, kept for every query to come.
+
+Given the kept outputs, log p(x|z) of all queries at all points is one or two matrix products and
+runs no decoder: for Bernoulli elements, (x·m) @ logitsᵀ − m @ softplus(logits)ᵀ. A likelihood that
+has no such form is worked out element by element, in chunks, from the same outputs.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor, nn
+
+from crosscoding.clock import UNLIMITED, Clock, OutOfTime
+from crosscoding.errors import ModelFormatError
+from crosscoding.isolation import isolated_class
+from crosscoding.likelihoods import Likelihood
+from crosscoding.model.vae import VAE
+from crosscoding.persistence.folder import fingerprint, prefixed, read_folder, write_folder
+from crosscoding.random import quasi_normal
+
+MAX_POINTS = 16_384  # of the prior
+_MIN_POINTS = 16
+_MAX_BYTES = 256 * 2**20
+_MAX_OPERATIONS = 2e10  # to build it, multiply-adds: about a second
+_PER_VALUE = 32  # multiply-adds that take as long as a number's way to memory and back, about
+_CHUNK_BYTES = 64 * 2**20
+_COPIES = 16  # of what is kept, that a likelihood works on: about eight, in double
+_LAYERS_AT_ONCE = 16  # of a decoder of so many layers, all alike, one is in memory
+_PAIR_OPERATIONS = 2e9  # of queries with points, multiply-adds that are worked out at once
+_TILE_BYTES = 2 * 2**20  # of their log-likelihoods in double: in cache, three times as fast
+_SHARE = 0.25  # of the time that is left, for decoding a bank
+_NUM_CHECKED = 64  # points that are decoded again when a bank is loaded
+
+
+@isolated_class
+class Bank:
+    """Decoded points, and the log-likelihood of any evidence at them.
+
+    Args:
+        vae: The model.
+        points: z, shape (N, latent).
+
+    Attributes:
+        points: As given.
+
+    Example:
+        >>> import crosscoding as cc
+        >>> bank = cc.Bank.of(cc.zoo.load("mnist-2d"))
+        >>> digits = cc.zoo.digits()[0].flatten(1)
+        >>> bank.log_likelihood(digits[:3], digits[:3] > 0).shape
+        torch.Size([16384, 3])
+    """
+
+    def __init__(self, vae: VAE, points: Tensor) -> None:
+        self.points = points
+        self._decoder, self._likelihood = vae.decoder, vae.flat_likelihood
+        self._kept = _decoded(vae, points)
+        self._is_of_model = False
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the points and of what is kept of them."""
+        return sum(tensor.nbytes for tensor in (self.points, *self._kept))
+
+    @classmethod
+    def of(cls, vae: VAE, *, max_bytes: int | None = None, clock: Clock = UNLIMITED) -> "Bank":
+        """The bank of a model: quasi-random draws of its prior, decoded at the first call.
+
+        This is the one that every method asks. Its size follows from the model alone, by what
+        decoding takes as counted, and so do answers. Making it takes a second or a few, once per
+        model.
+
+        Args:
+            vae: The model, which keeps the bank.
+            max_bytes: Most memory it may take, > 0. With this, a bank is made that the model does
+                not keep; by default 256 MiB and kept.
+            clock: Told before each piece that is decoded.
+        """
+        if max_bytes is not None:
+            return cls(vae, prior_points(_num_points(vae, max_bytes), vae.latent_dim, _like(vae)))
+        bank = cls.start_of(vae, MAX_POINTS, clock)
+        if not bank._is_of_model:
+            raise OutOfTime
+        return bank
+
+    @classmethod
+    def start_of(cls, vae: VAE, num: int, clock: Clock) -> "Bank":
+        """The first points of the model's bank: so many, or as many as are decoded in time.
+
+        What is decoded is kept, and taken up at the next call; the bank is the model's own when it
+        has all of its points. Where not even a piece of it can be decoded in time, a few points
+        are, however late it is, and are not kept.
+        """
+        whole = vae.kept.get("bank")
+        if isinstance(whole, Bank):
+            return whole if num >= len(whole.points) else whole._first(num)
+        decoded, parts, seconds = vae.kept.get("start of bank", (0, (), 0.0))
+        total, size, stop = _num_points(vae), _chunk_size(vae, clock), clock.within(_SHARE)
+        if not decoded and clock.is_limited:
+            few = _few_of(vae, min(size, total), clock, stop)
+            if few is not None:
+                return cls._made(vae, *few)._first(num)
+        while decoded < min(num, total):
+            if decoded and (stop() or seconds > _SHARE * clock.left):
+                break
+            clock.beat()
+            began = time.perf_counter()
+            piece = _piece_of(vae, decoded, min(size, total - decoded))
+            if not parts:  # all at once, as putting pieces together would take twice the memory
+                parts = tuple(part.new_empty(total, *part.shape[1:]) for part in piece)
+            for part, own in zip(parts, piece, strict=True):  # as other threads may do
+                part[decoded : decoded + len(own)] = own
+            decoded, seconds = decoded + len(piece[0]), time.perf_counter() - began
+            vae.kept["start of bank"] = decoded, parts, seconds
+        bank = cls._made(vae, *parts)
+        if decoded < total:
+            return bank._first(min(num, decoded))
+        bank._is_of_model = True
+        vae.kept["bank"] = bank
+        vae.kept.pop("start of bank", None)
+        return bank if num >= total else bank._first(num)
+
+    @classmethod
+    def _made(cls, vae: VAE, points: Tensor, *kept: Tensor) -> "Bank":
+        bank = object.__new__(cls)
+        bank.points, bank._kept, bank._is_of_model = points, kept, False
+        bank._decoder, bank._likelihood = vae.decoder, vae.flat_likelihood
+        return bank
+
+    def _first(self, num: int) -> "Bank":
+        bank = object.__new__(Bank)
+        vars(bank).update(vars(self))
+        bank.points, bank._is_of_model = self.points[:num], False
+        bank._kept = tuple(part[:num] for part in self._kept)
+        return bank
+
+    def log_likelihood(self, values: Tensor, mask: Tensor, clock: Clock = UNLIMITED) -> Tensor:
+        """log p(x|z) of every query at every point, in nats.
+
+        Args:
+            values: x, shape (B, data_size), finite everywhere.
+            mask: What is observed of it, shape (B, data_size).
+            clock: Told before each piece but the first.
+        Returns:
+            Shape (N, B).
+        """
+        row_bytes = max(_COPIES * self._kept[0][:1].nbytes, 1)
+        # What any tile takes, a few copies of values, is as much as for as many rows as elements.
+        tile = max(_TILE_BYTES / (8 * max(len(values), 1)), values.shape[1])
+        chunk = clock.piece_bytes(_CHUNK_BYTES)
+        at_once = min(_PAIR_OPERATIONS / max(values.numel(), 1), chunk / row_bytes, tile)
+        size = max(int(at_once), 1)
+        pieces = []
+        for kept in zip(*(part.split(size) for part in self._kept), strict=True):
+            if pieces:
+                clock.tick()
+            pieces.append(self._likelihood.pairwise_of_observed(kept, values, mask))
+        return torch.cat(pieces)
+
+    def save(self, path: str | Path) -> None:
+        """Write the bank to a folder, whole or not at all.
+
+        Raises:
+            ValueError: Its points are not those of `Bank.of(vae)`, which alone `load` may give to
+                a model as draws of its prior; or the folder cannot be written.
+        """
+        first = prior_points(len(self.points), self.points.shape[-1], self.points)
+        if not self._is_of_model or not torch.equal(self.points, first):
+            raise ValueError(
+                f"expected the bank that Bank.of(vae) makes, got one of {len(self.points)} other "
+                "points: what is loaded answers for the prior"
+            )
+        kept = {f"kept.{index}": tensor for index, tensor in enumerate(self._kept)}
+        model = _model_fingerprint(self._decoder, self._likelihood)
+        write_folder(Path(path), "bank", (kept, {"num_points": len(self.points), "model": model}))
+
+    @classmethod
+    def load(cls, path: str | Path, *, vae: VAE) -> "Bank":
+        """Read the bank that `save` wrote, and let the model keep it.
+
+        Its points are not read but made again. Weights and likelihood must be those it was made
+        with, bit for bit, and some of the points are decoded again.
+
+        Raises:
+            ModelFormatError: The folder holds no bank, a damaged one, or that of another model.
+        """
+        tensors, description = read_folder(Path(path), "bank")
+        if description.get("model") != _model_fingerprint(vae.decoder, vae.flat_likelihood):
+            raise ModelFormatError(f"expected the bank of this model in {path}, got another's")
+        points = prior_points(_num_points(vae), vae.latent_dim, _like(vae))
+        names = sorted(tensors, key=lambda name: (len(name), name))  # kept.2 before kept.10
+        kept = tuple(tensors[name].to(vae.device) for name in names)
+        generator = Generator().manual_seed(int(fingerprint(tensors, {})[:15], 16))
+        rows = torch.randperm(len(points), generator=generator)[:_NUM_CHECKED].to(vae.device)
+        wanted = _decoded(vae, points[rows])
+        if description.get("num_points") != len(points) or [
+            (part.dtype, part.shape) for part in kept
+        ] != [(part.dtype, (len(points), *part.shape[1:])) for part in wanted]:
+            raise ModelFormatError(
+                f"expected what was decoded at each of {len(points)} points in {path}"
+            )
+        if not all(_is_close(part[rows], same) for part, same in zip(kept, wanted, strict=True)):
+            raise ModelFormatError(
+                f"expected the bank of this model in {path}, got what it does not put out"
+            )
+        bank = cls._made(vae, points, *kept)
+        bank._is_of_model = True
+        vae.kept["bank"] = bank
+        return bank
+
+
+def prior_points(num: int, dim: int, like: Tensor, start: int = 0) -> Tensor:
+    """The points of a bank, (num, dim): the same at every call, those from `start` on."""
+    return quasi_normal(num, dim, generator=Generator().manual_seed(0), like=like, start=start)
+
+
+def _like(vae: VAE) -> Tensor:
+    return torch.empty(0, dtype=vae.dtype, device=vae.device)
+
+
+def _num_points(vae: VAE, max_bytes: int = _MAX_BYTES) -> int:
+    """As many as its memory and the work to decode them allow."""
+    like = _like(vae)
+    params_shape = vae.decode_flat(like.new_zeros(0, vae.latent_dim)).shape[1:]
+    kept_of_one = vae.flat_likelihood.to_keep(like.new_zeros(1, *params_shape))
+    row_bytes = max(2 * vae.data_size * like.element_size(), sum(t.nbytes for t in kept_of_one))
+    row_bytes += vae.latent_dim * like.element_size()
+    num_weights = sum(parameter.numel() for parameter in vae.decoder.parameters())
+    at_once = max(vae.params_size, vae.cost.values // _LAYERS_AT_ONCE) * vae.dtype.itemsize
+    values = vae.cost.values + num_weights / max(_CHUNK_BYTES // at_once, 1)  # read once a chunk
+    most = int(_MAX_OPERATIONS / max(vae.operations, _PER_VALUE * values))
+    return max(min(MAX_POINTS, max_bytes // row_bytes, most), _MIN_POINTS)
+
+
+def _chunk_size(vae: VAE, clock: Clock = UNLIMITED) -> int:
+    """Points that are decoded at once."""
+    chunk = clock.piece_bytes(_CHUNK_BYTES)
+    return max(chunk // (vae.row_values * vae.dtype.itemsize), 1)
+
+
+def _decoded(vae: VAE, points: Tensor) -> tuple[Tensor, ...]:
+    """What the likelihood keeps of the decoder's output at points."""
+    return _together([_kept_of(vae, piece) for piece in points.split(_chunk_size(vae))])
+
+
+def _together(pieces: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    return tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
+
+
+def _piece_of(vae: VAE, start: int, num: int) -> tuple[Tensor, ...]:
+    """Some points of the model's bank, and what is kept of each."""
+    points = prior_points(num, vae.latent_dim, _like(vae), start)
+    return points, *_kept_of(vae, points)
+
+
+@torch.no_grad()
+def _kept_of(vae: VAE, piece: Tensor) -> tuple[Tensor, ...]:
+    return vae.flat_likelihood.to_keep(vae.decode_flat(piece))
+
+
+def _few_of(
+    vae: VAE, size: int, clock: Clock, stop: Callable[[], bool]
+) -> tuple[Tensor, ...] | None:
+    """The same of a few points, where a whole piece would take more than its share of time."""
+    seconds, found = _SHARE * clock.left, []
+    for some in clock.slices(size, size, "bank"):
+        if found and stop():
+            break
+        start, num = time.perf_counter(), min(some.stop, size) - some.start
+        found.append(_piece_of(vae, some.start, num))
+        if (time.perf_counter() - start) / num * size <= seconds:
+            return None
+    return _together(found)
+
+
+def _model_fingerprint(decoder: nn.Module, likelihood: Likelihood) -> str:
+    """SHA-256 of the decoder's weights and buffers, by name, and of the likelihood."""
+    weights = dict(decoder.named_parameters()) | dict(decoder.named_buffers())
+    settings, description = likelihood.to_parts()
+    return fingerprint(prefixed(weights, "decoder") | prefixed(settings, "likelihood"), description)
+
+
+def _is_close(part: Tensor, wanted: Tensor) -> bool:
+    """Equal but for rounding, whose size another number of points in a product may change."""
+    rounding = 1000 * torch.finfo(wanted.dtype).eps * wanted.abs().max()
+    return bool(((part - wanted).abs() <= rounding).all())

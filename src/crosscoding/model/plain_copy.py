@@ -1,0 +1,165 @@
+"""Copies of networks in which every weight is a plain one, computed once and for all.
+
+Weight norm, spectral norm, pruning and other parametrisations compute a layer's weight from other
+tensors before each run. In a trained network these do not change, and so neither does the weight:
+the copy keeps its value. Wrappers that say how a module runs, not what it computes
+(`torch.compile`, `DataParallel`), are taken off.
+"""
+
+import _thread
+import copy
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
+from torch.nn.utils.weight_norm import WeightNorm
+from torch.utils._pytree import tree_leaves
+
+from crosscoding.errors import first_line
+from crosscoding.model.foreign_random import watched
+
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+_SHARED = (_thread.LockType, _thread.RLock, io.IOBase)  # cannot be copied, and hold no weights
+
+
+def plain_copy(network: nn.Module, name: str) -> nn.Module:
+    """A copy in eval mode whose computed weights and buffers are plain; the module stays as it was.
+
+    Args:
+        network: Any module.
+        name: What messages call it, such as "decoder".
+    Raises:
+        ValueError: It cannot be copied.
+    """
+    try:
+        copied = _copy(network).eval()
+    except Exception as error:  # copying the user's attributes may raise anything
+        raise ValueError(
+            f"expected {name} to be a module that copy.deepcopy can copy, and it failed"
+            f"{_where(network)}: {first_line(error)}; delete that attribute, or make it in forward"
+        ) from error
+    for module in copied.modules():
+        _settle_hooks(module)
+        if parametrize.is_parametrized(module):
+            _settle_parametrisations(module)
+    return copied
+
+
+def check_weights(network: nn.Module, name: str) -> None:
+    """Raise ValueError if some weights of a network have no values yet."""
+    for key, tensor in [*network.named_parameters(), *network.named_buffers()]:
+        if is_lazy(tensor):
+            raise ValueError(
+                f"expected a trained {name}, got one whose {key!r} has no shape yet, as a lazy "
+                "layer's; run it once or load its weights first"
+            )
+        if tensor.is_meta:
+            raise ValueError(
+                f"expected a trained {name}, got one whose {key!r} is on the meta device, without "
+                "values; load its weights with load_state_dict(..., assign=True) first"
+            )
+
+
+def tensors_of(network: nn.Module) -> Iterator[Tensor]:
+    """A network's weights, then other tensors that it holds: attributes, constants of scripts."""
+    yield from network.parameters()
+    yield from network.buffers()
+    for module in network.modules():
+        yield from (leaf for leaf in tree_leaves(vars(module)) if isinstance(leaf, Tensor))
+        if isinstance(module, torch.jit.ScriptModule) and hasattr(module, "inlined_graph"):
+            graph: Any = module.inlined_graph  # whose nodes are gone when it is
+            for node in graph.findAllNodes("prim::Constant"):
+                if isinstance(value := node.output().toIValue(), Tensor):
+                    yield value
+
+
+@torch.no_grad()  # with gradients, a scripted module's weights would be copied as computed ones
+def _copy(network: nn.Module) -> nn.Module:
+    """A deep copy without wrappers, in which tensors that were computed and kept have no graph."""
+    made: dict[int, object] = {}
+    modules = list(network.modules())
+    for leaf in tree_leaves([vars(module) for module in modules]):
+        if isinstance(leaf, Tensor) and not leaf.is_leaf:
+            made[id(leaf)] = leaf.detach().clone()
+        elif isinstance(leaf, _SHARED):
+            made[id(leaf)] = leaf
+    for module in reversed(modules):  # inner ones first
+        inner = _unwrapped(module)
+        if inner is not module:
+            made[id(module)] = copy.deepcopy(inner, made)
+    return copy.deepcopy(network, made)
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """What a wrapper wraps; any other module itself."""
+    if isinstance(module, _WRAPPERS):
+        return module.module
+    if type(module).__module__.startswith("torch._dynamo"):  # which takes seconds to import
+        return getattr(module, "_orig_mod", module)
+    return module
+
+
+def _where(network: nn.Module) -> str:
+    """The attribute of a network that cannot be copied, to go on with in a message."""
+    for name, module in network.named_modules():
+        for key, value in vars(module).items():
+            if key == "_modules":
+                continue
+            try:
+                copy.deepcopy(value)
+            except Exception:
+                return f" at {f'{name}.{key}'.lstrip('.')!r}, a {type(value).__name__}"
+    return ""
+
+
+def _settle_hooks(module: nn.Module) -> None:
+    """Replace what hooks compute: weight and spectral norm of the older kind, and pruning."""
+    for hook in list(module._forward_pre_hooks.values()):
+        if isinstance(hook, SpectralNorm):
+            remove_spectral_norm(module, hook.name)
+            _remove_loading_hooks(module)
+        elif isinstance(hook, WeightNorm):
+            remove_weight_norm(module, hook.name)
+        elif isinstance(hook, prune.BasePruningMethod):
+            original = f"{hook._tensor_name}_orig"
+            # torch writes over it, and another layer may share it
+            setattr(module, original, nn.Parameter(module.get_parameter(original).clone()))
+            prune.remove(module, hook._tensor_name)
+
+
+def _remove_loading_hooks(module: nn.Module) -> None:
+    """Let a module load a plain weight again, which torch forgets when it removes spectral norm."""
+    hooks = module._load_state_dict_pre_hooks
+    for key, hook in list(hooks.items()):
+        if isinstance(getattr(hook, "hook", hook), SpectralNormLoadStateDictPreHook):
+            del hooks[key]
+
+
+def _settle_parametrisations(module: nn.Module) -> None:
+    """Replace what parametrisations compute, unless that is another value every time.
+
+    torch's own removal would also change the class, which is the original module's too.
+    """
+    names = list(module.parametrizations)  # pyright: ignore[reportArgumentType]
+    with torch.no_grad(), watched(module) as drawn:
+        values, again = ({name: getattr(module, name).clone() for name in names} for _ in "12")
+        if drawn() or not all(torch.equal(values[name], again[name]) for name in names):
+            return
+    learned = {name for name in names if list(_originals(module, name).parameters(recurse=False))}
+    module.__class__ = type(module).__bases__[0]
+    del module.parametrizations
+    for name, value in values.items():
+        if name in learned:
+            module.register_parameter(name, nn.Parameter(value, requires_grad=False))
+        else:
+            module.register_buffer(name, value)
+
+
+def _originals(module: nn.Module, name: str) -> nn.Module:
+    """What holds the tensors that a parametrised weight or buffer is computed from."""
+    return module.get_submodule(f"parametrizations.{name}")

@@ -1,0 +1,268 @@
+"""Networks that others wrote: copied, frozen, and tried on a few rows before they are relied on."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from crosscoding.errors import NonFiniteError, first_line
+from crosscoding.model.foreign_random import watched
+from crosscoding.model.plain_copy import check_weights, plain_copy
+
+_CROWD = 8  # rows in which noise and the influence of other rows are looked for,
+_CROWD_VALUES = 2**16  # or as many as have so many numbers
+_AGAIN = 4  # eps of the largest output: what the processor gives for the same rows again,
+_BESIDE = 100  # beside other rows, as sines of eight numbers at once depend on the largest of them,
+_ON_GPU = 1000  # and on a GPU, where sums have no fixed order
+_ALONE = 1e-3  # of the largest output: other sizes of the batch, other kernels, in float32
+_AT_MOST = (
+    1e-5  # of an output, that another size of the batch may change: next to nothing in double
+)
+_LEAST_SHARE = 0.01  # of the median output, that the size of an output counts as
+
+
+def frozen_copy(network: nn.Module, name: str) -> nn.Module:
+    """A copy in eval mode, cut off from gradients to its weights; the module is left as it was.
+
+    Args:
+        network: Any module.
+        name: What messages call it, such as "decoder".
+    Raises:
+        TypeError: network is no module.
+        ValueError: It cannot be copied, or some of its weights have no values yet.
+    """
+    if not isinstance(network, nn.Module):
+        raise TypeError(
+            f"expected {name} to be a torch.nn.Module, got {type(network).__name__}; "
+            "wrap a function in a module with a forward method"
+        )
+    check_weights(network, name)
+    copied = plain_copy(network, name)
+    for parameter in copied.parameters():  # a scripted module's own requires_grad_ raises
+        parameter.requires_grad_(False)
+    return copied
+
+
+class OutputError(ValueError):
+    """A network ran, and what it puts out is nothing that is taken: its message says it all."""
+
+
+class Trial:
+    """What a network puts out for a few rows: together, again, among others, and each alone.
+
+    Args:
+        network: The network, frozen.
+        run: The output of it, or of a copy, for rows: (N, *row) -> (N, *output).
+        rows: What it is tried on.
+        others: What is put beside them, best unlike them: (M, *row).
+        name: What messages call it, such as "decoder".
+        hint: What to check where it fails on the rows.
+
+    Attributes:
+        output: What it puts out for the rows together.
+
+    Raises:
+        ValueError: It fails, or changes its own weights.
+        OutputError: As `run` raised it.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        network: nn.Module,
+        run: Callable[[nn.Module, Tensor], Tensor],
+        rows: Tensor,
+        others: Tensor,
+        name: str,
+        hint: str,
+    ) -> None:
+        self._network, self._name, self._rows = network, name, rows
+        self._run_of = run
+        state = {key: tensor.clone() for key, tensor in _state(network).items()}
+        with watched(network) as drawn:
+            try:
+                self.output = self._run(rows)
+            except OutputError:
+                raise
+            except Exception as error:  # whatever may happen in a module of the user's
+                if "cuda" in str(error).lower():
+                    hint = "take .cuda() out of its code and move the whole module instead"
+                raise ValueError(
+                    f"expected {name} to take rows of shape {tuple(rows.shape[1:])}, and it failed "
+                    f"on {tuple(rows.shape)}: {first_line(error)}; {hint}"
+                ) from error
+            drawn()  # what is drawn in the first run and kept is no noise
+            self._doubt = self._doubt_of_runs(others)
+            if drawn():
+                self._doubt = (
+                    f"expected a deterministic {name}, got one that draws random numbers when it "
+                    "is run; turn its dropout or noise off in eval mode, as by "
+                    "F.dropout(..., training=self.training)"
+                )
+        now = _state(network)
+        changed = [key for key, tensor in state.items() if not _same(now.get(key), tensor)]
+        if changed:
+            raise ValueError(
+                f"expected {name} to leave its weights as they are in eval mode, and running it "
+                f"changed {changed[0]!r}; train it to the end first, and update nothing in forward "
+                "unless self.training"
+            )
+
+    def check_finite(self, allowed: Tensor) -> None:
+        """Raise NonFiniteError unless all numbers of the output are allowed, boolean."""
+        if not allowed.all():
+            index = tuple((~allowed).nonzero()[0, 1:].tolist())
+            raise NonFiniteError(
+                f"expected finite output from the {self._name}, got NaN or infinity at a draw from "
+                f"the prior: {self.output[~allowed][0]:.4g}, at index {index} of the output for "
+                "it; check the weights that were loaded"
+            )
+
+    def check(self, dtype: torch.dtype) -> None:
+        """Raise ValueError unless the output is of this dtype, and each row's a function of it."""
+        name, output = self._name, self.output
+        if output.dtype != dtype:
+            raise ValueError(
+                f"expected the {name}'s output to have the weights' dtype {dtype}, "
+                f"got {output.dtype}"
+            )
+        if self._doubt:
+            raise ValueError(self._doubt)
+
+    def _run(self, rows: Tensor) -> Tensor:
+        """The output for rows, which the network may write over."""
+        return self._run_of(self._network, rows.clone()).clone()
+
+    def _doubt_of_runs(self, others: Tensor) -> str:
+        """What is wrong with the network as a function of one row; nothing if all is well."""
+        name, run, rows, output = self._name, self._run, self._rows, self.output
+        values = max(rows[0].numel(), output.numel() // len(rows), 1)
+        size = max(min(_CROWD, _CROWD_VALUES // values), 2)
+        crowd, far = _tiled(rows, size), _tiled(others, size)
+        try:
+            first = run(crowd)
+            same = _same_within(_AGAIN, run(crowd), first)
+            same = same and _same_within(_AGAIN, run(rows), output)
+            half = torch.arange(size, device=rows.device) < size // 2
+            kept = [half, ~half]  # what comes first may matter, or what comes last
+            beside = []
+            for own in kept:
+                mixed = torch.where(own.reshape(-1, *[1] * (rows.ndim - 1)), crowd, far)
+                beside.append(run(mixed)[own])
+        except Exception as error:  # whatever may happen in a module of the user's
+            return (
+                f"expected {name} to take any number of rows, got one that takes {len(rows)} and "
+                f"fails on {size}: {first_line(error)}; take sizes of the batch out of its code"
+            )
+        if not same:
+            return (
+                f"expected a deterministic {name}, got different outputs for the same input; "
+                "turn its dropout or noise off in eval mode"
+            )
+        if doubt := self._doubt_of_one():
+            return doubt
+        unmoved = all(
+            _same_within(_BESIDE, output, first[own])
+            for own, output in zip(kept, beside, strict=True)
+        )
+        return "" if unmoved else _mixes(name)
+
+    def _doubt_of_one(self) -> str:
+        """The same, of its rows in batches of one."""
+        name, rows, output = self._name, self._rows, self.output
+        try:
+            alone = [self._run(row[None]) for row in rows]
+        except Exception as error:  # as batch norm without running statistics, of one
+            return f"{_mixes(name)}; of one row alone it failed: {first_line(error)}"
+        wanted, got = (1, *output.shape[1:]), tuple(alone[0].shape)
+        if len(got) < output.ndim:
+            return (
+                f"expected {name} output of shape {wanted} for one row, as {tuple(output.shape)} "
+                f"for {len(rows)}, got {got}; a squeeze() in it takes the batch's dimension away: "
+                "give it the dimension that it is for, as in squeeze(1), or use flatten(1)"
+            )
+        if got != wanted:
+            return f"{_mixes(name)}; for one row alone it puts out shape {got}"
+        if _difference(torch.cat(alone), output) <= _AT_MOST or self._is_rounding(alone):
+            return ""
+        return _mixes(name)
+
+    def _is_rounding(self, alone: list[Tensor]) -> bool:
+        """Whether rows alone differ from rows together by rounding: in double they hardly do."""
+        try:
+            double = copy.deepcopy(self._network).double()
+            wide = [self._run_of(double, row[None].double()) for row in self._rows]
+            together = self._run_of(double, self._rows.double())
+        except Exception:  # its code has float32 in it
+            together, wide = self.output, alone
+        if self.output.dtype != torch.double and together.dtype == torch.double:
+            return _difference(torch.cat(wide), together) <= _AT_MOST
+        largest = torch.where(self.output.isfinite(), self.output, 0.0).abs().max()
+        return self.output.dtype != torch.double and bool(
+            (torch.cat(alone) - self.output).abs().nan_to_num(0.0).max() <= _ALONE * largest
+        )
+
+
+def check_derivatives(run: Callable[[Tensor], Tensor], rows: Tensor, name: str) -> None:
+    """Raise ValueError if a network writes over numbers that its own derivatives need."""
+    with torch.enable_grad():
+        given = rows.clone().requires_grad_()
+        try:
+            output = run(given.clone())
+            if output.requires_grad:
+                torch.autograd.grad(output.sum(), given, allow_unused=True)
+        except RuntimeError as error:
+            if "inplace operation" in str(error):  # other faults are for `VAE.check` to tell
+                raise ValueError(
+                    f"expected a {name} that torch can differentiate, got one that writes over "
+                    "numbers that its derivative needs; write z = z.clamp(...) for z.clamp_(...), "
+                    "torch.cat(...) for z[:, 0] = ..., and inplace=False"
+                ) from error
+
+
+def _mixes(name: str) -> str:
+    return (
+        f"expected {name} output for one row that does not depend on the other rows of the "
+        "batch; batch norm must use running statistics (track_running_stats=True), and nothing "
+        "may be quantised by the range of a batch"
+    )
+
+
+def _tiled(rows: Tensor, num: int) -> Tensor:
+    """So many rows, each again after the last."""
+    return rows[torch.arange(num, device=rows.device) % len(rows)]
+
+
+def _same_within(rounding: int, output: Tensor, wanted: Tensor) -> bool:
+    """Whether two outputs are one up to rounding, in eps of the largest number."""
+    if output.shape != wanted.shape or not wanted.is_floating_point():
+        return torch.equal(output, wanted)
+    eps = (rounding if wanted.device.type == "cpu" else _ON_GPU) * torch.finfo(wanted.dtype).eps
+    return _difference(output, wanted) <= eps
+
+
+def _difference(output: Tensor, wanted: Tensor) -> float:
+    """The largest difference, as a share of how large a row's number is at that place.
+
+    That is the largest in all rows, and 1 % of its median over places at least: a number may be the
+    small difference of large ones, and then it is rounding. Infinite where one is not finite.
+    """
+    same = (output == wanted) | (output.isnan() & wanted.isnan())
+    gap = torch.where(same, 0, (output - wanted).abs()).nan_to_num(nan=torch.inf)
+    size = torch.where(wanted.isfinite(), wanted, 0).abs().amax(0).clamp_min(1e-6)
+    size = size.maximum(_LEAST_SHARE * size.median())
+    return (gap / size).max().item()
+
+
+def _state(network: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, those too that a state_dict leaves out."""
+    return dict(network.named_parameters()) | dict(network.named_buffers())
+
+
+def _same(now: Tensor | None, before: Tensor) -> bool:
+    """Whether a tensor is what it was; NaN counts as equal to NaN."""
+    if now is None or now.shape != before.shape or now.layout != before.layout:
+        return False
+    now, before = now.to_dense(), before.to_dense()  # sparse ones cannot be compared
+    return bool(((now == before) | (before != before)).all())

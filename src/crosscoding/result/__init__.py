@@ -1,0 +1,1 @@
+"""Answers: what a method found, its verdict, and all that can be asked of it."""

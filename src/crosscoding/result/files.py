@@ -1,0 +1,122 @@
+"""A posterior as a folder of safetensors and JSON, with its evidence and, if possible, its model.
+
+The decoder is written if it is a stack of common layers. Some of its outputs are written always, to
+know the model again when it is passed anew.
+"""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.errors import ModelFormatError
+from crosscoding.evidence import Evidence
+from crosscoding.model.vae import VAE
+from crosscoding.persistence.folder import Parts as FolderParts
+from crosscoding.persistence.folder import prefixed, read_folder, under, write_folder
+from crosscoding.result.findings import Findings
+from crosscoding.target.vae_target import Target, VAETarget
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What a posterior is made of, named as `Posterior` takes it."""
+
+    findings: Findings
+    target: Target | None
+    batch_shape: torch.Size
+    method: str
+    generator: Generator
+    seconds: float
+
+    def write(self, folder: Path) -> None:
+        """Write all of it; whole or not at all. Warn where the decoder cannot go along."""
+        findings_tensors, description = self.findings.to_parts()
+        tensors = prefixed(findings_tensors, "findings")
+        tensors["generator"] = self.generator.get_state()
+        description |= {
+            "method": self.method,
+            "batch_shape": list(self.batch_shape),
+            "seconds": self.seconds,
+            "has_evidence": isinstance(self.target, VAETarget),
+            "vae": None,
+        }
+        if isinstance(self.target, VAETarget):
+            evidence, vae = self.target.evidence, self.target.vae
+            tensors |= {"evidence.values": evidence.values, "evidence.mask": evidence.mask}
+            tensors["fingerprint"] = _fingerprint(vae, self.findings.draws)
+            vae_parts = vae.to_parts()
+            settings, description["likelihood"] = vae.likelihood.to_parts()
+            tensors |= prefixed(settings, "likelihood")
+            if vae_parts is not None:
+                tensors |= prefixed(vae_parts[0], "vae")
+                description["vae"] = vae_parts[1]
+            else:
+                warnings.warn(
+                    "the decoder is no stack of common layers and does not go with the posterior; "
+                    "save the model too, by VAE.save, and pass it: Posterior.load(path, vae=...)",
+                    stacklevel=4,
+                )
+        write_folder(folder, "posterior", (tensors, description))
+
+    @staticmethod
+    def read(folder: Path, vae: VAE | None) -> "Parts":
+        """Read what `write` wrote; errors as `Posterior.load`."""
+        tensors, description = read_folder(folder, "posterior")
+        findings = Findings.from_parts((under(tensors, "findings"), description))
+        if vae is None and description.get("vae") is not None:
+            vae = VAE.from_parts((under(tensors, "vae"), description["vae"]))
+        evidence, generator = None, Generator()
+        try:
+            if description["has_evidence"]:
+                evidence = Evidence(tensors["evidence.values"], tensors["evidence.mask"])
+            generator.set_state(tensors["generator"])
+            batch_shape = torch.Size(description["batch_shape"])
+            method, seconds = str(description["method"]), float(description["seconds"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ModelFormatError(f"the posterior in {folder} is damaged: {error!r}") from error
+        if batch_shape.numel() != len(findings.ess):
+            raise ModelFormatError(
+                f"expected {batch_shape.numel()} queries in {folder}, got {len(findings.ess)}"
+            )
+        target = None
+        if vae is not None and evidence is not None:
+            try:
+                target = VAETarget(vae, evidence)
+            except ValueError as error:
+                raise ModelFormatError(
+                    f"expected the model that the posterior in {folder} is of: {error}"
+                ) from error
+            _check_fits(target, (tensors, description), batch_shape, findings.draws, folder)
+        return Parts(findings, target, batch_shape, method, generator, seconds)
+
+
+def _check_fits(
+    target: VAETarget, saved: FolderParts, batch_shape: torch.Size, draws: Tensor, folder: Path
+) -> None:
+    """Whether evidence and draws are of this model, which gives the outputs that were kept."""
+    tensors, description = saved
+    fits = target.batch_shape == batch_shape and target.latent_dim == draws.shape[-1]
+    if not fits or target.vae.dtype != draws.dtype:
+        raise ModelFormatError(f"the evidence, model and draws in {folder} do not fit")
+    here, given = _fingerprint(target.vae, draws), tensors.get("fingerprint")
+    if given is None or (here.shape, here.dtype) != (given.shape, given.dtype):
+        raise ModelFormatError(f"expected some outputs of the model in {folder}, got {given}")
+    if not torch.allclose(here, given, 1e-3, 1e-4):
+        raise ModelFormatError(f"expected the model that the posterior in {folder} is of")
+    settings, named = target.vae.likelihood.to_parts()
+    kept = under(tensors, "likelihood")
+    same = named == description.get("likelihood") and settings.keys() == kept.keys()
+    if not same or not all(torch.equal(settings[name].cpu(), kept[name]) for name in kept):
+        raise ModelFormatError(
+            f"expected the likelihood that the posterior in {folder} is of, "
+            f"{description.get('likelihood')}, got {target.vae.likelihood}"
+        )
+
+
+@torch.no_grad()
+def _fingerprint(vae: VAE, draws: Tensor) -> Tensor:
+    """Some of the decoder's output at the first draw of each query, to know a model again."""
+    return vae.decode_flat(draws[0, :4]).flatten()[:256].clone()

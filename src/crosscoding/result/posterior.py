@@ -1,0 +1,472 @@
+"""The answer: p(z|x) of every query as a method left it, and what can be asked of it."""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.diagnostics import importance_ess, pareto_k_limit, pareto_smooth
+from crosscoding.errors import NonFiniteError
+from crosscoding.evidence import as_tensor
+from crosscoding.isolation import isolated_class
+from crosscoding.model.undefined_elements import nothing_to_predict
+from crosscoding.model.vae import VAE, check_dtype, check_matches
+from crosscoding.random import generator_from
+from crosscoding.result.arviz import to_arviz
+from crosscoding.result.files import Parts
+from crosscoding.result.findings import Findings, Stage
+from crosscoding.result.verdict import Verdict
+from crosscoding.target.vae_target import CHUNK_BYTES, Target, VAETarget
+
+_CACHE_BYTES = 4 * 2**20  # of a decoder's output: pieces that stay in cache take half the time
+_FEW_COUNT = 50.0  # draws in an average, below which its error says little
+
+
+@isolated_class
+class Posterior:
+    """p(z|x) and p(y|x) for each query of a batch, as the method approximates them.
+
+    Made by `condition`; not by hand. Draws come from the posterior's own stream of random numbers,
+    started by the seed given to `condition`, unless a call brings a seed of its own.
+
+    Attributes:
+        target: What was asked; None in a posterior that was loaded without its model.
+        method: The method that answered.
+        batch_shape: Shape of the batch of queries; () for one query.
+        seconds: Wall-clock time of the method.
+    """
+
+    def __init__(
+        self,
+        findings: Findings,
+        *,
+        target: Target | None,
+        batch_shape: torch.Size,
+        method: str,
+        generator: Generator,
+        seconds: float = 0.0,
+    ) -> None:
+        self._findings = findings
+        self._generator = generator
+        self._flat_target = None if target is None else target.flatten()
+        self.target = target
+        self.device = findings.draws.device
+        self.batch_shape = batch_shape
+        self.method = method
+        self.seconds = seconds
+
+    def __repr__(self) -> str:
+        shape = tuple(self.batch_shape)
+        return f"Posterior(method={self.method}, batch_shape={shape}, seconds={self.seconds:.3g})"
+
+    # ---- figures -------------------------------------------------------------------------------
+
+    @property
+    def log_evidence(self) -> Tensor:
+        """Estimate of log p(x) in nats, shape (*batch,); NaN where the method gives none."""
+        return self._unflatten(self._findings.log_evidence)
+
+    @property
+    def log_evidence_error(self) -> Tensor:
+        """Standard error of `log_evidence` in nats, shape (*batch,)."""
+        return self._unflatten(self._findings.log_evidence_error)
+
+    @property
+    def c_elbo(self) -> Tensor:
+        """C-ELBO on fresh draws in nats, shape (*batch,); NaN where there is no density.
+
+        A lower bound on log p(x) if `bound` is true.
+        """
+        return self._unflatten(self._findings.c_elbo)
+
+    @property
+    def c_elbo_error(self) -> Tensor:
+        """Standard error of `c_elbo` in nats, shape (*batch,)."""
+        return self._unflatten(self._findings.c_elbo_error)
+
+    @property
+    def bound(self) -> bool:
+        """Whether `c_elbo` is a lower bound on log p(x): not for a cross-coder that may fold."""
+        return self._findings.fitted is None or self._findings.fitted.crosscoder.has_density
+
+    @property
+    def ess(self) -> Tensor:
+        """Effective sample size of the draws that the answer was worked out from, shape (*batch,).
+
+        Importance ESS of a fit's draws as proposals; for chains, the smallest over latent
+        dimensions of the ESS that autocorrelation leaves. What `Auto` stores is drawn anew from
+        those, as many as its `num_draws`.
+        """
+        return self._unflatten(self._findings.ess)
+
+    @property
+    def pareto_k(self) -> Tensor:
+        """Pareto k of the draws' importance weights, shape (*batch,); NaN where there are none.
+
+        Above `diagnostics.pareto_k_limit` of the number of draws, averages over the weights, such
+        as `log_evidence`, are not reliable. A mode that no draw came near does not show in it.
+        """
+        k = self._findings.pareto_k
+        return self._unflatten(torch.full_like(self._findings.ess, math.nan) if k is None else k)
+
+    @property
+    def stats(self) -> dict[str, Tensor]:
+        """Further figures of the method by name, each of shape (*batch,)."""
+        return {name: self._unflatten(value) for name, value in self._findings.stats.items()}
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """What each answer is worth and why, the batch flattened."""
+        of_density = self.target is not None and not isinstance(self.target, VAETarget)
+        density_dim = self._findings.draws.shape[-1] if of_density else None
+        return self._findings.figures.verdicts(self.method, density_dim)
+
+    @property
+    def trusted(self) -> Tensor:
+        """Whether the verdict is "trusted", boolean, shape (*batch,)."""
+        return self._unflatten(self._findings.figures.grades == 0)
+
+    @property
+    def trace(self) -> list[Stage]:
+        """What the stages of the method did, in order; none for methods of a single stage."""
+        return [
+            Stage(s.name, self._unflatten(s.decodes), self._unflatten(s.seconds))
+            for s in self._findings.trace
+        ]
+
+    # ---- z -------------------------------------------------------------------------------------
+
+    @property
+    def draws(self) -> Tensor:
+        """The stored latent draws, shape (S, *batch, latent)."""
+        return self._unflatten(self._findings.draws, 1)
+
+    @property
+    def log_weights(self) -> Tensor | None:
+        """Log-weights of the stored draws, normalised, shape (S, *batch); None: all equal."""
+        weights = self._findings.log_weights
+        return None if weights is None else self._unflatten(weights, 1)
+
+    def sample(self, num: int, *, seed: int | Generator | None = None) -> Tensor:
+        """Latent draws from the approximation of p(z|x).
+
+        A fitted cross-coder gives fresh draws. Stored draws (of chains, rejection, a grid) are
+        drawn from without repeats while they last, or by their weights.
+
+        Args:
+            num: Number of draws, ≥ 0.
+            seed: For these draws alone; by default the posterior's own stream goes on.
+        Returns:
+            Shape (num, *batch, latent).
+        """
+        return self._unflatten(self._sample(num, self._stream(seed)), 1)
+
+    def log_prob(self, z: Tensor | np.ndarray) -> Tensor:
+        """log q(z|x) in nats, normalised.
+
+        Args:
+            z: Latent points, shape (*sample, *batch, latent), of the draws' dtype.
+        Returns:
+            Shape (*sample, *batch).
+        Raises:
+            ValueError: z is of another shape or dtype.
+            NotImplementedError: The method has draws only, or a map that is not one-to-one.
+        """
+        findings, z = self._findings, as_tensor(z, "z")
+        dim, num_batch_dims = findings.draws.shape[-1], len(self.batch_shape)
+        batch = z.shape[max(z.ndim - 1 - num_batch_dims, 0) : -1]
+        if z.ndim < 1 + num_batch_dims or z.shape[-1] != dim or batch != self.batch_shape:
+            wanted = ", ".join(["*sample", *map(str, self.batch_shape), str(dim)])
+            raise ValueError(f"expected z of shape ({wanted}), got {tuple(z.shape)}")
+        check_dtype(z, "z", findings.draws.dtype)
+        flat = z.reshape(*z.shape[: z.ndim - 1 - num_batch_dims], len(findings.ess), dim)
+        if findings.fitted is not None:
+            result = findings.fitted.log_prob(flat)
+        elif findings.exact_density:
+            if self._flat_target is None:
+                raise NotImplementedError(
+                    "the density is that of the model: pass Posterior.load(path, vae=...)"
+                )
+            with torch.no_grad():
+                result = self._flat_target.log_joint(flat) - findings.log_evidence
+        else:
+            raise NotImplementedError(
+                f"{self.method} leaves draws and no density; use Variational or Grid for log_prob"
+            )
+        return result.reshape(z.shape[:-1])
+
+    # ---- the datum -----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def predict(self, num: int, *, seed: int | Generator | None = None) -> Tensor:
+        """Draws of the whole datum, t = (x, y): y from p(y|z), x exactly as it was given.
+
+        With the same seed, z is what `sample` gives.
+
+        Args:
+            num: Number of draws, ≥ 0.
+            seed: For these draws alone; by default the posterior's own stream goes on.
+        Returns:
+            Shape (num, *batch, *data).
+        Raises:
+            NonFiniteError: For an element that is not observed, the decoder puts out what there
+                is no p(t|z) for, NaN or infinity as a rule; as of all that predicts.
+        """
+        vae, target = self._model()
+        generator = self._stream(seed)
+        z = self._sample(num, generator)
+        likelihood = vae.flat_likelihood
+        noise = likelihood.noise((num, 1, vae.data_size), generator=generator, like=z)
+        data = z.new_empty(num, z.shape[1], vae.data_size)
+        for rows, params in self._decoded(z):
+            data[rows] = likelihood.draw(params, noise[rows])
+            self._check(data[rows].isfinite(), z[rows], params)
+        return self._with_evidence(data, target, vae)
+
+    @torch.no_grad()
+    def predict_mean(self, num: int, *, seed: int | Generator | None = None) -> Tensor:
+        """The decoder's mean E[t|z] at `num` draws of z, x exactly as given: (num, *batch, *data).
+
+        These are the pictures of the paper's figures. They show where z is, not draws of y.
+        """
+        vae, target = self._model()
+        z = self._sample(num, self._stream(seed))
+        data = z.new_empty(num, z.shape[1], vae.data_size)
+        for rows, params in self._decoded(z):
+            data[rows] = vae.flat_likelihood.mean(params)
+        return self._with_evidence(data, target, vae)
+
+    @torch.no_grad()
+    def mean(self) -> Tensor:
+        """E[t|x] over the stored draws, x exactly as given, shape (*batch, *data)."""
+        vae, target = self._model()
+        return self._with_evidence(self._moment(vae.flat_likelihood.mean), target, vae)
+
+    @torch.no_grad()
+    def std(self) -> Tensor:
+        """Standard deviation of each element given x, 0 where observed, shape (*batch, *data).
+
+        Worked out in double: a variance may overflow where its root does not.
+        """
+        vae, target = self._model()
+        likelihood = vae.flat_likelihood
+        mean = self._moment(lambda params: likelihood.mean(params.double()))
+
+        def squared_gap(params: Tensor) -> Tensor:
+            params = params.double()
+            return likelihood.variance(params) + (likelihood.mean(params) - mean).square()
+
+        spread = self._moment(squared_gap).sqrt().to(self._findings.draws.dtype)
+        spread = spread.reshape(*self.batch_shape, *vae.data_shape)
+        return torch.where(target.evidence.mask, 0.0, spread)
+
+    @torch.no_grad()
+    def query_log_prob(self, truth: Tensor | np.ndarray) -> Tensor:
+        """log p(y|x) = log E_{q(z|x)}[p(y|z)] of the unobserved elements of truth, in nats.
+
+        The paper's figure: an average over the stored draws. Where few of them predict truth, as
+        `query_ess` tells, it comes out too low; `crosscoding.query_log_prob` does not. That one
+        conditions anew, and gives log p(y|x) with its error; this one is a tensor alone.
+
+        Args:
+            truth: Whole data, shape (*batch, *data). Its observed elements are not looked at, even
+                where they contradict the evidence: x is what was conditioned on.
+        Returns:
+            Shape (*batch,). 0 where everything was observed.
+        Raises:
+            ValueError: truth is of another shape, dtype or device, or outside the support.
+            NonFiniteError: An unobserved element of truth is NaN or infinite.
+        """
+        log_prob = self._unflatten(self._query_log_weights(truth).logsumexp(0))
+        _, target = self._model()
+        everything = target.evidence.mask.flatten(len(self.batch_shape)).all(-1)
+        return log_prob.masked_fill(everything, 0.0)
+
+    @torch.no_grad()
+    def _averaged_query_log_prob(self, truth: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
+        """`query_log_prob` and its standard error in nats, both (*batch,); errors as there.
+
+        The error is infinite where too few draws count for it to mean anything.
+        """
+        terms, log_weights = self._query_log_weights(truth), self._findings.normalised_log_weights()
+        log_prob = terms.logsumexp(0)
+        apart = (terms - log_prob).double().exp() - log_weights.double().exp()
+        correlated = (len(terms) / self._findings.ess.double()).clamp_min(1.0)  # as of chains
+        if self._findings.log_weights is not None:
+            correlated = torch.ones_like(correlated)
+        error = (apart.square().sum(0) * correlated).sqrt()
+        few = importance_ess(terms) < _FEW_COUNT
+        heavy = pareto_smooth(terms)[1] > pareto_k_limit(max(len(terms), 2))
+        error = torch.where(few | heavy, math.inf, error).to(log_prob)
+        return self._unflatten(log_prob), self._unflatten(error)
+
+    @torch.no_grad()
+    def query_ess(self, truth: Tensor | np.ndarray) -> Tensor:
+        """How many draws count in the average of `query_log_prob`, (*batch,); errors as there."""
+        return self._unflatten(importance_ess(self._query_log_weights(truth)))
+
+    def _query_log_weights(self, truth: Tensor | np.ndarray) -> Tensor:
+        """log of the terms whose sum is p(y|x), one for each stored draw, (S, B)."""
+        vae, target = self._model()
+        truth = as_tensor(truth, "truth")
+        check_matches(vae, truth, "truth", self.batch_shape)
+        query = ~target.evidence.mask
+        if (query & ~truth.isfinite()).any():
+            raise NonFiniteError("expected finite unobserved elements of truth, got NaN or inf")
+        vae.likelihood.check_values(truth, query, "elements of truth")
+        num_queries = len(self._findings.ess)
+        values = torch.where(query, truth, 0.0).reshape(num_queries, vae.data_size)
+        mask = query.reshape(num_queries, vae.data_size)
+        log_weights, likelihood = self._findings.normalised_log_weights(), vae.flat_likelihood
+        pieces = [
+            likelihood.masked_log_prob(likelihood.only(params, mask), values, mask)
+            for _, params in self._decoded(self._findings.draws, log_weights)
+        ]
+        return torch.where(log_weights > -math.inf, torch.cat(pieces) + log_weights, -math.inf)
+
+    # ---- exchange and saving ---------------------------------------------------------------------
+
+    def to_arviz(self) -> Any:
+        """The stored draws for ArviZ: InferenceData (ArviZ 0.x) or a DataTree (1.x).
+
+        Groups: `posterior` with z, (chain, draw, *batch, latent); `sample_stats` with log_weights
+        where draws have weights (of a grid: ArviZ takes them for equal); `observed_data` with the
+        evidence, NaN where unobserved, and the mask, where there is a model.
+
+        Raises:
+            ImportError: ArviZ is not installed: pip install 'crosscoding[arviz]'.
+        """
+        evidence = self.target.evidence if isinstance(self.target, VAETarget) else None
+        attributes = {"method": self.method, "seconds": self.seconds}
+        return to_arviz(self._findings, evidence, self.batch_shape, attributes)
+
+    def save(self, path: str | Path) -> None:
+        """Write the posterior to a folder, as safetensors and JSON; whole or not at all.
+
+        The decoder goes along if it is a stack of common layers; otherwise there is a warning, and
+        the model is passed to `load`.
+        """
+        parts = Parts(
+            findings=self._findings,
+            target=self.target,
+            batch_shape=self.batch_shape,
+            method=self.method,
+            generator=self._generator,
+            seconds=self.seconds,
+        )
+        parts.write(Path(path))
+
+    @staticmethod
+    def load(path: str | Path, *, vae: VAE | None = None) -> "Posterior":
+        """Read a posterior that `save` wrote.
+
+        Args:
+            path: The folder.
+            vae: The model, needed for `predict`, `mean` and `query_log_prob` where the folder does
+                not hold it.
+        Raises:
+            ModelFormatError: The folder does not hold a posterior, is damaged, or is of another
+                model than `vae`.
+        """
+        return Posterior(**vars(Parts.read(Path(path), vae)))
+
+    # ---- parts ---------------------------------------------------------------------------------
+
+    def _unflatten(self, tensor: Tensor, num_sample_dims: int = 0) -> Tensor:
+        sample, rest = tensor.shape[:num_sample_dims], tensor.shape[num_sample_dims + 1 :]
+        return tensor.reshape((*sample, *self.batch_shape, *rest))
+
+    def _stream(self, seed: int | Generator | None) -> Generator:
+        return self._generator if seed is None else generator_from(seed)
+
+    @torch.no_grad()
+    def _sample(self, num: int, generator: Generator) -> Tensor:
+        if isinstance(num, bool) or not isinstance(num, int):
+            raise TypeError(f"expected the number of draws to be an int, got {type(num).__name__}")
+        if num < 0:
+            raise ValueError(f"expected a number of draws >= 0, got {num}")
+        return self._findings.sample(num, generator=generator)
+
+    def _model(self) -> tuple[VAE, VAETarget]:
+        if isinstance(self.target, VAETarget):
+            return self.target.vae, self.target
+        if self.target is None:
+            raise ValueError(
+                "expected a posterior with a decoder for this, got one that was loaded without its "
+                "model; pass Posterior.load(path, vae=...)"
+            )
+        raise ValueError(
+            "expected a posterior with a decoder for this, got that of a bare density, which has z "
+            "and no data; take sample(num), or averages over draws with their log_weights: "
+            "posterior.sample(1000).mean(0) is the mean of z"
+        )
+
+    def _decoded(
+        self, z: Tensor, log_weights: Tensor | None = None
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """The decoder's output at z, (S, B, latent), piece by piece: (rows of S, parameters).
+
+        Args:
+            z: Draws.
+            log_weights: Of theirs, (S, B); what is decoded at draws of weight 0 does not matter.
+        Raises:
+            NonFiniteError: For an element that is not observed, p(t|z) does not exist.
+        """
+        vae, _ = self._model()
+        row_bytes = max(vae.row_values * z.element_size() * z.shape[1], 1)
+        # Weights are read for every piece: it should have as many numbers, where memory allows it.
+        weight_bytes = sum(parameter.nbytes for parameter in vae.decoder.parameters())
+        piece = min(max(_CACHE_BYTES, weight_bytes), CHUNK_BYTES)
+        size = max(piece // row_bytes, 1)
+        for start in range(0, len(z), size):
+            rows = slice(start, start + size)
+            params = vae.decode_flat(z[rows])
+            valid = vae.flat_likelihood.valid(params)
+            if log_weights is not None:
+                valid = valid | (log_weights[rows] == -math.inf).unsqueeze(-1)
+            self._check(valid, z[rows], params)
+            yield rows, params
+
+    def _check(self, exists: Tensor, z: Tensor, params: Tensor) -> None:
+        """Raise NonFiniteError unless there is what is predicted of all that is not observed.
+
+        Args:
+            exists: Whether it is there, (S, B, E).
+            z: Draws, (S, B, latent).
+            params: The decoder's output for them.
+        """
+        vae, target = self._model()
+        wrong = ~exists & ~target.evidence.mask.reshape(z.shape[1], vae.data_size)
+        if wrong.any():
+            query = int(wrong.flatten(2).any(-1).any(0).nonzero()[0, 0])
+            of_query = z[:, query], params[:, query], wrong[:, query]
+            naming = vae.flat_likelihood, vae.element_name
+            raise NonFiniteError(nothing_to_predict(*naming, *of_query, query))
+
+    def _moment(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Weighted mean over the stored draws of a function of the decoder's output, (B, E)."""
+        vae, target = self._model()
+        nothing = torch.zeros_like(target.evidence.mask).reshape(-1, vae.data_size)
+        log_weights, total = self._findings.normalised_log_weights(), None
+        weights = log_weights.exp().unsqueeze(-1)
+        for rows, params in self._decoded(self._findings.draws, log_weights):
+            own, values = weights[rows], function(params)
+            usual = function(vae.flat_likelihood.only(params[:1], nothing))  # NaN if it has none
+            exists = values.isfinite() | ~usual.isfinite() | (own == 0)
+            self._check(exists, self._findings.draws[rows], params)
+            piece = torch.where(own > 0, own * values, 0.0).sum(0)
+            total = piece if total is None else total.add_(piece)
+        assert total is not None  # there is a draw at least
+        return total
+
+    def _with_evidence(self, flat: Tensor, target: VAETarget, vae: VAE) -> Tensor:
+        """Data of shape (*sample, B, E) as (*sample, *batch, *data), observed elements as given."""
+        evidence = target.evidence
+        data = flat.reshape(*flat.shape[:-2], *self.batch_shape, *vae.data_shape)
+        for datum in data if flat.ndim == 3 else [data]:  # in place: a copy may be large
+            torch.where(evidence.mask, evidence.values, datum, out=datum)
+        return data

@@ -1,0 +1,1 @@
+"""Targets p(z, x): what every method works on."""

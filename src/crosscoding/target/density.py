@@ -1,0 +1,192 @@
+"""A target without a VAE: any density of z, for every method that works on a VAE."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crosscoding.clock import UNLIMITED
+from crosscoding.errors import NonFiniteError, counted
+from crosscoding.isolation import isolated
+from crosscoding.model.bank import MAX_POINTS, prior_points
+from crosscoding.target.vae_target import Target
+
+_BEYOND = 3.0  # standard deviations of a normal draw's length
+_BANK_SHARE = 0.25  # of the time that is left
+_AT_ONCE = 256  # points, of each query, where there is a clock that is asked between them
+
+
+class DensityTarget(Target):
+    """A bare target without a VAE: any unnormalised density of z.
+
+    It is split into a prior N(0, prior_scale² I) and the rest, so that every method, those that
+    start from the prior too, runs on it as on a VAE.
+
+    Args:
+        log_density: Maps z (*sample, *batch, latent) to log-densities (*sample, *batch). One that
+            torch cannot differentiate is taken to be flat: moves are then those of a random walk.
+        latent_dim: Size of z.
+        prior_scale: Standard deviation of the prior; wide enough to cover all modes.
+        like: Tensor whose dtype and device to use; float32 on the CPU otherwise.
+
+    Attributes:
+        kept: What was worked out from the density and is worth keeping, by name.
+
+    Example:
+        >>> target = DensityTarget(lambda z: -z.square().sum(-1), latent_dim=2)
+        >>> target.log_joint(torch.ones(3, 2))
+        tensor([-2., -2., -2.])
+    """
+
+    @isolated
+    def __init__(
+        self,
+        log_density: Callable[[Tensor], Tensor],
+        latent_dim: int,
+        *,
+        prior_scale: float = 1.0,
+        like: Tensor | None = None,
+    ) -> None:
+        if latent_dim < 1 or not prior_scale > 0:
+            raise ValueError(
+                f"expected latent_dim >= 1 and prior_scale > 0, got {latent_dim} and {prior_scale}"
+            )
+        self.log_density = log_density
+        self.latent_dim = latent_dim
+        self.prior_scale = float(prior_scale)
+        like = torch.empty(0, dtype=torch.float32) if like is None else like
+        self.like = like.new_empty(0)
+        self.batch_shape = torch.Size()
+        self.kept: dict[str, Any] = {}
+
+    @property
+    def undefined(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether the density had no value somewhere far out, the same for all queries, (B,)."""
+        found = self.kept.get("undefined", False)
+        return torch.full(self.batch_shape, found, dtype=torch.bool, device=self.like.device)
+
+    @property
+    def _far(self) -> float:
+        """Distance from 0 that hardly any draw of the prior is beyond."""
+        return (math.sqrt(self.latent_dim) + _BEYOND) * self.prior_scale
+
+    @property
+    def operations(self) -> float:
+        return 100.0 * self.latent_dim  # it shows nothing of itself
+
+    @isolated
+    def log_joint(self, z: Tensor, *, checked: bool = True) -> Tensor:
+        in_pieces = self.clock.is_limited and z.ndim > 1 + len(self.batch_shape) and len(z) > 1
+        if not in_pieces:
+            return self._log_joint(z, checked)
+        slices = self.clock.slices(len(z), _AT_ONCE, "points")
+        return torch.cat([self._log_joint(z[some], checked) for some in slices])
+
+    def _log_joint(self, z: Tensor, checked: bool) -> Tensor:
+        self.clock.tick()
+        result = self.log_density(z)
+        if result.shape != z.shape[:-1]:
+            raise ValueError(
+                f"expected log_density to map z of shape {tuple(z.shape)} to shape "
+                f"{tuple(z.shape[:-1])}, got {tuple(result.shape)}; sum over the last dimension"
+            )
+        if result.dtype != z.dtype:
+            raise ValueError(
+                f"expected log_density to give the dtype of z, {z.dtype}, got {result.dtype}; give "
+                f"its tensors that dtype, or DensityTarget(..., like=torch.empty(0, "
+                f"dtype={result.dtype}))"
+            )
+        if z.requires_grad and torch.is_grad_enabled() and not result.requires_grad:
+            result = result + 0 * z.sum(-1)  # of a constant, or of code that torch does not see
+        wrong = result.isnan() | (result == math.inf)
+        if wrong.any():
+            far = z.detach().norm(dim=-1) > self._far
+            self.kept["undefined"] = bool((wrong & far).any()) or self.kept.get("undefined", False)
+            result = torch.where(wrong & far, -math.inf, result)
+            wrong = wrong & ~far
+        if checked and wrong.any():
+            place = z.detach()[wrong][0].norm()
+            found = "NaN" if result[wrong].isnan().any() else "infinity"
+            raise NonFiniteError(
+                f"expected a finite log-density, got {found} from log_density at "
+                f"{int(wrong.sum())} of {counted(wrong.numel(), 'point')}, the first of them at "
+                f"|z| = {place:.3g}"
+            )
+        return result
+
+    @isolated
+    def log_likelihood(self, z: Tensor, *, checked: bool = True) -> Tensor:
+        return self.log_joint(z, checked=checked) - self.log_prior(z)
+
+    @isolated
+    def pairwise_log_likelihood(self, z: Tensor) -> Tensor:
+        one_batch = z.reshape(len(z), *[1] * len(self.batch_shape), self.latent_dim)
+        return self.log_likelihood(one_batch).expand(len(z), *self.batch_shape)
+
+    @isolated
+    def log_likelihood_of_bank(self) -> tuple[Tensor, Tensor]:
+        num = min(MAX_POINTS, self.bank_points)
+        points = self.prior_scale * prior_points(num, self.latent_dim, self.like)
+        log_likelihood = self.in_time(lambda target, z: target.pairwise_log_likelihood(z), points)
+        return points[: len(log_likelihood)], log_likelihood
+
+    def in_time(
+        self, evaluate: "Callable[[DensityTarget, Tensor], Tensor]", points: Tensor
+    ) -> Tensor:
+        """A function of points (N, latent), for as many of the first ones as there is time for.
+
+        One is evaluated however late it is.
+        """
+        if not self.clock.is_limited:
+            return evaluate(self, points)
+        first = self.timed(UNLIMITED)
+        assert isinstance(first, DensityTarget)
+        stop, pieces = self.clock.within(_BANK_SHARE), [evaluate(first, points[:1])]
+        for some in self.clock.slices(len(points) - 1, _AT_ONCE, "bank"):
+            if stop():
+                break
+            pieces.append(evaluate(self, points[1:][some]))
+        return torch.cat(pieces)
+
+    @isolated
+    def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
+        return self.log_likelihood(z)
+
+    @isolated
+    def curvature(self, z: Tensor) -> Tensor:
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.log_joint(z).sum(), z, create_graph=True)
+            if not gradient.requires_grad:  # of a linear density
+                return z.new_zeros(*z.shape, self.latent_dim, dtype=torch.double)
+            rows = []
+            for column in gradient.unbind(-1):
+                self.clock.tick()
+                rows.append(torch.autograd.grad(column.sum(), z, retain_graph=True)[0])
+        hessian = torch.stack(rows, -2).detach().double()
+        return -0.5 * (hessian + hessian.mT)
+
+    @isolated
+    def curvature_along(self, z: Tensor, directions: Tensor) -> Tensor:
+        """By central differences of the gradient: it need not have a derivative."""
+        step = torch.finfo(z.dtype).eps ** (1 / 3)
+        shift = step * directions.to(z)
+        with torch.enable_grad():
+            both = torch.stack([z - shift, z + shift]).detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.log_joint(both).sum(), both)
+        behind, ahead = gradient.double()
+        return (behind - ahead) / (2 * step)
+
+    def flatten(self) -> "DensityTarget":
+        return self.select(torch.zeros(self.num_queries, dtype=torch.long, device=self.like.device))
+
+    def select(self, index: Tensor) -> "DensityTarget":
+        flat = DensityTarget(
+            self.log_density, self.latent_dim, prior_scale=self.prior_scale, like=self.like
+        )
+        flat.kept = self.kept
+        flat.index = index if self.index is None else self.index[index]
+        flat.batch_shape, flat.clock, flat.bank_points = index.shape, self.clock, self.bank_points
+        return flat

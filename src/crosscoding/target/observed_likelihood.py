@@ -1,0 +1,374 @@
+"""log p(x|z) of queries, from what the decoder puts out for the elements that they observe.
+
+What is not observed is left out before any arithmetic: it may be infinite or NaN, and vectorised
+operations round a number by its place in a tensor. So answers are those, bit for bit, of a decoder
+without these elements.
+
+With 5 to 25 % of an image observed, most of a decoder's last layer makes elements that p(x|z) does
+not look at. Where the decoder has a `Head`, a query keeps the rows of what it observes; queries
+that observe the same elements share them. Otherwise all elements are decoded.
+
+Everything is done piece by piece, so that what a piece works on stays in the processor's cache, and
+memory is bounded: gradients too, which a piece works out with its values.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from crosscoding.clock import UNLIMITED, Clock
+from crosscoding.likelihoods import Likelihood
+from crosscoding.model.last_layer import Head
+from crosscoding.model.vae import VAE
+from crosscoding.target.guarded_gradient import gradient
+from crosscoding.target.jacobian import derivative
+
+_MOST_OBSERVED = 0.5  # share of the elements above which one product with all of them is faster
+_MAX_BYTES = 512 * 2**20
+_POINTS_AT_ONCE = 128
+_CACHE_BYTES = 8 * 2**20
+_PIECE_BYTES = 32 * 2**20  # of all that the steps of decoding a piece put out
+_PER_ELEMENT = 8  # numbers that the steps of a likelihood put out for a decoder's one, about
+_TILE, _TILES_AT_ONCE = 128, 256
+_LANES = 64  # elements that vectorised operations take at once divide it, whatever the processor
+
+
+class Observed:
+    """log p(x|z) of B queries from their observed elements, E of them at most.
+
+    Attributes:
+        elements: Which elements, shape (R, E), R = B or, for a shared mask, 1; queries with fewer
+            are filled up with elements that do not count.
+        values: x, shape (B, E).
+        mask: Which of them count, shape (R, E).
+        likelihood: For these elements.
+        clock: Told before every piece that is decoded.
+    """
+
+    likelihood: Likelihood
+    clock: Clock = UNLIMITED
+    _by_query: tuple[str, ...] = ("elements", "mask", "_outputs", "_counts")
+
+    def __init__(self, vae: VAE, values: Tensor, mask: Tensor) -> None:
+        self._vae, likelihood = vae, vae.flat_likelihood
+        rows = mask[:1] if (mask == mask[:1]).all() else mask
+        self.elements = likelihood.elements_in(rows)
+        self.values = values.gather(1, self.elements.expand(len(values), -1))
+        self.mask = rows.gather(1, self.elements)
+        self.likelihood = likelihood.of_elements(self.elements)
+        self._outputs = likelihood.outputs_of(self.elements)
+        everything = torch.arange(vae.params_size, device=values.device)
+        self._is_whole = torch.equal(self._outputs, everything[None])
+        self._counts = self.mask.sum(1)
+        self._all_count = bool(self.mask.all())
+
+    @staticmethod
+    def of(vae: VAE, values: Tensor, mask: Tensor, clock: Clock = UNLIMITED) -> "Observed":
+        """What is fastest for these queries: values and mask of shape (B, data_size)."""
+        found = ObservedRows.where_faster(vae, values, mask, clock)
+        return (found or Observed(vae, values, mask)).timed(clock)
+
+    def timed(self, clock: Clock) -> "Observed":
+        """The same, by this clock."""
+        chosen = self._copy()
+        chosen.clock = clock
+        return chosen
+
+    def select(self, index: Tensor | slice) -> "Observed":
+        """Some of the queries."""
+        chosen = self._copy()
+        chosen.values = self.values[index]
+        if len(self.elements) > 1 or len(self.values) == 1:
+            for name in self._by_query:
+                setattr(chosen, name, getattr(self, name)[index])
+            chosen.likelihood = self.likelihood.select(index)
+        return chosen
+
+    def params(self, z: Tensor) -> Tensor:
+        """The decoder's output for these elements.
+
+        Args:
+            z: Shape (*sample, B, latent).
+        Returns:
+            Shape (S, B, E, *param_shape).
+        Raises:
+            OutOfTime: It is over, by the clock.
+        """
+        self.clock.tick()
+        params = self._vae.decode_flat(z.reshape(z.shape[:-2].numel(), *z.shape[-2:])).flatten(2)
+        if self._is_whole:
+            pass
+        elif len(self.elements) == 1:
+            params = params.index_select(2, self._outputs[0])
+        else:
+            params = params.gather(2, self._outputs.expand(len(params), -1, -1))
+        return self._counted(params)
+
+    def _counted(self, params: Tensor) -> Tensor:
+        """The parameters of these elements, laid out flat, as the likelihood takes them."""
+        own = self.likelihood.param_shape
+        shape = (params.shape[-1] // math.prod(own), *own)
+        params = params.contiguous().unflatten(-1, shape)
+        return params if self._all_count else self.likelihood.only(params, self.mask)
+
+    def log_likelihood(self, z: Tensor) -> Tensor:
+        """log p(x|z) in nats: z (*sample, B, latent) -> (*sample, B)."""
+        if torch.is_grad_enabled() and z.requires_grad:
+            return _WithGradient.apply(z, self)  # pyright: ignore[reportReturnType]
+        return self.in_pieces(z, lambda part, points: part.at(points))
+
+    def at(self, points: Tensor) -> Tensor:
+        """The same in one piece: points (S, B, latent) -> (S, B)."""
+        return self.likelihood.masked_log_prob(self.params(points), self.values, self.mask)
+
+    def lost(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """At what share of points an observed element is lost, and which one at most of them.
+
+        Args:
+            z: Shape (S, B, latent).
+        Returns:
+            The share and the element, out of those of a datum laid out flat, shape (B,) both.
+        """
+        shares, elements = [z.new_zeros(0)], [z.new_zeros(0, dtype=torch.long)]
+        for rows, part in self.pieces(len(z)):
+            of_element = torch.zeros_like(part.values)
+            of_query = z.new_zeros(len(part.values))
+            for some in part.slices(len(z)):
+                params = part.params(z[some, rows])
+                lost = part.likelihood.lost(params, part.values) & part.mask
+                of_query += lost.any(-1).sum(0)
+                of_element += lost.sum(0)
+            shares.append(of_query / max(len(z), 1))
+            elements.append(part.element(of_element.argmax(1)))
+        return torch.cat(shares), torch.cat(elements)
+
+    def element(self, place: Tensor) -> Tensor:
+        """Which element of the datum stands at a place of each query, (B,) -> (B,)."""
+        return self.elements.expand(len(place), -1).gather(1, place[:, None])[:, 0]
+
+    def in_pieces(
+        self,
+        z: Tensor,
+        function: Callable[["Observed", Tensor], Tensor],
+        *,
+        decodes_of_one: int = 1,
+    ) -> Tensor:
+        """function of z (*sample, B, latent) by pieces: shape (*sample, B, *event).
+
+        Args:
+            z: Latent points.
+            function: Takes some queries and points of theirs, (S', B', latent); gives (S', B',
+                *event).
+            decodes_of_one: How many decodes function has in memory for a point.
+        """
+        flat = z.reshape(z.shape[:-2].numel(), *z.shape[-2:])
+        results = []
+        for rows, part in self.pieces(len(flat) * decodes_of_one):
+            slices = part.slices(len(flat), decodes_of_one)
+            results.append(torch.cat([function(part, flat[some, rows]) for some in slices]))
+        result = torch.cat(results, dim=1)
+        return result.reshape(*z.shape[:-1], *result.shape[2:])
+
+    def pieces(self, num_points: int) -> Iterator[tuple[slice, "Observed"]]:
+        """Some queries after the other, of each of which there are so many points.
+
+        A piece is without the elements that none of its queries observes.
+        """
+        size = _whole(self.points_at_once // min(max(num_points, 1), _POINTS_AT_ONCE))
+        for start in range(0, max(len(self.values), 1), size):
+            rows = slice(start, start + size)
+            yield rows, self.select(rows)._trimmed()
+
+    def slices(self, num_points: int, decodes_of_one: int = 1) -> Iterator[slice]:
+        """Some of so many points of each query after the other: as many as a piece may have."""
+        size = _whole(self.points_at_once // (max(len(self.values), 1) * decodes_of_one))
+        kind = f"{decodes_of_one} decodes of {len(self.values)}"
+        return self.clock.slices(num_points, size, kind)
+
+    @property
+    def params_size(self) -> int:
+        """How many numbers `params` gives for a point of a query."""
+        return self._outputs.shape[-1]
+
+    @property
+    def points_at_once(self) -> int:
+        """Points of all queries together that make up a piece."""
+        numbers = self._vae.cost.values + _PER_ELEMENT * self._vae.params_size
+        piece = self.clock.piece_bytes(_PIECE_BYTES)
+        return max(piece // (numbers * self._vae.dtype.itemsize), 1)
+
+    def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
+        """log p(x|z) in nats of query[i] at z[i]: z (N, latent), query (N,) -> (N,)."""
+        slices = self.clock.slices(len(z), self.points_at_once, "points of their own")
+        return torch.cat([self.select(query[some]).at(z[some][None])[0] for some in slices])
+
+    def _trimmed(self) -> "Observed":
+        """Without the elements that no query here observes."""
+        most = int(self._counts.amax()) if len(self._counts) else 0
+        if not 0 < most < self.elements.shape[1] or not self.likelihood.by_element:
+            return self
+        part, outputs = self._copy(), self.params_size // self.elements.shape[1] * most
+        for name in ("elements", "mask", "values"):
+            setattr(part, name, getattr(self, name)[..., :most])
+        part._outputs = self._outputs[..., :outputs]
+        part.likelihood = self.likelihood.trimmed(most)
+        return part
+
+    def _copy(self):
+        copied = object.__new__(type(self))
+        vars(copied).update(vars(self))
+        return copied
+
+
+class _WithGradient(torch.autograd.Function):
+    """log p(x|z), and its gradient at the same time, piece by piece: no graph is kept.
+
+    Where a gradient of the gradient is asked for (create_graph=True), the graph is made then.
+    """
+
+    @staticmethod
+    def forward(ctx, z: Tensor, observed: Observed) -> Tensor:
+        both = observed.in_pieces(z, _value_and_gradient)
+        ctx.observed = observed
+        ctx.save_for_backward(z, both[..., 1:])
+        return both[..., 0].clone()
+
+    @staticmethod
+    def backward(ctx, *upstream: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        z, slope = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            value = ctx.observed.at(z.reshape(z.shape[:-2].numel(), *z.shape[-2:]))
+            total = (upstream[0] * value.reshape(z.shape[:-1])).sum()
+            return torch.autograd.grad(total, z, create_graph=True)[0], None
+        return upstream[0].unsqueeze(-1) * slope, None
+
+
+def _value_and_gradient(part: Observed, points: Tensor) -> Tensor:
+    """log p(x|z) and its gradient side by side, (S, B, 1 + latent)."""
+    if not points.numel():
+        return points.new_zeros(*points.shape[:-1], 1 + points.shape[-1])
+    value, slope = gradient(part.at, points)
+    unclear = slope.isnan().any(-1) & ~value.isnan()
+    if unclear.any():
+        samples, queries = unclear.any(1), unclear.any(0).nonzero()[:, 0]
+        among = points[samples][:, queries]
+        again = part.select(queries).in_pieces(among, _gradient_by_element, decodes_of_one=2)
+        slope[samples.nonzero(), queries] = torch.where(
+            unclear[samples][:, queries, None], again, slope[samples][:, queries]
+        )
+    return torch.cat([value.unsqueeze(-1), slope], -1)
+
+
+def _gradient_by_element(part: Observed, z: Tensor) -> Tensor:
+    """∇ log p(x|z) from derivatives of each element alone: z (S, B, latent), shape of z.
+
+    Going backwards, a step may overflow that forwards does not, as 1 / p of a p that has all but
+    underflowed.
+    """
+    if not z.numel():
+        return z
+    params = part.params(z.detach()).detach().requires_grad_()
+    with torch.enable_grad():
+        log_prob = part.likelihood.masked_log_prob(params, part.values, part.mask)
+        (slope,) = torch.autograd.grad(log_prob.sum(), params)
+    result = torch.empty_like(z)
+    for index, direction in enumerate(torch.eye(z.shape[-1]).to(z)):
+        change = derivative(part.params, z, direction.expand_as(z), exact=True)
+        result[..., index] = torch.where(slope == 0, 0.0, slope * change).flatten(2).sum(-1)
+    return result
+
+
+class ObservedRows(Observed):
+    """The same from rows of the decoder's last layer: other elements are not decoded."""
+
+    _by_query = (*Observed._by_query, "_weight", "_bias")
+
+    def __init__(self, vae: VAE, head: Head, values: Tensor, mask: Tensor) -> None:
+        super().__init__(vae, values, mask)
+        self._head = head
+        self._weight = head.weight[self._outputs].mT.contiguous()
+        self._bias = head.bias[self._outputs]
+
+    @classmethod
+    def where_faster(
+        cls, vae: VAE, values: Tensor, mask: Tensor, clock: Clock = UNLIMITED
+    ) -> "ObservedRows | None":
+        if vae.head is None:
+            return None
+        most = _most_observed(mask)
+        row_bytes = vae.head.weight[0].numel() * values.element_size()
+        size = len(mask) * most * row_bytes * (vae.params_size // vae.data_size)
+        few = 0 < most <= _MOST_OBSERVED * vae.data_size
+        if not few or size > clock.piece_bytes(_MAX_BYTES):
+            return None
+        return cls(vae, vae.head, values, mask)
+
+    def params(self, z: Tensor) -> Tensor:
+        self.clock.tick()
+        shape = (z.shape[:-2].numel(), z.shape[-2], self._width)
+        hidden = self._head.trunk(z.reshape(-1, z.shape[-1])).reshape(shape)
+        if len(self.elements) == 1:
+            output = F.linear(hidden, self._weight[0].mT, self._bias[0])
+        else:
+            product = torch.baddbmm(self._bias[:, None], hidden.transpose(0, 1), self._weight)
+            output = product.transpose(0, 1)
+        return self._counted(self._head.activation(output))
+
+    @property
+    def points_at_once(self) -> int:
+        widest = max(self._width, self._bias.shape[1])
+        cache = self.clock.piece_bytes(_CACHE_BYTES)
+        return max(cache // (widest * self.values.element_size()), _POINTS_AT_ONCE)
+
+    def _trimmed(self) -> "ObservedRows":
+        part = super()._trimmed()
+        assert isinstance(part, ObservedRows)
+        for name in ("_weight", "_bias"):
+            setattr(part, name, getattr(self, name)[..., : part.params_size])
+        return part
+
+    def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
+        """log p(x|z) in nats of query[i] at z[i]: z (N, latent), query (N,) -> (N,).
+
+        The points of a query are laid out in tiles, the last one filled up, so that its rows are
+        fetched once a tile.
+        """
+        if not len(z):
+            return z.new_empty(0)
+        order = query.argsort(stable=True)
+        counts = torch.bincount(query, minlength=len(self.values))
+        tiles = (counts + _TILE - 1) // _TILE
+        first_tile, first_point = tiles.cumsum(0) - tiles, counts.cumsum(0) - counts
+        owner = query[order]
+        place = first_tile[owner] * _TILE + torch.arange(len(z), device=z.device)
+        place = place - first_point[owner]
+        laid_out = z.new_zeros(int(tiles.sum()) * _TILE, z.shape[-1])
+        laid_out[place] = z[order]
+        of_tile = torch.repeat_interleave(tiles)
+        points = laid_out.unflatten(0, (-1, _TILE))
+        tiled = [
+            self.select(of_tile[start : start + _TILES_AT_ONCE]).log_likelihood(
+                points[start : start + _TILES_AT_ONCE].transpose(0, 1)
+            )
+            for start in range(0, len(points), _TILES_AT_ONCE)
+        ]
+        result = z.new_empty(len(z))
+        result[order] = torch.cat([part.mT.flatten() for part in tiled])[place]
+        return result
+
+    @property
+    def _width(self) -> int:
+        return self._weight.shape[-2]
+
+
+def _most_observed(mask: Tensor) -> int:
+    """Of mask (B, E), the most of a query; 0 without queries."""
+    return int(mask.sum(1).max()) if len(mask) else 0
+
+
+def _whole(num: int) -> int:
+    """So many points at once, or a few less: pieces then round as all points together would."""
+    return max(num - num % _LANES if num > _LANES else num, 1)

@@ -1,0 +1,461 @@
+"""The target p(z, x): what every method works on, such as a VAE with evidence.
+
+    log p(z, x) = log p(z) + log p(x|z),   p(z|x) = p(z, x) / p(x)                            (3)
+
+Shapes are (*sample, *batch, latent) for z and (*sample, *batch) for log-probabilities in nats. The
+batch runs over queries, each with evidence of its own.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.clock import UNLIMITED, Clock
+from crosscoding.errors import NonFiniteError
+from crosscoding.evidence import Evidence
+from crosscoding.isolation import isolated
+from crosscoding.model.bank import MAX_POINTS, Bank
+from crosscoding.model.vae import VAE, check_matches
+from crosscoding.random import normal
+from crosscoding.target.clamps import stuck
+from crosscoding.target.guarded_gradient import gradient
+from crosscoding.target.jacobian import derivative, with_jacobian
+from crosscoding.target.observed_likelihood import Observed
+
+CHUNK_BYTES = 64 * 2**20
+_JACOBIAN_BYTES = 32 * 2**20  # of a Jacobian at one z, in double
+_DEAR = 1e7  # multiply-adds of a decode, from which on derivatives along a line are differences
+REACH = 5.0  # prior standard deviations from 0 that hardly any prior draw is beyond
+
+
+class Target(ABC):
+    """An unnormalised density of z for each query of a batch, split into prior and likelihood.
+
+    Attributes:
+        latent_dim: Size of z.
+        batch_shape: Shape of the batch of queries.
+        prior_scale: Standard deviation of the prior N(0, prior_scale² I) that log_likelihood is
+            relative to.
+        like: An empty tensor of the dtype and on the device of everything here.
+        index: Which queries of the whole batch these are, shape (B,); None: all of them.
+        ends_with_prior: Whether far out p(z, x) falls off as the prior does; where that is not
+            known, tails have to be looked at.
+        undefined: For which queries of the whole batch log p(x|z) was NaN somewhere far out, and
+            taken for −inf, boolean; None: not known.
+        clock: Told before every piece of work.
+        bank_points: Most points that the bank has.
+    """
+
+    latent_dim: int
+    batch_shape: torch.Size
+    prior_scale: float = 1.0
+    like: Tensor
+    index: Tensor | None = None
+    ends_with_prior: bool = False
+    undefined: Tensor | None = None
+    clock: Clock = UNLIMITED
+    bank_points: int = MAX_POINTS
+
+    def name(self, query: int | Tensor) -> int:
+        """Which query of the whole batch this is, for messages."""
+        return int(query if self.index is None else self.index[query])
+
+    @abstractmethod
+    def log_likelihood(self, z: Tensor, *, checked: bool = True) -> Tensor:
+        """log p(x|z) in nats, shape (*sample, *batch).
+
+        Raises:
+            NonFiniteError: It is NaN somewhere that prior draws are; not raised if not checked.
+        """
+
+    @abstractmethod
+    def pairwise_log_likelihood(self, z: Tensor) -> Tensor:
+        """log p(x|z) of every query at points that all share: z (N, latent) -> (N, *batch)."""
+
+    @abstractmethod
+    def log_likelihood_of_bank(self) -> tuple[Tensor, Tensor]:
+        """Spread-out points of the prior, (N, latent), and log p(x|z) there, (N, *batch)."""
+
+    @abstractmethod
+    def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
+        """log p(x|z) of query[i] at z[i], in nats: z (N, latent), query (N,) -> (N,)."""
+
+    @abstractmethod
+    def curvature(self, z: Tensor) -> Tensor:
+        """How log p(z, x) bends at z (*sample, B, latent) of a flat target: about −∇², symmetric.
+
+        A VAE's is I + Jᵀ F J, J the Jacobian of the decoder's output for the observed elements and
+        F their Fisher information: positive definite, and −∇² itself where the decoder is linear
+        (Gauss–Newton).
+
+        Returns:
+            Shape (*sample, B, latent, latent), in double precision whatever the model's: added up
+            in float32, a direction 10⁴ times narrower than another would drown the wider one.
+        """
+
+    @abstractmethod
+    def curvature_along(self, z: Tensor, directions: Tensor) -> Tensor:
+        """`curvature` at z times a direction of length 1 at each, without the matrix.
+
+        Args:
+            z: Shape (*sample, B, latent), of a flat target.
+            directions: Shape of z.
+        Returns:
+            Shape of z, in double.
+        """
+
+    @abstractmethod
+    def flatten(self) -> "Target":
+        """The same target with batch shape (B,)."""
+
+    @abstractmethod
+    def select(self, index: Tensor) -> "Target":
+        """The target of some queries (repeats allowed), for a target of batch shape (B,)."""
+
+    def timed(self, clock: Clock, bank_points: int = MAX_POINTS) -> "Target":
+        """The same flat target by this clock, with no more than so many points in its bank."""
+        chosen = object.__new__(type(self))
+        vars(chosen).update(vars(self))
+        chosen.clock, chosen.bank_points = clock, bank_points
+        return chosen
+
+    def prepare(self) -> "Target":
+        """The same flat target, ready to be evaluated often."""
+        return self
+
+    @property
+    def query_bytes(self) -> int:
+        """Memory that a query takes when prepared, about."""
+        return 0
+
+    @property
+    def sizes(self) -> Tensor:
+        """How much each query of a flat target observes: like ones are best worked on together."""
+        return torch.zeros(self.batch_shape, dtype=torch.long, device=self.like.device)
+
+    def may_be_lost(self) -> Tensor:
+        """For which queries there may be z whose decoded output has lost log p(x|z), boolean."""
+        return torch.zeros(self.batch_shape, dtype=torch.bool, device=self.like.device)
+
+    def stuck(self, z: Tensor) -> Tensor:
+        """An observed element that the decoder holds on a clamp at all z, far from its value.
+
+        Args:
+            z: Shape (S, B, latent), of a flat target.
+        Returns:
+            The element, out of those of a datum laid out flat, shape (B,); −1 where there is none.
+        """
+        return torch.full(z.shape[1:2], -1, device=z.device)
+
+    def lost(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """At what share of z an observed element is lost, and which one at most of them.
+
+        Args:
+            z: Shape (S, B, latent), of a flat target.
+        Returns:
+            The share and the element, out of those of a datum laid out flat, shape (B,) both.
+        """
+        nothing = z.new_zeros(z.shape[1])
+        return nothing, nothing.long()
+
+    def explain(self, query: int | Tensor, z: Tensor) -> str:
+        """Why log p(x|z) of a query is NaN or −inf at a z, (latent,): a clause for messages."""
+        return f"at a z of norm {z.norm():.3g}"
+
+    @property
+    @abstractmethod
+    def operations(self) -> float:
+        """Multiply-adds that log p(x|z) takes at one z, about."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where everything here lies."""
+        return self.like.device
+
+    @property
+    def num_queries(self) -> int:
+        """Number of queries in the batch."""
+        return self.batch_shape.numel()
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        """log N(z; 0, prior_scale² I) in nats, shape z.shape[:-1]."""
+        squares = (z / self.prior_scale).square().sum(-1)
+        log_normaliser = 0.5 * math.log(2 * math.pi) + math.log(self.prior_scale)
+        return -0.5 * squares - self.latent_dim * log_normaliser
+
+    @isolated
+    def log_joint(self, z: Tensor, *, checked: bool = True) -> Tensor:
+        """log p(z, x) in nats, shape (*sample, *batch); errors as `log_likelihood`."""
+        return self.log_prior(z) + self.log_likelihood(z, checked=checked)
+
+    @isolated
+    def draw_prior(self, num: int, *, generator: Generator) -> Tensor:
+        """Draws from the prior that all queries share, shape (num, latent)."""
+        noise = normal((num, self.latent_dim), generator=generator, like=self.like)
+        return self.prior_scale * noise
+
+
+class VAETarget(Target):
+    """p(z) p(x|z) of a VAE and the observed elements x.
+
+    Args:
+        vae: The trained model.
+        evidence: Values of shape (*batch, *data), in the model's dtype and on its device.
+
+    Raises:
+        TypeError: vae or evidence is of another type.
+        ValueError: The evidence does not fit the model, or an observed value is outside the
+            likelihood's support.
+    """
+
+    ends_with_prior = True
+
+    @isolated
+    def __init__(self, vae: VAE, evidence: Evidence) -> None:
+        if not isinstance(vae, VAE):
+            advice = "; answer it with infer(target)" if isinstance(vae, Target) else ""
+            raise TypeError(f"expected a crosscoding.VAE, got {type(vae).__name__}{advice}")
+        if not isinstance(evidence, Evidence):
+            raise TypeError(
+                f"expected crosscoding.Evidence, got {type(evidence).__name__}; "
+                "build it with Evidence(values, mask) or Evidence.from_nan(values)"
+            )
+        check_matches(vae, evidence.values, "evidence", None)
+        vae.likelihood.check_values(evidence.values, evidence.mask)
+        self.vae = vae
+        self.evidence = evidence
+        self.latent_dim = vae.latent_dim
+        self.batch_shape = evidence.values.shape[: evidence.values.ndim - len(vae.data_shape)]
+        self.like = torch.empty(0, dtype=vae.dtype, device=vae.device)
+        self.undefined = torch.zeros(self.num_queries, dtype=torch.bool, device=vae.device)
+        flat_shape = (*self.batch_shape, vae.data_size)
+        self._values = evidence.values.reshape(flat_shape)
+        self._mask = evidence.mask.reshape(flat_shape)
+        values, mask = (part.reshape(-1, vae.data_size) for part in (self._values, self._mask))
+        self._observer: Callable[[], Observed] = cache(lambda: Observed(vae, values, mask))
+
+    @property
+    def _observed(self) -> Observed:
+        """Made when it is first asked for, as queries that the bank settles never ask."""
+        return self._observer()
+
+    @isolated
+    def log_likelihood(self, z: Tensor, *, checked: bool = True) -> Tensor:
+        sample = z.shape[: z.ndim - 1 - len(self.batch_shape)]
+        points = z.reshape(*sample, self.num_queries, self.latent_dim)
+        result = self._observed.log_likelihood(points).reshape(z.shape[:-1])
+        return self._checked(result, z) if checked else result
+
+    @property
+    def operations(self) -> float:
+        return self.vae.operations
+
+    @isolated
+    def pairwise_log_likelihood(self, z: Tensor) -> Tensor:
+        values = self._values.reshape(-1, self.vae.data_size)
+        mask = self._mask.reshape(-1, self.vae.data_size)
+        of_any = Observed(self.vae, values[:1], mask.any(0, keepdim=True)).timed(self.clock)
+        elements = of_any.elements[0]
+        likelihood = self.vae.flat_likelihood.of_elements(elements)
+        values, mask = values[:, elements], mask[:, elements]
+
+        def evaluate(points: Tensor) -> Tensor:
+            kept = likelihood.to_keep(of_any.params(points[:, None])[:, 0])
+            result = likelihood.pairwise_log_prob(kept, values, mask)
+            return self._checked(result, points).reshape(len(points), *self.batch_shape)
+
+        slices = self.clock.slices(len(z), self._chunk_size(1, z), "points for all")
+        return torch.cat([evaluate(z[some]) for some in slices])
+
+    @isolated
+    def log_likelihood_of_bank(self) -> tuple[Tensor, Tensor]:
+        bank = Bank.start_of(self.vae, self.bank_points, self.clock)
+        values = self._values.reshape(-1, self.vae.data_size)
+        mask = self._mask.reshape(-1, self.vae.data_size)
+        result = self._checked(bank.log_likelihood(values, mask, self.clock), bank.points)
+        return bank.points, result.reshape(len(bank.points), *self.batch_shape)
+
+    @isolated
+    def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
+        return self._checked(self._observed.log_likelihood_at(z, query), z, query)
+
+    def may_be_lost(self) -> Tensor:
+        return (self.vae.flat_likelihood.may_be_lost(self._values) & self._mask).any(-1)
+
+    @isolated
+    @torch.no_grad()
+    def lost(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return self._observed.lost(z)
+
+    @isolated
+    @torch.no_grad()
+    def stuck(self, z: Tensor) -> Tensor:
+        return stuck(self._observed, z)
+
+    @isolated
+    def curvature(self, z: Tensor) -> Tensor:
+        most = self.clock.piece_bytes(_JACOBIAN_BYTES)
+        if self.latent_dim * self._observed.params_size * torch.double.itemsize > most:
+            bend = self._observed.in_pieces(z, _fisher_by_columns, decodes_of_one=2)
+        else:
+            bend = self._observed.in_pieces(z, _fisher_curvature, decodes_of_one=self.latent_dim)
+        return bend + torch.eye(self.latent_dim, dtype=bend.dtype, device=bend.device)
+
+    @isolated
+    def curvature_along(self, z: Tensor, directions: Tensor) -> Tensor:
+        exact = self.vae.operations < _DEAR
+        both = torch.cat([z, directions], -1)
+        bend = self._observed.in_pieces(
+            both, lambda part, some: _fisher_along(part, some, exact), decodes_of_one=2
+        )
+        return bend.double() + directions
+
+    def flatten(self) -> "VAETarget":
+        flat = object.__new__(VAETarget)  # of checked evidence: nothing is checked again
+        vars(flat).update(vars(self))
+        flat.evidence = self.evidence.flatten(len(self.vae.data_shape))
+        flat.batch_shape = torch.Size((self.num_queries,))
+        flat._values = self._values.reshape(self.num_queries, self.vae.data_size)
+        flat._mask = self._mask.reshape(flat._values.shape)
+        flat.undefined = torch.zeros_like(flat._mask[:, 0])
+        return flat
+
+    def prepare(self) -> "VAETarget":
+        """The same flat target, which decodes observed elements alone where that is faster."""
+        prepared = self.select(torch.arange(self.num_queries, device=self.like.device))
+        clock = self.clock
+        prepared._observer = cache(lambda: Observed.of(self.vae, self._values, self._mask, clock))
+        return prepared
+
+    def timed(self, clock: Clock, bank_points: int = MAX_POINTS) -> "VAETarget":
+        chosen = super().timed(clock, bank_points)
+        assert isinstance(chosen, VAETarget)
+        observer = self._observer
+        chosen._observer = cache(lambda: observer().timed(clock))
+        return chosen
+
+    @property
+    def query_bytes(self) -> int:
+        head = self.vae.head
+        width = 0 if head is None else head.weight.shape[1]
+        return self.vae.params_size * (width // 2 + 8) * self.like.element_size()
+
+    @property
+    def sizes(self) -> Tensor:
+        return self._mask.sum(-1)
+
+    def select(self, index: Tensor) -> "VAETarget":
+        chosen = object.__new__(VAETarget)  # of checked evidence: nothing is checked again
+        vars(chosen).update(vars(self))
+        chosen.evidence = self.evidence[index]
+        chosen._values, chosen._mask = self._values[index], self._mask[index]
+        chosen.batch_shape = chosen._values.shape[:-1]
+        chosen.index = index if self.index is None else self.index[index]
+        observer = self._observer
+        chosen._observer = cache(lambda: observer().select(index))
+        return chosen
+
+    def _checked(self, result: Tensor, z: Tensor, query: Tensor | None = None) -> Tensor:
+        """The log-likelihoods if none is NaN: (*sample, *batch), or one for each `query`, (N,).
+
+        Farther out than prior draws are, a decoder may overflow: there it is −inf for NaN, and
+        noted in `undefined`.
+        """
+        wrong = result.isnan()
+        if not wrong.any():
+            return result
+        far = (z.detach().abs() > REACH * self.prior_scale).any(-1)
+        far = far.reshape(*far.shape, *[1] * (result.ndim - far.ndim))
+        result, gone, wrong = torch.where(wrong & far, -math.inf, result), wrong & far, wrong & ~far
+        if wrong.any():
+            raise NonFiniteError(self._what_is_wrong(wrong, z.detach(), query))
+        if query is None:  # counted in the order of the batch
+            gone = gone.reshape(-1, max(self.num_queries, 1)).any(0)
+            query = torch.arange(len(gone), device=gone.device)
+        assert self.undefined is not None
+        self.undefined[query[gone] if self.index is None else self.index[query[gone]]] = True
+        return result
+
+    @torch.no_grad()
+    def _what_is_wrong(self, wrong: Tensor, z: Tensor, query: Tensor | None) -> str:
+        """For which query log p(x|z) is NaN, where, and what the decoder puts out there."""
+        places, z = wrong.flatten().nonzero()[:, 0], z.reshape(-1, self.latent_dim)
+        owners = places % self.num_queries if query is None else query[places]
+        first = owners.argmin()
+        shared = len(z) < wrong.numel()  # by all queries
+        point = z[places[first] // self.num_queries if shared else places[first]]
+        name, where = self.name(owners[first]), self.explain(owners[first], point)
+        return f"expected a finite log-likelihood, got NaN for query {name}: {where}"
+
+    @torch.no_grad()
+    def explain(self, query: int | Tensor, z: Tensor) -> str:
+        if not z.isfinite().all():
+            return "the method was led to a z that is NaN or infinite"
+        values, mask = (
+            part.reshape(-1, self.vae.data_size)[query] for part in (self._values, self._mask)
+        )
+        likelihood, params = self.vae.flat_likelihood, self.vae.decode_flat(z)
+        log_probs = likelihood.log_prob(likelihood.only(params[None], mask[None]), values)[0]
+        undefined = mask & log_probs.isnan()
+        found = (undefined if undefined.any() else mask & log_probs.isinf()).nonzero()
+        where = f"at a z of norm {z.norm():.3g} the decoder puts out"
+        if not len(found):
+            return f"{where} NaN or infinity, or its derivative is NaN"
+        element = int(found[0, 0])
+        return (
+            f"{where} {likelihood.describe(params, element)} for {self.vae.element_name(element)}"
+        )
+
+    def _chunk_size(self, num_rows: int, like: Tensor) -> int:
+        row_bytes = max(self.vae.row_values * like.element_size() * num_rows, 1)
+        return max(self.clock.piece_bytes(CHUNK_BYTES) // row_bytes, 1)
+
+
+def _fisher_curvature(part: Observed, z: Tensor) -> Tensor:
+    """Jᵀ F J of the observed elements: z (S, B, latent) -> (S, B, latent, latent), in double."""
+    if not z.numel():
+        return z.new_zeros(*z.shape, z.shape[-1], dtype=torch.double)
+    params, jacobian = with_jacobian(part.params, z)
+    jacobian = jacobian.double()
+    bend = _bend(part, params, jacobian)
+    if bend.isnan().any():  # 0 · inf may be of a class that cannot be
+        bend = _bend(part, params, torch.where(params.isinf(), 0.0, jacobian))
+    return bend
+
+
+def _bend(part: Observed, params: Tensor, jacobian: Tensor) -> Tensor:
+    weighted = part.likelihood.fisher_product(params, jacobian, part.mask)
+    weighted, jacobian = (tensor.flatten(3).movedim(0, 2) for tensor in (weighted, jacobian))
+    return weighted @ jacobian.mT  # (S, B, latent, outputs) @ (S, B, outputs, latent)
+
+
+def _fisher_by_columns(part: Observed, z: Tensor) -> Tensor:
+    """The same, direction after direction, where a Jacobian is too large to have in memory."""
+    columns = []
+    for direction in torch.eye(z.shape[-1]).to(z):
+        both = torch.cat([z, direction.expand_as(z)], -1)
+        columns.append(_fisher_along(part, both, exact=False).double())
+    bend = torch.stack(columns, -1)
+    return 0.5 * (bend + bend.mT)
+
+
+def _fisher_along(part: Observed, both: Tensor, exact: bool) -> Tensor:
+    """Jᵀ F J v of the observed elements: z and v side by side, (S, B, 2 latent), shape of z."""
+    z, directions = both.tensor_split(2, -1)
+    if not z.numel():
+        return z
+    tangents = derivative(part.params, z, directions, exact=exact)
+
+    def weighted(params: Tensor) -> Tensor:
+        own = torch.where(params.isinf(), 0.0, tangents)  # 0 · inf, of a class that cannot be
+        return part.likelihood.fisher_product(params, own, part.mask)
+
+    along = gradient(part.params, z, weighted)[1]
+    if along.isnan().any():  # a step backwards may overflow that forwards does not
+        bend = part.in_pieces(z, _fisher_curvature, decodes_of_one=z.shape[-1])
+        along = (bend @ directions.double()[..., None])[..., 0].to(along)
+    return along

@@ -1,0 +1,220 @@
+"""Every claim, judged on made-up numbers that bear it out, that do not, and that are too few."""
+
+import json
+
+import numpy as np
+import pytest
+
+from crosscoding.experiments.catalogue import EXPERIMENTS
+from crosscoding.experiments.claims import CLAIMS
+from crosscoding.experiments.claims.rules import AGREE, DIFFER, LABELS, OPEN
+from crosscoding.experiments.claims.table import CLAIMS_TABLE
+from crosscoding.experiments.contract import Context
+from crosscoding.experiments.runner import run
+
+NUM = 12
+
+
+def around(centre, num=NUM, width=0.01):
+    """Values of which the mean is known to a hundredth of the width or so."""
+    return (centre + width * np.linspace(-1, 1, num)).tolist()
+
+
+def digits(gvi, nf, fcn, queries, seconds=12.0):
+    """Numbers of Figure 4 by the C-ELBO of three methods and log p(y|x) of six."""
+    names = ("GVI", "NF", "FCN", "HMC", "HMC, 1 chain", "RS")
+    methods = {
+        name: {"seconds": seconds, "c_elbo": [None] * NUM, "query_log_prob": around(query)}
+        for name, query in zip(names, queries, strict=True)
+    }
+    for name, bound in (("GVI", gvi), ("NF", nf), ("FCN", fcn)):
+        methods[name]["c_elbo"] = around(bound)
+    return {"methods": methods}
+
+
+def mixture(nf, fcn, gvi, share):
+    methods = {
+        name: {"mmd": around(value, width=1e-3), "far_share": around(share)}
+        for name, value in (("NF", nf), ("FCN", fcn), ("GVI", gvi), ("HMC", 0), ("HMC, 1 chain", 0))
+    }
+    return {"methods": methods, "far_share": 0.25}
+
+
+def faces(gvi, nf, hmc, spreads):
+    methods = {
+        "GVI": {"c_elbo": around(gvi), "query_log_prob": around(gvi)},
+        "NF": {"c_elbo": around(nf), "query_log_prob": around(nf)},
+        "HMC": {"c_elbo": [None] * NUM, "query_log_prob": around(hmc)},
+        "HMC, 1 chain": {},
+        "Auto": {"ess": [1.0] * NUM},
+        "NG": {},
+    }
+    for name, spread in zip(("GVI", "NF", "HMC, 1 chain", "NG"), spreads, strict=True):
+        methods[name]["picture_diversity"] = methods[name]["latent_diversity"] = around(spread)
+    for kind in ("latent", "picture"):
+        methods["Auto"][f"{kind}_diversity"] = [0.0] * NUM  # of one effective draw
+    return {"models": {"anime-64d": methods, "paper-celeba-100d": methods}}
+
+
+def one_face(seconds):
+    fits = [
+        {"seconds": factor * seconds, "effort": 100 * factor, "device": "cpu"} for factor in (1, 2)
+    ]
+    methods = dict.fromkeys(("GVI", "NF", "NG", "Auto"), fits)
+    return {"models": {"celeba-100d": methods}}
+
+
+def chains(rates, burn_in=10_000):
+    return {
+        "step_sizes": [0.001, 0.01, 0.02, 0.1],
+        "burn_in": burn_in,
+        "models": {"m": {"10": {"acceptance": [around(r, width=w) for r, w in rates]}}},
+    }
+
+
+def split(auto, cvae, training):
+    row = {"model": "mnist-2d", "split": "quarter"}
+    row["cvae"] = {"log_prob": around(cvae), "training_seconds": training}
+    row["auto"] = {"log_prob": around(auto), "seconds_a_query": 0.1}
+    return {"rows": [row]}
+
+
+def fixed(own, few, many):
+    runs = {
+        times: [{"own": [o + i], "fresh": [f + 0.1 * i]} for i in range(3)]
+        for times, o, f in (("1", own, few), ("10", own, many))
+    }
+    return {"fixed": {"log_evidence": -10.0, "runs": runs}}
+
+
+BORNE_OUT = {
+    "fig3": {"methods": {"GVI": {"share_outside": 0.1}}, "num_draws": 500},
+    "fig4": digits(-11, -10, -10, (-101, -101, -101, -101, -150, -100)),
+    "fig5": chains([(0.99, 0.0), (0.9, 0.05), (0.6, 0.3), (0.0, 0.0)]),
+    "seconds": one_face(20.0),
+    "fig8": faces(100, 50, 10, (1.0, 1.0, 0.2, 1.0)),
+    "fig9": mixture(0.001, 0.001, 0.2, 0.1),
+    "cvae": split(-90, -100, 60.0),
+    "variance": fixed(5.0, -900.0, -12.0),
+}
+NOT_BORNE_OUT = {
+    "fig3": {"methods": {"GVI": {"share_outside": 0.0}}, "num_draws": 500},
+    "fig4": digits(-10, -11, -12, (-90, -90, -90, -100, -100, -100), 5000.0),
+    "fig5": chains([(0.9, 0.0), (0.9, 0.05), (0.6, 0.05), (0.6, 0.0)]),
+    "seconds": one_face(2000.0),
+    "fig8": faces(50, 100, 200, (0.1, 0.1, 1.0, 1.0)),
+    "fig9": mixture(0.1, 0.1, 0.01, 0.4),
+    "cvae": split(-100, -90, 0.01),
+    "variance": fixed(-20.0, -12.0, -900.0),
+}
+
+
+def labels(numbers):
+    return {
+        (claim.text, subject): judged.label
+        for claim in CLAIMS
+        for subject, judged in claim.judge(numbers[claim.experiment]).items()
+    }
+
+
+def test_claims_that_are_borne_out_agree():
+    found = labels(BORNE_OUT)
+    wanted = dict.fromkeys(found, AGREE)
+    wanted["HMC has a long tail in log p(y|x): 20 chains", "mnist-2d"] = DIFFER  # 1 nat is near
+    wanted["NF collapses on Anime", "anime-64d"] = DIFFER  # NF is as diverse there as on CelebA
+    assert found == wanted
+
+
+def test_claims_that_are_not_borne_out_differ():
+    found = labels(NOT_BORNE_OUT)
+    wanted = dict.fromkeys(found, DIFFER)
+    wanted["NF collapses on Anime", "anime-64d"] = AGREE
+    assert found == wanted
+
+
+def test_seconds_in_a_batch_are_those_of_an_evidence_set():
+    (claim,) = (c for c in CLAIMS if c.text == "an evidence set takes under five minutes")
+    (judged,) = claim.judge(BORNE_OUT["fig4"]).values()
+    assert judged.measured == "1 s"
+
+
+def test_chains_that_have_not_settled_decide_nothing():
+    numbers = {"fig5": chains([(0.6, 0.3)] * 4, burn_in=10)}
+    for claim in CLAIMS:
+        if claim.experiment == "fig5":
+            (judged,) = claim.judge(numbers["fig5"]).values()
+            assert judged.label == OPEN
+            assert "10 steps of burn-in" in judged.reason
+
+
+def test_a_band_that_nothing_is_in_decides_nothing():
+    numbers = chains([(0.0, 0.0)] * 4)
+    for claim in CLAIMS:
+        if claim.experiment == "fig5":
+            assert [j.label for j in claim.judge(numbers).values()] == [OPEN]
+
+
+def test_a_bound_that_is_no_number_any_more_has_collapsed():
+    found = labels(BORNE_OUT | {"variance": fixed(5.0, -900.0, -12.0)})
+    numbers = fixed(5.0, -900.0, -12.0)
+    for run_of in numbers["fixed"]["runs"]["1"]:
+        run_of["fresh"] = [None]
+    assert labels(BORNE_OUT | {"variance": numbers}) == found
+
+
+def test_the_cascade_s_spread_counts_where_it_has_draws():
+    numbers = faces(100, 50, 10, (1.0, 1.0, 0.2, 1.0))
+    for methods in numbers["models"].values():
+        wide = {f"{kind}_diversity": around(10.0) for kind in ("latent", "picture")}
+        methods["Auto"] |= wide | {"ess": [100.0] * NUM}
+    assert labels(BORNE_OUT | {"fig8": numbers})["GVI is diverse on Anime", "anime-64d"] == DIFFER
+
+
+def test_every_claim_is_of_an_experiment_and_says_its_rule():
+    assert {claim.experiment for claim in CLAIMS} <= set(EXPERIMENTS)
+    for claim in CLAIMS:
+        assert claim.rule
+    texts = [claim.text for claim in CLAIMS]
+    assert len(set(texts)) == len(texts)
+
+
+def write(folder, name, numbers, *, quick=False):
+    record = {
+        "name": name,
+        "title": "a title",
+        "quick": quick,
+        "seed": 0,
+        "seconds": 12.3,
+        "processor_seconds": 4.5,
+        "changed": {"burn_in": 1000} if name == "fig5" else {},
+        "machine": {"threads": 1, "load_before": 0.5, "devices": ["cpu"]},
+        "versions": {},
+        "files": [],
+        "numbers": numbers,
+    }
+    (folder / f"{name}.json").write_text(json.dumps(record))
+
+
+def test_the_page_has_every_claim_and_says_what_was_not_measured(tmp_path):
+    write(tmp_path, "fig4", BORNE_OUT["fig4"], quick=True)
+    record, _ = run(CLAIMS_TABLE, Context(tmp_path))
+    page = (tmp_path / "reproduction.md").read_text()
+    for claim in CLAIMS:
+        assert claim.text in page
+        assert claim.rule in page
+    assert "| FCN ≈ NF in C-ELBO | fig4 (quick) | mnist-2d |" in page
+    assert "**not measured**" in page
+    assert "| fig4 | quick | 0 | 12 | 4 | 0.5 | 1 |" in page
+    assert {row["label"] for row in record["numbers"]["claims"]} <= {*LABELS, "not measured"}
+    _, was_there = run(CLAIMS_TABLE, Context(tmp_path))
+    assert was_there
+
+
+@pytest.mark.parametrize("numbers", [NOT_BORNE_OUT, BORNE_OUT])
+def test_the_page_is_made_again_when_a_figure_changes(tmp_path, numbers):
+    write(tmp_path, "fig4", BORNE_OUT["fig4"])
+    run(CLAIMS_TABLE, Context(tmp_path))
+    write(tmp_path, "fig9", numbers["fig9"])
+    record, was_there = run(CLAIMS_TABLE, Context(tmp_path))
+    assert not was_there
+    assert "fig9" in record["numbers"]["figures"]

@@ -3,7 +3,15 @@
 Given any observed part x of a datum t = (x, y): what is p(y|x)? `condition` answers.
 """
 
-from crosscoding import adapters, crosscoders, diagnostics, likelihoods, methods, zoo
+from crosscoding import (
+    adapters,
+    checks,  # noqa: F401 (puts what `VAE.check` calls in its place)
+    crosscoders,
+    diagnostics,
+    likelihoods,
+    methods,
+    zoo,
+)
 from crosscoding.calibration.scale import calibrate_scale
 from crosscoding.conditioning import condition, infer, query_log_prob
 from crosscoding.errors import BudgetError, ModelFormatError, NonFiniteError

@@ -9,10 +9,10 @@ from problems import seeded
 from torch import nn
 
 import crosscoding as cc
+from crosscoding.model.cost import check_growth
 from crosscoding.persistence.layers import (
     _ARGUMENTS,
     build,
-    check_growth,
     describe,
     load_weights,
     strange_layer,

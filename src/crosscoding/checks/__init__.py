@@ -1,7 +1,8 @@
 """One look at a model before it is used: is it what its likelihood, its data and methods take?
 
-`VAE.check` is the door. A check is a function from a `Subject` to a `Finding`, or to None where
-there is nothing to look at; each has a test with a model that has exactly that fault.
+`VAE.check` calls `check`, which is put there below. A check is a function from a `Subject` to a
+`Finding`, or to None where there is nothing to look at; each has a test with a model that has
+exactly that fault.
 """
 
 from collections.abc import Callable
@@ -66,6 +67,9 @@ def check(
             findings += _run(subject, _OF_WORK)
             findings += _of_data(subject, _OF_DATA)
     return CheckReport(repr(vae), tuple(findings))
+
+
+VAE.checker = check
 
 
 def check_data(

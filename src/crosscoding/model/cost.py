@@ -8,12 +8,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
-from crosscoding.errors import ModelFormatError
+from crosscoding.errors import ModelFormatError, first_line
+from crosscoding.persistence import layers
 
 _PER_NUMBER = 2**5  # multiply-adds in the time that a number takes to memory or back
 _PER_STEP = 2**22  # and in that of the smallest operation, with what is counted of it
@@ -49,6 +50,40 @@ def counting() -> Iterator[Callable[[], Cost]]:
     counter = FlopCounterMode(display=False, custom_mapping=_UNCOUNTED)
     with torch.no_grad(), counter, _ValueCounter() as values:
         yield lambda: Cost(counter.get_total_flops() / 2, values.total, values.largest)
+
+
+def check_growth(network: nn.Module, shape: Sequence[int]) -> None:
+    """Follow a row's shape through known layers, without memory for what they put out, or time.
+
+    Args:
+        network: A stack of known layers; what other networks do cannot be known beforehand.
+        shape: Of one row of its input.
+    Raises:
+        ModelFormatError: A layer does not take the output of the one before it, or together they
+            output more than `layers.MOST_VALUES` numbers, or take more than
+            `layers.MOST_OPERATIONS` multiply-adds.
+    """
+    description = layers.describe(network) or []
+    steps, row = layers.build(description), torch.empty(1, *shape, device="meta")
+    with counting() as cost:
+        for index, layer in enumerate(steps):
+            try:
+                row = layer(row)
+            except Exception as error:  # layers have many ways to say that a shape does not fit
+                raise ModelFormatError(
+                    f"expected a layer {index} that takes shape {tuple(row.shape[1:])}, "
+                    f"got {layers.short(description[index])}: {first_line(error)}"
+                ) from error
+            where = f"for one row, got more at layer {index}, {layers.short(description[index])}"
+            if cost().values > layers.MOST_VALUES:  # with what a layer puts out within, as padding
+                raise ModelFormatError(
+                    f"expected layers that put out at most {layers.MOST_VALUES} numbers {where}"
+                )
+            if cost().operations > layers.MOST_OPERATIONS:
+                raise ModelFormatError(
+                    f"expected layers that take at most {layers.MOST_OPERATIONS} multiply-adds "
+                    f"{where}"
+                )
 
 
 class Limited(TorchDispatchMode):

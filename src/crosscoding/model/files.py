@@ -13,9 +13,10 @@ from torch.jit import ScriptModule
 from crosscoding.errors import ModelFormatError, NonFiniteError
 from crosscoding.isolation import isolated
 from crosscoding.likelihoods import Likelihood
+from crosscoding.model.cost import check_growth
 from crosscoding.model.parts import KIND, Model
 from crosscoding.persistence.folder import Parts, write_folder
-from crosscoding.persistence.layers import check_growth, describe
+from crosscoding.persistence.layers import describe
 
 _KEEP_SCRIPT = (
     "pass the module that it was made from: load_vae(folder, {0}=...); or keep the file that "

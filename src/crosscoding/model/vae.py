@@ -1,9 +1,9 @@
 """A trained VAE as inference sees it: the prior N(0, I), a frozen decoder and a likelihood."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -77,6 +77,9 @@ class VAE(Savable):
         >>> vae.data_shape
         torch.Size([5])
     """
+
+    checker: ClassVar[Callable[..., CheckReport]]
+    """What `check` calls; put here by `crosscoding.checks`, a room above (docs/decisions/0006)."""
 
     @isolated
     def __init__(
@@ -313,9 +316,7 @@ class VAE(Savable):
             >>> cc.zoo.load("mnist-2d").check(cc.zoo.digits()[0])["units"].status
             'ok'
         """
-        from crosscoding.checks import check  # a row below: docs/decisions/0006
-
-        return check(self, data, seed=seed)
+        return VAE.checker(self, data, seed=seed)
 
     def _probes(self, num: int = _NUM_PROBES) -> Tensor:
         """The draws from the prior that a decoder is tried on, (N, latent): always the same."""

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from crosscoding.errors import ModelFormatError, first_line
-from crosscoding.model.cost import counting
 
 MOST_VALUES = 2**28
 """Numbers that all steps of all layers may put out together, for one row of input."""
@@ -116,38 +115,6 @@ def build(description: Description) -> nn.Sequential:
     return nn.Sequential(*map(_layer, description)).eval()
 
 
-def check_growth(network: nn.Module, shape: Sequence[int]) -> None:
-    """Follow a row's shape through known layers, without memory for what they put out, or time.
-
-    Args:
-        network: A stack of known layers; what other networks do cannot be known beforehand.
-        shape: Of one row of its input.
-    Raises:
-        ModelFormatError: A layer does not take what the one before it puts out, or all put out more
-            than `MOST_VALUES` numbers, or take more than `MOST_OPERATIONS` multiply-adds.
-    """
-    description = describe(network) or []
-    layers, row = build(description), torch.empty(1, *shape, device="meta")
-    with counting() as cost:
-        for index, layer in enumerate(layers):
-            try:
-                row = layer(row)
-            except Exception as error:  # layers have many ways to say that a shape does not fit
-                raise ModelFormatError(
-                    f"expected a layer {index} that takes shape {tuple(row.shape[1:])}, "
-                    f"got {_short(description[index])}: {first_line(error)}"
-                ) from error
-            where = f"for one row, got more at layer {index}, {_short(description[index])}"
-            if cost().values > MOST_VALUES:  # with what a layer puts out within, as padding
-                raise ModelFormatError(
-                    f"expected layers that put out at most {MOST_VALUES} numbers {where}"
-                )
-            if cost().operations > MOST_OPERATIONS:
-                raise ModelFormatError(
-                    f"expected layers that take at most {MOST_OPERATIONS} multiply-adds {where}"
-                )
-
-
 def check_shapes(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> None:
     """Whether tensors of these shapes are the weights of a network, every one and no others.
 
@@ -226,13 +193,13 @@ def _setting(layer: nn.Module, key: str, default: Any = None) -> Any:
 
 def _layer(entry: Any) -> nn.Module:
     if not (isinstance(entry, Sequence) and len(entry) == 2 and isinstance(entry[1], dict)):
-        raise ModelFormatError(f"expected [layer name, arguments], got {_short(entry)}")
+        raise ModelFormatError(f"expected [layer name, arguments], got {short(entry)}")
     name, arguments = entry
     if not isinstance(name, str) or name not in _ARGUMENTS:
-        raise ModelFormatError(f"expected a known layer, such as Linear, got {_short(name)}")
+        raise ModelFormatError(f"expected a known layer, such as Linear, got {short(name)}")
     if not set(arguments) <= set(_ARGUMENTS[name]):
         known = ", ".join(_ARGUMENTS[name]) or "nothing"
-        raise ModelFormatError(f"expected {known} for layer {name}, got {_short(arguments)}")
+        raise ModelFormatError(f"expected {known} for layer {name}, got {short(arguments)}")
     try:
         kind = getattr(nn, name)
         plain = {key: _plain(value) for key, value in arguments.items()}
@@ -242,9 +209,7 @@ def _layer(entry: Any) -> nn.Module:
         with torch.device("meta"):  # no memory and no random numbers for what is replaced
             return kind(**plain)
     except Exception as error:  # layers have many ways to say that an argument is wrong
-        raise ModelFormatError(
-            f"cannot build layer {_short(entry)}: {first_line(error)}"
-        ) from error
+        raise ModelFormatError(f"cannot build layer {short(entry)}: {first_line(error)}") from error
 
 
 def _plain(value: Any) -> Any:
@@ -260,6 +225,6 @@ _shorten = reprlib.Repr()
 _shorten.maxdict = 20
 
 
-def _short(entry: Any) -> str:
+def short(entry: Any) -> str:
     """An entry for a message, however long it is."""
     return _shorten.repr(entry)

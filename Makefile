@@ -3,18 +3,19 @@
 PYTHON ?= python3
 OUT ?= out/demo
 
-.PHONY: help setup demo reproduce test adapters bench speed peers engine lint clean
+.PHONY: help setup demo reproduce test test-all adapters bench speed peers engine lint clean
 
 help:
 	@echo "make demo    complete a real digit by every method; pictures and a table in $(OUT)"
-	@echo "make test    run the tests"
+	@echo "make test    run the quick tests, those of every part"
+	@echo "make test-all  run all tests, with CROSSCODING_DATA and CROSSCODING_MODELS those on real data too"
 	@echo "make adapters  test decoders of diffusers, pythae and ONNX, with these installed apart"
 	@echo "make reproduce  the paper's figures, in minutes: in out/reproduce"
 	@echo "make bench   all of the next three, in this order (some hours, the first time)"
 	@echo "make speed   measure the speed of the paper's methods"
 	@echo "make peers   measure NumPyro, Pyro and BlackJAX on the same queries"
 	@echo "make engine  measure the cascade against what is wanted of it, for docs/benchmarks.md"
-	@echo "make lint    check style and types"
+	@echo "make lint    check style, types and that files import only from below"
 	@echo "make clean   remove .venv and what was made"
 
 setup: .venv/ready
@@ -26,7 +27,7 @@ setup: .venv/ready
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
-		--no-build-isolation --editable .
+		--no-build-isolation --editable . --editable faces
 	@touch $@
 
 demo: setup
@@ -37,9 +38,16 @@ demo: setup
 reproduce: setup
 	@.venv/bin/crosscoding reproduce all --quick --out out/reproduce
 
+# One thread a worker: more of them wait for each other.
+PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+
 test: setup
-	@echo "Running the tests (a few minutes) ..."
-	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+	@echo "Running the quick tests (up to six minutes on two cores) ..."
+	@$(PYTEST) -m "not slow"
+
+test-all: setup
+	@echo "Running all tests (a quarter of an hour on two cores) ..."
+	@$(PYTEST)
 
 ADAPTERS := .venv-adapters
 
@@ -53,7 +61,7 @@ $(ADAPTERS)/ready: requirements.lock requirements-adapters.lock pyproject.toml
 	@$(ADAPTERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		-r requirements-adapters.lock
 	@$(ADAPTERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
-		--no-build-isolation --editable .
+		--no-build-isolation --editable . --editable faces
 	@touch $@
 
 # One after the other, also under make -j: they would time each other. Where the peers cannot be
@@ -88,6 +96,7 @@ lint: setup
 	@.venv/bin/ruff format --check .
 	@.venv/bin/ruff check .
 	@.venv/bin/pyright --pythonpath .venv/bin/python
+	@.venv/bin/lint-imports
 
 clean:
 	rm -rf .venv $(ADAPTERS) $(PEERS)/.venv out dist build

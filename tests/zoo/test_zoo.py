@@ -1,7 +1,5 @@
 """The zoo: what is in it, and that its cards tell the truth."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -11,7 +9,6 @@ from crosscoding.zoo.training.data import load_digits
 from crosscoding.zoo.training.publishing import evaluate
 from crosscoding.zoo.training.recipe import RECIPES, DigitRecipe, FaceRecipe
 
-MODELS = Path(cc.zoo.__file__).parent / "models"
 DIGITS = [name for name, recipe in RECIPES.items() if isinstance(recipe, DigitRecipe)]
 FACES = [name for name, recipe in RECIPES.items() if isinstance(recipe, FaceRecipe)]
 every_model = pytest.mark.parametrize("name", cc.zoo.names())
@@ -43,9 +40,18 @@ def test_a_model_is_a_frozen_vae_in_float32_of_its_recipes_shape(name):
     assert not any(module.training for module in vae.decoder.modules())
 
 
+def test_without_their_package_faces_are_named_but_not_there(monkeypatch):
+    monkeypatch.setattr(cc.zoo, "find_spec", lambda name: None)
+    assert cc.zoo.names() == ["mnist-20d", "mnist-2d"]
+    with pytest.raises(ValueError, match="not installed: pip install crosscoding-faces"):
+        cc.zoo.load("celeba-100d")
+    with pytest.raises(ValueError, match="did you mean 'mnist-2d'"):
+        cc.zoo.load("mnist-3d")
+
+
 @every_model
 def test_a_model_takes_less_than_10_megabytes(name):
-    assert sum(file.stat().st_size for file in (MODELS / name).iterdir()) < 10e6
+    assert sum(file.stat().st_size for file in cc.zoo._folder(name).iterdir()) < 10e6
 
 
 @every_digit_model

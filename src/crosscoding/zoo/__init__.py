@@ -5,11 +5,14 @@
     anime-64d      drawn faces, 3 x 64 x 64, the paper's convolutional networks
     celeba-100d    photographed faces, the same with 100 latent dimensions
 
+The two models of faces have a licence of their own and come with the package `crosscoding-faces`.
+
 `recipe` says what they are, `training` and `publishing` made them and can again; `crosscoding
 train` is the command.
 """
 
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from crosscoding.persistence.folder import read_folder
 
 _HERE = Path(__file__).parent
 _MODELS = _HERE / "models"
+_FACES = ("anime-64d", "celeba-100d")  # in a package of their own
 
 __all__ = ["card", "digits", "encoder", "load", "names"]
 
@@ -34,7 +38,7 @@ def __dir__() -> list[str]:
 
 def names() -> list[str]:
     """The names that `load` knows."""
-    return sorted(folder.name for folder in _MODELS.iterdir() if folder.is_dir())
+    return sorted(_folders())
 
 
 @isolated
@@ -42,7 +46,8 @@ def load(name: str) -> VAE:
     """A pretrained VAE by its name, in float32; digits decode to logits, faces to means.
 
     Raises:
-        ValueError: There is no such model; says which name is nearest.
+        ValueError: There is no such model, or it is in a package that is not installed; says which
+            name is nearest, or which package has it.
 
     Example:
         >>> load("mnist-2d").latent_dim
@@ -99,7 +104,21 @@ def digits() -> tuple[Tensor, Tensor]:
     return (stored["images"] > 127).to(torch.float32), stored["labels"].long()
 
 
+def _folders() -> dict[str, Path]:
+    """The folders of all models by name, those of `crosscoding_faces` too where it is installed."""
+    faces = find_spec("crosscoding_faces")
+    roots = [_MODELS]
+    if faces is not None and faces.origin is not None:
+        roots.append(Path(faces.origin).parent / "models")
+    return {folder.name: folder for root in roots for folder in root.iterdir() if folder.is_dir()}
+
+
 def _folder(name: str) -> Path:
-    if name not in names():
-        raise unknown_name("model of the zoo", name, names())
-    return _MODELS / name
+    folders = _folders()
+    if name in folders:
+        return folders[name]
+    if name in _FACES:
+        raise ValueError(
+            f"expected the package of {name}, and it is not installed: pip install crosscoding-faces"
+        )
+    raise unknown_name("model of the zoo", name, sorted(folders))

@@ -23,7 +23,7 @@ def test_a_published_model_loads_and_its_card_tells_its_elbo(kind, tmp_path, mon
     training = train(recipe, data[:40], tmp_path / "run")
     card = publish(training, data[:40], data[40:], tmp_path / "models" / "tiny")
     monkeypatch.setattr(cc.zoo, "_MODELS", tmp_path / "models")
-    assert cc.zoo.names() == ["tiny"]
+    assert "tiny" in cc.zoo.names()
     vae, encoder = cc.zoo.load("tiny"), cc.zoo.encoder("tiny")
     held_out = recipe.prepared(data[40:])
     value, error = evaluate(encoder, vae.decoder, vae.likelihood, held_out)

@@ -27,7 +27,8 @@ def main() -> None:
         log_prob, _ = cc.query_log_prob(posterior, seven)
         log_evidence = posterior.log_evidence
         shown = "-" if log_evidence.isnan() else f"{log_evidence:.2f}"
-        print(f"{name:12}{shown:>12}{log_prob:14.2f}  {posterior.verdicts[0].label}")
+        query = "-" if log_prob.isnan() else f"{log_prob:.2f}"
+        print(f"{name:12}{shown:>12}{query:>14}  {posterior.verdicts[0].label}")
 
 
 if __name__ == "__main__":

@@ -119,6 +119,7 @@ def _folder(name: str) -> Path:
         return folders[name]
     if name in _FACES:
         raise ValueError(
-            f"expected the package of {name}, and it is not installed: pip install crosscoding-faces"
+            f"expected the package that has {name}, which is not installed: "
+            "pip install crosscoding-faces"
         )
     raise unknown_name("model of the zoo", name, sorted(folders))

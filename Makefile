@@ -27,7 +27,7 @@ setup: .venv/ready
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
-		--no-build-isolation --editable . --editable faces
+		--no-build-isolation --editable . --editable crosscoding-faces
 	@touch $@
 
 demo: setup
@@ -61,7 +61,7 @@ $(ADAPTERS)/ready: requirements.lock requirements-adapters.lock pyproject.toml
 	@$(ADAPTERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		-r requirements-adapters.lock
 	@$(ADAPTERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
-		--no-build-isolation --editable . --editable faces
+		--no-build-isolation --editable . --editable crosscoding-faces
 	@touch $@
 
 # One after the other, also under make -j: they would time each other. Where the peers cannot be

@@ -32,7 +32,7 @@ every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch):
-    monkeypatch.setattr("crosscoding.crosscoders.fits_to_draws._STEPS", 30)
+    monkeypatch.setattr("crosscoding.crosscoders.base._STEPS", 30)
 
 
 # ---- every family ----------------------------------------------------------------------------
@@ -110,7 +110,7 @@ def test_a_flow_climbs(family, monkeypatch):
     draws = torch.stack([noise[..., 0], noise[..., 0].square() + 0.3 * noise[..., 1]], dim=-1)
     likelihood = []
     for steps in (1, 200):
-        monkeypatch.setattr("crosscoding.crosscoders.fits_to_draws._STEPS", steps)
+        monkeypatch.setattr("crosscoding.crosscoders.base._STEPS", steps)
         fitted = fit_to_draws(family, draws, generator=seeded(1))
         likelihood.append(fitted.log_prob(draws).mean())
     # a banana is half a nat and more from the normal where the fit starts

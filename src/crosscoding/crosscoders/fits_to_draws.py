@@ -9,15 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.crosscoders.base import Crosscoder, Fitted, Params, pack, unpack
-from crosscoding.crosscoders.covariances import FLOOR, factors, shrunk_covariance
-from crosscoding.crosscoders.em import fit_mixture
-from crosscoding.crosscoders.gaussian import Gaussian
-from crosscoding.crosscoders.mixture import Mixture
+from crosscoding.crosscoders.base import Crosscoder, Fitted
+from crosscoding.crosscoders.weighted_draws import WeightedDraws
 from crosscoding.errors import NonFiniteError
-
-_STEPS = 300
-_LEARNING_RATE = 0.03
 
 
 def fit_to_draws(
@@ -30,9 +24,10 @@ def fit_to_draws(
 ) -> Fitted:
     """q(z|x) of each query that maximises Σ_s w_s log q(z_s|x).
 
-    In closed form for a Gaussian, its correlations shrunk by what draws left out tell (`moments`),
-    of low rank by a few rounds of EM besides; by EM for a Mixture (`em`); by Adam for the others.
-    Nothing keeps a flow from overfitting: a few hundred draws of many dimensions are too few.
+    Each family knows how (`Crosscoder.fit_to`): a Gaussian in closed form, its correlations shrunk
+    by what draws left out tell, or by a few rounds of EM where it is of low rank; a Mixture by EM;
+    all others by Adam. Nothing keeps a flow from overfitting: a few hundred draws of many
+    dimensions are too few.
 
     Args:
         crosscoder: The family; one with a density.
@@ -50,88 +45,9 @@ def fit_to_draws(
     """
     _check(crosscoder, draws, log_weights)
     with torch.no_grad():
-        points = draws.transpose(0, 1)
-        if log_weights is None:
-            weights = torch.full_like(points[..., 0], 1 / len(draws))
-        else:
-            weights = log_weights.mT.softmax(-1)
-        mean = (weights.unsqueeze(1) @ points).squeeze(1)
-        variance = (weights.unsqueeze(1) @ (points - mean.unsqueeze(1)).square()).squeeze(1)
-        # where one draw has all the weight there is no variance; a floor keeps it above 0
-        unweighted = (points - points.mean(1, keepdim=True)).square().mean(1)
-        scale = variance.maximum(FLOOR * unweighted).sqrt()
-        standard = (points - mean.unsqueeze(1)) / scale.unsqueeze(1)
-        if isinstance(crosscoder, Gaussian):
-            params = _unstandardised(_gaussian(crosscoder, standard, weights), mean, scale)
-        elif isinstance(crosscoder, Mixture):
-            params = _mixture(crosscoder, standard, weights, generator, tick)
-            params = _unstandardised(params, mean.unsqueeze(1), scale.unsqueeze(1))
-        else:
-            params = crosscoder.start(mean, scale, generator=generator)
-    if not isinstance(crosscoder, Gaussian | Mixture):
-        params = _climb(crosscoder, params, draws.detach(), weights.mT)
+        weighted = WeightedDraws.of(draws, log_weights)
+        params = crosscoder.fit_to(weighted, generator=generator, tick=tick)
     return Fitted(crosscoder, params, draws.shape[-1])
-
-
-def _gaussian(crosscoder: Gaussian, points: Tensor, weights: Tensor) -> Params:
-    """Parameters for standardised points."""
-    count = 1 / weights.square().sum(-1)
-    params = {"shift": torch.zeros_like(points[:, 0])}
-    if crosscoder.rank is not None:
-        noise, loadings = factors(points, weights, crosscoder.rank, count)
-        factor = loadings / noise.sqrt().unsqueeze(-1)
-        return params | {"log_diagonal": 0.5 * noise.log(), "factor": factor}
-    if crosscoder.diagonal:
-        return params | {"log_diagonal": torch.zeros_like(params["shift"])}
-    root = torch.linalg.cholesky(shrunk_covariance(points, weights))
-    return params | _root_params(root)
-
-
-def _mixture(
-    crosscoder: Mixture,
-    points: Tensor,
-    weights: Tensor,
-    generator: Generator,
-    tick: Callable[[], None],
-) -> Params:
-    """Parameters for standardised points."""
-    logits, means, roots = fit_mixture(
-        points, weights, crosscoder.components, generator=generator, tick=tick
-    )
-    return {"logits": logits, "shift": means} | _root_params(roots)
-
-
-def _root_params(root: Tensor) -> Params:
-    """A Cholesky factor as `bijections.affine` has it."""
-    log_diagonal = root.diagonal(dim1=-2, dim2=-1).log()
-    return {"log_diagonal": log_diagonal, "lower": root.tril(-1)}
-
-
-def _unstandardised(params: Params, mean: Tensor, scale: Tensor) -> Params:
-    """Parameters for mean + scale · z, from those for z."""
-    moved = {
-        "shift": mean + scale * params["shift"],
-        "log_diagonal": params["log_diagonal"] + scale.log(),
-    }
-    if "lower" in params:
-        moved["lower"] = scale.unsqueeze(-1) * params["lower"]
-    return params | moved  # the factor of a low-rank Gaussian is relative to its diagonal
-
-
-@torch.enable_grad()
-def _climb(crosscoder: Crosscoder, params: Params, draws: Tensor, weights: Tensor) -> Params:
-    """Adam on −Σ_s w_s log q(z_s|x); draws (S, B, dim), weights (S, B)."""
-    packed, layout = pack(params)
-    packed.requires_grad_()
-    optimizer = torch.optim.Adam([packed], lr=_LEARNING_RATE, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, _STEPS)
-    for _ in range(_STEPS):
-        log_q = crosscoder.log_prob(unpack(packed, layout), draws)
-        optimizer.zero_grad(set_to_none=True)
-        (-(weights * log_q).sum()).backward()
-        optimizer.step()
-        schedule.step()
-    return unpack(packed.detach(), layout)
 
 
 def _check(crosscoder: Crosscoder, draws: Tensor, log_weights: Tensor | None) -> None:

@@ -1,13 +1,24 @@
 """GVI, Gaussian variational inference: z = W ε + b with a full W (7), or with a thriftier one."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
 from crosscoding.bijections import affine, affine_inverse, low_rank, low_rank_inverse
-from crosscoding.crosscoders.base import Fitted, Map, Params, small_normal
+from crosscoding.crosscoders.base import (
+    Fitted,
+    Map,
+    Params,
+    WarmStart,
+    root_params,
+    small_normal,
+    unstandardised,
+)
+from crosscoding.crosscoders.covariances import factors, shrunk_covariance
 from crosscoding.crosscoders.precision_factors import covariance_root
+from crosscoding.crosscoders.weighted_draws import WeightedDraws
 
 
 @dataclass(frozen=True)
@@ -21,6 +32,10 @@ class Gaussian(Map):
     Source: the paper, eq. 7. Differs in: L is lower triangular with a positive diagonal where the
     paper has any square W; both reach every Gaussian, and L is always invertible.
     """
+
+    usual_num_draws = 32
+    usual_learning_rate = 0.03
+    warm_start = WarmStart.MOMENTS
 
     rank: int | None = None
     diagonal: bool = False
@@ -63,6 +78,21 @@ class Gaussian(Map):
             eps = (z - shift) * (-log_diagonal).exp()
             return eps, log_diagonal.sum(-1).expand(eps.shape[:-1])
         return affine_inverse(z, shift, log_diagonal, params["lower"])
+
+    def fit_to(
+        self, draws: WeightedDraws, *, generator: Generator, tick: Callable[[], None]
+    ) -> Params:
+        points, weights = draws.standard, draws.weights
+        params = {"shift": torch.zeros_like(points[:, 0])}
+        if self.rank is not None:
+            noise, loadings = factors(points, weights, self.rank, 1 / weights.square().sum(-1))
+            params["log_diagonal"] = 0.5 * noise.log()
+            params["factor"] = loadings / noise.sqrt().unsqueeze(-1)
+        elif self.diagonal:
+            params["log_diagonal"] = torch.zeros_like(params["shift"])
+        else:
+            params |= root_params(torch.linalg.cholesky(shrunk_covariance(points, weights)))
+        return unstandardised(params, draws.mean, draws.scale)
 
     @classmethod
     def from_moments(cls, mean: Tensor, covariance: Tensor) -> Fitted:

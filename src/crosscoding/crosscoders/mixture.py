@@ -7,6 +7,7 @@ in the sum: their gradient needs no score function, and no component goes withou
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,9 +19,13 @@ from crosscoding.crosscoders.base import (
     Fitted,
     Params,
     base_log_prob,
+    root_params,
     small_normal,
+    unstandardised,
 )
+from crosscoding.crosscoders.em import fit_mixture
 from crosscoding.crosscoders.precision_factors import covariance_root
+from crosscoding.crosscoders.weighted_draws import WeightedDraws
 from crosscoding.random import uniform
 
 
@@ -120,6 +125,15 @@ class Mixture(Crosscoder):
         """(m, log of L's diagonal, L's lower part) of each component."""
         names = ("shift", "log_diagonal", "lower")
         return list(zip(*(params[name].unbind(1) for name in names), strict=True))
+
+    def fit_to(
+        self, draws: WeightedDraws, *, generator: Generator, tick: Callable[[], None]
+    ) -> Params:
+        logits, means, roots = fit_mixture(
+            draws.standard, draws.weights, self.components, generator=generator, tick=tick
+        )
+        params = {"logits": logits, "shift": means} | root_params(roots)
+        return unstandardised(params, draws.mean.unsqueeze(1), draws.scale.unsqueeze(1))
 
     @classmethod
     def from_components(cls, log_weights: Tensor, means: Tensor, precisions: Tensor) -> Fitted:

@@ -71,10 +71,10 @@ class Variational(Method):
     @property
     def _tuning(self) -> tuple[int, float]:
         """Draws a step and first learning rate."""
-        usual = (32, 0.03) if isinstance(self.crosscoder, Gaussian) else (128, 0.01)
+        family = self.crosscoder
         return (
-            usual[0] if self.num_draws is None else self.num_draws,
-            usual[1] if self.learning_rate is None else self.learning_rate,
+            family.usual_num_draws if self.num_draws is None else self.num_draws,
+            family.usual_learning_rate if self.learning_rate is None else self.learning_rate,
         )
 
     def find(self, target: Target, *, generator: Generator, report: Report = silent) -> Findings:

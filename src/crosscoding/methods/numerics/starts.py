@@ -9,8 +9,8 @@ and a richer map is first bent, by least squares, into one that carries noise to
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.crosscoders import Crosscoder, Gaussian, fit_to_draws
-from crosscoding.crosscoders.base import Map, Params, pack, unpack
+from crosscoding.crosscoders import Crosscoder, fit_to_draws
+from crosscoding.crosscoders.base import Map, Params, WarmStart, adam, pack, unpack
 from crosscoding.diagnostics import importance_ess
 from crosscoding.methods.numerics.resampling import bounded
 from crosscoding.random import normal, spawn
@@ -35,17 +35,19 @@ def starting_params(target: Target, crosscoder: Crosscoder, *, generator: Genera
         variance = weights @ z.square() - mean.square()
         scale = variance.clamp_min(1e-3 * target.prior_scale**2).sqrt()
     params = crosscoder.start(mean, scale, generator=for_params)
-    if isinstance(crosscoder, Gaussian):
+    how = crosscoder.warm_start
+    if how is WarmStart.MOMENTS:
         return params
-    if isinstance(crosscoder, Map) and target.latent_dim > _MAX_BENT_DIM:
+    if how is WarmStart.BEND and target.latent_dim > _MAX_BENT_DIM:
         return params
     with torch.no_grad():
         eps = normal((_NUM_POINTS, target.latent_dim), generator=for_points, like=mean)
         points = _posterior_points(z, weights, scale, generator=for_points)
-        if not isinstance(crosscoder, Map):  # several maps: their share of points is not known
+        if how is WarmStart.FIT:
             draws = points.transpose(0, 1)
             return fit_to_draws(crosscoder, draws, None, generator=for_params).params
         goals = _transport(eps, points, mean, scale)
+    assert isinstance(crosscoder, Map)  # only these are bent
     return _bend(crosscoder, params, eps, goals, scale)
 
 
@@ -102,15 +104,11 @@ def _bend(crosscoder: Map, params: Params, eps: Tensor, goals: Tensor, scale: Te
     A little of the log-determinant keeps the map from folding or collapsing onto the goals.
     """
     packed, layout = pack(params)
-    packed.requires_grad_()
-    optimizer = torch.optim.Adam([packed], lr=_BEND_RATE, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, _BEND_STEPS)
     noise = eps[:, None].expand(-1, len(packed), -1)
-    for _ in range(_BEND_STEPS):
-        z, ladj = crosscoder.forward_and_ladj(unpack(packed, layout), noise)
+
+    def loss(psi: Tensor) -> Tensor:
+        z, ladj = crosscoder.forward_and_ladj(unpack(psi, layout), noise)
         misses = ((z - goals.transpose(0, 1)) / scale).square().sum(-1)
-        optimizer.zero_grad(set_to_none=True)
-        (misses - _LADJ_WEIGHT * ladj).mean(0).sum().backward()
-        optimizer.step()
-        schedule.step()
-    return unpack(packed.detach(), layout)
+        return (misses - _LADJ_WEIGHT * ladj).mean(0).sum()
+
+    return unpack(adam(loss, packed, _BEND_STEPS, _BEND_RATE), layout)

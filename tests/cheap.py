@@ -7,6 +7,7 @@ import pytest
 from crosscoding.crosscoders import FCN, Gaussian, InverseAutoregressive, Mixture, Planar, Spline
 from crosscoding.methods import (
     HMC,
+    METHODS,
     Auto,
     Grid,
     Importance,
@@ -17,7 +18,6 @@ from crosscoding.methods import (
     TemperedSMC,
     Variational,
 )
-from crosscoding.registry import METHODS
 
 CHEAP = {
     Variational: {"steps": 60, "num_draws": 8, "num_fresh": 100},
@@ -43,8 +43,8 @@ SMALL = {
 def cheap(method: Method) -> Method:
     """The method with settings that take a fraction of a second."""
     if isinstance(method, Variational):
-        method = replace(method, crosscoder=SMALL[type(method.crosscoder)])
-    return replace(method, **CHEAP[type(method)])
+        method = replace(method, crosscoder=SMALL.get(type(method.crosscoder), method.crosscoder))
+    return replace(method, **CHEAP.get(type(method), {}))
 
 
 LISTED = {name: cheap(entry.method) for name, entry in METHODS.items()}

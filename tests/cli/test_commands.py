@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import crosscoding as cc
-from crosscoding import registry
+from crosscoding import methods as registry
 from crosscoding.cli import answer_files, condition
 from crosscoding.cli.app import app
 from crosscoding.cli.tables import read_table

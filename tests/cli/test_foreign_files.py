@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import crosscoding as cc
-from crosscoding import registry
+from crosscoding import methods as registry
 from crosscoding.cli.app import app
 from crosscoding.likelihoods import (
     Bernoulli,

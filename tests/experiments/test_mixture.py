@@ -7,7 +7,7 @@ from problems import seeded
 import crosscoding as cc
 from crosscoding.diagnostics import kernel_mmd
 from crosscoding.experiments import mixture
-from crosscoding.registry import METHODS
+from crosscoding.methods import METHODS
 
 FAR = torch.tensor(mixture.MEANS[-1])
 

@@ -11,6 +11,7 @@ import crosscoding as cc
 from crosscoding.crosscoders import Crosscoder
 from crosscoding.methods import (
     HMC,
+    METHODS,
     Auto,
     Grid,
     Importance,
@@ -21,7 +22,6 @@ from crosscoding.methods import (
     TemperedSMC,
     Variational,
 )
-from crosscoding.registry import METHODS
 
 pytestmark = pytest.mark.usefixtures("short_start")
 

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from crosscoding.registry import METHODS, method
+from crosscoding.methods import METHODS, method
 
-DOCS = Path(__file__).parent.parent / "docs" / "methods.md"
+DOCS = Path(__file__).parents[2] / "docs" / "methods.md"
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -19,9 +19,9 @@ from crosscoding.cli.untrusted import doubts
 from crosscoding.conditioning import condition
 from crosscoding.errors import BudgetError
 from crosscoding.evidence import Evidence
+from crosscoding.methods import METHODS
+from crosscoding.methods import method as method_named
 from crosscoding.model.vae import VAE
-from crosscoding.registry import METHODS
-from crosscoding.registry import method as method_named
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from crosscoding.cli.console import (
 from crosscoding.evidence import Evidence, random_mask
 from crosscoding.experiments import mixture
 from crosscoding.experiments.figures.demo_table import COMPARED, Comparison, compare
+from crosscoding.methods import METHODS
 from crosscoding.plots import colour, density_panels, mark_evidence, write_labelled
 from crosscoding.progress import followed, silent
-from crosscoding.registry import METHODS
 from crosscoding.target.vae_target import VAETarget
 
 # A seven of which 39 pixels are observed: they fit a nine better, and a four or a two somewhat.

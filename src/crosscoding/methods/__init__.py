@@ -1,5 +1,12 @@
-"""Methods: from a target to what is found out about it. One file a method."""
+"""Methods: from a target to what is found out about it. One file a method.
 
+`METHODS` lists them by the names that the command line, the tests and the docs know them by.
+"""
+
+from dataclasses import dataclass
+
+from crosscoding.crosscoders import FCN, Gaussian, InverseAutoregressive, Mixture, Planar, Spline
+from crosscoding.errors import unknown_name
 from crosscoding.methods.auto import Auto
 from crosscoding.methods.base import Method, Report, silent
 from crosscoding.methods.grid import Grid
@@ -13,7 +20,9 @@ from crosscoding.methods.variational import Variational
 
 __all__ = [
     "HMC",
+    "METHODS",
     "Auto",
+    "Entry",
     "Grid",
     "Importance",
     "Laplace",
@@ -23,9 +32,76 @@ __all__ = [
     "Report",
     "TemperedSMC",
     "Variational",
+    "method",
     "silent",
 ]
 
 
 def __dir__() -> list[str]:
     return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method as it is listed: with its settings, a short label and a line of explanation."""
+
+    method: Method
+    label: str
+    summary: str
+
+
+METHODS = {
+    "auto": Entry(
+        Auto(), "Auto", "the cascade: cheap methods first, others where they are needed, a verdict"
+    ),
+    "gvi": Entry(
+        Variational(Gaussian()), "GVI", "a Gaussian with full covariance, fitted by Algorithm 1"
+    ),
+    "nf": Entry(
+        Variational(Planar(16)), "NF", "a planar normalizing flow of 16 layers, by Algorithm 1"
+    ),
+    "fcn": Entry(
+        Variational(FCN()),
+        "FCN",
+        "a fully connected network, by Algorithm 1; latent <= 3, no bound",
+    ),
+    "mixture": Entry(
+        Variational(Mixture(4)),
+        "MVI",
+        "a mixture of 4 Gaussians with full covariance, by Algorithm 1",
+    ),
+    "spline": Entry(Variational(Spline()), "NSF", "a neural spline flow, by Algorithm 1"),
+    "iaf": Entry(
+        Variational(InverseAutoregressive()),
+        "IAF",
+        "an inverse autoregressive flow, by Algorithm 1; fast draws, slow densities",
+    ),
+    "hmc": Entry(HMC(), "HMC", "Hamiltonian Monte Carlo, 16 chains"),
+    "rejection": Entry(
+        Rejection(), "RS", "rejection sampling from the prior: exact, low dimensions only"
+    ),
+    "grid": Entry(Grid(), "Grid", "integration over a grid: exact, latent <= 3"),
+    "laplace": Entry(Laplace(), "Laplace", "a Gaussian at each mode that several climbs find"),
+    "ng": Entry(
+        NaturalGradient(),
+        "NG",
+        "a Gaussian with full covariance, fitted by natural gradients in tens of steps",
+    ),
+    "importance": Entry(
+        Importance(), "IS", "importance sampling from a mixture that adapts to p(z|x)"
+    ),
+    "smc": Entry(
+        TemperedSMC(), "SMC", "particles from the prior to p(z|x), over rising temperatures"
+    ),
+}
+
+
+def method(name: str) -> Method:
+    """A method by its name.
+
+    Raises:
+        ValueError: There is none of that name; says which is nearest.
+    """
+    if name not in METHODS:
+        raise unknown_name("method", name, METHODS)
+    return METHODS[name].method

@@ -6,8 +6,7 @@ from torch import Tensor
 
 from crosscoding.conditioning import infer
 from crosscoding.diagnostics import kernel_mmd
-from crosscoding.methods import Grid, Report, silent
-from crosscoding.registry import METHODS
+from crosscoding.methods import METHODS, Grid, Report, silent
 from crosscoding.result.posterior import Posterior
 from crosscoding.target.vae_target import Target
 

@@ -12,8 +12,7 @@ from crosscoding.diagnostics import kernel_mmd
 from crosscoding.experiments import mixture
 from crosscoding.experiments.contract import Context, Experiment, Result
 from crosscoding.experiments.rivals import column, slug
-from crosscoding.methods import HMC, Method
-from crosscoding.registry import METHODS
+from crosscoding.methods import HMC, METHODS, Method
 
 _FAR = mixture.MEANS[-1]
 _REACH = 1.75  # within which nearly all of the far component lies, and little else

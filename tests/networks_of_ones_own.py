@@ -18,7 +18,7 @@ class Residual(nn.Module):
 
 
 class Pair(nn.Module):
-    """An encoder that puts out a tuple."""
+    """An encoder that outputs a tuple."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -42,7 +42,7 @@ class LinearGaussianProblem:
     Attributes:
         vae: The model, its decoder an nn.Linear.
         evidence: Observed elements of `truth`, about half of them, each query its own.
-        truth: Whole data, drawn from the model, shape (*batch, data_dim).
+        truth: Complete data, drawn from the model, shape (*batch, data_dim).
     """
 
     vae: cc.VAE
@@ -313,7 +313,7 @@ class MirroredProblem:
     Attributes:
         vae: The model.
         evidence: Batch shape (); all elements but the last are observed.
-        truth: The whole datum.
+        truth: The complete datum.
         mode: A latent point, (latent,), close to one mode; the other is its mirror image.
     """
 

@@ -254,7 +254,7 @@ def test_an_answer_next_to_what_the_decoder_cannot_say_is_not_trusted(method):
     """p(z|x) has its mean at 6.4, where there is NaN from 5.9 on."""
     vae = cc.VAE(BreaksBeyond(5.9, math.nan, slice(0, 4)), 2, cc.likelihoods.Gaussian(0.5))
     evidence = cc.Evidence(torch.tensor([8.0, 0, 0, 0]), torch.arange(4) < 1)
-    with pytest.warns(UserWarning, match="p.z.x. of query 0 lies .* the decoder puts out NaN"):
+    with pytest.warns(UserWarning, match="p.z.x. of query 0 lies .* the decoder outputs NaN"):
         posterior = cc.condition(vae, evidence, method, seed=0)
     assert posterior.verdicts[0].label != "trusted"
     elsewhere = cc.Evidence(torch.zeros(4), torch.arange(4) < 1)
@@ -333,7 +333,7 @@ def test_log_p_of_the_query_needs_a_model_and_a_truth_that_fits_it():
 
 
 def test_log_p_of_the_query_is_no_less_than_the_posteriors_own_draws_say():
-    """Where the answer on the whole datum is caught in a local mode, here by a method that is."""
+    """Where the answer on the complete datum is caught in a local mode, here by a method that is."""
     vae = cc.VAE(Waves(8.0), 4, cc.likelihoods.Gaussian(0.1))
     data = vae.sample_prior(6, seed=0)
     posterior = cc.condition(vae, cc.Evidence(data, torch.arange(8) >= 4), seed=0)

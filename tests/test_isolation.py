@@ -114,7 +114,7 @@ def assert_same(here: Any, bare: Any, name: str = "result") -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """What `cc.VAE` takes, and whole data of it."""
+    """What `cc.VAE` takes, and complete data of it."""
 
     decoder: nn.Module
     latent_dim: int

@@ -63,7 +63,7 @@ def condition(
 
     Raises:
         TypeError, ValueError: An argument is not what it must be.
-        NonFiniteError: The decoder puts out NaN or infinity.
+        NonFiniteError: The decoder outputs NaN or infinity.
         BudgetError: The method has no answer within its limits.
 
     Example:
@@ -113,7 +113,7 @@ def query_log_prob(
 
     Args:
         posterior: Of a VAE, and of a method that estimates log p(x).
-        truth: Whole data, shape (*batch, *data); observed elements as in the evidence, or NaN.
+        truth: Complete data, shape (*batch, *data); observed elements as in the evidence, or NaN.
         method: To condition on the whole; by default `methods.Auto()`.
         seed, report, progress: As in `condition`.
 

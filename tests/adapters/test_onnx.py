@@ -1,4 +1,4 @@
-"""ONNX decoders: what onnxruntime puts out, gradients too, and files that are not to be trusted."""
+"""ONNX decoders: what onnxruntime outputs, gradients too, and files that are not to be trusted."""
 
 import os
 
@@ -43,7 +43,7 @@ def exported(decoder, path, *latent, dynamo=True, dynamic=True, num=2):
 
 
 def run(path, z: torch.Tensor) -> torch.Tensor:
-    """What onnxruntime puts out, one z at a time."""
+    """What onnxruntime outputs, one z at a time."""
     session = onnxruntime.InferenceSession(path)
     name = session.get_inputs()[0].name
     return torch.cat(
@@ -179,7 +179,7 @@ def constant(name: str, *values: int):
 
 
 def step(operation: str, *names: str, **attributes):
-    """A node that puts out the last of the names."""
+    """A node that outputs the last of the names."""
     return onnx.helper.make_node(operation, list(names[:-1]), [names[-1]], **attributes)
 
 

@@ -43,7 +43,7 @@ class Family:
 
     Args:
         likelihood: For E elements.
-        params: Parameters a decoder could put out, from normal noise (*shape, E, P).
+        params: Parameters a decoder could output, from normal noise (*shape, E, P).
         log_prob: The reference, of params and values, in double.
         rule: Values and weights to sum over, for params.
     """

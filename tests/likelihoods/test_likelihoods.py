@@ -15,7 +15,7 @@ SCALES = torch.linspace(0.2, 1.5, E, dtype=torch.double)
 
 
 def decoded(case, *shape):
-    """Parameters a decoder could put out for this case, shape (*shape, E, *param_shape)."""
+    """Parameters a decoder could output for this case, shape (*shape, E, *param_shape)."""
     params = torch.randn(*shape, E, generator=seeded(1), dtype=torch.double)
     if case == "probabilities":
         return params.sigmoid()

@@ -37,7 +37,7 @@ B = 4
 
 
 def outputs(*shape: int, seed: int = 0) -> Tensor:
-    """What a decoder of this table puts out, (*shape, OUTPUTS)."""
+    """What a decoder of this table outputs, (*shape, OUTPUTS)."""
     params = torch.randn(*shape, OUTPUTS, generator=seeded(seed), dtype=torch.double)
     for positive in (3, 5, 18):
         params[..., positive] = params[..., positive].abs() + 0.1
@@ -144,7 +144,7 @@ def test_what_is_saved_is_the_same_likelihood():
 
 
 class Decoder(nn.Module):
-    """Puts out the table's parameters side by side, or a tuple of one tensor for each part."""
+    """Outputs the table's parameters side by side, or a tuple of one tensor for each part."""
 
     def __init__(self, heads: bool) -> None:
         super().__init__()

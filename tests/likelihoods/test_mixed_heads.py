@@ -228,7 +228,7 @@ def test_a_list_and_a_tuple_of_one_are_taken():
         (
             [(2,), (3,), (1,)],
             r"^expected shape \(B, 1, 4\) or \(B, 4\) from the decoder for part 1, 1 column of "
-            r"Categorical, got \(5, 3\); the decoder put out \(5, 2\), \(5, 3\), \(5, 1\)$",
+            r"Categorical, got \(5, 3\); the decoder output \(5, 2\), \(5, 3\), \(5, 1\)$",
         ),
         (
             [(3,), (4,), (1,)],
@@ -243,7 +243,7 @@ def test_a_list_and_a_tuple_of_one_are_taken():
         (
             [(3, 2), (3, 4), (1,)],
             r"^expected tensors of the same shape but for columns and parameters, got \(5, 1\) "
-            r"for part 2, 1 column of Poisson, beside \(5, 3, 2\) for part 0; the decoder put out",
+            r"for part 2, 1 column of Poisson, beside \(5, 3, 2\) for part 0; the decoder output",
         ),
         (
             [(2,), (4,), [(1,)]],
@@ -309,7 +309,7 @@ def test_a_dict_within_is_refused():
 def test_how_many_tensors_are_expected_is_told(likelihood, num, message):
     with pytest.raises(ValueError, match=f"^expected {message}") as caught:
         cc.VAE(Shaped(*[(6,)] * num), 2, likelihood)
-    assert "the decoder put out (5, 6), (5, 6)" in str(caught.value)
+    assert "the decoder output (5, 6), (5, 6)" in str(caught.value)
 
 
 def test_tensors_of_different_shapes_are_told_to_expand():

@@ -62,7 +62,7 @@ def test_each_element_has_its_own_total_count():
 
 
 def constant(*shape: int, value: float = 0.1) -> nn.Module:
-    """A decoder that puts out one value."""
+    """A decoder that outputs one value."""
     layer = nn.Linear(2, math.prod(shape))
     nn.init.zeros_(layer.weight)
     nn.init.constant_(layer.bias, value)
@@ -245,11 +245,11 @@ def test_parts_of_no_known_likelihood_are_refused(parts):
 @pytest.mark.parametrize(
     ("likelihood", "name", "words"),
     [
-        (Laplace(None), "scale", "put out the scale itself, not its logarithm"),
-        (StudentT(3.0, None), "scale", "put out the scale itself"),
-        (DiscretizedLogistic(), "scale", "put out the scale itself"),
-        (NegativeBinomial(), "total_count", "put out the number itself"),
-        (BetaBinomial(3), "concentration", "put out the number itself"),
+        (Laplace(None), "scale", "output the scale itself, not its logarithm"),
+        (StudentT(3.0, None), "scale", "output the scale itself"),
+        (DiscretizedLogistic(), "scale", "output the scale itself"),
+        (NegativeBinomial(), "total_count", "output the number itself"),
+        (BetaBinomial(3), "concentration", "output the number itself"),
     ],
 )
 def test_a_decoded_number_that_is_not_positive_is_refused(likelihood, name, words):
@@ -258,7 +258,7 @@ def test_a_decoded_number_that_is_not_positive_is_refused(likelihood, name, word
 
 
 def test_rates_and_probabilities_that_are_none_are_refused():
-    with pytest.raises(ValueError, match=r"puts out rates >= 0, got -0.5.*log_rate=True"):
+    with pytest.raises(ValueError, match=r"outputs rates >= 0, got -0.5.*log_rate=True"):
         cc.VAE(constant(3, value=-0.5), 2, Poisson(log_rate=False))
     assert Poisson(log_rate=False).log_prob(torch.tensor([-0.5]), torch.zeros(1)).isnan().all()
     with pytest.raises(ValueError, match=r"if they are logits, use ContinuousBernoulli\(logits"):
@@ -301,16 +301,16 @@ def test_decoder_output_of_another_shape_is_refused(likelihood, shape, wanted):
             r"decoder's output is the scale of each element, let it output the tuple "
             r"output.chunk\(2, 1\) and use Gaussian\(scale=None\), or Gaussian\(None, "
             r"log_variance=True\) if it is the logarithm of the variance; "
-            r"if it puts out one number an element, use Gaussian\(scale=…\)$",
+            r"if it outputs one number an element, use Gaussian\(scale=…\)$",
         ),
         (
             Gaussian(None, log_variance=True),
             (6,),
             r"is the logarithm of the variance of each element, let it output the tuple "
-            r"output.chunk\(2, 1\); if it puts out one number",
+            r"output.chunk\(2, 1\); if it outputs one number",
         ),
         (NegativeBinomial(), (6,), r"is the total_count .* and use NegativeBinomial\(total_count="),
-        (Gaussian(None), (5,), r"got \(5, 5\); if it puts out one number an element, use Gauss"),
+        (Gaussian(None), (5,), r"got \(5, 5\); if it outputs one number an element, use Gauss"),
         (
             Mixed([(Gaussian(None), 2), Poisson(), Categorical(3)]),
             (4,),
@@ -319,7 +319,7 @@ def test_decoder_output_of_another_shape_is_refused(likelihood, shape, wanted):
     ],
     ids=str,
 )
-def test_what_the_decoder_should_put_out_is_told(likelihood, shape, advice):
+def test_what_the_decoder_should_advice_on_output_is_told(likelihood, shape, advice):
     with pytest.raises(ValueError, match=advice):
         cc.VAE(constant(*shape), 2, likelihood)
 

@@ -580,7 +580,7 @@ def test_a_swarm_next_to_the_prior_is_no_error():
 
 
 class FarOverflow(nn.Module):
-    """Puts out NaN at one prior draw in a hundred, beyond 2.3 along the first axis."""
+    """Outputs NaN at one prior draw in a hundred, beyond 2.3 along the first axis."""
 
     def __init__(self, latent: int) -> None:
         super().__init__()
@@ -595,7 +595,7 @@ def test_a_decoder_that_puts_out_nan_is_an_error(latent):
     decoder = FarOverflow(latent)
     vae = cc.VAE(decoder, latent, cc.likelihoods.Gaussian(0.5))
     evidence = cc.Evidence(torch.zeros(2, 8), torch.tensor(True))
-    with pytest.raises(cc.NonFiniteError, match="the decoder puts out"):
+    with pytest.raises(cc.NonFiniteError, match="the decoder outputs"):
         cc.condition(vae, evidence, Auto(), seed=0)
 
 

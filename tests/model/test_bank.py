@@ -126,7 +126,7 @@ def test_a_dear_decoder_has_fewer_points(monkeypatch):
 
 
 class Wide(nn.Module):
-    """Few products for all the numbers that it puts out on its way, and the last of them."""
+    """Few products for all the numbers that it outputs on its way, and the last of them."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ def test_numbers_that_go_to_memory_count_as_work(monkeypatch):
     """Memory is what a decoder of wide layers waits for: here 3 products for each number."""
     monkeypatch.setattr("crosscoding.model.bank._MAX_OPERATIONS", 2e9)
     vae = cc.VAE(Wide(2**20), LATENT, LIKELIHOODS["number"])
-    # 32 for each number put out, and for each weight once a chunk of 64 MiB, 128 points.
+    # 32 for each number output, and for each weight once a chunk of 64 MiB, 128 points.
     work = 32 * (2**20 + SIZE + LATENT * 2**20 / 128)
     assert work > vae.operations
     assert int(2e9 / work) == len(Bank.of(vae).points) > 16
@@ -245,9 +245,9 @@ def test_a_single_number_that_was_changed_is_noticed(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda t, _: t["kept.0"][::3].zero_(), "what it does not put out"),
-        (lambda t, _: t.update({"kept.0": t["kept.0"].roll(1, 0)}), "what it does not put out"),
-        (lambda t, _: t["kept.0"].mul_(1.0009), "what it does not put out"),
+        (lambda t, _: t["kept.0"][::3].zero_(), "what it does not output"),
+        (lambda t, _: t.update({"kept.0": t["kept.0"].roll(1, 0)}), "what it does not output"),
+        (lambda t, _: t["kept.0"].mul_(1.0009), "what it does not output"),
         (lambda t, _: t.update({"kept.0": t["kept.0"].float()}), "decoded at each of 200"),
         (lambda t, _: t.update({"kept.0": t["kept.0"][:0]}), "decoded at each of 200"),
         (lambda t, _: t.update({"kept.1": t["kept.0"].clone()}), "decoded at each of 200"),
@@ -284,7 +284,7 @@ class Scaled(nn.Module):
 def test_the_bank_of_nearly_the_same_function_is_refused(tmp_path):
     one, other = (cc.VAE(Scaled(f), 2, cc.likelihoods.Gaussian(0.001)) for f in (1.0, 1.0009))
     Bank.of(one).save(tmp_path / "bank")
-    with pytest.raises(ModelFormatError, match="what it does not put out"):
+    with pytest.raises(ModelFormatError, match="what it does not output"):
         Bank.load(tmp_path / "bank", vae=other)
 
 

@@ -1,4 +1,4 @@
-"""Encoders: a frozen copy, in whatever way mean and log-variance are put out; or a refusal."""
+"""Encoders: a frozen copy, in whatever way mean and log-variance are output; or a refusal."""
 
 from types import SimpleNamespace
 

@@ -76,9 +76,9 @@ ATTACKS = {
         edit_parts(lambda t, _: t.update({k: v.bfloat16() for k, v in t.items() if k[0] in "de"})),
         "float32 or float64, got torch.bfloat16",
     ),
-    "other outputs": (edit_tensor("outputs", lambda t: t + 1), "puts out what it did when it was"),
-    "outputs of NaN": (edit_tensor("outputs", lambda t: t * float("nan")), "puts out what it did"),
-    "outputs of another shape": (edit_tensor("outputs", lambda t: t[:1]), "puts out what it did"),
+    "other outputs": (edit_tensor("outputs", lambda t: t + 1), "outputs what it did when it was"),
+    "outputs of NaN": (edit_tensor("outputs", lambda t: t * float("nan")), "outputs what it did"),
+    "outputs of another shape": (edit_tensor("outputs", lambda t: t[:1]), "outputs what it did"),
     "scale of another shape": (
         edit_tensor("likelihood.scale", lambda t: t[:5]),
         "scale that broad",
@@ -180,7 +180,7 @@ def test_an_attack_is_refused_in_few_words(saved, change, said):
 
 @pytest.mark.parametrize(("field", "index"), [("architecture", 2), ("encoder", 0)])
 def test_layers_that_put_out_too_much_are_refused_before_they_do(tmp_path, field, index):
-    """Small weights, and a picture of gigabytes: in the encoder, of what the decoder puts out."""
+    """Small weights, and a picture of gigabytes: in the encoder, of what the decoder outputs."""
     same = nn.Upsample(scale_factor=1)
     decoder = nn.Sequential(nn.Linear(2, 4), nn.Unflatten(1, (1, 2, 2)), same)
     encoder = nn.Sequential(same, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4, 4))
@@ -190,7 +190,7 @@ def test_layers_that_put_out_too_much_are_refused_before_they_do(tmp_path, field
         description[field][index][1]["scale_factor"] = 30000
 
     reseal(tmp_path / "model", swell)
-    with pytest.raises(cc.ModelFormatError, match="put out at most 268435456 numbers for one row"):
+    with pytest.raises(cc.ModelFormatError, match="output at most 268435456 numbers for one row"):
         cc.load_vae(tmp_path / "model")
 
 

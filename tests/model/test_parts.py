@@ -249,7 +249,7 @@ def test_an_encoder_that_was_not_saved_is_not_taken(saved):
     [
         (lambda: Residual(8), r"\(8, 2\) for weight 'first\.weight', got \(7, 2\)"),
         (lambda: nn.Linear(2, 6), r"\(6, 2\) for weight 'weight', got nothing"),
-        (lambda: Shifted(7), "a decoder that puts out what it did when it was saved"),
+        (lambda: Shifted(7), "a decoder that outputs what it did when it was saved"),
     ],
     ids=["sizes", "layers", "outputs"],
 )
@@ -313,7 +313,7 @@ def test_what_would_not_come_back_is_not_saved(make, arguments, said, tmp_path):
 def test_a_class_that_was_changed_afterwards_is_not_saved(tmp_path):
     vae = cc.VAE(Residual(7), 2, Gaussian())
     vae.decoder.forward = lambda z: torch.ones(len(z), 6)
-    with pytest.raises(cc.ModelFormatError, match="a decoder that puts out what it did"):
+    with pytest.raises(cc.ModelFormatError, match="a decoder that outputs what it did"):
         vae.save(tmp_path / "model", decoder_arguments={"hidden": 7})
 
 
@@ -443,7 +443,7 @@ def test_weights_of_another_decoder_are_refused(tmp_path):
     for other, said in (
         (Residual(8), r"expected \(8, 2\) for weight 'first.weight', got \(7, 2\)"),
         (nn.Linear(2, 6), "expected .* for weight 'weight', got nothing"),
-        (Shifted(7), "expected a decoder that puts out what it did"),
+        (Shifted(7), "expected a decoder that outputs what it did"),
     ):
         with pytest.raises(cc.ModelFormatError, match=said):
             cc.load_vae(tmp_path / "model", decoder=other)
@@ -466,7 +466,7 @@ def test_an_encoder_of_ones_own_is_saved_and_loaded_likewise(tmp_path):
     assert torch.equal(again.encode(data)[0], vae.encode(data)[0])
     with pytest.raises(ValueError, match=r"expected encoder=\.\.\."):
         cc.load_vae(tmp_path / "model")
-    with pytest.raises(cc.ModelFormatError, match="an encoder that puts out what it did"):
+    with pytest.raises(cc.ModelFormatError, match="an encoder that outputs what it did"):
         cc.load_vae(tmp_path / "model", encoder=OtherPair())
 
 

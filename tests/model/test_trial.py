@@ -358,7 +358,7 @@ SQUEEZED: dict[str, tuple] = {
 @pytest.mark.parametrize("case", SQUEEZED)
 def test_a_decoder_of_a_single_element_that_squeezes_is_told_so(case):
     likelihood, after, wanted = SQUEEZED[case]
-    words = rf"dimension of the elements is missing, as after squeeze\(\).*put out shape {wanted}"
+    words = rf"dimension of the elements is missing, as after squeeze\(\).*output shape {wanted}"
     with pytest.raises(ValueError, match=words):
         cc.VAE(Function(after=after), 2, likelihood)
 

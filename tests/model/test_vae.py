@@ -191,7 +191,7 @@ def test_an_output_that_is_no_tensor_is_refused(output):
 def test_an_output_that_the_likelihood_does_not_take_is_no_matter_of_latent_dim():
     for shapes, likelihood, message in (
         ([3, 3], Gaussian(), "^expected one tensor from the decoder for Gaussian, got 2; use"),
-        ([3, 4], Gaussian(None), r"; the decoder put out \(5, 3\), \(5, 4\)$"),
+        ([3, 4], Gaussian(None), r"; the decoder output \(5, 3\), \(5, 4\)$"),
     ):
         decoder = Function(lambda z, shapes=shapes: tuple(z.new_zeros(len(z), n) for n in shapes))
         with pytest.raises(ValueError, match=message) as caught:

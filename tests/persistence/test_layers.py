@@ -243,7 +243,7 @@ def test_a_million_layers_are_refused():
         build([["Tanh", {}]] * 10**6)
 
 
-# ---- what layers put out ---------------------------------------------------------------------
+# ---- what layers output ---------------------------------------------------------------------
 
 BOMBS = {
     "upsampling": ([nn.Unflatten(1, (2, 1, 1)), nn.Upsample(scale_factor=10**5)], 1),

@@ -364,7 +364,7 @@ def test_a_prediction_that_does_not_exist_is_named():
     observed = evidence([2.5, 2.0], 4, torch.float32)
     posterior = cc.condition(vae, observed, seed=0)
     words = r"expected element 3 to have a prediction, and for query 0 it has none at .*% of the "
-    words += r"draws: at one of norm \d.* the decoder puts out inf \(Gaussian takes finite"
+    words += r"draws: at one of norm \d.* the decoder outputs inf \(Gaussian takes finite"
     for ask in (
         lambda: posterior.predict(300, seed=0),
         lambda: posterior.predict_mean(300, seed=0),
@@ -389,7 +389,7 @@ class Picture(nn.Module):
 def test_the_error_names_element_and_size_of_z_and_what_is_wrong_there():
     vae = cc.VAE(Picture(), 2, Gaussian(None))
     observed = cc.Evidence(torch.zeros(2, 3), torch.tensor(True))
-    words = r"at a z of norm [4-9]\S* the decoder puts out \S+, -?\d\S* \(Gaussian takes finite "
+    words = r"at a z of norm [4-9]\S* the decoder outputs \S+, -?\d\S* \(Gaussian takes finite "
     words += r"parameters and a scale > 0\) for element \(1, 2\)"
     with pytest.raises(cc.NonFiniteError, match=words):
         cc.condition(vae, observed, Grid(), seed=0)
@@ -428,7 +428,7 @@ def test_a_number_that_is_no_parameter_matters_where_it_is_observed_alone(case, 
     vae = cc.VAE(FarOutside(beyond), 1, likelihood)
     answer = cc.condition(vae, cc.Evidence(torch.ones(2), torch.arange(2) < 1), seed=0)
     assert answer.trusted
-    words = rf"at a z of norm \S+ the decoder puts out {beyond} \({name} takes .*\) for element 1"
+    words = rf"at a z of norm \S+ the decoder outputs {beyond} \({name} takes .*\) for element 1"
     with pytest.raises(cc.NonFiniteError, match=words):
         cc.condition(vae, cc.Evidence(torch.ones(2), torch.tensor(True)), seed=0)
     with pytest.raises(cc.NonFiniteError, match="expected element 1 to have a prediction"):
@@ -464,7 +464,7 @@ def test_a_column_that_often_does_not_exist_is_named_and_has_no_say(column, tabl
     def likelihood(num: int) -> Likelihood:
         return Mixed([(Gaussian(0.5), num)]) if table else Gaussian(0.5)
 
-    with pytest.warns(UserWarning, match=r"puts out (inf|nan) \(Gaussian takes.*for element 0 at"):
+    with pytest.warns(UserWarning, match=r"outputs (inf|nan) \(Gaussian takes.*for element 0 at"):
         vae = cc.VAE(Ordinary(column, dtype), 1, likelihood(2))
     row = torch.tensor([torch.nan, 0.3], dtype=dtype)
     found = cc.condition(vae, cc.Evidence.from_nan(row), TemperedSMC(200), seed=0)

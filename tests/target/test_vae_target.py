@@ -207,7 +207,7 @@ def test_the_error_names_the_query_of_the_whole_batch():
     z[1, 2] = 4.5
     with pytest.raises(
         cc.NonFiniteError,
-        match=r"got NaN for query 2: at a z of norm 6\.36 the decoder puts out nan",
+        match=r"got NaN for query 2: at a z of norm 6\.36 the decoder outputs nan",
     ):
         target.log_likelihood(z)
     some = torch.tensor([0, 2, 3])

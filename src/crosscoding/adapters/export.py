@@ -99,7 +99,7 @@ class _Program(nn.Module):
         super().__init__()
         unlifted: nn.Module = program.module()
         if program.call_spec.out_spec is not None and program.call_spec.out_spec.type is dict:
-            raise ValueError("expected a program that puts out a tensor or a tuple, got a dict")
+            raise ValueError("expected a program that outputs a tensor or a tuple, got a dict")
         graph = fx.Graph()
         outputs = graph.graph_copy(unlifted.graph, {})  # without the structure of its arguments
         graph.output(outputs)

@@ -15,7 +15,7 @@ def with_flat_input(
     """A decoder of z (B, latent) from one of inputs (B, *latent), and latent.
 
     Args:
-        decoder: Puts out a tensor, or a sequence of them.
+        decoder: Outputs a tensor, or a sequence of them.
         shape: Shape of its input; None where any size will do, which the first may be. A decoder
             of exactly one z, as exported without a word on the batch, is mapped over the batch.
         instead: How to export a decoder of any batch size, for the message.

@@ -32,7 +32,7 @@ _TOLERANCE = 1e-4  # of the largest output
 _NUM_PROBES = 3
 _WITH_GRAPHS = ("If", "Loop", "Scan", "SequenceMap")
 _MOST_LATENT = 2**24
-_MOST = Cost(MOST_OPERATIONS, 2**32)  # twice what Stable Diffusion puts out at 512 x 512 pixels
+_MOST = Cost(MOST_OPERATIONS, 2**32)  # twice what Stable Diffusion outputs at 512 x 512 pixels
 _DYNAMIC = "export it with a batch dimension that has a name instead of a size"
 
 
@@ -42,7 +42,7 @@ def from_onnx(path: str | Path, likelihood: Likelihood, *, max_bytes: int = MAX_
 
     Args:
         path: Its graph takes z (B, latent), or (B, *latent) of which z is then laid out flat, and
-            puts out the likelihood's parameters, in one output or in several. B has any size, or
+            outputs the likelihood's parameters, in one output or in several. B has any size, or
             1, which is mapped over the batch.
         likelihood: What the output means.
         max_bytes: Most that the file and the tensors beside it may take.
@@ -169,7 +169,7 @@ class _Converted(nn.Module):
 
 @torch.no_grad()
 def _hold_against_runtime(vae: VAE, model: Any, name: str) -> None:
-    """Raise ModelFormatError unless onnxruntime puts out the same."""
+    """Raise ModelFormatError unless onnxruntime outputs the same."""
     runtime = library("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors: it warns of shapes that an exporter has left behind

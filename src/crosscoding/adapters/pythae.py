@@ -69,7 +69,7 @@ def from_pythae(
             "mse" the same minimum has the negative ELBO of a scale √β.
         with_encoder: Whether the model's encoder comes along, for `VAE.encode`, where it says the
             mean and deviation of q(z|t). Of flows and Hamiltonian steps after it q is another,
-            and some put out a point: these have none.
+            and some output a point: these have none.
 
     Raises:
         ImportError: pythae is not installed.

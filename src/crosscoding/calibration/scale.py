@@ -2,7 +2,7 @@
 
 Of a `Mixed` likelihood, that of each Gaussian part; the other columns help to infer z.
 
-    E   p(z|t) ≈ Σ_k w_k N(z_k, H_k⁻¹) of every whole datum t, as `methods.Laplace` has it
+    E   p(z|t) ≈ Σ_k w_k N(z_k, H_k⁻¹) of every complete datum t, as `methods.Laplace` has it
     M   σ² = E|t − μ(z_k)|² / E[1 − h],   h = J H⁻¹ Jᵀ / σ² of an element, J its row at z_k
 
 Both means are over data, modes and the elements that have this scale. h is the share of an element
@@ -54,7 +54,7 @@ def calibrate_scale(
     report: Report = silent,
     progress: bool = True,
 ) -> float | Tensor | tuple[float | Tensor, ...]:
-    """The Gaussian scale σ under which whole data are likeliest.
+    """The Gaussian scale σ under which complete data are likeliest.
 
     The scale that the VAE has is not used: the first is how far the data are from the nearest
     points of the prior, and rounds of E and M come down from there. Where it settles, modes are
@@ -62,7 +62,7 @@ def calibrate_scale(
 
     Args:
         vae: A model with a Gaussian likelihood of a fixed scale, or with such parts of a `Mixed`.
-        data: Whole data like those that will be asked about, shape (N, *data) with N ≥ 1, a
+        data: Complete data like those that will be asked about, shape (N, *data) with N ≥ 1, a
             tensor or an array of NumPy of the model's dtype; some tens are enough for one scale,
             as every element of each counts.
         rounds: Most rounds, ≥ 1. One scale settles in few, a scale for each element slowly.

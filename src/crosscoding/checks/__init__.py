@@ -79,7 +79,7 @@ def check_data(
 
     Args:
         vae: The model.
-        data: Whole data, (N, *data), N ≥ 1.
+        data: Complete data, (N, *data), N ≥ 1.
         quick: Whether only support, units and counts are looked at, which takes a few decodes. So
             it is with data that are too few for the other checks.
         seed: Decides which of many data are looked at, and the model's draws.

@@ -25,7 +25,7 @@ def support(subject: Subject) -> Finding:
         return Finding(
             "data",
             "error",
-            f"{int((~finite).sum())} of {data.numel()} values are NaN or infinite; give whole data "
+            f"{int((~finite).sum())} of {data.numel()} values are NaN or infinite; give complete data "
             "(in evidence NaN may stand for what is missing)",
         )
     low, high = data.min().item(), data.max().item()
@@ -48,7 +48,7 @@ def support(subject: Subject) -> Finding:
 
 
 def explanation(subject: Subject) -> Finding:
-    """Whether whole data are likelier under the model than by their columns alone."""
+    """Whether complete data are likelier under the model than by their columns alone."""
     data, fits, likelihood = subject.whole, subject.fits, subject.vae.flat_likelihood
     ours = fits.log_prob.mean().item()
     figures = {"log_prob": ours}

@@ -1,4 +1,4 @@
-"""Checks of a decoder by itself: what it puts out, and whether methods can work with it."""
+"""Checks of a decoder by itself: what it outputs, and whether methods can work with it."""
 
 import copy
 import math
@@ -20,7 +20,7 @@ _FAR = (1.0, 2.0, 3.0, 4.0)  # standard deviations of the prior beyond √latent
 
 
 def output(subject: Subject) -> Finding:
-    """Whether what the decoder puts out can be the likelihood's parameters, and means them."""
+    """Whether what the decoder outputs can be the likelihood's parameters, and means them."""
     likelihood, params = subject.vae.likelihood, subject.output
     lost = subject.vae.lost(params)
     if lost.any():

@@ -48,7 +48,7 @@ def bank(subject: Subject) -> Finding:
         "bank",
         "ok",
         f"{len(points.points):,} points of the prior are kept decoded, in {size:,.0f} MiB; made in "
-        f"{_seconds(to_make)}, one whole datum against all takes {_seconds(to_ask)}",
+        f"{_seconds(to_make)}, one complete datum against all takes {_seconds(to_ask)}",
         figures | {"seconds_to_ask": to_ask},
     )
 
@@ -71,7 +71,7 @@ def head(subject: Subject) -> Finding:
     return Finding(
         "last layer",
         "note",
-        "no linear one was found, as in convolutional decoders, so whole data are decoded for any "
+        "no linear one was found, as in convolutional decoders, so complete data are decoded for any "
         "evidence; where there is one, end forward() in it or an elementwise function of it",
     )
 

@@ -1,4 +1,4 @@
-"""p(z|t) of a few whole data, each a Gaussian at its best mode: what checks of a model rest on.
+"""p(z|t) of a few complete data, each a Gaussian at its best mode: what checks of a model rest on.
 
     p(z|t) ≈ N(z*, H⁻¹),   log p(t) ≈ log p(z*, t) − ½ log |H| + ½ D log 2π
 
@@ -46,7 +46,7 @@ def fit(vae: VAE, data: Tensor, first: Tensor | None) -> Fits:
 
     Args:
         vae: The model.
-        data: Whole data that it can have, (N, *data).
+        data: Complete data that it can have, (N, *data).
         first: A guess at z for each, (N, latent), or None.
     """
     passes = _STEPS * _PASSES + -(-_STEPS // _EVERY) * vae.latent_dim

@@ -20,7 +20,7 @@ _FEWEST = 100  # data from which on each dimension's moments are known
 def use(subject: Subject) -> Finding:
     """How many latent dimensions move the datum by more than its noise.
 
-    By the Fisher information of z about each, diag E[Jᵀ F J]: a whole datum leaves about
+    By the Fisher information of z about each, diag E[Jᵀ F J]: a complete datum leaves about
     1 / √(1 + information) of the prior's standard deviation.
     """
     vae = subject.vae
@@ -55,7 +55,7 @@ def use(subject: Subject) -> Finding:
     return Finding(
         "latent",
         "ok",
-        f"{_all_active(dim)}; a whole datum leaves {left.min():.2g} to "
+        f"{_all_active(dim)}; a complete datum leaves {left.min():.2g} to "
         f"{left.max():.2g} of a prior standard deviation",
         figures,
     )

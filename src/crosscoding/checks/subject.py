@@ -23,7 +23,7 @@ class Subject:
     Args:
         vae: The model.
         generator: All random numbers come from it.
-        data: Whole data that fit the model, (N, *data), or None.
+        data: Complete data that fit the model, (N, *data), or None.
     """
 
     vae: VAE
@@ -38,7 +38,7 @@ class Subject:
 
     @cached_property
     def output(self) -> Tensor:
-        """What the decoder puts out at the probes, (num, *data, *param_shape)."""
+        """What the decoder outputs at the probes, (num, *data, *param_shape)."""
         return self.decoded(self.probes)
 
     @cached_property
@@ -63,7 +63,7 @@ class Subject:
         """Mean and variance of q(z|t) of all data, (N, latent) each; None without an encoder.
 
         Raises:
-            NonFiniteError: The encoder puts out NaN or infinity.
+            NonFiniteError: The encoder outputs NaN or infinity.
         """
         if self.vae.encoder is None or self.data is None:
             return None

@@ -100,7 +100,7 @@ def _counts_of(part: Part) -> Finding:
     if isinstance(part.likelihood, Poisson) and 1 / _TIMES <= other <= _TIMES:
         now, then = ("log rates", "rates") if part.likelihood.log_rate else ("rates", "log rates")
         advice = (
-            f"what the decoder puts out is taken for {now}; taken for {then} they add up to "
+            f"what the decoder outputs is taken for {now}; taken for {then} they add up to "
             f"{other:.2g} times: use Poisson(log_rate={not part.likelihood.log_rate})"
         )
     return Finding("counts", "warning", f"{words}; {advice}", {"times": times, "other": other})

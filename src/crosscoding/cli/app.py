@@ -147,7 +147,7 @@ def check(
             "--data",
             metavar="FILE",
             callback=expanded,
-            help="Whole data: .npy, .npz (or .npz:NAME of an array in it), .csv, .tsv or .txt, - "
+            help="Complete data: .npy, .npz (or .npz:NAME of an array in it), .csv, .tsv or .txt, - "
             "for such a table on standard input, .zip of colour pictures; pixels from 0 to 255 are "
             "scaled.",
         ),

@@ -12,7 +12,7 @@ _MANY = 0.5  # share of answers that fail, from which on the data are suspected
 def doubts(answers: Answers) -> list[dict[str, str]]:
     """The worst that checks of the data find, if that is a warning or an error.
 
-    Whole data can be checked: these are made so by a completion of each. Nothing is looked at where
+    Complete data can be checked: these are made so by a completion of each. Nothing is looked at where
     most answers are trusted, and only units and counts, which is quick, where most are usable.
     """
     labels = [verdict.label for verdict in answers.posterior.verdicts]

@@ -72,7 +72,7 @@ class ConditionalVAE(nn.Module):
         The mean over draws is the ELBO, the log of the mean of exponentials a tighter bound.
 
         Args:
-            data: Whole data, shape (B, E), zeros and ones.
+            data: Complete data, shape (B, E), zeros and ones.
             noise: Standard normal, shape (S, B, latent).
         Returns:
             Shape (S, B).

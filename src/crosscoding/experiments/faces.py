@@ -97,7 +97,7 @@ def load(model: FaceModel, context: Context) -> VAE:
 def papers_own(folder: Path) -> VAE:
     """The decoder of the paper's CelebA experiments as a stack of known layers.
 
-    Its first layer puts out channels last. Here the rows of that layer are put in another order
+    Its first layer outputs channels last. Here the rows of that layer are put in another order
     instead, so that no step in between is needed.
 
     Args:

@@ -23,7 +23,7 @@ class Problem:
     Args:
         name: Of the part that an answer is, before the method's.
         vae: The model.
-        truth: Whole data, shape (num_queries, *data).
+        truth: Complete data, shape (num_queries, *data).
         mask: What is observed of them, the same shape or broadcastable to it.
         settings: What decides the queries, for the part's key.
     """

@@ -90,7 +90,7 @@ class Likelihood(ABC):
     # ---- where parameters say nothing, or not enough ---------------------------------------------
 
     def allowed(self, params: Tensor) -> Tensor:
-        """Whether each number that a decoder puts out is finite, or one of `infinite`, boolean."""
+        """Whether each number that a decoder outputs is finite, or one of `infinite`, boolean."""
         found = params.isfinite()
         for limit in self.infinite:
             found = found | (params == limit)

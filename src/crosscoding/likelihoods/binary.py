@@ -28,7 +28,7 @@ class _Probability(Linear):
         object.__setattr__(self, "takes", takes)
 
     def probability(self, params: Tensor) -> Tensor:
-        """p of a decoder that puts it out, moved off 0 and 1 by no more than rounding.
+        """p of a decoder that outputs it, moved off 0 and 1 by no more than rounding.
 
         NaN where it is none: that is an error where the element is observed.
         """
@@ -53,7 +53,7 @@ class _Probability(Linear):
     def check_params(self, params: Tensor) -> None:
         if not self.logits and not ((params >= 0) & (params <= 1)).all():
             raise ValueError(
-                "expected a decoder that puts out probabilities between 0 and 1, got values from "
+                "expected a decoder that outputs probabilities between 0 and 1, got values from "
                 f"{params.min():.4g} to {params.max():.4g}; if they are logits, use "
                 f"{type(self).__name__}(logits=True)"
             )
@@ -70,14 +70,14 @@ class _Probability(Linear):
 
 @dataclass(frozen=True)
 class Bernoulli(_Probability):
-    """Zeros and ones; the decoder puts out logits, or probabilities.
+    """Zeros and ones; the decoder outputs logits, or probabilities.
 
     Values strictly between 0 and 1 are accepted, as VAEs of grey images are often trained on them:
     log_prob is then the cross-entropy x log p + (1 − x) log(1 − p), which is not normalised over
     [0, 1], and draws are still zeros and ones. `ContinuousBernoulli` is the normalised one.
 
     Args:
-        logits: True if the decoder puts out log(p / (1 − p)), False if it puts out p. A p that was
+        logits: True if the decoder outputs log(p / (1 − p)), False if it outputs p. A p that was
             rounded to 0 or 1 is read as the nearest number that is neither, so that no
             observation is called impossible on account of rounding.
     """
@@ -133,7 +133,7 @@ class ContinuousBernoulli(_Probability):
         log p(t|z) = t l − log((eˡ − 1) / l),   l = log(λ / (1 − λ)),   0 ≤ t ≤ 1
 
     Args:
-        logits: True if the decoder puts out l, False if it puts out λ; λ as p of a `Bernoulli`.
+        logits: True if the decoder outputs l, False if it outputs λ; λ as p of a `Bernoulli`.
 
     Source: Loaiza-Ganem and Cunningham (2019), eqs. 6–8. Differs in: written in l; near λ = ½ a
         series of the normaliser itself, not a constant.

@@ -62,16 +62,16 @@ class _Classes(Whole):
 
 @dataclass(frozen=True)
 class Categorical(_Classes):
-    """One of K classes; the decoder puts out K logits for each variable.
+    """One of K classes; the decoder outputs K logits for each variable.
 
         log p(t = k|z) = l_k − log Σ_j exp(l_j)
 
     Args:
         num_classes: K ≥ 2.
         one_hot: False if data are the numbers 0 to K − 1 of the classes, of shape (*data), and the
-            decoder puts out (B, *data, K). True if data are zeros and a one, the classes along the
+            decoder outputs (B, *data, K). True if data are zeros and a one, the classes along the
             last dimension of the data, (*variables, K), or (V K,) for V variables side by side;
-            the decoder puts out the same shape.
+            the decoder outputs the same shape.
 
     One-hot variables are observed whole: a mask that observes some classes of a variable and not
     others is refused. `mean` is the probability of each class where data are one-hot; otherwise it
@@ -197,7 +197,7 @@ class Categorical(_Classes):
             return ""
         return (
             f"expected logits from the decoder, got numbers >= 0 whose sum is 1 for each "
-            f"{self.num_classes} classes; if they are probabilities, put out their logarithms: "
+            f"{self.num_classes} classes; if they are probabilities, output their logarithms: "
             "leave softmax out, or use log_softmax"
         )
 
@@ -221,8 +221,8 @@ class Ordinal(_Classes):
 
     Args:
         cut_points: c, K − 1 increasing numbers, or a tensor of shape (K − 1,) or (*data, K − 1),
-            where *data broadcasts to the data's shape; the decoder puts out η. None if the decoder
-            puts out c − η itself, K − 1 increasing numbers for each element.
+            where *data broadcasts to the data's shape; the decoder outputs η. None if the decoder
+            outputs c − η itself, K − 1 increasing numbers for each element.
         num_classes: K ≥ 2; to be given with cut_points=None only.
 
     Source: McCullagh (1980), the proportional odds model. Differs in: nothing.

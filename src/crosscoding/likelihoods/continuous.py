@@ -43,16 +43,16 @@ class Gaussian(_Real):
 
     Args:
         scale: σ > 0 in the data's units: a number, a tensor that broadcasts to the data's shape,
-            or None if the decoder puts it out beside the mean, as a pair (mean, scale) or as a
+            or None if the decoder outputs it beside the mean, as a pair (mean, scale) or as a
             last dimension of size 2.
-        log_variance: With scale=None, whether the decoder puts out log σ² in the scale's place, as
+        log_variance: With scale=None, whether the decoder outputs log σ² in the scale's place, as
             a pair (mean, log variance) or as a last dimension of size 2. Any finite number is one.
     """
 
     scale: float | Tensor | None = 0.1
     log_variance: bool = field(default=False, kw_only=True)
-    put_out: ClassVar[str] = (
-        "put out the standard deviation itself, not its logarithm; if it is the logarithm of the "
+    advice_on_output: ClassVar[str] = (
+        "output the standard deviation itself, not its logarithm; if it is the logarithm of the "
         "variance, use Gaussian(None, log_variance=True)"
     )
 

@@ -44,7 +44,7 @@ class Poisson(_Count, Linear):
         log p(t|z) = t log λ − λ − log t!
 
     Args:
-        log_rate: True if the decoder puts out log λ, False if it puts out λ ≥ 0. A λ of 0 is read
+        log_rate: True if the decoder outputs log λ, False if it outputs λ ≥ 0. A λ of 0 is read
             as the smallest number above it, so that no observation is called impossible on account
             of rounding; log λ above 700, where log p is below −1e304, as 700.
     """
@@ -93,7 +93,7 @@ class Poisson(_Count, Linear):
     def check_params(self, params: Tensor) -> None:
         if not self.log_rate and not (params >= 0).all():
             raise ValueError(
-                f"expected a decoder that puts out rates >= 0, got {params.min():.4g}; if it puts "
+                f"expected a decoder that outputs rates >= 0, got {params.min():.4g}; if it puts "
                 "out their logarithms, use Poisson(log_rate=True)"
             )
 
@@ -113,14 +113,14 @@ class NegativeBinomial(_Count, Dispersed, Linear):
 
     Args:
         total_count: r > 0, a number, a tensor that broadcasts to the data's shape, or None if the
-            decoder puts it out after the logits. The decoder puts out l, so that a decoder of the
+            decoder outputs it after the logits. The decoder outputs l, so that a decoder of the
             mean m is one of l = log(m / r).
     """
 
     total_count: float | Tensor | None = None
     dispersion: ClassVar[str] = "total_count"
     coupled: ClassVar[bool] = True
-    put_out: ClassVar[str] = "put out the number itself, not its logarithm"
+    advice_on_output: ClassVar[str] = "output the number itself, not its logarithm"
     per_element: ClassVar[dict[str, int]] = {"total_count": 0}
 
     def __post_init__(self) -> None:
@@ -199,7 +199,7 @@ class BetaBinomial(_Count, Dispersed):
     Args:
         total_count: n ≥ 1, an int or a tensor of whole numbers that broadcasts to the data's shape.
         concentration: c > 0, a number, a tensor that broadcasts to the data's shape, or None if the
-            decoder puts it out after the logits l. Large c: a binomial. A decoder of a and b is one
+            decoder outputs it after the logits l. Large c: a binomial. A decoder of a and b is one
             of l = log(a / b) and c = a + b.
     """
 
@@ -207,7 +207,7 @@ class BetaBinomial(_Count, Dispersed):
     concentration: float | Tensor | None = None
     dispersion: ClassVar[str] = "concentration"
     coupled: ClassVar[bool] = True
-    put_out: ClassVar[str] = "put out the number itself, not its logarithm"
+    advice_on_output: ClassVar[str] = "output the number itself, not its logarithm"
     per_element: ClassVar[dict[str, int]] = {"total_count": 0, "concentration": 0}
 
     @isolated

@@ -27,7 +27,7 @@ class DiscretizedLogistic(Dispersed):
 
     Args:
         scale: s > 0 in the data's units, as the `scale` of a `Gaussian`: a number, a tensor, or
-            None if the decoder puts it out after μ.
+            None if the decoder outputs it after μ.
         bins: Number of values, ≥ 2.
         low, high: Lowest and highest value: 0 and 1, or −1 and 1, as the model was trained.
 

@@ -2,7 +2,7 @@
 
 The second number is the `scale` of a Gaussian, the `total_count` of a negative binomial, the
 `concentration` of a beta-binomial. As a setting it is a number, or a tensor that broadcasts to the
-data's shape; None says that the decoder puts it out after the location, as itself: no logarithm.
+data's shape; None says that the decoder outputs it after the location, as itself: no logarithm.
 """
 
 from abc import abstractmethod
@@ -25,7 +25,7 @@ class Dispersed(Likelihood):
     """
 
     dispersion: ClassVar[str] = "scale"
-    put_out: ClassVar[str] = "put out the scale itself, not its logarithm"
+    advice_on_output: ClassVar[str] = "output the scale itself, not its logarithm"
     per_element: ClassVar[dict[str, int]] = {"scale": 0}
     coupled: ClassVar[bool] = False
 
@@ -39,7 +39,7 @@ class Dispersed(Likelihood):
 
     @property
     def decoded(self) -> bool:
-        """Whether the decoder puts out the dispersion too."""
+        """Whether the decoder outputs the dispersion too."""
         return getattr(self, self.dispersion) is None
 
     @property
@@ -76,7 +76,7 @@ class Dispersed(Likelihood):
         if self.decoded and self.positive and not (params[..., 1] > 0).all():
             raise ValueError(
                 f"expected a decoder whose {self.dispersion} is > 0, got "
-                f"{params[..., 1].min():.4g}; {self.put_out}"
+                f"{params[..., 1].min():.4g}; {self.advice_on_output}"
             )
 
     def is_coarse(self, params: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ def joined(likelihood: Likelihood, output: Any) -> Tensor:
     try:
         return likelihood.join(output)
     except (IndexError, RuntimeError, ValueError) as error:  # of torch, where shapes differ
-        raise ValueError(f"{first_line(error)}; the decoder put out {shapes(output)}") from error
+        raise ValueError(f"{first_line(error)}; the decoder output {shapes(output)}") from error
 
 
 def _check_tensors(output: Any, name: str) -> None:
@@ -40,7 +40,7 @@ def _check_tensors(output: Any, name: str) -> None:
     elif not isinstance(output, Tensor):
         kind = "an empty tuple" if isinstance(output, (tuple, list)) else type(output).__name__
         raise ValueError(
-            f"expected a tensor from the decoder, got {kind}; wrap it in a module that puts out "
+            f"expected a tensor from the decoder, got {kind}; wrap it in a module that outputs "
             f"what {name} takes"
         )
 
@@ -75,7 +75,7 @@ def wrong_output(likelihood: Likelihood, num: int, found: Sequence[int]) -> str:
     if shape == (num, *own) and likelihood.data_shape((1, *own)) is not None:
         advice = (
             "; the dimension of the elements is missing, as after squeeze() of a single one: leave "
-            f"that out, or put out shape {(num, 1, *own)}"
+            f"that out, or output shape {(num, 1, *own)}"
         )
     elif isinstance(likelihood, Mixed):
         widths = [
@@ -89,7 +89,7 @@ def wrong_output(likelihood: Likelihood, num: int, found: Sequence[int]) -> str:
         if isinstance(likelihood, Dispersed) and not advice:
             setting = f"{type(likelihood).__name__}({likelihood.dispersion}=…)"
             halves = _on_halves(likelihood) if len(found) > 1 and found[1] % 2 == 0 else ""
-            advice = f"{halves}; if it puts out one number an element, use {setting}"
+            advice = f"{halves}; if it outputs one number an element, use {setting}"
     return f"{words}, got {shape}{advice}"
 
 

@@ -17,7 +17,7 @@ from crosscoding.persistence.folder import Parts, prefixed, under
 class Mixed(Likelihood):
     """Columns in parts, one after the other, each with a likelihood of its own.
 
-    The decoder puts out, along the same dimension, the parameters of one column after the other:
+    The decoder outputs, along the same dimension, the parameters of one column after the other:
     as many numbers as each of its columns has parameters. A column of `Gaussian(None)` takes two
     neighbours, mean and scale; one of `Categorical(5)` five. A decoder with a head for each part
     may output a tuple instead, of what each part alone would be decoded as: for two Gaussian

@@ -119,7 +119,7 @@ def with_edges(target: Target, findings: Findings, stacklevel: int) -> Findings:
         return findings
     query, others = int(doubted.nonzero()[0, 0]), and_more(int(doubted.sum()) - 1)
     warnings.warn(
-        f"p(z|x) of query {query}{others} lies next to z for which the decoder puts out NaN: they "
+        f"p(z|x) of query {query}{others} lies next to z for which the decoder outputs NaN: they "
         "are taken for impossible, which may be wrong; write the decoder so that it does not "
         "overflow, as with torch.sigmoid for exp(h) / (1 + exp(h))",
         stacklevel=stacklevel + 1,

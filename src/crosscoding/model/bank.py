@@ -203,7 +203,7 @@ class Bank:
             )
         if not all(_is_close(part[rows], same) for part, same in zip(kept, wanted, strict=True)):
             raise ModelFormatError(
-                f"expected the bank of this model in {path}, got what it does not put out"
+                f"expected the bank of this model in {path}, got what it does not output"
             )
         bank = cls._made(vae, points, *kept)
         bank._is_of_model = True

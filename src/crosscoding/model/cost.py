@@ -28,8 +28,8 @@ class Cost:
     Attributes:
         operations: Multiply-adds, of products, convolutions, attention and recurrent layers, and
             additions of pooling.
-        values: Numbers that all steps put out together, which go to memory and back.
-        largest: Numbers that the step puts out that puts out most.
+        values: Numbers that all steps output together, which go to memory and back.
+        largest: Numbers that the step outputs that outputs most.
     """
 
     operations: float
@@ -53,7 +53,7 @@ def counting() -> Iterator[Callable[[], Cost]]:
 
 
 def check_growth(network: nn.Module, shape: Sequence[int]) -> None:
-    """Follow a row's shape through known layers, without memory for what they put out, or time.
+    """Follow a row's shape through known layers, without memory for what they output, or time.
 
     Args:
         network: A stack of known layers; what other networks do cannot be known beforehand.
@@ -75,9 +75,9 @@ def check_growth(network: nn.Module, shape: Sequence[int]) -> None:
                     f"got {layers.short(description[index])}: {first_line(error)}"
                 ) from error
             where = f"for one row, got more at layer {index}, {layers.short(description[index])}"
-            if cost().values > layers.MOST_VALUES:  # with what a layer puts out within, as padding
+            if cost().values > layers.MOST_VALUES:  # with what a layer outputs within, as padding
                 raise ModelFormatError(
-                    f"expected layers that put out at most {layers.MOST_VALUES} numbers {where}"
+                    f"expected layers that output at most {layers.MOST_VALUES} numbers {where}"
                 )
             if cost().operations > layers.MOST_OPERATIONS:
                 raise ModelFormatError(
@@ -90,7 +90,7 @@ class Limited(TorchDispatchMode):
     """Lets operations run as long as all together take no more than a limit: it looks before each.
 
     Here a number that is read or written counts as some multiply-adds, and so does every step.
-    What is put out where that depends on values, as of `nonzero`, counts as what is read, and once
+    What is output where that depends on values, as of `nonzero`, counts as what is read, and once
     more, as what it is, when it is there.
 
     Args:
@@ -139,12 +139,12 @@ class Limited(TorchDispatchMode):
         if self._values > self._limit.values or self._operations > self._limit.operations:
             raise ModelFormatError(
                 f"expected at most {self._limit.operations:.0f} multiply-adds for one row, and "
-                f"{self._limit.values} numbers that are put out, got more at {func}"
+                f"{self._limit.values} numbers that are output, got more at {func}"
             )
 
 
 class _ValueCounter(TorchDispatchMode):
-    """Counts the numbers that operations put out; a view of a tensor puts out none."""
+    """Counts the numbers that operations output; a view of a tensor outputs none."""
 
     total = largest = 0
 
@@ -159,7 +159,7 @@ class _ValueCounter(TorchDispatchMode):
 
 
 def _put_out(output: Any) -> int:
-    """How many numbers an operation put out."""
+    """How many numbers an operation output."""
     parts = output if isinstance(output, (tuple, list)) else (output,)
     return sum(part.numel() for part in parts if isinstance(part, Tensor))
 

@@ -1,4 +1,4 @@
-"""Encoders: q(z|t) = N(μ(t), diag σ²(t)) of whole data, as a trained VAE brings it along.
+"""Encoders: q(z|t) = N(μ(t), diag σ²(t)) of complete data, as a trained VAE brings it along.
 
 Inference never rests on one. It proposes where z may be, and shows what the decoder can give.
 """
@@ -24,7 +24,7 @@ def tried_encoder(encoder: nn.Module, data: Tensor, latent_dim: int) -> nn.Modul
     Raises:
         TypeError: encoder is no module.
         ValueError: It does not fit data or latent_dim, or breaks a rule of `Trial`.
-        NonFiniteError: It puts out NaN or infinity.
+        NonFiniteError: It outputs NaN or infinity.
     """
     copied = frozen_copy(encoder, "encoder")
     hint = "it takes data shaped as the decoder's"
@@ -66,7 +66,7 @@ def encoder_output(encoder: nn.Module, data: Tensor) -> Tensor:
     """Mean and log-variance side by side.
 
     Raises:
-        OutputError: The encoder puts out neither a tensor nor a tuple of tensors that fit.
+        OutputError: The encoder outputs neither a tensor nor a tuple of tensors that fit.
     """
     output = encoder(data)
     pieces = output if isinstance(output, (tuple, list)) else [output]
@@ -80,7 +80,7 @@ def encoder_output(encoder: nn.Module, data: Tensor) -> Tensor:
 
 
 def _in_words(output: Any) -> str:
-    """What an encoder puts out that cannot be taken, for messages."""
+    """What an encoder outputs that cannot be taken, for messages."""
     if isinstance(output, Tensor):
         return f"a tensor of shape {tuple(output.shape)}"
     if isinstance(output, (tuple, list)):

@@ -44,11 +44,11 @@ class Savable(ABC):
 
     @abstractmethod
     def _outputs(self) -> Tensor:
-        """What the decoder puts out at some z that are always the same, (N, *output)."""
+        """What the decoder outputs at some z that are always the same, (N, *output)."""
 
     @abstractmethod
     def _encodings(self) -> Tensor | None:
-        """What the encoder puts out for draws from the model, (N, *output); None without one."""
+        """What the encoder outputs for draws from the model, (N, *output); None without one."""
 
     @isolated
     def save(
@@ -173,14 +173,14 @@ def _some(outputs: Tensor) -> Tensor:
 
 
 def _check_same(name: str, outputs: Tensor, saved: Tensor, tolerance: float) -> None:
-    """Raise ModelFormatError if a network puts out other values than when it was saved."""
+    """Raise ModelFormatError if a network outputs other values than when it was saved."""
     here = _some(outputs)
     same = (saved.shape, saved.dtype) == (here.shape, here.dtype)
     # It may have been saved on a processor that rounds more coarsely.
     if not same or not _are_close(here, saved, tolerance):
         article = "an" if name == "encoder" else "a"
         raise ModelFormatError(
-            f"expected {article} {name} that puts out what it did when it was saved, got other "
+            f"expected {article} {name} that outputs what it did when it was saved, got other "
             "values; its class, or the arguments that make it, are not the same"
         )
 

@@ -52,7 +52,7 @@ def find_head(decoder: nn.Module, probes: Tensor, output: Tensor) -> Head | None
     Args:
         decoder: In eval mode.
         probes: Some z, shape (N, latent).
-        output: What the decoder puts out for them, (N, *data): the two parts must give it again.
+        output: What the decoder outputs for them, (N, *data): the two parts must give it again.
     """
     try:
         head = _traced(decoder)

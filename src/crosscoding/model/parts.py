@@ -7,7 +7,7 @@
 | card | what is known of a model of the zoo |
 
 The tensors are weights and the likelihood's own, under `decoder.`, `encoder.` and `likelihood.`,
-and `outputs` and `encoder_outputs`: a few numbers that the two put out, to know them again by.
+and `outputs` and `encoder_outputs`: a few numbers that the two output, to know them again by.
 """
 
 import math

@@ -45,11 +45,11 @@ def frozen_copy(network: nn.Module, name: str) -> nn.Module:
 
 
 class OutputError(ValueError):
-    """A network ran, and what it puts out is nothing that is taken: its message says it all."""
+    """A network ran, and what it outputs is nothing that is taken: its message says it all."""
 
 
 class Trial:
-    """What a network puts out for a few rows: together, again, among others, and each alone.
+    """What a network outputs for a few rows: together, again, among others, and each alone.
 
     Args:
         network: The network, frozen.
@@ -60,7 +60,7 @@ class Trial:
         hint: What to check where it fails on the rows.
 
     Attributes:
-        output: What it puts out for the rows together.
+        output: What it outputs for the rows together.
 
     Raises:
         ValueError: It fails, or changes its own weights.
@@ -183,7 +183,7 @@ class Trial:
                 "give it the dimension that it is for, as in squeeze(1), or use flatten(1)"
             )
         if got != wanted:
-            return f"{_mixes(name)}; for one row alone it puts out shape {got}"
+            return f"{_mixes(name)}; for one row alone it outputs shape {got}"
         if _difference(torch.cat(alone), output) <= _AT_MOST or self._is_rounding(alone):
             return ""
         return _mixes(name)

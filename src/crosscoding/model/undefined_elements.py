@@ -1,4 +1,4 @@
-"""What is told of elements for which a decoder puts out nothing that p(t|z) exists for."""
+"""What is told of elements for which a decoder outputs nothing that p(t|z) exists for."""
 
 from collections.abc import Callable
 
@@ -24,7 +24,7 @@ def sometimes_lost(likelihood: Likelihood, name: Name, params: Tensor, lost: Ten
     others = int(lost.any(0).sum()) - 1
     more = f", beside {others} more elements" if others else ""
     return (
-        f"the decoder puts out {likelihood.describe(params[draw], element)} for {name(element)} at "
+        f"the decoder outputs {likelihood.describe(params[draw], element)} for {name(element)} at "
         f"{int(lost[:, element].sum())} of {len(lost)} draws from the prior{more}; answers do not "
         "depend on it where it is not observed, but at such z it can be neither observed nor "
         "predicted: bound it in the decoder, or check the weights that were loaded"

@@ -64,11 +64,11 @@ class VAE(Savable):
         TypeError: decoder or encoder is no module, likelihood no likelihood, latent_dim no int.
         ValueError: The decoder does not fit latent_dim or the likelihood, or the encoder the two;
             or one of them mixes the rows of a batch, is not deterministic, or trains itself.
-        NonFiniteError: One of them puts out NaN or infinity: the decoder for all elements at a draw
+        NonFiniteError: One of them outputs NaN or infinity: the decoder for all elements at a draw
             from the prior, or for one element at all draws.
 
     Warns:
-        UserWarning: The decoder puts out NaN or infinity for some elements at draws from the prior;
+        UserWarning: The decoder outputs NaN or infinity for some elements at draws from the prior;
             or, where logits are expected, what look like probabilities.
 
     Example:
@@ -151,7 +151,7 @@ class VAE(Savable):
 
     @property
     def params_size(self) -> int:
-        """How many numbers the decoder puts out for one datum."""
+        """How many numbers the decoder outputs for one datum."""
         return self._params_shape.numel()
 
     @property
@@ -172,7 +172,7 @@ class VAE(Savable):
     def row_values(self) -> int:
         """A third of the numbers in memory while one z is decoded, about; its output at least.
 
-        A layer's output is let go once the next has it. Where two steps meet that put out as much
+        A layer's output is let go once the next has it. Where two steps meet that output as much
         as the largest, there are two of those, beside the outputs of other z.
         """
         return max(self.params_size, (self.params_size + 2 * self.cost.largest) // 3)
@@ -223,7 +223,7 @@ class VAE(Savable):
     def encode(self, data: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of q(z|t), where the encoder thinks that z is.
 
-        It takes whole data only, and it is a guess: to propose z from, not an answer.
+        It takes complete data only, and it is a guess: to propose z from, not an answer.
 
         Args:
             data: t, shape (*batch, *data).
@@ -231,7 +231,7 @@ class VAE(Savable):
             Both of shape (*batch, latent).
         Raises:
             ValueError: The model has no encoder, or data do not match it.
-            NonFiniteError: The encoder puts out NaN or infinity.
+            NonFiniteError: The encoder outputs NaN or infinity.
 
         Example:
             >>> from crosscoding import zoo
@@ -250,7 +250,7 @@ class VAE(Savable):
 
     @isolated
     def sample_prior(self, num: int, *, seed: int | torch.Generator | None = None) -> Tensor:
-        """Draws of whole data from the model, without any evidence, shape (num, *data).
+        """Draws of complete data from the model, without any evidence, shape (num, *data).
 
         Raises:
             NonFiniteError: An element has no p(t|z) at a draw of z.
@@ -266,7 +266,7 @@ class VAE(Savable):
 
     @torch.no_grad()
     def _drawn(self, num: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Draws of z, what the decoder puts out for them, and draws of data, laid out flat."""
+        """Draws of z, what the decoder outputs for them, and draws of data, laid out flat."""
         like = torch.empty(0, dtype=self.dtype, device=self.device)
         z = normal((num, self.latent_dim), generator=generator, like=like)
         params, likelihood = self.decode_flat(z), self._flat_likelihood
@@ -293,13 +293,13 @@ class VAE(Savable):
     ) -> CheckReport:
         """What speaks for and against the model, before it is used; takes some seconds.
 
-        Of the decoder: what it puts out, against the likelihood; that one z always gives one
+        Of the decoder: what it outputs, against the likelihood; that one z always gives one
         output; batch norm; derivatives; NaN far out; which latent dimensions it uses. Of data:
         their support, units and counts, log p of a few against that of their columns, the scale,
         and whether they lie where the prior does. What decoding costs, and which methods suit.
 
         Args:
-            data: Whole data like those the model was trained on, (N, *data), a tensor or an array
+            data: Complete data like those the model was trained on, (N, *data), a tensor or an array
                 of NumPy of the model's dtype; some hundred are plenty, and of more than 2,000 some
                 are taken.
             seed: Decides which points are looked at.
@@ -383,7 +383,7 @@ def whole_data(vae: VAE, data: Tensor | np.ndarray) -> Tensor:
     """The data as a tensor (N, *data), N ≥ 1.
 
     Raises:
-        TypeError, ValueError: They are no whole data of this VAE.
+        TypeError, ValueError: They are no complete data of this VAE.
     """
     data = as_tensor(data, "data")
     check_matches(vae, data, "data", None)
@@ -417,7 +417,7 @@ def load_vae(
         ModelFormatError: The folder holds no model, a damaged one, or one that does not fit its own
             description; the first tensor that differs is named.
         ValueError: A class would have to be imported, and allow_code is False.
-        NonFiniteError: The decoder puts out NaN or infinity.
+        NonFiniteError: The decoder outputs NaN or infinity.
 
     Example:
         >>> from tempfile import mkdtemp

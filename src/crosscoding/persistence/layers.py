@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 from crosscoding.errors import ModelFormatError, first_line
 
 MOST_VALUES = 2**28
-"""Numbers that all steps of all layers may put out together, for one row of input."""
+"""Numbers that all steps of all layers may output together, for one row of input."""
 MOST_OPERATIONS = 2**43
 """Multiply-adds that they may take together: minutes of a processor core.
 
@@ -77,7 +77,7 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "Upsample": ("size", "scale_factor", "mode", "align_corners"),
     "ZeroPad2d": ("padding",),
 }
-_WITHOUT_EFFECT = {"inplace", "momentum", "init"}  # on what a trained layer puts out
+_WITHOUT_EFFECT = {"inplace", "momentum", "init"}  # on what a trained layer outputs
 
 Description = list[list[Any]]
 

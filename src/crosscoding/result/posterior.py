@@ -203,7 +203,7 @@ class Posterior:
 
     @torch.no_grad()
     def predict(self, num: int, *, seed: int | Generator | None = None) -> Tensor:
-        """Draws of the whole datum, t = (x, y): y from p(y|z), x exactly as it was given.
+        """Draws of the complete datum, t = (x, y): y from p(y|z), x exactly as it was given.
 
         With the same seed, z is what `sample` gives.
 
@@ -213,7 +213,7 @@ class Posterior:
         Returns:
             Shape (num, *batch, *data).
         Raises:
-            NonFiniteError: For an element that is not observed, the decoder puts out what there
+            NonFiniteError: For an element that is not observed, the decoder outputs what there
                 is no p(t|z) for, NaN or infinity as a rule; as of all that predicts.
         """
         vae, target = self._model()
@@ -273,7 +273,7 @@ class Posterior:
         conditions anew, and gives log p(y|x) with its error; this one is a tensor alone.
 
         Args:
-            truth: Whole data, shape (*batch, *data). Its observed elements are not looked at, even
+            truth: Complete data, shape (*batch, *data). Its observed elements are not looked at, even
                 where they contradict the evidence: x is what was conditioned on.
         Returns:
             Shape (*batch,). 0 where everything was observed.

@@ -1,4 +1,4 @@
-"""log p(x|z) of queries, from what the decoder puts out for the elements that they observe.
+"""log p(x|z) of queries, from what the decoder outputs for the elements that they observe.
 
 What is not observed is left out before any arithmetic: it may be infinite or NaN, and vectorised
 operations round a number by its place in a tensor. So answers are those, bit for bit, of a decoder
@@ -30,8 +30,8 @@ _MOST_OBSERVED = 0.5  # share of the elements above which one product with all o
 _MAX_BYTES = 512 * 2**20
 _POINTS_AT_ONCE = 128
 _CACHE_BYTES = 8 * 2**20
-_PIECE_BYTES = 32 * 2**20  # of all that the steps of decoding a piece put out
-_PER_ELEMENT = 8  # numbers that the steps of a likelihood put out for a decoder's one, about
+_PIECE_BYTES = 32 * 2**20  # of all that the steps of decoding a piece output
+_PER_ELEMENT = 8  # numbers that the steps of a likelihood output for a decoder's one, about
 _TILE, _TILES_AT_ONCE = 128, 256
 _LANES = 64  # elements that vectorised operations take at once divide it, whatever the processor
 

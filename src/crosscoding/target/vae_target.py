@@ -382,7 +382,7 @@ class VAETarget(Target):
 
     @torch.no_grad()
     def _what_is_wrong(self, wrong: Tensor, z: Tensor, query: Tensor | None) -> str:
-        """For which query log p(x|z) is NaN, where, and what the decoder puts out there."""
+        """For which query log p(x|z) is NaN, where, and what the decoder outputs there."""
         places, z = wrong.flatten().nonzero()[:, 0], z.reshape(-1, self.latent_dim)
         owners = places % self.num_queries if query is None else query[places]
         first = owners.argmin()
@@ -402,7 +402,7 @@ class VAETarget(Target):
         log_probs = likelihood.log_prob(likelihood.only(params[None], mask[None]), values)[0]
         undefined = mask & log_probs.isnan()
         found = (undefined if undefined.any() else mask & log_probs.isinf()).nonzero()
-        where = f"at a z of norm {z.norm():.3g} the decoder puts out"
+        where = f"at a z of norm {z.norm():.3g} the decoder outputs"
         if not len(found):
             return f"{where} NaN or infinity, or its derivative is NaN"
         element = int(found[0, 0])

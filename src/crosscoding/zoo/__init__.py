@@ -60,7 +60,7 @@ def load(name: str) -> VAE:
 def encoder(name: str) -> nn.Module:
     """The encoder that a model was trained with, frozen: a first guess at p(z|t).
 
-    It takes whole data only, and shows what the decoder can give.
+    It takes complete data only, and shows what the decoder can give.
 
     Returns:
         Module from t (B, *data) to mean and log-variance of q(z|t), shape (B, 2 latent).

@@ -34,7 +34,7 @@ def conv_decoder(
     Args:
         latent_dim: Size of z.
         channels: Maps that each transposed convolution takes. The first takes what a linear layer
-            makes of z; each one doubles the sides, and the last puts out the data's own channels.
+            makes of z; each one doubles the sides, and the last outputs the data's own channels.
         data_shape: (channels, side, side), side divisible by 2 for each convolution.
         kernel_size: Side of the filters, odd.
     """
@@ -59,7 +59,7 @@ def conv_encoder(
 
     Args:
         data_shape: (channels, side, side), side divisible by 2 for each convolution.
-        channels: Maps that each convolution puts out; each one halves the sides.
+        channels: Maps that each convolution outputs; each one halves the sides.
         latent_dim: Size of z.
         kernel_size: Side of the filters, odd.
     """

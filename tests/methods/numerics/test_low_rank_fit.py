@@ -121,7 +121,7 @@ def test_a_density_whose_gradient_has_no_derivative_is_fitted_too():
 
 
 class Largest(TorchDispatchMode):
-    """Notes the size of the largest tensor that an operation puts out."""
+    """Notes the size of the largest tensor that an operation outputs."""
 
     size = 0
 

@@ -57,7 +57,7 @@ def compare(
 
     Args:
         target: Of latent ≤ 3.
-        truth: The whole datum, for log p(y|x); None on a bare density.
+        truth: The complete datum, for log p(y|x); None on a bare density.
         seed: Of every method.
         report: As in `condition`.
     """

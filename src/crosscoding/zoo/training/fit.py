@@ -27,7 +27,7 @@ _CHECKPOINT = "checkpoint.safetensors"
 def reconstruct(
     encoder: nn.Module, decoder: nn.Module, data: Tensor, *, generator: Generator
 ) -> tuple[Tensor, Tensor]:
-    """What the decoder puts out at a draw z = μ + σ ε of q(z|t), and KL[q(z|t) ‖ N(0, I)].
+    """What the decoder outputs at a draw z = μ + σ ε of q(z|t), and KL[q(z|t) ‖ N(0, I)].
 
     Args:
         encoder, decoder: The networks.

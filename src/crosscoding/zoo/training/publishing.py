@@ -44,7 +44,7 @@ def evaluate(
 
     Args:
         encoder, decoder: The networks, in eval mode if they are to be judged as they are used.
-        likelihood: p(t|z), given what the decoder puts out.
+        likelihood: p(t|z), given what the decoder outputs.
         data: Shape (N, *data), N ≥ 2, as the networks take them.
         num_draws: Draws of z a datum.
         seed: Decides them.

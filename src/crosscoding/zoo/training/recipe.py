@@ -61,7 +61,7 @@ class Recipe(ABC):
 
     @abstractmethod
     def likelihood(self, params: Tensor, data: Tensor) -> Likelihood:
-        """p(t|z) when the decoder puts out params for these data, both (B, *data)."""
+        """p(t|z) when the decoder outputs params for these data, both (B, *data)."""
 
     def prepared(self, data: Tensor) -> Tensor:
         """Data as the networks take them, float32, from what `load` gave."""
@@ -111,8 +111,8 @@ class FaceRecipe(Recipe):
 
     Args:
         faces: Which: a key of `FACES`.
-        channels: Maps that each transposed convolution of the decoder takes; the last puts out 3.
-        encoder_channels: Maps that each convolution of the encoder puts out.
+        channels: Maps that each transposed convolution of the decoder takes; the last outputs 3.
+        encoder_channels: Maps that each convolution of the encoder outputs.
         kernel_size: Side of all filters.
         held_out: Pictures at the end of the archive that are not trained on.
     Source: the decoder is that of Wu, Domke & Sanner (2018), appendix; the scale Rybkin, Daniilidis

@@ -55,8 +55,8 @@ def condition(
         progress: Whether progress is shown where there is no `report`: on a terminal or in a
             notebook, once work has taken two seconds.
         max_bytes: Memory to work in, about, beside the model, its `Bank` (up to 256 MiB, made at
-            the first call and kept) and the answers: more queries than fit are worked on one block
-            after the other.
+            the first call and kept) and the answers, ≥ 1. It decides how much is decoded at once;
+            more queries than fit are worked on one block after the other.
 
     Returns:
         A posterior of batch shape (*batch,). Entry b is what the query gives alone.

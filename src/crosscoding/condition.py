@@ -254,7 +254,10 @@ def _in_blocks(
             found = with_losses(chosen, found, _limited(target.clock, method, start))
         found = with_clamps(chosen, found, _limited(target.clock, method, start))
         parts.append(found)
+    target.clock.beat()
     together = Findings.joined(parts)
+    parts.clear()  # as their draws take as much memory as the answer's
+    target.clock.beat()
     in_order = bool((order[1:] > order[:-1]).all())
     return together if in_order else together.select(_inverse(order))
 

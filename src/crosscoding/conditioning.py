@@ -55,8 +55,8 @@ def condition(
         progress: Whether progress is shown where there is no `report`: on a terminal or in a
             notebook, once work has taken two seconds.
         max_bytes: Memory to work in, about, beside the model, its `Bank` (up to 256 MiB, made at
-            the first call and kept) and the answers: more queries than fit are worked on one block
-            after the other.
+            the first call and kept) and the answers, ≥ 1. It decides how much is decoded at once;
+            more queries than fit are worked on one block after the other.
 
     Returns:
         A posterior of batch shape (*batch,). Entry b is what the query gives alone.
@@ -279,7 +279,10 @@ def _in_blocks(
             found = with_losses(chosen, found, _limited(target.clock, method, start))
         found = with_clamps(chosen, found, _limited(target.clock, method, start))
         parts.append(found)
+    target.clock.beat()
     together = Findings.joined(parts)
+    parts.clear()  # as their draws take as much memory as the answer's
+    target.clock.beat()
     in_order = bool((order[1:] > order[:-1]).all())
     return together if in_order else together.select(_inverse(order))
 

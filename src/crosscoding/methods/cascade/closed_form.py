@@ -29,9 +29,9 @@ _NUM_PROBES, _TIMES_AS_FAR = 64, (1.0, 10.0, 100.0)  # points that tell a bend, 
 _ROUNDING = 64  # eps of the largest terms that a decoder adds up
 _OF_SCALE = 1e-3  # of σ, that an element may be off; log p(x) is then off by a part of that
 _CHUNK_BYTES = 64 * 2**20  # of memory for queries that are answered at once
-_NUM_FIRST = 4  # points that are decoded first
-_SHARE_FOR_LOOKING, _SHARE_OF_TIME = 0.35, 0.6  # of the time left: to look, and to answer
-_NEXT_TO_NONE = 0.005  # seconds, less than any other answer takes
+_SHARE_FOR_LOOKING, _SHARE_OF_TIME = 0.5, 0.6  # of the time left: to look, and to answer
+_OPERATIONS_A_SECOND = 1e10  # that one core of 2020 has of large products, or a few times as many
+_NEXT_TO_NONE = 0.01  # seconds, less than any other answer takes
 _NUM_TIMED = 16  # queries, by which answers are timed
 
 
@@ -149,29 +149,25 @@ def _mask_of(target: VAETarget) -> Tensor:
 
 
 def _is_affordable(target: VAETarget) -> bool:
-    """Whether there is time to look for linear elements, by what decoding a few points takes."""
+    """Whether there is time to look for linear elements, by what decoding takes as counted."""
     vae, clock = target.vae, target.clock
-    if "linear elements" in vae.kept or not clock.is_limited or not _may_have_some(vae):
+    if "linear elements" in vae.kept or not clock.is_limited:
         return True
-    start = time.perf_counter()
-    _means(vae, target.like.new_zeros(_NUM_FIRST, vae.latent_dim))
-    each = (time.perf_counter() - start) / _NUM_FIRST
-    num = _NUM_FIRST + vae.latent_dim + len(_TIMES_AS_FAR) * _NUM_PROBES
-    return each * num <= max(_SHARE_FOR_LOOKING * clock.left, _NEXT_TO_NONE)
-
-
-def _may_have_some(vae: VAE) -> bool:
-    """Whether a model is one of which elements that are linear in z are looked for."""
-    small = vae.latent_dim <= _MOST_DIM and vae.data_size * vae.latent_dim <= _MOST_NUMBERS
-    return small and vae.operations <= _MOST_OPERATIONS and not bool(_scale_of(vae).isnan().all())
+    decodes = vae.latent_dim + len(_TIMES_AS_FAR) * _NUM_PROBES
+    seconds = decodes * vae.operations / _OPERATIONS_A_SECOND
+    return seconds <= max(_SHARE_FOR_LOOKING * clock.left, _NEXT_TO_NONE)
 
 
 def _linear_elements(vae: VAE) -> _LinearElements | None:
     """The elements that are linear in z; None where there are none. Found at the first call."""
-    if not _may_have_some(vae):
+    scale = _scale_of(vae)
+    if scale.isnan().all():
+        return None
+    small = vae.latent_dim <= _MOST_DIM and vae.data_size * vae.latent_dim <= _MOST_NUMBERS
+    if not small or vae.operations > _MOST_OPERATIONS:
         return None
     if "linear elements" not in vae.kept:
-        vae.kept["linear elements"] = _found_linear_elements(vae, _scale_of(vae))
+        vae.kept["linear elements"] = _found_linear_elements(vae, scale)
     return vae.kept["linear elements"]
 
 

@@ -75,10 +75,12 @@ class Stages:
     def bank(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Importance sampling with the bank, good enough where it is dense: in few dimensions."""
         points, log_likelihood = target.log_likelihood_of_bank()
+        self._clock.beat()  # of many queries each of these steps takes its time
         largest = bounded(log_likelihood.amax(0))
         weights = (log_likelihood - largest).exp()
         total, ess = weights.sum(0), weights.sum(0).square() / weights.square().sum(0)
         each = len(points) // NUM_ISLANDS
+        self._clock.beat()
         islands = weights[: each * NUM_ISLANDS].unflatten(0, (NUM_ISLANDS, each))
         spread = islands.mean(1).std(0)  # NaN where there are too few points
         # Each island is spread evenly by itself: all of them together have a smaller error.
@@ -95,6 +97,7 @@ class Stages:
             ess[dense] = torch.maximum(ess[dense], as_draws)
         else:
             self.answers.way[rows] = way_of(log_likelihood, target.latent_dim)
+        self._clock.beat()
         unknown = torch.full_like(ess, math.nan)
         answer = Answer(
             draws=points[:, None].expand(-1, target.num_queries, -1),

@@ -30,7 +30,7 @@ from torch import Generator, Tensor
 from crosscoding.clock import OutOfTime
 from crosscoding.errors import counted
 from crosscoding.methods.base import Method, Report, silent
-from crosscoding.methods.cascade.best_so_far import Answers
+from crosscoding.methods.cascade.best_so_far import BestSoFar
 from crosscoding.methods.cascade.budget import LONG_WAY, Effort
 from crosscoding.methods.cascade.closed_form import closed_form, has_closed_form
 from crosscoding.methods.cascade.stages import GRID_DIM, Stages
@@ -143,9 +143,9 @@ class _Cascade:
         self._spent = torch.zeros_like(self._answers.log_evidence)
         self._trace: dict[str, Stage] = {}
 
-    def _none_yet(self) -> tuple[Answers, Stages]:
+    def _none_yet(self) -> tuple[BestSoFar, Stages]:
         """No answers, and the stages that will give some."""
-        answers = Answers(self._target, self._settings.num_draws, self._seed)
+        answers = BestSoFar(self._target, self._settings.num_draws, self._seed)
         unlimited = self._settings.max_decodes is None
         stages = Stages(answers, self._effort, self._clock, self._tell, unlimited=unlimited)
         return answers, stages

@@ -183,7 +183,7 @@ class Grid(Method):
 
     def _check(
         self, target: Target, settled: "_Cells", left: "_Cells", generator: Generator
-    ) -> "_Check":
+    ) -> "_Recount":
         """Importance sampling from the cells: by their mass, and evenly from those left alone."""
         num_queries, dim = target.num_queries, target.latent_dim
         cells = _joined(_joined(settled, left), _Cells.of_nothing(target))
@@ -210,7 +210,7 @@ class Grid(Method):
         log_weights = target.log_joint(z, checked=False).double().nan_to_num(nan=-math.inf) - log_q
         log_evidence, error = log_mean_exp(log_weights)
         shares = log_weights.softmax(0)
-        return _Check(
+        return _Recount(
             log_evidence=log_evidence,
             error=error,
             ess=importance_ess(log_weights),
@@ -221,7 +221,7 @@ class Grid(Method):
 
 
 @dataclass(frozen=True, eq=False)
-class _Check:
+class _Recount:
     """What draws from the cells say of each query, (B,), in double; missed: what is left alone."""
 
     log_evidence: Tensor
@@ -301,7 +301,7 @@ def _of_neighbours(log_joint: Tensor, count: int, dim: int) -> tuple[Tensor, Ten
 
 
 def _findings(
-    target: Target, cells: _Cells, log_left_out: Tensor, tolerance: float, check: _Check
+    target: Target, cells: _Cells, log_left_out: Tensor, tolerance: float, check: _Recount
 ) -> Findings:
     """The cells of every query side by side, (K, B), those with fewer filled up with weight 0."""
     num_queries, like = target.num_queries, target.like
@@ -333,9 +333,7 @@ def _findings(
         c_elbo_error=error,
         ess=torch.full_like(error, math.inf),  # sums, not draws: there is no sampling error
         pareto_k=check.pareto_k.to(like.dtype),
-        stats={
-            "cells": counts.to(like.dtype),
-            "missed": check.missed.to(like.dtype),
-            "weighed": torch.full_like(error, check.num),
-        },
+        missed=check.missed.to(like.dtype),
+        num_weighed=torch.full_like(error, check.num),
+        stats={"cells": counts.to(like.dtype)},
     )

@@ -118,11 +118,11 @@ class HMC(Method):
             c_elbo_error=nothing,
             ess=chain_ess(draws).amin(-1),
             num_chains=len(draws),
+            r_hat=r_hat(draws).amax(-1),
             stats={
                 "acceptance": acceptance.mean((0, 1)),
                 "acceptance_of_worst_chain": acceptance.mean(0).amin(0),
                 "step_size": step_size,
-                "r_hat": r_hat(draws).amax(-1),
             },
         )
 

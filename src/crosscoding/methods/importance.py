@@ -83,9 +83,9 @@ class Importance(Method):
         points, log_likelihood = target.log_likelihood_of_bank()
         draws = points[:, None].expand(-1, target.num_queries, -1)
         if self.rounds == 0:
-            found = _weighted(draws, log_likelihood, None)
+            found = weighted_findings(draws, log_likelihood, None)
             if target.ends_with_prior:  # draws of all of the prior
-                found.stats["missed"] = torch.zeros_like(found.ess)
+                found.missed = torch.zeros_like(found.ess)
             return found
         adapted = adapt(
             target,
@@ -113,10 +113,10 @@ def weigh(
     """Draws of a proposal with their weights, and what they tell; `num_fitted` as in `bound_of`."""
     with torch.no_grad():
         z, log_q = proposal.rsample_and_log_prob(num, generator=generator)
-        return _weighted(z, target.log_joint(z) - log_q, proposal, num_fitted)
+        return weighted_findings(z, target.log_joint(z) - log_q, proposal, num_fitted)
 
 
-def _weighted(
+def weighted_findings(
     z: Tensor, log_weights: Tensor, proposal: Fitted | None, num_fitted: int | None = None
 ) -> Findings:
     log_evidence, log_evidence_error = log_mean_exp(log_weights)
@@ -128,7 +128,7 @@ def _weighted(
     return Findings(
         draws=z,
         log_weights=smoothed,
-        stats={"collapsed": collapsed},
+        collapsed=collapsed,
         pareto_k=pareto_k,
         fitted=proposal,
         log_evidence=log_evidence,
@@ -157,7 +157,7 @@ def not_collapsed(
     enough = min(FEWEST, len(z) * _LEAST_SHARE)
     collapsed = importance_ess(log_weights) < enough
     if not collapsed.any():
-        return log_weights, collapsed.to(log_weights)
+        return log_weights, collapsed
     rows = collapsed.nonzero()[:, 0]
     if proposal is None:
         some = log_weights[:, rows]
@@ -169,7 +169,7 @@ def not_collapsed(
         own = _log_share_fitted(proposal.select(rows), z[:, rows], num_fitted)
     log_weights = log_weights.clone()
     log_weights[:, rows] = own.log_softmax(0)
-    return log_weights, collapsed.to(log_weights)
+    return log_weights, collapsed
 
 
 def _log_share_fitted(proposal: Fitted, z: Tensor, num_fitted: int) -> Tensor:

@@ -146,8 +146,8 @@ class _Accepted:
             c_elbo=nothing,
             c_elbo_error=nothing,
             ess=torch.full_like(seen, len(self.draws)),
+            missed=torch.zeros_like(seen),  # proposals come from all of the prior
             stats={
-                "missed": torch.zeros_like(seen),  # of proposals from all of the prior
                 "proposals": self.proposals.to(seen.dtype),
                 "acceptance": len(self.draws) / self.proposals.to(seen.dtype),
             },

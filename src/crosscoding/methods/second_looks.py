@@ -44,16 +44,15 @@ def with_losses(target: Target, findings: Findings, clock: Clock) -> Findings:
     num = int(min(max(_LOSS_OPERATIONS / target.operations, fewest), _MOST_LOOKED))
     weights = findings.normalised_log_weights()[:, rows]
     z = taken(findings.draws[:, rows], systematic(weights, weights.new_full((1,), 0.5), num))
-    finished = findings.stats.get("finished", torch.ones_like(share)).clone()
+    finished = findings.figures.finished.clone()
     try:
         share[rows], found = target.select(rows).timed(clock).lost(z)
         element[rows] = found.to(element)
     except OutOfTime:
-        finished[rows] = 0.0
+        finished[rows] = False
     # One draw of a hundred or fewer may stand for more than 1 % of them.
     share = torch.where(share > 0, share.clamp_min(1.5 * LOST), share)
-    stats = findings.stats | {"lost": share, "lost_element": element, "finished": finished}
-    return replace(findings, stats=stats)
+    return replace(findings, lost=share, lost_element=element, finished=finished)
 
 
 def with_clamps(target: Target, findings: Findings, clock: Clock) -> Findings:
@@ -74,9 +73,10 @@ def with_clamps(target: Target, findings: Findings, clock: Clock) -> Findings:
     if not found.any():
         return findings
     nothing = torch.zeros_like(findings.ess)
-    share, element = (findings.stats.get(name, nothing) for name in ("lost", "lost_element"))
-    share, element = share.masked_fill(found, 1.0), torch.where(found, stuck.to(element), element)
-    return replace(findings, stats=findings.stats | {"lost": share, "lost_element": element})
+    share = nothing if findings.lost is None else findings.lost
+    element = nothing if findings.lost_element is None else findings.lost_element
+    element = torch.where(found, stuck.to(element), element)
+    return replace(findings, lost=share.masked_fill(found, 1.0), lost_element=element)
 
 
 def with_coverage(target: Target, findings: Findings, clock: Clock) -> Findings:
@@ -87,7 +87,7 @@ def with_coverage(target: Target, findings: Findings, clock: Clock) -> Findings:
     if target.ends_with_prior:
         return findings
     unknown = torch.full_like(findings.log_evidence, math.nan)
-    missed = findings.stats.get("missed", unknown)
+    missed = findings.figures.missed
     try:
         lacking = share_lacking(covered(target.timed(clock), Generator().manual_seed(0)), findings)
     except (KeyboardInterrupt, OutOfTime):
@@ -99,7 +99,7 @@ def with_coverage(target: Target, findings: Findings, clock: Clock) -> Findings:
     return replace(
         findings,
         log_evidence_error=torch.hypot(findings.log_evidence_error, short),
-        stats=findings.stats | {"missed": worst},
+        missed=worst,
     )
 
 
@@ -124,10 +124,7 @@ def with_edges(target: Target, findings: Findings, stacklevel: int) -> Findings:
         "overflow, as with torch.sigmoid for exp(h) / (1 + exp(h))",
         stacklevel=stacklevel + 1,
     )
-    missed = findings.stats.get("missed", torch.full_like(findings.log_evidence, math.nan))
-    return replace(
-        findings, stats=findings.stats | {"missed": missed.masked_fill(doubted, math.nan)}
-    )
+    return replace(findings, missed=findings.figures.missed.masked_fill(doubted, math.nan))
 
 
 def impossible_evidence(target: Target) -> str:

@@ -94,20 +94,7 @@ class TemperedSMC(Method):
                 f"not for query {query}; the evidence is too sharp for TemperedSMC, "
                 "use Laplace() or Auto()"
             )
-        nothing = torch.full_like(swarm.log_evidence, math.nan)
-        return Findings(
-            draws=swarm.z,
-            log_evidence=swarm.log_evidence,
-            log_evidence_error=swarm.log_evidence_error,
-            c_elbo=nothing,
-            c_elbo_error=nothing,
-            ess=swarm.ess,
-            stats={
-                "temperatures": swarm.num_temperatures,
-                "acceptance": swarm.acceptance,
-                "missed": swarm.missed,
-            },
-        )
+        return swarm.findings()
 
 
 @dataclass(eq=False)
@@ -177,6 +164,20 @@ class Swarm:
         error = (between / correction.clamp_min(1e-6) / within).mean(-1)
         most = islands.shape[1] / weights[..., 0].square().sum(0)
         return torch.minimum(1 / error.clamp_min(1e-12), most)
+
+    def findings(self) -> Findings:
+        """What the particles say; they are the draws."""
+        unknown = torch.full_like(self.log_evidence, math.nan)
+        return Findings(
+            draws=self.z,
+            log_evidence=self.log_evidence,
+            log_evidence_error=self.log_evidence_error,
+            c_elbo=unknown,
+            c_elbo_error=unknown,
+            ess=self.ess,
+            missed=self.missed,
+            stats={"temperatures": self.num_temperatures, "acceptance": self.acceptance},
+        )
 
 
 @dataclass(frozen=True)

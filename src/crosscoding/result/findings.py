@@ -14,6 +14,18 @@ from crosscoding.persistence.folder import Parts, prefixed, under
 from crosscoding.random import uniform
 from crosscoding.result.verdict import Figures
 
+# Fields that the verdict rests on, by their names in `Posterior.stats` and in saved posteriors.
+_PUBLIC_NAMES = {
+    "missed": "missed",
+    "num_weighed": "weighed",
+    "finished": "finished",
+    "collapsed": "collapsed",
+    "lost": "lost",
+    "lost_element": "lost_element",
+    "r_hat": "r_hat",
+}
+_BOOLEAN = ("finished", "collapsed")
+
 
 @dataclass(frozen=True, eq=False)
 class Stage:
@@ -48,9 +60,18 @@ class Findings:
         fitted: q(z|x), which has a density. Fresh draws come from it, unless the draws have
             weights: then they come from those stored, which are closer to p(z|x).
         exact_density: Whether log q(z|x) is log p(z, x) − log p(x), of the target itself.
-        stats: Further figures of the method, each of shape (B,). Of them "missed", "r_hat",
-            "finished", "weighed", "collapsed", "lost" and "lost_element" have a say in the verdict
-            (`verdict.Figures`).
+        r_hat: The largest R-hat over latent dimensions, shape (B,); None: there are no chains.
+        missed: Share of p(z|x) that a search found the draws to lack, shape (B,); NaN where nothing
+            has searched, None where nothing has for any query.
+        num_weighed: Number of draws that the figures come from, shape (B,); None: that of `draws`.
+        finished: Whether the method ran to its end, boolean, shape (B,); None: for all queries.
+        collapsed: Whether importance weights left only a handful of draws, so that the weights of
+            the fit replace them, boolean, shape (B,); None: nowhere.
+        lost: Share of the draws at which the decoder's output has lost log p of an observed
+            element, shape (B,); None: nothing has looked.
+        lost_element: The element lost at most of them, as an index into the flattened datum, shape
+            (B,).
+        stats: Further figures of the method by name, only shown, each of shape (B,).
         trace: What its stages did, in order.
         interrupted: Whether the user stopped the method, which then gave what it had.
     """
@@ -67,6 +88,13 @@ class Findings:
     num_chains: int = 1
     fitted: Fitted | None = None
     exact_density: bool = False
+    r_hat: Tensor | None = None
+    missed: Tensor | None = None
+    num_weighed: Tensor | None = None
+    finished: Tensor | None = None
+    collapsed: Tensor | None = None
+    lost: Tensor | None = None
+    lost_element: Tensor | None = None
     stats: dict[str, Tensor] = field(default_factory=dict)
     trace: tuple[Stage, ...] = ()
     interrupted: bool = False
@@ -75,25 +103,27 @@ class Findings:
     def figures(self) -> Figures:
         """What a verdict is made from."""
         unknown = torch.full_like(self.ess, math.nan)
+        num_draws = torch.full_like(self.ess, len(self.draws))
         return Figures(
             log_evidence_error=self.log_evidence_error,
             ess=self.ess,
-            pareto_k=unknown if self.pareto_k is None else self.pareto_k,
-            r_hat=self.stats.get("r_hat", unknown),
-            missed=self.stats.get("missed", unknown),
-            finished=self.stats.get("finished", torch.ones_like(self.ess)) > 0,
-            num_draws=self.stats.get("weighed", torch.full_like(self.ess, len(self.draws))),
-            lost=self.stats.get("lost"),
-            lost_element=self.stats.get("lost_element"),
-            collapsed=self._collapsed,
+            pareto_k=_or(self.pareto_k, unknown),
+            r_hat=_or(self.r_hat, unknown),
+            missed=_or(self.missed, unknown),
+            finished=_or(self.finished, torch.ones_like(self.ess, dtype=torch.bool)),
+            num_draws=_or(self.num_weighed, num_draws),
+            lost=self.lost,
+            lost_element=self.lost_element,
+            collapsed=self.collapsed,
             short=self._short,
             excess=self._excess,
         )
 
     @property
-    def _collapsed(self) -> Tensor:
-        """Whether the weights are not those of the draws, but those of what was fitted, (B,)."""
-        return self.stats.get("collapsed", torch.zeros_like(self.ess)) > 0
+    def all_stats(self) -> dict[str, Tensor]:
+        """`stats`, and the figures of the verdict that there are, by their public names."""
+        figures = {public: getattr(self, name) for name, public in _PUBLIC_NAMES.items()}
+        return self.stats | {name: f.to(self.ess) for name, f in figures.items() if f is not None}
 
     @property
     def _rounding(self) -> Tensor:
@@ -110,7 +140,8 @@ class Findings:
         short = short - self._rounding
         if self.log_weights is None and self.fitted is not None:
             return short
-        return torch.where(self._collapsed, short, math.nan)
+        collapsed = _or(self.collapsed, torch.zeros_like(short, dtype=torch.bool))
+        return torch.where(collapsed, short, math.nan)
 
     @property
     def _excess(self) -> Tensor:
@@ -196,6 +227,7 @@ class Findings:
 
     def _by_query(self) -> dict[str, Tensor]:
         names = ("log_evidence", "log_evidence_error", "c_elbo", "c_elbo_error", "ess", "pareto_k")
+        names += tuple(_PUBLIC_NAMES)
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def _by_draw(self) -> dict[str, Tensor]:
@@ -220,7 +252,8 @@ class Findings:
         """The findings as tensors and JSON."""
         named = {f.name: getattr(self, f.name) for f in fields(self)}
         tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
-        tensors |= prefixed(self.stats, "stats")
+        tensors = {name: value for name, value in tensors.items() if name not in _PUBLIC_NAMES}
+        tensors |= prefixed(self.all_stats, "stats")
         description = {"num_chains": self.num_chains, "crosscoder": None}
         description["exact_density"] = self.exact_density
         description["stages"] = [stage.name for stage in self.trace]
@@ -240,18 +273,23 @@ class Findings:
         """
         tensors, description = parts
         others = {"num_chains", "fitted", "exact_density", "stats", "trace", "interrupted"}
-        names = {f.name for f in fields(cls)} - others
-        fitted = None
+        names = {f.name for f in fields(cls)} - others - _PUBLIC_NAMES.keys()
+        fitted, stats = None, under(tensors, "stats")
+        figures: dict[str, Any] = {
+            name: stats.pop(public) for name, public in _PUBLIC_NAMES.items() if public in stats
+        }
+        figures |= {name: figures[name] > 0 for name in _BOOLEAN if name in figures}
         if description.get("crosscoder") is not None:
             fitted = Fitted.from_parts((under(tensors, "crosscoder"), description["crosscoder"]))
         try:
             given: dict[str, Any] = {name: tensors[name] for name in names & tensors.keys()}
             findings = cls(
                 **given,
+                **figures,
                 num_chains=description.get("num_chains", 1),
                 exact_density=bool(description.get("exact_density", False)),
                 fitted=fitted,
-                stats=under(tensors, "stats"),
+                stats=stats,
                 trace=tuple(
                     Stage(str(name), tensors[f"decodes.{index}"], tensors[f"seconds.{index}"])
                     for index, name in enumerate(description.get("stages", []))
@@ -284,7 +322,7 @@ class Findings:
         if self.draws.ndim != 3:
             raise ModelFormatError(f"expected draws (S, B, latent), got {tuple(self.draws.shape)}")
         by_query = [self.log_evidence, self.log_evidence_error, self.c_elbo, self.c_elbo_error]
-        by_query += [self.ess, *self.stats.values()]
+        by_query += [self.ess, *self.all_stats.values()]
         by_query += [] if self.pareto_k is None else [self.pareto_k]
         by_query += [part for stage in self.trace for part in (stage.decodes, stage.seconds)]
         wrong = [t.shape for t in by_query if t.shape != self.draws.shape[1:2]]
@@ -299,6 +337,10 @@ class Findings:
             raise ModelFormatError(
                 f"expected a number of chains that divides {len(self.draws)} draws, got {count!r}"
             )
+
+
+def _or(figure: Tensor | None, default: Tensor) -> Tensor:
+    return default if figure is None else figure
 
 
 def _joined_traces(parts: Sequence[Findings]) -> tuple[Stage, ...]:

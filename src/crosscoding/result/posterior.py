@@ -116,7 +116,7 @@ class Posterior:
     @property
     def stats(self) -> dict[str, Tensor]:
         """Further figures of the method by name, each of shape (*batch,)."""
-        return {name: self._unflatten(value) for name, value in self._findings.stats.items()}
+        return {name: self._unflatten(value) for name, value in self._findings.all_stats.items()}
 
     @property
     def verdicts(self) -> list[Verdict]:

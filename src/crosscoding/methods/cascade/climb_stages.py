@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from crosscoding.clock import Clock
 from crosscoding.crosscoders import Fitted, Gaussian, Mixture
 from crosscoding.methods.base import Report
-from crosscoding.methods.cascade.best_so_far import Answers
+from crosscoding.methods.cascade.best_so_far import BestSoFar
 from crosscoding.methods.cascade.budget import (
     CHECK_STEPS,
     CLIMB_EVERY,
@@ -65,7 +65,7 @@ class Found:
         return Found(proposal, torch.cat([part.unseen for part in parts]))
 
 
-class Climbs:
+class ClimbStages:
     """What climbs found, and the stages that climb.
 
     Args:
@@ -80,7 +80,7 @@ class Climbs:
     """
 
     def __init__(
-        self, answers: Answers, effort: Effort, clock: Clock, report: Report, weigh: Weighing
+        self, answers: BestSoFar, effort: Effort, clock: Clock, report: Report, weigh: Weighing
     ) -> None:
         self._answers = answers
         self._effort = effort

@@ -103,12 +103,10 @@ def closed_form(target: Target, num_draws: int, generator: Generator) -> Finding
         ess=nothing + math.inf,
         pareto_k=nothing + math.nan,
         exact_density=True,
-        stats={
-            "missed": nothing,
-            "weighed": nothing + num_draws,
-            "finished": nothing + 1,
-            "collapsed": nothing,
-        },
+        missed=nothing,
+        num_weighed=nothing + num_draws,
+        finished=torch.ones_like(nothing, dtype=torch.bool),
+        collapsed=torch.zeros_like(nothing, dtype=torch.bool),
         trace=(Stage("closed form", nothing, nothing + seconds),),
     )
 

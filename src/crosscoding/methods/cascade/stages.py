@@ -6,6 +6,7 @@ kept where it is better than the answer so far. It returns the decodes that each
 
 import math
 import time
+from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor
@@ -13,7 +14,7 @@ from torch import Generator, Tensor
 from crosscoding.clock import Clock
 from crosscoding.diagnostics import pareto_smooth
 from crosscoding.methods.base import Report
-from crosscoding.methods.cascade.best_so_far import Answer, Answers
+from crosscoding.methods.cascade.best_so_far import BestSoFar
 from crosscoding.methods.cascade.budget import (
     LONG_WAY,
     LONGEST_WAY,
@@ -26,7 +27,7 @@ from crosscoding.methods.cascade.budget import (
     Effort,
     way_of,
 )
-from crosscoding.methods.cascade.climb_stages import Climbs
+from crosscoding.methods.cascade.climb_stages import ClimbStages
 from crosscoding.methods.cascade.handover import HandedOn, Particles
 from crosscoding.methods.cascade.weighing import Weighing, outside
 from crosscoding.methods.grid import Grid
@@ -36,6 +37,7 @@ from crosscoding.methods.numerics.low_rank_fit import FEWEST_DECODES, fit_low_ra
 from crosscoding.methods.numerics.resampling import bounded
 from crosscoding.methods.tempered_smc import Annealing, Swarm
 from crosscoding.random import spawn
+from crosscoding.result.findings import Findings
 from crosscoding.target.vae_target import Target
 
 GRID_DIM = 3  # latent dimensions up to which cells are few enough
@@ -62,7 +64,7 @@ class Stages:
     """
 
     def __init__(
-        self, answers: Answers, effort: Effort, clock: Clock, report: Report, *, unlimited: bool
+        self, answers: BestSoFar, effort: Effort, clock: Clock, report: Report, *, unlimited: bool
     ) -> None:
         self.answers = answers
         self._effort = effort
@@ -70,7 +72,7 @@ class Stages:
         self._report = report
         self._weigh = Weighing(answers, clock, effort.most_times if unlimited else 1)
         self._particles: HandedOn[Particles] = HandedOn(answers.way)
-        self.climbs = Climbs(answers, effort, clock, report, self._weigh)
+        self.climbs = ClimbStages(answers, effort, clock, report, self._weigh)
 
     def bank(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Importance sampling with the bank, good enough where it is dense: in few dimensions."""
@@ -96,20 +98,18 @@ class Stages:
         else:
             self.answers.way[rows] = way_of(log_likelihood, target.latent_dim)
         unknown = torch.full_like(ess, math.nan)
-        answer = Answer(
+        offer = Findings(
             draws=points[:, None].expand(-1, target.num_queries, -1),
             log_weights=log_likelihood,
             log_evidence=largest + (total / len(points)).log(),
-            error=error,
+            log_evidence_error=error,
             c_elbo=unknown,
             c_elbo_error=unknown,
             ess=ess,
             pareto_k=pareto_k,
             missed=torch.zeros_like(ess),
-            weighed=torch.full_like(ess, len(points)),
-            searched=True,
         )
-        self.answers.keep(rows, answer, postpone=True)
+        self.answers.keep(rows, offer, searched=True, postpone=True)
         return torch.zeros_like(ess)
 
     def locate(self, target: Target, rows: Tensor) -> None:
@@ -123,24 +123,9 @@ class Stages:
         everything, outcome = grid.integrate(target, generator=generator)
         integrated = (outcome == 0).nonzero()[:, 0]
         found = everything.select(integrated)
-        assert found.log_weights is not None
-        assert found.pareto_k is not None
         unknown = torch.full_like(found.ess, math.nan)
-        answer = Answer(
-            draws=found.draws,
-            log_weights=found.log_weights,
-            log_evidence=found.log_evidence,
-            error=found.log_evidence_error,
-            c_elbo=unknown,
-            c_elbo_error=unknown,
-            ess=found.ess,
-            pareto_k=found.pareto_k,
-            missed=found.stats["missed"],
-            weighed=found.stats["weighed"],
-            cell_width=found.cell_width,
-            searched=True,
-        )
-        self.answers.keep(rows[integrated], answer)
+        offer = replace(found, c_elbo=unknown, c_elbo_error=unknown)  # it bounds nothing
+        self.answers.keep(rows[integrated], offer, searched=True)
         return everything.stats["cells"] + _NUM_GRID_CHECKS
 
     def fit(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
@@ -281,23 +266,11 @@ class Stages:
         unseen = torch.as_tensor(unseen, dtype=decodes.dtype, device=decodes.device)
         unseen = unseen.expand(len(decodes))[there]
         target, rows, swarm = target.select(there), rows[there], swarm.select(there)
-        unknown = torch.full_like(swarm.log_evidence, math.nan)
-        answer = Answer(
-            draws=swarm.z,
-            log_weights=torch.zeros_like(swarm.log_likelihood),
-            log_evidence=swarm.log_evidence,
-            error=_ISLAND_FACTOR * swarm.log_evidence_error,
-            c_elbo=unknown,
-            c_elbo_error=unknown,
-            ess=swarm.ess,
-            pareto_k=unknown,
-            missed=swarm.missed + unseen,
-            weighed=torch.full_like(unknown, len(swarm.z)),
-        )
-        self.answers.keep(rows, answer)
+        found, missed = swarm.findings(), swarm.missed + unseen
+        error = _ISLAND_FACTOR * found.log_evidence_error
+        self.answers.keep(rows, replace(found, log_evidence_error=error, missed=missed))
         swarm.log_likelihood = swarm.log_likelihood + path.log_prior(swarm.z)
         swarm.log_likelihood = swarm.log_likelihood - target.log_prior(swarm.z)
-        missed = swarm.missed + unseen
         decodes[there] += self._propose(target, rows, swarm, missed, 3, for_proposal)
         return decodes
 

@@ -9,8 +9,9 @@ from torch import Generator, Tensor
 from crosscoding.clock import Clock
 from crosscoding.crosscoders import Fitted
 from crosscoding.diagnostics import pareto_k_limit
-from crosscoding.methods.cascade.best_so_far import Answers, answer_of
+from crosscoding.methods.cascade.best_so_far import BestSoFar
 from crosscoding.methods.cascade.budget import NUM_WEIGHED
+from crosscoding.methods.importance import weighted_findings
 from crosscoding.random import spawn
 from crosscoding.target.vae_target import Target
 
@@ -29,7 +30,7 @@ class Weighing:
         most_times: How many times as many draws an answer may take, where its error asks for them.
     """
 
-    def __init__(self, answers: Answers, clock: Clock, most_times: int) -> None:
+    def __init__(self, answers: BestSoFar, clock: Clock, most_times: int) -> None:
         self._answers = answers
         self._clock = clock
         self._most_times = most_times
@@ -59,11 +60,14 @@ class Weighing:
         """
         z, log_weights = _weighted_draws(target, proposal, num, generator, self._clock)
         num = len(z)
-        answer = answer_of(proposal, num_fitted, z, log_weights, missed(log_weights.amax(0)))
-        self._answers.keep(rows, answer)
-        decodes = torch.full_like(answer.error, float(num))
-        times = (answer.error / _WANTED_ERROR).square().ceil().clamp(1, self._most_times)
-        times = torch.where(answer.pareto_k < pareto_k_limit(num), times, 1.0)
+        offer = weighted_findings(z, log_weights, proposal, num_fitted)
+        offer.missed = missed(log_weights.amax(0))
+        self._answers.keep(rows, offer)
+        decodes = torch.full_like(offer.ess, float(num))
+        times = (
+            (offer.log_evidence_error / _WANTED_ERROR).square().ceil().clamp(1, self._most_times)
+        )
+        times = torch.where(offer.figures.pareto_k < pareto_k_limit(num), times, 1.0)
         if num == NUM_WEIGHED and not self._clock.is_over():
             for_more = spawn(generator, _MOST_STREAMS)
             for total in times[times > 1].unique().tolist():
@@ -77,9 +81,9 @@ class Weighing:
                 weights = torch.cat([log_weights[:, again], extra_weights])
                 largest = torch.full_like(decodes, math.inf)
                 largest[again] = weights.amax(0)
-                searched = missed(largest)[again]
-                answer = answer_of(some, num_fitted, together, weights, searched)
-                self._answers.keep(rows[again], answer)
+                offer = weighted_findings(together, weights, some, num_fitted)
+                offer.missed = missed(largest)[again]
+                self._answers.keep(rows[again], offer)
                 decodes[again] += len(extra)
         return decodes
 

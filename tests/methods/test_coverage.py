@@ -12,7 +12,7 @@ import crosscoding as cc
 from crosscoding.crosscoders.heavy_tailed_mixture import EACH_CAUCHY, NORMAL, log_kernel, tailed
 from crosscoding.methods import Auto, Importance, Laplace, Rejection, TemperedSMC
 from crosscoding.methods.numerics.covering_reference import KINDS, Reference, covered
-from crosscoding.methods.numerics.overlap import share_lacking
+from crosscoding.methods.numerics.missing_mass import share_lacking
 
 METHODS = {
     "Auto": Auto(),

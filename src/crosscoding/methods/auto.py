@@ -31,7 +31,7 @@ from crosscoding.clock import OutOfTime
 from crosscoding.errors import counted
 from crosscoding.methods.base import Method, Report, silent
 from crosscoding.methods.cascade.best_so_far import BestSoFar
-from crosscoding.methods.cascade.budget import LONG_WAY, Effort
+from crosscoding.methods.cascade.budget import FAR_FROM_PRIOR, Budget
 from crosscoding.methods.cascade.closed_form import closed_form, has_closed_form
 from crosscoding.methods.cascade.stages import GRID_DIM, Stages
 from crosscoding.methods.numerics.covering_reference import covered
@@ -138,7 +138,7 @@ class _Cascade:
         self._states = {name: stream.get_state() for name, stream in self._streams.items()}
         (seed,) = spawn(generator, 1)
         self._seed = seed.initial_seed()
-        self._effort = Effort(target.latent_dim, target.operations)
+        self._budget = Budget(target.latent_dim, target.operations)
         self._answers, self._stages = self._none_yet()
         self._spent = torch.zeros_like(self._answers.log_evidence)
         self._trace: dict[str, Stage] = {}
@@ -147,7 +147,7 @@ class _Cascade:
         """No answers, and the stages that will give some."""
         answers = BestSoFar(self._target, self._settings.num_draws, self._seed)
         unlimited = self._settings.max_decodes is None
-        stages = Stages(answers, self._effort, self._clock, self._tell, unlimited=unlimited)
+        stages = Stages(answers, self._budget, self._clock, self._tell, unlimited=unlimited)
         return answers, stages
 
     def run(self) -> Findings:
@@ -199,23 +199,23 @@ class _Cascade:
         self._clock.reserve(seconds)
 
     def _cascade(self) -> None:
-        stages, climbs, way = self._stages, self._stages.climbs, self._answers.way
+        stages, climbs, distance = self._stages, self._stages.climbs, self._answers.distance
         if self._target.latent_dim <= GRID_DIM:
             self._run("grid", self._open(), stages.integrate)
             rows = self._open()
             if len(rows) and not self._clock.is_over():  # too fine for cells, or beyond their box
                 stages.locate(self._some(rows), rows)
-        if self._effort.low_rank:
+        if self._budget.low_rank:
             self._run("fit", self._open(), stages.fit)
             return
         rows = self._open()
-        self._run("anneal", rows[way[rows] <= LONG_WAY], stages.anneal)
-        self._run("climb", rows[way[rows] > LONG_WAY], climbs.climb)
+        self._run("anneal", rows[distance[rows] <= FAR_FROM_PRIOR], stages.anneal)
+        self._run("climb", rows[distance[rows] > FAR_FROM_PRIOR], climbs.climb)
         rows = self._open()
-        self._run("refine", rows[way[rows] <= LONG_WAY], stages.refine)
+        self._run("refine", rows[distance[rows] <= FAR_FROM_PRIOR], stages.refine)
         self._run("look", self._to_look_at().nonzero()[:, 0], climbs.look)
         rows = self._open()
-        affordable = self._effort.swarm_operations(way[rows]) < _MOST_OPERATIONS
+        affordable = self._budget.swarm_operations(distance[rows]) < _MOST_OPERATIONS
         self._run("swarm", rows[affordable], stages.swarm)
         self._run("look again", self._to_look_at().nonzero()[:, 0], climbs.look)
 
@@ -283,7 +283,7 @@ class _Cascade:
         """The queries whose budget of decodes pays for a stage; notes the others as cut short."""
         if self._settings.max_decodes is None or not len(rows):
             return rows
-        planned = self._effort.planned_decodes(name, self._answers.way[rows])
+        planned = self._budget.planned_decodes(name, self._answers.distance[rows])
         allowed = self._spent[rows] + planned <= self._settings.max_decodes
         self._answers.finished[rows[~allowed]] = False
         return rows[allowed]

@@ -19,7 +19,8 @@ from torch import Generator, Tensor
 
 from crosscoding.diagnostics import chain_ess, r_hat
 from crosscoding.methods.base import Method, Report, silent
-from crosscoding.methods.numerics.leapfrog import Move, evaluated, shrunk_covariance
+from crosscoding.methods.numerics.gradients import evaluated
+from crosscoding.methods.numerics.leapfrog import Move, regularized_covariance
 from crosscoding.random import spawn
 from crosscoding.result.findings import Findings
 from crosscoding.target.vae_target import Target
@@ -142,7 +143,7 @@ class _Chains:
     def adopt_metric(self, draws: Tensor, dense: bool) -> None:
         """Take M⁻¹ = F Fᵀ from draws (S, B, latent): their covariance or its diagonal."""
         floor = 1e-6 * self._move.target.prior_scale**2
-        covariance = shrunk_covariance(draws, floor)
+        covariance = regularized_covariance(draws, floor)
         if not dense:
             covariance = torch.diag_embed(covariance.diagonal(dim1=-2, dim2=-1))
         self._move = replace(self._move, factor=torch.linalg.cholesky(covariance))

@@ -24,7 +24,7 @@ from crosscoding.methods.base import Method, Report, silent
 from crosscoding.methods.importance import weigh
 from crosscoding.methods.laplace import spread_starts
 from crosscoding.methods.numerics.gauss_newton import climb, positive
-from crosscoding.methods.numerics.leapfrog import evaluated
+from crosscoding.methods.numerics.gradients import evaluated
 from crosscoding.random import normal, spawn
 from crosscoding.result.findings import Findings
 from crosscoding.target.vae_target import Target
@@ -95,7 +95,7 @@ class NaturalGradient(Method):
         """
         final_mean, final_precision = mean.clone(), precision.clone()
         steps = torch.zeros_like(mean[:, 0])
-        state = _Fit(target, mean, precision)
+        state = _OngoingFits(target, mean, precision)
         for step in range(1, self.steps + 1):
             if not len(state.index):
                 break
@@ -114,7 +114,7 @@ class NaturalGradient(Method):
         return final_mean, final_precision, steps
 
 
-class _Fit:
+class _OngoingFits:
     """The queries that are still being fitted, and where each stands."""
 
     def __init__(self, target: Target, mean: Tensor, precision: Tensor) -> None:
@@ -131,7 +131,7 @@ class _Fit:
     def step(self, noise: Tensor, *, curved: bool) -> None:
         """One step with draws from noise (S, 1, latent); `curved`: renew the precision too."""
         factor = precision_root(self.precision)
-        z = self._mean + _widened(factor, noise)
+        z = self._mean + _noise_of_precision(factor, noise)
         here = evaluated(self._target, self._target.log_joint, z)
         if curved:
             bend = positive(self._target.curvature(z[:1])[0], self._target.prior_scale)
@@ -168,7 +168,7 @@ class _Fit:
         self._target = self._target.select(which.nonzero()[:, 0])
 
 
-def _widened(factor: Tensor, noise: Tensor) -> Tensor:
+def _noise_of_precision(factor: Tensor, noise: Tensor) -> Tensor:
     """L⁻ᵀ ε of precision L Lᵀ: noise (S, 1, latent) -> (S, B, latent), of covariance P⁻¹."""
     wide = noise.transpose(0, 1).expand(len(factor), -1, -1).mT.to(factor)
     z = torch.linalg.solve_triangular(factor.mT, wide, upper=True).mT.transpose(0, 1)

@@ -18,7 +18,7 @@ from torch import Generator
 from crosscoding.clock import Clock, OutOfTime
 from crosscoding.errors import and_more
 from crosscoding.methods.numerics.covering_reference import covered
-from crosscoding.methods.numerics.overlap import share_lacking
+from crosscoding.methods.numerics.missing_mass import share_lacking
 from crosscoding.methods.numerics.resampling import systematic, taken
 from crosscoding.result.findings import Findings
 from crosscoding.result.verdict import LOST, MISSED

@@ -22,7 +22,8 @@ from torch import Generator, Tensor
 from crosscoding.errors import BudgetError
 from crosscoding.methods.base import Method, Report, silent
 from crosscoding.methods.numerics.covering_reference import covered
-from crosscoding.methods.numerics.leapfrog import Density, Move, evaluated, shrunk_covariance
+from crosscoding.methods.numerics.gradients import Density, evaluated
+from crosscoding.methods.numerics.leapfrog import Move, regularized_covariance
 from crosscoding.methods.numerics.resampling import (
     bounded,
     flattened,
@@ -282,7 +283,7 @@ class Annealing:
         """
         left = torch.full_like(state.temperature, float(self.num_moves))
         factor = torch.linalg.cholesky(
-            shrunk_covariance(state.z, 1e-10 * state.target.prior_scale**2)
+            regularized_covariance(state.z, 1e-10 * state.target.prior_scale**2)
         )
         points = evaluated(state.target, state.density(), state.z)
         z, log_density = points.z, points.log_density

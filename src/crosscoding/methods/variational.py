@@ -20,7 +20,7 @@ from crosscoding.crosscoders.base import base_log_prob, pack, unpack
 from crosscoding.diagnostics import importance_ess, log_mean_exp, mean_error, pareto_smooth
 from crosscoding.errors import NonFiniteError
 from crosscoding.methods.base import Method, Report, silent
-from crosscoding.methods.numerics.starts import starting_params
+from crosscoding.methods.numerics.variational_starts import starting_params
 from crosscoding.random import normal, spawn
 from crosscoding.result.findings import Findings
 from crosscoding.target.vae_target import Target

@@ -14,14 +14,13 @@ from torch import Generator, Tensor
 from crosscoding.errors import ModelFormatError
 from crosscoding.evidence import Evidence
 from crosscoding.model.vae import VAE
-from crosscoding.persistence.folder import Parts as FolderParts
-from crosscoding.persistence.folder import prefixed, read_folder, under, write_folder
+from crosscoding.persistence.folder import Parts, prefixed, read_folder, under, write_folder
 from crosscoding.result.findings import Findings
 from crosscoding.target.vae_target import Target, VAETarget
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
+class SavedPosterior:
     """What a posterior is made of, named as `Posterior` takes it."""
 
     findings: Findings
@@ -62,7 +61,7 @@ class Parts:
         write_folder(folder, "posterior", (tensors, description))
 
     @staticmethod
-    def read(folder: Path, vae: VAE | None) -> "Parts":
+    def read(folder: Path, vae: VAE | None) -> "SavedPosterior":
         """Read what `write` wrote; errors as `Posterior.load`."""
         tensors, description = read_folder(folder, "posterior")
         findings = Findings.from_parts((under(tensors, "findings"), description))
@@ -90,11 +89,11 @@ class Parts:
                     f"expected the model that the posterior in {folder} is of: {error}"
                 ) from error
             _check_fits(target, (tensors, description), batch_shape, findings.draws, folder)
-        return Parts(findings, target, batch_shape, method, generator, seconds)
+        return SavedPosterior(findings, target, batch_shape, method, generator, seconds)
 
 
 def _check_fits(
-    target: VAETarget, saved: FolderParts, batch_shape: torch.Size, draws: Tensor, folder: Path
+    target: VAETarget, saved: Parts, batch_shape: torch.Size, draws: Tensor, folder: Path
 ) -> None:
     """Whether evidence and draws are of this model, which gives the outputs that were kept."""
     tensors, description = saved

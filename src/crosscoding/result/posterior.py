@@ -17,7 +17,7 @@ from crosscoding.model.undefined_elements import nothing_to_predict
 from crosscoding.model.vae import VAE, check_dtype, check_matches
 from crosscoding.random import generator_from
 from crosscoding.result.arviz import to_arviz
-from crosscoding.result.files import Parts
+from crosscoding.result.files import SavedPosterior
 from crosscoding.result.findings import Findings, Stage
 from crosscoding.result.verdict import Verdict
 from crosscoding.target.vae_target import CHUNK_BYTES, Target, VAETarget
@@ -350,7 +350,7 @@ class Posterior:
         The decoder goes along if it is a stack of common layers; otherwise there is a warning, and
         the model is passed to `load`.
         """
-        parts = Parts(
+        parts = SavedPosterior(
             findings=self._findings,
             target=self.target,
             batch_shape=self.batch_shape,
@@ -372,7 +372,7 @@ class Posterior:
             ModelFormatError: The folder does not hold a posterior, is damaged, or is of another
                 model than `vae`.
         """
-        return Posterior(**vars(Parts.read(Path(path), vae)))
+        return Posterior(**vars(SavedPosterior.read(Path(path), vae)))
 
     # ---- parts ---------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ class BestSoFar:
     Attributes:
         num_draws: Draws of each answer that are kept.
         grade: Index into `verdict.LABELS` of each query's answer, shape (B,); 3: there is none.
-        way: How many temperatures p(z|x) is from the prior, about, shape (B,).
+        distance: How many temperatures p(z|x) is from the prior, about, shape (B,).
         looked: Whether climbs have looked for modes that the answer lacks, shape (B,).
         finished: False where a stage was not allowed to run, shape (B,).
     """
@@ -39,7 +39,7 @@ class BestSoFar:
         self.error, self.ess, self.pareto_k = unknown.clone(), unknown.clone(), unknown.clone()
         self.missed, self.weighed = unknown.clone(), torch.zeros_like(unknown)
         self.c_elbo, self.c_elbo_error = unknown.clone(), unknown.clone()
-        self.way = torch.zeros_like(unknown)
+        self.distance = torch.zeros_like(unknown)
         self._later: Findings | None = None  # of all queries
         self._postponed = torch.zeros_like(unknown, dtype=torch.bool)
         self.finished = torch.ones_like(unknown, dtype=torch.bool)

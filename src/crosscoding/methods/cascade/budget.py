@@ -8,11 +8,13 @@ from torch import Tensor
 from crosscoding.methods.numerics.resampling import next_temperature
 
 NUM_ISLANDS = 8  # of particles: fewer tell the error of log p(x) too roughly
-LONG_WAY = 10.0  # temperatures from the prior, above which p(z|x) is climbed to, not annealed to
-LONGEST_WAY = 25.0  # above which no particles get there from the prior
+FAR_FROM_PRIOR = (
+    10.0  # temperatures from the prior, above which p(z|x) is climbed to, not annealed to
+)
+TOO_FAR_FROM_PRIOR = 25.0  # above which no particles get there from the prior
 NUM_PARTICLES = 96  # of a query, 12 an island
 # Steps of a climb, of one where climbs cost too much to be many, and how many with one curvature.
-CLIMB_STEPS, DEAR_STEPS, CLIMB_EVERY = 20, 8, 2
+CLIMB_STEPS, SINGLE_CLIMB_STEPS, CLIMB_EVERY = 20, 8, 2
 LEAST_CLIMBS = 16  # to count as a search for modes; where they cost too much there is one
 ROUNDS, NUM_ADAPT, NUM_REFINE = 3, 1000, 2500  # of adapting, and draws of one, first and last
 NUM_WEIGHED = 4000  # draws of an answer, at first
@@ -29,7 +31,7 @@ _SWARM_OPERATIONS = 1.2e10  # multiply-adds for a query's swarm: as many particl
 _SWARM_DECODES = 2e5  # and no more than take this many decodes, about
 
 
-class Effort:
+class Budget:
     """How much of everything, by what a decode of this model costs; the same for every query.
 
     Args:
@@ -86,8 +88,8 @@ class Effort:
     @property
     def swarm_size(self) -> int:
         """Particles of a swarm."""
-        by_operations = _SWARM_OPERATIONS / (5 * LONG_WAY * self._operations)
-        most = min(by_operations, _SWARM_DECODES / (5 * LONG_WAY))
+        by_operations = _SWARM_OPERATIONS / (5 * FAR_FROM_PRIOR * self._operations)
+        most = min(by_operations, _SWARM_DECODES / (5 * FAR_FROM_PRIOR))
         return int(max(self._least_swarm, most)) // NUM_ISLANDS * NUM_ISLANDS
 
     @property
@@ -95,37 +97,38 @@ class Effort:
         """Particles below which a swarm says little."""
         return 512 + 32 * self._dim
 
-    def swarm_operations(self, way: Tensor) -> Tensor:
+    def swarm_operations(self, distance: Tensor) -> Tensor:
         """Multiply-adds of the smallest swarm that makes sense, at ways (B,) from the prior."""
-        return self._least_swarm * 5 * way.clamp(1.0, LONGEST_WAY) * self._operations
+        return self._least_swarm * 5 * distance.clamp(1.0, TOO_FAR_FROM_PRIOR) * self._operations
 
-    def planned_decodes(self, stage: str, way: Tensor) -> Tensor:
+    def planned_decodes(self, stage: str, distance: Tensor) -> Tensor:
         """What a stage is reckoned to take of queries that are so far from the prior, amply: (B,).
 
         Args:
             stage: Its name.
-            way: How many temperatures p(z|x) is from the prior, about, shape (B,).
+            distance: How many temperatures p(z|x) is from the prior, about, shape (B,).
         """
-        way, dim, num = way.clamp_min(1.0), self._dim, self.num_climbs
+        distance, dim, num = distance.clamp_min(1.0), self._dim, self.num_climbs
         proposal = ROUNDS * NUM_ADAPT + NUM_WEIGHED
-        steps = CLIMB_STEPS if num >= LEAST_CLIMBS else DEAR_STEPS
+        steps = CLIMB_STEPS if num >= LEAST_CLIMBS else SINGLE_CLIMB_STEPS
         checks, every = self.num_checks
         look = checks * (7 * CHECK_STEPS + (CHECK_STEPS / every + 2) * dim) + NUM_ADAPT
         decodes = {
             "bank": 0.0,
             "fit": float(self.fit_decodes + self.num_drawn),
             "grid": 10_000.0,
-            "anneal": 3 * 3 * NUM_PARTICLES * (way + 2) + proposal,
+            "anneal": 3 * 3 * NUM_PARTICLES * (distance + 2) + proposal,
             "climb": num * (steps * (dim / CLIMB_EVERY + 7.0) + dim) + 10 * NUM_ADAPT,
             "look": look,
             "look again": look,
             "refine": ROUNDS * NUM_REFINE + NUM_WEIGHED,
-            "swarm": 3 * 4 * self.swarm_size * (way.clamp_max(LONGEST_WAY) + 2) + proposal,
+            "swarm": 3 * 4 * self.swarm_size * (distance.clamp_max(TOO_FAR_FROM_PRIOR) + 2)
+            + proposal,
         }[stage]
-        return decodes + torch.zeros_like(way)
+        return decodes + torch.zeros_like(distance)
 
 
-def way_of(log_likelihood: Tensor, latent_dim: int) -> Tensor:
+def distance_from_prior(log_likelihood: Tensor, latent_dim: int) -> Tensor:
     """How many temperatures p(z|x) is from the prior, about, (B,): √(latent / 2) log(1 / t).
 
     t is the temperature that the bank, (N, B), reaches with `NUM_PARTICLES` effective points.

@@ -19,10 +19,10 @@ from crosscoding.methods.cascade.budget import (
     CHECK_STEPS,
     CLIMB_EVERY,
     CLIMB_STEPS,
-    DEAR_STEPS,
     LEAST_CLIMBS,
     NUM_ADAPT,
-    Effort,
+    SINGLE_CLIMB_STEPS,
+    Budget,
 )
 from crosscoding.methods.cascade.handover import HandedOn
 from crosscoding.methods.cascade.weighing import BEYOND, Weighing
@@ -34,7 +34,7 @@ from crosscoding.methods.numerics.resampling import taken
 from crosscoding.random import spawn
 from crosscoding.target.vae_target import Target
 
-_NUM_DEAR = 500  # draws where climbs cost so much that there is one
+_NUM_FOR_SINGLE_CLIMB = 500  # draws where climbs cost so much that there is one
 _MOST_COMPONENTS = 8  # of the modes found, to propose from
 _LEAST_SHARE = -50.0  # log, of a component
 _LIGHT = 4.0  # nats below the heaviest mode, from which on one does not count
@@ -70,7 +70,7 @@ class ClimbStages:
 
     Args:
         answers: To offer answers to.
-        effort: How much of everything.
+        budget: How much of everything.
         clock: When to stop.
         report: Of progress.
         weigh: Makes answers of proposals.
@@ -80,20 +80,20 @@ class ClimbStages:
     """
 
     def __init__(
-        self, answers: BestSoFar, effort: Effort, clock: Clock, report: Report, weigh: Weighing
+        self, answers: BestSoFar, budget: Budget, clock: Clock, report: Report, weigh: Weighing
     ) -> None:
         self._answers = answers
-        self._effort = effort
+        self._budget = budget
         self._clock = clock
         self._report = report
         self._weigh = weigh
-        self.found: HandedOn[Found] = HandedOn(answers.way)
+        self.found: HandedOn[Found] = HandedOn(answers.distance)
 
     def climb(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Modes, the Laplace mixture as a proposal, and the best Gaussian where that is poor."""
         for_starts, for_modes, for_mode, for_fit, for_gaussian = spawn(generator, 5)
-        num = self._effort.num_climbs
-        steps = CLIMB_STEPS if num >= LEAST_CLIMBS else DEAR_STEPS
+        num = self._budget.num_climbs
+        steps = CLIMB_STEPS if num >= LEAST_CLIMBS else SINGLE_CLIMB_STEPS
         starts = spread_starts(target, num, generator=for_starts)
         modes = climb(
             target,
@@ -118,7 +118,7 @@ class ClimbStages:
             some, of_poor = target.select(poor), seen.select(poor)
             gaussian, extra = self._best_gaussian(some, rows[poor], of_poor, for_fit)
             missed = of_poor.lacking(gaussian)
-            num_weighed = NUM_ADAPT if seen.is_search else _NUM_DEAR
+            num_weighed = NUM_ADAPT if seen.is_search else _NUM_FOR_SINGLE_CLIMB
             extra += self._weigh(
                 some, rows[poor], gaussian, None, num_weighed, missed, for_gaussian
             )
@@ -134,7 +134,7 @@ class ClimbStages:
         """
         dim, modes = target.latent_dim, seen.modes
         best, query = seen.best[0], torch.arange(len(rows)).to(rows)
-        fit = NaturalGradient(self._effort.fit_steps(3 * 16 + dim / 4, 400))
+        fit = NaturalGradient(self._budget.fit_steps(3 * 16 + dim / 4, 400))
         start = modes.z[best, query], modes.precision[best, query]
         mean, precision, steps = fit.fit(
             target, *start, generator, self._report, self._clock.within()
@@ -146,7 +146,7 @@ class ClimbStages:
     def look(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Climb from the prior to modes: does the answer have draws at all of them?"""
         for_starts, for_gaussian = spawn(generator, 2)
-        num, every = self._effort.num_checks
+        num, every = self._budget.num_checks
         starts = spread_starts(target, num, generator=for_starts)
         modes = climb(target, starts, CHECK_STEPS, every=every, stop=self._clock.is_over)
         if self._clock.is_over():

@@ -16,16 +16,16 @@ from crosscoding.diagnostics import pareto_smooth
 from crosscoding.methods.base import Report
 from crosscoding.methods.cascade.best_so_far import BestSoFar
 from crosscoding.methods.cascade.budget import (
-    LONG_WAY,
-    LONGEST_WAY,
+    FAR_FROM_PRIOR,
     NUM_ADAPT,
     NUM_ISLANDS,
     NUM_PARTICLES,
     NUM_REFINE,
     NUM_WEIGHED,
     ROUNDS,
-    Effort,
-    way_of,
+    TOO_FAR_FROM_PRIOR,
+    Budget,
+    distance_from_prior,
 )
 from crosscoding.methods.cascade.climb_stages import ClimbStages
 from crosscoding.methods.cascade.handover import HandedOn, Particles
@@ -48,7 +48,7 @@ _SHARE_FOR_FIT = 0.8  # of the time left, for a fit of low rank; the rest is for
 _MOST_COMPONENTS = 8  # of the modes found, to propose from
 _ISLAND_FACTOR = 1.25  # by which the spread of a few islands may understate the error
 _MOST_UNSEEN = 0.1  # share of p(z|x) that climbs may leave out, and be a beginning for particles
-_MOST_TEMPERATURES = 40  # of a swarm: about twice those that LONGEST_WAY takes
+_MOST_TEMPERATURES = 40  # of a swarm: about twice those that TOO_FAR_FROM_PRIOR takes
 _PARTICLES_COUNT = 5  # times as much as draws that were adapted from them
 
 
@@ -57,22 +57,22 @@ class Stages:
 
     Args:
         answers: To offer answers to.
-        effort: How much of everything.
+        budget: How much of everything.
         clock: When to stop.
         report: Of progress.
         unlimited: Whether a query may have further draws where its error asks for them.
     """
 
     def __init__(
-        self, answers: BestSoFar, effort: Effort, clock: Clock, report: Report, *, unlimited: bool
+        self, answers: BestSoFar, budget: Budget, clock: Clock, report: Report, *, unlimited: bool
     ) -> None:
         self.answers = answers
-        self._effort = effort
+        self._budget = budget
         self._clock = clock
         self._report = report
-        self._weigh = Weighing(answers, clock, effort.most_times if unlimited else 1)
-        self._particles: HandedOn[Particles] = HandedOn(answers.way)
-        self.climbs = ClimbStages(answers, effort, clock, report, self._weigh)
+        self._weigh = Weighing(answers, clock, budget.most_times if unlimited else 1)
+        self._particles: HandedOn[Particles] = HandedOn(answers.distance)
+        self.climbs = ClimbStages(answers, budget, clock, report, self._weigh)
 
     def bank(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Importance sampling with the bank, good enough where it is dense: in few dimensions."""
@@ -96,7 +96,7 @@ class Stages:
             as_draws = error[dense].square().reciprocal().clamp_max(float(len(points)))
             ess[dense] = torch.maximum(ess[dense], as_draws)
         else:
-            self.answers.way[rows] = way_of(log_likelihood, target.latent_dim)
+            self.answers.distance[rows] = distance_from_prior(log_likelihood, target.latent_dim)
         unknown = torch.full_like(ess, math.nan)
         offer = Findings(
             draws=points[:, None].expand(-1, target.num_queries, -1),
@@ -115,7 +115,7 @@ class Stages:
     def locate(self, target: Target, rows: Tensor) -> None:
         """Note how far p(z|x) is from the prior, where the answer of the bank did not need it."""
         _, log_likelihood = target.log_likelihood_of_bank()
-        self.answers.way[rows] = way_of(log_likelihood, target.latent_dim)
+        self.answers.distance[rows] = distance_from_prior(log_likelihood, target.latent_dim)
 
     def integrate(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         tolerance = _GRID_TOLERANCE[target.latent_dim]
@@ -134,10 +134,10 @@ class Stages:
         affordable = self._affordable(target)
         if affordable < FEWEST_DECODES:
             self.answers.finished[rows] = False
-            return torch.ones_like(self.answers.way[rows])
+            return torch.ones_like(self.answers.distance[rows])
         fitted, decodes = fit_low_rank(
             target,
-            self._effort.fit_decodes,
+            self._budget.fit_decodes,
             generator=for_fit,
             report=self._report,
             clock=self._clock,
@@ -148,14 +148,14 @@ class Stages:
             rows,
             fitted,
             None,
-            self._effort.num_drawn,
+            self._budget.num_drawn,
             lambda largest: torch.full_like(largest, math.nan),  # one fit is no search
             for_weights,
         )
 
     def _affordable(self, target: Target) -> int:
-        """Decodes that a fit may take of each query, by its effort and by the time left."""
-        most = self._effort.fit_decodes
+        """Decodes that a fit may take of each query, by its budget and by the time left."""
+        most = self._budget.fit_decodes
         if not self._clock.is_limited:
             return most
         start = time.perf_counter()
@@ -221,23 +221,23 @@ class Stages:
 
         Of very many modes climbs find a part; the prior has them all.
         """
-        way, climbed = self.answers.way[rows], self.climbs.found.has(rows)
-        decodes, unseen = torch.zeros_like(way), torch.full_like(way, math.nan)
+        distance, climbed = self.answers.distance[rows], self.climbs.found.has(rows)
+        decodes, unseen = torch.zeros_like(distance), torch.full_like(distance, math.nan)
         if climbed.any():
             unseen[climbed] = self.climbs.found.of(rows[climbed]).unseen
-        far = climbed & ((unseen < _MOST_UNSEEN) | ~(way < LONGEST_WAY))
+        far = climbed & ((unseen < _MOST_UNSEEN) | ~(distance < TOO_FAR_FROM_PRIOR))
         for_near, for_far, for_bridge = spawn(generator, 3)
         if (some := (~far).nonzero()[:, 0]).numel():
             near = target.select(some)
             decodes[some] += self._swarm(near, rows[some], near, 0.0, for_near)
         if (some := far.nonzero()[:, 0]).numel():
             proposal = self.climbs.found.of(rows[some]).proposal
-            num = self._effort.swarm_size
+            num = self._budget.swarm_size
             there = target.select(some)
             bridge = Bridge(there, proposal, num, generator=for_bridge)
             decodes[some] += num
-            length = way_of(bridge.log_likelihood_of_bank()[1], target.latent_dim)
-            short = (length <= LONG_WAY).nonzero()[:, 0]
+            length = distance_from_prior(bridge.log_likelihood_of_bank()[1], target.latent_dim)
+            short = (length <= FAR_FROM_PRIOR).nonzero()[:, 0]
             there, path, some = there.select(short), bridge.select(short), some[short]
             if len(some):
                 decodes[some] += self._swarm(there, rows[some], path, unseen[some], for_far)
@@ -256,7 +256,7 @@ class Stages:
         `unseen`: Share of p(z|x), (B,), in modes that the path does not lead to.
         """
         for_particles, for_proposal = spawn(generator, 2)
-        num = self._effort.swarm_size
+        num = self._budget.swarm_size
         annealing = Annealing(num, NUM_ISLANDS, 1, 4, 0.5, _MOST_TEMPERATURES, gives_up=True)
         swarm = annealing.run(path, generator=for_particles, stop=self._clock.is_over)
         decodes, there = swarm.decodes, self._arrived(rows, swarm)

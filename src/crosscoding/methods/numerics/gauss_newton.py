@@ -17,7 +17,7 @@ from torch import Tensor
 from crosscoding.crosscoders.precision_factors import precision_root
 from crosscoding.errors import counted
 from crosscoding.methods.base import Report, silent
-from crosscoding.methods.numerics.leapfrog import Points, evaluated
+from crosscoding.methods.numerics.gradients import Points, evaluated
 from crosscoding.methods.numerics.resampling import taken
 from crosscoding.target.vae_target import Target
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from crosscoding.methods.numerics.leapfrog import evaluated
+from crosscoding.methods.numerics.gradients import evaluated
 from crosscoding.target.vae_target import Target
 
 _MEMORY = 30  # moves that are remembered
@@ -38,7 +38,7 @@ def ascend(
     """
     ends, taken = z.clone(), torch.ones_like(z[:, 0])
     index = torch.arange(len(z), device=z.device)
-    state = _Climbs(target, z)
+    state = _Ascents(target, z)
     for _ in range(steps - 1):
         going = ~state.over
         if not going.all():
@@ -52,7 +52,7 @@ def ascend(
     return ends, taken
 
 
-class _Climbs:
+class _Ascents:
     """Where the climbs stand that go on, and what they remember."""
 
     def __init__(self, target: Target, z: Tensor) -> None:

@@ -27,9 +27,9 @@ from crosscoding.crosscoders.base import Params
 from crosscoding.crosscoders.narrowed_gaussian import Narrowed
 from crosscoding.errors import counted
 from crosscoding.methods.base import Report
+from crosscoding.methods.numerics.gradients import evaluated
 from crosscoding.methods.numerics.lanczos import NUM_PROBES, lanczos, mean_beside
 from crosscoding.methods.numerics.lbfgs import ascend
-from crosscoding.methods.numerics.leapfrog import evaluated
 from crosscoding.random import normal, spawn
 from crosscoding.target.vae_target import Target
 

@@ -20,7 +20,7 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.methods.numerics.gauss_newton import Modes, climb, half_log_determinant
-from crosscoding.methods.numerics.leapfrog import evaluated
+from crosscoding.methods.numerics.gradients import evaluated
 from crosscoding.random import normal, uniform
 from crosscoding.target.vae_target import Target
 

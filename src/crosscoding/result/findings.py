@@ -205,12 +205,15 @@ class Findings:
     def joined(parts: "Sequence[Findings]") -> "Findings":
         """The findings of several blocks of queries, one after the other.
 
-        Where a block has fewer weighted draws than another, it is filled up with weight 0.
+        A block with fewer weighted draws than another is padded with draws of weight 0, and one in
+        which nothing is known to be lost counts as one that lost nothing.
         """
         if len(parts) == 1:
             return parts[0]
         if any(part.log_weights is not None for part in parts):  # of some of them
             parts = [replace(part, log_weights=part.normalised_log_weights()) for part in parts]
+        if any(part.lost is not None for part in parts):
+            parts = [part._with_losses() for part in parts]
         first, most = parts[0], max(len(part.draws) for part in parts)
         parts = [part._padded(most) for part in parts]
         by_query = [part._by_query() for part in parts]
@@ -233,6 +236,11 @@ class Findings:
     def _by_draw(self) -> dict[str, Tensor]:
         names = ("draws", "log_weights", "cell_width")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def _with_losses(self) -> "Findings":
+        nothing = torch.zeros_like(self.ess)
+        lost, element = _or(self.lost, nothing), _or(self.lost_element, nothing)
+        return replace(self, lost=lost, lost_element=element)
 
     def _padded(self, num: int) -> "Findings":
         """With `num` draws, those added of weight 0."""

@@ -45,7 +45,6 @@ _GRID_TOLERANCE = {1: 0.1, 2: 0.1, 3: 0.05}  # nats; the error is about a twenti
 _NUM_GRID_CHECKS, _MOST_CELLS = 300, 30_000  # draws and cells, above which it is not the cheapest
 _BANK_ESS, _BANK_ERROR = 100.0, 0.0375  # of points spread evenly, and of log p(x) by islands
 _SHARE_FOR_FIT = 0.8  # of the time left, for a fit of low rank; the rest is for its weights
-_MOST_COMPONENTS = 8  # of the modes found, to propose from
 _ISLAND_FACTOR = 1.25  # by which the spread of a few islands may understate the error
 _MOST_UNSEEN = 0.1  # share of p(z|x) that climbs may leave out, and be a beginning for particles
 _MOST_TEMPERATURES = 40  # of a swarm: about twice those that TOO_FAR_FROM_PRIOR takes

@@ -1,4 +1,4 @@
-"""What a method found out about a batch of queries: plain tensors, the batch flat."""
+"""What a method found out about a flat batch of queries, as plain tensors."""
 
 import math
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class Stage:
     """What one stage of a method did.
 
     Attributes:
-        name: Of the stage.
+        name: Name of the stage.
         decodes: Decoder evaluations for each query, shape (*batch,); 0 where it did not run.
         seconds: Each query's share of its wall-clock time, shape (*batch,).
     """
@@ -44,7 +44,7 @@ class Stage:
 
 @dataclass(eq=False)
 class Findings:
-    """The answer of a method for B queries; `Posterior` is made from it.
+    """A method's answer for B queries, from which a `Posterior` is made.
 
     Args:
         draws: Latent points, shape (S, B, latent).
@@ -53,13 +53,13 @@ class Findings:
         c_elbo: C-ELBO on fresh draws in nats, shape (B,); NaN without a density.
         c_elbo_error: Its standard error in nats, shape (B,).
         ess: Effective sample size of the draws, shape (B,).
-        log_weights: Logarithms of their weights, normalised over S, shape (S, B); None: all equal.
+        log_weights: Normalised log-weights of the draws, shape (S, B); None: all equal.
         cell_width: Side of the cell around each draw, shape (S, B); None: draws are points.
-        pareto_k: Pareto k of the importance weights of the draws, shape (B,); None: there are none.
-        num_chains: Chains that the draws are of, each whole before the next; divides S.
-        fitted: q(z|x), which has a density. Fresh draws come from it, unless the draws have
-            weights: then they come from those stored, which are closer to p(z|x).
-        exact_density: Whether log q(z|x) is log p(z, x) − log p(x), of the target itself.
+        pareto_k: Pareto k of the importance weights, shape (B,); None: there are no weights.
+        num_chains: Number of chains, whose draws are stored one chain after the other; divides S.
+        fitted: The fitted q(z|x), which has a density. New draws come from it, unless the stored
+            draws have weights: then these are resampled, as they are closer to p(z|x).
+        exact_density: Whether log q(z|x) is the target's own log p(z, x) − log p(x).
         r_hat: The largest R-hat over latent dimensions, shape (B,); None: there are no chains.
         missed: Share of p(z|x) that a search found the draws to lack, shape (B,); NaN where nothing
             has searched, None where nothing has for any query.
@@ -73,7 +73,7 @@ class Findings:
             (B,).
         stats: Further figures of the method by name, only shown, each of shape (B,).
         trace: What its stages did, in order.
-        interrupted: Whether the user stopped the method, which then gave what it had.
+        interrupted: Whether the user stopped the method, which then returned what it had.
     """
 
     draws: Tensor
@@ -101,7 +101,7 @@ class Findings:
 
     @property
     def figures(self) -> Figures:
-        """What a verdict is made from."""
+        """The figures that the verdict rests on."""
         unknown = torch.full_like(self.ess, math.nan)
         num_draws = torch.full_like(self.ess, len(self.draws))
         return Figures(
@@ -121,20 +121,21 @@ class Findings:
 
     @property
     def all_stats(self) -> dict[str, Tensor]:
-        """`stats`, and the figures of the verdict that there are, by their public names."""
+        """`stats` and the known figures of the verdict, by their public names."""
         figures = {public: getattr(self, name) for name, public in _PUBLIC_NAMES.items()}
         return self.stats | {name: f.to(self.ess) for name, f in figures.items() if f is not None}
 
     @property
     def _rounding(self) -> Tensor:
-        """By how much log p(x), a sum of many terms, may be off as numbers are rounded, (B,)."""
+        """Rounding error of log p(x), a sum of many terms, in nats, (B,)."""
         return 4 * torch.finfo(self.log_evidence.dtype).eps * self.log_evidence.abs()
 
     @property
     def _short(self) -> Tensor:
-        """By how much the C-ELBO is surely below log p(x), where the draws are of a fit, (B,).
+        """By how much the C-ELBO is surely below log p(x), where the draws come from a fit, (B,).
 
-        Of a map that folds too: its ELBO is lower still, as log |det| counts what it folds twice.
+        This holds for a map that folds, too: its true bound is lower still, since log |det| counts
+        folded regions twice.
         """
         short = self.log_evidence - self.c_elbo - 2 * self.c_elbo_error.nan_to_num(nan=0.0)
         short = short - self._rounding
@@ -145,24 +146,24 @@ class Findings:
 
     @property
     def _excess(self) -> Tensor:
-        """By how much the C-ELBO is surely above log p(x), which it cannot be, (B,)."""
+        """By how much the C-ELBO is surely above log p(x), which a bound cannot be, (B,)."""
         excess = self.c_elbo - self.log_evidence
         excess = excess - 3 * (self.c_elbo_error + self.log_evidence_error) - self._rounding
         folds = self.fitted is not None and not self.fitted.crosscoder.has_density
         return torch.full_like(excess, math.nan) if folds else excess
 
     def normalised_log_weights(self) -> Tensor:
-        """Log-weights of the draws, (S, B); all equal where the method gives none."""
+        """Log-weights of the draws, (S, B), all equal if the method gives none."""
         if self.log_weights is not None:
             return self.log_weights
         count = self.draws.shape[0]
         return torch.full_like(self.draws[..., 0], -math.log(count))
 
     def sample(self, num: int, *, generator: Generator) -> Tensor:
-        """Draws of p(z|x), (num, B, latent): stored ones by weight, of the fit, or stored ones.
+        """Draws from p(z|x), (num, B, latent).
 
-        Those drawn by weight are moved within their cell; those stored do not repeat while they
-        last.
+        Weighted draws are resampled and moved within their cells, a fit is drawn from anew, and
+        other stored draws are shuffled and repeat only once all have been used.
         """
         if self.log_weights is not None:
             return self._sample_weighted(num, generator)
@@ -243,7 +244,7 @@ class Findings:
         return replace(self, lost=lost, lost_element=element)
 
     def _padded(self, num: int) -> "Findings":
-        """With `num` draws, those added of weight 0."""
+        """These findings with `num` draws; the added ones have weight 0."""
         missing = num - len(self.draws)
         if not missing:
             return self
@@ -277,7 +278,7 @@ class Findings:
         """The findings that `to_parts` described.
 
         Raises:
-            ModelFormatError: Tensors are missing, or their shapes or dtypes do not fit one another.
+            ModelFormatError: Tensors are missing, or their shapes or dtypes are inconsistent.
         """
         tensors, description = parts
         others = {"num_chains", "fitted", "exact_density", "stats", "trace", "interrupted"}
@@ -310,20 +311,19 @@ class Findings:
         return findings
 
     def _check_values(self, tensors: dict[str, Tensor]) -> None:
-        """Of the tensors that these findings were made of, by name."""
+        """Check dtypes and values of the tensors, by name, that these findings were made from."""
         dtype, num, num_queries = self.draws.dtype, *self.draws.shape[:2]
         for name, tensor in tensors.items():
             if not tensor.is_floating_point() or tensor.dtype != dtype:
                 raise ModelFormatError(
-                    "expected tensors of one floating-point dtype in the posterior, that of its "
-                    f"draws, {dtype}, got {tensor.dtype} for {name!r}"
+                    "expected every tensor of the posterior to have the dtype of its draws, "
+                    f"{dtype}, got {tensor.dtype} for {name!r}"
                 )
         if num_queries and not num:
             raise ModelFormatError(f"expected at least 1 draw in 'draws', got {num}")
         if (self.log_evidence.isnan() & ~self.log_evidence_error.isnan()).any():
             raise ModelFormatError(
-                "expected a number in 'log_evidence' wherever there is one in "
-                "'log_evidence_error', got NaN"
+                "expected a number in 'log_evidence' wherever 'log_evidence_error' has one, got NaN"
             )
 
     def _check_shapes(self) -> None:
@@ -338,12 +338,12 @@ class Findings:
         wrong += [t.shape for t in by_draw if t.shape != self.draws.shape[:2]]
         if wrong:
             raise ModelFormatError(
-                f"expected one figure for each of {self.draws.shape[1]} queries, got {wrong}"
+                f"expected one figure for each of {self.draws.shape[1]} queries, got shapes {wrong}"
             )
         count = self.num_chains
         if type(count) is not int or count < 1 or len(self.draws) % count:
             raise ModelFormatError(
-                f"expected a number of chains that divides {len(self.draws)} draws, got {count!r}"
+                f"expected num_chains to divide the {len(self.draws)} draws, got {count!r}"
             )
 
 
@@ -352,7 +352,7 @@ def _or(figure: Tensor | None, default: Tensor) -> Tensor:
 
 
 def _joined_traces(parts: Sequence[Findings]) -> tuple[Stage, ...]:
-    """The stages of all blocks by name, 0 for the queries of a block that had no such stage."""
+    """The stages of all blocks by name, with 0 for the queries of a block without that stage."""
     names = list(dict.fromkeys(stage.name for part in parts for stage in part.trace))
     stages = []
     for name in names:

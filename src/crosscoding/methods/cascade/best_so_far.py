@@ -1,4 +1,4 @@
-"""Answers as they become better: the best that is known of each query, and how good it is."""
+"""The best answer of each query so far, and how good it is."""
 
 import math
 from dataclasses import replace
@@ -13,19 +13,19 @@ from crosscoding.result.findings import Findings, Stage
 from crosscoding.result.verdict import MISSED, Figures, k_limits
 from crosscoding.target.vae_target import Target
 
-_MOST_EXCESS = 5.0  # of Pareto k above its limit: any that is above is no guide
-_CLAIM_ESS = 20.0  # of answers that others are held against
+_MOST_EXCESS = 5.0  # of Pareto k over its limit; larger ones say no more
+_CLAIM_ESS = 20.0  # of answers that others are compared with
 
 
 class BestSoFar:
     """The best answer of each query so far.
 
     Attributes:
-        num_draws: Draws of each answer that are kept.
+        num_draws: Draws stored for each answer.
         grade: Index into `verdict.LABELS` of each query's answer, shape (B,); 3: there is none.
-        distance: How many temperatures p(z|x) is from the prior, about, shape (B,).
+        distance: Approximate number of temperatures from the prior to p(z|x), shape (B,).
         looked: Whether climbs have looked for modes that the answer lacks, shape (B,).
-        finished: False where a stage was not allowed to run, shape (B,).
+        finished: False where the budget cut a stage short or skipped it, shape (B,).
     """
 
     def __init__(self, target: Target, num_draws: int, seed: int) -> None:
@@ -40,7 +40,7 @@ class BestSoFar:
         self.missed, self.weighed = unknown.clone(), torch.zeros_like(unknown)
         self.c_elbo, self.c_elbo_error = unknown.clone(), unknown.clone()
         self.distance = torch.zeros_like(unknown)
-        self._later: Findings | None = None  # of all queries
+        self._later: Findings | None = None  # postponed offer for all queries
         self._postponed = torch.zeros_like(unknown, dtype=torch.bool)
         self.finished = torch.ones_like(unknown, dtype=torch.bool)
         self.looked = torch.zeros_like(self.finished)
@@ -50,7 +50,7 @@ class BestSoFar:
 
     @property
     def _draws(self) -> Tensor:
-        """Of all queries, made when the first are there."""
+        """Stored draws of all queries, allocated on first use."""
         if self._drawn is None:
             self._drawn = self.error.new_zeros(self._shape)
         return self._drawn
@@ -62,7 +62,7 @@ class BestSoFar:
 
         Args:
             rows: The queries.
-            offer: What a stage found for them.
+            offer: What a stage found for them; its log-weights need not be normalised.
             searched: Whether it comes from a search of the whole prior, so that climbs need not
                 look for further modes.
             postpone: Whether to draw from it only at the end, for the queries that keep it.
@@ -122,18 +122,18 @@ class BestSoFar:
             self._claimed[rows] = torch.maximum(self._claimed[rows], least)
 
     def compare(self) -> None:
-        """Doubt the answers that lack what another stage found: log p(x) beyond their errors."""
+        """Doubt answers whose log p(x) is below what another stage found, beyond both errors."""
         lacking = _lacking(self._claimed, self.log_evidence, self.error)
         self.doubt(torch.arange(len(lacking), device=lacking.device), lacking)
 
     def doubt(self, rows: Tensor, missed: Tensor) -> None:
-        """Take in what a second look found the answers to lack, (B,)."""
+        """Record the share of p(z|x) that a second look found the answers to lack, (B,)."""
         self.missed[rows] = torch.maximum(self.missed[rows], missed)
         lacking = rows[missed > MISSED]
         self.grade[lacking] = self.grade[lacking].clamp_min(1)
 
     def draws_of(self, rows: Tensor) -> Tensor:
-        """Equally weighted draws of some queries, (num_draws, rows, latent)."""
+        """Equally weighted draws for some queries, (num_draws, rows, latent)."""
         later = rows[self._postponed[rows]]
         if len(later) and self._later is not None:
             generator = Generator().manual_seed(self._seed)
@@ -142,7 +142,7 @@ class BestSoFar:
         return self._draws[:, rows]
 
     def every_draw(self) -> Tensor:
-        """`draws_of` all queries."""
+        """`draws_of` for all queries."""
         return self.draws_of(torch.arange(len(self.error), device=self.error.device))
 
     def _weighted(self) -> tuple[Tensor, Tensor]:
@@ -150,13 +150,13 @@ class BestSoFar:
         return self._later.draws, self._later.normalised_log_weights().log_softmax(0)
 
     def keep_points(self) -> None:
-        """Have the weighted points of the bank for draws: there is no time to draw from them."""
+        """Return the weighted points of the bank as draws, as there is no time to resample them."""
         self._as_points = True
 
     def findings(self, trace: tuple[Stage, ...]) -> Findings:
-        """The answers as a method gives them."""
+        """The answers as `Findings`."""
         self.compare()
-        # What a search found outside is known to about itself, and log p(x) is short by it.
+        # log p(x) lacks the mass that a search found outside, which is known only roughly.
         short = torch.where(self.missed > MISSED, 2 * self.missed, 0.0)
         draws, log_weights = self._weighted() if self._as_points else (self.every_draw(), None)
         return Findings(
@@ -178,12 +178,12 @@ class BestSoFar:
 
 
 def _figures(offer: Findings) -> Figures:
-    """The figures that offers compete by: whether a fit stands in for draws is judged at the end."""
+    """The figures that offers compete by; collapsed weights and bounds are judged at the end."""
     return replace(offer.figures, collapsed=None, short=None, excess=None)
 
 
 def _lacking(least: Tensor, log_evidence: Tensor, error: Tensor) -> Tensor:
-    """Share of p(z|x) that is not in answers, as log p(x) is `least` or more."""
+    """Share of p(z|x) that answers lack, given that log p(x) is at least `least`."""
     short = least - log_evidence - 2 * error
     return -torch.expm1(-short.clamp_min(0.0)).nan_to_num(nan=0.0)
 
@@ -196,20 +196,20 @@ def _doubt(
     pareto_k: Tensor,
     weighed: Tensor,
 ) -> Tensor:
-    """Orders answers of one grade: a lacking mode weighs more than a large error."""
+    """Ranks answers of the same grade: a missing mode counts more than a large error."""
     lacking = torch.maximum(missed.nan_to_num(nan=0.1), _lacking(bound, log_evidence, error))
     excess = (pareto_k.nan_to_num(nan=0.0) - k_limits(weighed)).clamp(0.0, _MOST_EXCESS)
     return error.nan_to_num(nan=10.0) + 10 * lacking + excess
 
 
 def _resampled(offer: Findings, index: Tensor, num: int, generator: Generator) -> Tensor:
-    """Draws of equal weight, (num, rows, latent), in random order; moved within their cells."""
+    """Equally weighted draws, (num, rows, latent), in random order, jittered in their cells."""
     offset = uniform((1,), generator=generator, like=offer.draws)
     order = torch.randperm(num, generator=generator).to(index.device)
     jitter = uniform((num, 1, offer.draws.shape[-1]), generator=generator, like=offer.draws)
     log_weights = offer.normalised_log_weights()
     draws, log_weights = _of_queries(offer.draws, index), _of_queries(log_weights, index)
-    if (offer.ess[index] < FEWEST).any():  # of a bank: what was proposed has been seen to
+    if (offer.ess[index] < FEWEST).any():  # of a bank: others have been handled
         log_weights, _ = not_collapsed(log_weights, draws, None, None)
     chosen = systematic(log_weights, offset, num)[order]
     z = taken(draws, chosen)
@@ -219,7 +219,7 @@ def _resampled(offer: Findings, index: Tensor, num: int, generator: Generator) -
 
 
 def _of_queries(tensor: Tensor, index: Tensor) -> Tensor:
-    """Those of tensor (S, B, …), copied only where some are chosen that are not all the same."""
+    """tensor (S, B, …) for some queries, copied only if that is necessary."""
     if tensor.stride(1) == 0:
         return tensor[:, :1].expand(-1, len(index), *tensor.shape[2:])
     return tensor if len(index) == tensor.shape[1] else tensor[:, index]

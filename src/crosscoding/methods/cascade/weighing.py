@@ -1,4 +1,4 @@
-"""From a proposal to answers: draws of it weighed by importance, as many as the error asks for."""
+"""From a proposal to answers: weights draws of it, as many as the error of log p(x) needs."""
 
 import math
 from collections.abc import Callable
@@ -15,19 +15,19 @@ from crosscoding.methods.importance import weighted_findings
 from crosscoding.random import spawn
 from crosscoding.target.vae_target import Target
 
-BEYOND = 1.0  # nats above the largest weight: where a point lies outside what was fitted
-_PIECES = 20  # that draws are weighed in where time is limited
-_MOST_STREAMS = 6  # of further draws
-_WANTED_ERROR = 0.037  # of log p(x), nats
+BEYOND = 1.0  # nats above the largest weight, where a point lies outside the fit
+_PIECES = 20  # in which draws are weighted if time is limited
+_MOST_STREAMS = 6  # of random numbers for further draws
+_WANTED_ERROR = 0.037  # of log p(x), in nats: a little below what the verdict trusts
 
 
 class Weighing:
-    """Weighs draws of proposals, and offers what comes of it as answers.
+    """Weights draws of proposals, and offers the results as answers.
 
     Args:
-        answers: To offer answers to.
+        answers: Takes the offers.
         clock: When to stop.
-        most_times: How many times as many draws an answer may take, where its error asks for them.
+        most_times: By which factor the number of draws may grow if the error is too large.
     """
 
     def __init__(self, answers: BestSoFar, clock: Clock, most_times: int) -> None:
@@ -45,18 +45,19 @@ class Weighing:
         missed: Callable[[Tensor], Tensor],
         generator: Generator,
     ) -> Tensor:
-        """Answers from draws of a proposal, more of them where the error asks for it.
+        """Offer answers from draws of a proposal, with more draws where the error is too large.
 
         Args:
-            target: Of these queries.
-            rows: Which they are.
+            target: The target of these queries.
+            rows: Their indices.
             proposal: What to draw from.
             num_fitted: As in `importance.bound_of`.
-            num: Draws at first.
-            missed: The share of p(z|x) outside, (B,), given the largest log-weight of each query.
-            generator: Of the draws.
+            num: Number of draws at first.
+            missed: Gives the share of p(z|x) that the proposal lacks, (B,), from each query's
+                largest log-weight.
+            generator: For the draws.
         Returns:
-            Decodes of each query.
+            Decodes per query, shape (B,).
         """
         z, log_weights = _weighted_draws(target, proposal, num, generator, self._clock)
         num = len(z)
@@ -91,15 +92,15 @@ class Weighing:
 def outside(
     proposal: Fitted, z: Tensor, log_joint: Tensor, elsewhere: Tensor
 ) -> Callable[[Tensor], Tensor]:
-    """Given the largest log-weight of each query: the share of p(z|x) that particles see outside.
+    """A function from each query's largest log-weight to the share of p(z|x) outside the proposal.
 
     A count of one may be luck, so one is added wherever any particle is found.
 
     Args:
-        proposal: What was fitted to them, or to others.
-        z: Particles of p(z|x), shape (S, B, latent).
+        proposal: What was fitted, to these particles or to others.
+        z: Particles from p(z|x), shape (S, B, latent).
         log_joint: log p(z, x) there, shape (S, B).
-        elsewhere: The share that particles do not see either, shape (B,).
+        elsewhere: The share that the particles themselves lack, shape (B,).
     """
     log_weights = log_joint - proposal.log_prob(z)
 
@@ -113,10 +114,10 @@ def outside(
 def _weighted_draws(
     target: Target, proposal: Fitted, num: int, generator: Generator, clock: Clock
 ) -> tuple[Tensor, Tensor]:
-    """So many draws and their log-weights, or as many as there is time for.
+    """`num` draws and their log-weights, or as many as there is time for.
 
-    What a proposal takes for any draws at all, products of matrices, is as much as for some draws a
-    dimension: a piece has no fewer.
+    A piece has at least one draw per dimension, as below that a proposal's matrix products cost as
+    much as its draws.
     """
     if not clock.is_limited:
         z, log_q = proposal.rsample_and_log_prob(num, generator=generator)

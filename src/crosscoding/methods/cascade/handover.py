@@ -46,7 +46,7 @@ class HandedOn(Generic[Value]):
         return self._place[rows] >= 0
 
     def of(self, rows: Tensor) -> Value:
-        """The value for these queries, of which there must be at least one, and all must have one."""
+        """The value for these queries: at least one, all of which must have a value."""
         if self._values is None or not bool(self.has(rows).all()):
             raise LookupError("expected queries that have a value; check with `has` first")
         return self._values.select(self._place[rows])

@@ -1,7 +1,7 @@
 """The stages of the cascade (`auto`): each works on some queries and offers what it finds.
 
-A stage takes the target of those queries, which they are of all, and a generator; what it finds is
-kept where it is better than the answer so far. It returns the decodes that each query took.
+A stage takes the target of those queries, their indices among all queries, and a generator. What it
+finds is kept where it is better than the best so far. It returns the decodes that each query took.
 """
 
 import math
@@ -41,25 +41,25 @@ from crosscoding.result.findings import Findings
 from crosscoding.target.vae_target import Target
 
 GRID_DIM = 3  # latent dimensions up to which cells are few enough
-_GRID_TOLERANCE = {1: 0.1, 2: 0.1, 3: 0.05}  # nats; the error is about a twentieth of it
-_NUM_GRID_CHECKS, _MOST_CELLS = 300, 30_000  # draws and cells, above which it is not the cheapest
-_BANK_ESS, _BANK_ERROR = 100.0, 0.0375  # of points spread evenly, and of log p(x) by islands
-_SHARE_FOR_FIT = 0.8  # of the time left, for a fit of low rank; the rest is for its weights
-_ISLAND_FACTOR = 1.25  # by which the spread of a few islands may understate the error
-_MOST_UNSEEN = 0.1  # share of p(z|x) that climbs may leave out, and be a beginning for particles
-_MOST_TEMPERATURES = 40  # of a swarm: about twice those that TOO_FAR_FROM_PRIOR takes
-_PARTICLES_COUNT = 5  # times as much as draws that were adapted from them
+_GRID_TOLERANCE = {1: 0.1, 2: 0.1, 3: 0.05}  # nats; the error is about a twentieth of this
+_NUM_GRID_CHECKS, _MOST_CELLS = 300, 30_000  # draws, and cells above which other stages are cheaper
+_BANK_ESS, _BANK_ERROR = 100.0, 0.0375  # what the bank needs for a dense answer; nats, by islands
+_SHARE_FOR_FIT = 0.8  # of the time left, for a low-rank fit; the rest is for its weights
+_ISLAND_FACTOR = 1.25  # by which the spread of few islands may understate the error
+_MOST_UNSEEN = 0.1  # share of p(z|x) that climbs may lack if particles are to start from them
+_MOST_TEMPERATURES = 40  # of a swarm: about twice as many as TOO_FAR_FROM_PRIOR takes
+_PARTICLES_COUNT = 5  # times as much as draws of proposals adapted from them
 
 
 class Stages:
-    """What each stage does, and the answers that they have together.
+    """The stages of one run, which share their answers.
 
     Args:
-        answers: To offer answers to.
-        budget: How much of everything.
+        answers: Takes the offers.
+        budget: How much each stage may do.
         clock: When to stop.
-        report: Of progress.
-        unlimited: Whether a query may have further draws where its error asks for them.
+        report: Receives progress.
+        unlimited: Whether a query may have further draws if its error is too large.
     """
 
     def __init__(
@@ -74,24 +74,24 @@ class Stages:
         self.climbs = ClimbStages(answers, budget, clock, report, self._weigh)
 
     def bank(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        """Importance sampling with the bank, good enough where it is dense: in few dimensions."""
+        """Importance sampling with the bank, which is dense enough in few dimensions."""
         points, log_likelihood = target.log_likelihood_of_bank()
         largest = bounded(log_likelihood.amax(0))
         weights = (log_likelihood - largest).exp()
         total, ess = weights.sum(0), weights.sum(0).square() / weights.square().sum(0)
         each = len(points) // NUM_ISLANDS
         islands = weights[: each * NUM_ISLANDS].unflatten(0, (NUM_ISLANDS, each))
-        spread = islands.mean(1).std(0)  # NaN where there are too few points
-        # Each island is spread evenly by itself: all of them together have a smaller error.
+        spread = islands.mean(1).std(0)  # NaN if there are too few points
+        # Points are evenly spread within each island, and all together have a smaller error yet.
         error = _ISLAND_FACTOR * spread / math.sqrt(NUM_ISLANDS) / (total / len(points))
         pareto_k = torch.full_like(ess, math.inf)
         if target.latent_dim <= GRID_DIM:
             dense = ((ess >= _BANK_ESS) & (error <= _BANK_ERROR)).nonzero()[:, 0]
             if target.ends_with_prior:
-                pareto_k = torch.full_like(ess, math.nan)  # of bounded weights there is no tail
+                pareto_k = torch.full_like(ess, math.nan)  # bounded weights have no tail
             else:
                 pareto_k[dense] = pareto_smooth(log_likelihood[:, dense])[1]
-            # As many independent draws would have that error.
+            # The number of independent draws with the same error.
             as_draws = error[dense].square().reciprocal().clamp_max(float(len(points)))
             ess[dense] = torch.maximum(ess[dense], as_draws)
         else:
@@ -112,7 +112,7 @@ class Stages:
         return torch.zeros_like(ess)
 
     def locate(self, target: Target, rows: Tensor) -> None:
-        """Note how far p(z|x) is from the prior, where the answer of the bank did not need it."""
+        """Record how far p(z|x) is from the prior, which `bank` does not in few dimensions."""
         _, log_likelihood = target.log_likelihood_of_bank()
         self.answers.distance[rows] = distance_from_prior(log_likelihood, target.latent_dim)
 
@@ -123,12 +123,12 @@ class Stages:
         integrated = (outcome == 0).nonzero()[:, 0]
         found = everything.select(integrated)
         unknown = torch.full_like(found.ess, math.nan)
-        offer = replace(found, c_elbo=unknown, c_elbo_error=unknown)  # it bounds nothing
+        offer = replace(found, c_elbo=unknown, c_elbo_error=unknown)  # a grid has no bound
         self.answers.keep(rows[integrated], offer, searched=True)
         return everything.stats["cells"] + _NUM_GRID_CHECKS
 
     def fit(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        """A Gaussian at one mode, narrow in as many directions as are affordable."""
+        """Fit a Gaussian at one mode, narrow in as many directions as are affordable."""
         for_fit, for_weights = spawn(generator, 2)
         affordable = self._affordable(target)
         if affordable < FEWEST_DECODES:
@@ -148,12 +148,12 @@ class Stages:
             fitted,
             None,
             self._budget.num_drawn,
-            lambda largest: torch.full_like(largest, math.nan),  # one fit is no search
+            lambda largest: torch.full_like(largest, math.nan),  # one fit is not a search
             for_weights,
         )
 
     def _affordable(self, target: Target) -> int:
-        """Decodes that a fit may take of each query, by its budget and by the time left."""
+        """Decodes per query that a fit may take, given its budget and the time left."""
         most = self._budget.fit_decodes
         if not self._clock.is_limited:
             return most
@@ -176,12 +176,12 @@ class Stages:
         return decodes
 
     def _arrived(self, rows: Tensor, swarm: Swarm) -> Tensor:
-        """Which particles got to p(z|x), as an index; notes of the others that they did not."""
+        """Index of the queries whose particles reached p(z|x); marks others as not finished."""
         self.answers.finished[rows[~swarm.reached]] = False
         return swarm.reached.nonzero()[:, 0]
 
     def refine(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        """Adapt from the answer's draws and the particles with more draws, and a mixture of two."""
+        """Adapt two Gaussians, with more draws, from the answer's draws and the particles."""
         for_adapt, for_weights = spawn(generator, 2)
         particles = self._particles_of(rows)
         draws = torch.cat([self.answers.draws_of(rows), *[particles.z] * _PARTICLES_COUNT])
@@ -206,7 +206,7 @@ class Stages:
         )
 
     def _particles_of(self, rows: Tensor) -> Particles:
-        """Particles of queries; draws of the answer so far where none annealed, or none arrived."""
+        """Annealed particles, or draws of the best answer so far for queries that have none."""
         draws = self.answers.draws_of(rows)
         some = torch.arange(NUM_PARTICLES, device=rows.device) % len(draws)
         particles = Particles(draws[some], torch.full_like(self.answers.error[rows], math.nan))
@@ -216,9 +216,9 @@ class Stages:
         return particles
 
     def swarm(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        """Many particles in islands: from the prior or, where it is far, from what climbs found.
+        """Many particles in islands, from the prior or, where that is far, from the modes found.
 
-        Of very many modes climbs find a part; the prior has them all.
+        If there are very many modes, climbs find only some of them, while the prior covers all.
         """
         distance, climbed = self.answers.distance[rows], self.climbs.found.has(rows)
         decodes, unseen = torch.zeros_like(distance), torch.full_like(distance, math.nan)
@@ -250,9 +250,9 @@ class Stages:
         unseen: Tensor | float,
         generator: Generator,
     ) -> Tensor:
-        """Particles that walk along a path to the target: what they say, and what they propose.
+        """Anneal particles along a path to the target; offer them, and a proposal fitted to them.
 
-        `unseen`: Share of p(z|x), (B,), in modes that the path does not lead to.
+        `unseen` is the share of p(z|x), (B,), in modes that the path does not lead to.
         """
         for_particles, for_proposal = spawn(generator, 2)
         num = self._budget.swarm_size
@@ -282,7 +282,7 @@ class Stages:
         components: int,
         generator: Generator,
     ) -> Tensor:
-        """Fit to particles, adapt, weigh, and see whether particles lie outside; the decodes."""
+        """Fit a proposal to particles, adapt it, weight draws of it; returns the decodes."""
         for_adapt, for_weights = spawn(generator, 2)
         proposal = adapt(
             target,

@@ -116,8 +116,8 @@ def _weighted_draws(
 ) -> tuple[Tensor, Tensor]:
     """`num` draws and their log-weights, or as many as there is time for.
 
-    A piece has at least one draw per dimension, as below that a proposal's matrix products cost as
-    much as its draws.
+    A piece has at least one draw per dimension, as the fixed cost of drawing at all, in matrix
+    products, is about as large as that of so many draws.
     """
     if not clock.is_limited:
         z, log_q = proposal.rsample_and_log_prob(num, generator=generator)

@@ -1,4 +1,4 @@
-"""A log-density and its gradient at many points, of which some may lie where it is not defined."""
+"""A log-density and its gradient at many points, guarded where paths or decoders diverge."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from torch import Tensor
 from crosscoding.errors import NonFiniteError, counted
 from crosscoding.target.vae_target import REACH, Target
 
-_FAR = 1e3  # prior standard deviations from 0 at which a path has diverged
+_FAR = 1e3  # prior standard deviations from 0, where a path has diverged
 
 Density = Callable[[Tensor], Tensor]
 """log π(z) in nats, not normalised: z (C, B, latent) -> (C, B)."""
@@ -18,7 +18,7 @@ Density = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Points z (C, B, latent), log π there, (C, B), and its gradient, as z."""
+    """Points z (C, B, latent) with log π, (C, B), and its gradient, shaped like z."""
 
     z: Tensor
     log_density: Tensor
@@ -29,7 +29,7 @@ class Points:
         return Points(self.z[:, which], self.log_density[:, which], self.gradient[:, which])
 
     def where(self, accepted: Tensor, other: "Points") -> "Points":
-        """The other's points where accepted, (C, B), and these elsewhere."""
+        """The other points where accepted, (C, B), and these elsewhere."""
         return Points(
             torch.where(accepted[..., None], other.z, self.z),
             torch.where(accepted, other.log_density, self.log_density),
@@ -38,23 +38,24 @@ class Points:
 
 
 def evaluated(target: Target, density: Density, z: Tensor) -> Points:
-    """log π and its gradient at z; −inf and 0 where a path has diverged.
+    """log π and its gradient at z, or −inf and 0 where a path has diverged.
 
-    It has where z is far off. Farther out than prior draws are, a decoder may overflow on the way
-    there; NaN where prior draws are is an error. A gradient alone that is NaN is taken for 0, but
-    if all of a query's are.
+    A path has diverged if z is far out, or if log π is NaN beyond the region of prior draws, where
+    decoders may overflow. If only the gradient is NaN, it becomes 0, unless it is NaN at all points
+    of a query.
 
     Raises:
-        NonFiniteError: NaN within 5 prior standard deviations of 0.
+        NonFiniteError: log π, or every gradient of a query, is NaN within 5 prior standard
+            deviations of 0.
     """
     diverged = ~(z.abs() < _FAR * target.prior_scale).all(-1)
     with torch.enable_grad():
         inside = torch.where(diverged[..., None], 0.0, z).requires_grad_()
         log_density = density(inside)
-        target.clock.tick()  # as the gradient may take twice as long
+        target.clock.tick()  # here too, as the gradient may take twice as long
         (gradient,) = torch.autograd.grad(log_density.sum(), inside)
     undefined = log_density.isnan()
-    # An unobserved element that overflows has no gradient: any step is as good as another there.
+    # Where an unobserved element overflows, its gradient is NaN and any step is as good as another.
     blind = gradient.isnan().any(-1) & ~undefined
     near = (inside.abs() < REACH * target.prior_scale).all(-1)
     wrong = near & (undefined | blind.all(0))
@@ -62,7 +63,7 @@ def evaluated(target: Target, density: Density, z: Tensor) -> Points:
         query = wrong.any(0).nonzero()[0, 0]
         point = inside.detach()[wrong[:, query].nonzero()[0, 0], query]
         raise NonFiniteError(
-            "expected a finite log p(z, x) and gradient where prior draws are, got NaN at "
+            "expected a finite log p(z, x) and gradient in the region of prior draws, got NaN at "
             f"{int(wrong.sum())} of {counted(wrong.numel(), 'point')}, the first of them for query "
             f"{target.name(query)}: {target.explain(query, point)}"
         )

@@ -1,10 +1,10 @@
-"""Hamiltonian moves of many points at once, in coordinates in which p(z|x) is about round.
+"""Hamiltonian moves of many points at once, in coordinates that make p(z|x) roughly round.
 
     H(z, r) = −log π(z) + ½ rᵀ r,   L leapfrog steps of size ε in v with z = F v,
     accept with min(1, e^{−ΔH})
 
-Source: Neal (2011), section 5.2 and 5.4.2.2 on varying ε. Differs in: points share their momenta
-and their variation of ε between queries.
+Source: Neal (2011), sections 5.2, and 5.4.2.2 on varying ε. Differs in: all queries share
+momenta and the variation of ε.
 """
 
 import math
@@ -20,10 +20,10 @@ from crosscoding.target.vae_target import Target
 
 @dataclass(frozen=True, eq=False)
 class Move:
-    """One Hamiltonian proposal for every point, and the choice between it and staying.
+    """One Hamiltonian proposal for every point, with its acceptance step.
 
     Args:
-        target: Says how far off is diverged.
+        target: The target, whose prior scale defines divergence.
         density: log π.
         factor: F, shape (B, latent, latent); None: the identity.
         num_leapfrog: L, ≥ 1.
@@ -37,13 +37,13 @@ class Move:
     def __call__(
         self, points: Points, step_size: Tensor, jitter: float, *, generator: Generator
     ) -> tuple[Points, Tensor]:
-        """Where the points are then, and their acceptance probabilities, (C, B).
+        """The points after the move, and the acceptance probabilities, (C, B).
 
         Args:
-            points: Where they are now.
+            points: The points before the move.
             step_size: ε of each query, shape (B,).
-            jitter: Largest share by which ε is varied at random.
-            generator: Of momenta, ε and acceptance.
+            jitter: Largest share by which ε varies at random.
+            generator: For momenta, ε and acceptance.
         """
         num_points, _, dim = points.z.shape
         momentum = normal((num_points, 1, dim), generator=generator, like=points.z)
@@ -74,7 +74,7 @@ class Move:
 
 
 def regularized_covariance(draws: Tensor, floor: float) -> Tensor:
-    """Covariance of draws (S, B, latent), a little shrunk to its diagonal: (B, latent, latent).
+    """Covariance of draws (S, B, latent), shrunk a little to its diagonal: (B, latent, latent).
 
     Args:
         draws: Points of each query.

@@ -21,7 +21,7 @@ def mnist_2d() -> cc.VAE:
 @pytest.fixture
 def short_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """Starts of a few steps, for what holds wherever a fit starts."""
-    monkeypatch.setattr("crosscoding.methods.numerics.starts._BEND_STEPS", 20)
+    monkeypatch.setattr("crosscoding.methods.numerics.variational_starts._BEND_STEPS", 20)
 
 
 @pytest.fixture

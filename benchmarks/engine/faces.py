@@ -11,7 +11,7 @@ from torch import Tensor
 
 import crosscoding as cc
 from crosscoding.methods import Auto, Variational
-from crosscoding.methods.numerics.starts import starting_params
+from crosscoding.methods.numerics.variational_starts import starting_params
 from crosscoding.random import generator_from
 
 _BASELINE_SECONDS, _OUR_SECONDS = 65.0, (6.0, 15.0)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import crosscoding as cc
 from crosscoding.methods import Auto, Grid, auto
 from crosscoding.methods.cascade import budget, climb_stages, stages
-from crosscoding.methods.cascade.budget import Effort
+from crosscoding.methods.cascade.budget import Budget
 
 pytestmark = pytest.mark.usefixtures("without_closed_form")
 
@@ -250,7 +250,7 @@ def test_a_budget_that_pays_for_nothing_leaves_the_banks_answer(max_decodes):
     assert spent(posterior).tolist() == [0, 0, 0]
     assert posterior.stats["finished"].tolist() == [0, 0, 0]
     assert not posterior.trusted.any()
-    assert all("it was stopped before it was done" in v.reasons for v in posterior.verdicts)
+    assert all("it was stopped before it was finished" in v.reasons for v in posterior.verdicts)
     assert posterior.log_evidence.isfinite().all()
     assert posterior.mean().isfinite().all()
 
@@ -325,7 +325,7 @@ def test_in_very_many_dimensions_there_is_one_fit_that_is_no_more_than_it_says(s
     torch.testing.assert_close(posterior.c_elbo, exact, rtol=0, atol=0.05)
     torch.testing.assert_close(posterior.log_evidence, exact, rtol=0, atol=0.05)
     assert not posterior.trusted.any()
-    reason = "nothing has searched for modes that it lacks"
+    reason = "nothing has searched for modes that it may lack"
     assert all(reason in verdict.reasons for verdict in posterior.verdicts)
 
 
@@ -363,14 +363,14 @@ def test_time_that_is_up_ends_a_fit_in_very_many_dimensions(monkeypatch):
 
 
 def test_a_decoder_that_takes_seconds_has_one_fit_too():
-    assert Effort(latent_dim=8, operations=1.1e8).low_rank
-    assert not Effort(latent_dim=8, operations=0.9e8).low_rank
-    assert Effort(latent_dim=4096, operations=1e12).fit_decodes == 240
+    assert Budget(latent_dim=8, operations=1.1e8).low_rank
+    assert not Budget(latent_dim=8, operations=0.9e8).low_rank
+    assert Budget(latent_dim=4096, operations=1e12).fit_decodes == 240
 
 
 @pytest.mark.parametrize(
     ("where", "stage"),
-    [(stages.Stages, "anneal"), (climb_stages.Climbs, "climb"), (stages.Stages, "swarm")],
+    [(stages.Stages, "anneal"), (climb_stages.ClimbStages, "climb"), (stages.Stages, "swarm")],
 )
 def test_an_interrupted_stage_leaves_the_finished_answers(staged, where, stage, monkeypatch):
     def interrupted(*_):
@@ -400,7 +400,7 @@ def test_an_answer_whose_second_look_was_interrupted_is_not_trusted(stage, monke
     climbed = next(trace.decodes for trace in whole.trace if trace.name == "climb") > 0
     assert looked.any()
     assert climbed.any()
-    monkeypatch.setattr(climb_stages.Climbs, stage, interrupted)
+    monkeypatch.setattr(climb_stages.ClimbStages, stage, interrupted)
     posterior = cc.condition(problem.vae, problem.evidence, Auto(), seed=0)
     assert (posterior.stats["finished"][looked] == 0).all()
     assert not posterior.trusted[looked].any()

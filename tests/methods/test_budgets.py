@@ -12,7 +12,7 @@ from crosscoding.clock import UNLIMITED, Clock, OutOfTime
 from crosscoding.crosscoders import Fitted, Gaussian
 from crosscoding.methods import Auto
 from crosscoding.methods.auto import _STAGES
-from crosscoding.methods.cascade.budget import Effort
+from crosscoding.methods.cascade.budget import Budget
 from crosscoding.methods.cascade.weighing import _weighted_draws
 from crosscoding.methods.numerics.bridge import Bridge
 
@@ -71,15 +71,15 @@ def test_every_budget_of_decodes_has_an_answer_for_a_bare_density(dim, max_decod
 
 def without(monkeypatch: pytest.MonkeyPatch, cut: set[str], rows: slice = slice(None)) -> None:
     """Let no budget pay for some stages, for some of the queries that would go through them."""
-    planned = Effort.planned_decodes
+    planned = Budget.planned_decodes
 
-    def expensive(effort: Effort, stage: str, way: Tensor) -> Tensor:
-        decodes = planned(effort, stage, way)
+    def expensive(budget: Budget, stage: str, distance: Tensor) -> Tensor:
+        decodes = planned(budget, stage, distance)
         if stage in cut:
             decodes[rows] = torch.inf
         return decodes
 
-    monkeypatch.setattr(Effort, "planned_decodes", expensive)
+    monkeypatch.setattr(Budget, "planned_decodes", expensive)
 
 
 OPTIONAL = [name for name in _STAGES if name not in ("bank", "grid", "fit")]

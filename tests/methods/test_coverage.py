@@ -12,7 +12,7 @@ import crosscoding as cc
 from crosscoding.crosscoders.heavy_tailed_mixture import EACH_CAUCHY, NORMAL, log_kernel, tailed
 from crosscoding.methods import Auto, Importance, Laplace, Rejection, TemperedSMC
 from crosscoding.methods.numerics.covering_reference import KINDS, Reference, covered
-from crosscoding.methods.numerics.overlap import share_lacking
+from crosscoding.methods.numerics.missing_mass import share_lacking
 
 METHODS = {
     "Auto": Auto(),
@@ -197,7 +197,7 @@ def test_a_density_without_a_value_where_its_mass_is_is_not_trusted():
     def log_density(z):
         return torch.where(z.norm(dim=-1) > 5, math.nan, -0.08 * z.square().sum(-1))
 
-    with pytest.warns(UserWarning, match="lies next to z"):
+    with pytest.warns(UserWarning, match="lies next to points z"):
         posterior = cc.infer(cc.DensityTarget(log_density, 2), seed=0)
     assert not posterior.trusted
 

@@ -123,7 +123,7 @@ def test_a_decoder_of_ones_own_class_is_passed_to_load(tmp_path):
     problem = mirrored_problem()
     posterior = cc.condition(problem.vae, problem.evidence, Rejection(20), seed=0)
     with pytest.warns(
-        UserWarning, match=r"does not go with .* Posterior.load\(path, vae"
+        UserWarning, match=r"is not saved with .* Posterior.load\(path, vae"
     ) as caught:
         posterior.save(tmp_path / "saved")
     assert caught[0].filename == __file__
@@ -253,7 +253,7 @@ def test_a_posterior_of_a_decoder_saved_by_its_weights_goes_on_with_the_one_that
     posterior = cc.condition(vae, cc.Evidence(torch.ones(5), torch.arange(5) < 2), Grid(), seed=0)
     with pytest.warns(UserWarning, match="only the weights are saved"):
         vae.save(tmp_path / "model")
-    with pytest.warns(UserWarning, match="does not go with the posterior"):
+    with pytest.warns(UserWarning, match="is not saved with the posterior"):
         posterior.save(tmp_path / "saved")
     again = cc.load_vae(tmp_path / "model", decoder=Shifted(nn.Linear(2, 5)))
     loaded = cc.Posterior.load(tmp_path / "saved", vae=again)

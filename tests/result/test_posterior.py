@@ -222,8 +222,8 @@ def test_the_density_integrates_to_one_and_its_draws_follow_it(problem, method):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("rejection", "Rejection leaves draws and no density; use Variational or Grid"),
-        ("hmc", "HMC leaves draws and no density; use Variational or Grid"),
+        ("rejection", "Rejection gives draws but no density; use Variational or Grid"),
+        ("hmc", "HMC gives draws but no density; use Variational or Grid"),
         ("fcn", "FCN is not one-to-one: it has no density at a given z; use Gaussian or Planar"),
     ],
 )
@@ -318,7 +318,7 @@ def test_a_bare_density_has_draws_and_a_density_and_no_data():
         lambda: posterior.query_log_prob(torch.zeros(2)),
     )
     for ask in asked:
-        with pytest.raises(ValueError, match=r"with a decoder for this, got .* take sample\(num\)"):
+        with pytest.raises(ValueError, match=r"with a decoder, got .* use sample\(num\)"):
             ask()
 
 

@@ -44,7 +44,7 @@ class Crosscoder(ABC):
             family takes more: it can fold onto few draws.
         usual_learning_rate: Adam's in Algorithm 1, at the start, where the caller does not say. A
             family that starts with the posterior's modes can lose them at a higher one.
-        warm_start: How Algorithm 1 finds where to start (`methods.numerics.starts`).
+        warm_start: How Algorithm 1 finds where to start (`methods.numerics.variational_starts`).
     """
 
     has_density: ClassVar[bool] = True

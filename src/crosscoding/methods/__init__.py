@@ -1,6 +1,6 @@
-"""Methods: from a target to what is found out about it. One file a method.
+"""Methods take a target and return what they find out about it; each has its own file.
 
-`METHODS` lists them by the names that the command line, the tests and the docs know them by.
+`METHODS` lists them by the names used on the command line, in the tests and in the docs.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ def __dir__() -> list[str]:
 
 @dataclass(frozen=True)
 class Entry:
-    """A method as it is listed: with its settings, a short label and a line of explanation."""
+    """A listed method: its settings, a short label and one line of explanation."""
 
     method: Method
     label: str
@@ -52,7 +52,7 @@ class Entry:
 
 METHODS = {
     "auto": Entry(
-        Auto(), "Auto", "the cascade: cheap methods first, others where they are needed, a verdict"
+        Auto(), "Auto", "a cascade: cheap methods first, others where needed, with a verdict"
     ),
     "gvi": Entry(
         Variational(Gaussian()), "GVI", "a Gaussian with full covariance, fitted by Algorithm 1"
@@ -97,10 +97,10 @@ METHODS = {
 
 
 def method(name: str) -> Method:
-    """A method by its name.
+    """The method of this name.
 
     Raises:
-        ValueError: There is none of that name; says which is nearest.
+        ValueError: There is no such method; the message names the nearest one.
     """
     if name not in METHODS:
         raise unknown_name("method", name, METHODS)

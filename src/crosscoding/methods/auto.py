@@ -1,23 +1,23 @@
-"""Auto: the cascade. Cheap stages first; each passes on only the queries that it could not settle.
+"""Auto: a cascade of stages, the cheap ones first; each passes on the queries it could not settle.
 
-    closed form  where observed elements are linear in z, under Gaussian noise: exact
-    bank    every query at every kept point of the prior: where is p(z|x), and how narrow?
+    closed form  observed elements that are linear in z, under Gaussian noise: exact
+    bank    every query at every stored point of the prior: where is p(z|x), and how narrow?
     grid    latent ≤ 3: integration, checked by draws
     fit     very many dimensions, or a large decoder: a Gaussian at one mode, narrow in as many
-            directions as are affordable (`lowrank`), and nothing else
-    anneal  some particles from the prior to p(z|x): they see its modes. A proposal is adapted from
-            them, drawn from until log p(x) is known, and has to have mass where they are
+            directions as are affordable (`low_rank_fit`); no other stage follows
+    anneal  a few particles go from the prior to p(z|x) and find its modes. A proposal is adapted
+            from them, drawn from until log p(x) is known, and must have mass wherever they are
     climb   instead, where p(z|x) is too narrow to anneal to: Gauss–Newton from many points, then a
             proposal from the modes found, and where that is poor the best Gaussian
-    refine  what a Gaussian does not propose well for: rounds of more draws, and two Gaussians
-    look    what particles settled: are there draws at the modes that a few climbs find?
-    swarm   what is not settled is annealed again, with many particles in islands, and looked at:
-            from the prior, or where that is far from what climbs found
+    refine  where one Gaussian is a poor proposal: rounds of more draws, and two Gaussians
+    look    for answers from particles: are there draws at the modes that a few climbs find?
+    swarm   what is not settled is annealed again with many particles in islands, and looked at
+            again: from the prior or, where that is far, from the modes that climbs found
 
-After each stage an answer is graded (`verdict`): Pareto k, effective draws, error of log p(x), and
-whether a search from the prior, or another stage, finds mass where the answer has none. The best
-answer is kept. So whenever time is up, there is one, and it says what it is worth; `trace` tells
-what was done for it.
+After each stage the answers are graded (`verdict`) by Pareto k, effective draws, the error of log
+p(x), and whether a search from the prior, or another stage, found mass that the answer lacks. The
+best answer of each query is kept (`best_so_far`), so there is one, with a verdict, whenever time
+runs out. `trace` says what each stage did.
 """
 
 import time
@@ -30,8 +30,8 @@ from torch import Generator, Tensor
 from crosscoding.clock import OutOfTime
 from crosscoding.errors import counted
 from crosscoding.methods.base import Method, Report, silent
-from crosscoding.methods.cascade.best_so_far import Answers
-from crosscoding.methods.cascade.budget import LONG_WAY, Effort
+from crosscoding.methods.cascade.best_so_far import BestSoFar
+from crosscoding.methods.cascade.budget import FAR_FROM_PRIOR, Budget
 from crosscoding.methods.cascade.closed_form import closed_form, has_closed_form
 from crosscoding.methods.cascade.stages import GRID_DIM, Stages
 from crosscoding.methods.numerics.covering_reference import covered
@@ -51,17 +51,17 @@ _STAGES: tuple[str, ...] = (
     "look again",
     "fit",
 )
-_BANK_POINTS = (64, 1024, MAX_POINTS)  # that are asked one after the other where time is short
-_BANK_SHARE = 0.25  # of the time left, that more points may take
-_NUM_TIMED = 64  # queries, by which drawing from answers is timed
-_MOST_FOR_DRAWS = 0.5  # share of the time left that this may take
-_FIRST_GROUP = 4  # queries that go through a stage first where time is short
+_BANK_POINTS = (64, 1024, MAX_POINTS)  # bank sizes tried in turn if time is limited
+_BANK_SHARE = 0.25  # of the time left, that a larger bank may take
+_NUM_TIMED = 64  # queries on which drawing from answers is timed
+_MOST_FOR_DRAWS = 0.5  # of the time left, that drawing may take
+_FIRST_GROUP = 4  # queries in the first group of a stage if time is limited
 _GROUP_SHARE = 0.5  # of the time left, that a group may be expected to take
-_NO_TIME = 1e-9  # seconds, that anything takes at least
+_NO_TIME = 1e-9  # seconds that anything is assumed to take at least
 _QUERIES = ("query", "queries")
-_MOST_OPERATIONS = 1e11  # where the smallest swarm takes more than this, there is none
-_NEXT_TO_NONE = 1e-3  # seconds
-_SHARES = {  # of all work that is done before a stage and after it, about
+_MOST_OPERATIONS = 1e11  # multiply-adds of the smallest swarm, above which there is none
+_ALMOST_NO_TIME = 1e-3  # seconds
+_SHARES = {  # of all work that is done when a stage begins and ends, roughly
     "bank": (0.0, 0.05),
     "grid": (0.05, 0.3),
     "anneal": (0.05, 0.3),
@@ -81,10 +81,10 @@ class Auto(Method):
     """The best answer that the cascade finds within a budget, and a verdict on it.
 
     Args:
-        max_seconds: Wall-clock time after which nothing more is decoded; None: as long as it takes.
-            The answer then depends on the machine's speed.
-        max_decodes: Decoder evaluations that a query may have; None: as many as it takes.
-        num_draws: Draws of each answer that are kept, ≥ 2.
+        max_seconds: Wall-clock time after which nothing more is decoded; None: no limit. With a
+            limit, the answer depends on the machine's speed.
+        max_decodes: Most decoder evaluations per query; None: no limit.
+        num_draws: Draws stored for each query, ≥ 2.
     """
 
     max_seconds: float | None = None
@@ -100,12 +100,12 @@ class Auto(Method):
             raise ValueError(f"expected num_draws >= 2, got {self.num_draws}")
 
     def of_block(self, left: int, seconds: float, *, interrupted: bool) -> "Auto":
-        """The same with its share of the time left, and next to none once interrupted."""
+        """The same with its share of the time left, or almost no time once interrupted."""
         if interrupted:
-            return replace(self, max_seconds=_NEXT_TO_NONE)
+            return replace(self, max_seconds=_ALMOST_NO_TIME)
         if self.max_seconds is None:
             return self
-        return replace(self, max_seconds=max((self.max_seconds - seconds) / left, _NEXT_TO_NONE))
+        return replace(self, max_seconds=max((self.max_seconds - seconds) / left, _ALMOST_NO_TIME))
 
     @torch.no_grad()
     def find(self, target: Target, *, generator: Generator, report: Report = silent) -> Findings:
@@ -113,7 +113,9 @@ class Auto(Method):
         solved = has_closed_form(target)
         if not solved.any():
             return _Cascade(self, target, generator, report).run()
-        own = Generator().manual_seed(generator.initial_seed())  # the others' numbers stay theirs
+        own = Generator().manual_seed(
+            generator.initial_seed()
+        )  # leaves the others' random numbers unchanged
         rows, others = solved.nonzero()[:, 0], (~solved).nonzero()[:, 0]
         exact = closed_form(target.select(rows), self.num_draws, own)
         if not len(others):
@@ -125,7 +127,7 @@ class Auto(Method):
 
 
 class _Cascade:
-    """One run: which queries go through which stage, what it took, and what is left of a budget."""
+    """One run: sends queries through the stages, within the budget, and records what each took."""
 
     def __init__(
         self, settings: Auto, target: Target, generator: Generator, report: Report
@@ -133,21 +135,24 @@ class _Cascade:
         self._settings = settings
         self._clock, self._target = target.clock, covered(target, generator)
         self._report = report
-        self._stage, self._part = _STAGES[0], (0.0, 1.0)  # what is done of a stage, and is next
+        self._stage, self._part = (
+            _STAGES[0],
+            (0.0, 1.0),
+        )  # share of a stage that is done, and of the next group
         self._streams = dict(zip(_STAGES, spawn(generator, len(_STAGES)), strict=True))
         self._states = {name: stream.get_state() for name, stream in self._streams.items()}
         (seed,) = spawn(generator, 1)
         self._seed = seed.initial_seed()
-        self._effort = Effort(target.latent_dim, target.operations)
+        self._budget = Budget(target.latent_dim, target.operations)
         self._answers, self._stages = self._none_yet()
         self._spent = torch.zeros_like(self._answers.log_evidence)
         self._trace: dict[str, Stage] = {}
 
-    def _none_yet(self) -> tuple[Answers, Stages]:
-        """No answers, and the stages that will give some."""
-        answers = Answers(self._target, self._settings.num_draws, self._seed)
+    def _none_yet(self) -> tuple[BestSoFar, Stages]:
+        """An empty `BestSoFar`, and the stages that will fill it."""
+        answers = BestSoFar(self._target, self._settings.num_draws, self._seed)
         unlimited = self._settings.max_decodes is None
-        stages = Stages(answers, self._effort, self._clock, self._tell, unlimited=unlimited)
+        stages = Stages(answers, self._budget, self._clock, self._tell, unlimited=unlimited)
         return answers, stages
 
     def run(self) -> Findings:
@@ -159,16 +164,16 @@ class _Cascade:
                 self._cascade()
         except (KeyboardInterrupt, OutOfTime) as cut:
             interrupted = isinstance(cut, KeyboardInterrupt)
-            if (self._answers.grade > 2).any():  # not even the bank has answered
+            if (self._answers.grade > 2).any():  # not even the bank has answered all queries
                 raise
             self._answers.finished &= (self._answers.grade == 0) & ~self._to_look_at()
         trace = tuple(self._trace.values())
         return replace(self._answers.findings(trace), interrupted=interrupted)
 
     def _ask_bank(self, everything: Tensor) -> None:
-        """The bank's answers, from as many of its points as a share of the time pays for.
+        """The bank's answers, from as many of its points as a share of the time allows.
 
-        First a few points are asked, which tells what more of them take.
+        If time is limited, a few points come first, which tells how long more of them take.
         """
         if not self._clock.is_limited:
             self._run("bank", everything, self._stages.bank)
@@ -189,7 +194,7 @@ class _Cascade:
         self._reserve(everything)
 
     def _reserve(self, everything: Tensor) -> None:
-        """Leave time to draw the answers from what was found, and to put them together."""
+        """Reserve time to draw from the answers at the end; if there is too little, stop now."""
         start, some = time.perf_counter(), everything[:_NUM_TIMED]
         self._answers.draws_of(some)
         seconds = (time.perf_counter() - start) / len(some) * len(everything)
@@ -199,28 +204,30 @@ class _Cascade:
         self._clock.reserve(seconds)
 
     def _cascade(self) -> None:
-        stages, climbs, way = self._stages, self._stages.climbs, self._answers.way
+        stages, climbs, distance = self._stages, self._stages.climbs, self._answers.distance
         if self._target.latent_dim <= GRID_DIM:
             self._run("grid", self._open(), stages.integrate)
             rows = self._open()
-            if len(rows) and not self._clock.is_over():  # too fine for cells, or beyond their box
+            if (
+                len(rows) and not self._clock.is_over()
+            ):  # too narrow for cells, or outside their box
                 stages.locate(self._some(rows), rows)
-        if self._effort.low_rank:
+        if self._budget.low_rank:
             self._run("fit", self._open(), stages.fit)
             return
         rows = self._open()
-        self._run("anneal", rows[way[rows] <= LONG_WAY], stages.anneal)
-        self._run("climb", rows[way[rows] > LONG_WAY], climbs.climb)
+        self._run("anneal", rows[distance[rows] <= FAR_FROM_PRIOR], stages.anneal)
+        self._run("climb", rows[distance[rows] > FAR_FROM_PRIOR], climbs.climb)
         rows = self._open()
-        self._run("refine", rows[way[rows] <= LONG_WAY], stages.refine)
+        self._run("refine", rows[distance[rows] <= FAR_FROM_PRIOR], stages.refine)
         self._run("look", self._to_look_at().nonzero()[:, 0], climbs.look)
         rows = self._open()
-        affordable = self._effort.swarm_operations(way[rows]) < _MOST_OPERATIONS
+        affordable = self._budget.swarm_operations(distance[rows]) < _MOST_OPERATIONS
         self._run("swarm", rows[affordable], stages.swarm)
         self._run("look again", self._to_look_at().nonzero()[:, 0], climbs.look)
 
     def _open(self) -> Tensor:
-        """The queries that are not settled, or that a later stage contradicts."""
+        """Indices of the queries that are not settled, or that another stage contradicts."""
         self._answers.compare()
         return (self._answers.grade > 0).nonzero()[:, 0]
 
@@ -230,20 +237,20 @@ class _Cascade:
         return self._target if whole else self._target.select(rows)
 
     def _to_look_at(self) -> Tensor:
-        """Which queries are settled by particles, which may have lost a mode on their way, (B,)."""
+        """Which queries particles settled, which may have lost a mode, boolean (B,)."""
         return (self._answers.grade == 0) & ~self._answers.looked
 
     def _run(self, name: str, rows: Tensor, work: Work, *, together: bool = False) -> None:
-        """Run a stage on some queries, as far as the budget goes, and note what it took.
+        """Run a stage on some queries, as far as the budget allows, and record what it took.
 
-        Where time is limited they go through it in groups, so that some are through when it is
-        over. No group begins that is not expected to end in time, by what the one before took.
+        If time is limited, queries go through the stage in groups, so that some are settled when
+        time is up. A group starts only if it is expected to end in time, judging by the one before.
 
         Args:
-            name: For the trace.
-            rows: Which queries.
-            work: Takes their target, rows and a generator; gives the decodes of each.
-            together: Whether they are one group however short time is.
+            name: Name of the stage, for the trace.
+            rows: Indices of the queries.
+            work: Takes their target, rows and a generator; returns the decodes of each query.
+            together: Whether they form one group even if time is limited.
         """
         rows, self._stage = self._affordable(name, rows), name
         one_group = together or not self._clock.is_limited
@@ -272,7 +279,7 @@ class _Cascade:
                 self._answers.finished[group] = False
 
     def _tell(self, share: float, what: str) -> None:
-        """Report how far a group is in its stage: of all work, or of the time there is."""
+        """Report progress: the share of all work done or, if time is limited, of the time used."""
         (first, last), (done, part) = _SHARES[self._stage], self._part
         share = first + (last - first) * (done + part * share)
         if self._clock.is_limited:
@@ -280,16 +287,16 @@ class _Cascade:
         self._report(share, what)
 
     def _affordable(self, name: str, rows: Tensor) -> Tensor:
-        """The queries whose budget of decodes pays for a stage; notes the others as cut short."""
+        """The queries that can afford a stage; the others are marked as not finished."""
         if self._settings.max_decodes is None or not len(rows):
             return rows
-        planned = self._effort.planned_decodes(name, self._answers.way[rows])
+        planned = self._budget.planned_decodes(name, self._answers.distance[rows])
         allowed = self._spent[rows] + planned <= self._settings.max_decodes
         self._answers.finished[rows[~allowed]] = False
         return rows[allowed]
 
     def _work(self, name: str, rows: Tensor, work: Work) -> None:
-        """Run a stage on a group of queries, which have the same random numbers in each."""
+        """Run a stage on one group of queries; every group gets the same random numbers."""
         start, nothing = time.perf_counter(), torch.zeros_like(self._spent)
         stage = self._trace.setdefault(name, Stage(name, nothing, nothing.clone()))
         self._streams[name].set_state(self._states[name])

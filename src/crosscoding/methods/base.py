@@ -1,4 +1,4 @@
-"""What a method is: it looks at a target, all queries of it at once, and says what it found."""
+"""`Method`: takes a target with all its queries at once, and returns `Findings`."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -14,28 +14,28 @@ __all__ = ["Method", "Report", "silent"]
 
 
 class Method(ABC):
-    """A small frozen object: its settings, and how to run them.
+    """A method: a small frozen object that holds settings and runs with them.
 
     Attributes:
-        points_at_once: Latent points of a query that are held at once, about; it bounds how many
-            queries are worked on together.
+        points_at_once: Roughly how many latent points per query are in memory at once; it limits
+            how many queries are processed together.
     """
 
     points_at_once: ClassVar[int] = MAX_POINTS  # as many as a bank has
 
     @abstractmethod
     def find(self, target: Target, *, generator: Generator, report: Report = silent) -> Findings:
-        """Work on all queries of a target of batch shape (B,), B ≥ 0.
+        """Findings for all queries of a target of batch shape (B,), B ≥ 0.
 
         Entry b of every figure is what the method gives for query b alone.
         """
 
     def of_block(self, left: int, seconds: float, *, interrupted: bool) -> "Method":
-        """This method for the next of the blocks of queries that a large batch is worked on in.
+        """This method as it should run on the next block, if a large batch is split into blocks.
 
         Args:
-            left: Blocks to go, this one included.
-            seconds: Since the first began.
-            interrupted: Whether the block before was.
+            left: Number of blocks left, including this one.
+            seconds: Time since the first block started.
+            interrupted: Whether the previous block was interrupted.
         """
         return self

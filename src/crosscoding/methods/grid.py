@@ -1,16 +1,17 @@
-"""Integration for latent ≤ 3: cells over z, made finer where p(z|x) needs it, and then checked.
+"""Grid: integration over cells of z for latent ≤ 3, refined where p(z|x) needs it and then checked.
 
     log p(x) = log Σ_c p(z_c, x) · volume_c      (midpoint rule over cells c)
 
-All queries share the coarse cells, which are decoded once. A query then splits cells in 2^latent. A
-cell whose mass its parts confirm is done; the others go on. Parts that can hold no mass are left
-alone: those whose density, raised by as much as it may vary within them, is still negligible. That
-is what it varies among a cell and its neighbours, and never less than a quarter of what it was for
-the cell that was split, as along a ridge all parts may happen to be equally far from it.
+All queries share the coarse cells, which are decoded once. Each query then splits cells into
+2^latent parts. A cell whose mass its parts confirm is done; other cells are split again. Parts that
+cannot hold mass are left alone: those whose density is negligible even after adding its possible
+rise within the part. That rise is estimated from how the density varies between a cell and its
+neighbours, and is at least a quarter of the rise of the cell that was split: along a ridge, all
+parts may happen to be equally far from it.
 
-What a midpoint rule does not see, such as a ripple whose period is that of the cells, draws do:
-most are drawn from the cells by their mass, and some from those left alone. Weighed by importance,
-they estimate log p(x) again, without bias.
+A midpoint rule misses some things, such as a ripple with the period of the cells. So draws check
+it: most come from the cells by their mass, and some from cells left alone. Weighted by importance,
+they give a second, unbiased estimate of p(x).
 """
 
 import math
@@ -27,29 +28,29 @@ from crosscoding.random import uniform
 from crosscoding.result.findings import Findings
 from crosscoding.target.vae_target import Target
 
-# Cells a side by latent dimension: no power of 2, as periods of what networks learn often are.
+# Cells per side by latent dimension: not powers of 2, as periods in networks often are.
 _COARSE_CELLS = {1: 509, 2: 125, 3: 41}
-_NEGLIGIBLE = 1e-4  # of the tolerance: share of p(x) that a cell may hold and be left alone
-_CELLS_EXPECTED = 100  # cells that share the error that `tolerance` allows
+_NEGLIGIBLE = 1e-4  # of the tolerance: share of p(x) below which a cell is left alone
+_CELLS_EXPECTED = 100  # cells assumed to share the error that `tolerance` allows
 _MAX_LEVELS = 30  # halvings of a side: 16 prior standard deviations to 1.5e-8
-_SMOOTH = 2.0  # nats that the density may vary over the parts of a cell that is done
-_SHARE_LEFT = 0.2  # of the draws that check: from cells left alone
-_DONE, _BEYOND_BOX, _TOO_MANY = 0, 1, 2  # outcomes, no settings
+_SMOOTH = 2.0  # nats by which the density may vary over the parts of a finished cell
+_SHARE_LEFT = 0.2  # of the checking draws, from cells left alone
+_DONE, _BEYOND_BOX, _TOO_MANY = 0, 1, 2  # outcomes
 
 
 @dataclass(frozen=True)
 class Grid(Method):
     """Deterministic integration over z; log p(x) is exact to about `tolerance`.
 
-    `log_evidence_error` is a twentieth of the tolerance, more where there are many cells or the
-    draws that check them say so; `pareto_k` is of their weights, and `stats["missed"]` the share of
-    p(z|x) that they found in cells left alone.
+    `log_evidence_error` is a twentieth of the tolerance, or more if there are many cells or the
+    checking draws disagree. `pareto_k` is that of the checking draws, and `stats["missed"]` the
+    share of p(z|x) that they found in cells left alone.
 
     Args:
         tolerance: Error allowed in log p(x), in nats, > 0.
-        radius: Half the side of the box around 0 that is searched, in prior standard deviations.
-        max_cells: Most cells a query may have.
-        num_checks: Draws that check the cells of a query, ≥ 2.
+        radius: Half the side of the box around 0 that is integrated, in prior standard deviations.
+        max_cells: Most cells per query.
+        num_checks: Checking draws per query, ≥ 2.
 
     Raises (from `find`):
         ValueError: latent > 3, or the box cuts off mass of some query.
@@ -88,7 +89,7 @@ class Grid(Method):
     def integrate(
         self, target: Target, *, generator: Generator, report: Report = silent
     ) -> tuple[Findings, Tensor]:
-        """The findings, and of each query whether they are good: 0, or why they are not, (B,)."""
+        """Findings, and the outcome of each query, (B,): 0 for success, or the kind of failure."""
         if target.latent_dim > 3:
             raise ValueError(
                 f"expected latent <= 3 for Grid, got {target.latent_dim}; use Variational or HMC"
@@ -118,7 +119,7 @@ class Grid(Method):
         return _findings(target, settled, log_left_out, self.tolerance, figures), outcome
 
     def _coarse(self, target: Target) -> tuple[Tensor, Tensor, "_Cells"]:
-        """The whole box: outcomes, (B,), log of the mass left alone, (B,), and cells to split."""
+        """The whole box: outcomes and log mass left alone, both (B,), and coarse cells to split."""
         count, dim = _COARSE_CELLS[target.latent_dim], target.latent_dim
         radius = self.radius * target.prior_scale
         width = 2 * radius / count
@@ -127,7 +128,7 @@ class Grid(Method):
         points = torch.cartesian_prod(*[axis] * dim).reshape(-1, dim)
         log_joint = target.pairwise_log_likelihood(points) + target.log_prior(points)[:, None]
         highest_of_all = log_joint.amax(0)
-        relative = log_joint - highest_of_all  # differences keep the digits of large numbers
+        relative = log_joint - highest_of_all  # differences keep the digits that large numbers lose
         log_total = relative.logsumexp(0) + self._log_negligible
         highest, spread = _of_neighbours(relative, count, dim)
         on_edge = points.abs().amax(-1) > radius - width
@@ -149,7 +150,7 @@ class Grid(Method):
     def _split(
         self, target: Target, settled: "_Cells", parents: "_Cells"
     ) -> tuple["_Cells", "_Cells"]:
-        """The parts of every cell: those that are done, and those to split again."""
+        """The parts of every cell: the finished ones, and those to split again."""
         dim = target.latent_dim
         quarters = parents.points.new_tensor([-0.25, 0.25])
         corners = torch.cartesian_prod(*[quarters] * dim).reshape(-1, 1, dim)
@@ -171,7 +172,7 @@ class Grid(Method):
         highest = by_parent.amax(0).repeat(num_parts)
         may_hold = _at_most(log_mass, rise, highest) - log_evidence[owner] > self._log_negligible
         again = unsure.repeat(num_parts) & may_hold
-        # The midpoint rule errs by a multiple of width²: what is left is a third of what it gained.
+        # The midpoint rule's error falls with width²: a third of what splitting gained is left.
         gained = (1 - (parents.log_mass - by_parent.logsumexp(0)).exp()).nan_to_num(nan=0.0)
         left = torch.where(unsure, 0.0, gained.clamp(-1.0, 1.0) / 3)
         parts = replace(parts, log_mass=log_mass + left.log1p().repeat(num_parts))
@@ -183,10 +184,10 @@ class Grid(Method):
 
     def _check(
         self, target: Target, settled: "_Cells", left: "_Cells", generator: Generator
-    ) -> "_Check":
-        """Importance sampling from the cells: by their mass, and evenly from those left alone."""
+    ) -> "_Recount":
+        """Importance sampling from cells by their mass, and evenly from cells left alone."""
         num_queries, dim = target.num_queries, target.latent_dim
-        cells = _joined(_joined(settled, left), _Cells.of_nothing(target))
+        cells = _joined(_joined(settled, left), _Cells.empty(target))
         is_left = torch.zeros_like(cells.owner, dtype=torch.bool)
         is_left[len(settled.owner) : len(settled.owner) + len(left.owner)] = True
         order = cells.owner.argsort(stable=True)
@@ -196,7 +197,7 @@ class Grid(Method):
         share_left = _SHARE_LEFT * (num_left > 0).double()
         evenly = is_left.double() / num_left.clamp_min(1)
         q = (1 - share_left) * by_mass.nan_to_num(nan=1.0) + share_left * evenly
-        # Each query's shares sum to 1: one running sum, from b to b + 1 for query b.
+        # Each query's shares sum to 1, so in one running sum query b goes from b to b + 1.
         start, steps = torch.arange(num_queries).to(order)[:, None], torch.arange(self.num_checks)
         offset = uniform((1,), generator=generator, like=target.like).double()
         wanted = start + (steps.to(order) + offset) / self.num_checks
@@ -210,7 +211,7 @@ class Grid(Method):
         log_weights = target.log_joint(z, checked=False).double().nan_to_num(nan=-math.inf) - log_q
         log_evidence, error = log_mean_exp(log_weights)
         shares = log_weights.softmax(0)
-        return _Check(
+        return _Recount(
             log_evidence=log_evidence,
             error=error,
             ess=importance_ess(log_weights),
@@ -221,8 +222,8 @@ class Grid(Method):
 
 
 @dataclass(frozen=True, eq=False)
-class _Check:
-    """What draws from the cells say of each query, (B,), in double; missed: what is left alone."""
+class _Recount:
+    """What the checking draws say, (B,), in double; `missed` is the share in cells left alone."""
 
     log_evidence: Tensor
     error: Tensor
@@ -232,7 +233,7 @@ class _Check:
     num: int
 
     def error_of(self, log_evidence: Tensor) -> Tensor:
-        """By how much log p(x) is off, beyond 2 standard errors of the draws; nats, (B,)."""
+        """Error of log p(x) beyond 2 standard errors of the draws, in nats, (B,)."""
         gap = (log_evidence - self.log_evidence).square() - (2 * self.error).square()
         off = gap.clamp_min(0.0).sqrt()
         return torch.where(self.ess >= self.num / 10, off, torch.hypot(off, self.error))
@@ -240,14 +241,14 @@ class _Check:
 
 @dataclass(frozen=True, eq=False)
 class _Cells:
-    """Cells in no order.
+    """Cells of all queries, in any order.
 
     Attributes:
         points: Centres, shape (C, latent).
-        owner: The query of each, shape (C,).
-        log_mass: log of the density times the volume, in double, shape (C,).
+        owner: The query that each belongs to, shape (C,).
+        log_mass: log of density times volume, in double, shape (C,).
         width: Side, shape (C,).
-        rise: By how much the log-density may be higher within than at the centre, shape (C,).
+        rise: By how much the log-density may exceed that at the centre, shape (C,).
     """
 
     points: Tensor
@@ -257,8 +258,8 @@ class _Cells:
     rise: Tensor
 
     @classmethod
-    def of_nothing(cls, target: Target) -> "_Cells":
-        """A cell without mass for each query, so that all have one."""
+    def empty(cls, target: Target) -> "_Cells":
+        """A cell without mass for each query, so that every query has one."""
         like = target.like.new_ones(target.num_queries)
         owner = torch.arange(target.num_queries, device=like.device)
         points = like.new_zeros(target.num_queries, target.latent_dim)
@@ -283,16 +284,15 @@ def _joined(first: _Cells, second: _Cells) -> _Cells:
 
 
 def _at_most(log_density: Tensor, rise: Tensor, highest: Tensor) -> Tensor:
-    """What the log-density may be within cells, by how it varies around them.
+    """The highest log-density possible within cells, given how it varies around them.
 
-    Where it is −inf at a centre it may still be what it is next to it, as at the edge of what is
-    possible.
+    If it is −inf at the centre, as at the edge of the support, it may still be as high as nearby.
     """
     return torch.where(log_density == -math.inf, highest, log_density + rise)
 
 
 def _of_neighbours(log_joint: Tensor, count: int, dim: int) -> tuple[Tensor, Tensor]:
-    """The largest of each cell and its neighbours, and that less the smallest, as log_joint."""
+    """Maximum over each cell and its neighbours, and maximum minus minimum, as log_joint."""
     grid = log_joint.mT.reshape(-1, 1, *[count] * dim)
     pool = {1: torch.max_pool1d, 2: torch.max_pool2d, 3: torch.max_pool3d}[dim]
     highest = pool(grid, 3, 1, 1).reshape(log_joint.mT.shape).mT
@@ -301,9 +301,9 @@ def _of_neighbours(log_joint: Tensor, count: int, dim: int) -> tuple[Tensor, Ten
 
 
 def _findings(
-    target: Target, cells: _Cells, log_left_out: Tensor, tolerance: float, check: _Check
+    target: Target, cells: _Cells, log_left_out: Tensor, tolerance: float, check: _Recount
 ) -> Findings:
-    """The cells of every query side by side, (K, B), those with fewer filled up with weight 0."""
+    """Findings whose draws are the cells, (K, B); queries with fewer are padded with weight 0."""
     num_queries, like = target.num_queries, target.like
     log_evidence = torch.logaddexp(cells.log_total(num_queries), log_left_out)
     cells = cells.take(cells.owner.argsort(stable=True))
@@ -331,11 +331,9 @@ def _findings(
         log_evidence_error=error,
         c_elbo=log_evidence,
         c_elbo_error=error,
-        ess=torch.full_like(error, math.inf),  # sums, not draws: there is no sampling error
+        ess=torch.full_like(error, math.inf),  # sums have no sampling error
         pareto_k=check.pareto_k.to(like.dtype),
-        stats={
-            "cells": counts.to(like.dtype),
-            "missed": check.missed.to(like.dtype),
-            "weighed": torch.full_like(error, check.num),
-        },
+        missed=check.missed.to(like.dtype),
+        num_weighed=torch.full_like(error, check.num),
+        stats={"cells": counts.to(like.dtype)},
     )

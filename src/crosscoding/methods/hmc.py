@@ -1,10 +1,10 @@
-"""HMC: Hamiltonian Monte Carlo in z, many chains of every query at once.
+"""HMC: Hamiltonian Monte Carlo in z, many chains for every query at once.
 
-The metric M⁻¹ is the covariance of the chains' warm-up draws (its diagonal by default); the step
-size follows the acceptance rate by dual averaging. Each query has its own of both.
+The metric M⁻¹ is the covariance of the chains' warm-up draws (by default its diagonal); dual
+averaging adapts the step size to the acceptance rate. Each query has its own metric and step size.
 
-An adapted step size is varied by up to a fifth from step to step: L leapfrog steps of one size can
-bring a path on an ordinary Gaussian back to where it began, and the chain would stand still.
+An adapted step size is jittered by up to a fifth at each step: L leapfrog steps of a fixed size can
+bring a path on an ordinary Gaussian back to its start, and the chain would not move.
 
 Source: Hoffman & Gelman (2014), eq. 6, for dual averaging; `leapfrog` for the moves. Differs in:
 the acceptance rate that steers a query's step size is the mean over its chains.
@@ -19,7 +19,8 @@ from torch import Generator, Tensor
 
 from crosscoding.diagnostics import chain_ess, r_hat
 from crosscoding.methods.base import Method, Report, silent
-from crosscoding.methods.numerics.leapfrog import Move, evaluated, shrunk_covariance
+from crosscoding.methods.numerics.gradients import evaluated
+from crosscoding.methods.numerics.leapfrog import Move, regularized_covariance
 from crosscoding.random import spawn
 from crosscoding.result.findings import Findings
 from crosscoding.target.vae_target import Target
@@ -29,16 +30,16 @@ _JITTER = 0.2  # of step sizes, against orbits that close: Neal (2011), section 
 
 @dataclass(frozen=True)
 class HMC(Method):
-    """Hamiltonian Monte Carlo from draws of the prior.
+    """Hamiltonian Monte Carlo, with chains started at prior draws.
 
     Args:
-        num_chains: Chains a query, ≥ 1.
-        num_warmup: Steps to adapt and forget the start, ≥ 0.
-        num_draws: Steps kept of each chain, ≥ 4.
-        num_leapfrog: Leapfrog steps L a proposal, ≥ 1.
-        step_size: ε in prior standard deviations; None adapts it. With a number nothing is adapted
-            and the metric is the identity: the paper's tuning study.
-        target_acceptance: Acceptance rate that dual averaging aims at, between 0 and 1.
+        num_chains: Chains per query, ≥ 1.
+        num_warmup: Steps that adapt and forget the start, ≥ 0.
+        num_draws: Draws kept from each chain, ≥ 4.
+        num_leapfrog: Leapfrog steps L per proposal, ≥ 1.
+        step_size: ε in prior standard deviations; None adapts it. With a number, nothing is adapted
+            and the metric is the identity, as in the paper's tuning study.
+        target_acceptance: Acceptance rate that dual averaging aims for, between 0 and 1.
         dense_metric: Whether M⁻¹ is the full covariance.
     """
 
@@ -81,7 +82,7 @@ class HMC(Method):
     def _warm_up(
         self, chains: "_Chains", scale: float, *, generator: Generator, report: Report
     ) -> Tensor:
-        """Adapt, and leave the chains where they are then; the step size to go on with, (B,)."""
+        """Run the warm-up; returns the step sizes to continue with, (B,)."""
         num_queries = chains.z.shape[1]
         if self.step_size is not None:
             fixed = chains.z.new_full((num_queries,), self.step_size * scale)
@@ -118,17 +119,17 @@ class HMC(Method):
             c_elbo_error=nothing,
             ess=chain_ess(draws).amin(-1),
             num_chains=len(draws),
+            r_hat=r_hat(draws).amax(-1),
             stats={
                 "acceptance": acceptance.mean((0, 1)),
                 "acceptance_of_worst_chain": acceptance.mean(0).amin(0),
                 "step_size": step_size,
-                "r_hat": r_hat(draws).amax(-1),
             },
         )
 
 
 class _Chains:
-    """Positions z (chain, B, latent) with their log-joint and gradient, and how they move."""
+    """Chains at positions z (chain, B, latent), with their log-joint and gradient."""
 
     def __init__(self, target: Target, z: Tensor, num_leapfrog: int) -> None:
         self._move = Move(target, partial(target.log_joint, checked=False), None, num_leapfrog)
@@ -136,25 +137,25 @@ class _Chains:
 
     @property
     def z(self) -> Tensor:
-        """Where the chains are."""
+        """Current positions of the chains."""
         return self._points.z
 
     def adopt_metric(self, draws: Tensor, dense: bool) -> None:
         """Take M⁻¹ = F Fᵀ from draws (S, B, latent): their covariance or its diagonal."""
         floor = 1e-6 * self._move.target.prior_scale**2
-        covariance = shrunk_covariance(draws, floor)
+        covariance = regularized_covariance(draws, floor)
         if not dense:
             covariance = torch.diag_embed(covariance.diagonal(dim1=-2, dim2=-1))
         self._move = replace(self._move, factor=torch.linalg.cholesky(covariance))
 
     def step(self, step_size: Tensor, jitter: float, *, generator: Generator) -> Tensor:
-        """One proposal for every chain; the acceptance probabilities, (chain, B)."""
+        """Make one proposal for every chain; returns acceptance probabilities, (chain, B)."""
         self._points, acceptance = self._move(self._points, step_size, jitter, generator=generator)
         return acceptance
 
 
 class _DualAveraging:
-    """Step sizes (B,) that bring the acceptance rate to its target."""
+    """Adapts step sizes (B,) until the acceptance rate is as wanted."""
 
     def __init__(self, first: float, like: Tensor) -> None:
         self._centre = math.log(10 * first)
@@ -164,7 +165,7 @@ class _DualAveraging:
         self.trial = torch.full_like(like, first)
 
     def update(self, acceptance: Tensor, wanted: float) -> None:
-        """Take in the acceptance rate (B,) at the step sizes in `trial`, and set new ones."""
+        """Record the acceptance rates (B,) at the step sizes `trial`, and set new ones."""
         self._count += 1
         share = 1 / (self._count + 10)
         self._error = (1 - share) * self._error + share * (wanted - acceptance)
@@ -175,5 +176,5 @@ class _DualAveraging:
 
     @property
     def average(self) -> Tensor:
-        """The step sizes to go on with."""
+        """The step sizes to continue with."""
         return self._log_average.exp() if self._count else self.trial

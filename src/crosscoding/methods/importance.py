@@ -2,13 +2,13 @@
 
     p(x) = E_q[w],   w = p(z, x) / q(z);   E[f(z)|x] = E_q[w f(z)] / E_q[w]
 
-The proposal is adapted in rounds: a mixture is fitted to the weighted draws of the round before,
-widened, and drawn from. The first draws are the bank's. Weights that lie too far apart to fit to
-are flattened, w^t, as in annealing.
+The proposal is adapted in rounds: a mixture is fitted to the weighted draws so far, widened, and
+drawn from. The first draws are the bank's. Weights that are too uneven to fit to are flattened,
+w^t, as in annealing.
 
 Source: Cappé et al. (2008), adaptive importance sampling in general mixture classes. Differs in:
-flattened weights; some draws of every proposal are of a wider copy and of the prior, so that w is
-bounded where p(x|z) is.
+flattened weights; every proposal also draws from a wider copy and from the prior, so w is bounded
+where p(x|z) is.
 """
 
 import math
@@ -30,12 +30,12 @@ from crosscoding.result.findings import Findings
 from crosscoding.target.vae_target import Target
 
 _WIDER, _WIDER_SHARE = 2.5, 0.12  # variance of the wide copy, and its share of the draws
-_PRIOR_SHARE = 0.02  # of the draws, from the prior: no weight is above 50 times the prior's
-# Squared distance a dimension, in the reference's scatter, from where on draws count less.
+_PRIOR_SHARE = 0.02  # of the draws, from the prior: no weight exceeds 50 times the prior's
+# Squared distance per dimension, in the reference's scatter, above which draws count less.
 _FAR_OUT = 10.0
-_TAIL_SHARE, _REFERENCE_SHARE = 0.08, 0.06  # of the draws for a bare density
-_NUM_FOR_BOUND = 1000  # draws that the C-ELBO is an average over
-# Effective draws below which weights collapse, and their share where draws are few.
+_TAIL_SHARE, _REFERENCE_SHARE = 0.08, 0.06  # of the draws, for a bare density
+_NUM_FOR_BOUND = 1000  # draws that the C-ELBO is averaged over
+# ESS below which weights count as collapsed, and the same as a share if there are few draws.
 FEWEST, _LEAST_SHARE = 50.0, 0.05
 
 
@@ -44,14 +44,14 @@ class Importance(Method):
     """Importance sampling from an adapted mixture, from the bank, or from another method's fit.
 
     Args:
-        proposal: The method whose fitted cross-coder is drawn from; None: an adapted mixture.
-        rounds: Adaptations of the mixture, ≥ 0; with 0 of them the bank alone gives the answer.
+        proposal: The method whose fitted cross-coder is the proposal; None: an adapted mixture.
+        rounds: Rounds of adapting the mixture, ≥ 0; with 0, only points of the bank are weighted.
         components: Components of the mixture, ≥ 1.
-        num_adapt: Draws of a round, ≥ 2.
-        num_draws: Draws of the answer, ≥ 2.
+        num_adapt: Draws per round, ≥ 2.
+        num_draws: Draws for the answer, ≥ 2.
 
     Raises (from `find`):
-        ValueError: The method that proposes fits no cross-coder that has a density.
+        ValueError: The proposal method fits no cross-coder with a density.
     """
 
     proposal: Method | None = None
@@ -83,9 +83,9 @@ class Importance(Method):
         points, log_likelihood = target.log_likelihood_of_bank()
         draws = points[:, None].expand(-1, target.num_queries, -1)
         if self.rounds == 0:
-            found = _weighted(draws, log_likelihood, None)
-            if target.ends_with_prior:  # draws of all of the prior
-                found.stats["missed"] = torch.zeros_like(found.ess)
+            found = weighted_findings(draws, log_likelihood, None)
+            if target.ends_with_prior:  # the bank covers the prior
+                found.missed = torch.zeros_like(found.ess)
             return found
         adapted = adapt(
             target,
@@ -110,15 +110,16 @@ def weigh(
     num_fitted: int | None = None,
     generator: Generator,
 ) -> Findings:
-    """Draws of a proposal with their weights, and what they tell; `num_fitted` as in `bound_of`."""
+    """Draw from a proposal and weight the draws; `num_fitted` as in `bound_of`."""
     with torch.no_grad():
         z, log_q = proposal.rsample_and_log_prob(num, generator=generator)
-        return _weighted(z, target.log_joint(z) - log_q, proposal, num_fitted)
+        return weighted_findings(z, target.log_joint(z) - log_q, proposal, num_fitted)
 
 
-def _weighted(
+def weighted_findings(
     z: Tensor, log_weights: Tensor, proposal: Fitted | None, num_fitted: int | None = None
 ) -> Findings:
+    """Findings from draws z (S, B, latent) and their log-weights; the rest as in `bound_of`."""
     log_evidence, log_evidence_error = log_mean_exp(log_weights)
     smoothed, pareto_k = pareto_smooth(log_weights)
     smoothed, collapsed = not_collapsed(smoothed, z, proposal, num_fitted)
@@ -128,7 +129,7 @@ def _weighted(
     return Findings(
         draws=z,
         log_weights=smoothed,
-        stats={"collapsed": collapsed},
+        collapsed=collapsed,
         pareto_k=pareto_k,
         fitted=proposal,
         log_evidence=log_evidence,
@@ -142,22 +143,23 @@ def _weighted(
 def not_collapsed(
     log_weights: Tensor, z: Tensor, proposal: Fitted | None, num_fitted: int | None
 ) -> tuple[Tensor, Tensor]:
-    """Log-weights under which draws never are a handful of points, and where they had been: (B,).
+    """Replace collapsed weights, so that a handful of draws never stands for p(z|x).
 
-    Where a few draws have all the weight, it says nothing of p(z|x) but where it is highest. There
-    the draws stand for what was fitted, as they do without weights; those of a bank, which fits
-    nothing, for p(x|z) to a power that leaves enough of them.
+    If a few draws have all the weight, they only show where p(z|x) is highest. Then the weights of
+    the fit replace them. A bank has no fit; its weights become p(x|z)^t, with t small enough.
 
     Args:
-        log_weights: Of the draws, shape (S, B).
+        log_weights: Log-weights of the draws, shape (S, B).
         z: The draws, shape (S, B, latent).
-        proposal: What they were drawn from; None: points that spread over the prior.
+        proposal: What they were drawn from; None: they are points of a bank.
         num_fitted: As in `bound_of`.
+    Returns:
+        Log-weights, shape (S, B), and whether those given had collapsed, boolean (B,).
     """
     enough = min(FEWEST, len(z) * _LEAST_SHARE)
     collapsed = importance_ess(log_weights) < enough
     if not collapsed.any():
-        return log_weights, collapsed.to(log_weights)
+        return log_weights, collapsed
     rows = collapsed.nonzero()[:, 0]
     if proposal is None:
         some = log_weights[:, rows]
@@ -169,11 +171,11 @@ def not_collapsed(
         own = _log_share_fitted(proposal.select(rows), z[:, rows], num_fitted)
     log_weights = log_weights.clone()
     log_weights[:, rows] = own.log_softmax(0)
-    return log_weights, collapsed.to(log_weights)
+    return log_weights, collapsed
 
 
 def _log_share_fitted(proposal: Fitted, z: Tensor, num_fitted: int) -> Tensor:
-    """log of q_fitted / q at draws of a widened mixture q, (S, B)."""
+    """log(q_fitted / q) at draws of a widened mixture q, (S, B)."""
     assert isinstance(proposal.crosscoder, Mixture)
     joint = proposal.crosscoder.joint_log_prob(proposal.params, z)
     share = proposal.params["logits"].log_softmax(-1)[:, :num_fitted].logsumexp(-1)
@@ -183,19 +185,19 @@ def _log_share_fitted(proposal: Fitted, z: Tensor, num_fitted: int) -> Tensor:
 def bound_of(
     proposal: Fitted, z: Tensor, log_weights: Tensor, num_fitted: int | None
 ) -> tuple[Tensor, Tensor]:
-    """C-ELBO of a proposal and its standard error, (B,): of what was fitted, if it was widened.
+    """C-ELBO of a proposal, or of the fit inside a widened one, and its standard error, (B,).
 
-    A widened mixture draws from the prior too, where log p(z, x) is very low: good for weights, and
-    for a bound of no use. Its draws, weighted by r = q_fitted / q, stand for those of the fit:
+    A widened mixture also draws from the prior, where log p(z, x) is very low. That is good for
+    weights, but useless for a bound. Weighted by r = q_fitted / q, its draws stand for the fit's:
 
         C-ELBO = E_q[r (log w − log r)]
 
     Args:
         proposal: q.
-        z: Draws of it in random order, shape (S, B, latent).
+        z: Its draws in random order, shape (S, B, latent).
         log_weights: log p(z, x) − log q(z), shape (S, B).
-        num_fitted: How many of a widened mixture's components, the first ones, were fitted; None:
-            it was not widened.
+        num_fitted: How many components of a widened mixture were fitted; they come first. None: the
+            proposal was not widened.
     """
     if num_fitted is None or not isinstance(proposal.crosscoder, Mixture):
         return log_weights.mean(0), mean_error(log_weights)
@@ -216,23 +218,24 @@ def adapt(
     generator: Generator,
     stop: Callable[[], bool] = lambda: False,
 ) -> Fitted:
-    """A mixture that proposes well, for every query of a flat target.
+    """Fit a mixture that is a good proposal for every query of a flat target.
 
-    From the second round on it is fitted to the draws of all rounds, weighted by the mean of all
-    proposals so far. Such weights are biased, as the fits have seen the draws; they only adapt.
+    From the second round on it is fitted to the draws of all rounds, weighted by p(z, x) over the
+    mean of all proposals so far. These weights are biased, as the fits have seen the draws, so they
+    are used for adapting only.
 
     Args:
-        target: What to propose for.
+        target: The target to propose for.
         draws: First draws, shape (S, B, latent).
         log_weights: Their log-weights in nats, not normalised, shape (S, B).
         components: Components of the mixture.
         rounds: Rounds of draws, ≥ 0.
-        num_draws: Draws of a round.
-        generator: Of the draws, and of the fits' starts.
-        stop: Asked before each round; True ends it with what there is.
+        num_draws: Draws per round.
+        generator: For the draws and the starts of the fits.
+        stop: Called before each round; if it returns True, the last fit is returned.
 
-    Source: Cornuet et al. (2012), adaptive multiple importance sampling. Differs in: the answer is
-    not taken from these draws.
+    Source: Cornuet et al. (2012), adaptive multiple importance sampling. Differs in: the answer
+    does not come from these draws.
     """
     family = Gaussian() if components == 1 else Mixture(components)
     proposals = [widened(_fit(family, draws, log_weights, target, generator), target)]
@@ -266,12 +269,12 @@ def _fit(
     target: Target,
     generator: Generator,
 ) -> Fitted:
-    """The likeliest member, of weights flattened until enough draws are effective."""
+    """The likeliest member of the family, with weights flattened until the ESS is large enough."""
     enough = 6.0 * target.latent_dim + 24
     cold = torch.zeros_like(log_weights[0])
     flatness = next_temperature(log_weights, cold, min(enough, len(draws) / 3))
     flat = flattened(log_weights, flatness)
-    if isinstance(target, Covered):  # a few draws far out in its tails do not widen the fit
+    if isinstance(target, Covered):  # keeps a few draws far out in the tails from widening the fit
         beyond = target.reference.squares(draws) / target.latent_dim
         flat = flat - (1 + beyond / _FAR_OUT).log().to(flat)
     apart, tick = _apart(draws, target.prior_scale), target.clock.tick
@@ -279,11 +282,11 @@ def _fit(
 
 
 def _apart(draws: Tensor, prior_scale: float) -> Tensor:
-    """Draws (S, B, latent), where those of a query agree in an element of z moved apart there.
+    """Draws (S, B, latent), spread out in the elements of z where all draws of a query agree.
 
-    Particles that no step moves all have one place, which has no covariance to fit. To agree is to
-    differ by less than rounding does of the prior's scale; then they have the square root of that
-    for a standard deviation. Other queries' draws stay as they are.
+    Particles that no step moves coincide, and have no covariance to fit. Draws agree if they differ
+    by less than eps times the prior's scale; they then get a standard deviation of √eps times that
+    scale. Draws of other queries stay unchanged.
     """
     eps = torch.finfo(draws.dtype).eps
     agreed = draws.amax(0) - draws.amin(0) < eps * prior_scale
@@ -295,10 +298,10 @@ def _apart(draws: Tensor, prior_scale: float) -> Tensor:
 
 
 def widened(fitted: Fitted, target: Target) -> Fitted:
-    """A Gaussian or mixture with wider copies, and what bounds the weights, mixed in.
+    """A Gaussian or mixture, mixed with a wider copy and a distribution that bounds the weights.
 
-    That is the prior of a VAE, outside of which p(z|x) has no mass. Of a bare density it is its
-    reference, and a copy of the mixture with the tails of a Cauchy distribution.
+    For a VAE that is the prior, outside which p(z|x) has no mass. For a bare density it is the
+    reference, together with a copy of the mixture that has Cauchy tails.
     """
     params, dim = fitted.params, fitted.dim
     if isinstance(fitted.crosscoder, Gaussian):
@@ -325,7 +328,7 @@ def widened(fitted: Fitted, target: Target) -> Fitted:
 
 
 def _scaled(params: Params, scale: float, share: float) -> Params:
-    """The components of a mixture with L times a scale, and a share of the draws."""
+    """The components of a mixture with L scaled, and their weights scaled to a total of `share`."""
     return {
         "logits": params["logits"].log_softmax(-1) + math.log(share),
         "shift": params["shift"],
@@ -335,7 +338,7 @@ def _scaled(params: Params, scale: float, share: float) -> Params:
 
 
 def _normal_bounds(scale: float, like: Tensor) -> Params:
-    """N(0, scale² I) as a component of each query; like (B, K, dim)."""
+    """N(0, scale² I) as a component for each query; like (B, K, dim)."""
     none = torch.zeros_like(like[:, :1])
     return {
         "logits": none[..., 0],

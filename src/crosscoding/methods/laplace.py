@@ -1,11 +1,11 @@
-"""Laplace: a Gaussian at each mode of p(z|x), as wide as the mode is curved.
+"""Laplace: a Gaussian at each mode of p(z|x), with the inverse curvature as its covariance.
 
     p(z|x) ≈ Σ_k w_k N(z_k, H_k⁻¹),   log w_k = log p(z_k, x) − ½ log |H_k| + const
 
-The modes z_k and their curvatures H_k are those that climbs end in (`ascent`).
+Climbs by Gauss–Newton end in the modes z_k, with curvature H_k (`numerics.gauss_newton`).
 
-Source: MacKay (2003), chapter 27. Differs in: it starts from several points of the bank, and modes
-found twice count once.
+Source: MacKay (2003), chapter 27. Differs in: climbs start from several points of the bank, and a
+mode found twice counts once.
 """
 
 from dataclasses import dataclass
@@ -28,9 +28,9 @@ class Laplace(Method):
     """A mixture of Gaussians at the modes that several climbs find.
 
     Args:
-        num_starts: Climbs a query, ≥ 1.
+        num_starts: Climbs per query, ≥ 1.
         steps: Most steps of a climb, ≥ 1.
-        num_fresh: Draws for the figures, kept with their weights, ≥ 2.
+        num_fresh: Fresh draws for the figures, stored with their weights, ≥ 2.
     """
 
     num_starts: int = 8
@@ -57,10 +57,10 @@ class Laplace(Method):
 
 
 def spread_starts(target: Target, num: int, *, generator: Generator) -> Tensor:
-    """Points of the bank to climb from, (num, B, latent): drawn by p(x|z)^t, best first.
+    """Points of the bank to climb from, (num, B, latent): drawn by p(x|z)^t, the best one first.
 
-    t is the largest that leaves 4 num points effective, so that starts lie where the evidence
-    points to and still apart.
+    t is the largest temperature with an ESS of 4 num points, so starts agree with the evidence but
+    still lie apart.
     """
     points, log_likelihood = target.log_likelihood_of_bank()
     cold = torch.zeros_like(log_likelihood[0])

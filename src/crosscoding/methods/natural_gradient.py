@@ -1,13 +1,13 @@
-"""Natural gradient: the best Gaussian by the C-ELBO, in tens of steps instead of thousands.
+"""Natural gradient: the Gaussian with the best C-ELBO, in tens of steps instead of thousands.
 
     P ← (1 − ρ) P + ρ H(z),   b ← b + ρ' P⁻¹ E_q[∇ log p(z, x)],   q = N(b, P⁻¹),  z ~ q
 
-H is the Gauss–Newton curvature at a draw. It costs a pass for each latent direction and changes
-slowly: every few steps is enough.
+H is the Gauss–Newton curvature at a draw. It costs one pass per latent dimension and changes
+slowly, so it is computed only every few steps.
 
 Source: Khan & Rue (2023), section 4.1, with the curvature of Khan et al. (2018, VOGN). Differs in:
-draws come with their mirror images, so that on a linear-Gaussian model there is no noise at all;
-a step is at most 3 of q's standard deviations long; rates are halved as gains vanish.
+draws come in mirrored pairs, so there is no noise at all on a linear-Gaussian model; a step is at
+most 3 standard deviations of q long; rates are halved when the bound stops rising.
 """
 
 import math
@@ -24,16 +24,16 @@ from crosscoding.methods.base import Method, Report, silent
 from crosscoding.methods.importance import weigh
 from crosscoding.methods.laplace import spread_starts
 from crosscoding.methods.numerics.gauss_newton import climb, positive
-from crosscoding.methods.numerics.leapfrog import evaluated
+from crosscoding.methods.numerics.gradients import evaluated
 from crosscoding.random import normal, spawn
 from crosscoding.result.findings import Findings
 from crosscoding.target.vae_target import Target
 
-_BLOCK = 20  # steps, after which it is seen whether the bound still rises
-_NUM_HALVINGS = 3  # of the rates, to an eighth: then the fit is done
-_STEPS_A_CURVATURE = 4  # as a curvature costs as much as several gradients
-_CURVATURE_RATE, _MEAN_RATE = 0.3, 0.5  # below 1, as both are estimates from few draws
-_LONGEST = 3.0  # step of the mean, in standard deviations of the fit
+_BLOCK = 20  # steps between checks whether the bound still rises
+_NUM_HALVINGS = 3  # of the rates, to an eighth, after which a fit is done
+_STEPS_A_CURVATURE = 4  # steps per curvature, as one costs as much as several gradients
+_CURVATURE_RATE, _MEAN_RATE = 0.3, 0.5  # below 1, as both are estimated from few draws
+_LONGEST = 3.0  # longest step of the mean, in standard deviations of the fit
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class NaturalGradient(Method):
     """A Gaussian with full covariance, fitted by natural gradients from a Laplace approximation.
 
     Args:
-        steps: Most steps of a query, ≥ 1; it stops when its C-ELBO stops rising.
-        num_draws: Draws a step, even, ≥ 2.
-        num_starts: Climbs before that, of which the best goes on, ≥ 1.
-        climb_steps: Most steps of a climb, ≥ 1. It need not arrive.
-        num_fresh: Draws for the figures, kept with their weights, ≥ 2.
+        steps: Most steps per query, ≥ 1; a fit stops when its C-ELBO stops rising.
+        num_draws: Draws per step, even, ≥ 2.
+        num_starts: Climbs beforehand, ≥ 1; the fit starts from the best one.
+        climb_steps: Most steps of a climb, ≥ 1. It need not reach the mode.
+        num_fresh: Fresh draws for the figures, stored with their weights, ≥ 2.
     """
 
     steps: int = 400
@@ -84,18 +84,18 @@ class NaturalGradient(Method):
         report: Report = silent,
         out_of_time: Callable[[], bool] = lambda: False,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean (B, latent), precision (B, latent, latent) and steps taken (B,) of every query.
+        """Fit all queries: mean (B, latent), precision (B, latent, latent) and steps taken (B,).
 
         Args:
             target: A flat target.
             mean, precision: Where the fits start; the precision in double.
-            generator: Of the draws.
-            report: Told how far the fits are.
-            out_of_time: Asked after each step; the fits end as they are when it says so.
+            generator: For the draws.
+            report: Receives progress.
+            out_of_time: Called after each step; if it returns True, the fits end as they are.
         """
         final_mean, final_precision = mean.clone(), precision.clone()
         steps = torch.zeros_like(mean[:, 0])
-        state = _Fit(target, mean, precision)
+        state = _OngoingFits(target, mean, precision)
         for step in range(1, self.steps + 1):
             if not len(state.index):
                 break
@@ -114,8 +114,8 @@ class NaturalGradient(Method):
         return final_mean, final_precision, steps
 
 
-class _Fit:
-    """The queries that are still being fitted, and where each stands."""
+class _OngoingFits:
+    """State of the fits that are still running."""
 
     def __init__(self, target: Target, mean: Tensor, precision: Tensor) -> None:
         self.index = torch.arange(len(mean), device=mean.device)
@@ -129,9 +129,9 @@ class _Fit:
         self._means: list[Tensor] = []
 
     def step(self, noise: Tensor, *, curved: bool) -> None:
-        """One step with draws from noise (S, 1, latent); `curved`: renew the precision too."""
+        """One step with draws from noise (S, 1, latent); `curved` updates the precision too."""
         factor = precision_root(self.precision)
-        z = self._mean + _widened(factor, noise)
+        z = self._mean + _noise_of_precision(factor, noise)
         here = evaluated(self._target, self._target.log_joint, z)
         if curved:
             bend = positive(self._target.curvature(z[:1])[0], self._target.prior_scale)
@@ -150,7 +150,7 @@ class _Fit:
         self._means.append(self._mean)
 
     def end_block(self) -> Tensor:
-        """Halve the rates of fits that stall; which of them are done, boolean (B,)."""
+        """Halve the rates of stalled fits; returns which are done, boolean (B,)."""
         objectives = torch.stack(self._objectives)
         mean, count = objectives.mean(0), len(objectives)
         error = objectives.std(0, correction=min(1, count - 1)) / math.sqrt(count)
@@ -162,14 +162,14 @@ class _Fit:
         return self._halvings >= _NUM_HALVINGS
 
     def keep(self, which: Tensor) -> None:
-        """Go on with these fits only."""
+        """Continue with these fits only."""
         for name in ("index", "precision", "_mean", "_rate", "_halvings", "_last"):
             setattr(self, name, getattr(self, name)[which])
         self._target = self._target.select(which.nonzero()[:, 0])
 
 
-def _widened(factor: Tensor, noise: Tensor) -> Tensor:
-    """L⁻ᵀ ε of precision L Lᵀ: noise (S, 1, latent) -> (S, B, latent), of covariance P⁻¹."""
+def _noise_of_precision(factor: Tensor, noise: Tensor) -> Tensor:
+    """L⁻ᵀ ε for precision P = L Lᵀ, with covariance P⁻¹: (S, 1, latent) -> (S, B, latent)."""
     wide = noise.transpose(0, 1).expand(len(factor), -1, -1).mT.to(factor)
     z = torch.linalg.solve_triangular(factor.mT, wide, upper=True).mT.transpose(0, 1)
     return z.to(noise)

@@ -1,10 +1,10 @@
-"""RS, rejection sampling from the prior: exact draws, where the dimension allows it.
+"""RS, rejection sampling from the prior: exact draws, in few dimensions.
 
     accept z ~ p(z) with probability p(x|z) / M,   M = sup_z p(x|z)
 
-All queries share the proposals, so that each is decoded once. M is found by climbing from the best
-of many prior draws. Should a proposal exceed it, M is raised and that query starts again after it:
-the draws that are returned were all accepted under one M that nothing exceeded.
+All queries share the proposals, so each proposal is decoded once. M is found by climbing from the
+best of many prior draws. If a proposal exceeds it, M is raised and that query starts over: all
+returned draws were accepted under one M that no proposal exceeded.
 """
 
 import math
@@ -20,11 +20,11 @@ from crosscoding.random import spawn, uniform
 from crosscoding.result.findings import Findings
 from crosscoding.target.vae_target import Target
 
-_NUM_PROBES = 4096  # draws from the prior, in search of the highest likelihood
-_NUM_CLIMBERS = 8  # of the highest of these that are climbed from
+_NUM_PROBES = 4096  # prior draws to look for the highest likelihood
+_NUM_CLIMBERS = 8  # of the best of these that are climbed from
 _CLIMB_STEPS = 100  # of Adam, whose rate falls to 0 over them
 _CLIMB_RATE = 0.05  # in prior standard deviations
-_MARGIN = 0.01  # nats above what the climbs reached, as they end a little below the maximum
+_MARGIN = 0.01  # nats added, as climbs end a little below the maximum
 _CHUNK = 8192  # proposals at once
 
 
@@ -34,10 +34,10 @@ class Rejection(Method):
 
     Args:
         num_draws: Draws to accept for each query, ≥ 1.
-        max_proposals: Most proposals, shared by all queries.
+        max_proposals: Most proposals; all queries share them.
 
     Raises (from `find`):
-        BudgetError: Some query has not got its draws from max_proposals; says how far it came.
+        BudgetError: max_proposals did not suffice for some query; the message says how far it got.
     """
 
     num_draws: int = 1000
@@ -86,7 +86,7 @@ class Rejection(Method):
 
 
 class _Accepted:
-    """The draws that each query has so far, and sums over all proposals it has looked at."""
+    """The draws accepted for each query so far, and sums over all of its proposals."""
 
     def __init__(self, target: Target, num_draws: int) -> None:
         like, num_queries = target.like, target.num_queries
@@ -99,11 +99,11 @@ class _Accepted:
 
     @property
     def wanting(self) -> Tensor:
-        """Which queries have too few draws, boolean (B,)."""
+        """Which queries need more draws, boolean (B,)."""
         return self.count < len(self.draws)
 
     def add(self, z: Tensor, log_likelihood: Tensor, log_u: Tensor, log_bound: Tensor) -> Tensor:
-        """Accept or reject proposals z (N, latent) for every query; the bounds, raised if need be.
+        """Accept or reject proposals for every query; returns the bounds, raised where exceeded.
 
         Args:
             z: Proposals, shape (N, latent).
@@ -146,8 +146,8 @@ class _Accepted:
             c_elbo=nothing,
             c_elbo_error=nothing,
             ess=torch.full_like(seen, len(self.draws)),
+            missed=torch.zeros_like(seen),  # proposals come from all of the prior
             stats={
-                "missed": torch.zeros_like(seen),  # of proposals from all of the prior
                 "proposals": self.proposals.to(seen.dtype),
                 "acceptance": len(self.draws) / self.proposals.to(seen.dtype),
             },
@@ -155,7 +155,7 @@ class _Accepted:
 
 
 def _log_supremum(target: Target, *, generator: Generator) -> Tensor:
-    """log sup_z p(x|z) of each query in nats, (B,): the best that Adam climbs to from 8 starts."""
+    """log sup_z p(x|z) of each query in nats, (B,): the highest that Adam reaches from 8 starts."""
     if target.num_queries == 0:
         return target.like.new_zeros(0)
     probes = target.draw_prior(_NUM_PROBES, generator=generator)

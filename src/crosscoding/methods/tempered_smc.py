@@ -1,15 +1,15 @@
-"""Tempered SMC: from draws of the prior to draws of p(z|x), by way of p(z) p(x|z)^t.
+"""Tempered SMC: particles go from the prior to p(z|x) through the densities p(z) p(x|z)^t.
 
     Ẑ = Π_k mean_s p(x|z_s)^{t_k − t_{k−1}},   0 = t_0 < t_1 < … = 1
 
-A temperature is as far from the one before as leaves half of the particles effective. Particles are
-then drawn by weight and moved by HMC, in coordinates of their own covariance. The particles of a
-query fall into islands that share temperatures and covariance and nothing else: the spread of their
-Ẑ and of their means is the error of the answer, lost modes included.
+Each temperature is as far from the last as leaves half of the particles effective. Particles are
+then resampled by weight and moved by HMC, in coordinates of their own covariance. The particles of
+a query form islands that share only temperatures and covariance. The spread of the islands' Ẑ and
+means gives the error of the answer, including the error from lost modes.
 
 Source: Del Moral, Doucet & Jasra (2006), section 3.3.2, with the temperatures of Jasra et al.
 (2011) and the HMC moves of Buchholz, Chopin & Jacob (2021). Differs in: the first temperature is
-reached by weighting the bank; covariance and step size are taken from the particles they move.
+reached by weighting the bank; covariance and step size come from the particles being moved.
 """
 
 import math
@@ -22,7 +22,8 @@ from torch import Generator, Tensor
 from crosscoding.errors import BudgetError
 from crosscoding.methods.base import Method, Report, silent
 from crosscoding.methods.numerics.covering_reference import covered
-from crosscoding.methods.numerics.leapfrog import Density, Move, evaluated, shrunk_covariance
+from crosscoding.methods.numerics.gradients import Density, evaluated
+from crosscoding.methods.numerics.leapfrog import Move, regularized_covariance
 from crosscoding.methods.numerics.resampling import (
     bounded,
     flattened,
@@ -35,28 +36,28 @@ from crosscoding.random import spawn, uniform
 from crosscoding.result.findings import Findings
 from crosscoding.target.vae_target import Target
 
-_JITTER = 0.2  # of step sizes, as in `HMC`
-# Between 0.65, best for one long move (Beskos et al., 2013), and 0.8, the custom for chains; where
-# fewer than the least are accepted, the step is shortened by a factor and the move is made again.
+_JITTER = 0.2  # of step sizes, as in `hmc`
+# Wanted: between 0.65, best for one long move (Beskos et al., 2013), and 0.8, usual for chains.
+# Below the least, the step is shortened by a factor and the move is repeated.
 _WANTED_ACCEPTANCE, _LEAST_ACCEPTANCE = 0.75, 0.3
 _SHORTENING, _MOST_RETRIES = 0.4, 8
-_QUARTER = 0.5 * math.pi  # path length to forget the start on a round Gaussian: longer goes back
-_ADAPTATION = 0.7  # of log ε to the difference of the acceptance rate from what is wanted
+_QUARTER = 0.5 * math.pi  # longest path on a round Gaussian: a longer one turns back
+_ADAPTATION = 0.7  # change of log ε per difference of the acceptance rate from the wanted one
 _MOST_DISAGREEMENT = 0.25  # standard error of log p(x) by islands, nats
-_MAX_TEMPERATURES = 150  # beyond which it is taken not to get there
+_MAX_TEMPERATURES = 150  # beyond which the particles are assumed not to get there
 
 
 @dataclass(frozen=True)
 class TemperedSMC(Method):
-    """Sequential Monte Carlo from the prior over rising temperatures.
+    """Sequential Monte Carlo from the prior to p(z|x) over rising temperatures.
 
     Args:
-        num_particles: Particles a query, in all islands together; None: 1,000, and 64 more for each
-            latent dimension.
-        num_islands: Independent parts of them, ≥ 2, for the errors.
+        num_particles: Particles per query, over all islands; None: 1,000, plus 64 for each latent
+            dimension.
+        num_islands: Number of islands they are divided into, which give the errors, ≥ 2.
         num_moves: HMC moves at each temperature, ≥ 1.
-        num_leapfrog: Leapfrog steps of a move, ≥ 1.
-        ess_share: Share of the particles that stay effective from one temperature to the next.
+        num_leapfrog: Leapfrog steps per move, ≥ 1.
+        ess_share: Share of the particles that remains effective from one temperature to the next.
     """
 
     num_particles: int | None = None
@@ -90,40 +91,27 @@ class TemperedSMC(Method):
         if not swarm.reached.all():
             query = target.name((~swarm.reached).nonzero()[0, 0])
             raise BudgetError(
-                f"expected p(z|x) to be reached in {_MAX_TEMPERATURES} temperatures, and it was "
-                f"not for query {query}; the evidence is too sharp for TemperedSMC, "
-                "use Laplace() or Auto()"
+                f"expected particles to reach p(z|x) within {_MAX_TEMPERATURES} temperatures, and "
+                f"they did not for query {query}; p(z|x) is too narrow for TemperedSMC, use "
+                "Laplace() or Auto()"
             )
-        nothing = torch.full_like(swarm.log_evidence, math.nan)
-        return Findings(
-            draws=swarm.z,
-            log_evidence=swarm.log_evidence,
-            log_evidence_error=swarm.log_evidence_error,
-            c_elbo=nothing,
-            c_elbo_error=nothing,
-            ess=swarm.ess,
-            stats={
-                "temperatures": swarm.num_temperatures,
-                "acceptance": swarm.acceptance,
-                "missed": swarm.missed,
-            },
-        )
+        return swarm.findings()
 
 
 @dataclass(eq=False)
 class Swarm:
-    """Particles of p(z|x) and what they know, for B queries.
+    """Particles from p(z|x) for B queries, and what they estimate.
 
     Args:
         z: Particles, equally weighted, island after island, shape (S, B, latent).
         log_likelihood: log p(x|z) there, shape (S, B).
         log_islands: log Ẑ of each island, shape (I, B).
-        num_temperatures: Temperatures it took, shape (B,).
+        num_temperatures: Number of temperatures it took, shape (B,).
         acceptance: Acceptance rate of the last moves, shape (B,).
         decodes: Decoder evaluations, shape (B,).
-        stuck: Whether at some temperature no step size let particles move, boolean (B,).
-        reached: Whether the particles are of p(z|x) in the end, boolean (B,); where they are not,
-            z and the figures of it are 0.
+        stuck: Whether at some temperature no step size moved the particles, boolean (B,).
+        reached: Whether the particles reached p(z|x), boolean (B,); where they did not, z and its
+            figures are 0.
     """
 
     z: Tensor
@@ -142,9 +130,9 @@ class Swarm:
 
     @property
     def missed(self) -> Tensor:
-        """0 where the particles searched for modes, (B,); NaN where they cannot be said to have.
+        """0 where the particles count as a search for modes, (B,), and NaN where they do not.
 
-        That is where they were stuck, or where islands came to different answers.
+        They do not where they were stuck, or where the islands disagree.
         """
         failed = self.stuck | (self.log_evidence_error > _MOST_DISAGREEMENT)
         return torch.where(failed, math.nan, torch.zeros_like(self.acceptance))
@@ -161,11 +149,12 @@ class Swarm:
 
     @property
     def ess(self) -> Tensor:
-        """Effective sample size by how far the islands' means lie apart, shape (B,).
+        """Effective sample size from the spread of the islands' means, shape (B,).
 
-        The variance of all particles over that of the mean, averaged over directions: the spread
-        of I islands is an estimate with (I − 1) latent degrees of freedom. It is at most the
-        particles of as many islands as have a say: of one that outweighs all others, its own.
+        It is the variance of all particles over that of the mean, averaged over directions; the
+        spread of I islands is an estimate with (I − 1) latent degrees of freedom. It is at most the
+        number of particles in the effective number of islands: if one island outweighs all others,
+        its own.
         """
         islands = self.z.unflatten(0, (len(self.log_islands), -1))
         weights = self.log_islands.softmax(0)[..., None]
@@ -178,10 +167,24 @@ class Swarm:
         most = islands.shape[1] / weights[..., 0].square().sum(0)
         return torch.minimum(1 / error.clamp_min(1e-12), most)
 
+    def findings(self) -> Findings:
+        """Findings with the particles as draws."""
+        unknown = torch.full_like(self.log_evidence, math.nan)
+        return Findings(
+            draws=self.z,
+            log_evidence=self.log_evidence,
+            log_evidence_error=self.log_evidence_error,
+            c_elbo=unknown,
+            c_elbo_error=unknown,
+            ess=self.ess,
+            missed=self.missed,
+            stats={"temperatures": self.num_temperatures, "acceptance": self.acceptance},
+        )
+
 
 @dataclass(frozen=True)
 class Annealing:
-    """The settings of `TemperedSMC`, all of them given; `run` gives the particles."""
+    """`TemperedSMC` without defaults; `run` returns the particles."""
 
     num_particles: int
     num_islands: int
@@ -189,7 +192,7 @@ class Annealing:
     num_leapfrog: int
     ess_share: float
     max_temperatures: int = _MAX_TEMPERATURES
-    gives_up: bool = False  # on queries whose particles no step size moves
+    gives_up: bool = False  # on queries whose particles are stuck
 
     @torch.no_grad()
     def run(
@@ -203,13 +206,13 @@ class Annealing:
         """Particles of every query of a flat target.
 
         Args:
-            target: What to anneal to.
-            generator: Of all random numbers.
-            report: Told how far the particles are.
-            stop: Asked after each move; True ends it as it is.
+            target: The target to anneal to.
+            generator: For all random numbers.
+            report: Receives progress.
+            stop: Called after each move; if it returns True, the run ends as it is.
         Returns:
-            The particles; `reached` is False for queries that were stopped, or not through after
-            so many temperatures.
+            The particles; `reached` is False for queries that were stopped or ran out of
+            temperatures.
         """
         for_start, for_steps = spawn(generator, 2)
         state = self._start(target, generator=for_start)
@@ -218,7 +221,9 @@ class Annealing:
             if not len(state.index) or stop():
                 break
             report(1 - len(state.index) / max(target.num_queries, 1), f"temperature {step}")
-            (for_step,) = spawn(for_steps, 1)  # others' retries do not change a query's numbers
+            (for_step,) = spawn(
+                for_steps, 1
+            )  # other queries' retries must not change a query's random numbers
             self._move(state, generator=for_step, stop=stop)
             done = state.temperature >= 1
             if done.any():
@@ -234,7 +239,7 @@ class Annealing:
         return swarm
 
     def _start(self, target: Target, *, generator: Generator) -> "_State":
-        """Points of the bank by p(x|z)^t, at the largest t that leaves as many as are wanted."""
+        """Points of the bank drawn by p(x|z)^t, with the largest t that leaves the wanted ESS."""
         points, log_likelihood = target.log_likelihood_of_bank()
         per_island = len(points) // self.num_islands
         if not per_island:
@@ -243,9 +248,9 @@ class Annealing:
                 f"got {self.num_islands}"
             )
         points = points[: per_island * self.num_islands]
-        if points.ndim == 2:  # the same ones for all queries
+        if points.ndim == 2:  # the same for all queries
             points = points[:, None].expand(-1, target.num_queries, -1)
-        # Stretches of the bank, not every n-th point: each is spread evenly by itself.
+        # Stretches of the bank, not every n-th point, as each stretch is spread evenly.
         islands = log_likelihood[: len(points)].unflatten(0, (self.num_islands, per_island))
         islands = islands.transpose(0, 1)
         now = torch.zeros_like(log_likelihood[0])
@@ -274,14 +279,14 @@ class Annealing:
         )
 
     def _move(self, state: "_State", *, generator: Generator, stop: Callable[[], bool]) -> None:
-        """HMC moves on p(z) p(x|z)^t, for each query until `num_moves` of them went well.
+        """HMC moves on p(z) p(x|z)^t, for each query until `num_moves` of them succeeded.
 
-        A step size that is too long, as where modes part and the particles' covariance spans
-        them, is shortened at once, and the move does not count.
+        If a step is too long, as when modes separate and the particles' covariance spans them, it
+        is shortened at once and the move does not count.
         """
         left = torch.full_like(state.temperature, float(self.num_moves))
         factor = torch.linalg.cholesky(
-            shrunk_covariance(state.z, 1e-10 * state.target.prior_scale**2)
+            regularized_covariance(state.z, 1e-10 * state.target.prior_scale**2)
         )
         points = evaluated(state.target, state.density(), state.z)
         z, log_density = points.z, points.log_density
@@ -314,7 +319,7 @@ class Annealing:
         state.decodes += len(z)
 
     def _sharpen(self, state: "_State", *, generator: Generator) -> None:
-        """Raise the temperature, and draw the particles of each island by their new weights."""
+        """Raise the temperature, and resample each island by the new weights."""
         least_ess = self.ess_share * self.num_particles
         sharper = next_temperature(state.log_likelihood, state.temperature, least_ess)
         gain = (sharper - state.temperature) * bounded(state.log_likelihood)
@@ -354,7 +359,7 @@ class Annealing:
 
 @dataclass(eq=False)
 class _State:
-    """Where the particles of the queries that are not done yet stand."""
+    """State of the particles of all queries that are not finished."""
 
     target: Target
     index: Tensor
@@ -369,7 +374,7 @@ class _State:
     stuck: Tensor
 
     def density(self, rows: Tensor | None = None, target: Target | None = None) -> Density:
-        """log p(z) p(x|z)^t of all queries, or of those in rows, whose target is given."""
+        """log p(z) p(x|z)^t of all queries, or of those in `rows`, whose target is `target`."""
         chosen = self.target if target is None else target
         temperature = self.temperature if rows is None else self.temperature[rows]
 
@@ -396,7 +401,7 @@ class _State:
 
 
 def _within_islands(values: Tensor, index: Tensor) -> Tensor:
-    """values (S, B, *event), island after island, at index (S / I, I, B) within each island."""
+    """values (S, B, *event), island by island, at index (S / I, I, B) within each island."""
     size, num_islands = index.shape[:2]
     by_island = values.unflatten(0, (num_islands, size)).transpose(0, 1)
     return taken(by_island, index).transpose(0, 1).flatten(0, 1)

@@ -2,10 +2,11 @@
 
     C-ELBO = E_{q(ε)}[ log p(XCoder(ε), x) + log |det ∇XCoder(ε)| ] + H[q(ε)]          (Theorem 2)
 
-Of a mixture it is Σ_k π_k of such expectations, with q of the whole mixture in each.
+For a mixture it is Σ_k π_k times such expectations, each with the q of the whole mixture.
 
-Source: the paper, Algorithm 1. Differs in: it starts where weighted prior draws are
-(`starts`), each ε comes with −ε, and the learning rate needs no tuning (`_Schedule`).
+Source: the paper, Algorithm 1. Differs in: fits start near weighted prior draws
+(`numerics.variational_starts`), ε comes in pairs ε, −ε, and the learning rate needs no tuning
+(`_Schedule`).
 """
 
 import math
@@ -20,31 +21,31 @@ from crosscoding.crosscoders.base import base_log_prob, pack, unpack
 from crosscoding.diagnostics import importance_ess, log_mean_exp, mean_error, pareto_smooth
 from crosscoding.errors import NonFiniteError
 from crosscoding.methods.base import Method, Report, silent
-from crosscoding.methods.numerics.starts import starting_params
+from crosscoding.methods.numerics.variational_starts import starting_params
 from crosscoding.random import normal, spawn
 from crosscoding.result.findings import Findings
 from crosscoding.target.vae_target import Target
 
-_BLOCK = 50  # steps, after which it is seen whether the C-ELBO still rises
-_NUM_HALVINGS = 8  # of the rate, to 1/256 of it: then a query is done
-_BETA_1, _BETA_2 = 0.9, 0.99  # of Adam; the second shorter than its 0.999, as fits are short
+_BLOCK = 50  # steps between checks whether the C-ELBO still rises
+_NUM_HALVINGS = 8  # of the rate, to 1/256, after which a query is done
+_BETA_1, _BETA_2 = 0.9, 0.99  # of Adam; the second is below the usual 0.999, as fits are short
 
 
 @dataclass(frozen=True)
 class Variational(Method):
     """Algorithm 1 with any cross-coder: Adam on fresh draws, for all queries at once.
 
-    The C-ELBO, log p(x) by importance, the ESS and Pareto k come from `num_fresh` draws made after
-    the fit.
+    The C-ELBO, log p(x) by importance sampling, the ESS and Pareto k come from `num_fresh` draws
+    made after the fit.
 
     Args:
-        crosscoder: The family that is fitted, any of `crosscoding.crosscoders`.
-        steps: Most steps of a query; it stops before that when its C-ELBO stops rising.
-        num_draws: Draws of ε a step and query, even, ≥ 2, and one or more for each component of a
-            mixture. None: 32 for a Gaussian, 128 for others.
-        learning_rate: Adam's, at the start. None: 0.03 for a Gaussian, 0.01 for others, whose start
-            has the posterior's modes and can lose them.
-        num_fresh: Draws for the figures, kept as the posterior's draws, ≥ 2.
+        crosscoder: The family to fit, any of `crosscoding.crosscoders`.
+        steps: Most steps per query; a fit stops earlier when its C-ELBO stops rising.
+        num_draws: Draws of ε per step and query, even, ≥ 2, and at least one for each component of
+            a mixture. None: 32 for a Gaussian, 128 for others.
+        learning_rate: Adam's initial rate. None: 0.03 for a Gaussian, 0.01 for others, which start
+            with the posterior's modes and can lose them.
+        num_fresh: Fresh draws for the figures, stored as the posterior's draws, ≥ 2.
     """
 
     crosscoder: Crosscoder = field(default_factory=Gaussian)
@@ -70,7 +71,7 @@ class Variational(Method):
 
     @property
     def _tuning(self) -> tuple[int, float]:
-        """Draws a step and first learning rate."""
+        """Draws per step, and initial learning rate."""
         family = self.crosscoder
         return (
             family.usual_num_draws if self.num_draws is None else self.num_draws,
@@ -92,14 +93,14 @@ class Variational(Method):
         report: Report = silent,
         out_of_time: Callable[[], bool] = lambda: False,
     ) -> tuple[Fitted, Tensor]:
-        """The cross-coder of every query, and steps taken, (B,).
+        """Fit all queries: the fitted cross-coders, and the steps taken, (B,).
 
         Args:
             target: A flat target.
             params: Where the fits start.
-            generator: Of the draws.
-            report: Told how far the fits are.
-            out_of_time: Asked after each step; the fits end as they are when it says so.
+            generator: For the draws.
+            report: Receives progress.
+            out_of_time: Called after each step; if it returns True, the fits end as they are.
         """
         packed, layout = pack(params)
         answer, steps = packed.clone(), packed.new_zeros(len(packed))
@@ -111,7 +112,7 @@ class Variational(Method):
             eps = self._noise(active, generator)
             psi = state.params.requires_grad_()
             z, log_q, log_weights = self.crosscoder.weighted_draws(unpack(psi, layout), eps)
-            fall = base_log_prob(eps) - log_q  # log q(ε) − log q(z|x): of a map, its ladj
+            fall = base_log_prob(eps) - log_q  # log q(ε) − log q(z|x); for a map, its ladj
             objective = (log_weights.exp() * (active.log_joint(z) + fall)).sum(0)
             (gradient,) = torch.autograd.grad(objective.sum(), psi)
             state.ascend(objective.detach(), gradient)
@@ -134,7 +135,7 @@ class Variational(Method):
     def _noise(self, target: Target, generator: Generator) -> Tensor:
         shape = (self._tuning[0] // 2, 1, target.latent_dim)
         eps = normal(shape, generator=generator, like=target.like)
-        pairs = torch.stack([eps, -eps], dim=1).flatten(0, 1)  # side by side, in one component
+        pairs = torch.stack([eps, -eps], dim=1).flatten(0, 1)  # adjacent, so in the same component
         return pairs.expand(-1, target.num_queries, -1)
 
     @torch.no_grad()
@@ -160,10 +161,9 @@ class Variational(Method):
 class _Schedule:
     """Adam with a learning rate for each query, halved when its C-ELBO stops rising.
 
-    Steps come in blocks. When the mean objective of a block is not above that of the block before
-    by more than its standard error, noise hides what progress there is, and the rate is halved.
-    After `_NUM_HALVINGS` of them the query is done; its answer is the mean of ψ over its last
-    block.
+    Steps come in blocks. If the mean objective of a block does not exceed the last block's by more
+    than its standard error, noise hides any progress, and the rate is halved. After
+    `_NUM_HALVINGS` halvings the query is done; its answer is the mean of ψ over the last block.
     """
 
     def __init__(self, params: Tensor, learning_rate: float) -> None:
@@ -192,7 +192,7 @@ class _Schedule:
         self.average += self.params
 
     def end_block(self) -> Tensor:
-        """Halve the rates of queries that stall; which of them are done, boolean (B,)."""
+        """Halve the rates of stalled queries; returns which queries are done, boolean (B,)."""
         objectives = torch.stack(self._objectives)
         mean, count = objectives.mean(0), len(self._objectives)
         error = objectives.std(0, correction=min(1, count - 1)) / math.sqrt(count)
@@ -204,7 +204,7 @@ class _Schedule:
         return self._halvings >= _NUM_HALVINGS
 
     def keep(self, which: Tensor) -> None:
-        """Go on with these queries only."""
+        """Continue with these queries only."""
         for name in ("params", "index", "average", "_momentum", "_squares", "_rate"):
             setattr(self, name, getattr(self, name)[which])
         self._halvings, self._last = self._halvings[which], self._last[which]

@@ -1,7 +1,7 @@
-"""Answers in the form that other tools read: ArviZ's, for plots and further diagnostics.
+"""Answers as ArviZ objects, for its plots and diagnostics.
 
-Source: the InferenceData schema of ArviZ. Differs in: nothing; `z` has the dimensions (chain, draw,
-batch_0, …, latent), and the groups carry integer coordinates.
+Source: the InferenceData schema of ArviZ. Differs in: nothing. `z` has the dimensions (chain, draw,
+batch_0, …, latent), with integer coordinates.
 """
 
 from collections.abc import Mapping
@@ -24,13 +24,13 @@ def to_arviz(
     batch_shape: torch.Size,
     attributes: Mapping[str, str | float],
 ) -> Any:
-    """Draws, weights and evidence as ArviZ has them: InferenceData of ArviZ 0.x, DataTree of 1.x.
+    """Draws, weights and evidence as InferenceData (ArviZ 0.x) or DataTree (ArviZ 1.x).
 
     Args:
-        findings: Of the flat batch.
-        evidence: Values of shape (*batch, *data); None: there is no group of observed data.
+        findings: Those of the flat batch.
+        evidence: Values of shape (*batch, *data); None leaves out the group of observed data.
         batch_shape: Shape of the batch of queries.
-        attributes: Of the whole and of its group `posterior`.
+        attributes: Attributes of the result and of its group `posterior`.
     Raises:
         ImportError: ArviZ is not installed.
     """
@@ -40,7 +40,7 @@ def to_arviz(
         name: _dataset(xarray, variables, named if name == "posterior" else {})
         for name, variables in _groups(findings, evidence, batch_shape).items()
     }
-    inference_data = vars(arviz).get("InferenceData")  # 1.x makes one up when asked, and warns
+    inference_data = vars(arviz).get("InferenceData")  # getattr on 1.x would make one up and warn
     if inference_data is not None:
         return inference_data(attrs=named, **groups)
     return xarray.DataTree.from_dict({"/": xarray.Dataset(attrs=named), **groups})
@@ -51,15 +51,14 @@ def _arviz_and_xarray() -> tuple[Any, Any]:
         return import_module("arviz"), import_module("xarray")
     except ImportError as error:
         raise ImportError(
-            "expected ArviZ to be installed for this; install it with: "
-            "pip install 'crosscoding[arviz]'"
+            "expected ArviZ to be installed; install it with: pip install 'crosscoding[arviz]'"
         ) from error
 
 
 def _groups(
     findings: Findings, evidence: Evidence | None, batch_shape: torch.Size
 ) -> dict[str, _Variables]:
-    """The variables of each group that there is, with the names of their dimensions."""
+    """The variables of each group, with the names of their dimensions."""
     batch = [f"batch_{i}" for i in range(len(batch_shape))]
     by_chain = (findings.num_chains, len(findings.draws) // findings.num_chains, *batch_shape)
     z = findings.draws.reshape(*by_chain, findings.draws.shape[-1])

@@ -1,7 +1,7 @@
 """A posterior as a folder of safetensors and JSON, with its evidence and, if possible, its model.
 
-The decoder is written if it is a stack of common layers. Some of its outputs are written always, to
-know the model again when it is passed anew.
+The decoder is saved if it is a stack of common layers. A few of its outputs are always saved, so
+that the model can be recognised when it is passed to `Posterior.load`.
 """
 
 import warnings
@@ -14,15 +14,14 @@ from torch import Generator, Tensor
 from crosscoding.errors import ModelFormatError
 from crosscoding.evidence import Evidence
 from crosscoding.model.vae import VAE
-from crosscoding.persistence.folder import Parts as FolderParts
-from crosscoding.persistence.folder import prefixed, read_folder, under, write_folder
+from crosscoding.persistence.folder import Parts, prefixed, read_folder, under, write_folder
 from crosscoding.result.findings import Findings
 from crosscoding.target.vae_target import Target, VAETarget
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
-    """What a posterior is made of, named as `Posterior` takes it."""
+class SavedPosterior:
+    """What a posterior is made of, by the names of `Posterior`'s arguments."""
 
     findings: Findings
     target: Target | None
@@ -32,7 +31,7 @@ class Parts:
     seconds: float
 
     def write(self, folder: Path) -> None:
-        """Write all of it; whole or not at all. Warn where the decoder cannot go along."""
+        """Write everything or nothing; warn if the decoder cannot be saved."""
         findings_tensors, description = self.findings.to_parts()
         tensors = prefixed(findings_tensors, "findings")
         tensors["generator"] = self.generator.get_state()
@@ -55,15 +54,15 @@ class Parts:
                 description["vae"] = vae_parts[1]
             else:
                 warnings.warn(
-                    "the decoder is no stack of common layers and does not go with the posterior; "
-                    "save the model too, by VAE.save, and pass it: Posterior.load(path, vae=...)",
+                    "the decoder is not a stack of common layers, so it is not saved with the "
+                    "posterior; pass the model when loading: Posterior.load(path, vae=...)",
                     stacklevel=4,
                 )
         write_folder(folder, "posterior", (tensors, description))
 
     @staticmethod
-    def read(folder: Path, vae: VAE | None) -> "Parts":
-        """Read what `write` wrote; errors as `Posterior.load`."""
+    def read(folder: Path, vae: VAE | None) -> "SavedPosterior":
+        """Read what `write` wrote; raises what `Posterior.load` raises."""
         tensors, description = read_folder(folder, "posterior")
         findings = Findings.from_parts((under(tensors, "findings"), description))
         if vae is None and description.get("vae") is not None:
@@ -87,36 +86,38 @@ class Parts:
                 target = VAETarget(vae, evidence)
             except ValueError as error:
                 raise ModelFormatError(
-                    f"expected the model that the posterior in {folder} is of: {error}"
+                    f"expected the model that the posterior in {folder} belongs to: {error}"
                 ) from error
             _check_fits(target, (tensors, description), batch_shape, findings.draws, folder)
-        return Parts(findings, target, batch_shape, method, generator, seconds)
+        return SavedPosterior(findings, target, batch_shape, method, generator, seconds)
 
 
 def _check_fits(
-    target: VAETarget, saved: FolderParts, batch_shape: torch.Size, draws: Tensor, folder: Path
+    target: VAETarget, saved: Parts, batch_shape: torch.Size, draws: Tensor, folder: Path
 ) -> None:
-    """Whether evidence and draws are of this model, which gives the outputs that were kept."""
+    """Raise ModelFormatError unless evidence, draws and saved outputs match this model."""
     tensors, description = saved
     fits = target.batch_shape == batch_shape and target.latent_dim == draws.shape[-1]
     if not fits or target.vae.dtype != draws.dtype:
-        raise ModelFormatError(f"the evidence, model and draws in {folder} do not fit")
+        raise ModelFormatError(f"the evidence, model and draws in {folder} do not fit together")
     here, given = _fingerprint(target.vae, draws), tensors.get("fingerprint")
     if given is None or (here.shape, here.dtype) != (given.shape, given.dtype):
-        raise ModelFormatError(f"expected some outputs of the model in {folder}, got {given}")
+        raise ModelFormatError(f"expected outputs of the model in {folder}, got {given}")
     if not torch.allclose(here, given, 1e-3, 1e-4):
-        raise ModelFormatError(f"expected the model that the posterior in {folder} is of")
+        raise ModelFormatError(
+            f"expected the model that the posterior in {folder} belongs to, got another"
+        )
     settings, named = target.vae.likelihood.to_parts()
     kept = under(tensors, "likelihood")
     same = named == description.get("likelihood") and settings.keys() == kept.keys()
     if not same or not all(torch.equal(settings[name].cpu(), kept[name]) for name in kept):
         raise ModelFormatError(
-            f"expected the likelihood that the posterior in {folder} is of, "
+            f"expected the likelihood that the posterior in {folder} belongs to, "
             f"{description.get('likelihood')}, got {target.vae.likelihood}"
         )
 
 
 @torch.no_grad()
 def _fingerprint(vae: VAE, draws: Tensor) -> Tensor:
-    """Some of the decoder's output at the first draw of each query, to know a model again."""
+    """Some of the decoder's output at the first draws, to recognise the model by."""
     return vae.decode_flat(draws[0, :4]).flatten()[:256].clone()

@@ -1,4 +1,4 @@
-"""What a method found out about a batch of queries: plain tensors, the batch flat."""
+"""What a method found out about a flat batch of queries, as plain tensors."""
 
 import math
 from collections.abc import Sequence
@@ -14,13 +14,25 @@ from crosscoding.persistence.folder import Parts, prefixed, under
 from crosscoding.random import uniform
 from crosscoding.result.verdict import Figures
 
+# Fields that the verdict rests on, by their names in `Posterior.stats` and in saved posteriors.
+_PUBLIC_NAMES = {
+    "missed": "missed",
+    "num_weighed": "weighed",
+    "finished": "finished",
+    "collapsed": "collapsed",
+    "lost": "lost",
+    "lost_element": "lost_element",
+    "r_hat": "r_hat",
+}
+_BOOLEAN = ("finished", "collapsed")
+
 
 @dataclass(frozen=True, eq=False)
 class Stage:
     """What one stage of a method did.
 
     Attributes:
-        name: Of the stage.
+        name: Name of the stage.
         decodes: Decoder evaluations for each query, shape (*batch,); 0 where it did not run.
         seconds: Each query's share of its wall-clock time, shape (*batch,).
     """
@@ -32,7 +44,7 @@ class Stage:
 
 @dataclass(eq=False)
 class Findings:
-    """The answer of a method for B queries; `Posterior` is made from it.
+    """A method's answer for B queries, from which a `Posterior` is made.
 
     Args:
         draws: Latent points, shape (S, B, latent).
@@ -41,18 +53,27 @@ class Findings:
         c_elbo: C-ELBO on fresh draws in nats, shape (B,); NaN without a density.
         c_elbo_error: Its standard error in nats, shape (B,).
         ess: Effective sample size of the draws, shape (B,).
-        log_weights: Logarithms of their weights, normalised over S, shape (S, B); None: all equal.
+        log_weights: Normalised log-weights of the draws, shape (S, B); None: all equal.
         cell_width: Side of the cell around each draw, shape (S, B); None: draws are points.
-        pareto_k: Pareto k of the importance weights of the draws, shape (B,); None: there are none.
-        num_chains: Chains that the draws are of, each whole before the next; divides S.
-        fitted: q(z|x), which has a density. Fresh draws come from it, unless the draws have
-            weights: then they come from those stored, which are closer to p(z|x).
-        exact_density: Whether log q(z|x) is log p(z, x) − log p(x), of the target itself.
-        stats: Further figures of the method, each of shape (B,). Of them "missed", "r_hat",
-            "finished", "weighed", "collapsed", "lost" and "lost_element" have a say in the verdict
-            (`verdict.Figures`).
+        pareto_k: Pareto k of the importance weights, shape (B,); None: there are no weights.
+        num_chains: Number of chains, whose draws are stored one chain after the other; divides S.
+        fitted: The fitted q(z|x), which has a density. New draws come from it, unless the stored
+            draws have weights: then these are resampled, as they are closer to p(z|x).
+        exact_density: Whether log q(z|x) is the target's own log p(z, x) − log p(x).
+        r_hat: The largest R-hat over latent dimensions, shape (B,); None: there are no chains.
+        missed: Share of p(z|x) that a search found the draws to lack, shape (B,); NaN where nothing
+            has searched, None where nothing has for any query.
+        num_weighed: Number of draws that the figures come from, shape (B,); None: that of `draws`.
+        finished: Whether the method ran to its end, boolean, shape (B,); None: for all queries.
+        collapsed: Whether importance weights left only a handful of draws, so that the weights of
+            the fit replace them, boolean, shape (B,); None: nowhere.
+        lost: Share of the draws at which the decoder's output has lost log p of an observed
+            element, shape (B,); None: nothing has looked.
+        lost_element: The element lost at most of them, as an index into the flattened datum, shape
+            (B,).
+        stats: Further figures of the method by name, only shown, each of shape (B,).
         trace: What its stages did, in order.
-        interrupted: Whether the user stopped the method, which then gave what it had.
+        interrupted: Whether the user stopped the method, which then returned what it had.
     """
 
     draws: Tensor
@@ -67,71 +88,82 @@ class Findings:
     num_chains: int = 1
     fitted: Fitted | None = None
     exact_density: bool = False
+    r_hat: Tensor | None = None
+    missed: Tensor | None = None
+    num_weighed: Tensor | None = None
+    finished: Tensor | None = None
+    collapsed: Tensor | None = None
+    lost: Tensor | None = None
+    lost_element: Tensor | None = None
     stats: dict[str, Tensor] = field(default_factory=dict)
     trace: tuple[Stage, ...] = ()
     interrupted: bool = False
 
     @property
     def figures(self) -> Figures:
-        """What a verdict is made from."""
+        """The figures that the verdict rests on."""
         unknown = torch.full_like(self.ess, math.nan)
+        num_draws = torch.full_like(self.ess, len(self.draws))
         return Figures(
             log_evidence_error=self.log_evidence_error,
             ess=self.ess,
-            pareto_k=unknown if self.pareto_k is None else self.pareto_k,
-            r_hat=self.stats.get("r_hat", unknown),
-            missed=self.stats.get("missed", unknown),
-            finished=self.stats.get("finished", torch.ones_like(self.ess)) > 0,
-            num_draws=self.stats.get("weighed", torch.full_like(self.ess, len(self.draws))),
-            lost=self.stats.get("lost"),
-            lost_element=self.stats.get("lost_element"),
-            collapsed=self._collapsed,
+            pareto_k=_or(self.pareto_k, unknown),
+            r_hat=_or(self.r_hat, unknown),
+            missed=_or(self.missed, unknown),
+            finished=_or(self.finished, torch.ones_like(self.ess, dtype=torch.bool)),
+            num_draws=_or(self.num_weighed, num_draws),
+            lost=self.lost,
+            lost_element=self.lost_element,
+            collapsed=self.collapsed,
             short=self._short,
             excess=self._excess,
         )
 
     @property
-    def _collapsed(self) -> Tensor:
-        """Whether the weights are not those of the draws, but those of what was fitted, (B,)."""
-        return self.stats.get("collapsed", torch.zeros_like(self.ess)) > 0
+    def all_stats(self) -> dict[str, Tensor]:
+        """`stats` and the known figures of the verdict, by their public names."""
+        figures = {public: getattr(self, name) for name, public in _PUBLIC_NAMES.items()}
+        return self.stats | {name: f.to(self.ess) for name, f in figures.items() if f is not None}
 
     @property
     def _rounding(self) -> Tensor:
-        """By how much log p(x), a sum of many terms, may be off as numbers are rounded, (B,)."""
+        """Rounding error of log p(x), a sum of many terms, in nats, (B,)."""
         return 4 * torch.finfo(self.log_evidence.dtype).eps * self.log_evidence.abs()
 
     @property
     def _short(self) -> Tensor:
-        """By how much the C-ELBO is surely below log p(x), where the draws are of a fit, (B,).
+        """By how much the C-ELBO is surely below log p(x), where the draws come from a fit, (B,).
 
-        Of a map that folds too: its ELBO is lower still, as log |det| counts what it folds twice.
+        This holds for a map that folds, too: its true bound is lower still, since log |det| counts
+        folded regions twice.
         """
         short = self.log_evidence - self.c_elbo - 2 * self.c_elbo_error.nan_to_num(nan=0.0)
         short = short - self._rounding
         if self.log_weights is None and self.fitted is not None:
             return short
-        return torch.where(self._collapsed, short, math.nan)
+        collapsed = _or(self.collapsed, torch.zeros_like(short, dtype=torch.bool))
+        return torch.where(collapsed, short, math.nan)
 
     @property
     def _excess(self) -> Tensor:
-        """By how much the C-ELBO is surely above log p(x), which it cannot be, (B,)."""
+        """By how much the C-ELBO is surely above log p(x), which a bound cannot be, (B,)."""
         excess = self.c_elbo - self.log_evidence
         excess = excess - 3 * (self.c_elbo_error + self.log_evidence_error) - self._rounding
         folds = self.fitted is not None and not self.fitted.crosscoder.has_density
         return torch.full_like(excess, math.nan) if folds else excess
 
     def normalised_log_weights(self) -> Tensor:
-        """Log-weights of the draws, (S, B); all equal where the method gives none."""
+        """Log-weights of the draws, (S, B), all equal if the method gives none."""
         if self.log_weights is not None:
             return self.log_weights
         count = self.draws.shape[0]
         return torch.full_like(self.draws[..., 0], -math.log(count))
 
     def sample(self, num: int, *, generator: Generator) -> Tensor:
-        """Draws of p(z|x), (num, B, latent): stored ones by weight, of the fit, or stored ones.
+        """Draws from p(z|x), (num, B, latent).
 
-        Those drawn by weight are moved within their cell; those stored do not repeat while they
-        last.
+        Weighted draws are resampled and moved within their cells, a fit is drawn from anew, and
+        other stored draws are shuffled and repeat only once all have been used.
         """
         if self.log_weights is not None:
             return self._sample_weighted(num, generator)
@@ -174,12 +206,15 @@ class Findings:
     def joined(parts: "Sequence[Findings]") -> "Findings":
         """The findings of several blocks of queries, one after the other.
 
-        Where a block has fewer weighted draws than another, it is filled up with weight 0.
+        A block with fewer weighted draws than another is padded with draws of weight 0, and one in
+        which nothing is known to be lost counts as one that lost nothing.
         """
         if len(parts) == 1:
             return parts[0]
         if any(part.log_weights is not None for part in parts):  # of some of them
             parts = [replace(part, log_weights=part.normalised_log_weights()) for part in parts]
+        if any(part.lost is not None for part in parts):
+            parts = [part._with_losses() for part in parts]
         first, most = parts[0], max(len(part.draws) for part in parts)
         parts = [part._padded(most) for part in parts]
         by_query = [part._by_query() for part in parts]
@@ -196,14 +231,20 @@ class Findings:
 
     def _by_query(self) -> dict[str, Tensor]:
         names = ("log_evidence", "log_evidence_error", "c_elbo", "c_elbo_error", "ess", "pareto_k")
+        names += tuple(_PUBLIC_NAMES)
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def _by_draw(self) -> dict[str, Tensor]:
         names = ("draws", "log_weights", "cell_width")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
+    def _with_losses(self) -> "Findings":
+        nothing = torch.zeros_like(self.ess)
+        lost, element = _or(self.lost, nothing), _or(self.lost_element, nothing)
+        return replace(self, lost=lost, lost_element=element)
+
     def _padded(self, num: int) -> "Findings":
-        """With `num` draws, those added of weight 0."""
+        """These findings with `num` draws; the added ones have weight 0."""
         missing = num - len(self.draws)
         if not missing:
             return self
@@ -220,7 +261,8 @@ class Findings:
         """The findings as tensors and JSON."""
         named = {f.name: getattr(self, f.name) for f in fields(self)}
         tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
-        tensors |= prefixed(self.stats, "stats")
+        tensors = {name: value for name, value in tensors.items() if name not in _PUBLIC_NAMES}
+        tensors |= prefixed(self.all_stats, "stats")
         description = {"num_chains": self.num_chains, "crosscoder": None}
         description["exact_density"] = self.exact_density
         description["stages"] = [stage.name for stage in self.trace]
@@ -236,22 +278,27 @@ class Findings:
         """The findings that `to_parts` described.
 
         Raises:
-            ModelFormatError: Tensors are missing, or their shapes or dtypes do not fit one another.
+            ModelFormatError: Tensors are missing, or their shapes or dtypes are inconsistent.
         """
         tensors, description = parts
         others = {"num_chains", "fitted", "exact_density", "stats", "trace", "interrupted"}
-        names = {f.name for f in fields(cls)} - others
-        fitted = None
+        names = {f.name for f in fields(cls)} - others - _PUBLIC_NAMES.keys()
+        fitted, stats = None, under(tensors, "stats")
+        figures: dict[str, Any] = {
+            name: stats.pop(public) for name, public in _PUBLIC_NAMES.items() if public in stats
+        }
+        figures |= {name: figures[name] > 0 for name in _BOOLEAN if name in figures}
         if description.get("crosscoder") is not None:
             fitted = Fitted.from_parts((under(tensors, "crosscoder"), description["crosscoder"]))
         try:
             given: dict[str, Any] = {name: tensors[name] for name in names & tensors.keys()}
             findings = cls(
                 **given,
+                **figures,
                 num_chains=description.get("num_chains", 1),
                 exact_density=bool(description.get("exact_density", False)),
                 fitted=fitted,
-                stats=under(tensors, "stats"),
+                stats=stats,
                 trace=tuple(
                     Stage(str(name), tensors[f"decodes.{index}"], tensors[f"seconds.{index}"])
                     for index, name in enumerate(description.get("stages", []))
@@ -264,27 +311,26 @@ class Findings:
         return findings
 
     def _check_values(self, tensors: dict[str, Tensor]) -> None:
-        """Of the tensors that these findings were made of, by name."""
+        """Check dtypes and values of the tensors, by name, that these findings were made from."""
         dtype, num, num_queries = self.draws.dtype, *self.draws.shape[:2]
         for name, tensor in tensors.items():
             if not tensor.is_floating_point() or tensor.dtype != dtype:
                 raise ModelFormatError(
-                    "expected tensors of one floating-point dtype in the posterior, that of its "
-                    f"draws, {dtype}, got {tensor.dtype} for {name!r}"
+                    "expected every tensor of the posterior to have the dtype of its draws, "
+                    f"{dtype}, got {tensor.dtype} for {name!r}"
                 )
         if num_queries and not num:
             raise ModelFormatError(f"expected at least 1 draw in 'draws', got {num}")
         if (self.log_evidence.isnan() & ~self.log_evidence_error.isnan()).any():
             raise ModelFormatError(
-                "expected a number in 'log_evidence' wherever there is one in "
-                "'log_evidence_error', got NaN"
+                "expected a number in 'log_evidence' wherever 'log_evidence_error' has one, got NaN"
             )
 
     def _check_shapes(self) -> None:
         if self.draws.ndim != 3:
             raise ModelFormatError(f"expected draws (S, B, latent), got {tuple(self.draws.shape)}")
         by_query = [self.log_evidence, self.log_evidence_error, self.c_elbo, self.c_elbo_error]
-        by_query += [self.ess, *self.stats.values()]
+        by_query += [self.ess, *self.all_stats.values()]
         by_query += [] if self.pareto_k is None else [self.pareto_k]
         by_query += [part for stage in self.trace for part in (stage.decodes, stage.seconds)]
         wrong = [t.shape for t in by_query if t.shape != self.draws.shape[1:2]]
@@ -292,17 +338,21 @@ class Findings:
         wrong += [t.shape for t in by_draw if t.shape != self.draws.shape[:2]]
         if wrong:
             raise ModelFormatError(
-                f"expected one figure for each of {self.draws.shape[1]} queries, got {wrong}"
+                f"expected one figure for each of {self.draws.shape[1]} queries, got shapes {wrong}"
             )
         count = self.num_chains
         if type(count) is not int or count < 1 or len(self.draws) % count:
             raise ModelFormatError(
-                f"expected a number of chains that divides {len(self.draws)} draws, got {count!r}"
+                f"expected num_chains to divide the {len(self.draws)} draws, got {count!r}"
             )
 
 
+def _or(figure: Tensor | None, default: Tensor) -> Tensor:
+    return default if figure is None else figure
+
+
 def _joined_traces(parts: Sequence[Findings]) -> tuple[Stage, ...]:
-    """The stages of all blocks by name, 0 for the queries of a block that had no such stage."""
+    """The stages of all blocks by name, with 0 for the queries of a block without that stage."""
     names = list(dict.fromkeys(stage.name for part in parts for stage in part.trace))
     stages = []
     for name in names:

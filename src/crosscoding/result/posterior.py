@@ -1,4 +1,4 @@
-"""The answer: p(z|x) of every query as a method left it, and what can be asked of it."""
+"""`Posterior`: the answer to a batch of queries, and everything that can be asked of it."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -17,25 +17,25 @@ from crosscoding.model.undefined_elements import nothing_to_predict
 from crosscoding.model.vae import VAE, check_dtype, check_matches
 from crosscoding.random import generator_from
 from crosscoding.result.arviz import to_arviz
-from crosscoding.result.files import Parts
+from crosscoding.result.files import SavedPosterior
 from crosscoding.result.findings import Findings, Stage
 from crosscoding.result.verdict import Verdict
 from crosscoding.target.vae_target import CHUNK_BYTES, Target, VAETarget
 
-_CACHE_BYTES = 4 * 2**20  # of a decoder's output: pieces that stay in cache take half the time
-_FEW_COUNT = 50.0  # draws in an average, below which its error says little
+_CACHE_BYTES = 4 * 2**20  # of decoder output: pieces that stay in cache take half the time
+_FEW_COUNT = 50.0  # effective draws below which the error of an average means little
 
 
 @isolated_class
 class Posterior:
-    """p(z|x) and p(y|x) for each query of a batch, as the method approximates them.
+    """p(z|x) and p(y|x) for each query of a batch, as approximated by a method.
 
-    Made by `condition`; not by hand. Draws come from the posterior's own stream of random numbers,
-    started by the seed given to `condition`, unless a call brings a seed of its own.
+    `condition` makes it; do not construct it yourself. It draws from its own stream of random
+    numbers, started by the seed given to `condition`, unless a call passes a seed.
 
     Attributes:
-        target: What was asked; None in a posterior that was loaded without its model.
-        method: The method that answered.
+        target: The model with its evidence; None if the posterior was loaded without its model.
+        method: Name of the method that answered.
         batch_shape: Shape of the batch of queries; () for one query.
         seconds: Wall-clock time of the method.
     """
@@ -77,9 +77,9 @@ class Posterior:
 
     @property
     def c_elbo(self) -> Tensor:
-        """C-ELBO on fresh draws in nats, shape (*batch,); NaN where there is no density.
+        """C-ELBO on fresh draws in nats, shape (*batch,); NaN where q(z|x) has no density.
 
-        A lower bound on log p(x) if `bound` is true.
+        It is a lower bound on log p(x) if `bound` is true.
         """
         return self._unflatten(self._findings.c_elbo)
 
@@ -90,25 +90,25 @@ class Posterior:
 
     @property
     def bound(self) -> bool:
-        """Whether `c_elbo` is a lower bound on log p(x): not for a cross-coder that may fold."""
+        """Whether `c_elbo` is a lower bound on log p(x); a cross-coder that may fold has none."""
         return self._findings.fitted is None or self._findings.fitted.crosscoder.has_density
 
     @property
     def ess(self) -> Tensor:
-        """Effective sample size of the draws that the answer was worked out from, shape (*batch,).
+        """Effective sample size of the draws that the answer was computed from, shape (*batch,).
 
-        Importance ESS of a fit's draws as proposals; for chains, the smallest over latent
-        dimensions of the ESS that autocorrelation leaves. What `Auto` stores is drawn anew from
-        those, as many as its `num_draws`.
+        For importance sampling and fits it is the importance ESS, for chains the smallest
+        autocorrelation ESS over latent dimensions. `Auto` stores `num_draws` draws resampled from
+        the draws that this figure is about.
         """
         return self._unflatten(self._findings.ess)
 
     @property
     def pareto_k(self) -> Tensor:
-        """Pareto k of the draws' importance weights, shape (*batch,); NaN where there are none.
+        """Pareto k of the importance weights, shape (*batch,); NaN where there are none.
 
-        Above `diagnostics.pareto_k_limit` of the number of draws, averages over the weights, such
-        as `log_evidence`, are not reliable. A mode that no draw came near does not show in it.
+        Above `diagnostics.pareto_k_limit` for the number of draws, weighted averages such as
+        `log_evidence` are not reliable. Pareto k cannot reveal a mode that no draw came near.
         """
         k = self._findings.pareto_k
         return self._unflatten(torch.full_like(self._findings.ess, math.nan) if k is None else k)
@@ -116,11 +116,11 @@ class Posterior:
     @property
     def stats(self) -> dict[str, Tensor]:
         """Further figures of the method by name, each of shape (*batch,)."""
-        return {name: self._unflatten(value) for name, value in self._findings.stats.items()}
+        return {name: self._unflatten(value) for name, value in self._findings.all_stats.items()}
 
     @property
     def verdicts(self) -> list[Verdict]:
-        """What each answer is worth and why, the batch flattened."""
+        """What each answer is worth and why, for the flattened batch."""
         of_density = self.target is not None and not isinstance(self.target, VAETarget)
         density_dim = self._findings.draws.shape[-1] if of_density else None
         return self._findings.figures.verdicts(self.method, density_dim)
@@ -132,7 +132,7 @@ class Posterior:
 
     @property
     def trace(self) -> list[Stage]:
-        """What the stages of the method did, in order; none for methods of a single stage."""
+        """What the method's stages did, in order; empty for a method without stages."""
         return [
             Stage(s.name, self._unflatten(s.decodes), self._unflatten(s.seconds))
             for s in self._findings.trace
@@ -142,24 +142,24 @@ class Posterior:
 
     @property
     def draws(self) -> Tensor:
-        """The stored latent draws, shape (S, *batch, latent)."""
+        """Stored latent draws, shape (S, *batch, latent)."""
         return self._unflatten(self._findings.draws, 1)
 
     @property
     def log_weights(self) -> Tensor | None:
-        """Log-weights of the stored draws, normalised, shape (S, *batch); None: all equal."""
+        """Normalised log-weights of the stored draws, shape (S, *batch); None: all equal."""
         weights = self._findings.log_weights
         return None if weights is None else self._unflatten(weights, 1)
 
     def sample(self, num: int, *, seed: int | Generator | None = None) -> Tensor:
         """Latent draws from the approximation of p(z|x).
 
-        A fitted cross-coder gives fresh draws. Stored draws (of chains, rejection, a grid) are
-        drawn from without repeats while they last, or by their weights.
+        A fitted cross-coder gives fresh draws. Weighted draws, as of a grid, are resampled by
+        weight; other stored draws, as of chains, repeat only once all have been used.
 
         Args:
             num: Number of draws, ≥ 0.
-            seed: For these draws alone; by default the posterior's own stream goes on.
+            seed: Seed of these draws alone; by default the posterior's own stream continues.
         Returns:
             Shape (num, *batch, latent).
         """
@@ -174,7 +174,7 @@ class Posterior:
             Shape (*sample, *batch).
         Raises:
             ValueError: z is of another shape or dtype.
-            NotImplementedError: The method has draws only, or a map that is not one-to-one.
+            NotImplementedError: The method gives draws only, or its map need not be one-to-one.
         """
         findings, z = self._findings, as_tensor(z, "z")
         dim, num_batch_dims = findings.draws.shape[-1], len(self.batch_shape)
@@ -189,13 +189,14 @@ class Posterior:
         elif findings.exact_density:
             if self._flat_target is None:
                 raise NotImplementedError(
-                    "the density is that of the model: pass Posterior.load(path, vae=...)"
+                    "expected the model, as log_prob is its own density; pass it: "
+                    "Posterior.load(path, vae=...)"
                 )
             with torch.no_grad():
                 result = self._flat_target.log_joint(flat) - findings.log_evidence
         else:
             raise NotImplementedError(
-                f"{self.method} leaves draws and no density; use Variational or Grid for log_prob"
+                f"{self.method} gives draws but no density; use Variational or Grid for log_prob"
             )
         return result.reshape(z.shape[:-1])
 
@@ -203,18 +204,18 @@ class Posterior:
 
     @torch.no_grad()
     def predict(self, num: int, *, seed: int | Generator | None = None) -> Tensor:
-        """Draws of the complete datum, t = (x, y): y from p(y|z), x exactly as it was given.
+        """Draws of the complete datum t = (x, y): y from p(y|z), and x exactly as given.
 
-        With the same seed, z is what `sample` gives.
+        With the same seed, the underlying z are those of `sample`.
 
         Args:
             num: Number of draws, ≥ 0.
-            seed: For these draws alone; by default the posterior's own stream goes on.
+            seed: Seed of these draws alone; by default the posterior's own stream continues.
         Returns:
             Shape (num, *batch, *data).
         Raises:
-            NonFiniteError: For an element that is not observed, the decoder outputs what there
-                is no p(t|z) for, NaN or infinity as a rule; as of all that predicts.
+            NonFiniteError: For an unobserved element the decoder outputs NaN, infinity, or other
+                parameters for which p(t|z) does not exist. All methods that predict raise this.
         """
         vae, target = self._model()
         generator = self._stream(seed)
@@ -231,7 +232,7 @@ class Posterior:
     def predict_mean(self, num: int, *, seed: int | Generator | None = None) -> Tensor:
         """The decoder's mean E[t|z] at `num` draws of z, x exactly as given: (num, *batch, *data).
 
-        These are the pictures of the paper's figures. They show where z is, not draws of y.
+        The paper's figures show these pictures. They vary as z does, but are not draws of y.
         """
         vae, target = self._model()
         z = self._sample(num, self._stream(seed))
@@ -250,7 +251,7 @@ class Posterior:
     def std(self) -> Tensor:
         """Standard deviation of each element given x, 0 where observed, shape (*batch, *data).
 
-        Worked out in double: a variance may overflow where its root does not.
+        Computed in double precision, as a variance may overflow where its root does not.
         """
         vae, target = self._model()
         likelihood = vae.flat_likelihood
@@ -268,15 +269,15 @@ class Posterior:
     def query_log_prob(self, truth: Tensor | np.ndarray) -> Tensor:
         """log p(y|x) = log E_{q(z|x)}[p(y|z)] of the unobserved elements of truth, in nats.
 
-        The paper's figure: an average over the stored draws. Where few of them predict truth, as
-        `query_ess` tells, it comes out too low; `crosscoding.query_log_prob` does not. That one
-        conditions anew, and gives log p(y|x) with its error; this one is a tensor alone.
+        This is the paper's estimate, an average over the stored draws. Where few of them predict
+        truth (see `query_ess`), it is too low. `crosscoding.query_log_prob` avoids this by
+        conditioning again, and also gives a standard error.
 
         Args:
-            truth: Complete data, shape (*batch, *data). Its observed elements are not looked at, even
-                where they contradict the evidence: x is what was conditioned on.
+            truth: Complete data, shape (*batch, *data). Its observed elements are ignored, even
+                where they contradict the evidence.
         Returns:
-            Shape (*batch,). 0 where everything was observed.
+            Shape (*batch,); 0 where everything was observed.
         Raises:
             ValueError: truth is of another shape, dtype or device, or outside the support.
             NonFiniteError: An unobserved element of truth is NaN or infinite.
@@ -288,14 +289,14 @@ class Posterior:
 
     @torch.no_grad()
     def _averaged_query_log_prob(self, truth: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
-        """`query_log_prob` and its standard error in nats, both (*batch,); errors as there.
+        """`query_log_prob` and its standard error in nats, both (*batch,); raises what that raises.
 
-        The error is infinite where too few draws count for it to mean anything.
+        The error is infinite where too few draws contribute for it to mean anything.
         """
         terms, log_weights = self._query_log_weights(truth), self._findings.normalised_log_weights()
         log_prob = terms.logsumexp(0)
         apart = (terms - log_prob).double().exp() - log_weights.double().exp()
-        correlated = (len(terms) / self._findings.ess.double()).clamp_min(1.0)  # as of chains
+        correlated = (len(terms) / self._findings.ess.double()).clamp_min(1.0)  # as chains are
         if self._findings.log_weights is not None:
             correlated = torch.ones_like(correlated)
         error = (apart.square().sum(0) * correlated).sqrt()
@@ -306,11 +307,11 @@ class Posterior:
 
     @torch.no_grad()
     def query_ess(self, truth: Tensor | np.ndarray) -> Tensor:
-        """How many draws count in the average of `query_log_prob`, (*batch,); errors as there."""
+        """Effective number of draws in `query_log_prob`, (*batch,); raises what that raises."""
         return self._unflatten(importance_ess(self._query_log_weights(truth)))
 
     def _query_log_weights(self, truth: Tensor | np.ndarray) -> Tensor:
-        """log of the terms whose sum is p(y|x), one for each stored draw, (S, B)."""
+        """Logs of the terms that sum to p(y|x), one for each stored draw, (S, B)."""
         vae, target = self._model()
         truth = as_tensor(truth, "truth")
         check_matches(vae, truth, "truth", self.batch_shape)
@@ -328,14 +329,14 @@ class Posterior:
         ]
         return torch.where(log_weights > -math.inf, torch.cat(pieces) + log_weights, -math.inf)
 
-    # ---- exchange and saving ---------------------------------------------------------------------
+    # ---- exporting and saving --------------------------------------------------------------------
 
     def to_arviz(self) -> Any:
         """The stored draws for ArviZ: InferenceData (ArviZ 0.x) or a DataTree (1.x).
 
-        Groups: `posterior` with z, (chain, draw, *batch, latent); `sample_stats` with log_weights
-        where draws have weights (of a grid: ArviZ takes them for equal); `observed_data` with the
-        evidence, NaN where unobserved, and the mask, where there is a model.
+        Groups: `posterior` has z, (chain, draw, *batch, latent); `sample_stats` has log_weights if
+        the draws have weights, which ArviZ ignores; `observed_data` has the evidence, NaN where
+        unobserved, and the mask, if there is a model.
 
         Raises:
             ImportError: ArviZ is not installed: pip install 'crosscoding[arviz]'.
@@ -345,12 +346,12 @@ class Posterior:
         return to_arviz(self._findings, evidence, self.batch_shape, attributes)
 
     def save(self, path: str | Path) -> None:
-        """Write the posterior to a folder, as safetensors and JSON; whole or not at all.
+        """Write the posterior to a folder, as safetensors and JSON, completely or not at all.
 
-        The decoder goes along if it is a stack of common layers; otherwise there is a warning, and
-        the model is passed to `load`.
+        The decoder is saved too if it is a stack of common layers. Otherwise there is a warning,
+        and the model has to be passed to `load`.
         """
-        parts = Parts(
+        parts = SavedPosterior(
             findings=self._findings,
             target=self.target,
             batch_shape=self.batch_shape,
@@ -366,13 +367,13 @@ class Posterior:
 
         Args:
             path: The folder.
-            vae: The model, needed for `predict`, `mean` and `query_log_prob` where the folder does
-                not hold it.
+            vae: The model, needed for `predict`, `mean` and `query_log_prob` if it was not saved
+                with the posterior.
         Raises:
-            ModelFormatError: The folder does not hold a posterior, is damaged, or is of another
-                model than `vae`.
+            ModelFormatError: The folder holds no posterior, is damaged, or belongs to another model
+                than `vae`.
         """
-        return Posterior(**vars(Parts.read(Path(path), vae)))
+        return Posterior(**vars(SavedPosterior.read(Path(path), vae)))
 
     # ---- parts ---------------------------------------------------------------------------------
 
@@ -396,12 +397,12 @@ class Posterior:
             return self.target.vae, self.target
         if self.target is None:
             raise ValueError(
-                "expected a posterior with a decoder for this, got one that was loaded without its "
-                "model; pass Posterior.load(path, vae=...)"
+                "expected a posterior with a decoder, got one that was loaded without its model; "
+                "load it with Posterior.load(path, vae=...)"
             )
         raise ValueError(
-            "expected a posterior with a decoder for this, got that of a bare density, which has z "
-            "and no data; take sample(num), or averages over draws with their log_weights: "
+            "expected a posterior with a decoder, got that of a bare density, which has z but no "
+            "data; use sample(num), or averages over draws with their log_weights: "
             "posterior.sample(1000).mean(0) is the mean of z"
         )
 
@@ -412,13 +413,13 @@ class Posterior:
 
         Args:
             z: Draws.
-            log_weights: Of theirs, (S, B); what is decoded at draws of weight 0 does not matter.
+            log_weights: Their log-weights, (S, B); draws of weight 0 may decode to anything.
         Raises:
-            NonFiniteError: For an element that is not observed, p(t|z) does not exist.
+            NonFiniteError: For an unobserved element, p(t|z) does not exist.
         """
         vae, _ = self._model()
         row_bytes = max(vae.row_values * z.element_size() * z.shape[1], 1)
-        # Weights are read for every piece: it should have as many numbers, where memory allows it.
+        # Each piece reads all of the decoder's weights, so it should be no smaller than they are.
         weight_bytes = sum(parameter.nbytes for parameter in vae.decoder.parameters())
         piece = min(max(_CACHE_BYTES, weight_bytes), CHUNK_BYTES)
         size = max(piece // row_bytes, 1)
@@ -432,10 +433,10 @@ class Posterior:
             yield rows, params
 
     def _check(self, exists: Tensor, z: Tensor, params: Tensor) -> None:
-        """Raise NonFiniteError unless there is what is predicted of all that is not observed.
+        """Raise NonFiniteError unless a prediction exists for every unobserved element.
 
         Args:
-            exists: Whether it is there, (S, B, E).
+            exists: Whether each element has a prediction, (S, B, E).
             z: Draws, (S, B, latent).
             params: The decoder's output for them.
         """
@@ -455,12 +456,12 @@ class Posterior:
         weights = log_weights.exp().unsqueeze(-1)
         for rows, params in self._decoded(self._findings.draws, log_weights):
             own, values = weights[rows], function(params)
-            usual = function(vae.flat_likelihood.only(params[:1], nothing))  # NaN if it has none
+            usual = function(vae.flat_likelihood.only(params[:1], nothing))  # NaN: has no moment
             exists = values.isfinite() | ~usual.isfinite() | (own == 0)
             self._check(exists, self._findings.draws[rows], params)
             piece = torch.where(own > 0, own * values, 0.0).sum(0)
             total = piece if total is None else total.add_(piece)
-        assert total is not None  # there is a draw at least
+        assert total is not None  # there is at least one draw
         return total
 
     def _with_evidence(self, flat: Tensor, target: VAETarget, vae: VAE) -> Tensor:

@@ -1,11 +1,11 @@
-"""What an answer is worth, in a word and in reasons, from the figures that came with it.
+"""The verdict on an answer: a label, the reasons for it, and advice, from the answer's figures.
 
-"trusted": log p(x) and the shares of the modes are right to a few hundredths, as far as anything
-here can tell. "approximate": usable, and some check is missing or missed its mark. "unreliable":
-the figures contradict the answer. Without an error of log p(x), or a search for what an answer may
-lack, nothing is trusted; k and R-hat are of weights and of chains, where there are any.
+"trusted": log p(x) and the shares of the modes are right to a few hundredths, as far as the checks
+can tell. "approximate": usable, but some check is missing or missed its mark. "unreliable": the
+figures contradict the answer. No answer is trusted without an error of log p(x) and a search for
+what it may lack. Pareto k is checked where there are weights, R-hat where there are chains.
 
-Each check is a `_Check`: a grade for every answer, a reason in words, and what to do about it.
+Each check is a `_Check`: a grade for every answer, a reason in words, and advice.
 """
 
 import math
@@ -21,14 +21,14 @@ from crosscoding.errors import counted
 LABELS = ("trusted", "approximate", "unreliable")
 
 _ERROR, _ROUGH_ERROR = 0.04, 0.5  # of log p(x), in nats
-_ESS, _ROUGH_ESS = 600.0, 50.0  # draws, of which the error of log p(x) is 1/√ESS: 0.04 and 0.14
+_ESS, _ROUGH_ESS = 600.0, 50.0  # the error of log p(x) is about 1/√ESS: 0.04 and 0.14 nats
 _R_HAT, _ROUGH_R_HAT = 1.01, 1.1  # Vehtari et al. (2021), and Gelman and Rubin's older limit
-MISSED, _ROUGH_MISSED = 0.02, 0.1  # of p(z|x): as much as 0.02 and 0.1 nats of log p(x)
-LOST, _ROUGH_LOST = 0.01, 0.5  # of the draws: an answer's weight; most of it
+MISSED, _ROUGH_MISSED = 0.02, 0.1  # share of p(z|x): worth 0.02 and 0.1 nats of log p(x)
+LOST, _ROUGH_LOST = 0.01, 0.5  # share of the draws: enough to matter, and most of them
 _SHORT, _ROUGH_SHORT = 0.1, 3.0  # nats, of KL(q || p)
-_EXCESS = 0.1  # nats, for rounding
+_EXCESS = 0.1  # nats, to allow for rounding
 
-# Advice after the methods that others' advice leads to: what to change of them.
+# Advice after the methods that other advice leads to: which settings to change.
 _SETTINGS = {
     "TemperedSMC": "raise num_particles, to 10_000 say, and num_moves",
     "Grid": "raise radius and num_checks, or lower tolerance",
@@ -39,7 +39,7 @@ _ON_DENSITIES = {
     "TemperedSMC": "raise num_particles and num_moves, ask with another prior_scale, or write the "
     "density in coordinates in which it is rounder",
 }
-_PLANE = 2  # dimensions in which a grid is fine enough for what other methods find hard
+_PLANE = 2  # latent dimensions up to which a grid can integrate what other methods find hard
 _IN_PLANE = (
     "integrate it with methods.Grid(radius=100), with a larger radius until the box holds all of it"
 )
@@ -47,12 +47,12 @@ _IN_PLANE = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one query's answer is worth.
+    """The verdict on one query's answer.
 
     Attributes:
         label: "trusted", "approximate" or "unreliable".
-        reasons: Why, in words and figures; what speaks against the answer first.
-        advice: What to do next, in one sentence; "" where the answer is trusted.
+        reasons: Why, in words and figures, starting with what speaks against the answer.
+        advice: What to do next, in one sentence; "" if the answer is trusted.
     """
 
     label: str
@@ -66,11 +66,11 @@ class _Check:
 
     Args:
         grades: Index into `LABELS` of each answer, shape (B,).
-        reason: Words on an answer, by its number; "" where there is nothing to say.
-        advice: What to do where it speaks against an answer.
-        priority: Of checks that are equally bad, the one with the highest gives the advice.
-        advice_on_auto: The same, for an answer of `methods.Auto`; by default the same.
-        wants_effort: Whether another method or more effort is all that helps.
+        reason: Gives the reason for an answer, by its index; "" if there is nothing to say.
+        advice: What to do if the check speaks against an answer.
+        priority: Among equally bad checks, the one with the highest priority gives the advice.
+        advice_on_auto: Advice on an answer of `methods.Auto`; "": the same as `advice`.
+        wants_effort: Whether only another method or more computation helps.
     """
 
     grades: Tensor
@@ -83,25 +83,27 @@ class _Check:
 
 @dataclass(frozen=True, eq=False)
 class Figures:
-    """What is known of B answers; NaN where a figure does not exist.
+    """What is known about B answers; NaN where a figure does not exist.
 
     Args:
         log_evidence_error: Standard error of log p(x) in nats, shape (B,).
         ess: Effective sample size of the draws, shape (B,).
         pareto_k: Pareto k of the importance weights, shape (B,).
-        r_hat: Of chains, shape (B,).
-        missed: Share of p(z|x) that a search for other modes found the answer to lack, shape (B,);
-            NaN where nothing has searched.
+        r_hat: R-hat of the chains, shape (B,).
+        missed: Share of p(z|x) that a search found the answer to lack, shape (B,); NaN where
+            nothing has searched.
         finished: Whether the method ran to its end, shape (B,).
-        num_draws: Draws that the weights are of, shape (B,).
-        lost: Share of the draws where the decoder's output has lost log p of an observed element,
-            shape (B,); None: at none.
-        lost_element: Which element that is at most of them, of a datum laid out flat, shape (B,).
-        collapsed: Whether importance weights left a handful of draws, so that those of a fit stand
-            in for them, boolean, shape (B,); None: nowhere.
-        short: By how many nats the C-ELBO of the fit that the draws are of is below log p(x),
-            shape (B,); NaN or None where the draws are of no fit.
-        excess: By how many nats it is above log p(x) beyond both errors, shape (B,); or None.
+        num_draws: Number of weighted draws behind the figures, shape (B,).
+        lost: Share of the draws at which the decoder's output has lost log p of an observed
+            element, shape (B,); None: at none.
+        lost_element: The element lost at most of them, as an index into the flattened datum, shape
+            (B,).
+        collapsed: Whether importance weights left only a handful of draws, so that the weights of
+            the fit replace them, boolean, shape (B,); None: nowhere.
+        short: By how many nats the C-ELBO of the fit that was drawn from is below log p(x), shape
+            (B,); NaN or None where the draws come from no fit.
+        excess: By how many nats the C-ELBO is above log p(x) beyond both errors, shape (B,); or
+            None.
     """
 
     log_evidence_error: Tensor
@@ -119,15 +121,15 @@ class Figures:
 
     @property
     def grades(self) -> Tensor:
-        """Index into `LABELS` of each answer, the worst of all checks, shape (B,)."""
+        """Index into `LABELS` of each answer, by its worst check, shape (B,)."""
         return torch.stack([check.grades for check in self._checks()]).amax(0)
 
     def verdicts(self, method: str = "", density_dim: int | None = None) -> list[Verdict]:
         """A verdict for each answer.
 
         Args:
-            method: Name of the method that answered, as advice depends on it.
-            density_dim: Size of z, where the answer is on a bare density; None: it is of a VAE.
+            method: Name of the method that answered; advice depends on it.
+            density_dim: Size of z if the target is a bare density; None if it is a VAE.
         """
         checks = self._checks()
         graded = [check.grades.tolist() for check in checks]
@@ -141,7 +143,7 @@ class Figures:
         return verdicts
 
     def _checks(self) -> list[_Check]:
-        """In the order of their reasons, where they speak alike."""
+        """All checks; where grades are equal, reasons are given in this order."""
         return [
             self._of_end(),
             self._of_log_evidence(),
@@ -158,14 +160,14 @@ class Figures:
     def _of_end(self) -> _Check:
         return _fault(
             torch.where(self.finished, 0, 1),
-            lambda q: "it was stopped before it was done",
-            "raise max_seconds or max_decodes if one is set, else look at vae.check(data) or, of a "
-            "bare density, try another prior_scale",
+            lambda q: "it was stopped before it was finished",
+            "raise max_seconds or max_decodes if one is set; otherwise look at vae.check(data) or, "
+            "for a bare density, try another prior_scale",
             priority=9,
         )
 
     def _of_log_evidence(self) -> _Check:
-        # Where log p(x) is not estimated at all, nothing vouches for the modes' shares.
+        # Without an estimate of log p(x), nothing vouches for the shares of the modes.
         error, values = self.log_evidence_error, self.log_evidence_error.tolist()
         return _Check(
             torch.where(error.isnan(), 1, _grade(error, _ERROR, _ROUGH_ERROR)),
@@ -175,7 +177,7 @@ class Figures:
                 else f"log p(x) has a standard error of {values[q]:.2g} nats"
                 + _against(values[q], _ERROR)
             ),
-            "use methods.Auto(), which goes on until log p(x) is known well enough",
+            "use methods.Auto(), which continues until log p(x) is known well enough",
             priority=2,
             advice_on_auto="compare it with methods.TemperedSMC(num_particles=10_000)",
             wants_effort=True,
@@ -188,7 +190,7 @@ class Figures:
             lambda q: (
                 "it is integrated, not sampled"
                 if ess[q] == math.inf
-                else "the number of effective draws is not known"
+                else "the number of effective draws is unknown"
                 if math.isnan(ess[q])
                 else counted(round(ess[q]), "effective draw")
                 + ("" if ess[q] >= _ESS else f", fewer than {_ESS:.0f}")
@@ -201,7 +203,7 @@ class Figures:
 
     def _of_weights(self) -> _Check:
         k_limit = k_limits(self.num_draws)
-        # Equal weights have no tail to fit.
+        # Equal weights have no tail to fit Pareto k to.
         even = self.ess.isfinite() & (self.ess >= 0.95 * self.num_draws) & ~self.pareto_k.isnan()
         k, limits = self.pareto_k.tolist(), k_limit.tolist()
         silent = (even | self.pareto_k.isnan()).tolist()
@@ -213,7 +215,7 @@ class Figures:
                 if silent[q]
                 else f"the weights have a Pareto k of {k[q]:.2f}" + _against(k[q], limits[q])
             ),
-            "use methods.Auto(), or methods.TemperedSMC(), whose answer rests on no such weights",
+            "use methods.Auto() or methods.TemperedSMC(), which does not rely on such weights",
             priority=3,
             advice_on_auto="compare its draws with those of methods.HMC() or methods.TemperedSMC()",
             wants_effort=True,
@@ -226,7 +228,7 @@ class Figures:
             lambda q: (
                 ""
                 if math.isnan(r_hat[q])
-                else f"chains have an R-hat of {r_hat[q]:.3f}" + _against(r_hat[q], _R_HAT)
+                else f"the chains have an R-hat of {r_hat[q]:.3f}" + _against(r_hat[q], _R_HAT)
             ),
             "run longer chains (num_warmup, num_draws), or use methods.Auto()",
             priority=4,
@@ -237,7 +239,7 @@ class Figures:
         return _Check(
             torch.where(self.missed.isnan(), 1, _grade(self.missed, MISSED, _ROUGH_MISSED)),
             lambda q: (
-                "nothing has searched for modes that it lacks"
+                "nothing has searched for modes that it may lack"
                 if math.isnan(missed[q])
                 else f"a search from the prior leaves {missed[q]:.1%} of p(z|x) unaccounted for"
             ),
@@ -252,8 +254,8 @@ class Figures:
         return _fault(
             _grade(lost, LOST, _ROUGH_LOST),
             lambda q: (
-                f"observed element {int(element[q])} (of the datum laid out flat, from 0) "
-                "sits where the decoder's output is clamped or has lost its precision, at "
+                f"observed element {int(element[q])} (of the flattened datum, counted from 0) "
+                "is where the decoder's output is clamped or has lost its precision, at "
                 f"{lost[q]:.0%} of the draws"
             ),
             "let the decoder output logits or logarithms instead of probabilities or rates, or run "
@@ -264,10 +266,10 @@ class Figures:
     def _of_collapse(self) -> _Check:
         return _fault(
             torch.where(self._or(self.collapsed, 0.0) > 0, 2, 0),
-            lambda q: "a few draws have all the importance weight, so draws are given without it",
-            "use methods.Auto(), which adapts what it draws from",
+            lambda q: "a few draws have all the importance weight, so it is left out",
+            "use methods.Auto(), which adapts its proposal",
             priority=7,
-            advice_on_auto="take it as the best fit found, and compare it with methods.HMC()",
+            advice_on_auto="treat it as the best fit found, and compare it with methods.HMC()",
         )
 
     def _of_fit(self) -> _Check:
@@ -280,7 +282,7 @@ class Figures:
             ),
             "fit a richer cross-coder, such as crosscoders.Mixture(8), or use methods.Auto()",
             priority=5,
-            advice_on_auto="take it as the best fit found, and compare it with methods.HMC()",
+            advice_on_auto="treat it as the best fit found, and compare it with methods.HMC()",
         )
 
     def _of_bound(self) -> _Check:
@@ -294,7 +296,7 @@ class Figures:
         )
 
     def _or(self, figure: Tensor | None, value: float) -> Tensor:
-        """A figure, or where it does not exist one value for all answers, shape (B,)."""
+        """A figure or, if it does not exist, the same value for all answers, shape (B,)."""
         return torch.full_like(self.ess, value) if figure is None else figure
 
 
@@ -305,7 +307,7 @@ def _fault(
     priority: int,
     advice_on_auto: str = "",
 ) -> _Check:
-    """A check that has something to say only where it speaks against an answer."""
+    """A check that gives a reason only where it speaks against an answer."""
     found = grades.tolist()
     return _Check(grades, lambda q: words(q) if found[q] else "", advice, priority, advice_on_auto)
 
@@ -317,7 +319,7 @@ def _advice(
     method: str,
     density_dim: int | None,
 ) -> str:
-    """What to do about the worst of an answer's checks."""
+    """The advice of an answer's worst check."""
     worst = max(range(len(checks)), key=lambda i: (graded[i][query], checks[i].priority))
     if not graded[worst][query]:
         return ""
@@ -328,20 +330,20 @@ def _advice(
 
 
 def _last_resort(method: str, density_dim: int | None) -> str:
-    """What to do after a method that other advice leads to, lest it lead back; "" after others."""
+    """Advice after a method that other advice leads to, so that it does not lead back; or ""."""
     if density_dim is None or method not in _ON_DENSITIES:
         return _SETTINGS.get(method, "")
     return _ON_DENSITIES[method] if density_dim > _PLANE else _IN_PLANE
 
 
 def k_limits(num_draws: Tensor) -> Tensor:
-    """`pareto_k_limit` of each number of draws; where there are none, that of two."""
+    """`pareto_k_limit` for each number of draws, of which at least two are assumed."""
     limits = [pareto_k_limit(max(int(num), 2)) for num in num_draws.unique().tolist()]
     return num_draws.new_tensor(limits)[num_draws.unique(return_inverse=True)[1]]
 
 
 def _grade(value: Tensor, good: float | Tensor, rough: float | Tensor) -> Tensor:
-    """0 up to good, 1 up to rough, 2 above and for NaN."""
+    """0 up to good, 1 up to rough, 2 above that and for NaN."""
     return 2 - (value <= good).int() - (value <= rough).int()
 
 

@@ -8,7 +8,8 @@ from problems import mixture_target, seeded
 from torch import Tensor
 
 import crosscoding as cc
-from crosscoding.methods.numerics.leapfrog import Move, evaluated, shrunk_covariance
+from crosscoding.methods.numerics.gradients import evaluated
+from crosscoding.methods.numerics.leapfrog import Move, regularized_covariance
 
 COVARIANCE = torch.tensor([[1.0, 0.6], [0.6, 0.5]], dtype=torch.double)
 
@@ -139,7 +140,7 @@ def test_nan_far_out_is_a_path_that_diverged_and_near_by_an_error():
     assert points.gradient.isfinite().all()
     limit = 2.0
     with pytest.raises(
-        cc.NonFiniteError, match=r"where prior draws are, got NaN at 1 of 3 points.* query 0:"
+        cc.NonFiniteError, match=r"in the region of prior draws, got NaN at 1 of 3 points.* query 0:"
     ):
         evaluated(target, density, z)
 
@@ -163,7 +164,7 @@ def test_the_shrunk_covariance_is_the_covariance_of_many_draws():
     factor = torch.linalg.cholesky(COVARIANCE)
     draws = torch.randn(20_000, 3, 2, generator=seeded(0), dtype=torch.double) @ factor.mT
     torch.testing.assert_close(
-        shrunk_covariance(draws, 1e-10), COVARIANCE.expand(3, 2, 2), rtol=0, atol=0.05
+        regularized_covariance(draws, 1e-10), COVARIANCE.expand(3, 2, 2), rtol=0, atol=0.05
     )
 
 
@@ -171,7 +172,7 @@ def test_the_shrunk_covariance_is_the_covariance_of_many_draws():
 def test_the_shrunk_covariance_of_few_draws_is_positive_definite(count):
     draws = torch.randn(count, 2, 10, generator=seeded(0), dtype=torch.double)
     draws[..., 4] = 1.0  # an axis without spread
-    covariance = shrunk_covariance(draws, 1e-6)
+    covariance = regularized_covariance(draws, 1e-6)
     assert (torch.linalg.eigvalsh(covariance) > 0).all()
     if count > 1:  # the variances stay as they are
         spread = draws.var(0, correction=0).clamp_min(1e-6)

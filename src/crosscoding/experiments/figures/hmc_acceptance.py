@@ -18,7 +18,8 @@ from crosscoding.evidence import Evidence
 from crosscoding.experiments import faces
 from crosscoding.experiments.contract import Context, Experiment, Result
 from crosscoding.experiments.rivals import Problem
-from crosscoding.methods.numerics.leapfrog import Move, evaluated
+from crosscoding.methods.numerics.gradients import evaluated
+from crosscoding.methods.numerics.leapfrog import Move
 from crosscoding.random import generator_from, spawn
 from crosscoding.target.vae_target import VAETarget
 

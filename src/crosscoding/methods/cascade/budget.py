@@ -1,4 +1,4 @@
-"""What the cascade's stages may cost: how many particles, climbs and looks a model's price buys."""
+"""How many particles, climbs and draws each stage may use, given the cost of a decode."""
 
 import math
 
@@ -7,34 +7,38 @@ from torch import Tensor
 
 from crosscoding.methods.numerics.resampling import next_temperature
 
-NUM_ISLANDS = 8  # of particles: fewer tell the error of log p(x) too roughly
-LONG_WAY = 10.0  # temperatures from the prior, above which p(z|x) is climbed to, not annealed to
-LONGEST_WAY = 25.0  # above which no particles get there from the prior
-NUM_PARTICLES = 96  # of a query, 12 an island
-# Steps of a climb, of one where climbs cost too much to be many, and how many with one curvature.
-CLIMB_STEPS, DEAR_STEPS, CLIMB_EVERY = 20, 8, 2
-LEAST_CLIMBS = 16  # to count as a search for modes; where they cost too much there is one
-ROUNDS, NUM_ADAPT, NUM_REFINE = 3, 1000, 2500  # of adapting, and draws of one, first and last
-NUM_WEIGHED = 4000  # draws of an answer, at first
-CHECK_STEPS = 8  # of a second look's climbs, which only have to reach a mode's surroundings
-_NUM_CHECKS, _CHECK_EVERY = 16, 3  # climbs for a second look, at least
-_CHECK_OPERATIONS = 1e9  # multiply-adds that buy more of them
-_NUM_CLIMBS = 64  # at most, where they cost next to nothing
-_CLIMB_OPERATIONS = 4e11  # multiply-adds that climbing may cost a query
-_FIT_OPERATIONS = 2e11  # multiply-adds that a fit by gradients, or further draws, may cost a query
-_LOW_RANK_OPERATIONS = 4e11  # and a fit of low rank, which is all that a query has
-_ANNEAL_DECODES = 2e4  # that annealing and weighing take of a query, about
-_MOST_FULL_DIM = 512  # latent dimensions above which covariances are of low rank
-_SWARM_OPERATIONS = 1.2e10  # multiply-adds for a query's swarm: as many particles as that buys
-_SWARM_DECODES = 2e5  # and no more than take this many decodes, about
+NUM_ISLANDS = 8  # of particles: fewer estimate the error of log p(x) too roughly
+FAR_FROM_PRIOR = 10.0  # temperatures, above which stages climb to p(z|x) instead of annealing
+TOO_FAR_FROM_PRIOR = 25.0  # temperatures, above which no particles get there from the prior
+NUM_PARTICLES = 96  # per query, 12 per island
+# Steps of a climb, steps if only one climb is affordable, and steps per curvature.
+CLIMB_STEPS, SINGLE_CLIMB_STEPS, CLIMB_EVERY = 20, 8, 2
+LEAST_CLIMBS = 16  # that count as a search for modes; if these cost too much, there is one
+ROUNDS, NUM_ADAPT, NUM_REFINE = (
+    3,
+    1000,
+    2500,
+)  # rounds of adapting, and draws per round at first and in `refine`
+NUM_WEIGHED = 4000  # draws for an answer, at first
+CHECK_STEPS = 8  # of a second look's climbs, which only need to get near a mode
+_NUM_CHECKS, _CHECK_EVERY = 16, 3  # least climbs of a second look, and steps per curvature
+_CHECK_OPERATIONS = 1e9  # multiply-adds per query for more of them
+_NUM_CLIMBS = 64  # at most, when they cost almost nothing
+_CLIMB_OPERATIONS = 4e11  # multiply-adds per query for climbing
+_FIT_OPERATIONS = 2e11  # multiply-adds per query for a fit by gradients, or for further draws
+_LOW_RANK_OPERATIONS = 4e11  # multiply-adds per query for a low-rank fit, which is the only stage
+_ANNEAL_DECODES = 2e4  # roughly, per query for annealing and weighing
+_MOST_FULL_DIM = 512  # latent dimensions above which covariances have low rank
+_SWARM_OPERATIONS = 1.2e10  # multiply-adds per query for a swarm
+_SWARM_DECODES = 2e5  # roughly the most decodes per query for a swarm
 
 
-class Effort:
-    """How much of everything, by what a decode of this model costs; the same for every query.
+class Budget:
+    """How much each stage may do, given the cost of a decode; the same for every query.
 
     Args:
         latent_dim: Size of z.
-        operations: Multiply-adds of log p(x|z) at one z.
+        operations: Multiply-adds for log p(x|z) at one z.
     """
 
     def __init__(self, latent_dim: int, operations: float) -> None:
@@ -43,7 +47,7 @@ class Effort:
 
     @property
     def num_climbs(self) -> int:
-        """How many climbs are worth their price: many, or where they cost too much one."""
+        """Number of climbs: many, or one if they cost too much."""
         affordable = int(_CLIMB_OPERATIONS / (self._operations * self._dim * 40))
         if affordable < LEAST_CLIMBS:
             return 1
@@ -51,7 +55,7 @@ class Effort:
 
     @property
     def low_rank(self) -> bool:
-        """Whether all is too dear but a fit of low rank: many dimensions, or a large decoder."""
+        """Whether only a low-rank fit is affordable: many dimensions, or a large decoder."""
         return self._dim > _MOST_FULL_DIM or (
             _ANNEAL_DECODES * self._operations > 10 * _FIT_OPERATIONS
         )
@@ -63,72 +67,73 @@ class Effort:
 
     @property
     def fit_decodes(self) -> int:
-        """Decodes of a fit of low rank."""
+        """Decodes for a low-rank fit."""
         return int(min(max(_LOW_RANK_OPERATIONS / self._operations, 240), 20_000))
 
     @property
     def num_drawn(self) -> int:
-        """Draws of a fit of low rank."""
+        """Draws from a low-rank fit."""
         return int(min(max(_FIT_OPERATIONS / self._operations / 2, 20), NUM_ADAPT))
 
     @property
     def most_times(self) -> int:
-        """How many times as many draws as at first an answer may take."""
+        """By which factor an answer may increase its draws."""
         return int(min(max(2 * _FIT_OPERATIONS / (NUM_WEIGHED * self._operations), 1), 6))
 
     @property
     def num_checks(self) -> tuple[int, int]:
-        """Climbs of a second look, and the steps they take with one curvature."""
+        """Climbs of a second look, and their steps per curvature."""
         each = self._operations * (6.0 * self._dim + 60)
         num = int(min(max(_CHECK_OPERATIONS / each, _NUM_CHECKS), _NUM_CLIMBS))
         return num, 1 if num == _NUM_CLIMBS else _CHECK_EVERY
 
     @property
     def swarm_size(self) -> int:
-        """Particles of a swarm."""
-        by_operations = _SWARM_OPERATIONS / (5 * LONG_WAY * self._operations)
-        most = min(by_operations, _SWARM_DECODES / (5 * LONG_WAY))
+        """Number of particles in a swarm."""
+        by_operations = _SWARM_OPERATIONS / (5 * FAR_FROM_PRIOR * self._operations)
+        most = min(by_operations, _SWARM_DECODES / (5 * FAR_FROM_PRIOR))
         return int(max(self._least_swarm, most)) // NUM_ISLANDS * NUM_ISLANDS
 
     @property
     def _least_swarm(self) -> int:
-        """Particles below which a swarm says little."""
+        """Least number of particles for a useful swarm."""
         return 512 + 32 * self._dim
 
-    def swarm_operations(self, way: Tensor) -> Tensor:
-        """Multiply-adds of the smallest swarm that makes sense, at ways (B,) from the prior."""
-        return self._least_swarm * 5 * way.clamp(1.0, LONGEST_WAY) * self._operations
+    def swarm_operations(self, distance: Tensor) -> Tensor:
+        """Multiply-adds for the smallest useful swarm, given distances (B,) from the prior."""
+        return self._least_swarm * 5 * distance.clamp(1.0, TOO_FAR_FROM_PRIOR) * self._operations
 
-    def planned_decodes(self, stage: str, way: Tensor) -> Tensor:
-        """What a stage is reckoned to take of queries that are so far from the prior, amply: (B,).
+    def planned_decodes(self, stage: str, distance: Tensor) -> Tensor:
+        """Generous estimate of a stage's decodes per query, (B,).
 
         Args:
-            stage: Its name.
-            way: How many temperatures p(z|x) is from the prior, about, shape (B,).
+            stage: Name of the stage.
+            distance: Approximate number of temperatures from the prior to p(z|x), shape (B,).
         """
-        way, dim, num = way.clamp_min(1.0), self._dim, self.num_climbs
+        distance, dim, num = distance.clamp_min(1.0), self._dim, self.num_climbs
         proposal = ROUNDS * NUM_ADAPT + NUM_WEIGHED
-        steps = CLIMB_STEPS if num >= LEAST_CLIMBS else DEAR_STEPS
+        steps = CLIMB_STEPS if num >= LEAST_CLIMBS else SINGLE_CLIMB_STEPS
         checks, every = self.num_checks
         look = checks * (7 * CHECK_STEPS + (CHECK_STEPS / every + 2) * dim) + NUM_ADAPT
         decodes = {
             "bank": 0.0,
             "fit": float(self.fit_decodes + self.num_drawn),
             "grid": 10_000.0,
-            "anneal": 3 * 3 * NUM_PARTICLES * (way + 2) + proposal,
+            "anneal": 3 * 3 * NUM_PARTICLES * (distance + 2) + proposal,
             "climb": num * (steps * (dim / CLIMB_EVERY + 7.0) + dim) + 10 * NUM_ADAPT,
             "look": look,
             "look again": look,
             "refine": ROUNDS * NUM_REFINE + NUM_WEIGHED,
-            "swarm": 3 * 4 * self.swarm_size * (way.clamp_max(LONGEST_WAY) + 2) + proposal,
+            "swarm": 3 * 4 * self.swarm_size * (distance.clamp_max(TOO_FAR_FROM_PRIOR) + 2)
+            + proposal,
         }[stage]
-        return decodes + torch.zeros_like(way)
+        return decodes + torch.zeros_like(distance)
 
 
-def way_of(log_likelihood: Tensor, latent_dim: int) -> Tensor:
-    """How many temperatures p(z|x) is from the prior, about, (B,): √(latent / 2) log(1 / t).
+def distance_from_prior(log_likelihood: Tensor, latent_dim: int) -> Tensor:
+    """Approximate number of temperatures from the prior to p(z|x), (B,): √(latent / 2) log(1 / t).
 
-    t is the temperature that the bank, (N, B), reaches with `NUM_PARTICLES` effective points.
+    t is the temperature that the bank, (N, B), reaches with an ESS of `NUM_PARTICLES`.
     """
     cold = torch.zeros_like(log_likelihood[0])
     reached = next_temperature(log_likelihood, cold, float(NUM_PARTICLES))

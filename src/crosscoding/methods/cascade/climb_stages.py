@@ -1,7 +1,8 @@
-"""The stages of the cascade (`auto`) that climb.
+"""The stages of the cascade (`auto`) that climb to modes.
 
-They do where p(z|x) is too narrow to anneal to, and to look for modes that the particles of other
-stages may have lost. As all `stages`, they offer what they find, and return each query's decodes.
+They do so where p(z|x) is too narrow to anneal to, and to look for modes that the particles of
+other stages may have lost. Like all `stages`, they offer what they find, and return each query's
+decodes.
 """
 
 import math
@@ -14,15 +15,15 @@ from torch import Generator, Tensor
 from crosscoding.clock import Clock
 from crosscoding.crosscoders import Fitted, Gaussian, Mixture
 from crosscoding.methods.base import Report
-from crosscoding.methods.cascade.best_so_far import Answers
+from crosscoding.methods.cascade.best_so_far import BestSoFar
 from crosscoding.methods.cascade.budget import (
     CHECK_STEPS,
     CLIMB_EVERY,
     CLIMB_STEPS,
-    DEAR_STEPS,
     LEAST_CLIMBS,
     NUM_ADAPT,
-    Effort,
+    SINGLE_CLIMB_STEPS,
+    Budget,
 )
 from crosscoding.methods.cascade.handover import HandedOn
 from crosscoding.methods.cascade.weighing import BEYOND, Weighing
@@ -34,66 +35,66 @@ from crosscoding.methods.numerics.resampling import taken
 from crosscoding.random import spawn
 from crosscoding.target.vae_target import Target
 
-_NUM_DEAR = 500  # draws where climbs cost so much that there is one
-_MOST_COMPONENTS = 8  # of the modes found, to propose from
-_LEAST_SHARE = -50.0  # log, of a component
-_LIGHT = 4.0  # nats below the heaviest mode, from which on one does not count
-_FEW_REACHED = 0.15  # share of climbs: with decoders of smooth networks it is 0.3 to 1
+_NUM_FOR_SINGLE_CLIMB = 500  # draws for an answer if only one climb is affordable
+_MOST_COMPONENTS = 8  # modes in the proposal
+_LEAST_SHARE = -50.0  # log of the share of a component
+_LIGHT = 4.0  # nats below the heaviest mode, where a mode no longer counts
+_FEW_REACHED = 0.15  # share of climbs; smooth decoder networks have 0.3 to 1
 
 
 @dataclass(eq=False)
 class Found:
-    """What climbs found of B queries.
+    """What climbs found for B queries.
 
     Args:
-        proposal: All of it, to draw from.
-        unseen: The estimated share of p(z|x) in modes that they did not find, shape (B,); NaN where
-            there were too few climbs to tell.
+        proposal: A mixture of all modes found.
+        unseen: Estimated share of p(z|x) in modes that were not found, shape (B,); NaN where there
+            were too few climbs to tell.
     """
 
     proposal: Fitted
     unseen: Tensor
 
     def select(self, index: Tensor) -> "Found":
-        """That of some queries."""
+        """What was found for some queries."""
         return Found(self.proposal.select(index), self.unseen[index])
 
     @staticmethod
     def joined(parts: "Sequence[Found]") -> "Found":
-        """That of several blocks of queries, one after the other."""
+        """What was found for several blocks of queries, one after the other."""
         proposal = Fitted.joined([part.proposal for part in parts])
         return Found(proposal, torch.cat([part.unseen for part in parts]))
 
 
-class Climbs:
-    """What climbs found, and the stages that climb.
+class ClimbStages:
+    """The stages that climb, and what they found.
 
     Args:
-        answers: To offer answers to.
-        effort: How much of everything.
+        answers: Takes the offers.
+        budget: How much each stage may do.
         clock: When to stop.
-        report: Of progress.
-        weigh: Makes answers of proposals.
+        report: Receives progress.
+        weigh: Offers answers from proposals.
 
     Attributes:
-        found: Of the queries that climbs did not settle, what they found.
+        found: What climbs found, for the queries that they did not settle.
     """
 
     def __init__(
-        self, answers: Answers, effort: Effort, clock: Clock, report: Report, weigh: Weighing
+        self, answers: BestSoFar, budget: Budget, clock: Clock, report: Report, weigh: Weighing
     ) -> None:
         self._answers = answers
-        self._effort = effort
+        self._budget = budget
         self._clock = clock
         self._report = report
         self._weigh = weigh
-        self.found: HandedOn[Found] = HandedOn(answers.way)
+        self.found: HandedOn[Found] = HandedOn(answers.distance)
 
     def climb(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        """Modes, the Laplace mixture as a proposal, and the best Gaussian where that is poor."""
+        """Climb to modes; propose from the Laplace mixture and, if poor, from the best Gaussian."""
         for_starts, for_modes, for_mode, for_fit, for_gaussian = spawn(generator, 5)
-        num = self._effort.num_climbs
-        steps = CLIMB_STEPS if num >= LEAST_CLIMBS else DEAR_STEPS
+        num = self._budget.num_climbs
+        steps = CLIMB_STEPS if num >= LEAST_CLIMBS else SINGLE_CLIMB_STEPS
         starts = spread_starts(target, num, generator=for_starts)
         modes = climb(
             target,
@@ -112,13 +113,13 @@ class Climbs:
             missed, several = seen.lacking(proposal), len(seen.best)
             decodes += self._weigh(target, rows, proposal, several, NUM_ADAPT, missed, for_modes)
             decodes += self._at_one_mode(target, rows, modes, seen.once, for_mode)
-            self._answers.looked[rows] = True  # it was climbs that found these
+            self._answers.looked[rows] = True  # these answers come from climbs
         poor = (self._answers.grade[rows] > 0).nonzero()[:, 0]
         if len(poor):
             some, of_poor = target.select(poor), seen.select(poor)
             gaussian, extra = self._best_gaussian(some, rows[poor], of_poor, for_fit)
             missed = of_poor.lacking(gaussian)
-            num_weighed = NUM_ADAPT if seen.is_search else _NUM_DEAR
+            num_weighed = NUM_ADAPT if seen.is_search else _NUM_FOR_SINGLE_CLIMB
             extra += self._weigh(
                 some, rows[poor], gaussian, None, num_weighed, missed, for_gaussian
             )
@@ -128,13 +129,13 @@ class Climbs:
     def _best_gaussian(
         self, target: Target, rows: Tensor, seen: "_Seen", generator: Generator
     ) -> tuple[Fitted, Tensor]:
-        """The best Gaussian by natural gradients from the best mode, and what it took of decodes.
+        """The best Gaussian, by natural gradients from the best mode, and the decodes it took.
 
-        It is kept with the modes, in `found`.
+        A mixture of it and the modes is kept in `found`.
         """
         dim, modes = target.latent_dim, seen.modes
         best, query = seen.best[0], torch.arange(len(rows)).to(rows)
-        fit = NaturalGradient(self._effort.fit_steps(3 * 16 + dim / 4, 400))
+        fit = NaturalGradient(self._budget.fit_steps(3 * 16 + dim / 4, 400))
         start = modes.z[best, query], modes.precision[best, query]
         mean, precision, steps = fit.fit(
             target, *start, generator, self._report, self._clock.within()
@@ -144,9 +145,9 @@ class Climbs:
         return Gaussian.from_precision(mean, precision), steps * (fit.num_draws + dim / 4)
 
     def look(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        """Climb from the prior to modes: does the answer have draws at all of them?"""
+        """Climb from the prior to modes, and check that the answer has draws at all of them."""
         for_starts, for_gaussian = spawn(generator, 2)
-        num, every = self._effort.num_checks
+        num, every = self._budget.num_checks
         starts = spread_starts(target, num, generator=for_starts)
         modes = climb(target, starts, CHECK_STEPS, every=every, stop=self._clock.is_over)
         if self._clock.is_over():
@@ -163,7 +164,7 @@ class Climbs:
     def _at_one_mode(
         self, target: Target, rows: Tensor, modes: Modes, missed: Tensor, generator: Generator
     ) -> Tensor:
-        """Where all climbs end in one mode p(z|x) may be Gaussian, and Laplace's exact."""
+        """Where all climbs end in one mode, try Laplace's Gaussian, as it may be exact."""
         log_weights, climbs = modes.log_weights()
         alone = (climbs.amax(0) == len(climbs)).nonzero()[:, 0]
         decodes = torch.zeros_like(log_weights[0])
@@ -184,15 +185,14 @@ class Climbs:
 
 
 def _overlooked(log_weights: Tensor, climbs: Tensor) -> Tensor:
-    """Share of p(z|x) that climbs may have overlooked, (B,), where it caught most on their way.
+    """Share of p(z|x) that climbs may have overlooked, (B,), if most got stuck in light modes.
 
-    Where hardly any of them got to the modes that count, there may be others that none got to. The
-    share of basins that they know nothing of is about that of climbs that ended where no other did
-    (Good, 1953).
+    If hardly any climb reached the modes that count, there may be others that none reached. The
+    share of unseen basins is about the share of climbs that ended where no other did (Good, 1953).
 
     Args:
-        log_weights: log of each mode's share, −inf for one found before, shape (K, B).
-        climbs: That ended in it, shape (K, B).
+        log_weights: log of each mode's share, −inf for a mode found before, shape (K, B).
+        climbs: Number of climbs that ended in it, shape (K, B).
     """
     heavy = log_weights > log_weights.amax(0) - _LIGHT
     reached = torch.where(heavy, climbs, 0.0).mean(0)
@@ -201,11 +201,11 @@ def _overlooked(log_weights: Tensor, climbs: Tensor) -> Tensor:
 
 @dataclass(eq=False)
 class _Seen:
-    """Modes of B queries and how much of p(z|x) they are.
+    """Modes of B queries, and their shares of p(z|x).
 
     Args:
         modes: Where K climbs ended.
-        log_weights: log of each mode's share, −inf for one found before, shape (K, B).
+        log_weights: log of each mode's share, −inf for a mode found before, shape (K, B).
         once: Share of the climbs that ended where no other did, shape (B,).
         best: The modes to propose from, heaviest first, shape (≤ K, B).
     """
@@ -228,12 +228,12 @@ class _Seen:
 
     @property
     def is_search(self) -> bool:
-        """Whether there were climbs enough to say what none of them found."""
+        """Whether there were enough climbs to estimate what none of them found."""
         return len(self.modes.z) >= LEAST_CLIMBS
 
     @property
     def unseen(self) -> Tensor:
-        """Share of p(z|x) outside of the modes that the best are bumps of, about, (B,)."""
+        """Approximate share of p(z|x) outside the best modes and the bulk around them, (B,)."""
         if not self.is_search:
             return torch.full_like(self.once, math.nan)
         _, climbs = self.modes.log_weights(self.modes.bulk)
@@ -241,7 +241,7 @@ class _Seen:
         return (climbs == 1).to(left_out).mean(0) + left_out
 
     def mixture(self, first: tuple[Tensor, Tensor] | None = None) -> Fitted:
-        """The best modes, and before them a Gaussian of this mean and precision, if any."""
+        """A mixture of the best modes, after the Gaussian `first` (mean, precision), if any."""
         shares = self._shares()
         means = taken(self.modes.z, self.best).transpose(0, 1)
         precisions = taken(self.modes.precision, self.best).transpose(0, 1)
@@ -254,9 +254,9 @@ class _Seen:
         return Mixture.from_components(shares, means, precisions)
 
     def lacking(self, proposal: Fitted) -> Callable[[Tensor], Tensor]:
-        """Given the largest log-weight of each query: the share of p(z|x) that a proposal lacks.
+        """A function from each query's largest log-weight to the share that a proposal lacks.
 
-        That is of modes not found, and of those found where the proposal is too thin.
+        It counts modes that were not found, and modes found where the proposal is too thin.
         """
         modes = self.modes
         if not self.is_search:  # one climb is no search
@@ -270,5 +270,5 @@ class _Seen:
         return share
 
     def _shares(self) -> Tensor:
-        """log of the shares of the best modes, (B, ≤ K)."""
+        """Logs of the shares of the best modes, (B, ≤ K)."""
         return self.log_weights.gather(0, self.best).mT.clamp_min(_LEAST_SHARE)

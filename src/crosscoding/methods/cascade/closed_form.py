@@ -1,9 +1,9 @@
-"""Where p(z|x) has a closed form: observed elements linear in z, under Gaussian noise.
+"""p(z|x) in closed form, where observed elements are linear in z with Gaussian noise.
 
     x = W z + b + σ ε:   p(z|x) = N(P⁻¹ h, P⁻¹),   P = I + Wᵀ M W,   h = Wᵀ M (x − b)
     log p(x) = −½ [(x − b)ᵀ M (x − b) − hᵀ P⁻¹ h + log |P| + Σ log 2πσ²],   M = diag 1 / σ²
 
-Linear elements are found by decoding some points; the decoder's code is not inspected.
+Linear elements are recognised by decoding some points; the decoder's code is not inspected.
 
 Source: Bishop (2006), section 2.3.3. Differs in: nothing.
 """
@@ -22,25 +22,25 @@ from crosscoding.random import normal, quasi_normal
 from crosscoding.result.findings import Findings, Stage
 from crosscoding.target.vae_target import Target, VAETarget
 
-# What has more latent dimensions, numbers in W, or multiply-adds in a decode is left to the
-# cascade: looking for linear elements would take longer than is likely to be gained.
+# Models with more latent dimensions, entries of W, or multiply-adds per decode are left to the
+# cascade: looking for linear elements would likely take longer than it saves.
 _MOST_DIM, _MOST_NUMBERS, _MOST_OPERATIONS = 512, 2**22, 1e7
-_NUM_PROBES, _TIMES_AS_FAR = 64, (1.0, 10.0, 100.0)  # points that tell a bend, near and far
-_ROUNDING = 64  # eps of the largest terms that a decoder adds up
-_OF_SCALE = 1e-3  # of σ, that an element may be off; log p(x) is then off by a part of that
-_CHUNK_BYTES = 64 * 2**20  # of memory for queries that are answered at once
-_SHARE_FOR_LOOKING, _SHARE_OF_TIME = 0.5, 0.6  # of the time left: to look, and to answer
-_OPERATIONS_A_SECOND = 1e10  # that one core of 2020 has of large products, or a few times as many
-_NEXT_TO_NONE = 0.01  # seconds, less than any other answer takes
-_NUM_TIMED = 16  # queries, by which answers are timed
+_NUM_PROBES, _TIMES_AS_FAR = 64, (1.0, 10.0, 100.0)  # points that show curvature, near and far
+_ROUNDING = 64  # eps allowed, relative to the largest terms that a decoder adds up
+_OF_SCALE = 1e-3  # of σ, by which an element may be off; the effect on log p(x) is smaller
+_CHUNK_BYTES = 64 * 2**20  # of memory for queries answered at once
+_SHARE_FOR_LOOKING, _SHARE_OF_TIME = 0.5, 0.6  # of the time left: for looking, and for answering
+_OPERATIONS_A_SECOND = 1e10  # of large products on one core of 2020, within a factor of a few
+_ALMOST_NO_TIME = 0.01  # seconds, less than any other answer takes
+_NUM_TIMED = 16  # queries on which answering is timed
 
 
 @dataclass(frozen=True, eq=False)
 class _LinearElements:
-    """The elements of a datum that are W z + b, in double.
+    """The elements of a datum that equal W z + b, in double.
 
     Args:
-        weight: W, shape (E, latent); 0 for an element that is not linear.
+        weight: W, shape (E, latent); 0 for elements that are not linear.
         bias: b, shape (E,).
         scale: σ, shape (E,).
         found: Which elements are linear, shape (E,).
@@ -53,7 +53,7 @@ class _LinearElements:
 
 
 def has_closed_form(target: Target) -> Tensor:
-    """Which queries of a flat target have one, boolean, (B,)."""
+    """Which queries of a flat target have a closed form, boolean (B,)."""
     none = torch.zeros(target.num_queries, dtype=torch.bool, device=target.like.device)
     if not isinstance(target, VAETarget) or not len(none) or not _is_affordable(target):
         return none
@@ -62,9 +62,9 @@ def has_closed_form(target: Target) -> Tensor:
 
 
 def closed_form(target: Target, num_draws: int, generator: Generator) -> Findings:
-    """The exact answer for every query of a flat target, each of which has one.
+    """The exact answers to the queries of a flat target, all of which have a closed form.
 
-    Where time is too short for as many draws, there are fewer.
+    If time is too short for `num_draws` draws, there are fewer.
     """
     start = time.perf_counter()
     assert isinstance(target, VAETarget)
@@ -82,8 +82,8 @@ def closed_form(target: Target, num_draws: int, generator: Generator) -> Finding
     log_evidence = target.like.new_zeros(target.num_queries)
     error = torch.zeros_like(log_evidence)
     counts = mask.sum(1)
-    for count in counts.unique().tolist():  # sums of one length: what stands beside a query
-        rows = (counts == count).nonzero()[:, 0]  # has no say in how its own are rounded
+    for count in counts.unique().tolist():  # sums have one length, so that rounding does not
+        rows = (counts == count).nonzero()[:, 0]  # depend on the other queries
         numbers = max(target.latent_dim * max(count, target.latent_dim, num_draws), 1)
         chunk = target.clock.piece_bytes(_CHUNK_BYTES)
         for some in rows.split(max(chunk // (8 * numbers), 1)):
@@ -103,12 +103,10 @@ def closed_form(target: Target, num_draws: int, generator: Generator) -> Finding
         ess=nothing + math.inf,
         pareto_k=nothing + math.nan,
         exact_density=True,
-        stats={
-            "missed": nothing,
-            "weighed": nothing + num_draws,
-            "finished": nothing + 1,
-            "collapsed": nothing,
-        },
+        missed=nothing,
+        num_weighed=nothing + num_draws,
+        finished=torch.ones_like(nothing, dtype=torch.bool),
+        collapsed=torch.zeros_like(nothing, dtype=torch.bool),
         trace=(Stage("closed form", nothing, nothing + seconds),),
     )
 
@@ -116,13 +114,13 @@ def closed_form(target: Target, num_draws: int, generator: Generator) -> Finding
 def _solved(
     linear: _LinearElements, elements: Tensor, values: Tensor, eps: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Draws (B, latent, S), log p(x) and its rounding, (B,), where as many elements are observed.
+    """Draws (B, latent, S), log p(x) and its rounding error, (B,), with n observed elements each.
 
-    P = Rᵀ R by QR of W / σ above I: squaring W would cost half of the digits.
+    P = Rᵀ R by QR of W / σ stacked on I, as squaring W would cost half of the digits.
 
     Args:
-        linear: The elements of a datum.
-        elements: Which are observed, shape (B, n).
+        linear: The linear elements of a datum.
+        elements: Indices of the observed elements, shape (B, n).
         values: Their values, shape (B, n).
         eps: Standard normal noise, shape (latent, S).
     """
@@ -149,17 +147,17 @@ def _mask_of(target: VAETarget) -> Tensor:
 
 
 def _is_affordable(target: VAETarget) -> bool:
-    """Whether there is time to look for linear elements, by what decoding takes as counted."""
+    """Whether there is time to look for linear elements, judging by the counted cost of decoding."""
     vae, clock = target.vae, target.clock
     if "linear elements" in vae.kept or not clock.is_limited:
         return True
     decodes = vae.latent_dim + len(_TIMES_AS_FAR) * _NUM_PROBES
     seconds = decodes * vae.operations / _OPERATIONS_A_SECOND
-    return seconds <= max(_SHARE_FOR_LOOKING * clock.left, _NEXT_TO_NONE)
+    return seconds <= max(_SHARE_FOR_LOOKING * clock.left, _ALMOST_NO_TIME)
 
 
 def _linear_elements(vae: VAE) -> _LinearElements | None:
-    """The elements that are linear in z; None where there are none. Found at the first call."""
+    """The elements that are linear in z, or None; the model keeps the result."""
     scale = _scale_of(vae)
     if scale.isnan().all():
         return None
@@ -172,7 +170,7 @@ def _linear_elements(vae: VAE) -> _LinearElements | None:
 
 
 def _scale_of(vae: VAE) -> Tensor:
-    """σ of each element that has a fixed Gaussian one, NaN for others, in double, (E,)."""
+    """σ of each element with fixed Gaussian noise, NaN for others, in double, (E,)."""
     like = torch.empty(0, dtype=vae.dtype, device=vae.device)
     likelihood = vae.flat_likelihood
     if not isinstance(likelihood, Mixed):
@@ -192,14 +190,14 @@ def _found_linear_elements(vae: VAE, scale: Tensor) -> _LinearElements | None:
     probes = quasi_normal(
         _NUM_PROBES, vae.latent_dim, generator=Generator().manual_seed(0), like=like
     )
-    # Few decoders have such elements, and three points show most of those that have none.
+    # Few decoders have linear elements, and three points suffice to rule out most others.
     first, second = probes[1:2], probes[2:3]
     together = torch.cat([first + second, first, second, torch.zeros_like(first)])
     total, one, other, bias = _means(vae, together)
     rounding = _ROUNDING * torch.finfo(vae.dtype).eps
     size = one.abs() + other.abs() + total.abs() + bias.abs()
     allowed = (rounding * size).minimum(_OF_SCALE * scale)
-    found = (total - one - other + bias).abs() <= allowed  # NaN is not
+    found = (total - one - other + bias).abs() <= allowed  # False for NaN
     if not found.any():
         return None
     axes = torch.eye(vae.latent_dim, dtype=vae.dtype, device=vae.device)

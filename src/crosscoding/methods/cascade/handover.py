@@ -1,4 +1,4 @@
-"""What one stage of the cascade finds and a later one asks for, with the queries that it is of."""
+"""What one stage of the cascade hands on to a later one, for some of the queries."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class _Selectable(Protocol):
-    """Something of a batch of queries, of which some can be chosen and several put together."""
+    """A value for a batch of queries, which can be selected and joined."""
 
     def select(self, index: Tensor) -> Any: ...
 
@@ -21,13 +21,13 @@ Value = TypeVar("Value", bound=_Selectable)
 
 
 class HandedOn(Generic[Value]):
-    """A value for some of the queries: those for which a stage found one.
+    """Values for some of the queries: those for which a stage found one.
 
-    A budget may keep a stage from running, for all queries or for some. So a later stage cannot
-    assume that there is a value; it asks for which queries there is one.
+    The budget may keep a stage from running for some queries. So a later stage cannot assume that
+    there is a value; it asks which queries have one.
 
     Args:
-        like: Any tensor whose first dimension runs over all queries.
+        like: Any tensor with one entry per query.
     """
 
     def __init__(self, like: Tensor) -> None:
@@ -36,7 +36,7 @@ class HandedOn(Generic[Value]):
         self._count = 0
 
     def put(self, rows: Tensor, value: Value) -> None:
-        """Keep the value of these queries."""
+        """Store the value for these queries."""
         together = value if self._values is None else type(value).joined([self._values, value])
         self._place[rows] = self._count + torch.arange(len(rows), device=rows.device)
         self._values, self._count = together, self._count + len(rows)
@@ -46,31 +46,31 @@ class HandedOn(Generic[Value]):
         return self._place[rows] >= 0
 
     def of(self, rows: Tensor) -> Value:
-        """The value of these queries, all of which must have one, at least one query."""
+        """The value for these queries: at least one, all of which must have a value."""
         if self._values is None or not bool(self.has(rows).all()):
-            raise LookupError("expected queries that have a value; ask `has` first")
+            raise LookupError("expected queries that have a value; check with `has` first")
         return self._values.select(self._place[rows])
 
 
 @dataclass(eq=False)
 class Particles:
-    """Particles that annealed to p(z|x).
+    """Particles that were annealed to p(z|x).
 
     Args:
         z: Shape (S, B, latent).
-        missed: Share of p(z|x) that they do not see, NaN where that is not known, shape (B,).
+        missed: Share of p(z|x) that they lack, shape (B,); NaN where that is unknown.
     """
 
     z: Tensor
     missed: Tensor
 
     def select(self, index: Tensor) -> "Particles":
-        """Those of some queries."""
+        """The particles of some queries."""
         return Particles(self.z[:, index], self.missed[index])
 
     @staticmethod
     def joined(parts: "Sequence[Particles]") -> "Particles":
-        """Those of several blocks of queries, one after the other."""
+        """The particles of several blocks of queries, one after the other."""
         return Particles(
             torch.cat([part.z for part in parts], 1), torch.cat([part.missed for part in parts])
         )

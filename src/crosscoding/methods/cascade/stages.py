@@ -1,11 +1,12 @@
 """The stages of the cascade (`auto`): each works on some queries and offers what it finds.
 
-A stage takes the target of those queries, which they are of all, and a generator; what it finds is
-kept where it is better than the answer so far. It returns the decodes that each query took.
+A stage takes the target of those queries, their indices among all queries, and a generator. What it
+finds is kept where it is better than the best so far. It returns the decodes that each query took.
 """
 
 import math
 import time
+from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor
@@ -13,20 +14,20 @@ from torch import Generator, Tensor
 from crosscoding.clock import Clock
 from crosscoding.diagnostics import pareto_smooth
 from crosscoding.methods.base import Report
-from crosscoding.methods.cascade.best_so_far import Answer, Answers
+from crosscoding.methods.cascade.best_so_far import BestSoFar
 from crosscoding.methods.cascade.budget import (
-    LONG_WAY,
-    LONGEST_WAY,
+    FAR_FROM_PRIOR,
     NUM_ADAPT,
     NUM_ISLANDS,
     NUM_PARTICLES,
     NUM_REFINE,
     NUM_WEIGHED,
     ROUNDS,
-    Effort,
-    way_of,
+    TOO_FAR_FROM_PRIOR,
+    Budget,
+    distance_from_prior,
 )
-from crosscoding.methods.cascade.climb_stages import Climbs
+from crosscoding.methods.cascade.climb_stages import ClimbStages
 from crosscoding.methods.cascade.handover import HandedOn, Particles
 from crosscoding.methods.cascade.weighing import Weighing, outside
 from crosscoding.methods.grid import Grid
@@ -36,89 +37,87 @@ from crosscoding.methods.numerics.low_rank_fit import FEWEST_DECODES, fit_low_ra
 from crosscoding.methods.numerics.resampling import bounded
 from crosscoding.methods.tempered_smc import Annealing, Swarm
 from crosscoding.random import spawn
+from crosscoding.result.findings import Findings
 from crosscoding.target.vae_target import Target
 
 GRID_DIM = 3  # latent dimensions up to which cells are few enough
-_GRID_TOLERANCE = {1: 0.1, 2: 0.1, 3: 0.05}  # nats; the error is about a twentieth of it
-_NUM_GRID_CHECKS, _MOST_CELLS = 300, 30_000  # draws and cells, above which it is not the cheapest
-_BANK_ESS, _BANK_ERROR = 100.0, 0.0375  # of points spread evenly, and of log p(x) by islands
-_SHARE_FOR_FIT = 0.8  # of the time left, for a fit of low rank; the rest is for its weights
-_MOST_COMPONENTS = 8  # of the modes found, to propose from
-_ISLAND_FACTOR = 1.25  # by which the spread of a few islands may understate the error
-_MOST_UNSEEN = 0.1  # share of p(z|x) that climbs may leave out, and be a beginning for particles
-_MOST_TEMPERATURES = 40  # of a swarm: about twice those that LONGEST_WAY takes
-_PARTICLES_COUNT = 5  # times as much as draws that were adapted from them
+_GRID_TOLERANCE = {1: 0.1, 2: 0.1, 3: 0.05}  # nats; the error is about a twentieth of this
+_NUM_GRID_CHECKS, _MOST_CELLS = 300, 30_000  # draws, and cells above which other stages are cheaper
+_BANK_ESS, _BANK_ERROR = 100.0, 0.0375  # what the bank needs for a dense answer; nats, by islands
+_SHARE_FOR_FIT = 0.8  # of the time left, for a low-rank fit; the rest is for its weights
+_ISLAND_FACTOR = 1.25  # by which the spread of few islands may understate the error
+_MOST_UNSEEN = 0.1  # share of p(z|x) that climbs may lack if particles are to start from them
+_MOST_TEMPERATURES = 40  # of a swarm: about twice as many as TOO_FAR_FROM_PRIOR takes
+_PARTICLES_COUNT = 5  # times as much as draws of proposals adapted from them
 
 
 class Stages:
-    """What each stage does, and the answers that they have together.
+    """The stages of one run, which share their answers.
 
     Args:
-        answers: To offer answers to.
-        effort: How much of everything.
+        answers: Takes the offers.
+        budget: How much each stage may do.
         clock: When to stop.
-        report: Of progress.
-        unlimited: Whether a query may have further draws where its error asks for them.
+        report: Receives progress.
+        unlimited: Whether a query may have further draws if its error is too large.
     """
 
     def __init__(
-        self, answers: Answers, effort: Effort, clock: Clock, report: Report, *, unlimited: bool
+        self, answers: BestSoFar, budget: Budget, clock: Clock, report: Report, *, unlimited: bool
     ) -> None:
         self.answers = answers
-        self._effort = effort
+        self._budget = budget
         self._clock = clock
         self._report = report
-        self._weigh = Weighing(answers, clock, effort.most_times if unlimited else 1)
-        self._particles: HandedOn[Particles] = HandedOn(answers.way)
-        self.climbs = Climbs(answers, effort, clock, report, self._weigh)
+        self._weigh = Weighing(answers, clock, budget.most_times if unlimited else 1)
+        self._particles: HandedOn[Particles] = HandedOn(answers.distance)
+        self.climbs = ClimbStages(answers, budget, clock, report, self._weigh)
 
     def bank(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        """Importance sampling with the bank, good enough where it is dense: in few dimensions."""
+        """Importance sampling with the bank, which is dense enough in few dimensions."""
         points, log_likelihood = target.log_likelihood_of_bank()
-        self._clock.beat()  # of many queries each of these steps takes its time
+        self._clock.beat()  # with many queries, each of these steps takes a while
         largest = bounded(log_likelihood.amax(0))
         weights = (log_likelihood - largest).exp()
         total, ess = weights.sum(0), weights.sum(0).square() / weights.square().sum(0)
         each = len(points) // NUM_ISLANDS
         self._clock.beat()
         islands = weights[: each * NUM_ISLANDS].unflatten(0, (NUM_ISLANDS, each))
-        spread = islands.mean(1).std(0)  # NaN where there are too few points
-        # Each island is spread evenly by itself: all of them together have a smaller error.
+        spread = islands.mean(1).std(0)  # NaN if there are too few points
+        # Points are evenly spread within each island, and all together have a smaller error yet.
         error = _ISLAND_FACTOR * spread / math.sqrt(NUM_ISLANDS) / (total / len(points))
         pareto_k = torch.full_like(ess, math.inf)
         if target.latent_dim <= GRID_DIM:
             dense = ((ess >= _BANK_ESS) & (error <= _BANK_ERROR)).nonzero()[:, 0]
             if target.ends_with_prior:
-                pareto_k = torch.full_like(ess, math.nan)  # of bounded weights there is no tail
+                pareto_k = torch.full_like(ess, math.nan)  # bounded weights have no tail
             else:
                 pareto_k[dense] = pareto_smooth(log_likelihood[:, dense])[1]
-            # As many independent draws would have that error.
+            # The number of independent draws with the same error.
             as_draws = error[dense].square().reciprocal().clamp_max(float(len(points)))
             ess[dense] = torch.maximum(ess[dense], as_draws)
         else:
-            self.answers.way[rows] = way_of(log_likelihood, target.latent_dim)
+            self.answers.distance[rows] = distance_from_prior(log_likelihood, target.latent_dim)
         self._clock.beat()
         unknown = torch.full_like(ess, math.nan)
-        answer = Answer(
+        offer = Findings(
             draws=points[:, None].expand(-1, target.num_queries, -1),
             log_weights=log_likelihood,
             log_evidence=largest + (total / len(points)).log(),
-            error=error,
+            log_evidence_error=error,
             c_elbo=unknown,
             c_elbo_error=unknown,
             ess=ess,
             pareto_k=pareto_k,
             missed=torch.zeros_like(ess),
-            weighed=torch.full_like(ess, len(points)),
-            searched=True,
         )
-        self.answers.keep(rows, answer, postpone=True)
+        self.answers.keep(rows, offer, searched=True, postpone=True)
         return torch.zeros_like(ess)
 
     def locate(self, target: Target, rows: Tensor) -> None:
-        """Note how far p(z|x) is from the prior, where the answer of the bank did not need it."""
+        """Record how far p(z|x) is from the prior, which `bank` does not in few dimensions."""
         _, log_likelihood = target.log_likelihood_of_bank()
-        self.answers.way[rows] = way_of(log_likelihood, target.latent_dim)
+        self.answers.distance[rows] = distance_from_prior(log_likelihood, target.latent_dim)
 
     def integrate(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         tolerance = _GRID_TOLERANCE[target.latent_dim]
@@ -126,36 +125,21 @@ class Stages:
         everything, outcome = grid.integrate(target, generator=generator)
         integrated = (outcome == 0).nonzero()[:, 0]
         found = everything.select(integrated)
-        assert found.log_weights is not None
-        assert found.pareto_k is not None
         unknown = torch.full_like(found.ess, math.nan)
-        answer = Answer(
-            draws=found.draws,
-            log_weights=found.log_weights,
-            log_evidence=found.log_evidence,
-            error=found.log_evidence_error,
-            c_elbo=unknown,
-            c_elbo_error=unknown,
-            ess=found.ess,
-            pareto_k=found.pareto_k,
-            missed=found.stats["missed"],
-            weighed=found.stats["weighed"],
-            cell_width=found.cell_width,
-            searched=True,
-        )
-        self.answers.keep(rows[integrated], answer)
+        offer = replace(found, c_elbo=unknown, c_elbo_error=unknown)  # a grid has no bound
+        self.answers.keep(rows[integrated], offer, searched=True)
         return everything.stats["cells"] + _NUM_GRID_CHECKS
 
     def fit(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        """A Gaussian at one mode, narrow in as many directions as are affordable."""
+        """Fit a Gaussian at one mode, narrow in as many directions as are affordable."""
         for_fit, for_weights = spawn(generator, 2)
         affordable = self._affordable(target)
         if affordable < FEWEST_DECODES:
             self.answers.finished[rows] = False
-            return torch.ones_like(self.answers.way[rows])
+            return torch.ones_like(self.answers.distance[rows])
         fitted, decodes = fit_low_rank(
             target,
-            self._effort.fit_decodes,
+            self._budget.fit_decodes,
             generator=for_fit,
             report=self._report,
             clock=self._clock,
@@ -166,14 +150,14 @@ class Stages:
             rows,
             fitted,
             None,
-            self._effort.num_drawn,
-            lambda largest: torch.full_like(largest, math.nan),  # one fit is no search
+            self._budget.num_drawn,
+            lambda largest: torch.full_like(largest, math.nan),  # one fit is not a search
             for_weights,
         )
 
     def _affordable(self, target: Target) -> int:
-        """Decodes that a fit may take of each query, by its effort and by the time left."""
-        most = self._effort.fit_decodes
+        """Decodes per query that a fit may take, given its budget and the time left."""
+        most = self._budget.fit_decodes
         if not self._clock.is_limited:
             return most
         start = time.perf_counter()
@@ -195,12 +179,12 @@ class Stages:
         return decodes
 
     def _arrived(self, rows: Tensor, swarm: Swarm) -> Tensor:
-        """Which particles got to p(z|x), as an index; notes of the others that they did not."""
+        """Index of the queries whose particles reached p(z|x); marks others as not finished."""
         self.answers.finished[rows[~swarm.reached]] = False
         return swarm.reached.nonzero()[:, 0]
 
     def refine(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        """Adapt from the answer's draws and the particles with more draws, and a mixture of two."""
+        """Adapt two Gaussians, with more draws, from the answer's draws and the particles."""
         for_adapt, for_weights = spawn(generator, 2)
         particles = self._particles_of(rows)
         draws = torch.cat([self.answers.draws_of(rows), *[particles.z] * _PARTICLES_COUNT])
@@ -225,7 +209,7 @@ class Stages:
         )
 
     def _particles_of(self, rows: Tensor) -> Particles:
-        """Particles of queries; draws of the answer so far where none annealed, or none arrived."""
+        """Annealed particles, or draws of the best answer so far for queries that have none."""
         draws = self.answers.draws_of(rows)
         some = torch.arange(NUM_PARTICLES, device=rows.device) % len(draws)
         particles = Particles(draws[some], torch.full_like(self.answers.error[rows], math.nan))
@@ -235,27 +219,27 @@ class Stages:
         return particles
 
     def swarm(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        """Many particles in islands: from the prior or, where it is far, from what climbs found.
+        """Many particles in islands, from the prior or, where that is far, from the modes found.
 
-        Of very many modes climbs find a part; the prior has them all.
+        If there are very many modes, climbs find only some of them, while the prior covers all.
         """
-        way, climbed = self.answers.way[rows], self.climbs.found.has(rows)
-        decodes, unseen = torch.zeros_like(way), torch.full_like(way, math.nan)
+        distance, climbed = self.answers.distance[rows], self.climbs.found.has(rows)
+        decodes, unseen = torch.zeros_like(distance), torch.full_like(distance, math.nan)
         if climbed.any():
             unseen[climbed] = self.climbs.found.of(rows[climbed]).unseen
-        far = climbed & ((unseen < _MOST_UNSEEN) | ~(way < LONGEST_WAY))
+        far = climbed & ((unseen < _MOST_UNSEEN) | ~(distance < TOO_FAR_FROM_PRIOR))
         for_near, for_far, for_bridge = spawn(generator, 3)
         if (some := (~far).nonzero()[:, 0]).numel():
             near = target.select(some)
             decodes[some] += self._swarm(near, rows[some], near, 0.0, for_near)
         if (some := far.nonzero()[:, 0]).numel():
             proposal = self.climbs.found.of(rows[some]).proposal
-            num = self._effort.swarm_size
+            num = self._budget.swarm_size
             there = target.select(some)
             bridge = Bridge(there, proposal, num, generator=for_bridge)
             decodes[some] += num
-            length = way_of(bridge.log_likelihood_of_bank()[1], target.latent_dim)
-            short = (length <= LONG_WAY).nonzero()[:, 0]
+            length = distance_from_prior(bridge.log_likelihood_of_bank()[1], target.latent_dim)
+            short = (length <= FAR_FROM_PRIOR).nonzero()[:, 0]
             there, path, some = there.select(short), bridge.select(short), some[short]
             if len(some):
                 decodes[some] += self._swarm(there, rows[some], path, unseen[some], for_far)
@@ -269,12 +253,12 @@ class Stages:
         unseen: Tensor | float,
         generator: Generator,
     ) -> Tensor:
-        """Particles that walk along a path to the target: what they say, and what they propose.
+        """Anneal particles along a path to the target; offer them, and a proposal fitted to them.
 
-        `unseen`: Share of p(z|x), (B,), in modes that the path does not lead to.
+        `unseen` is the share of p(z|x), (B,), in modes that the path does not lead to.
         """
         for_particles, for_proposal = spawn(generator, 2)
-        num = self._effort.swarm_size
+        num = self._budget.swarm_size
         annealing = Annealing(num, NUM_ISLANDS, 1, 4, 0.5, _MOST_TEMPERATURES, gives_up=True)
         swarm = annealing.run(path, generator=for_particles, stop=self._clock.is_over)
         decodes, there = swarm.decodes, self._arrived(rows, swarm)
@@ -284,23 +268,11 @@ class Stages:
         unseen = torch.as_tensor(unseen, dtype=decodes.dtype, device=decodes.device)
         unseen = unseen.expand(len(decodes))[there]
         target, rows, swarm = target.select(there), rows[there], swarm.select(there)
-        unknown = torch.full_like(swarm.log_evidence, math.nan)
-        answer = Answer(
-            draws=swarm.z,
-            log_weights=torch.zeros_like(swarm.log_likelihood),
-            log_evidence=swarm.log_evidence,
-            error=_ISLAND_FACTOR * swarm.log_evidence_error,
-            c_elbo=unknown,
-            c_elbo_error=unknown,
-            ess=swarm.ess,
-            pareto_k=unknown,
-            missed=swarm.missed + unseen,
-            weighed=torch.full_like(unknown, len(swarm.z)),
-        )
-        self.answers.keep(rows, answer)
+        found, missed = swarm.findings(), swarm.missed + unseen
+        error = _ISLAND_FACTOR * found.log_evidence_error
+        self.answers.keep(rows, replace(found, log_evidence_error=error, missed=missed))
         swarm.log_likelihood = swarm.log_likelihood + path.log_prior(swarm.z)
         swarm.log_likelihood = swarm.log_likelihood - target.log_prior(swarm.z)
-        missed = swarm.missed + unseen
         decodes[there] += self._propose(target, rows, swarm, missed, 3, for_proposal)
         return decodes
 
@@ -313,7 +285,7 @@ class Stages:
         components: int,
         generator: Generator,
     ) -> Tensor:
-        """Fit to particles, adapt, weigh, and see whether particles lie outside; the decodes."""
+        """Fit a proposal to particles, adapt it, weight draws of it; returns the decodes."""
         for_adapt, for_weights = spawn(generator, 2)
         proposal = adapt(
             target,

@@ -1,4 +1,4 @@
-"""From a proposal to answers: draws of it weighed by importance, as many as the error asks for."""
+"""From a proposal to answers: weights draws of it, as many as the error of log p(x) needs."""
 
 import math
 from collections.abc import Callable
@@ -9,27 +9,28 @@ from torch import Generator, Tensor
 from crosscoding.clock import Clock
 from crosscoding.crosscoders import Fitted
 from crosscoding.diagnostics import pareto_k_limit
-from crosscoding.methods.cascade.best_so_far import Answers, answer_of
+from crosscoding.methods.cascade.best_so_far import BestSoFar
 from crosscoding.methods.cascade.budget import NUM_WEIGHED
+from crosscoding.methods.importance import weighted_findings
 from crosscoding.random import spawn
 from crosscoding.target.vae_target import Target
 
-BEYOND = 1.0  # nats above the largest weight: where a point lies outside what was fitted
-_PIECES = 20  # that draws are weighed in where time is limited
-_MOST_STREAMS = 6  # of further draws
-_WANTED_ERROR = 0.037  # of log p(x), nats
+BEYOND = 1.0  # nats above the largest weight, where a point lies outside the fit
+_PIECES = 20  # in which draws are weighted if time is limited
+_MOST_STREAMS = 6  # of random numbers for further draws
+_WANTED_ERROR = 0.037  # of log p(x), in nats: a little below what the verdict trusts
 
 
 class Weighing:
-    """Weighs draws of proposals, and offers what comes of it as answers.
+    """Weights draws of proposals, and offers the results as answers.
 
     Args:
-        answers: To offer answers to.
+        answers: Takes the offers.
         clock: When to stop.
-        most_times: How many times as many draws an answer may take, where its error asks for them.
+        most_times: By which factor the number of draws may grow if the error is too large.
     """
 
-    def __init__(self, answers: Answers, clock: Clock, most_times: int) -> None:
+    def __init__(self, answers: BestSoFar, clock: Clock, most_times: int) -> None:
         self._answers = answers
         self._clock = clock
         self._most_times = most_times
@@ -44,26 +45,30 @@ class Weighing:
         missed: Callable[[Tensor], Tensor],
         generator: Generator,
     ) -> Tensor:
-        """Answers from draws of a proposal, more of them where the error asks for it.
+        """Offer answers from draws of a proposal, with more draws where the error is too large.
 
         Args:
-            target: Of these queries.
-            rows: Which they are.
+            target: The target of these queries.
+            rows: Their indices.
             proposal: What to draw from.
             num_fitted: As in `importance.bound_of`.
-            num: Draws at first.
-            missed: The share of p(z|x) outside, (B,), given the largest log-weight of each query.
-            generator: Of the draws.
+            num: Number of draws at first.
+            missed: Gives the share of p(z|x) that the proposal lacks, (B,), from each query's
+                largest log-weight.
+            generator: For the draws.
         Returns:
-            Decodes of each query.
+            Decodes per query, shape (B,).
         """
         z, log_weights = _weighted_draws(target, proposal, num, generator, self._clock)
         num = len(z)
-        answer = answer_of(proposal, num_fitted, z, log_weights, missed(log_weights.amax(0)))
-        self._answers.keep(rows, answer)
-        decodes = torch.full_like(answer.error, float(num))
-        times = (answer.error / _WANTED_ERROR).square().ceil().clamp(1, self._most_times)
-        times = torch.where(answer.pareto_k < pareto_k_limit(num), times, 1.0)
+        offer = weighted_findings(z, log_weights, proposal, num_fitted)
+        offer.missed = missed(log_weights.amax(0))
+        self._answers.keep(rows, offer)
+        decodes = torch.full_like(offer.ess, float(num))
+        times = (
+            (offer.log_evidence_error / _WANTED_ERROR).square().ceil().clamp(1, self._most_times)
+        )
+        times = torch.where(offer.figures.pareto_k < pareto_k_limit(num), times, 1.0)
         if num == NUM_WEIGHED and not self._clock.is_over():
             for_more = spawn(generator, _MOST_STREAMS)
             for total in times[times > 1].unique().tolist():
@@ -77,9 +82,9 @@ class Weighing:
                 weights = torch.cat([log_weights[:, again], extra_weights])
                 largest = torch.full_like(decodes, math.inf)
                 largest[again] = weights.amax(0)
-                searched = missed(largest)[again]
-                answer = answer_of(some, num_fitted, together, weights, searched)
-                self._answers.keep(rows[again], answer)
+                offer = weighted_findings(together, weights, some, num_fitted)
+                offer.missed = missed(largest)[again]
+                self._answers.keep(rows[again], offer)
                 decodes[again] += len(extra)
         return decodes
 
@@ -87,15 +92,15 @@ class Weighing:
 def outside(
     proposal: Fitted, z: Tensor, log_joint: Tensor, elsewhere: Tensor
 ) -> Callable[[Tensor], Tensor]:
-    """Given the largest log-weight of each query: the share of p(z|x) that particles see outside.
+    """A function from each query's largest log-weight to the share of p(z|x) outside the proposal.
 
     A count of one may be luck, so one is added wherever any particle is found.
 
     Args:
-        proposal: What was fitted to them, or to others.
-        z: Particles of p(z|x), shape (S, B, latent).
+        proposal: What was fitted, to these particles or to others.
+        z: Particles from p(z|x), shape (S, B, latent).
         log_joint: log p(z, x) there, shape (S, B).
-        elsewhere: The share that particles do not see either, shape (B,).
+        elsewhere: The share that the particles themselves lack, shape (B,).
     """
     log_weights = log_joint - proposal.log_prob(z)
 
@@ -109,10 +114,10 @@ def outside(
 def _weighted_draws(
     target: Target, proposal: Fitted, num: int, generator: Generator, clock: Clock
 ) -> tuple[Tensor, Tensor]:
-    """So many draws and their log-weights, or as many as there is time for.
+    """`num` draws and their log-weights, or as many as there is time for.
 
-    What a proposal takes for any draws at all, products of matrices, is as much as for some draws a
-    dimension: a piece has no fewer.
+    A piece has at least one draw per dimension, as the fixed cost of drawing at all, in matrix
+    products, is about as large as that of so many draws.
     """
     if not clock.is_limited:
         z, log_q = proposal.rsample_and_log_prob(num, generator=generator)

@@ -1,10 +1,10 @@
-"""A bridge: p(z|x) seen from a proposal q in place of the prior, for particles to walk along.
+"""`Bridge`: a target relative to a proposal q instead of the prior, for particles to anneal along.
 
     q(z) (p(z, x) / q(z))^t,   0 ≤ t ≤ 1
 
-From the modes that climbs found it is a few temperatures to a narrow p(z|x), and from the prior
-dozens. q is normalised, so that what particles find is still log p(x). A mode that q does not reach
-they do not find.
+A narrow p(z|x) is a few temperatures away from the modes that climbs found, and dozens from the
+prior. q is normalised, so particles still estimate log p(x). They do not find modes that q does not
+reach.
 """
 
 from torch import Generator, Tensor
@@ -14,13 +14,13 @@ from crosscoding.target.vae_target import Target
 
 
 class Bridge(Target):
-    """A flat target relative to a proposal, whose draws are its bank.
+    """A flat target with a proposal as its prior, and draws of the proposal as its bank.
 
     Args:
         target: p(z, x), of batch shape (B,).
-        proposal: q, with a density, for each of its queries.
-        num: Draws that the bank has, ≥ 1.
-        generator: Of the draws.
+        proposal: q for each of its queries, with a density.
+        num: Number of draws in the bank, ≥ 1.
+        generator: For the draws.
     """
 
     def __init__(self, target: Target, proposal: Fitted, num: int, *, generator: Generator) -> None:
@@ -41,7 +41,7 @@ class Bridge(Target):
         return self.target.log_joint(z, checked=checked)
 
     def log_likelihood_of_bank(self) -> tuple[Tensor, Tensor]:
-        """Draws of each query's own proposal, (N, B, latent), and log p(z, x) − log q there."""
+        """Draws from each query's proposal, (N, B, latent), and log p(z, x) − log q there."""
         return self._draws, self._log_weights
 
     def pairwise_log_likelihood(self, z: Tensor) -> Tensor:

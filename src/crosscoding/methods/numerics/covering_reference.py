@@ -1,20 +1,22 @@
-"""A density without a prior, seen from a reference that covers it.
+"""A reference distribution that covers a bare density, to take the place of a prior.
 
-    p(z) / r(z) takes the place of p(x|z), and r that of the prior:
+The target is seen relative to a reference r: p(z) / r(z) takes the place of p(x|z), and r that of
+the prior:
+
     r = 0.5 N(0, s² I) + 0.2 t₄(m, S) + 0.15 t₁(m, S) + 0.15 c(m, S),   s: the `prior_scale`
 
-and where there are several modes (`mode_search`) half of that, the other half being a t₄ at each.
+If there are several modes (`mode_search`), this makes up half of r, and a t₄ at each mode the rest.
 
 A VAE's p(z|x) lies within its prior. A bare density need not lie within N(0, s² I): it may be
-wider, elsewhere, or have heavier tails. Then the weights of draws from that normal distribution
-have no bound, and mass outside it is missed without notice. So m and S are adapted to the
-density first, in rounds of draws, and two parts have tails that hardly any density exceeds: the
-Cauchy distribution t₁, and c, a Cauchy distribution in every element by itself. Rounds of draws can
-lose a mode for good, so climbs look for modes afterwards.
+wider, elsewhere, or have heavier tails. Then importance weights of draws from N(0, s² I) are
+unbounded, and mass outside it is missed without notice. So m and S are first adapted to the density
+in rounds of draws, and two parts have tails that hardly any density exceeds: the Cauchy
+distribution t₁, and c, an independent Cauchy distribution in each element. Rounds of draws can lose
+a mode for good, so climbs look for modes afterwards.
 
-Source: Hesterberg (1995) for the mixture of a proposal with a defensive part; Cornuet et al. (2012)
-for the weights of all rounds; Lange, Little & Taylor (1989) for the fit of m and S. Differs in:
-weights that lie too far apart to fit to are flattened, as in `importance`.
+Source: Hesterberg (1995) for mixing a proposal with a defensive part; Cornuet et al. (2012) for the
+weights over all rounds; Lange, Little & Taylor (1989) for the fit of m and S. Differs in: weights
+that are too uneven to fit to are flattened, as in `importance`.
 """
 
 import math
@@ -36,31 +38,31 @@ from crosscoding.random import normal, quasi_normal, spawn
 from crosscoding.target.density import DensityTarget
 from crosscoding.target.vae_target import Target
 
-# Tails of the parts by their degrees of freedom, and the share of the draws of each: half from the
-# narrow one, and enough from each heavier one to find what lies in tails like its own.
+# Degrees of freedom of the parts, and their shares: half for the narrow part, and enough for each
+# heavier one to find mass in tails like its own.
 KINDS = (NORMAL, 4, 1, EACH_CAUCHY)
 SHARES = (0.5, 0.2, 0.15, 0.15)
 _PEAK_KIND, _PEAKS_SHARE = 4, 0.5
-_EVEN = 0.5  # of the share of a mode, that does not go by its mass
-_NUM_STARTS = 200  # draws that climbs begin at
+_EVEN = 0.5  # of the modes' share, divided evenly instead of by mass
+_NUM_STARTS = 200  # draws that climbs start from
 _ROUNDS = 12  # of adapting, at most
-_STEPS = 20  # of the fit
-_TIME_SHARE = 0.2  # of the time that there is
-_GAIN = 1.05  # of the effective draws, below which a round has brought nothing
-_MOST_DIM = 512  # above it S takes more memory and draws than all the rest
+_STEPS = 20  # of the fit of m and S
+_TIME_SHARE = 0.2  # of the time left
+_GAIN = 1.05  # factor in ESS, below which a round has not helped
+_MOST_DIM = 512  # above which S would need too much memory and too many draws
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """r(z), one for all queries, in double.
+    """The reference r(z), the same for all queries, in double.
 
     Args:
-        scale: s, of the normal part around 0.
+        scale: s, the standard deviation of the normal part around 0.
         mean: m, shape (latent,).
         root: Cholesky factor of S, shape (latent, latent).
-        peaks: Modes that have parts of their own; None: there are not several.
-        unseen: The estimated share of the density in modes that were not found; NaN where there
-            was no time to search.
+        peaks: Modes with parts of their own; None if there are fewer than two.
+        unseen: Estimated share of the density in modes that were not found; NaN if there was no
+            time to search.
     """
 
     scale: float
@@ -71,12 +73,12 @@ class Reference:
 
     @property
     def kinds(self) -> tuple[int, ...]:
-        """What each part is, as in `crosscoders.tailed`."""
+        """Kind of each part, as in `crosscoders.heavy_tailed_mixture`."""
         return KINDS if self.peaks is None else KINDS + (_PEAK_KIND,) * len(self.peaks.z)
 
     @property
     def log_shares(self) -> Tensor:
-        """log of the share of each part, in double."""
+        """Logs of the shares of the parts, in double."""
         shares = torch.tensor(SHARES, dtype=torch.double, device=self.mean.device)
         if self.peaks is not None:
             masses = self.peaks.log_mass.softmax(0)
@@ -86,12 +88,12 @@ class Reference:
 
     @property
     def num_noise(self) -> int:
-        """How many normal numbers make a draw: ε, what makes tails of it, and which part it is."""
+        """Normal numbers needed per draw: for ε, for its tails, and for the choice of a part."""
         return len(self.mean) + max(*KINDS, len(self.mean)) + 1
 
     @property
     def reach(self) -> float:
-        """Root mean square of the widest axis from 0, and at least s."""
+        """Largest root mean square distance from 0 along an axis, at least s."""
         squares = self.mean.square() + self.root.square().sum(-1)
         reach = max(self.scale, squares.amax().sqrt().item())
         return reach if self.peaks is None else max(reach, self.peaks.z.abs().amax().item())
@@ -120,7 +122,7 @@ class Reference:
         return z
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """log r in nats, of shape z.shape[:-1]."""
+        """log r in nats, shape z.shape[:-1]."""
         log_probs = [
             log_kernel(_white(z, centre, root), kind) - root.diagonal().log().sum()
             for kind, (centre, root) in zip(self.kinds, self.parts, strict=True)
@@ -128,23 +130,23 @@ class Reference:
         return (torch.stack(log_probs, -1) + self.log_shares).logsumexp(-1).to(z)
 
     def squares(self, z: Tensor) -> Tensor:
-        """(z − m)ᵀ S⁻¹ (z − m), of shape z.shape[:-1]."""
+        """(z − m)ᵀ S⁻¹ (z − m), shape z.shape[:-1]."""
         return _white(z, self.mean, self.root).square().sum(-1)
 
     @classmethod
     def of(cls, target: DensityTarget) -> "Reference":
-        """The reference of a density, adapted to it at the first call, and kept by it."""
+        """The reference of a density, adapted at the first call and then kept by the density."""
         if "reference" in target.kept:
             return target.kept["reference"]
         reference, complete = cls._adapted(target)
-        if complete:  # and not cut by a budget of time, which other calls need not have
+        if complete:  # not cut short by a time limit, which other calls may not have
             reference, complete = reference._with_peaks(target)
         if complete:
             target.kept["reference"] = reference
         return reference
 
     def _with_peaks(self, target: DensityTarget) -> tuple["Reference", bool]:
-        """The same with the modes that a search finds, and whether there was time to search."""
+        """This reference with the modes that a search finds; whether there was time to search."""
         for_starts, for_search = spawn(Generator().manual_seed(1), 2)
         clock = target.clock
         left = _TIME_SHARE * clock.left if clock.is_limited else None
@@ -195,7 +197,7 @@ class Reference:
     def _draws(
         self, num: int, generator: Generator, clock: Clock, tick: Callable[[], None]
     ) -> Tensor:
-        """Evenly spread draws, (num, latent), piece by piece."""
+        """Quasi-random draws, (num, latent), made piece by piece."""
         state, pieces = generator.get_state(), []
         for some in clock.slices(num, num, "reference"):
             tick()
@@ -212,7 +214,7 @@ class Reference:
 
 
 def _ticking(stop: Callable[[], bool]) -> Callable[[], None]:
-    """To be called before each step: raises `OutOfTime` where a loop is told to stop."""
+    """A function to call before each step, which raises `OutOfTime` once `stop` returns True."""
 
     def tick() -> None:
         if stop():
@@ -222,7 +224,7 @@ def _ticking(stop: Callable[[], bool]) -> Callable[[], None]:
 
 
 def _white(z: Tensor, centre: Tensor, root: Tensor) -> Tensor:
-    """L⁻¹ (z − m) of z (*sample, latent), in double."""
+    """L⁻¹ (z − m) for z (*sample, latent), in double."""
     centred = (z.double() - centre).reshape(-1, len(centre))
     return torch.linalg.solve_triangular(root, centred.mT, upper=False).mT.reshape(z.shape)
 
@@ -230,10 +232,10 @@ def _white(z: Tensor, centre: Tensor, root: Tensor) -> Tensor:
 def _fitted(
     z: Tensor, weights: Tensor, start: Reference, tick: Callable[[], None]
 ) -> tuple[Tensor, Tensor]:
-    """m and the root of S of the likeliest t₄ distribution, of weighted draws (N, latent).
+    """m and the root of S of the t₄ distribution with the highest likelihood on weighted draws.
 
-    Outliers as frequent as a Cauchy distribution has do not widen it. `tick` is called before every
-    step.
+    Outliers as frequent as those of a Cauchy distribution do not widen it. z has shape (N, latent);
+    `tick` is called before every step.
     """
     tick()
     dim, df = z.shape[-1], KINDS[1]
@@ -256,14 +258,14 @@ def _fitted(
 
 
 def _weighted_medians(z: Tensor, weights: Tensor) -> Tensor:
-    """Of each column of z (N, latent)."""
+    """The weighted median of each column of z (N, latent)."""
     values, order = z.sort(dim=0)
     cumulative = weights[order].cumsum(0)
     return values.gather(0, (cumulative < 0.5 * cumulative[-1:]).sum(0, keepdim=True))[0]
 
 
 class Covered(Target):
-    """A flat density relative to its reference, which is its prior; its bank are draws of that."""
+    """A flat density with its reference as prior, and draws of the reference as bank."""
 
     def __init__(self, target: DensityTarget, reference: Reference, seed: int) -> None:
         self.target, self.reference, self._seed = target, reference, seed
@@ -290,7 +292,7 @@ class Covered(Target):
         return log_likelihood.expand(len(z), *self.batch_shape)
 
     def log_likelihood_of_bank(self) -> tuple[Tensor, Tensor]:
-        generator = Generator().manual_seed(self._seed)  # another for each answer: none is kept
+        generator = Generator().manual_seed(self._seed)  # a new bank for each answer; none is kept
         num_noise = self.reference.num_noise
         num = min(MAX_POINTS, self.bank_points)
         noise = quasi_normal(num, num_noise, generator=generator, like=self.like.double())
@@ -326,11 +328,11 @@ class Covered(Target):
 
 
 def covered(target: Target, generator: Generator) -> Target:
-    """A bare density relative to a reference that covers it; any other target as it is.
+    """A bare density relative to its covering reference; any other target unchanged.
 
     Args:
         target: A flat target.
-        generator: Its seed decides the draws of the reference that stand for a bank.
+        generator: Its seed determines the draws of the reference that serve as a bank.
     """
     if not isinstance(target, DensityTarget) or target.latent_dim > _MOST_DIM:
         return target

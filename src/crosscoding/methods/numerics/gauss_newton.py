@@ -1,8 +1,8 @@
-"""Climbs to the modes of p(z|x), by damped Gauss–Newton steps, many at once.
+"""Climbs to the modes of p(z|x) by damped Gauss–Newton steps, many at once.
 
     z ← z + (H + λ diag H)⁻¹ ∇ log p(z, x),   H = I + Jᵀ F J
 
-H costs a pass for each latent direction, and log p(z, x) one: so several λ are tried at a step.
+H costs one pass per latent dimension, log p(z, x) a single one, so each step tries several λ.
 
 Source: Marquardt (1963) for the damping. Differs in: several λ at once.
 """
@@ -17,27 +17,27 @@ from torch import Tensor
 from crosscoding.crosscoders.precision_factors import precision_root
 from crosscoding.errors import counted
 from crosscoding.methods.base import Report, silent
-from crosscoding.methods.numerics.leapfrog import Points, evaluated
+from crosscoding.methods.numerics.gradients import Points, evaluated
 from crosscoding.methods.numerics.resampling import taken
 from crosscoding.target.vae_target import Target
 
-_NO_MODE = 4.0  # nats below all modes together, from which on one is not looked for
-_LEAST_GAIN = 1e-3  # nats that a step must promise; below that the climb is over
-_SAME = 1.0  # squared distance in standard deviations, within which climbs end in one mode
-_DAMPINGS = (0.1, 1.0, 10.0, 100.0)  # that a step tries, relative to what was best at the last
-_MORE_DAMPING, _MOST_DAMPING = 500.0, 1e8  # where none of them gains
+_NO_MODE = 4.0  # nats below all modes together, where a mode is too light to be missed
+_LEAST_GAIN = 1e-3  # nats that a step must promise, or the climb ends
+_SAME = 1.0  # squared distance in standard deviations, within which two modes are one
+_DAMPINGS = (0.1, 1.0, 10.0, 100.0)  # tried at each step, relative to the best one of the last step
+_MORE_DAMPING, _MOST_DAMPING = 500.0, 1e8  # factor if none of them gains, and where a climb ends
 
 
 @dataclass(eq=False)
 class Modes:
-    """Where climbs ended, K of them a query.
+    """Where climbs ended, K per query.
 
     Args:
         z: Shape (K, B, latent).
         log_joint: log p(z, x) there, shape (K, B).
         precision: H there, positive definite, in double, shape (K, B, latent, latent).
         steps: Steps taken, shape (K, B).
-        decodes: Decoder evaluations that all of it took, about, shape (B,).
+        decodes: Approximate number of decoder evaluations, shape (B,).
     """
 
     z: Tensor
@@ -47,7 +47,7 @@ class Modes:
     decodes: Tensor
 
     def select(self, index: Tensor) -> "Modes":
-        """Those of some queries."""
+        """The modes of some queries."""
         return Modes(
             self.z[:, index],
             self.log_joint[:, index],
@@ -58,19 +58,20 @@ class Modes:
 
     @property
     def bulk(self) -> float:
-        """Squared distance from a mode within which another is only a bump in it.
+        """Squared distance in widths within which another mode belongs to this one's bulk.
 
-        A draw of a Gaussian is as far as its dimension; but from 3.5 widths on modes part.
+        Draws of a Gaussian lie at a squared distance of about their dimension. But modes more than
+        3.5 widths apart are separate.
         """
         return min(float(self.z.shape[-1]), 12.0)
 
     def log_weights(self, same: float = _SAME) -> tuple[Tensor, Tensor]:
-        """log of each mode's share of p(x), normalised, and the climbs that ended in it, (K, B).
+        """log of each mode's normalised share, and the number of climbs that ended in it, (K, B).
 
-        A mode found again has −inf and 0: it counts where it was found best.
+        A mode found several times counts where it was found best, and has −inf and 0 elsewhere.
 
         Args:
-            same: Squared distance, in the widths of both, below which two modes are one.
+            same: Squared distance, in the widths of either mode, below which two modes are one.
         """
         half_log_det = half_log_determinant(self.precision)
         log_mass = self.log_joint - half_log_det.to(self.log_joint)
@@ -100,15 +101,15 @@ def climb(
     report: Report = silent,
     stop: Callable[[], bool] = lambda: False,
 ) -> Modes:
-    """Damped Gauss–Newton from starts (K, B, latent); climbs that are over drop out.
+    """Climb from starts (K, B, latent) by damped Gauss–Newton; finished climbs drop out.
 
     Args:
         target: A flat target.
         starts: Where to climb from.
         steps: Most steps.
-        every: Steps to take with one curvature.
-        report: Told how far the climbs are.
-        stop: Asked before each step; the climbs end as they are when it says so.
+        every: Steps per curvature.
+        report: Receives progress.
+        stop: Called before each step; if it returns True, the climbs end as they are.
     """
     dim = target.latent_dim
     z, log_joint = starts.clone(), target.log_joint(starts)
@@ -122,7 +123,7 @@ def climb(
         if not len(active) or stop():
             break
         report(step / steps, f"climbs of {counted(len(active), 'query', 'queries')}")
-        # Of each query those that go on come first: as many rows as the query with most has.
+        # Running climbs come first in each query, in as many rows as the query with most has.
         num = int((~over[:, active]).sum(0).amax())
         order = over[:, active].to(torch.int8).argsort(dim=0, stable=True)[:num]
         at = order, active.expand_as(order)
@@ -156,33 +157,33 @@ def climb(
 def _best_step(
     target: Target, here: Points, precision: Tensor, damping: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The best of a step for each damping: where to, log p(z, x) there, and which damping it was.
+    """The best of the steps with each damping: its end, log p(z, x) there, and its damping.
 
-    Besides, the most that any of them promised.
+    The last value returned is the largest gain that any of the steps promised.
     """
     diagonal, gradient = precision.diagonal(dim1=-2, dim2=-1), here.gradient.double()
     directions = []
     for factor in _DAMPINGS:
         target.clock.tick()
         ridge = torch.diag_embed((factor * damping)[..., None] * diagonal)
-        # by Cholesky: a batched LU on several threads fails from about 256 dimensions on
+        # by Cholesky, as batched LU on several threads fails from about 256 dimensions on
         root = precision_root(precision + ridge)
         directions.append(torch.cholesky_solve(gradient[..., None], root)[..., 0])
     direction = torch.stack(directions)
     promised = 0.5 * (direction * gradient).sum(-1).amax(0)
     there = here.z + direction.to(here.z)
     reached = target.log_joint(there, checked=False)
-    reached = torch.where(reached.isnan(), -math.inf, reached)  # never better than what is finite
+    reached = torch.where(reached.isnan(), -math.inf, reached)  # never better than a finite value
     reached, best = reached.max(0)
     there = taken(there, best[None])[0]
     return there, reached, damping * damping.new_tensor(_DAMPINGS)[best], promised.to(damping)
 
 
 def positive(curvature: Tensor, prior_scale: float) -> Tensor:
-    """A curvature (*shape, latent, latent) made positive definite where it is not.
+    """A curvature (*shape, latent, latent), made positive definite where it is not.
 
-    A saddle's downward directions are turned over, and flat ones given a thousandth of the prior's
-    precision; a curvature that overflows is no guide, and becomes the prior's.
+    Negative eigenvalues change sign, and small ones are raised to a thousandth of the prior's
+    precision. A curvature that overflows is replaced by the prior's.
     """
     overflown = ~curvature.isfinite().all(-1).all(-1)
     if overflown.any():
@@ -200,17 +201,17 @@ def positive(curvature: Tensor, prior_scale: float) -> Tensor:
 
 
 def half_log_determinant(precision: Tensor) -> Tensor:
-    """½ log |P| of positive definite P (*shape, latent, latent): (*shape)."""
+    """½ log |P| for positive definite P (*shape, latent, latent), shape (*shape)."""
     return precision_root(precision).diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 
 def lacking_modes(modes: Modes, log_weights: Tensor, draws: Tensor) -> Tensor:
-    """Share of the modes that have far fewer draws than their weight asks for, (B,).
+    """Total share of the modes that have far fewer draws than their share requires, (B,).
 
     Args:
-        modes: K of each query.
-        log_weights: log of their shares, −inf for one found before, shape (K, B).
-        draws: Shape (S, B, latent); each counts for the mode under whose Gaussian it is likeliest.
+        modes: K modes per query.
+        log_weights: log of their shares, −inf for a mode found before, shape (K, B).
+        draws: Shape (S, B, latent); each counts for the mode whose Gaussian makes it likeliest.
     """
     densities = []
     for z, precision, log_weight in zip(modes.z, modes.precision, log_weights, strict=True):

@@ -1,9 +1,9 @@
-"""Eigenvalues of a curvature known by products alone: the largest, and the mean of the rest.
+"""The largest eigenvalues of a curvature from products with it, and the mean of the rest.
 
     Q = (v, H v, H² v, …) made orthonormal,   Qᵀ H Q = V Λ Vᵀ,   H ≈ Q V Λ (Q V)ᵀ + c (I − Q Qᵀ)
 
 Source: Golub & Van Loan (2013), section 10.1, for Lanczos' method; Meyer et al. (2021) for the
-trace of the rest. Differs in: every vector is made orthogonal to all before it, twice; where a
+trace of the rest. Differs in: every vector is orthogonalised twice against all before it; when a
 chain of products ends, another begins.
 """
 
@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from crosscoding.random import normal
 
-NUM_PROBES = 8  # random directions that a trace is estimated by
+NUM_PROBES = 8  # random directions that estimate a trace
 
 
 def lanczos(
@@ -27,22 +27,22 @@ def lanczos(
 ) -> tuple[Tensor, Tensor]:
     """Orthonormal Q (B, D, k), k ≤ rank, and Qᵀ H Q: chains of v, H v, H² v, … from random v.
 
-    A chain ends where it spans all that H tells apart in v, and the next begins beside it; one that
-    has one vector says that beside the others H is a multiple of the identity. Columns that a query
-    does not need are 0.
+    A chain ends when it spans the invariant subspace of H that contains v; the next one then starts
+    orthogonal to it. If a chain ends after one vector, H is taken to be a multiple of the identity
+    on the remaining space. Columns that a query does not need are 0.
 
     Args:
         product: H times a vector of each query, (B, D) -> (B, D), in double.
-        like: Shape (B, D), of the dtype that products are worked out in.
+        like: A tensor of shape (B, D), of the dtype in which products are computed.
         rank: Most products.
-        generator: Of v.
-        stop: Asked before each product but the first.
+        generator: For v.
+        stop: Called before each product but the first; if it returns True, the rest is left out.
     """
     num, dim = like.shape
     basis = like.new_zeros(num, rank, dim, dtype=torch.double)
     bend = basis.new_zeros(num, rank, rank)
     vector, least = basis.new_zeros(num, dim), basis.new_zeros(num, 1)
-    chain = torch.zeros_like(least)  # vectors that it has
+    chain = torch.zeros_like(least)  # its number of vectors
     for k in range(rank):
         so_far = basis[:, :k]
         fresh = normal((1, dim), generator=generator, like=basis).expand(num, -1)
@@ -70,7 +70,7 @@ def lanczos(
 def mean_beside(
     product: Callable[[Tensor], Tensor], directions: Tensor, num_probes: int, generator: Generator
 ) -> Tensor:
-    """Mean of H's eigenvalues in what the directions (B, D, k) leave, by probes: (B,)."""
+    """Mean eigenvalue of H orthogonal to the directions (B, D, k), estimated by probes, (B,)."""
     bent = torch.zeros_like(directions[:, 0, 0])
     for _ in range(num_probes):
         probe = normal((1, directions.shape[1], 1), generator=generator, like=directions)

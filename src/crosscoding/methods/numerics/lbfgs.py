@@ -1,13 +1,13 @@
-"""Climbs to modes of p(z|x) where no matrix of latent × latent fits: gradients, and no more.
+"""Climbs to modes of p(z|x) by gradients alone, where latent × latent matrices are too large.
 
     z ← z + t H ∇ log p(z, x),   H ≈ (−∇²)⁻¹ from the last moves s and changes of gradient y
 
-What one step learns of the curvature the next has. Products with it, as in Gauss–Newton by
-conjugate gradients, have to be made anew at each step, and cost more than they gain.
+Each step reuses what earlier steps learned about the curvature. Gauss–Newton by conjugate gradients
+would need new products with the curvature at every step, which cost more than they gain.
 
 Source: Nocedal & Wright (2006), algorithms 7.4 and 3.1. Differs in: a step that is too long is
-shortened by interpolation, and counts as a step; a pair with sᵀ y ≤ 0 is left out; all queries at
-once.
+shortened by interpolation, and counts as a step; pairs with sᵀ y ≤ 0 are left out; all queries run
+at once.
 """
 
 from collections.abc import Callable
@@ -15,30 +15,30 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from crosscoding.methods.numerics.leapfrog import evaluated
+from crosscoding.methods.numerics.gradients import evaluated
 from crosscoding.target.vae_target import Target
 
-_MEMORY = 30  # moves that are remembered
-_LEAST_GAIN = 0.01  # nats that a step must promise; below that the climb is over
-_ENOUGH = 1e-4  # of what its slope promises, that a step must gain
-_SHORTEST = 1e-6  # share of a full step, below which the climb is over
+_MEMORY = 30  # remembered moves
+_LEAST_GAIN = 0.01  # nats that a step must promise, or the climb ends
+_ENOUGH = 1e-4  # of the gain promised by the slope, that a step must reach
+_SHORTEST = 1e-6  # of a full step, below which the climb ends
 
 
 @torch.no_grad()
 def ascend(
     target: Target, z: Tensor, steps: int, *, stop: Callable[[], bool] = lambda: False
 ) -> tuple[Tensor, Tensor]:
-    """Where climbs from z (B, latent) end, and the steps that each took, (B,).
+    """Climb from z (B, latent): where each climb ends, and the steps it took, (B,).
 
     Args:
         target: A flat target.
         z: Where to climb from.
         steps: Most steps.
-        stop: Asked before each step; the climbs end as they are when it says so.
+        stop: Called before each step; if it returns True, the climbs end as they are.
     """
     ends, taken = z.clone(), torch.ones_like(z[:, 0])
     index = torch.arange(len(z), device=z.device)
-    state = _Climbs(target, z)
+    state = _Ascents(target, z)
     for _ in range(steps - 1):
         going = ~state.over
         if not going.all():
@@ -52,14 +52,16 @@ def ascend(
     return ends, taken
 
 
-class _Climbs:
-    """Where the climbs stand that go on, and what they remember."""
+class _Ascents:
+    """State and memory of the climbs that are still running."""
 
     def __init__(self, target: Target, z: Tensor) -> None:
         self._target, self.z = target, z
         self._value, self._gradient = self._at(z)
         size = self._gradient.norm(dim=-1).clamp_min(1e-30)
-        self._gain = (target.prior_scale / size).clamp_max(target.prior_scale**2)  # H before any s
+        self._gain = (target.prior_scale / size).clamp_max(
+            target.prior_scale**2
+        )  # H before there are any moves
         self._moves = z.new_zeros(_MEMORY, *z.shape)
         self._changes = torch.zeros_like(self._moves)
         self._inverse = z.new_zeros(_MEMORY, len(z))  # 1 / sᵀ y, 0 where there is none
@@ -68,13 +70,13 @@ class _Climbs:
 
     @property
     def over(self) -> Tensor:
-        """Which climbs promise no more than rounding hides, (B,)."""
+        """Which climbs have ended, (B,): steps are too short, or promise no more than rounding."""
         rounding = 4 * torch.finfo(self.z.dtype).eps * self._value.abs()
         promised = 0.5 * (self._gradient * self._direction).sum(-1)
         return (promised < rounding.clamp_min(_LEAST_GAIN)) | (self._length < _SHORTEST)
 
     def step(self) -> None:
-        """One evaluation: a move where it gains enough, and a shorter try at the next elsewhere."""
+        """Evaluate one step: take it where it gains enough, and shorten it elsewhere."""
         move = self._length.unsqueeze(-1) * self._direction
         z = self.z + move
         value, gradient = self._at(z)
@@ -95,7 +97,7 @@ class _Climbs:
         self._turn()
 
     def keep(self, which: Tensor) -> None:
-        """Go on with these climbs only."""
+        """Continue with these climbs only."""
         for name in ("z", "_value", "_gradient", "_gain", "_direction", "_length"):
             setattr(self, name, getattr(self, name)[which])
         for name in ("_moves", "_changes", "_inverse"):
@@ -107,7 +109,7 @@ class _Climbs:
         return here.log_density[0], here.gradient[0]
 
     def _remember(self, told: Tensor, move: Tensor, change: Tensor, curved: Tensor) -> None:
-        """Take in the pairs of the climbs that `told`, (B,), each the oldest one's place."""
+        """Store the new pairs of the climbs in `told`, (B,), in place of the oldest."""
         some = told.nonzero()[:, 0]
         for name, new in (("_moves", move), ("_changes", change), ("_inverse", 1 / curved)):
             memory = getattr(self, name)
@@ -115,7 +117,7 @@ class _Climbs:
         self._gain[some] = curved[some] / change[some].square().sum(-1)
 
     def _turn(self) -> None:
-        """The next direction, H ∇, by two loops over what is remembered."""
+        """Set the next direction, H ∇, by the two-loop recursion."""
         direction, shares = self._gradient, []
         pairs = list(zip(self._moves, self._changes, self._inverse, strict=True))
         for move, change, inverse in reversed(pairs):

@@ -1,16 +1,16 @@
-"""Laplace's approximation where D × D matrices are too large, or each of their columns too dear.
+"""Laplace's approximation with low rank, where D × D matrices are too large or too expensive.
 
     p(z|x) ≈ N(z*, P⁻¹),   P = c (I − W Wᵀ) + W Λ Wᵀ
 
-What evidence tells of z narrows some directions W, (D, r), and leaves the others about as the prior
-has them. z* is climbed to by gradients. W and Λ are eigenvectors and eigenvalues of the curvature
-H = I + Jᵀ F J there, as far as r products with it show them; c is the mean of what H has beside
-them, from a few probes, and no other is better by the C-ELBO. Adam then moves the mean and the
-diagonal by the C-ELBO. Where decodes are cheap there is a second round, from the mean of H at draws
-of the first. Of all these fits the best by fresh draws is kept.
+Evidence narrows p(z|x) in some directions W, (D, r), and leaves it about as wide as the prior in
+the others. Climbs by gradients lead to z*. W and Λ are the leading eigenvectors and eigenvalues of
+the curvature H = I + Jᵀ F J there, found with r products. c is the mean of the other eigenvalues,
+which a few probes estimate; no other c has a better C-ELBO. Adam then moves the mean and the
+diagonal by the C-ELBO. If decodes are cheap there is a second round, which uses the mean of H over
+draws of the first. The best of these fits, judged by fresh draws, is kept.
 
 Source: MacKay (2003), chapter 27, for the approximation; Kucukelbir et al. (2017) for Adam on the
-C-ELBO. Differs in: the curvature has a low rank, and Adam does not move its directions.
+C-ELBO. Differs in: the curvature has low rank, and Adam does not move its directions.
 """
 
 import math
@@ -27,34 +27,34 @@ from crosscoding.crosscoders.base import Params
 from crosscoding.crosscoders.narrowed_gaussian import Narrowed
 from crosscoding.errors import counted
 from crosscoding.methods.base import Report
+from crosscoding.methods.numerics.gradients import evaluated
 from crosscoding.methods.numerics.lanczos import NUM_PROBES, lanczos, mean_beside
 from crosscoding.methods.numerics.lbfgs import ascend
-from crosscoding.methods.numerics.leapfrog import evaluated
 from crosscoding.random import normal, spawn
 from crosscoding.target.vae_target import Target
 
-_OF_GRADIENT, _OF_PRODUCT = 3, 4  # decodes that each takes, about
+_OF_GRADIENT, _OF_PRODUCT = 3, 4  # decodes that each costs, roughly
 _MOST_CLIMB, _MOST_ADAM, _FEWEST_ADAM = 400, 200, 10  # steps
-_MOST_NUMBERS = 2**22  # of W, for a query
-_NUM_DRAWS, _NUM_CHOICE = 4, 32  # of a step of Adam's, and to choose by
-_ENOUGH = 240  # decodes, below which probes and draws to choose by are fewer too
-FEWEST_DECODES = 20  # below which there are no draws to weigh after the climb
-_EXACT = 0.1  # spread of log-weights in nats, up to which there is nothing to gain
+_MOST_NUMBERS = 2**22  # entries of W, per query
+_NUM_DRAWS, _NUM_CHOICE = 4, 32  # draws per step of Adam, and for choosing a fit
+_ENOUGH = 240  # decodes, below which there are also fewer probes and draws for choosing
+FEWEST_DECODES = 20  # below which no draws are left to weight after the climb
+_EXACT = 0.1  # standard deviation of log-weights in nats, up to which a fit is exact
 _RATE = 0.03  # of Adam
-_FLAT = 1e-3  # least curvature, in the prior's
+_FLAT = 1e-3  # least curvature, relative to the prior's
 
 
 @dataclass(frozen=True)
 class _Round:
-    """A curvature, the mean of that at some points, and Adam: their shares of all decodes."""
+    """One round: the points that the curvature is averaged over, and shares of all decodes."""
 
     num_points: int
     for_curvature: float
     for_adam: float
 
 
-_MANY_DECODES = 8000  # that pay for a second round
-_FEW = 0.4, (_Round(1, 0.4, 0.2),)  # the first is the climb's share
+_MANY_DECODES = 8000  # from which on there is a second round
+_FEW = 0.4, (_Round(1, 0.4, 0.2),)  # the climb's share of all decodes, and the rounds
 _MANY = 0.1, (_Round(1, 0.22, 0.12), _Round(4, 0.44, 0.12))
 
 
@@ -68,16 +68,16 @@ def fit_low_rank(
     clock: Clock,
     affordable: int = _ENOUGH,
 ) -> tuple[Fitted, Tensor]:
-    """A Gaussian for each query of a flat target, and the decodes that it took, (B,).
+    """A Gaussian for each query of a flat target, and the decodes it took, (B,).
 
     Args:
-        target: What to fit to.
-        decodes: That a query may take, about.
-        generator: Of probes and draws.
-        report: Told how far it is.
-        clock: Asked when to stop; there is an answer then too.
-        affordable: Decodes that the time left pays for, about, ≥ `FEWEST_DECODES`: where that is
-            little, there are fewer probes, and fewer draws to choose by.
+        target: The target to fit to.
+        decodes: Approximate number of decodes per query.
+        generator: For probes and draws.
+        report: Receives progress.
+        clock: Says when to stop; the best fit so far is then returned.
+        affordable: Approximate number of decodes that the time left allows, ≥ `FEWEST_DECODES`; if
+            it is small, there are fewer probes, and fewer draws for choosing.
     """
     share, rounds = _MANY if decodes >= _MANY_DECODES else _FEW
     for_choice, *streams = spawn(generator, 1 + len(rounds))
@@ -117,7 +117,7 @@ def fit_low_rank(
 
 
 class _Best:
-    """The best fit of each query so far, by draws of the same noise for all."""
+    """The best fit of each query so far, judged with the same noise for all fits."""
 
     def __init__(self, target: Target, seed: int, num_draws: int) -> None:
         self.params: Params = {}
@@ -132,17 +132,17 @@ class _Best:
 
     @property
     def open(self) -> Tensor:
-        """The queries whose fit is not exact, as an index."""
+        """Indices of the queries whose fit is not exact."""
         return (self._spread > _EXACT).nonzero()[:, 0]
 
     def draws(self, rows: Tensor, num: int, generator: Generator) -> Tensor:
-        """Draws for some queries, with their mirror images, (num, rows, latent)."""
+        """Draws for some queries, in mirrored pairs, (num, rows, latent)."""
         params = self.fitted.select(rows).params
         noise = _mirrored(num, params["shift"], generator)
         return Narrowed(params["log_widths"].shape[-1]).forward_and_ladj(params, noise)[0]
 
     def offer(self, rows: Tensor, fitted: Fitted) -> Tensor:
-        """Take the fits of some queries where they are better; which are not exact, of `rows`."""
+        """Keep the fits of some queries if better; returns which of `rows` are not exact yet."""
         same = Generator().manual_seed(self._seed)
         z, log_q = fitted.rsample_and_log_prob(self._num_draws, generator=same)
         log_weights = self._target.select(rows).log_joint(z, checked=False) - log_q
@@ -156,7 +156,7 @@ class _Best:
         rank = max(params["log_widths"].shape[-1] for params in (self.params, fitted.params))
         for name, tensor in fitted.params.items():
             own, new = self.params[name], tensor[better]
-            if name in ("directions", "log_widths"):  # 0 where there are fewer
+            if name in ("directions", "log_widths"):  # padded with 0 to one rank
                 own, new = (pad(part, (0, rank - part.shape[-1])) for part in (own, new))
             own[chosen] = new
             self.params[name] = own
@@ -170,7 +170,7 @@ def _mirrored(num: int, like: Tensor, generator: Generator) -> Tensor:
 
 
 def _start(target: Target) -> Tensor:
-    """The prior's mean, or the bank's best point where p(z, x) is higher, (B, latent)."""
+    """The prior mean, or the bank's best point if p(z, x) is higher there, (B, latent)."""
     points, log_likelihood = target.log_likelihood_of_bank()
     log_joint, best = (log_likelihood + target.log_prior(points)[:, None]).max(0)
     mean = target.like.new_zeros(target.num_queries, target.latent_dim)
@@ -186,9 +186,9 @@ def _narrowed(
     generator: Generator,
     stop: Callable[[], bool],
 ) -> tuple[Fitted, Tensor]:
-    """The Gaussian at the mean of points (S, B, latent), by their mean curvature; ranks, (B,).
+    """A Gaussian at the mean of points (S, B, latent), with their mean curvature; its ranks, (B,).
 
-    Its mean is moved by a Newton step where that gains. `nums`: its rank, and probes of the rest.
+    A Newton step moves the mean if that gains. `nums` has the rank and the number of probes.
     """
     rank, num_probes = nums
     for_start, for_probes = spawn(generator, 2)
@@ -229,7 +229,7 @@ def _adam(
     generator: Generator,
     stop: Callable[[], bool],
 ) -> tuple[Fitted, int]:
-    """Mean and diagonal moved by gradients of the C-ELBO, the mean in units of the fit's widths."""
+    """Move the mean, in units of the fit's widths, and the diagonal by gradients of the C-ELBO."""
     params, family = fitted.params, Narrowed(fitted.params["log_widths"].shape[-1])
     offset = torch.zeros_like(params["shift"]).requires_grad_()
     log_factor = torch.zeros_like(offset).requires_grad_()

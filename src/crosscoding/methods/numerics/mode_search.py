@@ -1,15 +1,16 @@
-"""The modes of a bare density, which may lie anywhere: found by climbs from many places.
+"""Search for the modes of a bare density, which may lie anywhere, by climbs from many places.
 
-A density falls into basins, one to a mode, and a narrow mode's basin may be a small part of the
-room. So there are many starts, at all scales: around 0, at draws of an earlier proposal, and around
-the modes found so far. Of the last there are so many that only their gradients are worked out, and
-climbs begin where those of the modes found, as Gaussians, explain them worst. Each climb has a few
-Newton steps, which within the basin of a normal peak are enough; the best of what they reach, apart
-from each other, climb on. A mode in whose basin hardly any of all these points lie was found by
-luck, and there may be others like it.
+Each mode of a density has a basin, and the basin of a narrow mode may be a small part of the space.
+So there are many starts, at all scales: around 0, at draws of an earlier proposal, and around the
+modes found so far. There are so many points around modes that only their gradients are computed;
+climbs start at those whose gradients the Gaussians at the known modes explain worst. Each climb
+takes a few Newton steps, which suffice within the basin of a normal peak, and the best distinct
+ends climb on. If hardly any of all these points lie in the basin of a mode, it was found by luck,
+and there may be others like it.
 
-Source: Good (1953) for the share that is not seen: about that of what was seen once. Differs in: a
-few times count as once, and modes by their mass under Laplace's approximation.
+Source: Good (1953) for the unseen share, which is about the share of what was seen once. Differs
+in: being seen a few times counts as once, and modes count by their mass under Laplace's
+approximation.
 """
 
 import math
@@ -20,21 +21,21 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.methods.numerics.gauss_newton import Modes, climb, half_log_determinant
-from crosscoding.methods.numerics.leapfrog import evaluated
+from crosscoding.methods.numerics.gradients import evaluated
 from crosscoding.random import normal, uniform
 from crosscoding.target.vae_target import Target
 
-_FEWEST_ROUNDS, _MOST_ROUNDS = 2, 6  # beside the first; as many as find something, or have to
+_FEWEST_ROUNDS, _MOST_ROUNDS = 2, 6  # after the first; they go on while they find modes
 _NUM_STARTS, _MOST_DECODES = 512, 8192  # of a round: starts, and starts times the dimension
-_SCREENED = 16  # as many points as have their gradients looked at for each start
+_SCREENED = 16  # points whose gradients are compared, for each start
 _FIRST_STEPS, _STEPS = 2, 12
-_MOST_CLIMBS, _MOST_MODES = 32, 16  # that are worth climbing to the end, and keeping
-_LIGHT = 6.0  # nats below the heaviest mode, from which on one does not count
+_MOST_CLIMBS, _MOST_MODES = 32, 16  # climbed to the end, and kept
+_LIGHT = 6.0  # nats below the heaviest mode, where a mode no longer counts
 _EVERYWHERE = (0.03, 100.0)  # distances from 0, in prior standard deviations
-_AROUND = (2.0, 60.0)  # distances from a mode, in its own
-_EXPLAINED = 0.9  # cosine of a gradient to that of the Gaussians at the modes
-_FEW = 4  # points in its basin, up to which a mode's twin may be missed: by more than 1 %
-_FALL = (0.2, 2.0)  # nats, a standard deviation away from a mode: of a normal one 0.5
+_AROUND = (2.0, 60.0)  # distances from a mode, in its standard deviations
+_EXPLAINED = 0.9  # cosine between a gradient and that of the Gaussians at the modes
+_FEW = 4  # points in a basin, up to which a twin is missed with a chance above 1 %
+_FALL = (0.2, 2.0)  # nats over one standard deviation from a mode; a normal one falls 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +43,10 @@ class Peaks:
     """K modes of a density, heaviest first.
 
     Args:
-        z: Where, shape (K, latent).
+        z: Positions, shape (K, latent).
         precision: The curvature there, in double, shape (K, latent, latent).
-        log_mass: log of the mass under Laplace's approximation, up to a constant, shape (K,).
-        unseen: The estimated share of the density in modes that were not found.
+        log_mass: log mass under Laplace's approximation, up to a constant, shape (K,).
+        unseen: Estimated share of the density in modes that were not found.
     """
 
     z: Tensor
@@ -55,14 +56,15 @@ class Peaks:
 
     @property
     def scales(self) -> Tensor:
-        """Geometric mean of the standard deviations of each, (K,)."""
+        """Geometric mean of each mode's standard deviations, (K,)."""
         return (-half_log_determinant(self.precision) / self.z.shape[-1]).exp().to(self.z)
 
     def explain(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the Gaussians at the modes, at z (N, latent): the share of each, and the gradient.
+        """Shares and gradient of the mixture of Gaussians at the modes, at z (N, latent).
 
         Returns:
-            Shares (N, K) and the gradient of the logarithm of their sum, as z, in double.
+            The share of each Gaussian, (N, K), and the gradient of the mixture's log-density,
+            shaped like z; both in double.
         """
         gap = z.double()[:, None] - self.z.double()
         pull = torch.einsum("nki,kij->nkj", gap, self.precision)
@@ -72,12 +74,12 @@ class Peaks:
 
 
 def search(target: Target, starts: Tensor, *, generator: Generator) -> Peaks:
-    """The modes of a flat target of one query that climbs from many places lead to.
+    """Find modes of a flat target of one query by climbs from many places.
 
     Args:
         target: A bare density.
-        starts: Where to climb from, beside places of its own, shape (N, latent).
-        generator: Of those places.
+        starts: Points to climb from, in addition to its own, shape (N, latent).
+        generator: For its own starts.
     """
     num = max(min(_NUM_STARTS, _MOST_DECODES // target.latent_dim), 16)
     origin, scale = torch.zeros_like(starts[:1]), starts.new_full((1,), target.prior_scale)
@@ -96,7 +98,7 @@ def search(target: Target, starts: Tensor, *, generator: Generator) -> Peaks:
 
 @dataclass(frozen=True, eq=False)
 class _Screen:
-    """Points around modes, the gradient at each, and the mode it is around: all (N, latent)."""
+    """Points around modes, the gradients there, and the modes they are around: (N, latent) each."""
 
     z: Tensor
     gradient: Tensor
@@ -109,25 +111,25 @@ class _Screen:
         return cls(z, evaluated(target, log_density, z[:, None]).gradient[:, 0], centre)
 
     def unexplained(self, peaks: Peaks, num: int) -> Tensor:
-        """The points where the density rises least like Gaussians at its peaks do."""
+        """The points whose gradients the Gaussians at the modes explain worst."""
         return self.z[self._agreement(peaks)[0].argsort()[:num]]
 
     def count(self, peaks: Peaks) -> Tensor:
-        """How many points around other modes lie in the basin of each, (K,)."""
+        """For each mode, how many points around other modes lie in its basin, (K,)."""
         agreement, own = self._agreement(peaks)
         other = own != peaks.explain(self.centre)[0].argmax(-1)
         return own[other & (agreement > _EXPLAINED)].bincount(minlength=len(peaks.z))
 
     def _agreement(self, peaks: Peaks) -> tuple[Tensor, Tensor]:
-        """Cosine of the gradients, and the mode that has the largest share, both (N,)."""
+        """Cosine between the gradients, and the mode with the largest share, both (N,)."""
         share, gradient = peaks.explain(self.z)
         agreement = torch.cosine_similarity(self.gradient.double(), gradient, dim=-1)
-        flat = ~(self.gradient != 0).any(-1)  # there, or the density has no value: nothing to climb
+        flat = ~(self.gradient != 0).any(-1)  # or the density is not defined: nothing to climb
         return agreement.nan_to_num(nan=1.0).masked_fill(flat, 1.0), share.argmax(-1)
 
 
 def _unseen(target: Target, peaks: Peaks, screens: list[_Screen]) -> float:
-    """The share of modes that were found by luck; of points on a ridge nothing is said."""
+    """The share of modes found by luck; modes on a ridge are not counted."""
     if len(peaks.z) == 1:
         return 0.0
     count = torch.stack([screen.count(peaks) for screen in screens]).sum(0)
@@ -136,9 +138,9 @@ def _unseen(target: Target, peaks: Peaks, screens: list[_Screen]) -> float:
 
 
 def _are_normal(target: Target, peaks: Peaks) -> Tensor:
-    """Whether the density falls, a standard deviation away, about as a normal one does, (K,).
+    """Whether the density falls over one standard deviation about as a normal one does, (K,).
 
-    That is looked at along the widest axis: on a ridge it falls by much more or less.
+    Only the widest axis is checked; on a ridge the density falls by much more or much less.
     """
     values, vectors = torch.linalg.eigh(peaks.precision)
     axis = (vectors[..., 0] / values[:, :1].sqrt()).to(peaks.z)
@@ -151,9 +153,9 @@ def _are_normal(target: Target, peaks: Peaks) -> Tensor:
 def _around(
     centres: Tensor, scales: Tensor, distances: tuple[float, float], num: int, generator: Generator
 ) -> tuple[Tensor, Tensor]:
-    """Which of the centres (K, latent) each point is around, and the points, (num, latent).
+    """Random points around centres (K, latent), near and far in all directions.
 
-    They are in all directions, near and far.
+    Returns the centre of each point, and the points, both (num, latent).
     """
     which = torch.arange(num, device=centres.device) % len(centres)
     low, high = (math.log(distance) for distance in distances)
@@ -164,7 +166,7 @@ def _around(
 
 
 def _reached(target: Target, starts: Tensor, earlier: Peaks | None) -> Peaks:
-    """The modes that starts (N, latent) lead to, and those found earlier."""
+    """The modes that climbs from starts (N, latent) lead to, and the earlier ones."""
     z = _distinct(climb(target, starts[:, None], _FIRST_STEPS)).z[:_MOST_CLIMBS]
     if earlier is not None:
         z = torch.cat([z, earlier.z])

@@ -1,4 +1,4 @@
-"""Weighted points: how far a density can be sharpened at once, and drawing by weight."""
+"""Weighted points: choosing the next temperature, and resampling by weight."""
 
 import math
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 from crosscoding.diagnostics import mean_error
 
-_BISECTIONS = 16  # of a temperature, to 1.5e-5 of what is left
-_LEAST_LOG = -1e30  # in place of −inf, as differences of two of those are NaN
-_LEAST_EXPONENT = -40.0  # of a weight that counts: denormal squares take many times as long
-_CACHE_BYTES = 2**20  # of weights that are worked on at once
+_BISECTIONS = 16  # of a temperature, to 1.5e-5 of the remaining interval
+_LEAST_LOG = -1e30  # instead of −inf, as −inf − (−inf) is NaN
+_LEAST_EXPONENT = -40.0  # of a weight: smaller ones do not count, and denormals are slow
+_CACHE_BYTES = 2**20  # of weights processed at once
 
 
 def next_temperature(log_ratio: Tensor, now: Tensor, least_ess: float) -> Tensor:
@@ -27,7 +27,7 @@ def next_temperature(log_ratio: Tensor, now: Tensor, least_ess: float) -> Tensor
 
 
 def _next_temperature(log_ratio: Tensor, now: Tensor, least_ess: float) -> Tensor:
-    """The same of as many queries as fit in cache, of log r (B, S)."""
+    """`next_temperature` for queries that fit in cache, with log r of shape (B, S)."""
     log_ratio = bounded(log_ratio.contiguous())
     largest = log_ratio.amax(1, keepdim=True)
     log_ratio, possible = log_ratio - largest, largest[:, 0] > _LEAST_LOG
@@ -48,20 +48,20 @@ def _next_temperature(log_ratio: Tensor, now: Tensor, least_ess: float) -> Tenso
 
 
 def bounded(log_weights: Tensor) -> Tensor:
-    """Log-weights with −1e30 for −inf: a weight of 0 still, and one to reckon with.
+    """Log-weights with −1e30 instead of −inf: still a weight of 0, but safe in arithmetic.
 
-    0 · (−inf), as at temperature 0, and −inf − (−inf), as where all weights are 0, would be NaN.
+    0 · (−inf), at temperature 0, and −inf − (−inf), if all weights are 0, would be NaN.
     """
     return log_weights.clamp_min(_LEAST_LOG)
 
 
 def flattened(log_weights: Tensor, temperature: Tensor) -> Tensor:
-    """log w^t, (S, B), for t of each query, (B,); −inf allowed, and 0 where t log w is NaN."""
+    """log w^t, (S, B), for each query's t, (B,); −inf is allowed, and NaN becomes 0."""
     return (temperature * bounded(log_weights)).nan_to_num(nan=0.0)
 
 
 def systematic(log_weights: Tensor, offset: Tensor, num: int) -> Tensor:
-    """Systematic draws of an index by weight: log_weights (S, *B) -> (num, *B), in order.
+    """Systematic resampling: indices drawn by log_weights (S, *B), in increasing order, (num, *B).
 
     Args:
         log_weights: Not normalised.
@@ -72,7 +72,7 @@ def systematic(log_weights: Tensor, offset: Tensor, num: int) -> Tensor:
     steps = torch.arange(num, dtype=torch.double, device=log_weights.device)
     points = (steps + offset.double().expand(batch).reshape(-1, 1)) / num
     index = torch.empty_like(points, dtype=torch.long)
-    # The sums run along memory: along the first dimension they take four times as long.
+    # Sums along contiguous memory: along the first dimension they take four times as long.
     flat = log_weights.flatten(1).mT.contiguous()
     size = max(_CACHE_BYTES // (8 * max(len(log_weights), 1)), 1)
     for start in range(0, len(points), size):
@@ -90,10 +90,10 @@ def taken(values: Tensor, index: Tensor) -> Tensor:
 
 
 def log_mean_of_islands(log_islands: Tensor) -> tuple[Tensor, Tensor]:
-    """log of the mean over islands of Z, (I, B) -> (B,), and its standard error from their spread.
+    """log of the mean of Z over islands, (I, B) -> (B,), and its standard error from their spread.
 
-    Few islands do not tell their spread well: the error is widened as Student's t is against the
-    normal distribution, so that ± 1.96 of them hold 95 %. With one island it is unknown: NaN.
+    The spread of few islands is known only roughly, so the error is widened as Student's t requires
+    for ± 1.96 errors to cover 95 %. With one island it is NaN.
     """
     count = len(log_islands)
     log_mean = log_islands.logsumexp(0) - math.log(count)
@@ -101,6 +101,8 @@ def log_mean_of_islands(log_islands: Tensor) -> tuple[Tensor, Tensor]:
     error = relative[0] * math.nan
     if count > 1:
         freedom = count - 1
-        quantile = 1.96 + 2.37 / freedom + 2.82 / freedom**2  # of t at 97.5 %, to 1 % from 4 on
+        quantile = (
+            1.96 + 2.37 / freedom + 2.82 / freedom**2
+        )  # of t at 97.5 %, accurate to 1 % from 4 on
         error = mean_error(relative) * quantile / 1.96
     return log_mean, error.to(log_mean.dtype)

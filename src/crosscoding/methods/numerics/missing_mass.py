@@ -1,15 +1,15 @@
-"""A second look at answers on bare densities: do they have what other distributions find?
+"""Mass that an answer on a bare density lacks, found by comparing it with other distributions.
 
-With π = p(z) / Ẑ as an answer has it, and any density Q,
+Let π = p(z) / Ẑ be the density according to the answer, and Q any other density. Then
 
     E_Q[π / (Q + π)] = ∫ Q π / (Q + π) dz = E_π[Q / (Q + π)]
 
-The left side takes draws of Q, the right side those of the answer. Where the right one is smaller,
-the answer lacks a part of p that Q reaches. Both averages are of numbers between 0 and 1, so that
-their errors are known. Two Q are tried: the prior or reference that the density is relative to, and
-Gaussians along climbs from draws of the answer and of the reference, which lead into what is
-narrow, such as the neck of a funnel. Besides, weights are looked at far out on rays, where tails
-heavier than those of the reference show, and the search for modes says what it may have missed.
+The left side averages over draws of Q, the right side over draws of the answer. If the right side
+is smaller, the answer lacks a part of p that Q reaches. Both averages are of numbers between 0 and
+1, so their errors are known. Two Q are tried: the prior or reference of the target, and Gaussians
+along climbs from draws of the answer and of the reference, which lead into narrow regions such as
+the neck of a funnel. In addition, weights are checked far out on rays, where tails heavier than the
+reference's show, and the search for modes says what it may have missed.
 
 Source: Meng & Wong (1996) for the identity, with the bridge function 1 / (Q + π).
 """
@@ -26,18 +26,21 @@ from crosscoding.random import spawn
 from crosscoding.result.findings import Findings
 from crosscoding.target.vae_target import Target
 
-_NUM_DRAWS = 1000  # of the answer
-_STEPS = 12  # of a climb towards modes, where it need not end
-_MOST_CLIMBS, _MOST_ELSEWHERE, _CLIMBS_BY_DIM = 16, 64, 640  # so many over the dimension
-_SURE = 2.0  # standard errors that a lack has to exceed
-_MOST_DIM = 512  # above it the curvatures along climbs take too much memory
-_NUM_RAYS, _TIMES_AS_FAR = 100, (2.0, 8.0, 64.0, 1e4)  # beyond the draws, for heavy tails
+_NUM_DRAWS = 1000  # of the answer, and of each Q
+_STEPS = 12  # of a climb towards a mode, which it need not reach
+_MOST_CLIMBS, _MOST_ELSEWHERE, _CLIMBS_BY_DIM = 16, 64, 640  # the last is divided by the dimension
+_SURE = 2.0  # standard errors that a gap must exceed
+_MOST_DIM = 512  # above which curvatures along climbs take too much memory
+_NUM_RAYS, _TIMES_AS_FAR = (
+    100,
+    (2.0, 8.0, 64.0, 1e4),
+)  # rays, and factors by which they go beyond the draws
 _HEAVIER = 1.0  # nats above the largest weight at the draws
 
 
 @torch.no_grad()
 def share_lacking(target: Target, findings: Findings) -> Tensor:
-    """The share of p(z) that answers lack, of what they have, (B,): 0 if none is found.
+    """Mass that answers lack, relative to what they have, (B,); 0 if none is found.
 
     It is infinite where tails are heavier than the prior's or reference's, and NaN where nothing
     can be said: without an estimate of log p(x), and in more than 512 dimensions.
@@ -69,9 +72,9 @@ def share_lacking(target: Target, findings: Findings) -> Tensor:
 
 
 def _along_climbs(target: Target, findings: Findings, generator: Generator) -> Fitted:
-    """A mixture of Gaussians along climbs, each as wide as the density is curved there.
+    """A mixture of Gaussians along climbs, with the density's curvature there as precision.
 
-    Some of the climbs begin at draws of the answer, the others at those of the reference.
+    Some climbs start at draws of the answer, the others at draws of the reference.
     """
     affordable = max(_CLIMBS_BY_DIM // target.latent_dim, 2)
     z = findings.sample(min(_MOST_CLIMBS, affordable), generator=generator)
@@ -89,9 +92,9 @@ def _along_climbs(target: Target, findings: Findings, generator: Generator) -> F
 
 
 def _outgrown(target: Target, z: Tensor) -> Tensor:
-    """Whether weights are larger far out than at draws z (S, B, latent): (B,).
+    """Whether weights are larger far out than at the draws z (S, B, latent), boolean (B,).
 
-    Looked at are points on rays from the mean through some draws, some times as far out.
+    Far out means on rays from the mean through some draws, several times as far as these.
     """
     mean = z.mean(0)
     rays = z[:: max(len(z) // _NUM_RAYS, 1)] - mean

@@ -1,9 +1,9 @@
-"""Where a fit starts: near the posterior as prior draws see it, with all of its modes.
+"""Starts for Algorithm 1: close to the posterior as prior draws see it, with all of its modes.
 
-Algorithm 1 climbs from where it is put, and a flow that starts in one mode stays there. Draws from
-the prior, decoded once for all queries, see every mode that holds a share of the prior. Weighted by
-p(x|z)^t they show where the mass is; a Gaussian takes their moments, a mixture is fitted to them,
-and a richer map is first bent, by least squares, into one that carries noise to them.
+Algorithm 1 climbs from its start, and a flow that starts in one mode stays there. Prior draws,
+decoded once for all queries, see every mode that holds a share of the prior. Weighted by p(x|z)^t
+they show where the mass is. A Gaussian takes their moments, a mixture is fitted to them, and a
+richer map is first bent, by least squares, into one that carries noise to them.
 """
 
 import torch
@@ -17,13 +17,15 @@ from crosscoding.random import normal, spawn
 from crosscoding.target.vae_target import Target
 
 _NUM_PROBES, _NUM_PROBES_ABOVE = 4096, 1024  # up to and above _MAX_BENT_DIM
-_MAX_BENT_DIM = 3  # 128 points say little about a density in more dimensions, and cost 0.4 nats
-_NUM_POINTS = 128  # that base noise is matched to: the cost of a plan grows with their square
-_SINKHORN_ROUNDS = 50  # of scaling a plan, which need not be exact to start from
-_SINKHORN_BLUR = 0.05  # of squared distances in standard deviations: as near as points lie
+_MAX_BENT_DIM = 3  # in more dimensions 128 points say too little, and cost 0.4 nats
+_NUM_POINTS = 128  # to match base noise to; the cost of a plan grows with their square
+_SINKHORN_ROUNDS = 50  # of scaling a plan, which need not be exact for a start
+_SINKHORN_BLUR = (
+    0.05  # of squared distances in standard deviations: about the spacing of the points
+)
 _BEND_STEPS = 300  # of Adam towards the matched points
 _BEND_RATE = 0.05  # of Adam, falling to 0
-_LADJ_WEIGHT = 0.002  # of log |det J| in the misfit: keeps maps from collapsing on the points
+_LADJ_WEIGHT = 0.002  # of log |det J| in the loss: keeps maps from collapsing onto the points
 
 
 def starting_params(target: Target, crosscoder: Crosscoder, *, generator: Generator) -> Params:
@@ -47,15 +49,15 @@ def starting_params(target: Target, crosscoder: Crosscoder, *, generator: Genera
             draws = points.transpose(0, 1)
             return fit_to_draws(crosscoder, draws, None, generator=for_params).params
         goals = _transport(eps, points, mean, scale)
-    assert isinstance(crosscoder, Map)  # only these are bent
+    assert isinstance(crosscoder, Map)  # only maps are bent
     return _bend(crosscoder, params, eps, goals, scale)
 
 
 def weighted_probes(target: Target, *, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Prior draws z (N, latent) that all queries share, and each query's weights of them, (B, N).
+    """Prior draws z (N, latent) that all queries share, and each query's weights for them, (B, N).
 
     The weights are proportional to p(x|z)^t with the largest t ≤ 1 that leaves an ESS of
-    2 latent + 16 draws. That is t = 0 in hundreds of dimensions, and nothing is decoded.
+    2 latent + 16. In hundreds of dimensions t is 0, and nothing is decoded.
     """
     low_dimensional = target.latent_dim <= _MAX_BENT_DIM
     num = _NUM_PROBES if low_dimensional else _NUM_PROBES_ABOVE
@@ -73,7 +75,7 @@ def weighted_probes(target: Target, *, generator: Generator) -> tuple[Tensor, Te
 
 
 def _posterior_points(z: Tensor, weights: Tensor, scale: Tensor, *, generator: Generator) -> Tensor:
-    """Equally weighted points for each query, blurred as a kernel density, (B, P, latent)."""
+    """Equally weighted points for each query, smoothed as by a kernel density, (B, P, latent)."""
     cumulative = weights.double().cumsum(1)
     levels = (torch.arange(_NUM_POINTS, dtype=torch.double) + 0.5) / _NUM_POINTS
     levels = levels.to(z.device) * cumulative[:, -1:]
@@ -85,9 +87,9 @@ def _posterior_points(z: Tensor, weights: Tensor, scale: Tensor, *, generator: G
 
 
 def _transport(eps: Tensor, points: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    """Where entropic optimal transport of eps (P, latent) to points takes each, (B, P, latent).
+    """Where entropic optimal transport to `points` takes each of eps (P, latent), (B, P, latent).
 
-    Source: Cuturi (2013), in logarithms. Differs in: squared distances of standardised points.
+    Source: Cuturi (2013), in logarithms. Differs in: points are standardised.
     """
     standard = (points - mean[:, None]) / scale[:, None]
     kernel = -torch.cdist(eps.expand(len(points), -1, -1), standard).square() / _SINKHORN_BLUR
@@ -99,9 +101,9 @@ def _transport(eps: Tensor, points: Tensor, mean: Tensor, scale: Tensor) -> Tens
 
 
 def _bend(crosscoder: Map, params: Params, eps: Tensor, goals: Tensor, scale: Tensor) -> Params:
-    """Least squares of XCoder(ε) on goals, (B, P, latent), by Adam; the decoder is not needed.
+    """Fit XCoder(ε) to goals, (B, P, latent), by least squares with Adam; needs no decoder.
 
-    A little of the log-determinant keeps the map from folding or collapsing onto the goals.
+    A small log-determinant term keeps the map from folding or collapsing onto the goals.
     """
     packed, layout = pack(params)
     noise = eps[:, None].expand(-1, len(packed), -1)

@@ -20,8 +20,9 @@ from crosscoding.masks import random_mask, rectangle_mask, stroke_mask
 from crosscoding.model.bank import Bank
 from crosscoding.model.vae import VAE, load_vae
 from crosscoding.result.posterior import Posterior
+from crosscoding.target.base import Target
 from crosscoding.target.density import DensityTarget
-from crosscoding.target.vae_target import Target, VAETarget
+from crosscoding.target.vae_target import VAETarget
 
 __version__ = "0.1.0"
 

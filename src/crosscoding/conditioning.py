@@ -25,7 +25,8 @@ from crosscoding.progress import followed
 from crosscoding.random import generator_from, spawn
 from crosscoding.result.findings import Findings
 from crosscoding.result.posterior import Posterior
-from crosscoding.target.vae_target import Target, VAETarget
+from crosscoding.target.base import Target
+from crosscoding.target.vae_target import VAETarget
 
 _SURE = 6.0  # standard errors, beyond which two estimates contradict each other
 _JOINING = 1e-5  # seconds that the blocks' draws take to be put together, for each query and dim

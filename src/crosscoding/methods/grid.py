@@ -25,7 +25,7 @@ from crosscoding.errors import BudgetError, counted
 from crosscoding.methods.base import Method, Report, silent
 from crosscoding.random import uniform
 from crosscoding.result.findings import Findings
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
 # Cells a side by latent dimension: no power of 2, as periods of what networks learn often are.
 _COARSE_CELLS = {1: 509, 2: 125, 3: 41}

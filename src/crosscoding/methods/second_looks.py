@@ -22,7 +22,7 @@ from crosscoding.methods.numerics.overlap import share_lacking
 from crosscoding.methods.numerics.resampling import systematic, taken
 from crosscoding.result.findings import Findings
 from crosscoding.result.verdict import LOST, MISSED
-from crosscoding.target.vae_target import REACH, Target
+from crosscoding.target.base import REACH, Target
 
 # Draws that are decoded to look for losses: of the most, two count as more than 1 %. Where they
 # cost more than a second of a query, fewer; few are enough where the answer is not trusted anyway.

@@ -33,7 +33,7 @@ from crosscoding.methods.numerics.resampling import (
 )
 from crosscoding.random import spawn, uniform
 from crosscoding.result.findings import Findings
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
 _JITTER = 0.2  # of step sizes, as in `HMC`
 # Between 0.65, best for one long move (Beskos et al., 2013), and 0.8, the custom for chains; where

@@ -23,7 +23,7 @@ from crosscoding.methods.base import Method, Report, silent
 from crosscoding.methods.numerics.starts import starting_params
 from crosscoding.random import normal, spawn
 from crosscoding.result.findings import Findings
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
 _BLOCK = 50  # steps, after which it is seen whether the C-ELBO still rises
 _NUM_HALVINGS = 8  # of the rate, to 1/256 of it: then a query is done

@@ -55,7 +55,7 @@ def nothing_to_predict(
     whose = "" if query is None else f"for query {query} "
     return (
         f"expected {name(element)} to have a prediction, and {whose}it has none at "
-        f"{share[element]:.1%} of the draws: at one of norm {z[draw].norm():.3g} the decoder puts "
-        f"out {likelihood.describe(params[draw], element)}; bound what overflows in the decoder. "
+        f"{share[element]:.1%} of the draws: at one of norm {z[draw].norm():.3g} the decoder "
+        f"outputs {likelihood.describe(params[draw], element)}; bound what overflows in the decoder. "
         "What is observed, and log p(x), do not depend on it"
     )

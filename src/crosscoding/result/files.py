@@ -17,7 +17,8 @@ from crosscoding.model.vae import VAE
 from crosscoding.persistence.folder import Parts as FolderParts
 from crosscoding.persistence.folder import prefixed, read_folder, under, write_folder
 from crosscoding.result.findings import Findings
-from crosscoding.target.vae_target import Target, VAETarget
+from crosscoding.target.base import Target
+from crosscoding.target.vae_target import VAETarget
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,8 @@ from crosscoding.result.arviz import to_arviz
 from crosscoding.result.files import Parts
 from crosscoding.result.findings import Findings, Stage
 from crosscoding.result.verdict import Verdict
-from crosscoding.target.vae_target import CHUNK_BYTES, Target, VAETarget
+from crosscoding.target.base import Target
+from crosscoding.target.vae_target import CHUNK_BYTES, VAETarget
 
 _CACHE_BYTES = 4 * 2**20  # of a decoder's output: pieces that stay in cache take half the time
 _FEW_COUNT = 50.0  # draws in an average, below which its error says little

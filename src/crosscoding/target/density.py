@@ -11,7 +11,7 @@ from crosscoding.clock import UNLIMITED
 from crosscoding.errors import NonFiniteError, counted
 from crosscoding.isolation import isolated
 from crosscoding.model.bank import MAX_POINTS, prior_points
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
 _BEYOND = 3.0  # standard deviations of a normal draw's length
 _BANK_SHARE = 0.25  # of the time that is left

@@ -13,7 +13,7 @@ from crosscoding.methods.numerics.resampling import systematic, taken
 from crosscoding.random import uniform
 from crosscoding.result.findings import Findings, Stage
 from crosscoding.result.verdict import MISSED, Figures, k_limits
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
 
 @dataclass(eq=False)

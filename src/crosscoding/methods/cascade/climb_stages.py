@@ -32,7 +32,7 @@ from crosscoding.methods.natural_gradient import NaturalGradient
 from crosscoding.methods.numerics.gauss_newton import Modes, climb, lacking_modes
 from crosscoding.methods.numerics.resampling import taken
 from crosscoding.random import spawn
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
 _NUM_DEAR = 500  # draws where climbs cost so much that there is one
 _MOST_COMPONENTS = 8  # of the modes found, to propose from

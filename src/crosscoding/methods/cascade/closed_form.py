@@ -20,7 +20,8 @@ from crosscoding.likelihoods import Gaussian, Likelihood, Mixed
 from crosscoding.model.vae import VAE
 from crosscoding.random import normal, quasi_normal
 from crosscoding.result.findings import Findings, Stage
-from crosscoding.target.vae_target import Target, VAETarget
+from crosscoding.target.base import Target
+from crosscoding.target.vae_target import VAETarget
 
 # What has more latent dimensions, numbers in W, or multiply-adds in a decode is left to the
 # cascade: looking for linear elements would take longer than is likely to be gained.

@@ -12,7 +12,7 @@ from crosscoding.diagnostics import pareto_k_limit
 from crosscoding.methods.cascade.best_so_far import Answers, answer_of
 from crosscoding.methods.cascade.budget import NUM_WEIGHED
 from crosscoding.random import spawn
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
 BEYOND = 1.0  # nats above the largest weight: where a point lies outside what was fitted
 _PIECES = 20  # that draws are weighed in where time is limited

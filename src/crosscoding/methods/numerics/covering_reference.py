@@ -33,8 +33,8 @@ from crosscoding.methods.numerics.mode_search import Peaks, search
 from crosscoding.methods.numerics.resampling import flattened, next_temperature
 from crosscoding.model.bank import MAX_POINTS
 from crosscoding.random import normal, quasi_normal, spawn
+from crosscoding.target.base import Target
 from crosscoding.target.density import DensityTarget
-from crosscoding.target.vae_target import Target
 
 # Tails of the parts by their degrees of freedom, and the share of the draws of each: half from the
 # narrow one, and enough from each heavier one to find what lies in tails like its own.

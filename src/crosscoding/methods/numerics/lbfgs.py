@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from crosscoding.methods.numerics.leapfrog import evaluated
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
 _MEMORY = 30  # moves that are remembered
 _LEAST_GAIN = 0.01  # nats that a step must promise; below that the climb is over

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from crosscoding.errors import NonFiniteError, counted
 from crosscoding.random import normal, uniform
-from crosscoding.target.vae_target import REACH, Target
+from crosscoding.target.base import REACH, Target
 
 _FAR = 1e3  # prior standard deviations from 0 at which a path has diverged
 

@@ -4,12 +4,12 @@ import math
 
 import pytest
 
-from crosscoding.model.check_report import CheckReport, Finding
+from crosscoding.model.check_report import CheckReport, CheckResult
 
 
 def report(*statuses: str) -> CheckReport:
     return CheckReport(
-        "a model", tuple(Finding(f"check {i}", s, "words") for i, s in enumerate(statuses))
+        "a model", tuple(CheckResult(f"check {i}", s, "words") for i, s in enumerate(statuses))
     )
 
 
@@ -34,7 +34,7 @@ def test_a_line_for_each_finding():
 
 
 def test_a_notebook_shows_what_print_shows():
-    shown = CheckReport("a <model>", (Finding("scale", "ok", "σ < 1 & more"),))
+    shown = CheckReport("a <model>", (CheckResult("scale", "ok", "σ < 1 & more"),))
     assert repr(shown) == str(shown)
     html = shown._repr_html_()
     assert "<td>ok</td><td>scale</td><td>σ &lt; 1 &amp; more</td>" in html
@@ -50,7 +50,7 @@ def test_findings_by_name():
 
 
 def test_what_is_not_finite_is_none_in_json():
-    found = Finding("cost", "ok", "words", {"seconds": 1.0, "error": math.nan})
+    found = CheckResult("cost", "ok", "words", {"seconds": 1.0, "error": math.nan})
     assert CheckReport("a model", (found,)).as_dict() == {
         "model": "a model",
         "ok": True,
@@ -67,4 +67,4 @@ def test_what_is_not_finite_is_none_in_json():
 
 def test_a_status_that_is_none_is_refused():
     with pytest.raises(ValueError, match="a status among ok, note, warning, error, got 'bad'"):
-        Finding("cost", "bad", "words")
+        CheckResult("cost", "bad", "words")

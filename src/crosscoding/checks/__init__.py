@@ -1,7 +1,7 @@
 """One look at a model before it is used: is it what its likelihood, its data and methods take?
 
 `VAE.check` calls `check`, which is put there below. A check is a function from a `Subject` to a
-`Finding`, or to None where there is nothing to look at; each has a test with a model that has
+`CheckResult`, or to None where there is nothing to look at; each has a test with a model that has
 exactly that fault.
 """
 
@@ -16,13 +16,13 @@ from crosscoding.checks import decoder, expected_cost, latent_space, units
 from crosscoding.checks.column_baseline import FEWEST
 from crosscoding.checks.subject import Subject
 from crosscoding.isolation import isolated
-from crosscoding.model.check_report import CheckReport, Finding
+from crosscoding.model.check_report import CheckReport, CheckResult
 from crosscoding.model.vae import VAE, whole_data
 from crosscoding.random import generator_from
 
 __all__ = ["check", "check_data"]
 
-Check = Callable[[Subject], Finding | None]
+Check = Callable[[Subject], CheckResult | None]
 
 _MOST_DATA = 2000
 _OF_OUTPUT: dict[str, Check] = {"output": decoder.output, "repeatability": decoder.repeatability}
@@ -74,7 +74,7 @@ VAE.checker = check
 
 def check_data(
     vae: VAE, data: Tensor, *, quick: bool = False, seed: int | Generator | None = 0
-) -> tuple[Finding, ...]:
+) -> tuple[CheckResult, ...]:
     """What data say of a model that is in use: the checks of data alone.
 
     Args:
@@ -93,7 +93,7 @@ def check_data(
         return tuple(_of_data(subject, checks))
 
 
-def _of_data(subject: Subject, checks: dict[str, Check]) -> list[Finding]:
+def _of_data(subject: Subject, checks: dict[str, Check]) -> list[CheckResult]:
     """What holds the model against data, where these can be its own at all."""
     if subject.data is None:
         return []
@@ -101,14 +101,14 @@ def _of_data(subject: Subject, checks: dict[str, Check]) -> list[Finding]:
     return findings if findings[0].status == "error" else findings + _run(subject, checks)
 
 
-def _run(subject: Subject, checks: dict[str, Check]) -> list[Finding]:
+def _run(subject: Subject, checks: dict[str, Check]) -> list[CheckResult]:
     """The findings of checks by name; one that fails is an error found."""
     findings = []
     for name, look in checks.items():
         try:
             finding = look(subject)
         except Exception as error:  # a decoder may raise anything
-            finding = Finding(name, "error", f"could not be checked: {error}")
+            finding = CheckResult(name, "error", f"could not be checked: {error}")
         if finding is not None:
             findings.append(finding)
     return findings

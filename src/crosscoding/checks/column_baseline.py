@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from crosscoding.checks.parts import parts_of
+from crosscoding.checks.likelihood_parts import parts_of
 from crosscoding.likelihoods import DiscretizedLogistic, Likelihood, Mixed
 
 FEWEST = 10

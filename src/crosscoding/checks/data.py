@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 from crosscoding.checks.column_baseline import FEWEST, KINDS, log_prob_of_columns
-from crosscoding.checks.parts import Part, parts_of, worst
+from crosscoding.checks.likelihood_parts import Part, parts_of, worst
 from crosscoding.checks.subject import Subject
 from crosscoding.errors import counted
 from crosscoding.likelihoods import Bernoulli, Gaussian, Likelihood, Mixed
-from crosscoding.model.check_report import Finding
+from crosscoding.model.check_report import CheckResult
 from crosscoding.target.jacobian import with_jacobian
 
 _SCALE_FACTOR = 1.5
@@ -17,12 +17,12 @@ _TELLING = 2.0  # in 2 log p of all data together, what tells one factor from an
 _MUCH_LESS = 120  # steps of the search, of which 100 are √10
 
 
-def support(subject: Subject) -> Finding:
+def support(subject: Subject) -> CheckResult:
     """Whether data are finite and values that the likelihood can have."""
     data, likelihood = subject.whole, subject.vae.likelihood
     finite = data.isfinite()
     if not finite.all():
-        return Finding(
+        return CheckResult(
             "data",
             "error",
             f"{int((~finite).sum())} of {data.numel()} values are NaN or infinite; give complete data "
@@ -33,21 +33,21 @@ def support(subject: Subject) -> Finding:
     try:
         likelihood.check_values(data, torch.ones_like(data, dtype=torch.bool), "data")
     except ValueError as error:
-        return Finding("data", "error", str(error), figures)
+        return CheckResult("data", "error", str(error), figures)
     words = f"{len(data):,} of them, values from {low:.4g} to {high:.4g}"
     between = ((data > 0) & (data < 1)).double().mean().item()
     if isinstance(likelihood, Bernoulli) and between:
-        return Finding(
+        return CheckResult(
             "data",
             "note",
             f"{words}, {between:.0%} of them between 0 and 1: their log p is a cross-entropy, no "
             "density, and draws are 0 or 1; ContinuousBernoulli is the law of such values",
             figures,
         )
-    return Finding("data", "ok", words, figures)
+    return CheckResult("data", "ok", words, figures)
 
 
-def explanation(subject: Subject) -> Finding:
+def explanation(subject: Subject) -> CheckResult:
     """Whether complete data are likelier under the model than by their columns alone."""
     data, fits, likelihood = subject.whole, subject.fits, subject.vae.flat_likelihood
     ours = fits.log_prob.mean().item()
@@ -56,11 +56,11 @@ def explanation(subject: Subject) -> Finding:
     words = f"log p of {num} is about {ours:.4g} nats on average"
     if len(data) < FEWEST:
         words += f"; give {FEWEST} or more to compare"
-        return Finding("explanation", "note", words, figures)
+        return CheckResult("explanation", "note", words, figures)
     if name := _without_kind(subject.vae.likelihood):
         words += f"; to compare, set kind of {name} to what its values are, one of "
         words += ", ".join(KINDS)
-        return Finding("explanation", "note", words, figures)
+        return CheckResult("explanation", "note", words, figures)
     noise = likelihood.variance(subject.params).mean(0).nan_to_num(0.0, 0.0)
     floor = noise.clamp_min(1e-12).reshape(subject.vae.data_shape)
     columns = log_prob_of_columns(subject.vae.likelihood, data, floor)
@@ -69,13 +69,13 @@ def explanation(subject: Subject) -> Finding:
     figures |= {"log_prob_of_columns": ours - gain, "gain": gain, "gain_error": error}
     words += f", and {ours - gain:.4g} where each element has a law of its own"
     if gain < -2 * error:
-        return Finding(
+        return CheckResult(
             "explanation",
             "warning",
             f"{words}: the model says less than that; is it trained, and on such data?",
             figures,
         )
-    return Finding("explanation", "ok", words, figures)
+    return CheckResult("explanation", "ok", words, figures)
 
 
 def _without_kind(likelihood: Likelihood) -> str:
@@ -85,7 +85,7 @@ def _without_kind(likelihood: Likelihood) -> str:
 
 
 @torch.no_grad()
-def scale(subject: Subject) -> Finding | None:
+def scale(subject: Subject) -> CheckResult | None:
     """Whether data are as far from the decoder's means as a Gaussian's fixed scale says.
 
     Of a `Mixed`, each Gaussian part by itself; the worst of them is told.
@@ -109,7 +109,7 @@ def _is_scaled(likelihood: Likelihood) -> bool:
     return isinstance(likelihood, Gaussian) and likelihood.scale is not None
 
 
-def _scale_of(subject: Subject, part: Part, elements: Tensor, outputs: Tensor) -> Finding:
+def _scale_of(subject: Subject, part: Part, elements: Tensor, outputs: Tensor) -> CheckResult:
     """The finding on one part of a `Mixed`, of elements and outputs in data laid out flat.
 
     What the other parts say of z is taken with its prior as one Gaussian, (z − b) ~ N(0, B⁻¹) with
@@ -134,12 +134,12 @@ def _scale_of(subject: Subject, part: Part, elements: Tensor, outputs: Tensor) -
 
 def _scale_finding(
     squares: Tensor, size: int, mode: Tensor, precision: Tensor, where: str = ""
-) -> Finding:
+) -> CheckResult:
     """What `_likeliest_factor` finds, in words; arguments as there, and where they are from."""
     factor = _likeliest_factor(squares, size, mode, precision)
     words = f"{where}data ask for about {factor:.2g} times the likelihood's scale"
     if factor <= _LEAST_FACTOR:
-        return Finding(
+        return CheckResult(
             "scale",
             "note",
             f"{where}z of {counted(mode.shape[1], 'dimension')} can match "
@@ -148,8 +148,8 @@ def _scale_finding(
             {"factor": 0.0},
         )
     if 1 / _SCALE_FACTOR <= factor <= _SCALE_FACTOR:
-        return Finding("scale", "ok", words, {"factor": factor})
-    return Finding(
+        return CheckResult("scale", "ok", words, {"factor": factor})
+    return CheckResult(
         "scale",
         "warning",
         f"{words}: with the present one answers are too {'sure' if factor > 1 else 'vague'}; "

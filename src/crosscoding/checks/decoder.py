@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from crosscoding.checks.subject import Subject
 from crosscoding.likelihoods.expected_outputs import doubt_of, joined
-from crosscoding.model.check_report import Finding
+from crosscoding.model.check_report import CheckResult
 from crosscoding.random import normal
 
 _TOLERANCE = 1e-3  # of the largest output, below which two outputs are the same
@@ -19,13 +19,13 @@ _DRIFT = 0.5  # standard deviations, or log ratio of variances, of half the chan
 _FAR = (1.0, 2.0, 3.0, 4.0)  # standard deviations of the prior beyond √latent
 
 
-def output(subject: Subject) -> Finding:
+def output(subject: Subject) -> CheckResult:
     """Whether what the decoder outputs can be the likelihood's parameters, and means them."""
     likelihood, params = subject.vae.likelihood, subject.output
     lost = subject.vae.lost(params)
     if lost.any():
         bad, element = int(lost.any(1).sum()), int(lost.sum(0).argmax())
-        return Finding(
+        return CheckResult(
             "output",
             "error",
             f"NaN or infinity at {bad} of {len(params)} draws from the prior, most often for "
@@ -37,15 +37,15 @@ def output(subject: Subject) -> Finding:
     try:
         likelihood.check_params(params)
     except ValueError as error:
-        return Finding("output", "error", str(error), figures)
+        return CheckResult("output", "error", str(error), figures)
     if doubt := doubt_of(likelihood, subject.vae.decode, subject.probes, params):
-        return Finding("output", "error", doubt, figures)
+        return CheckResult("output", "error", doubt, figures)
     shape = tuple(subject.vae.data_shape)
     words = f"{type(likelihood).__name__} of data {shape}, parameters from {low:.4g} to {high:.4g}"
-    return Finding("output", "ok", words, figures)
+    return CheckResult("output", "ok", words, figures)
 
 
-def repeatability(subject: Subject) -> Finding:
+def repeatability(subject: Subject) -> CheckResult:
     """Whether one z always gives the same output: again, alone, and among others."""
     vae, z, first = subject.vae, subject.probes, subject.output
     largest = torch.where(first.isfinite(), first, 0.0).abs().max().clamp_min(1e-6)
@@ -61,7 +61,7 @@ def repeatability(subject: Subject) -> Finding:
     figures = {"largest_difference": max(shares.values())}
     wrong = [f"{share:.1%} {words}" for words, share in shares.items() if not share <= _TOLERANCE]
     if wrong:
-        return Finding(
+        return CheckResult(
             "repeatability",
             "error",
             f"the output for one z changes, by {', by '.join(wrong)}; turn off dropout, noise and "
@@ -69,19 +69,19 @@ def repeatability(subject: Subject) -> Finding:
             figures,
         )
     if training:
-        return Finding(
+        return CheckResult(
             "repeatability",
             "warning",
             f"{', '.join(training[:3])} stayed in training mode after .eval(); a module that "
             "overrides train() must pass it on to its parts",
             figures,
         )
-    return Finding(
+    return CheckResult(
         "repeatability", "ok", "the same z gives the same output: again, alone, in a batch", figures
     )
 
 
-def batch_norm(subject: Subject) -> Finding | None:
+def batch_norm(subject: Subject) -> CheckResult | None:
     """Whether batch norm's running statistics were estimated, and of what the prior gives."""
     layers = {
         name: module
@@ -92,7 +92,7 @@ def batch_norm(subject: Subject) -> Finding | None:
         return None
     initial = [name for name, layer in layers.items() if _is_initial(layer)]
     if initial:
-        return Finding(
+        return CheckResult(
             "batch norm",
             "error",
             f"the running mean and variance are 0 and 1 in {len(initial)} of {len(layers)} layers "
@@ -103,7 +103,7 @@ def batch_norm(subject: Subject) -> Finding | None:
     worst = max(drift, key=lambda name: drift[name])
     figures = {"worst_drift": drift[worst]}
     if drift[worst] > _DRIFT:
-        return Finding(
+        return CheckResult(
             "batch norm",
             "warning",
             f"at {worst} draws from the prior differ from the running statistics by "
@@ -111,7 +111,7 @@ def batch_norm(subject: Subject) -> Finding | None:
             f"channel, at most {_DRIFT}): estimate them again under the final weights",
             figures,
         )
-    return Finding(
+    return CheckResult(
         "batch norm",
         "ok",
         f"running statistics of {len(layers)} layers, within {drift[worst]:.2g} standard "
@@ -120,7 +120,7 @@ def batch_norm(subject: Subject) -> Finding | None:
     )
 
 
-def far_out(subject: Subject) -> Finding:
+def far_out(subject: Subject) -> CheckResult:
     """Whether the decoder stays finite, and its output allowed, where methods may come to look."""
     vae = subject.vae
     rays = nn.functional.normalize(subject.probes[:32], dim=-1)
@@ -131,18 +131,18 @@ def far_out(subject: Subject) -> Finding:
         try:
             vae.likelihood.check_params(params)
         except ValueError as error:
-            return Finding("far out", "warning", f"at |z| = {radius:.3g}: {error}")
+            return CheckResult("far out", "warning", f"at |z| = {radius:.3g}: {error}")
         if not vae.likelihood.allowed(params).all():
-            return Finding(
+            return CheckResult(
                 "far out",
                 "warning",
                 f"NaN or infinity at |z| = {radius:.3g}, where the prior has next to no mass but "
                 "methods may look; bound what overflows, an exponential for example",
             )
-    return Finding("far out", "ok", f"finite out to |z| = {radius:.3g}")
+    return CheckResult("far out", "ok", f"finite out to |z| = {radius:.3g}")
 
 
-def gradients(subject: Subject) -> Finding:
+def gradients(subject: Subject) -> CheckResult:
     """Whether derivatives by z are finite, not all 0, and those that differences give."""
     decode, z, step, tolerance = _smooth(subject)
     z = z.detach().requires_grad_()
@@ -177,7 +177,7 @@ def gradients(subject: Subject) -> Finding:
             worst,
         )
     kind = "in double" if z.dtype == torch.double else f"in {z.dtype}"
-    return Finding(
+    return CheckResult(
         "gradients", "ok", f"those of central differences, {kind}", {"relative_error": worst}
     )
 
@@ -188,8 +188,8 @@ def _gap(output: Tensor, other: Tensor) -> Tensor:
     return torch.where(same, 0.0, output - other)
 
 
-def _bad_gradient(message: str, error: float = math.nan) -> Finding:
-    return Finding("gradients", "error", message, {"relative_error": error})
+def _bad_gradient(message: str, error: float = math.nan) -> CheckResult:
+    return CheckResult("gradients", "error", message, {"relative_error": error})
 
 
 def _smooth(subject: Subject) -> tuple[Callable[[Tensor], Tensor], Tensor, float, float]:

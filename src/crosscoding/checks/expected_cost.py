@@ -8,14 +8,14 @@ from torch import nn
 from crosscoding.checks.subject import Subject
 from crosscoding.errors import counted
 from crosscoding.model.bank import Bank
-from crosscoding.model.check_report import Finding
+from crosscoding.model.check_report import CheckResult
 
 _GRID_DIM = 3  # up to which a grid integrates
 _FITTED_DIM = 32  # up to which importance weights of a fit mostly hold
 _MEGABYTE = 2**20
 
 
-def cost(subject: Subject) -> Finding:
+def cost(subject: Subject) -> CheckResult:
     """Seconds, multiply-adds and memory of decoding one z, among as many as fit a batch."""
     vae, num = subject.vae, len(subject.probes)
     start = time.perf_counter()
@@ -23,7 +23,7 @@ def cost(subject: Subject) -> Finding:
     seconds = (time.perf_counter() - start) / num
     row_bytes = vae.row_values * vae.dtype.itemsize
     figures = {"seconds": seconds, "operations": vae.operations, "row_bytes": float(row_bytes)}
-    return Finding(
+    return CheckResult(
         "cost",
         "ok",
         f"decoding one z takes {_seconds(seconds)}, {vae.operations:.2g} multiply-adds and "
@@ -32,7 +32,7 @@ def cost(subject: Subject) -> Finding:
     )
 
 
-def bank(subject: Subject) -> Finding:
+def bank(subject: Subject) -> CheckResult:
     """The decoded points of the prior that every query is held against first."""
     vae = subject.vae
     start = time.perf_counter()
@@ -44,7 +44,7 @@ def bank(subject: Subject) -> Finding:
     to_ask = time.perf_counter() - start
     size = points.num_bytes / _MEGABYTE
     figures = {"points": float(len(points.points)), "bytes": float(points.num_bytes)}
-    return Finding(
+    return CheckResult(
         "bank",
         "ok",
         f"{len(points.points):,} points of the prior are kept decoded, in {size:,.0f} MiB; made in "
@@ -53,22 +53,22 @@ def bank(subject: Subject) -> Finding:
     )
 
 
-def head(subject: Subject) -> Finding:
+def head(subject: Subject) -> CheckResult:
     """Whether the decoder's last linear layer was found, so that it can be run in part."""
     if not subject.vae.likelihood.by_rows:
-        return Finding(
+        return CheckResult(
             "last layer",
             "note",
             "its rows are not told apart where columns differ or a dispersion is decoded, so whole "
             "data are decoded for any evidence",
         )
     if isinstance(subject.vae.decoder, nn.Linear):
-        return Finding("last layer", "ok", "the only one: it is run as a whole, which is cheap")
+        return CheckResult("last layer", "ok", "the only one: it is run as a whole, which is cheap")
     if subject.vae.head is not None:
         rows, width = subject.vae.head.weight.shape
         words = f"found, {width} to {rows}: only what the evidence observes is decoded"
-        return Finding("last layer", "ok", words)
-    return Finding(
+        return CheckResult("last layer", "ok", words)
+    return CheckResult(
         "last layer",
         "note",
         "no linear one was found, as in convolutional decoders, so complete data are decoded for any "
@@ -76,7 +76,7 @@ def head(subject: Subject) -> Finding:
     )
 
 
-def methods(subject: Subject) -> Finding:
+def methods(subject: Subject) -> CheckResult:
     """What to expect of methods at this latent size."""
     dim = subject.vae.latent_dim
     if dim <= _GRID_DIM:
@@ -85,8 +85,8 @@ def methods(subject: Subject) -> Finding:
         words = "Auto (the default) fits and checks itself; Grid and Rejection are not for so many"
     else:
         words = "Auto (the default) gives the best Gaussian, seldom trusted; HMC to compare with"
-        return Finding("methods", "note", f"{counted(dim, 'latent dimension')}: {words}")
-    return Finding("methods", "ok", f"{counted(dim, 'latent dimension')}: {words}")
+        return CheckResult("methods", "note", f"{counted(dim, 'latent dimension')}: {words}")
+    return CheckResult("methods", "ok", f"{counted(dim, 'latent dimension')}: {words}")
 
 
 def _seconds(seconds: float) -> str:

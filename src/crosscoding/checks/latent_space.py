@@ -5,7 +5,7 @@ from torch import Tensor
 
 from crosscoding.checks.subject import Subject
 from crosscoding.errors import counted
-from crosscoding.model.check_report import Finding
+from crosscoding.model.check_report import CheckResult
 from crosscoding.target.jacobian import with_jacobian
 
 _OPERATIONS = 2e10  # multiply-adds for Jacobians: about a second
@@ -17,7 +17,7 @@ _FEWEST = 100  # data from which on each dimension's moments are known
 
 
 @torch.no_grad()
-def use(subject: Subject) -> Finding:
+def use(subject: Subject) -> CheckResult:
     """How many latent dimensions move the datum by more than its noise.
 
     By the Fisher information of z about each, diag E[Jᵀ F J]: a complete datum leaves about
@@ -36,7 +36,7 @@ def use(subject: Subject) -> Finding:
     left = 1 / (1 + information).sqrt()
     figures = {"active": float(dim - len(ignored)), "ignored": float(len(ignored))}
     if len(ignored) == dim:
-        return Finding(
+        return CheckResult(
             "latent",
             "error",
             f"none of {counted(dim, 'dimension')} moves the datum by more than its noise: the "
@@ -45,14 +45,14 @@ def use(subject: Subject) -> Finding:
         )
     if ignored:
         named = ", ".join(map(str, ignored[:8])) + (", …" if len(ignored) > 8 else "")
-        return Finding(
+        return CheckResult(
             "latent",
             "note",
             f"{dim - len(ignored)} of {dim} dimensions are active; the decoder ignores {named}, "
             "and keeps the prior there: such dimensions only cost time",
             figures,
         )
-    return Finding(
+    return CheckResult(
         "latent",
         "ok",
         f"{_all_active(dim)}; a complete datum leaves {left.min():.2g} to "
@@ -65,7 +65,7 @@ def _all_active(dim: int) -> str:
     return "the dimension is active" if dim == 1 else f"all {dim} dimensions are active"
 
 
-def prior(subject: Subject) -> Finding:
+def prior(subject: Subject) -> CheckResult:
     """Whether data lie where the prior says: the aggregated posterior q(z) against N(0, I)."""
     if subject.encoded is None:
         return _prior_by_fits(subject)
@@ -83,9 +83,9 @@ def prior(subject: Subject) -> Finding:
         f"{active:.0%} of dimensions active"
     )
     if num < _FEWEST:
-        return Finding("prior", "note", f"{words}; too few to judge by", figures)
+        return CheckResult("prior", "note", f"{words}; too few to judge by", figures)
     if total > _APART * dim or divergence[worst] > 4 * _APART:
-        return Finding(
+        return CheckResult(
             "prior",
             "warning",
             f"{words}; worst in dimension {worst}, of mean {mean[worst]:.2g} and deviation "
@@ -93,10 +93,10 @@ def prior(subject: Subject) -> Finding:
             "little evidence will not look like them",
             figures,
         )
-    return Finding("prior", "ok", words, figures)
+    return CheckResult("prior", "ok", words, figures)
 
 
-def _prior_by_fits(subject: Subject) -> Finding:
+def _prior_by_fits(subject: Subject) -> CheckResult:
     """By the mean square of z over fits of a few data, which is 1 where all is well."""
     fits = subject.fits
     spread = torch.linalg.eigvalsh(fits.precision).reciprocal()
@@ -106,18 +106,18 @@ def _prior_by_fits(subject: Subject) -> Finding:
     words = f"z of {num} has a mean square of {square:.2g}, 1 under the prior"
     noise = (2 / fits.mean.numel()) ** 0.5
     if square > _FARTHEST + 4 * noise:
-        return Finding(
+        return CheckResult(
             "prior",
             "warning",
             f"{words}: data lie farther out than the prior, and completions from little evidence "
             "will not look like them",
             figures,
         )
-    return Finding("prior", "ok", f"{words}; an encoder would tell more", figures)
+    return CheckResult("prior", "ok", f"{words}; an encoder would tell more", figures)
 
 
 @torch.no_grad()
-def encoder(subject: Subject) -> Finding | None:
+def encoder(subject: Subject) -> CheckResult | None:
     """Whether the encoder is this decoder's: does its z for a datum decode to that datum?"""
     if subject.encoded is None or subject.data is None:
         return None
@@ -135,14 +135,14 @@ def encoder(subject: Subject) -> Finding | None:
     figures = {"own_is_likelier": better}
     words = f"{better:.0%} of {num} data are likelier at their own z than at another datum's"
     if better < 0.5 + 1.5 / num**0.5:  # chance and three standard errors
-        return Finding(
+        return CheckResult(
             "encoder",
             "warning",
             f"{words}, no more than by chance: is it the encoder of this decoder, and are data "
             "scaled for both?",
             figures,
         )
-    return Finding("encoder", "ok", words, figures)
+    return CheckResult("encoder", "ok", words, figures)
 
 
 def _span(values: Tensor) -> str:

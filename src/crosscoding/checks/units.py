@@ -5,10 +5,10 @@ import math
 from torch import Tensor
 
 from crosscoding.checks.column_baseline import FEWEST
-from crosscoding.checks.parts import Part, parts_of, worst
+from crosscoding.checks.likelihood_parts import Part, parts_of, worst
 from crosscoding.checks.subject import Subject
 from crosscoding.likelihoods import Likelihood, Mixed, Poisson
-from crosscoding.model.check_report import Finding
+from crosscoding.model.check_report import CheckResult
 
 _FAR = 6.0  # standard deviations of the model's draws
 _FEW, _MANY = 0.05, 0.5  # shares of values on another scale: a warning, an error
@@ -16,7 +16,7 @@ _MARGIN = 0.1  # of a range
 _TIMES = 2.0  # as many counts, or as few; of rates that are read wrongly it is e or more
 
 
-def units(subject: Subject) -> Finding | None:
+def units(subject: Subject) -> CheckResult | None:
     """Whether data and what the model draws have the same units."""
     likelihood, params = subject.vae.flat_likelihood, subject.params
     shape = len(params), subject.vae.data_size
@@ -29,7 +29,7 @@ def units(subject: Subject) -> Finding | None:
     return worst([_units_of(part) for part in parts if _can_be_compared(part)])
 
 
-def counts(subject: Subject) -> Finding | None:
+def counts(subject: Subject) -> CheckResult | None:
     """Whether data count as much as the model expects, and if not, whether it is read wrongly.
 
     A rate λ that is taken for its logarithm gives a mean of exp λ ≥ e λ, and a logarithm that is
@@ -53,7 +53,7 @@ def _can_be_compared(part: Part) -> bool:
     return not part.classes and bool(means.isfinite().all() and data.min() != data.max())
 
 
-def _units_of(part: Part) -> Finding:
+def _units_of(part: Part) -> CheckResult:
     data, draws, means = (values.flatten(1) for values in part.tensors)
     spread = draws.std(0).clamp_min(1e-6 * draws.abs().max())
     far = ((data - draws.mean(0)).abs() > _FAR * spread).double()
@@ -69,7 +69,7 @@ def _units_of(part: Part) -> Finding:
     share = shares[most]
     if share <= _FEW and not len(odd):
         words = f"{part.where}data are {of_data}, what the model draws {of_draws}"
-        return Finding("units", "ok", words, shares)
+        return CheckResult("units", "ok", words, shares)
     words = {
         "data": f"{share:.0%} of the values of data, {of_data}, lie outside what the model draws, "
         f"{of_draws}",
@@ -86,16 +86,16 @@ def _units_of(part: Part) -> Finding:
         "take counts as they are, not scaled" if part.counts else "scale the data as in training"
     )
     status = "error" if way_off or share > _MANY else "warning"
-    return Finding("units", status, f"{part.where}{words}; {advice}", shares)
+    return CheckResult("units", status, f"{part.where}{words}; {advice}", shares)
 
 
-def _counts_of(part: Part) -> Finding:
+def _counts_of(part: Part) -> CheckResult:
     data, means, otherwise = (values.double().flatten(1).sum(1) for values in part.tensors)
     times, other = _times(means, data), _times(otherwise, data)
     words = f"{part.where}the model's counts add up to {times:.2g} times those of data"
     margin = _TIMES * math.exp(2 * (_error(means) + _error(data)))
     if 1 / margin <= times <= margin:
-        return Finding("counts", "ok", words, {"times": times})
+        return CheckResult("counts", "ok", words, {"times": times})
     advice = "is it trained on such data, and on counts as they are?"
     if isinstance(part.likelihood, Poisson) and 1 / _TIMES <= other <= _TIMES:
         now, then = ("log rates", "rates") if part.likelihood.log_rate else ("rates", "log rates")
@@ -103,7 +103,7 @@ def _counts_of(part: Part) -> Finding:
             f"what the decoder outputs is taken for {now}; taken for {then} they add up to "
             f"{other:.2g} times: use Poisson(log_rate={not part.likelihood.log_rate})"
         )
-    return Finding("counts", "warning", f"{words}; {advice}", {"times": times, "other": other})
+    return CheckResult("counts", "warning", f"{words}; {advice}", {"times": times, "other": other})
 
 
 def _read_otherwise(likelihood: Likelihood) -> Likelihood:

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from crosscoding.likelihoods.base import Likelihood
 from crosscoding.likelihoods.mixed_heads import Head, Part, in_columns
-from crosscoding.persistence.folder import Parts, prefixed, under
+from crosscoding.persistence.folder import Contents, prefixed, under
 
 
 @dataclass(frozen=True, eq=False)
@@ -313,7 +313,7 @@ class Mixed(Likelihood):
 
     # ---- saving ----------------------------------------------------------------------------------
 
-    def to_parts(self) -> Parts:
+    def to_parts(self) -> Contents:
         tensors, parts = {}, []
         for index, (part, num) in enumerate(self.pairs):
             own, description = part.to_parts()

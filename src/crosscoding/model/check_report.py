@@ -10,7 +10,7 @@ STATUSES = ("ok", "note", "warning", "error")
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """What one check found.
 
     Attributes:
@@ -40,14 +40,14 @@ class CheckReport:
     """
 
     model: str
-    findings: tuple[Finding, ...]
+    findings: tuple[CheckResult, ...]
 
     @property
     def ok(self) -> bool:
         """Whether there is no error; there may be warnings."""
         return all(finding.status != "error" for finding in self.findings)
 
-    def __getitem__(self, name: str) -> Finding:
+    def __getitem__(self, name: str) -> CheckResult:
         for finding in self.findings:
             if finding.name == name:
                 return finding

@@ -15,7 +15,7 @@ from crosscoding.isolation import isolated
 from crosscoding.likelihoods import Likelihood
 from crosscoding.model.cost import check_growth
 from crosscoding.model.parts import KIND, Model
-from crosscoding.persistence.folder import Parts, write_folder
+from crosscoding.persistence.folder import Contents, write_folder
 from crosscoding.persistence.layers import describe
 
 _KEEP_SCRIPT = (
@@ -115,7 +115,7 @@ class Savable(ABC):
             warnings.warn(_how_to_load(given), UserWarning, stacklevel=3)
 
     @isolated
-    def to_parts(self) -> Parts | None:
+    def to_parts(self) -> Contents | None:
         """The model as tensors and JSON, or None if its decoder is no stack of common layers.
 
         It goes without its encoder, on which no answer rests.
@@ -124,7 +124,7 @@ class Savable(ABC):
 
     @classmethod
     @isolated
-    def from_parts(cls, parts: Parts) -> Self:
+    def from_parts(cls, parts: Contents) -> Self:
         """The model that `to_parts` described.
 
         Raises:

@@ -23,7 +23,7 @@ from crosscoding.errors import ModelFormatError
 from crosscoding.likelihoods import Likelihood
 from crosscoding.model.plain_copy import plain_copy
 from crosscoding.persistence import importable, layers
-from crosscoding.persistence.folder import Folder, Parts, prefixed, under
+from crosscoding.persistence.folder import Contents, Folder, prefixed, under
 
 KIND = "vae"
 _FIELDS = {"decoder": "architecture", "encoder": "encoder"}  # of the description
@@ -47,7 +47,7 @@ class Model:
     outputs: Tensor | None = None
     encoder_outputs: Tensor | None = None
 
-    def to_parts(self, arguments: Arguments) -> Parts:
+    def to_parts(self, arguments: Arguments) -> Contents:
         """The model as tensors, on the CPU, and JSON.
 
         Raises:
@@ -70,7 +70,7 @@ class Model:
         return {name: tensor.cpu() for name, tensor in tensors.items()}, description
 
     @staticmethod
-    def from_parts(parts: Parts, given: Networks, *, allow_code: bool = False) -> "Model":
+    def from_parts(parts: Contents, given: Networks, *, allow_code: bool = False) -> "Model":
         """The model that `to_parts` described, its half-precision weights in float32.
 
         Args:
@@ -178,7 +178,7 @@ def _check_shapes(networks: Mapping[str, nn.Module], shapes: Mapping[str, Sequen
             raise ModelFormatError(f"expected at most {most} numbers in {key[:80]!r}, got more")
 
 
-def _filled(networks: Mapping[str, nn.Module], parts: Parts) -> Model:
+def _filled(networks: Mapping[str, nn.Module], parts: Contents) -> Model:
     """The model of these networks, with their weights."""
     tensors, description = parts
     for name, network in networks.items():

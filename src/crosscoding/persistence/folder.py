@@ -28,7 +28,7 @@ _MAX_DEPTH = 50
 _CHECKSUMS = "checksums"
 
 T = TypeVar("T")
-Parts = tuple[dict[str, Tensor], dict[str, Any]]
+Contents = tuple[dict[str, Tensor], dict[str, Any]]
 """What an object is saved as: its tensors by name, and the rest as JSON."""
 
 
@@ -43,7 +43,7 @@ def under(tensors: Mapping[str, T], prefix: str) -> dict[str, T]:
     return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
 
 
-def write_folder(path: Path, kind: str, parts: Parts) -> None:
+def write_folder(path: Path, kind: str, parts: Contents) -> None:
     """Write parts to a folder that does not exist yet or holds the same kind, whole or not at all.
 
     Over an older one, the new one counts from when its description, which names the file of its
@@ -61,7 +61,7 @@ def write_folder(path: Path, kind: str, parts: Parts) -> None:
         raise ValueError(f"cannot write to {path}: {why}") from error
 
 
-def _write(path: Path, kind: str, parts: Parts, taken: str | None) -> None:
+def _write(path: Path, kind: str, parts: Contents, taken: str | None) -> None:
     """Write parts beside what is there, in a file that is not taken, and put them in its place."""
     file = next(name for name in _TENSORS if name != taken)
     tensors = {name: tensor.contiguous().clone() for name, tensor in parts[0].items()}
@@ -112,7 +112,7 @@ class Folder:
         self._tensors = path / file
         self.shapes = _shapes_in(self._tensors)
 
-    def read(self) -> Parts:
+    def read(self) -> Contents:
         """Tensors and description, whose checksums are right.
 
         Raises:
@@ -128,7 +128,7 @@ class Folder:
         return tensors, description
 
 
-def read_folder(path: Path, kind: str) -> Parts:
+def read_folder(path: Path, kind: str) -> Contents:
     """Read what `write_folder` wrote; errors as `Folder`."""
     return Folder(path, kind).read()
 

@@ -14,8 +14,7 @@ from torch import Generator, Tensor
 from crosscoding.errors import ModelFormatError
 from crosscoding.evidence import Evidence
 from crosscoding.model.vae import VAE
-from crosscoding.persistence.folder import Parts as FolderParts
-from crosscoding.persistence.folder import prefixed, read_folder, under, write_folder
+from crosscoding.persistence.folder import Contents, prefixed, read_folder, under, write_folder
 from crosscoding.result.findings import Findings
 from crosscoding.target.base import Target
 from crosscoding.target.vae_target import VAETarget
@@ -95,7 +94,7 @@ class Parts:
 
 
 def _check_fits(
-    target: VAETarget, saved: FolderParts, batch_shape: torch.Size, draws: Tensor, folder: Path
+    target: VAETarget, saved: Contents, batch_shape: torch.Size, draws: Tensor, folder: Path
 ) -> None:
     """Whether evidence and draws are of this model, which gives the outputs that were kept."""
     tensors, description = saved

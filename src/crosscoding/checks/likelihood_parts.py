@@ -6,7 +6,7 @@ from torch import Tensor
 
 from crosscoding.likelihoods import Likelihood, Mixed
 from crosscoding.likelihoods.mixed import columns_named
-from crosscoding.model.check_report import STATUSES, Finding
+from crosscoding.model.check_report import STATUSES, CheckResult
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +48,6 @@ def parts_of(likelihood: Likelihood, *tensors: Tensor) -> list[Part]:
     return found
 
 
-def worst(findings: list[Finding]) -> Finding | None:
+def worst(findings: list[CheckResult]) -> CheckResult | None:
     """Of findings on parts the one of the worst status; None if there are none."""
     return max(findings, key=lambda finding: STATUSES.index(finding.status), default=None)

@@ -83,8 +83,17 @@ class Evidence:
                 f"index {tuple(bad.nonzero()[0].tolist())}; mark missing values as unobserved, "
                 "for example with Evidence.from_nan(values)"
             )
-        object.__setattr__(self, "values", torch.where(mask, values, 0.0))
-        object.__setattr__(self, "mask", mask.clone())
+        self._set(torch.where(mask, values, 0.0), mask.clone())
+
+    def _set(self, values: Tensor, mask: Tensor) -> "Evidence":
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "mask", mask)
+        return self
+
+    @classmethod
+    def _of_checked(cls, values: Tensor, mask: Tensor) -> "Evidence":
+        """Evidence from another's values and mask, which were checked when that was made."""
+        return object.__new__(cls)._set(values, mask)
 
     @classmethod
     def from_nan(cls, values: Tensor | np.ndarray) -> "Evidence":
@@ -106,11 +115,11 @@ class Evidence:
         data_shape = self.values.shape[self.values.ndim - num_data_dims :]
         num_queries = self.values.shape[: self.values.ndim - num_data_dims].numel()
         shape = (num_queries, *data_shape)
-        return Evidence(self.values.reshape(shape), self.mask.reshape(shape))
+        return Evidence._of_checked(self.values.reshape(shape), self.mask.reshape(shape))
 
     def __getitem__(self, index: int | slice | Tensor) -> "Evidence":
         """Some entries of the batch, indexed along the first dimension."""
-        return Evidence(self.values[index], self.mask[index])
+        return Evidence._of_checked(self.values[index], self.mask[index])
 
 
 def as_tensor(values: Tensor | np.ndarray, name: str, wanted: str = "float32") -> Tensor:

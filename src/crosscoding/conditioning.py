@@ -20,7 +20,8 @@ from crosscoding.methods.second_looks import (
     with_edges,
     with_losses,
 )
-from crosscoding.model.vae import VAE, check_matches
+from crosscoding.model.matching import check_matches
+from crosscoding.model.vae import VAE
 from crosscoding.progress import followed
 from crosscoding.random import generator_from, spawn
 from crosscoding.result.findings import Findings

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import crosscoding as cc
 from crosscoding.likelihoods import Bernoulli, Gaussian
-from crosscoding.model.vae import check_matches
+from crosscoding.model.matching import check_matches
 
 
 class Function(nn.Module):

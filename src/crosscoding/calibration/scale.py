@@ -32,7 +32,8 @@ from crosscoding.isolation import isolated
 from crosscoding.likelihoods import Gaussian, Mixed
 from crosscoding.methods import Report, silent
 from crosscoding.methods.numerics.gauss_newton import Modes, climb
-from crosscoding.model.vae import VAE, whole_data
+from crosscoding.model.matching import complete_data
+from crosscoding.model.vae import VAE
 from crosscoding.progress import Progress, followed
 from crosscoding.target.jacobian import with_jacobian
 from crosscoding.target.vae_target import CHUNK_BYTES, VAETarget
@@ -126,7 +127,7 @@ def _calibrated(
     tolerance: float,
     told: Progress,
 ) -> float | Tensor | tuple[float | Tensor, ...]:
-    data = whole_data(vae, data)
+    data = complete_data(vae, data)
     if rounds < 1 or not tolerance > 0:
         raise ValueError(f"expected rounds >= 1 and tolerance > 0, got {rounds} and {tolerance}")
     evidence = Evidence(data, torch.ones_like(data, dtype=torch.bool))

@@ -17,7 +17,8 @@ from crosscoding.checks.column_baseline import FEWEST
 from crosscoding.checks.subject import Subject
 from crosscoding.isolation import isolated
 from crosscoding.model.check_report import CheckReport, CheckResult
-from crosscoding.model.vae import VAE, whole_data
+from crosscoding.model.matching import complete_data
+from crosscoding.model.vae import VAE
 from crosscoding.random import generator_from
 
 __all__ = ["check", "check_data"]
@@ -58,7 +59,7 @@ def check(
     """What speaks for and against a model, as `VAE.check` says."""
     generator = generator_from(seed)
     if data is not None:
-        data = _some(whole_data(vae, data).detach(), generator)
+        data = _some(complete_data(vae, data).detach(), generator)
     subject = Subject(vae, generator, data)
     with torch.enable_grad():  # wherever the caller stands
         findings = _run(subject, _OF_OUTPUT)
@@ -85,7 +86,7 @@ def check_data(
         seed: Decides which of many data are looked at, and the model's draws.
     """
     generator = generator_from(seed)
-    subject = Subject(vae, generator, _some(whole_data(vae, data).detach(), generator))
+    subject = Subject(vae, generator, _some(complete_data(vae, data).detach(), generator))
     checks = _OF_DATA
     if quick or len(data) < FEWEST:
         checks = {name: checks[name] for name in ("units", "counts")}

@@ -16,6 +16,7 @@ from crosscoding.clock import UNLIMITED, Clock, OutOfTime
 from crosscoding.errors import ModelFormatError
 from crosscoding.isolation import isolated_class
 from crosscoding.likelihoods import Likelihood
+from crosscoding.model.recognition import same_output
 from crosscoding.model.vae import VAE
 from crosscoding.persistence.folder import fingerprint, prefixed, read_folder, write_folder
 from crosscoding.random import quasi_normal
@@ -32,6 +33,7 @@ _PAIR_OPERATIONS = 2e9  # of queries with points, multiply-adds that are worked 
 _TILE_BYTES = 2 * 2**20  # of their log-likelihoods in double: in cache, three times as fast
 _SHARE = 0.25  # of the time that is left, for decoding a bank
 _NUM_CHECKED = 64  # points that are decoded again when a bank is loaded
+_ROUNDING = 1000  # eps by which they may differ: answers rest on what is kept, to the last digit
 
 
 @isolated_class
@@ -201,7 +203,9 @@ class Bank:
             raise ModelFormatError(
                 f"expected what was decoded at each of {len(points)} points in {path}"
             )
-        if not all(_is_close(part[rows], same) for part, same in zip(kept, wanted, strict=True)):
+        pairs = [(new, part[rows]) for new, part in zip(wanted, kept, strict=True)]
+        eps = [torch.finfo(new.dtype).eps for new in wanted]
+        if not all(same_output(*pair, _ROUNDING * e) for pair, e in zip(pairs, eps, strict=True)):
             raise ModelFormatError(
                 f"expected the bank of this model in {path}, got what it does not output"
             )
@@ -280,9 +284,3 @@ def _model_fingerprint(decoder: nn.Module, likelihood: Likelihood) -> str:
     weights = dict(decoder.named_parameters()) | dict(decoder.named_buffers())
     settings, description = likelihood.to_parts()
     return fingerprint(prefixed(weights, "decoder") | prefixed(settings, "likelihood"), description)
-
-
-def _is_close(part: Tensor, wanted: Tensor) -> bool:
-    """Equal but for rounding, whose size another number of points in a product may change."""
-    rounding = 1000 * torch.finfo(wanted.dtype).eps * wanted.abs().max()
-    return bool(((part - wanted).abs() <= rounding).all())

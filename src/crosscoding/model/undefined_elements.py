@@ -1,13 +1,20 @@
 """What is told of elements for which a decoder outputs nothing that p(t|z) exists for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 from torch import Tensor
 
 from crosscoding.likelihoods import Likelihood
 
 Name = Callable[[int], str]
 """An element in words, by its place in a datum laid out flat."""
+
+
+def element_name(data_shape: Sequence[int], element: int) -> str:
+    """An element of a flattened datum, by its index in the data's shape, for messages."""
+    index = [int(i) for i in np.unravel_index(element, tuple(data_shape))]
+    return f"element {index[0] if len(index) == 1 else tuple(index)}"
 
 
 def sometimes_lost(likelihood: Likelihood, name: Name, params: Tensor, lost: Tensor) -> str:

@@ -1,7 +1,7 @@
 """A trained VAE as inference sees it: the prior N(0, I), a frozen decoder and a likelihood."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,29 +9,32 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crosscoding.errors import NonFiniteError
-from crosscoding.evidence import as_tensor
+from crosscoding.errors import ModelFormatError, NonFiniteError
 from crosscoding.isolation import isolated
 from crosscoding.likelihoods import Likelihood
-from crosscoding.likelihoods.expected_outputs import doubt_of, joined, on_half_as_many, wrong_output
 from crosscoding.model.check_report import CheckReport
-from crosscoding.model.cost import Cost, cost_of
+from crosscoding.model.cost import Cost, check_growth, cost_of
+from crosscoding.model.decoder import (
+    NUM_PROBES,
+    decoder_output,
+    empty_like,
+    lost_elements,
+    prior_probes,
+    try_decoder,
+)
 from crosscoding.model.encoder import encode, encoder_output, tried_encoder
-from crosscoding.model.files import Savable
+from crosscoding.model.files import check_recognised, some_outputs, write_model
 from crosscoding.model.last_layer import find_head
+from crosscoding.model.matching import check_matches
 from crosscoding.model.parts import Model
-from crosscoding.model.plain_copy import tensors_of
-from crosscoding.model.trial import OutputError, Trial, check_derivatives, frozen_copy
-from crosscoding.model.undefined_elements import nothing_to_predict, sometimes_lost
+from crosscoding.model.trial import frozen_copy
+from crosscoding.model.undefined_elements import element_name, nothing_to_predict
+from crosscoding.persistence.folder import Contents
+from crosscoding.persistence.layers import describe
 from crosscoding.random import generator_from, normal
 
-_NUM_PROBES = 5
-_MORE_PROBES = 64  # at all of which an element that is lost at those is lost if it exists nowhere
-_FAR = 4  # times as far out, and all on one side, lie the points that stand beside the probes
-_HINT = "check latent_dim, or wrap one that takes more than z in a module that gives it the rest"
 
-
-class VAE(Savable):
+class VAE:
     """A generative model p(z) p(t|z) that is already trained: z ~ N(0, I), then t from the decoder.
 
     The decoder is copied, put in eval mode and cut off from gradients to its weights; the module
@@ -102,29 +105,15 @@ class VAE(Savable):
         self.latent_dim = latent_dim
         self.likelihood = likelihood
         self.kept: dict[str, Any] = {}
-        floats = (t for t in tensors_of(self.decoder) if t.is_floating_point())
-        like = next(floats, torch.empty(0, dtype=torch.float32))
+        like = empty_like(self.decoder)
         self.dtype, self.device = like.dtype, like.device
-        if self.dtype not in (torch.float32, torch.float64):
-            raise ValueError(
-                f"expected a decoder in float32 or float64, got {self.dtype}: log-probabilities "
-                "need the digits; convert it with decoder.float()"
-            )
-        probes = self._probes()
-        try:
-            trial = Trial(self.decoder, self._output, probes, _FAR * probes.abs(), "decoder", _HINT)
-        except OutputError as error:
-            raise ValueError(str(error)) from None
-        self.data_shape = self._data_shape_of(trial.output)
-        self._params_shape = trial.output.shape[1:]
-        trial.check(self.dtype)
-        check_derivatives(self._run, torch.cat([probes[:1], _FAR * probes[1:2]]), "decoder")
-        self._flat_likelihood = likelihood.for_data(self.data_shape, like)
-        misread = doubt_of(likelihood, self._run, probes, trial.output)
-        for doubt in filter(None, [self._doubt_of_lost(trial), misread]):
+        tried = try_decoder(self.decoder, latent_dim, likelihood, like)
+        self.data_shape, self._params_shape = tried.data_shape, tried.output.shape[1:]
+        self._flat_likelihood = tried.flat_likelihood
+        for doubt in tried.doubts:
             warnings.warn(doubt, UserWarning, stacklevel=3)
-        by_rows = likelihood.by_rows
-        self.head = find_head(self.decoder, probes, trial.output) if by_rows else None
+        probes, by_rows = tried.probes, likelihood.by_rows
+        self.head = find_head(self.decoder, probes, tried.output) if by_rows else None
         self.encoder: nn.Module | None = None
         if encoder is not None:
             self._set_encoder(encoder)
@@ -216,8 +205,7 @@ class VAE(Savable):
 
     def element_name(self, element: int) -> str:
         """An element of a datum laid out flat, by its index in the data's shape, for messages."""
-        index = [int(i) for i in np.unravel_index(element, tuple(self.data_shape))]
-        return f"element {index[0] if len(index) == 1 else tuple(index)}"
+        return element_name(self.data_shape, element)
 
     @isolated
     def encode(self, data: Tensor) -> tuple[Tensor, Tensor]:
@@ -279,10 +267,7 @@ class VAE(Savable):
         Args:
             output: The decoder's, shape (N, *data, *param_shape).
         """
-        # 1 is a parameter that every likelihood takes
-        usable = torch.where(self.likelihood.allowed(output), 1.0, output)
-        shape = self.likelihood.flat_shape(self._params_shape)
-        return ~self._flat_likelihood.valid(usable.reshape(len(output), *shape))
+        return lost_elements(self.likelihood, self._flat_likelihood, output)
 
     @isolated
     def check(
@@ -318,79 +303,116 @@ class VAE(Savable):
         """
         return VAE.checker(self, data, seed=seed)
 
-    def _probes(self, num: int = _NUM_PROBES) -> Tensor:
-        """The draws from the prior that a decoder is tried on, (N, latent): always the same."""
+    @isolated
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        decoder_arguments: Mapping[str, Any] | None = None,
+        encoder_arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write the model to a folder, as safetensors and JSON; whole or not at all.
+
+        A network that is a stack of common layers (`nn.Sequential`) is written as data. Of one of a
+        class of your own the weights are written: to load it, make it again and pass it. If you
+        give the arguments of its constructor, they go along with the name of its class,
+        "module:Class", and it can also be imported. What is written is read again first.
+
+            vae.save("faces")                                       # nn.Sequential(...)
+            load_vae("faces")
+
+            vae.save("faces")                                       # class Decoder of your own
+            load_vae("faces", decoder=Decoder(hidden=64))
+
+            vae.save("faces", decoder_arguments={"hidden": 64})
+            load_vae("faces", allow_code=True)                      # imports Decoder, as you allow
+
+        Args:
+            folder: Where to; new, or a saved model's, which is replaced.
+            decoder_arguments: Makes the decoder anew, for one of a class that can be imported.
+            encoder_arguments: The same for the encoder.
+        Raises:
+            TypeError: The arguments are not what JSON can hold.
+            ValueError: The arguments do not make the network; or the folder cannot be written.
+
+        Warns:
+            UserWarning: A network is of a class of your own, and no arguments are given.
+
+        Example:
+            >>> from tempfile import mkdtemp
+            >>> from crosscoding import VAE, load_vae
+            >>> from crosscoding.likelihoods import Bernoulli
+            >>> decoder = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 784))
+            >>> folder = Path(mkdtemp()) / "digits"
+            >>> VAE(decoder, latent_dim=2, likelihood=Bernoulli()).save(folder)
+            >>> load_vae(folder)
+            VAE(Sequential, latent_dim=2, data_shape=(784,), Bernoulli(logits=True))
+        """
+        arguments = {"decoder": decoder_arguments, "encoder": encoder_arguments}
+        advice = write_model(Path(folder), self._model(self.encoder), arguments, VAE._of)
+        if advice:
+            warnings.warn(advice, UserWarning, stacklevel=3)
+
+    @isolated
+    def to_parts(self) -> Contents | None:
+        """The model as tensors and JSON, or None if its decoder is no stack of common layers.
+
+        Its encoder is left out, as no answer rests on it.
+        """
+        return None if describe(self.decoder) is None else self._model(None).to_parts({})
+
+    @classmethod
+    @isolated
+    def from_parts(cls, parts: Contents) -> "VAE":
+        """The model that `to_parts` described.
+
+        Raises:
+            ModelFormatError: The description is not one, or the weights are not its own.
+        """
+        return cls._of(Model.from_parts(parts, {}))
+
+    @classmethod
+    def _of(cls, model: Model) -> "VAE":
+        """The VAE of a model that was read; errors say what is wrong with what was read."""
+        check_growth(model.decoder, (model.latent_dim,))
+        try:
+            vae = cls(model.decoder, model.latent_dim, model.likelihood)
+            if model.encoder is not None:
+                check_growth(model.encoder, vae.data_shape)
+                vae._set_encoder(model.encoder)
+        except (ModelFormatError, NonFiniteError):
+            raise
+        except (TypeError, ValueError) as error:
+            raise ModelFormatError(f"the model's parts do not fit: {error}") from error
+        check_recognised(vae._model(vae.encoder), model)
+        return vae
+
+    @torch.no_grad()
+    def _model(self, encoder: nn.Module | None) -> Model:
+        """What this VAE is made of, with some outputs of its networks to recognise them by."""
         like = torch.empty(0, dtype=self.dtype, device=self.device)
-        return normal((num, self.latent_dim), generator=generator_from(0), like=like)
-
-    @torch.no_grad()
-    def _outputs(self) -> Tensor:
-        return self._run(self._probes())
-
-    @torch.no_grad()
-    def _encodings(self) -> Tensor | None:
-        if self.encoder is None:
-            return None
-        return encoder_output(self.encoder, self._data_for_encoder())
+        outputs, encodings = self._run(prior_probes(self.latent_dim, like)), None
+        if encoder is not None:
+            encodings = some_outputs(encoder_output(encoder, self._data_for_encoder()))
+        return Model(
+            self.decoder,
+            self.latent_dim,
+            self.likelihood,
+            encoder,
+            outputs=some_outputs(outputs),
+            encoder_outputs=encodings,
+        )
 
     def _set_encoder(self, encoder: nn.Module) -> None:
         self.encoder = tried_encoder(encoder, self._data_for_encoder(), self.latent_dim)
 
     def _data_for_encoder(self) -> Tensor:
         """Draws from the model, always the same, with 0 for what cannot be drawn."""
-        draws = self._drawn(_NUM_PROBES, generator_from(0))[2]
+        draws = self._drawn(NUM_PROBES, generator_from(0))[2]
         return torch.where(draws.isfinite(), draws, 0.0).reshape(-1, *self.data_shape)
 
     def _run(self, z: Tensor) -> Tensor:
-        return self._output(self.decoder, z)
-
-    def _output(self, decoder: nn.Module, z: Tensor) -> Tensor:
-        output = decoder(z)
-        try:
-            return joined(self.likelihood, output)
-        except ValueError as error:
-            raise OutputError(str(error)) from error
-
-    def _doubt_of_lost(self, trial: Trial) -> str:
-        """Which elements are NaN or infinite at some of the probes; nothing if none is.
-
-        Raises:
-            ValueError: What is finite cannot be the likelihood's parameters.
-            NonFiniteError: All elements are at some probe, or one is at all draws from the prior.
-        """
-        output, likelihood = trial.output, self.likelihood
-        allowed = likelihood.allowed(output)
-        likelihood.check_params(output[allowed.flatten(1).all(1)])
-        lost = self.lost(output)
-        nowhere = lost.all(0)
-        if nowhere.any():
-            nowhere = nowhere & self.lost(self._run(self._probes(_MORE_PROBES))).all(0)
-        if nowhere.any() or lost.all(1).any():
-            trial.check_finite(allowed)
-        if not lost.any():
-            return ""
-        params = output.reshape(len(output), *likelihood.flat_shape(self._params_shape))
-        return sometimes_lost(self._flat_likelihood, self.element_name, params, lost)
-
-    def _data_shape_of(self, output: Tensor) -> torch.Size:
-        data_shape = self.likelihood.data_shape(output.shape[1:])
-        if output.shape[:1] != (_NUM_PROBES,) or data_shape is None or output.numel() == 0:
-            raise ValueError(wrong_output(self.likelihood, _NUM_PROBES, output.shape))
-        return data_shape
-
-
-def whole_data(vae: VAE, data: Tensor | np.ndarray) -> Tensor:
-    """The data as a tensor (N, *data), N ≥ 1.
-
-    Raises:
-        TypeError, ValueError: They are no complete data of this VAE.
-    """
-    data = as_tensor(data, "data")
-    check_matches(vae, data, "data", None)
-    if data.ndim != 1 + len(vae.data_shape) or not len(data):
-        wanted = ", ".join(["N", *map(str, vae.data_shape)])
-        raise ValueError(f"expected data of shape ({wanted}) with N >= 1, got {tuple(data.shape)}")
-    return data
+        return decoder_output(self.decoder, self.likelihood, z)
 
 
 @isolated
@@ -431,32 +453,3 @@ def load_vae(
         Path(folder), {"decoder": decoder, "encoder": encoder}, allow_code=allow_code
     )
     return VAE._of(model)
-
-
-def check_matches(vae: VAE, values: Tensor, name: str, batch_shape: Sequence[int] | None) -> None:
-    """Raise ValueError unless values are data of this VAE, (*batch, *data), of its dtype, there."""
-    num_data_dims = len(vae.data_shape)
-    batch = values.shape[: max(values.ndim - num_data_dims, 0)]
-    wanted = "*batch" if batch_shape is None else ", ".join(map(str, batch_shape))
-    shape = "(" + ", ".join(filter(None, [wanted, *map(str, vae.data_shape)])) + ")"
-    if values.ndim < num_data_dims or values.shape[len(batch) :] != vae.data_shape:
-        advice = on_half_as_many(vae.likelihood, vae.data_shape, values.shape)
-        raise ValueError(f"expected {name} of shape {shape}, got {tuple(values.shape)}{advice}")
-    if batch_shape is not None and batch != tuple(batch_shape):
-        raise ValueError(f"expected {name} of shape {shape}, got {tuple(values.shape)}")
-    check_dtype(values, name, vae.dtype)
-    if values.device != vae.device:
-        raise ValueError(
-            f"expected {name} on the model's device {vae.device}, got {values.device}; "
-            f"move with .to({str(vae.device)!r})"
-        )
-
-
-def check_dtype(values: Tensor, name: str, dtype: torch.dtype) -> None:
-    """Raise ValueError unless values have the model's dtype."""
-    if values.dtype != dtype:
-        of_numpy = str(dtype).removeprefix("torch.")
-        raise ValueError(
-            f"expected {name} of the model's dtype {dtype}, got {values.dtype}; convert with "
-            f'.to({dtype}), or an array of NumPy with .astype("{of_numpy}")'
-        )

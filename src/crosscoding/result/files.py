@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 from crosscoding.errors import ModelFormatError
 from crosscoding.evidence import Evidence
+from crosscoding.model.recognition import same_output
 from crosscoding.model.vae import VAE
 from crosscoding.persistence.folder import Contents, prefixed, read_folder, under, write_folder
 from crosscoding.result.findings import Findings
@@ -104,7 +105,7 @@ def _check_fits(
     here, given = _fingerprint(target.vae, draws), tensors.get("fingerprint")
     if given is None or (here.shape, here.dtype) != (given.shape, given.dtype):
         raise ModelFormatError(f"expected some outputs of the model in {folder}, got {given}")
-    if not torch.allclose(here, given, 1e-3, 1e-4):
+    if not same_output(here, given):
         raise ModelFormatError(f"expected the model that the posterior in {folder} is of")
     settings, named = target.vae.likelihood.to_parts()
     kept = under(tensors, "likelihood")

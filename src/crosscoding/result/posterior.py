@@ -13,8 +13,9 @@ from crosscoding.diagnostics import importance_ess, pareto_k_limit, pareto_smoot
 from crosscoding.errors import NonFiniteError
 from crosscoding.evidence import as_tensor
 from crosscoding.isolation import isolated_class
+from crosscoding.model.matching import check_dtype, check_matches
 from crosscoding.model.undefined_elements import nothing_to_predict
-from crosscoding.model.vae import VAE, check_dtype, check_matches
+from crosscoding.model.vae import VAE
 from crosscoding.random import generator_from
 from crosscoding.result.arviz import to_arviz
 from crosscoding.result.files import Parts

@@ -12,7 +12,8 @@ from crosscoding.errors import NonFiniteError
 from crosscoding.evidence import Evidence
 from crosscoding.isolation import isolated
 from crosscoding.model.bank import MAX_POINTS, Bank
-from crosscoding.model.vae import VAE, check_matches
+from crosscoding.model.matching import check_matches
+from crosscoding.model.vae import VAE
 from crosscoding.target.base import REACH, Target
 from crosscoding.target.clamps import stuck
 from crosscoding.target.guarded_gradient import gradient

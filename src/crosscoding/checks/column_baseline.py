@@ -9,8 +9,8 @@ import math
 import torch
 from torch import Tensor
 
-from crosscoding.checks.likelihood_parts import parts_of
-from crosscoding.likelihoods import DiscretizedLogistic, Likelihood, Mixed
+from crosscoding.checks.likelihood_parts import Part, parts_of
+from crosscoding.likelihoods import Likelihood
 
 FEWEST = 10
 """Data below which an element's mean and variance say too little."""
@@ -27,20 +27,25 @@ def log_prob_of_columns(likelihood: Likelihood, data: Tensor, floor: Tensor) -> 
         floor: Least variance of an element's normal law, shape (*data).
     """
     data, floor = data.double(), floor.double()
-    if isinstance(likelihood, Mixed):
-        parts = parts_of(likelihood, data, floor)
-        return torch.stack(
-            [log_prob_of_columns(part.likelihood, *part.tensors) for part in parts]
-        ).sum(0)
+    parts = parts_of(likelihood, data, floor)
+    return torch.stack([_log_prob_of_part(part) for part in parts]).sum(0)
+
+
+def _log_prob_of_part(part: Part) -> Tensor:
+    likelihood, (data, floor) = part.likelihood, part.tensors
     if likelihood.kind == "binary":
         elements = _binary(data)
     elif likelihood.kind in ("counts", "classes"):
         elements = _frequencies(data)
-    else:
+    elif likelihood.kind == "real":
         elements = _normal(data, floor)
-        if isinstance(likelihood, DiscretizedLogistic):  # the mass of an interval
-            width = (likelihood.high - likelihood.low) / (likelihood.bins - 1)
-            elements = (elements + math.log(width)).clamp_max(0.0)
+        if likelihood.width is not None:  # the mass of an interval, not a density
+            elements = (elements + math.log(likelihood.width)).clamp_max(0.0)
+    else:
+        raise ValueError(
+            f"expected a likelihood whose kind is one of {', '.join(KINDS)}, got "
+            f"{likelihood.kind!r} of {type(likelihood).__name__}; set its kind"
+        )
     return elements.flatten(1).sum(1)
 
 

@@ -7,7 +7,7 @@ from crosscoding.checks.column_baseline import FEWEST, KINDS, log_prob_of_column
 from crosscoding.checks.likelihood_parts import Part, parts_of, worst
 from crosscoding.checks.subject import Subject
 from crosscoding.errors import counted
-from crosscoding.likelihoods import Bernoulli, Gaussian, Likelihood, Mixed
+from crosscoding.likelihoods import Gaussian, Likelihood, Mixed
 from crosscoding.model.check_report import CheckResult
 from crosscoding.target.jacobian import with_jacobian
 
@@ -36,7 +36,7 @@ def support(subject: Subject) -> CheckResult:
         return CheckResult("data", "error", str(error), figures)
     words = f"{len(data):,} of them, values from {low:.4g} to {high:.4g}"
     between = ((data > 0) & (data < 1)).double().mean().item()
-    if isinstance(likelihood, Bernoulli) and between:
+    if likelihood.kind == "binary" and between:
         return CheckResult(
             "data",
             "note",

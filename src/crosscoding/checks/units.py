@@ -7,7 +7,6 @@ from torch import Tensor
 from crosscoding.checks.column_baseline import FEWEST
 from crosscoding.checks.likelihood_parts import Part, parts_of, worst
 from crosscoding.checks.subject import Subject
-from crosscoding.likelihoods import Likelihood, Mixed, Poisson
 from crosscoding.model.check_report import CheckResult
 
 _FAR = 6.0  # standard deviations of the model's draws
@@ -38,7 +37,8 @@ def counts(subject: Subject) -> CheckResult | None:
     vae, data, params = subject.vae, subject.whole, subject.params
     if len(data) < FEWEST:
         return None
-    other = _read_otherwise(vae.likelihood).for_data(vae.data_shape, subject.like)
+    other = vae.likelihood.other_reading() or vae.likelihood
+    other = other.for_data(vae.data_shape, subject.like)
     means, otherwise = (
         reading.mean(params).reshape(-1, *vae.data_shape)
         for reading in (vae.flat_likelihood, other)
@@ -97,24 +97,13 @@ def _counts_of(part: Part) -> CheckResult:
     if 1 / margin <= times <= margin:
         return CheckResult("counts", "ok", words, {"times": times})
     advice = "is it trained on such data, and on counts as they are?"
-    if isinstance(part.likelihood, Poisson) and 1 / _TIMES <= other <= _TIMES:
-        now, then = ("log rates", "rates") if part.likelihood.log_rate else ("rates", "log rates")
+    reading = part.likelihood.other_reading()
+    if reading is not None and 1 / _TIMES <= other <= _TIMES:
         advice = (
-            f"what the decoder outputs is taken for {now}; taken for {then} they add up to "
-            f"{other:.2g} times: use Poisson(log_rate={not part.likelihood.log_rate})"
+            f"the decoder's output is read as {part.likelihood} says; read as {reading} says, they "
+            f"add up to {other:.2g} times: use {reading}"
         )
     return CheckResult("counts", "warning", f"{words}; {advice}", {"times": times, "other": other})
-
-
-def _read_otherwise(likelihood: Likelihood) -> Likelihood:
-    """The same, with rates taken for their logarithms, and these for rates."""
-    if isinstance(likelihood, Mixed):
-        return Mixed(
-            [(_read_otherwise(part), num) for part, num in likelihood.pairs], likelihood.dim
-        )
-    if isinstance(likelihood, Poisson):
-        return Poisson(log_rate=not likelihood.log_rate)
-    return likelihood
 
 
 def _times(sums: Tensor, others: Tensor) -> float:

@@ -87,6 +87,19 @@ class Likelihood(ABC):
     def in_support(self, values: Tensor) -> Tensor:
         """Whether each value of data (*batch, *data) can be observed at all, boolean."""
 
+    @property
+    def width(self) -> float | None:
+        """Distance of neighbouring values if p(t|z) is the mass of an interval; None otherwise."""
+        return None
+
+    def other_reading(self) -> "Likelihood | None":
+        """What a decoder's output may have meant instead, such as a rate and not its logarithm.
+
+        A likelihood of the same parameter shape, or None if nothing is easily confused.
+        `VAE.check` tries it on counts that do not fit.
+        """
+        return None
+
     # ---- where parameters say nothing, or not enough ---------------------------------------------
 
     def allowed(self, params: Tensor) -> Tensor:

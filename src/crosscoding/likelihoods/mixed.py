@@ -73,6 +73,9 @@ class Mixed(Likelihood):
         """Each part with its number of columns."""
         return self.parts  # pyright: ignore[reportReturnType]
 
+    def other_reading(self) -> "Mixed":
+        return Mixed([(part.other_reading() or part, num) for part, num in self.pairs], self.dim)
+
     def data_shape(self, output: Sequence[int]) -> torch.Size | None:
         shape = list(output)
         if len(shape) < -self.dim or shape[self.dim] != sum(self._outputs):

@@ -1,4 +1,4 @@
-"""Masks to try: random elements, a rectangle or a brush stroke. True = observed."""
+"""Ready-made masks: random elements, a rectangle, a brush stroke. True = observed."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -41,8 +41,8 @@ def rectangle_mask(
 
     Args:
         shape: Shape of the image, (*channels, height, width).
-        rows: First and last observed row, both included, from 0; None for all.
-        columns: First and last observed column, both included, from 0; None for all.
+        rows: First and last observed row, counted from 0, both included; None for all.
+        columns: First and last observed column, counted from 0, both included; None for all.
 
     Example:
         >>> rectangle_mask((2, 3), columns=(0, 1))
@@ -70,7 +70,7 @@ def rectangle_mask(
 def stroke_mask(
     shape: Sequence[int], points: Sequence[tuple[float, float]], width: float = 3.0
 ) -> Tensor:
-    """A mask that observes what a brush touches on its way through the points.
+    """A mask that observes every pixel a brush touches on its way through the points.
 
     Args:
         shape: Shape of the image, (*channels, height, width).

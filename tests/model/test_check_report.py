@@ -16,8 +16,8 @@ def report(*statuses: str) -> CheckReport:
 @pytest.mark.parametrize(
     ("statuses", "ok", "summary"),
     [
-        ((), True, "nothing speaks against it"),
-        (("ok", "note"), True, "nothing speaks against it"),
+        ((), True, "no problems found"),
+        (("ok", "note"), True, "no problems found"),
         (("ok", "warning"), True, "1 warning"),
         (("error", "warning", "warning"), False, "1 error and 2 warnings"),
     ],
@@ -39,13 +39,13 @@ def test_a_notebook_shows_what_print_shows():
     html = shown._repr_html_()
     assert "<td>ok</td><td>scale</td><td>σ &lt; 1 &amp; more</td>" in html
     assert "a &lt;model&gt;" in html
-    assert "nothing speaks against it" in html
+    assert "no problems found" in html
 
 
 def test_findings_by_name():
     assert report("ok", "note")["check 1"].status == "note"
     assert "check 1" in report("ok", "note")
-    with pytest.raises(KeyError, match="a finding among check 0, got 'scale'"):
+    with pytest.raises(KeyError, match="a check among check 0, got 'scale'"):
         report("ok")["scale"]
 
 

@@ -279,7 +279,7 @@ def test_locks_and_files_are_shared(tmp_path):
 def test_a_network_that_cannot_be_copied_is_told_where():
     network = made_plain()
     network[2].batches = (batch for batch in range(3))
-    with pytest.raises(ValueError, match=r"can copy, and it failed at '2\.batches', a generator: "):
+    with pytest.raises(ValueError, match=r"can copy, but that failed at '2\.batches', a generator: "):
         cc.VAE(network, 2, Gaussian())
 
 

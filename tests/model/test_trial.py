@@ -187,7 +187,7 @@ def test_a_decoder_that_writes_over_what_its_derivative_needs_is_refused():
         return sine + z
 
     for function in (absolute, sine_first):
-        with pytest.raises(ValueError, match=r"can differentiate, got one that writes over.*clamp"):
+        with pytest.raises(ValueError, match=r"can differentiate, got one that overwrites.*clamp"):
             cc.VAE(Function(function), 2, Gaussian())
 
 

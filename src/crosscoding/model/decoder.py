@@ -21,7 +21,7 @@ _HINT = "check latent_dim, or wrap one that takes more than z in a module that g
 
 @dataclass(frozen=True, eq=False)
 class TriedDecoder:
-    """What trying a decoder on a few draws from the prior told about it.
+    """What a trial on a few draws from the prior told about a decoder.
 
     Attributes:
         probes: These draws, (N, latent).
@@ -79,7 +79,7 @@ def empty_like(decoder: nn.Module) -> Tensor:
     """An empty tensor of the decoder's dtype, on its device.
 
     Raises:
-        ValueError: It is in another precision than single or double.
+        ValueError: The decoder is in neither single nor double precision.
     """
     floats = (t for t in tensors_of(decoder) if t.is_floating_point())
     like = next(floats, torch.empty(0, dtype=torch.float32))
@@ -110,7 +110,7 @@ def decoder_output(decoder: nn.Module, likelihood: Likelihood, z: Tensor) -> Ten
 
 
 def lost_elements(likelihood: Likelihood, flat: Likelihood, output: Tensor) -> Tensor:
-    """Which elements are NaN, or infinite where that means nothing, boolean, (N, E).
+    """Which elements are NaN, or infinite where the likelihood allows none, boolean, (N, E).
 
     Args:
         likelihood: Of the model.

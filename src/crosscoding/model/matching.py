@@ -13,7 +13,7 @@ from crosscoding.likelihoods.expected_outputs import on_half_as_many
 
 
 class _Model(Protocol):
-    """What a `VAE` says about its data."""
+    """The part of a `VAE` that data must fit."""
 
     likelihood: Likelihood
     data_shape: torch.Size
@@ -25,7 +25,7 @@ def complete_data(vae: _Model, data: Tensor | np.ndarray) -> Tensor:
     """The data as a tensor (N, *data), N ≥ 1.
 
     Raises:
-        TypeError: data is no tensor or array.
+        TypeError: data is not a tensor or an array.
         ValueError: The data do not fit the model.
     """
     data = as_tensor(data, "data")
@@ -70,5 +70,5 @@ def check_dtype(values: Tensor, name: str, dtype: torch.dtype) -> None:
         of_numpy = str(dtype).removeprefix("torch.")
         raise ValueError(
             f"expected {name} of the model's dtype {dtype}, got {values.dtype}; convert with "
-            f'.to({dtype}), or an array of NumPy with .astype("{of_numpy}")'
+            f'.to({dtype}), or a NumPy array with .astype("{of_numpy}")'
         )

@@ -35,44 +35,45 @@ from crosscoding.random import generator_from, normal
 
 
 class VAE:
-    """A generative model p(z) p(t|z) that is already trained: z ~ N(0, I), then t from the decoder.
+    """A trained generative model p(z) p(t|z): z ~ N(0, I), then t from the decoder.
 
-    The decoder is copied, put in eval mode and cut off from gradients to its weights; the module
-    that was passed is left as it was. It is then tried on a few points, and refused if what it puts
-    out for one z depends on the other z in the batch or changes from call to call: p(t|z) would not
-    be a distribution.
+    The decoder is copied, put in eval mode, and its weights are frozen; the module you pass is not
+    changed. The copy is then tried on a few points. It is refused if its output for one z depends on
+    the other z in the batch or changes from call to call, as p(t|z) would not be a distribution.
 
     Args:
         decoder: Module that maps z (B, latent) to the likelihood's parameters, shape (B, *data),
             or (B, *data, P) or a tuple of P tensors where an element has P parameters.
         latent_dim: Size of z, ≥ 1.
         likelihood: What the decoder's output means, for example `likelihoods.Bernoulli()`. For
-            `likelihoods.Mixed` the parameters lie side by side, column after column, or in a tuple
-            of one tensor for each part.
-        encoder: The encoder that the decoder was trained with, if it is at hand: a module that maps
+            `likelihoods.Mixed` the parameters are side by side, column after column, or a tuple of
+            one tensor per part.
+        encoder: The encoder that the decoder was trained with, if you have it: a module that maps
             data (B, *data) to mean and log-variance of q(z|t), side by side in one tensor
-            (B, 2 latent) or as a tuple of two (B, latent). It is copied and tried as the decoder
-            is. Answers never rest on it; it may propose where to look.
+            (B, 2 latent) or as a tuple of two (B, latent). It is copied and tried like the decoder.
+            Answers never depend on it; it may only propose where to look.
 
     Attributes:
         decoder: The frozen copy.
-        encoder: That of the encoder, or None.
+        encoder: The frozen copy of the encoder, or None.
         data_shape: Shape of one datum.
-        head: The decoder's last linear layer, or None where its code does not show one.
-        dtype: The decoder's floating-point type, which all answers have.
-        device: Where the decoder lies, and all answers.
-        kept: What was worked out from the decoder and is worth keeping, by name.
+        head: The decoder's last linear layer, or None if none was found in its code.
+        dtype: The decoder's floating-point type, and that of all answers.
+        device: The decoder's device, and that of all answers.
+        kept: Cached results computed from the decoder, by name.
 
     Raises:
-        TypeError: decoder or encoder is no module, likelihood no likelihood, latent_dim no int.
-        ValueError: The decoder does not fit latent_dim or the likelihood, or the encoder the two;
-            or one of them mixes the rows of a batch, is not deterministic, or trains itself.
-        NonFiniteError: One of them outputs NaN or infinity: the decoder for all elements at a draw
-            from the prior, or for one element at all draws.
+        TypeError: decoder or encoder is not a module, likelihood is not a likelihood, or latent_dim
+            is not an int.
+        ValueError: The decoder does not fit latent_dim or the likelihood, or the encoder does not
+            fit them; or one of the networks mixes the rows of a batch, is not deterministic, or
+            updates itself when it runs.
+        NonFiniteError: The encoder outputs NaN or infinity; or the decoder does, for all elements
+            at a draw from the prior or for one element at all draws.
 
     Warns:
-        UserWarning: The decoder outputs NaN or infinity for some elements at draws from the prior;
-            or, where logits are expected, what look like probabilities.
+        UserWarning: The decoder outputs NaN or infinity for some elements at draws from the prior,
+            or numbers that look like probabilities where logits are expected.
 
     Example:
         >>> from crosscoding.likelihoods import Gaussian
@@ -82,7 +83,7 @@ class VAE:
     """
 
     checker: ClassVar[Callable[..., CheckReport]]
-    """What `check` calls; put here by `crosscoding.checks`, a room above (docs/decisions/0006)."""
+    """What `check` calls. Set by `crosscoding.checks`, which is a layer above (decision 0006)."""
 
     @isolated
     def __init__(
@@ -117,8 +118,8 @@ class VAE:
         self.encoder: nn.Module | None = None
         if encoder is not None:
             self._set_encoder(encoder)
-        # What counts and what differentiates forwards take torch a while to load: not while a
-        # budget of time runs.
+        # torch takes a while to load its operation counter and its forward mode: do it now, not
+        # within a time budget.
         _ = self.cost
         torch.func.jvp(torch.neg, (probes,), (probes,))
 
@@ -130,7 +131,7 @@ class VAE:
 
     @property
     def flat_likelihood(self) -> Likelihood:
-        """The likelihood for data whose elements lie in one dimension, as `decode_flat` gives."""
+        """The likelihood for flattened data, whose parameters `decode_flat` gives."""
         return self._flat_likelihood
 
     @property
@@ -140,18 +141,18 @@ class VAE:
 
     @property
     def params_size(self) -> int:
-        """How many numbers the decoder outputs for one datum."""
+        """Number of parameters that the decoder outputs for one datum."""
         return self._params_shape.numel()
 
     @property
     def operations(self) -> float:
-        """Multiply-adds that decoding one z takes, counted in its products and convolutions."""
+        """Multiply-adds needed to decode one z."""
         return max(self.cost.operations, float(self.data_size))
 
     @property
     @isolated
     def cost(self) -> Cost:
-        """What decoding one z takes, counted at the first call."""
+        """The cost of decoding one z, counted at the first call."""
         if "cost" not in self.kept:
             z = torch.zeros(1, self.latent_dim, dtype=self.dtype, device=self.device)
             self.kept["cost"] = cost_of(self._run, z)
@@ -159,16 +160,16 @@ class VAE:
 
     @property
     def row_values(self) -> int:
-        """A third of the numbers in memory while one z is decoded, about; its output at least.
+        """About a third of the numbers in memory while one z is decoded; at least its output.
 
-        A layer's output is let go once the next has it. Where two steps meet that output as much
-        as the largest, there are two of those, beside the outputs of other z.
+        torch frees a layer's output once the next layer has used it, so at most two outputs of the
+        largest size are in memory, beside the decoder's own output.
         """
         return max(self.params_size, (self.params_size + 2 * self.cost.largest) // 3)
 
     @isolated
     def to(self, device: torch.device | str) -> "VAE":
-        """The same model on another device; this one where it is there already."""
+        """The same model on another device; itself if it is already there."""
         wanted = torch.device(device)
         if wanted.type == self.device.type and wanted.index in (None, self.device.index):
             return self
@@ -196,29 +197,29 @@ class VAE:
 
     @isolated
     def decode_flat(self, z: Tensor) -> Tensor:
-        """Parameters of p(t|z), a datum's elements in one dimension: (*sample, E, *param_shape)."""
+        """Parameters of p(t|z) for flattened data, (*sample, E, *param_shape)."""
         shape = (*z.shape[:-1], *self.likelihood.flat_shape(self._params_shape))
         if z.numel() == 0:
             return z.new_zeros(shape)
-        points = z.reshape(-1, self.latent_dim).clone()  # as a decoder may write over its input
+        points = z.reshape(-1, self.latent_dim).clone()  # a decoder may overwrite its input
         return self._run(points).reshape(shape)
 
     def element_name(self, element: int) -> str:
-        """An element of a datum laid out flat, by its index in the data's shape, for messages."""
+        """An element of a flattened datum, by its index in the data's shape, for messages."""
         return element_name(self.data_shape, element)
 
     @isolated
     def encode(self, data: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of q(z|t), where the encoder thinks that z is.
+        """Mean and standard deviation of q(z|t), the encoder's guess at z.
 
-        It takes complete data only, and it is a guess: to propose z from, not an answer.
+        The encoder takes complete data only. Use its guess to propose z, not as an answer.
 
         Args:
             data: t, shape (*batch, *data).
         Returns:
-            Both of shape (*batch, latent).
+            Mean and standard deviation, both of shape (*batch, latent).
         Raises:
-            ValueError: The model has no encoder, or data do not match it.
+            ValueError: The model has no encoder, or the data do not fit the model.
             NonFiniteError: The encoder outputs NaN or infinity.
 
         Example:
@@ -238,10 +239,10 @@ class VAE:
 
     @isolated
     def sample_prior(self, num: int, *, seed: int | torch.Generator | None = None) -> Tensor:
-        """Draws of complete data from the model, without any evidence, shape (num, *data).
+        """Draws of complete data from the model without evidence, shape (num, *data).
 
         Raises:
-            NonFiniteError: An element has no p(t|z) at a draw of z.
+            NonFiniteError: p(t|z) of an element does not exist at a draw of z.
         """
         if num < 0:
             raise ValueError(f"expected a number of draws >= 0, got {num}")
@@ -254,7 +255,7 @@ class VAE:
 
     @torch.no_grad()
     def _drawn(self, num: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Draws of z, what the decoder outputs for them, and draws of data, laid out flat."""
+        """Draws of z, the decoder's output for them, and draws of data, all flattened."""
         like = torch.empty(0, dtype=self.dtype, device=self.device)
         z = normal((num, self.latent_dim), generator=generator, like=like)
         params, likelihood = self.decode_flat(z), self._flat_likelihood
@@ -262,10 +263,10 @@ class VAE:
         return z, params, likelihood.draw(params, noise)
 
     def lost(self, output: Tensor) -> Tensor:
-        """Which elements are NaN, or infinite where that means nothing, boolean, (N, E).
+        """Which elements are NaN, or infinite where the likelihood allows none, boolean, (N, E).
 
         Args:
-            output: The decoder's, shape (N, *data, *param_shape).
+            output: The decoder's output, shape (N, *data, *param_shape).
         """
         return lost_elements(self.likelihood, self._flat_likelihood, output)
 
@@ -276,25 +277,26 @@ class VAE:
         *,
         seed: int | torch.Generator | None = 0,
     ) -> CheckReport:
-        """What speaks for and against the model, before it is used; takes some seconds.
+        """Check the model for common mistakes before you use it; takes a few seconds.
 
-        Of the decoder: what it outputs, against the likelihood; that one z always gives one
-        output; batch norm; derivatives; NaN far out; which latent dimensions it uses. Of data:
-        their support, units and counts, log p of a few against that of their columns, the scale,
-        and whether they lie where the prior does. What decoding costs, and which methods suit.
+        It checks the decoder (does its output fit the likelihood, does one z always give the same
+        output, batch norm, derivatives, NaN far out, unused latent dimensions) and, if you pass
+        data, compares them with the model (support, units, counts, log p against that of each
+        column alone, the scale, and whether they lie where the prior does). It also reports what
+        decoding costs and which methods suit.
 
         Args:
-            data: Complete data like those the model was trained on, (N, *data), a tensor or an array
-                of NumPy of the model's dtype; some hundred are plenty, and of more than 2,000 some
-                are taken.
-            seed: Decides which points are looked at.
+            data: Complete data like those the model was trained on, (N, *data), a tensor or NumPy
+                array of the model's dtype. A few hundred are plenty; of more than 2,000, a random
+                subset is used.
+            seed: Determines the random points and, if there are too many data, the subset.
         Returns:
-            A report: `print` shows it, `ok` tells whether there is no error, `findings` are its
-            lines and `as_dict()` is for JSON.
+            A report: `print` shows it, `ok` is True if it has no error, `findings` holds one result
+            per check, and `as_dict()` is ready for JSON.
 
         Raises:
-            TypeError: data is no tensor or array.
-            ValueError: data do not fit the model.
+            TypeError: data is not a tensor or an array.
+            ValueError: The data do not fit the model.
 
         Example:
             >>> import crosscoding as cc
@@ -311,32 +313,33 @@ class VAE:
         decoder_arguments: Mapping[str, Any] | None = None,
         encoder_arguments: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write the model to a folder, as safetensors and JSON; whole or not at all.
+        """Write the model to a folder of safetensors and JSON; either all of it or nothing.
 
-        A network that is a stack of common layers (`nn.Sequential`) is written as data. Of one of a
-        class of your own the weights are written: to load it, make it again and pass it. If you
-        give the arguments of its constructor, they go along with the name of its class,
-        "module:Class", and it can also be imported. What is written is read again first.
+        A network that is a stack of common layers (`nn.Sequential`) is written as data. For a class
+        of your own only the weights are written: to load the model, make the network again and pass
+        it. If you give its constructor arguments, they are saved with the name of the class,
+        "module:Class", and `load_vae` can import it instead. Before anything is written, the model
+        is rebuilt from what will be written and compared with the original.
 
             vae.save("faces")                                       # nn.Sequential(...)
             load_vae("faces")
 
-            vae.save("faces")                                       # class Decoder of your own
+            vae.save("faces")                                       # your own class Decoder
             load_vae("faces", decoder=Decoder(hidden=64))
 
             vae.save("faces", decoder_arguments={"hidden": 64})
-            load_vae("faces", allow_code=True)                      # imports Decoder, as you allow
+            load_vae("faces", allow_code=True)                      # imports Decoder
 
         Args:
-            folder: Where to; new, or a saved model's, which is replaced.
-            decoder_arguments: Makes the decoder anew, for one of a class that can be imported.
+            folder: A new folder, or one with a saved model, which is replaced.
+            decoder_arguments: Constructor arguments of the decoder, if its class can be imported.
             encoder_arguments: The same for the encoder.
         Raises:
-            TypeError: The arguments are not what JSON can hold.
-            ValueError: The arguments do not make the network; or the folder cannot be written.
+            TypeError: JSON cannot hold the arguments.
+            ValueError: The arguments do not make the network, or the folder cannot be written.
 
         Warns:
-            UserWarning: A network is of a class of your own, and no arguments are given.
+            UserWarning: A network is of your own class, and no arguments are given.
 
         Example:
             >>> from tempfile import mkdtemp
@@ -357,7 +360,7 @@ class VAE:
     def to_parts(self) -> Contents | None:
         """The model as tensors and JSON, or None if its decoder is no stack of common layers.
 
-        Its encoder is left out, as no answer rests on it.
+        The encoder is left out, as no answer depends on it.
         """
         return None if describe(self.decoder) is None else self._model(None).to_parts({})
 
@@ -367,13 +370,13 @@ class VAE:
         """The model that `to_parts` described.
 
         Raises:
-            ModelFormatError: The description is not one, or the weights are not its own.
+            ModelFormatError: The description is malformed, or the weights do not fit it.
         """
         return cls._of(Model.from_parts(parts, {}))
 
     @classmethod
     def _of(cls, model: Model) -> "VAE":
-        """The VAE of a model that was read; errors say what is wrong with what was read."""
+        """The VAE of a model that was read from files; its faults become ModelFormatErrors."""
         check_growth(model.decoder, (model.latent_dim,))
         try:
             vae = cls(model.decoder, model.latent_dim, model.likelihood)
@@ -389,7 +392,7 @@ class VAE:
 
     @torch.no_grad()
     def _model(self, encoder: nn.Module | None) -> Model:
-        """What this VAE is made of, with some outputs of its networks to recognise them by."""
+        """The constituents of this VAE, with some outputs by which to recognise its networks."""
         like = torch.empty(0, dtype=self.dtype, device=self.device)
         outputs, encodings = self._run(prior_probes(self.latent_dim, like)), None
         if encoder is not None:
@@ -407,7 +410,7 @@ class VAE:
         self.encoder = tried_encoder(encoder, self._data_for_encoder(), self.latent_dim)
 
     def _data_for_encoder(self) -> Tensor:
-        """Draws from the model, always the same, with 0 for what cannot be drawn."""
+        """Draws from the model, always the same, with 0 wherever a draw is not finite."""
         draws = self._drawn(NUM_PROBES, generator_from(0))[2]
         return torch.where(draws.isfinite(), draws, 0.0).reshape(-1, *self.data_shape)
 
@@ -423,20 +426,20 @@ def load_vae(
     encoder: nn.Module | None = None,
     allow_code: bool = False,
 ) -> VAE:
-    """The model that `VAE.save` wrote to a folder, or `crosscoding train`; on the CPU.
+    """Load the model that `VAE.save` or `crosscoding train` wrote to a folder, onto the CPU.
 
-    Nothing that a folder holds is run, and all of it is checked before it is used. Where it names a
-    class of somebody's own instead of layers, pass the network, which is given the weights that
-    were saved; or let the class be imported by its name.
+    No code in the folder is run, and everything is checked before it is used. If the folder names
+    a class instead of layers, either pass a network, whose copy gets the saved weights, or allow
+    the class to be imported by its name.
 
     Args:
         folder: The folder.
-        decoder: A decoder to load the weights into a copy of; what weights it has does not matter.
-        encoder: The same for an encoder.
+        decoder: A decoder whose copy gets the saved weights; its own weights do not matter.
+        encoder: The same for the encoder.
         allow_code: Whether classes that the folder names may be imported and called, which runs
-            their code: for folders whose author you trust.
+            their code. Only for folders whose author you trust.
     Raises:
-        ModelFormatError: The folder holds no model, a damaged one, or one that does not fit its own
+        ModelFormatError: The folder holds no model, a damaged one, or one that does not match its
             description; the first tensor that differs is named.
         ValueError: A class would have to be imported, and allow_code is False.
         NonFiniteError: The decoder outputs NaN or infinity.

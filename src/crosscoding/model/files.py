@@ -17,19 +17,19 @@ _KEEP_SCRIPT = (
     "torch.jit.save wrote, and pass {0}=torch.jit.load(file)"
 )
 _NUM_OUTPUTS = 64  # numbers kept of each output, to recognise a network by
-_OF_ENCODINGS = 10 * TOLERANCE  # an encoder is tried on draws, one of which may come out otherwise
+_OF_ENCODINGS = 10 * TOLERANCE  # its inputs are draws, and one may differ on another processor
 
 
 def write_model(
     folder: Path, model: Model, arguments: Arguments, rebuild: Callable[[Model], object]
 ) -> str:
-    """Write a model to a folder, whole or not at all; what is written is read again first.
+    """Write a model to a folder, either all of it or nothing, after a trial of reading it.
 
     Args:
-        folder: Where to; new, or a saved model's, which is replaced.
+        folder: A new folder, or one with a saved model, which is replaced.
         model: With some outputs of its networks.
         arguments: For the constructors of networks of the user's own classes.
-        rebuild: Makes a VAE of a model, and raises where that fails.
+        rebuild: Makes a VAE of a model; raises if that fails.
     Returns:
         Advice on how to load it where a network's class is not saved; "" otherwise.
     """
@@ -82,17 +82,17 @@ def _check_same(name: str, here: Tensor | None, saved: Tensor, tolerance: float)
 
 
 def _how_to_load(given: Mapping[str, nn.Module]) -> str:
-    """What a folder that holds weights without their networks asks of whoever loads it."""
+    """How to load a folder that holds weights without their networks, as a warning."""
     for name, network in given.items():
         if isinstance(network, ScriptModule):
             return (
-                f"only the weights are saved of the {name}, a scripted or traced module; to load "
+                f"only the weights of the {name} are saved, as it is a scripted or traced module; to load "
                 f"the model, {_KEEP_SCRIPT.format(name)}"
             )
     kinds = {name: type(network).__name__ for name, network in given.items()}
     which = " and ".join(f"the {name}, {kind}" for name, kind in kinds.items())
     them = ", ".join(f"{name}={kind}(...)" for name, kind in kinds.items())
     return (
-        f"only the weights are saved of {which}, as a class of your own is code; to load the "
-        f"model, make it again as it was and pass it: load_vae(folder, {them})"
+        f"only the weights of {which}, are saved, as your own class is code; to load the "
+        f"model, make it again with the same arguments and pass it: load_vae(folder, {them})"
     )

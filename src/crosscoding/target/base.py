@@ -17,7 +17,7 @@ from crosscoding.isolation import isolated
 from crosscoding.model.bank import MAX_POINTS
 from crosscoding.random import normal
 
-REACH = 5.0  # prior standard deviations from 0 that hardly any prior draw is beyond
+REACH = 5.0  # prior standard deviations; hardly any prior draw has a coordinate beyond
 
 
 class Target(ABC):
@@ -26,16 +26,16 @@ class Target(ABC):
     Attributes:
         latent_dim: Size of z.
         batch_shape: Shape of the batch of queries.
-        prior_scale: Standard deviation of the prior N(0, prior_scale² I) that log_likelihood is
-            relative to.
-        like: An empty tensor of the dtype and on the device of everything here.
-        index: Which queries of the whole batch these are, shape (B,); None: all of them.
-        ends_with_prior: Whether far out p(z, x) falls off as the prior does; where that is not
-            known, tails have to be looked at.
-        undefined: For which queries of the whole batch log p(x|z) was NaN somewhere far out, and
-            taken for −inf, boolean; None: not known.
-        clock: Told before every piece of work.
-        bank_points: Most points that the bank has.
+        prior_scale: Standard deviation of the prior N(0, prior_scale² I), relative to which
+            log_likelihood is defined.
+        like: An empty tensor with the dtype and device of the target.
+        index: The places of these queries in the whole batch, shape (B,); None: all of them.
+        ends_with_prior: Whether p(z, x) is known to fall off like the prior far out. If not,
+            methods have to examine the tails.
+        undefined: For which queries of the whole batch log p(x|z) was NaN somewhere far out and
+            read as −inf, boolean; None: not known.
+        clock: Ticked before every piece of work.
+        bank_points: Largest number of points in the bank.
     """
 
     latent_dim: int
@@ -49,7 +49,7 @@ class Target(ABC):
     bank_points: int = MAX_POINTS
 
     def name(self, query: int | Tensor) -> int:
-        """Which query of the whole batch this is, for messages."""
+        """The place of a query in the whole batch, for messages."""
         return int(query if self.index is None else self.index[query])
 
     @abstractmethod
@@ -57,16 +57,16 @@ class Target(ABC):
         """log p(x|z) in nats, shape (*sample, *batch).
 
         Raises:
-            NonFiniteError: It is NaN somewhere that prior draws are; not raised if not checked.
+            NonFiniteError: It is NaN at a z where prior draws are common; only if `checked`.
         """
 
     @abstractmethod
     def pairwise_log_likelihood(self, z: Tensor) -> Tensor:
-        """log p(x|z) of every query at points that all share: z (N, latent) -> (N, *batch)."""
+        """log p(x|z) of every query at shared points: z (N, latent) -> (N, *batch)."""
 
     @abstractmethod
     def log_likelihood_of_bank(self) -> tuple[Tensor, Tensor]:
-        """Spread-out points of the prior, (N, latent), and log p(x|z) there, (N, *batch)."""
+        """Evenly spread points of the prior, (N, latent), and log p(x|z) there, (N, *batch)."""
 
     @abstractmethod
     def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
@@ -74,26 +74,28 @@ class Target(ABC):
 
     @abstractmethod
     def curvature(self, z: Tensor) -> Tensor:
-        """How log p(z, x) bends at z (*sample, B, latent) of a flat target: about −∇², symmetric.
+        """The curvature of log p(z, x), approximately −∇², symmetric; for a flat target.
 
-        A VAE's is I + Jᵀ F J, J the Jacobian of the decoder's output for the observed elements and
-        F their Fisher information: positive definite, and −∇² itself where the decoder is linear
-        (Gauss–Newton).
+        For a VAE it is I + Jᵀ F J, with J the Jacobian of the decoder's output for the observed
+        elements and F their Fisher information. This Gauss–Newton matrix is positive definite, and
+        equals −∇² if the decoder is linear.
 
+        Args:
+            z: Shape (*sample, B, latent).
         Returns:
-            Shape (*sample, B, latent, latent), in double precision whatever the model's: added up
-            in float32, a direction 10⁴ times narrower than another would drown the wider one.
+            Shape (*sample, B, latent, latent), always in double precision: in a float32 sum, a
+            direction 10⁴ times narrower than another would drown the wider one.
         """
 
     @abstractmethod
     def curvature_along(self, z: Tensor, directions: Tensor) -> Tensor:
-        """`curvature` at z times a direction of length 1 at each, without the matrix.
+        """The product of `curvature` and a unit direction at each z, without forming the matrix.
 
         Args:
-            z: Shape (*sample, B, latent), of a flat target.
+            z: Shape (*sample, B, latent), for a flat target.
             directions: Shape of z.
         Returns:
-            Shape of z, in double.
+            Shape of z, in double precision.
         """
 
     @abstractmethod
@@ -102,66 +104,66 @@ class Target(ABC):
 
     @abstractmethod
     def select(self, index: Tensor) -> "Target":
-        """The target of some queries (repeats allowed), for a target of batch shape (B,)."""
+        """The target of some queries, repeats allowed, from a target of batch shape (B,)."""
 
     def timed(self, clock: Clock, bank_points: int = MAX_POINTS) -> "Target":
-        """The same flat target by this clock, with no more than so many points in its bank."""
+        """The same flat target with this clock and at most `bank_points` points in its bank."""
         chosen = object.__new__(type(self))
         vars(chosen).update(vars(self))
         chosen.clock, chosen.bank_points = clock, bank_points
         return chosen
 
     def prepare(self) -> "Target":
-        """The same flat target, ready to be evaluated often."""
+        """The same flat target, prepared for many evaluations."""
         return self
 
     @property
     def query_bytes(self) -> int:
-        """Memory that a query takes when prepared, about."""
+        """Approximate memory that a prepared query takes."""
         return 0
 
     @property
     def sizes(self) -> Tensor:
-        """How much each query of a flat target observes: like ones are best worked on together."""
+        """How many elements each query observes, so that similar queries can share a block."""
         return torch.zeros(self.batch_shape, dtype=torch.long, device=self.like.device)
 
     def may_be_lost(self) -> Tensor:
-        """For which queries there may be z whose decoded output has lost log p(x|z), boolean."""
+        """For which queries rounding of the decoder's output may lose log p(x|z), boolean."""
         return torch.zeros(self.batch_shape, dtype=torch.bool, device=self.like.device)
 
     def stuck(self, z: Tensor) -> Tensor:
-        """An observed element that the decoder holds on a clamp at all z, far from its value.
+        """An observed element that the decoder clamps at all z, far from its value.
 
         Args:
-            z: Shape (S, B, latent), of a flat target.
+            z: Shape (S, B, latent), for a flat target.
         Returns:
-            The element, out of those of a datum laid out flat, shape (B,); −1 where there is none.
+            The element's index in a flattened datum, shape (B,); −1 if there is none.
         """
         return torch.full(z.shape[1:2], -1, device=z.device)
 
     def lost(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """At what share of z an observed element is lost, and which one at most of them.
+        """The share of z at which an observed element is lost, and the one lost most often.
 
         Args:
-            z: Shape (S, B, latent), of a flat target.
+            z: Shape (S, B, latent), for a flat target.
         Returns:
-            The share and the element, out of those of a datum laid out flat, shape (B,) both.
+            The share, and the element's index in a flattened datum, both of shape (B,).
         """
         nothing = z.new_zeros(z.shape[1])
         return nothing, nothing.long()
 
     def explain(self, query: int | Tensor, z: Tensor) -> str:
-        """Why log p(x|z) of a query is NaN or −inf at a z, (latent,): a clause for messages."""
+        """Why log p(x|z) of a query is NaN or −inf at z (latent,), as a clause for messages."""
         return f"at a z of norm {z.norm():.3g}"
 
     @property
     @abstractmethod
     def operations(self) -> float:
-        """Multiply-adds that log p(x|z) takes at one z, about."""
+        """Approximate number of multiply-adds to evaluate log p(x|z) at one z."""
 
     @property
     def device(self) -> torch.device:
-        """Where everything here lies."""
+        """The device of the target."""
         return self.like.device
 
     @property
@@ -182,6 +184,6 @@ class Target(ABC):
 
     @isolated
     def draw_prior(self, num: int, *, generator: Generator) -> Tensor:
-        """Draws from the prior that all queries share, shape (num, latent)."""
+        """Draws from the prior, shared by all queries, shape (num, latent)."""
         noise = normal((num, self.latent_dim), generator=generator, like=self.like)
         return self.prior_scale * noise

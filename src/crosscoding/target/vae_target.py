@@ -21,10 +21,8 @@ from crosscoding.target.jacobian import derivative, with_jacobian
 from crosscoding.target.observed_likelihood import Observed
 
 CHUNK_BYTES = 64 * 2**20
-_JACOBIAN_BYTES = 32 * 2**20  # of a Jacobian at one z, in double
-_EXPENSIVE = (
-    1e7  # multiply-adds of a decode, from which on derivatives along a line are differences
-)
+_JACOBIAN_BYTES = 32 * 2**20  # largest Jacobian at one z, in double
+_EXPENSIVE = 1e7  # multiply-adds of a decode above which directional derivatives are differences
 
 
 class VAETarget(Target):
@@ -35,7 +33,7 @@ class VAETarget(Target):
         evidence: Values of shape (*batch, *data), in the model's dtype and on its device.
 
     Raises:
-        TypeError: vae or evidence is of another type.
+        TypeError: vae or evidence has the wrong type.
         ValueError: The evidence does not fit the model, or an observed value is outside the
             likelihood's support.
     """
@@ -45,7 +43,7 @@ class VAETarget(Target):
     @isolated
     def __init__(self, vae: VAE, evidence: Evidence) -> None:
         if not isinstance(vae, VAE):
-            advice = "; answer it with infer(target)" if isinstance(vae, Target) else ""
+            advice = "; a target is answered by infer(target)" if isinstance(vae, Target) else ""
             raise TypeError(f"expected a crosscoding.VAE, got {type(vae).__name__}{advice}")
         if not isinstance(evidence, Evidence):
             raise TypeError(
@@ -68,7 +66,7 @@ class VAETarget(Target):
 
     @property
     def _observed(self) -> Observed:
-        """Made when it is first asked for, as queries that the bank settles never ask."""
+        """Made on first use, as queries that the bank settles never need it."""
         return self._observer()
 
     @isolated
@@ -143,7 +141,7 @@ class VAETarget(Target):
         return bend.double() + directions
 
     def flatten(self) -> "VAETarget":
-        flat = object.__new__(VAETarget)  # of checked evidence: nothing is checked again
+        flat = object.__new__(VAETarget)  # its evidence was checked already
         vars(flat).update(vars(self))
         flat.evidence = self.evidence.flatten(len(self.vae.data_shape))
         flat.batch_shape = torch.Size((self.num_queries,))
@@ -153,7 +151,7 @@ class VAETarget(Target):
         return flat
 
     def prepare(self) -> "VAETarget":
-        """The same flat target, which decodes observed elements alone where that is faster."""
+        """The same flat target; it decodes only observed elements where that is faster."""
         prepared = self.select(torch.arange(self.num_queries, device=self.like.device))
         clock = self.clock
         prepared._observer = cache(lambda: Observed.of(self.vae, self._values, self._mask, clock))
@@ -177,7 +175,7 @@ class VAETarget(Target):
         return self._mask.sum(-1)
 
     def select(self, index: Tensor) -> "VAETarget":
-        chosen = object.__new__(VAETarget)  # of checked evidence: nothing is checked again
+        chosen = object.__new__(VAETarget)  # its evidence was checked already
         vars(chosen).update(vars(self))
         chosen.evidence = self.evidence[index]
         chosen._values, chosen._mask = self._values[index], self._mask[index]
@@ -188,10 +186,10 @@ class VAETarget(Target):
         return chosen
 
     def _checked(self, result: Tensor, z: Tensor, query: Tensor | None = None) -> Tensor:
-        """The log-likelihoods if none is NaN: (*sample, *batch), or one for each `query`, (N,).
+        """The log-likelihoods without NaN: (*sample, *batch), or one for each `query`, (N,).
 
-        Farther out than prior draws are, a decoder may overflow: there it is −inf for NaN, and
-        noted in `undefined`.
+        Farther out than prior draws, a decoder may overflow: NaN becomes −inf there, and
+        `undefined` records it. Anywhere else NaN raises NonFiniteError.
         """
         wrong = result.isnan()
         if not wrong.any():
@@ -210,11 +208,11 @@ class VAETarget(Target):
 
     @torch.no_grad()
     def _what_is_wrong(self, wrong: Tensor, z: Tensor, query: Tensor | None) -> str:
-        """For which query log p(x|z) is NaN, where, and what the decoder outputs there."""
+        """A message: which query has NaN, at which z, and what the decoder outputs there."""
         places, z = wrong.flatten().nonzero()[:, 0], z.reshape(-1, self.latent_dim)
         owners = places % self.num_queries if query is None else query[places]
         first = owners.argmin()
-        shared = len(z) < wrong.numel()  # by all queries
+        shared = len(z) < wrong.numel()  # all queries share the points
         point = z[places[first] // self.num_queries if shared else places[first]]
         name, where = self.name(owners[first]), self.explain(owners[first], point)
         return f"expected a finite log-likelihood, got NaN for query {name}: {where}"
@@ -222,7 +220,7 @@ class VAETarget(Target):
     @torch.no_grad()
     def explain(self, query: int | Tensor, z: Tensor) -> str:
         if not z.isfinite().all():
-            return "the method was led to a z that is NaN or infinite"
+            return "the method moved to a z that is NaN or infinite"
         values, mask = (
             part.reshape(-1, self.vae.data_size)[query] for part in (self._values, self._mask)
         )
@@ -250,7 +248,7 @@ def _fisher_curvature(part: Observed, z: Tensor) -> Tensor:
     params, jacobian = with_jacobian(part.params, z)
     jacobian = jacobian.double()
     bend = _bend(part, params, jacobian)
-    if bend.isnan().any():  # 0 · inf may be of a class that cannot be
+    if bend.isnan().any():  # perhaps 0 · inf, from the logit of an impossible class
         bend = _bend(part, params, torch.where(params.isinf(), 0.0, jacobian))
     return bend
 
@@ -262,7 +260,7 @@ def _bend(part: Observed, params: Tensor, jacobian: Tensor) -> Tensor:
 
 
 def _fisher_by_columns(part: Observed, z: Tensor) -> Tensor:
-    """The same, direction after direction, where a Jacobian is too large to have in memory."""
+    """The same, one direction at a time, if the Jacobian is too large for memory."""
     columns = []
     for direction in torch.eye(z.shape[-1]).to(z):
         both = torch.cat([z, direction.expand_as(z)], -1)
@@ -279,11 +277,11 @@ def _fisher_along(part: Observed, both: Tensor, exact: bool) -> Tensor:
     tangents = derivative(part.params, z, directions, exact=exact)
 
     def weighted(params: Tensor) -> Tensor:
-        own = torch.where(params.isinf(), 0.0, tangents)  # 0 · inf, of a class that cannot be
+        own = torch.where(params.isinf(), 0.0, tangents)  # 0 · inf, from an impossible class
         return part.likelihood.fisher_product(params, own, part.mask)
 
     along = gradient(part.params, z, weighted)[1]
-    if along.isnan().any():  # a step backwards may overflow that forwards does not
+    if along.isnan().any():  # the backward pass may overflow where the forward pass does not
         bend = part.in_pieces(z, _fisher_curvature, decodes_of_one=z.shape[-1])
         along = (bend @ directions.double()[..., None])[..., 0].to(along)
     return along

@@ -18,8 +18,8 @@ class Evidence:
     Unobserved values are replaced by 0 on entry, so that whatever stood there (NaN included) can
     reach neither a density nor its gradient. Observed values are kept bit for bit.
 
-    NumPy arrays are accepted too, and become CPU tensors of the same dtype. That is usually float64,
-    while a model is usually float32: pass `values.astype("float32")`.
+    NumPy arrays become CPU tensors of the same dtype. That is usually float64, while a model is
+    usually float32: pass `values.astype("float32")`.
 
     Args:
         values: Data, shape (*batch, *data), floating point.

@@ -142,8 +142,8 @@ class Limited(TorchDispatchMode):
         self._operations += cost.operations + _PER_NUMBER * (read + cost.values) + _PER_STEP
         if self._values > self._limit.values or self._operations > self._limit.operations:
             raise ModelFormatError(
-                f"expected at most {self._limit.operations:.0f} multiply-adds for one row, and at most "
-                f"{self._limit.values} numbers of output, got more at {func}"
+                f"expected at most {self._limit.operations:.0f} multiply-adds for one row, and "
+                f"at most {self._limit.values} numbers of output, got more at {func}"
             )
 
 

@@ -109,7 +109,7 @@ class Trial:
             )
 
     def check_finite(self, allowed: Tensor) -> None:
-        """Raise NonFiniteError unless `allowed` (boolean, shape of the output) is True everywhere."""
+        """Raise NonFiniteError unless `allowed`, boolean and shaped as the output, is all True."""
         if not allowed.all():
             index = tuple((~allowed).nonzero()[0, 1:].tolist())
             raise NonFiniteError(
@@ -119,7 +119,7 @@ class Trial:
             )
 
     def check(self, dtype: torch.dtype) -> None:
-        """Raise ValueError unless the output has this dtype and depends, row by row, on that row."""
+        """Raise ValueError unless the output has this dtype and each row depends on itself alone."""
         name, output = self._name, self.output
         if output.dtype != dtype:
             raise ValueError(

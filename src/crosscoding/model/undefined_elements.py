@@ -64,6 +64,6 @@ def nothing_to_predict(
     return (
         f"expected {name(element)} to have a prediction, and {whose}it has none at "
         f"{share[element]:.1%} of the draws: at one of norm {z[draw].norm():.3g} the decoder "
-        f"outputs {likelihood.describe(params[draw], element)}; bound what overflows in the decoder. "
-        "Observed values and log p(x) do not depend on it"
+        f"outputs {likelihood.describe(params[draw], element)}; bound what overflows in the "
+        "decoder. Observed values and log p(x) do not depend on it"
     )

@@ -38,8 +38,8 @@ class VAE:
     """A trained generative model p(z) p(t|z): z ~ N(0, I), then t from the decoder.
 
     The decoder is copied, put in eval mode, and its weights are frozen; the module you pass is not
-    changed. The copy is then tried on a few points. It is refused if its output for one z depends on
-    the other z in the batch or changes from call to call, as p(t|z) would not be a distribution.
+    changed. The copy is then tried on a few points, and refused if its output for one z depends on
+    the other z in the batch or changes from call to call: p(t|z) would not be a distribution.
 
     Args:
         decoder: Module that maps z (B, latent) to the likelihood's parameters, shape (B, *data),

@@ -95,8 +95,8 @@ class DensityTarget(Target):
             )
         if result.dtype != z.dtype:
             raise ValueError(
-                f"expected log_density to return the dtype of z, {z.dtype}, got {result.dtype}; give "
-                f"its tensors that dtype, or DensityTarget(..., like=torch.empty(0, "
+                f"expected log_density to return the dtype of z, {z.dtype}, got {result.dtype}; "
+                f"give its tensors that dtype, or DensityTarget(..., like=torch.empty(0, "
                 f"dtype={result.dtype}))"
             )
         if z.requires_grad and torch.is_grad_enabled() and not result.requires_grad:

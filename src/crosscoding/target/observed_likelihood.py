@@ -265,8 +265,8 @@ def _value_and_gradient(part: Observed, points: Tensor) -> Tensor:
 def _gradient_by_element(part: Observed, z: Tensor) -> Tensor:
     """∇ log p(x|z) as a sum of each element's derivative, at z (S, B, latent), shape of z.
 
-    Forward mode is used, since the backward pass may overflow where the forward pass does not: 1 / p
-    for a p that has almost underflowed, for example.
+    Forward mode is used, since the backward pass may overflow where the forward pass does not, as
+    in 1 / p for a p that has almost underflowed.
     """
     if not z.numel():
         return z

@@ -190,13 +190,13 @@ def test_an_array_of_float64_is_refused_by_a_model_in_float32_with_what_to_do():
         (np.array(["1.0"]), "a dtype that torch has, got an array of <U3"),
         (
             np.array([1.0, None]),
-            r'\.astype\("float32"\), or what pandas has with \.to_numpy\("float',
+            r'\.astype\("float32"\), or a pandas object with \.to_numpy\("float',
         ),
         (
             np.array([1.0], np.longdouble),
             r'an array of float128; convert it with \.astype\("float32',
         ),
-        (np.ma.masked_array([1.0, 2.0], [True, False]), "got a masked array; use array.data"),
+        (np.ma.masked_array([1.0, 2.0], [True, False]), "got a masked array; pass array.data"),
     ],
 )
 def test_arrays_that_are_refused(array, message):

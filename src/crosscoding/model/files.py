@@ -86,7 +86,7 @@ def _how_to_load(given: Mapping[str, nn.Module]) -> str:
     for name, network in given.items():
         if isinstance(network, ScriptModule):
             return (
-                f"only the weights of the {name} are saved, as it is a scripted or traced module; to "
+                f"only the weights of the {name} are saved, as it is a scripted or traced one; to "
                 f"load the model, {_KEEP_SCRIPT.format(name)}"
             )
     kinds = {name: type(network).__name__ for name, network in given.items()}

@@ -119,7 +119,7 @@ class Trial:
             )
 
     def check(self, dtype: torch.dtype) -> None:
-        """Raise ValueError unless the output has this dtype and each row depends on itself alone."""
+        """Raise ValueError unless the output has this dtype and its rows do not mix."""
         name, output = self._name, self.output
         if output.dtype != dtype:
             raise ValueError(

@@ -15,12 +15,14 @@ from crosscoding import (
 from crosscoding.calibration.scale import calibrate_scale
 from crosscoding.conditioning import condition, infer, query_log_prob
 from crosscoding.errors import BudgetError, ModelFormatError, NonFiniteError
-from crosscoding.evidence import Evidence, random_mask, rectangle_mask, stroke_mask
+from crosscoding.evidence import Evidence
+from crosscoding.masks import random_mask, rectangle_mask, stroke_mask
 from crosscoding.model.bank import Bank
 from crosscoding.model.vae import VAE, load_vae
 from crosscoding.result.posterior import Posterior
+from crosscoding.target.base import Target
 from crosscoding.target.density import DensityTarget
-from crosscoding.target.vae_target import Target, VAETarget
+from crosscoding.target.vae_target import VAETarget
 
 __version__ = "0.1.0"
 

@@ -1,36 +1,34 @@
-"""How much time and memory is left: a clock that is handed on to wherever something is decoded.
+"""How much time and memory is left: a clock that is passed to everything that decodes.
 
-Work that iterates asks it when to stop, so that what it has can still be used. Before every piece
-that is decoded the clock is told, and where time is up it raises `OutOfTime`: no method overruns
-its time by more than a piece, whatever it does. The same place tells the user that work goes on,
-and how large a piece may be.
+Loops ask it when to stop, so that their results can still be used. Before every piece of work the
+clock is ticked, and raises `OutOfTime` if time is up: no method overruns its limit by more than one
+piece. The tick also reports progress, and the clock says how large a piece may be.
 """
 
 import math
 import time
 from collections.abc import Callable, Iterator
 
-_FOR_ANSWER = 0.15  # share of all time that fits leave to those who weigh what they found
-_PIECE = 0.02  # of all time, that a piece may take and the next be larger
-_LEAST_SHARE = 0.2  # of all time, that `within` shares out even where less is left
-MAX_BYTES = 2**30  # memory to work in, where no other is asked for
+_FOR_ANSWER = 0.15  # share of the total time that fits leave for weighing their results
+_PIECE = 0.02  # share of the total time below which the next piece may be larger
+_LEAST_SHARE = 0.2  # share of the total time that `within` divides even if less is left
+MAX_BYTES = 2**30  # default working memory
 
 
-class OutOfTime(Exception):  # noqa: N818 (no error: whoever set the time catches it)
-    """Time is up: raised in place of work that would begin after that."""
+class OutOfTime(Exception):  # noqa: N818 (not an error: whoever set the limit catches it)
+    """Raised in place of work that would begin after time is up."""
 
 
 class Clock:
-    """The time that a run may take, from now on.
+    """The time that a run may take, starting now.
 
     Args:
-        max_seconds: Of wall-clock time; None: it is never late.
+        max_seconds: Wall-clock time; None: no limit.
         beat: Called before every piece of work, to show that work goes on.
-        max_bytes: Memory to work in.
+        max_bytes: Working memory.
 
     Attributes:
-        has_cut: Whether a loop that asked was told to end; whoever wants to know sets it to False
-            beforehand.
+        has_cut: Whether the clock told a loop to stop since this was last set to False.
     """
 
     def __init__(
@@ -48,36 +46,36 @@ class Clock:
 
     @property
     def is_limited(self) -> bool:
-        """Whether there is a time at which it is over."""
+        """Whether there is a time limit."""
         return self._deadline < math.inf
 
     @property
     def left(self) -> float:
-        """Seconds that are left, 0 or more."""
+        """Seconds left, ≥ 0."""
         return max(self._deadline - time.perf_counter(), 0.0)
 
     @property
     def share(self) -> float:
-        """What has passed of the time there is, 0 to 1."""
+        """The share of the time that has passed, 0 to 1; 0 without a limit."""
         return 1 - self.left / self._max_seconds if self.is_limited else 0.0
 
     def limited(self, max_seconds: float | None) -> "Clock":
-        """One with so much time from now on, that is told and asked by the same."""
+        """A clock with this limit from now on, and the same beat and memory."""
         return Clock(max_seconds, self._beat, self._max_bytes)
 
     def piece_bytes(self, usual: int) -> int:
-        """Bytes for a piece of work that usually takes so many: fewer where memory is short."""
+        """Bytes for a piece of work: the usual number, or fewer if memory is limited."""
         return usual * min(self._max_bytes, MAX_BYTES) // MAX_BYTES
 
     def reserve(self, seconds: float) -> None:
-        """Have it over by so much earlier, to leave time for what comes then."""
+        """End this many seconds earlier, to leave time for what follows."""
         self._deadline -= seconds
 
     def tick(self) -> None:
-        """Told before every piece of work.
+        """Call this before every piece of work.
 
         Raises:
-            OutOfTime: It is over.
+            OutOfTime: Time is up.
         """
         self.beat()
         if self.is_over():
@@ -89,18 +87,18 @@ class Clock:
             self._beat()
 
     def is_over(self) -> bool:
-        """Whether no further work begins."""
+        """Whether time is up, so that no further work may begin."""
         return time.perf_counter() > self._deadline
 
     def is_late(self) -> bool:
-        """Whether work that can end at any time should, so that its result can be weighed."""
+        """Whether work that can stop at any time should, to leave time for weighing its result."""
         return time.perf_counter() > self._fit_deadline
 
     def within(self, share: float = 1.0) -> Callable[[], bool]:
-        """To be asked before each step of a loop: whether to end it there.
+        """A function to call before each step of a loop: whether to stop there.
 
-        A loop gets this share of the time that fits have left, or of a fifth of all if that is
-        more. The next step is expected to take as long as the longest one so far.
+        The loop gets this share of the time left for fits, or of a fifth of the total time if that
+        is more. The next step is assumed to take as long as the longest one so far.
         """
         if not self.is_limited:
             return lambda: False
@@ -109,7 +107,7 @@ class Clock:
         return self._until(asked + share * max(self._fit_deadline - asked, least))
 
     def to_the_end(self) -> Callable[[], bool]:
-        """The same for a loop that gets all of the time that is left."""
+        """The same for a loop that gets all the time left."""
         return self._until(math.inf)
 
     def _until(self, end: float) -> Callable[[], bool]:
@@ -126,15 +124,15 @@ class Clock:
         return stop
 
     def slices(self, num: int, most: int, kind: str) -> Iterator[slice]:
-        """Pieces of a number of points that are worked on one after the other.
+        """Slices of `num` points, to be worked on one after the other.
 
-        Where time is limited they begin small and grow, so that none takes long, however slow a
+        If time is limited, pieces start small and grow, so that none takes long however slow the
         decoder is.
 
         Args:
-            num: Of points in all.
-            most: Of points in a piece, ≥ 1.
-            kind: Of work: what pieces of it took before tells how large the first one is.
+            num: Number of points.
+            most: Most points in a piece, ≥ 1.
+            kind: The kind of work; the first piece is as large as earlier ones of its kind allow.
         """
         start = 0
         while start < max(num, 1):
@@ -148,7 +146,7 @@ class Clock:
                 longest = _PIECE * self._max_seconds
                 if took >= longest:
                     self._sizes[kind] = max(size // 2, 1)
-                elif done == size:  # fewer tell nothing of what more of them take
+                elif done == size:  # a smaller last piece says nothing about larger ones
                     self._sizes[kind] = 2 * size
 
     @property
@@ -159,4 +157,4 @@ class Clock:
 
 
 UNLIMITED = Clock()
-"""A clock by which it is never late."""
+"""A clock without a limit."""

@@ -20,16 +20,18 @@ from crosscoding.methods.second_looks import (
     with_edges,
     with_losses,
 )
-from crosscoding.model.vae import VAE, check_matches
+from crosscoding.model.matching import check_matches
+from crosscoding.model.vae import VAE
 from crosscoding.progress import followed
 from crosscoding.random import generator_from, spawn
 from crosscoding.result.findings import Findings
 from crosscoding.result.posterior import Posterior
-from crosscoding.target.vae_target import Target, VAETarget
+from crosscoding.target.base import Target
+from crosscoding.target.vae_target import VAETarget
 
-_SURE = 6.0  # standard errors, beyond which two estimates contradict each other
-_JOINING = 1e-5  # seconds that the blocks' draws take to be put together, for each query and dim
-_LOOKING, _LOOKING_FOR_LOSSES = 0.04, 0.1  # shares of a method's seconds, for second looks
+_SURE = 6.0  # standard errors beyond which two estimates contradict each other
+_JOINING = 1e-5  # seconds per query and latent dimension to join the draws of several blocks
+_LOOKING, _LOOKING_FOR_LOSSES = 0.04, 0.1  # shares of a method's seconds reserved for second looks
 
 
 @isolated
@@ -43,28 +45,28 @@ def condition(
     progress: bool = True,
     max_bytes: int = MAX_BYTES,
 ) -> Posterior:
-    """Condition a trained VAE on evidence: p(z|x), and through it p(y|x), of every query.
+    """Condition a trained VAE on evidence: p(z|x), and through it p(y|x), for every query.
 
     Args:
         vae: The trained model.
         evidence: Values of shape (*batch, *data); each entry of the batch is a query.
-        method: How; by default `methods.Auto()`, which chooses by what it finds.
+        method: The inference method; by default `methods.Auto()`, which adapts to each query.
         seed: Int ≥ 0 or generator. The same seed gives the same bits on the same machine.
-        report: Called with the share of the work done, which rises from 0 to 1, and a word on what
-            goes on and how long the rest takes; every second or so, in the caller's thread.
-        progress: Whether progress is shown where there is no `report`: on a terminal or in a
-            notebook, once work has taken two seconds.
-        max_bytes: Memory to work in, about, beside the model, its `Bank` (up to 256 MiB, made at
+        report: Called about once a second in the caller's thread, with the share of the work done,
+            which rises from 0 to 1, and a few words on the current step and the time left.
+        progress: Whether to show progress when no `report` is given: on a terminal or in a
+            notebook, once the call has taken two seconds.
+        max_bytes: Approximate working memory, beside the model, its `Bank` (up to 256 MiB, made at
             the first call and kept) and the answers, ≥ 1. It decides how much is decoded at once;
-            more queries than fit are worked on one block after the other.
+            queries that do not fit together are answered block by block.
 
     Returns:
-        A posterior of batch shape (*batch,). Entry b is what the query gives alone.
+        A posterior of batch shape (*batch,). Each entry is what its query would give alone.
 
     Raises:
-        TypeError, ValueError: An argument is not what it must be.
+        TypeError, ValueError: An argument has the wrong type or value.
         NonFiniteError: The decoder outputs NaN or infinity.
-        BudgetError: The method has no answer within its limits.
+        BudgetError: The method found no answer within its limits.
 
     Example:
         >>> import torch, crosscoding as cc
@@ -104,26 +106,26 @@ def query_log_prob(
 ) -> QueryLogProb:
     """log p(y|x) = log p(x, y) − log p(x) of the unobserved elements of truth, and its error.
 
-    It conditions on the whole of truth as well. That is right where few draws of p(z|x) predict y,
-    as of large data, and an average over them (`Posterior.query_log_prob`, a tensor without an
-    error) comes out too low. The average is taken instead where the draws are trusted, enough of
-    them count, and its own standard error is the smaller one; or where it is higher by more than
-    the errors of both explain. Then log p(x, y) lacks what the draws have, and the error is the
-    difference.
+    To estimate log p(x, y), it conditions on the complete truth as well. This stays right when few
+    draws of p(z|x) predict y, as is common with large data, whereas an average over the draws
+    (`Posterior.query_log_prob`, a tensor without an error) is then too low. The average replaces
+    the difference in two cases: the draws are trusted and its standard error is the smaller one;
+    or it is higher by more than both errors explain. In the second case log p(x, y) missed mass
+    that the draws have, and the gap is reported as the error.
 
     Args:
-        posterior: Of a VAE, and of a method that estimates log p(x).
+        posterior: Of a VAE, by a method that estimates log p(x).
         truth: Complete data, shape (*batch, *data); observed elements as in the evidence, or NaN.
-        method: To condition on the whole; by default `methods.Auto()`.
+        method: Used to condition on the complete data; by default `methods.Auto()`.
         seed, report, progress: As in `condition`.
 
     Returns:
         A tuple of log p(y|x) and its standard error, `log_prob` and `error`, in nats, both of
-        shape (*batch,); 0 where there is no query. NaN where neither can be estimated.
+        shape (*batch,). Both are 0 where everything was observed, NaN where no estimate exists.
 
     Raises:
-        TypeError: posterior is none.
-        ValueError: The posterior has no model, or truth does not fit it or contradicts the
+        TypeError: posterior is not a `Posterior`.
+        ValueError: The posterior has no model, truth does not fit it, or truth contradicts the
             evidence.
 
     Example:
@@ -169,7 +171,7 @@ def query_log_prob(
 
 
 def _check_agrees(target: VAETarget, truth: Tensor) -> None:
-    """Raise ValueError where truth (*batch, *data) contradicts the evidence; NaN says nothing."""
+    """Raise ValueError where truth (*batch, *data) contradicts the evidence; NaN never does."""
     values, mask = target.evidence.values, target.evidence.mask
     wrong = (mask & (truth != values) & ~truth.isnan()).reshape(-1, target.vae.data_size)
     if not wrong.any():
@@ -179,8 +181,8 @@ def _check_agrees(target: VAETarget, truth: Tensor) -> None:
     raise ValueError(
         "expected truth whose observed elements are as in the evidence, or NaN, got "
         f"{found:.6g} for {target.vae.element_name(element)} of query {query}, observed as "
-        f"{seen:.6g}{and_more(int(wrong.sum()) - 1)}; condition on the values that truth has, or "
-        "give them as they were observed"
+        f"{seen:.6g}{and_more(int(wrong.sum()) - 1)}; condition on the values in truth, or put "
+        "the observed values into truth"
     )
 
 
@@ -194,10 +196,10 @@ def infer(
     progress: bool = True,
     max_bytes: int = MAX_BYTES,
 ) -> Posterior:
-    """The same for a target that is there already, such as a `DensityTarget` without a VAE.
+    """Like `condition`, for a target you already have, such as a `DensityTarget` without a VAE.
 
-    Arguments, errors and result are those of `condition`; of the result, what needs a decoder
-    raises ValueError where there is none.
+    Arguments, errors and result are those of `condition`. Methods of the result that need a decoder
+    raise ValueError if the target has none.
     """
     if not isinstance(target, Target):
         raise TypeError(f"expected a crosscoding target, got {type(target).__name__}")
@@ -209,7 +211,7 @@ def infer(
         )
     for_method, for_draws = spawn(generator_from(seed), 2)
     start = time.perf_counter()
-    with torch.enable_grad():  # wherever the caller stands
+    with torch.enable_grad():  # whatever the caller has set
         flat = target.flatten()
         with followed("conditioning", report, progress) as told:
             clock = Clock(beat=told.beat, max_bytes=max_bytes)
@@ -235,11 +237,11 @@ def _in_blocks(
     max_bytes: int,
     start: float,
 ) -> Findings:
-    """Run a method on blocks of queries that fit in memory, like ones together.
+    """Run a method on blocks of queries that fit in memory, similar queries together.
 
-    Every block has the same random numbers, so that a query's answer is that of its own. Whoever
-    interrupts a method that can end at any time gets what there is, and of the blocks to come what
-    takes next to no time.
+    Every block gets the same random numbers, so a query's answer does not depend on the others. If
+    the user interrupts a method that can stop at any time, its block keeps what was found so far,
+    and the remaining blocks get what can be found in almost no time.
     """
     if max_bytes < 1:
         raise ValueError(f"expected max_bytes >= 1, got {max_bytes}")
@@ -294,7 +296,7 @@ def _inverse(order: Tensor) -> Tensor:
 
 
 def _limited(clock: Clock, method: Method, start: float) -> Clock:
-    """By the time that is left of a method's own limit, if it has one."""
+    """A clock for the rest of the method's own time limit, if it has one."""
     limit = getattr(method, "max_seconds", None)
     left = None if limit is None else max(limit - (time.perf_counter() - start), 0.0)
     return clock.limited(left)

@@ -9,25 +9,25 @@ class NonFiniteError(ValueError):
 
 
 class ModelFormatError(ValueError):
-    """A saved model or posterior is not what its description says."""
+    """A saved model or posterior is damaged or does not match its description."""
 
 
 class BudgetError(RuntimeError):
-    """A method used all the work it was allowed and has no answer for at least one query."""
+    """A method reached its limits without an answer for at least one query."""
 
 
 def counted(num: int, one: str, several: str | None = None) -> str:
-    """A number with its noun: "1 query", "2 queries". Where no plural is given it takes an s."""
+    """A number with its noun, as in "2 rounds"; the plural is the noun with an s if not given."""
     return f"{num} {one if num == 1 else several or one + 's'}"
 
 
 def and_more(num: int) -> str:
-    """How many there are besides what was named: " and 2 more", or nothing."""
+    """The end of a message that names one of several: " and 2 more", or "" if there was one."""
     return f" and {num} more" if num else ""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
-    """The error for a name that is none of those known; says which is nearest."""
+    """The error for an unknown name; it lists the known ones and suggests the nearest."""
     known = sorted(known)
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -35,7 +35,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, without the stack that torch may put below it, and never for long."""
+    """The first line of an exception's message, without torch's stack, 300 characters at most."""
     lines = str(error).splitlines() or [type(error).__name__]
-    line = lines[-1] if "TorchScript interpreter" in lines[0] else lines[0]  # which says no more
+    line = (
+        lines[-1] if "TorchScript interpreter" in lines[0] else lines[0]
+    )  # whose first says nothing
     return line if len(line) <= 300 else f"{line[:300]}…"

@@ -1,16 +1,13 @@
-"""Evidence: which elements of a datum were observed, and with which values; and masks to try."""
+"""Evidence: which elements of a datum were observed, and their values."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from crosscoding.errors import NonFiniteError
-from crosscoding.isolation import isolated, isolated_class
-from crosscoding.random import generator_from, uniform
+from crosscoding.isolation import isolated_class
 
 
 @isolated_class
@@ -21,24 +18,24 @@ class Evidence:
     Unobserved values are replaced by 0 on entry, so that whatever stood there (NaN included) can
     reach neither a density nor its gradient. Observed values are kept bit for bit.
 
-    Arrays of NumPy are taken too, as CPU tensors of their own dtype; mind that this is mostly
-    float64, and a model's is mostly float32: `values.astype("float32")`.
+    NumPy arrays become CPU tensors of the same dtype. That is usually float64, while a model is
+    usually float32: pass `values.astype("float32")`.
 
     Args:
         values: Data, shape (*batch, *data), floating point.
-        mask: True = observed, boolean, broadcastable to the shape of values by the usual rule, from
-            the last dimension: a mask for each of B colour images is (B, 1, height, width).
+        mask: True = observed, boolean, broadcastable to the shape of values. Broadcasting starts
+            from the last dimension: one mask for each of B colour images is (B, 1, height, width).
 
     Attributes:
-        values: A tensor, 0 where nothing was observed.
-        mask: A tensor of the same shape.
+        values: The values as a tensor, 0 where nothing was observed.
+        mask: The mask as a tensor of the same shape.
 
     Raises:
-        TypeError: values or mask is no tensor or array, values not floating point, mask not
-            boolean.
-        ValueError: mask does not broadcast to values, or lies on another device, or values have
-            none, on the meta device.
-        NonFiniteError: an observed value is NaN or infinite.
+        TypeError: values or mask is not a tensor or an array, values are not floating point, or
+            mask is not boolean.
+        ValueError: mask does not broadcast to values or is on another device, or values are on the
+            meta device, which holds no numbers.
+        NonFiniteError: An observed value is NaN or infinite.
 
     Example:
         >>> evidence = Evidence(torch.tensor([1.0, 0.0, 1.0]), torch.tensor([True, False, True]))
@@ -54,12 +51,12 @@ class Evidence:
         if not values.is_floating_point():
             raise TypeError(
                 f"expected values of a floating-point dtype, got {values.dtype}; "
-                'convert them with values.float(), or an array of NumPy with .astype("float32")'
+                'convert them with values.float(), or a NumPy array with .astype("float32")'
             )
         if mask.dtype != torch.bool:
             raise TypeError(
                 f"expected a boolean mask (True = observed), got {mask.dtype}; "
-                "write the condition out, for example mask = mask > 0"
+                "write the condition explicitly, for example mask = mask > 0"
             )
         if mask.device != values.device:
             raise ValueError(
@@ -69,7 +66,7 @@ class Evidence:
         if values.is_meta:
             raise ValueError(
                 "expected values that are numbers, got a tensor on the meta device, which holds "
-                "none; make it outside of torch.device('meta')"
+                "none; create it outside torch.device('meta')"
             )
         try:
             mask = mask.expand(values.shape)
@@ -86,8 +83,17 @@ class Evidence:
                 f"index {tuple(bad.nonzero()[0].tolist())}; mark missing values as unobserved, "
                 "for example with Evidence.from_nan(values)"
             )
-        object.__setattr__(self, "values", torch.where(mask, values, 0.0))
-        object.__setattr__(self, "mask", mask.clone())
+        self._set(torch.where(mask, values, 0.0), mask.clone())
+
+    def _set(self, values: Tensor, mask: Tensor) -> "Evidence":
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "mask", mask)
+        return self
+
+    @classmethod
+    def _of_checked(cls, values: Tensor, mask: Tensor) -> "Evidence":
+        """Evidence made of parts of other evidence, which was checked already."""
+        return object.__new__(cls)._set(values, mask)
 
     @classmethod
     def from_nan(cls, values: Tensor | np.ndarray) -> "Evidence":
@@ -101,35 +107,36 @@ class Evidence:
 
     @property
     def num_observed(self) -> Tensor:
-        """Number of observed elements in all, a tensor of shape ()."""
+        """Total number of observed elements, a tensor of shape ()."""
         return self.mask.sum()
 
     def flatten(self, num_data_dims: int) -> "Evidence":
-        """The same evidence with its batch dimensions made one, shape (B, *data)."""
+        """The same evidence with its batch dimensions merged into one, shape (B, *data)."""
         data_shape = self.values.shape[self.values.ndim - num_data_dims :]
         num_queries = self.values.shape[: self.values.ndim - num_data_dims].numel()
         shape = (num_queries, *data_shape)
-        return Evidence(self.values.reshape(shape), self.mask.reshape(shape))
+        return Evidence._of_checked(self.values.reshape(shape), self.mask.reshape(shape))
 
     def __getitem__(self, index: int | slice | Tensor) -> "Evidence":
-        """Some entries of the batch, indexed along the first dimension."""
-        return Evidence(self.values[index], self.mask[index])
+        """Entries of the batch, indexed along the first dimension."""
+        return Evidence._of_checked(self.values[index], self.mask[index])
 
 
 def as_tensor(values: Tensor | np.ndarray, name: str, wanted: str = "float32") -> Tensor:
-    """A tensor as it is; an array as a tensor of the same dtype that shares no memory with it.
+    """A tensor unchanged; an array as a tensor of the same dtype that shares no memory with it.
 
     Args:
         values: A tensor or an array.
         name: What messages call it.
-        wanted: The dtype, in NumPy's words, that messages name.
+        wanted: The dtype that messages recommend, as NumPy names it.
     Raises:
-        TypeError: It is neither, is sparse or has a mask, or has a dtype that torch has not.
+        TypeError: It is neither a tensor nor an array, is sparse or masked, or has a dtype that
+            torch lacks.
     """
     if isinstance(values, (np.ma.MaskedArray, torch.masked.MaskedTensor)):
         raise TypeError(
             f"expected {name} without a mask of its own, got a masked array; "
-            "use array.data, and as evidence Evidence(array.data, ~np.ma.getmaskarray(array))"
+            "pass array.data, or for evidence Evidence(array.data, ~np.ma.getmaskarray(array))"
         )
     if isinstance(values, Tensor):
         if values.layout != torch.strided or values.is_quantized:
@@ -142,94 +149,13 @@ def as_tensor(values: Tensor | np.ndarray, name: str, wanted: str = "float32") -
     if not isinstance(values, np.ndarray):
         raise TypeError(
             f"expected {name} to be a torch.Tensor or a NumPy array, got {type(values).__name__}; "
-            f"convert it with torch.as_tensor, or what pandas has with {of_pandas}"
+            f"convert it with torch.as_tensor, or a pandas object with {of_pandas}"
         )
     try:
-        # torch takes no other order of bytes than the machine's own
+        # torch accepts only the machine's own byte order
         return torch.from_numpy(np.array(values, values.dtype.newbyteorder("=")))
     except TypeError:
         raise TypeError(
             f"expected {name} of a dtype that torch has, got an array of {values.dtype}; convert "
-            f'it with .astype("{wanted}"), or what pandas has with {of_pandas}'
+            f'it with .astype("{wanted}"), or a pandas object with {of_pandas}'
         ) from None
-
-
-@isolated
-def random_mask(
-    shape: Sequence[int], fraction: float, *, seed: int | Generator | None = None
-) -> Tensor:
-    """A mask that observes exactly round(fraction · size) elements, chosen at random.
-
-    Args:
-        shape: Shape of the mask.
-        fraction: Share of elements to observe, 0 to 1.
-        seed: Int ≥ 0 or generator.
-    """
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"expected a fraction between 0 and 1, got {fraction}")
-    size = torch.Size(shape).numel()
-    like = torch.empty(0, dtype=torch.float32)
-    noise = uniform((size,), generator=generator_from(seed), like=like)
-    mask = torch.zeros(size, dtype=torch.bool)
-    mask[noise.argsort()[: round(fraction * size)]] = True
-    return mask.reshape(tuple(shape))
-
-
-@isolated
-def rectangle_mask(
-    shape: Sequence[int],
-    rows: tuple[int, int] | None = None,
-    columns: tuple[int, int] | None = None,
-) -> Tensor:
-    """A mask that observes a rectangle of an image, every channel of it.
-
-    Args:
-        shape: Shape of the image, (*channels, height, width).
-        rows: First and last observed row, both included, from 0; None for all.
-        columns: First and last observed column, both included, from 0; None for all.
-
-    Example:
-        >>> rectangle_mask((2, 3), columns=(0, 1))
-        tensor([[ True,  True, False],
-                [ True,  True, False]])
-    """
-    if len(shape) < 2:
-        raise ValueError(f"expected the shape of an image, (*channels, height, width), got {shape}")
-    mask = torch.ones(tuple(shape), dtype=torch.bool)
-    for name, span, dim in (("rows", rows, -2), ("columns", columns, -1)):
-        if span is None:
-            continue
-        first, last = span
-        if not 0 <= first <= last < shape[dim]:
-            raise ValueError(
-                f"expected {name} within 0-{shape[dim] - 1}, first before last, got {first}-{last}"
-            )
-        inside = torch.zeros(shape[dim], dtype=torch.bool)
-        inside[first : last + 1] = True
-        mask &= inside[:, None] if dim == -2 else inside
-    return mask
-
-
-@isolated
-def stroke_mask(
-    shape: Sequence[int], points: Sequence[tuple[float, float]], width: float = 3.0
-) -> Tensor:
-    """A mask that observes what a brush touches on its way through the points.
-
-    Args:
-        shape: Shape of the image, (*channels, height, width).
-        points: (row, column) of each corner of the stroke, at least one.
-        width: Diameter of the brush in pixels.
-    """
-    if len(shape) < 2 or not points:
-        raise ValueError("expected the shape of an image and at least one (row, column) point")
-    height, breadth = shape[-2:]
-    grid = torch.cartesian_prod(torch.arange(height), torch.arange(breadth)).double()
-    mask = torch.zeros(height * breadth, dtype=torch.bool)
-    corners = torch.tensor([points[0], *points], dtype=torch.double)
-    for start, end in pairwise(corners):
-        along = end - start
-        share = ((grid - start) @ along / along.square().sum().clamp_min(1e-12)).clamp(0, 1)
-        distance = (grid - start - share[:, None] * along).norm(dim=-1)
-        mask |= distance <= width / 2
-    return mask.reshape(height, breadth).expand(tuple(shape)).clone()

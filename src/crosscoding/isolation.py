@@ -1,12 +1,12 @@
-"""What surrounds a call in the caller's code, kept from changing what the call gives.
+"""Isolation: torch settings around a call in the caller's code do not change its result.
 
-Autocast would run a decoder in half precision, inference mode would give tensors that cannot be
-differentiated later, a default device would move what a decoder's own code makes, and
-`torch.set_float32_matmul_precision` would take digits from products of matrices. A function that is
-`isolated` runs without them, and they are as they were when it returns or raises. The first three
-belong to the caller's thread. The precision of products belongs to all threads, so other threads
-have exact products too while such a function runs. The default dtype, which does as well, is left
-alone: code of this package names the dtype of every tensor that it makes.
+Autocast would run a decoder in half precision, inference mode would return tensors that cannot be
+differentiated later, a default device would move tensors that a decoder creates, and
+`torch.set_float32_matmul_precision` would make matrix products less precise. An `isolated` function
+runs without these settings, and restores them when it returns or raises. The first three belong to
+the caller's thread. The precision of products belongs to the process, so other threads also get
+full precision while such a function runs. The default dtype belongs to the process too but is left
+alone: this package names the dtype of every tensor that it creates.
 """
 
 import functools
@@ -27,16 +27,16 @@ _Class = TypeVar("_Class", bound=type)
 
 
 def isolated(function: _Function) -> _Function:
-    """The function, run outside of autocast, inference mode, coarse products and a default device.
+    """The function, run without autocast, inference mode, coarse products or a default device.
 
-    Whether gradients are recorded stays as it is; in inference mode they are not. Arguments that
-    are inference tensors are copied to normal ones, so what is returned can be used anywhere.
+    Whether gradients are recorded does not change; in inference mode they are not. Arguments that
+    are inference tensors are copied to normal ones, so the result can be used anywhere.
     """
 
     @functools.wraps(function)
     def isolated_function(*args: Any, **kwargs: Any) -> Any:
         ways_out = _ways_out(args)
-        if not ways_out:  # as nearly always: without the time that a stack takes
+        if not ways_out:  # nearly always: save the time that a stack takes
             return function(*map(_normal, args), **_all_normal(kwargs))
         with ExitStack() as stack:
             for context in ways_out:
@@ -47,7 +47,7 @@ def isolated(function: _Function) -> _Function:
 
 
 def isolated_class(cls: _Class) -> _Class:
-    """The class with all its public methods and properties, and its constructor, isolated."""
+    """The class with its constructor and all public methods and properties isolated."""
     for name, member in list(vars(cls).items()):
         if name.startswith("_") and name not in ("__init__", "__getitem__", "__repr__"):
             continue
@@ -62,9 +62,9 @@ def isolated_class(cls: _Class) -> _Class:
 
 
 class _ExactProducts:
-    """Products of float32 in float32 throughout, for all threads, while any of them is inside.
+    """Full-precision float32 products in all threads while any thread is inside.
 
-    The first to come remembers what was set, and the last to go sets it again.
+    The first thread to enter remembers the setting, and the last to leave restores it.
     """
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class _ExactProducts:
         self._restore: Callable[[], None] = lambda: None
 
     def needed(self) -> bool:
-        """Whether products are coarse, or would be again when another thread leaves."""
+        """Whether products are coarse, or would become so when another thread leaves."""
         return self._inside > 0 or _matmul_precision() != "highest"
 
     def __enter__(self) -> None:
@@ -94,7 +94,7 @@ _EXACT_PRODUCTS = _ExactProducts()
 
 
 def _matmul_precision() -> str:
-    """What `torch.set_float32_matmul_precision` has set; "" where backends have settings apart."""
+    """The setting of `torch.set_float32_matmul_precision`; "" if backends differ in it."""
     try:
         return torch.get_float32_matmul_precision()
     except RuntimeError:
@@ -102,7 +102,7 @@ def _matmul_precision() -> str:
 
 
 def _restoring() -> Callable[[], None]:
-    """What sets the precision of products to what it is now."""
+    """A function that restores the present precision of products."""
     if precision := _matmul_precision():
         return lambda: torch.set_float32_matmul_precision(precision)
     backends: list[Any] = [torch.backends.mkldnn, torch.backends.cuda]
@@ -117,7 +117,7 @@ def _restoring() -> Callable[[], None]:
 
 
 def _ways_out(args: tuple[Any, ...]) -> list[AbstractContextManager[Any]]:
-    """What to enter, one after the other, to get out of what surrounds the caller."""
+    """The contexts to enter, in order, to leave the caller's settings."""
     contexts: list[AbstractContextManager[Any]] = []
     if torch.is_inference_mode_enabled():
         contexts += [torch.inference_mode(False), torch.no_grad()]  # the first turns gradients on
@@ -126,14 +126,14 @@ def _ways_out(args: tuple[Any, ...]) -> list[AbstractContextManager[Any]]:
             contexts.append(torch.autocast(device_type, enabled=False))
     if _EXACT_PRODUCTS.needed():
         contexts.append(_EXACT_PRODUCTS)
-    default = torch.empty(0).device  # what torch.get_default_device gives, in a quarter of the time
+    default = torch.empty(0).device  # torch.get_default_device takes four times as long
     if default != _CPU and default != (home := _home(args)):
         contexts.append(home)
     return contexts
 
 
 def _home(args: tuple[Any, ...]) -> torch.device:
-    """Where the first argument that lies somewhere lies: a model, a network or a tensor."""
+    """The device of the first argument that has one: a model, a network or a tensor."""
     for argument in args:
         if isinstance(argument, nn.Module):
             argument = next(argument.parameters(), None)
@@ -144,7 +144,7 @@ def _home(args: tuple[Any, ...]) -> torch.device:
 
 
 def _normal(argument: Any) -> Any:
-    """A tensor made in inference mode as one that gradients may pass; anything else as it is."""
+    """An inference tensor as a normal tensor; anything else unchanged."""
     if isinstance(argument, Tensor) and argument.is_inference():
         return argument.clone()
     return argument

@@ -1,8 +1,8 @@
-"""Progress: how far work is, told to whoever asks, or shown where somebody is watching.
+"""Progress: how much of the work is done, reported to the caller or shown on a display.
 
-Methods report a share of their work, which may stand still while a long step runs, and may be of a
-part alone. What is passed on never goes back, moves on as long as pieces of work are done, and says
-about how long the rest takes.
+Methods report a share of their work, which may stand still during a long step and may concern only
+a part. The share passed on never falls, moves on while pieces of work are done, and comes with an
+estimate of the time left.
 """
 
 import math
@@ -14,26 +14,26 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 Report = Callable[[float, str], None]
-"""Called with the share of the work that is done, 0 to 1, and a word on what goes on."""
+"""Called with the share of the work that is done, 0 to 1, and a few words on the current step."""
 
-_EVERY = 0.5  # seconds between two reports that nothing but time gave rise to, at least
+_EVERY = 0.5  # least seconds between two guessed reports
 _SHOWN_AFTER = 2.0  # seconds of work
-_FIRST_PACE = 0.005  # share of what is left, that is taken to be done in a second
-_LEAST_GUESSED, _MOST_GUESSED = 1e-4, 0.05  # share of what is left, by which a guess moves it on
-_ONE_DISPLAY = threading.Lock()  # two on one terminal would write over each other
+_FIRST_PACE = 0.005  # share of the rest assumed done in a second, before any report
+_LEAST_GUESSED, _MOST_GUESSED = 1e-4, 0.05  # share of the rest by which a guess advances
+_ONE_DISPLAY = threading.Lock()  # two displays on one terminal would overwrite each other
 
 
 def silent(share: float, what: str) -> None:
-    """A report to nobody."""
+    """A report that does nothing."""
 
 
 class Progress:
-    """Passes reports on: never a smaller share than before, and with the time left.
+    """Passes reports on with the time left, and never with a smaller share than before.
 
-    It is a report itself; `beat` is called by whoever has nothing to report but that work goes on.
+    It is itself a report. Code that only knows that work goes on calls `beat`.
 
     Args:
-        report: Whom to pass them on to.
+        report: The receiver.
     """
 
     def __init__(self, report: Report) -> None:
@@ -52,17 +52,17 @@ class Progress:
             self._pass_on(self._guess())
 
     def beat(self) -> None:
-        """Work goes on: where nothing was reported for a while, guess how far it is."""
+        """Work goes on: if nothing was reported for a while, guess the share that is done."""
         if time.perf_counter() - self._last >= _EVERY:
             self._pass_on(self._guess())
 
     def end(self) -> None:
-        """All is done."""
+        """Report that all work is done."""
         self._what = "done"
         self._pass_on(1.0)
 
     def _guess(self) -> float:
-        """The share if work goes on at its pace so far; short of the end."""
+        """The share at the pace so far, always below 1."""
         gained = self._pace * (time.perf_counter() - self._last)
         return self._share + (1 - self._share) * min(max(gained, _LEAST_GUESSED), _MOST_GUESSED)
 
@@ -78,7 +78,7 @@ class Progress:
 
 
 def in_words(seconds: float) -> str:
-    """A time for people: "5 s", "3 min", "2 h"."""
+    """A duration in words: "5 s", "3 min", "2 h"."""
     if seconds < 90:
         return f"{max(math.ceil(seconds), 1)} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.0f} h"
@@ -89,10 +89,10 @@ def followed(title: str, report: Report, shown: bool) -> Iterator[Progress]:
     """Progress of the work in this context, for a caller's report or for the display.
 
     Args:
-        title: Of the display.
-        report: The caller's; `silent`: there is none.
-        shown: Whether it is shown where there is none: on a terminal or in a notebook, once work
-            has taken two seconds.
+        title: Title of the display.
+        report: The caller's report; `silent` if there is none.
+        shown: Whether to show a display if there is no report: on a terminal or in a notebook, once
+            work has taken two seconds.
     """
     if report is not silent:
         progress = Progress(report)
@@ -117,7 +117,7 @@ class _Shown(Protocol):
 
 
 class _Display:
-    """A report that is shown from its third second on, unless another one is."""
+    """A report that shows a bar after two seconds, unless another bar is being shown."""
 
     def __init__(self, title: str) -> None:
         self._title, self._start = title, time.perf_counter()
@@ -139,7 +139,7 @@ class _Display:
 
 
 class _OnTerminal:
-    """A bar on stderr that is gone when the work is done."""
+    """A bar on stderr that disappears when the work is done."""
 
     def __init__(self, title: str) -> None:
         from rich.console import Console
@@ -161,7 +161,7 @@ class _OnTerminal:
 
 
 class _InNotebook:
-    """A line below a notebook's cell, which is written anew."""
+    """A line below a notebook cell, updated in place."""
 
     def __init__(self, title: str) -> None:
         from IPython.display import display  # pyright: ignore[reportMissingImports]
@@ -179,7 +179,7 @@ class _InNotebook:
 
 
 def _is_watched() -> bool:
-    """Whether there is a terminal or a notebook, and this is the thread that it belongs to."""
+    """Whether this is the main thread of a program on a terminal or in a notebook."""
     if threading.current_thread() is not threading.main_thread():
         return False
     return _is_notebook() or (sys.stderr is not None and sys.stderr.isatty())

@@ -1,8 +1,8 @@
-"""Seeds become generators, and generators become base noise, here and nowhere else.
+"""The only place where seeds become generators and generators become base noise.
 
-The queries of one call share their base noise: it is drawn once, shaped (*sample, 1, event), and
-broadcast over the batch. Entry i of a batch therefore gets exactly the numbers it would get alone,
-whatever stands beside it. For independent repeats of one query, call again with another seed.
+The queries of one call share their base noise: it is drawn once, with shape (*sample, 1, event),
+and broadcast over the batch. Each entry therefore gets exactly the numbers it would get alone. For
+independent repeats of one query, call again with another seed.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch.quasirandom import SobolEngine
 
 
 def generator_from(seed: int | Generator | None) -> Generator:
-    """A generator for seed: an int ≥ 0, a generator (used as it is), or None for a fresh seed.
+    """A generator for a seed: an int ≥ 0, a generator (used as is), or None for a fresh seed.
 
     Raises:
         TypeError: seed is of another type.
@@ -58,9 +58,9 @@ def uniform(shape: Sequence[int], *, generator: Generator, like: Tensor) -> Tens
 def quasi_normal(
     num: int, dim: int, *, generator: Generator, like: Tensor, start: int = 0
 ) -> Tensor:
-    """Points (num, dim) that are spread more evenly than standard normal draws, and alike in law.
+    """Standard normal points (num, dim), spread more evenly than independent draws.
 
-    A scrambled Sobol sequence, through the normal distribution's quantiles, from its point `start`.
+    A scrambled Sobol sequence from its point `start` on, mapped through the normal quantiles.
     """
     seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
     engine = SobolEngine(dim, scramble=True, seed=seed)

@@ -227,7 +227,7 @@ def test_a_saved_folder_is_loaded(model, kind, tmp_path, z):
 
 def test_pickled_weights_are_refused_with_the_way_to_convert_them(tmp_path):
     kl().save_pretrained(tmp_path, safe_serialization=False)
-    said = r"expected no pickle, and {} looks like a pickle.*safe_serialization"
+    said = r"expected no pickle, but {} looks like a pickle.*safe_serialization"
     with pytest.raises(ModelFormatError, match=said.format(r".*\.bin")):
         from_diffusers(tmp_path, 4)
     torch.save({}, tmp_path / "model.safetensors")

@@ -137,7 +137,7 @@ def test_rates_that_are_taken_for_their_logarithms(shift):
     assert status(vae, "counts", data) == "ok"
     finding = cc.VAE(decoder, LATENT, Poisson()).check(data)["counts"]
     assert finding.status == "warning"
-    assert "is taken for log rates; taken for rates they add up to" in finding.message
+    assert "read as Poisson(log_rate=False), the decoder's output gives" in finding.message
     assert finding.message.endswith("use Poisson(log_rate=False)")
 
 
@@ -242,9 +242,7 @@ def test_a_likelihood_that_does_not_say_its_kind_is_compared_with_nothing(mixed)
     vae = cc.VAE(rates(0.0, None), LATENT, likelihood)
     finding = vae.check(drawn(vae, 200))["explanation"]
     assert finding.status == "note"
-    assert finding.message.endswith(
-        "set kind of Kindless to what its values are, one of real, binary, counts, classes"
-    )
+    assert finding.message.endswith("set kind of Kindless to one of real, binary, counts, classes")
 
 
 def test_every_likelihood_says_its_kind():
@@ -338,7 +336,7 @@ def test_the_scale_of_each_gaussian_part_of_a_table_is_checked(factor):
     assert status(table(0.3, 0.8), "scale", data) == "ok"
     finding = table(0.3, 0.8 / factor).check(data)["scale"]
     assert finding.status == "warning"
-    assert finding.message.startswith("columns 24 to 43: data ask for about")
+    assert finding.message.startswith("columns 24 to 43: data suggest about")
     assert finding.figures["factor"] == pytest.approx(factor, rel=0.1)  # the decoder bends
 
 

@@ -252,7 +252,7 @@ def test_where_rows_are_not_told_apart_no_other_last_layer_is_asked_for(likeliho
         decoder = nn.Sequential(decoder, nn.Softplus(), nn.Unflatten(1, (12, 2)))
     finding = cc.VAE(decoder, LATENT, likelihood).check()["last layer"]
     assert finding.status == "note"
-    assert finding.message.startswith("its rows are not told apart")
+    assert finding.message.startswith("its rows cannot be separated")
 
 
 def test_a_last_layer_that_does_not_show_is_noted():

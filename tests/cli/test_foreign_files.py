@@ -167,7 +167,7 @@ def test_a_table_comes_on_standard_input():
     assert Path("answer/mean.csv").read_text().startswith("a,b,c")
     assert "table in standard input, got no rows" in run(*words, input="").stderr
     checked = run("check", "mine", "--data", "-", input="0.5,0.25,0\n" * 3)
-    assert "3 of them, values from 0 to 0.5" in " ".join(checked.stdout.split())
+    assert "3 data, values from 0 to 0.5" in " ".join(checked.stdout.split())
 
 
 @pytest.mark.parametrize(

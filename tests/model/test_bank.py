@@ -245,9 +245,9 @@ def test_a_single_number_that_was_changed_is_noticed(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda t, _: t["kept.0"][::3].zero_(), "what it does not output"),
-        (lambda t, _: t.update({"kept.0": t["kept.0"].roll(1, 0)}), "what it does not output"),
-        (lambda t, _: t["kept.0"].mul_(1.0009), "what it does not output"),
+        (lambda t, _: t["kept.0"][::3].zero_(), "that it does not output"),
+        (lambda t, _: t.update({"kept.0": t["kept.0"].roll(1, 0)}), "that it does not output"),
+        (lambda t, _: t["kept.0"].mul_(1.0009), "that it does not output"),
         (lambda t, _: t.update({"kept.0": t["kept.0"].float()}), "decoded at each of 200"),
         (lambda t, _: t.update({"kept.0": t["kept.0"][:0]}), "decoded at each of 200"),
         (lambda t, _: t.update({"kept.1": t["kept.0"].clone()}), "decoded at each of 200"),
@@ -284,7 +284,7 @@ class Scaled(nn.Module):
 def test_the_bank_of_nearly_the_same_function_is_refused(tmp_path):
     one, other = (cc.VAE(Scaled(f), 2, cc.likelihoods.Gaussian(0.001)) for f in (1.0, 1.0009))
     Bank.of(one).save(tmp_path / "bank")
-    with pytest.raises(ModelFormatError, match="what it does not output"):
+    with pytest.raises(ModelFormatError, match="that it does not output"):
         Bank.load(tmp_path / "bank", vae=other)
 
 

@@ -4,20 +4,20 @@ import math
 
 import pytest
 
-from crosscoding.model.check_report import CheckReport, Finding
+from crosscoding.model.check_report import CheckReport, CheckResult
 
 
 def report(*statuses: str) -> CheckReport:
     return CheckReport(
-        "a model", tuple(Finding(f"check {i}", s, "words") for i, s in enumerate(statuses))
+        "a model", tuple(CheckResult(f"check {i}", s, "words") for i, s in enumerate(statuses))
     )
 
 
 @pytest.mark.parametrize(
     ("statuses", "ok", "summary"),
     [
-        ((), True, "nothing speaks against it"),
-        (("ok", "note"), True, "nothing speaks against it"),
+        ((), True, "no problems found"),
+        (("ok", "note"), True, "no problems found"),
         (("ok", "warning"), True, "1 warning"),
         (("error", "warning", "warning"), False, "1 error and 2 warnings"),
     ],
@@ -34,23 +34,23 @@ def test_a_line_for_each_finding():
 
 
 def test_a_notebook_shows_what_print_shows():
-    shown = CheckReport("a <model>", (Finding("scale", "ok", "σ < 1 & more"),))
+    shown = CheckReport("a <model>", (CheckResult("scale", "ok", "σ < 1 & more"),))
     assert repr(shown) == str(shown)
     html = shown._repr_html_()
     assert "<td>ok</td><td>scale</td><td>σ &lt; 1 &amp; more</td>" in html
     assert "a &lt;model&gt;" in html
-    assert "nothing speaks against it" in html
+    assert "no problems found" in html
 
 
 def test_findings_by_name():
     assert report("ok", "note")["check 1"].status == "note"
     assert "check 1" in report("ok", "note")
-    with pytest.raises(KeyError, match="a finding among check 0, got 'scale'"):
+    with pytest.raises(KeyError, match="a check among check 0, got 'scale'"):
         report("ok")["scale"]
 
 
 def test_what_is_not_finite_is_none_in_json():
-    found = Finding("cost", "ok", "words", {"seconds": 1.0, "error": math.nan})
+    found = CheckResult("cost", "ok", "words", {"seconds": 1.0, "error": math.nan})
     assert CheckReport("a model", (found,)).as_dict() == {
         "model": "a model",
         "ok": True,
@@ -67,4 +67,4 @@ def test_what_is_not_finite_is_none_in_json():
 
 def test_a_status_that_is_none_is_refused():
     with pytest.raises(ValueError, match="a status among ok, note, warning, error, got 'bad'"):
-        Finding("cost", "bad", "words")
+        CheckResult("cost", "bad", "words")

@@ -106,7 +106,7 @@ class Lambda(nn.Module):
 
 
 REFUSED = {
-    "another shape of data": (nn.Linear(6, 4), r"encoder to take rows of shape \(5,\), and it fai"),
+    "another shape of data": (nn.Linear(6, 4), r"encoder to take rows of shape \(5,\), but it fai"),
     "one latent too few": (nn.Linear(5, 2), r"encoder output of shape \(5, 4\) for 5 data, mean"),
     "three tensors": (Lambda(lambda t: (t[:, :2],) * 3), r"a tuple of the two, got \(5, 6\)"),
     "nothing": (

@@ -65,7 +65,7 @@ ATTACKS = {
     "path for a name": (add_tensor("../../.bashrc", torch.ones(1)), r"got '../../\.bashrc' too"),
     "encoder without description": (
         without_description("encoder"),
-        "expected tensors of a model, got 'encoder.0.bias' too",
+        "expected tensors of a model, got the unknown 'encoder.0.bias'",
     ),
     "weights of integers": (
         edit_tensor("decoder.0.weight", torch.Tensor.int),
@@ -87,7 +87,7 @@ ATTACKS = {
     # descriptions
     "unknown field": (
         edit_description(run="rm -rf /"),
-        "a model's description, got 'run' in it too",
+        "a model's description, got the unknown field 'run' in it",
     ),
     "latent_dim of a trillion": (
         edit_description(latent_dim=10**12),
@@ -116,7 +116,7 @@ ATTACKS = {
     ),
     "architecture nothing": (
         edit_description(architecture=None),
-        "expected tensors of a model, got 'decoder",
+        "expected tensors of a model, got the unknown 'decoder",
     ),
     "architecture empty": (edit_description(architecture=[]), "expected nothing for weight"),
     "layers without end": (

@@ -290,12 +290,12 @@ LINEAR = {"in_features": 2, "out_features": 6}
 UNSAVED = {
     "of a script": (script_class, LINEAR, "class that can be imported, got __main__:Decoder; move"),
     "of a function": (local_class, LINEAR, "class that can be imported, got .*<locals>"),
-    "too few arguments": (lambda: Residual(7), {}, "cannot make .*:Residual of {}: .*hidden"),
+    "too few arguments": (lambda: Residual(7), {}, "cannot make .*:Residual with {}: .*hidden"),
     "other arguments": (lambda: Residual(7), {"hidden": 8}, r"expected \(8, 2\) for weight 'first"),
     "no such argument": (
         lambda: Residual(7),
         {"depth": 8},
-        "cannot make .*Residual of {'depth': 8}",
+        "cannot make .*Residual with {'depth': 8}",
     ),
     "a stack": (lambda: mlp(2, 6), {}, "expected nothing for|weight '0.weight', got"),
     "extra state": (lambda: Stateful(2, 6), LINEAR, "got dict for '_extra_state'"),
@@ -394,9 +394,7 @@ OWN = {
     "scripted": lambda: torch.jit.script(Residual(7)),
 }
 every_own = pytest.mark.parametrize("make", OWN.values(), ids=OWN)
-said_so = pytest.warns(
-    UserWarning, match=r"only the weights are saved of the decoder, .*load_vae\("
-)
+said_so = pytest.warns(UserWarning, match=r"only the weights of the decoder, .*load_vae\(")
 scripts = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 
 

@@ -174,7 +174,7 @@ def test_a_parametrised_buffer_stays_a_buffer(tmp_path):
     assert {name for name, _ in copied.named_parameters()} == {"weight", "bias"}
     assert torch.equal(copied.shift, decoder.shift)
     vae = cc.VAE(decoder, 2, Gaussian(0.1))
-    with pytest.warns(UserWarning, match="only the weights are saved"):
+    with pytest.warns(UserWarning, match="only the weights of the"):
         vae.save(tmp_path / "model")
     loaded = cc.load_vae(tmp_path / "model", decoder=Shifted())
     z = torch.randn(4, 2)
@@ -279,7 +279,9 @@ def test_locks_and_files_are_shared(tmp_path):
 def test_a_network_that_cannot_be_copied_is_told_where():
     network = made_plain()
     network[2].batches = (batch for batch in range(3))
-    with pytest.raises(ValueError, match=r"can copy, and it failed at '2\.batches', a generator: "):
+    with pytest.raises(
+        ValueError, match=r"can copy, but that failed at '2\.batches', a generator: "
+    ):
         cc.VAE(network, 2, Gaussian())
 
 

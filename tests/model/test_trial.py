@@ -59,7 +59,7 @@ TRAINING = {
 
 @pytest.mark.parametrize(("changed", "make"), TRAINING.items(), ids=TRAINING)
 def test_a_decoder_that_trains_itself_is_refused(changed, make):
-    with pytest.raises(ValueError, match=f"decoder to leave its weights as they are.*'{changed}'"):
+    with pytest.raises(ValueError, match=f"decoder to keep its weights unchanged.*'{changed}'"):
         cc.VAE(make(), 2, Gaussian())
 
 
@@ -67,7 +67,7 @@ def test_a_decoder_that_trains_itself_is_refused(changed, make):
 def test_and_the_module_that_was_passed_is_left_as_it_was(make):
     decoder = make()
     before = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
-    with pytest.raises(ValueError, match="leave its weights"):
+    with pytest.raises(ValueError, match="keep its weights"):
         cc.VAE(decoder, 2, Gaussian())
     for name, tensor in decoder.state_dict().items():
         assert torch.equal(tensor, before[name])
@@ -187,7 +187,7 @@ def test_a_decoder_that_writes_over_what_its_derivative_needs_is_refused():
         return sine + z
 
     for function in (absolute, sine_first):
-        with pytest.raises(ValueError, match=r"can differentiate, got one that writes over.*clamp"):
+        with pytest.raises(ValueError, match=r"can differentiate, got one that overwrites.*clamp"):
             cc.VAE(Function(function), 2, Gaussian())
 
 
@@ -364,7 +364,7 @@ def test_a_decoder_of_a_single_element_that_squeezes_is_told_so(case):
 
 
 def test_a_decoder_for_one_size_of_batch_is_refused():
-    with pytest.raises(ValueError, match=r"any number of rows, got one that takes 5 and fails on"):
+    with pytest.raises(ValueError, match=r"any number of rows, got one that takes 5 but fails on"):
         cc.VAE(Function(after=lambda output: output.view(5, 5)), 2, Gaussian())
 
 
@@ -373,7 +373,7 @@ def test_a_network_quantised_by_the_range_of_a_batch_is_refused():
     quantised = torch.ao.quantization.quantize_dynamic(
         nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 5)), {nn.Linear}
     )
-    with pytest.raises(ValueError, match="quantised by the range of a batch"):
+    with pytest.raises(ValueError, match="quantised by the range of the batch"):
         cc.VAE(quantised, 2, Gaussian())
 
 
@@ -395,7 +395,7 @@ class NeedsGPU(nn.Linear):
 def test_a_decoder_that_asks_for_a_gpu_that_is_not_there_is_refused(error, monkeypatch):
     if error is AssertionError and torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    with pytest.raises(ValueError, match=r"CUDA.*take \.cuda\(\) out of its code"):
+    with pytest.raises(ValueError, match=r"CUDA.*remove \.cuda\(\) from its code"):
         cc.VAE(NeedsGPU(error), 2, Gaussian())
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import crosscoding as cc
 from crosscoding.likelihoods import Bernoulli, Gaussian
-from crosscoding.model.vae import check_matches
+from crosscoding.model.matching import check_matches
 
 
 class Function(nn.Module):
@@ -249,7 +249,7 @@ def test_weights_that_are_not_finite_are_refused(bad):
     with torch.no_grad():
         decoder.weight[1, 1] = bad
     with pytest.raises(
-        cc.NonFiniteError, match=r"finite output from the decoder.*check the weights"
+        cc.NonFiniteError, match=r"finite output from the decoder.*check the loaded weights"
     ):
         cc.VAE(decoder, 2, Gaussian())
 

@@ -77,7 +77,7 @@ def test_what_might_never_end_is_not_opened(saved, name, endless):
         os.mkfifo(saved / name)
     else:
         (saved / name).symlink_to("/dev/zero")
-    with pytest.raises(cc.ModelFormatError, match=f"{name} is no plain file"):
+    with pytest.raises(cc.ModelFormatError, match=f"{name} is not a regular file"):
         read_folder(saved, "vae")
 
 
@@ -212,5 +212,5 @@ def test_a_pickle_under_any_name_is_refused_with_a_way_out(tmp_path, name, write
 
 
 def test_a_file_that_is_no_pickle_is_refused_without(saved):
-    with pytest.raises(cc.ModelFormatError, match=r"tensors\.safetensors, and it is a file$"):
+    with pytest.raises(cc.ModelFormatError, match=r"tensors\.safetensors, but it is a file$"):
         read_folder(saved / "tensors.safetensors", "vae")

@@ -44,7 +44,7 @@ OTHERS = {
 @pytest.mark.parametrize("write", PICKLES.values(), ids=PICKLES)
 def test_a_pickle_is_told_by_what_it_holds(tmp_path, write, name):
     write(tmp_path / name)
-    said = rf"^expected no pickle, and {name} looks like a pickle.* where you trust it, convert it$"
+    said = rf"^expected no pickle, but {name} looks like a pickle.* if you trust it, convert it$"
     with pytest.raises(ModelFormatError, match=said):
         refuse_pickle(tmp_path / name, "convert it")
     assert "weights_only=True" in way_out(tmp_path / name)

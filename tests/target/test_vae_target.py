@@ -456,7 +456,7 @@ class Doubled(torch.autograd.Function):
 @pytest.mark.parametrize("dear", [False, True])
 def test_products_with_the_curvature_are_those_of_the_matrix(dear, monkeypatch):
     """By forward mode; and of decoders where that takes long, by differences."""
-    monkeypatch.setattr("crosscoding.target.vae_target._DEAR", 0.0 if dear else 1e7)
+    monkeypatch.setattr("crosscoding.target.vae_target._EXPENSIVE", 0.0 if dear else 1e7)
     decoder = nn.Sequential(nn.Linear(3, 7), nn.Tanh(), nn.Linear(7, 6), nn.Sigmoid()).double()
     vae = cc.VAE(decoder, 3, cc.likelihoods.Bernoulli(logits=False))
     mask = torch.arange(6) < torch.tensor([0, 1, 4, 6])[:, None]

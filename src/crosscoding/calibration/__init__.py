@@ -1,1 +1,1 @@
-"""Likelihood scales that data ask for."""
+"""Calibration of a Gaussian likelihood's scale to data."""

@@ -1,20 +1,21 @@
-"""The scale of a Gaussian likelihood that data ask for, where it is unknown or was guessed.
+"""The maximum-likelihood scale of a Gaussian likelihood, if it is unknown or was guessed.
 
-Of a `Mixed` likelihood, that of each Gaussian part; the other columns help to infer z.
+For a `Mixed` likelihood it finds the scale of each Gaussian part; other columns help to infer z. It
+is an EM algorithm:
 
-    E   p(z|t) ≈ Σ_k w_k N(z_k, H_k⁻¹) of every complete datum t, as `methods.Laplace` has it
+    E   p(z|t) ≈ Σ_k w_k N(z_k, H_k⁻¹) for every complete datum t, as in `methods.Laplace`
     M   σ² = E|t − μ(z_k)|² / E[1 − h],   h = J H⁻¹ Jᵀ / σ² of an element, J its row at z_k
 
-Both means are over data, modes and the elements that have this scale. h is the share of an element
-that z takes up, and Σ h = D − tr H⁻¹. A decoder trained with some other scale, or with none, gets
-the one under which its answers are neither too sure nor too vague.
+Both means are over data, modes and the elements that share this scale. h is the share of an element
+that z fits, and Σ h = D − tr H⁻¹. A decoder trained with another scale, or with none, gets the one
+under which its answers are neither too narrow nor too wide.
 
-At the fixed point σ² = E[(t − μ(z))²] over draws of z, with μ taken as a plane near z_k. Draws
-through the decoder itself would not do: under a scale that is far too large they are so wide that
-it bends within them, and their residuals ask for that same scale again.
+At the fixed point σ² = E[(t − μ(z))²] over draws of z, with μ linearised at z_k. Draws decoded by
+the network itself would not work: under a scale that is far too large they are so wide that the
+decoder is not linear within them, and their residuals reproduce that same scale.
 
 Source: MacKay (1992), "Bayesian interpolation", the evidence framework. Differs in: a datum may
-have several modes, and a scale may be that of some elements.
+have several modes, and a scale may apply to only some elements.
 """
 
 from collections.abc import Sequence
@@ -32,16 +33,17 @@ from crosscoding.isolation import isolated
 from crosscoding.likelihoods import Gaussian, Mixed
 from crosscoding.methods import Report, silent
 from crosscoding.methods.numerics.gauss_newton import Modes, climb
-from crosscoding.model.vae import VAE, whole_data
+from crosscoding.model.matching import complete_data
+from crosscoding.model.vae import VAE
 from crosscoding.progress import Progress, followed
 from crosscoding.target.jacobian import with_jacobian
 from crosscoding.target.vae_target import CHUNK_BYTES, VAETarget
 
-_STARTS = 4  # climbs of a datum, from the likeliest points of the bank
-_STEPS = 25  # of a climb, at most
-_EVERY = 5  # steps of a climb with one curvature
-_LEAST_WEIGHT = 1e-3  # of a mode that is climbed from again
-_LEAST_FREEDOM = 1e-3  # mean of 1 − h, below which residuals tell nothing
+_STARTS = 4  # climbs per datum, from the most likely points of the bank
+_STEPS = 25  # most steps of a climb
+_EVERY = 5  # steps of a climb that share one curvature
+_LEAST_WEIGHT = 1e-3  # of a mode from which the next round climbs
+_LEAST_FREEDOM = 1e-3  # mean of 1 − h below which residuals carry no information
 
 
 @isolated
@@ -54,32 +56,32 @@ def calibrate_scale(
     report: Report = silent,
     progress: bool = True,
 ) -> float | Tensor | tuple[float | Tensor, ...]:
-    """The Gaussian scale σ under which complete data are likeliest.
+    """The Gaussian scale σ under which complete data are most likely.
 
-    The scale that the VAE has is not used: the first is how far the data are from the nearest
-    points of the prior, and rounds of E and M come down from there. Where it settles, modes are
-    looked for once more. No random number is drawn.
+    The VAE's own scale is not used. The search starts from the distance of the data to the nearest
+    points of the prior, and rounds of E and M lower the scale from there. When it has settled,
+    modes are searched once more. No random numbers are drawn.
 
     Args:
-        vae: A model with a Gaussian likelihood of a fixed scale, or with such parts of a `Mixed`.
-        data: Complete data like those that will be asked about, shape (N, *data) with N ≥ 1, a
-            tensor or an array of NumPy of the model's dtype; some tens are enough for one scale,
-            as every element of each counts.
-        rounds: Most rounds, ≥ 1. One scale settles in few, a scale for each element slowly.
-        tolerance: It is found when no scale changes by more than this share of it, > 0.
+        vae: A model with a Gaussian likelihood of fixed scale, or a `Mixed` with such parts.
+        data: Complete data like those you will condition on, shape (N, *data) with N ≥ 1, a tensor
+            or NumPy array of the model's dtype. A few tens are enough for one scale, as every
+            element of each datum counts.
+        rounds: Most rounds, ≥ 1. One scale settles quickly, a scale per element slowly.
+        tolerance: Stop when no scale changes by more than this share of itself, > 0.
         report, progress: As in `condition`.
 
     Returns:
-        A float, or a tensor of the shape of the VAE's scale if that is a tensor. Of a `Mixed`, a
-        tuple of these: one for each Gaussian part of a fixed scale, in the order of the parts.
-        Parts of other likelihoods, and of a decoded scale, stay as they are.
+        A float, or a tensor of the same shape if the VAE's scale is a tensor. For a `Mixed`, a
+        tuple of these: one for each Gaussian part with a fixed scale, in the order of the parts.
+        Other parts, including those with a decoded scale, stay as they are.
 
     Raises:
-        TypeError: vae or data is of another type, or no part of the likelihood is a Gaussian of a
+        TypeError: vae or data has the wrong type, or no part of the likelihood is a Gaussian with a
             fixed scale.
-        ValueError: The scale is decoded, the data do not fit, or an argument is out of its range.
-        BudgetError: z can match the data exactly, so that a scale falls towards zero, or one
-            still changes after all rounds.
+        ValueError: The scale is decoded, the data do not fit, or an argument is out of range.
+        BudgetError: z can match the data exactly, so that a scale falls towards zero; or a scale
+            still changes after the last round.
 
     Example:
         >>> vae = VAE(torch.nn.Linear(2, 50), latent_dim=2, likelihood=Gaussian(1.0))
@@ -94,13 +96,13 @@ def calibrate_scale(
 
 @dataclass(frozen=True, eq=False)
 class _Share:
-    """The elements that have one Gaussian scale, or a tensor of scales that broadcasts to them.
+    """The elements that share one Gaussian scale, or a tensor of scales that broadcasts to them.
 
     Args:
-        given: The scale that the VAE has.
-        where: In words that begin a message; "" where it is that of all elements.
-        elements: Where they are in data laid out flat, in the shape that the scale broadcasts to.
-        means: Where their means are in the decoder's output laid out flat, the same shape.
+        given: The VAE's scale.
+        where: Names the part at the start of a message; "" if these are all elements.
+        elements: Their indices in flattened data, in the shape to which the scale broadcasts.
+        means: Indices of their means in the decoder's flattened output, in the same shape.
     """
 
     given: float | Tensor
@@ -109,7 +111,7 @@ class _Share:
     means: Tensor
 
     def mean(self, values: Tensor) -> Tensor:
-        """Mean of values, one an element and flat, for each scale: the shape of `given`."""
+        """The mean of flat values, one per element, for each scale: the shape of `given`."""
         shape = torch.as_tensor(self.given).shape
         values = values.reshape(self.elements.shape)
         for dim, size in enumerate((1,) * (values.ndim - len(shape)) + tuple(shape)):
@@ -126,7 +128,7 @@ def _calibrated(
     tolerance: float,
     told: Progress,
 ) -> float | Tensor | tuple[float | Tensor, ...]:
-    data = whole_data(vae, data)
+    data = complete_data(vae, data)
     if rounds < 1 or not tolerance > 0:
         raise ValueError(f"expected rounds >= 1 and tolerance > 0, got {rounds} and {tolerance}")
     evidence = Evidence(data, torch.ones_like(data, dtype=torch.bool))
@@ -147,17 +149,17 @@ def _calibrated(
             found = tuple(_as_given(*pair, data) for pair in zip(shares, scales, strict=True))
             return found if isinstance(vae.likelihood, Mixed) else found[0]
         z = _heaviest(modes.z, weights)
-        if settled:  # at modes that the wide first scales led to: there may be better ones
+        if settled:  # the modes come from wide first scales: there may be better ones now
             z, looked_again = torch.cat([z, nearest]), True
     raise BudgetError(
         f"expected a scale that settles within {counted(rounds, 'round')}, got one that still "
         f"changes by {change:.2g} of itself, now {_means(scales)}; raise rounds or tolerance, or "
-        "give data that z cannot match exactly"
+        "pass data that z cannot match exactly"
     )
 
 
 def _shares_of(vae: VAE) -> list[_Share]:
-    """The elements that have a fixed Gaussian scale, by scale.
+    """The elements with a fixed Gaussian scale, grouped by scale.
 
     Raises:
         TypeError, ValueError: There are none.
@@ -178,14 +180,14 @@ def _shares_of(vae: VAE) -> list[_Share]:
             return shares
     if not isinstance(likelihood, Gaussian):
         raise TypeError(
-            "expected a VAE with a Gaussian likelihood, or a Mixed with a Gaussian part of a fixed "
-            f"scale, which can be calibrated, got {type(likelihood).__name__}; of another, compare "
-            "vae.check(data)['explanation'] under some settings"
+            "expected a VAE with a Gaussian likelihood, or a Mixed with a Gaussian part, of fixed "
+            f"scale, got {type(likelihood).__name__}; for another likelihood, compare "
+            "vae.check(data)['explanation'] under several settings"
         )
     if likelihood.scale is None:
         raise ValueError(
-            f"expected a Gaussian likelihood of a fixed scale, got {likelihood}: its decoder puts "
-            "the scale out, and there is none to calibrate"
+            f"expected a Gaussian likelihood with a fixed scale, got {likelihood}: its decoder "
+            "outputs the scale, so there is none to calibrate"
         )
     index = torch.arange(vae.data_size, device=vae.device).reshape(vae.data_shape)
     return [_Share(likelihood.scale, "", index, index)]
@@ -199,8 +201,8 @@ def _with_scales(vae: VAE, scales: Sequence[Tensor]) -> VAE:
     """
     if not all((scale > 0).all() for scale in scales):
         raise BudgetError(
-            "expected data that z cannot match exactly, got such that the decoder's means are "
-            "equal to all values of some elements; give their scale by hand"
+            "expected data that z cannot match exactly, but the decoder's means equal all values "
+            "of some elements; set their scale by hand"
         )
     left, likelihood = iter(scale.to(vae.dtype) for scale in scales), vae.likelihood
     if isinstance(likelihood, Mixed):
@@ -217,7 +219,7 @@ def _with_scales(vae: VAE, scales: Sequence[Tensor]) -> VAE:
 
 
 def _as_given(share: _Share, scale: Tensor, like: Tensor) -> float | Tensor:
-    """A scale as the VAE has it: a tensor of the data's dtype, or a float."""
+    """A scale of the same kind as the VAE's: a tensor of the data's dtype, or a float."""
     return scale.to(like.dtype) if isinstance(share.given, Tensor) else scale.item()
 
 
@@ -226,14 +228,14 @@ def _means(scales: Sequence[Tensor]) -> str:
 
 
 def _nearest(vae: VAE, evidence: Evidence) -> Tensor:
-    """The likeliest points of the bank for each datum, (K, N, latent)."""
+    """The most likely points of the bank for each datum, (K, N, latent)."""
     points, log_likelihood = VAETarget(vae, evidence).log_likelihood_of_bank()
     return points[log_likelihood.topk(min(_STARTS, len(points)), dim=0).indices]
 
 
 @torch.no_grad()
 def _first(vae: VAE, data: Tensor, z: Tensor, shares: Sequence[_Share]) -> list[Tensor]:
-    """Root of the mean squared residual of data (N, *data) at z (K, N, latent), by share."""
+    """Root mean squared residual of data (N, *data) at z (K, N, latent), for each share."""
     elements, means = _indices(shares)
     values = data.flatten(1)[:, elements]
     residuals = [(values - vae.decode_flat(points)[:, means]).double() for points in z]
@@ -242,7 +244,7 @@ def _first(vae: VAE, data: Tensor, z: Tensor, shares: Sequence[_Share]) -> list[
 
 
 def _heaviest(z: Tensor, weights: Tensor) -> Tensor:
-    """The modes (K, N, latent) without those that weigh little for every datum."""
+    """The modes (K, N, latent) without those of low weight for every datum."""
     num = int((weights > _LEAST_WEIGHT).sum(0).max())
     return z[weights.topk(num, dim=0).indices, torch.arange(z.shape[1], device=z.device)]
 
@@ -256,18 +258,18 @@ def _fitting(
     shares: Sequence[_Share],
     scales: Sequence[Tensor],
 ) -> list[Tensor]:
-    """The M-step: the scales under which the residuals at modes are what they should be.
+    """The M-step: the scales that agree with the residuals at the modes.
 
     Args:
         vae: The model with the present scales.
         data: Shape (N, *data).
-        modes: K of each datum.
-        weights: Theirs, (K, N); they sum to 1 for each datum.
+        modes: K for each datum.
+        weights: Weights of the modes, (K, N), which sum to 1 for each datum.
         shares: The elements of each scale.
-        scales: The present ones.
+        scales: The present scales.
 
     Raises:
-        BudgetError: z takes the residuals up.
+        BudgetError: z fits the data without residuals.
     """
     elements, means = _indices(shares)
     values = data.flatten(1)[:, elements]
@@ -300,21 +302,21 @@ def _root_of_ratio(share: _Share, squares: Tensor, freedom: Tensor, latent_dim: 
     squares, freedom = share.mean(squares), share.mean(freedom)
     if (freedom < _LEAST_FREEDOM).any():
         raise BudgetError(
-            f"{share.where}expected data that z cannot match exactly, got such that z of "
-            f"{counted(latent_dim, 'dimension')} takes up all but {freedom.min():.1g} of the "
-            "residuals of some elements, so that these do not tell their scale; give it by hand, "
-            "or give one for more elements"
+            f"{share.where}expected data that z cannot match exactly, but z of "
+            f"{counted(latent_dim, 'dimension')} fits all but {freedom.min():.1g} of the "
+            "variation of some elements, so that their residuals do not determine a scale; set it "
+            "by hand, or share one scale among more elements"
         )
     return (squares / freedom).sqrt()
 
 
 def _indices(shares: Sequence[_Share]) -> tuple[Tensor, Tensor]:
-    """Where the elements of all shares are in flat data, and their means in flat parameters."""
+    """Indices of all shares' elements in flat data, and of their means in flat parameters."""
     elements = torch.cat([share.elements.flatten() for share in shares])
     return elements, torch.cat([share.means.flatten() for share in shares])
 
 
 def _split(shares: Sequence[_Share], values: Tensor) -> list[tuple[_Share, Tensor]]:
-    """Values of the elements of all shares, flat, by share."""
+    """Flat values of all shares' elements, split by share."""
     pieces = values.split([share.elements.numel() for share in shares])
     return list(zip(shares, pieces, strict=True))

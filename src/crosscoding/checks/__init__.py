@@ -1,8 +1,8 @@
-"""One look at a model before it is used: is it what its likelihood, its data and methods take?
+"""Checks of a model before it is used: does it fit its likelihood, its data and the methods?
 
-`VAE.check` calls `check`, which is put there below. A check is a function from a `Subject` to a
-`Finding`, or to None where there is nothing to look at; each has a test with a model that has
-exactly that fault.
+`VAE.check` calls `check`, which is registered below. A check is a function from a `Subject` to a
+`CheckResult`, or to None if it does not apply. Each has a test with a model that has exactly that
+fault.
 """
 
 from collections.abc import Callable
@@ -16,13 +16,14 @@ from crosscoding.checks import decoder, expected_cost, latent_space, units
 from crosscoding.checks.column_baseline import FEWEST
 from crosscoding.checks.subject import Subject
 from crosscoding.isolation import isolated
-from crosscoding.model.check_report import CheckReport, Finding
-from crosscoding.model.vae import VAE, whole_data
+from crosscoding.model.check_report import CheckReport, CheckResult
+from crosscoding.model.matching import complete_data
+from crosscoding.model.vae import VAE
 from crosscoding.random import generator_from
 
 __all__ = ["check", "check_data"]
 
-Check = Callable[[Subject], Finding | None]
+Check = Callable[[Subject], CheckResult | None]
 
 _MOST_DATA = 2000
 _OF_OUTPUT: dict[str, Check] = {"output": decoder.output, "repeatability": decoder.repeatability}
@@ -55,12 +56,12 @@ def check(
     *,
     seed: int | Generator | None = 0,
 ) -> CheckReport:
-    """What speaks for and against a model, as `VAE.check` says."""
+    """The report of `VAE.check`, which documents the arguments."""
     generator = generator_from(seed)
     if data is not None:
-        data = _some(whole_data(vae, data).detach(), generator)
+        data = _some(complete_data(vae, data).detach(), generator)
     subject = Subject(vae, generator, data)
-    with torch.enable_grad():  # wherever the caller stands
+    with torch.enable_grad():  # whatever the caller has set
         findings = _run(subject, _OF_OUTPUT)
         if all(finding.status != "error" for finding in findings):
             findings += _run(subject, _OF_DECODER)
@@ -74,18 +75,18 @@ VAE.checker = check
 
 def check_data(
     vae: VAE, data: Tensor, *, quick: bool = False, seed: int | Generator | None = 0
-) -> tuple[Finding, ...]:
-    """What data say of a model that is in use: the checks of data alone.
+) -> tuple[CheckResult, ...]:
+    """Run only the checks that compare a model with data.
 
     Args:
         vae: The model.
         data: Complete data, (N, *data), N ≥ 1.
-        quick: Whether only support, units and counts are looked at, which takes a few decodes. So
-            it is with data that are too few for the other checks.
-        seed: Decides which of many data are looked at, and the model's draws.
+        quick: Whether to check only support, units and counts, which takes a few decodes. This
+            also happens if there are too few data for the other checks.
+        seed: Determines the subset, if there are too many data, and the model's draws.
     """
     generator = generator_from(seed)
-    subject = Subject(vae, generator, _some(whole_data(vae, data).detach(), generator))
+    subject = Subject(vae, generator, _some(complete_data(vae, data).detach(), generator))
     checks = _OF_DATA
     if quick or len(data) < FEWEST:
         checks = {name: checks[name] for name in ("units", "counts")}
@@ -93,28 +94,28 @@ def check_data(
         return tuple(_of_data(subject, checks))
 
 
-def _of_data(subject: Subject, checks: dict[str, Check]) -> list[Finding]:
-    """What holds the model against data, where these can be its own at all."""
+def _of_data(subject: Subject, checks: dict[str, Check]) -> list[CheckResult]:
+    """Run checks of data, unless the likelihood cannot have such data at all."""
     if subject.data is None:
         return []
     findings = _run(subject, {"data": data_checks.support})
     return findings if findings[0].status == "error" else findings + _run(subject, checks)
 
 
-def _run(subject: Subject, checks: dict[str, Check]) -> list[Finding]:
-    """The findings of checks by name; one that fails is an error found."""
+def _run(subject: Subject, checks: dict[str, Check]) -> list[CheckResult]:
+    """The results of the checks; a check that raises gives an error."""
     findings = []
     for name, look in checks.items():
         try:
             finding = look(subject)
         except Exception as error:  # a decoder may raise anything
-            finding = Finding(name, "error", f"could not be checked: {error}")
+            finding = CheckResult(name, "error", f"could not be checked: {error}")
         if finding is not None:
             findings.append(finding)
     return findings
 
 
 def _some(data: Tensor, generator: Generator) -> Tensor:
-    """The data in some order, and not more than need be looked at."""
+    """The data in random order, at most as many as the checks need."""
     order = torch.randperm(len(data), generator=generator, device=generator.device)
     return data[order[:_MOST_DATA].to(data.device)]

@@ -1,7 +1,8 @@
-"""The plainest model there is, to hold another against: every element by itself, without a z.
+"""The simplest baseline for a model: independent elements, without a latent z.
 
-Numbers: a normal law with the mean and variance that an element has in the other data. Classes and
-counts: how often each value is there. Zeros and ones: the cross-entropy with the element's mean.
+Real numbers get a normal distribution with the element's mean and variance in the other data;
+classes and counts the frequency of each value; zeros and ones the cross-entropy with the element's
+mean.
 """
 
 import math
@@ -9,38 +10,43 @@ import math
 import torch
 from torch import Tensor
 
-from crosscoding.checks.parts import parts_of
-from crosscoding.likelihoods import DiscretizedLogistic, Likelihood, Mixed
+from crosscoding.checks.likelihood_parts import Part, parts_of
+from crosscoding.likelihoods import Likelihood
 
 FEWEST = 10
-"""Data below which an element's mean and variance say too little."""
+"""Number of data below which an element's mean and variance say too little."""
 KINDS = ("real", "binary", "counts", "classes")
-"""Of likelihoods that there is a law for."""
+"""The kinds of likelihood that have a baseline."""
 
 
 def log_prob_of_columns(likelihood: Likelihood, data: Tensor, floor: Tensor) -> Tensor:
-    """Σ over elements of log p(t_e), each law from the other data, in nats, (N,).
+    """Σ over elements of log p(t_e), each distribution fitted to the other data, in nats, (N,).
 
     Args:
-        likelihood: Tells which law, by its kind, one of KINDS or those of its parts.
+        likelihood: Its kind, or that of its parts, selects the distributions; one of KINDS.
         data: Shape (N, *data), N ≥ 2.
-        floor: Least variance of an element's normal law, shape (*data).
+        floor: Least variance of an element's normal distribution, shape (*data).
     """
     data, floor = data.double(), floor.double()
-    if isinstance(likelihood, Mixed):
-        parts = parts_of(likelihood, data, floor)
-        return torch.stack(
-            [log_prob_of_columns(part.likelihood, *part.tensors) for part in parts]
-        ).sum(0)
+    parts = parts_of(likelihood, data, floor)
+    return torch.stack([_log_prob_of_part(part) for part in parts]).sum(0)
+
+
+def _log_prob_of_part(part: Part) -> Tensor:
+    likelihood, (data, floor) = part.likelihood, part.tensors
     if likelihood.kind == "binary":
         elements = _binary(data)
     elif likelihood.kind in ("counts", "classes"):
         elements = _frequencies(data)
-    else:
+    elif likelihood.kind == "real":
         elements = _normal(data, floor)
-        if isinstance(likelihood, DiscretizedLogistic):  # the mass of an interval
-            width = (likelihood.high - likelihood.low) / (likelihood.bins - 1)
-            elements = (elements + math.log(width)).clamp_max(0.0)
+        if likelihood.width is not None:  # the mass of an interval, not a density
+            elements = (elements + math.log(likelihood.width)).clamp_max(0.0)
+    else:
+        raise ValueError(
+            f"expected a likelihood whose kind is one of {', '.join(KINDS)}, got "
+            f"{likelihood.kind!r} of {type(likelihood).__name__}; set its kind"
+        )
     return elements.flatten(1).sum(1)
 
 
@@ -54,13 +60,13 @@ def _normal(data: Tensor, floor: Tensor) -> Tensor:
 
 
 def _binary(data: Tensor) -> Tensor:
-    """t log p + (1 − t) log(1 − p), p the mean of all but t_n, with one more of each."""
+    """t log p + (1 − t) log(1 − p), p the mean of all but t_n with one 0 and one 1 added."""
     share = (data.sum(0) - data + 1) / (len(data) + 1)
     return data * share.log() + (1 - data) * (-share).log1p()
 
 
 def _frequencies(data: Tensor) -> Tensor:
-    """log of how often the value is there in all but t_n, one more of each value that there is."""
+    """log of the value's frequency in all but t_n, with one of each occurring value added."""
     values, codes = data.unique(return_inverse=True)
     counts = torch.stack([(codes == value).sum(0) for value in range(len(values))])
     own = counts.gather(0, codes).double()

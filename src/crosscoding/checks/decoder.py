@@ -1,4 +1,4 @@
-"""Checks of a decoder by itself: what it outputs, and whether methods can work with it."""
+"""Checks of a decoder alone: its output, and whether methods can work with it."""
 
 import copy
 import math
@@ -9,27 +9,27 @@ from torch import Tensor, nn
 
 from crosscoding.checks.subject import Subject
 from crosscoding.likelihoods.expected_outputs import doubt_of, joined
-from crosscoding.model.check_report import Finding
+from crosscoding.model.check_report import CheckResult
 from crosscoding.random import normal
 
-_TOLERANCE = 1e-3  # of the largest output, below which two outputs are the same
-_NUM_ALONE = 8  # probes that are decoded one by one
-_NUM_DIRECTIONS = 8  # derivatives that are compared with differences
-_DRIFT = 0.5  # standard deviations, or log ratio of variances, of half the channels
+_TOLERANCE = 1e-3  # of the largest output, within which two outputs count as equal
+_NUM_ALONE = 8  # probes to decode one by one
+_NUM_DIRECTIONS = 8  # derivatives to compare with differences
+_DRIFT = 0.5  # standard deviations, or half log ratio of variances, of the median channel
 _FAR = (1.0, 2.0, 3.0, 4.0)  # standard deviations of the prior beyond √latent
 
 
-def output(subject: Subject) -> Finding:
-    """Whether what the decoder outputs can be the likelihood's parameters, and means them."""
+def output(subject: Subject) -> CheckResult:
+    """Whether the decoder's output can be, and probably is, the likelihood's parameters."""
     likelihood, params = subject.vae.likelihood, subject.output
     lost = subject.vae.lost(params)
     if lost.any():
         bad, element = int(lost.any(1).sum()), int(lost.sum(0).argmax())
-        return Finding(
+        return CheckResult(
             "output",
             "error",
             f"NaN or infinity at {bad} of {len(params)} draws from the prior, most often for "
-            f"{subject.vae.element_name(element)}; check the weights that were loaded, and for "
+            f"{subject.vae.element_name(element)}; check the loaded weights, and for "
             "overflow",
         )
     low, high = params.min().item(), params.max().item()
@@ -37,16 +37,16 @@ def output(subject: Subject) -> Finding:
     try:
         likelihood.check_params(params)
     except ValueError as error:
-        return Finding("output", "error", str(error), figures)
+        return CheckResult("output", "error", str(error), figures)
     if doubt := doubt_of(likelihood, subject.vae.decode, subject.probes, params):
-        return Finding("output", "error", doubt, figures)
+        return CheckResult("output", "error", doubt, figures)
     shape = tuple(subject.vae.data_shape)
-    words = f"{type(likelihood).__name__} of data {shape}, parameters from {low:.4g} to {high:.4g}"
-    return Finding("output", "ok", words, figures)
+    words = f"{type(likelihood).__name__}, data shape {shape}, parameters {low:.4g} to {high:.4g}"
+    return CheckResult("output", "ok", words, figures)
 
 
-def repeatability(subject: Subject) -> Finding:
-    """Whether one z always gives the same output: again, alone, and among others."""
+def repeatability(subject: Subject) -> CheckResult:
+    """Whether one z always gives the same output: again, alone, and among other z."""
     vae, z, first = subject.vae, subject.probes, subject.output
     largest = torch.where(first.isfinite(), first, 0.0).abs().max().clamp_min(1e-6)
     training = [name or type(m).__name__ for name, m in vae.decoder.named_modules() if m.training]
@@ -61,28 +61,28 @@ def repeatability(subject: Subject) -> Finding:
     figures = {"largest_difference": max(shares.values())}
     wrong = [f"{share:.1%} {words}" for words, share in shares.items() if not share <= _TOLERANCE]
     if wrong:
-        return Finding(
+        return CheckResult(
             "repeatability",
             "error",
-            f"the output for one z changes, by {', by '.join(wrong)}; turn off dropout, noise and "
-            "batch statistics, and what is kept from call to call",
+            f"the output for one z changes, by {', by '.join(wrong)}; turn off dropout, noise, "
+            "batch statistics and any state kept from call to call",
             figures,
         )
     if training:
-        return Finding(
+        return CheckResult(
             "repeatability",
             "warning",
             f"{', '.join(training[:3])} stayed in training mode after .eval(); a module that "
             "overrides train() must pass it on to its parts",
             figures,
         )
-    return Finding(
+    return CheckResult(
         "repeatability", "ok", "the same z gives the same output: again, alone, in a batch", figures
     )
 
 
-def batch_norm(subject: Subject) -> Finding | None:
-    """Whether batch norm's running statistics were estimated, and of what the prior gives."""
+def batch_norm(subject: Subject) -> CheckResult | None:
+    """Whether batch norm's running statistics were estimated, and match draws from the prior."""
     layers = {
         name: module
         for name, module in subject.vae.decoder.named_modules()
@@ -92,36 +92,36 @@ def batch_norm(subject: Subject) -> Finding | None:
         return None
     initial = [name for name, layer in layers.items() if _is_initial(layer)]
     if initial:
-        return Finding(
+        return CheckResult(
             "batch norm",
             "error",
             f"the running mean and variance are 0 and 1 in {len(initial)} of {len(layers)} layers "
-            f"({initial[0]} first): never estimated, or not loaded; decode a few thousand draws of "
+            f"(first {initial[0]}): never estimated, or not loaded; decode a few thousand draws of "
             "the encoder in training mode, with momentum=None",
         )
     drift = {name: _drift(layers[name], x) for name, x in _inputs(subject, layers).items()}
     worst = max(drift, key=lambda name: drift[name])
     figures = {"worst_drift": drift[worst]}
     if drift[worst] > _DRIFT:
-        return Finding(
+        return CheckResult(
             "batch norm",
             "warning",
             f"at {worst} draws from the prior differ from the running statistics by "
-            f"{drift[worst]:.2g} standard deviations or in the logarithm of the variance (median "
-            f"channel, at most {_DRIFT}): estimate them again under the final weights",
+            f"{drift[worst]:.2g} standard deviations, or in the log standard deviation (median "
+            f"channel; at most {_DRIFT} is fine): estimate them again with the final weights",
             figures,
         )
-    return Finding(
+    return CheckResult(
         "batch norm",
         "ok",
         f"running statistics of {len(layers)} layers, within {drift[worst]:.2g} standard "
-        "deviations of what draws from the prior give",
+        "deviations of draws from the prior",
         figures,
     )
 
 
-def far_out(subject: Subject) -> Finding:
-    """Whether the decoder stays finite, and its output allowed, where methods may come to look."""
+def far_out(subject: Subject) -> CheckResult:
+    """Whether the output stays finite and allowed as far out as methods may look."""
     vae = subject.vae
     rays = nn.functional.normalize(subject.probes[:32], dim=-1)
     radius = 0.0
@@ -131,35 +131,35 @@ def far_out(subject: Subject) -> Finding:
         try:
             vae.likelihood.check_params(params)
         except ValueError as error:
-            return Finding("far out", "warning", f"at |z| = {radius:.3g}: {error}")
+            return CheckResult("far out", "warning", f"at |z| = {radius:.3g}: {error}")
         if not vae.likelihood.allowed(params).all():
-            return Finding(
+            return CheckResult(
                 "far out",
                 "warning",
-                f"NaN or infinity at |z| = {radius:.3g}, where the prior has next to no mass but "
-                "methods may look; bound what overflows, an exponential for example",
+                f"NaN or infinity at |z| = {radius:.3g}, where the prior has almost no mass but "
+                "methods may look; bound what overflows, such as an exponential",
             )
-    return Finding("far out", "ok", f"finite out to |z| = {radius:.3g}")
+    return CheckResult("far out", "ok", f"finite out to |z| = {radius:.3g}")
 
 
-def gradients(subject: Subject) -> Finding:
-    """Whether derivatives by z are finite, not all 0, and those that differences give."""
+def gradients(subject: Subject) -> CheckResult:
+    """Whether derivatives by z are finite, not all 0, and agree with finite differences."""
     decode, z, step, tolerance = _smooth(subject)
     z = z.detach().requires_grad_()
     with torch.enable_grad():
         value = decode(z)
         if not value.requires_grad:
-            return _bad_gradient("the decoder cuts gradients off: leave out detach() and no_grad()")
+            return _bad_gradient("the decoder cuts gradients off: remove detach() and no_grad()")
         weight = normal(value.shape[1:], generator=subject.generator, like=value)
         finite = value.isfinite()  # a logit may be -inf throughout
         (gradient,) = torch.autograd.grad(torch.where(finite, value * weight, 0.0).sum(), z)
     if not gradient.isfinite().all():
         return _bad_gradient(
-            "derivatives are NaN or infinite at draws from the prior; look for a root or a "
-            "logarithm at 0, and for 0 / 0"
+            "derivatives are NaN or infinite at draws from the prior; look for a root or "
+            "logarithm of 0, or 0 / 0"
         )
     direction = nn.functional.normalize(gradient, dim=-1)
-    if not gradient.any():  # along which it should then not change either
+    if not gradient.any():  # then the output should not change along any direction
         direction = nn.functional.normalize(torch.ones_like(z), dim=-1)
     with torch.no_grad():
         change = (decode(z + step * direction) - decode(z - step * direction)) * weight
@@ -172,42 +172,42 @@ def gradients(subject: Subject) -> Finding:
     worst = error.median().item()  # a kink spoils a difference here and there
     if worst > tolerance:
         return _bad_gradient(
-            f"derivatives are off from differences by {worst:.1%} of their size; look for "
-            "detach(), or a backward() of your own",
+            f"derivatives differ from finite differences by {worst:.1%}; look for detach() or a "
+            "custom backward()",
             worst,
         )
-    kind = "in double" if z.dtype == torch.double else f"in {z.dtype}"
-    return Finding(
-        "gradients", "ok", f"those of central differences, {kind}", {"relative_error": worst}
+    kind = "in double precision" if z.dtype == torch.double else f"in {z.dtype}"
+    return CheckResult(
+        "gradients", "ok", f"agree with central differences, {kind}", {"relative_error": worst}
     )
 
 
 def _gap(output: Tensor, other: Tensor) -> Tensor:
-    """How far two outputs are apart, 0 where both are the same infinity, or NaN."""
+    """The difference of two outputs, 0 where both are NaN or the same infinity."""
     same = (output == other) | (output.isnan() & other.isnan())
     return torch.where(same, 0.0, output - other)
 
 
-def _bad_gradient(message: str, error: float = math.nan) -> Finding:
-    return Finding("gradients", "error", message, {"relative_error": error})
+def _bad_gradient(message: str, error: float = math.nan) -> CheckResult:
+    return CheckResult("gradients", "error", message, {"relative_error": error})
 
 
 def _smooth(subject: Subject) -> tuple[Callable[[Tensor], Tensor], Tensor, float, float]:
-    """The decoder and some z, in double where it can; the step and the tolerance that go with it.
+    """The decoder and some z, in double if possible; and the step and tolerance that suit them.
 
-    Rounding leaves eps · |output| / step of a difference, the curvature step² of it.
+    A difference is off by eps · |output| / step through rounding, by step² through curvature.
     """
     vae, z = subject.vae, subject.probes[:_NUM_DIRECTIONS]
     double = copy.deepcopy(vae.decoder).double()
 
     def decode(points: Tensor) -> Tensor:
-        return joined(vae.likelihood, double(points.clone()))  # as it may write over its input
+        return joined(vae.likelihood, double(points.clone()))  # it may overwrite its input
 
     try:
         with torch.no_grad():
             if decode(z.double()).dtype == torch.double:
                 return decode, z.double(), 1e-6, 1e-3
-    except Exception:  # its code has float32 in it
+    except Exception:  # float32 is hard-coded in it
         pass
     return vae.decode, z, 1e-2, 0.05
 
@@ -218,7 +218,7 @@ def _is_initial(layer: nn.Module) -> bool:
 
 
 def _inputs(subject: Subject, layers: dict[str, nn.Module]) -> dict[str, Tensor]:
-    """What reaches each layer first, (N, C, …), when the probes are decoded."""
+    """The first input (N, C, …) of each layer when the probes are decoded."""
     seen: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -237,7 +237,7 @@ def _inputs(subject: Subject, layers: dict[str, nn.Module]) -> dict[str, Tensor]
 
 
 def _drift(layer: nn.Module, inputs: Tensor) -> float:
-    """How far inputs (N, C, …) are from the running statistics, of the median channel."""
+    """How far inputs (N, C, …) are from the running statistics, in the median channel."""
     channels = inputs.transpose(0, 1).flatten(1)
     mean, variance = layer.get_buffer("running_mean"), layer.get_buffer("running_var")
     variance = variance.clamp_min(1e-12)

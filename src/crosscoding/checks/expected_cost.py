@@ -1,4 +1,4 @@
-"""What answers will cost, and which methods suit the model."""
+"""Checks of what answers will cost, and which methods suit the model."""
 
 import time
 
@@ -8,22 +8,22 @@ from torch import nn
 from crosscoding.checks.subject import Subject
 from crosscoding.errors import counted
 from crosscoding.model.bank import Bank
-from crosscoding.model.check_report import Finding
+from crosscoding.model.check_report import CheckResult
 
-_GRID_DIM = 3  # up to which a grid integrates
-_FITTED_DIM = 32  # up to which importance weights of a fit mostly hold
+_GRID_DIM = 3  # largest latent size for a grid
+_FITTED_DIM = 32  # largest latent size at which importance weights of a fit mostly work
 _MEGABYTE = 2**20
 
 
-def cost(subject: Subject) -> Finding:
-    """Seconds, multiply-adds and memory of decoding one z, among as many as fit a batch."""
+def cost(subject: Subject) -> CheckResult:
+    """Seconds, multiply-adds and memory of decoding one z in a batch."""
     vae, num = subject.vae, len(subject.probes)
     start = time.perf_counter()
-    subject.decoded(subject.probes)[-1:].cpu()  # which waits for it, on a GPU
+    subject.decoded(subject.probes)[-1:].cpu()  # on a GPU, this waits for the result
     seconds = (time.perf_counter() - start) / num
     row_bytes = vae.row_values * vae.dtype.itemsize
     figures = {"seconds": seconds, "operations": vae.operations, "row_bytes": float(row_bytes)}
-    return Finding(
+    return CheckResult(
         "cost",
         "ok",
         f"decoding one z takes {_seconds(seconds)}, {vae.operations:.2g} multiply-adds and "
@@ -32,8 +32,8 @@ def cost(subject: Subject) -> Finding:
     )
 
 
-def bank(subject: Subject) -> Finding:
-    """The decoded points of the prior that every query is held against first."""
+def bank(subject: Subject) -> CheckResult:
+    """The bank: its size, and what making and asking it takes."""
     vae = subject.vae
     start = time.perf_counter()
     points = Bank.of(vae)
@@ -44,49 +44,49 @@ def bank(subject: Subject) -> Finding:
     to_ask = time.perf_counter() - start
     size = points.num_bytes / _MEGABYTE
     figures = {"points": float(len(points.points)), "bytes": float(points.num_bytes)}
-    return Finding(
+    return CheckResult(
         "bank",
         "ok",
-        f"{len(points.points):,} points of the prior are kept decoded, in {size:,.0f} MiB; made in "
-        f"{_seconds(to_make)}, one complete datum against all takes {_seconds(to_ask)}",
+        f"{len(points.points):,} decoded points of the prior are kept, in {size:,.0f} MiB, made in "
+        f"{_seconds(to_make)}; comparing a complete datum with all takes {_seconds(to_ask)}",
         figures | {"seconds_to_ask": to_ask},
     )
 
 
-def head(subject: Subject) -> Finding:
-    """Whether the decoder's last linear layer was found, so that it can be run in part."""
+def head(subject: Subject) -> CheckResult:
+    """Whether the last linear layer was found, so that only observed rows need to run."""
     if not subject.vae.likelihood.by_rows:
-        return Finding(
+        return CheckResult(
             "last layer",
             "note",
-            "its rows are not told apart where columns differ or a dispersion is decoded, so whole "
-            "data are decoded for any evidence",
+            "its rows cannot be separated if columns differ or a dispersion is decoded, so "
+            "complete data are decoded for any evidence",
         )
     if isinstance(subject.vae.decoder, nn.Linear):
-        return Finding("last layer", "ok", "the only one: it is run as a whole, which is cheap")
+        return CheckResult("last layer", "ok", "the only layer: all of it is run, which is cheap")
     if subject.vae.head is not None:
         rows, width = subject.vae.head.weight.shape
-        words = f"found, {width} to {rows}: only what the evidence observes is decoded"
-        return Finding("last layer", "ok", words)
-    return Finding(
+        words = f"found, {width} to {rows}: only observed elements are decoded"
+        return CheckResult("last layer", "ok", words)
+    return CheckResult(
         "last layer",
         "note",
-        "no linear one was found, as in convolutional decoders, so complete data are decoded for any "
-        "evidence; where there is one, end forward() in it or an elementwise function of it",
+        "no linear one was found, as in convolutional decoders, so complete data are decoded for "
+        "any evidence; if there is one, end forward() in it or in an elementwise function of it",
     )
 
 
-def methods(subject: Subject) -> Finding:
-    """What to expect of methods at this latent size."""
+def methods(subject: Subject) -> CheckResult:
+    """What to expect from methods at this latent size."""
     dim = subject.vae.latent_dim
     if dim <= _GRID_DIM:
-        words = "Auto (the default) integrates over a grid, next to exactly; all methods work"
+        words = "Auto (the default) integrates over a grid, almost exactly; all methods work"
     elif dim <= _FITTED_DIM:
-        words = "Auto (the default) fits and checks itself; Grid and Rejection are not for so many"
+        words = "Auto (the default) fits and checks itself; too many for Grid and Rejection"
     else:
-        words = "Auto (the default) gives the best Gaussian, seldom trusted; HMC to compare with"
-        return Finding("methods", "note", f"{counted(dim, 'latent dimension')}: {words}")
-    return Finding("methods", "ok", f"{counted(dim, 'latent dimension')}: {words}")
+        words = "Auto (the default) gives the best Gaussian, seldom trusted; compare with HMC"
+        return CheckResult("methods", "note", f"{counted(dim, 'latent dimension')}: {words}")
+    return CheckResult("methods", "ok", f"{counted(dim, 'latent dimension')}: {words}")
 
 
 def _seconds(seconds: float) -> str:

@@ -1,9 +1,10 @@
-"""p(z|t) of a few complete data, each a Gaussian at its best mode: what checks of a model rest on.
+"""p(z|t) of a few complete data, each a Gaussian at its best mode, for checks of a model.
 
     p(z|t) ≈ N(z*, H⁻¹),   log p(t) ≈ log p(z*, t) − ½ log |H| + ½ D log 2π
 
-Source: MacKay (2003), chapter 27. Differs in: `methods.Laplace` weighs all modes and checks them;
-here the best of a few climbs is taken as it is, which is cheap and near enough to judge a model by.
+Source: MacKay (2003), chapter 27. Differs in: nothing. `methods.Laplace` weighs all modes and
+checks them; here the best of a few climbs is used unchecked, which is cheap and good enough to
+judge a model.
 """
 
 import math
@@ -17,22 +18,22 @@ from crosscoding.methods.numerics.gauss_newton import climb, half_log_determinan
 from crosscoding.model.vae import VAE
 from crosscoding.target.vae_target import VAETarget
 
-_OPERATIONS = 1e11  # multiply-adds for all climbs: some seconds
+_OPERATIONS = 1e11  # multiply-adds for all climbs: a few seconds
 _FEWEST, _MOST = 4, 64  # climbs
-_MANY = 16  # climbs, from which on each datum has two
-_STEPS, _EVERY = 25, 9  # of a climb, at most, and how many of them with one curvature
-_PASSES = 3  # of the decoder, that a step takes
+_MANY = 16  # climbs, from which each datum gets two
+_STEPS, _EVERY = 25, 9  # most steps of a climb, and how many share one curvature
+_PASSES = 3  # of the decoder, per step
 
 
 @dataclass(frozen=True, eq=False)
 class Fits:
-    """Gaussians that stand for p(z|t) of N data.
+    """Gaussian approximations of p(z|t) for N data.
 
     Args:
-        data: These data, (N, *data).
+        data: The data, (N, *data).
         mean: z*, shape (N, latent).
         precision: H, in double, (N, latent, latent).
-        log_prob: log p(t), about, in nats, (N,).
+        log_prob: Approximate log p(t) in nats, (N,).
     """
 
     data: Tensor
@@ -42,11 +43,11 @@ class Fits:
 
 
 def fit(vae: VAE, data: Tensor, first: Tensor | None) -> Fits:
-    """Fits of the first few data, as many as a bounded amount of work allows.
+    """Fits to the first few data, as many as a bounded amount of work allows.
 
     Args:
         vae: The model.
-        data: Complete data that it can have, (N, *data).
+        data: Complete data in its support, (N, *data).
         first: A guess at z for each, (N, latent), or None.
     """
     passes = _STEPS * _PASSES + -(-_STEPS // _EVERY) * vae.latent_dim

@@ -1,27 +1,27 @@
-"""Checks of the latent space: what the decoder uses of it, and where data lie in it."""
+"""Checks of the latent space: which dimensions the decoder uses, and where data lie."""
 
 import torch
 from torch import Tensor
 
 from crosscoding.checks.subject import Subject
 from crosscoding.errors import counted
-from crosscoding.model.check_report import Finding
+from crosscoding.model.check_report import CheckResult
 from crosscoding.target.jacobian import with_jacobian
 
 _OPERATIONS = 2e10  # multiply-adds for Jacobians: about a second
 _MOST_JACOBIANS = 32
-_ACTIVE = 0.01  # Fisher information, or variance of q's means, below which a dimension is ignored
-_APART = 0.25  # nats of KL[moments of q(z) ‖ N(0, I)] for each dimension
-_FARTHEST = 4.0  # mean square of a coordinate of z, 1 under the prior, beyond its noise
-_FEWEST = 100  # data from which on each dimension's moments are known
+_ACTIVE = 0.01  # Fisher information, or variance of q's means, below which one is ignored
+_APART = 0.25  # nats of KL[moments of q(z) ‖ N(0, I)] per dimension
+_FARTHEST = 4.0  # mean square of a coordinate of z, which is 1 under the prior
+_FEWEST = 100  # data needed to know the moments of each dimension
 
 
 @torch.no_grad()
-def use(subject: Subject) -> Finding:
+def use(subject: Subject) -> CheckResult:
     """How many latent dimensions move the datum by more than its noise.
 
-    By the Fisher information of z about each, diag E[Jᵀ F J]: a complete datum leaves about
-    1 / √(1 + information) of the prior's standard deviation.
+    Measured by the Fisher information about each, diag E[Jᵀ F J]: a complete datum reduces the
+    standard deviation to about 1 / √(1 + information) of the prior's.
     """
     vae = subject.vae
     dim = vae.latent_dim
@@ -36,27 +36,27 @@ def use(subject: Subject) -> Finding:
     left = 1 / (1 + information).sqrt()
     figures = {"active": float(dim - len(ignored)), "ignored": float(len(ignored))}
     if len(ignored) == dim:
-        return Finding(
+        return CheckResult(
             "latent",
             "error",
             f"none of {counted(dim, 'dimension')} moves the datum by more than its noise: the "
-            "decoder is untrained or dead, or the likelihood's scale far too large",
+            "decoder is untrained or dead, or the likelihood's scale is far too large",
             figures,
         )
     if ignored:
         named = ", ".join(map(str, ignored[:8])) + (", …" if len(ignored) > 8 else "")
-        return Finding(
+        return CheckResult(
             "latent",
             "note",
             f"{dim - len(ignored)} of {dim} dimensions are active; the decoder ignores {named}, "
-            "and keeps the prior there: such dimensions only cost time",
+            "which keep their prior and only cost time",
             figures,
         )
-    return Finding(
+    return CheckResult(
         "latent",
         "ok",
-        f"{_all_active(dim)}; a complete datum leaves {left.min():.2g} to "
-        f"{left.max():.2g} of a prior standard deviation",
+        f"{_all_active(dim)}; a complete datum reduces standard deviations to {left.min():.2g} to "
+        f"{left.max():.2g} of the prior's",
         figures,
     )
 
@@ -65,8 +65,8 @@ def _all_active(dim: int) -> str:
     return "the dimension is active" if dim == 1 else f"all {dim} dimensions are active"
 
 
-def prior(subject: Subject) -> Finding:
-    """Whether data lie where the prior says: the aggregated posterior q(z) against N(0, I)."""
+def prior(subject: Subject) -> CheckResult:
+    """Whether data lie where the prior does: the aggregated posterior q(z) against N(0, I)."""
     if subject.encoded is None:
         return _prior_by_fits(subject)
     means, variances = subject.encoded
@@ -83,21 +83,21 @@ def prior(subject: Subject) -> Finding:
         f"{active:.0%} of dimensions active"
     )
     if num < _FEWEST:
-        return Finding("prior", "note", f"{words}; too few to judge by", figures)
+        return CheckResult("prior", "note", f"{words}; too few to judge by", figures)
     if total > _APART * dim or divergence[worst] > 4 * _APART:
-        return Finding(
+        return CheckResult(
             "prior",
             "warning",
             f"{words}; worst in dimension {worst}, of mean {mean[worst]:.2g} and deviation "
-            f"{variance[worst].sqrt():.2g}: data lie where the prior is not, and completions from "
-            "little evidence will not look like them",
+            f"{variance[worst].sqrt():.2g}: data lie where the prior has little mass, so "
+            "completions from little evidence will not look like them",
             figures,
         )
-    return Finding("prior", "ok", words, figures)
+    return CheckResult("prior", "ok", words, figures)
 
 
-def _prior_by_fits(subject: Subject) -> Finding:
-    """By the mean square of z over fits of a few data, which is 1 where all is well."""
+def _prior_by_fits(subject: Subject) -> CheckResult:
+    """The same check from the mean square of z over fits to a few data, 1 under the prior."""
     fits = subject.fits
     spread = torch.linalg.eigvalsh(fits.precision).reciprocal()
     square = (fits.mean.double().square() + spread).mean().item()
@@ -106,19 +106,19 @@ def _prior_by_fits(subject: Subject) -> Finding:
     words = f"z of {num} has a mean square of {square:.2g}, 1 under the prior"
     noise = (2 / fits.mean.numel()) ** 0.5
     if square > _FARTHEST + 4 * noise:
-        return Finding(
+        return CheckResult(
             "prior",
             "warning",
-            f"{words}: data lie farther out than the prior, and completions from little evidence "
+            f"{words}: data lie farther out than the prior, so completions from little evidence "
             "will not look like them",
             figures,
         )
-    return Finding("prior", "ok", f"{words}; an encoder would tell more", figures)
+    return CheckResult("prior", "ok", f"{words}; pass an encoder for a finer check", figures)
 
 
 @torch.no_grad()
-def encoder(subject: Subject) -> Finding | None:
-    """Whether the encoder is this decoder's: does its z for a datum decode to that datum?"""
+def encoder(subject: Subject) -> CheckResult | None:
+    """Whether the encoder belongs to the decoder: does its z for a datum decode to that datum?"""
     if subject.encoded is None or subject.data is None:
         return None
     means, _ = subject.encoded
@@ -133,16 +133,16 @@ def encoder(subject: Subject) -> Finding | None:
     other = likelihood.masked_log_prob(params, data.roll(1, 0), everything)
     better = (own > other).double().mean().item()
     figures = {"own_is_likelier": better}
-    words = f"{better:.0%} of {num} data are likelier at their own z than at another datum's"
+    words = f"{better:.0%} of {num} data are more likely at their own z than at another datum's"
     if better < 0.5 + 1.5 / num**0.5:  # chance and three standard errors
-        return Finding(
+        return CheckResult(
             "encoder",
             "warning",
-            f"{words}, no more than by chance: is it the encoder of this decoder, and are data "
-            "scaled for both?",
+            f"{words}, no better than chance: does the encoder belong to this decoder, and are the "
+            "data scaled for both?",
             figures,
         )
-    return Finding("encoder", "ok", words, figures)
+    return CheckResult("encoder", "ok", words, figures)
 
 
 def _span(values: Tensor) -> str:

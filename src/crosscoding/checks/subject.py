@@ -1,4 +1,4 @@
-"""What a check looks at: the model, points of its prior that are decoded once, and some data."""
+"""The subject of all checks: the model, decoded points of its prior, and some data."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +12,7 @@ from crosscoding.random import normal
 
 _OPERATIONS = 5e9  # multiply-adds to decode the probes: a fraction of a second
 _FEWEST_PROBES, _MOST_PROBES = 16, 256
-_BLOCK = 250  # data that are encoded at once
+_BLOCK = 250  # data to encode at once
 _CHUNK_BYTES = 64 * 2**20
 
 
@@ -22,7 +22,7 @@ class Subject:
 
     Args:
         vae: The model.
-        generator: All random numbers come from it.
+        generator: The source of all random numbers.
         data: Complete data that fit the model, (N, *data), or None.
     """
 
@@ -38,29 +38,29 @@ class Subject:
 
     @cached_property
     def output(self) -> Tensor:
-        """What the decoder outputs at the probes, (num, *data, *param_shape)."""
+        """The decoder's output at the probes, (num, *data, *param_shape)."""
         return self.decoded(self.probes)
 
     @cached_property
     def params(self) -> Tensor:
-        """The same with the elements of a datum in one dimension, (num, E, *param_shape)."""
+        """The same for flattened data, (num, E, *param_shape)."""
         return self.flat(self.output)
 
     @property
     def whole(self) -> Tensor:
-        """The data; there have to be some."""
+        """The data; raises if there are none."""
         if self.data is None:
             raise ValueError("expected data, got none")
         return self.data
 
     @cached_property
     def fits(self) -> Fits:
-        """p(z|t) of the first few data, about."""
+        """Gaussian fits to p(z|t) of the first few data."""
         return fit(self.vae, self.whole, None if self.encoded is None else self.encoded[0])
 
     @cached_property
     def encoded(self) -> tuple[Tensor, Tensor] | None:
-        """Mean and variance of q(z|t) of all data, (N, latent) each; None without an encoder.
+        """Mean and variance of q(z|t) for all data, (N, latent) each; None without an encoder.
 
         Raises:
             NonFiniteError: The encoder outputs NaN or infinity.
@@ -78,16 +78,16 @@ class Subject:
 
     @property
     def like(self) -> Tensor:
-        """An empty tensor of the model's dtype, where it lies."""
+        """An empty tensor of the model's dtype, on its device."""
         return torch.empty(0, dtype=self.vae.dtype, device=self.vae.device)
 
     @torch.no_grad()
     def decoded(self, z: Tensor) -> Tensor:
-        """The decoder's output at z (N, latent), piece by piece."""
+        """The decoder's output at z (N, latent), computed in pieces."""
         row_bytes = max(self.vae.row_values * z.element_size(), 1)
         size = max(_CHUNK_BYTES // row_bytes, 1)
         return torch.cat([self.vae.decode(piece) for piece in z.split(size)])
 
     def flat(self, output: Tensor) -> Tensor:
-        """A decoder's output (N, *data, *param_shape) as likelihoods take it."""
+        """A decoder's output (N, *data, *param_shape) flattened as likelihoods take it."""
         return output.reshape(len(output), *self.vae.likelihood.flat_shape(output.shape[1:]))

@@ -1,23 +1,22 @@
-"""Whether data are in the units of the model: on its scale, and counts as many as it expects."""
+"""Whether data are in the units of the model: on its scale, with counts of the same size."""
 
 import math
 
 from torch import Tensor
 
 from crosscoding.checks.column_baseline import FEWEST
-from crosscoding.checks.parts import Part, parts_of, worst
+from crosscoding.checks.likelihood_parts import Part, parts_of, worst
 from crosscoding.checks.subject import Subject
-from crosscoding.likelihoods import Likelihood, Mixed, Poisson
-from crosscoding.model.check_report import Finding
+from crosscoding.model.check_report import CheckResult
 
 _FAR = 6.0  # standard deviations of the model's draws
-_FEW, _MANY = 0.05, 0.5  # shares of values on another scale: a warning, an error
+_FEW, _MANY = 0.05, 0.5  # shares of values off the scale above which to warn, or report an error
 _MARGIN = 0.1  # of a range
-_TIMES = 2.0  # as many counts, or as few; of rates that are read wrongly it is e or more
+_TIMES = 2.0  # ratio of counts that is still fine; rates that are misread give e or more
 
 
-def units(subject: Subject) -> Finding | None:
-    """Whether data and what the model draws have the same units."""
+def units(subject: Subject) -> CheckResult | None:
+    """Whether data and the model's draws are on the same scale."""
     likelihood, params = subject.vae.flat_likelihood, subject.params
     shape = len(params), subject.vae.data_size
     noise = likelihood.noise(shape, generator=subject.generator, like=subject.like)
@@ -29,16 +28,17 @@ def units(subject: Subject) -> Finding | None:
     return worst([_units_of(part) for part in parts if _can_be_compared(part)])
 
 
-def counts(subject: Subject) -> Finding | None:
-    """Whether data count as much as the model expects, and if not, whether it is read wrongly.
+def counts(subject: Subject) -> CheckResult | None:
+    """Whether counts are as large as the model expects, and if not, whether its output is misread.
 
-    A rate λ that is taken for its logarithm gives a mean of exp λ ≥ e λ, and a logarithm that is
-    taken for the rate one of log λ ≤ λ / e: element by element, so of the medians of sums too.
+    A rate λ that is read as its logarithm gives a mean of exp λ ≥ e λ; a logarithm that is read as
+    the rate gives log λ ≤ λ / e. This holds for every element, and so for medians of sums.
     """
     vae, data, params = subject.vae, subject.whole, subject.params
     if len(data) < FEWEST:
         return None
-    other = _read_otherwise(vae.likelihood).for_data(vae.data_shape, subject.like)
+    other = vae.likelihood.other_reading() or vae.likelihood
+    other = other.for_data(vae.data_shape, subject.like)
     means, otherwise = (
         reading.mean(params).reshape(-1, *vae.data_shape)
         for reading in (vae.flat_likelihood, other)
@@ -48,12 +48,12 @@ def counts(subject: Subject) -> Finding | None:
 
 
 def _can_be_compared(part: Part) -> bool:
-    """Whether values have units, differ, and have finite means."""
+    """Whether values are numbers, not all equal, with finite means under the model."""
     data, _, means = part.tensors
     return not part.classes and bool(means.isfinite().all() and data.min() != data.max())
 
 
-def _units_of(part: Part) -> Finding:
+def _units_of(part: Part) -> CheckResult:
     data, draws, means = (values.flatten(1) for values in part.tensors)
     spread = draws.std(0).clamp_min(1e-6 * draws.abs().max())
     far = ((data - draws.mean(0)).abs() > _FAR * spread).double()
@@ -68,10 +68,10 @@ def _units_of(part: Part) -> Finding:
     most = "data" if way_off else max(shares, key=lambda name: shares[name])
     share = shares[most]
     if share <= _FEW and not len(odd):
-        words = f"{part.where}data are {of_data}, what the model draws {of_draws}"
-        return Finding("units", "ok", words, shares)
+        words = f"{part.where}data range over {of_data}, the model's draws over {of_draws}"
+        return CheckResult("units", "ok", words, shares)
     words = {
-        "data": f"{share:.0%} of the values of data, {of_data}, lie outside what the model draws, "
+        "data": f"{share:.0%} of the values of data, {of_data}, lie outside the model's draws, "
         f"{of_draws}",
         "means": f"{share:.0%} of the decoder's means, {of_means}, lie outside the data, {of_data}",
         "far": f"{share:.0%} of the values of data are more than {_FAR:.0f} standard deviations "
@@ -79,56 +79,40 @@ def _units_of(part: Part) -> Finding:
     }[most]
     if share <= _FEW:
         words = (
-            f"most values of {len(odd)} of {len(far[0])} elements, that of index {int(odd[0])} "
-            f"first, are more than {_FAR:.0f} standard deviations from the model's mean of them"
+            f"most values of {len(odd)} of {len(far[0])} elements, first index "
+            f"{int(odd[0])}, are more than {_FAR:.0f} standard deviations from the model's mean"
         )
-    advice = (
-        "take counts as they are, not scaled" if part.counts else "scale the data as in training"
-    )
+    advice = "pass counts unscaled" if part.counts else "scale the data as in training"
     status = "error" if way_off or share > _MANY else "warning"
-    return Finding("units", status, f"{part.where}{words}; {advice}", shares)
+    return CheckResult("units", status, f"{part.where}{words}; {advice}", shares)
 
 
-def _counts_of(part: Part) -> Finding:
+def _counts_of(part: Part) -> CheckResult:
     data, means, otherwise = (values.double().flatten(1).sum(1) for values in part.tensors)
     times, other = _times(means, data), _times(otherwise, data)
-    words = f"{part.where}the model's counts add up to {times:.2g} times those of data"
+    words = f"{part.where}the model's counts add up to {times:.2g} times those of the data"
     margin = _TIMES * math.exp(2 * (_error(means) + _error(data)))
     if 1 / margin <= times <= margin:
-        return Finding("counts", "ok", words, {"times": times})
-    advice = "is it trained on such data, and on counts as they are?"
-    if isinstance(part.likelihood, Poisson) and 1 / _TIMES <= other <= _TIMES:
-        now, then = ("log rates", "rates") if part.likelihood.log_rate else ("rates", "log rates")
-        advice = (
-            f"what the decoder outputs is taken for {now}; taken for {then} they add up to "
-            f"{other:.2g} times: use Poisson(log_rate={not part.likelihood.log_rate})"
-        )
-    return Finding("counts", "warning", f"{words}; {advice}", {"times": times, "other": other})
-
-
-def _read_otherwise(likelihood: Likelihood) -> Likelihood:
-    """The same, with rates taken for their logarithms, and these for rates."""
-    if isinstance(likelihood, Mixed):
-        return Mixed(
-            [(_read_otherwise(part), num) for part, num in likelihood.pairs], likelihood.dim
-        )
-    if isinstance(likelihood, Poisson):
-        return Poisson(log_rate=not likelihood.log_rate)
-    return likelihood
+        return CheckResult("counts", "ok", words, {"times": times})
+    advice = "was it trained on such data, with unscaled counts?"
+    reading = part.likelihood.other_reading()
+    if reading is not None and 1 / _TIMES <= other <= _TIMES:
+        advice = f"read as {reading}, the decoder's output gives {other:.2g} times: use {reading}"
+    return CheckResult("counts", "warning", f"{words}; {advice}", {"times": times, "other": other})
 
 
 def _times(sums: Tensor, others: Tensor) -> float:
-    """The ratio of medians, of which each is 1 more, as all counts may be 0."""
+    """The ratio of medians, 1 added to each, as all counts may be 0."""
     return ((sums.median() + 1) / (others.median() + 1)).item()
 
 
 def _error(sums: Tensor) -> float:
-    """Standard error of the logarithm of the median, as for a normal law."""
+    """Standard error of the log median, as for a normal distribution."""
     return 1.25 * (sums + 1).log().std().item() / len(sums) ** 0.5
 
 
 def _share_outside(values: Tensor, others: Tensor, margin: float = _MARGIN) -> float:
-    """Share of values that lie outside the range of others, widened by a share of it."""
+    """The share of values outside the range of others, widened by a share `margin` of it."""
     low, high = others.min(), others.max()
     beyond = margin * (high - low)
     return ((values < low - beyond) | (values > high + beyond)).double().mean().item()

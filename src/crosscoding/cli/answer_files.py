@@ -15,7 +15,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from crosscoding.checks.parts import parts_of
+from crosscoding.checks.likelihood_parts import parts_of
 from crosscoding.cli.cells import Style
 from crosscoding.cli.console import figure, out, write_json
 from crosscoding.cli.pixels import Pixels

@@ -14,9 +14,10 @@ from crosscoding.cli.console import (
     use_one_thread,
     write_json,
 )
-from crosscoding.evidence import Evidence, random_mask
+from crosscoding.evidence import Evidence
 from crosscoding.experiments import mixture
 from crosscoding.experiments.figures.demo_table import COMPARED, Comparison, compare
+from crosscoding.masks import random_mask
 from crosscoding.methods import METHODS
 from crosscoding.plots import colour, density_panels, mark_evidence, write_labelled
 from crosscoding.progress import followed, silent

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from crosscoding.cli.paths import expanded
 from crosscoding.cli.pixels import read_picture
-from crosscoding.evidence import random_mask, rectangle_mask
+from crosscoding.masks import random_mask, rectangle_mask
 
 
 def parse_mask(spec: str, shape: Sequence[int], *, seed: int) -> Tensor:

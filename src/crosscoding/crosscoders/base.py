@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 
 from crosscoding.crosscoders.weighted_draws import WeightedDraws
 from crosscoding.errors import ModelFormatError
-from crosscoding.persistence.folder import Parts
+from crosscoding.persistence.folder import Contents
 from crosscoding.random import normal
 
 Params = dict[str, Tensor]
@@ -181,14 +181,14 @@ class Fitted:
         params = {name: torch.cat([fit.params[name] for fit in fits]) for name in first.params}
         return Fitted(first.crosscoder, params, first.dim)
 
-    def to_parts(self) -> Parts:
+    def to_parts(self) -> Contents:
         """The parameters, and the family by name with its settings."""
         settings = {f.name: getattr(self.crosscoder, f.name) for f in fields(self.crosscoder)}  # pyright: ignore[reportArgumentType]
         name = type(self.crosscoder).__name__
         return self.params, {"name": name, "settings": settings, "dim": self.dim}
 
     @classmethod
-    def from_parts(cls, parts: Parts) -> "Fitted":
+    def from_parts(cls, parts: Contents) -> "Fitted":
         """What `to_parts` described.
 
         Raises:

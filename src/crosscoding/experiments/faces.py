@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from crosscoding import zoo
-from crosscoding.evidence import random_mask, rectangle_mask
 from crosscoding.experiments.contract import Context, UnavailableError
 from crosscoding.experiments.rivals import Problem, digest
 from crosscoding.likelihoods import Gaussian
+from crosscoding.masks import random_mask, rectangle_mask
 from crosscoding.model.vae import VAE
 from crosscoding.random import generator_from
 from crosscoding.zoo.training.data import load_pictures, scaled

@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.random import normal, spawn
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
 _NUM_FRESH = 1000
 

@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.errors import ModelFormatError, first_line
-from crosscoding.persistence.folder import Parts
+from crosscoding.persistence.folder import Contents
 
 _CHUNK_BYTES = 64 * 2**20
 LOST = 0.05  # nats: as much as the error of log p(x) that a trusted answer may have
@@ -86,6 +86,19 @@ class Likelihood(ABC):
     @abstractmethod
     def in_support(self, values: Tensor) -> Tensor:
         """Whether each value of data (*batch, *data) can be observed at all, boolean."""
+
+    @property
+    def width(self) -> float | None:
+        """Distance of neighbouring values if p(t|z) is the mass of an interval; None otherwise."""
+        return None
+
+    def other_reading(self) -> "Likelihood | None":
+        """What a decoder's output may have meant instead, such as a rate and not its logarithm.
+
+        A likelihood of the same parameter shape, or None if nothing is easily confused.
+        `VAE.check` tries it on counts that do not fit.
+        """
+        return None
 
     # ---- where parameters say nothing, or not enough ---------------------------------------------
 
@@ -352,7 +365,7 @@ class Likelihood(ABC):
 
     # ---- saving ----------------------------------------------------------------------------------
 
-    def to_parts(self) -> Parts:
+    def to_parts(self) -> Contents:
         """The likelihood's name and settings, as JSON has them; settings that are tensors apart."""
         settings = {f.name: getattr(self, f.name) for f in fields(self)}  # pyright: ignore[reportArgumentType]
         tensors = {name: value for name, value in settings.items() if isinstance(value, Tensor)}
@@ -364,7 +377,7 @@ class Likelihood(ABC):
         return tensors, {"name": type(self).__name__, "settings": plain}
 
     @staticmethod
-    def from_parts(parts: Parts) -> "Likelihood":
+    def from_parts(parts: Contents) -> "Likelihood":
         """The likelihood that `to_parts` described.
 
         Raises:

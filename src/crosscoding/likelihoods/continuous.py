@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from crosscoding.likelihoods.base import LOST
 from crosscoding.likelihoods.dispersed import Dispersed, check_positive, setting
 from crosscoding.likelihoods.samplers import seeds, uniforms
-from crosscoding.persistence.folder import Parts
+from crosscoding.persistence.folder import Contents
 from crosscoding.random import normal, uniform
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -165,7 +165,7 @@ class Gaussian(_Real):
         scale = self.split(params)[1].double()
         return scale.log(), scale.pow(-2)
 
-    def to_parts(self) -> Parts:
+    def to_parts(self) -> Contents:
         tensors, description = super().to_parts()
         if not self.log_variance:  # so that folders older than this setting hold the same
             del description["settings"]["log_variance"]

@@ -56,6 +56,9 @@ class Poisson(_Count, Linear):
         takes = "log rates whose rates are finite" if self.log_rate else "finite rates >= 0"
         object.__setattr__(self, "takes", takes)
 
+    def other_reading(self) -> "Poisson":
+        return Poisson(log_rate=not self.log_rate)
+
     def _log_rate(self, params: Tensor) -> Tensor:
         """log λ; NaN where there is none: that is an error where the element is observed."""
         if self.log_rate:

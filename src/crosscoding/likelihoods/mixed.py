@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from crosscoding.likelihoods.base import Likelihood
 from crosscoding.likelihoods.mixed_heads import Head, Part, in_columns
-from crosscoding.persistence.folder import Parts, prefixed, under
+from crosscoding.persistence.folder import Contents, prefixed, under
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +72,9 @@ class Mixed(Likelihood):
     def pairs(self) -> tuple[Part, ...]:
         """Each part with its number of columns."""
         return self.parts  # pyright: ignore[reportReturnType]
+
+    def other_reading(self) -> "Mixed":
+        return Mixed([(part.other_reading() or part, num) for part, num in self.pairs], self.dim)
 
     def data_shape(self, output: Sequence[int]) -> torch.Size | None:
         shape = list(output)
@@ -313,7 +316,7 @@ class Mixed(Likelihood):
 
     # ---- saving ----------------------------------------------------------------------------------
 
-    def to_parts(self) -> Parts:
+    def to_parts(self) -> Contents:
         tensors, parts = {}, []
         for index, (part, num) in enumerate(self.pairs):
             own, description = part.to_parts()

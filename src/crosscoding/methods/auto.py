@@ -38,7 +38,7 @@ from crosscoding.methods.numerics.covering_reference import covered
 from crosscoding.model.bank import MAX_POINTS
 from crosscoding.random import spawn
 from crosscoding.result.findings import Findings, Stage
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
 _STAGES: tuple[str, ...] = (
     "bank",

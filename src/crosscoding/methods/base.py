@@ -8,7 +8,7 @@ from torch import Generator
 from crosscoding.model.bank import MAX_POINTS
 from crosscoding.progress import Report, silent
 from crosscoding.result.findings import Findings
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
 __all__ = ["Method", "Report", "silent"]
 

@@ -26,7 +26,7 @@ from crosscoding.errors import BudgetError, counted
 from crosscoding.methods.base import Method, Report, silent
 from crosscoding.random import uniform
 from crosscoding.result.findings import Findings
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
 # Cells per side by latent dimension: not powers of 2, as periods in networks often are.
 _COARSE_CELLS = {1: 509, 2: 125, 3: 41}

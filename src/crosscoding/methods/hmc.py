@@ -23,7 +23,7 @@ from crosscoding.methods.numerics.gradients import evaluated
 from crosscoding.methods.numerics.leapfrog import Move, regularized_covariance
 from crosscoding.random import spawn
 from crosscoding.result.findings import Findings
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
 _JITTER = 0.2  # of step sizes, against orbits that close: Neal (2011), section 3.2
 

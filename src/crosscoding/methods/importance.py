@@ -27,7 +27,7 @@ from crosscoding.methods.numerics.covering_reference import Covered, Reference, 
 from crosscoding.methods.numerics.resampling import flattened, next_temperature
 from crosscoding.random import quasi_normal, spawn
 from crosscoding.result.findings import Findings
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
 _WIDER, _WIDER_SHARE = 2.5, 0.12  # variance of the wide copy, and its share of the draws
 _PRIOR_SHARE = 0.02  # of the draws, from the prior: no weight exceeds 50 times the prior's

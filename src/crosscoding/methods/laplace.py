@@ -20,7 +20,7 @@ from crosscoding.methods.numerics.gauss_newton import climb
 from crosscoding.methods.numerics.resampling import flattened, next_temperature, systematic
 from crosscoding.random import spawn, uniform
 from crosscoding.result.findings import Findings
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from crosscoding.methods.numerics.gauss_newton import climb, positive
 from crosscoding.methods.numerics.gradients import evaluated
 from crosscoding.random import normal, spawn
 from crosscoding.result.findings import Findings
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
 _BLOCK = 20  # steps between checks whether the bound still rises
 _NUM_HALVINGS = 3  # of the rates, to an eighth, after which a fit is done

@@ -18,7 +18,7 @@ from crosscoding.methods.base import Method, Report, silent
 from crosscoding.methods.numerics.covering_reference import covered
 from crosscoding.random import spawn, uniform
 from crosscoding.result.findings import Findings
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
 _NUM_PROBES = 4096  # prior draws to look for the highest likelihood
 _NUM_CLIMBERS = 8  # of the best of these that are climbed from

@@ -22,7 +22,7 @@ from crosscoding.methods.numerics.missing_mass import share_lacking
 from crosscoding.methods.numerics.resampling import systematic, taken
 from crosscoding.result.findings import Findings
 from crosscoding.result.verdict import LOST, MISSED
-from crosscoding.target.vae_target import REACH, Target
+from crosscoding.target.base import REACH, Target
 
 # Draws decoded to look for losses: two of the most are more than 1 %. Fewer are decoded if they
 # take more than about a second per query; very few suffice if the answer is not trusted anyway.

@@ -34,7 +34,7 @@ from crosscoding.methods.numerics.resampling import (
 )
 from crosscoding.random import spawn, uniform
 from crosscoding.result.findings import Findings
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
 _JITTER = 0.2  # of step sizes, as in `hmc`
 # Wanted: between 0.65, best for one long move (Beskos et al., 2013), and 0.8, usual for chains.

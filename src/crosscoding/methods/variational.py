@@ -24,7 +24,7 @@ from crosscoding.methods.base import Method, Report, silent
 from crosscoding.methods.numerics.variational_starts import starting_params
 from crosscoding.random import normal, spawn
 from crosscoding.result.findings import Findings
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
 _BLOCK = 50  # steps between checks whether the C-ELBO still rises
 _NUM_HALVINGS = 8  # of the rate, to 1/256, after which a query is done

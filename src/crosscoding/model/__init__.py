@@ -1,1 +1,1 @@
-"""A trained VAE as inference sees it, and what is known of it before any query comes."""
+"""A trained VAE as inference sees it, and all that can be computed before any query."""

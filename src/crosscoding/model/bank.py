@@ -1,8 +1,8 @@
-"""The bank: points of the latent space that were decoded once, kept for every query to come.
+"""The bank: latent points that are decoded once and then serve every query.
 
-Given the kept outputs, log p(x|z) of all queries at all points is one or two matrix products and
-runs no decoder: for Bernoulli elements, (x·m) @ logitsᵀ − m @ softplus(logits)ᵀ. A likelihood that
-has no such form is worked out element by element, in chunks, from the same outputs.
+Given their outputs, log p(x|z) of all queries at all points takes one or two matrix products and no
+decoding: for Bernoulli elements, (x·m) @ logitsᵀ − m @ softplus(logits)ᵀ. A likelihood without such
+a form is evaluated element by element, in chunks, from the same outputs.
 """
 
 import time
@@ -16,27 +16,29 @@ from crosscoding.clock import UNLIMITED, Clock, OutOfTime
 from crosscoding.errors import ModelFormatError
 from crosscoding.isolation import isolated_class
 from crosscoding.likelihoods import Likelihood
+from crosscoding.model.recognition import same_output
 from crosscoding.model.vae import VAE
 from crosscoding.persistence.folder import fingerprint, prefixed, read_folder, write_folder
 from crosscoding.random import quasi_normal
 
-MAX_POINTS = 16_384  # of the prior
+MAX_POINTS = 16_384
 _MIN_POINTS = 16
 _MAX_BYTES = 256 * 2**20
-_MAX_OPERATIONS = 2e10  # to build it, multiply-adds: about a second
-_PER_VALUE = 32  # multiply-adds that take as long as a number's way to memory and back, about
+_MAX_OPERATIONS = 2e10  # multiply-adds to build it: about a second
+_PER_VALUE = 32  # multiply-adds that take about as long as writing and reading a number
 _CHUNK_BYTES = 64 * 2**20
-_COPIES = 16  # of what is kept, that a likelihood works on: about eight, in double
-_LAYERS_AT_ONCE = 16  # of a decoder of so many layers, all alike, one is in memory
-_PAIR_OPERATIONS = 2e9  # of queries with points, multiply-adds that are worked out at once
-_TILE_BYTES = 2 * 2**20  # of their log-likelihoods in double: in cache, three times as fast
-_SHARE = 0.25  # of the time that is left, for decoding a bank
+_COPIES = 16  # working memory of a likelihood, in copies of what is kept: about eight in double
+_LAYERS_AT_ONCE = 16  # decoding keeps about this share of all layers' outputs in memory: 1 in 16
+_PAIR_OPERATIONS = 2e9  # multiply-adds in one tile of points and queries
+_TILE_BYTES = 2 * 2**20  # log-likelihoods of a tile in double: in cache, three times as fast
+_SHARE = 0.25  # of the time left, for decoding a bank
 _NUM_CHECKED = 64  # points that are decoded again when a bank is loaded
+_ROUNDING = 1000  # eps by which their outputs may differ, as kept numbers enter answers
 
 
 @isolated_class
 class Bank:
-    """Decoded points, and the log-likelihood of any evidence at them.
+    """Decoded points that give the log-likelihood of any evidence at each of them.
 
     Args:
         vae: The model.
@@ -61,22 +63,22 @@ class Bank:
 
     @property
     def num_bytes(self) -> int:
-        """Size of the points and of what is kept of them."""
+        """Size of the points and of what is kept for them."""
         return sum(tensor.nbytes for tensor in (self.points, *self._kept))
 
     @classmethod
     def of(cls, vae: VAE, *, max_bytes: int | None = None, clock: Clock = UNLIMITED) -> "Bank":
         """The bank of a model: quasi-random draws of its prior, decoded at the first call.
 
-        This is the one that every method asks. Its size follows from the model alone, by what
-        decoding takes as counted, and so do answers. Making it takes a second or a few, once per
-        model.
+        Every method uses this bank. Its size depends only on the model, through the counted cost of
+        decoding, so answers do not depend on the machine's speed. Making it takes a few seconds,
+        once per model.
 
         Args:
             vae: The model, which keeps the bank.
-            max_bytes: Most memory it may take, > 0. With this, a bank is made that the model does
-                not keep; by default 256 MiB and kept.
-            clock: Told before each piece that is decoded.
+            max_bytes: Largest memory, > 0. If given, a bank of that size is made and the model does
+                not keep it; by default it is 256 MiB and kept.
+            clock: Ticked before each piece is decoded.
         """
         if max_bytes is not None:
             return cls(vae, prior_points(_num_points(vae, max_bytes), vae.latent_dim, _like(vae)))
@@ -87,11 +89,11 @@ class Bank:
 
     @classmethod
     def start_of(cls, vae: VAE, num: int, clock: Clock) -> "Bank":
-        """The first points of the model's bank: so many, or as many as are decoded in time.
+        """The first `num` points of the model's bank, or as many as can be decoded in time.
 
-        What is decoded is kept, and taken up at the next call; the bank is the model's own when it
-        has all of its points. Where not even a piece of it can be decoded in time, a few points
-        are, however late it is, and are not kept.
+        Decoded points are kept, and the next call continues from there; once all are decoded, the
+        bank becomes the model's own. If there is no time for even one piece, a few points are
+        decoded anyway and not kept.
         """
         whole = vae.kept.get("bank")
         if isinstance(whole, Bank):
@@ -108,9 +110,9 @@ class Bank:
             clock.beat()
             began = time.perf_counter()
             piece = _piece_of(vae, decoded, min(size, total - decoded))
-            if not parts:  # all at once, as putting pieces together would take twice the memory
+            if not parts:  # allocated once: joining pieces would take twice the memory
                 parts = tuple(part.new_empty(total, *part.shape[1:]) for part in piece)
-            for part, own in zip(parts, piece, strict=True):  # as other threads may do
+            for part, own in zip(parts, piece, strict=True):  # other threads may write the same
                 part[decoded : decoded + len(own)] = own
             decoded, seconds = decoded + len(piece[0]), time.perf_counter() - began
             vae.kept["start of bank"] = decoded, parts, seconds
@@ -141,13 +143,13 @@ class Bank:
 
         Args:
             values: x, shape (B, data_size), finite everywhere.
-            mask: What is observed of it, shape (B, data_size).
-            clock: Told before each piece but the first.
+            mask: True = observed, shape (B, data_size).
+            clock: Ticked before each piece but the first.
         Returns:
             Shape (N, B).
         """
         row_bytes = max(_COPIES * self._kept[0][:1].nbytes, 1)
-        # What any tile takes, a few copies of values, is as much as for as many rows as elements.
+        # Every tile also needs a few copies of values: as much memory as data_size more rows.
         tile = max(_TILE_BYTES / (8 * max(len(values), 1)), values.shape[1])
         chunk = clock.piece_bytes(_CHUNK_BYTES)
         at_once = min(_PAIR_OPERATIONS / max(values.numel(), 1), chunk / row_bytes, tile)
@@ -160,17 +162,17 @@ class Bank:
         return torch.cat(pieces)
 
     def save(self, path: str | Path) -> None:
-        """Write the bank to a folder, whole or not at all.
+        """Write the bank to a folder; either all of it or nothing.
 
         Raises:
-            ValueError: Its points are not those of `Bank.of(vae)`, which alone `load` may give to
-                a model as draws of its prior; or the folder cannot be written.
+            ValueError: Its points are not those of `Bank.of(vae)`, the only ones that a loaded
+                bank may have; or the folder cannot be written.
         """
         first = prior_points(len(self.points), self.points.shape[-1], self.points)
         if not self._is_of_model or not torch.equal(self.points, first):
             raise ValueError(
                 f"expected the bank that Bank.of(vae) makes, got one of {len(self.points)} other "
-                "points: what is loaded answers for the prior"
+                "points: a loaded bank stands for the prior"
             )
         kept = {f"kept.{index}": tensor for index, tensor in enumerate(self._kept)}
         model = _model_fingerprint(self._decoder, self._likelihood)
@@ -180,15 +182,15 @@ class Bank:
     def load(cls, path: str | Path, *, vae: VAE) -> "Bank":
         """Read the bank that `save` wrote, and let the model keep it.
 
-        Its points are not read but made again. Weights and likelihood must be those it was made
-        with, bit for bit, and some of the points are decoded again.
+        The points are not stored but made again. Weights and likelihood must equal those it was
+        made with, bit for bit, and some points are decoded again to compare.
 
         Raises:
-            ModelFormatError: The folder holds no bank, a damaged one, or that of another model.
+            ModelFormatError: The folder holds no bank, a damaged one, or one of another model.
         """
         tensors, description = read_folder(Path(path), "bank")
         if description.get("model") != _model_fingerprint(vae.decoder, vae.flat_likelihood):
-            raise ModelFormatError(f"expected the bank of this model in {path}, got another's")
+            raise ModelFormatError(f"expected the bank of this model in {path}, got one of another")
         points = prior_points(_num_points(vae), vae.latent_dim, _like(vae))
         names = sorted(tensors, key=lambda name: (len(name), name))  # kept.2 before kept.10
         kept = tuple(tensors[name].to(vae.device) for name in names)
@@ -199,11 +201,13 @@ class Bank:
             (part.dtype, part.shape) for part in kept
         ] != [(part.dtype, (len(points), *part.shape[1:])) for part in wanted]:
             raise ModelFormatError(
-                f"expected what was decoded at each of {len(points)} points in {path}"
+                f"expected outputs decoded at each of {len(points)} points in {path}"
             )
-        if not all(_is_close(part[rows], same) for part, same in zip(kept, wanted, strict=True)):
+        pairs = [(new, part[rows]) for new, part in zip(wanted, kept, strict=True)]
+        eps = [torch.finfo(new.dtype).eps for new in wanted]
+        if not all(same_output(*pair, _ROUNDING * e) for pair, e in zip(pairs, eps, strict=True)):
             raise ModelFormatError(
-                f"expected the bank of this model in {path}, got what it does not output"
+                f"expected the bank of this model in {path}, got numbers that it does not output"
             )
         bank = cls._made(vae, points, *kept)
         bank._is_of_model = True
@@ -212,7 +216,7 @@ class Bank:
 
 
 def prior_points(num: int, dim: int, like: Tensor, start: int = 0) -> Tensor:
-    """The points of a bank, (num, dim): the same at every call, those from `start` on."""
+    """The points of a bank from `start` on, (num, dim): the same at every call."""
     return quasi_normal(num, dim, generator=Generator().manual_seed(0), like=like, start=start)
 
 
@@ -221,7 +225,7 @@ def _like(vae: VAE) -> Tensor:
 
 
 def _num_points(vae: VAE, max_bytes: int = _MAX_BYTES) -> int:
-    """As many as its memory and the work to decode them allow."""
+    """The number of points that memory and the work of decoding allow."""
     like = _like(vae)
     params_shape = vae.decode_flat(like.new_zeros(0, vae.latent_dim)).shape[1:]
     kept_of_one = vae.flat_likelihood.to_keep(like.new_zeros(1, *params_shape))
@@ -229,7 +233,9 @@ def _num_points(vae: VAE, max_bytes: int = _MAX_BYTES) -> int:
     row_bytes += vae.latent_dim * like.element_size()
     num_weights = sum(parameter.numel() for parameter in vae.decoder.parameters())
     at_once = max(vae.params_size, vae.cost.values // _LAYERS_AT_ONCE) * vae.dtype.itemsize
-    values = vae.cost.values + num_weights / max(_CHUNK_BYTES // at_once, 1)  # read once a chunk
+    values = vae.cost.values + num_weights / max(
+        _CHUNK_BYTES // at_once, 1
+    )  # weights are read once per chunk
     most = int(_MAX_OPERATIONS / max(vae.operations, _PER_VALUE * values))
     return max(min(MAX_POINTS, max_bytes // row_bytes, most), _MIN_POINTS)
 
@@ -241,7 +247,7 @@ def _chunk_size(vae: VAE, clock: Clock = UNLIMITED) -> int:
 
 
 def _decoded(vae: VAE, points: Tensor) -> tuple[Tensor, ...]:
-    """What the likelihood keeps of the decoder's output at points."""
+    """What the likelihood keeps from the decoder's output at points."""
     return _together([_kept_of(vae, piece) for piece in points.split(_chunk_size(vae))])
 
 
@@ -250,7 +256,7 @@ def _together(pieces: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
 
 
 def _piece_of(vae: VAE, start: int, num: int) -> tuple[Tensor, ...]:
-    """Some points of the model's bank, and what is kept of each."""
+    """Some points of the model's bank, and what is kept for each."""
     points = prior_points(num, vae.latent_dim, _like(vae), start)
     return points, *_kept_of(vae, points)
 
@@ -263,7 +269,7 @@ def _kept_of(vae: VAE, piece: Tensor) -> tuple[Tensor, ...]:
 def _few_of(
     vae: VAE, size: int, clock: Clock, stop: Callable[[], bool]
 ) -> tuple[Tensor, ...] | None:
-    """The same of a few points, where a whole piece would take more than its share of time."""
+    """The same for a few points, or None if there is time for a whole piece."""
     seconds, found = _SHARE * clock.left, []
     for some in clock.slices(size, size, "bank"):
         if found and stop():
@@ -276,13 +282,7 @@ def _few_of(
 
 
 def _model_fingerprint(decoder: nn.Module, likelihood: Likelihood) -> str:
-    """SHA-256 of the decoder's weights and buffers, by name, and of the likelihood."""
+    """SHA-256 of the decoder's named weights and buffers and of the likelihood."""
     weights = dict(decoder.named_parameters()) | dict(decoder.named_buffers())
     settings, description = likelihood.to_parts()
     return fingerprint(prefixed(weights, "decoder") | prefixed(settings, "likelihood"), description)
-
-
-def _is_close(part: Tensor, wanted: Tensor) -> bool:
-    """Equal but for rounding, whose size another number of points in a product may change."""
-    rounding = 1000 * torch.finfo(wanted.dtype).eps * wanted.abs().max()
-    return bool(((part - wanted).abs() <= rounding).all())

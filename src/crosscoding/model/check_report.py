@@ -1,4 +1,4 @@
-"""A report on a model: what was looked at, how it stands, and what to do, a line each."""
+"""The report of `VAE.check`: one line per check, with a status and what to do."""
 
 import math
 from dataclasses import dataclass, field
@@ -6,17 +6,17 @@ from html import escape
 from typing import Any
 
 STATUSES = ("ok", "note", "warning", "error")
-"""From best to worst. A note is worth knowing; a warning may spoil answers; an error does."""
+"""From best to worst. A note is worth knowing, a warning may spoil answers, an error does."""
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What one check found.
+class CheckResult:
+    """The result of one check.
 
     Attributes:
-        name: Of the check.
+        name: Name of the check.
         status: One of `STATUSES`.
-        message: What was seen, with its figures, and what to do.
+        message: What was found, with figures, and what to do about it.
         figures: The figures by name, for programs.
     """
 
@@ -32,27 +32,27 @@ class Finding:
 
 @dataclass(frozen=True, repr=False)
 class CheckReport:
-    """What `VAE.check` found; shown, it is a table of one line a finding.
+    """The report of `VAE.check`, printed as a table of one line per check.
 
     Attributes:
-        model: The model in words.
-        findings: In the order of the checks. `report["scale"]` is the one of that name.
+        model: A description of the model.
+        findings: The results in order; `report["scale"]` is the result of that check.
     """
 
     model: str
-    findings: tuple[Finding, ...]
+    findings: tuple[CheckResult, ...]
 
     @property
     def ok(self) -> bool:
-        """Whether there is no error; there may be warnings."""
+        """Whether there is no error. There may still be warnings."""
         return all(finding.status != "error" for finding in self.findings)
 
-    def __getitem__(self, name: str) -> Finding:
+    def __getitem__(self, name: str) -> CheckResult:
         for finding in self.findings:
             if finding.name == name:
                 return finding
         names = ", ".join(finding.name for finding in self.findings)
-        raise KeyError(f"expected a finding among {names}, got {name!r}")
+        raise KeyError(f"expected a check among {names}, got {name!r}")
 
     def __contains__(self, name: str) -> bool:
         return any(finding.name == name for finding in self.findings)
@@ -62,7 +62,7 @@ class CheckReport:
         lines = [f"{f.status:<8} {f.name:<{width}}  {f.message}" for f in self.findings]
         return "\n".join([self.model, *lines, self.summary])
 
-    __repr__ = __str__  # as notebooks and the prompt of Python show it
+    __repr__ = __str__  # what notebooks and the Python prompt show
 
     def _repr_html_(self) -> str:
         """The same table for a notebook."""
@@ -79,16 +79,16 @@ class CheckReport:
 
     @property
     def summary(self) -> str:
-        """How many errors and warnings there are, in words."""
+        """The number of errors and warnings, in words."""
         counts = {
             status: sum(finding.status == status for finding in self.findings)
             for status in ("error", "warning")
         }
         words = [f"{n} {status}{'s' * (n > 1)}" for status, n in counts.items() if n]
-        return " and ".join(words) or "nothing speaks against it"
+        return " and ".join(words) or "no problems found"
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as JSON has it; figures that are not finite are None."""
+        """The report as JSON takes it; figures that are not finite become None."""
         return {
             "model": self.model,
             "ok": self.ok,

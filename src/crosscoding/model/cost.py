@@ -1,4 +1,4 @@
-"""What one evaluation of a network takes: counted, not timed: no answer depends on speed."""
+"""The cost of running a network, counted and not timed, so that no answer depends on speed."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -16,20 +16,22 @@ from torch.utils.flop_counter import FlopCounterMode
 from crosscoding.errors import ModelFormatError, first_line
 from crosscoding.persistence import layers
 
-_PER_NUMBER = 2**5  # multiply-adds in the time that a number takes to memory or back
-_PER_STEP = 2**22  # and in that of the smallest operation, with what is counted of it
+_PER_NUMBER = 2**5  # multiply-adds in the time it takes to read or write a number
+_PER_STEP = (
+    2**22
+)  # multiply-adds in the time that the smallest operation takes to be counted and run
 _VALUE_DEPENDENT = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What decoding one z takes.
+    """The cost of decoding one z.
 
     Attributes:
-        operations: Multiply-adds, of products, convolutions, attention and recurrent layers, and
-            additions of pooling.
-        values: Numbers that all steps output together, which go to memory and back.
-        largest: Numbers that the step outputs that outputs most.
+        operations: Multiply-adds in products, convolutions, attention and recurrent layers, and
+            additions in pooling.
+        values: Numbers that all steps together output: each is written to memory and read back.
+        largest: Numbers in the largest output of a single step.
     """
 
     operations: float
@@ -38,7 +40,7 @@ class Cost:
 
 
 def cost_of(run: Callable[[Any], Any], z: Any) -> Cost:
-    """What a function of z, shape (1, latent), takes."""
+    """The cost of a function at z, shape (1, latent)."""
     with counting() as cost:
         run(z)
     return cost()
@@ -46,21 +48,23 @@ def cost_of(run: Callable[[Any], Any], z: Any) -> Cost:
 
 @contextmanager
 def counting() -> Iterator[Callable[[], Cost]]:
-    """Gives a function that tells what was run so far in this context, without gradients."""
+    """Yield a function that gives the cost of all that ran in this context; gradients are off."""
     counter = FlopCounterMode(display=False, custom_mapping=_UNCOUNTED)
     with torch.no_grad(), counter, _ValueCounter() as values:
         yield lambda: Cost(counter.get_total_flops() / 2, values.total, values.largest)
 
 
 def check_growth(network: nn.Module, shape: Sequence[int]) -> None:
-    """Follow a row's shape through known layers, without memory for what they output, or time.
+    """Check that a network of known layers fits together and stays small, without running it.
+
+    Shapes are followed on the meta device, which takes neither memory nor time.
 
     Args:
-        network: A stack of known layers; what other networks do cannot be known beforehand.
-        shape: Of one row of its input.
+        network: A stack of known layers; any other network passes, as its cost is unknown.
+        shape: Shape of one row of its input.
     Raises:
         ModelFormatError: A layer does not take the output of the one before it, or together they
-            output more than `layers.MOST_VALUES` numbers, or take more than
+            output more than `layers.MOST_VALUES` numbers or take more than
             `layers.MOST_OPERATIONS` multiply-adds.
     """
     description = layers.describe(network) or []
@@ -75,7 +79,7 @@ def check_growth(network: nn.Module, shape: Sequence[int]) -> None:
                     f"got {layers.short(description[index])}: {first_line(error)}"
                 ) from error
             where = f"for one row, got more at layer {index}, {layers.short(description[index])}"
-            if cost().values > layers.MOST_VALUES:  # with what a layer outputs within, as padding
+            if cost().values > layers.MOST_VALUES:  # including intermediate ones, such as padding
                 raise ModelFormatError(
                     f"expected layers that output at most {layers.MOST_VALUES} numbers {where}"
                 )
@@ -87,17 +91,17 @@ def check_growth(network: nn.Module, shape: Sequence[int]) -> None:
 
 
 class Limited(TorchDispatchMode):
-    """Lets operations run as long as all together take no more than a limit: it looks before each.
+    """A mode that stops a computation before its total cost exceeds a limit.
 
-    Here a number that is read or written counts as some multiply-adds, and so does every step.
-    What is output where that depends on values, as of `nonzero`, counts as what is read, and once
-    more, as what it is, when it is there.
+    Reading or writing a number counts as some multiply-adds, and so does every step. If the size of
+    an output depends on values, as for `nonzero`, it counts as large as the input beforehand, and
+    its actual size is added afterwards.
 
     Args:
-        limit: What they may take.
+        limit: The largest total cost.
 
     Raises:
-        ModelFormatError: In place of an operation that would take more, or after one that did.
+        ModelFormatError: Before an operation that would exceed the limit, or after one that did.
     """
 
     def __init__(self, limit: Cost) -> None:
@@ -114,11 +118,11 @@ class Limited(TorchDispatchMode):
         known = self._add_beforehand(func, args, kwargs)
         output = func(*args, **kwargs)
         if not known:
-            self._add(func, 0, Cost(0, _put_out(output)))
+            self._add(func, 0, Cost(0, _num_output(output)))
         return output
 
     def _add_beforehand(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> bool:
-        """Count an operation by what it does to tensors without memory; whether that is known."""
+        """Add an operation's cost, found on the meta device; False if that depends on values."""
         read = sum(t.numel() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor))
         empty = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
         if any(argument.name == "device" for argument in func._schema.arguments):
@@ -139,7 +143,7 @@ class Limited(TorchDispatchMode):
         if self._values > self._limit.values or self._operations > self._limit.operations:
             raise ModelFormatError(
                 f"expected at most {self._limit.operations:.0f} multiply-adds for one row, and "
-                f"{self._limit.values} numbers that are output, got more at {func}"
+                f"at most {self._limit.values} numbers of output, got more at {func}"
             )
 
 
@@ -153,38 +157,39 @@ class _ValueCounter(TorchDispatchMode):
     ) -> Any:
         output = func(*args, **(kwargs or {}))
         if not func.is_view:
-            put_out = _put_out(output)
-            self.total, self.largest = self.total + put_out, max(self.largest, put_out)
+            num_output = _num_output(output)
+            self.total, self.largest = self.total + num_output, max(self.largest, num_output)
         return output
 
 
-def _put_out(output: Any) -> int:
-    """How many numbers an operation output."""
+def _num_output(output: Any) -> int:
+    """How many numbers an operation has output."""
     parts = output if isinstance(output, (tuple, list)) else (output,)
     return sum(part.numel() for part in parts if isinstance(part, Tensor))
 
 
-# Twice the multiply-adds of operations that torch leaves out; it calls with shapes for tensors.
+# FLOPs, two per multiply-add, of operations that torch's counter omits. It calls these functions
+# with the shapes of the tensors.
 
 
 def _pooling(
     num_dims: int, _: Any, window: Sequence[int], *rest: Any, out_shape: Any, **more: Any
 ) -> int:
-    """Of windows of so many dimensions."""
-    put_out = out_shape if isinstance(out_shape, torch.Size) else out_shape[0]  # or with indices
+    """Pooling over windows of `num_dims` dimensions."""
+    num_output = out_shape if isinstance(out_shape, torch.Size) else out_shape[0]  # or with indices
     seen = math.prod(window) if len(window) == num_dims else window[0] ** num_dims
-    return 2 * put_out.numel() * seen
+    return 2 * num_output.numel() * seen
 
 
 def _recurrent(steps: torch.Size, *weights: Any, **more: Any) -> int:
-    """Of a recurrent layer: of its weights for inputs and for what it keeps, at every step."""
+    """A recurrent layer: its weights for the input and for the state, at every step."""
     return 2 * steps[:2].numel() * (weights[0].numel() + weights[1].numel())
 
 
 def _attention(
     query: torch.Size, key: torch.Size, value: torch.Size, *rest: Any, **more: Any
 ) -> int:
-    """Of attention: every query by every key, and the weights of that by every value."""
+    """Attention: every query times every key, and the resulting weights times every value."""
     return 2 * query[:-1].numel() * key[-2] * (query[-1] + value[-1])
 
 

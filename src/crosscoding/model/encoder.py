@@ -1,6 +1,6 @@
-"""Encoders: q(z|t) = N(μ(t), diag σ²(t)) of complete data, as a trained VAE brings it along.
+"""Encoders: q(z|t) = N(μ(t), diag σ²(t)) of complete data, trained along with the decoder.
 
-Inference never rests on one. It proposes where z may be, and shows what the decoder can give.
+Answers never depend on one. It only proposes where z may be, and lets `VAE.check` see more.
 """
 
 from collections.abc import Mapping
@@ -14,20 +14,20 @@ from crosscoding.model.trial import OutputError, Trial, frozen_copy
 
 
 def tried_encoder(encoder: nn.Module, data: Tensor, latent_dim: int) -> nn.Module:
-    """A frozen copy of an encoder, which has been tried on data.
+    """A frozen copy of an encoder, after a trial on data.
 
     Args:
         encoder: Module from t (N, *data) to mean and log-variance of q(z|t), side by side in one
             tensor (N, 2 latent) or as a tuple of two (N, latent).
-        data: Some data of the model's, shape (N, *data).
+        data: Some data of the model, shape (N, *data).
         latent_dim: Size of z.
     Raises:
-        TypeError: encoder is no module.
+        TypeError: encoder is not a module.
         ValueError: It does not fit data or latent_dim, or breaks a rule of `Trial`.
         NonFiniteError: It outputs NaN or infinity.
     """
     copied = frozen_copy(encoder, "encoder")
-    hint = "it takes data shaped as the decoder's"
+    hint = "it must take data of the shape that the decoder outputs"
     others = data[:1].expand_as(data)
     try:
         trial = Trial(copied, encoder_output, data, others, "encoder", hint)
@@ -48,16 +48,15 @@ def encode(encoder: nn.Module, data: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of q(z|t), (N, latent) each, for data (N, *data), N ≥ 1.
 
     Raises:
-        NonFiniteError: One of them is not finite, or a deviation 0.
+        NonFiniteError: A mean or deviation is not finite, or a deviation is 0.
     """
-    mean, log_variance = encoder_output(encoder, data.clone()).chunk(
-        2, dim=-1
-    )  # it may write over them
+    output = encoder_output(encoder, data.clone())  # an encoder may overwrite its input
+    mean, log_variance = output.chunk(2, dim=-1)
     std = (0.5 * log_variance).exp()
     if not (mean.isfinite() & std.isfinite() & (std > 0)).all():
         raise NonFiniteError(
             "expected finite mean and log-variance from the encoder, got NaN or infinity, or a "
-            "log-variance beyond what exp can take"
+            "log-variance whose exponential overflows or is 0"
         )
     return mean, std
 
@@ -66,7 +65,7 @@ def encoder_output(encoder: nn.Module, data: Tensor) -> Tensor:
     """Mean and log-variance side by side.
 
     Raises:
-        OutputError: The encoder outputs neither a tensor nor a tuple of tensors that fit.
+        OutputError: The output is neither a tensor nor a tuple of tensors that fit together.
     """
     output = encoder(data)
     pieces = output if isinstance(output, (tuple, list)) else [output]
@@ -74,13 +73,13 @@ def encoder_output(encoder: nn.Module, data: Tensor) -> Tensor:
     if len(shapes) != 1 or None in shapes or shapes == {torch.Size()}:
         raise OutputError(
             "expected mean and log-variance from the encoder, side by side in one tensor or as a "
-            f"tuple of two, got {_in_words(output)}; wrap it in a module that picks out these two"
+            f"tuple of two, got {_in_words(output)}; wrap it in a module that returns these two"
         )
     return torch.cat(list(pieces), -1)
 
 
 def _in_words(output: Any) -> str:
-    """What an encoder outputs that cannot be taken, for messages."""
+    """An encoder's output that cannot be used, for messages."""
     if isinstance(output, Tensor):
         return f"a tensor of shape {tuple(output.shape)}"
     if isinstance(output, (tuple, list)):

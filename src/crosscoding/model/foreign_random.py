@@ -1,6 +1,6 @@
-"""Others' streams of random numbers: watched while a user's network runs, and put back."""
+"""Global random streams: watched while a user's network runs, and restored afterwards."""
 
-# ruff: noqa: NPY002 - NumPy's older stream is not drawn from, but looked at
+# ruff: noqa: NPY002 - NumPy's legacy stream is only watched, never drawn from
 
 import random
 from collections.abc import Callable, Iterator
@@ -15,9 +15,9 @@ from torch.utils._pytree import tree_map_only
 
 @contextmanager
 def watched(network: nn.Module) -> Iterator[Callable[[], bool]]:
-    """Gives a function that tells whether random numbers were drawn since its last call.
+    """Yield a function that tells whether random numbers were drawn since its last call.
 
-    It looks at the global streams of torch, NumPy and Python, which are put back at the end, and at
+    It watches the global streams of torch, NumPy and Python, which are restored at the end, and
     generators that are attributes of the network's modules.
     """
     cuda = torch.cuda.is_initialized()
@@ -41,7 +41,7 @@ def watched(network: nn.Module) -> Iterator[Callable[[], bool]]:
 
 
 def _states(network: nn.Module) -> Any:
-    """The states of all streams, to be compared."""
+    """The states of all streams, in a form that can be compared."""
     states: list[Any] = [torch.get_rng_state(), np.random.get_state(), random.getstate()]
     if torch.cuda.is_initialized():
         states += torch.cuda.get_rng_state_all()
@@ -51,7 +51,7 @@ def _states(network: nn.Module) -> Any:
 
 
 def _state(value: object) -> Any:
-    """The state of a generator; None of anything else."""
+    """The state of a generator; None for anything else."""
     if isinstance(value, np.random.Generator):
         return value.bit_generator.state
     if isinstance(value, (torch.Generator, np.random.RandomState)):

@@ -1,9 +1,9 @@
-"""The last linear layer of a decoder, where its code shows one: so that it can be run in part.
+"""The last linear layer of a decoder, split off so that only some of its rows need to be run.
 
-    decoder(z) = f(W h(z) + b)      h: the trunk, f: element by element, as a sigmoid
+    decoder(z) = f(W h(z) + b)      h: the trunk, f: elementwise, such as a sigmoid
 
-Row e of W and b then makes element e of the datum, and a query that observes few elements needs few
-rows. The decoder's code is traced symbolically; one that cannot be traced has no head.
+Row e of W and b then gives element e of the datum, so a query that observes few elements needs few
+rows. The layer is found by tracing the decoder symbolically; one that cannot be traced has no head.
 """
 
 import threading
@@ -25,10 +25,10 @@ _RESHAPING_FUNCTIONS = (torch.flatten, torch.reshape, torch.unflatten)
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """A decoder in two: h = trunk(z), (N, H), then activation(h Wᵀ + bias), (N, E).
+    """A decoder in two parts: h = trunk(z), (N, H), then activation(h Wᵀ + bias), (N, E).
 
     Args:
-        trunk: All before the last linear layer.
+        trunk: Everything before the last linear layer.
         weight: W, shape (E, H).
         bias: b, shape (E,).
         activations: f, applied in turn.
@@ -40,23 +40,23 @@ class Head:
     activations: tuple[nn.Module, ...]
 
     def activation(self, output: Tensor) -> Tensor:
-        """f of the linear layer's output, element by element."""
+        """f of the linear layer's output, elementwise."""
         for module in self.activations:
             output = module(output)
         return output
 
 
 def find_head(decoder: nn.Module, probes: Tensor, output: Tensor) -> Head | None:
-    """The trunk and head of a decoder, or None where there is no telling them apart.
+    """The trunk and last layer of a decoder, or None if they cannot be told apart.
 
     Args:
         decoder: In eval mode.
         probes: Some z, shape (N, latent).
-        output: What the decoder outputs for them, (N, *data): the two parts must give it again.
+        output: The decoder's output for them, (N, *data), which the two parts must reproduce.
     """
     try:
         head = _traced(decoder)
-    except Exception:  # code that cannot be traced may raise anything, and so may building a trunk
+    except Exception:  # tracing a user's code, or building the trunk, may raise anything
         return None
     if head is None or head.weight.shape[0] != output[0].numel():
         return None
@@ -70,7 +70,7 @@ def find_head(decoder: nn.Module, probes: Tensor, output: Tensor) -> Head | None
 
 
 def _traced(decoder: nn.Module) -> Head | None:
-    from torch import fx  # only models need it: not loaded with the package
+    from torch import fx  # only models need it, so importing the package does not load it
 
     graph = _graph(decoder)
     (end,) = [node for node in graph.nodes if node.op == "output"]
@@ -96,8 +96,8 @@ def _traced(decoder: nn.Module) -> Head | None:
 def _graph(decoder: nn.Module) -> Any:
     """The decoder's code as a graph.
 
-    To trace it, torch patches `nn.Module` for all threads: it is done in one thread at a time, and
-    modules that others call meanwhile run as ever.
+    While tracing, torch patches `nn.Module` for all threads. So only one thread traces at a time,
+    and modules that other threads call meanwhile run as usual.
     """
     from torch import fx
 
@@ -114,7 +114,7 @@ def _graph(decoder: nn.Module) -> Any:
 
 
 def _keeps_order(op: str, target: object) -> bool:
-    """Whether a step works element by element, or only reshapes."""
+    """Whether a step is elementwise or only reshapes."""
     if op == "call_module":
         return isinstance(target, _ELEMENTWISE_MODULES + _RESHAPING_MODULES)
     if op == "call_function":
@@ -141,7 +141,7 @@ def _before(decoder: nn.Module, graph: Any, node: Any) -> nn.Module:
         if other is node:
             break
         copies[other] = shortened.node_copy(other, lambda n: copies[n])
-        if other.op == "placeholder":  # a trunk may write over its input
+        if other.op == "placeholder":  # a trunk may overwrite its input
             copies[other] = shortened.call_method("clone", (copies[other],))
     shortened.output(copies[node.args[0]])
     return fx.GraphModule(decoder, shortened).eval()

@@ -1,13 +1,14 @@
-"""What a VAE is made of, as tensors and JSON: in a folder of its own, or with a posterior.
+"""A VAE as tensors and JSON, for a folder of its own or as part of a saved posterior.
 
-| in the description | what |
+| in the description | meaning |
 | --- | --- |
 | architecture, encoder | decoder and encoder: layers, or a class and, if known, its arguments |
 | latent_dim, likelihood | as `VAE` takes them |
-| card | what is known of a model of the zoo |
+| card | facts about a model of the zoo |
 
-The tensors are weights and the likelihood's own, under `decoder.`, `encoder.` and `likelihood.`,
-and `outputs` and `encoder_outputs`: a few numbers that the two output, to know them again by.
+The tensors are weights and the likelihood's settings, under `decoder.`, `encoder.` and
+`likelihood.`, and a few numbers of output by which to recognise the two networks, `outputs` and
+`encoder_outputs`.
 """
 
 import math
@@ -23,7 +24,7 @@ from crosscoding.errors import ModelFormatError
 from crosscoding.likelihoods import Likelihood
 from crosscoding.model.plain_copy import plain_copy
 from crosscoding.persistence import importable, layers
-from crosscoding.persistence.folder import Folder, Parts, prefixed, under
+from crosscoding.persistence.folder import Contents, Folder, prefixed, under
 
 KIND = "vae"
 _FIELDS = {"decoder": "architecture", "encoder": "encoder"}  # of the description
@@ -33,12 +34,12 @@ _KNOWN = {*_NEEDED, "encoder", "kind", "card", "checksums"}
 
 Networks = Mapping[str, nn.Module | None]
 Arguments = Mapping[str, Mapping[str, Any] | None]
-"""For the constructors of classes of one's own: by "decoder" and "encoder", as networks are."""
+"""Constructor arguments for users' own classes, by "decoder" and "encoder"."""
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """What a VAE is made of, named as `VAE` takes it, and some outputs of its networks."""
+    """The arguments that make a `VAE`, and some outputs of its networks."""
 
     decoder: nn.Module
     latent_dim: int
@@ -47,11 +48,11 @@ class Model:
     outputs: Tensor | None = None
     encoder_outputs: Tensor | None = None
 
-    def to_parts(self, arguments: Arguments) -> Parts:
+    def to_parts(self, arguments: Arguments) -> Contents:
         """The model as tensors, on the CPU, and JSON.
 
         Raises:
-            TypeError: Arguments are no plain data.
+            TypeError: JSON cannot hold the arguments.
             ValueError: A network's class cannot be imported, or its state is not all tensors.
         """
         settings, likelihood = self.likelihood.to_parts()
@@ -70,7 +71,7 @@ class Model:
         return {name: tensor.cpu() for name, tensor in tensors.items()}, description
 
     @staticmethod
-    def from_parts(parts: Parts, given: Networks, *, allow_code: bool = False) -> "Model":
+    def from_parts(parts: Contents, given: Networks, *, allow_code: bool = False) -> "Model":
         """The model that `to_parts` described, its half-precision weights in float32.
 
         Args:
@@ -78,8 +79,8 @@ class Model:
             given: Networks that the caller made; they are copied.
             allow_code: Whether classes may be imported by their names.
         Raises:
-            ModelFormatError: The description is not one, or the tensors are not its own.
-            ValueError: A class would have to be imported, or a network has to be given.
+            ModelFormatError: The description is malformed, or the tensors do not fit it.
+            ValueError: A class would have to be imported, or a network has to be passed.
         """
         tensors, description = parts
         networks = _empty_networks(description, given, allow_code=allow_code)
@@ -88,12 +89,12 @@ class Model:
 
     @staticmethod
     def read(path: Path, given: Networks, *, allow_code: bool) -> "Model":
-        """The model in a folder, of which no tensor is read before all are known to fit.
+        """The model in a folder; no tensor is read before all shapes are known to fit.
 
         Args:
             path: The folder.
-            given: As `from_parts` takes them.
-            allow_code: The same; and errors are as there.
+            given: As in `from_parts`.
+            allow_code: As in `from_parts`, and so are errors.
         """
         folder = Folder(path, KIND)
         networks = _empty_networks(folder.description, given, allow_code=allow_code)
@@ -104,9 +105,9 @@ class Model:
 def _network_to_parts(
     network: nn.Module, name: str, own: Mapping[str, Any] | None
 ) -> tuple[dict[str, Tensor], Any]:
-    """A network's weights, and how it is made: of layers, or by its class with its own arguments.
+    """A network's weights and its description: layers, or its class with arguments.
 
-    Without arguments its class is there as a name alone, and the caller makes it to load it.
+    Without arguments only the name of the class is kept, and whoever loads it makes the network.
     """
     made = layers.describe(network) if own is None else None
     if made is not None:
@@ -117,12 +118,12 @@ def _network_to_parts(
         if not isinstance(value, Tensor):
             raise ValueError(
                 f"expected tensors in the state_dict of {name}, got {type(value).__name__} for "
-                f"{key!r}; make it an argument of the constructor"
+                f"{key!r}; make it a constructor argument instead"
             )
         if value.layout != torch.strided or value.is_quantized:
             raise ValueError(
                 f"expected dense tensors of floats in the state_dict of {name}, got {key!r} sparse "
-                "or quantised; make a plain tensor of it, as with .to_dense() or .dequantize()"
+                "or quantised; convert it with .to_dense() or .dequantize()"
             )
     return weights, made
 
@@ -130,7 +131,7 @@ def _network_to_parts(
 def _empty_networks(
     description: Mapping[str, Any], given: Networks, *, allow_code: bool
 ) -> dict[str, nn.Module]:
-    """Decoder and encoder, if there is one, with weights yet to be loaded."""
+    """Decoder and, if there is one, encoder, before their weights are loaded."""
     _check_description(description)
     networks: dict[str, nn.Module] = {}
     for name, field in _FIELDS.items():
@@ -150,13 +151,15 @@ def _empty_networks(
 
 
 def _check_description(description: Mapping[str, Any]) -> None:
-    """Raise ModelFormatError unless a description has what a model's has, and nothing else."""
+    """Raise ModelFormatError unless a description has exactly the fields of a model."""
     if not isinstance(description, dict):
         raise ModelFormatError(f"expected a model's description, got {description!r:.80}")
     for field in sorted(_NEEDED - description.keys()):
         raise ModelFormatError(f"the model's description is incomplete: it has no {field!r}")
     for field in sorted(description.keys() - _KNOWN):
-        raise ModelFormatError(f"expected a model's description, got {field[:80]!r} in it too")
+        raise ModelFormatError(
+            f"expected a model's description, got the unknown field {field[:80]!r} in it"
+        )
     latent_dim = description["latent_dim"]
     if isinstance(latent_dim, bool) or not isinstance(latent_dim, int):
         raise ModelFormatError(f"expected an int for latent_dim, got {latent_dim!r:.80}")
@@ -167,19 +170,19 @@ def _check_description(description: Mapping[str, Any]) -> None:
 
 
 def _check_shapes(networks: Mapping[str, nn.Module], shapes: Mapping[str, Sequence[int]]) -> None:
-    """Raise ModelFormatError unless tensors of these shapes are those that a model has."""
+    """Raise ModelFormatError unless the shapes are those of the model's tensors."""
     for name, network in networks.items():
         layers.check_shapes(network, under(shapes, name))
     for key in sorted(shapes):
         field, most = key.partition(".")[0], layers.MOST_VALUES
         if field not in (*networks, "likelihood", *_OUTPUTS):
-            raise ModelFormatError(f"expected tensors of a model, got {key[:80]!r} too")
+            raise ModelFormatError(f"expected tensors of a model, got the unknown {key[:80]!r}")
         if field not in networks and math.prod(shapes[key]) > most:
             raise ModelFormatError(f"expected at most {most} numbers in {key[:80]!r}, got more")
 
 
-def _filled(networks: Mapping[str, nn.Module], parts: Parts) -> Model:
-    """The model of these networks, with their weights."""
+def _filled(networks: Mapping[str, nn.Module], parts: Contents) -> Model:
+    """The model made of these networks, with their weights loaded."""
     tensors, description = parts
     for name, network in networks.items():
         own = network.state_dict()
@@ -197,6 +200,6 @@ def _filled(networks: Mapping[str, nn.Module], parts: Parts) -> Model:
 
 
 def _widened(tensor: Tensor, own: Tensor | None) -> Tensor:
-    """A tensor in single precision if it is in half, and what is to be replaced by it is not."""
+    """A half-precision tensor in single precision, unless it replaces a half-precision one."""
     is_half = tensor.dtype == torch.float16 and (own is None or own.dtype != torch.float16)
     return tensor.float() if is_half else tensor

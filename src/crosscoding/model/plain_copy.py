@@ -1,9 +1,8 @@
-"""Copies of networks in which every weight is a plain one, computed once and for all.
+"""Copies of networks in which every weight is a plain tensor, computed once.
 
 Weight norm, spectral norm, pruning and other parametrisations compute a layer's weight from other
-tensors before each run. In a trained network these do not change, and so neither does the weight:
-the copy keeps its value. Wrappers that say how a module runs, not what it computes
-(`torch.compile`, `DataParallel`), are taken off.
+tensors before each run. In a trained network none of these change, so the copy keeps the computed
+value. Wrappers that only affect how a module runs (`torch.compile`, `DataParallel`) are removed.
 """
 
 import _thread
@@ -28,7 +27,7 @@ _SHARED = (_thread.LockType, _thread.RLock, io.IOBase)  # cannot be copied, and 
 
 
 def plain_copy(network: nn.Module, name: str) -> nn.Module:
-    """A copy in eval mode whose computed weights and buffers are plain; the module stays as it was.
+    """A copy in eval mode with plain weights and buffers; the module itself is not changed.
 
     Args:
         network: Any module.
@@ -38,9 +37,9 @@ def plain_copy(network: nn.Module, name: str) -> nn.Module:
     """
     try:
         copied = _copy(network).eval()
-    except Exception as error:  # copying the user's attributes may raise anything
+    except Exception as error:  # a user's attributes may raise anything when copied
         raise ValueError(
-            f"expected {name} to be a module that copy.deepcopy can copy, and it failed"
+            f"expected {name} to be a module that copy.deepcopy can copy, but that failed"
             f"{_where(network)}: {first_line(error)}; delete that attribute, or make it in forward"
         ) from error
     for module in copied.modules():
@@ -51,12 +50,12 @@ def plain_copy(network: nn.Module, name: str) -> nn.Module:
 
 
 def check_weights(network: nn.Module, name: str) -> None:
-    """Raise ValueError if some weights of a network have no values yet."""
+    """Raise ValueError if a network has weights without values."""
     for key, tensor in [*network.named_parameters(), *network.named_buffers()]:
         if is_lazy(tensor):
             raise ValueError(
-                f"expected a trained {name}, got one whose {key!r} has no shape yet, as a lazy "
-                "layer's; run it once or load its weights first"
+                f"expected a trained {name}, got one whose {key!r} has no shape yet, being in a "
+                "lazy layer; run it once or load its weights first"
             )
         if tensor.is_meta:
             raise ValueError(
@@ -66,21 +65,21 @@ def check_weights(network: nn.Module, name: str) -> None:
 
 
 def tensors_of(network: nn.Module) -> Iterator[Tensor]:
-    """A network's weights, then other tensors that it holds: attributes, constants of scripts."""
+    """A network's weights, then its other tensors: attributes and constants of scripts."""
     yield from network.parameters()
     yield from network.buffers()
     for module in network.modules():
         yield from (leaf for leaf in tree_leaves(vars(module)) if isinstance(leaf, Tensor))
         if isinstance(module, torch.jit.ScriptModule) and hasattr(module, "inlined_graph"):
-            graph: Any = module.inlined_graph  # whose nodes are gone when it is
+            graph: Any = module.inlined_graph  # keep it alive: its nodes die with it
             for node in graph.findAllNodes("prim::Constant"):
                 if isinstance(value := node.output().toIValue(), Tensor):
                     yield value
 
 
-@torch.no_grad()  # with gradients, a scripted module's weights would be copied as computed ones
+@torch.no_grad()  # otherwise a scripted module's weights would be copied with a graph
 def _copy(network: nn.Module) -> nn.Module:
-    """A deep copy without wrappers, in which tensors that were computed and kept have no graph."""
+    """A deep copy without wrappers; computed tensors that the network keeps lose their graph."""
     made: dict[int, object] = {}
     modules = list(network.modules())
     for leaf in tree_leaves([vars(module) for module in modules]):
@@ -96,16 +95,16 @@ def _copy(network: nn.Module) -> nn.Module:
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
-    """What a wrapper wraps; any other module itself."""
+    """The module inside a wrapper; any other module itself."""
     if isinstance(module, _WRAPPERS):
         return module.module
-    if type(module).__module__.startswith("torch._dynamo"):  # which takes seconds to import
+    if type(module).__module__.startswith("torch._dynamo"):  # importing it takes seconds
         return getattr(module, "_orig_mod", module)
     return module
 
 
 def _where(network: nn.Module) -> str:
-    """The attribute of a network that cannot be copied, to go on with in a message."""
+    """The first attribute that cannot be copied, as part of a message; "" if none is found."""
     for name, module in network.named_modules():
         for key, value in vars(module).items():
             if key == "_modules":
@@ -118,7 +117,7 @@ def _where(network: nn.Module) -> str:
 
 
 def _settle_hooks(module: nn.Module) -> None:
-    """Replace what hooks compute: weight and spectral norm of the older kind, and pruning."""
+    """Make weights plain that hooks compute: older weight and spectral norm, and pruning."""
     for hook in list(module._forward_pre_hooks.values()):
         if isinstance(hook, SpectralNorm):
             remove_spectral_norm(module, hook.name)
@@ -127,13 +126,13 @@ def _settle_hooks(module: nn.Module) -> None:
             remove_weight_norm(module, hook.name)
         elif isinstance(hook, prune.BasePruningMethod):
             original = f"{hook._tensor_name}_orig"
-            # torch writes over it, and another layer may share it
+            # prune.remove overwrites it, and another layer may share it
             setattr(module, original, nn.Parameter(module.get_parameter(original).clone()))
             prune.remove(module, hook._tensor_name)
 
 
 def _remove_loading_hooks(module: nn.Module) -> None:
-    """Let a module load a plain weight again, which torch forgets when it removes spectral norm."""
+    """Let a module load plain weights again; torch leaves these hooks when removing the norm."""
     hooks = module._load_state_dict_pre_hooks
     for key, hook in list(hooks.items()):
         if isinstance(getattr(hook, "hook", hook), SpectralNormLoadStateDictPreHook):
@@ -141,9 +140,9 @@ def _remove_loading_hooks(module: nn.Module) -> None:
 
 
 def _settle_parametrisations(module: nn.Module) -> None:
-    """Replace what parametrisations compute, unless that is another value every time.
+    """Make parametrised weights plain, unless their value changes from call to call.
 
-    torch's own removal would also change the class, which is the original module's too.
+    torch's own removal would also change the class, which the original module shares.
     """
     names = list(module.parametrizations)  # pyright: ignore[reportArgumentType]
     with torch.no_grad(), watched(module) as drawn:
@@ -161,5 +160,5 @@ def _settle_parametrisations(module: nn.Module) -> None:
 
 
 def _originals(module: nn.Module, name: str) -> nn.Module:
-    """What holds the tensors that a parametrised weight or buffer is computed from."""
+    """The module with the tensors from which a parametrised weight or buffer is computed."""
     return module.get_submodule(f"parametrizations.{name}")

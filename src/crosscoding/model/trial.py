@@ -1,4 +1,4 @@
-"""Networks that others wrote: copied, frozen, and tried on a few rows before they are relied on."""
+"""Users' networks: copied, frozen, and tried on a few rows before anything relies on them."""
 
 import copy
 from collections.abc import Callable
@@ -10,26 +10,25 @@ from crosscoding.errors import NonFiniteError, first_line
 from crosscoding.model.foreign_random import watched
 from crosscoding.model.plain_copy import check_weights, plain_copy
 
-_CROWD = 8  # rows in which noise and the influence of other rows are looked for,
-_CROWD_VALUES = 2**16  # or as many as have so many numbers
-_AGAIN = 4  # eps of the largest output: what the processor gives for the same rows again,
-_BESIDE = 100  # beside other rows, as sines of eight numbers at once depend on the largest of them,
-_ON_GPU = 1000  # and on a GPU, where sums have no fixed order
-_ALONE = 1e-3  # of the largest output: other sizes of the batch, other kernels, in float32
-_AT_MOST = (
-    1e-5  # of an output, that another size of the batch may change: next to nothing in double
-)
-_LEAST_SHARE = 0.01  # of the median output, that the size of an output counts as
+_CROWD = 8  # rows of a batch in which to look for noise and for the influence of other rows,
+_CROWD_VALUES = 2**16  # or as many rows as have this many numbers
+# Allowed differences in eps of the largest output,
+_AGAIN = 4  # if the same rows are run again;
+_BESIDE = 100  # beside other rows: vectorised sines depend on the largest of eight numbers;
+_ON_GPU = 1000  # on a GPU, where sums have no fixed order.
+_ALONE = 1e-3  # of the largest output in float32: another batch size may select other kernels
+_AT_MOST = 1e-5  # of an output in double, where another batch size changes almost nothing
+_LEAST_SHARE = 0.01  # of the median size, below which no output's size counts
 
 
 def frozen_copy(network: nn.Module, name: str) -> nn.Module:
-    """A copy in eval mode, cut off from gradients to its weights; the module is left as it was.
+    """A copy in eval mode with frozen weights; the module itself is not changed.
 
     Args:
         network: Any module.
         name: What messages call it, such as "decoder".
     Raises:
-        TypeError: network is no module.
+        TypeError: network is not a module.
         ValueError: It cannot be copied, or some of its weights have no values yet.
     """
     if not isinstance(network, nn.Module):
@@ -45,26 +44,26 @@ def frozen_copy(network: nn.Module, name: str) -> nn.Module:
 
 
 class OutputError(ValueError):
-    """A network ran, and what it outputs is nothing that is taken: its message says it all."""
+    """A network ran, but its output cannot be used; the message says all there is to say."""
 
 
 class Trial:
-    """What a network outputs for a few rows: together, again, among others, and each alone.
+    """The output of a network for a few rows: together, again, beside others, and one by one.
 
     Args:
-        network: The network, frozen.
-        run: The output of it, or of a copy, for rows: (N, *row) -> (N, *output).
+        network: The frozen network.
+        run: Gives the output of the network, or of a copy, for rows: (N, *row) -> (N, *output).
         rows: What it is tried on.
-        others: What is put beside them, best unlike them: (M, *row).
+        others: Rows to put beside them, preferably unlike them: (M, *row).
         name: What messages call it, such as "decoder".
-        hint: What to check where it fails on the rows.
+        hint: What the user should check if it fails on the rows.
 
     Attributes:
-        output: What it outputs for the rows together.
+        output: Its output for the rows together.
 
     Raises:
         ValueError: It fails, or changes its own weights.
-        OutputError: As `run` raised it.
+        OutputError: `run` raised it.
     """
 
     @torch.no_grad()
@@ -85,42 +84,42 @@ class Trial:
                 self.output = self._run(rows)
             except OutputError:
                 raise
-            except Exception as error:  # whatever may happen in a module of the user's
+            except Exception as error:  # a user's module may raise anything
                 if "cuda" in str(error).lower():
-                    hint = "take .cuda() out of its code and move the whole module instead"
+                    hint = "remove .cuda() from its code and move the whole module instead"
                 raise ValueError(
-                    f"expected {name} to take rows of shape {tuple(rows.shape[1:])}, and it failed "
+                    f"expected {name} to take rows of shape {tuple(rows.shape[1:])}, but it failed "
                     f"on {tuple(rows.shape)}: {first_line(error)}; {hint}"
                 ) from error
-            drawn()  # what is drawn in the first run and kept is no noise
+            drawn()  # drawing once, in the first run, is no noise
             self._doubt = self._doubt_of_runs(others)
             if drawn():
                 self._doubt = (
                     f"expected a deterministic {name}, got one that draws random numbers when it "
-                    "is run; turn its dropout or noise off in eval mode, as by "
+                    "runs; turn its dropout or noise off in eval mode, as with "
                     "F.dropout(..., training=self.training)"
                 )
         now = _state(network)
         changed = [key for key, tensor in state.items() if not _same(now.get(key), tensor)]
         if changed:
             raise ValueError(
-                f"expected {name} to leave its weights as they are in eval mode, and running it "
-                f"changed {changed[0]!r}; train it to the end first, and update nothing in forward "
-                "unless self.training"
+                f"expected {name} to keep its weights unchanged in eval mode, but running it "
+                f"changed {changed[0]!r}; finish training first, and in forward update something "
+                "only if self.training"
             )
 
     def check_finite(self, allowed: Tensor) -> None:
-        """Raise NonFiniteError unless all numbers of the output are allowed, boolean."""
+        """Raise NonFiniteError unless `allowed`, boolean and shaped as the output, is all True."""
         if not allowed.all():
             index = tuple((~allowed).nonzero()[0, 1:].tolist())
             raise NonFiniteError(
                 f"expected finite output from the {self._name}, got NaN or infinity at a draw from "
-                f"the prior: {self.output[~allowed][0]:.4g}, at index {index} of the output for "
-                "it; check the weights that were loaded"
+                f"the prior: {self.output[~allowed][0]:.4g}, at index {index} of its "
+                "output there; check the loaded weights"
             )
 
     def check(self, dtype: torch.dtype) -> None:
-        """Raise ValueError unless the output is of this dtype, and each row's a function of it."""
+        """Raise ValueError unless the output has this dtype and its rows do not mix."""
         name, output = self._name, self.output
         if output.dtype != dtype:
             raise ValueError(
@@ -131,11 +130,11 @@ class Trial:
             raise ValueError(self._doubt)
 
     def _run(self, rows: Tensor) -> Tensor:
-        """The output for rows, which the network may write over."""
+        """The output for rows; the network may overwrite its input."""
         return self._run_of(self._network, rows.clone()).clone()
 
     def _doubt_of_runs(self, others: Tensor) -> str:
-        """What is wrong with the network as a function of one row; nothing if all is well."""
+        """Why the network is not a function of one row; "" if it is."""
         name, run, rows, output = self._name, self._run, self._rows, self.output
         values = max(rows[0].numel(), output.numel() // len(rows), 1)
         size = max(min(_CROWD, _CROWD_VALUES // values), 2)
@@ -145,15 +144,15 @@ class Trial:
             same = _same_within(_AGAIN, run(crowd), first)
             same = same and _same_within(_AGAIN, run(rows), output)
             half = torch.arange(size, device=rows.device) < size // 2
-            kept = [half, ~half]  # what comes first may matter, or what comes last
+            kept = [half, ~half]  # the first rows may matter, or the last
             beside = []
             for own in kept:
                 mixed = torch.where(own.reshape(-1, *[1] * (rows.ndim - 1)), crowd, far)
                 beside.append(run(mixed)[own])
-        except Exception as error:  # whatever may happen in a module of the user's
+        except Exception as error:  # a user's module may raise anything
             return (
-                f"expected {name} to take any number of rows, got one that takes {len(rows)} and "
-                f"fails on {size}: {first_line(error)}; take sizes of the batch out of its code"
+                f"expected {name} to take any number of rows, got one that takes {len(rows)} but "
+                f"fails on {size}: {first_line(error)}; remove batch sizes from its code"
             )
         if not same:
             return (
@@ -169,18 +168,18 @@ class Trial:
         return "" if unmoved else _mixes(name)
 
     def _doubt_of_one(self) -> str:
-        """The same, of its rows in batches of one."""
+        """The same, from batches of one row."""
         name, rows, output = self._name, self._rows, self.output
         try:
             alone = [self._run(row[None]) for row in rows]
-        except Exception as error:  # as batch norm without running statistics, of one
-            return f"{_mixes(name)}; of one row alone it failed: {first_line(error)}"
+        except Exception as error:  # such as batch norm without running statistics
+            return f"{_mixes(name)}; on one row alone it failed: {first_line(error)}"
         wanted, got = (1, *output.shape[1:]), tuple(alone[0].shape)
         if len(got) < output.ndim:
             return (
                 f"expected {name} output of shape {wanted} for one row, as {tuple(output.shape)} "
-                f"for {len(rows)}, got {got}; a squeeze() in it takes the batch's dimension away: "
-                "give it the dimension that it is for, as in squeeze(1), or use flatten(1)"
+                f"for {len(rows)}, got {got}; a squeeze() in it drops the batch dimension: "
+                "name the dimension to drop, as in squeeze(1), or use flatten(1)"
             )
         if got != wanted:
             return f"{_mixes(name)}; for one row alone it outputs shape {got}"
@@ -189,12 +188,12 @@ class Trial:
         return _mixes(name)
 
     def _is_rounding(self, alone: list[Tensor]) -> bool:
-        """Whether rows alone differ from rows together by rounding: in double they hardly do."""
+        """Whether rows alone differ from rows together only by rounding: in double, almost not."""
         try:
             double = copy.deepcopy(self._network).double()
             wide = [self._run_of(double, row[None].double()) for row in self._rows]
             together = self._run_of(double, self._rows.double())
-        except Exception:  # its code has float32 in it
+        except Exception:  # float32 is hard-coded in it
             together, wide = self.output, alone
         if self.output.dtype != torch.double and together.dtype == torch.double:
             return _difference(torch.cat(wide), together) <= _AT_MOST
@@ -205,7 +204,7 @@ class Trial:
 
 
 def check_derivatives(run: Callable[[Tensor], Tensor], rows: Tensor, name: str) -> None:
-    """Raise ValueError if a network writes over numbers that its own derivatives need."""
+    """Raise ValueError if a network overwrites numbers that its own derivatives need."""
     with torch.enable_grad():
         given = rows.clone().requires_grad_()
         try:
@@ -213,9 +212,9 @@ def check_derivatives(run: Callable[[Tensor], Tensor], rows: Tensor, name: str) 
             if output.requires_grad:
                 torch.autograd.grad(output.sum(), given, allow_unused=True)
         except RuntimeError as error:
-            if "inplace operation" in str(error):  # other faults are for `VAE.check` to tell
+            if "inplace operation" in str(error):  # `VAE.check` reports other faults
                 raise ValueError(
-                    f"expected a {name} that torch can differentiate, got one that writes over "
+                    f"expected a {name} that torch can differentiate, got one that overwrites "
                     "numbers that its derivative needs; write z = z.clamp(...) for z.clamp_(...), "
                     "torch.cat(...) for z[:, 0] = ..., and inplace=False"
                 ) from error
@@ -225,17 +224,17 @@ def _mixes(name: str) -> str:
     return (
         f"expected {name} output for one row that does not depend on the other rows of the "
         "batch; batch norm must use running statistics (track_running_stats=True), and nothing "
-        "may be quantised by the range of a batch"
+        "may be quantised by the range of the batch"
     )
 
 
 def _tiled(rows: Tensor, num: int) -> Tensor:
-    """So many rows, each again after the last."""
+    """`num` rows, starting over after the last."""
     return rows[torch.arange(num, device=rows.device) % len(rows)]
 
 
 def _same_within(rounding: int, output: Tensor, wanted: Tensor) -> bool:
-    """Whether two outputs are one up to rounding, in eps of the largest number."""
+    """Whether two outputs are equal up to rounding, in eps of the size of their numbers."""
     if output.shape != wanted.shape or not wanted.is_floating_point():
         return torch.equal(output, wanted)
     eps = (rounding if wanted.device.type == "cpu" else _ON_GPU) * torch.finfo(wanted.dtype).eps
@@ -243,10 +242,11 @@ def _same_within(rounding: int, output: Tensor, wanted: Tensor) -> bool:
 
 
 def _difference(output: Tensor, wanted: Tensor) -> float:
-    """The largest difference, as a share of how large a row's number is at that place.
+    """The largest difference, relative to the size of the numbers at that place.
 
-    That is the largest in all rows, and 1 % of its median over places at least: a number may be the
-    small difference of large ones, and then it is rounding. Infinite where one is not finite.
+    The size is the largest magnitude over rows, and at least 1 % of its median over places: a
+    number may be a small difference of large ones, and then all of it is rounding. Infinite if only
+    one of the two is finite.
     """
     same = (output == wanted) | (output.isnan() & wanted.isnan())
     gap = torch.where(same, 0, (output - wanted).abs()).nan_to_num(nan=torch.inf)
@@ -256,12 +256,12 @@ def _difference(output: Tensor, wanted: Tensor) -> float:
 
 
 def _state(network: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, those too that a state_dict leaves out."""
+    """Parameters and buffers by name, including those that a state_dict leaves out."""
     return dict(network.named_parameters()) | dict(network.named_buffers())
 
 
 def _same(now: Tensor | None, before: Tensor) -> bool:
-    """Whether a tensor is what it was; NaN counts as equal to NaN."""
+    """Whether a tensor is unchanged; NaN equals NaN."""
     if now is None or now.shape != before.shape or now.layout != before.layout:
         return False
     now, before = now.to_dense(), before.to_dense()  # sparse ones cannot be compared

@@ -1,1 +1,1 @@
-"""Folders of tensors and JSON, and networks as data. Knows nothing of VAEs."""
+"""Folders of tensors and JSON, and networks as data. Knows nothing about VAEs."""

@@ -1,7 +1,8 @@
-"""Folders of one safetensors file and one JSON file: read without running anything they hold.
+"""Folders of one safetensors file and one JSON file, read without running any code in them.
 
-The JSON holds a SHA-256 of every tensor and of the rest of the JSON: what is damaged, missing or
-left over is noticed. It is no signature: whoever changes a folder on purpose can write new ones.
+The JSON holds a SHA-256 of every tensor and of the rest of the JSON, so anything damaged, missing
+or left over is noticed. This is not a signature: whoever changes a folder on purpose can write new
+checksums.
 """
 
 import hashlib
@@ -21,34 +22,37 @@ from crosscoding.errors import ModelFormatError, first_line
 from crosscoding.persistence.pickles import way_out
 
 _DESCRIPTION = "description.json"
-_TENSORS = ("tensors.safetensors", "tensors-2.safetensors")  # taking turns where one is replaced
-_TENSORS_FILE = "tensors_file"  # in the description: which of them; the first where it says nothing
-_MAX_BYTES = 4 * 2**20  # of JSON: the description, and the header of the tensors' file
+_TENSORS = (
+    "tensors.safetensors",
+    "tensors-2.safetensors",
+)  # used in turn when a folder is replaced
+_TENSORS_FILE = "tensors_file"  # field that names one of them; by default the first
+_MAX_BYTES = 4 * 2**20  # largest JSON: the description, and the header of the tensors file
 _MAX_DEPTH = 50
 _CHECKSUMS = "checksums"
 
 T = TypeVar("T")
-Parts = tuple[dict[str, Tensor], dict[str, Any]]
-"""What an object is saved as: its tensors by name, and the rest as JSON."""
+Contents = tuple[dict[str, Tensor], dict[str, Any]]
+"""The saved form of an object: its tensors by name, and everything else as JSON."""
 
 
 def prefixed(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors under names that begin with `prefix.`"""
+    """The tensors, with `prefix.` put before each name."""
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
 def under(tensors: Mapping[str, T], prefix: str) -> dict[str, T]:
-    """The tensors, or what else there is by name, whose names begin with `prefix.`, without it."""
+    """The entries whose names begin with `prefix.`, which is removed."""
     start = f"{prefix}."
     return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
 
 
-def write_folder(path: Path, kind: str, parts: Parts) -> None:
-    """Write parts to a folder that does not exist yet or holds the same kind, whole or not at all.
+def write_folder(path: Path, kind: str, parts: Contents) -> None:
+    """Write parts to a new folder or one of the same kind; either all of it or nothing.
 
-    Over an older one, the new one counts from when its description, which names the file of its
-    tensors, takes the old one's place. Whatever breaks off before leaves the old one as it was; but
-    for a power cut, as nothing waits until the disk has it. A link is followed.
+    If there is an older one, the new one becomes valid when its description, which names its
+    tensors file, replaces the old description. A failure before that leaves the old one intact,
+    except for a power cut, as data are not flushed to disk. A link is followed.
 
     Raises:
         ValueError: Something else is at path, or it cannot be written.
@@ -61,8 +65,8 @@ def write_folder(path: Path, kind: str, parts: Parts) -> None:
         raise ValueError(f"cannot write to {path}: {why}") from error
 
 
-def _write(path: Path, kind: str, parts: Parts, taken: str | None) -> None:
-    """Write parts beside what is there, in a file that is not taken, and put them in its place."""
+def _write(path: Path, kind: str, parts: Contents, taken: str | None) -> None:
+    """Write parts beside the old ones, to the unused tensors file, and move them into place."""
     file = next(name for name in _TENSORS if name != taken)
     tensors = {name: tensor.contiguous().clone() for name, tensor in parts[0].items()}
     description = {"kind": kind, **parts[1]}
@@ -87,18 +91,18 @@ def _write(path: Path, kind: str, parts: Parts, taken: str | None) -> None:
 
 
 class Folder:
-    """A folder that `write_folder` wrote: its description is read, its tensors when asked for.
+    """A folder that `write_folder` wrote. Its description is read now, its tensors on request.
 
     Args:
         path: The folder.
-        kind: What it must hold.
+        kind: The kind of object that it must hold.
 
     Attributes:
         description: The JSON.
         shapes: The shape of each tensor, by name.
 
     Raises:
-        ModelFormatError: The folder does not hold this kind of thing, or is damaged.
+        ModelFormatError: The folder does not hold this kind of object, or is damaged.
     """
 
     def __init__(self, path: Path, kind: str) -> None:
@@ -112,11 +116,11 @@ class Folder:
         self._tensors = path / file
         self.shapes = _shapes_in(self._tensors)
 
-    def read(self) -> Parts:
-        """Tensors and description, whose checksums are right.
+    def read(self) -> Contents:
+        """Tensors and description, after their checksums have been checked.
 
         Raises:
-            ModelFormatError: They are damaged, or have no checksums.
+            ModelFormatError: Something is damaged, or has no checksum.
         """
         try:
             tensors = load_file(self._tensors)
@@ -128,13 +132,13 @@ class Folder:
         return tensors, description
 
 
-def read_folder(path: Path, kind: str) -> Parts:
+def read_folder(path: Path, kind: str) -> Contents:
     """Read what `write_folder` wrote; errors as `Folder`."""
     return Folder(path, kind).read()
 
 
 def checksums(tensors: dict[str, Tensor], description: dict[str, Any]) -> dict[str, Any]:
-    """SHA-256 of each tensor (its dtype, shape and bytes) and of the description, in hex."""
+    """SHA-256 of each tensor (dtype, shape and bytes) and of the description, in hex."""
     text = json.dumps(description, sort_keys=True)
     return {
         "tensors": {name: _digest(tensor) for name, tensor in sorted(tensors.items())},
@@ -151,14 +155,14 @@ def fingerprint(tensors: dict[str, Tensor], description: dict[str, Any]) -> str:
 def _digest(tensor: Tensor) -> str:
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    if flat.stride(0) != 1:  # as a single number taken from a larger tensor may have
+    if flat.stride(0) != 1:  # possible for a single number taken from a larger tensor
         flat = flat.clone(memory_format=contiguous_format)
     digest.update(flat.view(uint8).numpy().data)
     return digest.hexdigest()
 
 
 def _check(given: Any, found: dict[str, Any], path: Path) -> None:
-    """Raise ModelFormatError unless what was written is what is there."""
+    """Raise ModelFormatError unless the given checksums are those found."""
     if not isinstance(given, dict) or not isinstance(given.get("tensors"), dict):
         raise ModelFormatError(f"expected checksums in {path / _DESCRIPTION}, got none")
     written, there = given["tensors"], found["tensors"]
@@ -171,17 +175,17 @@ def _check(given: Any, found: dict[str, Any], path: Path) -> None:
 
 
 def _check_file(folder: Path, name: str, kind: str) -> None:
-    """Raise ModelFormatError unless a file of this name lies in the folder itself."""
+    """Raise ModelFormatError unless a regular file of this name is in the folder itself."""
     if not folder.is_dir():
         what = "a file" if folder.is_file() else "missing"
         raise ModelFormatError(
-            f"expected a saved {kind} in {folder}, and it is {what}{_way_out(folder)}"
+            f"expected a saved {kind} in {folder}, but it is {what}{_way_out(folder)}"
         )
     path = folder / name
     if not path.is_file():  # a pipe or a device might never end
-        what = "no plain file" if path.exists() else "missing"
+        what = "not a regular file" if path.exists() else "missing"
         advice = next(filter(None, map(_way_out, sorted(folder.iterdir()))), "")
-        raise ModelFormatError(f"expected a saved {kind} in {folder}, and {name} is {what}{advice}")
+        raise ModelFormatError(f"expected a saved {kind} in {folder}, but {name} is {what}{advice}")
     if path.resolve().parent != folder.resolve():
         raise ModelFormatError(
             f"expected {path} in its folder, got a link to {path.resolve()}; copy the file there"
@@ -189,13 +193,13 @@ def _check_file(folder: Path, name: str, kind: str) -> None:
 
 
 def _way_out(path: Path) -> str:
-    """What to do if a file is a pickle, to end a message with."""
+    """The end of a message about a file: what to do if it is a pickle, else ""."""
     said = way_out(path)
     return f"; {said}" if said else ""
 
 
 def _shapes_in(path: Path) -> dict[str, list[int]]:
-    """The shape of each tensor in a file, by its header: the file may be larger than memory."""
+    """The shape of each tensor in a file, read from its header, as it may exceed memory."""
     total = path.stat().st_size
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
@@ -207,7 +211,7 @@ def _shapes_in(path: Path) -> dict[str, list[int]]:
         if total < 8 + size or not size:
             raise ModelFormatError(
                 f"expected safetensors in {path}, got a file of {total} bytes that ends within its "
-                f"header, as one that was cut off{_way_out(path)}"
+                f"header, as if cut off{_way_out(path)}"
             )
         try:
             header = json.loads(file.read(size).decode(), object_pairs_hook=_without_repeats)
@@ -238,15 +242,15 @@ def _read_description(path: Path, kind: str) -> dict[str, Any]:
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, of which no reader may see another value than this one."""
+    """A JSON object; repeated names are refused, as readers would disagree on their value."""
     entries = dict(pairs)
     if len(entries) < len(pairs):
-        raise ValueError("an object has the same name twice")
+        raise ValueError("an object contains the same name twice")
     return entries
 
 
 def _check_depth(description: Any) -> None:
-    """Raise ValueError if lists and objects lie so deep in each other that a walk may fail."""
+    """Raise ValueError if lists and objects are nested too deeply for recursion."""
     level: list[Any] = [[description]]
     for _ in range(_MAX_DEPTH):
         parts = [part.values() if isinstance(part, dict) else part for part in level]
@@ -257,10 +261,10 @@ def _check_depth(description: Any) -> None:
 
 
 def _tensors_there(path: Path, kind: str) -> str | None:
-    """The file that holds the tensors of what is saved at a path, or None where there is nothing.
+    """The tensors file of the object saved at a path, or None if nothing is there.
 
     Raises:
-        ValueError: There is something else.
+        ValueError: Something else is there.
     """
     if not path.exists():
         return None

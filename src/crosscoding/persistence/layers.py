@@ -1,7 +1,7 @@
-"""Networks as plain data: a stack of common layers to JSON and back, so that no code is loaded.
+"""Networks as plain data: a stack of common layers to JSON and back, without loading code.
 
-A description is a list of [layer name, arguments]. Only the layers named in `_ARGUMENTS` exist; a
-module of any other kind has no description, and `classes` names it instead.
+A description is a list of [layer name, arguments]. Only the layers in `_ARGUMENTS` are known; any
+other module has no description, and `importable` refers to its class instead.
 """
 
 import inspect
@@ -17,15 +17,15 @@ from torch.nn.parameter import is_lazy
 from crosscoding.errors import ModelFormatError, first_line
 
 MOST_VALUES = 2**28
-"""Numbers that all steps of all layers may output together, for one row of input."""
+"""Largest total number of values that all layers may output for one row of input."""
 MOST_OPERATIONS = 2**43
-"""Multiply-adds that they may take together: minutes of a processor core.
+"""Largest total of multiply-adds for one row: minutes of a processor core.
 
 The decoder of Stable Diffusion takes a seventh of it for a picture of 512 x 512 pixels.
 """
 _MOST_LAYERS = 1000
 
-# The constructor arguments that are written of each layer; all others must have their defaults.
+# The constructor arguments that are saved of each layer; all others must have their defaults.
 _CONVOLUTION = (
     *("in_channels", "out_channels", "kernel_size", "stride", "padding"),
     *("dilation", "groups", "bias", "padding_mode"),
@@ -77,24 +77,24 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "Upsample": ("size", "scale_factor", "mode", "align_corners"),
     "ZeroPad2d": ("padding",),
 }
-_WITHOUT_EFFECT = {"inplace", "momentum", "init"}  # on what a trained layer outputs
+_WITHOUT_EFFECT = {"inplace", "momentum", "init"}  # on the output of a trained layer
 
 Description = list[list[Any]]
 
 
 def describe(network: nn.Module) -> Description | None:
-    """The layers of a network as data, or None if it is more than a stack of known layers."""
+    """The layers of a network as data, or None if it is not a stack of known layers."""
     layers = _layers(network)
     return None if any(map(_is_strange, layers)) else [_entry(layer) for layer in layers]
 
 
 def strange_layer(network: nn.Module) -> str:
-    """The class of the first layer for which a network has no description."""
+    """The class of the first layer that cannot be described."""
     return next(type(layer).__name__ for layer in _layers(network) if _is_strange(layer))
 
 
 def weights(network: nn.Module) -> dict[str, Tensor]:
-    """The weights of a network that has a description, by the names they have in what is built."""
+    """The weights of a describable network, by their names in the network that `build` makes."""
     return {
         f"{index}.{name}": tensor
         for index, layer in enumerate(_layers(network))
@@ -103,10 +103,10 @@ def weights(network: nn.Module) -> dict[str, Tensor]:
 
 
 def build(description: Description) -> nn.Sequential:
-    """The network of a description, in eval mode, with weights yet to be loaded.
+    """The network of a description, in eval mode, before its weights are loaded.
 
     Raises:
-        ModelFormatError: A layer is unknown, or its arguments are not what it takes.
+        ModelFormatError: A layer is unknown or does not take its arguments.
     """
     if not isinstance(description, Sequence) or isinstance(description, str):
         raise ModelFormatError(f"expected a list of layers, got {type(description).__name__}")
@@ -116,10 +116,10 @@ def build(description: Description) -> nn.Sequential:
 
 
 def check_shapes(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> None:
-    """Whether tensors of these shapes are the weights of a network, every one and no others.
+    """Check that these are the shapes of a network's weights, with none missing or left over.
 
     Raises:
-        ModelFormatError: One is missing, left over or of another shape; the first is named.
+        ModelFormatError: A weight is missing, left over or of another shape; names the first.
     """
     wanted = {
         name: tuple(shapes.get(name, ())) if is_lazy(tensor) else tuple(tensor.shape)
@@ -133,10 +133,10 @@ def check_shapes(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> Non
 
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Give a network its weights, every one and no others; what is not saved takes their dtype.
+    """Load all of a network's weights; buffers that are not saved take their dtype.
 
     Raises:
-        ModelFormatError: As `check_shapes`, or they are no weights by their dtype.
+        ModelFormatError: As in `check_shapes`, or the dtype is not that of weights.
     """
     check_shapes(network, {name: tensor.shape for name, tensor in weights.items()})
     like = next((tensor for tensor in weights.values() if tensor.is_floating_point()), None)
@@ -150,14 +150,14 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 def _layers(network: nn.Module) -> list[nn.Module]:
-    """The layers of a stack of stacks, in order."""
+    """The layers of a nested stack, in order."""
     if type(network) is nn.Sequential and not _has_hooks(network):
         return [layer for child in network for layer in _layers(child)]
     return [network]
 
 
 def _is_strange(layer: nn.Module) -> bool:
-    """Whether a layer is not known, or has a setting that its description would lose."""
+    """Whether a layer is unknown, or has a setting that its description would lose."""
     kind = type(layer)
     name = kind.__name__
     if kind is not getattr(nn, name, None) or name not in _ARGUMENTS or _has_hooks(layer):
@@ -168,13 +168,13 @@ def _is_strange(layer: nn.Module) -> bool:
 
 
 def _defaults(kind: type[nn.Module], keys: Iterable[str]) -> dict[str, Any]:
-    """What a layer's constructor takes where it is given nothing."""
+    """The defaults of a layer's constructor arguments."""
     parameters = inspect.signature(kind).parameters
     return {key: parameters[key].default for key in keys}
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    """Whether other code than its class's runs along with a module, as spectral norm's hook."""
+    """Whether a module runs code besides its class's, such as spectral norm's hook."""
     hooks = module._forward_hooks or module._forward_pre_hooks
     return bool(hooks) or "forward" in vars(module)
 
@@ -185,8 +185,8 @@ def _entry(layer: nn.Module) -> list[Any]:
 
 
 def _setting(layer: nn.Module, key: str, default: Any = None) -> Any:
-    """What a layer's constructor was given; layers keep it as an attribute of the same name."""
-    if key == "bias":  # of a layer without any weights it says nothing
+    """A constructor argument of a layer, which layers keep as an attribute of the same name."""
+    if key == "bias":  # without weights, the setting is not visible
         return layer.bias is not None or layer.weight is None
     return getattr(layer, key, default)
 
@@ -206,18 +206,18 @@ def _layer(entry: Any) -> nn.Module:
         for key, default in _defaults(kind, arguments).items():
             if isinstance(default, bool) and not isinstance(plain[key], bool):
                 raise TypeError(f"expected true or false for {key}")
-        with torch.device("meta"):  # no memory and no random numbers for what is replaced
+        with torch.device("meta"):  # the weights are replaced: no memory, no random numbers
             return kind(**plain)
-    except Exception as error:  # layers have many ways to say that an argument is wrong
+    except Exception as error:  # layers raise many errors for wrong arguments
         raise ModelFormatError(f"cannot build layer {short(entry)}: {first_line(error)}") from error
 
 
 def _plain(value: Any) -> Any:
-    """A layer's argument from JSON: nothing, a word, a finite number, or some of them."""
+    """A layer's argument from JSON: null, a string, a finite number, or a list of these."""
     if isinstance(value, list):
         return tuple(map(_plain, value))
     if isinstance(value, dict) or (isinstance(value, float) and not math.isfinite(value)):
-        raise ValueError(f"expected a number, a word or a list of them, got {value}")
+        raise ValueError(f"expected a finite number, a string or a list of them, got {value}")
     return value
 
 
@@ -226,5 +226,5 @@ _shorten.maxdict = 20
 
 
 def short(entry: Any) -> str:
-    """An entry for a message, however long it is."""
+    """An entry, shortened for a message."""
     return _shorten.repr(entry)

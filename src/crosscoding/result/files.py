@@ -13,10 +13,12 @@ from torch import Generator, Tensor
 
 from crosscoding.errors import ModelFormatError
 from crosscoding.evidence import Evidence
+from crosscoding.model.recognition import same_output
 from crosscoding.model.vae import VAE
-from crosscoding.persistence.folder import Parts, prefixed, read_folder, under, write_folder
+from crosscoding.persistence.folder import Contents, prefixed, read_folder, under, write_folder
 from crosscoding.result.findings import Findings
-from crosscoding.target.vae_target import Target, VAETarget
+from crosscoding.target.base import Target
+from crosscoding.target.vae_target import VAETarget
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +95,7 @@ class SavedPosterior:
 
 
 def _check_fits(
-    target: VAETarget, saved: Parts, batch_shape: torch.Size, draws: Tensor, folder: Path
+    target: VAETarget, saved: Contents, batch_shape: torch.Size, draws: Tensor, folder: Path
 ) -> None:
     """Raise ModelFormatError unless evidence, draws and saved outputs match this model."""
     tensors, description = saved
@@ -103,7 +105,7 @@ def _check_fits(
     here, given = _fingerprint(target.vae, draws), tensors.get("fingerprint")
     if given is None or (here.shape, here.dtype) != (given.shape, given.dtype):
         raise ModelFormatError(f"expected outputs of the model in {folder}, got {given}")
-    if not torch.allclose(here, given, 1e-3, 1e-4):
+    if not same_output(here, given):
         raise ModelFormatError(
             f"expected the model that the posterior in {folder} belongs to, got another"
         )

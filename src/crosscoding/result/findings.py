@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from crosscoding.crosscoders import Fitted
 from crosscoding.errors import ModelFormatError
-from crosscoding.persistence.folder import Parts, prefixed, under
+from crosscoding.persistence.folder import Contents, prefixed, under
 from crosscoding.random import uniform
 from crosscoding.result.verdict import Figures
 
@@ -257,7 +257,7 @@ class Findings:
             },
         )
 
-    def to_parts(self) -> Parts:
+    def to_parts(self) -> Contents:
         """The findings as tensors and JSON."""
         named = {f.name: getattr(self, f.name) for f in fields(self)}
         tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
@@ -274,7 +274,7 @@ class Findings:
         return tensors, description
 
     @classmethod
-    def from_parts(cls, parts: Parts) -> "Findings":
+    def from_parts(cls, parts: Contents) -> "Findings":
         """The findings that `to_parts` described.
 
         Raises:

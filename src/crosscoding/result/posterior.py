@@ -13,14 +13,16 @@ from crosscoding.diagnostics import importance_ess, pareto_k_limit, pareto_smoot
 from crosscoding.errors import NonFiniteError
 from crosscoding.evidence import as_tensor
 from crosscoding.isolation import isolated_class
+from crosscoding.model.matching import check_dtype, check_matches
 from crosscoding.model.undefined_elements import nothing_to_predict
-from crosscoding.model.vae import VAE, check_dtype, check_matches
+from crosscoding.model.vae import VAE
 from crosscoding.random import generator_from
 from crosscoding.result.arviz import to_arviz
 from crosscoding.result.files import SavedPosterior
 from crosscoding.result.findings import Findings, Stage
 from crosscoding.result.verdict import Verdict
-from crosscoding.target.vae_target import CHUNK_BYTES, Target, VAETarget
+from crosscoding.target.base import Target
+from crosscoding.target.vae_target import CHUNK_BYTES, VAETarget
 
 _CACHE_BYTES = 4 * 2**20  # of decoder output: pieces that stay in cache take half the time
 _FEW_COUNT = 50.0  # effective draws below which the error of an average means little

@@ -1,1 +1,1 @@
-"""Targets p(z, x): what every method works on."""
+"""Targets p(z, x), on which every method works."""

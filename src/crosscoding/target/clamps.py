@@ -1,7 +1,7 @@
-"""Whether a decoder holds what is observed on a clamp, wherever an answer has its draws.
+"""Whether the decoder clamps an observed element at every draw of an answer.
 
-There log p(x|z) of the element is the clamp's, the same at all draws, so that nothing leads from
-them to the z that would explain what is observed.
+Its log p(x|z) is then the same at all draws, so no gradient or weight leads from them to the z that
+would explain the observed value.
 """
 
 import math
@@ -11,22 +11,23 @@ from torch import Generator, Tensor
 
 from crosscoding.target.observed_likelihood import Observed
 
-_SURPRISING = 10.0  # nats: what is observed is that improbable at 4.5 standard deviations
-_TIMES_AS_FAR = (2.0, 6.0, 20.0)  # prior standard deviations from the centre, both ways
+_SURPRISING = 10.0  # nats below the usual log p: a value 4.5 standard deviations off
+_DISTANCES = (2.0, 6.0, 20.0)  # prior standard deviations from the centre, both ways
 
 
 def stuck(observed: Observed, z: Tensor) -> Tensor:
-    """An observed element of one and the same, improbable log p at all points, as on a clamp.
+    """An observed element whose log p is improbable and identical at all points, as on a clamp.
 
-    It is none that has this log p everywhere: far from the prior's centre it has another.
+    Elements whose log p is the same everywhere do not count: it must change far from the centre of
+    the prior.
 
     Args:
         observed: The queries.
         z: Shape (S, B, latent).
     Returns:
-        The element, out of those of a datum laid out flat, shape (B,); −1 where there is none.
+        The element's index in a flattened datum, shape (B,); −1 if there is none.
     """
-    far = z.new_tensor(_TIMES_AS_FAR)[:, None, None] * z[:1].sign()
+    far = z.new_tensor(_DISTANCES)[:, None, None] * z[:1].sign()
     far = torch.cat([far, -far, far * z[:1].abs()]).expand(-1, z.shape[1], -1)
     results = [z.new_zeros(0, dtype=torch.long)]
     for rows, part in observed.pieces(len(z)):
@@ -47,7 +48,7 @@ def stuck(observed: Observed, z: Tensor) -> Tensor:
 
 
 def _same(observed: Observed, z: Tensor) -> Tensor:
-    """Which elements have the same log p at all of points (S, B, latent), boolean, (B, E)."""
+    """Which elements have the same log p at all points z (S, B, latent), boolean, (B, E)."""
     first, same = None, torch.ones_like(observed.values, dtype=torch.bool)
     for some in observed.slices(len(z)):
         log_probs = observed.likelihood.log_prob(observed.params(z[some]), observed.values)
@@ -57,7 +58,7 @@ def _same(observed: Observed, z: Tensor) -> Tensor:
 
 
 def _surprise(observed: Observed, z: Tensor) -> Tensor:
-    """By how many nats what is observed is less probable than draws at z (B, latent): (B, E)."""
+    """How many nats less probable the observed values are than draws at z (B, latent): (B, E)."""
     params, values, likelihood = observed.params(z[None])[0], observed.values, observed.likelihood
     noise = likelihood.noise(values.shape, generator=Generator().manual_seed(0), like=values)
     usual = likelihood.draw(params, noise).to(values)

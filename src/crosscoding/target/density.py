@@ -1,4 +1,4 @@
-"""A target without a VAE: any density of z, for every method that works on a VAE."""
+"""A target without a VAE: any density of z, for use with the methods for VAEs."""
 
 import math
 from collections.abc import Callable
@@ -11,28 +11,29 @@ from crosscoding.clock import UNLIMITED
 from crosscoding.errors import NonFiniteError, counted
 from crosscoding.isolation import isolated
 from crosscoding.model.bank import MAX_POINTS, prior_points
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
-_BEYOND = 3.0  # standard deviations of a normal draw's length
-_BANK_SHARE = 0.25  # of the time that is left
-_AT_ONCE = 256  # points, of each query, where there is a clock that is asked between them
+_BEYOND = 3.0  # added to √latent: hardly any standard normal draw is longer
+_BANK_SHARE = 0.25  # of the time left, for evaluating the bank
+_AT_ONCE = 256  # points per query between two looks at a clock with a limit
 
 
 class DensityTarget(Target):
-    """A bare target without a VAE: any unnormalised density of z.
+    """A target without a VAE: any unnormalised density of z.
 
-    It is split into a prior N(0, prior_scale² I) and the rest, so that every method, those that
-    start from the prior too, runs on it as on a VAE.
+    It is split into a prior N(0, prior_scale² I) and the rest, so every method runs on it as on a
+    VAE, including those that start from the prior.
 
     Args:
-        log_density: Maps z (*sample, *batch, latent) to log-densities (*sample, *batch). One that
-            torch cannot differentiate is taken to be flat: moves are then those of a random walk.
+        log_density: Maps z (*sample, *batch, latent) to log-densities (*sample, *batch). If torch
+            cannot differentiate it, its gradient counts as 0, and gradient-based moves become a
+            random walk.
         latent_dim: Size of z.
         prior_scale: Standard deviation of the prior; wide enough to cover all modes.
-        like: Tensor whose dtype and device to use; float32 on the CPU otherwise.
+        like: Tensor whose dtype and device to use; by default float32 on the CPU.
 
     Attributes:
-        kept: What was worked out from the density and is worth keeping, by name.
+        kept: Cached results computed from the density, by name.
 
     Example:
         >>> target = DensityTarget(lambda z: -z.square().sum(-1), latent_dim=2)
@@ -63,18 +64,18 @@ class DensityTarget(Target):
 
     @property
     def undefined(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Whether the density had no value somewhere far out, the same for all queries, (B,)."""
+        """Whether the density was NaN or +inf somewhere far out; the same for all queries, (B,)."""
         found = self.kept.get("undefined", False)
         return torch.full(self.batch_shape, found, dtype=torch.bool, device=self.like.device)
 
     @property
     def _far(self) -> float:
-        """Distance from 0 that hardly any draw of the prior is beyond."""
+        """Distance from 0 beyond which hardly any prior draw lies."""
         return (math.sqrt(self.latent_dim) + _BEYOND) * self.prior_scale
 
     @property
     def operations(self) -> float:
-        return 100.0 * self.latent_dim  # it shows nothing of itself
+        return 100.0 * self.latent_dim  # a guess: the cost of a density is unknown
 
     @isolated
     def log_joint(self, z: Tensor, *, checked: bool = True) -> Tensor:
@@ -94,12 +95,12 @@ class DensityTarget(Target):
             )
         if result.dtype != z.dtype:
             raise ValueError(
-                f"expected log_density to give the dtype of z, {z.dtype}, got {result.dtype}; give "
-                f"its tensors that dtype, or DensityTarget(..., like=torch.empty(0, "
+                f"expected log_density to return the dtype of z, {z.dtype}, got {result.dtype}; "
+                f"give its tensors that dtype, or DensityTarget(..., like=torch.empty(0, "
                 f"dtype={result.dtype}))"
             )
         if z.requires_grad and torch.is_grad_enabled() and not result.requires_grad:
-            result = result + 0 * z.sum(-1)  # of a constant, or of code that torch does not see
+            result = result + 0 * z.sum(-1)  # a constant, or code that torch cannot trace
         wrong = result.isnan() | (result == math.inf)
         if wrong.any():
             far = z.detach().norm(dim=-1) > self._far
@@ -111,7 +112,7 @@ class DensityTarget(Target):
             found = "NaN" if result[wrong].isnan().any() else "infinity"
             raise NonFiniteError(
                 f"expected a finite log-density, got {found} from log_density at "
-                f"{int(wrong.sum())} of {counted(wrong.numel(), 'point')}, the first of them at "
+                f"{int(wrong.sum())} of {counted(wrong.numel(), 'point')}, the first at "
                 f"|z| = {place:.3g}"
             )
         return result
@@ -135,9 +136,9 @@ class DensityTarget(Target):
     def in_time(
         self, evaluate: "Callable[[DensityTarget, Tensor], Tensor]", points: Tensor
     ) -> Tensor:
-        """A function of points (N, latent), for as many of the first ones as there is time for.
+        """Evaluate a function of points (N, latent) at as many of the first as time allows.
 
-        One is evaluated however late it is.
+        The first point is always evaluated, however late it is.
         """
         if not self.clock.is_limited:
             return evaluate(self, points)
@@ -159,7 +160,7 @@ class DensityTarget(Target):
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(self.log_joint(z).sum(), z, create_graph=True)
-            if not gradient.requires_grad:  # of a linear density
+            if not gradient.requires_grad:  # a linear density
                 return z.new_zeros(*z.shape, self.latent_dim, dtype=torch.double)
             rows = []
             for column in gradient.unbind(-1):
@@ -170,7 +171,7 @@ class DensityTarget(Target):
 
     @isolated
     def curvature_along(self, z: Tensor, directions: Tensor) -> Tensor:
-        """By central differences of the gradient: it need not have a derivative."""
+        """By central differences of the gradient, which need not be differentiable."""
         step = torch.finfo(z.dtype).eps ** (1 / 3)
         shift = step * directions.to(z)
         with torch.enable_grad():

@@ -1,7 +1,7 @@
-"""Gradients in which what does not count has no say.
+"""Gradients that outputs without weight cannot turn into NaN.
 
-Going backwards through a network, 0 times the infinite derivative of an output that does not count
-would be NaN, and NaN would spread to all. Here it is 0, as the gradient without that output has it.
+In a backward pass, a weight of 0 times an infinite derivative is NaN, and that NaN spreads to every
+component. Here the product is 0, so the gradient is what it would be without that output.
 """
 
 from collections.abc import Callable
@@ -19,14 +19,14 @@ _SUMS = {torch.ops.aten.add, torch.ops.aten.add_}
 
 
 def gradient(function: Function, z: Tensor, weights: Function = torch.ones_like) -> list[Tensor]:
-    """function(z) and the gradient of its weighted sum, shape of z, both without a graph.
+    """function(z) and the gradient of its weighted sum, both without an autograd graph.
 
     Args:
-        function: Whatever torch can differentiate.
+        function: Any function that torch can differentiate.
         z: Points.
-        weights: Of what function gives, given that: of its shape.
+        weights: Maps function(z) to its weights, of the same shape.
     Raises:
-        ValueError: What function gives has no gradient.
+        ValueError: function(z) has no gradient.
     """
     both = _gradient(function, z, weights, nullcontext())
     return _gradient(function, z, weights, _ZeroWins()) if both[1].isnan().any() else both
@@ -39,7 +39,7 @@ def _gradient(function: Function, z: Tensor, weights: Function, backwards: Any) 
     if not value.requires_grad:
         raise ValueError(
             "expected a decoder that torch can differentiate by z, got one whose output has no "
-            "gradient; remove detach() and no_grad() from it"
+            "gradient; remove detach() and no_grad() from its code"
         )
     of_value = weights(value.detach())
     with backwards:
@@ -48,9 +48,10 @@ def _gradient(function: Function, z: Tensor, weights: Function, backwards: Any) 
 
 
 class _ZeroWins(TorchDispatchMode):
-    """While it lasts, 0 times anything is 0, and so is what any step makes of a gradient of 0.
+    """A mode in which 0 times anything is 0, and so is the result of any step on a gradient of 0.
 
-    A step backwards is a product with the gradient, or an operation whose first argument it is.
+    Each step of a backward pass is a product with the gradient, or an operation with the gradient
+    as its first argument.
     """
 
     def __torch_dispatch__(
@@ -66,7 +67,7 @@ class _ZeroWins(TorchDispatchMode):
 
 
 def _zero_where(output: Tensor, factor: Tensor) -> Tensor:
-    """0 in place of NaN where the factor is 0, if it belongs to the output element by element."""
+    """0 in place of NaN wherever the factor is 0, if its shape broadcasts to the output's."""
     try:
         none = (factor == 0).expand_as(output)
     except RuntimeError:

@@ -1,7 +1,7 @@
-"""A decoder's output and its Jacobian at many z, by forward mode: a tangent for each direction.
+"""A decoder's output and its Jacobian at many z, by forward mode, one tangent per direction.
 
-Where a decoder has an operation without a forward-mode rule, such as fused attention, differences
-take its place: they ask for nothing but decoding.
+If the decoder has an operation without a forward-mode rule, such as fused attention, central
+differences replace it: they need nothing but decoding.
 """
 
 from collections.abc import Callable
@@ -11,45 +11,45 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 _TANGENT_BYTES = 2 * 2**20
-_MANY = 32  # points, from which on
+_MANY = 32  # points above which dual numbers beat vmap
 
 Decode = Callable[[Tensor], Tensor]
 
 
 @torch.no_grad()
 def with_jacobian(decode: Decode, z: Tensor) -> tuple[Tensor, Tensor]:
-    """decode(z) of z (S, B, latent), (S, B, *out), and its derivatives, (latent, S, B, *out).
+    """decode(z) at z (S, B, latent), (S, B, *out), and its derivatives, (latent, S, B, *out).
 
-    Some latent directions at a time, as what a pass works on should stay in the processor's cache.
+    A pass takes only as many latent directions as fit in the processor's cache.
     """
     params = decode(z)
     directions = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
     pieces = directions.split(max(_TANGENT_BYTES // max(params.nbytes, 1), 1))
-    # vmap decodes z once, and takes its time to start: not for what is soon done without it
+    # vmap decodes z only once but is slow to start: not worth it for small work
     small = len(pieces) == 1 and z[..., 0].numel() >= _MANY
     forward = _as_duals if small else _pushed
     try:
         return params, torch.cat([forward(decode, z, piece) for piece in pieces])
-    except RuntimeError:  # there is no forward mode of some operation
+    except RuntimeError:  # an operation has no forward mode
         along = [_differences(decode, z, piece[:, None, None]) for piece in pieces]
         return params, torch.cat(along)
 
 
 @torch.no_grad()
 def derivative(decode: Decode, z: Tensor, directions: Tensor, *, exact: bool) -> Tensor:
-    """Of decode(z) at z (S, B, latent) along a direction at each, as z: (S, B, *out).
+    """The derivative of decode(z) along one direction at each z (S, B, latent): (S, B, *out).
 
     Args:
         decode: A decoder.
         z: Points.
-        directions: Of length 1 or so, shape of z.
-        exact: Whether by forward mode, which takes three to six decodes of a large decoder's;
-            differences take two.
+        directions: Of about length 1, shape of z.
+        exact: Whether to use forward mode, which costs as much as three to six decodes of a large
+            decoder; differences cost two.
     """
     if exact:
         try:
             return torch.func.jvp(decode, (z,), (directions,))[1]
-        except RuntimeError:  # there is no forward mode of some operation
+        except RuntimeError:  # an operation has no forward mode
             pass
     return _differences(decode, z, directions[None])[0]
 
@@ -64,11 +64,11 @@ def _pushed(decode: Decode, z: Tensor, directions: Tensor) -> Tensor:
 
 
 def _as_duals(decode: Decode, z: Tensor, directions: Tensor) -> Tensor:
-    """The same, at the price of decoding z once for each direction."""
+    """The same with dual numbers, which decode z once for each direction."""
     shape = (len(directions), *z.shape)
     tangents = directions[:, None, None].expand(shape).contiguous()
     with forward_ad.dual_level():
-        points = z.expand(shape).contiguous()  # duals need memory of their own
+        points = z.expand(shape).contiguous()  # dual tensors must own their memory
         duals = forward_ad.make_dual(points.flatten(0, 1), tangents.flatten(0, 1))
         tangent = forward_ad.unpack_dual(decode(duals)).tangent
     if tangent is None:
@@ -77,9 +77,9 @@ def _as_duals(decode: Decode, z: Tensor, directions: Tensor) -> Tensor:
 
 
 def _differences(decode: Decode, z: Tensor, directions: Tensor) -> Tensor:
-    """The same by central differences, to about 1e-5 of the output in float32.
+    """The same by central differences, accurate to about 1e-5 of the output in float32.
 
-    Along directions (N, …, latent) that broadcast with z.
+    directions (N, …, latent) broadcast with z.
     """
     step = torch.finfo(z.dtype).eps ** (1 / 3)
     shift = step * directions

@@ -1,15 +1,15 @@
-"""log p(x|z) of queries, from what the decoder outputs for the elements that they observe.
+"""log p(x|z) of queries, from the decoder's output for their observed elements.
 
-What is not observed is left out before any arithmetic: it may be infinite or NaN, and vectorised
-operations round a number by its place in a tensor. So answers are those, bit for bit, of a decoder
-without these elements.
+Unobserved elements are left out before any arithmetic: they may be infinite or NaN, and vectorised
+operations may round a number differently depending on its place in a tensor. So answers equal, bit
+for bit, those of a decoder without these elements.
 
-With 5 to 25 % of an image observed, most of a decoder's last layer makes elements that p(x|z) does
-not look at. Where the decoder has a `Head`, a query keeps the rows of what it observes; queries
-that observe the same elements share them. Otherwise all elements are decoded.
+With 5 to 25 % of an image observed, most of a decoder's last layer computes elements that p(x|z)
+does not need. If the decoder has a `Head`, each query keeps only the rows of its observed elements,
+and queries with the same mask share them. Otherwise all elements are decoded.
 
-Everything is done piece by piece, so that what a piece works on stays in the processor's cache, and
-memory is bounded: gradients too, which a piece works out with its values.
+All work, including gradients, is done in pieces: each fits the processor's cache, and memory is
+bounded.
 """
 
 import math
@@ -26,26 +26,26 @@ from crosscoding.model.vae import VAE
 from crosscoding.target.guarded_gradient import gradient
 from crosscoding.target.jacobian import derivative
 
-_MOST_OBSERVED = 0.5  # share of the elements above which one product with all of them is faster
+_MOST_OBSERVED = 0.5  # share of the elements above which running the whole layer is faster
 _MAX_BYTES = 512 * 2**20
 _POINTS_AT_ONCE = 128
 _CACHE_BYTES = 8 * 2**20
-_PIECE_BYTES = 32 * 2**20  # of all that the steps of decoding a piece output
-_PER_ELEMENT = 8  # numbers that the steps of a likelihood output for a decoder's one, about
+_PIECE_BYTES = 32 * 2**20  # outputs of all steps together that decode a piece
+_PER_ELEMENT = 8  # about as many numbers as a likelihood's steps output per decoded parameter
 _TILE, _TILES_AT_ONCE = 128, 256
-_LANES = 64  # elements that vectorised operations take at once divide it, whatever the processor
+_LANES = 64  # a multiple of the vector length of every processor
 
 
 class Observed:
-    """log p(x|z) of B queries from their observed elements, E of them at most.
+    """log p(x|z) of B queries from their observed elements, at most E per query.
 
     Attributes:
-        elements: Which elements, shape (R, E), R = B or, for a shared mask, 1; queries with fewer
-            are filled up with elements that do not count.
+        elements: Indices of the elements, shape (R, E), with R = B, or 1 for a shared mask. Queries
+            with fewer observed elements are padded with unobserved ones.
         values: x, shape (B, E).
-        mask: Which of them count, shape (R, E).
+        mask: Which of the elements are observed, shape (R, E).
         likelihood: For these elements.
-        clock: Told before every piece that is decoded.
+        clock: Ticked before every piece is decoded.
     """
 
     likelihood: Likelihood
@@ -67,12 +67,12 @@ class Observed:
 
     @staticmethod
     def of(vae: VAE, values: Tensor, mask: Tensor, clock: Clock = UNLIMITED) -> "Observed":
-        """What is fastest for these queries: values and mask of shape (B, data_size)."""
+        """The faster class for these queries; values and mask have shape (B, data_size)."""
         found = ObservedRows.where_faster(vae, values, mask, clock)
         return (found or Observed(vae, values, mask)).timed(clock)
 
     def timed(self, clock: Clock) -> "Observed":
-        """The same, by this clock."""
+        """The same with this clock."""
         chosen = self._copy()
         chosen.clock = clock
         return chosen
@@ -95,7 +95,7 @@ class Observed:
         Returns:
             Shape (S, B, E, *param_shape).
         Raises:
-            OutOfTime: It is over, by the clock.
+            OutOfTime: The clock has run out.
         """
         self.clock.tick()
         params = self._vae.decode_flat(z.reshape(z.shape[:-2].numel(), *z.shape[-2:])).flatten(2)
@@ -108,7 +108,7 @@ class Observed:
         return self._counted(params)
 
     def _counted(self, params: Tensor) -> Tensor:
-        """The parameters of these elements, laid out flat, as the likelihood takes them."""
+        """Flattened parameters of these elements in the shape that the likelihood takes."""
         own = self.likelihood.param_shape
         shape = (params.shape[-1] // math.prod(own), *own)
         params = params.contiguous().unflatten(-1, shape)
@@ -121,16 +121,16 @@ class Observed:
         return self.in_pieces(z, lambda part, points: part.at(points))
 
     def at(self, points: Tensor) -> Tensor:
-        """The same in one piece: points (S, B, latent) -> (S, B)."""
+        """log p(x|z) in one piece: points (S, B, latent) -> (S, B)."""
         return self.likelihood.masked_log_prob(self.params(points), self.values, self.mask)
 
     def lost(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """At what share of points an observed element is lost, and which one at most of them.
+        """The share of points at which an observed element is lost, and the one lost most often.
 
         Args:
             z: Shape (S, B, latent).
         Returns:
-            The share and the element, out of those of a datum laid out flat, shape (B,) both.
+            The share, and the element's index in a flattened datum, both of shape (B,).
         """
         shares, elements = [z.new_zeros(0)], [z.new_zeros(0, dtype=torch.long)]
         for rows, part in self.pieces(len(z)):
@@ -146,7 +146,7 @@ class Observed:
         return torch.cat(shares), torch.cat(elements)
 
     def element(self, place: Tensor) -> Tensor:
-        """Which element of the datum stands at a place of each query, (B,) -> (B,)."""
+        """The element of the datum at a place among each query's elements, (B,) -> (B,)."""
         return self.elements.expand(len(place), -1).gather(1, place[:, None])[:, 0]
 
     def in_pieces(
@@ -156,13 +156,13 @@ class Observed:
         *,
         decodes_of_one: int = 1,
     ) -> Tensor:
-        """function of z (*sample, B, latent) by pieces: shape (*sample, B, *event).
+        """Evaluate a function at z (*sample, B, latent) in pieces: shape (*sample, B, *event).
 
         Args:
             z: Latent points.
-            function: Takes some queries and points of theirs, (S', B', latent); gives (S', B',
+            function: Takes some queries and their points, (S', B', latent); returns (S', B',
                 *event).
-            decodes_of_one: How many decodes function has in memory for a point.
+            decodes_of_one: How many decodes per point the function has in memory.
         """
         flat = z.reshape(z.shape[:-2].numel(), *z.shape[-2:])
         results = []
@@ -173,9 +173,9 @@ class Observed:
         return result.reshape(*z.shape[:-1], *result.shape[2:])
 
     def pieces(self, num_points: int) -> Iterator[tuple[slice, "Observed"]]:
-        """Some queries after the other, of each of which there are so many points.
+        """Pieces of a few queries each, sized for `num_points` points per query.
 
-        A piece is without the elements that none of its queries observes.
+        A piece leaves out elements that none of its queries observes.
         """
         size = _whole(self.points_at_once // min(max(num_points, 1), _POINTS_AT_ONCE))
         for start in range(0, max(len(self.values), 1), size):
@@ -183,19 +183,19 @@ class Observed:
             yield rows, self.select(rows)._trimmed()
 
     def slices(self, num_points: int, decodes_of_one: int = 1) -> Iterator[slice]:
-        """Some of so many points of each query after the other: as many as a piece may have."""
+        """Slices of `num_points` points per query, each as large as a piece may be."""
         size = _whole(self.points_at_once // (max(len(self.values), 1) * decodes_of_one))
         kind = f"{decodes_of_one} decodes of {len(self.values)}"
         return self.clock.slices(num_points, size, kind)
 
     @property
     def params_size(self) -> int:
-        """How many numbers `params` gives for a point of a query."""
+        """How many parameters `params` returns for one point of a query."""
         return self._outputs.shape[-1]
 
     @property
     def points_at_once(self) -> int:
-        """Points of all queries together that make up a piece."""
+        """How many points, of all queries together, make up a piece."""
         numbers = self._vae.cost.values + _PER_ELEMENT * self._vae.params_size
         piece = self.clock.piece_bytes(_PIECE_BYTES)
         return max(piece // (numbers * self._vae.dtype.itemsize), 1)
@@ -224,9 +224,9 @@ class Observed:
 
 
 class _WithGradient(torch.autograd.Function):
-    """log p(x|z), and its gradient at the same time, piece by piece: no graph is kept.
+    """log p(x|z) and, in the same pass, its gradient, piece by piece, without keeping a graph.
 
-    Where a gradient of the gradient is asked for (create_graph=True), the graph is made then.
+    A gradient of the gradient (create_graph=True) builds the graph when it is asked for.
     """
 
     @staticmethod
@@ -263,10 +263,10 @@ def _value_and_gradient(part: Observed, points: Tensor) -> Tensor:
 
 
 def _gradient_by_element(part: Observed, z: Tensor) -> Tensor:
-    """∇ log p(x|z) from derivatives of each element alone: z (S, B, latent), shape of z.
+    """∇ log p(x|z) as a sum of each element's derivative, at z (S, B, latent), shape of z.
 
-    Going backwards, a step may overflow that forwards does not, as 1 / p of a p that has all but
-    underflowed.
+    Forward mode is used, since the backward pass may overflow where the forward pass does not, as
+    in 1 / p for a p that has almost underflowed.
     """
     if not z.numel():
         return z
@@ -282,7 +282,7 @@ def _gradient_by_element(part: Observed, z: Tensor) -> Tensor:
 
 
 class ObservedRows(Observed):
-    """The same from rows of the decoder's last layer: other elements are not decoded."""
+    """The same from rows of the decoder's last layer; other elements are not decoded."""
 
     _by_query = (*Observed._by_query, "_weight", "_bias")
 
@@ -333,8 +333,8 @@ class ObservedRows(Observed):
     def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
         """log p(x|z) in nats of query[i] at z[i]: z (N, latent), query (N,) -> (N,).
 
-        The points of a query are laid out in tiles, the last one filled up, so that its rows are
-        fetched once a tile.
+        The points of each query are arranged in tiles, the last one padded, so that the query's
+        rows are fetched only once per tile.
         """
         if not len(z):
             return z.new_empty(0)
@@ -365,10 +365,10 @@ class ObservedRows(Observed):
 
 
 def _most_observed(mask: Tensor) -> int:
-    """Of mask (B, E), the most of a query; 0 without queries."""
+    """The largest number of observed elements in a row of mask (B, E); 0 without queries."""
     return int(mask.sum(1).max()) if len(mask) else 0
 
 
 def _whole(num: int) -> int:
-    """So many points at once, or a few less: pieces then round as all points together would."""
+    """`num` rounded down to whole vectors, so that pieces round as all points at once would."""
     return max(num - num % _LANES if num > _LANES else num, 1)

@@ -1,202 +1,28 @@
-"""The target p(z, x): what every method works on, such as a VAE with evidence.
-
-    log p(z, x) = log p(z) + log p(x|z),   p(z|x) = p(z, x) / p(x)                            (3)
-
-Shapes are (*sample, *batch, latent) for z and (*sample, *batch) for log-probabilities in nats. The
-batch runs over queries, each with evidence of its own.
-"""
+"""The target of a VAE with evidence: p(z, x) = p(z) p(x|z), x the observed elements."""
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cache
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from crosscoding.clock import UNLIMITED, Clock
+from crosscoding.clock import Clock
 from crosscoding.errors import NonFiniteError
 from crosscoding.evidence import Evidence
 from crosscoding.isolation import isolated
 from crosscoding.model.bank import MAX_POINTS, Bank
-from crosscoding.model.vae import VAE, check_matches
-from crosscoding.random import normal
+from crosscoding.model.matching import check_matches
+from crosscoding.model.vae import VAE
+from crosscoding.target.base import REACH, Target
 from crosscoding.target.clamps import stuck
 from crosscoding.target.guarded_gradient import gradient
 from crosscoding.target.jacobian import derivative, with_jacobian
 from crosscoding.target.observed_likelihood import Observed
 
 CHUNK_BYTES = 64 * 2**20
-_JACOBIAN_BYTES = 32 * 2**20  # of a Jacobian at one z, in double
-_DEAR = 1e7  # multiply-adds of a decode, from which on derivatives along a line are differences
-REACH = 5.0  # prior standard deviations from 0 that hardly any prior draw is beyond
-
-
-class Target(ABC):
-    """An unnormalised density of z for each query of a batch, split into prior and likelihood.
-
-    Attributes:
-        latent_dim: Size of z.
-        batch_shape: Shape of the batch of queries.
-        prior_scale: Standard deviation of the prior N(0, prior_scale² I) that log_likelihood is
-            relative to.
-        like: An empty tensor of the dtype and on the device of everything here.
-        index: Which queries of the whole batch these are, shape (B,); None: all of them.
-        ends_with_prior: Whether far out p(z, x) falls off as the prior does; where that is not
-            known, tails have to be looked at.
-        undefined: For which queries of the whole batch log p(x|z) was NaN somewhere far out, and
-            taken for −inf, boolean; None: not known.
-        clock: Told before every piece of work.
-        bank_points: Most points that the bank has.
-    """
-
-    latent_dim: int
-    batch_shape: torch.Size
-    prior_scale: float = 1.0
-    like: Tensor
-    index: Tensor | None = None
-    ends_with_prior: bool = False
-    undefined: Tensor | None = None
-    clock: Clock = UNLIMITED
-    bank_points: int = MAX_POINTS
-
-    def name(self, query: int | Tensor) -> int:
-        """Which query of the whole batch this is, for messages."""
-        return int(query if self.index is None else self.index[query])
-
-    @abstractmethod
-    def log_likelihood(self, z: Tensor, *, checked: bool = True) -> Tensor:
-        """log p(x|z) in nats, shape (*sample, *batch).
-
-        Raises:
-            NonFiniteError: It is NaN somewhere that prior draws are; not raised if not checked.
-        """
-
-    @abstractmethod
-    def pairwise_log_likelihood(self, z: Tensor) -> Tensor:
-        """log p(x|z) of every query at points that all share: z (N, latent) -> (N, *batch)."""
-
-    @abstractmethod
-    def log_likelihood_of_bank(self) -> tuple[Tensor, Tensor]:
-        """Spread-out points of the prior, (N, latent), and log p(x|z) there, (N, *batch)."""
-
-    @abstractmethod
-    def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
-        """log p(x|z) of query[i] at z[i], in nats: z (N, latent), query (N,) -> (N,)."""
-
-    @abstractmethod
-    def curvature(self, z: Tensor) -> Tensor:
-        """How log p(z, x) bends at z (*sample, B, latent) of a flat target: about −∇², symmetric.
-
-        A VAE's is I + Jᵀ F J, J the Jacobian of the decoder's output for the observed elements and
-        F their Fisher information: positive definite, and −∇² itself where the decoder is linear
-        (Gauss–Newton).
-
-        Returns:
-            Shape (*sample, B, latent, latent), in double precision whatever the model's: added up
-            in float32, a direction 10⁴ times narrower than another would drown the wider one.
-        """
-
-    @abstractmethod
-    def curvature_along(self, z: Tensor, directions: Tensor) -> Tensor:
-        """`curvature` at z times a direction of length 1 at each, without the matrix.
-
-        Args:
-            z: Shape (*sample, B, latent), of a flat target.
-            directions: Shape of z.
-        Returns:
-            Shape of z, in double.
-        """
-
-    @abstractmethod
-    def flatten(self) -> "Target":
-        """The same target with batch shape (B,)."""
-
-    @abstractmethod
-    def select(self, index: Tensor) -> "Target":
-        """The target of some queries (repeats allowed), for a target of batch shape (B,)."""
-
-    def timed(self, clock: Clock, bank_points: int = MAX_POINTS) -> "Target":
-        """The same flat target by this clock, with no more than so many points in its bank."""
-        chosen = object.__new__(type(self))
-        vars(chosen).update(vars(self))
-        chosen.clock, chosen.bank_points = clock, bank_points
-        return chosen
-
-    def prepare(self) -> "Target":
-        """The same flat target, ready to be evaluated often."""
-        return self
-
-    @property
-    def query_bytes(self) -> int:
-        """Memory that a query takes when prepared, about."""
-        return 0
-
-    @property
-    def sizes(self) -> Tensor:
-        """How much each query of a flat target observes: like ones are best worked on together."""
-        return torch.zeros(self.batch_shape, dtype=torch.long, device=self.like.device)
-
-    def may_be_lost(self) -> Tensor:
-        """For which queries there may be z whose decoded output has lost log p(x|z), boolean."""
-        return torch.zeros(self.batch_shape, dtype=torch.bool, device=self.like.device)
-
-    def stuck(self, z: Tensor) -> Tensor:
-        """An observed element that the decoder holds on a clamp at all z, far from its value.
-
-        Args:
-            z: Shape (S, B, latent), of a flat target.
-        Returns:
-            The element, out of those of a datum laid out flat, shape (B,); −1 where there is none.
-        """
-        return torch.full(z.shape[1:2], -1, device=z.device)
-
-    def lost(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """At what share of z an observed element is lost, and which one at most of them.
-
-        Args:
-            z: Shape (S, B, latent), of a flat target.
-        Returns:
-            The share and the element, out of those of a datum laid out flat, shape (B,) both.
-        """
-        nothing = z.new_zeros(z.shape[1])
-        return nothing, nothing.long()
-
-    def explain(self, query: int | Tensor, z: Tensor) -> str:
-        """Why log p(x|z) of a query is NaN or −inf at a z, (latent,): a clause for messages."""
-        return f"at a z of norm {z.norm():.3g}"
-
-    @property
-    @abstractmethod
-    def operations(self) -> float:
-        """Multiply-adds that log p(x|z) takes at one z, about."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where everything here lies."""
-        return self.like.device
-
-    @property
-    def num_queries(self) -> int:
-        """Number of queries in the batch."""
-        return self.batch_shape.numel()
-
-    def log_prior(self, z: Tensor) -> Tensor:
-        """log N(z; 0, prior_scale² I) in nats, shape z.shape[:-1]."""
-        squares = (z / self.prior_scale).square().sum(-1)
-        log_normaliser = 0.5 * math.log(2 * math.pi) + math.log(self.prior_scale)
-        return -0.5 * squares - self.latent_dim * log_normaliser
-
-    @isolated
-    def log_joint(self, z: Tensor, *, checked: bool = True) -> Tensor:
-        """log p(z, x) in nats, shape (*sample, *batch); errors as `log_likelihood`."""
-        return self.log_prior(z) + self.log_likelihood(z, checked=checked)
-
-    @isolated
-    def draw_prior(self, num: int, *, generator: Generator) -> Tensor:
-        """Draws from the prior that all queries share, shape (num, latent)."""
-        noise = normal((num, self.latent_dim), generator=generator, like=self.like)
-        return self.prior_scale * noise
+_JACOBIAN_BYTES = 32 * 2**20  # largest Jacobian at one z, in double
+_EXPENSIVE = 1e7  # multiply-adds of a decode above which directional derivatives are differences
 
 
 class VAETarget(Target):
@@ -207,7 +33,7 @@ class VAETarget(Target):
         evidence: Values of shape (*batch, *data), in the model's dtype and on its device.
 
     Raises:
-        TypeError: vae or evidence is of another type.
+        TypeError: vae or evidence has the wrong type.
         ValueError: The evidence does not fit the model, or an observed value is outside the
             likelihood's support.
     """
@@ -217,7 +43,7 @@ class VAETarget(Target):
     @isolated
     def __init__(self, vae: VAE, evidence: Evidence) -> None:
         if not isinstance(vae, VAE):
-            advice = "; answer it with infer(target)" if isinstance(vae, Target) else ""
+            advice = "; a target is answered by infer(target)" if isinstance(vae, Target) else ""
             raise TypeError(f"expected a crosscoding.VAE, got {type(vae).__name__}{advice}")
         if not isinstance(evidence, Evidence):
             raise TypeError(
@@ -240,7 +66,7 @@ class VAETarget(Target):
 
     @property
     def _observed(self) -> Observed:
-        """Made when it is first asked for, as queries that the bank settles never ask."""
+        """Made on first use, as queries that the bank settles never need it."""
         return self._observer()
 
     @isolated
@@ -307,7 +133,7 @@ class VAETarget(Target):
 
     @isolated
     def curvature_along(self, z: Tensor, directions: Tensor) -> Tensor:
-        exact = self.vae.operations < _DEAR
+        exact = self.vae.operations < _EXPENSIVE
         both = torch.cat([z, directions], -1)
         bend = self._observed.in_pieces(
             both, lambda part, some: _fisher_along(part, some, exact), decodes_of_one=2
@@ -315,7 +141,7 @@ class VAETarget(Target):
         return bend.double() + directions
 
     def flatten(self) -> "VAETarget":
-        flat = object.__new__(VAETarget)  # of checked evidence: nothing is checked again
+        flat = object.__new__(VAETarget)  # its evidence was checked already
         vars(flat).update(vars(self))
         flat.evidence = self.evidence.flatten(len(self.vae.data_shape))
         flat.batch_shape = torch.Size((self.num_queries,))
@@ -325,7 +151,7 @@ class VAETarget(Target):
         return flat
 
     def prepare(self) -> "VAETarget":
-        """The same flat target, which decodes observed elements alone where that is faster."""
+        """The same flat target; it decodes only observed elements where that is faster."""
         prepared = self.select(torch.arange(self.num_queries, device=self.like.device))
         clock = self.clock
         prepared._observer = cache(lambda: Observed.of(self.vae, self._values, self._mask, clock))
@@ -349,7 +175,7 @@ class VAETarget(Target):
         return self._mask.sum(-1)
 
     def select(self, index: Tensor) -> "VAETarget":
-        chosen = object.__new__(VAETarget)  # of checked evidence: nothing is checked again
+        chosen = object.__new__(VAETarget)  # its evidence was checked already
         vars(chosen).update(vars(self))
         chosen.evidence = self.evidence[index]
         chosen._values, chosen._mask = self._values[index], self._mask[index]
@@ -360,10 +186,10 @@ class VAETarget(Target):
         return chosen
 
     def _checked(self, result: Tensor, z: Tensor, query: Tensor | None = None) -> Tensor:
-        """The log-likelihoods if none is NaN: (*sample, *batch), or one for each `query`, (N,).
+        """The log-likelihoods without NaN: (*sample, *batch), or one for each `query`, (N,).
 
-        Farther out than prior draws are, a decoder may overflow: there it is −inf for NaN, and
-        noted in `undefined`.
+        Farther out than prior draws, a decoder may overflow: NaN becomes −inf there, and
+        `undefined` records it. Anywhere else NaN raises NonFiniteError.
         """
         wrong = result.isnan()
         if not wrong.any():
@@ -382,11 +208,11 @@ class VAETarget(Target):
 
     @torch.no_grad()
     def _what_is_wrong(self, wrong: Tensor, z: Tensor, query: Tensor | None) -> str:
-        """For which query log p(x|z) is NaN, where, and what the decoder outputs there."""
+        """A message: which query has NaN, at which z, and what the decoder outputs there."""
         places, z = wrong.flatten().nonzero()[:, 0], z.reshape(-1, self.latent_dim)
         owners = places % self.num_queries if query is None else query[places]
         first = owners.argmin()
-        shared = len(z) < wrong.numel()  # by all queries
+        shared = len(z) < wrong.numel()  # all queries share the points
         point = z[places[first] // self.num_queries if shared else places[first]]
         name, where = self.name(owners[first]), self.explain(owners[first], point)
         return f"expected a finite log-likelihood, got NaN for query {name}: {where}"
@@ -394,7 +220,7 @@ class VAETarget(Target):
     @torch.no_grad()
     def explain(self, query: int | Tensor, z: Tensor) -> str:
         if not z.isfinite().all():
-            return "the method was led to a z that is NaN or infinite"
+            return "the method moved to a z that is NaN or infinite"
         values, mask = (
             part.reshape(-1, self.vae.data_size)[query] for part in (self._values, self._mask)
         )
@@ -422,7 +248,7 @@ def _fisher_curvature(part: Observed, z: Tensor) -> Tensor:
     params, jacobian = with_jacobian(part.params, z)
     jacobian = jacobian.double()
     bend = _bend(part, params, jacobian)
-    if bend.isnan().any():  # 0 · inf may be of a class that cannot be
+    if bend.isnan().any():  # perhaps 0 · inf, from the logit of an impossible class
         bend = _bend(part, params, torch.where(params.isinf(), 0.0, jacobian))
     return bend
 
@@ -434,7 +260,7 @@ def _bend(part: Observed, params: Tensor, jacobian: Tensor) -> Tensor:
 
 
 def _fisher_by_columns(part: Observed, z: Tensor) -> Tensor:
-    """The same, direction after direction, where a Jacobian is too large to have in memory."""
+    """The same, one direction at a time, if the Jacobian is too large for memory."""
     columns = []
     for direction in torch.eye(z.shape[-1]).to(z):
         both = torch.cat([z, direction.expand_as(z)], -1)
@@ -451,11 +277,11 @@ def _fisher_along(part: Observed, both: Tensor, exact: bool) -> Tensor:
     tangents = derivative(part.params, z, directions, exact=exact)
 
     def weighted(params: Tensor) -> Tensor:
-        own = torch.where(params.isinf(), 0.0, tangents)  # 0 · inf, of a class that cannot be
+        own = torch.where(params.isinf(), 0.0, tangents)  # 0 · inf, from an impossible class
         return part.likelihood.fisher_product(params, own, part.mask)
 
     along = gradient(part.params, z, weighted)[1]
-    if along.isnan().any():  # a step backwards may overflow that forwards does not
+    if along.isnan().any():  # the backward pass may overflow where the forward pass does not
         bend = part.in_pieces(z, _fisher_curvature, decodes_of_one=z.shape[-1])
         along = (bend @ directions.double()[..., None])[..., 0].to(along)
     return along

@@ -15,10 +15,11 @@ from matplotlib.figure import Figure
 from crosscoding import plots, zoo
 from crosscoding.conditioning import condition
 from crosscoding.crosscoders import FCN, Gaussian, Planar
-from crosscoding.evidence import Evidence, random_mask, rectangle_mask
+from crosscoding.evidence import Evidence
 from crosscoding.experiments import fixed_draws
 from crosscoding.experiments.contract import Context, Experiment, Result, plain
 from crosscoding.experiments.rivals import Problem, digest, slug
+from crosscoding.masks import random_mask, rectangle_mask
 from crosscoding.methods import Auto, Variational
 from crosscoding.model.vae import VAE
 from crosscoding.random import generator_from

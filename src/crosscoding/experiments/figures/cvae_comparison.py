@@ -18,10 +18,11 @@ from torch import Tensor
 
 from crosscoding import plots, zoo
 from crosscoding.conditioning import condition
-from crosscoding.evidence import Evidence, random_mask, rectangle_mask
+from crosscoding.evidence import Evidence
 from crosscoding.experiments import conditional_vae
 from crosscoding.experiments.contract import Context, Experiment, Result
 from crosscoding.experiments.rivals import column, digest
+from crosscoding.masks import random_mask, rectangle_mask
 from crosscoding.methods import Auto
 from crosscoding.zoo.training.data import load_digits
 

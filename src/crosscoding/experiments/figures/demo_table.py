@@ -8,7 +8,7 @@ from crosscoding.conditioning import infer
 from crosscoding.diagnostics import kernel_mmd
 from crosscoding.methods import METHODS, Grid, Report, silent
 from crosscoding.result.posterior import Posterior
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
 COMPARED = ("gvi", "nf", "fcn", "hmc", "rejection")
 _NUM_COMPARED = 1000

@@ -7,11 +7,12 @@ from matplotlib.figure import Figure
 
 from crosscoding import plots, zoo
 from crosscoding.conditioning import condition
-from crosscoding.evidence import Evidence, random_mask
+from crosscoding.evidence import Evidence
 from crosscoding.experiments.contract import Context, Experiment, Result
 from crosscoding.experiments.figures import shared_by_digits
 from crosscoding.experiments.figures.shared_by_digits import QUICK, Settings
 from crosscoding.experiments.rivals import Problem, answer, column, digest
+from crosscoding.masks import random_mask
 from crosscoding.methods import Grid
 from crosscoding.random import generator_from
 

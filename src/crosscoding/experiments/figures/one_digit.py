@@ -6,11 +6,11 @@ from torch import Tensor
 
 from crosscoding import plots, zoo
 from crosscoding.conditioning import condition
-from crosscoding.evidence import random_mask
 from crosscoding.experiments.contract import Context, Experiment, Result
 from crosscoding.experiments.figures import shared_by_digits
 from crosscoding.experiments.figures.shared_by_digits import QUICK, Settings
 from crosscoding.experiments.rivals import Problem, answer, digest
+from crosscoding.masks import random_mask
 from crosscoding.methods import Grid
 from crosscoding.random import generator_from
 from crosscoding.target.vae_target import VAETarget

@@ -11,7 +11,7 @@ from crosscoding.methods.numerics.resampling import systematic, taken
 from crosscoding.random import uniform
 from crosscoding.result.findings import Findings, Stage
 from crosscoding.result.verdict import MISSED, Figures, k_limits
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
 _MOST_EXCESS = 5.0  # of Pareto k over its limit; larger ones say no more
 _CLAIM_ESS = 20.0  # of answers that others are compared with

@@ -33,7 +33,7 @@ from crosscoding.methods.natural_gradient import NaturalGradient
 from crosscoding.methods.numerics.gauss_newton import Modes, climb, lacking_modes
 from crosscoding.methods.numerics.resampling import taken
 from crosscoding.random import spawn
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
 _NUM_FOR_SINGLE_CLIMB = 500  # draws for an answer if only one climb is affordable
 _MOST_COMPONENTS = 8  # modes in the proposal

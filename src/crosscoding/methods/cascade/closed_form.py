@@ -20,7 +20,8 @@ from crosscoding.likelihoods import Gaussian, Likelihood, Mixed
 from crosscoding.model.vae import VAE
 from crosscoding.random import normal, quasi_normal
 from crosscoding.result.findings import Findings, Stage
-from crosscoding.target.vae_target import Target, VAETarget
+from crosscoding.target.base import Target
+from crosscoding.target.vae_target import VAETarget
 
 # Models with more latent dimensions, entries of W, or multiply-adds per decode are left to the
 # cascade: looking for linear elements would likely take longer than it saves.

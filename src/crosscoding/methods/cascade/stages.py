@@ -38,7 +38,7 @@ from crosscoding.methods.numerics.resampling import bounded
 from crosscoding.methods.tempered_smc import Annealing, Swarm
 from crosscoding.random import spawn
 from crosscoding.result.findings import Findings
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
 GRID_DIM = 3  # latent dimensions up to which cells are few enough
 _GRID_TOLERANCE = {1: 0.1, 2: 0.1, 3: 0.05}  # nats; the error is about a twentieth of this

@@ -13,7 +13,7 @@ from crosscoding.methods.cascade.best_so_far import BestSoFar
 from crosscoding.methods.cascade.budget import NUM_WEIGHED
 from crosscoding.methods.importance import weighted_findings
 from crosscoding.random import spawn
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
 BEYOND = 1.0  # nats above the largest weight, where a point lies outside the fit
 _PIECES = 20  # in which draws are weighted if time is limited

@@ -10,7 +10,7 @@ reach.
 from torch import Generator, Tensor
 
 from crosscoding.crosscoders import Fitted
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
 
 class Bridge(Target):

@@ -35,8 +35,8 @@ from crosscoding.methods.numerics.mode_search import Peaks, search
 from crosscoding.methods.numerics.resampling import flattened, next_temperature
 from crosscoding.model.bank import MAX_POINTS
 from crosscoding.random import normal, quasi_normal, spawn
+from crosscoding.target.base import Target
 from crosscoding.target.density import DensityTarget
-from crosscoding.target.vae_target import Target
 
 # Degrees of freedom of the parts, and their shares: half for the narrow part, and enough for each
 # heavier one to find mass in tails like its own.

@@ -19,7 +19,7 @@ from crosscoding.errors import counted
 from crosscoding.methods.base import Report, silent
 from crosscoding.methods.numerics.gradients import Points, evaluated
 from crosscoding.methods.numerics.resampling import taken
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
 _NO_MODE = 4.0  # nats below all modes together, where a mode is too light to be missed
 _LEAST_GAIN = 1e-3  # nats that a step must promise, or the climb ends

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from crosscoding.errors import NonFiniteError, counted
-from crosscoding.target.vae_target import REACH, Target
+from crosscoding.target.base import REACH, Target
 
 _FAR = 1e3  # prior standard deviations from 0, where a path has diverged
 

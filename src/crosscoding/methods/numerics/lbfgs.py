@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from crosscoding.methods.numerics.gradients import evaluated
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
 _MEMORY = 30  # remembered moves
 _LEAST_GAIN = 0.01  # nats that a step must promise, or the climb ends

@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 
 from crosscoding.methods.numerics.gradients import Density, Points, evaluated
 from crosscoding.random import normal, uniform
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,7 +31,7 @@ from crosscoding.methods.numerics.gradients import evaluated
 from crosscoding.methods.numerics.lanczos import NUM_PROBES, lanczos, mean_beside
 from crosscoding.methods.numerics.lbfgs import ascend
 from crosscoding.random import normal, spawn
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
 _OF_GRADIENT, _OF_PRODUCT = 3, 4  # decodes that each costs, roughly
 _MOST_CLIMB, _MOST_ADAM, _FEWEST_ADAM = 400, 200, 10  # steps

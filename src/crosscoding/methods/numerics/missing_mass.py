@@ -24,7 +24,7 @@ from crosscoding.methods.numerics.covering_reference import Covered
 from crosscoding.methods.numerics.gauss_newton import climb
 from crosscoding.random import spawn
 from crosscoding.result.findings import Findings
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
 _NUM_DRAWS = 1000  # of the answer, and of each Q
 _STEPS = 12  # of a climb towards a mode, which it need not reach

@@ -23,7 +23,7 @@ from torch import Generator, Tensor
 from crosscoding.methods.numerics.gauss_newton import Modes, climb, half_log_determinant
 from crosscoding.methods.numerics.gradients import evaluated
 from crosscoding.random import normal, uniform
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
 _FEWEST_ROUNDS, _MOST_ROUNDS = 2, 6  # after the first; they go on while they find modes
 _NUM_STARTS, _MOST_DECODES = 512, 8192  # of a round: starts, and starts times the dimension

@@ -14,7 +14,7 @@ from crosscoding.crosscoders.base import Map, Params, WarmStart, adam, pack, unp
 from crosscoding.diagnostics import importance_ess
 from crosscoding.methods.numerics.resampling import bounded
 from crosscoding.random import normal, spawn
-from crosscoding.target.vae_target import Target
+from crosscoding.target.base import Target
 
 _NUM_PROBES, _NUM_PROBES_ABOVE = 4096, 1024  # up to and above _MAX_BENT_DIM
 _MAX_BENT_DIM = 3  # in more dimensions 128 points say too little, and cost 0.4 nats

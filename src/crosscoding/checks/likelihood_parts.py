@@ -1,4 +1,4 @@
-"""The parts of a model's data that have a likelihood of one kind each: one, but for `Mixed`."""
+"""The parts of a likelihood, each with its columns of data: one, except for `Mixed`."""
 
 from dataclasses import dataclass
 
@@ -6,17 +6,17 @@ from torch import Tensor
 
 from crosscoding.likelihoods import Likelihood, Mixed
 from crosscoding.likelihoods.mixed import columns_named
-from crosscoding.model.check_report import STATUSES, Finding
+from crosscoding.model.check_report import STATUSES, CheckResult
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Some columns with their likelihood.
+    """Columns of data with their likelihood.
 
     Args:
-        likelihood: That of these columns.
-        where: In words that begin a message; "" where they are all columns.
-        tensors: What was split, each (N, *data) of these columns.
+        likelihood: The likelihood of these columns.
+        where: Names the columns at the start of a message; "" if they are all columns.
+        tensors: The columns of each tensor that was split, (N, *data).
     """
 
     likelihood: Likelihood
@@ -48,6 +48,6 @@ def parts_of(likelihood: Likelihood, *tensors: Tensor) -> list[Part]:
     return found
 
 
-def worst(findings: list[Finding]) -> Finding | None:
-    """Of findings on parts the one of the worst status; None if there are none."""
-    return max(findings, key=lambda finding: STATUSES.index(finding.status), default=None)
+def worst(results: list[CheckResult]) -> CheckResult | None:
+    """The result of the worst status; None if there are no results."""
+    return max(results, key=lambda result: STATUSES.index(result.status), default=None)

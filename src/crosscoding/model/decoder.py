@@ -1,0 +1,161 @@
+"""Decoders: tried on a few draws from the prior before any answer rests on them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from crosscoding.likelihoods import Likelihood
+from crosscoding.likelihoods.expected_outputs import doubt_of, joined, wrong_output
+from crosscoding.model.plain_copy import tensors_of
+from crosscoding.model.trial import OutputError, Trial, check_derivatives
+from crosscoding.model.undefined_elements import element_name, sometimes_lost
+from crosscoding.random import generator_from, normal
+
+NUM_PROBES = 5
+_MORE_PROBES = 64  # an element that is lost at all of these counts as lost everywhere
+_FAR = 4  # how many times farther out, and all on one side, the points beside the probes lie
+_HINT = "check latent_dim, or wrap one that takes more than z in a module that gives it the rest"
+
+
+@dataclass(frozen=True, eq=False)
+class TriedDecoder:
+    """What a trial on a few draws from the prior told about a decoder.
+
+    Attributes:
+        probes: These draws, (N, latent).
+        output: The decoder's output for them, (N, *data, *param_shape).
+        data_shape: Shape of one datum.
+        flat_likelihood: The likelihood for flattened data.
+        doubts: Warnings to the user.
+    """
+
+    probes: Tensor
+    output: Tensor
+    data_shape: torch.Size
+    flat_likelihood: Likelihood
+    doubts: tuple[str, ...]
+
+
+def try_decoder(
+    decoder: nn.Module, latent_dim: int, likelihood: Likelihood, like: Tensor
+) -> TriedDecoder:
+    """Run a frozen decoder on a few draws from the prior, and refuse it if p(t|z) would not exist.
+
+    Args:
+        decoder: The frozen copy.
+        latent_dim: Size of z.
+        likelihood: What its output means.
+        like: An empty tensor of its dtype, on its device.
+    Raises:
+        ValueError: The decoder does not fit latent_dim or the likelihood, or breaks a rule of
+            `Trial`.
+        NonFiniteError: It outputs NaN or infinity for all elements at a draw from the prior, or
+            for one element at all draws.
+    """
+
+    def run(network: nn.Module, z: Tensor) -> Tensor:
+        return decoder_output(network, likelihood, z)
+
+    probes = prior_probes(latent_dim, like)
+    try:
+        trial = Trial(decoder, run, probes, _FAR * probes.abs(), "decoder", _HINT)
+    except OutputError as error:
+        raise ValueError(str(error)) from None
+    data_shape = _data_shape_of(likelihood, trial.output)
+    trial.check(like.dtype)
+    several = torch.cat([probes[:1], _FAR * probes[1:2]])
+    check_derivatives(lambda z: run(decoder, z), several, "decoder")
+    flat = likelihood.for_data(data_shape, like)
+    misread = doubt_of(likelihood, lambda z: run(decoder, z), probes, trial.output)
+    more = prior_probes(latent_dim, like, _MORE_PROBES)
+    lost = _doubt_of_lost(trial, likelihood, flat, data_shape, lambda: run(decoder, more))
+    doubts = tuple(filter(None, [lost, misread]))
+    return TriedDecoder(probes, trial.output, data_shape, flat, doubts)
+
+
+def empty_like(decoder: nn.Module) -> Tensor:
+    """An empty tensor of the decoder's dtype, on its device.
+
+    Raises:
+        ValueError: The decoder is in neither single nor double precision.
+    """
+    floats = (t for t in tensors_of(decoder) if t.is_floating_point())
+    like = next(floats, torch.empty(0, dtype=torch.float32))
+    if like.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"expected a decoder in float32 or float64, got {like.dtype}: log-probabilities "
+            "need the digits; convert it with decoder.float()"
+        )
+    return torch.empty(0, dtype=like.dtype, device=like.device)
+
+
+def prior_probes(latent_dim: int, like: Tensor, num: int = NUM_PROBES) -> Tensor:
+    """The draws from the prior that a decoder is tried on, (num, latent): always the same."""
+    return normal((num, latent_dim), generator=generator_from(0), like=like)
+
+
+def decoder_output(decoder: nn.Module, likelihood: Likelihood, z: Tensor) -> Tensor:
+    """The decoder's output at z (N, latent) as one tensor, (N, *data, *param_shape).
+
+    Raises:
+        OutputError: The output is not what the likelihood takes.
+    """
+    output = decoder(z)
+    try:
+        return joined(likelihood, output)
+    except ValueError as error:
+        raise OutputError(str(error)) from error
+
+
+def lost_elements(likelihood: Likelihood, flat: Likelihood, output: Tensor) -> Tensor:
+    """Which elements are NaN, or infinite where the likelihood allows none, boolean, (N, E).
+
+    Args:
+        likelihood: Of the model.
+        flat: The same for flattened data.
+        output: The decoder's, (N, *data, *param_shape).
+    """
+    # 1 is a parameter that every likelihood takes
+    usable = torch.where(likelihood.allowed(output), 1.0, output)
+    return ~flat.valid(_flattened(likelihood, usable))
+
+
+def _flattened(likelihood: Likelihood, output: Tensor) -> Tensor:
+    return output.reshape(len(output), *likelihood.flat_shape(output.shape[1:]))
+
+
+def _data_shape_of(likelihood: Likelihood, output: Tensor) -> torch.Size:
+    data_shape = likelihood.data_shape(output.shape[1:])
+    if output.shape[:1] != (NUM_PROBES,) or data_shape is None or output.numel() == 0:
+        raise ValueError(wrong_output(likelihood, NUM_PROBES, output.shape))
+    return data_shape
+
+
+def _doubt_of_lost(
+    trial: Trial,
+    likelihood: Likelihood,
+    flat: Likelihood,
+    data_shape: Sequence[int],
+    output_of_more: Callable[[], Tensor],
+) -> str:
+    """Which elements are NaN or infinite at some of the probes; "" if none is.
+
+    Raises:
+        ValueError: The finite part of the output cannot be the likelihood's parameters.
+        NonFiniteError: All elements are lost at some probe, or one element at all draws.
+    """
+    output = trial.output
+    allowed = likelihood.allowed(output)
+    likelihood.check_params(output[allowed.flatten(1).all(1)])
+    lost = lost_elements(likelihood, flat, output)
+    everywhere = lost.all(0)
+    if everywhere.any():
+        everywhere = everywhere & lost_elements(likelihood, flat, output_of_more()).all(0)
+    if everywhere.any() or lost.all(1).any():
+        trial.check_finite(allowed)
+    if not lost.any():
+        return ""
+    params = _flattened(likelihood, output)
+    return sometimes_lost(flat, lambda element: element_name(data_shape, element), params, lost)

@@ -1,0 +1,189 @@
+"""The contract of a target p(z, x), on which every method works.
+
+    log p(z, x) = log p(z) + log p(x|z),   p(z|x) = p(z, x) / p(x)                            (3)
+
+Shapes are (*sample, *batch, latent) for z and (*sample, *batch) for log-probabilities in nats. Each
+entry of the batch is a query with evidence of its own.
+"""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.clock import UNLIMITED, Clock
+from crosscoding.isolation import isolated
+from crosscoding.model.bank import MAX_POINTS
+from crosscoding.random import normal
+
+REACH = 5.0  # prior standard deviations; hardly any prior draw has a coordinate beyond
+
+
+class Target(ABC):
+    """An unnormalised density of z for each query of a batch, split into prior and likelihood.
+
+    Attributes:
+        latent_dim: Size of z.
+        batch_shape: Shape of the batch of queries.
+        prior_scale: Standard deviation of the prior N(0, prior_scale² I), relative to which
+            log_likelihood is defined.
+        like: An empty tensor with the dtype and device of the target.
+        index: The places of these queries in the whole batch, shape (B,); None: all of them.
+        ends_with_prior: Whether p(z, x) is known to fall off like the prior far out. If not,
+            methods have to examine the tails.
+        undefined: For which queries of the whole batch log p(x|z) was NaN somewhere far out and
+            read as −inf, boolean; None: not known.
+        clock: Ticked before every piece of work.
+        bank_points: Largest number of points in the bank.
+    """
+
+    latent_dim: int
+    batch_shape: torch.Size
+    prior_scale: float = 1.0
+    like: Tensor
+    index: Tensor | None = None
+    ends_with_prior: bool = False
+    undefined: Tensor | None = None
+    clock: Clock = UNLIMITED
+    bank_points: int = MAX_POINTS
+
+    def name(self, query: int | Tensor) -> int:
+        """The place of a query in the whole batch, for messages."""
+        return int(query if self.index is None else self.index[query])
+
+    @abstractmethod
+    def log_likelihood(self, z: Tensor, *, checked: bool = True) -> Tensor:
+        """log p(x|z) in nats, shape (*sample, *batch).
+
+        Raises:
+            NonFiniteError: It is NaN at a z where prior draws are common; only if `checked`.
+        """
+
+    @abstractmethod
+    def pairwise_log_likelihood(self, z: Tensor) -> Tensor:
+        """log p(x|z) of every query at shared points: z (N, latent) -> (N, *batch)."""
+
+    @abstractmethod
+    def log_likelihood_of_bank(self) -> tuple[Tensor, Tensor]:
+        """Evenly spread points of the prior, (N, latent), and log p(x|z) there, (N, *batch)."""
+
+    @abstractmethod
+    def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
+        """log p(x|z) of query[i] at z[i], in nats: z (N, latent), query (N,) -> (N,)."""
+
+    @abstractmethod
+    def curvature(self, z: Tensor) -> Tensor:
+        """The curvature of log p(z, x), approximately −∇², symmetric; for a flat target.
+
+        For a VAE it is I + Jᵀ F J, with J the Jacobian of the decoder's output for the observed
+        elements and F their Fisher information. This Gauss–Newton matrix is positive definite, and
+        equals −∇² if the decoder is linear.
+
+        Args:
+            z: Shape (*sample, B, latent).
+        Returns:
+            Shape (*sample, B, latent, latent), always in double precision: in a float32 sum, a
+            direction 10⁴ times narrower than another would drown the wider one.
+        """
+
+    @abstractmethod
+    def curvature_along(self, z: Tensor, directions: Tensor) -> Tensor:
+        """The product of `curvature` and a unit direction at each z, without forming the matrix.
+
+        Args:
+            z: Shape (*sample, B, latent), for a flat target.
+            directions: Shape of z.
+        Returns:
+            Shape of z, in double precision.
+        """
+
+    @abstractmethod
+    def flatten(self) -> "Target":
+        """The same target with batch shape (B,)."""
+
+    @abstractmethod
+    def select(self, index: Tensor) -> "Target":
+        """The target of some queries, repeats allowed, from a target of batch shape (B,)."""
+
+    def timed(self, clock: Clock, bank_points: int = MAX_POINTS) -> "Target":
+        """The same flat target with this clock and at most `bank_points` points in its bank."""
+        chosen = object.__new__(type(self))
+        vars(chosen).update(vars(self))
+        chosen.clock, chosen.bank_points = clock, bank_points
+        return chosen
+
+    def prepare(self) -> "Target":
+        """The same flat target, prepared for many evaluations."""
+        return self
+
+    @property
+    def query_bytes(self) -> int:
+        """Approximate memory that a prepared query takes."""
+        return 0
+
+    @property
+    def sizes(self) -> Tensor:
+        """How many elements each query observes, so that similar queries can share a block."""
+        return torch.zeros(self.batch_shape, dtype=torch.long, device=self.like.device)
+
+    def may_be_lost(self) -> Tensor:
+        """For which queries rounding of the decoder's output may lose log p(x|z), boolean."""
+        return torch.zeros(self.batch_shape, dtype=torch.bool, device=self.like.device)
+
+    def stuck(self, z: Tensor) -> Tensor:
+        """An observed element that the decoder clamps at all z, far from its value.
+
+        Args:
+            z: Shape (S, B, latent), for a flat target.
+        Returns:
+            The element's index in a flattened datum, shape (B,); −1 if there is none.
+        """
+        return torch.full(z.shape[1:2], -1, device=z.device)
+
+    def lost(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The share of z at which an observed element is lost, and the one lost most often.
+
+        Args:
+            z: Shape (S, B, latent), for a flat target.
+        Returns:
+            The share, and the element's index in a flattened datum, both of shape (B,).
+        """
+        nothing = z.new_zeros(z.shape[1])
+        return nothing, nothing.long()
+
+    def explain(self, query: int | Tensor, z: Tensor) -> str:
+        """Why log p(x|z) of a query is NaN or −inf at z (latent,), as a clause for messages."""
+        return f"at a z of norm {z.norm():.3g}"
+
+    @property
+    @abstractmethod
+    def operations(self) -> float:
+        """Approximate number of multiply-adds to evaluate log p(x|z) at one z."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the target."""
+        return self.like.device
+
+    @property
+    def num_queries(self) -> int:
+        """Number of queries in the batch."""
+        return self.batch_shape.numel()
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        """log N(z; 0, prior_scale² I) in nats, shape z.shape[:-1]."""
+        squares = (z / self.prior_scale).square().sum(-1)
+        log_normaliser = 0.5 * math.log(2 * math.pi) + math.log(self.prior_scale)
+        return -0.5 * squares - self.latent_dim * log_normaliser
+
+    @isolated
+    def log_joint(self, z: Tensor, *, checked: bool = True) -> Tensor:
+        """log p(z, x) in nats, shape (*sample, *batch); errors as `log_likelihood`."""
+        return self.log_prior(z) + self.log_likelihood(z, checked=checked)
+
+    @isolated
+    def draw_prior(self, num: int, *, generator: Generator) -> Tensor:
+        """Draws from the prior, shared by all queries, shape (num, latent)."""
+        noise = normal((num, self.latent_dim), generator=generator, like=self.like)
+        return self.prior_scale * noise

@@ -1,0 +1,108 @@
+"""Masks: how many elements they observe, and which."""
+
+import pytest
+import torch
+from problems import seeded
+
+import crosscoding as cc
+
+
+@pytest.mark.parametrize("fraction", [0, 0.05, 0.5, 1])
+def test_random_mask_observes_exactly_the_fraction(fraction):
+    mask = cc.random_mask((4, 25), fraction, seed=0)
+    assert mask.shape == (4, 25)
+    assert mask.dtype == torch.bool
+    assert mask.sum().item() == round(fraction * 100)
+
+
+def test_random_mask_of_the_same_seed_is_the_same_and_of_another_is_not():
+    first, again = cc.random_mask((100,), 0.5, seed=3), cc.random_mask((100,), 0.5, seed=seeded(3))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, cc.random_mask((100,), 0.5, seed=4))
+
+
+def test_random_mask_observes_every_element_equally_often():
+    generator = seeded(0)
+    masks = torch.stack([cc.random_mask((8,), 0.25, seed=generator) for _ in range(2000)])
+    error = (masks.double().mean(0) - 0.25).abs().max()
+    assert error < 5 * (0.25 * 0.75 / 2000) ** 0.5  # five standard errors of a share of 0.25
+
+
+def test_random_mask_leaves_the_global_generator_alone():
+    before = torch.get_rng_state()
+    cc.random_mask((8,), 0.25)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.1, float("nan")])
+def test_random_mask_refuses_a_fraction_that_is_none(fraction):
+    with pytest.raises(ValueError, match="fraction between 0 and 1"):
+        cc.random_mask((8,), fraction)
+
+
+@pytest.mark.parametrize(("seed", "error"), [("a", TypeError), (True, TypeError), (-1, ValueError)])
+def test_random_mask_refuses_a_seed_that_is_none(seed, error):
+    with pytest.raises(error, match="expected seed"):
+        cc.random_mask((8,), 0.5, seed=seed)
+
+
+def test_rectangle_mask_includes_its_first_and_last_row_and_column():
+    mask = cc.rectangle_mask((4, 5), rows=(1, 2), columns=(0, 3))
+    wanted = torch.zeros(4, 5, dtype=torch.bool)
+    wanted[1:3, 0:4] = True
+    assert torch.equal(mask, wanted)
+
+
+def test_rectangle_mask_covers_every_channel():
+    """The paper's eye strip on CelebA: rows 25–39, columns 16–49."""
+    mask = cc.rectangle_mask((3, 64, 64), rows=(25, 39), columns=(16, 49))
+    assert mask.sum().item() == 3 * 15 * 34
+    assert torch.equal(mask[0], mask[2])
+
+
+def test_rectangle_mask_of_nothing_given_observes_everything():
+    assert cc.rectangle_mask((4, 5)).all()
+
+
+@pytest.mark.parametrize("rows", [(2, 1), (-1, 2), (0, 4)])
+def test_rectangle_mask_refuses_rows_outside_the_image(rows):
+    with pytest.raises(ValueError, match="rows within 0-3, first before last"):
+        cc.rectangle_mask((4, 5), rows=rows)
+
+
+def test_rectangle_mask_refuses_columns_outside_the_image():
+    with pytest.raises(ValueError, match="columns within 0-4"):
+        cc.rectangle_mask((4, 5), columns=(0, 5))
+
+
+def test_rectangle_mask_refuses_a_shape_that_is_no_image():
+    with pytest.raises(ValueError, match="shape of an image"):
+        cc.rectangle_mask((4,))
+
+
+def test_stroke_mask_observes_the_pixels_within_half_a_width_of_the_line():
+    mask = cc.stroke_mask((6, 6), [(1, 0), (1, 5)], width=2.0)
+    wanted = torch.zeros(6, 6, dtype=torch.bool)
+    wanted[0:3] = True
+    assert torch.equal(mask, wanted)
+
+
+def test_stroke_mask_of_one_point_is_a_disc():
+    mask = cc.stroke_mask((5, 5), [(2, 2)], width=2.0)
+    wanted = torch.zeros(5, 5, dtype=torch.bool)
+    for row, column in ((2, 2), (1, 2), (3, 2), (2, 1), (2, 3)):
+        wanted[row, column] = True
+    assert torch.equal(mask, wanted)
+
+
+def test_stroke_mask_joins_all_its_corners_in_every_channel():
+    mask = cc.stroke_mask((3, 8, 8), [(0, 0), (0, 7), (7, 7)], width=1.0)
+    wanted = torch.zeros(8, 8, dtype=torch.bool)
+    wanted[0], wanted[:, 7] = True, True
+    assert torch.equal(mask, wanted.expand(3, 8, 8))
+
+
+@pytest.mark.parametrize(("shape", "points"), [((8,), [(0, 0)]), ((8, 8), [])])
+def test_stroke_mask_refuses_no_image_and_no_points(shape, points):
+    with pytest.raises(ValueError, match=r"shape of an image and at least one \(row, column\)"):
+        cc.stroke_mask(shape, points)

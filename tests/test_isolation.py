@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from cheap import LISTED, every_method
-from networks_of_ones_own import Residual
+from cheap_methods import LISTED, every_method
+from user_networks import Residual
 from problems import linear_gaussian_problem, seeded
 from torch import Tensor, nn
 

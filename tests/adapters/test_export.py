@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 import torch
-from through import assert_same_answers, every_kind_of_method
+from same_answers import assert_same_answers, every_kind_of_method
 from torch import nn
 from torch.export import Dim, ExportedProgram, export
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from problems import seeded
-from through import assert_same_answers, every_kind_of_method
+from same_answers import assert_same_answers, every_kind_of_method
 from torch import nn
 
 import crosscoding as cc

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks_of_ones_own import Residual
+from user_networks import Residual
 from problems import seeded
 from torch import nn
 

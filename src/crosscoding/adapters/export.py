@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from crosscoding.adapters.inputs import with_flat_input
+from crosscoding.adapters.flat_input import with_flat_input
 from crosscoding.isolation import isolated
 from crosscoding.likelihoods import Likelihood
 from crosscoding.model.vae import VAE

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crosscoding.adapters.inputs import with_flat_input
+from crosscoding.adapters.flat_input import with_flat_input
 from crosscoding.adapters.libraries import library
 from crosscoding.errors import ModelFormatError
 from crosscoding.isolation import isolated

@@ -16,7 +16,7 @@ from crosscoding.crosscoders.base import (
     small_normal,
     unstandardised,
 )
-from crosscoding.crosscoders.covariances import factors, shrunk_covariance
+from crosscoding.crosscoders.covariance_estimates import factor_analysis, leave_one_out_covariance
 from crosscoding.crosscoders.precision_factors import covariance_root
 from crosscoding.crosscoders.weighted_draws import WeightedDraws
 
@@ -85,13 +85,15 @@ class Gaussian(Map):
         points, weights = draws.standard, draws.weights
         params = {"shift": torch.zeros_like(points[:, 0])}
         if self.rank is not None:
-            noise, loadings = factors(points, weights, self.rank, 1 / weights.square().sum(-1))
+            noise, loadings = factor_analysis(
+                points, weights, self.rank, 1 / weights.square().sum(-1)
+            )
             params["log_diagonal"] = 0.5 * noise.log()
             params["factor"] = loadings / noise.sqrt().unsqueeze(-1)
         elif self.diagonal:
             params["log_diagonal"] = torch.zeros_like(params["shift"])
         else:
-            params |= root_params(torch.linalg.cholesky(shrunk_covariance(points, weights)))
+            params |= root_params(torch.linalg.cholesky(leave_one_out_covariance(points, weights)))
         return unstandardised(params, draws.mean, draws.scale)
 
     @classmethod

@@ -23,7 +23,7 @@ from crosscoding.crosscoders.base import (
     small_normal,
     unstandardised,
 )
-from crosscoding.crosscoders.em import fit_mixture
+from crosscoding.crosscoders.mixture_em import fit_mixture
 from crosscoding.crosscoders.precision_factors import covariance_root
 from crosscoding.crosscoders.weighted_draws import WeightedDraws
 from crosscoding.random import uniform

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from crosscoding.crosscoders.covariances import FLOOR
+from crosscoding.crosscoders.covariance_estimates import FLOOR
 
 
 @dataclass(frozen=True, eq=False)

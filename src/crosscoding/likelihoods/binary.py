@@ -8,14 +8,14 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from crosscoding.likelihoods.linear_in_data import Linear
-from crosscoding.likelihoods.logits import hardly_logits
+from crosscoding.likelihoods.exponential_family import ExponentialFamily
+from crosscoding.likelihoods.logit_check import look_like_probabilities
 from crosscoding.random import uniform
 
 _NEARLY_FLAT = 0.25  # |logit| below which a density's series in it is the better formula
 
 
-class _Probability(Linear):
+class _Probability(ExponentialFamily):
     """Of one parameter an element: log(p / (1 − p)), or p."""
 
     logits: bool
@@ -59,7 +59,7 @@ class _Probability(Linear):
             )
 
     def doubt(self, params: Tensor) -> str:
-        if not self.logits or not hardly_logits(params):
+        if not self.logits or not look_like_probabilities(params):
             return ""
         return (
             f"expected logits from the decoder, which are of either sign, got values from "

@@ -11,19 +11,20 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from crosscoding.isolation import isolated
-from crosscoding.likelihoods.base import nearly_underflown
-from crosscoding.likelihoods.discretized import log_interval
-from crosscoding.likelihoods.dispersed import setting
-from crosscoding.likelihoods.whole_numbers import Whole
+from crosscoding.likelihoods.base import ADVICE_ON_WHOLE_NUMBERS, Likelihood
+from crosscoding.likelihoods.discretized_logistic import log_interval
+from crosscoding.likelihoods.location_dispersion import setting
+from crosscoding.likelihoods.rounding import nearly_underflown
 from crosscoding.random import uniform
 
 _CHUNK_BYTES = 64 * 2**20
 
 
-class _Classes(Whole):
+class _Classes(Likelihood):
     """Values 0 to K − 1, given the log-probabilities of all of them: a bank by a matrix product."""
 
     kind = "classes"
+    _advice_on_values = ADVICE_ON_WHOLE_NUMBERS
 
     @abstractmethod
     def log_probs(self, params: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.likelihoods.base import LOST
-from crosscoding.likelihoods.dispersed import Dispersed, check_positive, setting
+from crosscoding.likelihoods.location_dispersion import LocationDispersion, check_positive, setting
+from crosscoding.likelihoods.rounding import MAX_ROUNDING_ERROR
 from crosscoding.likelihoods.samplers import seeds, uniforms
 from crosscoding.persistence.folder import Parts
 from crosscoding.random import normal, uniform
@@ -19,7 +19,7 @@ _COARSE = 1e-6  # relative error of Σ (x − μ)² / σ², beyond which and 0.0
 _MOST_LOG_PRECISION = 700.0  # of a double that exp can still hold
 
 
-class _Real(Dispersed):
+class _Real(LocationDispersion):
     """Of any finite number, with mean `location` where there is one."""
 
     support = "any finite number"
@@ -151,7 +151,9 @@ class Gaussian(_Real):
         log_scale = (log_scale + 0.5 * _LOG_2PI).expand_as(mean) @ weight.mT
         result = (-0.5 * squares - log_scale).to(params.dtype)
         # 0 · inf may be of what is not observed; enormous means leave the difference no digit
-        coarse = torch.finfo(size.dtype).eps * size > (_COARSE * squares.abs()).clamp_min(LOST)
+        coarse = torch.finfo(size.dtype).eps * size > (_COARSE * squares.abs()).clamp_min(
+            MAX_ROUNDING_ERROR
+        )
         unclear = (result.isnan() | coarse).any(-1)
         if unclear.any():
             result[unclear] = super().pairwise_log_prob((params[unclear],), values, mask)

@@ -12,23 +12,29 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from crosscoding.isolation import isolated
-from crosscoding.likelihoods.base import LOST, Likelihood, nearly_underflown
-from crosscoding.likelihoods.count_sums import expected_products
-from crosscoding.likelihoods.dispersed import Dispersed, check_positive, setting, to_check
-from crosscoding.likelihoods.linear_in_data import Linear, terms
-from crosscoding.likelihoods.logits import hardly_logits
+from crosscoding.likelihoods.base import ADVICE_ON_WHOLE_NUMBERS, Likelihood
+from crosscoding.likelihoods.exponential_family import ExponentialFamily, terms
+from crosscoding.likelihoods.fisher_sums import expected_products
+from crosscoding.likelihoods.location_dispersion import (
+    LocationDispersion,
+    check_positive,
+    setting,
+    to_check,
+)
+from crosscoding.likelihoods.logit_check import look_like_probabilities
+from crosscoding.likelihoods.rounding import MAX_ROUNDING_ERROR, nearly_underflown
 from crosscoding.likelihoods.samplers import binomial, log_gamma, poisson, seeds, substream
-from crosscoding.likelihoods.whole_numbers import Whole
 
 _MOST_LOG_RATE = 700.0  # of a double that exp can still hold
 _BEYOND = 1e9  # in place of inf as log λ: λ itself then decides log p, which is −1e304 or below
 
 
-class _Count(Whole):
+class _Count(Likelihood):
     """Of whole numbers from 0."""
 
     support = "whole numbers from 0"
     kind = "counts"
+    _advice_on_values = ADVICE_ON_WHOLE_NUMBERS
 
     def in_support(self, values: Tensor) -> Tensor:
         return values.isfinite() & (values >= 0) & (values == values.floor())
@@ -38,7 +44,7 @@ class _Count(Whole):
 
 
 @dataclass(frozen=True)
-class Poisson(_Count, Linear):
+class Poisson(_Count, ExponentialFamily):
     """Counts of independent events, of which λ are expected.
 
         log p(t|z) = t log λ − λ − log t!
@@ -106,7 +112,7 @@ class Poisson(_Count, Linear):
 
 
 @dataclass(frozen=True, eq=False)
-class NegativeBinomial(_Count, Dispersed, Linear):
+class NegativeBinomial(_Count, LocationDispersion, ExponentialFamily):
     """Counts that vary more than a Poisson's: with mean m = r eˡ the variance is m + m² / r.
 
         log p(t|z) = log Γ(t + r) − log Γ(r) − log t! + t log σ(l) + r log σ(−l)
@@ -178,19 +184,19 @@ class NegativeBinomial(_Count, Dispersed, Linear):
         return _log_rising(total, total.log(), data) - (data + 1).lgamma()
 
     def masked_log_prob(self, params: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        form = Likelihood if self.decoded else Linear
+        form = Likelihood if self.decoded else ExponentialFamily
         return form.masked_log_prob(self, params, values, mask)
 
     def to_keep(self, params: Tensor) -> tuple[Tensor, ...]:
         return (params,) if self.decoded else super().to_keep(params)
 
     def pairwise_log_prob(self, kept: tuple[Tensor, ...], values: Tensor, mask: Tensor) -> Tensor:
-        form = Likelihood if self.decoded else Linear
+        form = Likelihood if self.decoded else ExponentialFamily
         return form.pairwise_log_prob(self, kept, values, mask)
 
 
 @dataclass(frozen=True, eq=False)
-class BetaBinomial(_Count, Dispersed):
+class BetaBinomial(_Count, LocationDispersion):
     """Successes out of n trials whose probability is itself a beta variable, of mean σ(l).
 
         log p(t|z) = log C(n, t) + log B(t + a, n − t + b) − log B(a, b),
@@ -222,7 +228,7 @@ class BetaBinomial(_Count, Dispersed):
 
     def doubt(self, params: Tensor) -> str:
         logits = params[..., 0] if self.concentration is None else params
-        if not hardly_logits(logits):
+        if not look_like_probabilities(logits):
             return ""
         return (
             "expected logits of the mean from the decoder, which are of either sign, got values "
@@ -299,7 +305,7 @@ class BetaBinomial(_Count, Dispersed):
 def _cancels(total: Tensor) -> Tensor:
     """Whether differences of log Γ, in double, are of numbers too large to tell them apart."""
     total = total.double()
-    return torch.finfo(torch.double).eps * total * total.log() > LOST
+    return torch.finfo(torch.double).eps * total * total.log() > MAX_ROUNDING_ERROR
 
 
 def _log_rising(a: Tensor, log_a: Tensor, k: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from crosscoding.errors import counted
 from crosscoding.likelihoods.base import Likelihood
 from crosscoding.likelihoods.categories import Categorical
-from crosscoding.likelihoods.dispersed import Dispersed
+from crosscoding.likelihoods.location_dispersion import LocationDispersion
 
 Part = tuple[Likelihood, int]
 Head = Tensor | Sequence[Tensor]
@@ -73,7 +73,7 @@ def _readings(part: Likelihood, num: int, dim: int, head: Head, name: str) -> di
             found.append(_beside(params, dim, own))
         if num == 1 and core == 1 + after and (stacked or not own):
             found.append(_beside(params.unsqueeze(1), dim, own))
-    in_place = own and not stacked and not (isinstance(part, Dispersed) and num > 1)
+    in_place = own and not stacked and not (isinstance(part, LocationDispersion) and num > 1)
     if in_place and params.ndim > -dim and params.shape[dim] == num * math.prod(part.param_shape):
         found.append(params)
     if after == 0 and params.ndim > 2 and params.shape[-2:] == _variables(part, num):
@@ -108,13 +108,13 @@ def _expected(part: Likelihood, num: int, after: int) -> str:
     rest = {0: [], 1: ["length"], 2: ["height", "width"]}.get(after, ["*after"])
     own = [str(size) for size in part.param_shape]
     wanted = [["B", str(num), *rest, *own]]
-    if own and (num == 1 or not isinstance(part, Dispersed)):
+    if own and (num == 1 or not isinstance(part, LocationDispersion)):
         wanted.append(["B", str(num * math.prod(part.param_shape)), *rest])
     if num == 1 and not own:
         wanted.append(["B", *rest])
     if after == 0 and (variables := _variables(part, num)):
         wanted.append(["B", *map(str, variables)])
     words = " or ".join(f"({', '.join(sizes)}{',' * (len(sizes) == 1)})" for sizes in wanted)
-    if isinstance(part, Dispersed) and own:
+    if isinstance(part, LocationDispersion) and own:
         words += f", or a tuple of {own[0]} of shape ({', '.join(['B', str(num), *rest])}),"
     return f"shape {words}"

@@ -13,7 +13,7 @@ from crosscoding.errors import NonFiniteError
 from crosscoding.evidence import as_tensor
 from crosscoding.isolation import isolated
 from crosscoding.likelihoods import Likelihood
-from crosscoding.likelihoods.expected_outputs import doubt_of, joined, on_half_as_many, wrong_output
+from crosscoding.likelihoods.decoder_output import doubt_of, joined, on_half_as_many, wrong_output
 from crosscoding.model.check_report import CheckReport
 from crosscoding.model.cost import Cost, cost_of
 from crosscoding.model.encoder import encode, encoder_output, tried_encoder

@@ -28,7 +28,7 @@ def towards_diagonal(covariance: Tensor, intensity: Tensor) -> Tensor:
     return kept - torch.diag_embed(kept.diagonal(dim1=-2, dim2=-1)) + torch.diag_embed(diagonal)
 
 
-def shrunk_covariance(points: Tensor, weights: Tensor) -> Tensor:
+def leave_one_out_covariance(points: Tensor, weights: Tensor) -> Tensor:
     """`towards_diagonal` with the λ under which draws that are left out are likeliest.
 
     Correlations that the draws do not show with certainty shrink, and strong ones stay. Leaving out
@@ -59,7 +59,9 @@ def shrunk_covariance(points: Tensor, weights: Tensor) -> Tensor:
     return torch.stack(candidates)[best, rows]
 
 
-def factors(points: Tensor, weights: Tensor, rank: int, count: Tensor) -> tuple[Tensor, Tensor]:
+def factor_analysis(
+    points: Tensor, weights: Tensor, rank: int, count: Tensor
+) -> tuple[Tensor, Tensor]:
     """d² and U of the likeliest covariance diag(d²) + U Uᵀ, (B, dim) and (B, dim, rank).
 
     Principal components, then `_FACTOR_ROUNDS` of EM. d² stays above 1 / (n + 1): as much of an

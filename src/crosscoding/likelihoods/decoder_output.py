@@ -10,7 +10,7 @@ from torch import Tensor
 from crosscoding.errors import first_line
 from crosscoding.likelihoods.base import Likelihood
 from crosscoding.likelihoods.continuous import Gaussian
-from crosscoding.likelihoods.dispersed import Dispersed
+from crosscoding.likelihoods.location_dispersion import LocationDispersion
 from crosscoding.likelihoods.mixed import Mixed
 from crosscoding.likelihoods.mixed_heads import shapes
 
@@ -86,7 +86,7 @@ def wrong_output(likelihood: Likelihood, num: int, found: Sequence[int]) -> str:
     if likelihood.param_shape and not isinstance(likelihood, Mixed):
         (count,) = likelihood.param_shape
         words += f", or a tuple of {count} of shape ({num}, *data)"
-        if isinstance(likelihood, Dispersed) and not advice:
+        if isinstance(likelihood, LocationDispersion) and not advice:
             setting = f"{type(likelihood).__name__}({likelihood.dispersion}=…)"
             halves = _on_halves(likelihood) if len(found) > 1 and found[1] % 2 == 0 else ""
             advice = f"{halves}; if it outputs one number an element, use {setting}"
@@ -101,7 +101,7 @@ def on_half_as_many(likelihood: Likelihood, outputs: Sequence[int], found: Seque
         outputs: The shape that data should have by the decoder's output.
         found: That of values, (*batch, *data).
     """
-    if not isinstance(likelihood, Dispersed) or likelihood.decoded or not outputs:
+    if not isinstance(likelihood, LocationDispersion) or likelihood.decoded or not outputs:
         return ""
     num, *others = outputs
     if [*found[len(found) - len(outputs) :]] != [num // 2, *others] or num % 2:
@@ -109,7 +109,7 @@ def on_half_as_many(likelihood: Likelihood, outputs: Sequence[int], found: Seque
     return _on_halves(likelihood)
 
 
-def _on_halves(likelihood: Dispersed) -> str:
+def _on_halves(likelihood: LocationDispersion) -> str:
     """What to do about a decoder that outputs all locations, and then what goes with each."""
     name, dispersion = type(likelihood).__name__, likelihood.dispersion
     use, words = f" and use {name}({dispersion}=None)", ""

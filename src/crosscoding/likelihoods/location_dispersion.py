@@ -17,7 +17,7 @@ from crosscoding.likelihoods.base import Likelihood
 _FEW_DIGITS = 5e-4  # units in the last place of a value: 100 scales off, they move log p by 0.05
 
 
-class Dispersed(Likelihood):
+class LocationDispersion(Likelihood):
     """A likelihood of parameters (location, dispersion), the second under the name `dispersion`.
 
     Attributes:

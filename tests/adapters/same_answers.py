@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cheap import CHEAP
+from cheap_methods import CHEAP
 
 import crosscoding as cc
 from crosscoding.methods import HMC, Auto, Importance, Laplace, NaturalGradient, Variational

@@ -10,12 +10,13 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from crosscoding.likelihoods.base import LOST, Likelihood
+from crosscoding.likelihoods.base import Likelihood
+from crosscoding.likelihoods.rounding import MAX_ROUNDING_ERROR
 
 _ROWS = 256  # of a bank, that are worked out in double at once
 
 
-class Linear(Likelihood):
+class ExponentialFamily(Likelihood):
     """log p(t|z) = a t + b + c, with a and b from the parameters and c from the data."""
 
     num_kept = 2
@@ -77,7 +78,7 @@ def _summed(slope: Tensor, offset: Tensor, data: Tensor, weight: Tensor) -> tupl
 
 def _is_coarse(sums: Tensor) -> Tensor:
     """Whether the last digit of sums is more than 0.05 nats; what is infinite has none."""
-    return (torch.finfo(sums.dtype).eps * sums.abs() > LOST) & sums.isfinite()
+    return (torch.finfo(sums.dtype).eps * sums.abs() > MAX_ROUNDING_ERROR) & sums.isfinite()
 
 
 def terms(slope: Tensor, offset: Tensor, values: Tensor) -> Tensor:

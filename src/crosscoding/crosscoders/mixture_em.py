@@ -16,7 +16,11 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.crosscoders.covariances import FLOOR, towards_diagonal, weighted_covariance
+from crosscoding.crosscoders.covariance_estimates import (
+    FLOOR,
+    towards_diagonal,
+    weighted_covariance,
+)
 from crosscoding.crosscoders.precision_factors import precision_root
 from crosscoding.random import uniform
 

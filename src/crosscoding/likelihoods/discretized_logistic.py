@@ -9,15 +9,15 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from crosscoding.likelihoods.count_sums import expected_products
-from crosscoding.likelihoods.dispersed import Dispersed
+from crosscoding.likelihoods.fisher_sums import expected_products
+from crosscoding.likelihoods.location_dispersion import LocationDispersion
 from crosscoding.random import uniform
 
 _ON_GRID = 0.01  # of an interval: how far off its middle a value may be
 
 
 @dataclass(frozen=True, eq=False)
-class DiscretizedLogistic(Dispersed):
+class DiscretizedLogistic(LocationDispersion):
     """Intensities on an even grid, such as the 256 of a picture, under a rounded logistic density.
 
         p(t|z) = σ((t + ½w − μ) / s) − σ((t − ½w − μ) / s),   w = (high − low) / (bins − 1)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 from cheap_methods import LISTED, every_method
-from user_networks import Residual
 from problems import linear_gaussian_problem, seeded
 from torch import Tensor, nn
+from user_networks import Residual
 
 import crosscoding as cc
 from crosscoding.isolation import isolated

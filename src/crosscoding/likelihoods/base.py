@@ -36,6 +36,7 @@ class Likelihood(ElementLayout, ABC):
             "takes". If not all finite parameters are allowed, override `valid` too.
         infinite: Infinities that a parameter may be, such as −inf for the logit of an impossible
             class.
+        placeholder: A value that can be observed; it stands in for those that are not.
         num_kept: How many tensors `to_keep` returns.
         kind: What values are: "real", "binary" (0 and 1, or between with a cross-entropy), "counts"
             or "classes". `VAE.check` compares the model with a simple distribution of that kind.
@@ -45,6 +46,7 @@ class Likelihood(ElementLayout, ABC):
     support: str
     takes: str = "finite parameters"
     infinite: tuple[float, ...] = ()
+    placeholder: ClassVar[float] = 0.0
     num_kept: int = 1
     kind: ClassVar[str] = ""
     _advice_on_values: ClassVar[str] = "scale the data as the model was trained on it"
@@ -57,8 +59,8 @@ class Likelihood(ElementLayout, ABC):
             params: Parameters, shape (*sample, E, *param_shape).
             values: Data, a shape that broadcasts with (*sample, E).
         Returns:
-            The shape that the two broadcast to. A result for parameters outside the support of the
-            likelihood may be anything, but gradients must be finite for all parameters of 1.
+            The shape that the two broadcast to. At parameters of 1 and a value of `placeholder`,
+            which stand in for unobserved elements, its gradient must be finite.
         """
 
     @abstractmethod
@@ -182,6 +184,8 @@ class Likelihood(ElementLayout, ABC):
             values: Data, shape (B, E), finite everywhere.
             mask: Which elements count, shape (B, E).
         """
+        if self.placeholder:  # unobserved values are 0 already
+            values = torch.where(mask, values, self.placeholder)
         return torch.where(mask, self.log_prob(params, values), 0.0).sum(-1)
 
     def to_keep(self, params: Tensor) -> tuple[Tensor, ...]:

@@ -98,7 +98,7 @@ def test_a_program_of_two_inputs_is_refused():
         def forward(self, z, c):
             return z + c
 
-    with pytest.raises(ValueError, match="expected a program of one tensor, z"):
+    with pytest.raises(ValueError, match="expected a program with one tensor input, z"):
         from_export(export(Two(), (torch.zeros(1, 4), torch.zeros(1, 4))), Gaussian(0.1))
 
 
@@ -142,7 +142,7 @@ def harmful(archive, tmp_path):
 
 def test_a_file_is_not_loaded_without_a_word(harmful):
     path, made = harmful
-    with pytest.raises(ValueError, match="say allow_code=True"):
+    with pytest.raises(ValueError, match="pass allow_code=True"):
         from_export(path, Gaussian(0.1))
     assert not made.exists()
 

@@ -148,7 +148,7 @@ def node(operation: str, *inputs: str, domain: str = ""):
 @pytest.mark.parametrize(
     ("shape", "words"),
     [
-        ((3, 4), r"any number of z, or of one, got an input of shape \(3, 4\); export it with"),
+        ((3, 4), r"any batch size, or for 1, got an input of shape \(3, 4\); export it with"),
         ((None, None), r"of shape \(batch, \*latent\), got \(any, any\)"),
         ((None, "size"), r"of shape \(batch, \*latent\), got \(any, any\)"),
         ((4,), r"of shape \(batch, \*latent\), got \(4\)"),
@@ -163,7 +163,7 @@ def test_an_input_of_another_shape_is_refused(tmp_path, shape, words):
 
 def test_a_graph_of_two_inputs_is_refused(tmp_path):
     path = graph_file(tmp_path / "decoder.onnx", node("Add", "z", "c"), num_inputs=2)
-    with pytest.raises(ValueError, match="expected a graph of one input, z, got one of inputs"):
+    with pytest.raises(ValueError, match="expected a graph with one input, z, got inputs"):
         from_onnx(path, Gaussian(0.1))
 
 
@@ -275,7 +275,7 @@ def test_a_damaged_file_is_refused(path, tmp_path):
     damaged.write_bytes(path.read_bytes()[:500])
     with pytest.raises(ModelFormatError, match="expected an ONNX model in"):
         from_onnx(damaged, Gaussian(0.1))
-    with pytest.raises(ModelFormatError, match="which is none"):
+    with pytest.raises(ModelFormatError, match="which is not a file"):
         from_onnx(tmp_path / "nowhere.onnx", Gaussian(0.1))
 
 

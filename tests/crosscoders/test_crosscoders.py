@@ -336,7 +336,7 @@ def test_every_component_has_its_share_of_draws_query_by_query():
 
 
 def test_fewer_draws_than_components_are_refused():
-    with pytest.raises(ValueError, match="a draw for each of 3 components or more, got 2"):
+    with pytest.raises(ValueError, match="at least one draw for each of 3 components, got 2"):
         Mixture(3).weighted_draws(fitted(Mixture(3)).params, points(2))
 
 

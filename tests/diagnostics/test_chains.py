@@ -133,5 +133,7 @@ def test_an_odd_number_of_draws_and_the_fewest_are_taken(measure, draws):
 @pytest.mark.parametrize("measure", [r_hat, chain_ess])
 @pytest.mark.parametrize("shape", [(10,), (4, 3), (4, 3, 10)])
 def test_draws_that_are_no_chains_are_refused(measure, shape):
-    with pytest.raises(ValueError, match=r"\(chain, draw, \*event\) with 4 draws or more a chain"):
+    with pytest.raises(
+        ValueError, match=r"\(chain, draw, \*event\) with 4 or more draws per chain"
+    ):
         measure(torch.zeros(shape))

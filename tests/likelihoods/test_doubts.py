@@ -26,7 +26,7 @@ def uniform(*shape: int) -> torch.Tensor:
 @pytest.mark.parametrize("family", [Bernoulli, ContinuousBernoulli])
 def test_values_between_0_and_1_are_hardly_logits(family):
     doubt = family().doubt(uniform(5, 8))
-    assert doubt.startswith("expected logits from the decoder, which are of either sign, got")
+    assert doubt.startswith("expected logits from the decoder, which have either sign, got")
     assert doubt.endswith(f"if they are probabilities, use {family.__name__}(logits=False)")
     assert family(logits=False).doubt(uniform(5, 8)) == ""
     assert family().doubt(uniform(5, 8) - 0.1) == ""

@@ -319,5 +319,5 @@ def test_tensors_of_different_shapes_are_told_to_expand():
 
 @pytest.mark.parametrize("likelihood", [Categorical(3), Ordinal(None, 4)], ids=str)
 def test_as_many_heads_as_classes_that_may_be_of_variables_are_refused(likelihood):
-    with pytest.raises(ValueError, match=r"got 3 that end in a dimension of 3: make it torch\.st"):
+    with pytest.raises(ValueError, match=r"got 3 that end in a dimension of 3: return torch\.st"):
         cc.VAE(Shaped((3,), (3,), (3,)), 2, likelihood)

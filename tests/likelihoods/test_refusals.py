@@ -92,7 +92,7 @@ def vae(likelihood, *shape: int) -> cc.VAE:
             Categorical(3, one_hot=True),
             (3,),
             0.5,
-            "a single 1 among zeros for each 3 classes, for Categorical, got 0.5 and 2 more",
+            "a single 1 among zeros for every 3 classes, for Categorical, got 0.5 and 2 more",
         ),
     ],
     ids=lambda value: type(value).__name__,

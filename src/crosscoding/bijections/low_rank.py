@@ -1,13 +1,13 @@
-"""z = d ∘ A ε + b with A Aᵀ = I + V Vᵀ: a covariance diag(d²) + U Uᵀ, U = d ∘ V, at a cost of D r.
+"""z = d ∘ A ε + b with A Aᵀ = I + V Vᵀ: covariance diag(d²) + U Uᵀ, U = d ∘ V, at a cost of D r.
 
     A = I + V (I + C)⁻¹ Vᵀ,   C Cᵀ = I + Vᵀ V,   C lower triangular
 
-A is square, of size D, and one-to-one whatever V is: det A = det C > 0. The inverse is of the same
-form, A⁻¹ = I − V (I + Cᵀ)⁻¹ C⁻¹ Vᵀ, and nothing larger than D × r or r × r is ever made.
+A is square, of size D, and one-to-one for every V: det A = det C > 0. The inverse has the same
+form, A⁻¹ = I − V (I + Cᵀ)⁻¹ C⁻¹ Vᵀ, and no matrix larger than D × r is ever formed.
 
 Source: the Woodbury identity; X = (I + C)⁻¹ solves X + Xᵀ + X Vᵀ V Xᵀ = I, which is A Aᵀ = I + V Vᵀ
-for A = I + V X Vᵀ. Differs in: C is a Cholesky factor where others take the symmetric root of
-I + Vᵀ V, whose gradient fails at equal eigenvalues.
+for A = I + V X Vᵀ. Differs in: C is a Cholesky factor; the more common symmetric root of I + Vᵀ V
+has no gradient at equal eigenvalues.
 """
 
 import torch

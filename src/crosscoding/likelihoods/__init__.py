@@ -1,4 +1,4 @@
-"""Likelihoods p(t|z): what the numbers that a decoder outputs mean."""
+"""Likelihoods p(t|z): what a decoder's outputs mean."""
 
 from crosscoding.likelihoods.base import Likelihood
 from crosscoding.likelihoods.binary import Bernoulli, ContinuousBernoulli

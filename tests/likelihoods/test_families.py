@@ -11,7 +11,7 @@ from problems import seeded
 from torch import Tensor
 
 import crosscoding as cc
-from crosscoding.likelihoods import Likelihood
+from crosscoding.likelihoods import Laplace, Likelihood
 
 every_family = pytest.mark.parametrize("name", FAMILIES)
 
@@ -185,6 +185,28 @@ def test_what_is_not_observed_has_no_gradient(name):
     assert gradient.isfinite().all()
     assert (gradient[:, :, ::2] == 0).all()
     assert (gradient[:, :, 1::2] != 0).any()
+
+
+class Power(Laplace):
+    """p(t|z) = a t^(a−1) for 0 < t ≤ 1, with a = eᵖ: at t = 0 log p is infinite or NaN."""
+
+    placeholder = 0.5
+
+    def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
+        return params + params.expm1() * values.log()
+
+
+def test_a_placeholder_stands_in_for_unobserved_values_outside_the_support():
+    params = torch.linspace(-1, 1, 5).requires_grad_()
+    values, mask = torch.tensor([0.2, 0.9, 0.0, 0.0, 0.0]), torch.arange(5) < 2
+    likelihood = Power()
+    result = likelihood.masked_log_prob(params[None], values[None], mask[None])
+    torch.testing.assert_close(result[0], likelihood.log_prob(params, values)[:2].sum())
+    (gradient,) = torch.autograd.grad(result.sum(), params)
+    assert gradient.isfinite().all()
+    assert torch.equal(gradient != 0, mask)
+    bank = likelihood.pairwise_log_prob((params[None].detach(),), values[None], mask[None])
+    torch.testing.assert_close(bank[0], result.detach())
 
 
 @every_family

@@ -23,7 +23,7 @@ from crosscoding.likelihoods import (
 
 
 class Shaped(nn.Module):
-    """Outputs of a random layer, as a tuple of heads of given shapes; or flat, side by side.
+    """A random layer whose outputs are heads of given shapes, or one flat tensor of all.
 
     A shape in a list is that of each tensor of a pair, (location, number > 0).
     """
@@ -183,11 +183,11 @@ def test_channels_have_natural_heads_too(heads):
     classes = classes if classes.ndim == 4 else classes[:, 0].movedim(-1, 1)
     t = vae.sample_prior(3, seed=0)
     expected = torch.distributions.Normal(colour, 0.2).log_prob(t[:, :3]).flatten(1).sum(1)
-    law = torch.distributions.Categorical(logits=classes.movedim(1, -1))
-    expected = expected + law.log_prob(t[:, 3]).flatten(1).sum(1)
+    reference = torch.distributions.Categorical(logits=classes.movedim(1, -1))
+    expected = expected + reference.log_prob(t[:, 3]).flatten(1).sum(1)
     shape = (3, 2, 5)
-    law = torch.distributions.Laplace(location.reshape(shape), scale.reshape(shape))
-    expected = expected + law.log_prob(t[:, 4]).flatten(1).sum(1)
+    reference = torch.distributions.Laplace(location.reshape(shape), scale.reshape(shape))
+    expected = expected + reference.log_prob(t[:, 4]).flatten(1).sum(1)
     target = cc.VAETarget(vae, cc.Evidence(t, torch.tensor(True)))
     torch.testing.assert_close(target.log_likelihood(z), expected, rtol=1e-4, atol=1e-3)
 

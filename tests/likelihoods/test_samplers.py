@@ -24,12 +24,12 @@ def noise(seed: int = 0, num: int = NUM) -> torch.Tensor:
     return seeds((num,), generator=seeded(seed), like=torch.empty(0))
 
 
-def check_counts(draws: torch.Tensor, law) -> None:
+def check_counts(draws: torch.Tensor, distribution) -> None:
     """Chi-square over about 30 bins of equal mass."""
-    edges = sorted({law.ppf(q / 30) for q in range(1, 30)})
-    masses = [law.cdf(edges[0])]
-    masses += [law.cdf(b) - law.cdf(a) for a, b in pairwise(edges)]
-    masses.append(law.sf(edges[-1]))
+    edges = sorted({distribution.ppf(q / 30) for q in range(1, 30)})
+    masses = [distribution.cdf(edges[0])]
+    masses += [distribution.cdf(b) - distribution.cdf(a) for a, b in pairwise(edges)]
+    masses.append(distribution.sf(edges[-1]))
     bins = torch.bucketize(draws, torch.tensor(edges, dtype=torch.double))
     observed = torch.bincount(bins, minlength=len(edges) + 1).double()
     expected = torch.tensor(masses, dtype=torch.double) * len(draws)

@@ -301,7 +301,7 @@ def test_decoder_output_of_another_shape_is_refused(likelihood, shape, wanted):
             r"decoder's output is the scale of each element, let it output the tuple "
             r"output.chunk\(2, 1\) and use Gaussian\(scale=None\), or Gaussian\(None, "
             r"log_variance=True\) if it is the logarithm of the variance; "
-            r"if it outputs one number an element, use Gaussian\(scale=…\)$",
+            r"if it outputs one number per element, use Gaussian\(scale=…\)$",
         ),
         (
             Gaussian(None, log_variance=True),
@@ -310,7 +310,7 @@ def test_decoder_output_of_another_shape_is_refused(likelihood, shape, wanted):
             r"output.chunk\(2, 1\); if it outputs one number",
         ),
         (NegativeBinomial(), (6,), r"is the total_count .* and use NegativeBinomial\(total_count="),
-        (Gaussian(None), (5,), r"got \(5, 5\); if it outputs one number an element, use Gauss"),
+        (Gaussian(None), (5,), r"got \(5, 5\); if it outputs one number per element, use Gauss"),
         (
             Mixed([(Gaussian(None), 2), Poisson(), Categorical(3)]),
             (4,),

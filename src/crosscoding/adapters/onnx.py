@@ -110,7 +110,7 @@ def _check_size(size: int, max_bytes: int, path: Path) -> None:
         )
 
 
-def _plain(model: Any) -> Any:
+def _simplified(model: Any) -> Any:
     """A copy without two things that onnx2pytorch 0.6 mishandles.
 
     These are attributes set to their default, such as `training_mode=0` of batch norm, and copies
@@ -152,7 +152,7 @@ class _Converted(nn.Module):
         super().__init__()
         convert = library("onnx2pytorch", "onnx").ConvertModel
         try:
-            self.converted = convert(_plain(model))
+            self.converted = convert(_simplified(model))
             with Limited(_MOST):
                 self.converted(example)  # which creates its lazy modules
         except ModelFormatError:

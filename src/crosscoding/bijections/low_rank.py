@@ -29,8 +29,8 @@ def low_rank(
     """
     root, identity = _root(factor)
     middle = torch.linalg.solve_triangular(identity + root, factor.mT, upper=False)
-    bent = eps + _along(eps, middle, factor)
-    z = log_diagonal.exp() * bent + shift
+    stretched = eps + _along(eps, middle, factor)
+    z = log_diagonal.exp() * stretched + shift
     return z, _ladj(log_diagonal, root).expand(z.shape[:-1])
 
 
@@ -41,8 +41,10 @@ def low_rank_inverse(
     root, identity = _root(factor)
     middle = torch.linalg.solve_triangular(root, factor.mT, upper=False)
     middle = torch.linalg.solve_triangular(identity + root.mT, middle, upper=True)
-    bent = (z - shift) * (-log_diagonal).exp()
-    return bent - _along(bent, middle, factor), _ladj(log_diagonal, root).expand(z.shape[:-1])
+    stretched = (z - shift) * (-log_diagonal).exp()
+    return stretched - _along(stretched, middle, factor), _ladj(log_diagonal, root).expand(
+        z.shape[:-1]
+    )
 
 
 def _root(factor: Tensor) -> tuple[Tensor, Tensor]:

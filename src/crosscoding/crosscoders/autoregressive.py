@@ -67,25 +67,25 @@ class InverseAutoregressive(Map):
     def _inverse_layer(self, params: Params, layer: int, z: Tensor) -> tuple[Tensor, Tensor]:
         """ε of one layer, element by element: each depends only on those before it."""
         eps, log_scale = torch.zeros_like(z), z
-        for turn in range(1, z.shape[-1] + 1):
+        for position in range(1, z.shape[-1] + 1):
             shift, log_scale = self._network(params, layer, eps)
-            its_turn = _turns(z, layer) == turn
-            eps = torch.where(its_turn, (z - shift) * (-log_scale).exp(), eps)
+            is_current = _positions(z, layer) == position
+            eps = torch.where(is_current, (z - shift) * (-log_scale).exp(), eps)
         return eps, log_scale.sum(-1)  # right for all elements: the last one sets no scale
 
     def _network(self, params: Params, layer: int, eps: Tensor) -> tuple[Tensor, Tensor]:
         """μ(ε) and log σ(ε); element i of each is a function only of the ε before i."""
-        turns = _turns(eps, layer)
+        positions = _positions(eps, layer)
         num_before = torch.arange(self.hidden, device=eps.device) % max(eps.shape[-1] - 1, 1) + 1
-        weight = params["weight_in"][:, layer] * (num_before[:, None] >= turns)
+        weight = params["weight_in"][:, layer] * (num_before[:, None] >= positions)
         h = (torch.einsum("...bi,boi->...bo", eps, weight) + params["bias_in"][:, layer]).tanh()
-        weight = params["weight_out"][:, layer] * (turns[:, None] > num_before)
+        weight = params["weight_out"][:, layer] * (positions[:, None] > num_before)
         outputs = torch.einsum("...bi,btoi->...bto", h, weight) + params["bias_out"][:, layer]
         shift, free = outputs.unbind(-2)
         return shift, _MAX_LOG_SCALE * (free / _MAX_LOG_SCALE).tanh()
 
 
-def _turns(like: Tensor, layer: int) -> Tensor:
+def _positions(like: Tensor, layer: int) -> Tensor:
     """The position of each element in the layer's order, starting at 1, shape (dim,)."""
-    turns = torch.arange(1, like.shape[-1] + 1, device=like.device)
-    return turns if layer % 2 == 0 else turns.flip(0)
+    positions = torch.arange(1, like.shape[-1] + 1, device=like.device)
+    return positions if layer % 2 == 0 else positions.flip(0)

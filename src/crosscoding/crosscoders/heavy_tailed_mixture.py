@@ -51,7 +51,7 @@ class TailedMixture(Mixture):
         num = max(*self.kinds, eps.shape[-1])
         more = normal((len(eps), 1, num), generator=generator, like=eps)
         noise = [tailed(eps, more, kind) for kind in self.kinds]
-        return self._placed(params, noise, generator=generator)
+        return self._systematic(params, noise, generator=generator)
 
     def _log_kernel(self, component: int, eps: Tensor) -> Tensor:
         return log_kernel(eps, self.kinds[component])

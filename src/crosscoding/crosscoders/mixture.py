@@ -81,9 +81,9 @@ class Mixture(Crosscoder):
 
     def draws(self, params: Params, eps: Tensor, *, generator: Generator) -> tuple[Tensor, Tensor]:
         """Systematic draws: each component gets its share of them, rounded up or down."""
-        return self._placed(params, [eps] * self.components, generator=generator)
+        return self._systematic(params, [eps] * self.components, generator=generator)
 
-    def _placed(
+    def _systematic(
         self, params: Params, noise: list[Tensor], *, generator: Generator
     ) -> tuple[Tensor, Tensor]:
         """`draws` from the noise of each component, all of shape (S, B, dim)."""

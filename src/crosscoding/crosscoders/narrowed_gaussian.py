@@ -38,13 +38,13 @@ class Narrowed(Map):
         }
 
     def forward_and_ladj(self, params: Params, eps: Tensor) -> tuple[Tensor, Tensor]:
-        bent = _stretched(eps, params["directions"], params["log_widths"])
-        z = params["shift"] + params["log_diagonal"].exp() * bent
+        stretched = _stretched(eps, params["directions"], params["log_widths"])
+        z = params["shift"] + params["log_diagonal"].exp() * stretched
         return z, _ladj(params).expand(z.shape[:-1])
 
     def inverse_and_ladj(self, params: Params, z: Tensor) -> tuple[Tensor, Tensor]:
-        bent = (z - params["shift"]) * (-params["log_diagonal"]).exp()
-        eps = _stretched(bent, params["directions"], -params["log_widths"])
+        stretched = (z - params["shift"]) * (-params["log_diagonal"]).exp()
+        eps = _stretched(stretched, params["directions"], -params["log_widths"])
         return eps, _ladj(params).expand(z.shape[:-1])
 
 

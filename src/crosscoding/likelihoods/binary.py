@@ -155,13 +155,13 @@ class ContinuousBernoulli(_Probability):
 
     def mean(self, params: Tensor) -> Tensor:
         logit = self._logit(params)
-        near, far = _apart(logit)
+        near, far = _near_and_far(logit)
         series = near / 12 - near**3 / 720 + near**5 / 30240
         return 0.5 + torch.where(logit == near, series, 0.5 / (far / 2).tanh() - 1 / far)
 
     def variance(self, params: Tensor) -> Tensor:
         logit = self._logit(params)
-        near, far = _apart(logit)
+        near, far = _near_and_far(logit)
         series = 1 / 12 - near**2 / 240 + near**4 / 6048
         shrunk = (-far.abs()).exp()  # 1 / 4 sinh²(l / 2), without overflow
         return torch.where(logit == near, series, far**-2 - shrunk / (1 - shrunk).square())
@@ -185,14 +185,14 @@ class ContinuousBernoulli(_Probability):
 
     def slope_and_offset(self, params: Tensor) -> tuple[Tensor, Tensor]:
         logit = self._logit(params)
-        near, far = _apart(logit)
+        near, far = _near_and_far(logit)
         series = near / 2 + near**2 / 24 - near**4 / 2880 + near**6 / 181440
         size = far.abs()
         exact = far.clamp_min(0) + (-(-size).expm1()).log() - size.log()
         return logit, -torch.where(logit == near, series, exact)
 
 
-def _apart(logit: Tensor) -> tuple[Tensor, Tensor]:
+def _near_and_far(logit: Tensor) -> tuple[Tensor, Tensor]:
     """The logits near 0, with 0 elsewhere; and the other logits, with 1 elsewhere.
 
     Each of the two formulas then has finite gradients even where the other one is used.

@@ -26,7 +26,7 @@ from crosscoding.likelihoods.rounding import MAX_ROUNDING_ERROR, nearly_underflo
 from crosscoding.likelihoods.samplers import binomial, log_gamma, poisson, seeds, substream
 
 _MOST_LOG_RATE = 700.0  # exp of more overflows a double
-_BEYOND = 1e9  # replaces an infinite log λ; log p is then −λ, at most −1e304
+_INFINITE_LOG_RATE = 1e9  # replaces an infinite log λ; log p is then −λ, at most −1e304
 
 
 class _Count(Likelihood):
@@ -69,7 +69,7 @@ class Poisson(_Count, ExponentialFamily):
         else:
             known = torch.where(params >= 0, params, torch.nan)
             log_rate = known.clamp_min(torch.finfo(params.dtype).tiny).double().log()
-        return log_rate.clamp_max(_BEYOND)
+        return log_rate.clamp_max(_INFINITE_LOG_RATE)
 
     def valid(self, params: Tensor) -> Tensor:
         return self.allowed(params) & self.mean(params).isfinite() & (self.mean(params) >= 0)

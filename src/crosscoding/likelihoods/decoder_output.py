@@ -89,7 +89,7 @@ def wrong_output(likelihood: Likelihood, num: int, found: Sequence[int]) -> str:
         if isinstance(likelihood, LocationDispersion) and not advice:
             setting = f"{type(likelihood).__name__}({likelihood.dispersion}=…)"
             halves = _on_halves(likelihood) if len(found) > 1 and found[1] % 2 == 0 else ""
-            advice = f"{halves}; if it outputs one number an element, use {setting}"
+            advice = f"{halves}; if it outputs one number per element, use {setting}"
     return f"{words}, got {shape}{advice}"
 
 

@@ -67,7 +67,7 @@ def poisson(rate: Tensor, noise: Tensor) -> Tensor:
     rate, noise = torch.broadcast_tensors(rate.double(), noise)
     few = rate < _FEW
     small = torch.where(few, rate, 1.0)
-    by_sum = _by_sum((-small).exp(), lambda k: small / (k + 1), noise)
+    by_sum = _by_summation((-small).exp(), lambda k: small / (k + 1), noise)
     large = torch.where(few, _FEW, rate)
     b = 0.931 + 2.53 * large.sqrt()
     a = -0.059 + 0.02483 * b
@@ -76,7 +76,7 @@ def poisson(rate: Tensor, noise: Tensor) -> Tensor:
     def log_prob(k: Tensor, at: Tensor) -> Tensor:
         return k * large[at].log() - large[at] - (k + 1).lgamma()
 
-    by_rejection = _transformed(a, b, large + 0.43, log_height, log_prob, noise)
+    by_rejection = _by_transformed_rejection(a, b, large + 0.43, log_height, log_prob, noise)
     return torch.where(few, by_sum, by_rejection)
 
 
@@ -88,7 +88,7 @@ def binomial(total: Tensor, probability: Tensor, noise: Tensor) -> Tensor:
     few = total * p < _FEW
     q = torch.where(few, p, 0.5)
     odds = q / (1 - q)
-    by_sum = _by_sum(
+    by_sum = _by_summation(
         (total * (-q).log1p()).exp(), lambda k: (total - k).clamp_min(0) / (k + 1) * odds, noise
     )
     n, p = torch.where(few, 2 * _FEW, total), torch.where(few, 0.5, p)
@@ -105,12 +105,12 @@ def binomial(total: Tensor, probability: Tensor, noise: Tensor) -> Tensor:
         return torch.where(k <= of, inside, -torch.inf)
 
     log_height = ((2.83 + 5.1 / b) * deviation).log()
-    by_rejection = _transformed(a, b, n * p + 0.5, log_height, log_ratio, noise)
+    by_rejection = _by_transformed_rejection(a, b, n * p + 0.5, log_height, log_ratio, noise)
     count = torch.where(few, by_sum, by_rejection)
     return torch.where(flipped, total - count, count)
 
 
-def _by_sum(first: Tensor, ratio: Callable[[int], Tensor], noise: Tensor) -> Tensor:
+def _by_summation(first: Tensor, ratio: Callable[[int], Tensor], noise: Tensor) -> Tensor:
     """The quantile at noise of a distribution on 0, 1, … from ratios of its probabilities."""
     probability, below, count = first, first, torch.zeros_like(noise)
     for k in range(_MOST_COUNTS):
@@ -123,7 +123,7 @@ def _by_sum(first: Tensor, ratio: Callable[[int], Tensor], noise: Tensor) -> Ten
     return count
 
 
-def _transformed(
+def _by_transformed_rejection(
     a: Tensor,
     b: Tensor,
     centre: Tensor,

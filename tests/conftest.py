@@ -1,4 +1,4 @@
-"""Fixtures: a model of the zoo, and folders that exist only where real data and models are."""
+"""Fixtures: a model of the zoo, short fits, and folders of real data and models, if available."""
 
 import os
 from pathlib import Path
@@ -8,25 +8,25 @@ import torch
 
 import crosscoding as cc
 
-# The fits here are small: a second thread saves nothing, and waits long where cores are busy.
+# The fits here are small: a second thread saves nothing, and waits long if cores are busy.
 torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def mnist_2d() -> cc.VAE:
-    """The paper's 784-64-2-64-784 VAE, as the zoo has it."""
+    """The paper's 784-64-2-64-784 VAE, from the zoo."""
     return cc.zoo.load("mnist-2d")
 
 
 @pytest.fixture
 def short_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Starts of a few steps, for what holds wherever a fit starts."""
+    """Few steps for the start of a fit, in tests that hold wherever it starts."""
     monkeypatch.setattr("crosscoding.methods.numerics.variational_starts._BEND_STEPS", 20)
 
 
 @pytest.fixture
 def without_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Linear models go through the cascade, as their answers are known."""
+    """Send linear models, whose answers are known, through the cascade."""
     monkeypatch.setattr(
         "crosscoding.methods.cascade.closed_form._linear_elements", lambda vae: None
     )
@@ -40,7 +40,7 @@ def data_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def models_folder() -> Path:
-    """The folder of others' trained models that CROSSCODING_MODELS names."""
+    """The folder of third-party trained models that CROSSCODING_MODELS names."""
     return _folder_named_by("CROSSCODING_MODELS")
 
 
@@ -50,5 +50,5 @@ def _folder_named_by(variable: str) -> Path:
         pytest.skip(f"needs real files: {variable} is not set")
     folder = Path(name)
     if not folder.is_dir():
-        pytest.skip(f"needs real files: {variable} is {name}, which is no folder")
+        pytest.skip(f"needs real files: {variable} is {name}, which is not a folder")
     return folder

@@ -1,4 +1,4 @@
-"""Bare densities of exact log Z that a normal prior of unit scale does not cover."""
+"""Bare densities with exact log Z that a standard normal prior does not cover."""
 
 import math
 from collections.abc import Callable
@@ -53,7 +53,7 @@ def banana(dim: int, scale: float, bend: float) -> Density:
 
 
 def funnel(dim: int, scale: float) -> Density:
-    """v ~ N(0, s²), the others N(0, eᵛ): Neal's."""
+    """Neal's funnel: v ~ N(0, s²), the others N(0, eᵛ)."""
 
     def log_density(z: Tensor) -> Tensor:
         v, rest = z[..., 0], z[..., 1:]
@@ -74,7 +74,7 @@ def ring(dim: int, radius: float, width: float) -> Density:
 def mixture(
     means: list[list[float]], scales: list[float], shares: list[float] | None = None
 ) -> Density:
-    """Normal distributions of these means and standard deviations, in equal shares by default."""
+    """A mixture of isotropic normals, of equal weights by default."""
     dim = len(means[0])
 
     def log_density(z: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ def mixture(
 
 
 def corners(num: int, dim: int, distance: float, scale: float) -> Density:
-    """Equal modes, each at that distance from 0 along an axis, on one side or the other."""
+    """Equal modes at the same distance from 0, each on one half of an axis."""
     means = [[0.0] * dim for _ in range(num)]
     for mode in range(num):
         means[mode][mode % dim] = distance if mode < dim else -distance
@@ -110,13 +110,13 @@ MODES = {
     "five in 8-d": corners(5, 8, 12.0, 1.0),
     "five in 1-d": mixture([[-40.0], [-10], [0], [9], [30]], [1.0, 0.5, 0.2, 2.0, 1.0]),
 }
-"""All have more modes than one, far apart."""
+"""Densities with several modes, far apart."""
 
 WIDE = {
     "Cauchy": student_t(2, 1),
     "Cauchy in 3-d": student_t(3, 1),
     "t with 3 degrees of freedom": student_t(5, 3),
-    "t that is shifted": student_t(2, 3, shift=3.0),
+    "shifted t": student_t(2, 3, shift=3.0),
     "wide normal": normal(3, 2.5),
     "wide normal in 10-d": normal(10, 2.0),
     "shifted normal": normal(4, 1.0, shift=3.0),
@@ -129,4 +129,4 @@ WIDE = {
     "ring": ring(2, 6.0, 0.3),
     "ring in 3-d": ring(3, 4.0, 0.5),
 }
-"""All have mass outside of N(0, I)."""
+"""Densities with mass outside N(0, I)."""

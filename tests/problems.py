@@ -5,12 +5,12 @@
 | `linear_gaussian_problem()` | p(z|x), log p(x), log p(y|x), for any mask and batch |
 | `ill_conditioned_problem()` | log p(x), for any condition number |
 | `mixture_target()` | log normaliser (0), mode masses, draws, moments; a separated mode |
-| `blocks(dim)` | log normaliser, mode masses, draws, moments; multimodal at any even dimension |
-| `mirrored_problem()` | two modes ±z* of mass 1/2 each, of a VAE |
-| `mirrored_vae()` | a VAE for which p(z|x) = p(−z|x), whatever the evidence |
-| `Waves(rate)` | a decoder: log p(x) of wholly observed x, among many local modes |
+| `blocks(dim)` | log normaliser, mode masses, draws, moments; multimodal in any even dimension |
+| `mirrored_problem()` | a VAE's two modes ±z*, of mass 1/2 each |
+| `mirrored_vae()` | p(z|x) = p(−z|x), for any evidence |
+| `Waves(rate)` | log p(x) for fully observed x; a decoder with many local modes |
 
-All closed forms are worked out in double precision and returned in the problem's dtype.
+All closed forms are computed in double precision and returned in the problem's dtype.
 """
 
 import math
@@ -37,11 +37,11 @@ def seeded(n: int = 0) -> Generator:
 class LinearGaussianProblem:
     """t = W z + b + σ ε with z ~ N(0, I), some elements of t observed.
 
-    Every method takes evidence of its own (any batch shape, any mask); the problem's by default.
+    Every method accepts other evidence, of any batch shape and mask; the default is the problem's.
 
     Attributes:
         vae: The model, its decoder an nn.Linear.
-        evidence: Observed elements of `truth`, about half of them, each query its own.
+        evidence: About half of the elements of `truth`, different ones for each query.
         truth: Complete data, drawn from the model, shape (*batch, data_dim).
     """
 
@@ -76,9 +76,9 @@ class LinearGaussianProblem:
         return difference.to(self.truth.dtype)
 
     def exact_prediction(self, evidence: cc.Evidence | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and variance of every element of t given x, noise included; x as given, variance 0.
+        """Mean and variance of every element of t given x, noise included: (*batch, data_dim).
 
-        Both of shape (*batch, data_dim).
+        Observed elements keep their value and have variance 0.
         """
         evidence = self.evidence if evidence is None else evidence
         weight, bias, scale = self._parameters()
@@ -123,9 +123,9 @@ def linear_gaussian_problem(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> LinearGaussianProblem:
-    """A VAE whose every conditional is a known Gaussian, with data from it, half observed.
+    """A VAE whose conditionals are all known Gaussians, with data from it, half observed.
 
-    batch: Shape of the batch, an int for one dimension, () for one query.
+    batch: Shape of the batch; an int for one dimension, () for one query.
     """
     generator = seeded(seed)
     batch = (batch,) if isinstance(batch, int) else tuple(batch)
@@ -147,14 +147,14 @@ def ill_conditioned_problem(
 ) -> tuple[cc.VAETarget, float]:
     """A linear-Gaussian target whose precision has about this condition number, and log p(x).
 
-    One element, or of more than two latent dimensions two, are observed with next to no noise; in
-    the other directions p(z|x) is as wide as the prior.
+    One element (two, for more than two latent dimensions) is observed with almost no noise. In the
+    other directions p(z|x) is as wide as the prior.
     """
     problem = linear_gaussian_problem(latent_dim, 30, condition**-0.5, batch=1, dtype=dtype)
     num = 1 if latent_dim == 2 else 2
     evidence = cc.Evidence(problem.truth, torch.arange(30) < num)
     weight, bias, scale = problem._parameters()
-    # Of the observed elements, which are few: the same without differences of large numbers.
+    # In terms of the few observed elements, log p(x) has no differences of large numbers.
     covariance = weight[:num] @ weight[:num].mT + scale[:num].square().diag()
     normal = torch.distributions.MultivariateNormal(bias[:num], covariance)
     return cc.VAETarget(problem.vae, evidence), normal.log_prob(problem.truth[0, :num]).item()
@@ -168,7 +168,7 @@ class MixtureTarget(cc.DensityTarget):
 
     Attributes:
         weights: Masses of the components, (K,), summing to 1.
-        means, scales: Of the components, (K, dim).
+        means, scales: Means and standard deviations of the components, (K, dim).
         log_evidence: Exact logarithm of the normaliser, a number.
     """
 
@@ -223,7 +223,7 @@ class MixtureTarget(cc.DensityTarget):
 def mixture_target(dtype: torch.dtype = torch.float32) -> MixtureTarget:
     """Two components that touch and one far away (mass 0.25, 5 units off), as in Figure 9.
 
-    Normalised: its log-evidence is 0. `masses` tells the far mode (the last) apart without error.
+    It is normalised, so its log evidence is 0. `masses` identifies the far (last) mode exactly.
     """
     return MixtureTarget(
         torch.tensor([0.45, 0.3, 0.25]),
@@ -237,10 +237,10 @@ def mixture_target(dtype: torch.dtype = torch.float32) -> MixtureTarget:
 class BlocksTarget(cc.DensityTarget):
     """A product of dim / 2 independent blocks, each a 2-d mixture of two separated Gaussians.
 
-    It has 2^(dim / 2) modes, of masses that are products of the block's `weights`.
+    It has 2^(dim / 2) modes, whose masses are products of the block's `weights`.
 
     Attributes:
-        block: The mixture that every block is.
+        block: The mixture of every block.
         log_evidence: Exact logarithm of the normaliser, a number.
     """
 
@@ -274,7 +274,7 @@ class BlocksTarget(cc.DensityTarget):
         return draws.reshape(num, self.latent_dim)
 
     def masses(self, draws: Tensor) -> Tensor:
-        """Share of draws (S, *batch, dim) in each block's second mode: truth 0.65; (*batch, K)."""
+        """Share of draws (S, *batch, dim) in each block's second mode, (*batch, K); truth: 0.65."""
         return self.block.masses(draws.unflatten(-1, (-1, 2)))[..., 1]
 
     def mean(self) -> Tensor:
@@ -287,7 +287,7 @@ class BlocksTarget(cc.DensityTarget):
 
 
 def blocks(dim: int, *, dtype: torch.dtype = torch.float32) -> BlocksTarget:
-    """The product of dim / 2 bimodal blocks, dim even."""
+    """The product of dim / 2 bimodal blocks; dim is even."""
     return BlocksTarget(dim, dtype=dtype)
 
 
@@ -295,7 +295,7 @@ def blocks(dim: int, *, dtype: torch.dtype = torch.float32) -> BlocksTarget:
 
 
 class Even(nn.Module):
-    """A linear map of all products z_i z_j: the same at z and −z, and at no other points."""
+    """A linear map of all products z_i z_j, equal at z and −z and at no other points."""
 
     def __init__(self, latent_dim: int, data_dim: int) -> None:
         super().__init__()
@@ -312,9 +312,9 @@ class MirroredProblem:
 
     Attributes:
         vae: The model.
-        evidence: Batch shape (); all elements but the last are observed.
+        evidence: A single query, batch shape (); all elements but the last are observed.
         truth: The complete datum.
-        mode: A latent point, (latent,), close to one mode; the other is its mirror image.
+        mode: A latent point, (latent,), close to one mode; the other mode is its mirror image.
     """
 
     vae: cc.VAE
@@ -327,7 +327,7 @@ class MirroredProblem:
         return cc.VAETarget(self.vae, self.evidence)
 
     def masses(self, draws: Tensor) -> Tensor:
-        """Share of draws (S, *batch, latent) on the side of `mode`: truth 1/2; (*batch,)."""
+        """Share of draws (S, *batch, latent) on the side of `mode`, (*batch,); truth: 1/2."""
         return (draws @ self.mode > 0).to(draws.dtype).mean(0)
 
 
@@ -348,7 +348,7 @@ def mirrored_vae(
 
 
 def mirrored_problem(dtype: torch.dtype = torch.float32) -> MirroredProblem:
-    """Evidence for `mirrored_vae` that leaves exactly two modes, of mass 1/2 each."""
+    """`mirrored_vae` with evidence that leaves exactly two modes, of mass 1/2 each."""
     vae = mirrored_vae(dtype=dtype)
     mode = torch.tensor([1.2, 0.8], dtype=dtype)
     truth = vae.decode(mode)
@@ -357,7 +357,7 @@ def mirrored_problem(dtype: torch.dtype = torch.float32) -> MirroredProblem:
 
 
 class Waves(nn.Module):
-    """(sin ω z, z): each latent dimension by itself has as many local modes as there are waves."""
+    """(sin ω z, z): each latent dimension has as many local modes as waves, independently."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -367,7 +367,7 @@ class Waves(nn.Module):
         return torch.cat([torch.sin(self.rate * z), z], -1)
 
     def log_evidence(self, x: Tensor, scale: float) -> Tensor:
-        """log p(x) of wholly observed x (B, 2 latent) in nats, by an integral a dimension: (B,)."""
+        """log p(x) in nats, (B,), for fully observed x (B, 2 latent): an integral per dimension."""
         z = torch.linspace(-9, 9, 40_001, dtype=torch.double)
         waves, values = x.double().chunk(2, -1)
         log_joint = Normal(0.0, 1.0).log_prob(z) + (

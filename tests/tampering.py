@@ -1,7 +1,4 @@
-"""Saved folders changed behind the back of whoever reads them.
-
-Checksums are changed along with the rest, so that what lies deeper must notice.
-"""
+"""Changes to saved folders, with checksums made to match, so that deeper checks must notice."""
 
 import json
 
@@ -11,7 +8,7 @@ from crosscoding.persistence.folder import checksums
 
 
 def reseal(folder, change):
-    """Change tensors and description of a folder, by a function of the two."""
+    """Change the tensors and the description of a folder by a function of the two."""
     tensors = load_file(folder / "tensors.safetensors")
     description = json.loads((folder / "description.json").read_text())
     del description["checksums"]
@@ -22,30 +19,30 @@ def reseal(folder, change):
 
 
 def edit_parts(change):
-    """A function that does so to the folder it is given; and those below."""
+    """A function that reseals the folder it is given with this change, as those below do."""
     return lambda folder: reseal(folder, change)
 
 
 def edit_description(**changes):
-    """Other values for fields of the description."""
+    """Set fields of the description."""
     return edit_parts(lambda _, description: description.update(changes))
 
 
 def without_description(key):
-    """A field taken out of the description."""
+    """Remove a field of the description."""
     return edit_parts(lambda _, description: description.pop(key))
 
 
 def edit_tensor(name, change):
-    """Another tensor, by a function of what it was."""
+    """Change a tensor by a function of it."""
     return edit_parts(lambda tensors, _: tensors.update({name: change(tensors[name]).contiguous()}))
 
 
 def add_tensor(name, tensor):
-    """A tensor more."""
+    """Add a tensor."""
     return edit_parts(lambda tensors, _: tensors.update({name: tensor}))
 
 
 def without_tensor(name):
-    """A tensor taken out."""
+    """Remove a tensor."""
     return edit_parts(lambda tensors, _: tensors.pop(name))

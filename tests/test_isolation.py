@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from cheap import LISTED, every_method
-from networks_of_ones_own import Residual
+from cheap_methods import LISTED, every_method
 from problems import linear_gaussian_problem, seeded
 from torch import Tensor, nn
+from user_networks import Residual
 
 import crosscoding as cc
 from crosscoding.isolation import isolated

@@ -1,4 +1,4 @@
-"""A decoder that each library gets to hold, evidence for it, and what one needs to be imported."""
+"""A decoder that every library wraps, evidence for it, and what onnx2pytorch needs to import."""
 
 import importlib.util
 import sys
@@ -14,7 +14,7 @@ import crosscoding as cc
 
 
 def _stand_in(name: str, *names: str) -> None:
-    """A module of this name, with names that are there and nothing more."""
+    """Register an empty module of this name that has the given names."""
     module = ModuleType(name)
     module.__spec__ = ModuleSpec(name, None)
     vars(module).update(dict.fromkeys(names))
@@ -23,10 +23,10 @@ def _stand_in(name: str, *names: str) -> None:
 
 @pytest.fixture(scope="session")
 def onnx2pytorch():
-    """The library; where there is no torchvision, without the operations that it takes from there.
+    """The library, imported without torchvision if that is not installed.
 
-    Pictures are decoded and boxes cut out with those, which no decoder does; and a torchvision
-    that was built for another torch cannot be imported.
+    It uses torchvision only to read pictures and cut out boxes, which no decoder does; and a
+    torchvision that was built for another torch cannot be imported.
     """
     pytest.importorskip("onnx")
     missing = importlib.util.find_spec("torchvision") is None
@@ -44,7 +44,7 @@ def onnx2pytorch():
 
 @pytest.fixture(scope="session")
 def decoder() -> nn.Module:
-    """z (B, 4) to pictures (B, 1, 8, 8), with layers that VAEs have."""
+    """From z (B, 4) to pictures (B, 1, 8, 8), with layers that VAEs have."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layers = nn.Sequential(
@@ -52,13 +52,13 @@ def decoder() -> nn.Module:
             *(nn.ConvTranspose2d(8, 4, 4, 2, 1), nn.BatchNorm2d(4), nn.SiLU()),
             *(nn.Upsample(scale_factor=2), nn.Conv2d(4, 1, 3, padding=1)),
         )
-        layers(torch.randn(64, 4))  # for running statistics that batch norm has to look at
+        layers(torch.randn(64, 4))  # gives batch norm its running statistics
     return layers.eval()
 
 
 @pytest.fixture(scope="session")
 def plain(decoder) -> cc.VAE:
-    """The same decoder without any library between."""
+    """The same decoder, used directly."""
     return cc.VAE(decoder, 4, cc.likelihoods.Gaussian(0.1))
 
 

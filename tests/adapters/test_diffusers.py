@@ -1,4 +1,4 @@
-"""Autoencoders of diffusers: scaled as diffusion scales them, differentiable in forward mode."""
+"""Autoencoders of diffusers: scaled as in diffusion, differentiable in forward mode."""
 
 import copy
 import json
@@ -37,7 +37,7 @@ SCALED = {
 
 
 def kl(**settings):
-    """A small AutoencoderKL, the same at every call; a picture has twice its latents' size."""
+    """A small AutoencoderKL, the same at every call; pictures are twice as large as latents."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return diffusers.AutoencoderKL(**SMALL_KL | settings).eval()
@@ -76,13 +76,13 @@ def test_the_tiny_one_takes_z_as_it_is(z):
     model = tiny()
     vae = from_diffusers(model, 4)
     torch.testing.assert_close(vae.decode(z), model.decode(z.reshape(3, 4, 2, 2)).sample)
-    # From [0, 1] to [-1, 1], as all of diffusers has pictures.
+    # From [0, 1] to [-1, 1], the range of pictures throughout diffusers.
     torch.testing.assert_close(
         vae.decode(z), 2 * model.decoder.layers(3 * torch.tanh(z.reshape(3, 4, 2, 2) / 3)) - 1
     )
 
 
-def test_a_model_without_quantisation_layer_or_attention_is_taken(z):
+def test_a_model_without_quantisation_layer_or_attention_is_accepted(z):
     model = kl(use_post_quant_conv=False, use_quant_conv=False, mid_block_add_attention=False)
     wanted = model.decode(z.reshape(3, 4, 2, 2) / 0.18215).sample
     torch.testing.assert_close(from_diffusers(model, 4).decode(z), wanted)
@@ -96,7 +96,7 @@ def test_height_and_width_may_differ(model):
 
 @pytest.mark.parametrize("size", [5, (4, 7), 0, -2])
 @pytest.mark.parametrize("model", [kl, tiny])
-def test_a_size_that_the_model_cannot_put_out_is_refused(model, size):
+def test_a_size_that_the_model_cannot_output_is_refused(model, size):
     with pytest.raises(ValueError, match="expected a size in multiples of 2 pixels"):
         from_diffusers(model(), size)
 
@@ -113,7 +113,7 @@ def test_tangents_are_those_of_backward_mode(model, z):
     )
 
 
-def test_the_model_is_left_as_it_was(z):
+def test_the_model_is_not_changed(z):
     model = kl()
     before = copy.deepcopy(model.state_dict())
     from_diffusers(model, 4).decode(z)
@@ -140,7 +140,7 @@ POSTERIORS = {name: settings for name, (settings, _, _) in SCALED.items()} | {
 
 
 @pytest.mark.parametrize("name", POSTERIORS)
-def test_an_encoder_says_what_the_librarys_own_does_in_coordinates_of_z(name):
+def test_an_encoder_outputs_the_librarys_posterior_in_coordinates_of_z(name):
     model, pictures = kl(**POSTERIORS[name]), torch.rand(3, 3, 8, 4, generator=seeded(0)) * 2 - 1
     if name == "nearly certain":  # diffusers clamps the log-variance
         model.quant_conv.bias.data[4:] = -99.0
@@ -155,7 +155,7 @@ def test_an_encoder_says_what_the_librarys_own_does_in_coordinates_of_z(name):
     torch.testing.assert_close(std, wanted[1].flatten(1), rtol=1e-5, atol=1e-9)
 
 
-def test_an_encoder_that_says_no_deviation_or_is_not_wanted_is_left_out():
+def test_an_encoder_without_a_deviation_or_not_wanted_is_left_out():
     assert from_diffusers(kl(), 4).encoder is not None
     assert from_diffusers(kl(), 4, with_encoder=False).encoder is None
     assert from_diffusers(tiny(), 4).encoder is None
@@ -188,11 +188,11 @@ def test_every_kind_of_method_answers(method):
     assert posterior.sample(4).isfinite().all()
 
 
-def test_the_scale_that_drew_the_data_is_found_again():
+def test_the_scale_of_the_data_is_recovered():
     vae = from_diffusers(tiny(), 4, scale=1.0)
     truth = from_diffusers(tiny(), 4, scale=0.3)
     found = cc.calibrate_scale(vae, truth.sample_prior(10, seed=0))
-    # 10 pictures of 48 elements, 16 of which z could explain: 4 % is a standard error.
+    # 10 pictures of 48 elements, of which z could explain 16: the standard error is 4 %.
     assert found == pytest.approx(0.3, rel=0.15)
 
 
@@ -271,7 +271,7 @@ def test_a_folder_that_lacks_a_weight_is_refused(tmp_path):
         ({"block_out_channels": 3}, "expected a configuration that AutoencoderKL takes"),
     ],
 )
-def test_a_configuration_that_its_weights_cannot_be_of_takes_no_memory(tmp_path, changed, said):
+def test_a_configuration_larger_than_its_weights_takes_no_memory(tmp_path, changed, said):
     kl().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | changed))

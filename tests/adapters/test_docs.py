@@ -1,4 +1,4 @@
-"""The examples of docs/adapters.md, section by section, from the import to draws."""
+"""The examples of docs/adapters.md, run section by section."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ SECTIONS = {
 EXAMPLES = {title: code for title, code in SECTIONS.items() if code}
 
 
-@pytest.mark.filterwarnings("ignore")  # of exporters, on how they came about
+@pytest.mark.filterwarnings("ignore")  # from the exporters
 @pytest.mark.parametrize("title", EXAMPLES)
 def test_an_example_runs(title, request, tmp_path, monkeypatch):
     if title in ("diffusers", "pythae"):

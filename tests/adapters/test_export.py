@@ -1,4 +1,4 @@
-"""Exported programs: the same answers as their module, and files only on the caller's word."""
+"""Exported programs: the same answers as their module, and files only with allow_code."""
 
 import io
 import os
@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 import torch
-from through import assert_same_answers, every_kind_of_method
+from same_answers import assert_same_answers, every_kind_of_method
 from torch import nn
 from torch.export import Dim, ExportedProgram, export
 
@@ -39,7 +39,7 @@ def test_every_kind_of_method_answers_through_a_program(vae, plain, evidence, me
     assert_same_answers(vae, plain, evidence, method)
 
 
-def test_latents_of_a_shape_are_laid_out_flat(z):
+def test_latents_with_a_shape_are_flattened(z):
     decoder = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Flatten(), nn.Linear(6, 7))
     for num, shapes in SHAPES.values():
         vae = from_export(program_of(decoder, 2, 1, 2, num=num, shapes=shapes), Gaussian(0.1))
@@ -63,7 +63,7 @@ def test_several_outputs_are_several_parameters(shapes, z):
     assert vae.decode(z).shape == (5, 6, 2)
 
 
-def test_the_program_is_left_as_it_was(decoder, z):
+def test_the_program_is_not_changed(decoder, z):
     program = program_of(decoder, 4)
     from_export(program, Gaussian(0.1)).decode(z)
     assert all(weight.requires_grad for weight in program.parameters())
@@ -81,7 +81,7 @@ def test_a_program_in_training_mode_is_refused():
     ("num", "shapes", "words"),
     [(3, None, r"got an input of shape \(3, 4\)"), (3, ({0: Dim("batch", max=64)},), "64")],
 )
-def test_a_batch_of_limited_size_is_refused_with_the_way_to_export(decoder, num, shapes, words):
+def test_a_batch_of_limited_size_is_refused_with_advice(decoder, num, shapes, words):
     with pytest.raises(ValueError, match=words) as caught:
         from_export(program_of(decoder, 4, num=num, shapes=shapes), Gaussian(0.1))
     assert "dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)" in str(caught.value)
@@ -98,11 +98,11 @@ def test_a_program_of_two_inputs_is_refused():
         def forward(self, z, c):
             return z + c
 
-    with pytest.raises(ValueError, match="expected a program of one tensor, z"):
+    with pytest.raises(ValueError, match="expected a program with one tensor input, z"):
         from_export(export(Two(), (torch.zeros(1, 4), torch.zeros(1, 4))), Gaussian(0.1))
 
 
-def test_what_is_no_program_is_refused(decoder):
+def test_another_type_is_refused(decoder):
     with pytest.raises(TypeError, match=r"expected a torch\.export\.ExportedProgram"):
         from_export(decoder, Bernoulli())
 
@@ -128,7 +128,7 @@ def archive(decoder, tmp_path):
 
 @pytest.fixture
 def harmful(archive, tmp_path):
-    """The same but for example inputs that make a folder when unpickled, and that folder."""
+    """The same file with example inputs that make a folder when unpickled, and that folder."""
     path, made = tmp_path / "harmful.pt2", tmp_path / "made"
     pickled = io.BytesIO()
     torch.save(((RunsWhenUnpickled(made),), {}), pickled)
@@ -140,26 +140,26 @@ def harmful(archive, tmp_path):
     return path, made
 
 
-def test_a_file_is_not_loaded_without_a_word(harmful):
+def test_a_file_is_not_loaded_without_allow_code(harmful):
     path, made = harmful
-    with pytest.raises(ValueError, match="say allow_code=True"):
+    with pytest.raises(ValueError, match="pass allow_code=True"):
         from_export(path, Gaussian(0.1))
     assert not made.exists()
 
 
-def test_a_file_can_run_code_which_is_why(harmful):
+def test_a_file_can_indeed_run_code(harmful):
     path, made = harmful
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             from_export(path, Gaussian(0.1), allow_code=True)
-        except Exception as error:  # torch may stumble over the inputs once they are unpickled
+        except Exception as error:  # torch may fail on the inputs after unpickling them
             print(error)
     assert made.is_dir()
 
 
 @pytest.mark.parametrize("kind", [str, lambda path: path])
-def test_a_file_is_loaded_where_the_caller_says_so(archive, plain, z, kind):
+def test_a_file_is_loaded_with_allow_code(archive, plain, z, kind):
     vae = from_export(kind(archive), Gaussian(0.1), allow_code=True)
     torch.testing.assert_close(vae.decode(z), plain.decode(z))
 

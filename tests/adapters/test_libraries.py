@@ -1,4 +1,4 @@
-"""Libraries that are not there: every adapter says which extra brings them."""
+"""Missing libraries: every adapter says which extra installs them."""
 
 import sys
 from types import ModuleType
@@ -18,20 +18,20 @@ CALLS = {
 
 
 @pytest.mark.parametrize("extra", CALLS)
-def test_a_library_that_is_not_installed_is_asked_for(extra, tmp_path, monkeypatch):
+def test_the_message_on_a_missing_library_names_its_extra(extra, tmp_path, monkeypatch):
     for name in [extra, *(name for name in sys.modules if name.startswith(f"{extra}."))]:
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=rf"pip install 'crosscoding\[{extra}\]'"):
         CALLS[extra](tmp_path)
 
 
-def test_a_library_that_cannot_be_imported_is_asked_for_with_the_reason(tmp_path, monkeypatch):
-    """As torchvision, where it was built for another torch."""
+def test_the_message_on_a_broken_library_says_why(tmp_path, monkeypatch):
+    """Like a torchvision that was built for another torch."""
     (tmp_path / "broken_library.py").write_text("raise RuntimeError('operator does not exist')")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ImportError, match=r"broken_library .* failed \(operator does not exist\)"):
         library("broken_library", "onnx")
 
 
-def test_a_library_that_is_there_is_given():
+def test_an_installed_library_is_returned():
     assert isinstance(library("torch", "onnx"), ModuleType)

@@ -1,4 +1,4 @@
-"""ONNX decoders: what onnxruntime outputs, gradients too, and files that are not to be trusted."""
+"""ONNX decoders: onnxruntime's outputs, gradients, and untrusted files."""
 
 import os
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from problems import seeded
-from through import assert_same_answers, every_kind_of_method
+from same_answers import assert_same_answers, every_kind_of_method
 from torch import nn
 
 import crosscoding as cc
@@ -20,13 +20,13 @@ pytest.importorskip("onnxscript", reason="needs onnxscript, to export decoders")
 
 pytestmark = [
     pytest.mark.usefixtures("onnx2pytorch"),
-    pytest.mark.filterwarnings("ignore"),  # of exporter and converter, on how they came about
+    pytest.mark.filterwarnings("ignore"),  # from exporter and converter
 ]
 EXPORTERS = [(True, False), (True, True), (False, False), (False, True)]  # dynamo; any batch size
 
 
 def exported(decoder, path, *latent, dynamo=True, dynamic=True, num=2):
-    """A file of torch.onnx.export, by its exporter of 2025 or by the one before."""
+    """A file written by torch.onnx.export, with its new exporter (dynamo) or the old one."""
     example = (torch.zeros(num if dynamic else 1, *latent),)
     if dynamo:
         shapes = ({0: torch.export.Dim.DYNAMIC},) if dynamic else None
@@ -69,7 +69,7 @@ def test_a_file_decodes_as_onnxruntime_runs_it(vae, path, z):
 
 
 def test_gradients_are_finite_differences_of_onnxruntime(vae, path, z):
-    step = 1e-2  # its square is the error of the difference, 1e-7 / step that of float32
+    step = 1e-2  # step² is the error of the difference, 1e-7 / step that of float32
     direction = torch.randn(4, generator=seeded(3))
     wanted = (run(path, z + step * direction) - run(path, z - step * direction)) / (2 * step)
     _, tangent = torch.func.jvp(vae.decode, (z,), (direction.expand_as(z),))
@@ -90,7 +90,7 @@ def test_the_last_layer_of_a_stack_of_linear_layers_shows(tmp_path):
     assert from_onnx(path, cc.likelihoods.Bernoulli(logits=False)).head is not None
 
 
-def test_latents_of_a_shape_are_laid_out_flat(tmp_path, z):
+def test_latents_with_a_shape_are_flattened(tmp_path, z):
     decoder = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Flatten(), nn.Linear(6, 7))
     for dynamic in (True, False):
         path = exported(decoder, tmp_path / "decoder.onnx", 2, 1, 2, dynamic=dynamic)
@@ -148,7 +148,7 @@ def node(operation: str, *inputs: str, domain: str = ""):
 @pytest.mark.parametrize(
     ("shape", "words"),
     [
-        ((3, 4), r"any number of z, or of one, got an input of shape \(3, 4\); export it with"),
+        ((3, 4), r"any batch size, or for 1, got an input of shape \(3, 4\); export it with"),
         ((None, None), r"of shape \(batch, \*latent\), got \(any, any\)"),
         ((None, "size"), r"of shape \(batch, \*latent\), got \(any, any\)"),
         ((4,), r"of shape \(batch, \*latent\), got \(4\)"),
@@ -163,11 +163,11 @@ def test_an_input_of_another_shape_is_refused(tmp_path, shape, words):
 
 def test_a_graph_of_two_inputs_is_refused(tmp_path):
     path = graph_file(tmp_path / "decoder.onnx", node("Add", "z", "c"), num_inputs=2)
-    with pytest.raises(ValueError, match="expected a graph of one input, z, got one of inputs"):
+    with pytest.raises(ValueError, match="expected a graph with one input, z, got inputs"):
         from_onnx(path, Gaussian(0.1))
 
 
-def test_an_operation_that_nobody_knows_is_refused(tmp_path):
+def test_an_unknown_operation_is_refused(tmp_path):
     unknown = node("Whatever", "z", domain="somewhere")
     path = graph_file(tmp_path / "decoder.onnx", unknown, domain="somewhere")
     with pytest.raises(ModelFormatError, match="expected operations that onnx2pytorch converts"):
@@ -183,7 +183,7 @@ def step(operation: str, *names: str, **attributes):
     return onnx.helper.make_node(operation, list(names[:-1]), [names[-1]], **attributes)
 
 
-BOMBS = {  # of memory; of time alone, as none of these is large; by what is read alone
+BOMBS = {  # of memory; of time, with small tensors; of tensors that are only read
     "tiled": [step("Tile", "z", "sizes", "y")],
     "multiplied": [
         step("Transpose", "z", "t"),  # (4, 1)
@@ -199,7 +199,7 @@ BOMBS = {  # of memory; of time alone, as none of these is large; by what is rea
 
 
 @pytest.mark.parametrize("nodes", BOMBS.values(), ids=BOMBS)
-def test_operations_that_take_too_much_are_refused_before_they_are_run(nodes, tmp_path):
+def test_operations_that_cost_too_much_are_refused_before_they_run(nodes, tmp_path):
     numbers = [constant("sizes", 2**45, 4), constant("turned", 4, 2**45), constant("first", 0)]
     path = graph_file(tmp_path / "decoder.onnx", *nodes, weights=numbers)
     with pytest.raises(ModelFormatError, match="expected at most 8796093022208 multiply-adds"):
@@ -222,7 +222,7 @@ def test_a_wrong_conversion_is_refused(path, onnx2pytorch, monkeypatch):
 
 
 def external(path, location: str, length: int | None = None):
-    """A file of y = z w whose weights w, 4 x 4, lie in another file."""
+    """A file of y = z w whose weights w, 4 x 4, are in another file."""
     weight = onnx.numpy_helper.from_array(np.zeros((4, 4), np.float32), "w")
     onnx.external_data_helper.set_external_data(weight, location, length=length)
     weight.ClearField("raw_data")
@@ -275,12 +275,12 @@ def test_a_damaged_file_is_refused(path, tmp_path):
     damaged.write_bytes(path.read_bytes()[:500])
     with pytest.raises(ModelFormatError, match="expected an ONNX model in"):
         from_onnx(damaged, Gaussian(0.1))
-    with pytest.raises(ModelFormatError, match="which is none"):
+    with pytest.raises(ModelFormatError, match="which is not a file"):
         from_onnx(tmp_path / "nowhere.onnx", Gaussian(0.1))
 
 
 @pytest.mark.parametrize("name", ["decoder.pth", "decoder.onnx"])
-def test_a_pickle_is_refused_with_the_way_to_export_it(tmp_path, name):
+def test_a_pickle_is_refused_with_advice_to_export_it(tmp_path, name):
     torch.save(nn.Linear(2, 3), tmp_path / name)
     with pytest.raises(ModelFormatError, match=r"expected no pickle.*torch\.onnx\.export"):
         from_onnx(tmp_path / name, Gaussian(0.1))

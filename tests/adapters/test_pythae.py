@@ -1,4 +1,4 @@
-"""Models of pythae: decoded and judged as pythae does, and refused where the prior is another."""
+"""Models of pythae: decoded and evaluated as by pythae, refused if the prior is another."""
 
 import pytest
 import torch
@@ -75,8 +75,8 @@ def test_log_evidence_is_what_pythae_estimates(loss, pictures):
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         theirs = model.get_nll(pictures[:1], n_samples=2000, batch_size=2000)  # which is log p(x)
-    # Untrained, p(z|x) is about the prior and about q: log weights of 2,000 draws spread by less
-    # than 1, so that the standard error is below 0.03.
+    # Untrained, p(z|x) is close to the prior and to q: the log weights of 2,000 draws spread by
+    # less than 1, so the standard error is below 0.03.
     assert posterior.log_evidence.item() == pytest.approx(theirs, abs=0.1)
 
 
@@ -94,15 +94,15 @@ def test_a_trained_models_queries_are_answered(pictures, method):
     evidence = cc.Evidence(pictures, cc.rectangle_mask((8, 8), rows=(0, 3)))
     posterior = cc.condition(vae, evidence, method, seed=0)
     assert posterior.predict(4).shape == (4, 3, *SHAPE)
-    assert vae.head is not None  # of its last layer, rows of observed pixels alone are run
+    assert vae.head is not None  # only rows of observed pixels of its last layer are run
 
 
 GAUSSIAN = sorted({*_STANDARD, *_WITHOUT_LIKELIHOOD} - {*_OTHER_POSTERIORS})
 
 
 @pytest.mark.parametrize("kind", GAUSSIAN)
-def test_an_encoder_says_what_its_models_own_does(kind, pictures):
-    """The model draws z = mean + deviation ε; q is of these two if that is what comes of it."""
+def test_an_encoder_outputs_its_models_posterior(kind, pictures):
+    """The model draws z = mean + deviation ε; both are right if the draws match."""
     model, drawn = model_of(kind), []
 
     def sample_gauss(mean, std):
@@ -135,7 +135,7 @@ def test_saving_says_what_to_save_instead(tmp_path):
         from_pythae(model_of("VAE")).save(tmp_path / "model")
 
 
-def test_a_class_that_somebody_derived_counts_as_what_it_is_derived_from():
+def test_a_subclass_counts_as_its_base_class():
     class Mine(models.BetaVAE):
         pass
 
@@ -162,7 +162,7 @@ def test_a_model_without_a_likelihood_has_to_be_given_one(kind):
     assert from_pythae(model, likelihood=Gaussian(0.2)).likelihood.scale == 0.2
 
 
-def test_a_folder_is_refused_with_the_way_to_load_it(tmp_path):
+def test_a_folder_is_refused_with_advice_to_load_it(tmp_path):
     model = model_of("VAE")
     model.save(str(tmp_path))
     with pytest.raises(TypeError, match=r"AutoModel\.load_from_folder"):
@@ -172,6 +172,6 @@ def test_a_folder_is_refused_with_the_way_to_load_it(tmp_path):
     torch.testing.assert_close(from_pythae(again).decode(z), from_pythae(model).decode(z))
 
 
-def test_what_is_no_model_of_pythae_is_refused():
+def test_another_type_is_refused():
     with pytest.raises(TypeError, match=r"expected a model of pythae\.models, got Linear"):
         from_pythae(torch.nn.Linear(2, 5))

@@ -1,4 +1,4 @@
-"""A low-rank root of a covariance: what it is a root of, its inverse, its ladj."""
+"""A low-rank root of a covariance: the covariance, the inverse and ladj."""
 
 import pytest
 import torch
@@ -62,7 +62,7 @@ def test_the_inverse_undoes_the_map(rank, scale):
 
 
 def test_gradients_are_finite_where_factors_have_equal_lengths():
-    """A symmetric root by eigenvectors has gradients 1 / 0 there."""
+    """A symmetric root by eigenvectors has gradients of 1 / 0 there."""
     shift, log_diagonal, _ = parameters(2)
     factor = torch.eye(D).double()[:, :2].repeat(B, 1, 1).requires_grad_()
     z, ladj = low_rank(points(7), shift, log_diagonal, factor)

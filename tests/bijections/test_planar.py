@@ -11,7 +11,7 @@ B, D = 4, 3
 
 
 def free_parameters(scale: float = 1.0, dim: int = D) -> tuple[Tensor, Tensor, Tensor]:
-    """v, w, bias of four maps; wᵀv of either sign, and the larger the scale the farther out."""
+    """v, w, bias of four maps, with wᵀv of either sign and of a size that grows with scale."""
     generator = seeded(0)
     v = scale * torch.randn(B, dim, generator=generator, dtype=torch.double)
     w = scale * torch.randn(B, dim, generator=generator, dtype=torch.double)
@@ -56,7 +56,7 @@ def test_the_inverse_undoes_the_map(scale):
     again, ladj_again = planar_inverse(z, *params)
     assert z.shape == h.shape
     assert ladj.shape == ladj_again.shape == (5, 7, B)
-    # bisection finds z's s to rounding; where the map is flat, h is known less well by 1 / slope
+    # bisection finds s up to rounding; where the map is flat, the error of h grows by 1 / slope
     torch.testing.assert_close(again, h, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(ladj_again, ladj, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(planar(again, *params)[0], z)
@@ -69,7 +69,7 @@ def test_u_is_above_the_bound_with_the_squared_norm_in_the_denominator():
     expected = -1 + torch.nn.functional.softplus((w * v).sum(-1))
     assert ((w.norm(dim=-1) - 1).abs() > 0.1).all()
     assert (along > -1).all()
-    # a margin of up to 1e-3 above the bound, which keeps rounding away from it, is allowed
+    # a margin of up to 1e-3 keeps rounding away from the bound
     torch.testing.assert_close(along, expected, rtol=0, atol=2e-3)
 
 
@@ -81,7 +81,7 @@ def test_u_is_moved_along_w_only():
 
 
 def test_without_the_constraint_a_map_here_folds():
-    """The first parameters have wᵀv < −1: the tests above do try the bound."""
+    """The first parameters have wᵀv < −1, so the tests above do reach the bound."""
     v, w, bias = free_parameters()
     assert (w * v).sum(-1)[0] < -1
     h = torch.zeros_like(w) - bias[:, None] * w / w.square().sum(-1, keepdim=True)  # wᵀh + b = 0
@@ -135,7 +135,7 @@ def test_a_batch_is_what_its_entries_are_alone():
 
 
 def test_the_inverse_carries_the_gradients_of_finite_differences():
-    """To the points and to the parameters: a bisection alone carries none that are right."""
+    """In the points and the parameters; bisection alone carries no correct gradients."""
     leaves = [t.requires_grad_() for t in (points(5), *free_parameters())]
 
     def inverse(z, v, w, bias):

@@ -1,4 +1,4 @@
-"""The rational-quadratic spline: monotone, its inverse and derivative, straight outside."""
+"""The rational-quadratic spline: monotone, its inverse and derivative, the identity outside."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_it_is_increasing_and_the_inverse_undoes_it(scale):
     y, ladj = spline(x, *params)
     assert (y.diff() > 0).all()
     again, ladj_again = spline_inverse(y, *params)
-    # where it is nearly flat, slope 1e-3, x is known a thousand times less well than y
+    # where it is nearly flat, slope 1e-3, the error of x is a thousand times that of y
     torch.testing.assert_close(again, x, rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(ladj_again, ladj, rtol=1e-5, atol=1e-5)
 
@@ -56,7 +56,7 @@ def test_value_and_slope_have_no_step_at_knots_and_ends(scale):
     torch.testing.assert_close(ladj[0], ladj[1], rtol=0, atol=1e-3)
 
 
-def test_beyond_its_bounds_it_is_the_identity():
+def test_outside_its_bounds_it_is_the_identity():
     x = torch.tensor([-1e6, -5.001, -5.0, 5.0, 5.001, 1e6]).double()
     params = [p.expand(len(x), -1) for p in parameters()]
     for function in (spline, spline_inverse):

@@ -1,4 +1,4 @@
-"""Every cross-coder, by one list: a map from noise to z, its density, and how it is kept."""
+"""Every cross-coder, from one list: its map from noise to z, its density, and saving."""
 
 import copy
 import json
@@ -47,9 +47,9 @@ B = 3
 
 
 def fitted(family: Crosscoder, dim: int = 2, noise: float = 0.3, num_queries: int = B) -> Fitted:
-    """Members some way off their start, each query its own, in double precision.
+    """Members some way from their start, different for each query, in double precision.
 
-    For the FCN not as far: it would fold.
+    The FCN is kept closer to its start, because it would fold.
     """
     noise = noise if family.has_density else 0.1 * noise
     mean = torch.linspace(-1, 1, num_queries * dim, dtype=torch.double).reshape(num_queries, dim)
@@ -91,7 +91,7 @@ def test_ladj_is_that_of_autograd(family, dim):
         assert sign == 1
         torch.testing.assert_close(ladj[b], expected)
         others = [a for a in range(B) if a != b]
-        assert (jacobian[b][:, others] == 0).all()  # no query leans on another
+        assert (jacobian[b][:, others] == 0).all()  # no query depends on another
 
 
 @every_bijective_family
@@ -100,7 +100,7 @@ def test_the_inverse_undoes_the_map(family):
     z, ladj = family.forward_and_ladj(q.params, eps)
     again, ladj_again = family.inverse_and_ladj(q.params, z)
     assert ladj.shape == ladj_again.shape == (5, 7, B)
-    # bisection stops at rounding, and each planar layer can lose a digit or two of it
+    # bisection stops at rounding, of which each planar layer can lose a digit or two
     torch.testing.assert_close(again, eps, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(ladj_again, ladj, rtol=1e-6, atol=1e-6)
 
@@ -130,14 +130,14 @@ def test_a_batch_is_what_its_entries_are_alone(family):
 
 
 @every_family
-def test_the_start_is_close_to_the_normal_that_was_asked_for(family):
+def test_the_start_is_close_to_the_requested_normal(family):
     mean = torch.tensor([[3.0, -2.0], [0.0, 1.0]], dtype=torch.double)
     scale = torch.tensor([[0.5, 2.0], [1.0, 0.1]], dtype=torch.double)
     if family == FAMILIES["Planar without affine"]:  # it cannot move or scale all of z
         mean, scale = torch.zeros_like(mean), torch.ones_like(scale)
     q = Fitted(family, family.start(mean, scale, generator=seeded(0)), 2)
     draws, _ = q.rsample_and_log_prob(4000, generator=seeded(1))
-    # close: within half of the scale that was asked for, whatever the random parts
+    # close: within half of the requested scale, whatever the random parameters
     assert ((draws.mean(0) - mean).abs() < 0.5 * scale).all()
     assert ((draws.std(0) / scale).log().abs() < 0.5).all()
 
@@ -161,9 +161,9 @@ def test_the_dtype_is_that_of_the_start(family, dtype):
 
 
 def test_a_fold_of_the_fcn_costs_more_than_its_log_determinant():
-    """z = ε + h with dh/dε = −2: orientation turned round, |det| = 1 and log |det| = 0.
+    """z = ε + h with dh/dε = −2: the orientation is reversed, |det| = 1 and log |det| = 0.
 
-    Counted as 0, Algorithm 1 goes and finds such folds and the "C-ELBO" exceeds log p(x).
+    If they counted as 0, Algorithm 1 would find such folds and the "C-ELBO" exceed log p(x).
     """
     family, one = FCN((1,)), torch.ones(1, 1, 1, dtype=torch.double)
     params = {
@@ -183,7 +183,7 @@ def test_a_fold_of_the_fcn_costs_more_than_its_log_determinant():
 
 
 @pytest.mark.parametrize("dim", [1, 2])
-def test_the_fcns_log_determinant_goes_on_without_a_step_where_it_turns_into_a_line(dim):
+def test_the_fcns_log_determinant_is_smooth_where_it_becomes_a_line(dim):
     """Both sides of its kink: a determinant from 0.03 to −0.01, in a map that is linear there."""
     family = FCN((1,))
     zeros, ones = torch.zeros(1, dim).double(), torch.ones(1, 1, dim).double()
@@ -215,7 +215,7 @@ def test_the_fcns_log_determinant_goes_on_without_a_step_where_it_turns_into_a_l
 
 
 @every_density
-def test_log_prob_of_draws_is_what_came_with_them(family):
+def test_log_prob_of_draws_is_the_one_returned_with_them(family):
     q = fitted(family)
     draws, log_prob = q.rsample_and_log_prob(50, generator=seeded(3))
     assert draws.shape == (50, B, 2)
@@ -231,7 +231,7 @@ def test_the_density_integrates_to_one(family):
     axis = torch.arange(-side, side, step, dtype=torch.double)
     z = torch.cartesian_prod(axis, axis)[:, None].expand(-1, B, 2)
     total = sum(q.log_prob(piece).exp().sum(0) for piece in z.split(50_000)) * step**2
-    # the grid's step against the steepest part of the flow, and what lies beyond its sides
+    # errors: the grid's step at the steepest part of the flow, and the mass outside the grid
     torch.testing.assert_close(total, torch.ones(B, dtype=torch.double), rtol=0, atol=5e-3)
 
 
@@ -250,7 +250,7 @@ def test_draws_carry_gradients_to_every_parameter(family):
 
 @every_density
 def test_log_prob_carries_the_gradients_of_finite_differences(family):
-    """To z and to every parameter: a fit to draws climbs along them."""
+    """In z and in every parameter: fits to draws follow them."""
     q, z = fitted(family), points(4).requires_grad_()
     names = list(q.params)
     params = [q.params[name].clone().requires_grad_() for name in names]
@@ -267,7 +267,7 @@ def test_the_weights_of_weighted_draws_sum_to_one(family):
 
 @every_density
 def test_weighted_draws_stand_for_the_distribution(family):
-    """Moments by them against moments by draws of equal weight, and their log q by log_prob."""
+    """Their moments against those of draws of equal weight, and their log q against log_prob."""
     q, num = fitted(family), 20_000
     eps = torch.randn(num, 1, 2, generator=seeded(5), dtype=torch.double).expand(-1, B, -1)
     z, log_q, log_weights = family.weighted_draws(q.params, eps)
@@ -298,7 +298,7 @@ def test_a_mixture_is_that_of_torch(family):
 
 
 def test_a_mixture_has_gradients_of_the_c_elbo_without_bias():
-    """Those of weighted draws against the derivative of the C-ELBO by quadrature."""
+    """Gradients from weighted draws against the derivative of the C-ELBO by quadrature."""
     family, log_scale = Mixture(3), torch.tensor(0.4).double()
     names = list(family.start(*torch.ones(2, 1, 1).double(), generator=seeded(0)))
     params = {name: p[:1] for name, p in fitted(family, dim=1).params.items()}
@@ -336,7 +336,7 @@ def test_every_component_has_its_share_of_draws_query_by_query():
 
 
 def test_fewer_draws_than_components_are_refused():
-    with pytest.raises(ValueError, match="a draw for each of 3 components or more, got 2"):
+    with pytest.raises(ValueError, match="at least one draw for each of 3 components, got 2"):
         Mixture(3).weighted_draws(fitted(Mixture(3)).params, points(2))
 
 
@@ -357,7 +357,7 @@ def test_a_mixture_of_given_components_has_them():
 
 
 @pytest.mark.parametrize("family", [Gaussian(rank=2), Gaussian(rank=5), Gaussian(diagonal=True)])
-def test_a_thrifty_gaussian_is_the_multivariate_normal(family):
+def test_a_diagonal_or_low_rank_gaussian_is_the_multivariate_normal(family):
     q, z = fitted(family, dim=4), points(50, dim=4)
     diagonal = q.params["log_diagonal"].exp()
     covariance = torch.diag_embed(diagonal.square())
@@ -477,7 +477,7 @@ def test_parts_describe_the_fit(family):
     ],
     ids=str,
 )
-def test_parts_of_no_known_cross_coder_are_refused(change):
+def test_parts_of_an_unknown_cross_coder_are_refused(change):
     tensors, description = fitted(Gaussian()).to_parts()
     with pytest.raises(cc.ModelFormatError, match="expected a known cross-coder, got"):
         Fitted.from_parts((tensors, description | change))
@@ -561,7 +561,7 @@ def test_an_autoregressive_flow_without_a_part_is_refused(wrong):
         InverseAutoregressive(**wrong)
 
 
-def test_an_autoregressive_flow_looks_back_only():
+def test_an_autoregressive_flow_only_looks_back():
     family, dim = InverseAutoregressive(12, layers=1), 5
     q, eps = fitted(family, dim), points(dim=dim)
     jacobian = torch.autograd.functional.jacobian(

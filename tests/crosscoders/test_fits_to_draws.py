@@ -47,7 +47,7 @@ def test_a_batch_is_fitted_as_its_entries_are_alone(family):
         part = slice(b, b + 1)
         alone = fit_to_draws(family, draws[:, part], log_weights[:, part], generator=seeded(2))
         expected = together.log_prob(draws)[:, part]
-        # in double, products of other sizes round otherwise; steps of Adam enlarge it
+        # in double, matrix products of other sizes round differently, and Adam amplifies that
         torch.testing.assert_close(alone.log_prob(draws[:, part]), expected, rtol=1e-6, atol=1e-6)
 
 
@@ -57,7 +57,9 @@ def test_a_draw_of_weight_two_is_two_draws(family):
     weights = torch.cat([torch.full((20, 2), 2.0), torch.ones(20, 2)]).double()
     weighted = fit_to_draws(family, draws, weights.log() + 7, generator=seeded(2))
     repeated = fit_to_draws(family, torch.cat([draws[:20], draws]), None, generator=seeded(2))
-    if family == FAMILIES["Mixture"]:  # clusters start at other points: as likely is enough
+    if (
+        family == FAMILIES["Mixture"]
+    ):  # clusters start at other points: similar likelihoods are enough
         one, other = weighted.log_prob(draws), repeated.log_prob(draws)
         assert ((weights * (one - other)).sum(0) / weights.sum(0)).abs().max() < 0.2
         return
@@ -79,7 +81,7 @@ def test_the_fit_has_the_draws_dtype_and_no_gradients(family, dtype):
 
 
 @every_family
-def test_the_same_seed_fits_the_same(family):
+def test_the_same_seed_gives_the_same_fit(family):
     draws = torch.randn(40, 2, 2, generator=seeded(0))
     one, other = (fit_to_draws(family, draws, generator=seeded(1)).params for _ in range(2))
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -88,7 +90,7 @@ def test_the_same_seed_fits_the_same(family):
 @every_family
 @pytest.mark.parametrize("dim", [1, 5])
 def test_a_single_draw_of_weight_leaves_a_density(family, dim):
-    """An effective number of 1: everything is narrow, and nothing is NaN."""
+    """With an effective number of 1, everything is narrow and nothing is NaN."""
     draws = torch.randn(30, 2, dim, generator=seeded(0), dtype=torch.double)
     log_weights = torch.full((30, 2), -1e4).double()
     log_weights[4] = 0
@@ -113,7 +115,7 @@ def test_a_flow_climbs(family, monkeypatch):
         monkeypatch.setattr("crosscoding.crosscoders.base._STEPS", steps)
         fitted = fit_to_draws(family, draws, generator=seeded(1))
         likelihood.append(fitted.log_prob(draws).mean())
-    # a banana is half a nat and more from the normal where the fit starts
+    # the fit starts at a normal, half a nat or more from the banana
     assert likelihood[1] > likelihood[0] + 0.4
 
 
@@ -135,14 +137,14 @@ def test_a_gaussian_has_the_weighted_moments_of_many_draws():
     lower, log_diagonal = fitted.params["lower"], fitted.params["log_diagonal"]
     root = lower.tril(-1) + torch.diag_embed(log_diagonal.exp())
     torch.testing.assert_close(fitted.params["shift"], mean)
-    # nothing but the least of the shrinkages, 0.001 of the correlations
+    # only the smallest shrinkage, 0.001 of the correlations
     scale = covariance.diagonal(dim1=1, dim2=2).sqrt()
     scale = scale[:, :, None] * scale[:, None]
     assert ((root @ root.mT - covariance) / scale).abs().max() < 1.1e-3
 
 
 @pytest.mark.parametrize("num", [10, 40, 200])
-def test_shrinkage_brings_a_gaussian_nearer_to_what_the_draws_came_from(num):
+def test_shrinkage_brings_a_gaussian_closer_to_the_truth(num):
     dim = 20
     covariance = torch.eye(dim).double() + 0.5
     exact = MultivariateNormal(torch.zeros(dim).double(), covariance)
@@ -159,8 +161,8 @@ def test_shrinkage_brings_a_gaussian_nearer_to_what_the_draws_came_from(num):
         assert kl.mean() < (exact.log_prob(test) - plain.log_prob(test)).mean()
 
 
-def test_shrinkage_takes_what_is_noise_and_leaves_what_is_not():
-    """Thirty dimensions without correlations, and with one pair that has 0.99 of it."""
+def test_shrinkage_removes_noise_and_keeps_correlations():
+    """Thirty dimensions without correlations, and with one pair correlated by 0.99."""
     draws = torch.randn(500, 2, 30, generator=seeded(0), dtype=torch.double)
     draws[:, 1, 1] = 0.99 * draws[:, 1, 0] + 0.14 * draws[:, 1, 1]
     fitted = fit_to_draws(Gaussian(), draws, generator=seeded(0))
@@ -195,7 +197,7 @@ def test_a_low_rank_gaussian_finds_factors_and_noise(dim, num):
     fresh = torch.randn(1000, 2, dim, generator=generator, dtype=torch.double)
     fresh = exact.mean + torch.einsum("sbj,bij->sbi", fresh, exact.scale_tril)
     kl = (exact.log_prob(fresh) - fitted.log_prob(fresh)).mean(0)
-    # half a nat for each n of the 5 parameters a dimension, and as much again for what EM leaves
+    # 1 / 2n nats for each of 5 parameters per dimension, and as much again for EM's early stop
     assert (kl < 5 * dim / num + 0.02).all()
 
 
@@ -245,7 +247,7 @@ def test_a_far_mode_of_small_weight_is_found():
     draws = noise + torch.where(torch.arange(1000) < 50, 20.0, 0.0)[:, None, None]
     fitted = fit_to_draws(Mixture(2), draws, generator=seeded(0))
     weights, order = fitted.params["logits"].softmax(-1)[0].sort()
-    # of 1,000 draws one is spread evenly
+    # one of 1,000 draws is spread evenly
     torch.testing.assert_close(weights, torch.tensor([0.05, 0.95]), rtol=0, atol=2e-3)
     centres = fitted.params["shift"][0, order]
     torch.testing.assert_close(centres.mean(-1), torch.tensor([20.0, 0.0]), rtol=0, atol=0.2)
@@ -254,7 +256,7 @@ def test_a_far_mode_of_small_weight_is_found():
 # ---- errors ----------------------------------------------------------------------------------
 
 
-def test_what_is_no_crosscoder_is_refused():
+def test_another_type_is_refused():
     with pytest.raises(TypeError, match=r"such as Gaussian\(\), got str"):
         fit_to_draws("gvi", torch.randn(5, 1, 2, generator=seeded(0)), generator=seeded(0))
 
@@ -284,11 +286,11 @@ def test_weights_of_another_shape_are_refused():
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_weights_that_mean_nothing_are_refused(value):
+def test_invalid_weights_are_refused(value):
     draws = torch.randn(5, 2, 2, generator=seeded(0))
     log_weights = torch.zeros(5, 2)
     log_weights[:, 1] = value
-    with pytest.raises(cc.NonFiniteError, match="each query has one above -inf"):
+    with pytest.raises(cc.NonFiniteError, match="at least one above -inf for each query"):
         fit_to_draws(Gaussian(), draws, log_weights, generator=seeded(0))
 
 

@@ -1,4 +1,4 @@
-"""The narrowed Gaussian: the multivariate normal that its precision says, at any size."""
+"""The narrowed Gaussian is the multivariate normal of its precision, at any size."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ B, DIM, RANK = 3, 6, 2
 
 
 def narrowed(dim: int = DIM, rank: int = RANK, dtype: torch.dtype = torch.double) -> Fitted:
-    """Members with scales of their own, narrower in some directions and in one wider."""
+    """Members with different scales, narrower in some directions and wider in one."""
     generator = seeded(0)
     wide = torch.randn(B, dim, rank, generator=generator, dtype=torch.double)
     params = {
@@ -76,15 +76,15 @@ def test_columns_of_zeros_have_no_effect():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_it_works_in_thousands_of_dimensions_and_a_thousandth_as_wide(dtype):
+def test_it_works_in_thousands_of_dimensions_and_at_a_thousandth_of_the_width(dtype):
     q = narrowed(4096, 30, dtype)
     q.params["log_widths"] -= 7.0
     draws, log_prob = q.rsample_and_log_prob(3, generator=seeded(2))
-    # A draw that is rounded to 1e-7 is off by a ten-thousandth of the width in narrow directions.
+    # In narrow directions, rounding a draw to 1e-7 is an error of 1e-4 widths.
     torch.testing.assert_close(q.log_prob(draws), log_prob, rtol=1e-5, atol=1e-2)
 
 
-def test_it_starts_as_the_normal_that_was_asked_for_and_is_kept():
+def test_it_starts_as_the_requested_normal_and_is_saved():
     mean, scale = points(dim=4), points(dim=4).exp()
     family = Narrowed(2)
     q = Fitted(family, family.start(mean, scale, generator=seeded(0)), 4)

@@ -1,4 +1,4 @@
-"""Factors of precisions: L Lᵀ = P⁻¹ as far as the dtype can tell, and never a crash by rounding."""
+"""Factors of precisions: L Lᵀ = P⁻¹ to the dtype's precision, and rounding never crashes them."""
 
 import pytest
 import torch
@@ -21,13 +21,13 @@ def ill_conditioned(dim: int, condition: float, dtype: torch.dtype, batch: int =
 @pytest.mark.parametrize("condition", [1e4, 1e6, 1e8, 1e10, 1e12, 1e14])
 @pytest.mark.parametrize("dim", [2, 5, 20])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.double])
-def test_the_factor_is_that_of_the_inverse_as_far_as_rounding_lets(dtype, dim, condition):
+def test_the_factor_is_that_of_the_inverse_up_to_rounding(dtype, dim, condition):
     precision = ill_conditioned(dim, condition, dtype)
     root = covariance_root(precision)
     assert root.isfinite().all()
     assert torch.equal(root, root.tril())
     assert (root.diagonal(dim1=-2, dim2=-1) > 0).all()
-    # Lᵀ P L is I up to rounding of P times its condition number; beyond 1 nothing is known.
+    # Lᵀ P L is I up to the rounding of P times its condition number; above 1 nothing is left.
     rounding = condition * dim * torch.finfo(dtype).eps
     if rounding < 0.1:
         whitened = root.mT.double() @ precision.double() @ root.double()
@@ -35,19 +35,19 @@ def test_the_factor_is_that_of_the_inverse_as_far_as_rounding_lets(dtype, dim, c
         assert torch.linalg.matrix_norm(gap, 2).max() < 4 * rounding
 
 
-def test_a_matrix_that_rounding_made_indefinite_is_raised_and_no_other():
+def test_only_a_matrix_that_rounding_made_indefinite_is_regularised():
     sound = ill_conditioned(5, 1e4, torch.float32)
     broken = ill_conditioned(5, 1e12, torch.float32)
     assert (torch.linalg.cholesky_ex(broken).info > 0).all()
     together = precision_root(torch.cat([sound, broken]))
     assert torch.equal(together[:3], torch.linalg.cholesky(sound))
     raised = together[3:] @ together[3:].mT - broken
-    # No more than ten times what its rounding needs, a few 1e-7 of the diagonal.
+    # At most ten times what rounding requires, a few 1e-7 of the diagonal.
     diagonal = broken.diagonal(dim1=-2, dim2=-1)
     assert (raised.diagonal(dim1=-2, dim2=-1) < 1e-4 * diagonal).all()
 
 
-def test_what_is_indefinite_beyond_rounding_is_refused():
+def test_a_clearly_indefinite_matrix_is_refused():
     wrong = torch.stack([torch.eye(2), torch.diag(torch.tensor([1.0, -1.0]))])
     with pytest.raises(ValueError, match="expected positive definite precisions, got 1 that are"):
         precision_root(wrong)

@@ -1,4 +1,4 @@
-"""R-hat and ESS of chains, on chains whose answers are known."""
+"""R-hat and ESS, on chains with known answers."""
 
 import math
 
@@ -28,7 +28,7 @@ def test_r_hat_of_independent_draws_is_near_one():
     assert ((r_hat(independent(8, 1000, 20)) - 1).abs() < 5e-3).all()
 
 
-def test_r_hat_sees_chains_stuck_in_two_modes():
+def test_r_hat_detects_chains_stuck_in_two_modes():
     draws = independent(8, 500, 3)
     draws[4:, :, 0] += 6.0
     draws[:1, :, 1] += 6.0  # a single one is enough
@@ -37,14 +37,14 @@ def test_r_hat_sees_chains_stuck_in_two_modes():
     assert result[2] < 1.01
 
 
-def test_r_hat_sees_one_chain_that_drifts():
-    """Split in halves, a chain that moves off disagrees with itself, though its mean is right."""
+def test_r_hat_detects_one_chain_that_drifts():
+    """Split in halves, a drifting chain disagrees with itself although its mean is right."""
     draws = 0.3 * independent(1, 1000, 1) + torch.linspace(-2, 2, 1000).double()[None, :, None]
     assert r_hat(draws).item() > 1.5
 
 
 def test_r_hat_needs_no_finite_variance():
-    """Ranks: on Cauchy draws, where means do not converge, it still reads 1."""
+    """Ranks work on Cauchy draws too, whose means do not converge: it is 1."""
     draws = torch.tan(math.pi * (torch.rand(8, 1000, 5, generator=seeded(0)).double() - 0.5))
     assert (r_hat(draws) < 1.01).all()
 
@@ -81,7 +81,7 @@ def test_chain_ess_of_an_autoregression_is_its_closed_form(rho):
     assert ess.mean().item() == pytest.approx(exact, rel=0.1)
 
 
-def test_chain_ess_tells_how_well_the_mean_is_known():
+def test_chain_ess_measures_the_error_of_the_mean():
     """The spread of the means of 400 replications is sd / sqrt(ESS)."""
     draws = autoregressive(0.8, 1, 1000, 400)
     ess = chain_ess(draws).mean()
@@ -90,12 +90,12 @@ def test_chain_ess_tells_how_well_the_mean_is_known():
     assert spread.item() == pytest.approx(ess.item() ** -0.5, rel=0.12)
 
 
-def test_chain_ess_of_chains_stuck_in_modes_is_a_few_a_chain():
+def test_chain_ess_of_chains_stuck_in_modes_is_a_few_per_chain():
     draws = independent(8, 500) + 100.0 * torch.arange(8.0)[:, None]
     assert chain_ess(draws).item() < 16
 
 
-def test_chain_ess_of_chains_that_never_moved_is_not_above_one_a_chain():
+def test_chain_ess_of_chains_that_never_moved_is_at_most_one_per_chain():
     """All proposals rejected, from one place: the worst chains there are, not the best."""
     assert (chain_ess(torch.zeros(1, 100)) <= 1).all()
     assert (chain_ess(torch.full((4, 100, 2), 0.3)) <= 4).all()
@@ -110,7 +110,7 @@ def test_chain_ess_is_at_most_draws_times_their_logarithm():
 
 
 @pytest.mark.parametrize("measure", [r_hat, chain_ess])
-def test_each_quantity_is_measured_by_itself(measure):
+def test_each_quantity_is_measured_separately(measure):
     draws = autoregressive(0.5, 4, 200, 6)
     together = measure(draws.reshape(4, 200, 2, 3))
     assert together.shape == (2, 3)
@@ -126,12 +126,14 @@ def test_the_dtype_is_that_of_the_draws(measure, dtype):
 
 @pytest.mark.parametrize("measure", [r_hat, chain_ess])
 @pytest.mark.parametrize("draws", [4, 5, 101])
-def test_an_odd_number_of_draws_and_the_fewest_are_taken(measure, draws):
+def test_an_odd_number_and_the_smallest_number_of_draws_are_accepted(measure, draws):
     assert measure(independent(4, draws, 2)).isfinite().all()
 
 
 @pytest.mark.parametrize("measure", [r_hat, chain_ess])
 @pytest.mark.parametrize("shape", [(10,), (4, 3), (4, 3, 10)])
-def test_draws_that_are_no_chains_are_refused(measure, shape):
-    with pytest.raises(ValueError, match=r"\(chain, draw, \*event\) with 4 draws or more a chain"):
+def test_draws_without_a_chain_dimension_are_refused(measure, shape):
+    with pytest.raises(
+        ValueError, match=r"\(chain, draw, \*event\) with 4 or more draws per chain"
+    ):
         measure(torch.zeros(shape))

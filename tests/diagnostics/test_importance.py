@@ -1,4 +1,4 @@
-"""Importance weights: the mean weight with its error, and how many draws they are worth."""
+"""Importance weights: the mean weight, its standard error and the effective sample size."""
 
 import math
 
@@ -60,7 +60,7 @@ def test_minus_infinity_is_a_weight_of_zero():
     torch.testing.assert_close(importance_ess(weights).item(), 10.0)
 
 
-def test_one_weight_above_all_others_is_one_draw():
+def test_one_dominant_weight_is_one_draw():
     weights = torch.zeros(100, dtype=torch.double)
     weights[3] = 60.0
     torch.testing.assert_close(importance_ess(weights).item(), 1.0)

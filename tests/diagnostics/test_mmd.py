@@ -52,7 +52,7 @@ def test_kernel_mmd_of_different_distributions_is_positive():
 
 
 @pytest.mark.parametrize("shape", ["wide", "two modes", "correlated"])
-def test_kernel_mmd_sees_shape_where_the_means_are_equal(shape):
+def test_kernel_mmd_detects_shape_when_the_means_are_equal(shape):
     """Trap 3: the distance between the two means is 0 here, and the distributions differ."""
     first, second = normal(400), normal(400, seed=1)
     if shape == "wide":
@@ -66,14 +66,14 @@ def test_kernel_mmd_sees_shape_where_the_means_are_equal(shape):
     assert kernel_mmd(first, second).item() > 3 * max(map(abs, null))
 
 
-def test_kernel_mmd_sees_a_mode_that_was_missed():
+def test_kernel_mmd_detects_a_missed_mode():
     target = mixture_target()
     first, second, third = (target.sample(500, generator=seeded(i)) for i in range(3))
     near = second[target.means[-1].sub(second).norm(dim=-1) > 2]
     assert kernel_mmd(first, near).item() > 5 * abs(kernel_mmd(first, third).item())
 
 
-def test_kernel_mmd_is_symmetric_and_blind_to_order_place_and_scale():
+def test_kernel_mmd_is_symmetric_and_invariant_to_order_shift_and_scale():
     first, second = normal(40), normal(30, seed=1) + 1
     value = kernel_mmd(first, second)
     torch.testing.assert_close(kernel_mmd(second, first), value)

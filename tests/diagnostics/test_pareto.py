@@ -1,4 +1,4 @@
-"""Pareto smoothing: ArviZ's figures, the k of known tails, and every query by itself."""
+"""Pareto smoothing: ArviZ's figures, the k of known tails, and independence of queries."""
 
 import math
 
@@ -83,7 +83,7 @@ CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 
 
 @pytest.mark.parametrize("name", BY_ARVIZ)
-def test_the_figures_kept_of_arviz_are_found_again(name):
+def test_arvizs_recorded_figures_are_reproduced(name):
     smoothed, k = pareto_smooth(CASES[name])
     weights = smoothed.exp()
     figures = [k, *weights.sort(descending=True).values[:2], weights.square().sum()]
@@ -168,7 +168,7 @@ def test_smoothed_weights_sum_to_one_for_any_batch(num_draws, batch):
 
 
 def test_a_batch_is_what_its_entries_are_alone():
-    """Tails of every length side by side, some that cannot be fitted, some that are no weights."""
+    """Tails of every length in one batch, some that cannot be fitted, some that are not weights."""
     columns = [c for c in CASES.values() if len(c) == 300]
     columns += [2 * normal(300), tied(normal(300)), torch.zeros(300).double()]
     columns += [torch.full((300,), -math.inf).double(), torch.full((300,), math.nan).double()]
@@ -189,7 +189,7 @@ def test_another_entry_changes_nothing():
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
-def test_nan_and_plus_infinity_are_passed_on_to_their_entry(wrong):
+def test_nan_and_plus_infinity_affect_only_their_entry(wrong):
     log_weights = normal(200, 2)
     log_weights[17, 1] = wrong
     smoothed, k = pareto_smooth(log_weights)
@@ -219,7 +219,7 @@ def test_equal_weights_stay_equal_and_have_no_tail():
 
 
 @pytest.mark.parametrize("spread", [1e-6, 1e-12, 1e-20])
-def test_nearly_equal_weights_have_the_k_that_their_spread_has(spread):
+def test_nearly_equal_weights_have_the_k_of_their_spread(spread):
     """exp(log w) is linear on this scale, so that k is that of uniform weights, near −1."""
     level = torch.rand(1000, 20, generator=seeded(0), dtype=torch.double)
     smoothed, k = pareto_smooth(spread * level)
@@ -237,7 +237,7 @@ def test_equal_weights_in_the_tail_keep_the_order_of_the_draws():
     assert (smoothed[50:80].diff() > 0).all()
 
 
-def test_single_precision_is_worked_out_in_double():
+def test_single_precision_is_computed_in_double():
     log_weights = (2 * normal(1000, 3)).float()
     smoothed, k = pareto_smooth(log_weights)
     assert smoothed.dtype == k.dtype == torch.float32
@@ -246,7 +246,7 @@ def test_single_precision_is_worked_out_in_double():
     assert torch.equal(k, k_in_double.float())
 
 
-def test_the_weights_given_are_left_as_they_are():
+def test_the_given_weights_are_not_changed():
     log_weights = normal(100)
     before = log_weights.clone()
     pareto_smooth(log_weights)
@@ -256,7 +256,7 @@ def test_the_weights_given_are_left_as_they_are():
 @pytest.mark.parametrize(
     "wrong", [torch.zeros(()), torch.zeros(0), torch.zeros(0, 3), torch.zeros(5, dtype=torch.int64)]
 )
-def test_log_weights_that_are_none_are_refused(wrong):
+def test_invalid_log_weights_are_refused(wrong):
     with pytest.raises(ValueError, match=r"floating-point log-weights of shape \(S, \*batch\)"):
         pareto_smooth(wrong)
 

@@ -1,4 +1,4 @@
-"""Every family of likelihoods with parameters, reference and a rule to sum over its values.
+"""Every family of likelihoods, with a reference and a rule to integrate over its values.
 
 Import as `from families import …`.
 """
@@ -34,7 +34,7 @@ CUTS = torch.linspace(-1.0, 0.5, E, dtype=DOUBLE)[:, None] + torch.tensor([0.0, 
 TOTALS = torch.tensor([1.0, 3.0, 8.0, 30.0, 65.0, 5.0], dtype=DOUBLE)
 
 Rule = tuple[Tensor, Tensor]
-"""Values (M, *shape) and weights, whose weighted densities sum to 1."""
+"""Values (M, *shape) and weights; the densities of the values, so weighted, sum to 1."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Family:
     """A likelihood under test.
 
     Args:
-        likelihood: For E elements.
-        params: Parameters a decoder could output, from normal noise (*shape, E, P).
-        log_prob: The reference, of params and values, in double.
-        rule: Values and weights to sum over, for params.
+        likelihood: The likelihood of E elements.
+        params: Makes parameters that a decoder could output from normal noise (*shape, E, P).
+        log_prob: The reference log p of params and values, in double.
+        rule: The values and weights to sum over, given params.
     """
 
     likelihood: Likelihood
@@ -60,7 +60,7 @@ class Family:
         return self.params(noise)
 
     def values(self, params: Tensor, seed: int = 3) -> Tensor:
-        """Data drawn from the likelihood, of the shape of params without param_shape."""
+        """Data drawn from the likelihood; the shape of params without param_shape."""
         shape = params.shape[: params.ndim - len(self.likelihood.param_shape)]
         noise = self.likelihood.noise(shape, generator=seeded(seed), like=params)
         return self.likelihood.draw(params, noise)
@@ -109,10 +109,11 @@ def sharp(location: Tensor, scale: Tensor) -> Rule:
 
 
 def unit(like: Tensor) -> Rule:
-    nodes, weights = np.polynomial.legendre.leggauss(60)
-    shape = (-1, *[1] * like.ndim)
-    nodes = torch.as_tensor(0.5 * (nodes + 1)).reshape(shape).expand(-1, *like.shape)
-    return nodes, torch.as_tensor(0.5 * weights).reshape(shape)
+    """Trapezoids in u of t = σ(π sinh u), between 0 and 1: for densities with a pole at an end."""
+    u = torch.linspace(-2.5, 2.5, 101, dtype=DOUBLE).reshape(-1, *[1] * like.ndim)
+    t = (torch.pi * u.sinh()).sigmoid()
+    weights = 0.05 * torch.pi * u.cosh() * t * (1 - t)
+    return t.expand(-1, *like.shape), weights
 
 
 def grid(bins: int, low: float, high: float) -> Callable[[Tensor], Rule]:
@@ -124,14 +125,14 @@ def grid(bins: int, low: float, high: float) -> Callable[[Tensor], Rule]:
 
 
 def logistic_mass(bins: int, low: float, high: float, scale: float | None = None):
-    """log of differences of SciPy's logistic distribution function, the outer ones to infinity."""
+    """log of differences of SciPy's logistic CDF; the outer intervals extend to infinity."""
 
     def log_prob(params: Tensor, values: Tensor) -> Tensor:
         mean, s = (params[..., 0], params[..., 1]) if scale is None else (params, scale)
         half = 0.5 * (high - low) / (bins - 1)
         above = torch.where(values > high - half, torch.inf, (values + half - mean) / s)
         below = torch.where(values < low + half, -torch.inf, (values - half - mean) / s)
-        flip = below > 0  # where both are near 1, take the other tail
+        flip = below > 0  # if both are near 1, use the other tail
         upper, lower = torch.where(flip, -below, above), torch.where(flip, -above, below)
         return (
             by_scipy(scipy.stats.logistic.cdf, upper)
@@ -311,7 +312,7 @@ FAMILIES = {
 
 
 def one_hot_and_mixed() -> dict[str, Likelihood]:
-    """Families whose elements are not each a law of their own kind, for E elements."""
+    """Likelihoods whose elements are coupled or of different kinds, for E elements."""
     return {
         "one-hot": Categorical(3, one_hot=True),
         "mixed": Mixed(

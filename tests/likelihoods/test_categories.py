@@ -1,4 +1,4 @@
-"""One-hot and numbered classes are one law; Ordinal keeps its order."""
+"""One-hot and numbered classes are the same distribution; Ordinal keeps its order."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def logits(*shape: int, seed: int = 1) -> torch.Tensor:
 
 
 def data(seed: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
-    """Numbers (B, V) and which of them are observed."""
+    """Class numbers (B, V), and which of them are observed."""
     values = torch.randint(K, (B, V), generator=seeded(seed)).double()
     mask = torch.rand(B, V, generator=seeded(seed + 1)) < 0.5
     mask[0], mask[1] = False, True
@@ -25,7 +25,7 @@ def data(seed: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def as_one_hot(values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same data, classes along the flat last dimension; zeros where unobserved."""
+    """The same data as one-hot classes along the flat last dimension; 0 if unobserved."""
     hot = nn.functional.one_hot(values.long(), K).double() * mask[..., None]
     return hot.flatten(-2), mask[..., None].expand(*mask.shape, K).flatten(-2)
 
@@ -59,7 +59,7 @@ def test_all_sums_are_those_of_the_numbers():
     torch.testing.assert_close(general, expected)
 
 
-def test_many_queries_are_worked_out_in_pieces(monkeypatch):
+def test_many_queries_are_computed_in_pieces(monkeypatch):
     values, mask = data()
     kept = NUMBERED.to_keep(logits(7))
     whole = NUMBERED.pairwise_log_prob(kept, values, mask)
@@ -84,7 +84,7 @@ def test_means_are_probabilities_and_draws_follow_them():
     assert ((draws.mean(0) - probabilities.flatten(-2)).abs() < 5 * error).all()
 
 
-def test_fisher_couples_the_classes_of_a_variable_and_no_others():
+def test_fisher_couples_only_the_classes_of_one_variable():
     params = logits(1)
     p = params[0].softmax(-1)
     expected = torch.block_diag(*[torch.diag(q) - torch.outer(q, q) for q in p])
@@ -160,7 +160,7 @@ def test_both_forms_give_the_same_answer(likelihood):
     torch.testing.assert_close(posterior.log_evidence, other.log_evidence, rtol=0, atol=1e-3)
 
 
-def test_ordinal_needs_no_more_than_its_cut_points():
+def test_ordinal_needs_only_its_cut_points():
     likelihood = Ordinal([-1, 0, 2])
     assert likelihood.num_classes == 4
     assert likelihood.cut_points == (-1.0, 0.0, 2.0)

@@ -1,4 +1,4 @@
-"""Outputs that are allowed and most likely not what was meant; chance does not make them."""
+"""Valid outputs that are probably a mistake, and that do not arise by chance."""
 
 import warnings
 
@@ -24,14 +24,14 @@ def uniform(*shape: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("family", [Bernoulli, ContinuousBernoulli])
-def test_values_between_0_and_1_are_hardly_logits(family):
+def test_values_between_0_and_1_look_like_probabilities(family):
     doubt = family().doubt(uniform(5, 8))
-    assert doubt.startswith("expected logits from the decoder, which are of either sign, got")
+    assert doubt.startswith("expected logits from the decoder, which have either sign, got")
     assert doubt.endswith(f"if they are probabilities, use {family.__name__}(logits=False)")
     assert family(logits=False).doubt(uniform(5, 8)) == ""
     assert family().doubt(uniform(5, 8) - 0.1) == ""
     assert family().doubt(uniform(5, 8) + 0.1) == ""
-    assert family().doubt(torch.zeros(5, 8)) == ""  # of a last layer that starts at 0
+    assert family().doubt(torch.zeros(5, 8)) == ""  # a last layer may start at 0
 
 
 def test_few_logits_may_lie_between_0_and_1_by_chance():
@@ -51,8 +51,8 @@ def test_few_logits_may_lie_between_0_and_1_by_chance():
 @pytest.mark.parametrize(
     "likelihood", [Bernoulli(), ContinuousBernoulli(), BetaBinomial(5, 4.0)], ids=str
 )
-def test_a_few_numbers_are_no_logits_where_they_come_out_of_a_sigmoid(likelihood, last):
-    """In `[0.3, 0.7]` and the like, where a sigmoid of few inputs is."""
+def test_a_few_numbers_from_a_sigmoid_are_no_logits(likelihood, last):
+    """A sigmoid of a few inputs outputs numbers such as `[0.3, 0.7]`."""
     hidden = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3))
     with pytest.warns(UserWarning, match="expected logits .* if they are probabilities"):
         cc.VAE(nn.Sequential(hidden, last), 2, likelihood)
@@ -79,7 +79,7 @@ class Heads(nn.Module):
         (lambda mean, head: torch.cat([mean, head], -1), False),
     ],
 )
-def test_the_sigmoid_of_one_part_says_nothing_of_another(join, doubted):
+def test_the_sigmoid_of_one_part_says_nothing_about_another(join, doubted):
     torch.manual_seed(0)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -89,7 +89,7 @@ def test_the_sigmoid_of_one_part_says_nothing_of_another(join, doubted):
 
 
 @pytest.mark.parametrize("one_hot", [False, True])
-def test_numbers_that_sum_to_1_are_hardly_logits_of_classes(one_hot):
+def test_numbers_that_sum_to_1_look_like_probabilities_of_classes(one_hot):
     likelihood = Categorical(3, one_hot=one_hot)
     params = uniform(5, 4, 3).softmax(-1)
     shaped = params.flatten(1) if one_hot else params
@@ -114,8 +114,8 @@ def test_others_have_no_doubts(likelihood):
 
 
 @pytest.mark.parametrize("num_elements", [8, 64])
-def test_no_network_as_it_is_initialised_is_doubted(num_elements):
-    """Of 4,000 such, 860 had five outputs in [0, 1] with one element, 14 with four, none with 8."""
+def test_no_freshly_initialised_network_is_doubted(num_elements):
+    """Of 4,000 networks, 860 of one element had five outputs in [0, 1], 14 of four, none of 8."""
     generator = seeded(0)
     for trial in range(300):
         with torch.random.fork_rng():

@@ -17,7 +17,7 @@ every_model = pytest.mark.parametrize("name", [*FAMILIES, ONE_HOT])
 
 
 class Decoder(nn.Module):
-    """A random network, and after it what makes its output a family's parameters."""
+    """A random network, followed by the map from its output to a family's parameters."""
 
     def __init__(self, name: str, latent: int = LATENT) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Decoder(nn.Module):
 
 
 def model(name: str) -> cc.VAE:
-    """In single precision, as most are."""
+    """In single precision, like most models."""
     likelihood = Categorical(3, one_hot=True)
     if name in FAMILIES:
         tensors, description = FAMILIES[name].likelihood.to_parts()
@@ -43,7 +43,7 @@ def model(name: str) -> cc.VAE:
 
 
 def question(vae: cc.VAE, name: str) -> tuple[Tensor, cc.Evidence]:
-    """Four data of the model; of one nothing is observed, of one all, of two half."""
+    """Four data drawn from the model: one unobserved, one fully observed, two half observed."""
     truth = vae.sample_prior(4, seed=3)
     mask = torch.tensor(
         [[0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]]
@@ -89,7 +89,7 @@ def test_a_vae_with_each_family_answers(name, tmp_path):
 
 @every_model
 def test_gauss_newton_climbs_to_a_high_mode(name):
-    """With J^T F J of the family's own Fisher information; and there it is positive definite."""
+    """Using J^T F J with the family's Fisher information, which is positive definite there."""
     vae = model(name)
     _, evidence = question(vae, name)
     target = cc.VAETarget(vae, evidence).flatten()
@@ -99,13 +99,13 @@ def test_gauss_newton_climbs_to_a_high_mode(name):
     assert (torch.linalg.cholesky_ex(modes.precision).info == 0).all()
     grid = torch.cartesian_prod(torch.linspace(-4, 4, 201), torch.linspace(-4, 4, 201))
     log_joint = target.pairwise_log_likelihood(grid) + target.log_prior(grid)[:, None]
-    # these posteriors have several modes of nearly one height: 8 climbs need not find the highest
+    # these posteriors have several modes of similar height: 8 climbs may miss the highest
     assert (modes.log_joint.amax(0) > log_joint.amax(0) - 0.6).all()
 
 
 @every_model
 def test_a_model_that_is_saved_is_the_same_model(name):
-    """Of common layers: a linear decoder whose bias alone makes its output the family's."""
+    """Made of common layers: a linear decoder whose bias makes its outputs valid parameters."""
     likelihood = model(name).likelihood
     num = max(sum(likelihood.param_shape), 1)
     linear = nn.Linear(LATENT, E * num)

@@ -24,7 +24,7 @@ FLOATS = [torch.float32, torch.float64]
 
 
 def finite(likelihood: Likelihood, params: Tensor, values: Tensor) -> Tensor:
-    """log p of each element, after checks that it, all sums and their gradients are finite."""
+    """log p of each element, after checking that it, all sums and their gradients are finite."""
     params = params.requires_grad_()
     result = likelihood.log_prob(params, values)
     assert result.isfinite().all(), result
@@ -69,7 +69,7 @@ def test_the_series_of_the_continuous_bernoulli_meets_its_formula():
 
 
 @pytest.mark.parametrize("saturated", [0.0, 1.0])
-def test_a_probability_of_0_or_1_calls_nothing_impossible(saturated):
+def test_a_probability_of_0_or_1_makes_nothing_impossible(saturated):
     values = torch.tensor([0.0, 0.5, 1.0])
     finite(ContinuousBernoulli(logits=False), torch.full((3,), saturated), values)
 
@@ -92,7 +92,7 @@ def test_students_tail_does_not_overflow():
     assert result.item() == pytest.approx(exact, rel=1e-6)
 
 
-def test_students_t_of_many_degrees_is_a_gaussian():
+def test_students_t_with_many_degrees_of_freedom_is_a_gaussian():
     values = torch.linspace(-3, 3, 7)
     result = StudentT(1e8, 1.0).log_prob(torch.zeros(7), values)
     gaussian = -0.5 * values.square() - 0.5 * math.log(2 * math.pi)
@@ -153,11 +153,11 @@ def test_a_million_counts_keep_their_digits_in_single_precision():
     assert result.item() == pytest.approx(-0.5 * math.log(2 * math.pi * 1e6), abs=1e-5)
 
 
-def test_poisson_rates_beyond_floating_point_are_unlikely_and_no_nan():
+def test_poisson_rates_beyond_floating_point_are_unlikely_but_not_nan():
     log_rate = torch.tensor([[1000.0, 0.0]], dtype=torch.double, requires_grad=True)
     values, mask = torch.zeros(1, 2, dtype=torch.double), torch.tensor([[False, True]])
     result = Poisson().masked_log_prob(log_rate, values, mask)
-    assert result.item() == -1  # and the unobserved one has no say
+    assert result.item() == -1  # the unobserved one has no effect
     (gradient,) = torch.autograd.grad(result.sum(), log_rate)
     assert gradient.tolist() == [[0.0, -1.0]]
 
@@ -177,7 +177,7 @@ def test_negative_binomial_counts_of_0_and_a_million(total, dtype):
     torch.testing.assert_close(decoded, result, rtol=1e-6, atol=1e-5)
 
 
-def test_negative_binomial_of_many_is_a_poisson():
+def test_negative_binomial_with_a_large_total_is_a_poisson():
     total, mean = 1e9, torch.tensor([0.5, 3.0, 40.0])
     values = torch.tensor([0.0, 5.0, 33.0])
     result = NegativeBinomial(total).log_prob((mean / total).log(), values)
@@ -235,5 +235,5 @@ def test_intensities_at_the_ends_and_means_far_outside(low, high, scale, dtype):
     pairs = torch.stack([means.detach(), torch.full((8,), scale, dtype=dtype)], -1)
     result = finite(DiscretizedLogistic(None, low=low, high=high), pairs, values)
     assert (result <= 0).all()
-    if scale < 1:  # all of the mass is where the mean is
+    if scale < 1:  # all of the mass is at the mean
         assert result[[0, 3, 4, 7]].abs().max() < 1 if scale == 1e-3 else 1e-6

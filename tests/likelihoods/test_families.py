@@ -1,4 +1,4 @@
-"""Every family against a reference and against sums over its own values."""
+"""Every family against a reference, and against sums over its values."""
 
 import json
 import math
@@ -11,23 +11,23 @@ from problems import seeded
 from torch import Tensor
 
 import crosscoding as cc
-from crosscoding.likelihoods import Likelihood
+from crosscoding.likelihoods import Laplace, Likelihood
 
 every_family = pytest.mark.parametrize("name", FAMILIES)
 
 
 def expectation(family: Family, params: Tensor, function) -> Tensor:
-    """E[function(t)] by the family's rule; function keeps the shape of t, or adds to its end."""
+    """E[function(t)] by the family's rule; function may append dimensions to the shape of t."""
     values, weights = family.rule(params)
     mass = family.likelihood.log_prob(params, values).exp() * weights
-    # BetaBinomial: elements of fewer trials have no value where others have
+    # BetaBinomial: elements with fewer trials lack the larger values
     mass = torch.where(family.likelihood.in_support(values), mass, 0.0)
     result = function(values)
     return (mass.reshape(*mass.shape, *[1] * (result.ndim - mass.ndim)) * result).sum(0)
 
 
 @every_family
-def test_log_prob_is_the_references(name):
+def test_log_prob_is_that_of_the_reference(name):
     family = FAMILIES[name]
     params = family.decoded(40)
     values = family.values(params)
@@ -44,7 +44,7 @@ def test_probabilities_sum_to_one(name):
 
 
 @every_family
-def test_mean_and_variance_are_those_of_the_law(name):
+def test_mean_and_variance_are_those_of_the_distribution(name):
     family = FAMILIES[name]
     params = family.decoded(5)
     mean = expectation(family, params, lambda t: t)
@@ -54,7 +54,7 @@ def test_mean_and_variance_are_those_of_the_law(name):
 
 
 @every_family
-def test_draws_have_the_mean_and_variance_of_the_law(name):
+def test_draws_have_the_mean_and_variance_of_the_distribution(name):
     family, num = FAMILIES[name], 20_000
     params = family.decoded()
     shape = (num, E)
@@ -81,7 +81,7 @@ def test_fisher_is_the_expected_product_of_scores(name):
 
 
 def squared_scores(family: Family, params: Tensor, values: Tensor) -> Tensor:
-    """s sᵀ of each value (M, *shape), s = ∇ log p by the parameters: (M, *shape, P, P)."""
+    """s sᵀ of each value (M, *shape), s = ∇ log p in the parameters: (M, *shape, P, P)."""
     each = params.expand(len(values), *params.shape).clone().requires_grad_()
     total = family.likelihood.log_prob(each, values).nan_to_num(nan=0.0).sum()
     (score,) = torch.autograd.grad(total, each)
@@ -90,7 +90,7 @@ def squared_scores(family: Family, params: Tensor, values: Tensor) -> Tensor:
 
 
 def check_fisher(likelihood: Likelihood, params: Tensor, expected: Tensor, rtol: float) -> None:
-    """fisher is the diagonal of expected (*shape, E, P, P), fisher_product all of it, masked."""
+    """fisher is the diagonal of expected, (*shape, E, P, P), fisher_product all of it, masked."""
     num, shape = expected.shape[-1], params.shape
     atol = rtol * expected.abs().max().item()
     diagonal = expected.diagonal(dim1=-2, dim2=-1).reshape(shape)
@@ -187,6 +187,28 @@ def test_what_is_not_observed_has_no_gradient(name):
     assert (gradient[:, :, 1::2] != 0).any()
 
 
+class Power(Laplace):
+    """p(t|z) = a t^(a−1) for 0 < t ≤ 1, with a = eᵖ: at t = 0 log p is infinite or NaN."""
+
+    placeholder = 0.5
+
+    def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
+        return params + params.expm1() * values.log()
+
+
+def test_a_placeholder_stands_in_for_unobserved_values_outside_the_support():
+    params = torch.linspace(-1, 1, 5).requires_grad_()
+    values, mask = torch.tensor([0.2, 0.9, 0.0, 0.0, 0.0]), torch.arange(5) < 2
+    likelihood = Power()
+    result = likelihood.masked_log_prob(params[None], values[None], mask[None])
+    torch.testing.assert_close(result[0], likelihood.log_prob(params, values)[:2].sum())
+    (gradient,) = torch.autograd.grad(result.sum(), params)
+    assert gradient.isfinite().all()
+    assert torch.equal(gradient != 0, mask)
+    bank = likelihood.pairwise_log_prob((params[None].detach(),), values[None], mask[None])
+    torch.testing.assert_close(bank[0], result.detach())
+
+
 @every_family
 def test_single_precision_keeps_the_digits_of_double(name):
     family = FAMILIES[name]
@@ -200,7 +222,7 @@ def test_single_precision_keeps_the_digits_of_double(name):
     result = single.log_prob(rounded, values)
     assert result.dtype == torch.float32
     exact = family.likelihood.log_prob(rounded.double(), values.double())
-    # log p is as good as float32 holds the residual of a value from its location
+    # log p is as accurate as float32 holds the residual of a value from its location
     torch.testing.assert_close(result.double(), exact, rtol=1e-4, atol=1e-4)
     for moment in (single.mean, single.variance, single.fisher):
         assert moment(rounded).dtype == torch.float32
@@ -208,12 +230,12 @@ def test_single_precision_keeps_the_digits_of_double(name):
     assert single.draw(rounded, noise).dtype == torch.float32
 
 
-def test_every_family_that_is_exported_is_tested():
+def test_every_exported_family_is_tested():
     exported = set(cc.likelihoods.__all__) - {"Likelihood", "Bernoulli", "Mixed"}
     assert {type(family.likelihood).__name__ for family in FAMILIES.values()} == exported
 
 
-def test_every_family_that_is_exported_has_a_row_in_the_docs():
+def test_every_exported_family_has_a_row_in_the_docs():
     page = Path(__file__).parents[2] / "docs" / "likelihoods.md"
     rows = [line for line in page.read_text().splitlines() if line.startswith("| `")]
     listed = {line.split("`")[1].split("(")[0] for line in rows}
@@ -231,7 +253,7 @@ def test_draws_of_one_query_do_not_depend_on_those_beside_it():
             assert torch.equal(together[:, [query]], alone)
 
 
-def test_noise_is_a_number_an_element_and_the_same_from_the_same_seed():
+def test_noise_is_one_number_per_element_and_the_same_for_the_same_seed():
     like = torch.empty(0)
     for family in FAMILIES.values():
         a, b = (family.likelihood.noise((3, E), generator=seeded(5), like=like) for _ in range(2))

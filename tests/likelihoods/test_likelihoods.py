@@ -91,7 +91,7 @@ def test_masked_log_prob_is_the_sum_over_masked_elements(case):
 
 
 @every_case
-def test_masked_log_prob_is_what_the_general_form_gives(case):
+def test_masked_log_prob_agrees_with_the_general_form(case):
     params, values = decoded(case, 7, 4), observed(case, 4)
     mask = torch.rand(4, E, generator=seeded(4)) < 0.5
     likelihood = LIKELIHOODS[case]
@@ -119,7 +119,7 @@ def test_pairwise_log_prob_is_every_query_under_every_parameter_set(case):
 
 
 def test_pairwise_gaussian_keeps_its_digits_where_data_and_mean_nearly_agree():
-    """Its three products of about 2e6 cancel to about 6: in float32 nothing would be left."""
+    """Its three products of about 2e6 cancel to about 6: in float32 no digit would be left."""
     mean = 1 + 1e-3 * torch.randn(5, 200, generator=seeded(0))
     values, mask = mean[:3].clone() + 1e-3, torch.ones(3, 200, dtype=torch.bool)
     likelihood = Gaussian(1e-2)
@@ -132,7 +132,7 @@ def test_pairwise_gaussian_keeps_its_digits_where_data_and_mean_nearly_agree():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_pairwise_gaussian_is_right_where_a_few_means_are_enormous(dtype):
-    """Less the mean of all means, which is enormous too, the others have no digit left."""
+    """Minus the mean of all means, which is enormous too, the others would have no digit left."""
     mean = torch.randn(6, 4, generator=seeded(0)).to(dtype)
     mean[4:, 3] = torch.tensor([1e19, 3e38])
     values, mask = mean[:3].clone() + 0.1, torch.ones(3, 4, dtype=torch.bool)
@@ -174,14 +174,14 @@ def test_bernoulli_of_grey_values_is_the_cross_entropy():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_saturated_probabilities_call_no_observation_impossible(dtype):
+def test_saturated_probabilities_make_no_observation_impossible(dtype):
     params = torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=dtype, requires_grad=True)
     values = torch.tensor([0.0, 1.0, 0.0, 1.0], dtype=dtype)
     mask = torch.ones(4, dtype=torch.bool)
     likelihood = Bernoulli(logits=False)
     elements = likelihood.log_prob(params, values)
     assert elements.isfinite().all()
-    # right ones cost nothing but rounding, wrong ones dearly: log of the last float below 1
+    # right ones cost only rounding; wrong ones cost log(1 − p) at the last float below 1
     assert (elements[[0, 3]].abs() < 1e-6).all()
     assert (elements[[1, 2]] < -15).all()
     for total in (
@@ -221,13 +221,13 @@ def test_gradients_are_finite_where_unobserved_values_were_nan(case):
     (gradient,) = torch.autograd.grad(masked.sum() + pairwise.sum(), params)
     assert gradient.isfinite().all()
     assert (gradient[:, :, 1::2] != 0).any()
-    assert (gradient[:, :, ::2] == 0).all()  # nor may y push on what is decoded for it
+    assert (gradient[:, :, ::2] == 0).all()  # and y has no gradient on its own outputs
 
 
 # ---- settings --------------------------------------------------------------------------------
 
 
-def test_for_data_lays_a_tensor_scale_out_flat():
+def test_for_data_flattens_a_tensor_scale():
     like = torch.empty(0)
     flat = Gaussian(torch.tensor([0.1, 0.2, 0.3])).for_data((2, 3), like)
     assert torch.equal(flat.scale, torch.tensor([0.1, 0.2, 0.3, 0.1, 0.2, 0.3]))
@@ -250,7 +250,7 @@ def test_a_tensor_scale_belongs_to_the_likelihood():
 
 
 @pytest.mark.parametrize("scale", [0, -1.0, float("nan"), float("inf"), torch.tensor([0.1, -0.1])])
-def test_a_scale_that_is_none_is_refused(scale):
+def test_an_invalid_scale_is_refused(scale):
     with pytest.raises(ValueError, match="finite scale > 0"):
         Gaussian(scale)
 
@@ -323,7 +323,7 @@ def test_parts_describe_the_likelihood(case):
     ],
     ids=str,
 )
-def test_parts_of_no_known_likelihood_are_refused(description):
+def test_parts_of_an_unknown_likelihood_are_refused(description):
     with pytest.raises(cc.ModelFormatError, match="expected a known likelihood"):
         Likelihood.from_parts(({}, description))
 
@@ -338,13 +338,13 @@ def test_a_probability_outside_0_and_1_has_no_log_prob_and_is_not_clamped():
 
 
 @every_case
-def test_fisher_is_the_expected_bend_of_log_prob(case):
+def test_fisher_is_the_expected_curvature_of_log_prob(case):
     """−E[∂² log p(t|z)], by autograd at the points of an exact rule for the expectation."""
     likelihood, params = LIKELIHOODS[case], decoded(case, 4)
     mean, deviation = likelihood.mean(params), likelihood.variance(params).sqrt()
     if case in ("logits", "probabilities"):
         rule = [(1 - mean, torch.zeros_like(mean)), (mean, torch.ones_like(mean))]
-    else:  # three points of Gauss-Hermite: exact for the squares that second derivatives hold
+    else:  # three Gauss-Hermite points are exact for the squares in second derivatives
         offsets = ((1 / 6, -math.sqrt(3)), (2 / 3, 0.0), (1 / 6, math.sqrt(3)))
         rule = [(torch.full_like(mean, w), mean + x * deviation) for w, x in offsets]
     expected = torch.zeros_like(params)
@@ -393,7 +393,7 @@ def test_what_is_kept_gives_every_query_under_every_parameter_set(case):
 
 
 def test_pairwise_gaussian_keeps_its_digits_far_from_zero():
-    """Temperatures in kelvin, years: x², xμ and μ² are large and their difference is not."""
+    """Temperatures in kelvin, or years: x², xμ and μ² are large, but their difference is not."""
     mean = 1e8 + torch.randn(5, 7, generator=seeded(0), dtype=torch.double)
     values = 1e8 + torch.randn(3, 7, generator=seeded(1), dtype=torch.double)
     mask = torch.ones(3, 7, dtype=torch.bool)

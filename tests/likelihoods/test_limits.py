@@ -1,4 +1,4 @@
-"""What is not observed may be infinite, NaN or no parameter: p(z|x) does not depend on it."""
+"""Outputs for unobserved elements may be infinite, NaN or invalid: p(z|x) ignores them."""
 
 import math
 
@@ -36,7 +36,7 @@ ALL = MORE | FAMILIES
 
 
 class Breaking(nn.Module):
-    """Parameters of a family, of which the last element breaks where |z₁| > 2.5."""
+    """Parameters of a family whose last element is not finite where |z₁| > 2.5."""
 
     def __init__(self, family: Family, size: float | None) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Breaking(nn.Module):
         params = self.family.params((z @ self.weight.mT).unflatten(-1, (E, -1)) + 0.1)
         if self.size is None:
             return params
-        grown = (114 * z[:, 0].square()).exp()  # inf from 2.5 on, and so is its derivative
+        grown = (114 * z[:, 0].square()).exp()  # inf from 2.5 on, and so is the derivative
         jump = self.size * (grown - grown.clamp(max=1e250))
         jump = jump.reshape(-1, *[1] * (params.ndim - 1))
         return torch.cat([params[:, :-1], params[:, -1:] + jump], 1)
@@ -58,7 +58,7 @@ class Breaking(nn.Module):
 @pytest.mark.parametrize("num_observed", [2, 5], ids=["gathered", "all decoded"])
 @pytest.mark.parametrize("size", [0.0, 1.0, -1.0], ids=["nan", "inf", "-inf"])
 @pytest.mark.parametrize("family", ALL.values(), ids=ALL.keys())
-def test_values_derivatives_and_curvature_are_those_without_it(family, size, num_observed):
+def test_values_derivatives_and_curvature_are_those_without_the_element(family, size, num_observed):
     whole = cc.VAE(Breaking(family, None), 2, family.likelihood)
     z = torch.tensor([[[0.3, -0.2]], [[2.9, 0.4]], [[-3.2, 0.1]]], dtype=DOUBLE)
     params = whole.decode_flat(z[:1, 0])
@@ -93,7 +93,7 @@ def test_values_derivatives_and_curvature_are_those_without_it(family, size, num
 
 
 class Table(nn.Module):
-    """A Gaussian, a count, a class of three and a rate: the first observed, the others break."""
+    """A Gaussian, a count, a class of three and a rate: only the first is observed and finite."""
 
     def forward(self, z: Tensor) -> Tensor:
         grown = (114 * z.square()).exp()
@@ -120,7 +120,7 @@ def test_parts_of_a_table():
 
 
 class Double(nn.Module):
-    """A decoder in double precision, by a weight that it does not use."""
+    """A decoder in double precision, because of a weight that it does not use."""
 
     def __init__(self, decoder: nn.Module) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class Double(nn.Module):
         return self.decoder(z)
 
 
-# ---- infinities that mean something --------------------------------------------------------------
+# ---- meaningful infinities -----------------------------------------------------------------------
 
 CERTAIN: dict[str, tuple[Likelihood, list, float, float]] = {
     "a logit of inf and 1": (Bernoulli(), [math.inf], 1.0, 0.0),
@@ -154,7 +154,7 @@ CERTAIN: dict[str, tuple[Likelihood, list, float, float]] = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("case", CERTAIN)
 def test_parameters_at_their_limits(case, dtype):
-    """Alone, and beside a usual element whose log p must not be drowned."""
+    """Alone, and beside an ordinary element whose log p must survive."""
     likelihood, given, value, expected = CERTAIN[case]
     usual = torch.full_like(torch.tensor(given, dtype=dtype), 0.4)
     params = torch.cat([torch.tensor(given, dtype=dtype), usual])
@@ -185,11 +185,11 @@ def test_a_count_is_impossible_at_an_infinite_rate(log_rate, count):
     assert likelihood.masked_log_prob(params, values, mask) == -math.inf
     kept = likelihood.to_keep(params)
     assert likelihood.pairwise_log_prob(kept, values, mask) == -math.inf
-    assert not likelihood.valid(params).any()  # there is no predicting from it
+    assert not likelihood.valid(params).any()  # it cannot be predicted from
 
 
-def test_huge_logits_that_agree_with_the_data_do_not_drown_the_others():
-    """Σ a t and Σ b are 1e8 each; log p is −log 2, of the second."""
+def test_huge_logits_that_agree_with_the_data_do_not_swamp_the_others():
+    """Σ a t and Σ b are 1e8 each, but log p is −log 2, from the second element."""
     likelihood, values = Bernoulli(), torch.tensor([[1.0, 1.0]])
     params, mask = torch.tensor([[1e8, 0.0], [0.3, 0.0]]), torch.ones(1, 2, dtype=torch.bool)
     expected = likelihood.log_prob(params, values).sum(-1)

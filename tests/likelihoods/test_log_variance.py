@@ -1,4 +1,4 @@
-"""`Gaussian(None, log_variance=True)`: the same law as of the scale itself, at any log variance."""
+"""`Gaussian(None, log_variance=True)`: the distribution of the scale, at any log variance."""
 
 import json
 import math
@@ -16,7 +16,7 @@ LOG_VARIANCE = Gaussian(None, log_variance=True)
 
 
 class Heads(nn.Module):
-    """Mean and log variance of five elements, or mean and scale; as a pair or in one tensor."""
+    """Mean and log variance of five elements, or mean and scale, as a pair or as one tensor."""
 
     def __init__(self, *, scale: bool = False, pair: bool = True) -> None:
         super().__init__()
@@ -42,14 +42,14 @@ def test_answers_are_those_of_the_scale_itself(dtype, pair):
     evidence = cc.Evidence(truth, torch.arange(5) < 3)
     method = cc.methods.Grid()
     one, other = (cc.condition(vae, evidence, method, seed=0) for vae in (by_log, by_scale))
-    tolerance = {"rtol": 1e-4, "atol": 1e-4}  # a grid that adapts to rounded bends may differ
+    tolerance = {"rtol": 1e-4, "atol": 1e-4}  # a grid that adapts to rounded curvature may differ
     torch.testing.assert_close(one.log_evidence, other.log_evidence, **tolerance)
     torch.testing.assert_close(one.mean(), other.mean(), **tolerance)
     torch.testing.assert_close(one.std(), other.std(), **tolerance)
 
 
-def test_bends_by_z_are_those_of_the_scale_itself():
-    """Jᵀ F J does not depend on how σ is put; F does."""
+def test_curvature_in_z_is_that_of_the_scale_itself():
+    """Jᵀ F J does not depend on how σ is parametrised; F does."""
     by_log, by_scale = (
         cc.VAE(Heads(scale=scale).double(), 2, likelihood)
         for scale, likelihood in ((False, LOG_VARIANCE), (True, Gaussian(None)))
@@ -63,7 +63,7 @@ def test_bends_by_z_are_those_of_the_scale_itself():
 @pytest.mark.parametrize(
     ("residual", "log_variance"), [(1e30, 190.0), (0.0, -400.0), (1e30, 400.0), (2e-30, -137.0)]
 )
-def test_a_scale_that_single_precision_cannot_hold_is_no_matter(residual, log_variance):
+def test_a_scale_beyond_single_precision_does_no_harm(residual, log_variance):
     standardized = residual * math.exp(-0.5 * log_variance)
     expected = -0.5 * (standardized**2 + log_variance + math.log(2 * math.pi))
     params = torch.tensor([[0.0, log_variance]], requires_grad=True)
@@ -89,7 +89,7 @@ def test_settings_are_checked():
     assert repr(Gaussian(0.1)) == "Gaussian(scale=0.1)"
 
 
-def test_it_is_saved_and_older_folders_hold_what_they_did():
+def test_it_is_saved_and_older_folders_still_load():
     tensors, description = json.loads(json.dumps(LOG_VARIANCE.to_parts()))
     again = Likelihood.from_parts((tensors, description))
     assert isinstance(again, Gaussian)
@@ -105,7 +105,7 @@ def test_it_is_saved_and_older_folders_hold_what_they_did():
         )
 
 
-def test_a_saved_model_reads_its_log_variances_again(tmp_path):
+def test_a_loaded_model_keeps_its_log_variances(tmp_path):
     decoder = nn.Sequential(nn.Linear(2, 10), nn.Unflatten(1, (5, 2)))
     vae = cc.VAE(decoder, 2, LOG_VARIANCE)
     vae.save(tmp_path / "model")
@@ -136,7 +136,7 @@ def test_negative_scales_suggest_log_variances():
 
 
 def test_no_log_variance_is_doubted():
-    """Not even between 0 and 1: of ratings from 1 to 5, say."""
+    """Not even between 0 and 1, as for ratings from 1 to 5."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         cc.VAE(Heads(scale=True), 2, LOG_VARIANCE)

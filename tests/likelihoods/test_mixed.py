@@ -37,7 +37,7 @@ B = 4
 
 
 def outputs(*shape: int, seed: int = 0) -> Tensor:
-    """What a decoder of this table outputs, (*shape, OUTPUTS)."""
+    """A decoder's output for this table, (*shape, OUTPUTS)."""
     params = torch.randn(*shape, OUTPUTS, generator=seeded(seed), dtype=torch.double)
     for positive in (3, 5, 18):
         params[..., positive] = params[..., positive].abs() + 0.1
@@ -52,7 +52,7 @@ def by_hand(params: Tensor) -> list[Tensor]:
 
 
 def table(params: Tensor) -> tuple[Tensor, Tensor]:
-    """Data drawn from the table, and a mask, each row its own; one-hot columns together."""
+    """Data drawn from the table, and a random mask per row; one-hot columns go together."""
     noise = TABLE.noise((*params.shape[:-1], COLUMNS), generator=seeded(3), like=params)
     mask = torch.rand(*params.shape[:-1], COLUMNS, generator=seeded(4)) < 0.5
     mask[..., 5:8] = mask[..., 5:6]
@@ -144,7 +144,7 @@ def test_what_is_saved_is_the_same_likelihood():
 
 
 class Decoder(nn.Module):
-    """Outputs the table's parameters side by side, or a tuple of one tensor for each part."""
+    """Outputs the table's parameters in one tensor, or a tuple of one tensor per part."""
 
     def __init__(self, heads: bool) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ def test_a_decoder_with_a_head_for_each_part_is_the_same_model():
 
 
 def channels(z: Tensor) -> Tensor:
-    """(B, 1 + 2 + 3, 2, 2): a mask, an intensity with its scale and three classes of each pixel."""
+    """(B, 1 + 2 + 3, 2, 2): a mask, an intensity with its scale, and three classes per pixel."""
     waves = torch.stack([(z @ torch.tensor([k, -1.0])).sin() for k in range(24)], -1)
     params = waves.unflatten(-1, (6, 2, 2))
     scale = params[:, 2:3].abs() + 0.2
@@ -215,8 +215,8 @@ def test_channels_of_images_have_their_likelihoods(heads):
     torch.testing.assert_close(mean[:, 2:], params[:, 3:].softmax(1))
 
 
-def test_channels_bend_as_their_log_likelihood_does():
-    """Jᵀ F J of channels that are not the last dimension, against the parts' own."""
+def test_the_curvature_of_channels_is_that_of_their_parts():
+    """Jᵀ F J of channels that are not the last dimension, against that of each part."""
     vae = cc.VAE(Channels(), 2, IMAGE)
     t, z = vae.sample_prior(3, seed=0), torch.randn(3, 2, generator=seeded(1))
     mask = torch.zeros(3, 5, 2, 2, dtype=torch.bool)
@@ -257,6 +257,6 @@ def test_a_table_is_completed_from_any_of_its_columns():
     query = posterior.query_log_prob(truth)
     whole = cc.condition(vae, cc.Evidence(truth, torch.tensor(True)), cc.methods.Grid(), seed=0)
     difference = whole.log_evidence - exact.log_evidence
-    # an average of p(y|z) over 1,000 draws or more: of a few tenths where y says much of z
+    # an average of p(y|z) over 1,000 draws or more: off by a few tenths if y is informative
     assert ((query - difference).abs()[:5] < 0.5).all()
     assert query[5] == 0

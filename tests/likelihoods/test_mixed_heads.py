@@ -1,4 +1,4 @@
-"""Decoders with a head for each part of `Mixed`: the same model as with all parameters together."""
+"""Decoders with a head per part of `Mixed`: the same model as with all outputs in one tensor."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ from crosscoding.likelihoods import (
 
 
 class Shaped(nn.Module):
-    """Outputs of a random layer, as a tuple of heads of given shapes; or flat, side by side.
+    """A random layer whose outputs are heads of given shapes, or one flat tensor of all.
 
     A shape in a list is that of each tensor of a pair, (location, number > 0).
     """
@@ -52,7 +52,7 @@ class Shaped(nn.Module):
         return torch.cat(pieces, -1) if self.flat else tuple(pieces)
 
 
-# Parts with their natural heads; a table's parameters together are these heads side by side.
+# Parts with their natural heads; a table's parameters are these heads, concatenated.
 TABLES = {
     "two Gaussians, a class of four and a count": (
         [(Gaussian(0.1), 2), Categorical(4), Poisson()],
@@ -102,7 +102,7 @@ def test_answers_of_natural_heads_are_those_of_one_tensor(name, dtype):
 
 
 class Faults(Shaped):
-    """The heads (B, 2), (B, 4), (B, 1), of a class that is made without arguments."""
+    """The heads (B, 2), (B, 4), (B, 1), from a class without arguments."""
 
     def __init__(self) -> None:
         super().__init__((2,), (4,), (1,))
@@ -129,7 +129,7 @@ def test_a_model_of_natural_heads_is_checked_saved_and_loaded(tmp_path):
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_part_of_any_family_answers_as_the_family_alone(name, dtype):
-    """Beside a column that does not depend on z, and so tells nothing."""
+    """Beside a column that does not depend on z and so is uninformative."""
     family = FAMILIES[name]
     tensors, description = family.likelihood.to_parts()
     likelihood = Likelihood.from_parts(({k: t.to(dtype) for k, t in tensors.items()}, description))
@@ -183,11 +183,11 @@ def test_channels_have_natural_heads_too(heads):
     classes = classes if classes.ndim == 4 else classes[:, 0].movedim(-1, 1)
     t = vae.sample_prior(3, seed=0)
     expected = torch.distributions.Normal(colour, 0.2).log_prob(t[:, :3]).flatten(1).sum(1)
-    law = torch.distributions.Categorical(logits=classes.movedim(1, -1))
-    expected = expected + law.log_prob(t[:, 3]).flatten(1).sum(1)
+    reference = torch.distributions.Categorical(logits=classes.movedim(1, -1))
+    expected = expected + reference.log_prob(t[:, 3]).flatten(1).sum(1)
     shape = (3, 2, 5)
-    law = torch.distributions.Laplace(location.reshape(shape), scale.reshape(shape))
-    expected = expected + law.log_prob(t[:, 4]).flatten(1).sum(1)
+    reference = torch.distributions.Laplace(location.reshape(shape), scale.reshape(shape))
+    expected = expected + reference.log_prob(t[:, 4]).flatten(1).sum(1)
     target = cc.VAETarget(vae, cc.Evidence(t, torch.tensor(True)))
     torch.testing.assert_close(target.log_likelihood(z), expected, rtol=1e-4, atol=1e-3)
 
@@ -199,7 +199,7 @@ def test_a_channel_may_go_without_its_dimension():
 
 
 def test_columns_of_a_series_have_natural_heads():
-    """(time, columns): dimensions before the columns are those of all heads."""
+    """(time, columns): all heads share the dimensions before the columns."""
     parts = Mixed([(Gaussian(0.1), 2), Categorical(4), Poisson()])
     for classes in [(7, 4), (7, 1, 4)]:
         assert cc.VAE(Shaped((7, 2), classes, (7, 1)), 2, parts).data_shape == (7, 4)
@@ -209,7 +209,7 @@ def test_columns_of_a_series_have_natural_heads():
         assert vae.data_shape == (*first[:-1], 4)
 
 
-def test_a_list_and_a_tuple_of_one_are_taken():
+def test_a_list_and_a_tuple_of_one_are_accepted():
     class Lists(Shaped):
         def forward(self, z: Tensor):
             return list(super().forward(z))
@@ -271,7 +271,7 @@ def test_means_and_scales_in_one_flat_head_are_refused():
         cc.VAE(Shaped((6, 2, 2), (1, 2, 2)), 2, parts)
 
 
-def test_a_dict_within_is_refused():
+def test_a_nested_dict_is_refused():
     class Dicts(nn.Module):
         def forward(self, z: Tensor):
             return z, {"logits": z}
@@ -306,18 +306,18 @@ def test_a_dict_within_is_refused():
     ],
     ids=str,
 )
-def test_how_many_tensors_are_expected_is_told(likelihood, num, message):
+def test_the_message_says_how_many_tensors_are_expected(likelihood, num, message):
     with pytest.raises(ValueError, match=f"^expected {message}") as caught:
         cc.VAE(Shaped(*[(6,)] * num), 2, likelihood)
     assert "the decoder output (5, 6), (5, 6)" in str(caught.value)
 
 
-def test_tensors_of_different_shapes_are_told_to_expand():
+def test_the_message_on_different_shapes_advises_to_expand():
     with pytest.raises(ValueError, match=r"2 tensors of the same shape .*expand it to the shape"):
         cc.VAE(Shaped((6,), (1,)), 2, Gaussian(None))
 
 
 @pytest.mark.parametrize("likelihood", [Categorical(3), Ordinal(None, 4)], ids=str)
-def test_as_many_heads_as_classes_that_may_be_of_variables_are_refused(likelihood):
-    with pytest.raises(ValueError, match=r"got 3 that end in a dimension of 3: make it torch\.st"):
+def test_as_many_heads_as_classes_are_refused_as_ambiguous(likelihood):
+    with pytest.raises(ValueError, match=r"got 3 that end in a dimension of 3: return torch\.st"):
         cc.VAE(Shaped((3,), (3,), (3,)), 2, likelihood)

@@ -1,4 +1,4 @@
-"""What is refused: settings, decoder outputs and observed values, each in words."""
+"""Refused settings, decoder outputs and observed values, and their messages."""
 
 import math
 
@@ -92,7 +92,7 @@ def vae(likelihood, *shape: int) -> cc.VAE:
             Categorical(3, one_hot=True),
             (3,),
             0.5,
-            "a single 1 among zeros for each 3 classes, for Categorical, got 0.5 and 2 more",
+            "a single 1 among zeros for every 3 classes, for Categorical, got 0.5 and 2 more",
         ),
     ],
     ids=lambda value: type(value).__name__,
@@ -150,7 +150,7 @@ def test_settings_of_another_type_are_refused(make, name, wanted, wrong):
         make(wrong)
 
 
-def test_none_is_no_number_of_degrees_or_trials():
+def test_none_is_refused_for_degrees_and_trials():
     with pytest.raises(TypeError, match="expected df to be a number or a tensor, got NoneType"):
         StudentT(None)
     with pytest.raises(TypeError, match="expected total_count to be a number or a tensor, got"):
@@ -173,7 +173,7 @@ def test_a_broken_number_of_trials_is_refused(wrong):
         (Ordinal(torch.zeros(2, 1)), "cut_points"),
     ],
 )
-def test_tensor_settings_are_of_the_datas_shape_and_the_decoders_dtype(likelihood, name):
+def test_tensor_settings_have_the_datas_shape_and_the_decoders_dtype(likelihood, name):
     with pytest.raises(
         ValueError, match=rf"{name} that broadcasts to the data's shape \(2, 3\), got \(2,\)"
     ):
@@ -193,7 +193,7 @@ def test_fewer_than_two_classes_or_bins_are_refused(wrong):
 
 
 @pytest.mark.parametrize("wrong", [2.0, True, None, "3"])
-def test_numbers_of_classes_and_bins_that_are_no_ints_are_refused(wrong):
+def test_numbers_of_classes_and_bins_that_are_not_ints_are_refused(wrong):
     with pytest.raises(TypeError, match="expected num_classes to be an int, got"):
         Categorical(wrong)
     with pytest.raises(TypeError, match="expected num_classes to be an int, got"):
@@ -208,7 +208,7 @@ def test_a_grid_without_ends_is_refused(low, high):
         DiscretizedLogistic(low=low, high=high)
 
 
-def test_cut_points_that_are_none_are_refused():
+def test_invalid_cut_points_are_refused():
     with pytest.raises(ValueError, match="expected cut points that increase, got"):
         Ordinal([0.0, 1.0, 1.0])
     with pytest.raises(ValueError, match="expected at least one finite cut point, got"):
@@ -226,15 +226,15 @@ def test_cut_points_that_are_none_are_refused():
         ({}, {"name": "Mixed", "settings": {"parts": [[{"name": "Cauchy"}, 1]], "dim": -1}}),
         ({}, {"name": "Mixed", "settings": {"parts": 3, "dim": -1}}),
         ({}, {"name": "Mixed", "settings": {}}),
-        ({}, {"name": "Dispersed", "settings": {}}),
-        ({}, {"name": "Linear", "settings": {}}),
+        ({}, {"name": "LocationDispersion", "settings": {}}),
+        ({}, {"name": "ExponentialFamily", "settings": {}}),
         ({}, {"name": "Likelihood", "settings": {}}),
         ({}, {"name": "StudentT", "settings": None}),
         ({}, {"name": "Bernoulli", "settings": {"logits": "no"}}),
         ({}, {"name": "Categorical", "settings": {"num_classes": 3, "one_hot": 0}}),
     ],
 )
-def test_parts_of_no_known_likelihood_are_refused(parts):
+def test_parts_of_an_unknown_likelihood_are_refused(parts):
     with pytest.raises(cc.ModelFormatError, match="expected a known likelihood"):
         cc.likelihoods.Likelihood.from_parts(parts)
 
@@ -257,7 +257,7 @@ def test_a_decoded_number_that_is_not_positive_is_refused(likelihood, name, word
         cc.VAE(constant(3, 2, value=-0.5), 2, likelihood)
 
 
-def test_rates_and_probabilities_that_are_none_are_refused():
+def test_invalid_rates_and_probabilities_are_refused():
     with pytest.raises(ValueError, match=r"outputs rates >= 0, got -0.5.*log_rate=True"):
         cc.VAE(constant(3, value=-0.5), 2, Poisson(log_rate=False))
     assert Poisson(log_rate=False).log_prob(torch.tensor([-0.5]), torch.zeros(1)).isnan().all()
@@ -301,7 +301,7 @@ def test_decoder_output_of_another_shape_is_refused(likelihood, shape, wanted):
             r"decoder's output is the scale of each element, let it output the tuple "
             r"output.chunk\(2, 1\) and use Gaussian\(scale=None\), or Gaussian\(None, "
             r"log_variance=True\) if it is the logarithm of the variance; "
-            r"if it outputs one number an element, use Gaussian\(scale=…\)$",
+            r"if it outputs one number per element, use Gaussian\(scale=…\)$",
         ),
         (
             Gaussian(None, log_variance=True),
@@ -310,7 +310,7 @@ def test_decoder_output_of_another_shape_is_refused(likelihood, shape, wanted):
             r"output.chunk\(2, 1\); if it outputs one number",
         ),
         (NegativeBinomial(), (6,), r"is the total_count .* and use NegativeBinomial\(total_count="),
-        (Gaussian(None), (5,), r"got \(5, 5\); if it outputs one number an element, use Gauss"),
+        (Gaussian(None), (5,), r"got \(5, 5\); if it outputs one number per element, use Gauss"),
         (
             Mixed([(Gaussian(None), 2), Poisson(), Categorical(3)]),
             (4,),
@@ -319,13 +319,13 @@ def test_decoder_output_of_another_shape_is_refused(likelihood, shape, wanted):
     ],
     ids=str,
 )
-def test_what_the_decoder_should_advice_on_output_is_told(likelihood, shape, advice):
+def test_the_message_says_what_the_decoder_should_output(likelihood, shape, advice):
     with pytest.raises(ValueError, match=advice):
         cc.VAE(constant(*shape), 2, likelihood)
 
 
 @pytest.mark.parametrize("shape", [(6,), (6, 4, 4)])
-def test_data_half_as_many_as_outputs_are_told_of_means_and_log_variances(shape):
+def test_data_half_as_many_as_outputs_suggest_means_and_log_variances(shape):
     model = cc.VAE(constant(*shape), 2, Gaussian(0.1))
     data = torch.zeros(2, 3, *shape[1:])
     wanted = (
@@ -360,7 +360,7 @@ def test_a_tuple_for_one_parameter_is_refused():
     ],
     ids=str,
 )
-def test_nobody_is_told_to_scale_counts_and_classes(likelihood, shape, value):
+def test_no_message_advises_to_scale_counts_and_classes(likelihood, shape, value):
     model = cc.VAE(constant(*shape), 2, likelihood)
     evidence = cc.Evidence(torch.full(model.data_shape, value), torch.tensor(True))
     with pytest.raises(ValueError, match=r"more outside; counts and classes are not scaled"):
@@ -370,7 +370,7 @@ def test_nobody_is_told_to_scale_counts_and_classes(likelihood, shape, value):
 # ---- Mixed -------------------------------------------------------------------------------------
 
 
-def test_mixed_of_nothing_or_of_what_is_no_likelihood_is_refused():
+def test_mixed_of_nothing_or_of_another_type_is_refused():
     with pytest.raises(ValueError, match="expected at least one part, got none"):
         Mixed([])
     for part in ("Poisson", (Mixed([Poisson()]), 1), Mixed([Poisson()])):
@@ -390,7 +390,7 @@ def test_mixed_counts_its_dimension_from_the_last(dim):
         Mixed([Poisson()], dim=dim)
 
 
-def test_mixed_names_the_columns_of_what_it_refuses():
+def test_mixed_names_the_columns_that_it_refuses():
     model = vae(Mixed([(Gaussian(0.1), 2), (Poisson(), 2)]), 4)
     values = torch.tensor([0.5, 0.5, 0.5, 1.0])
     with pytest.raises(
@@ -399,7 +399,7 @@ def test_mixed_names_the_columns_of_what_it_refuses():
         cc.condition(model, cc.Evidence(values, torch.tensor(True)), seed=0)
 
 
-def test_mixed_names_a_single_column_of_what_it_refuses():
+def test_mixed_names_the_single_column_that_it_refuses():
     model = vae(Mixed([(Gaussian(0.1), 2), Poisson()]), 3)
     with pytest.raises(ValueError, match="in column 2: expected observed values whole numbers"):
         cc.condition(model, cc.Evidence(torch.full((3,), 0.5), torch.tensor(True)), seed=0)

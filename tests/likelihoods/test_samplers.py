@@ -1,4 +1,4 @@
-"""The samplers against SciPy's laws, over all of their ranges."""
+"""The samplers against SciPy's distributions, over their whole ranges."""
 
 from itertools import pairwise
 
@@ -17,19 +17,19 @@ from crosscoding.likelihoods.samplers import (
 )
 
 NUM = 40_000
-LEAST = 1e-4  # of a p-value: one test here in a thousand fails by chance, with seeds that do not
+LEAST = 1e-4  # smallest accepted p-value; other seeds may fail by chance
 
 
 def noise(seed: int = 0, num: int = NUM) -> torch.Tensor:
     return seeds((num,), generator=seeded(seed), like=torch.empty(0))
 
 
-def check_counts(draws: torch.Tensor, law) -> None:
+def check_counts(draws: torch.Tensor, distribution) -> None:
     """Chi-square over about 30 bins of equal mass."""
-    edges = sorted({law.ppf(q / 30) for q in range(1, 30)})
-    masses = [law.cdf(edges[0])]
-    masses += [law.cdf(b) - law.cdf(a) for a, b in pairwise(edges)]
-    masses.append(law.sf(edges[-1]))
+    edges = sorted({distribution.ppf(q / 30) for q in range(1, 30)})
+    masses = [distribution.cdf(edges[0])]
+    masses += [distribution.cdf(b) - distribution.cdf(a) for a, b in pairwise(edges)]
+    masses.append(distribution.sf(edges[-1]))
     bins = torch.bucketize(draws, torch.tensor(edges, dtype=torch.double))
     observed = torch.bincount(bins, minlength=len(edges) + 1).double()
     expected = torch.tensor(masses, dtype=torch.double) * len(draws)
@@ -45,7 +45,7 @@ def check_counts(draws: torch.Tensor, law) -> None:
 @pytest.mark.parametrize("shape", [1e-3, 0.05, 0.7, 1.0, 1.5, 8.0, 300.0, 1e6])
 def test_gamma(shape):
     draws = log_gamma(torch.tensor(shape), noise()).exp()
-    draws = draws[draws > 0]  # shape 1e-3 underflows where its logarithm does not
+    draws = draws[draws > 0]  # for a shape of 1e-3, draws underflow but their logarithms do not
     if shape >= 0.05:
         assert len(draws) == NUM
         assert scipy.stats.kstest(draws, scipy.stats.gamma(shape).cdf).pvalue > LEAST
@@ -89,7 +89,7 @@ def test_certain_binomials_and_empty_poissons_are_certain():
     assert torch.equal(poisson(torch.zeros(4), noise(num=4)), torch.zeros(4, dtype=torch.double))
 
 
-def test_rates_that_are_no_numbers_end():
+def test_nan_rates_terminate():
     assert poisson(torch.tensor([torch.nan, torch.inf]), noise(num=2)).shape == (2,)
 
 
@@ -105,7 +105,7 @@ def test_streams_are_uniform_and_do_not_depend_on_each_other():
     assert correlation.abs().max() < 5 / NUM**0.5
 
 
-def test_neighbouring_seeds_have_streams_of_their_own():
+def test_neighbouring_seeds_have_independent_streams():
     base = torch.arange(NUM, dtype=torch.double) * 2**-53
     stream = uniforms(base, 0)
     assert scipy.stats.kstest(stream, scipy.stats.uniform.cdf).pvalue > LEAST

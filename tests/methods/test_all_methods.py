@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cheap import CHEAP, LISTED, every_method
+from cheap_methods import CHEAP, LISTED, every_method
 from problems import linear_gaussian_problem, seeded
 
 import crosscoding as cc

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from networks_of_ones_own import Residual
 from problems import seeded
 from torch import nn
+from user_networks import Residual
 
 import crosscoding as cc
 from crosscoding.likelihoods import Gaussian

@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from cheap import every_method
+from cheap_methods import every_method
 from safetensors.torch import load_file
 from torch.nn import functional as F
 

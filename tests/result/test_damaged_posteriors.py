@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from cheap import LISTED
+from cheap_methods import LISTED
 from problems import linear_gaussian_problem
 from safetensors.torch import load_file, save_file
 from tampering import (

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cheap import LISTED, every_method
+from cheap_methods import LISTED, every_method
 from problems import linear_gaussian_problem, mirrored_problem, mixture_target, seeded
 from torch import nn
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from cheap import LISTED, every_method
+from cheap_methods import LISTED, every_method
 from problems import linear_gaussian_problem, mixture_target, seeded
 
 import crosscoding as cc

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from cheap import every_method
+from cheap_methods import every_method
 from torch import Tensor, nn
 
 import crosscoding as cc

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from cheap import LISTED, every_method
+from cheap_methods import LISTED, every_method
 from problems import seeded
 from torch import Tensor, nn
 

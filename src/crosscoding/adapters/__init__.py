@@ -1,7 +1,7 @@
-"""Decoders that other libraries trained or saved, as a `VAE`: one function a library.
+"""A `VAE` from decoders that other libraries trained or saved: one function per library.
 
-Each library is an extra, imported when its function is called. Nothing that is loaded from a file
-can run code, unless the caller says `allow_code=True` where there is such an argument.
+Each library is an extra, imported when its function is called. Loading a file never runs code from
+it, unless a function has the argument `allow_code` and the caller sets it to True.
 """
 
 from crosscoding.adapters.diffusers import from_diffusers

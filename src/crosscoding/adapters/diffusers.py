@@ -1,17 +1,17 @@
-"""Autoencoders of diffusers: flat z ~ N(0, I) to pixels, through the scaling that diffusion uses.
+"""Autoencoders of diffusers: z ~ N(0, I), scaled as diffusion models scale it, to pixels.
 
     decoder(z) = D(z s / c + m)
 
 c is the configuration's `scaling_factor`, m its `latents_mean` or `shift_factor` (0 if it has
-neither) and s its `latents_std` (1 if it has none): with them, latents of pictures have about mean
-0 and variance 1, element by element, and that is all that the prior N(0, I) says of them. Latents
-of pictures are far from independent of each other, and what N(0, I) draws is decoded to texture:
-their true prior is the diffusion model, which is not looked at here. So evidence has to say more.
+neither) and s its `latents_std` (1 if it has none). With them, latents of pictures have about mean
+0 and variance 1, element by element. They are far from independent, however, so draws from N(0, I)
+decode to texture: the true prior is the diffusion model, which is not used here. The evidence has
+to say more to make up for it.
 
-The encoder of an `AutoencoderKL` comes along, its mean and deviation in coordinates of z.
+The encoder of an `AutoencoderKL` is kept; its mean and deviation are converted to coordinates of z.
 
-`AutoencoderTiny` (TAESD) is trained on latents that are scaled already: c = 1, m = 0. Its encoder
-gives a point and no deviation: it is left out.
+`AutoencoderTiny` (TAESD) is trained on scaled latents, c = 1 and m = 0. Its encoder outputs a point
+without a deviation and is left out.
 """
 
 import copy
@@ -42,23 +42,24 @@ def from_diffusers(
     scale: float | Tensor = 0.1,
     with_encoder: bool = True,
 ) -> VAE:
-    """The `VAE` of an `AutoencoderKL` or `AutoencoderTiny`, of pictures of one size.
+    """The `VAE` of an `AutoencoderKL` or `AutoencoderTiny`, for pictures of one size.
 
-    Pixels are in [-1, 1], as diffusers has them; the decoder's own output is not clamped. z is of
-    latent_channels x height / f x width / f, laid out flat, f being 8 for most models: a picture
-    of 256 x 256 pixels has 4 x 32 x 32 = 4,096 latent dimensions.
+    Pixels are in [-1, 1], as in diffusers; the decoder's output is not clamped. z is the flattened
+    latent of shape latent_channels x height / f x width / f, where f is 8 for most models: a
+    picture of 256 x 256 pixels has 4 x 32 x 32 = 4,096 latent dimensions.
 
     Args:
-        model: In float32, or a folder that `save_pretrained` wrote, with safetensors.
+        model: A model in float32, or a folder that `save_pretrained` wrote with safetensors.
         size: Height and width of the pictures in pixels, or one number for both.
-        scale: Of the Gaussian noise on pixels. The training has none: `calibrate_scale` finds it.
-        with_encoder: Whether an `AutoencoderKL` brings its encoder, for `VAE.encode`. It is tried
-            on five pictures, which takes a moment where they are large.
+        scale: Scale of the Gaussian noise on pixels. The training has none; `calibrate_scale` finds
+            it.
+        with_encoder: Whether to keep the encoder of an `AutoencoderKL`, for `VAE.encode`. It is
+            tried on five pictures, which takes a moment if they are large.
 
     Raises:
         ImportError: diffusers is not installed.
         TypeError: model is of another class.
-        ValueError: size is no multiple of f; or `VAE` refuses the decoder or the encoder.
+        ValueError: size is not a multiple of f; or `VAE` refuses the decoder or the encoder.
         ModelFormatError: The folder holds no autoencoder of these classes, or pickled weights.
     """
     diffusers = library("diffusers", "diffusers")
@@ -83,7 +84,7 @@ def from_diffusers(
 
 
 def _loaded(diffusers: Any, folder: Path) -> nn.Module:
-    """The model of a folder, from safetensors; its configuration is JSON, and no code is loaded."""
+    """The model in a folder, from JSON and safetensors, so that no code is run."""
     advice = "load it with from_pretrained, then save_pretrained(folder, safe_serialization=True)"
     refuse_pickle(folder, advice)
     path = folder / "config.json"
@@ -117,21 +118,21 @@ def _loaded(diffusers: Any, folder: Path) -> nn.Module:
         raise ModelFormatError(f"expected weights in safetensors in {folder}: {error}") from error
     if wrong := [str(each) for kind in told.values() for each in kind]:
         raise ModelFormatError(
-            f"expected the weights of {name} in {folder}, and they are not: {wrong[0]} is missing, "
-            f"left over or of another shape{f', with {len(wrong) - 1} more' * (len(wrong) > 1)}"
+            f"expected the weights of {name} in {folder}, but {wrong[0]} is missing, left over or "
+            f"of another shape{f', with {len(wrong) - 1} more' * (len(wrong) > 1)}"
         )
     return model
 
 
 def _check_numbers(kind: Any, config: Any, folder: Path) -> None:
-    """Raise ModelFormatError if a configuration has more weights than the file may hold.
+    """Raise ModelFormatError if a configuration has more weights than the file can hold.
 
-    They are counted without memory; in a file each takes a byte or more.
+    They are counted without allocating them; in a file, each takes at least a byte.
     """
     try:
         with torch.device("meta"):
             num = sum(weight.numel() for weight in kind.from_config(config).parameters())
-    except Exception as error:  # of whatever kind the library's modules raise
+    except Exception as error:  # the library's modules raise many kinds
         raise ModelFormatError(
             f"expected a configuration that {kind.__name__} takes in {folder}: {first_line(error)}"
         ) from error
@@ -144,7 +145,7 @@ def _check_numbers(kind: Any, config: Any, folder: Path) -> None:
 
 
 def _latent_size(config: Any, size: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width of the latents of pictures of a size."""
+    """Height and width of the latents for pictures of a size."""
     if "upsampling_scaling_factor" in config:
         factor = config.upsampling_scaling_factor ** (len(config.num_decoder_blocks) - 1)
     else:
@@ -156,7 +157,7 @@ def _latent_size(config: Any, size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 class _Unscaled(nn.Module):
-    """z ~ N(0, I) to latents as the decoder takes them, z s / c + m."""
+    """From z ~ N(0, I) to the latents that the decoder takes, z s / c + m."""
 
     std: Tensor
     mean: Tensor
@@ -175,7 +176,7 @@ class _Unscaled(nn.Module):
 
 
 class _Encoder(nn.Module):
-    """Pixels to mean and log-variance of z, as an `AutoencoderKL` has them of its latents."""
+    """From pixels to the mean and log variance of z, by the encoder of an `AutoencoderKL`."""
 
     def __init__(self, model: Any, unscaled: _Unscaled) -> None:
         super().__init__()
@@ -191,9 +192,10 @@ class _Encoder(nn.Module):
 
 
 def _forward_differentiable(decoder: nn.Module) -> nn.Module:
-    """A copy that forward mode takes: torch has no tangents of fused attention.
+    """A copy that forward-mode differentiation can handle.
 
-    Nor of a group norm whose input is not contiguous, as it is after attention.
+    torch has no tangents for fused attention, nor for a group norm whose input is not contiguous,
+    as after attention.
     """
     processing = library("diffusers.models.attention_processor", "diffusers")
     decoder = copy.deepcopy(decoder)

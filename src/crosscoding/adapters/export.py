@@ -1,10 +1,10 @@
 """Programs of `torch.export`: a decoder as a graph of torch's own operations.
 
-Reading one from a file may run code. In torch 2.13, `torch.export.load` gives the example inputs
-to pickle (the restricted loader, and where that refuses them the unrestricted one), as well as all
-weights and constants that the archive itself marks as pickled, and expressions of sizes to
-`sympy.sympify`, which evaluates them as Python. So a file is loaded on the caller's word only; a
-program that is in memory already is taken as it is.
+Reading one from a file may run code. In torch 2.13, `torch.export.load` unpickles the example
+inputs (with the restricted loader, then with the unrestricted one if that refuses them) and all
+weights and constants that the archive marks as pickled, and it passes expressions of sizes to
+`sympy.sympify`, which evaluates them as Python. So a file is loaded only if the caller allows it. A
+program that is already in memory is used as it is.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from crosscoding.adapters.inputs import with_flat_input
+from crosscoding.adapters.flat_input import with_flat_input
 from crosscoding.isolation import isolated
 from crosscoding.likelihoods import Likelihood
 from crosscoding.model.vae import VAE
@@ -31,19 +31,19 @@ def from_export(
     *,
     allow_code: bool = False,
 ) -> VAE:
-    """The `VAE` of a decoder that `torch.export.export` made a program of, in eval mode.
+    """The `VAE` of a decoder that `torch.export.export` exported in eval mode.
 
     Args:
-        program: Takes z (B, latent), or (B, *latent) of which z is then laid out flat, and puts
-            out the likelihood's parameters, as a tensor or a tuple of them. B is dynamic, or 1,
-            which is mapped over the batch. Or the path of what `torch.export.save` wrote.
+        program: A program from z (B, latent), or (B, *latent), which is flattened in the `VAE`, to
+            the likelihood's parameters, a tensor or a tuple of tensors. B is dynamic, or 1, which
+            is mapped over the batch. Or the path of a file that `torch.export.save` wrote.
         likelihood: What the output means.
         allow_code: Whether a file may be loaded. A `.pt2` archive holds pickles and expressions
             that torch evaluates: whoever wrote the file can run any code on your machine.
 
     Raises:
         TypeError: program is something else.
-        ModelFormatError: It is a pickle, as of `torch.save`.
+        ModelFormatError: It is a pickle, such as `torch.save` writes.
         ValueError: It is a file and allow_code is not set, or has other inputs; or `VAE` refuses
             the decoder.
 
@@ -66,34 +66,34 @@ def _loaded(path: Path, allow_code: bool) -> ExportedProgram:
     if not allow_code:
         raise ValueError(
             f"expected an exported program in memory, got the file {path.name}: torch.export.load "
-            "unpickles parts of it, which runs whatever code they name; where you trust whoever "
-            "wrote it, say allow_code=True"
+            "unpickles parts of it, which runs whatever code they name; if you trust whoever wrote "
+            "it, pass allow_code=True"
         )
     return torch.export.load(path)
 
 
 def _input_shape(program: ExportedProgram) -> list[int | None]:
-    """Sizes of the program's one input, None where any size will do."""
+    """Sizes of the program's one input; None for a dynamic size."""
     names = program.graph_signature.user_inputs
     inputs = [node for node in program.graph.nodes if node.name in names]
     values = [node.meta.get("val") for node in inputs]
     if len(values) != 1 or not isinstance(values[0], Tensor):
-        raise ValueError(f"expected a program of one tensor, z, got one of inputs {names}")
+        raise ValueError(f"expected a program with one tensor input, z, got inputs {names}")
     return [None if _is_unlimited(size, program) else int(size) for size in values[0].shape]
 
 
 def _is_unlimited(size: int | torch.SymInt, program: ExportedProgram) -> bool:
-    """Whether a size is a symbol, and one without an upper limit."""
+    """Whether a size is a symbol without an upper limit; raises for a symbol with one."""
     if isinstance(size, int):
         return False
     limits = program.range_constraints[size.node.expr]
     if limits.upper < _UNLIMITED:
-        raise ValueError(f"expected a program of any batch size, got {limits}; {_DYNAMIC}")
+        raise ValueError(f"expected a program for any batch size, got {limits}; {_DYNAMIC}")
     return True
 
 
 class _Program(nn.Module):
-    """An exported program as a plain module, which can be copied and put in eval mode."""
+    """An exported program as a plain module, which can be copied and set to eval mode."""
 
     def __init__(self, program: ExportedProgram) -> None:
         super().__init__()

@@ -1,20 +1,20 @@
-"""Libraries that are extras: imported where they are needed, with the way to install them."""
+"""Optional libraries: imported when needed, with install instructions if they are missing."""
 
 from importlib import import_module
 from typing import Any
 
 
 def library(name: str, extra: str) -> Any:
-    """The module `name`, which comes with an extra of this package.
+    """Import the module `name`, which an extra of this package installs.
 
     Raises:
-        ImportError: It is not installed, or does not fit what is, as a torchvision that was built
-            for another torch.
+        ImportError: It is not installed, or clashes with an installed library, like a torchvision
+            that was built for another torch.
     """
     try:
         return import_module(name)
     except (ImportError, RuntimeError) as error:
         raise ImportError(
-            f"expected {name} to be installed for this, and importing it failed ({error}); "
+            f"expected {name} to be installed for this, but importing it failed ({error}); "
             f"install it with: pip install 'crosscoding[{extra}]'"
         ) from error

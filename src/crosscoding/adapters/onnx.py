@@ -1,11 +1,11 @@
-"""ONNX decoders, converted to a module that torch differentiates.
+"""ONNX decoders, converted to a module that torch can differentiate.
 
-The conversion is that of onnx2pytorch, of a model made plain first; then it is held against
-onnxruntime at a few points, as a conversion that is off would go unnoticed. A file of ONNX is data:
-operations by name, with tensors. Nothing in it is run but those operations; tensors that lie in
-files beside it are read from its own folder only, which onnx sees to. What its operations take is
-counted at z = 0 before each is run, and bounded. Where a graph's shapes follow from the values of
-z, other z may take more: nothing bounds that.
+onnx2pytorch converts a simplified copy of the model. The result is compared with onnxruntime at a
+few points, because a wrong conversion would go unnoticed otherwise. An ONNX file is data:
+operations by name, with tensors. Only those operations are run, and onnx makes sure that tensors in
+other files are read only from the model's own folder. The cost of each operation is counted at
+z = 0 before it is run, and bounded. If a graph's shapes depend on the values of z, other z may cost
+more, without a bound.
 """
 
 import copy
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crosscoding.adapters.inputs import with_flat_input
+from crosscoding.adapters.flat_input import with_flat_input
 from crosscoding.adapters.libraries import library
 from crosscoding.errors import ModelFormatError
 from crosscoding.isolation import isolated
@@ -32,26 +32,26 @@ _TOLERANCE = 1e-4  # of the largest output
 _NUM_PROBES = 3
 _WITH_GRAPHS = ("If", "Loop", "Scan", "SequenceMap")
 _MOST_LATENT = 2**24
-_MOST = Cost(MOST_OPERATIONS, 2**32)  # twice what Stable Diffusion outputs at 512 x 512 pixels
+_MOST = Cost(MOST_OPERATIONS, 2**32)  # twice the values of Stable Diffusion at 512 x 512 pixels
 _DYNAMIC = "export it with a batch dimension that has a name instead of a size"
 
 
 @isolated
 def from_onnx(path: str | Path, likelihood: Likelihood, *, max_bytes: int = MAX_BYTES) -> VAE:
-    """The `VAE` of a decoder in an ONNX file, in float32 or float64 and on the CPU.
+    """The `VAE` of a decoder in an ONNX file, in float32 or float64, on the CPU.
 
     Args:
-        path: Its graph takes z (B, latent), or (B, *latent) of which z is then laid out flat, and
-            outputs the likelihood's parameters, in one output or in several. B has any size, or
-            1, which is mapped over the batch.
+        path: A graph from z (B, latent), or (B, *latent), which is flattened in the `VAE`, to the
+            likelihood's parameters, in one output or in several. B is dynamic, or 1, which is
+            mapped over the batch.
         likelihood: What the output means.
-        max_bytes: Most that the file and the tensors beside it may take.
+        max_bytes: Largest total size of the file and of the tensors in other files.
 
     Raises:
         ImportError: onnx, onnx2pytorch or onnxruntime is not installed.
         ModelFormatError: The file is damaged or too large, reads outside its folder, takes too much
             memory or time for one z, has an operation that onnx2pytorch does not know, or is
-            converted to something else than onnxruntime runs.
+            converted to a module that differs from what onnxruntime runs.
         ValueError: The graph has other inputs; or `VAE` refuses the decoder.
     """
     path = Path(path)
@@ -68,15 +68,15 @@ def from_onnx(path: str | Path, likelihood: Likelihood, *, max_bytes: int = MAX_
     converted = _Converted(model, torch.from_numpy(example))
     decoder, latent_dim = with_flat_input(converted, shape, _DYNAMIC)
     vae = VAE(decoder, latent_dim, likelihood)
-    _hold_against_runtime(vae, model, path.name)
+    _compare_with_runtime(vae, model, path.name)
     return vae
 
 
 def _loaded(path: Path, max_bytes: int) -> Any:
-    """The model in memory and checked, with the weights that lie in other files of its folder."""
+    """The checked model in memory, including weights in other files of its folder."""
     onnx = library("onnx", "onnx")
     if not path.is_file():
-        raise ModelFormatError(f"expected an ONNX file, got {path}, which is none")
+        raise ModelFormatError(f"expected an ONNX file, got {path}, which is not a file")
     size = path.stat().st_size
     _check_size(size, max_bytes, path)
     try:
@@ -97,7 +97,7 @@ def _loaded(path: Path, max_bytes: int) -> Any:
         onnx.checker.check_model(model)
     except ModelFormatError:
         raise
-    except Exception as error:  # of protobuf, of the checker, of the file system, or of C++
+    except Exception as error:  # from protobuf, the checker, the file system or C++
         raise ModelFormatError(f"expected an ONNX model in {path}: {error}") from error
     return model
 
@@ -110,11 +110,11 @@ def _check_size(size: int, max_bytes: int, path: Path) -> None:
         )
 
 
-def _plain(model: Any) -> Any:
-    """A copy without what onnx2pytorch 0.6 takes amiss.
+def _simplified(model: Any) -> Any:
+    """A copy without two things that onnx2pytorch 0.6 mishandles.
 
-    Attributes that say what holds without them, as `training_mode=0` of batch norm; and copies of
-    weights by Identity nodes, which it does not take for weights.
+    These are attributes set to their default, such as `training_mode=0` of batch norm, and copies
+    of weights by Identity nodes, which it does not recognise as weights.
     """
     schema_of = library("onnx", "onnx").defs.get_schema
     model = copy.deepcopy(model)
@@ -141,25 +141,25 @@ def _input_of(model: Any) -> Any:
     inputs = [value for value in model.graph.input if value.name not in weights]
     if len(inputs) != 1:
         names = [value.name for value in inputs]
-        raise ValueError(f"expected a graph of one input, z, got one of inputs {names}")
+        raise ValueError(f"expected a graph with one input, z, got inputs {names}")
     return inputs[0].type.tensor_type
 
 
 class _Converted(nn.Module):
-    """An ONNX graph as a module, with its several outputs as a tuple."""
+    """An ONNX graph as a module; several outputs become a tuple."""
 
     def __init__(self, model: Any, example: Tensor) -> None:
         super().__init__()
         convert = library("onnx2pytorch", "onnx").ConvertModel
         try:
-            self.converted = convert(_plain(model))
+            self.converted = convert(_simplified(model))
             with Limited(_MOST):
-                self.converted(example)  # which makes the modules that are lazy
+                self.converted(example)  # which creates its lazy modules
         except ModelFormatError:
             raise
-        except Exception as error:  # what an operation without a rule raises is not agreed on
+        except Exception as error:  # operations without a rule raise various errors
             raise ModelFormatError(
-                f"expected operations that onnx2pytorch converts, and it failed: {error}"
+                f"expected operations that onnx2pytorch converts, but it failed: {error}"
             ) from error
 
     def forward(self, z: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -168,18 +168,18 @@ class _Converted(nn.Module):
 
 
 @torch.no_grad()
-def _hold_against_runtime(vae: VAE, model: Any, name: str) -> None:
-    """Raise ModelFormatError unless onnxruntime outputs the same."""
+def _compare_with_runtime(vae: VAE, model: Any, name: str) -> None:
+    """Raise ModelFormatError unless onnxruntime outputs the same numbers."""
     runtime = library("onnxruntime", "onnx")
     options = runtime.SessionOptions()
-    options.log_severity_level = 3  # errors: it warns of shapes that an exporter has left behind
+    options.log_severity_level = 3  # errors only: it warns of shapes that exporters leave behind
     try:
         session = runtime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-    except Exception as error:  # onnxruntime has exceptions of its own, without a base
+    except Exception as error:  # onnxruntime's exceptions have no common base
         raise ModelFormatError(
-            f"expected operations in {name} that onnxruntime runs, and it failed: {error}"
+            f"expected operations in {name} that onnxruntime runs, but it failed: {error}"
         ) from error
     (given,) = session.get_inputs()
     like = torch.empty(0, dtype=vae.dtype)
@@ -190,6 +190,6 @@ def _hold_against_runtime(vae: VAE, model: Any, name: str) -> None:
         error = (vae.decode(z[None]) - joined).abs().max() / joined.abs().max().clamp_min(1e-6)
         if not error <= _TOLERANCE:
             raise ModelFormatError(
-                f"expected {name} converted to what onnxruntime runs, got outputs that differ by "
-                f"{error:.2g} of the largest: onnx2pytorch has one of its operations wrong"
+                f"expected {name} to convert to what onnxruntime runs, got outputs that differ by "
+                f"{error:.2g} of the largest: onnx2pytorch converts one of its operations wrongly"
             )

@@ -1,12 +1,12 @@
-"""VAEs of pythae: what their loss means as a likelihood, and which have our prior.
+"""VAEs of pythae: what their loss means as a likelihood, and which of them have the prior N(0, I).
 
 pythae 0.1.2 trains with one of two reconstruction losses, summed over the elements:
 
     mse   ½ (t − μ)²           a Gaussian of scale 1 (up to 0.1.1 without the ½: of scale √½)
-    bce   cross-entropy        a Bernoulli, of probabilities
+    bce   cross-entropy        a Bernoulli of probabilities
 
-A scale of 1 is what the training assumed and its `get_nll` uses; that of pictures between 0 and 1
-is smaller, and `calibrate_scale` finds it.
+Training and pythae's `get_nll` assume a scale of 1. Pictures between 0 and 1 have less noise;
+`calibrate_scale` finds their scale.
 """
 
 from pathlib import Path
@@ -43,7 +43,7 @@ _WITHOUT_LIKELIHOOD = {
     "WAE_MMD": "a distance between q(z) and p(z) in place of the KL divergence",
 }
 _OTHER_POSTERIORS = ("HVAE", "RHVAE", "VAE_IAF", "VAE_LinNF", "WAE_MMD")
-"""Those in which z is more than a Gaussian draw that the encoder says, or less: a point."""
+"""Models whose z is not a draw from the Gaussian that the encoder outputs."""
 _OTHER_PRIORS = {
     "AE": "no prior",
     "PoincareVAE": "a normal prior in hyperbolic space",
@@ -62,25 +62,25 @@ def from_pythae(
     """The `VAE` of a pythae model with prior N(0, I).
 
     Args:
-        model: From `pythae.models`, with decoders of pythae or your own. One of a class that you
-            derived counts as what you derived it from.
+        model: A model of `pythae.models`, with a decoder of pythae or your own. A subclass of your
+            own counts as the class that it derives from.
         likelihood: By default what the model's reconstruction loss means: `Gaussian(1.0)` for
-            "mse", `Bernoulli(logits=False)` for "bce". β-VAEs weigh the KL divergence by β: for
-            "mse" the same minimum has the negative ELBO of a scale √β.
-        with_encoder: Whether the model's encoder comes along, for `VAE.encode`, where it says the
-            mean and deviation of q(z|t). Of flows and Hamiltonian steps after it q is another,
-            and some output a point: these have none.
+            "mse", `Bernoulli(logits=False)` for "bce". A β-VAE weighs the KL divergence by β; for
+            "mse" it has the same minimum as the negative ELBO with a scale of √β.
+        with_encoder: Whether to keep the model's encoder, for `VAE.encode`. It is left out if it
+            does not output the mean and deviation of q(z|t): if flows or Hamiltonian steps follow
+            it, or if it outputs a point.
 
     Raises:
         ImportError: pythae is not installed.
-        TypeError: model is none of pythae.
-        ValueError: Its prior is not N(0, I), or its loss is no likelihood and none is given; or
+        TypeError: model is not a pythae model.
+        ValueError: Its prior is not N(0, I), or its loss is not a likelihood and none is given; or
             `VAE` refuses the decoder or the encoder.
     """
     if isinstance(model, (str, Path)):
         raise TypeError(
             f"expected a pythae model, got the path {str(model)!r}: pythae saves pickles, which "
-            "run whatever code they name when they are loaded; where you trust it, load it with "
+            "run whatever code they name when they are loaded; if you trust it, load it with "
             "pythae.models.AutoModel.load_from_folder and pass the model"
         )
     given: Any = model
@@ -88,7 +88,7 @@ def from_pythae(
         raise TypeError(f"expected a model of pythae.models, got {type(model).__name__}")
     kind = next(c.__name__ for c in type(model).__mro__ if c.__module__.startswith("pythae."))
     if kind not in (*_STANDARD, *_WITHOUT_LIKELIHOOD):
-        prior = _OTHER_PRIORS.get(kind, "a prior that is not known here")
+        prior = _OTHER_PRIORS.get(kind, "an unknown prior")
         raise ValueError(f"expected a model with prior N(0, I), got {kind}, which has {prior}")
     if likelihood is None:
         likelihood = _likelihood_of(kind, given)
@@ -107,7 +107,7 @@ def _likelihood_of(kind: str, model: Any) -> Likelihood:
 
 
 class _Reconstruction(nn.Module):
-    """z to the one of a pythae decoder's outputs that is the datum's."""
+    """From z to the reconstruction among a pythae decoder's outputs."""
 
     def __init__(self, decoder: nn.Module) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class _Reconstruction(nn.Module):
 
 
 class _Encoder(nn.Module):
-    """A datum to those of a pythae encoder's outputs that are mean and log-variance."""
+    """From a datum to the mean and log variance among a pythae encoder's outputs."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()

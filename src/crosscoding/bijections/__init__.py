@@ -1,4 +1,4 @@
-"""Invertible maps with the log-determinant of their Jacobian (ladj), as functions on tensors.
+"""Invertible maps with the log determinant of their Jacobian (ladj), as functions of tensors.
 
 Each map takes points (*sample, B, dim) and parameters (B, …), one set for each query of the batch.
 """

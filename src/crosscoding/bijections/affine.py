@@ -1,4 +1,4 @@
-"""z = L ε + b with L lower triangular and of positive diagonal: invertible by construction (7)."""
+"""z = L ε + b with L lower triangular with positive diagonal: invertible by construction (7)."""
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ def affine(
         eps: Points, shape (*sample, B, dim).
         shift: b, shape (B, dim).
         log_diagonal: Logarithm of L's diagonal, shape (B, dim).
-        lower: L's strict lower triangle, shape (B, dim, dim); the rest is ignored.
+        lower: L's strict lower triangle, shape (B, dim, dim); other entries are ignored.
     Returns:
         z, shape (*sample, B, dim), and ladj, shape (*sample, B).
     """
@@ -32,7 +32,7 @@ def affine_inverse(
 ) -> tuple[Tensor, Tensor]:
     """ε = L⁻¹ (z − b) and log |det L| of the forward map; shapes as for `affine`."""
     matrix = scale_matrix(log_diagonal, lower)
-    # All points of a query as columns of one right-hand side: a matrix for each would be copied.
+    # All points of a query are columns of one right-hand side; otherwise L is copied per point.
     centred = z - shift
     shape = centred.shape
     columns = centred.reshape(shape[:-2].numel(), *shape[-2:]).permute(1, 2, 0)

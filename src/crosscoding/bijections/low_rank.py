@@ -1,13 +1,13 @@
-"""z = d ∘ A ε + b with A Aᵀ = I + V Vᵀ: a covariance diag(d²) + U Uᵀ, U = d ∘ V, at a cost of D r.
+"""z = d ∘ A ε + b with A Aᵀ = I + V Vᵀ: covariance diag(d²) + U Uᵀ, U = d ∘ V, at a cost of D r.
 
     A = I + V (I + C)⁻¹ Vᵀ,   C Cᵀ = I + Vᵀ V,   C lower triangular
 
-A is square, of size D, and one-to-one whatever V is: det A = det C > 0. The inverse is of the same
-form, A⁻¹ = I − V (I + Cᵀ)⁻¹ C⁻¹ Vᵀ, and nothing larger than D × r or r × r is ever made.
+A is square, of size D, and one-to-one for every V: det A = det C > 0. The inverse has the same
+form, A⁻¹ = I − V (I + Cᵀ)⁻¹ C⁻¹ Vᵀ, and no matrix larger than D × r is ever formed.
 
 Source: the Woodbury identity; X = (I + C)⁻¹ solves X + Xᵀ + X Vᵀ V Xᵀ = I, which is A Aᵀ = I + V Vᵀ
-for A = I + V X Vᵀ. Differs in: C is a Cholesky factor where others take the symmetric root of
-I + Vᵀ V, whose gradient fails at equal eigenvalues.
+for A = I + V X Vᵀ. Differs in: C is a Cholesky factor; the more common symmetric root of I + Vᵀ V
+has no gradient at equal eigenvalues.
 """
 
 import torch
@@ -29,8 +29,8 @@ def low_rank(
     """
     root, identity = _root(factor)
     middle = torch.linalg.solve_triangular(identity + root, factor.mT, upper=False)
-    bent = eps + _along(eps, middle, factor)
-    z = log_diagonal.exp() * bent + shift
+    stretched = eps + _along(eps, middle, factor)
+    z = log_diagonal.exp() * stretched + shift
     return z, _ladj(log_diagonal, root).expand(z.shape[:-1])
 
 
@@ -41,8 +41,10 @@ def low_rank_inverse(
     root, identity = _root(factor)
     middle = torch.linalg.solve_triangular(root, factor.mT, upper=False)
     middle = torch.linalg.solve_triangular(identity + root.mT, middle, upper=True)
-    bent = (z - shift) * (-log_diagonal).exp()
-    return bent - _along(bent, middle, factor), _ladj(log_diagonal, root).expand(z.shape[:-1])
+    stretched = (z - shift) * (-log_diagonal).exp()
+    return stretched - _along(stretched, middle, factor), _ladj(log_diagonal, root).expand(
+        z.shape[:-1]
+    )
 
 
 def _root(factor: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,13 +1,13 @@
 """The planar map h ↦ h + u tanh(wᵀh + b) of a planar normalizing flow.
 
-It is invertible when wᵀu ≥ −1. A free vector v is turned into such a u by moving it along w only:
+It is invertible if wᵀu ≥ −1. A free vector v is turned into such a u by moving it along w:
 
     u = v + (m(wᵀv) − wᵀv) w / ‖w‖²,   m(a) = −1 + softplus(a)
 
 so that wᵀu = m(wᵀv) > −1.
 
 Source: Rezende & Mohamed (2015), eq. 10–12 and appendix A.1. Differs in: m(a) is raised by 1e-4,
-and wᵀu is never taken below half of that over −1, so that rounding does not cross the bound.
+and wᵀu is clamped at −1 + ½ 1e-4, so that rounding does not cross the bound.
 """
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _BISECTIONS = 60
-_MARGIN = 1e-4  # of wᵀu above −1, so that rounding does not cross the bound
+_MARGIN = 1e-4  # by which wᵀu stays above −1, so that rounding does not cross the bound
 
 
 def constrained(v: Tensor, w: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ def planar(h: Tensor, u: Tensor, w: Tensor, bias: Tensor) -> tuple[Tensor, Tenso
 
     Args:
         h: Points, shape (*sample, B, dim).
-        u: Displacement, as `constrained` gives it, shape (B, dim).
+        u: Displacement, as returned by `constrained`, shape (B, dim).
         w: Direction, shape (B, dim).
         bias: b, shape (B,).
     Returns:
@@ -44,8 +44,8 @@ def planar(h: Tensor, u: Tensor, w: Tensor, bias: Tensor) -> tuple[Tensor, Tenso
 def planar_inverse(z: Tensor, u: Tensor, w: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """The h that `planar` maps to z, and the forward map's ladj there; shapes as for `planar`.
 
-    With s = wᵀh the map along w is s + wᵀu tanh(s + b) = wᵀz: increasing in s, so bisection finds
-    s in wᵀz ± |wᵀu|, and then h = z − u tanh(s + b). A step of Newton's from there carries the
+    With s = wᵀh, the map along w is s + wᵀu tanh(s + b) = wᵀz. It increases in s, so bisection
+    finds s in wᵀz ± |wᵀu|, and then h = z − u tanh(s + b). One Newton step after it carries the
     gradients, which bisection does not.
     """
     gain = _gain(w, u)
@@ -69,5 +69,5 @@ def _bisected(height: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
 
 
 def _gain(w: Tensor, u: Tensor) -> Tensor:
-    """wᵀu of a constrained u, without what rounding may take it below its bound."""
+    """wᵀu for a constrained u, clamped where rounding took it below the bound."""
     return torch.linalg.vecdot(w, u).clamp_min(0.5 * _MARGIN - 1)

@@ -1,11 +1,11 @@
-"""A monotone rational-quadratic spline on [−5, 5], element by element, and the identity beyond it.
+"""A monotone rational-quadratic spline on [−5, 5], element by element; the identity outside.
 
-Between knots (x_k, y_k) and (x_{k+1}, y_{k+1}) with slopes δ_k, δ_{k+1}, with the secant's slope
-s = Δy / Δx and ξ = (x − x_k) / Δx,
+Between knots (x_k, y_k) and (x_{k+1}, y_{k+1}) with slopes δ_k and δ_{k+1}, secant slope
+s = Δy / Δx, and ξ = (x − x_k) / Δx,
 
     y = y_k + Δy (s ξ² + δ_k ξ (1 − ξ)) / (s + (δ_k + δ_{k+1} − 2 s) ξ (1 − ξ)).
 
-Source: Durkan et al. (2019), eq. 4–8. Differs in: the slope at both ends is 1, and free parameters
+Source: Durkan et al. (2019), eq. 4–8. Differs in: the slope is 1 at both ends, and free parameters
 of 0 give the identity.
 """
 
@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _BOUND = 5.0
-_MIN_SIZE, _MIN_SLOPE = 1e-3, 1e-3  # of a bin, as a share of its fair one; of the map at a knot
+_MIN_SIZE, _MIN_SLOPE = 1e-3, 1e-3  # of a bin, relative to equal bins; of the map at a knot
 
 
 class _Bin(NamedTuple):
-    """The bin of each point: its lower corner, its size, and the slopes at its two ends."""
+    """The bin of each point: its lower corner, its size, and the slopes at both ends."""
 
     x: Tensor
     y: Tensor
@@ -32,7 +32,7 @@ class _Bin(NamedTuple):
 
 
 def spline(x: Tensor, widths: Tensor, heights: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
-    """The spline's value and the logarithm of its derivative, both of the shape of x.
+    """The spline's value and the logarithm of its derivative, both shaped like x.
 
     Args:
         x: Points, shape (*shape).
@@ -55,7 +55,7 @@ def spline_inverse(
 ) -> tuple[Tensor, Tensor]:
     """The x that `spline` maps to y, and the forward map's ladj there; shapes as for `spline`.
 
-    ξ solves a quadratic; its root is taken in the form that does not cancel.
+    ξ solves a quadratic, whose root is computed in the form without cancellation.
     """
     inside = y.abs() < _BOUND
     bin_ = _bin(torch.where(inside, y, 0.0), widths, heights, slopes, by_height=True)
@@ -74,7 +74,7 @@ def spline_inverse(
 
 def _bin(points: Tensor, widths: Tensor, heights: Tensor, slopes: Tensor, by_height: bool) -> _Bin:
     xs, ys = _knots(widths), _knots(heights)
-    # softplus is 1 at log(e − 1), less what is added to it
+    # the offset makes free parameters of 0 slopes of 1
     inner = _MIN_SLOPE + F.softplus(slopes + math.log(math.exp(1 - _MIN_SLOPE) - 1))
     ends = F.pad(inner, (1, 1), value=1.0)
     inner_knots = (ys if by_height else xs)[..., 1:-1].detach()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from crosscoding.checks.subject import Subject
-from crosscoding.likelihoods.expected_outputs import doubt_of, joined
+from crosscoding.likelihoods.decoder_output import doubt_of, joined
 from crosscoding.model.check_report import CheckResult
 from crosscoding.random import normal
 

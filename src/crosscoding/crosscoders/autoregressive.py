@@ -1,4 +1,4 @@
-"""An inverse autoregressive flow: all of z from ε in one evaluation of a masked network."""
+"""An inverse autoregressive flow: each layer gets all of z from ε by one masked network."""
 
 from dataclasses import dataclass
 
@@ -8,22 +8,22 @@ from torch import Generator, Tensor
 from crosscoding.bijections import affine, affine_inverse
 from crosscoding.crosscoders.base import Map, Params, affine_start, small_normal
 
-_MAX_LOG_SCALE = 2.0  # of one layer; without a bound a step too far makes z infinite
+_MAX_LOG_SCALE = 2.0  # per layer; without a bound, one large step makes z infinite
 
 
 @dataclass(frozen=True)
 class InverseAutoregressive(Map):
     """z = L f_k(… f_1(ε)) + b, each f(ε)_i = σ_i(ε_<i) ε_i + μ_i(ε_<i).
 
-    Layers take the elements in order and in reverse order by turns. Drawing costs one evaluation
-    of a network a layer, log_prob as many as z has elements.
+    Layers alternate between the order of the elements and its reverse. A draw costs one evaluation
+    of a network per layer; log_prob costs as many per layer as z has elements.
 
     Args:
-        hidden: Width of each layer's network, of one tanh layer, ≥ 1.
+        hidden: Width of each layer's network, which has one tanh layer, ≥ 1.
         layers: Number k of autoregressive layers, ≥ 1.
 
     Source: Kingma et al. (2016), eq. 9–11, with the masks of Germain et al. (2015). Differs in:
-    log σ is bounded, by ±2 a layer, where the paper has a sigmoid gate; the affine map at the end.
+    log σ is bounded by ±2 per layer, where the paper has a sigmoid gate; the affine map at the end.
     """
 
     hidden: int = 32
@@ -65,27 +65,27 @@ class InverseAutoregressive(Map):
         return h, ladj
 
     def _inverse_layer(self, params: Params, layer: int, z: Tensor) -> tuple[Tensor, Tensor]:
-        """ε of one layer, element by element: each needs those before it only."""
+        """ε of one layer, element by element: each depends only on those before it."""
         eps, log_scale = torch.zeros_like(z), z
-        for turn in range(1, z.shape[-1] + 1):
+        for position in range(1, z.shape[-1] + 1):
             shift, log_scale = self._network(params, layer, eps)
-            its_turn = _turns(z, layer) == turn
-            eps = torch.where(its_turn, (z - shift) * (-log_scale).exp(), eps)
-        return eps, log_scale.sum(-1)  # the last element sets no scale: those above are all right
+            is_current = _positions(z, layer) == position
+            eps = torch.where(is_current, (z - shift) * (-log_scale).exp(), eps)
+        return eps, log_scale.sum(-1)  # right for all elements: the last one sets no scale
 
     def _network(self, params: Params, layer: int, eps: Tensor) -> tuple[Tensor, Tensor]:
-        """μ(ε) and log σ(ε), each element i of them a function of the ε before i alone."""
-        turns = _turns(eps, layer)
+        """μ(ε) and log σ(ε); element i of each is a function only of the ε before i."""
+        positions = _positions(eps, layer)
         num_before = torch.arange(self.hidden, device=eps.device) % max(eps.shape[-1] - 1, 1) + 1
-        weight = params["weight_in"][:, layer] * (num_before[:, None] >= turns)
+        weight = params["weight_in"][:, layer] * (num_before[:, None] >= positions)
         h = (torch.einsum("...bi,boi->...bo", eps, weight) + params["bias_in"][:, layer]).tanh()
-        weight = params["weight_out"][:, layer] * (turns[:, None] > num_before)
+        weight = params["weight_out"][:, layer] * (positions[:, None] > num_before)
         outputs = torch.einsum("...bi,btoi->...bto", h, weight) + params["bias_out"][:, layer]
         shift, free = outputs.unbind(-2)
         return shift, _MAX_LOG_SCALE * (free / _MAX_LOG_SCALE).tanh()
 
 
-def _turns(like: Tensor, layer: int) -> Tensor:
-    """Which element is how far on in the order, 1 the first, (dim,)."""
-    turns = torch.arange(1, like.shape[-1] + 1, device=like.device)
-    return turns if layer % 2 == 0 else turns.flip(0)
+def _positions(like: Tensor, layer: int) -> Tensor:
+    """The position of each element in the layer's order, starting at 1, shape (dim,)."""
+    positions = torch.arange(1, like.shape[-1] + 1, device=like.device)
+    return positions if layer % 2 == 0 else positions.flip(0)

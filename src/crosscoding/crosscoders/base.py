@@ -1,9 +1,9 @@
-"""What a cross-coder is: a distribution q(z|x) that is drawn from by z = XCoder_ψ(ε), ε normal.
+"""What a cross-coder is: a distribution q(z|x) whose draws are z = XCoder_ψ(ε) with ε normal.
 
 Most are one map of the noise, a `Map`; a mixture is several. A `Crosscoder` is a frozen
-description; its parameters ψ live apart, one tensor a name with a leading batch dimension, so that
-thousands of queries are fitted at once. `Fitted` is the pair of the two: a distribution q(z|x) for
-each query.
+description without parameters. The parameters ψ are tensors by name, each with a leading batch
+dimension, so that thousands of queries are fitted at once. `Fitted` pairs the two: a distribution
+q(z|x) for each query.
 """
 
 import math
@@ -23,7 +23,7 @@ from crosscoding.random import normal
 
 Params = dict[str, Tensor]
 
-_STEPS, _LEARNING_RATE = 300, 0.03  # of a fit to draws: flows of the tests end within 0.01 nats
+_STEPS, _LEARNING_RATE = 300, 0.03  # for fits to draws; the tests' flows end within 0.01 nats
 
 
 class WarmStart(Enum):
@@ -35,16 +35,16 @@ class WarmStart(Enum):
 
 
 class Crosscoder(ABC):
-    """A family of distributions over z, every member of it made from standard normal noise ε.
+    """A family of distributions over z, each made from standard normal noise ε.
 
     Attributes:
-        has_density: Whether log q is exact. Only then is the C-ELBO a lower bound, and only then
-            is there a density at any z.
-        usual_num_draws: Draws of ε a step in Algorithm 1, where the caller does not say. A richer
-            family takes more: it can fold onto few draws.
-        usual_learning_rate: Adam's in Algorithm 1, at the start, where the caller does not say. A
-            family that starts with the posterior's modes can lose them at a higher one.
-        warm_start: How Algorithm 1 finds where to start (`methods.numerics.variational_starts`).
+        has_density: Whether log q is exact. Only then is the C-ELBO a lower bound, and the density
+            known at any z.
+        usual_num_draws: Default number of draws of ε per step of Algorithm 1. Richer families need
+            more, because they can fold onto a few draws.
+        usual_learning_rate: Default initial learning rate of Adam in Algorithm 1. At a higher one,
+            a family that starts at the posterior's modes can lose them.
+        warm_start: How Algorithm 1 finds its start (`methods.numerics.variational_starts`).
     """
 
     has_density: ClassVar[bool] = True
@@ -59,14 +59,17 @@ class Crosscoder(ABC):
 
         Args:
             mean, scale: Shape (B, dim), scale > 0.
-            generator: For members that must start at random; shared over the batch.
+            generator: For parameters that must start at random; the same for the whole batch.
+        Returns:
+            Each parameter by name, shape (B, …).
         """
 
     @abstractmethod
     def weighted_draws(self, params: Params, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Draws that stand for q together: E_q[f] = E_ε[Σ_s exp(log_weights_s) f(z_s)].
+        """Weighted draws that together represent q: E_q[f] = E_ε[Σ_s exp(log_weights_s) f(z_s)].
 
-        The equation holds for every ψ, so gradients through all three outputs are those of E_q[f].
+        The equation holds for every ψ, so the gradients through all three outputs are those of
+        E_q[f].
 
         Args:
             params: ψ, each tensor of shape (B, …).
@@ -82,7 +85,7 @@ class Crosscoder(ABC):
         Args:
             params: ψ, each tensor of shape (B, …).
             eps: Standard normal noise, shape (S, B, dim).
-            generator: For what is random besides ε; shared over the batch.
+            generator: For randomness besides ε; the same for the whole batch.
         """
         z, log_q, _ = self.weighted_draws(params, eps)
         return z, log_q
@@ -94,11 +97,11 @@ class Crosscoder(ABC):
     def fit_to(
         self, draws: WeightedDraws, *, generator: Generator, tick: Callable[[], None]
     ) -> Params:
-        """ψ that maximises Σ_s w_s log q(z_s|x): by Adam, where a family has no better way.
+        """ψ that maximises Σ_s w_s log q(z_s|x), by Adam; override it if a family has a better way.
 
         Args:
             draws: Draws of p(z|x) and their weights.
-            generator: For what starts at random; shared over the batch.
+            generator: For random starts; the same for the whole batch.
             tick: Called before every round of a fit that has rounds.
         """
         params = self.start(draws.mean, draws.scale, generator=generator)
@@ -121,10 +124,10 @@ class Map(Crosscoder):
         """z = XCoder(ε), shape of eps, and log |det ∇XCoder(ε)|, shape eps.shape[:-1]."""
 
     def inverse_and_ladj(self, params: Params, z: Tensor) -> tuple[Tensor, Tensor]:
-        """ε with XCoder(ε) = z and log |det ∇XCoder(ε)| there, where the map is bijective."""
+        """ε with XCoder(ε) = z, and log |det ∇XCoder(ε)| there, if the map is one-to-one."""
         raise NotImplementedError(
             f"{type(self).__name__} is not one-to-one: it has no density at a given z; "
-            "use Gaussian or Planar where log_prob is wanted"
+            "use Gaussian or Planar if you need log_prob"
         )
 
     def weighted_draws(self, params: Params, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -153,8 +156,8 @@ class Fitted:
     def rsample_and_log_prob(self, num: int, *, generator: Generator) -> tuple[Tensor, Tensor]:
         """Draws z of equal weight, (num, B, dim), and log q(z|x) in nats, (num, B).
 
-        For a cross-coder that is not one-to-one the second is no density: it counts one of the
-        several ε that reach z.
+        For a cross-coder that is not one-to-one, the second is not a density: it counts only one of
+        the several ε that reach z.
         """
         like = next(iter(self.params.values()))
         eps = normal((num, 1, self.dim), generator=generator, like=like)
@@ -176,7 +179,7 @@ class Fitted:
 
     @staticmethod
     def joined(fits: "Sequence[Fitted]") -> "Fitted":
-        """The fits of several blocks of queries by one family, one after the other."""
+        """The fits of several blocks of queries by one family, concatenated."""
         first = fits[0]
         params = {name: torch.cat([fit.params[name] for fit in fits]) for name in first.params}
         return Fitted(first.crosscoder, params, first.dim)
@@ -218,7 +221,7 @@ class Fitted:
 
 
 def _families(above: type[Crosscoder]) -> list[type[Crosscoder]]:
-    """All families below a class, `Map` among them, which no one can make."""
+    """All subclasses of a class, abstract ones such as `Map` included."""
     below = above.__subclasses__()
     return below + [family for child in below for family in _families(child)]
 
@@ -229,7 +232,7 @@ def base_log_prob(eps: Tensor) -> Tensor:
 
 
 def small_normal(*shape: int, scale: float, generator: Generator, like: Tensor) -> Tensor:
-    """Random starting values: standard normal times scale, the same for every query."""
+    """Random first parameters: standard normal times scale, the same for every query."""
     noise = normal((1, *shape), generator=generator, like=like) * scale
     return noise.expand(len(like), *shape).clone()
 
@@ -241,7 +244,7 @@ def affine_start(mean: Tensor, scale: Tensor) -> Params:
 
 
 def pack(params: Params) -> tuple[Tensor, list[tuple[str, torch.Size]]]:
-    """All of ψ in one tensor (B, P), and what `unpack` needs to take it apart."""
+    """All of ψ in one tensor (B, P), and the layout that `unpack` needs to split it."""
     layout = [(name, tensor.shape[1:]) for name, tensor in params.items()]
     return torch.cat([tensor.flatten(1) for tensor in params.values()], dim=1), layout
 
@@ -256,13 +259,13 @@ def unpack(packed: Tensor, layout: list[tuple[str, torch.Size]]) -> Params:
 
 
 def root_params(root: Tensor) -> Params:
-    """A Cholesky factor as `bijections.affine` has it."""
+    """The parameters of `bijections.affine` for a Cholesky factor L."""
     log_diagonal = root.diagonal(dim1=-2, dim2=-1).log()
     return {"log_diagonal": log_diagonal, "lower": root.tril(-1)}
 
 
 def unstandardised(params: Params, mean: Tensor, scale: Tensor) -> Params:
-    """Parameters of a Gaussian of mean + scale · z, from those for z."""
+    """Parameters of the Gaussian of mean + scale · z, from those of the Gaussian of z."""
     moved = {
         "shift": mean + scale * params["shift"],
         "log_diagonal": params["log_diagonal"] + scale.log(),
@@ -276,7 +279,7 @@ def unstandardised(params: Params, mean: Tensor, scale: Tensor) -> Params:
 def adam(
     loss: Callable[[Tensor], Tensor], packed: Tensor, steps: int, learning_rate: float
 ) -> Tensor:
-    """Minimise a loss of ψ, packed (B, P), by Adam with a rate that falls to 0; the last ψ."""
+    """Minimise a loss of ψ, packed (B, P), by Adam with a learning rate that falls to 0."""
     psi = packed.detach().clone().requires_grad_()
     optimizer = torch.optim.Adam([psi], lr=learning_rate, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)

@@ -1,14 +1,14 @@
-"""FCN: a fully connected network as the cross-coder. Flexible, and without a bound.
+"""FCN: a fully connected network as the cross-coder. Flexible, but without a bound.
 
-The network need not be one-to-one. Where it folds, several ε reach one z, log q(ε) − log |det ∇|
-counts only one of them, and the "C-ELBO" made from it can exceed log p(x), by log 2 for a fold over
-everything: left alone, Algorithm 1 goes and finds such folds. So the objective here takes log det
-where the paper has log |det|, continued below a small determinant by a straight line: a draw of
-negative orientation costs dearly, and fits do not fold where their draws are. That is a habit and
-not a proof, so the C-ELBO stays labelled: no bound. All figures are made from the same log det: a
-draw in a fold lowers them.
+The network need not be one-to-one. Where it folds, several ε reach one z, but
+log q(ε) − log |det ∇| counts only one of them. The "C-ELBO" made from it can then exceed log p(x),
+by log 2 for a fold over everything, and Algorithm 1 finds such folds. So the objective here uses
+log det where the paper has log |det|, continued by a straight line below a small determinant. A
+draw of negative orientation is then expensive, and in practice fits do not fold where they have
+draws. Nothing proves that, so the C-ELBO stays labelled as no bound. All figures use the same
+log det: a draw in a fold lowers them.
 
-The determinant needs the whole Jacobian, dim forward derivatives: low dimensions only.
+The determinant needs the whole Jacobian, dim forward derivatives, so this is for low dimensions.
 """
 
 import math
@@ -26,13 +26,13 @@ _FLAT = 1e-2
 
 @dataclass(frozen=True)
 class FCN(Map):
-    """z = mean + scale · (ε + network(ε)), the network of tanh layers.
+    """z = mean + scale · (ε + network(ε)), with a network of tanh layers.
 
     Args:
         hidden: Width of each hidden layer.
 
-    Source: the paper, section on cross-coders. Differs in: the path around the network, which
-    starts the fit near a Gaussian, and log det in place of log |det|.
+    Source: the paper, section on cross-coders. Differs in: the skip connection around the network,
+    which starts the fit near a Gaussian, and log det in place of log |det|.
     """
 
     hidden: tuple[int, ...] = (32, 32)
@@ -71,8 +71,8 @@ class FCN(Map):
 
 
 def _log_det(matrix: Tensor) -> Tensor:
-    """log det over the last two dimensions, a straight line below `_FLAT`."""
-    if matrix.shape[-1] == 2:  # written out, as it is several times faster
+    """log det over the last two dimensions, continued by a straight line below `_FLAT`."""
+    if matrix.shape[-1] == 2:  # written out: several times faster
         det = matrix[..., 0, 0] * matrix[..., 1, 1] - matrix[..., 0, 1] * matrix[..., 1, 0]
     else:
         det = torch.linalg.det(matrix)

@@ -1,7 +1,7 @@
 """Fits to draws: the member of a family under which given draws of p(z|x) are likeliest.
 
-Weighted maximum likelihood minimises the forward KL(p || q), and Algorithm 1 KL(q || p). So the fit
-covers every mode that has draws; and it needs no decoder.
+Weighted maximum likelihood minimises the forward KL(p || q), Algorithm 1 the reverse KL(q || p). So
+the fit covers every mode that has draws, and it needs no decoder.
 """
 
 from collections.abc import Callable
@@ -22,25 +22,25 @@ def fit_to_draws(
     generator: Generator,
     tick: Callable[[], None] = lambda: None,
 ) -> Fitted:
-    """q(z|x) of each query that maximises Σ_s w_s log q(z_s|x).
+    """Fit, for each query, the q(z|x) that maximises Σ_s w_s log q(z_s|x).
 
-    Each family knows how (`Crosscoder.fit_to`): a Gaussian in closed form, its correlations shrunk
-    by what draws left out tell, or by a few rounds of EM where it is of low rank; a Mixture by EM;
-    all others by Adam. Nothing keeps a flow from overfitting: a few hundred draws of many
-    dimensions are too few.
+    Each family has its own fit (`Crosscoder.fit_to`): a Gaussian in closed form, with correlations
+    shrunk by leave-one-out likelihood; a low-rank Gaussian by a few rounds of EM; a Mixture by EM;
+    all others by Adam. Nothing keeps a flow from overfitting: in many dimensions, a few hundred
+    draws are too few.
 
     Args:
         crosscoder: The family; one with a density.
         draws: Draws of p(z|x), shape (S, B, dim), S ≥ 2.
         log_weights: Logarithms of their weights up to a constant, shape (S, B); None: all equal.
-        generator: For starts at random; shared over the batch.
+        generator: For random starts; the same for the whole batch.
         tick: Called before every round of a fit that has rounds.
     Returns:
         The fit, of the draws' dtype, without gradients.
     Raises:
-        TypeError: crosscoder is no cross-coder.
+        TypeError: crosscoder is not a cross-coder.
         ValueError: The shapes do not fit, or all draws of a query have the same value somewhere.
-        NonFiniteError: A draw is not finite, a weight is NaN, or a query has none above 0.
+        NonFiniteError: A draw is not finite, a weight is NaN or infinite, or all of a query are 0.
         NotImplementedError: The family has no density.
     """
     _check(crosscoder, draws, log_weights)
@@ -71,5 +71,5 @@ def _check(crosscoder: Crosscoder, draws: Tensor, log_weights: Tensor | None) ->
         )
     if not log_weights.amax(0).isfinite().all():
         raise NonFiniteError(
-            "expected log_weights of which each query has one above -inf, and none NaN or inf"
+            "expected log_weights with at least one above -inf for each query, and none NaN or inf"
         )

@@ -1,4 +1,4 @@
-"""GVI, Gaussian variational inference: z = W ε + b with a full W (7), or with a thriftier one."""
+"""GVI, Gaussian variational inference: z = W ε + b, W full (7), diagonal or low-rank."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,18 +16,19 @@ from crosscoding.crosscoders.base import (
     small_normal,
     unstandardised,
 )
-from crosscoding.crosscoders.covariances import factors, shrunk_covariance
+from crosscoding.crosscoders.covariance_estimates import factor_analysis, leave_one_out_covariance
 from crosscoding.crosscoders.precision_factors import covariance_root
 from crosscoding.crosscoders.weighted_draws import WeightedDraws
 
 
 @dataclass(frozen=True)
 class Gaussian(Map):
-    """q(z|x) = N(b, Σ) with Σ = L Lᵀ, full; diag(d²); or diag(d²) + U Uᵀ, U of `rank` columns.
+    """q(z|x) = N(b, Σ) with Σ full, L Lᵀ; or diag(d²); or diag(d²) + U Uᵀ with `rank` columns in U.
 
     Args:
-        rank: Columns of U, ≥ 1: memory and time of a draw are of order dim · rank. None: full.
-        diagonal: Whether Σ is diagonal: the elements of z are independent.
+        rank: Number of columns of U, ≥ 1; a draw takes memory and time of order dim · rank. None: a
+            full Σ.
+        diagonal: Whether Σ is diagonal, so that the elements of z are independent.
 
     Source: the paper, eq. 7. Differs in: L is lower triangular with a positive diagonal where the
     paper has any square W; both reach every Gaussian, and L is always invertible.
@@ -52,7 +53,7 @@ class Gaussian(Map):
     def start(self, mean: Tensor, scale: Tensor, *, generator: Generator) -> Params:
         dim = mean.shape[-1]
         params = {"shift": mean.clone(), "log_diagonal": scale.log()}
-        if self.rank is not None:  # 0 would be a saddle: z depends on V through its square
+        if self.rank is not None:  # 0 is a saddle point: z depends on V through its square
             gain = 0.3 * dim**-0.5
             params["factor"] = small_normal(
                 dim, self.rank, scale=gain, generator=generator, like=mean
@@ -85,13 +86,15 @@ class Gaussian(Map):
         points, weights = draws.standard, draws.weights
         params = {"shift": torch.zeros_like(points[:, 0])}
         if self.rank is not None:
-            noise, loadings = factors(points, weights, self.rank, 1 / weights.square().sum(-1))
+            noise, loadings = factor_analysis(
+                points, weights, self.rank, 1 / weights.square().sum(-1)
+            )
             params["log_diagonal"] = 0.5 * noise.log()
             params["factor"] = loadings / noise.sqrt().unsqueeze(-1)
         elif self.diagonal:
             params["log_diagonal"] = torch.zeros_like(params["shift"])
         else:
-            params |= root_params(torch.linalg.cholesky(shrunk_covariance(points, weights)))
+            params |= root_params(torch.linalg.cholesky(leave_one_out_covariance(points, weights)))
         return unstandardised(params, draws.mean, draws.scale)
 
     @classmethod
@@ -103,14 +106,14 @@ class Gaussian(Map):
     def from_precision(cls, mean: Tensor, precision: Tensor) -> Fitted:
         """The Gaussian of given mean, (*B, dim), and inverse covariance, (*B, dim, dim).
 
-        It has the mean's dtype; the precision may have another, and may be ill-conditioned: one
-        that rounding has made indefinite is regularised, see `crosscoders.precision`.
+        It has the mean's dtype; the precision may have another. An ill-conditioned precision that
+        rounding made indefinite is regularised, see `crosscoders.precision_factors`.
         """
         return cls._of_root(mean, covariance_root(precision))
 
     @classmethod
     def _of_root(cls, mean: Tensor, factor: Tensor) -> Fitted:
-        """N(mean, L Lᵀ), of mean's dtype, for L lower triangular of positive diagonal."""
+        """N(mean, L Lᵀ), of the mean's dtype, for a lower triangular L with positive diagonal."""
         dim = mean.shape[-1]
         params = {
             "shift": mean.reshape(-1, dim),

@@ -1,10 +1,10 @@
-"""A mixture whose components may have heavy tails: to propose from, for any density.
+"""A mixture whose components may have heavy tails: a proposal for any density.
 
-    z = m + L ε,   ε ~ N(0, I), or t_ν, or a Cauchy distribution in every element by itself
+    z = m + L ε,   ε ~ N(0, I), or multivariate t_ν, or independent Cauchy elements
 
-Importance weights of a density are bounded far out unless its own tails are heavier than those of
-its proposal. With one degree of freedom hardly any are: where all of z is far out, and where one
-element is, as of a product of heavy-tailed densities.
+Importance weights stay bounded far out unless the density has heavier tails than its proposal. Few
+densities have heavier tails than one degree of freedom: a t_1 covers those with all of z far out,
+and Cauchy elements those with one element far out, such as products of heavy-tailed densities.
 """
 
 import math
@@ -18,16 +18,16 @@ from crosscoding.crosscoders.mixture import Mixture
 from crosscoding.random import normal
 
 NORMAL, EACH_CAUCHY = 0, -1
-"""Kinds of components, beside ν > 0 for a multivariate t distribution."""
+"""Kinds of components; ν > 0 stands for a multivariate t distribution."""
 
 
 @dataclass(frozen=True)
 class TailedMixture(Mixture):
-    """q(z|x) = Σ_k π_k |L_k|⁻¹ k_k(L_k⁻¹ (z − m_k)), for proposals; it is not fitted.
+    """q(z|x) = Σ_k π_k |L_k|⁻¹ k_k(L_k⁻¹ (z − m_k)), a proposal; it is not fitted.
 
     Args:
         components: Number of components, ≥ 1.
-        kinds: Of each: `NORMAL`, ν > 0 or `EACH_CAUCHY`.
+        kinds: The kind of each component: `NORMAL`, ν > 0 or `EACH_CAUCHY`.
     """
 
     kinds: tuple[int, ...] = (NORMAL,) * 4
@@ -40,7 +40,7 @@ class TailedMixture(Mixture):
             )
 
     def weighted_draws(self, params: Params, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Not for these: tails take more noise than ε.
+        """Not available: heavy tails need more noise than ε.
 
         Raises:
             NotImplementedError: Always.
@@ -51,14 +51,14 @@ class TailedMixture(Mixture):
         num = max(*self.kinds, eps.shape[-1])
         more = normal((len(eps), 1, num), generator=generator, like=eps)
         noise = [tailed(eps, more, kind) for kind in self.kinds]
-        return self._placed(params, noise, generator=generator)
+        return self._systematic(params, noise, generator=generator)
 
     def _log_kernel(self, component: int, eps: Tensor) -> Tensor:
         return log_kernel(eps, self.kinds[component])
 
 
 def tailed(eps: Tensor, more: Tensor, kind: int) -> Tensor:
-    """Noise of a kind from normal noise: eps (*sample, dim), and more (*sample, ≥ ν and ≥ dim)."""
+    """Noise of a kind from normal noise eps, (*sample, dim), and more, (*sample, ≥ ν and ≥ dim)."""
     if kind == NORMAL:
         return eps
     if kind == EACH_CAUCHY:

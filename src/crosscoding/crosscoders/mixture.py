@@ -1,7 +1,7 @@
-"""A mixture of Gaussians of full covariance: several modes, each with a weight of its own.
+"""A mixture of Gaussians with full covariance: several modes, each with its own weight.
 
-Its C-ELBO is a sum over components, each with as many draws as the others, and the weights stand
-in the sum: their gradient needs no score function, and no component goes without draws.
+Its C-ELBO is a weighted sum over components, each with the same number of draws. So the gradient of
+the weights needs no score function, and no component is left without draws.
 
     C-ELBO = Σ_k π_k E_{q_k}[ log p(z, x) − log q(z|x) ],   q = Σ_k π_k q_k
 """
@@ -23,7 +23,7 @@ from crosscoding.crosscoders.base import (
     small_normal,
     unstandardised,
 )
-from crosscoding.crosscoders.em import fit_mixture
+from crosscoding.crosscoders.mixture_em import fit_mixture
 from crosscoding.crosscoders.precision_factors import covariance_root
 from crosscoding.crosscoders.weighted_draws import WeightedDraws
 from crosscoding.random import uniform
@@ -37,7 +37,7 @@ class Mixture(Crosscoder):
         components: Number of Gaussians, ≥ 1.
 
     Source: Roeder et al. (2017) and Morningstar et al. (2021) for the stratified bound.
-    Differs in: components share their draws out by turns, where there are fewer than one of each.
+    Differs in: draws of equal weight are systematic, in proportion to the components' weights.
     """
 
     components: int = 4
@@ -58,14 +58,15 @@ class Mixture(Crosscoder):
         }
 
     def weighted_draws(self, params: Params, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As the base class has it: the first draws are of component 1, and so on.
+        """As in the base class; the first draws come from the first component, and so on.
 
         Raises:
             ValueError: There are fewer draws than components.
         """
         if len(eps) < self.components:
             raise ValueError(
-                f"expected a draw for each of {self.components} components or more, got {len(eps)}"
+                f"expected at least one draw for each of {self.components} components, "
+                f"got {len(eps)}"
             )
         log_weights = params["logits"].log_softmax(-1).unbind(1)
         parts = zip(
@@ -79,13 +80,13 @@ class Mixture(Crosscoder):
         return together, self.log_prob(params, together), torch.cat(shares)
 
     def draws(self, params: Params, eps: Tensor, *, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Systematic draws: the number of each component is its share, rounded up or down."""
-        return self._placed(params, [eps] * self.components, generator=generator)
+        """Systematic draws: each component gets its share of them, rounded up or down."""
+        return self._systematic(params, [eps] * self.components, generator=generator)
 
-    def _placed(
+    def _systematic(
         self, params: Params, noise: list[Tensor], *, generator: Generator
     ) -> tuple[Tensor, Tensor]:
-        """`draws`, with the noise of each component, all of one shape (S, B, dim)."""
+        """`draws` from the noise of each component, all of shape (S, B, dim)."""
         eps = noise[0]
         num = len(eps)
         order = torch.randperm(num, generator=generator, device=generator.device)
@@ -118,7 +119,7 @@ class Mixture(Crosscoder):
         return joint.reshape(*z.shape[:-1], self.components)
 
     def _log_kernel(self, component: int, eps: Tensor) -> Tensor:
-        """log density of a component at ε = L⁻¹ (z − m), (*sample, dim), where L = I."""
+        """log density of a component with L = I and m = 0 at ε, (*sample, dim)."""
         return base_log_prob(eps)
 
     def _parts(self, params: Params) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -142,8 +143,8 @@ class Mixture(Crosscoder):
         Args:
             log_weights: log π_k, up to a constant, shape (B, K).
             means: m_k, shape (B, K, dim).
-            precisions: Inverse covariances, shape (B, K, dim, dim), of any dtype; what is
-                indefinite by rounding is regularised, see `crosscoders.precision`.
+            precisions: Inverse covariances, shape (B, K, dim, dim), of any dtype. Those that
+                rounding made indefinite are regularised, see `crosscoders.precision_factors`.
         """
         factor = covariance_root(precisions)
         params = {

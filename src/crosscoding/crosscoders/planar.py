@@ -1,4 +1,4 @@
-"""NF, a planar normalizing flow: k planar maps one after the other, then an affine map (8, 9)."""
+"""NF, a planar normalizing flow: k planar maps, then an affine map (8, 9)."""
 
 import math
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ class Planar(Map):
 
     Args:
         layers: Number k of planar maps, ≥ 1.
-        affine: Whether the affine map at the end is fitted. Without it the flow is the paper's,
-            and has no direct way to move or scale all of z.
+        affine: Whether an affine map follows. Without it the flow is the paper's, which has no
+            direct way to move or scale all of z.
 
     Source: the paper, eq. 8, after Rezende & Mohamed (2015). Differs in: the affine map.
     """
@@ -36,7 +36,7 @@ class Planar(Map):
             "w": small_normal(*shape, scale=1.0, generator=generator, like=mean),
             "bias": small_normal(self.layers, scale=1.0, generator=generator, like=mean),
         }
-        # softplus(a) − 1 − a is 0 at this a, where u = v: with wᵀv there, each map starts small.
+        # At wᵀv = log(e − 1), softplus is 1 and wᵀu = 0: each map starts near the identity.
         along = (params["w"] * params["v"]).sum(-1, keepdim=True)
         norm = params["w"].square().sum(-1, keepdim=True).clamp_min(1e-6)
         params["v"] = params["v"] + (math.log(math.e - 1) - along) * params["w"] / norm

@@ -1,14 +1,14 @@
-"""Factors of precision matrices P, however ill-conditioned: P = C Cᵀ and P⁻¹ = L Lᵀ.
+"""Cholesky factors of precision matrices P, however ill-conditioned: P = C Cᵀ and P⁻¹ = L Lᵀ.
 
-P⁻¹ is never formed: as a matrix it loses to rounding what P's factor still has, and need not be
-positive definite. With J the exchange matrix, which turns the order of the elements around,
+P⁻¹ is never formed: rounding would cost it digits that P's factor still has, and it might not be
+positive definite. With J the exchange matrix, which reverses the order of the elements,
 
     J P J = K Kᵀ,   P = (J K J) (J K J)ᵀ,   L = (J K J)⁻ᵀ
 
-and J K J is upper triangular, so that L is lower triangular, of positive diagonal.
+and J K J is upper triangular, so that L is lower triangular with positive diagonal.
 
-Source: Golub & Van Loan (2013), section 4.2. Differs in: where P is not positive definite as it is
-rounded, a share of its diagonal is added, the smallest power of ten that suffices.
+Source: Golub & Van Loan (2013), section 4.2. Differs in: if rounding made P indefinite, a share of
+its diagonal is added, the smallest that suffices among machine epsilon times powers of ten.
 """
 
 import torch
@@ -18,7 +18,7 @@ _MOST_RIDGES = 20
 
 
 def precision_root(precision: Tensor) -> Tensor:
-    """C, lower triangular, with C Cᵀ = P: (*shape, dim, dim), each matrix by itself.
+    """C, lower triangular with C Cᵀ = P, (*shape, dim, dim); each matrix is treated separately.
 
     Raises:
         ValueError: A matrix is indefinite by far more than rounding.
@@ -40,7 +40,7 @@ def precision_root(precision: Tensor) -> Tensor:
 
 
 def covariance_root(precision: Tensor) -> Tensor:
-    """L, lower triangular of positive diagonal, with L Lᵀ = P⁻¹: shapes and errors as above."""
+    """L, lower triangular with positive diagonal and L Lᵀ = P⁻¹; shapes and errors as above."""
     turned = precision_root(precision.flip(-2, -1)).flip(-2, -1)
     identity = torch.eye(precision.shape[-1], dtype=precision.dtype, device=precision.device)
     inverse = torch.linalg.solve_triangular(turned, identity.expand_as(turned), upper=True)

@@ -13,17 +13,16 @@ from crosscoding.crosscoders.base import Map, Params, affine_start, small_normal
 class Spline(Map):
     """z = L f_k(… f_1(ε)) + b, each f_i an element-wise spline of one part of its input.
 
-    The other part goes through unchanged and, by a network of one tanh layer, sets the splines.
-    The parts change places from layer to layer. In one dimension nothing sets the splines.
+    The other part passes unchanged and sets the splines through a network of one tanh layer. The
+    parts swap from layer to layer. In one dimension the splines depend on nothing.
 
     Args:
         layers: Number k of coupling layers, ≥ 1; 2 or more move all of z.
         bins: Bins of each spline, ≥ 2.
         hidden: Width of each network, ≥ 1.
 
-    Source: Durkan et al. (2019), coupling flow. Differs in: the affine map, which is at the end
-    only; the networks, small as each query has its own; parts that alternate instead of random
-    permutations.
+    Source: Durkan et al. (2019), coupling flow. Differs in: an affine map only at the end; small
+    networks, because each query has its own; alternating parts instead of random permutations.
     """
 
     layers: int = 4
@@ -83,7 +82,7 @@ class Spline(Map):
         return torch.cat(parts, dim=-1), ladj.sum(-1)
 
     def _splines(self, params: Params, layer: int, fixed: Tensor) -> tuple[Tensor, ...]:
-        """Free parameters of the splines, each (*sample, B, moved, …), by the layer's network."""
+        """Free parameters of the splines, each (*sample, B, moved, …), from the layer's network."""
         weight, bias = params["weight_in"][:, layer], params["bias_in"][:, layer]
         h = (torch.einsum("...bi,boi->...bo", fixed, weight) + bias).tanh()
         weight, bias = params["weight_out"][:, layer], params["bias_out"][:, layer]

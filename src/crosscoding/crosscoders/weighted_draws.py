@@ -1,11 +1,11 @@
-"""Draws of p(z|x) with weights, as fits to draws take them: moved and scaled to be about round."""
+"""Weighted draws of p(z|x), and their standardised form, from which families are fitted."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from crosscoding.crosscoders.covariances import FLOOR
+from crosscoding.crosscoders.covariance_estimates import FLOOR
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class WeightedDraws:
 
     @classmethod
     def of(cls, draws: Tensor, log_weights: Tensor | None) -> "WeightedDraws":
-        """Of draws (S, B, dim) and the logarithms of their weights (S, B); None: all equal."""
+        """From draws (S, B, dim) and their log weights (S, B); None: all equal."""
         points = draws.transpose(0, 1)
         if log_weights is None:
             weights = torch.full_like(points[..., 0], 1 / len(draws))
@@ -33,11 +33,11 @@ class WeightedDraws:
             weights = log_weights.mT.softmax(-1)
         mean = (weights.unsqueeze(1) @ points).squeeze(1)
         variance = (weights.unsqueeze(1) @ (points - mean.unsqueeze(1)).square()).squeeze(1)
-        # where one draw has all the weight there is no variance; a floor keeps it above 0
+        # if one draw has all the weight the variance is 0; a floor keeps it positive
         unweighted = (points - points.mean(1, keepdim=True)).square().mean(1)
         return cls(points, weights, mean, variance.maximum(FLOOR * unweighted).sqrt())
 
     @property
     def standard(self) -> Tensor:
-        """The draws in units of their own spread, shape (B, S, dim)."""
+        """The draws with mean 0 and standard deviation 1, shape (B, S, dim)."""
         return (self.points - self.mean.unsqueeze(1)) / self.scale.unsqueeze(1)

@@ -1,8 +1,8 @@
 """Convergence of Markov chains: R-hat and effective sample size.
 
 Source: Vehtari, Gelman, Simpson, Carpenter & Bürkner (2021). Differs in: r_hat is the split R-hat
-of eq. 1–4 on rank-normalised draws and leaves out the folded variant; chain_ess sums
-autocorrelations (eq. 10–13) of draws as they are, split in halves.
+of eq. 1–4 on rank-normalised draws, without the folded variant; chain_ess sums the autocorrelations
+(eq. 10–13) of split chains without rank normalisation.
 """
 
 import math
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def _split(draws: Tensor) -> Tensor:
-    """Each chain cut into two halves: (C, N, *) -> (2C, N // 2, *)."""
+    """Both halves of each chain: (C, N, *) -> (2C, N // 2, *)."""
     half = draws.shape[1] // 2
     return torch.cat([draws[:, :half], draws[:, draws.shape[1] - half :]])
 
@@ -33,10 +33,10 @@ def _within_and_total_variance(chains: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def r_hat(draws: Tensor) -> Tensor:
-    """Split, rank-normalised R-hat: near 1 where the chains agree, above 1.01 where they do not.
+    """Split, rank-normalised R-hat: near 1 if the chains agree, above 1.01 if they do not.
 
     Args:
-        draws: Shape (chain, draw, *event), at least 4 draws a chain.
+        draws: Shape (chain, draw, *event), at least 4 draws per chain.
     Returns:
         Shape (*event,).
     """
@@ -48,12 +48,12 @@ def r_hat(draws: Tensor) -> Tensor:
 
 
 def chain_ess(draws: Tensor) -> Tensor:
-    """Number of independent draws that give the mean as well as these do.
+    """Number of independent draws that would estimate the mean equally well.
 
-        ESS = C N / τ,   τ = −1 + 2 Σ_k (ρ_2k + ρ_2k+1), the sum cut and made monotone by Geyer
+        ESS = C N / τ,   τ = −1 + 2 Σ_k (ρ_2k + ρ_2k+1), truncated and made monotone (Geyer)
 
     Args:
-        draws: Shape (chain, draw, *event), at least 4 draws a chain.
+        draws: Shape (chain, draw, *event), at least 4 draws per chain.
     Returns:
         Shape (*event,), at most C N log10(C N).
     """
@@ -70,7 +70,9 @@ def chain_ess(draws: Tensor) -> Tensor:
     positive = (pairs > 0).cummin(0).values
     pairs = torch.where(positive, pairs, 0.0).cummin(0).values
     tau = (2 * pairs.sum(0) - 1).clamp_min(1 / math.log10(num_chains * num_draws))
-    ess = torch.where(total > 0, num_chains * num_draws / tau, 1.0)  # never moved: one point
+    ess = torch.where(
+        total > 0, num_chains * num_draws / tau, 1.0
+    )  # a chain that never moved is one draw
     return ess.to(draws.dtype)
 
 
@@ -85,6 +87,6 @@ def _autocovariance(chains: Tensor) -> Tensor:
 def _check(draws: Tensor) -> None:
     if draws.ndim < 2 or draws.shape[1] < 4:
         raise ValueError(
-            f"expected draws of shape (chain, draw, *event) with 4 draws or more a chain, "
+            f"expected draws of shape (chain, draw, *event) with 4 or more draws per chain, "
             f"got {tuple(draws.shape)}"
         )

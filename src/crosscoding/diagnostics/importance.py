@@ -28,7 +28,7 @@ def mean_error(values: Tensor) -> Tensor:
 
 
 def importance_ess(log_weights: Tensor) -> Tensor:
-    """(Σ w)² / Σ w² over the first dimension: between 1 and S, shape (*batch,).
+    """Effective sample size (Σ w)² / Σ w² over the first dimension, from 1 to S, shape (*batch,).
 
     Source: Kish (1965). Differs in: nothing.
     """

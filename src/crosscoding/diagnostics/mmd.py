@@ -1,4 +1,4 @@
-"""Maximum mean discrepancy: how far two sets of draws are from one distribution."""
+"""Maximum mean discrepancy: how far the distributions of two sets of draws are apart."""
 
 import torch
 from torch import Tensor
@@ -9,14 +9,14 @@ def kernel_mmd(first: Tensor, second: Tensor) -> Tensor:
 
         MMD² = mean_{i≠j} k(a_i, a_j) + mean_{i≠j} k(b_i, b_j) − 2 mean_{i,j} k(a_i, b_j)
 
-    h is the median distance between two points of both sets together. The estimate is 0 on average
-    where the two distributions are the same, and is then as often below 0 as above.
+    h is the median distance between two points of the pooled sets. If both sets come from one
+    distribution, the estimate is 0 on average and often negative.
 
     Args:
         first: Draws, shape (N, dim), N ≥ 2.
         second: Draws, shape (M, dim), M ≥ 2.
     Returns:
-        Shape (), without unit.
+        Shape (), dimensionless.
     Source: Gretton et al. (2012), eq. 3. Differs in: nothing.
     """
     for draws in (first, second):

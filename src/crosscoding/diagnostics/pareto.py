@@ -1,13 +1,12 @@
 """Pareto-smoothed importance sampling (PSIS): how far importance weights can be trusted.
 
-The largest weights are taken for draws of a generalized Pareto distribution. Its shape k, fitted to
-them, says how many moments the weights have: about 1/k. Its quantiles, in their place, are less
-noisy than they are.
+A generalized Pareto distribution is fitted to the largest weights. Its shape k says how many
+moments the weights have: about 1/k. Its quantiles replace these weights, as they are less noisy.
 
 Source: Vehtari, Simpson, Gelman, Yao & Gabry (2024), Pareto smoothed importance sampling; the fit
 is that of Zhang & Stephens (2009), A new and efficient estimation method for the generalized Pareto
-distribution. Differs in: nothing but the rounding; both are as ArviZ 0.x has them in `psislw`.
-Where nothing can be fitted (fewer than 5 weights in the tail), k is infinite and the weights stay.
+distribution. Differs in: nothing but rounding; both follow `psislw` of ArviZ 0.x. If the tail has
+fewer than 5 weights, nothing can be fitted: k is infinite and the weights stay as they are.
 """
 
 import math
@@ -24,17 +23,17 @@ _PRIOR_K, _PRIOR_DRAWS = 0.5, 10
 def pareto_smooth(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     """Smoothed log-weights, normalised over the first dimension, and the Pareto k of the tail.
 
-    The tail is the M = min(S/5, 3 √S) largest weights, M rounded up, less those as small as the
-    weight below them. Its i-th smallest of n becomes the ((i − ½)/n)-quantile of the fit, at most
-    the largest raw weight. Equal weights keep the order of the draws.
+    The tail is the M = min(S/5, 3 √S) largest weights, M rounded up, without those equal to the
+    next smaller weight. The i-th smallest of its n weights becomes the ((i − ½)/n)-quantile of the
+    fit, but no more than the largest raw weight. Equal weights keep the order of the draws.
 
     Args:
         log_weights: Unnormalised log-weights in nats, shape (S, *batch), S ≥ 1; −inf is a weight of
-            0. Each batch entry is worked out by itself, in double precision.
+            0. Each batch entry is computed separately, in double precision.
     Returns:
         The smoothed log-weights, shape (S, *batch), and k, shape (*batch,), in the dtype of
-        log_weights. k is infinite where the tail has fewer than 5 weights, always so for S ≤ 20.
-        Both are NaN for an entry that has a NaN or a +inf, or −inf alone.
+        log_weights. k is infinite if the tail has fewer than 5 weights, as always for S ≤ 20. Both
+        are NaN for an entry with a NaN or a +inf, or with −inf only.
     Raises:
         ValueError: log_weights has no draws or is not of a floating-point dtype.
     """
@@ -58,7 +57,7 @@ def pareto_smooth(log_weights: Tensor) -> tuple[Tensor, Tensor]:
 def pareto_k_limit(num_draws: int) -> float:
     """min(1 − 1/log₁₀ S, 0.7): the largest Pareto k with which S draws give reliable averages.
 
-    Below 10 draws it is negative: so few are never enough.
+    It is negative below 10 draws, which are never enough.
 
     Source: Vehtari et al. (2024). Differs in: nothing.
     """
@@ -68,7 +67,7 @@ def pareto_k_limit(num_draws: int) -> float:
 
 
 def _tail(raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The M largest of each row of raw (B, S), ascending; where they stand; the next smaller one.
+    """The M largest of each row of raw (B, S), ascending; their indices; the next smaller one.
 
     Shapes (B, M), (B, M) and (B, 1). M is 0 for a single draw.
     """
@@ -85,8 +84,8 @@ def _smoothed(tail: Tensor, log_cutoff: Tensor) -> tuple[Tensor, Tensor]:
     if width < 5:
         return tail.new_full((num_rows,), math.inf), tail
     inside = tail > log_cutoff
-    size = inside.sum(1, keepdim=True).to(tail.dtype)  # int64 would turn into float32 below
-    # exp(tail) − exp(cutoff), without the loss of digits where the weights are nearly equal
+    size = inside.sum(1, keepdim=True).to(tail.dtype)  # int64 would become float32 below
+    # exp(tail) − exp(cutoff), without losing digits if the weights are nearly equal
     excess = torch.where(inside, log_cutoff.exp() * torch.expm1(tail - log_cutoff), 0.0)
     k, scale = _fit(excess, size)
     rank = torch.arange(width, dtype=tail.dtype, device=tail.device) - (width - size)
@@ -103,12 +102,12 @@ def _fit(excess: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
 
         p(x) = (1/σ) (1 + k x/σ)^(−1/k − 1),   θ = −k/σ,   k(θ) = (1/n) Σ_i log(1 − θ x_i)
 
-    θ is the mean of a grid of values weighted by their profile likelihood. k has a prior as strong
-    as 10 draws, at ½ (Vehtari et al.); σ, as in ArviZ, goes with k before the prior.
+    θ is the mean of a grid of values weighted by their profile likelihood. k has a prior at ½ that
+    counts as 10 draws (Vehtari et al.); σ is computed from k before the prior, as in ArviZ.
 
     Args:
-        excess: Tails ascending, shape (B, M); the first M − n of each row are 0 and do not count.
-        size: n, the number that count, shape (B, 1). Below 5 the result means nothing.
+        excess: Tails, ascending, shape (B, M); the first M − n of each row are 0 and ignored.
+        size: n, shape (B, 1). Below 5 the result is meaningless.
     Source: Zhang & Stephens (2009). Differs in: k has the opposite sign, and the prior.
     """
     width = excess.shape[1]
@@ -131,5 +130,5 @@ def _fit(excess: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _shape(theta: Tensor, excess: Tensor, size: Tensor) -> Tensor:
-    """k(θ) for one θ of each row, (B, 1)."""
+    """k(θ) for one θ per row, (B, 1)."""
     return torch.log1p(-theta * excess).sum(1, keepdim=True) / size

@@ -1,11 +1,11 @@
-"""Likelihoods p(t|z): what the numbers that a decoder outputs mean."""
+"""Likelihoods p(t|z): what a decoder's outputs mean."""
 
 from crosscoding.likelihoods.base import Likelihood
 from crosscoding.likelihoods.binary import Bernoulli, ContinuousBernoulli
 from crosscoding.likelihoods.categories import Categorical, Ordinal
 from crosscoding.likelihoods.continuous import Gaussian, Laplace, StudentT
 from crosscoding.likelihoods.counts import BetaBinomial, NegativeBinomial, Poisson
-from crosscoding.likelihoods.discretized import DiscretizedLogistic
+from crosscoding.likelihoods.discretized_logistic import DiscretizedLogistic
 from crosscoding.likelihoods.mixed import Mixed
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Likelihoods of zeros and ones, and of what lies between them."""
+"""Likelihoods of zeros and ones, and of numbers between them."""
 
 import math
 from collections.abc import Sequence
@@ -8,15 +8,15 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from crosscoding.likelihoods.linear_in_data import Linear
-from crosscoding.likelihoods.logits import hardly_logits
+from crosscoding.likelihoods.exponential_family import ExponentialFamily
+from crosscoding.likelihoods.logit_check import look_like_probabilities
 from crosscoding.random import uniform
 
-_NEARLY_FLAT = 0.25  # |logit| below which a density's series in it is the better formula
+_NEARLY_FLAT = 0.25  # |logit| below which the series is more accurate than the closed form
 
 
-class _Probability(Linear):
-    """Of one parameter an element: log(p / (1 − p)), or p."""
+class _Probability(ExponentialFamily):
+    """A likelihood with one parameter per element: log(p / (1 − p)), or p."""
 
     logits: bool
     support = "between 0 and 1"
@@ -28,16 +28,16 @@ class _Probability(Linear):
         object.__setattr__(self, "takes", takes)
 
     def probability(self, params: Tensor) -> Tensor:
-        """p of a decoder that outputs it, moved off 0 and 1 by no more than rounding.
+        """p from a decoder that outputs it, with 0 and 1 moved to the nearest number between them.
 
-        NaN where it is none: that is an error where the element is observed.
+        Numbers that are not probabilities become NaN, which raises if the element is observed.
         """
         info = torch.finfo(params.dtype)
         clamped = params.clamp(info.tiny, 1 - info.eps / 2)
         return torch.where((params >= 0) & (params <= 1), clamped, torch.nan)
 
     def clamps(self, params: Tensor) -> tuple[Tensor, Tensor]:
-        """Where `probability` takes another number for p: at its lower end, and at its upper."""
+        """Where `probability` changes p: at the lower end, and at the upper end."""
         return params < torch.finfo(params.dtype).tiny, params >= 1
 
     def valid(self, params: Tensor) -> Tensor:
@@ -59,10 +59,10 @@ class _Probability(Linear):
             )
 
     def doubt(self, params: Tensor) -> str:
-        if not self.logits or not hardly_logits(params):
+        if not self.logits or not look_like_probabilities(params):
             return ""
         return (
-            f"expected logits from the decoder, which are of either sign, got values from "
+            f"expected logits from the decoder, which have either sign, got values from "
             f"{params.min():.4g} to {params.max():.4g} only; if they are probabilities, use "
             f"{type(self).__name__}(logits=False)"
         )
@@ -70,16 +70,16 @@ class _Probability(Linear):
 
 @dataclass(frozen=True)
 class Bernoulli(_Probability):
-    """Zeros and ones; the decoder outputs logits, or probabilities.
+    """Zeros and ones; the decoder outputs logits or probabilities.
 
-    Values strictly between 0 and 1 are accepted, as VAEs of grey images are often trained on them:
-    log_prob is then the cross-entropy x log p + (1 − x) log(1 − p), which is not normalised over
-    [0, 1], and draws are still zeros and ones. `ContinuousBernoulli` is the normalised one.
+    Values strictly between 0 and 1 are accepted, because VAEs of grey images are often trained on
+    them: log_prob is then the cross-entropy x log p + (1 − x) log(1 − p), which is not normalised
+    over [0, 1], and draws are still zeros and ones. `ContinuousBernoulli` is normalised.
 
     Args:
-        logits: True if the decoder outputs log(p / (1 − p)), False if it outputs p. A p that was
-            rounded to 0 or 1 is read as the nearest number that is neither, so that no
-            observation is called impossible on account of rounding.
+        logits: True if the decoder outputs log(p / (1 − p)), False if it outputs p. A p of exactly
+            0 or 1 is replaced by the nearest number between them, so that rounding does not make
+            an observation impossible.
     """
 
     logits: bool = True
@@ -128,15 +128,16 @@ class Bernoulli(_Probability):
 
 @dataclass(frozen=True)
 class ContinuousBernoulli(_Probability):
-    """Numbers from 0 to 1: the Bernoulli's cross-entropy with the normaliser that it lacks there.
+    """Numbers from 0 to 1: the Bernoulli's cross-entropy with the normaliser that it lacks.
 
         log p(t|z) = t l − log((eˡ − 1) / l),   l = log(λ / (1 − λ)),   0 ≤ t ≤ 1
 
     Args:
-        logits: True if the decoder outputs l, False if it outputs λ; λ as p of a `Bernoulli`.
+        logits: True if the decoder outputs l, False if it outputs λ; λ of 0 or 1 is treated like
+            the p of a `Bernoulli`.
 
-    Source: Loaiza-Ganem and Cunningham (2019), eqs. 6–8. Differs in: written in l; near λ = ½ a
-        series of the normaliser itself, not a constant.
+    Source: Loaiza-Ganem and Cunningham (2019), eqs. 6–8. Differs in: written in l; near λ = ½ the
+        normaliser is a series, not a constant.
     """
 
     logits: bool = True
@@ -154,13 +155,13 @@ class ContinuousBernoulli(_Probability):
 
     def mean(self, params: Tensor) -> Tensor:
         logit = self._logit(params)
-        near, far = _apart(logit)
+        near, far = _near_and_far(logit)
         series = near / 12 - near**3 / 720 + near**5 / 30240
         return 0.5 + torch.where(logit == near, series, 0.5 / (far / 2).tanh() - 1 / far)
 
     def variance(self, params: Tensor) -> Tensor:
         logit = self._logit(params)
-        near, far = _apart(logit)
+        near, far = _near_and_far(logit)
         series = 1 / 12 - near**2 / 240 + near**4 / 6048
         shrunk = (-far.abs()).exp()  # 1 / 4 sinh²(l / 2), without overflow
         return torch.where(logit == near, series, far**-2 - shrunk / (1 - shrunk).square())
@@ -176,7 +177,7 @@ class ContinuousBernoulli(_Probability):
         return uniform(shape, generator=generator, like=like.double())
 
     def draw(self, params: Tensor, noise: Tensor) -> Tensor:
-        """The quantile function at the noise, from the end where the density is highest."""
+        """The quantile of the noise, measured from the end where the density is highest."""
         logit = self._logit(params).double()
         steep = logit.abs().clamp_min(1e-9)
         from_end = -(noise * (-steep).expm1()).log1p() / steep
@@ -184,17 +185,17 @@ class ContinuousBernoulli(_Probability):
 
     def slope_and_offset(self, params: Tensor) -> tuple[Tensor, Tensor]:
         logit = self._logit(params)
-        near, far = _apart(logit)
+        near, far = _near_and_far(logit)
         series = near / 2 + near**2 / 24 - near**4 / 2880 + near**6 / 181440
         size = far.abs()
         exact = far.clamp_min(0) + (-(-size).expm1()).log() - size.log()
         return logit, -torch.where(logit == near, series, exact)
 
 
-def _apart(logit: Tensor) -> tuple[Tensor, Tensor]:
-    """The logits where they are near 0, elsewhere 0; and where they are not, elsewhere 1.
+def _near_and_far(logit: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits near 0, with 0 elsewhere; and the other logits, with 1 elsewhere.
 
-    Each formula then has finite gradients also where the other one is taken.
+    Each of the two formulas then has finite gradients even where the other one is used.
     """
     flat = logit.abs() < _NEARLY_FLAT
     return torch.where(flat, logit, 0.0), torch.where(flat, 1.0, logit)

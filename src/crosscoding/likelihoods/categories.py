@@ -1,4 +1,4 @@
-"""Likelihoods of one of K classes, without an order or with one."""
+"""Likelihoods of one of K classes, unordered or ordered."""
 
 import math
 from abc import abstractmethod
@@ -11,32 +11,34 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from crosscoding.isolation import isolated
-from crosscoding.likelihoods.base import nearly_underflown
-from crosscoding.likelihoods.discretized import log_interval
-from crosscoding.likelihoods.dispersed import setting
-from crosscoding.likelihoods.whole_numbers import Whole
+from crosscoding.likelihoods.base import ADVICE_ON_WHOLE_NUMBERS, Likelihood
+from crosscoding.likelihoods.discretized_logistic import log_interval
+from crosscoding.likelihoods.location_dispersion import setting
+from crosscoding.likelihoods.rounding import nearly_underflown
 from crosscoding.random import uniform
 
 _CHUNK_BYTES = 64 * 2**20
 
 
-class _Classes(Whole):
-    """Values 0 to K − 1, given the log-probabilities of all of them: a bank by a matrix product."""
+class _Classes(Likelihood):
+    """A likelihood of classes 0 to K − 1. All log-probabilities are kept, for matrix products."""
 
     kind = "classes"
+    _advice_on_values = ADVICE_ON_WHOLE_NUMBERS
 
     @abstractmethod
     def log_probs(self, params: Tensor) -> Tensor:
         """log p of each class, shape (*sample, E, K)."""
 
     def join(self, outputs: Sequence[Tensor]) -> Tensor:
-        """As the base's, but not where a tensor may just as well be all that an element has."""
+        """As in the base class, but refuses outputs that could be stacked in two ways."""
         num = math.prod(self.param_shape)
         if len(outputs) == num > 1 and all(piece.shape[-1:] == (num,) for piece in outputs):
             raise ValueError(
                 f"expected one tensor from the decoder for {type(self).__name__}, got {num} that "
-                f"end in a dimension of {num}: make it torch.stack(outputs, 1) if each is all of a "
-                "variable, or torch.stack(outputs, -1) if each is one number of all variables"
+                f"end in a dimension of {num}: return torch.stack(outputs, 1) if each holds all "
+                "classes of a variable, or torch.stack(outputs, -1) if each holds one class of all "
+                "variables"
             )
         return super().join(outputs)
 
@@ -68,14 +70,14 @@ class Categorical(_Classes):
 
     Args:
         num_classes: K ≥ 2.
-        one_hot: False if data are the numbers 0 to K − 1 of the classes, of shape (*data), and the
-            decoder outputs (B, *data, K). True if data are zeros and a one, the classes along the
-            last dimension of the data, (*variables, K), or (V K,) for V variables side by side;
+        one_hot: False if data are class numbers 0 to K − 1, shape (*data), and the decoder outputs
+            (B, *data, K). True if each variable is a one among zeros, with the classes along the
+            last dimension of the data, (*variables, K), or (V K,) for V variables concatenated;
             the decoder outputs the same shape.
 
-    One-hot variables are observed whole: a mask that observes some classes of a variable and not
-    others is refused. `mean` is the probability of each class where data are one-hot; otherwise it
-    is the mean of the classes' numbers, which says little where they have no order.
+    A one-hot variable is observed as a whole: a mask that observes only some of its classes is
+    refused. For one-hot data `mean` is the probability of each class; otherwise it is the mean of
+    the class numbers, which says little if the classes are unordered.
     """
 
     num_classes: int
@@ -86,13 +88,13 @@ class Categorical(_Classes):
         if not isinstance(self.one_hot, bool):
             raise TypeError(f"expected one_hot to be True or False, got {self.one_hot!r}")
         if self.one_hot:
-            words = f"a single 1 among zeros for each {self.num_classes} classes,"
+            words = f"a single 1 among zeros for every {self.num_classes} classes,"
         else:
             object.__setattr__(self, "param_shape", (self.num_classes,))
             words = f"whole numbers from 0 to {self.num_classes - 1}"
         object.__setattr__(self, "support", words)
         object.__setattr__(self, "infinite", (-torch.inf,))
-        object.__setattr__(self, "takes", "logits, of which some is above -inf")
+        object.__setattr__(self, "takes", "logits, at least one of them above -inf")
 
     def _by_variable(self, flat: Tensor) -> Tensor:
         return flat.unflatten(-1, (-1, self.num_classes)) if self.one_hot else flat
@@ -104,14 +106,14 @@ class Categorical(_Classes):
         return self._by_variable(params).log_softmax(-1)
 
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
-        """As the base's; one-hot, log p at the element that is 1 and 0 at those that are not."""
+        """As in the base class; if one-hot, log p at the element that is 1, and 0 at the others."""
         if not self.one_hot:
             return super().log_prob(params, values)
         log_probs = self._by_element(self.log_probs(params))
         return torch.where(values > 0, log_probs, 0.0)  # 0 · −inf would be NaN
 
     def valid(self, params: Tensor) -> Tensor:
-        """Where some class of the variable can be."""
+        """Where some class of the variable is possible."""
         found = self._by_variable(self.allowed(params)).all(-1)
         found = found & (self._by_variable(params).amax(-1) > -torch.inf)
         if not self.one_hot:
@@ -119,7 +121,7 @@ class Categorical(_Classes):
         return found[..., None].expand(*found.shape, self.num_classes).flatten(-2)
 
     def lost(self, params: Tensor, values: Tensor) -> Tensor:
-        """Where a logit is the logarithm of a probability that has all but underflowed to 0."""
+        """Where a logit is the logarithm of a probability that nearly underflowed to 0."""
         if self.one_hot:
             return (values > 0) & nearly_underflown(params)
         return nearly_underflown(_of_class(params, values))
@@ -143,7 +145,7 @@ class Categorical(_Classes):
         return self._by_element(diagonal) if self.one_hot else diagonal
 
     def fisher_product(self, params: Tensor, tangents: Tensor, mask: Tensor) -> Tensor:
-        """F = diag(p) − p pᵀ for the K logits of a variable."""
+        """F v with F = diag(p) − p pᵀ for the K logits of a variable."""
         probabilities = self.log_probs(params).exp()
         tangents = self._by_variable(tangents)
         mean = (probabilities * tangents).sum(-1, keepdim=True)
@@ -153,7 +155,7 @@ class Categorical(_Classes):
         return torch.where(mask[..., None], product, 0.0)
 
     def draw(self, params: Tensor, noise: Tensor) -> Tensor:
-        """The class at the noise; of a one-hot variable, at the noise of its first element."""
+        """The noise's quantile; for a one-hot variable, that of its first element's noise."""
         cumulative = self.log_probs(params).double().exp().cumsum(-1)[..., :-1]
         noise = self._by_variable(noise)[..., 0] if self.one_hot else noise
         classes = (noise[..., None] >= cumulative).sum(-1)
@@ -196,7 +198,7 @@ class Categorical(_Classes):
         if (by_variable < 0).any() or not torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
             return ""
         return (
-            f"expected logits from the decoder, got numbers >= 0 whose sum is 1 for each "
+            f"expected logits from the decoder, got numbers >= 0 that sum to 1 over every "
             f"{self.num_classes} classes; if they are probabilities, output their logarithms: "
             "leave softmax out, or use log_softmax"
         )
@@ -215,7 +217,7 @@ class Categorical(_Classes):
 
 @dataclass(frozen=True, eq=False)
 class Ordinal(_Classes):
-    """One of K classes in order: a logistic variable around η(z), cut into K intervals.
+    """One of K ordered classes: a logistic variable around η(z), cut into K intervals.
 
         P(t ≤ k|z) = σ(c_k − η),   c_0 < c_1 < … < c_{K−2}
 
@@ -223,7 +225,7 @@ class Ordinal(_Classes):
         cut_points: c, K − 1 increasing numbers, or a tensor of shape (K − 1,) or (*data, K − 1),
             where *data broadcasts to the data's shape; the decoder outputs η. None if the decoder
             outputs c − η itself, K − 1 increasing numbers for each element.
-        num_classes: K ≥ 2; to be given with cut_points=None only.
+        num_classes: K ≥ 2; needed only with cut_points=None.
 
     Source: McCullagh (1980), the proportional odds model. Differs in: nothing.
     """
@@ -259,7 +261,7 @@ class Ordinal(_Classes):
     def _cuts(self, params: Tensor) -> Tensor:
         """c_k − η, shape (*sample, E, K − 1).
 
-        Decoded ones that do not increase are NaN: an error where the element is observed.
+        Decoded cut points that do not increase become NaN, which raises if the element is observed.
         """
         if self.cut_points is None:
             increase = (params.diff(dim=-1) >= 0).all(-1, keepdim=True)
@@ -275,7 +277,7 @@ class Ordinal(_Classes):
         return torch.cat([ends[0], inside, ends[1]], -1)
 
     def _gaps(self, cuts: Tensor) -> Tensor:
-        """c_k − c_{k−1}, from the settings where they are, which lose no digits to η."""
+        """c_k − c_{k−1}; from the settings if possible, because subtracting η loses digits."""
         own = cuts if self.cut_points is None else setting(self.cut_points, cuts)  # pyright: ignore[reportArgumentType]
         return own.diff(dim=-1)
 
@@ -316,7 +318,7 @@ class Ordinal(_Classes):
         return self._product(slope, below, above, torch.ones_like(slope)).sum(-1)
 
     def fisher_product(self, params: Tensor, tangents: Tensor, mask: Tensor) -> Tensor:
-        """F is tridiagonal for decoded cut points: p_k depends on c_k and c_{k−1} alone."""
+        """F v; F is tridiagonal for decoded cut points, as p_k depends only on c_k and c_{k−1}."""
         if self.cut_points is not None:
             return super().fisher_product(params, tangents, mask)
         product = self._product(*self._steepness(params), tangents)
@@ -324,7 +326,7 @@ class Ordinal(_Classes):
 
     @staticmethod
     def _product(slope: Tensor, below: Tensor, above: Tensor, tangents: Tensor) -> Tensor:
-        """F v by the change of log p_k along v: f_k v_k / p_k − f_{k−1} v_{k−1} / p_k."""
+        """F v from the change of log p_k along v, f_k v_k / p_k − f_{k−1} v_{k−1} / p_k."""
         change = F.pad(below * tangents, (0, 1)) - F.pad(above * tangents, (1, 0))
         return slope * (change[..., :-1] - change[..., 1:])
 
@@ -337,16 +339,16 @@ class Ordinal(_Classes):
 
 
 def _of_class(of_classes: Tensor, values: Tensor) -> Tensor:
-    """What each class has, (*sample, E, K), at the class that is observed: (*sample, E)."""
+    """The entry of the observed class, (*sample, E), from those of all, (*sample, E, K)."""
     shape = torch.broadcast_shapes(of_classes.shape[:-1], values.shape)
     index = values.long().expand(shape)[..., None]
     return of_classes.expand(*shape, -1).gather(-1, index)[..., 0]
 
 
 def _product(log_probs: Tensor, chosen: Tensor) -> Tensor:
-    """Σ of those log-probabilities, (N, E), that are chosen, (B, E) of ones and zeros: (N, B).
+    """Σ of the log-probabilities, (N, E), that are chosen by ones in (B, E): (N, B).
 
-    Those that are not may be −inf, of a class that cannot be, or NaN.
+    The others may be −inf, for an impossible class, or NaN.
     """
     result = log_probs @ chosen.mT
     if not result.isnan().any():
@@ -358,7 +360,7 @@ def _product(log_probs: Tensor, chosen: Tensor) -> Tensor:
 
 
 def is_class(values: Tensor, num_classes: int) -> Tensor:
-    """Whether each value is the number of a class, boolean."""
+    """Whether each value is a class number, boolean."""
     return (values >= 0) & (values < num_classes) & (values == values.floor())
 
 

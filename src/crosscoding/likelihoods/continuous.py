@@ -1,4 +1,4 @@
-"""Likelihoods of real numbers: a location, and a scale that is a setting or decoded."""
+"""Likelihoods of real numbers: a location, and a scale that is fixed or decoded."""
 
 import math
 from collections.abc import Sequence
@@ -8,19 +8,19 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.likelihoods.base import LOST
-from crosscoding.likelihoods.dispersed import Dispersed, check_positive, setting
+from crosscoding.likelihoods.location_dispersion import LocationDispersion, check_positive, setting
+from crosscoding.likelihoods.rounding import MAX_ROUNDING_ERROR
 from crosscoding.likelihoods.samplers import seeds, uniforms
 from crosscoding.persistence.folder import Contents
 from crosscoding.random import normal, uniform
 
 _LOG_2PI = math.log(2 * math.pi)
-_COARSE = 1e-6  # relative error of Σ (x − μ)² / σ², beyond which and 0.05 nats it is summed anew
-_MOST_LOG_PRECISION = 700.0  # of a double that exp can still hold
+_COARSE = 1e-6  # relative error of Σ (x − μ)² / σ²; beyond it and 0.05 nats, it is recomputed
+_MOST_LOG_PRECISION = 700.0  # exp of more overflows a double
 
 
-class _Real(Dispersed):
-    """Of any finite number, with mean `location` where there is one."""
+class _Real(LocationDispersion):
+    """A likelihood of finite numbers whose mean, if it exists, is the location."""
 
     support = "any finite number"
     kind = "real"
@@ -37,16 +37,16 @@ class _Real(Dispersed):
 
 @dataclass(frozen=True, eq=False)
 class Gaussian(_Real):
-    """Real values with independent normal noise, N(t; μ(z), σ²), with its whole normaliser.
+    """Real values with independent normal noise, N(t; μ(z), σ²), including the normaliser.
 
         log p(t|z) = −(t − μ)² / 2σ² − log σ − ½ log 2π
 
     Args:
         scale: σ > 0 in the data's units: a number, a tensor that broadcasts to the data's shape,
-            or None if the decoder outputs it beside the mean, as a pair (mean, scale) or as a
-            last dimension of size 2.
-        log_variance: With scale=None, whether the decoder outputs log σ² in the scale's place, as
-            a pair (mean, log variance) or as a last dimension of size 2. Any finite number is one.
+            or None if the decoder outputs it too, as a pair (mean, scale) or as a last dimension of
+            size 2.
+        log_variance: With scale=None, whether the decoder outputs log σ² instead of the scale, as a
+            pair (mean, log variance) or as a last dimension of size 2. It may be any finite number.
     """
 
     scale: float | Tensor | None = 0.1
@@ -83,7 +83,7 @@ class Gaussian(_Real):
         return params[..., 0], (0.5 * params[..., 1]).exp()
 
     def valid(self, params: Tensor) -> Tensor:
-        """Where the standard deviation is finite too."""
+        """As in the base class; and the standard deviation must be finite."""
         found = super().valid(params)
         return found & self.split(params)[1].isfinite() if self.log_variance else found
 
@@ -93,7 +93,7 @@ class Gaussian(_Real):
             mean, scale = self.split(params)
             return (values - mean) / scale
         residual = values - params[..., 0]
-        # Twice by √σ, which leaves a number's range later than σ; and 0 is 0 whatever σ is.
+        # Divide twice by √σ, which overflows later than σ does; a residual of 0 stays 0 for any σ.
         root = torch.where(residual == 0, 0.0, -0.25 * params[..., 1]).exp()
         return residual * root * root
 
@@ -138,11 +138,11 @@ class Gaussian(_Real):
 
     def pairwise_log_prob(self, kept: tuple[Tensor, ...], values: Tensor, mask: Tensor) -> Tensor:
         (params,) = kept
-        # Σ m (x − μ)² / σ² by its three products, in double, and both less the mean of μ over the
-        # points: they nearly cancel where x ≈ μ, and all the more the further both are from 0.
+        # Expand Σ m (x − μ)² / σ² into three matrix products. They nearly cancel where x ≈ μ, the
+        # more so the further both are from 0: hence double, and x and μ centred at the mean of μ.
         mean = self.split(params)[0].double()
         log_scale, precision = self._in_double(params)
-        centre = torch.where(mean.isfinite(), mean, 0.0).mean(0)  # a point's NaN is its own
+        centre = torch.where(mean.isfinite(), mean, 0.0).mean(0)  # NaN stays with its point
         weight, data, mean = mask.double(), values.double() - centre, mean - centre
         precision = precision.expand_as(mean)
         size = precision @ (data.square() * weight).mT
@@ -150,15 +150,17 @@ class Gaussian(_Real):
         squares = size - 2 * (mean * precision) @ (data * weight).mT
         log_scale = (log_scale + 0.5 * _LOG_2PI).expand_as(mean) @ weight.mT
         result = (-0.5 * squares - log_scale).to(params.dtype)
-        # 0 · inf may be of what is not observed; enormous means leave the difference no digit
-        coarse = torch.finfo(size.dtype).eps * size > (_COARSE * squares.abs()).clamp_min(LOST)
+        # An unobserved infinity gives 0 · inf = NaN, and enormous means leave no digit of the sum.
+        coarse = torch.finfo(size.dtype).eps * size > (_COARSE * squares.abs()).clamp_min(
+            MAX_ROUNDING_ERROR
+        )
         unclear = (result.isnan() | coarse).any(-1)
         if unclear.any():
             result[unclear] = super().pairwise_log_prob((params[unclear],), values, mask)
         return result
 
     def _in_double(self, params: Tensor) -> tuple[Tensor, Tensor]:
-        """log σ and σ⁻²; for log σ² below −700 the σ⁻² of −700, which a double can still hold."""
+        """log σ and σ⁻², with log σ² raised to −700 so that σ⁻² does not overflow."""
         if self.log_variance:
             log_variance = params[..., 1].double()
             return 0.5 * log_variance, (-log_variance).clamp_max(_MOST_LOG_PRECISION).exp()
@@ -167,19 +169,19 @@ class Gaussian(_Real):
 
     def to_parts(self) -> Contents:
         tensors, description = super().to_parts()
-        if not self.log_variance:  # so that folders older than this setting hold the same
+        if not self.log_variance:  # folders saved before this setting existed lack it
             del description["settings"]["log_variance"]
         return tensors, description
 
 
 @dataclass(frozen=True, eq=False)
 class Laplace(_Real):
-    """Real values with double-exponential noise, whose mode is sharp and whose tails are heavier.
+    """Real values with double-exponential noise: a sharp mode and heavier tails than a Gaussian.
 
         log p(t|z) = −|t − μ| / b − log 2b
 
     Args:
-        scale: b > 0 in the data's units, as the `scale` of a `Gaussian`; the variance is 2 b².
+        scale: b > 0 in the data's units, as for a `Gaussian`; the variance is 2 b².
     """
 
     scale: float | Tensor | None = 0.1
@@ -209,15 +211,15 @@ class Laplace(_Real):
 
 @dataclass(frozen=True, eq=False)
 class StudentT(_Real):
-    """Real values with noise of Student's t: outliers cost their logarithm only.
+    """Real values with Student-t noise: an outlier costs only its logarithm.
 
         log p(t|z) = −½ (ν + 1) log(1 + r² / ν) + log Γ(½(ν + 1)) − log Γ(½ν) − ½ log πν − log σ,
         r = (t − μ) / σ
 
     Args:
         df: Degrees of freedom ν > 0, a number or a tensor that broadcasts to the data's shape.
-            There is no mean (NaN) for ν ≤ 1, and no finite variance for ν ≤ 2.
-        scale: σ > 0 in the data's units, as the `scale` of a `Gaussian`; the standard deviation is
+            For ν ≤ 1 the mean does not exist (NaN), and for ν ≤ 2 the variance is not finite.
+        scale: σ > 0 in the data's units, as for a `Gaussian`; the standard deviation is
             σ √(ν / (ν − 2)).
 
     Source: Lange, Little and Taylor (1989), appendix B, for the Fisher information; Bailey (1994)
@@ -236,7 +238,7 @@ class StudentT(_Real):
         location, scale = self.split(params)
         df = setting(self.df, params)
         bulk = 0.5 * (df + 1) * _log1p_square((values - location) / scale / df.sqrt())
-        wide = df.double()  # the gamma functions nearly cancel where there are many
+        wide = df.double()  # for large ν the two lgamma nearly cancel
         constant = (
             (0.5 * (wide + 1)).lgamma() - (0.5 * wide).lgamma() - 0.5 * (math.pi * wide).log()
         )
@@ -270,7 +272,7 @@ class StudentT(_Real):
 
 
 def _log1p_square(x: Tensor) -> Tensor:
-    """log(1 + x²), without overflow of x²."""
+    """log(1 + x²), without overflow in x²."""
     large = x.abs() > 1e8
     size = torch.where(large, x.abs(), 1.0)
     return torch.where(large, 2 * size.log(), torch.where(large, 0.0, x).square().log1p())

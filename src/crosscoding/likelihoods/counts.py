@@ -1,4 +1,4 @@
-"""Likelihoods of counts. All work in double: their sums of large terms cancel to a few nats."""
+"""Likelihoods of counts, computed in double because large terms cancel to a few nats."""
 
 import math
 from collections.abc import Sequence
@@ -12,23 +12,29 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from crosscoding.isolation import isolated
-from crosscoding.likelihoods.base import LOST, Likelihood, nearly_underflown
-from crosscoding.likelihoods.count_sums import expected_products
-from crosscoding.likelihoods.dispersed import Dispersed, check_positive, setting, to_check
-from crosscoding.likelihoods.linear_in_data import Linear, terms
-from crosscoding.likelihoods.logits import hardly_logits
+from crosscoding.likelihoods.base import ADVICE_ON_WHOLE_NUMBERS, Likelihood
+from crosscoding.likelihoods.exponential_family import ExponentialFamily, terms
+from crosscoding.likelihoods.fisher_sums import expected_products
+from crosscoding.likelihoods.location_dispersion import (
+    LocationDispersion,
+    check_positive,
+    setting,
+    to_check,
+)
+from crosscoding.likelihoods.logit_check import look_like_probabilities
+from crosscoding.likelihoods.rounding import MAX_ROUNDING_ERROR, nearly_underflown
 from crosscoding.likelihoods.samplers import binomial, log_gamma, poisson, seeds, substream
-from crosscoding.likelihoods.whole_numbers import Whole
 
-_MOST_LOG_RATE = 700.0  # of a double that exp can still hold
-_BEYOND = 1e9  # in place of inf as log λ: λ itself then decides log p, which is −1e304 or below
+_MOST_LOG_RATE = 700.0  # exp of more overflows a double
+_INFINITE_LOG_RATE = 1e9  # replaces an infinite log λ; log p is then −λ, at most −1e304
 
 
-class _Count(Whole):
-    """Of whole numbers from 0."""
+class _Count(Likelihood):
+    """A likelihood of whole numbers from 0."""
 
     support = "whole numbers from 0"
     kind = "counts"
+    _advice_on_values = ADVICE_ON_WHOLE_NUMBERS
 
     def in_support(self, values: Tensor) -> Tensor:
         return values.isfinite() & (values >= 0) & (values == values.floor())
@@ -38,15 +44,15 @@ class _Count(Whole):
 
 
 @dataclass(frozen=True)
-class Poisson(_Count, Linear):
-    """Counts of independent events, of which λ are expected.
+class Poisson(_Count, ExponentialFamily):
+    """Counts of independent events with expected number λ.
 
         log p(t|z) = t log λ − λ − log t!
 
     Args:
-        log_rate: True if the decoder outputs log λ, False if it outputs λ ≥ 0. A λ of 0 is read
-            as the smallest number above it, so that no observation is called impossible on account
-            of rounding; log λ above 700, where log p is below −1e304, as 700.
+        log_rate: True if the decoder outputs log λ, False if it outputs λ ≥ 0. A λ of 0 is replaced
+            by the smallest positive number, so that rounding does not make an observation
+            impossible; log λ above 700, where log p is below −1e304, by 700.
     """
 
     log_rate: bool = True
@@ -60,13 +66,13 @@ class Poisson(_Count, Linear):
         return Poisson(log_rate=not self.log_rate)
 
     def _log_rate(self, params: Tensor) -> Tensor:
-        """log λ; NaN where there is none: that is an error where the element is observed."""
+        """log λ; NaN for a λ below 0, which raises if the element is observed."""
         if self.log_rate:
             log_rate = params.double()
         else:
             known = torch.where(params >= 0, params, torch.nan)
             log_rate = known.clamp_min(torch.finfo(params.dtype).tiny).double().log()
-        return log_rate.clamp_max(_BEYOND)
+        return log_rate.clamp_max(_INFINITE_LOG_RATE)
 
     def valid(self, params: Tensor) -> Tensor:
         return self.allowed(params) & self.mean(params).isfinite() & (self.mean(params) >= 0)
@@ -96,8 +102,8 @@ class Poisson(_Count, Linear):
     def check_params(self, params: Tensor) -> None:
         if not self.log_rate and not (params >= 0).all():
             raise ValueError(
-                f"expected a decoder that outputs rates >= 0, got {params.min():.4g}; if it puts "
-                "out their logarithms, use Poisson(log_rate=True)"
+                f"expected a decoder that outputs rates >= 0, got {params.min():.4g}; if it "
+                "outputs their logarithms, use Poisson(log_rate=True)"
             )
 
     def slope_and_offset(self, params: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,15 +115,15 @@ class Poisson(_Count, Linear):
 
 
 @dataclass(frozen=True, eq=False)
-class NegativeBinomial(_Count, Dispersed, Linear):
-    """Counts that vary more than a Poisson's: with mean m = r eˡ the variance is m + m² / r.
+class NegativeBinomial(_Count, LocationDispersion, ExponentialFamily):
+    """Counts that vary more than a Poisson's: for a mean m = r eˡ, the variance is m + m² / r.
 
         log p(t|z) = log Γ(t + r) − log Γ(r) − log t! + t log σ(l) + r log σ(−l)
 
     Args:
         total_count: r > 0, a number, a tensor that broadcasts to the data's shape, or None if the
-            decoder outputs it after the logits. The decoder outputs l, so that a decoder of the
-            mean m is one of l = log(m / r).
+            decoder outputs it after the logits. The decoder outputs l; if yours outputs the mean m,
+            use l = log(m / r).
     """
 
     total_count: float | Tensor | None = None
@@ -139,7 +145,7 @@ class NegativeBinomial(_Count, Dispersed, Linear):
         return (terms(slope, offset, data) + ways).to(params.dtype)
 
     def valid(self, params: Tensor) -> Tensor:
-        """Where its mean exists too; a mean of 0 has a logit of −inf."""
+        """Where the mean is finite; a logit of −inf is a mean of 0."""
         logits, total = self.split(params)
         return (logits < torch.inf) & total.isfinite() & self.mean(params).isfinite()
 
@@ -181,20 +187,20 @@ class NegativeBinomial(_Count, Dispersed, Linear):
         return _log_rising(total, total.log(), data) - (data + 1).lgamma()
 
     def masked_log_prob(self, params: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        form = Likelihood if self.decoded else Linear
+        form = Likelihood if self.decoded else ExponentialFamily
         return form.masked_log_prob(self, params, values, mask)
 
     def to_keep(self, params: Tensor) -> tuple[Tensor, ...]:
         return (params,) if self.decoded else super().to_keep(params)
 
     def pairwise_log_prob(self, kept: tuple[Tensor, ...], values: Tensor, mask: Tensor) -> Tensor:
-        form = Likelihood if self.decoded else Linear
+        form = Likelihood if self.decoded else ExponentialFamily
         return form.pairwise_log_prob(self, kept, values, mask)
 
 
 @dataclass(frozen=True, eq=False)
-class BetaBinomial(_Count, Dispersed):
-    """Successes out of n trials whose probability is itself a beta variable, of mean σ(l).
+class BetaBinomial(_Count, LocationDispersion):
+    """Successes in n trials whose probability is itself a beta variable with mean σ(l).
 
         log p(t|z) = log C(n, t) + log B(t + a, n − t + b) − log B(a, b),
         a = c σ(l),  b = c σ(−l)
@@ -202,8 +208,8 @@ class BetaBinomial(_Count, Dispersed):
     Args:
         total_count: n ≥ 1, an int or a tensor of whole numbers that broadcasts to the data's shape.
         concentration: c > 0, a number, a tensor that broadcasts to the data's shape, or None if the
-            decoder outputs it after the logits l. Large c: a binomial. A decoder of a and b is one
-            of l = log(a / b) and c = a + b.
+            decoder outputs it after the logits l. For large c this is a binomial. If your decoder
+            outputs a and b, use l = log(a / b) and c = a + b.
     """
 
     total_count: int | Tensor
@@ -225,10 +231,10 @@ class BetaBinomial(_Count, Dispersed):
 
     def doubt(self, params: Tensor) -> str:
         logits = params[..., 0] if self.concentration is None else params
-        if not hardly_logits(logits):
+        if not look_like_probabilities(logits):
             return ""
         return (
-            "expected logits of the mean from the decoder, which are of either sign, got values "
+            "expected logits of the mean from the decoder, which have either sign, got values "
             f"from {logits.min():.4g} to {logits.max():.4g} only; if they are probabilities, leave "
             "the sigmoid out"
         )
@@ -264,7 +270,7 @@ class BetaBinomial(_Count, Dispersed):
         return (spread * logits.sigmoid() * (-logits).sigmoid()).to(params.dtype)
 
     def information(self, params: Tensor) -> tuple[Tensor, ...]:
-        """By sums over counts, as `expected_products` takes them."""
+        """Sums over counts, computed by `expected_products`."""
         shape = params.shape[:-1] if self.decoded else params.shape
         logits, c, n = (part.expand(shape) for part in self._double(params))
         share, rest = logits.sigmoid(), (-logits).sigmoid()
@@ -272,7 +278,7 @@ class BetaBinomial(_Count, Dispersed):
         a, b = c * share, c * rest
         at_a, at_b, at_c = (a + 1).digamma(), (b + 1).digamma(), _rising_slope(c, n)
 
-        def log_mass(k: Tensor) -> Tensor:  # but for what does not depend on k
+        def log_mass(k: Tensor) -> Tensor:  # up to a constant in k
             ways = -(k + 1).lgamma() - (n - k + 1).lgamma()
             hits = torch.where(k > 0, log_a, 0.0) + (a + k.clamp_min(1)).lgamma()
             return (
@@ -292,7 +298,7 @@ class BetaBinomial(_Count, Dispersed):
         return tuple(part.to(params.dtype) for part in (by_logit, by_concentration, off))
 
     def draw(self, params: Tensor, noise: Tensor) -> Tensor:
-        """A binomial variable whose probability is made of two gamma variables."""
+        """A binomial variable whose probability is computed from two gamma variables."""
         logits, concentration, total = self._double(params)
         hits = log_gamma(concentration * logits.sigmoid(), substream(noise, 0))
         misses = log_gamma(concentration * (-logits).sigmoid(), substream(noise, 1))
@@ -300,30 +306,30 @@ class BetaBinomial(_Count, Dispersed):
 
 
 def _cancels(total: Tensor) -> Tensor:
-    """Whether differences of log Γ, in double, are of numbers too large to tell them apart."""
+    """Whether log Γ is so large here that its differences lose their digits even in double."""
     total = total.double()
-    return torch.finfo(torch.double).eps * total * total.log() > LOST
+    return torch.finfo(torch.double).eps * total * total.log() > MAX_ROUNDING_ERROR
 
 
 def _log_rising(a: Tensor, log_a: Tensor, k: Tensor) -> Tensor:
-    """log Γ(a + k) − log Γ(a) for k = 0 or k ≥ 1, also where a is 0 to rounding."""
+    """log Γ(a + k) − log Γ(a) for k = 0 or k ≥ 1, even if a rounds to 0."""
     first = torch.where(k > 0, log_a, 0.0)
     return first + (a + k.clamp_min(1)).lgamma() - (a + 1).lgamma()
 
 
 def _rising_slope(a: Tensor, k: Tensor, at_one: Tensor | None = None) -> Tensor:
-    """a times the derivative of `_log_rising` by a, for k = 0 or k ≥ 1; at_one: ψ(a + 1)."""
+    """a times the derivative of `_log_rising` in a, for k = 0 or k ≥ 1; at_one is ψ(a + 1)."""
     above = (a + k.clamp_min(1)).digamma() - ((a + 1).digamma() if at_one is None else at_one)
     return torch.where(k > 0, 1 + a * above, 0.0)
 
 
 def _total_count_information(logits: Tensor, total: Tensor) -> Tensor:
-    """ψ′(r) − E[ψ′(t + r)], of a negative binomial.
+    """ψ′(r) − E[ψ′(t + r)] for a negative binomial.
 
         ∫₀¹ −log w / (1 − v) [1 − (1 + eˡ (1 − v))⁻ʳ] dw / r²,   v = w^(1/r)
 
-    from ψ′(x) = ∫ u e^(−xu) / (1 − e^(−u)) du and the law's generating function; Gauss–Legendre in
-    the cube root of w, which takes the logarithm's edge off.
+    from ψ′(x) = ∫ u e^(−xu) / (1 − e^(−u)) du and the generating function of t. The quadrature is
+    Gauss–Legendre in the cube root of w, which smooths the logarithm's singularity.
     """
     nodes, weights = _gauss_legendre()
     scale, odds = total.double(), logits.double().exp()
@@ -338,6 +344,6 @@ def _total_count_information(logits: Tensor, total: Tensor) -> Tensor:
 
 @cache
 def _gauss_legendre() -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Nodes and weights on (0, 1)."""
+    """Gauss–Legendre nodes and weights on (0, 1)."""
     nodes, weights = np.polynomial.legendre.leggauss(48)
     return tuple((0.5 * (nodes + 1)).tolist()), tuple((0.5 * weights).tolist())

@@ -1,4 +1,4 @@
-"""Different likelihoods for different columns of a table, or channels of an image."""
+"""Different likelihoods for different columns of a table or channels of an image."""
 
 import math
 from collections.abc import Sequence
@@ -15,21 +15,21 @@ from crosscoding.persistence.folder import Contents, prefixed, under
 
 @dataclass(frozen=True, eq=False)
 class Mixed(Likelihood):
-    """Columns in parts, one after the other, each with a likelihood of its own.
+    """Consecutive groups of columns, called parts, each with its own likelihood.
 
-    The decoder outputs, along the same dimension, the parameters of one column after the other:
-    as many numbers as each of its columns has parameters. A column of `Gaussian(None)` takes two
-    neighbours, mean and scale; one of `Categorical(5)` five. A decoder with a head for each part
-    may output a tuple instead, of what each part alone would be decoded as: for two Gaussian
-    columns, a class of four and a count, tensors of shape (B, 2), (B, 4) and (B, 1).
+    The decoder outputs the parameters of one column after the other along the same dimension, as
+    many numbers per column as its likelihood has parameters: two for `Gaussian(None)`, mean and
+    scale, and five for `Categorical(5)`. A decoder with a head for each part may instead output a
+    tuple of what each part alone would be decoded from: for two Gaussian columns, a class of four
+    and a count, tensors of shape (B, 2), (B, 4) and (B, 1).
 
     Args:
-        parts: (likelihood, number of columns) for each part; the number alone may be left out
-            where it is 1. A one-hot `Categorical(K, one_hot=True)` has K columns for each variable.
-            Settings that are tensors broadcast to (*data, columns) of their part: the data's shape
-            without `dim`, and its columns.
-        dim: Which dimension of the data are columns, counted from the last: −1 for a table, −3 for
-            the channels of images (channels, height, width).
+        parts: (likelihood, number of columns) for each part; for one column, the likelihood alone
+            is enough. A one-hot `Categorical(K, one_hot=True)` has K columns per variable. Settings
+            that are tensors broadcast to (*data, columns) of their part: the data's shape without
+            `dim`, followed by the part's columns.
+        dim: Which dimension of the data holds the columns, counted from the last: −1 for a table,
+            −3 for the channels of images (channels, height, width).
 
     Example:
         >>> from crosscoding.likelihoods import Categorical, Gaussian, Poisson
@@ -39,7 +39,7 @@ class Mixed(Likelihood):
 
     parts: Sequence[Part | Likelihood]
     dim: int = -1
-    # where each of the parts' elements and parameters is, in data and parameters laid out flat
+    # indices of the parts' elements in flattened data, and of their parameters in flattened output
     _order: Tensor | None = field(default=None, init=False, repr=False)
     _output_order: Tensor | None = field(default=None, init=False, repr=False)
 
@@ -84,7 +84,7 @@ class Mixed(Likelihood):
         return torch.Size(shape)
 
     def flat_shape(self, output: Sequence[int]) -> torch.Size:
-        """All parameters of a datum in one dimension, as the decoder has them."""
+        """All parameters of a datum in one dimension, in the decoder's order."""
         return torch.Size((math.prod(output),))
 
     def output_shape(self) -> str:
@@ -95,17 +95,17 @@ class Mixed(Likelihood):
         """The parameters as one tensor, from a decoder with a head for each part.
 
         Args:
-            outputs: For each part what it would be decoded as alone, a tensor or a tuple; or a
-                single tensor for all, which is taken as it is.
+            outputs: For each part, the tensor or tuple that it alone would be decoded from; or a
+                single tensor for all, which is returned as it is.
         Raises:
-            ValueError: There is not one for each part, or one cannot be that of its part.
+            ValueError: There is not one output for each part, or one does not fit its part.
         """
         if len(outputs) == 1 < len(self.pairs) and isinstance(outputs[0], Tensor):
             return outputs[0]
         return torch.cat(in_columns(self.pairs, self.dim, outputs), self.dim)
 
     def for_data(self, data_shape: Sequence[int], like: Tensor) -> "Mixed":
-        """The same for data laid out flat, its parts one after the other."""
+        """The same likelihood for flattened data, one part after the other."""
         others = list(data_shape)
         del others[self.dim]
         num_others = math.prod(others)
@@ -121,10 +121,10 @@ class Mixed(Likelihood):
     def places(
         self, data_shape: Sequence[int], device: torch.device
     ) -> list[tuple[Tensor, Tensor]]:
-        """For each part, where its elements and parameters are in data and output laid out flat.
+        """For each part, the indices of its elements and parameters in flattened data and output.
 
-        Shapes (*others, columns) and (*others, columns, *param_shape), others being the data's
-        without the columns.
+        Shapes (*others, columns) and (*others, columns, *param_shape), where others is the data's
+        shape without the columns.
         """
         shapes = [list(data_shape), list(data_shape)]
         shapes[1][self.dim] = sum(self._outputs)
@@ -179,7 +179,7 @@ class Mixed(Likelihood):
         pieces = zip(self._split(params), noise.split(self._columns, -1), strict=True)
         return self.joined([part.draw(own, base).to(own.dtype) for (part, own), base in pieces])
 
-    # ---- where parameters say nothing, or not enough ---------------------------------------------
+    # ---- parameters that are invalid or rounded too coarsely -------------------------------------
 
     def allowed(self, params: Tensor) -> Tensor:
         pieces = params.movedim(self.dim, -1).split(self._outputs, -1)
@@ -235,7 +235,7 @@ class Mixed(Likelihood):
     ) -> Tensor:
         return self.pairwise_log_prob(kept, values, mask)
 
-    # ---- checks, of data and parameters as they come ---------------------------------------------
+    # ---- checks at the boundary ------------------------------------------------------------------
 
     def in_support(self, values: Tensor) -> Tensor:
         pieces = values.movedim(self.dim, -1).split(self._columns, -1)
@@ -262,7 +262,7 @@ class Mixed(Likelihood):
         return next(filter(None, doubts), "")
 
     def _own_params(self, params: Tensor) -> list[tuple[Likelihood, Tensor]]:
-        """Each part with its share of a decoder's output, as it comes."""
+        """Each part with its share of a decoder's unflattened output."""
         pieces = params.movedim(self.dim, -1).split(self._outputs, -1)
         return [
             (part, own.unflatten(-1, (num, *part.param_shape)))
@@ -272,7 +272,7 @@ class Mixed(Likelihood):
     # ---- some elements -------------------------------------------------------------------------
 
     def elements_in(self, mask: Tensor) -> Tensor:
-        """As the base's: one part after the other, each filled up to the most of a query."""
+        """As in the base class, but part by part, each filled up to the most of a query."""
         places = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
         pairs = zip(self._split_values(places), self._split_values(mask), strict=True)
         found = [
@@ -291,7 +291,7 @@ class Mixed(Likelihood):
         return places if self._output_order is None else self._output_order[places]
 
     def of_elements(self, elements: Tensor) -> "Mixed":
-        """The same for some elements of each query, one part after the other, (B, E')."""
+        """The same likelihood for some elements of each query, (B, E'), part after part."""
         own = zip(self.pairs, self._of_parts(elements), strict=True)
         parts = [(part.of_elements(e), e.shape[-1]) for (part, _), e in own if e.shape[-1]]
         return Mixed(parts)
@@ -303,10 +303,10 @@ class Mixed(Likelihood):
         return chosen
 
     def _of_parts(self, elements: Tensor) -> list[Tensor]:
-        """Elements, (*B, E'), that lie one part after the other, by part and as a part counts."""
+        """Elements (*B, E'), given part after part, split into indices within each part."""
         places = elements if self._order is None else self._order.argsort()[elements]
         ends = torch.tensor(self._columns, device=places.device).cumsum(0)
-        numbers = self._columns  # of no query
+        numbers = self._columns  # if there is no query
         if places.numel():
             part = torch.bucketize(places.flatten()[: places.shape[-1]], ends, right=True)
             numbers = torch.bincount(part, minlength=len(ends)).tolist()
@@ -340,7 +340,7 @@ class Mixed(Likelihood):
         return values.split(self._columns, -1)
 
     def _split(self, params: Tensor, *values: Tensor) -> list[tuple[Any, ...]]:
-        """Each part with its parameters (*sample, E, *param_shape), and its share of flat data."""
+        """Each part with its parameters (*sample, E, *param_shape) and its share of flat data."""
         params = params if self._output_order is None else params[..., self._output_order]
         pieces = params.split(self._outputs, -1)
         return [
@@ -351,11 +351,11 @@ class Mixed(Likelihood):
         ]
 
     def joined(self, pieces: Sequence[Tensor]) -> Tensor:
-        """Flat data from those of the parts, (*shape, E)."""
+        """Flat data, (*shape, E), from those of the parts."""
         return _in_order(torch.cat(list(pieces), -1), self._order)
 
     def _joined_outputs(self, pieces: Sequence[Tensor]) -> Tensor:
-        """Flat parameters, or what has their shape, from those of the parts."""
+        """Flat parameters, or tensors of their shape, from those of the parts."""
         flat = [
             piece.flatten(piece.ndim - 1 - len(part.param_shape))
             for (part, _), piece in zip(self.pairs, pieces, strict=True)
@@ -364,7 +364,7 @@ class Mixed(Likelihood):
 
 
 def columns_named(start: int, num: int) -> str:
-    """Some columns side by side, in words: "column 4", "columns 2 to 3"."""
+    """Adjacent columns in words: "column 4", "columns 2 to 3"."""
     return f"column {start}" if num == 1 else f"columns {start} to {start + num - 1}"
 
 
@@ -376,8 +376,8 @@ def _part(part: Part | Likelihood) -> Part:
     """A part with its number of columns.
 
     Raises:
-        TypeError: It is no likelihood, or one that is mixed itself.
-        ValueError: The number is not ≥ 1, or no number of columns for this likelihood.
+        TypeError: It is not a likelihood, or is itself a `Mixed`.
+        ValueError: The number is not ≥ 1, or the likelihood cannot have so many columns.
     """
     likelihood, num = part if isinstance(part, (tuple, list)) and len(part) == 2 else (part, 1)
     if not isinstance(likelihood, Likelihood) or isinstance(likelihood, Mixed):

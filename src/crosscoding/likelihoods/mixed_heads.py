@@ -1,10 +1,10 @@
-"""The heads of a decoder for `Mixed`, one a part: which of its dimensions are columns, which not.
+"""The heads of a decoder for `Mixed`, one per part: which dimensions are columns, which are others.
 
 A head has the shape that its part would have alone, (B, *before, columns, *after, *param_shape), or
-is a tuple that the part would take alone. What is read besides leaves no doubt: the parameters in
-the columns' place, as classes are in (B, classes, height, width); a single column without a
+is a tuple that the part alone would accept. Other unambiguous shapes are accepted too: parameters
+in place of the columns, like classes in (B, classes, height, width); a single column without a
 dimension of its own, (B, *after); and one-hot columns of a table by variable, (B, variables,
-classes). All heads have to agree on *before and *after.
+classes). All heads must agree on *before and *after.
 """
 
 import math
@@ -15,19 +15,19 @@ from torch import Tensor
 from crosscoding.errors import counted
 from crosscoding.likelihoods.base import Likelihood
 from crosscoding.likelihoods.categories import Categorical
-from crosscoding.likelihoods.dispersed import Dispersed
+from crosscoding.likelihoods.location_dispersion import LocationDispersion
 
 Part = tuple[Likelihood, int]
 Head = Tensor | Sequence[Tensor]
 Others = tuple[tuple[int, ...], tuple[int, ...]]
-"""The sizes before the columns, that of the batch first, and those after them."""
+"""The sizes of the dimensions before the columns, starting with the batch, and of those after."""
 
 
 def in_columns(parts: Sequence[Part], dim: int, heads: Sequence[Head]) -> list[Tensor]:
     """Each head with its parameters along `dim`, (B, *before, columns · parameters, *after).
 
     Raises:
-        ValueError: A head cannot be that of its part, or not beside the others.
+        ValueError: A head does not fit its part, or does not fit the other heads.
     """
     if len(heads) != len(parts):
         raise ValueError(
@@ -45,12 +45,14 @@ def in_columns(parts: Sequence[Part], dim: int, heads: Sequence[Head]) -> list[T
             )
         common = common & readings.keys() if index else set(readings)
         found.append(readings)
-    others = min(common, key=lambda key: len(key[0]))  # a dimension of 1 may be columns: it is
+    others = min(
+        common, key=lambda key: len(key[0])
+    )  # read a dimension of 1 as columns if it can be
     return [readings[others] for readings in found]
 
 
 def shapes(output: Tensor | Sequence[Head]) -> str:
-    """The shapes of a decoder's output in words: a tuple's side by side, one within in brackets."""
+    """The shapes of a decoder's output in words; a nested tuple is put in brackets."""
     if isinstance(output, Tensor):
         return str(tuple(output.shape))
     return ", ".join(
@@ -59,7 +61,7 @@ def shapes(output: Tensor | Sequence[Head]) -> str:
 
 
 def _readings(part: Likelihood, num: int, dim: int, head: Head, name: str) -> dict[Others, Tensor]:
-    """What a head can be, by its dimensions beside the columns."""
+    """All ways to read a head, by the sizes of its dimensions other than the columns."""
     stacked = not isinstance(head, Tensor)
     try:
         params = part.join(head) if stacked else head
@@ -73,7 +75,7 @@ def _readings(part: Likelihood, num: int, dim: int, head: Head, name: str) -> di
             found.append(_beside(params, dim, own))
         if num == 1 and core == 1 + after and (stacked or not own):
             found.append(_beside(params.unsqueeze(1), dim, own))
-    in_place = own and not stacked and not (isinstance(part, Dispersed) and num > 1)
+    in_place = own and not stacked and not (isinstance(part, LocationDispersion) and num > 1)
     if in_place and params.ndim > -dim and params.shape[dim] == num * math.prod(part.param_shape):
         found.append(params)
     if after == 0 and params.ndim > 2 and params.shape[-2:] == _variables(part, num):
@@ -87,14 +89,14 @@ def _readings(part: Likelihood, num: int, dim: int, head: Head, name: str) -> di
 
 
 def _variables(part: Likelihood, num: int) -> tuple[int, ...]:
-    """How one-hot columns may lie in two dimensions: (variables, classes); () of other columns."""
+    """Sizes (variables, classes) of one-hot columns in two dimensions; () for other columns."""
     if isinstance(part, Categorical) and part.one_hot:
         return num // part.num_classes, part.num_classes
     return ()
 
 
 def _beside(params: Tensor, dim: int, own: int) -> Tensor:
-    """Parameters whose last dimension, if elements have one of their own, joins the columns'."""
+    """Parameters with their own last dimension, if any, merged into that of the columns."""
     return params.movedim(-1, dim).flatten(dim - 1, dim) if own else params
 
 
@@ -104,17 +106,17 @@ def _others(params: Tensor, dim: int) -> Others:
 
 
 def _expected(part: Likelihood, num: int, after: int) -> str:
-    """The shapes of a head in words."""
+    """The shapes that a head may have, in words."""
     rest = {0: [], 1: ["length"], 2: ["height", "width"]}.get(after, ["*after"])
     own = [str(size) for size in part.param_shape]
     wanted = [["B", str(num), *rest, *own]]
-    if own and (num == 1 or not isinstance(part, Dispersed)):
+    if own and (num == 1 or not isinstance(part, LocationDispersion)):
         wanted.append(["B", str(num * math.prod(part.param_shape)), *rest])
     if num == 1 and not own:
         wanted.append(["B", *rest])
     if after == 0 and (variables := _variables(part, num)):
         wanted.append(["B", *map(str, variables)])
     words = " or ".join(f"({', '.join(sizes)}{',' * (len(sizes) == 1)})" for sizes in wanted)
-    if isinstance(part, Dispersed) and own:
+    if isinstance(part, LocationDispersion) and own:
         words += f", or a tuple of {own[0]} of shape ({', '.join(['B', str(num), *rest])}),"
     return f"shape {words}"

@@ -1,8 +1,8 @@
-"""Draws of gamma, Poisson and binomial variables as functions of base noise, one number each.
+"""Draws of gamma, Poisson and binomial variables, each as a function of one number of base noise.
 
-These laws have no cheap quantile function; the usual samplers reject proposals, and how many random
-numbers one draw takes depends on the others. Here each number of noise starts a stream of uniforms
-of its own, so that a draw depends on its own parameters and noise alone, whatever stands beside it.
+These distributions have no cheap quantile function. The usual samplers reject proposals from one
+shared stream of random numbers, so that each draw depends on the draws before it. Here, each number
+of noise seeds its own stream of uniforms, and a draw depends only on its own parameters and noise.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,23 +12,23 @@ from torch import Generator, Tensor
 
 from crosscoding.random import uniform
 
-_MOST_PROPOSALS = 64  # one is accepted with probability above 0.6: none of them is in 1e-25
-_FEW = 10.0  # mean count below which adding up probabilities is quicker
-_MOST_COUNTS = 110  # that a mean of _FEW gives: more have probability 1e-70
+_MOST_PROPOSALS = 64  # each is accepted with probability > 0.6, so that all fail in 1e-25
+_FEW = 10.0  # mean count below which summing probabilities is faster than rejection
+_MOST_COUNTS = 110  # a mean of _FEW exceeds it with probability 1e-70
 _MIXERS = ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15))  # as signed 64-bit integers
 _STEP = -0x61C8864680B583EB
 
 
 def seeds(shape: Sequence[int], *, generator: Generator, like: Tensor) -> Tensor:
-    """Base noise in [0, 1), in double whatever `like` is: 53 bits that start a stream each."""
+    """Base noise in [0, 1), always in double: each number is 53 bits that seed a stream."""
     return uniform(shape, generator=generator, like=like.double())
 
 
 def uniforms(noise: Tensor, index: int) -> Tensor:
-    """Number `index` of the stream that each number of noise starts: in (0, 1), double.
+    """Number `index` of the stream that each number of noise seeds: in (0, 1), double.
 
-    Source: Steele, Lea and Flood (2014), SplitMix64. Differs in: the seed is mixed first, as
-    neighbouring seeds are neighbouring states.
+    Source: Steele, Lea and Flood (2014), SplitMix64. Differs in: the seed is mixed first, because
+    neighbouring seeds would be neighbouring states.
     """
     state = _mixed((noise.double() * 2**53).long() + _STEP)
     step = ((index + 1) * _STEP + 2**63) % 2**64 - 2**63  # wraps around, as the tensor does
@@ -36,15 +36,15 @@ def uniforms(noise: Tensor, index: int) -> Tensor:
 
 
 def substream(noise: Tensor, index: int) -> Tensor:
-    """Noise for a variable of its own, where a draw is made of several."""
+    """Independent noise number `index`, for a draw that combines several variables."""
     return uniforms(noise, -1 - index)
 
 
 def log_gamma(shape: Tensor, noise: Tensor) -> Tensor:
-    """Logarithms of Gamma(shape, 1) variables, double.
+    """Logarithms of Gamma(shape, 1) variables, in double.
 
-    Source: Marsaglia and Tsang (2000). Differs in: in logarithms, so that shapes near 0 do not
-    underflow; without the squeeze, which only saves time.
+    Source: Marsaglia and Tsang (2000). Differs in: computed in logarithms, so that shapes near 0 do
+    not underflow; no squeeze step, which only saves time.
     """
     shape, noise = torch.broadcast_tensors(shape.double(), noise)
     large = torch.where(shape < 1, shape + 1, shape)
@@ -63,11 +63,11 @@ def log_gamma(shape: Tensor, noise: Tensor) -> Tensor:
 
 
 def poisson(rate: Tensor, noise: Tensor) -> Tensor:
-    """Poisson variables of the given means, up to 1e12 or so, double."""
+    """Poisson variables with the given means, up to about 1e12, in double."""
     rate, noise = torch.broadcast_tensors(rate.double(), noise)
     few = rate < _FEW
     small = torch.where(few, rate, 1.0)
-    by_sum = _by_sum((-small).exp(), lambda k: small / (k + 1), noise)
+    by_sum = _by_summation((-small).exp(), lambda k: small / (k + 1), noise)
     large = torch.where(few, _FEW, rate)
     b = 0.931 + 2.53 * large.sqrt()
     a = -0.059 + 0.02483 * b
@@ -76,19 +76,19 @@ def poisson(rate: Tensor, noise: Tensor) -> Tensor:
     def log_prob(k: Tensor, at: Tensor) -> Tensor:
         return k * large[at].log() - large[at] - (k + 1).lgamma()
 
-    by_rejection = _transformed(a, b, large + 0.43, log_height, log_prob, noise)
+    by_rejection = _by_transformed_rejection(a, b, large + 0.43, log_height, log_prob, noise)
     return torch.where(few, by_sum, by_rejection)
 
 
 def binomial(total: Tensor, probability: Tensor, noise: Tensor) -> Tensor:
-    """Numbers of successes in `total` trials, double."""
+    """Numbers of successes in `total` trials, in double."""
     total, p, noise = torch.broadcast_tensors(total.double(), probability.double(), noise)
     flipped = p > 0.5
     p = torch.where(flipped, 1 - p, p)
     few = total * p < _FEW
     q = torch.where(few, p, 0.5)
     odds = q / (1 - q)
-    by_sum = _by_sum(
+    by_sum = _by_summation(
         (total * (-q).log1p()).exp(), lambda k: (total - k).clamp_min(0) / (k + 1) * odds, noise
     )
     n, p = torch.where(few, 2 * _FEW, total), torch.where(few, 0.5, p)
@@ -105,13 +105,13 @@ def binomial(total: Tensor, probability: Tensor, noise: Tensor) -> Tensor:
         return torch.where(k <= of, inside, -torch.inf)
 
     log_height = ((2.83 + 5.1 / b) * deviation).log()
-    by_rejection = _transformed(a, b, n * p + 0.5, log_height, log_ratio, noise)
+    by_rejection = _by_transformed_rejection(a, b, n * p + 0.5, log_height, log_ratio, noise)
     count = torch.where(few, by_sum, by_rejection)
     return torch.where(flipped, total - count, count)
 
 
-def _by_sum(first: Tensor, ratio: Callable[[int], Tensor], noise: Tensor) -> Tensor:
-    """The quantile at noise of a law on 0, 1, … by the ratios of its probabilities."""
+def _by_summation(first: Tensor, ratio: Callable[[int], Tensor], noise: Tensor) -> Tensor:
+    """The quantile at noise of a distribution on 0, 1, … from ratios of its probabilities."""
     probability, below, count = first, first, torch.zeros_like(noise)
     for k in range(_MOST_COUNTS):
         above = noise >= below
@@ -123,7 +123,7 @@ def _by_sum(first: Tensor, ratio: Callable[[int], Tensor], noise: Tensor) -> Ten
     return count
 
 
-def _transformed(
+def _by_transformed_rejection(
     a: Tensor,
     b: Tensor,
     centre: Tensor,
@@ -133,8 +133,8 @@ def _transformed(
 ) -> Tensor:
     """Transformed rejection of a count: floor((2 a / us + b) u + centre), us = ½ − |u|.
 
-    Source: Hörmann (1993), algorithms PTRS and BTRS. Differs in: without the squeezes, which only
-    save time.
+    Source: Hörmann (1993), algorithms PTRS and BTRS. Differs in: no squeeze steps, which only save
+    time.
     """
 
     def propose(at: Tensor, stream: Tensor, round_: int) -> tuple[Tensor, Tensor]:
@@ -151,7 +151,7 @@ def _transformed(
 def _first_accepted(
     propose: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]], noise: Tensor
 ) -> Tensor:
-    """The first accepted proposal for each number of noise; its shape."""
+    """The first accepted proposal for each number of noise, in the shape of noise."""
     result = torch.zeros_like(noise)
     pending = torch.ones_like(noise, dtype=torch.bool)
     for round_ in range(_MOST_PROPOSALS):
@@ -170,5 +170,5 @@ def _mixed(bits: Tensor) -> Tensor:
 
 
 def _shifted(bits: Tensor, by: int) -> Tensor:
-    """Shifted to the right as an unsigned number."""
+    """Bits shifted right as those of an unsigned integer."""
     return (bits >> by) & ((1 << (64 - by)) - 1)

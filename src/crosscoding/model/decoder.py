@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from crosscoding.likelihoods import Likelihood
-from crosscoding.likelihoods.expected_outputs import doubt_of, joined, wrong_output
+from crosscoding.likelihoods.decoder_output import doubt_of, joined, wrong_output
 from crosscoding.model.plain_copy import tensors_of
 from crosscoding.model.trial import OutputError, Trial, check_derivatives
 from crosscoding.model.undefined_elements import element_name, sometimes_lost

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from crosscoding.evidence import as_tensor
 from crosscoding.likelihoods import Likelihood
-from crosscoding.likelihoods.expected_outputs import on_half_as_many
+from crosscoding.likelihoods.decoder_output import on_half_as_many
 
 
 class _Model(Protocol):

@@ -35,7 +35,7 @@ def test_equal_modes_are_all_found(dim):
 
 
 @pytest.mark.parametrize(
-    "name", ["Cauchy in 3-d", "t that is shifted", "wide normal in 10-d", "product of Cauchy"]
+    "name", ["Cauchy in 3-d", "shifted t", "wide normal in 10-d", "product of Cauchy"]
 )
 def test_one_mode_is_one(name):
     peaks = peaks_of(densities.WIDE[name])

@@ -27,7 +27,7 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.clock import Clock, OutOfTime
-from crosscoding.crosscoders.covariances import towards_diagonal, weighted_covariance
+from crosscoding.crosscoders.covariance_estimates import towards_diagonal, weighted_covariance
 from crosscoding.crosscoders.heavy_tailed_mixture import EACH_CAUCHY, NORMAL, log_kernel, tailed
 from crosscoding.crosscoders.precision_factors import covariance_root
 from crosscoding.diagnostics import importance_ess

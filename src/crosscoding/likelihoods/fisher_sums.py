@@ -1,6 +1,6 @@
-"""Fisher matrices of laws on 0, 1, …, last: sums over all counts, or over some where many.
+"""Fisher matrices of distributions on 0, 1, …, last, by sums over counts.
 
-F = Σ_k p(k) s(k) s(k)ᵀ,   s = ∇ log p(k) by the parameters
+F = Σ_k p(k) s(k) s(k)ᵀ,   s(k) = ∇ log p(k), the gradient in the parameters
 """
 
 from collections.abc import Callable
@@ -18,19 +18,18 @@ def expected_products(
     centre: Tensor,
     reach: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """E[s₁ s₁], E[s₁ s₂] and E[s₂ s₂] of the two scores, under the law itself.
+    """E[s₁ s₁], E[s₁ s₂] and E[s₂ s₂] for the two scores s, under p.
 
-    The 8 counts at each end count as they are, and of what lies between only centre ± reach. Where
-    these are more than 52 counts, a midpoint rule of 52 points takes the place of their sum, in x,
-    k = low + (high − low) x² (3 − 2 x): it is finest at the ends, where a law may rise without
-    bound. That is within a hundredth of the sum.
+    The sum takes the 8 counts at each end, and between them those in centre ± reach. If these are
+    more than 52, a midpoint rule of 52 points in x, k = low + (high − low) x² (3 − 2 x), replaces
+    their sum. It is finest at both ends, where p may be unbounded, and within 1 % of the sum.
 
     Args:
-        log_prob: log p(k) and the same number for all k, for k of the shape that follows; smooth
-            in k between the ends.
-        scores: s(k), two of that shape.
-        last: Largest count, shape (*sample, E) or broadcast with the others.
-        centre, reach: Where nearly all counts lie, or the ends do.
+        log_prob: log p(k) up to a constant in k, for k of shape (*sample, E); smooth in k between
+            the ends.
+        scores: The two entries of s(k), each of that shape.
+        last: Largest count; broadcasts to (*sample, E).
+        centre, reach: centre ± reach holds nearly all of p outside the ends, shape (*sample, E).
     """
     low = (centre - reach).floor().clamp_min(_ENDS)
     num = ((centre + reach).ceil().minimum(last - _ENDS) - low + 1).clamp_min(0)

@@ -1,14 +1,15 @@
-"""EM for mixtures of Gaussians, for all queries at once, and with covariances that hold few draws.
+"""EM for mixtures of Gaussians, for all queries at once, with covariances that few draws support.
 
-K dim² / 2 parameters from a few hundred draws overfit. So each component's covariance is drawn to
-the mean covariance within components, which all draws tell about,
+K dim² / 2 parameters overfit a few hundred draws. So each component's covariance is shrunk towards
+the mean covariance within components, which all draws inform,
 
     Σ_k = (n_k S_k + ν T) / (n_k + ν),   S = Σ_j π_j S_j,   T = (n S + ν diag S) / (n + ν),
 
-with ν = dim + 1, by its effective number n_k of draws: with many more than dim draws it is its own,
-with few it is T.
+with ν = dim + 1, according to the component's effective number of draws n_k: with many more than
+dim draws it keeps its own, with few it gets T.
 
-Points are standardised as in `moments`: (B, S, dim), and weights (B, S) sum to 1 over S.
+Points are standardised as in `covariance_estimates`: (B, S, dim), with weights (B, S) that sum to 1
+over S.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,11 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.crosscoders.covariances import FLOOR, towards_diagonal, weighted_covariance
+from crosscoding.crosscoders.covariance_estimates import (
+    FLOOR,
+    towards_diagonal,
+    weighted_covariance,
+)
 from crosscoding.crosscoders.precision_factors import precision_root
 from crosscoding.random import uniform
 
@@ -32,13 +37,13 @@ def fit_mixture(
     generator: Generator,
     tick: Callable[[], None] = lambda: None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The likeliest mixture of `num` Gaussians that EM finds from clusters of the points.
+    """A mixture of `num` Gaussians fitted by EM, which starts from clusters of the points.
 
     Args:
         points: Standardised draws, shape (B, S, dim).
         weights: Their weights, shape (B, S).
         num: Number K of components.
-        generator: For the first centres; shared over the batch.
+        generator: For the first centres; the same for the whole batch.
         tick: Called before every round.
     Returns:
         log π, (B, K); means, (B, K, dim); Cholesky factors of the covariances, (B, K, dim, dim).
@@ -94,13 +99,13 @@ def _maximise(
     count = (share.square() / joint.square().sum(-1).clamp_min(tiny))[..., None, None]
     covariance = (count * scatter + prior * pooled.unsqueeze(1)) / (count + prior)
     floor = FLOOR * torch.eye(dim, dtype=points.dtype, device=points.device)
-    # one draw's worth of weight, spread evenly, so that no component is ever quite without
+    # one draw's weight is spread evenly, so that every component keeps some
     smoothed = (share * total.unsqueeze(-1) + 1 / num) / (total.unsqueeze(-1) + 1)
     return smoothed.log(), means, precision_root(covariance + floor)
 
 
 def _clusters(points: Tensor, weights: Tensor, num: int, *, generator: Generator) -> Tensor:
-    """Each point's cluster as responsibilities of 0 and 1, (B, K, S): the best of some restarts.
+    """Each point's cluster as responsibilities of 0 and 1, (B, K, S), from the best restart.
 
     Source: Arthur & Vassilvitskii (2007), k-means++, then Lloyd's rounds. Differs in: weights.
     """
@@ -117,11 +122,11 @@ def _clusters(points: Tensor, weights: Tensor, num: int, *, generator: Generator
 
 
 def _nearest(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """Which of the centres (B, R, K, dim) is nearest to each point, and how near.
+    """The nearest of the centres (B, R, K, dim) to each point, and how near it is.
 
     Returns:
-        1 for the nearest and 0 for the others, (B, R, K, S); and the largest cᵀx − |c|² / 2, which
-        is (|x|² − distance²) / 2, (B, R, S).
+        1 for the nearest centre and 0 for the others, (B, R, K, S); and the largest cᵀx − |c|² / 2,
+        which is (|x|² − distance²) / 2, (B, R, S).
     """
     products = (centres.flatten(1, 2) @ points.mT).unflatten(1, centres.shape[1:3])
     closeness = products - 0.5 * centres.square().sum(-1, keepdim=True)
@@ -131,7 +136,7 @@ def _nearest(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _seeds(points: Tensor, weights: Tensor, num: int, *, generator: Generator) -> Tensor:
-    """First centres, (B, R, K, dim), each a point far from those before it, by chance."""
+    """First centres, (B, R, K, dim): random points, likelier the further from earlier centres."""
     levels = uniform((num, 1, _RESTARTS, 1), generator=generator, like=points)
     rows = torch.arange(len(points), device=points.device).unsqueeze(1)
     squares = points.square().sum(-1).unsqueeze(1)

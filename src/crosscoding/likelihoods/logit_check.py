@@ -1,7 +1,7 @@
-"""Whether a decoder's numbers are hardly logits, but probabilities.
+"""Whether numbers that should be logits look like probabilities.
 
-Many logits do not all lie between 0 and 1 by chance. A few may; then the autograd graph tells
-whether they come straight out of a sigmoid.
+Many logits do not all lie between 0 and 1 by chance. A few may, and then the autograd graph shows
+whether they come straight from a sigmoid or a softmax.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-_FEW = 8  # elements, below which logits may all lie in [0, 1] by chance, as test_doubts.py counts
+_FEW = 8  # fewer logits may all lie in [0, 1] by chance; test_doubts.py counts how often
 _INTO_0_TO_1 = {"Sigmoid", "Hardsigmoid", "Softmax"}
 _UNCHANGED = {
     *(
@@ -27,17 +27,17 @@ _UNCHANGED = {
     *("Select", "Slice", "Split", "SplitWithSizes", "Squeeze", "Stack", "T", "ToCopy", "Transpose"),
     *("Unbind", "UnsafeSplit", "UnsafeView", "Unsqueeze", "View"),
 }
-"""Operations that give the numbers they are given, in another shape or dtype."""
+"""Operations that return their input, in another shape or dtype."""
 
 
-def hardly_logits(numbers: Tensor) -> bool:
-    """Whether numbers that should be logits, (B, …) at several z, are probabilities instead."""
+def look_like_probabilities(numbers: Tensor) -> bool:
+    """Whether a decoder's output at several z, (B, …), is probabilities rather than logits."""
     inside = bool(((numbers >= 0) & (numbers <= 1)).all()) and bool(numbers.any())
     return inside and (numbers[0].numel() >= _FEW or _squashed(numbers))
 
 
 def _squashed(numbers: Tensor) -> bool:
-    """Whether all come straight out of a function into [0, 1]; False where they have no graph."""
+    """Whether all numbers come straight from a function into [0, 1]; False without a graph."""
     if not numbers.requires_grad or numbers.grad_fn is None:
         return False
     ends, seen, left = [], set[Any](), [numbers.grad_fn]

@@ -1,4 +1,4 @@
-"""Decoders with an input of a shape of their own, as `VAE` wants them: of z (B, latent), any B."""
+"""Decoders whose input has another shape, as decoders of z (B, latent) for any B."""
 
 import math
 from collections.abc import Sequence
@@ -12,17 +12,16 @@ Output = Tensor | tuple[Tensor, ...]
 def with_flat_input(
     decoder: nn.Module, shape: Sequence[int | None], instead: str
 ) -> tuple[nn.Module, int]:
-    """A decoder of z (B, latent) from one of inputs (B, *latent), and latent.
+    """A decoder of z (B, latent) from one of inputs (B, *latent), and the size latent.
 
     Args:
-        decoder: Outputs a tensor, or a sequence of them.
-        shape: Shape of its input; None where any size will do, which the first may be. A decoder
-            of exactly one z, as exported without a word on the batch, is mapped over the batch.
-        instead: How to export a decoder of any batch size, for the message.
+        decoder: A module that outputs a tensor or a sequence of tensors.
+        shape: Shape of its input, None for a dynamic size, which only the first may be. A decoder
+            of exactly one z, as exported without a dynamic batch, is mapped over the batch.
+        instead: How to export a decoder for any batch size, for the message.
 
     Raises:
-        ValueError: The batch has another fixed size, or the size of a latent dimension is not
-            known.
+        ValueError: The batch has another fixed size, or the size of a latent dimension is unknown.
     """
     batch, *latent = shape or [0]
     sizes = [size for size in latent if size]
@@ -30,7 +29,7 @@ def with_flat_input(
         raise ValueError(f"expected an input of shape (batch, *latent), got {_in_words(shape)}")
     if batch not in (None, 1):
         raise ValueError(
-            f"expected a decoder of any number of z, or of one, got an input of shape "
+            f"expected a decoder for any batch size, or for 1, got an input of shape "
             f"{_in_words(shape)}; {instead}"
         )
     mapped = decoder if batch is None else _OneByOne(decoder)
@@ -39,7 +38,7 @@ def with_flat_input(
 
 
 class _OneByOne(nn.Module):
-    """A decoder of exactly one z for a batch of them: by vmap, in one pass, not by a loop."""
+    """A decoder of exactly one z, applied to a batch by vmap: in one pass, without a loop."""
 
     def __init__(self, decoder: nn.Module) -> None:
         super().__init__()

@@ -1,8 +1,9 @@
-"""Likelihoods whose log-probability is linear in what the data are: a bank by matrix products.
+"""Natural exponential families: likelihoods whose log-probability is linear in the data.
 
     log p(t|z) = a(z) t + b(z) + c(t)
 
-The sum over observed elements of N parameter sets and B queries is then (N, E) @ (E, B), twice.
+For N parameter sets and B queries, the sums over observed elements are then two matrix products,
+(N, E) @ (E, B).
 """
 
 from abc import abstractmethod
@@ -10,22 +11,23 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from crosscoding.likelihoods.base import LOST, Likelihood
+from crosscoding.likelihoods.base import Likelihood
+from crosscoding.likelihoods.rounding import MAX_ROUNDING_ERROR
 
-_ROWS = 256  # of a bank, that are worked out in double at once
+_ROWS = 256  # rows of a bank that are computed in double at once
 
 
-class Linear(Likelihood):
+class ExponentialFamily(Likelihood):
     """log p(t|z) = a t + b + c, with a and b from the parameters and c from the data."""
 
     num_kept = 2
 
     @abstractmethod
     def slope_and_offset(self, params: Tensor) -> tuple[Tensor, Tensor]:
-        """a and b of each element, shape (*sample, E); in double where t can be large."""
+        """a and b of each element, shape (*sample, E); in double if t can be large."""
 
     def base_measure(self, values: Tensor) -> Tensor | None:
-        """c of each element, shape of values, or None where it is 0."""
+        """c of each element, shape of values; None if it is 0."""
         return None
 
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
@@ -39,10 +41,10 @@ class Linear(Likelihood):
         weight = mask.to(slope.dtype)
         data = values.to(slope.dtype) * weight
         result, coarse = _summed(slope, offset, data, weight)
-        if result.isnan().any():  # of 0 · inf, where an element does not count
+        if result.isnan().any():  # from 0 · inf at elements outside the mask
             slope, offset = torch.where(mask, slope, 0.0), torch.where(mask, offset, 0.0)
             result, coarse = _summed(slope, offset, data, weight)
-        coarse = coarse | result.isnan()  # of an infinite slope
+        coarse = coarse | result.isnan()  # from an infinite slope
         if coarse.any():
             one_by_one = torch.where(mask, terms(slope, offset, data), 0.0).sum(-1)
             result = torch.where(coarse, one_by_one, result)
@@ -70,20 +72,20 @@ class Linear(Likelihood):
 
 
 def _summed(slope: Tensor, offset: Tensor, data: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Σ a t + Σ b, and where the two are so large that their sum has lost its digits."""
+    """Σ a t + Σ b, and where the two are so large that their sum loses its digits."""
     offsets = torch.linalg.vecdot(offset, weight)
     return torch.linalg.vecdot(slope, data) + offsets, _is_coarse(offsets)
 
 
 def _is_coarse(sums: Tensor) -> Tensor:
-    """Whether the last digit of sums is more than 0.05 nats; what is infinite has none."""
-    return (torch.finfo(sums.dtype).eps * sums.abs() > LOST) & sums.isfinite()
+    """Whether one unit in the last place of a finite sum is more than 0.05 nats."""
+    return (torch.finfo(sums.dtype).eps * sums.abs() > MAX_ROUNDING_ERROR) & sums.isfinite()
 
 
 def terms(slope: Tensor, offset: Tensor, values: Tensor) -> Tensor:
-    """a t + b of each element, also where a is infinite.
+    """a t + b of each element, even if a is infinite.
 
-    Then one value alone is possible: 0 where a = −inf, as of a log rate, and 1 where a = inf, as of
+    Then only one value is possible: 0 for a = −inf, such as a log rate, and 1 for a = inf, such as
     a logit.
     """
     result = values * slope + offset
@@ -99,7 +101,7 @@ def _certain(possible: Tensor, log_prob: Tensor) -> Tensor:
 
 
 def _products(slope: Tensor, offset: Tensor, data: Tensor, weight: Tensor) -> Tensor:
-    """Σ of `terms` by matrix products, where what does not count may be infinite or NaN."""
+    """Σ of `terms` by matrix products; elements outside the mask may be infinite or NaN."""
     low, high = slope == -torch.inf, (slope == torch.inf) & (offset == -torch.inf)
     never = (offset == -torch.inf) & ~high
     unknown = slope.isnan() | offset.isnan() | (offset == torch.inf)

@@ -1,8 +1,9 @@
-"""Likelihoods of a location and a positive number beside it, which is a setting or decoded.
+"""Likelihoods with a location and a positive dispersion, which is a setting or decoded.
 
-The second number is the `scale` of a Gaussian, the `total_count` of a negative binomial, the
+The dispersion is the `scale` of a Gaussian, the `total_count` of a negative binomial, or the
 `concentration` of a beta-binomial. As a setting it is a number, or a tensor that broadcasts to the
-data's shape; None says that the decoder outputs it after the location, as itself: no logarithm.
+data's shape. None means that the decoder outputs it after the location: the number itself, not its
+logarithm.
 """
 
 from abc import abstractmethod
@@ -14,14 +15,16 @@ from torch import Tensor
 from crosscoding.isolation import isolated
 from crosscoding.likelihoods.base import Likelihood
 
-_FEW_DIGITS = 5e-4  # units in the last place of a value: 100 scales off, they move log p by 0.05
+_FEW_DIGITS = 5e-4  # scales: a rounding error this large moves log p by 0.05, 100 scales off
 
 
-class Dispersed(Likelihood):
-    """A likelihood of parameters (location, dispersion), the second under the name `dispersion`.
+class LocationDispersion(Likelihood):
+    """A likelihood with parameters (location, dispersion).
 
     Attributes:
-        coupled: Whether the Fisher matrix has an off-diagonal part, and is a sum that costs time.
+        dispersion: The name of the setting that holds the second parameter, or None if decoded.
+        advice_on_output: What to do about a decoder whose dispersion is not positive.
+        coupled: Whether the Fisher matrix has an off-diagonal entry. It is then an expensive sum.
     """
 
     dispersion: ClassVar[str] = "scale"
@@ -44,13 +47,13 @@ class Dispersed(Likelihood):
 
     @property
     def positive(self) -> bool:
-        """Whether a decoded dispersion has to be > 0, as it is itself and no logarithm."""
+        """Whether a decoded dispersion must be > 0. It need not if it is a logarithm."""
         return True
 
     def split(self, params: Tensor) -> tuple[Tensor, Tensor]:
         """Location and dispersion of each element, shapes that broadcast to (*sample, E).
 
-        A decoded dispersion that is not > 0 is NaN: an error where the element is observed.
+        A decoded dispersion that is not > 0 becomes NaN, which raises if the element is observed.
         """
         if self.decoded:
             dispersion = params[..., 1]
@@ -62,14 +65,14 @@ class Dispersed(Likelihood):
         return found & (params[..., 1] > 0) if self.decoded and self.positive else found
 
     def may_be_lost(self, values: Tensor) -> Tensor:
-        """Any, of a decoded dispersion; else where its size shows that digits will not suffice."""
+        """Every value if the dispersion is decoded; otherwise those too large for their digits."""
         if self.decoded:
             return super().may_be_lost(values)
         info = torch.finfo(values.dtype)
         return info.eps * self._size(values) > _FEW_DIGITS
 
     def _size(self, values: Tensor) -> Tensor:
-        """How large values are, against what log p(t|z) can tell apart."""
+        """The size of values relative to the differences that matter to log p(t|z)."""
         return (values / setting(getattr(self, self.dispersion), values)).abs()
 
     def check_params(self, params: Tensor) -> None:
@@ -80,17 +83,17 @@ class Dispersed(Likelihood):
             )
 
     def is_coarse(self, params: Tensor) -> Tensor:
-        """Whether a location's last digit is a third of the scale, wherever the value lies."""
+        """Whether one unit in a location's last place exceeds a third of the scale."""
         location, scale = self.split(params)
         return torch.finfo(params.dtype).eps * location.abs() > scale / 3
 
     @abstractmethod
     def information(self, params: Tensor) -> tuple[Tensor, ...]:
-        """The Fisher matrix of (location, dispersion), shape (*sample, E) each entry.
+        """The entries of the Fisher matrix of (location, dispersion), each of shape (*sample, E).
 
         Returns:
-            That of the location, of the dispersion, and, if `coupled`, between them. All but the
-            first may be left out where the dispersion is a setting.
+            The entry of the location, of the dispersion and, if `coupled`, off the diagonal. If the
+            dispersion is a setting, all but the first may be left out.
         """
 
     def fisher(self, params: Tensor) -> Tensor:
@@ -109,7 +112,7 @@ class Dispersed(Likelihood):
         return torch.stack(product, -1)
 
     def _information_where(self, params: Tensor, mask: Tensor) -> list[Tensor]:
-        """`information` of the elements in mask, worked out for these alone, and 0 elsewhere."""
+        """`information` of the elements in mask, computed only for these, and 0 elsewhere."""
         num = len(self.param_shape)
         shape = params.shape[: params.ndim - num]
         mask = mask.expand(shape[-2:])
@@ -133,13 +136,13 @@ def setting(value: float | Tensor, like: Tensor) -> Tensor:
 
 
 def to_check(value: float | Tensor) -> Tensor:
-    """A setting as a tensor; a number that is not whole in float32."""
+    """A setting as a tensor; a float becomes float32."""
     return torch.as_tensor(value, dtype=torch.float32 if isinstance(value, float) else None)
 
 
 @isolated
 def check_positive(likelihood: Likelihood, name: str, *, or_none: bool = False) -> None:
-    """Refuse a setting that is not finite and > 0; keep a copy of one that is a tensor.
+    """Check that a setting is finite and > 0; replace a tensor by a copy.
 
     Raises:
         TypeError: It is neither a number nor a tensor (nor None).

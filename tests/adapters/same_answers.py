@@ -1,8 +1,8 @@
-"""Methods that need different things of a decoder: gradients, Jacobians of a batch, or neither."""
+"""Methods that need gradients, batched Jacobians or neither, and a comparison of their answers."""
 
 import pytest
 import torch
-from cheap import CHEAP
+from cheap_methods import CHEAP
 
 import crosscoding as cc
 from crosscoding.methods import HMC, Auto, Importance, Laplace, NaturalGradient, Variational
@@ -14,11 +14,11 @@ every_kind_of_method = pytest.mark.parametrize("method", METHODS, ids=lambda m: 
 
 
 def assert_same_answers(vae: cc.VAE, plain: cc.VAE, evidence: cc.Evidence, method) -> None:
-    """Answers are those of the plain decoder, up to what its rounding comes to in the end."""
+    """Answers equal those of the plain decoder, up to amplified rounding."""
     mine, wanted = (cc.condition(model, evidence, method, seed=0) for model in (vae, plain))
-    if isinstance(method, HMC):  # a chain whose numbers are rounded otherwise is soon another one
+    if isinstance(method, HMC):  # different rounding soon gives a different chain
         mean, spread = wanted.sample(80, seed=0).mean(0), wanted.sample(80, seed=0).std(0)
-        # Draws of 4 chains of 20 draws each, so that a third of 80 may count.
+        # The 80 draws are 4 chains of 20, and worth about a third of their number.
         assert ((mine.sample(80, seed=0).mean(0) - mean).abs() < 5 * spread / 27**0.5).all()
         return
     torch.testing.assert_close(mine.sample(8, seed=0), wanted.sample(8, seed=0), rtol=0, atol=1e-2)

@@ -1,4 +1,4 @@
-"""Every method that the registry lists, with settings that take a fraction of a second."""
+"""Every method of the registry, with settings that take a fraction of a second."""
 
 from dataclasses import replace
 

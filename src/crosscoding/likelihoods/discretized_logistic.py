@@ -1,4 +1,4 @@
-"""Likelihoods of a number that was rounded: the mass of a density over each rounding interval."""
+"""A likelihood of rounded numbers: the mass of a logistic density over each interval."""
 
 import math
 from collections.abc import Sequence
@@ -9,32 +9,32 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from crosscoding.likelihoods.count_sums import expected_products
-from crosscoding.likelihoods.dispersed import Dispersed
+from crosscoding.likelihoods.fisher_sums import expected_products
+from crosscoding.likelihoods.location_dispersion import LocationDispersion
 from crosscoding.random import uniform
 
-_ON_GRID = 0.01  # of an interval: how far off its middle a value may be
+_ON_GRID = 0.01  # of an interval: how far a value may be from the grid
 
 
 @dataclass(frozen=True, eq=False)
-class DiscretizedLogistic(Dispersed):
-    """Intensities on an even grid, such as the 256 of a picture, under a rounded logistic density.
+class DiscretizedLogistic(LocationDispersion):
+    """Intensities on an even grid, such as the 256 of a picture, with rounded logistic noise.
 
         p(t|z) = σ((t + ½w − μ) / s) − σ((t − ½w − μ) / s),   w = (high − low) / (bins − 1)
 
-    The interval of the lowest value is open downwards, that of the highest upwards, so that the
-    probabilities of the grid's values sum to 1.
+    The interval of the lowest value extends to −∞ and that of the highest to +∞, so that the
+    probabilities of the grid sum to 1.
 
     Args:
-        scale: s > 0 in the data's units, as the `scale` of a `Gaussian`: a number, a tensor, or
-            None if the decoder outputs it after μ.
+        scale: s > 0 in the data's units, as for a `Gaussian`: a number, a tensor, or None if the
+            decoder outputs it after μ.
         bins: Number of values, ≥ 2.
-        low, high: Lowest and highest value: 0 and 1, or −1 and 1, as the model was trained.
+        low, high: Lowest and highest value, such as 0 and 1, or −1 and 1: as in the training data.
 
-    Source: Salimans, Karpathy, Chen and Kingma (2017), PixelCNN++, section 2.1; Kingma and others
-        (2016) for the law. Differs in: one component; s itself is decoded and not log s; no
-        floor under the probability, which is worked out as σ(a) σ(−b) (1 − e^(b − a)); the
-        intervals of Kingma and others begin at t and the outer ones are closed.
+    Source: Salimans, Karpathy, Chen and Kingma (2017), PixelCNN++, section 2.1; Kingma et al.
+        (2016) for the distribution. Differs in: one component; the decoder outputs s, not log s;
+        the probability has no floor and is computed as σ(a) σ(−b) (1 − e^(b − a)); in Kingma et
+        al. the intervals begin at t and the outer ones are closed.
     """
 
     scale: float | Tensor | None = None
@@ -57,14 +57,14 @@ class DiscretizedLogistic(Dispersed):
 
     @property
     def width(self) -> float:
-        """The distance w of neighbouring values."""
+        """The distance w between neighbouring values."""
         return (self.high - self.low) / (self.bins - 1)
 
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
         return self._log_prob(*self.split(params), (values - self.low) / self.width)
 
     def _log_prob(self, mean: Tensor, scale: Tensor, k: Tensor) -> Tensor:
-        """log p of the values low + k w, for k between 0 and bins − 1."""
+        """log p of the value low + k w, for k between 0 and bins − 1."""
         above, below = self._edges(mean, scale, k)
         return log_interval(above, below, self.width / scale, k < 0.5, k > self.bins - 1.5)
 
@@ -83,7 +83,7 @@ class DiscretizedLogistic(Dispersed):
         return (self.width**2 * (second - first.square()).clamp_min(0)).to(params.dtype)
 
     def _moments(self, params: Tensor) -> tuple[Tensor, Tensor]:
-        """E[k] and E[k²], by Σ P(t > k) and Σ (2k + 1) P(t > k)."""
+        """E[k] and E[k²], as Σ P(t > k) and Σ (2k + 1) P(t > k)."""
         mean, scale = (part.double() for part in self.split(params))
         first, second = torch.zeros_like(mean), torch.zeros_like(mean)
         for k in range(self.bins - 1):
@@ -92,7 +92,7 @@ class DiscretizedLogistic(Dispersed):
         return first, second
 
     def information(self, params: Tensor) -> tuple[Tensor, ...]:
-        """By sums over values, as `expected_products` takes them."""
+        """Sums over values, computed by `expected_products`."""
         mean, scale = torch.broadcast_tensors(*(part.double() for part in self.split(params)))
 
         def scores(k: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,7 +120,7 @@ class DiscretizedLogistic(Dispersed):
         return uniform(shape, generator=generator, like=like.double())
 
     def draw(self, params: Tensor, noise: Tensor) -> Tensor:
-        """A draw of the logistic density, rounded to the grid."""
+        """A draw from the logistic density, rounded to the grid."""
         mean, scale = (part.double() for part in self.split(params))
         k = ((mean + scale * noise.logit(1e-16) - self.low) / self.width).round()
         return (self.low + k.clamp(0, self.bins - 1) * self.width).to(params.dtype)
@@ -138,7 +138,7 @@ def log_interval(
 
         σ(a) − σ(b) = σ(a) σ(−b) (1 − e^(b − a))
 
-    Where `lowest`, below is taken for −∞; where `highest`, above for +∞.
+    Where `lowest`, below is read as −∞; where `highest`, above as +∞.
     """
     inside = F.logsigmoid(above) + F.logsigmoid(-below) + (-(-width).expm1()).log()
     ends = torch.where(lowest, F.logsigmoid(above), F.logsigmoid(-below))

@@ -1,4 +1,4 @@
-"""Covariances of weighted draws, well conditioned even where the draws are few.
+"""Estimates of covariances from weighted draws, well conditioned even for few draws.
 
 Points are standardised: mean 0 and variance 1 in every element, shape (B, S, dim); weights (B, S)
 sum to 1 over S.
@@ -7,7 +7,7 @@ sum to 1 over S.
 import torch
 from torch import Tensor
 
-FLOOR = 1e-6  # least variance, of that of the draws: what float32 tells from 0
+FLOOR = 1e-6  # smallest variance relative to the draws' own: what float32 tells from 0
 _INTENSITIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4, 0.7, 1.0)
 _FACTOR_ROUNDS = 30
 
@@ -19,24 +19,25 @@ def weighted_covariance(points: Tensor, weights: Tensor) -> Tensor:
 
 
 def towards_diagonal(covariance: Tensor, intensity: Tensor) -> Tensor:
-    """(1 − λ) Σ + λ diag Σ: Σ (*shape, dim, dim), λ (*shape), the diagonal `FLOOR` or more.
+    """(1 − λ) Σ + λ diag Σ, for Σ (*shape, dim, dim) and λ (*shape).
 
-    Of λ > 0 it is positive definite, even where there are fewer draws than dimensions.
+    The diagonal is at least `FLOOR`. For λ > 0 the result is positive definite, even with fewer
+    draws than dimensions.
     """
     diagonal = covariance.diagonal(dim1=-2, dim2=-1).clamp_min(FLOOR)
     kept = (1 - intensity)[..., None, None] * covariance
     return kept - torch.diag_embed(kept.diagonal(dim1=-2, dim2=-1)) + torch.diag_embed(diagonal)
 
 
-def shrunk_covariance(points: Tensor, weights: Tensor) -> Tensor:
-    """`towards_diagonal` with the λ under which draws that are left out are likeliest.
+def leave_one_out_covariance(points: Tensor, weights: Tensor) -> Tensor:
+    """`towards_diagonal` with the λ that maximises the leave-one-out likelihood of the draws.
 
-    Correlations that the draws do not show with certainty shrink, and strong ones stay. Leaving out
-    draw s takes w_s x xᵀ from Σ, one term, so each λ costs no more than its own likelihood:
+    Uncertain correlations shrink and strong ones stay. Leaving out draw s subtracts one term,
+    w_s x xᵀ, from Σ, so the loss of each λ costs no more than one likelihood:
 
         Σ_s w_s (log |G| + log(1 − β_s r_s) + r_s / (1 − β_s r_s)),   r_s = x_sᵀ G⁻¹ x_s
 
-    with G of all draws and β_s = (1 − λ) w_s.
+    where G is the estimate from all draws and β_s = (1 − λ) w_s.
 
     Source: Hoffbeck & Landgrebe (1996). Differs in: weights; λ is one of `_INTENSITIES`.
     """
@@ -50,7 +51,7 @@ def shrunk_covariance(points: Tensor, weights: Tensor) -> Tensor:
         inverse = torch.linalg.solve_triangular(root, identity.expand_as(root), upper=False)
         white = inverse @ points.mT
         squares = white.square().sum(-2)
-        left = (1 - (1 - value) * weights * squares).clamp_min(FLOOR)  # 0 but for rounding
+        left = (1 - (1 - value) * weights * squares).clamp_min(FLOOR)  # at least 0 up to rounding
         log_det = 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         losses.append(log_det + (weights * (left.log() + squares / left)).sum(-1))
         candidates.append(candidate)
@@ -59,11 +60,13 @@ def shrunk_covariance(points: Tensor, weights: Tensor) -> Tensor:
     return torch.stack(candidates)[best, rows]
 
 
-def factors(points: Tensor, weights: Tensor, rank: int, count: Tensor) -> tuple[Tensor, Tensor]:
-    """d² and U of the likeliest covariance diag(d²) + U Uᵀ, (B, dim) and (B, dim, rank).
+def factor_analysis(
+    points: Tensor, weights: Tensor, rank: int, count: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Maximum-likelihood d² and U of a covariance diag(d²) + U Uᵀ, (B, dim) and (B, dim, rank).
 
-    Principal components, then `_FACTOR_ROUNDS` of EM. d² stays above 1 / (n + 1): as much of an
-    element's variance as n draws cannot tell from none.
+    Principal components first, then `_FACTOR_ROUNDS` rounds of EM. d² stays above 1 / (n + 1) of an
+    element's variance, which n draws cannot tell from 0.
 
     Source: Tipping & Bishop (1999) for the start, Rubin & Thayer (1982) for EM. Differs in: the
     bound on d².
@@ -89,7 +92,7 @@ def factors(points: Tensor, weights: Tensor, rank: int, count: Tensor) -> tuple[
 
 
 def _principal_factors(points: Tensor, weights: Tensor, num: int) -> Tensor:
-    """The first principal components times √(eigenvalue − noise), (B, dim, num)."""
+    """The first principal components, each times √(eigenvalue − noise), (B, dim, num)."""
     dim = points.shape[-1]
     rooted = points * weights.sqrt().unsqueeze(-1)
     if dim <= points.shape[-2]:

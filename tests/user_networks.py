@@ -1,10 +1,10 @@
-"""Classes as users write them, in a module that saved models can name."""
+"""Networks such as users write, in a module that saved models can name."""
 
 from torch import Tensor, nn
 
 
 class Residual(nn.Module):
-    """A decoder that is no stack: one layer's input is added to its output."""
+    """A decoder that is not a stack of layers: it has a skip connection."""
 
     def __init__(self, hidden: int, sizes: tuple[int, int] = (2, 6)) -> None:
         super().__init__()
@@ -29,14 +29,14 @@ class Pair(nn.Module):
 
 
 class Outer:
-    """Holds a class."""
+    """A class that holds another."""
 
     class Inner(nn.Linear):
-        """A class in a class."""
+        """A nested class."""
 
 
 class Normed(nn.Module):
-    """A decoder that is no stack, with weights that are computed."""
+    """A decoder that is not a stack of layers, with computed weights."""
 
     def __init__(self, num_outputs: int) -> None:
         super().__init__()

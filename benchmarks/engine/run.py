@@ -14,14 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import against_peers
 import closed_forms
 import digits
 import faces
-import others
+import other_decoders
 import report
 import scale
 import verdicts
-import versus
 from table import RESULTS, ROOT, Section, Setup, context
 
 SECTIONS: dict[str, Callable[[Setup], Section]] = {
@@ -31,8 +31,8 @@ SECTIONS: dict[str, Callable[[Setup], Section]] = {
     "linear": closed_forms.linear,
     "blocks": closed_forms.blocks,
     "verdicts": verdicts.measure,
-    "others": others.measure,
-    "peers": versus.measure,
+    "others": other_decoders.measure,
+    "peers": against_peers.measure,
     "machinery": faces.machinery,
     "scale": scale.measure,
 }

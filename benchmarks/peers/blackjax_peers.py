@@ -1,4 +1,4 @@
-"""What BlackJAX offers: NUTS and adaptive tempered SMC. See exchange.py for what goes in and out.
+"""What BlackJAX offers: NUTS and adaptive tempered SMC. See problem_file.py for what goes in and out.
 
 python blackjax_peers.py problem.npz out.json --seed 0 --budget-seconds 30
 """
@@ -8,17 +8,17 @@ from functools import partial
 from typing import Any
 
 import blackjax
-import exchange
 import in_jax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import problem_file
 from blackjax.diagnostics import effective_sample_size
 from blackjax.smc import extend_params
 from blackjax.smc.resampling import systematic
 from blackjax.smc.tuning.from_particles import particles_covariance_matrix
-from exchange import Peer, Problem, Track
 from in_jax import NUM_CHAINS, NUM_WARMUP, SEGMENT, Queries, Query, timed
+from problem_file import Peer, Problem, Track
 
 
 def log_prior(z: jax.Array) -> jax.Array:
@@ -176,4 +176,4 @@ PEERS = {
 }
 
 if __name__ == "__main__":
-    exchange.main("blackjax", blackjax.__version__, PEERS)
+    problem_file.main("blackjax", blackjax.__version__, PEERS)

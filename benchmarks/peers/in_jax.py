@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from exchange import NUM_DRAWS, NUM_MANY, Problem, Track
+from problem_file import NUM_DRAWS, NUM_MANY, Problem, Track
 
 Query = dict[str, jax.Array]
 

@@ -1,4 +1,4 @@
-"""What NumPyro offers: SVI with two guides, and NUTS. See exchange.py for what goes in and out.
+"""What NumPyro offers: SVI with two guides, and NUTS. See problem_file.py for what goes in and out.
 
 python numpyro_peers.py problem.npz out.json --seed 0 --budget-seconds 30
 """
@@ -7,19 +7,19 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import exchange
 import in_jax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from exchange import NUM_DRAWS, Peer, Problem, Track
+import problem_file
 from in_jax import NUM_CHAINS, NUM_WARMUP, SEGMENT, Queries, Query, timed
 from numpyro.diagnostics import effective_sample_size
 from numpyro.infer import NUTS, SVI, Trace_ELBO, init_to_median
 from numpyro.infer.autoguide import AutoIAFNormal, AutoMultivariateNormal
 from numpyro.infer.util import log_density
+from problem_file import NUM_DRAWS, Peer, Problem, Track
 
 Model = Callable[[Query], None]
 
@@ -178,4 +178,4 @@ PEERS = {
 }
 
 if __name__ == "__main__":
-    exchange.main("numpyro", numpyro.__version__, PEERS)
+    problem_file.main("numpyro", numpyro.__version__, PEERS)

@@ -1,4 +1,4 @@
-"""What Pyro offers: SVI with a full-covariance Gaussian. See exchange.py for what goes in and out.
+"""What Pyro offers: SVI with a full-covariance Gaussian. See problem_file.py for what goes in and out.
 
 python pyro_peers.py problem.npz out.json --seed 0 --budget-seconds 30
 """
@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-import exchange
 import numpy as np
+import problem_file
 import pyro
 import pyro.distributions as dist
 import torch
-from exchange import NUM_DRAWS, NUM_MANY, Peer, Problem, Track
+from problem_file import NUM_DRAWS, NUM_MANY, Peer, Problem, Track
 from pyro.infer import SVI, JitTrace_ELBO, Trace_ELBO
 from pyro.optim import ClippedAdam
 from pyro.poutine import condition, trace
@@ -167,4 +167,4 @@ PEERS = {
 }
 
 if __name__ == "__main__":
-    exchange.main("pyro", pyro.__version__, PEERS)
+    problem_file.main("pyro", pyro.__version__, PEERS)

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from exchange import Problem
+from problem_file import Problem
 
 import crosscoding as cc
 from crosscoding.crosscoders import Gaussian

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import crosscoding as cc
 from crosscoding.cli.app import app
-from crosscoding.cli.networks import made_by
+from crosscoding.cli.decoder_files import load_decoder
 
 runner = CliRunner()
 
@@ -53,7 +53,7 @@ def networks(tmp_path, monkeypatch) -> Path:
     Path("code/beside.py").write_text("WIDTH = 8\n")
     monkeypatch.setitem(sys.modules, "beside", None)
     del sys.modules["beside"]
-    vae = cc.VAE(made_by("code/networks.py:Decoder"), 2, cc.likelihoods.Gaussian(0.1))
+    vae = cc.VAE(load_decoder("code/networks.py:Decoder"), 2, cc.likelihoods.Gaussian(0.1))
     vae.save("mine", decoder_arguments={})
     Path("rows.csv").write_text("0.1,,0.2\n")
     return tmp_path

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from crosscoding.cli.cells import Style
+from crosscoding.cli.table_style import TableStyle
 from crosscoding.cli.tables import read_table, write_table
 
 ROWS = "0.5,,1.5\n2.5,3.5,\n"  # of floats with gaps, as pandas writes them
 
 
-def table(tmp_path, text: str, style: Style | None = None, *, name="a.csv", encoding="utf-8"):
+def table(tmp_path, text: str, style: TableStyle | None = None, *, name="a.csv", encoding="utf-8"):
     (tmp_path / name).write_text(text, encoding=encoding, newline="")
     return read_table(tmp_path / name, style)
 
@@ -37,7 +37,9 @@ def test_a_first_line_with_gaps_is_no_line_of_names(tmp_path):
     assert table(tmp_path, ",b\n1,2\n3,2\n").names == ["", "b"]
 
 
-@pytest.mark.parametrize("style", [Style(), Style(";", ","), Style("\t"), Style(" ")])
+@pytest.mark.parametrize(
+    "style", [TableStyle(), TableStyle(";", ","), TableStyle("\t"), TableStyle(" ")]
+)
 def test_what_is_written_is_read_again(tmp_path, style):
     rows = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
     for names in (None, ["a", "b c"]):
@@ -59,7 +61,7 @@ def test_pandas_default_header_is_no_row(tmp_path, first, rows):
     assert len(read.notes) == 1
     assert "0, 1, 2, is taken as the names of the columns" in read.notes[0]
     assert "--no-header" in read.notes[0]
-    assert len(table(tmp_path, f"{first}\n{rows}", Style(header=False)).rows) == 3
+    assert len(table(tmp_path, f"{first}\n{rows}", TableStyle(header=False)).rows) == 3
 
 
 @pytest.mark.parametrize("first", ["0", "0,1"])
@@ -85,8 +87,8 @@ def test_a_first_line_that_may_be_either_needs_an_option(tmp_path, text):
     with pytest.raises(ValueError, match=r"may be either: .*--header if .*--no-header if"):
         table(tmp_path, text)
     lines = text.count("\n")
-    assert len(table(tmp_path, text, Style(header=True)).rows) == lines - 1
-    assert len(table(tmp_path, text, Style(header=False)).rows) == lines
+    assert len(table(tmp_path, text, TableStyle(header=True)).rows) == lines - 1
+    assert len(table(tmp_path, text, TableStyle(header=False)).rows) == lines
 
 
 @pytest.mark.parametrize("text", ["0,1\n", "3,1,2\n4,5,6\n", "0,0\n0.5,1.5\n", "0.0,1.0\n0.5,1\n"])
@@ -136,12 +138,12 @@ def test_another_delimiter_is_named(tmp_path, text, advice):
 @pytest.mark.parametrize(
     ("style", "name", "text"),
     [
-        (Style(";"), "a.csv", "1.5;;3\n4;5;6\n"),
-        (Style(";", ","), "a.csv", "1,5;;3\n4;5;6\n"),
-        (Style("\t"), "a.TXT", "1.5\t\t3\n4\t5\t6\n"),
-        (Style(), "a.tsv", "1.5\t\t3\n4\t5\t6\n"),
-        (Style(decimal=","), "a.tsv", "1,5\t\t3\n4\t5\t6\n"),
-        (Style(" "), "a.txt", "  1.5  nan 3 \n4 5   6\n"),
+        (TableStyle(";"), "a.csv", "1.5;;3\n4;5;6\n"),
+        (TableStyle(";", ","), "a.csv", "1,5;;3\n4;5;6\n"),
+        (TableStyle("\t"), "a.TXT", "1.5\t\t3\n4\t5\t6\n"),
+        (TableStyle(), "a.tsv", "1.5\t\t3\n4\t5\t6\n"),
+        (TableStyle(decimal=","), "a.tsv", "1,5\t\t3\n4\t5\t6\n"),
+        (TableStyle(" "), "a.txt", "  1.5  nan 3 \n4 5   6\n"),
     ],
 )
 def test_delimiters_and_decimals_are_read_as_they_are_given(tmp_path, style, name, text):
@@ -159,17 +161,17 @@ def test_delimiters_and_decimals_are_read_as_they_are_given(tmp_path, style, nam
 )
 def test_styles_that_are_none_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        Style.parse(*options, None)
+        TableStyle.parse(*options, None)
 
 
 def test_a_decimal_comma_needs_another_delimiter(tmp_path):
     with pytest.raises(ValueError, match="give --delimiter ';'"):
-        table(tmp_path, "1,5\n", Style(decimal=","))
+        table(tmp_path, "1,5\n", TableStyle(decimal=","))
 
 
 @pytest.mark.parametrize("name", ["tab", "\\t", "\t", "TAB"])
 def test_a_tab_has_names(name):
-    assert Style.parse(name, ".", None).delimiter == "\t"
+    assert TableStyle.parse(name, ".", None).delimiter == "\t"
 
 
 # ---- what is refused -----------------------------------------------------------------------------
@@ -200,7 +202,7 @@ def test_what_it_refuses(tmp_path, text, message):
 
 def test_thousands_are_not_taken_for_decimals(tmp_path):
     with pytest.raises(ValueError, match=r"got '1\.234'; write it with a decimal comma"):
-        table(tmp_path, "1.234;5\n", Style(";", ","))
+        table(tmp_path, "1.234;5\n", TableStyle(";", ","))
 
 
 def test_rows_without_a_number_are_noted(tmp_path):

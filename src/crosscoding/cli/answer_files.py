@@ -16,11 +16,10 @@ from rich.table import Table
 from torch import Tensor
 
 from crosscoding.checks.parts import parts_of
-from crosscoding.cli.cells import Style
-from crosscoding.cli.console import figure, out, write_json
+from crosscoding.cli.console import formatted, out, write_json
 from crosscoding.cli.pixels import Pixels
-from crosscoding.cli.tables import Table as Read
-from crosscoding.cli.tables import write_table
+from crosscoding.cli.table_style import TableStyle
+from crosscoding.cli.tables import DataTable, write_table
 from crosscoding.errors import counted
 from crosscoding.likelihoods import Categorical
 from crosscoding.model.vae import VAE
@@ -121,7 +120,7 @@ class Answers:
 
     # ---- files ---------------------------------------------------------------------------------
 
-    def write(self, folder: Path, summary: Summary, table: Read | None) -> None:
+    def write(self, folder: Path, summary: Summary, table: DataTable | None) -> None:
         """Write samples.npz, tables or pictures where answers are such, and last summary.json.
 
         In a folder that has one, all of it is there, and of the same answers.
@@ -143,8 +142,8 @@ class Answers:
             self._write_pictures(folder)
         write_json(summary, folder / "summary.json")
 
-    def _write_tables(self, folder: Path, table: Read | None) -> None:
-        names, style = (None, Style()) if table is None else (table.names, table.style)
+    def _write_tables(self, folder: Path, table: DataTable | None) -> None:
+        names, style = (None, TableStyle()) if table is None else (table.names, table.style)
         write_table(folder / "mean.csv", self.mean.numpy(), names, style)
         for name in _INTERVAL:
             write_table(folder / f"{name}.csv", self._quantile(name).numpy(), names, style)
@@ -210,17 +209,17 @@ def _of_one(summary: Summary, query: Summary) -> dict[str, str]:
     rows = {
         "method": summary["method"],
         "observed elements": str(query["num_observed"]),
-        "log p(x), nats": figure(query["log_evidence"], 2),
-        "C-ELBO, nats": figure(query["c_elbo"], 2)
+        "log p(x), nats": formatted(query["log_evidence"], 2),
+        "C-ELBO, nats": formatted(query["c_elbo"], 2)
         + (" (no bound)" if query["c_elbo_is_bound"] is False else ""),
     }
     if "query_log_prob" in query:
-        rows["log p(y|x) of the true rest, nats"] = figure(query["query_log_prob"], 2) + (
+        rows["log p(y|x) of the true rest, nats"] = formatted(query["query_log_prob"], 2) + (
             "" if (query["query_ess"] or 0) >= _FEW else ", or more: few draws predict it"
         )
     return rows | {
-        "effective sample size": figure(query["ess"], 2),
-        "seconds": figure(summary["seconds"], 2),
+        "effective sample size": formatted(query["ess"], 2),
+        "seconds": formatted(summary["seconds"], 2),
         "verdict": query["verdict"],
     }
 
@@ -230,7 +229,7 @@ def _of_many(summary: Summary, queries: list[Summary]) -> dict[str, str]:
     return {
         "method": summary["method"],
         "queries": str(len(queries)),
-        "seconds": figure(summary["seconds"], 2),
+        "seconds": formatted(summary["seconds"], 2),
         "verdicts": ", ".join(f"{num} {label}" for label, num in verdicts)
         + "; summary.json has the reasons",
     }

@@ -166,11 +166,11 @@ def check(
 
     Examples: crosscoding check mnist-2d; crosscoding check my-model --data mine.npz:test
     """
-    from crosscoding.cli.cells import Style
     from crosscoding.cli.check import Request, run
+    from crosscoding.cli.table_style import TableStyle
 
     with clear_errors():
-        style = Style.parse(delimiter, decimal, header)
+        style = TableStyle.parse(delimiter, decimal, header)
         ok = run(Request(model, data, style, allow_code, decoder, seed), as_json=json)
     if not ok:
         raise typer.Exit(1)
@@ -258,13 +258,13 @@ def condition(
 
       crosscoding condition my-model --decoder networks.py:Decoder --data rows-with-gaps.csv
     """
-    from crosscoding.cli.cells import Style
     from crosscoding.cli.condition import Request, run
+    from crosscoding.cli.table_style import TableStyle
 
     with clear_errors():
         request = Request(
             *(model, observe, image, digit, data),
-            style=Style.parse(delimiter, decimal, header),
+            style=TableStyle.parse(delimiter, decimal, header),
             allow_code=allow_code,
             decoder=decoder,
             samples=samples,

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from rich.markup import escape
 from rich.table import Table
 
-from crosscoding.cli.arrays import read_data
-from crosscoding.cli.cells import Style
 from crosscoding.cli.console import err, note, out, print_json, use_one_thread
+from crosscoding.cli.data_files import read_data
 from crosscoding.cli.models import load_model
+from crosscoding.cli.table_style import TableStyle
 from crosscoding.model.check_report import CheckReport
 
 _COLOURS = {"ok": "green", "note": "blue", "warning": "yellow", "error": "red"}
@@ -20,7 +20,7 @@ class Request:
 
     model: str
     data: str | None
-    style: Style
+    style: TableStyle
     allow_code: bool
     decoder: str | None
     seed: int

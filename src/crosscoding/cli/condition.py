@@ -9,13 +9,13 @@ from torch import Tensor
 
 from crosscoding import zoo
 from crosscoding.cli.answer_files import Answers
-from crosscoding.cli.arrays import Data, read_data
-from crosscoding.cli.cells import Style
 from crosscoding.cli.console import note, output_folder, print_json, use_one_thread
+from crosscoding.cli.data_doubts import doubts
+from crosscoding.cli.data_files import Data, read_data
 from crosscoding.cli.models import load_model
 from crosscoding.cli.observed_elements import parse_mask
 from crosscoding.cli.pixels import Pixels
-from crosscoding.cli.untrusted import doubts
+from crosscoding.cli.table_style import TableStyle
 from crosscoding.conditioning import condition
 from crosscoding.errors import BudgetError
 from crosscoding.evidence import Evidence
@@ -33,7 +33,7 @@ class Request:
     image: Path | None
     digit: int | None
     data: str | None
-    style: Style
+    style: TableStyle
     allow_code: bool
     decoder: str | None
     samples: int
@@ -84,7 +84,7 @@ def run(request: Request, *, as_json: bool) -> None:
 def _data(request: Request, vae: VAE) -> Data:
     """What is asked about: one datum of the data's shape, or those of a file."""
     if request.data is None:
-        if request.style != Style():
+        if request.style != TableStyle():
             raise ValueError("expected --delimiter, --decimal and --header only with --data FILE")
         return Data(_picture(request, vae), str(request.image))
     data = read_data(request.data, vae, request.style)

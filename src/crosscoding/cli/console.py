@@ -62,7 +62,7 @@ def output_folder(path: Path) -> Path:
     return path
 
 
-def figure(value: float | None, digits: int) -> str:
+def formatted(value: float | None, digits: int) -> str:
     """A number for a table, or a dash where there is none."""
     return "—" if value is None else f"{value:.{digits}f}"
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from crosscoding import zoo
 from crosscoding.cli.console import (
-    figure,
+    formatted,
     out,
     output_folder,
     print_json,
@@ -15,7 +15,7 @@ from crosscoding.cli.console import (
     write_json,
 )
 from crosscoding.evidence import Evidence, random_mask
-from crosscoding.experiments import mixture
+from crosscoding.experiments import gaussian_mixture
 from crosscoding.experiments.figures.demo_table import COMPARED, Comparison, compare
 from crosscoding.methods import METHODS
 from crosscoding.plots import colour, density_panels, mark_evidence, write_labelled
@@ -38,7 +38,7 @@ def run(folder: Path, *, seed: int, as_json: bool) -> None:
     with followed("a digit", silent, shown=True) as report:
         comparison = compare(target, digit, seed=seed, report=report)
     with followed("a mixture", silent, shown=True) as report:
-        bare = compare(mixture.target(), seed=seed, report=report)
+        bare = compare(gaussian_mixture.target(), seed=seed, report=report)
     _write_completions(comparison, digit, mask, folder / "completions.png", seed=seed)
     density_panels(
         lambda z: target.log_prior(z) + target.pairwise_log_likelihood(z),
@@ -48,7 +48,7 @@ def run(folder: Path, *, seed: int, as_json: bool) -> None:
         reference=comparison.draws["exact"],
     )
     density_panels(
-        mixture.log_prob,
+        gaussian_mixture.log_prob,
         _labelled(bare),
         folder / "mixture.png",
         title="A mixture of Gaussians: exact contours, and each method's draws",
@@ -98,9 +98,9 @@ def _print(comparison: Comparison, bare: Comparison, folder: Path) -> None:
         mark = "" if row.bound else " *"
         table.add_row(
             row.method,
-            figure(row.c_elbo, 3) + mark,
-            figure(row.gap, 3) + mark,
-            figure(row.query_log_prob, 3),
+            formatted(row.c_elbo, 3) + mark,
+            formatted(row.gap, 3) + mark,
+            formatted(row.query_log_prob, 3),
             f"{row.mmd:.4f}",
             f"{bare_row.mmd:.4f}",
             f"{row.seconds:.2f}",

@@ -7,7 +7,7 @@ from rich.table import Column, Table
 
 from crosscoding import zoo
 from crosscoding.cli.console import out, print_json
-from crosscoding.cli.networks import made_by
+from crosscoding.cli.decoder_files import load_decoder
 from crosscoding.errors import ModelFormatError, NonFiniteError, unknown_name
 from crosscoding.model.vae import VAE, load_vae
 
@@ -56,7 +56,7 @@ def load_model(name: str, *, allow_code: bool, decoder: str | None) -> VAE:
         raise unknown_name("folder of a model, or a model", name, zoo.names())
     if allow_code:
         sys.path.append(str(Path.cwd()))
-    network = None if decoder is None else made_by(decoder)
+    network = None if decoder is None else load_decoder(decoder)
     try:
         return load_vae(name, decoder=network, allow_code=allow_code)
     except (ModelFormatError, NonFiniteError) as error:

@@ -13,8 +13,8 @@ from rich.table import Table
 import crosscoding
 from crosscoding.cli.console import err, out, output_folder, print_json
 from crosscoding.experiments.catalogue import EXPERIMENTS, chosen
-from crosscoding.experiments.contract import Context, Experiment
-from crosscoding.experiments.runner import Record, run, run_all
+from crosscoding.experiments.experiment import Context, Experiment
+from crosscoding.experiments.recorded_runs import Record, run, run_all
 from crosscoding.progress import followed, silent
 
 _OF_PART = 0.9  # of an experiment: how many parts it has is not known

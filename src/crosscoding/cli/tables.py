@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from crosscoding.cli.cells import Style
-from crosscoding.cli.headers import check_index, find_header
+from crosscoding.cli.table_headers import check_index, find_header
+from crosscoding.cli.table_style import TableStyle
 from crosscoding.errors import counted
 
 SUFFIXES = (".csv", ".tsv", ".txt")
@@ -26,7 +26,7 @@ _Line = tuple[int, list[str]]
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
+class DataTable:
     """A table of numbers.
 
     Attributes:
@@ -41,7 +41,7 @@ class Table:
     rows: np.ndarray
     names: list[str] | None
     lines: list[int]
-    style: Style
+    style: TableStyle
     name: str
     notes: tuple[str, ...] = ()
 
@@ -55,7 +55,7 @@ def is_table(path: Path) -> bool:
     return str(path) == STDIN or path.suffix.lower() in SUFFIXES
 
 
-def read_table(path: Path, style: Style | None = None) -> Table:
+def read_table(path: Path, style: TableStyle | None = None) -> DataTable:
     """The table in a file, or on the standard input where the path is `-`.
 
     Raises:
@@ -63,7 +63,7 @@ def read_table(path: Path, style: Style | None = None) -> Table:
             no number, or it is not plain whether the first line names the columns.
     """
     name = "standard input" if str(path) == STDIN else str(path)
-    style = (style or Style()).of(path.suffix.lower())
+    style = (style or TableStyle()).of(path.suffix.lower())
     lines = _lines(path, name, style)
     if not lines:
         raise ValueError(f"expected a table in {name}, got no rows: it is empty")
@@ -85,10 +85,12 @@ def read_table(path: Path, style: Style | None = None) -> Table:
     if nothing and len(nothing) < len(rows):
         number = counted(len(nothing), "row")
         notes.append(f"nothing is observed in {number} of {name}, line {nothing[0]} first")
-    return Table(rows, names, [line for line, _ in lines], style, name, tuple(notes))
+    return DataTable(rows, names, [line for line, _ in lines], style, name, tuple(notes))
 
 
-def write_table(path: Path, rows: np.ndarray, names: Sequence[str] | None, style: Style) -> None:
+def write_table(
+    path: Path, rows: np.ndarray, names: Sequence[str] | None, style: TableStyle
+) -> None:
     """Write rows (N, columns) in full precision, below the columns' names if they have some.
 
     A cell is left empty where there is NaN.
@@ -100,7 +102,7 @@ def write_table(path: Path, rows: np.ndarray, names: Sequence[str] | None, style
         writer.writerows(map(style.text, row) for row in rows)
 
 
-def _lines(path: Path, name: str, style: Style) -> list[_Line]:
+def _lines(path: Path, name: str, style: TableStyle) -> list[_Line]:
     """The cells of each line that has some, and its number."""
     try:
         content = sys.stdin.buffer.read() if str(path) == STDIN else path.read_bytes()
@@ -126,7 +128,9 @@ def _is_blank(cells: list[str]) -> bool:
     return not cells or (len(cells) == 1 and cells[0].isspace())
 
 
-def _check_widths(lines: Sequence[_Line], width: int, named: bool, name: str, style: Style) -> None:
+def _check_widths(
+    lines: Sequence[_Line], width: int, named: bool, name: str, style: TableStyle
+) -> None:
     """Raise ValueError unless each line has as many cells as the first."""
     for line, cells in lines:
         if len(cells) != width:
@@ -140,7 +144,7 @@ def _check_widths(lines: Sequence[_Line], width: int, named: bool, name: str, st
 
 
 def _numbers(
-    line: int, cells: Sequence[str], names: Sequence[str] | None, name: str, style: Style
+    line: int, cells: Sequence[str], names: Sequence[str] | None, name: str, style: TableStyle
 ) -> list[float]:
     """The numbers of a line."""
     numbers = [style.number(cell) for cell in cells]
@@ -157,7 +161,7 @@ def _no_number(
     cells: Sequence[str],
     names: Sequence[str] | None,
     name: str,
-    style: Style,
+    style: TableStyle,
 ) -> ValueError:
     cell = cells[index]
     where = f"in line {line}, {_column(index, names)} of {name}"

@@ -2,7 +2,7 @@
 
 from crosscoding.errors import unknown_name
 from crosscoding.experiments.claims import table
-from crosscoding.experiments.contract import Experiment
+from crosscoding.experiments.experiment import Experiment
 from crosscoding.experiments.figures import (
     convergence,
     cvae_comparison,

@@ -20,7 +20,7 @@ from crosscoding.random import generator_from, normal
 
 
 @dataclass(frozen=True)
-class Recipe:
+class CVAERecipe:
     """How a conditional VAE is trained.
 
     Args:
@@ -47,7 +47,7 @@ class ConditionalVAE(nn.Module):
         generator: Of the first weights.
     """
 
-    def __init__(self, mask: Tensor, recipe: Recipe, *, generator: Generator) -> None:
+    def __init__(self, mask: Tensor, recipe: CVAERecipe, *, generator: Generator) -> None:
         super().__init__()
         size, hidden, latent = len(mask), recipe.hidden, recipe.latent_dim
         num_seen = int(mask.sum())
@@ -92,7 +92,7 @@ class ConditionalVAE(nn.Module):
 def train(
     data: Tensor,
     mask: Tensor,
-    recipe: Recipe,
+    recipe: CVAERecipe,
     *,
     seed: int,
     on_epoch: Callable[[int, float], None] = lambda epoch, value: None,

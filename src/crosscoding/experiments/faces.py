@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from crosscoding import zoo
 from crosscoding.evidence import random_mask, rectangle_mask
-from crosscoding.experiments.contract import Context, UnavailableError
-from crosscoding.experiments.rivals import Problem, digest
+from crosscoding.experiments.experiment import Context, UnavailableError
+from crosscoding.experiments.problem import Problem, digest
 from crosscoding.likelihoods import Gaussian
 from crosscoding.model.vae import VAE
 from crosscoding.random import generator_from

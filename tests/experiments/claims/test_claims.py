@@ -9,8 +9,8 @@ from crosscoding.experiments.catalogue import EXPERIMENTS
 from crosscoding.experiments.claims import CLAIMS
 from crosscoding.experiments.claims.rules import AGREE, DIFFER, LABELS, OPEN
 from crosscoding.experiments.claims.table import CLAIMS_TABLE
-from crosscoding.experiments.contract import Context
-from crosscoding.experiments.runner import run
+from crosscoding.experiments.experiment import Context
+from crosscoding.experiments.recorded_runs import run
 
 NUM = 12
 

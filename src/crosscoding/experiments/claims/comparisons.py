@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from crosscoding.experiments.claims.base import (
+from crosscoding.experiments.claims.claim import (
     Claim,
     Judge,
     Numbers,
 )
 from crosscoding.experiments.claims.rules import AGREE, DIFFER, Judgement, alike, larger
-from crosscoding.experiments.rivals import column
+from crosscoding.experiments.problem import column
 
 _MMD_GOOD, _MMD_BAD = 0.01, 0.05
 _GOOD_RULE = f"MMD² to exact draws, over seeds, 0 to within {_MMD_GOOD:g}"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscoding.experiments.claims.base import (
+from crosscoding.experiments.claims.claim import (
     BOUNDS,
     LIMIT_SECONDS,
     Claim,

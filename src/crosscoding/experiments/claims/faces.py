@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscoding.experiments.claims.base import (
+from crosscoding.experiments.claims.claim import (
     BOUNDS,
     LIMIT_SECONDS,
     Claim,
@@ -15,7 +15,7 @@ from crosscoding.experiments.claims.base import (
     query,
 )
 from crosscoding.experiments.claims.rules import AGREE, DIFFER, OPEN, Judgement, all_below, larger
-from crosscoding.experiments.rivals import column
+from crosscoding.experiments.problem import column
 
 _COLLAPSED = 0.5  # of the spread that there should be
 _LEAST_ESS = 25.0  # effective draws that tell a spread

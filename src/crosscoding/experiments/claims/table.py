@@ -7,8 +7,8 @@ from typing import Any
 
 from crosscoding.experiments.claims import CLAIMS
 from crosscoding.experiments.claims.rules import AGREE, DIFFER, OPEN
-from crosscoding.experiments.contract import Context, Experiment, Result
-from crosscoding.experiments.runner import Record, finished
+from crosscoding.experiments.experiment import Context, Experiment, Result
+from crosscoding.experiments.recorded_runs import Record, finished
 
 _PAGE = "reproduction.md"
 _MISSING = "not measured"

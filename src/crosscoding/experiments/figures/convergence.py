@@ -17,8 +17,8 @@ from crosscoding.conditioning import condition
 from crosscoding.crosscoders import FCN, Gaussian, Planar
 from crosscoding.evidence import Evidence, random_mask, rectangle_mask
 from crosscoding.experiments import fixed_draws
-from crosscoding.experiments.contract import Context, Experiment, Result, plain
-from crosscoding.experiments.rivals import Problem, digest, slug
+from crosscoding.experiments.experiment import Context, Experiment, Result, plain
+from crosscoding.experiments.problem import Problem, digest, slug
 from crosscoding.methods import Auto, Variational
 from crosscoding.model.vae import VAE
 from crosscoding.random import generator_from

@@ -20,8 +20,8 @@ from crosscoding import plots, zoo
 from crosscoding.conditioning import condition
 from crosscoding.evidence import Evidence, random_mask, rectangle_mask
 from crosscoding.experiments import conditional_vae
-from crosscoding.experiments.contract import Context, Experiment, Result
-from crosscoding.experiments.rivals import column, digest
+from crosscoding.experiments.experiment import Context, Experiment, Result
+from crosscoding.experiments.problem import column, digest
 from crosscoding.methods import Auto
 from crosscoding.zoo.training.data import load_digits
 
@@ -94,7 +94,7 @@ def _mask(split: str, seed: int) -> Tensor:
 def _conditional(
     model: str, mask: Tensor, train: Tensor, test: Tensor, settings: Settings, context: Context
 ) -> Result:
-    recipe = conditional_vae.Recipe(_HIDDEN[model], zoo.load(model).latent_dim, settings.epochs)
+    recipe = conditional_vae.CVAERecipe(_HIDDEN[model], zoo.load(model).latent_dim, settings.epochs)
     course: list[float] = []
 
     def on_epoch(epoch: int, value: float) -> None:

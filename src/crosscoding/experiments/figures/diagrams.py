@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from crosscoding import plots
-from crosscoding.experiments.contract import Experiment, Result
+from crosscoding.experiments.experiment import Experiment, Result
 
 
 @dataclass(frozen=True)

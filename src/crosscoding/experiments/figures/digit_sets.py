@@ -8,17 +8,17 @@ from matplotlib.figure import Figure
 from crosscoding import plots, zoo
 from crosscoding.conditioning import condition
 from crosscoding.evidence import Evidence, random_mask
-from crosscoding.experiments.contract import Context, Experiment, Result
-from crosscoding.experiments.figures import shared_by_digits
-from crosscoding.experiments.figures.shared_by_digits import QUICK, Settings
-from crosscoding.experiments.rivals import Problem, answer, column, digest
+from crosscoding.experiments.experiment import Context, Experiment, Result
+from crosscoding.experiments.figures import digit_methods
+from crosscoding.experiments.figures.digit_methods import QUICK, Settings
+from crosscoding.experiments.problem import Problem, answer, column, digest
 from crosscoding.methods import Grid
 from crosscoding.random import generator_from
 
 
 def many_sets(settings: Settings, seed: int) -> Problem:
     """The evidence sets of Figure 4: the forty digits in turn, with pixels observed at random."""
-    vae, generator = zoo.load(shared_by_digits.MODEL), generator_from(seed)
+    vae, generator = zoo.load(digit_methods.MODEL), generator_from(seed)
     images = zoo.digits()[0]
     truth = images[torch.arange(settings.num_sets) % len(images)]
     shares = [settings.fractions[i % len(settings.fractions)] for i in range(settings.num_sets)]
@@ -32,7 +32,7 @@ def measure_sets(settings: Settings, context: Context) -> Result:
     problem = many_sets(settings, context.seed)
     exact = context.part("digits-exact", problem.settings, lambda: _exact(problem))
     methods = {}
-    for name, method in shared_by_digits.rivals(settings).items():
+    for name, method in digit_methods.compared_methods(settings).items():
         methods[name] = answer(context, problem, name, method).numbers
     return Result({"methods": methods, "exact": exact.numbers})
 
@@ -100,5 +100,5 @@ FIG4 = Experiment(
     quick=QUICK,
     measure=measure_sets,
     draw=draw_sets,
-    subjects=shared_by_digits.subjects,
+    subjects=digit_methods.subjects,
 )

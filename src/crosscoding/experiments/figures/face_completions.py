@@ -14,8 +14,8 @@ from torch import Tensor
 
 from crosscoding import plots
 from crosscoding.experiments import faces
-from crosscoding.experiments.contract import Context, Experiment, Result
-from crosscoding.experiments.figures.shared_by_faces import (
+from crosscoding.experiments.experiment import Context, Experiment, Result
+from crosscoding.experiments.figures.face_methods import (
     QUICK,
     Settings,
     answered,

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from crosscoding import plots
 from crosscoding.experiments import faces
-from crosscoding.experiments.contract import Context, Experiment, Result
-from crosscoding.experiments.figures.shared_by_faces import (
+from crosscoding.experiments.experiment import Context, Experiment, Result
+from crosscoding.experiments.figures.face_methods import (
     QUICK,
     Settings,
     answered,
@@ -18,7 +18,7 @@ from crosscoding.experiments.figures.shared_by_faces import (
     means_of,
     shown,
 )
-from crosscoding.experiments.rivals import Problem, column
+from crosscoding.experiments.problem import Problem, column
 
 
 def measure_many(settings: Settings, context: Context) -> Result:

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from crosscoding import plots
 from crosscoding.crosscoders import Gaussian, Planar
 from crosscoding.experiments import faces
-from crosscoding.experiments.contract import Context, Experiment, Result
-from crosscoding.experiments.rivals import answer, column
+from crosscoding.experiments.experiment import Context, Experiment, Result
+from crosscoding.experiments.problem import answer, column
 from crosscoding.methods import Auto, Method, NaturalGradient, Variational
 
 _DRAWS_A_STEP = 16

@@ -16,8 +16,8 @@ from torch import Tensor
 from crosscoding import plots
 from crosscoding.evidence import Evidence
 from crosscoding.experiments import faces
-from crosscoding.experiments.contract import Context, Experiment, Result
-from crosscoding.experiments.rivals import Problem
+from crosscoding.experiments.experiment import Context, Experiment, Result
+from crosscoding.experiments.problem import Problem
 from crosscoding.methods.numerics.leapfrog import Move, evaluated
 from crosscoding.random import generator_from, spawn
 from crosscoding.target.vae_target import VAETarget

@@ -9,12 +9,12 @@ from torch import Tensor
 from crosscoding import plots
 from crosscoding.conditioning import infer
 from crosscoding.diagnostics import kernel_mmd
-from crosscoding.experiments import mixture
-from crosscoding.experiments.contract import Context, Experiment, Result
-from crosscoding.experiments.rivals import column, slug
+from crosscoding.experiments import gaussian_mixture
+from crosscoding.experiments.experiment import Context, Experiment, Result
+from crosscoding.experiments.problem import column, slug
 from crosscoding.methods import HMC, METHODS, Method
 
-_FAR = mixture.MEANS[-1]
+_FAR = gaussian_mixture.MEANS[-1]
 _REACH = 1.75  # within which nearly all of the far component lies, and little else
 
 
@@ -35,7 +35,7 @@ class Settings:
     num_warmup_alone: int = 1000
 
 
-def _rivals(settings: Settings) -> dict[str, Method]:
+def _compared_methods(settings: Settings) -> dict[str, Method]:
     num, warmup, alone = settings.num_draws, settings.num_warmup, settings.num_warmup_alone
     listed = {METHODS[name].label: METHODS[name].method for name in ("nf", "fcn", "gvi")}
     return {
@@ -49,7 +49,7 @@ def _rivals(settings: Settings) -> dict[str, Method]:
 def measure(settings: Settings, context: Context) -> Result:
     """Each method with several seeds: MMD² to exact draws, and the far component's share."""
     methods, tensors = {}, {}
-    for name, method in _rivals(settings).items():
+    for name, method in _compared_methods(settings).items():
         described = {"method": method, "seeds": settings.num_seeds, "num": settings.num_draws}
 
         def work(method: Method = method) -> Result:
@@ -59,14 +59,17 @@ def measure(settings: Settings, context: Context) -> Result:
         methods[name] = part.numbers
         tensors[f"draws.{name}"] = part.tensors["draws"]
     seeds = range(context.seed, context.seed + settings.num_seeds)
-    noise = [_mmd(mixture.sample(settings.num_draws, seed=10_000 + i), settings, i) for i in seeds]
-    reference = mixture.sample(settings.num_draws, seed=context.seed)
+    noise = [
+        _mmd(gaussian_mixture.sample(settings.num_draws, seed=10_000 + i), settings, i)
+        for i in seeds
+    ]
+    reference = gaussian_mixture.sample(settings.num_draws, seed=context.seed)
     axes = plots.window(reference)
-    tensors |= {"axes": axes, "log_density": plots.on_grid(mixture.log_prob, axes)}
+    tensors |= {"axes": axes, "log_density": plots.on_grid(gaussian_mixture.log_prob, axes)}
     numbers = {
         "methods": methods,
         "mmd_between_exact_draws": noise,
-        "far_share": mixture.WEIGHTS[-1],
+        "far_share": gaussian_mixture.WEIGHTS[-1],
         "kernel": "squared MMD, unbiased, RBF with the median distance as bandwidth",
     }
     return Result(numbers, tensors)
@@ -77,7 +80,7 @@ def _repeated(method: Method, settings: Settings, context: Context) -> Result:
     lists: dict[str, list[float]] = {"mmd": [], "far_share": [], "c_elbo": [], "seconds": []}
     draws = torch.empty(0)
     for index in range(settings.num_seeds):
-        posterior = infer(mixture.target(), method, seed=context.seed + index)
+        posterior = infer(gaussian_mixture.target(), method, seed=context.seed + index)
         found = posterior.sample(settings.num_draws, seed=context.seed + index)
         draws = draws if index else found
         lists["mmd"].append(_mmd(found, settings, context.seed + index))
@@ -91,7 +94,9 @@ def _repeated(method: Method, settings: Settings, context: Context) -> Result:
 
 def _mmd(draws: Tensor, settings: Settings, seed: int) -> float:
     """Squared MMD to exact draws that nothing else has seen."""
-    return kernel_mmd(draws, mixture.sample(settings.num_draws, seed=1_000_003 + seed)).item()
+    return kernel_mmd(
+        draws, gaussian_mixture.sample(settings.num_draws, seed=1_000_003 + seed)
+    ).item()
 
 
 def draw(result: Result) -> dict[str, Figure]:

@@ -7,10 +7,10 @@ from torch import Tensor
 from crosscoding import plots, zoo
 from crosscoding.conditioning import condition
 from crosscoding.evidence import random_mask
-from crosscoding.experiments.contract import Context, Experiment, Result
-from crosscoding.experiments.figures import shared_by_digits
-from crosscoding.experiments.figures.shared_by_digits import QUICK, Settings
-from crosscoding.experiments.rivals import Problem, answer, digest
+from crosscoding.experiments.experiment import Context, Experiment, Result
+from crosscoding.experiments.figures import digit_methods
+from crosscoding.experiments.figures.digit_methods import QUICK, Settings
+from crosscoding.experiments.problem import Problem, answer, digest
 from crosscoding.methods import Grid
 from crosscoding.random import generator_from
 from crosscoding.target.vae_target import VAETarget
@@ -22,7 +22,7 @@ _NUM_SHOWN = 9
 
 def one_digit() -> Problem:
     """The digit of Figures 2 and 3."""
-    vae = zoo.load(shared_by_digits.MODEL)
+    vae = zoo.load(digit_methods.MODEL)
     mask = random_mask(vae.data_shape, _FRACTION, seed=_MASK_SEED)
     truth = zoo.digits()[0][_DIGIT : _DIGIT + 1]
     settings = {"model": digest(vae), "digit": _DIGIT, "mask": [_FRACTION, _MASK_SEED]}
@@ -107,7 +107,7 @@ def _spread(draws: Tensor, num: int, seed: int) -> Tensor:
 def _answers(settings: Settings, context: Context, problem: Problem) -> dict[str, Result]:
     found = {
         name: answer(context, problem, name, method)
-        for name, method in shared_by_digits.rivals(settings).items()
+        for name, method in digit_methods.compared_methods(settings).items()
     }
     return {name: result for name, result in found.items() if "failed" not in result.numbers}
 
@@ -120,7 +120,7 @@ FIG2 = Experiment(
     quick=QUICK,
     measure=measure_completions,
     draw=draw_completions,
-    subjects=shared_by_digits.subjects,
+    subjects=digit_methods.subjects,
 )
 FIG3 = Experiment(
     name="fig3",
@@ -130,5 +130,5 @@ FIG3 = Experiment(
     quick=QUICK,
     measure=measure_posterior,
     draw=draw_posterior,
-    subjects=shared_by_digits.subjects,
+    subjects=digit_methods.subjects,
 )

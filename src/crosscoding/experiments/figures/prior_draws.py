@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from crosscoding import plots, zoo
 from crosscoding.experiments import faces
-from crosscoding.experiments.contract import Context, Experiment, Result, UnavailableError
-from crosscoding.experiments.rivals import digest
+from crosscoding.experiments.experiment import Context, Experiment, Result, UnavailableError
+from crosscoding.experiments.problem import digest
 from crosscoding.model.vae import VAE
 from crosscoding.random import generator_from, normal
 

@@ -12,7 +12,7 @@ _WHOLE = re.compile(r"[+-]?\d+")
 
 
 @dataclass(frozen=True)
-class Style:
+class TableStyle:
     """How a table is written.
 
     Args:
@@ -26,7 +26,7 @@ class Style:
     header: bool | None = None
 
     @staticmethod
-    def parse(delimiter: str | None, decimal: str, header: bool | None) -> "Style":
+    def parse(delimiter: str | None, decimal: str, header: bool | None) -> "TableStyle":
         """The style that options name.
 
         Raises:
@@ -41,9 +41,9 @@ class Style:
                 )
         if decimal not in (".", ","):
             raise ValueError(f"expected --decimal '.' or --decimal ',', got {decimal!r}")
-        return Style(delimiter, decimal, header)
+        return TableStyle(delimiter, decimal, header)
 
-    def of(self, suffix: str) -> "Style":
+    def of(self, suffix: str) -> "TableStyle":
         """This style with the delimiter that files of that suffix have, if none was given.
 
         Raises:
@@ -55,7 +55,7 @@ class Style:
                 "expected a delimiter beside the decimal comma, got none: give --delimiter ';' or "
                 "whatever is between the columns"
             )
-        return Style(delimiter, self.decimal, self.header)
+        return TableStyle(delimiter, self.decimal, self.header)
 
     # ---- what a cell is ------------------------------------------------------------------------
 
@@ -84,7 +84,7 @@ class Style:
 
     def advice(self, cell: str) -> str:
         """What to do about a cell that holds no number."""
-        if self.delimiter not in (None, ",") and Style(decimal=",").number(cell) is not None:
+        if self.delimiter not in (None, ",") and TableStyle(decimal=",").number(cell) is not None:
             return "if its comma is a decimal one, give --decimal ','"
         if other := self.other_delimiter(cell):
             return other
@@ -102,7 +102,7 @@ class Style:
         for delimiter, name in _DELIMITERS.items():
             parts = text.strip().split(delimiter)
             decimal = "," if any("," in part for part in parts) else "."
-            style = Style(delimiter, decimal)
+            style = TableStyle(delimiter, decimal)
             numbers = len(parts) > 1 and all(style.number(part) is not None for part in parts)
             if numbers and delimiter not in (self.delimiter, self.decimal):
                 comma = "" if decimal == self.decimal else f" --decimal '{decimal}'"

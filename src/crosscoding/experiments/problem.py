@@ -11,7 +11,7 @@ from torch import Tensor
 from crosscoding.conditioning import condition
 from crosscoding.errors import BudgetError
 from crosscoding.evidence import Evidence
-from crosscoding.experiments.contract import Context, Result
+from crosscoding.experiments.experiment import Context, Result
 from crosscoding.methods import Method
 from crosscoding.model.vae import VAE
 

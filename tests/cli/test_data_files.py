@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 import crosscoding as cc
-from crosscoding.cli.arrays import read_data as read
+from crosscoding.cli.data_files import read_data as read
 from crosscoding.likelihoods import Bernoulli, Gaussian, Poisson
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from crosscoding import zoo
 from crosscoding.crosscoders import FCN, Gaussian, Planar
-from crosscoding.experiments.contract import Context
-from crosscoding.experiments.rivals import digest
+from crosscoding.experiments.experiment import Context
+from crosscoding.experiments.problem import digest
 from crosscoding.methods import HMC, Auto, Method, Rejection, Variational
 
 MODEL = "mnist-2d"
@@ -42,7 +42,7 @@ QUICK = Settings(
 )
 
 
-def rivals(settings: Settings) -> dict[str, Method]:
+def compared_methods(settings: Settings) -> dict[str, Method]:
     """The methods by their labels, each leaving about as many draws.
 
     HMC runs as the registry has it, many chains, and as the paper did, one chain at an acceptance

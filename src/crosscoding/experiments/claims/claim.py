@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosscoding.experiments.claims.rules import Judgement
-from crosscoding.experiments.rivals import column
+from crosscoding.experiments.problem import column
 
 Numbers = dict[str, Any]
 Judge = Callable[[Numbers], dict[str, Judgement]]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from crosscoding import plots
-from crosscoding.experiments.contract import (
+from crosscoding.experiments.experiment import (
     Context,
     Experiment,
     Result,
@@ -15,7 +15,7 @@ from crosscoding.experiments.contract import (
     plain,
 )
 from crosscoding.experiments.figures import hmc_acceptance
-from crosscoding.experiments.runner import finished, run, run_all
+from crosscoding.experiments.recorded_runs import finished, run, run_all
 from crosscoding.methods import Grid
 
 

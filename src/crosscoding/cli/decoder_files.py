@@ -13,7 +13,7 @@ from crosscoding.cli.paths import expanded
 from crosscoding.errors import first_line, unknown_name
 
 
-def made_by(words: str) -> nn.Module:
+def load_decoder(words: str) -> nn.Module:
     """The network that FILE.py:Class names, made without arguments.
 
     Raises:

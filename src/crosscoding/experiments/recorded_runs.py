@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from crosscoding import plots
-from crosscoding.experiments.contract import Context, Experiment, Result, UnavailableError, plain
+from crosscoding.experiments.experiment import Context, Experiment, Result, UnavailableError, plain
 
 Record = dict[str, Any]
 

@@ -9,7 +9,7 @@ import json
 import time
 
 import torch
-from models import KEPT, PRODUCTS, TRAINED, Case
+from other_decoder_cases import KEPT, PRODUCTS, TRAINED, Case
 from table import Row, Section, Setup
 from torch import Tensor
 

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crosscoding.cli.cells import Style
-from crosscoding.cli.headers import UNNAMED, counts
 from crosscoding.cli.pixels import Pixels
-from crosscoding.cli.tables import STDIN, Table, is_table, read_table, shown
+from crosscoding.cli.table_headers import UNNAMED, counts
+from crosscoding.cli.table_style import TableStyle
+from crosscoding.cli.tables import STDIN, DataTable, is_table, read_table, shown
 from crosscoding.errors import counted
 from crosscoding.likelihoods import Bernoulli
 from crosscoding.model.vae import VAE
@@ -42,7 +42,7 @@ class Data:
 
     values: Tensor
     name: str
-    table: Table | None = None
+    table: DataTable | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -76,7 +76,7 @@ class Data:
                 raise ValueError(f"{self.place(wrong)}: {error}") from None
 
 
-def read_data(words: str, vae: VAE, style: Style | None = None) -> Data:
+def read_data(words: str, vae: VAE, style: TableStyle | None = None) -> Data:
     """Data for a model from a file.
 
     Pixels from 0 to 255 are scaled as `Pixels.of` says: a zip of pictures, and arrays of uint8 that
@@ -98,8 +98,8 @@ def read_data(words: str, vae: VAE, style: Style | None = None) -> Data:
     if words != STDIN and not path.is_file():
         raise ValueError(f"expected data in {path}, and there is no such file")
     if is_table(path):
-        return _of_table(read_table(path, style or Style()), vae)
-    if style not in (None, Style()):
+        return _of_table(read_table(path, style or TableStyle()), vae)
+    if style not in (None, TableStyle()):
         raise ValueError(
             f"expected --delimiter, --decimal and --header only with a table, got {path}"
         )
@@ -113,7 +113,7 @@ def read_data(words: str, vae: VAE, style: Style | None = None) -> Data:
     return Data(data.to(vae.dtype), str(path))
 
 
-def _of_table(table: Table, vae: VAE) -> Data:
+def _of_table(table: DataTable, vae: VAE) -> Data:
     """The rows of a table as data.
 
     Raises:
@@ -130,11 +130,11 @@ def _of_table(table: Table, vae: VAE) -> Data:
     )
 
 
-def _named(table: Table) -> str:
+def _named(table: DataTable) -> str:
     return f" ({shown([repr(name) for name in table.names])})" if table.names else ""
 
 
-def _advice_on_width(table: Table, size: int) -> str:
+def _advice_on_width(table: DataTable, size: int) -> str:
     rows, names = table.rows, table.names
     if np.isnan(rows[:, -1]).all() and not (names and names[-1].strip()):
         return "the last is empty: leave out the delimiter at the end of the lines"

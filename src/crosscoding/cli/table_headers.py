@@ -7,7 +7,7 @@ a row too few or too many shifts all answers.
 
 from collections.abc import Sequence
 
-from crosscoding.cli.cells import Style, is_missing, is_whole
+from crosscoding.cli.table_style import TableStyle, is_missing, is_whole
 
 UNNAMED = ("", "Unnamed: 0")  # how pandas calls its index, written once and twice
 _SURE = 3  # columns of 0, 1, 2, …, from which on these are names
@@ -15,7 +15,7 @@ _SURE = 3  # columns of 0, 1, 2, …, from which on these are names
 Rows = Sequence[Sequence[str]]
 
 
-def find_header(first: Sequence[str], rows: Rows, style: Style, name: str) -> tuple[bool, str]:
+def find_header(first: Sequence[str], rows: Rows, style: TableStyle, name: str) -> tuple[bool, str]:
     """Whether the first line names the columns; and a note where that was not plain to see.
 
     Args:
@@ -48,7 +48,7 @@ def find_header(first: Sequence[str], rows: Rows, style: Style, name: str) -> tu
     return False, ""
 
 
-def check_index(names: Sequence[str], rows: Rows, style: Style, name: str) -> None:
+def check_index(names: Sequence[str], rows: Rows, style: TableStyle, name: str) -> None:
     """Raise ValueError if the first column has no name and counts the rows, as pandas' index."""
     if names[0].strip() in UNNAMED and _counts_rows(rows, style):
         raise ValueError(
@@ -63,12 +63,12 @@ def counts(column: Sequence[float | None]) -> bool:
     return any(list(column) == list(range(start, start + len(column))) for start in (0, 1))
 
 
-def _counts_rows(rows: Rows, style: Style) -> bool:
+def _counts_rows(rows: Rows, style: TableStyle) -> bool:
     """Whether the first column does."""
     return bool(rows) and counts([style.number(row[0]) for row in rows])
 
 
-def _is_pandas_header(first: Sequence[str], rows: Rows, style: Style) -> bool:
+def _is_pandas_header(first: Sequence[str], rows: Rows, style: TableStyle) -> bool:
     """0, 1, 2, … in whole numbers, after nothing if there is an index."""
     names = first[1:] if first[0].strip() in UNNAMED else first
     if not names or [cell.strip() for cell in names] != [str(i) for i in range(len(names))]:
@@ -78,7 +78,7 @@ def _is_pandas_header(first: Sequence[str], rows: Rows, style: Style) -> bool:
     return len(names) >= _SURE or _are_decimals(rows, style)
 
 
-def _may_be_names(first: Sequence[str], rows: Rows, style: Style) -> bool:
+def _may_be_names(first: Sequence[str], rows: Rows, style: TableStyle) -> bool:
     """Whether numbers may be names: in order without a gap, or whole above numbers that are not."""
     numbers = [style.number(cell) for cell in first]
     start = numbers[0] or 0.0
@@ -91,12 +91,12 @@ def _may_be_names(first: Sequence[str], rows: Rows, style: Style) -> bool:
     return different and all(map(is_whole, first)) and _are_decimals(rows, style)
 
 
-def _are_numbers(cells: Sequence[str], style: Style) -> bool:
+def _are_numbers(cells: Sequence[str], style: TableStyle) -> bool:
     """Whether all are numbers, or missing."""
     return all(style.number(cell) is not None for cell in cells)
 
 
-def _are_decimals(rows: Rows, style: Style) -> bool:
+def _are_decimals(rows: Rows, style: TableStyle) -> bool:
     """Whether all that is not missing is a number with decimals or an exponent."""
     cells = [cell for row in rows for cell in row if not is_missing(cell)]
     return bool(cells) and not any(is_whole(cell) or style.number(cell) is None for cell in cells)

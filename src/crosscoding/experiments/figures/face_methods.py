@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from crosscoding.crosscoders import Gaussian, Planar
-from crosscoding.experiments.contract import Context, Result
-from crosscoding.experiments.rivals import Problem, answer
+from crosscoding.experiments.experiment import Context, Result
+from crosscoding.experiments.problem import Problem, answer
 from crosscoding.methods import HMC, Auto, Method, NaturalGradient, Variational
 
 _NUM_SHOWN = 25
@@ -52,7 +52,7 @@ QUICK = Settings(
 )
 
 
-def rivals(settings: Settings) -> dict[str, Method]:
+def compared_methods(settings: Settings) -> dict[str, Method]:
     """The methods by their labels. FCN and rejection are for low dimensions only.
 
     NG is GVI with another optimiser: where Algorithm 1 is cut short, it shows what the family can.
@@ -71,7 +71,7 @@ def rivals(settings: Settings) -> dict[str, Method]:
 
 def answered(problem: Problem, settings: Settings, context: Context) -> dict[str, Result]:
     """The answers of all methods by their labels."""
-    methods = rivals(settings).items()
+    methods = compared_methods(settings).items()
     return {name: answer(context, problem, name, method) for name, method in methods}
 
 

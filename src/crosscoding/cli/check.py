@@ -1,4 +1,4 @@
-"""`crosscoding check`: what speaks for and against a model."""
+"""`crosscoding check`: examines a model before it is used."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ _COLOURS = {"ok": "green", "note": "blue", "warning": "yellow", "error": "red"}
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked on the command line."""
+    """The arguments and options of the command."""
 
     model: str
     data: str | None
@@ -27,7 +27,7 @@ class Request:
 
 
 def run(request: Request, *, as_json: bool) -> bool:
-    """Check a model, print the report, and tell whether there is no error."""
+    """Check a model and print the report; returns whether it is free of errors."""
     use_one_thread()
     vae = load_model(request.model, allow_code=request.allow_code, decoder=request.decoder)
     some = None

@@ -1,4 +1,4 @@
-"""`crosscoding demo`: every method of the paper on one digit, beside the exact truth."""
+"""`crosscoding demo`: every method of the paper on one digit, next to the exact answer."""
 
 from pathlib import Path
 
@@ -22,13 +22,13 @@ from crosscoding.plots import colour, density_panels, mark_evidence, write_label
 from crosscoding.progress import followed, silent
 from crosscoding.target.vae_target import VAETarget
 
-# A seven of which 39 pixels are observed: they fit a nine better, and a four or a two somewhat.
+# A seven with 39 observed pixels. They fit a nine better, and to some extent a four or a two.
 _DIGIT, _MASK_SEED, _FRACTION = 29, 2, 0.05
 _NUM_SHOWN = 9
 
 
 def run(folder: Path, *, seed: int, as_json: bool) -> None:
-    """Run all methods, write the pictures and the table."""
+    """Run all methods and write the pictures and the table."""
     folder = output_folder(folder)
     use_one_thread()
     vae = zoo.load("mnist-2d")
@@ -78,7 +78,7 @@ def _labelled(comparison: Comparison) -> dict[str, Tensor]:
 def _write_completions(
     comparison: Comparison, digit: Tensor, mask: Tensor, path: Path, *, seed: int
 ) -> None:
-    """A row a method: the data, the evidence, nine draws of z decoded with the evidence on them."""
+    """One row per method: datum, evidence, and nine decoded draws overlaid with the evidence."""
     seen = mask.numpy()
     data = colour(digit.numpy())
     rows = {}
@@ -106,8 +106,12 @@ def _print(comparison: Comparison, bare: Comparison, folder: Path) -> None:
             f"{row.seconds:.2f}",
         )
     out.print(table)
-    out.print("C-ELBO, gap and log p(y|x) in nats; * no lower bound")
-    out.print("MMD² of 1,000 draws of z to exact ones: unbiased, RBF kernel of median bandwidth")
+    out.print("C-ELBO, gap and log p(y|x) are in nats; * not a lower bound")
     out.print(
-        f"completions.png, posterior.png, mixture.png and table.json are in {folder}", markup=False
+        "MMD² is between 1,000 draws of z and 1,000 exact ones: unbiased, RBF kernel with the "
+        "median bandwidth"
+    )
+    out.print(
+        f"wrote completions.png, posterior.png, mixture.png and table.json to {folder}",
+        markup=False,
     )

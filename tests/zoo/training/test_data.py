@@ -37,7 +37,7 @@ def pictures(num, side=8):
 
 def test_a_folder_without_mnist_is_named(tmp_path):
     with pytest.raises(
-        ValueError, match=r"expected MNIST in .*mnist.npz, and there is no such file"
+        ValueError, match=r"expected MNIST in .*mnist.npz, but there is no such file"
     ):
         load_digits(tmp_path, "test")
 
@@ -133,7 +133,7 @@ def test_pixels_are_scaled_to_minus_one_and_one():
 
 
 def test_an_archive_that_is_missing_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"pictures in .*anime_64.zip, and there is no such file"):
+    with pytest.raises(ValueError, match=r"pictures in .*anime_64.zip, but there is no such file"):
         load_pictures(tmp_path / "anime_64.zip", 64)
 
 

@@ -39,7 +39,7 @@ def load_digits(folder: Path, split: str) -> Tensor:
     """
     path = Path(folder) / "mnist.npz"
     if not path.is_file():
-        raise ValueError(f"expected MNIST in {path}, and there is no such file; name its folder")
+        raise ValueError(f"expected MNIST in {path}, but there is no such file; name its folder")
     try:
         with zipfile.ZipFile(path) as archive:
             member = archive.getinfo(f"{split}_images.npy")
@@ -66,7 +66,7 @@ def load_pictures(path: Path, side: int, *, last: int | None = None) -> Tensor:
         ValueError: There is no such archive, or a member of it is no picture of that size.
     """
     if not path.is_file():
-        raise ValueError(f"expected pictures in {path}, and there is no such file; name its folder")
+        raise ValueError(f"expected pictures in {path}, but there is no such file; name its folder")
     try:
         with zipfile.ZipFile(path) as archive:
             members = [m for m in archive.infolist() if not m.is_dir()]

@@ -1,9 +1,9 @@
 """Defines an experiment: settings, a function that measures, and one that draws the result.
 
-`measure` returns a `Result`, which holds only numbers and tensors, and `draw` needs nothing else, so
-pictures can be drawn again without measuring. Long work is split into parts (`Context.part`), each
-saved as soon as it is finished: an interrupted run resumes after the last one. Experiments that need
-the same part with the same settings share it.
+`measure` returns a `Result`, which holds only numbers and tensors, and `draw` needs nothing else,
+so pictures can be drawn again without measuring. Long work is split into parts (`Context.part`),
+each saved as soon as it is finished, so an interrupted run resumes after the last one. Experiments
+that need the same part with the same settings share it.
 """
 
 import hashlib

@@ -4,10 +4,10 @@ The reference code draws ε_1 … ε_N once and maximises, by L-BFGS,
 
     (1/N) Σ_n log p(W ε_n + b, x) + log |det W| + H[q(ε)].
 
-With N ≤ D draws in D dimensions, there is a direction v along which all draws agree: v·ε_n = c. Then
-W + s u vᵀ and b − s c u give the same z_n for every s, while log |det W| grows with s without bound.
-So does the objective, but the C-ELBO on fresh draws, which differ along v, falls. With N ≥ 10 D, the
-fit works. `methods.Variational` avoids the problem by taking fresh draws at every step.
+With N ≤ D draws in D dimensions, there is a direction v along which all draws agree: v·ε_n = c.
+Then W + s u vᵀ and b − s c u give the same z_n for every s, while log |det W| grows with s without
+bound. So does the objective, but the C-ELBO on fresh draws, which differ along v, falls. With
+N ≥ 10 D, the fit works. `methods.Variational` takes fresh draws at every step, which avoids this.
 """
 
 import math

@@ -14,7 +14,9 @@ from crosscoding.experiments.problem import column
 
 _MMD_GOOD, _MMD_BAD = 0.01, 0.05
 _GOOD_RULE = f"MMD² to exact draws, averaged over seeds, within {_MMD_GOOD:g} of 0"
-_FAR_RULE = "the component's weight minus its share of the draws, averaged over seeds, compared with 0"
+_FAR_RULE = (
+    "the component's weight minus its share of the draws, averaged over seeds, compared with 0"
+)
 _NEAR, _FAR = 10.0, 50.0  # nats below log p(x)
 _LOWEST = -1e6  # nats; stands for a C-ELBO that is no longer finite
 

@@ -93,7 +93,8 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "the cross-coders come close to RS in log p(y|x)",
         "fig4",
-        f"mean of NF and FCN minus RS, averaged over evidence sets, within {_QUERY_CLOSE:g} nats of 0",
+        "mean of NF and FCN minus RS, averaged over evidence sets, within "
+        f"{_QUERY_CLOSE:g} nats of 0",
         _sets(
             lambda m: alike(
                 (query(m, "NF") + query(m, "FCN")) / 2 - query(m, "RS"),

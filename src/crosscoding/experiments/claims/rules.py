@@ -1,7 +1,7 @@
 """Rules that decide from numbers alone whether a measurement agrees with a claim.
 
-Most take one figure per repeat (evidence set, seed, chain), compute its mean and standard error, and
-decide only if the mean is at least two standard errors away from the threshold.
+Most take one figure per repeat (evidence set, seed, chain), compute its mean and standard error,
+and decide only if the mean is more than two standard errors away from the threshold.
 """
 
 import math

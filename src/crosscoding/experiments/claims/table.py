@@ -89,9 +89,9 @@ def pages(result: Result) -> dict[str, str]:
     told = ", ".join(f"{counts.get(each, 0)} {each}" for each in (AGREE, DIFFER, OPEN, _MISSING))
     lines = [_HEAD, f"In all: {told}.", "", *_claims_table(claims), "", "## Running times", ""]
     lines += [
-        "Seconds are wall-clock time; processor seconds are those of this program alone. The load is",
-        "the number of processes that wanted a core before the run, so a high load means that the",
-        "machine was busy with other work.",
+        "Seconds are wall-clock time; processor seconds are those of this program alone. The load",
+        "is the number of processes that wanted a core before the run, so a high load means that",
+        "the machine was busy with other work.",
         "",
         *_cost_table(result.numbers["figures"]),
         "",
@@ -144,7 +144,7 @@ def _row(*cells: str) -> str:
 
 CLAIMS_TABLE = Experiment(
     name="claims",
-    title="The paper's claims against what was measured: writes reproduction.md from the JSON files",
+    title="The paper's claims against what was measured: reproduction.md, from the JSON files",
     wanted="each claim with a number, its uncertainty, and a verdict by a stated rule",
     full=Settings(),
     quick=Settings(),

@@ -1,4 +1,4 @@
-"""Figure 4: many random evidence sets on digits, by every method and exactly."""
+"""Figure 4: many random evidence sets on digits, answered by every method and exactly."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from crosscoding.random import generator_from
 
 
 def many_sets(settings: Settings, seed: int) -> Problem:
-    """The evidence sets of Figure 4: the forty digits in turn, with pixels observed at random."""
+    """The evidence sets of Figure 4: the forty digits in turn, with random pixels observed."""
     vae, generator = zoo.load(digit_methods.MODEL), generator_from(seed)
     images = zoo.digits()[0]
     truth = images[torch.arange(settings.num_sets) % len(images)]
@@ -28,7 +28,7 @@ def many_sets(settings: Settings, seed: int) -> Problem:
 
 
 def measure_sets(settings: Settings, context: Context) -> Result:
-    """Figure 4: every method on all evidence sets, and the exact log p(x) and log p(y|x)."""
+    """Figure 4: answer all evidence sets with every method, and exactly on a grid."""
     problem = many_sets(settings, context.seed)
     exact = context.part("digits-exact", problem.settings, lambda: _exact(problem))
     methods = {}
@@ -38,7 +38,7 @@ def measure_sets(settings: Settings, context: Context) -> Result:
 
 
 def _exact(problem: Problem) -> Result:
-    """log p(x) and log p(y|x) = log p(x, y) − log p(x), both by integration on a grid."""
+    """log p(x) and log p(y|x) = log p(x, y) − log p(x), by integration on a grid."""
     part = condition(problem.vae, problem.evidence, Grid(), seed=0).log_evidence
     everything = Evidence(problem.truth, torch.ones_like(problem.truth, dtype=torch.bool))
     whole = condition(problem.vae, everything, Grid(), seed=0).log_evidence
@@ -46,7 +46,7 @@ def _exact(problem: Problem) -> Result:
 
 
 def draw_sets(result: Result) -> dict[str, Figure]:
-    """Figure 4a, C-ELBO against each other and against log p(x); 4b, violins of log p(y|x)."""
+    """Figure 4a, scatter plots of C-ELBO and gaps to log p(x); 4b, violins of log p(y|x)."""
     methods, exact = result.numbers["methods"], result.numbers["exact"]
     return {"fig4a": _draw_bounds(methods, exact), "fig4b": _draw_queries(methods, exact)}
 
@@ -95,7 +95,7 @@ def _draw_queries(methods: dict[str, Any], exact: dict[str, Any]) -> Figure:
 FIG4 = Experiment(
     name="fig4",
     title="Fifty evidence sets: C-ELBO of the cross-coders (4a) and log p(y|x) (4b)",
-    wanted="FCN ≈ NF > GVI; RS best by a little, cross-coders close, HMC with a long tail",
+    wanted="FCN ≈ NF > GVI; RS slightly best, cross-coders close, HMC with a long tail",
     full=Settings(),
     quick=QUICK,
     measure=measure_sets,

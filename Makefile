@@ -1,4 +1,4 @@
-# Everything a user or a contributor runs. Each target sets up what it needs, in .venv.
+# Everything that a user or contributor runs. Each target sets up what it needs, in .venv.
 
 PYTHON ?= python3
 OUT ?= out/demo
@@ -6,23 +6,23 @@ OUT ?= out/demo
 .PHONY: help setup demo reproduce test test-all adapters bench speed peers engine lint clean
 
 help:
-	@echo "make demo    complete a real digit by every method; pictures and a table in $(OUT)"
-	@echo "make test    run the quick tests, those of every part"
-	@echo "make test-all  run all tests, with CROSSCODING_DATA and CROSSCODING_MODELS those on real data too"
-	@echo "make adapters  test decoders of diffusers, pythae and ONNX, with these installed apart"
-	@echo "make reproduce  the paper's figures, in minutes: in out/reproduce"
-	@echo "make bench   all of the next three, in this order (some hours, the first time)"
-	@echo "make speed   measure the speed of the paper's methods"
-	@echo "make peers   measure NumPyro, Pyro and BlackJAX on the same queries"
-	@echo "make engine  measure the cascade against what is wanted of it, for docs/benchmarks.md"
-	@echo "make lint    check style, types and that files import only from below"
-	@echo "make clean   remove .venv and what was made"
+	@echo "make demo       complete a real digit with every method; writes pictures and a table to $(OUT)"
+	@echo "make test       run the quick tests"
+	@echo "make test-all   run all tests; CROSSCODING_DATA and CROSSCODING_MODELS add those on real data"
+	@echo "make adapters   test the adapters for diffusers, pythae and ONNX, in their own environment"
+	@echo "make reproduce  draw the paper's figures from small runs, in minutes, into out/reproduce"
+	@echo "make bench      run the next three, in this order (hours, the first time)"
+	@echo "make speed      measure the speed of the paper's methods"
+	@echo "make peers      measure NumPyro, Pyro and BlackJAX on the same queries"
+	@echo "make engine     measure the cascade against its targets, for docs/benchmarks.md"
+	@echo "make lint       check style, types and layers"
+	@echo "make clean      remove .venv and generated files"
 
 setup: .venv/ready
 
 .venv/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "crosscoding needs Python 3.11 or later; name one with make PYTHON=python3.12"; exit 1; }
+		{ echo "crosscoding needs Python 3.11 or later; choose one with make PYTHON=python3.12"; exit 1; }
 	@echo "Setting up .venv from requirements.lock (once; torch is large) ..."
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
@@ -31,14 +31,14 @@ setup: .venv/ready
 	@touch $@
 
 demo: setup
-	@echo "Completing a real digit by every method of the paper (about half a minute) ..."
+	@echo "Completing a real digit with every method of the paper (about half a minute) ..."
 	@.venv/bin/crosscoding demo --out $(OUT)
 
 # Real digits and faces: CROSSCODING_DATA=folder CROSSCODING_MODELS=folder make reproduce
 reproduce: setup
 	@.venv/bin/crosscoding reproduce all --quick --out out/reproduce
 
-# One thread a worker: more of them wait for each other.
+# One thread per worker, as more would wait for each other.
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 test: setup
@@ -64,8 +64,8 @@ $(ADAPTERS)/ready: requirements.lock requirements-adapters.lock pyproject.toml
 		--no-build-isolation --editable . --editable crosscoding-faces
 	@touch $@
 
-# One after the other, also under make -j: they would time each other. Where the peers cannot be
-# installed, what was measured of them before stays.
+# One after the other, even under make -j, as they would slow each other down. If the peers cannot be
+# installed, their earlier results stay.
 bench: setup
 	@$(MAKE) --no-print-directory speed
 	-@$(MAKE) --no-print-directory $(PEERS)/.venv/ready && $(MAKE) --no-print-directory peers
@@ -83,7 +83,7 @@ $(PEERS)/.venv/ready: $(PEERS)/requirements.txt
 		{ grep -v '^#' $< | xargs -n 1 $(PEERS)/.venv/bin/python -m pip install --quiet; exit 1; }
 	@touch $@
 
-# A peer that cannot be installed has a row that says so; hence the leading minus.
+# The leading minus: a peer that cannot be installed gets a row that says so.
 peers: setup
 	-@$(MAKE) --no-print-directory $(PEERS)/.venv/ready
 	@.venv/bin/python $(PEERS)/run.py

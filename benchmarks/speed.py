@@ -1,12 +1,12 @@
-"""How long the cross-coders of the paper take, and how near they come to where they converge.
+"""Measures how long the paper's cross-coders take, and how close they come to convergence.
 
     make speed
 
 Every query is a test digit with 5, 15 or 25 % of its pixels observed at random. The shortfall is
-the C-ELBO, in nats, that a fit gains when it goes on from where it stopped with eight times the
-draws and a sixth of the learning rate until that stalls too; both are measured on the same 20,000
-fresh draws. Seconds are the whole call of `cc.condition`: start, fit and figures. Prints the table
-and writes it to benchmarks/results/speed.json.
+the C-ELBO, in nats, that a fit still gains if it continues with eight times the draws and a sixth
+of the learning rate until that stalls, too; both are measured on the same 20,000 fresh draws. Times
+are for the whole call of `cc.condition`: start, fit and figures. Prints the results and writes them
+to benchmarks/results/speed.json.
 """
 
 import json
@@ -42,7 +42,7 @@ def queries(vae: cc.VAE, num: int) -> cc.Evidence:
 
 
 def shortfall(vae: cc.VAE, evidence: cc.Evidence, method: Variational, fitted: Fitted) -> float:
-    """Nats of C-ELBO that the fit gains by going on, the mean over its queries."""
+    """C-ELBO that the fit gains if it continues, in nats, averaged over its queries."""
     target = cc.VAETarget(vae, evidence).flatten()
     num_draws, learning_rate = method._tuning
     longer = replace(method, num_draws=8 * num_draws, learning_rate=learning_rate / 6)
@@ -83,7 +83,7 @@ def in_batch(vae: cc.VAE, method: Variational, num: int) -> float:
 
 
 def import_seconds() -> dict[str, float]:
-    """What `import crosscoding` adds to `import torch`, median of 7 fresh interpreters."""
+    """Time that `import crosscoding` adds to `import torch`, the median of 7 interpreters."""
     code = (
         "import time; t = time.perf_counter(); import torch; u = time.perf_counter(); "
         "import crosscoding; print(u - t, time.perf_counter() - u)"
@@ -120,7 +120,7 @@ def main() -> None:
     path = Path(__file__).parent / "results" / "speed.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"import: {result['import_seconds']}; written to {path}")
+    print(f"import: {result['import_seconds']}; wrote {path}")
 
 
 if __name__ == "__main__":

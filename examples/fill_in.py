@@ -1,8 +1,8 @@
-"""The picture at the top of the README: digits of which one half is missing, filled in.
+"""Draws the picture at the top of the README: digits whose lower half is filled in.
 
     python examples/fill_in.py
 
-Writes fill_in.png and prints how sure each answer is of itself.
+Writes fill_in.png and prints the verdict on each answer.
 """
 
 import matplotlib
@@ -39,7 +39,7 @@ def main() -> None:
             axes[row, column].axis("off")
     figure.tight_layout(pad=0.3)
     figure.savefig("fill_in.png", dpi=110)
-    print("fill_in.png: what was observed (blue: missing), completions, their mean, the truth")
+    print("fill_in.png: the observed part (missing pixels in blue), completions, mean, truth")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Fill in the missing half of a picture with a convolutional VAE of your own.
+"""Fills in the missing half of a picture with your own convolutional VAE.
 
     python examples/own_image_model.py
 
-The decoder below is trained for a few seconds on forty digits, so that the script runs anywhere;
-load your own weights in its place. Writes own_image_model.png: evidence, completions, the truth.
+To run anywhere, the script trains its decoder on forty digits for a few seconds. Load your own
+weights instead. Writes own_image_model.png: evidence, completions, mean, truth.
 """
 
 import torch
@@ -33,7 +33,7 @@ class Decoder(nn.Module):
 
 
 def train(decoder: nn.Module, pictures: torch.Tensor, steps: int = 400) -> None:
-    """Fit decoder and encoder by the ELBO: here only to have a model. Yours is trained already."""
+    """Maximise the ELBO, only to have a model for this example; yours is already trained."""
     encoder = nn.Sequential(
         nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 2 * LATENT_DIM)
     )
@@ -69,7 +69,7 @@ def main() -> None:
     columns = [evidence, *posterior.predict(6), posterior.mean(), truth]
     sheet = torch.cat([torch.cat(list(column)) for column in columns], dim=1)
     Image.fromarray((sheet * 255).byte().numpy()).save("own_image_model.png")
-    print("own_image_model.png: evidence, six completions, their mean, the truth; a picture a row")
+    print("own_image_model.png: evidence, six completions, mean and truth; one picture per row")
 
 
 if __name__ == "__main__":

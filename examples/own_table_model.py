@@ -1,9 +1,9 @@
-"""Fill the gaps of a table of numbers, counts and classes with a VAE of your own.
+"""Fills the gaps of a table of numbers, counts and classes with your own VAE.
 
     python examples/own_table_model.py
 
-The VAE is trained for a few seconds on a table that is made up here, so that the script runs
-anywhere: a house's area, price and rooms, and whether it has a garden. Load your own in its place.
+To run anywhere, the script trains a VAE for a few seconds on invented houses: area, price, rooms,
+and whether there is a garden. Load your own model instead.
 """
 
 import torch
@@ -20,7 +20,7 @@ LIKELIHOOD = cc.likelihoods.Mixed(
 
 
 def houses(num: int) -> torch.Tensor:
-    """A table (num, 4); area and price are standardised, as most models have them."""
+    """A table (num, 4); area and price are standardised, as is usual for training."""
     size, place = torch.randn(2, num)
     area = size + 0.2 * torch.randn(num)
     price = 0.8 * size + 0.5 * place + 0.2 * torch.randn(num)
@@ -30,7 +30,7 @@ def houses(num: int) -> torch.Tensor:
 
 
 def train(decoder: nn.Module, table: torch.Tensor, steps: int = 1500) -> None:
-    """Fit decoder and encoder by the ELBO: here only to have a model. Yours is trained already."""
+    """Maximise the ELBO, only to have a model for this example; yours is already trained."""
     encoder = nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 2 * LATENT_DIM))
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=3e-3)
     for _ in range(steps):

@@ -1,9 +1,9 @@
-"""The paper's comparison on one digit: five methods and the exact answer, side by side.
+"""Compares the paper's methods with the exact answer on one digit.
 
     python examples/papers_figure.py
 
-A seven of which 5 % of the pixels are observed, under a VAE with two latent dimensions. Prints log
-p(x) and log p(y|x) of each method. `crosscoding reproduce fig3` draws the whole figure.
+The digit is a seven with 5 % of its pixels observed, under a VAE with two latent dimensions. Prints
+each method's log p(x) and log p(y|x). `crosscoding reproduce fig3` draws the whole figure.
 """
 
 import crosscoding as cc

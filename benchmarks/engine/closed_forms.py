@@ -1,4 +1,4 @@
-"""Targets whose answer is known: linear-Gaussian models, and products of bimodal blocks."""
+"""Measures `Auto` on targets with exact answers: linear-Gaussian models, products of blocks."""
 
 import time
 
@@ -8,6 +8,7 @@ from table import Row, Section, Setup
 
 import crosscoding as cc
 from crosscoding.crosscoders import Mixture
+from crosscoding.errors import counted
 from crosscoding.methods import Auto, Laplace
 
 _LINEAR_DIMS = (2, 8, 32, 64, 128, 256)
@@ -16,7 +17,7 @@ _TOLERANCE = 1e-3
 
 
 def linear(setup: Setup) -> Section:
-    """p(z|x) is a Gaussian: log p(x), and KL of what is fitted, in closed form."""
+    """Linear-Gaussian models: log p(x), and the KL of fits, in closed form."""
     rows, figures = [], {}
     for dim in _LINEAR_DIMS[: setup.num(6, 3)]:
         num = setup.num(8, 2)
@@ -47,12 +48,12 @@ def linear(setup: Setup) -> Section:
                 f"|log p(x) error| largest {errors.max():.2g}; log p(x) − C-ELBO "
                 f"{_largest(gap)}; KL of Laplace {kl.max():.2g}",
                 errors.max().item() <= _TOLERANCE,
-                f"Auto, {num} queries of {2 * dim} elements, half of them observed, "
-                f"{1e3 * seconds:.3g} ms a query, {trusted} trusted. Auto's answer is "
-                "draws, without a density whose KL could be had: met or not is said of log p(x). "
-                "log p(x) − C-ELBO is KL(q || p) of what its best proposal was fitted as "
-                "(none where the bank or a grid answered); KL of `Laplace()`, one mode, "
-                "is in closed form",
+                f"Auto on {num} queries of {2 * dim} elements, half of them observed: "
+                f"{1e3 * seconds:.3g} ms per query, {trusted} trusted. The target is checked on "
+                "log p(x), as Auto returns draws without a density whose KL could be computed. "
+                "log p(x) − C-ELBO is KL(q || p) of the fit behind its best proposal (none where "
+                "the bank or a grid answered). The KL of `Laplace()`, with one mode, is in closed "
+                "form",
             )
         )
     return Section(rows, figures)
@@ -90,7 +91,7 @@ def _heaviest(fitted) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def blocks(setup: Setup) -> Section:
-    """2^(D / 2) modes of known masses: a wrong answer must at least not be trusted."""
+    """Products of blocks, 2^(D / 2) modes of known mass: wrong answers must not be trusted."""
     rows, figures = [], {}
     num = setup.num(10, 2)
     for dim in _BLOCK_DIMS[: setup.num(3, 2)]:
@@ -113,13 +114,13 @@ def blocks(setup: Setup) -> Section:
             Row(
                 f"product of bimodal blocks, D = {dim}",
                 "within 0.1 nats and masses within 0.05, or not trusted",
-                f"{int((right | warned).sum())} of {num}: {int(right.sum())} right, "
-                f"{labels.count('trusted')} trusted; largest errors {error.max():.2g} nats, "
-                f"masses {masses.max():.2g}",
+                f"{int((right | warned).sum())} of {num} ({int(right.sum())} right, "
+                f"{labels.count('trusted')} trusted); largest error {error.max():.2g} nats, "
+                f"of a mass {masses.max():.2g}",
                 bool((right | warned).all()),
-                f"Auto, {num} seeds, {seconds:.2g} s each; a block's mass is known exactly "
-                f"(0.65), the largest difference over the {dim // 2} blocks counts, the noise of "
-                "the kept draws included",
+                f"Auto, {num} seeds, {seconds:.2g} s each. A block's mass is known exactly (0.65); "
+                f"the largest error over {counted(dim // 2, 'block')} counts, including the noise "
+                "of the kept draws",
             )
         )
     return Section(rows, figures)

@@ -1,4 +1,4 @@
-"""Digits of which some pixels are observed: errors of a whole batch, and what it takes."""
+"""Measures errors and times of `Auto` on batches of partly observed digits."""
 
 import math
 import statistics
@@ -13,11 +13,11 @@ from table import Row, Section, Setup
 import crosscoding as cc
 
 _RUNS = 3
-_NUM_REFERENCED = 25  # of the queries in 20 dimensions: a reference takes longest
+_NUM_REFERENCED = 25  # queries in 20 dimensions that get a reference, which takes long
 
 
 def timed(vae: cc.VAE, evidence: cc.Evidence, runs: int = _RUNS) -> tuple[cc.Posterior, float]:
-    """Answer of `Auto`, and the median seconds of calls, the model's bank built before."""
+    """The answer of `Auto`, and the median seconds of calls after the model's bank is built."""
     cc.Bank.of(vae)
     seconds = []
     for _ in range(runs):
@@ -28,7 +28,7 @@ def timed(vae: cc.VAE, evidence: cc.Evidence, runs: int = _RUNS) -> tuple[cc.Pos
 
 
 def answer_figures(source: str, posterior: cc.Posterior, num: int, seconds: float) -> dict:
-    """What every section keeps of a batch of answers."""
+    """The figures of a batch of answers that every section records."""
     return {
         "num": num,
         "seconds_per_query": seconds / num,
@@ -44,7 +44,7 @@ def two_d(setup: Setup) -> Section:
     vae, num = cc.zoo.load("mnist-2d"), setup.num(1000, 20)
     evidence = digit_queries(num)
     posterior, seconds = timed(vae, evidence)
-    # The same answers with more of their draws kept: of 1,000, the shares have noise of their own.
+    # The same answers with more draws kept: with 1,000, the masses are noisy themselves.
     more = cc.condition(vae, evidence, cc.methods.Auto(num_draws=10_000), seed=0)
     known, regions, exact = [], [], []
     for part in reference.exact_parts(vae, evidence):
@@ -84,20 +84,20 @@ def two_d(setup: Setup) -> Section:
         ),
         Row(
             f"mnist-2d, {called}: seconds",
-            "≤ 2 ms a query",
-            f"{1e3 * seconds / num:.3g} ms a query",
+            "≤ 2 ms per query",
+            f"{1e3 * seconds / num:.3g} ms per query",
             seconds / num <= 0.002,
-            f"median of {_RUNS} calls, bank built before",
+            f"median of {_RUNS} calls, with the bank already built",
         ),
         Row(
             f"mnist-2d, {called}: masses of modes",
             "within 0.02",
             f"{within:.1%} of queries within 0.02; largest {largest.max():.2g}",
             largest.max().item() <= 0.02,
-            f"modes: connected regions above {modes.SHARE:.0%} of the highest exact density, and "
-            f"what is nearest to each ({several} queries have several); largest difference of a "
-            "mass, 10,000 draws kept of the same answers. Of the usual 1,000 draws the largest is "
-            f"{masses['mass_errors'].max():.2g}, of 1,000 exact ones "
+            f"a mode is a connected region above {modes.SHARE:.0%} of the highest exact density, "
+            f"with all that is nearest to it ({several} queries have several). The error is the "
+            "largest one of a mode's mass, with 10,000 draws kept. With the usual 1,000 draws, the "
+            f"largest error is {masses['mass_errors'].max():.2g}; with 1,000 exact draws, it is "
             f"{masses['mass_errors_of_1000_exact'].max():.2g}",
         ),
     ]
@@ -137,24 +137,24 @@ def twenty_d(setup: Setup) -> Section:
             "95 % within 0.1 nats",
             f"{within:.1%} within 0.1; median {errors.median():.2g}, largest {errors.max():.2g}",
             within >= 0.95,
-            f"{len(some)} of them, against tempered SMC of {settings.num_particles:,} particles in "
-            f"{settings.num_islands} islands, {settings.num_moves} moves of "
-            f"{settings.num_leapfrog} steps, as many seeds as it takes to a standard error of "
-            f"{reference.WANTED_ERROR} (largest {known.error.max():.2g})",
+            f"{len(some)} of them, against tempered SMC with {settings.num_particles:,} particles "
+            f"in {settings.num_islands} islands, {settings.num_moves} moves of "
+            f"{settings.num_leapfrog} steps, and as many seeds as a standard error of "
+            f"{reference.WANTED_ERROR} needs (largest {known.error.max():.2g})",
         ),
         Row(
             f"mnist-20d, {called}: seconds",
-            "≤ 50 ms a query",
-            f"{1e3 * seconds / num:.3g} ms a query",
+            "≤ 50 ms per query",
+            f"{1e3 * seconds / num:.3g} ms per query",
             seconds / num <= 0.05,
-            f"median of {setup.num(_RUNS, 1)} calls, bank built before",
+            f"median of {setup.num(_RUNS, 1)} calls, with the bank already built",
         ),
         Row(
             "mnist-20d, one query alone: seconds",
             "≤ 0.5 s",
             f"median {statistics.median(alone):.2g} s, longest {max(alone):.2g}",
             statistics.median(alone) <= 0.5,
-            f"median over {len(alone)} queries, a call each",
+            f"median over {len(alone)} queries, one call each",
         ),
     ]
     return Section(rows, figures)

@@ -1,9 +1,9 @@
-"""Where the modes of p(z|x) are, and how far the shares of an answer's draws in them are off.
+"""Finds the modes of p(z|x) and measures the errors of an answer's mode masses.
 
-In 2 dimensions the modes are the connected regions of the exact answer's grid cells whose density
-is above a share of the highest; above, the points where climbs from reference draws end. Each point
-belongs to the mode that is nearest, so that the masses of a reference and of an answer are of the
-same sets. A region or climb is a mode by the reference alone: the answer has no say.
+In 2 dimensions, modes are the connected regions of grid cells whose exact density exceeds a share
+of the highest one. In more dimensions, they are the points where climbs from reference draws end.
+Each point belongs to the nearest mode, so the masses of reference and answer are those of the same
+sets. The modes depend on the reference only, never on the answer.
 """
 
 import math
@@ -18,7 +18,7 @@ from torch import Tensor
 import crosscoding as cc
 from crosscoding.methods.numerics.gauss_newton import climb
 
-SHARE = 0.05  # of the highest density, below which a cell parts regions
+SHARE = 0.05  # of the highest density; cells below separate regions
 _NUM_CLIMBS, _CLIMB_STEPS = 16, 30
 
 
@@ -37,7 +37,7 @@ class Regions:
         self.masses = np.bincount(self._which(cells), mass / mass.sum(), self.num)
 
     def error(self, draws: Tensor) -> float:
-        """Largest difference of a mode's mass, draws (S, latent)."""
+        """Largest error of a mode's mass, from draws (S, latent)."""
         found = np.bincount(self._which(draws.double().numpy()), minlength=self.num) / len(draws)
         return float(np.abs(found - self.masses).max())
 
@@ -46,9 +46,9 @@ class Regions:
 
 
 def _components(points: np.ndarray, sizes: np.ndarray) -> tuple[int, np.ndarray]:
-    """Number of connected regions of cells that touch, corners included, and each cell's region.
+    """Number of regions of touching cells (corners count), and each cell's region.
 
-    Cells of one size are looked at with those that are no larger, so that only neighbours count.
+    Cells of one size are compared with those that are no larger, which keeps the search local.
     """
     firsts, seconds = [], []
     for size in np.unique(sizes):
@@ -66,12 +66,12 @@ def _components(points: np.ndarray, sizes: np.ndarray) -> tuple[int, np.ndarray]
 
 
 def mass_errors(target: cc.Target, reference: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-    """Largest difference of a mode's mass and the number of modes, for each query: (B,), (B,).
+    """Largest error of a mode's mass, and the number of modes, of each query: (B,), (B,).
 
     Args:
-        target: Flat, of B queries.
-        reference: Equally weighted draws of p(z|x), (R, B, latent).
-        draws: Of the answer, (S, B, latent).
+        target: Flat target of B queries.
+        reference: Equally weighted draws from p(z|x), (R, B, latent).
+        draws: Draws of the answer, (S, B, latent).
     Returns:
         NaN and 0 where there is no reference.
     """
@@ -96,17 +96,17 @@ def mass_errors(target: cc.Target, reference: Tensor, draws: Tensor) -> tuple[Te
 
 
 def _nearest(points: Tensor, centres: Tensor, scale: Tensor) -> Tensor:
-    """Share of points nearest to each centre, in the coordinates of a Cholesky factor."""
+    """Share of points nearest to each centre, after whitening with a Cholesky factor."""
     white = [torch.linalg.solve_triangular(scale, p.mT, upper=False).mT for p in (points, centres)]
     which = torch.cdist(*white).argmin(-1)
     return torch.bincount(which, minlength=len(centres)) / len(points)
 
 
 def half_error(draws: Tensor) -> Tensor:
-    """|share on one side of 0 − 1/2|, (B,), for p(z|x) = p(−z|x) and draws (S, B, latent).
+    """|share of draws on one side of 0 − 1/2|, (B,), for p(z|x) = p(−z|x), draws (S, B, latent).
 
-    The side is that of the direction in which the draws lie farthest from 0: modes that are parted
-    at all are parted by it.
+    The sides are those of the direction in which the draws are farthest from 0, which separates
+    mirrored modes if any direction does.
     """
     second = torch.einsum("sbi,sbj->bij", draws, draws)
     direction = torch.linalg.eigh(second).eigenvectors[..., -1]

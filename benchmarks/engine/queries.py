@@ -1,4 +1,4 @@
-"""What is asked: digits and faces of which a part is observed, and targets of the tests."""
+"""The queries of all benchmarks: partly observed digits and faces, and targets from the tests."""
 
 import importlib.util
 import json
@@ -35,7 +35,7 @@ def _data_folder() -> Path | None:
 
 @cache
 def digits() -> torch.Tensor:
-    """Binary digits, (N, 28, 28): the MNIST test set in an order of our own, or the zoo's forty."""
+    """Binary digits, (N, 28, 28): the shuffled MNIST test set, or else the zoo's forty digits."""
     folder = _data_folder()
     if folder is None:
         return cc.zoo.digits()[0]
@@ -46,7 +46,7 @@ def digits() -> torch.Tensor:
 
 
 def digit_queries(num: int, start: int = 0) -> cc.Evidence:
-    """A digit each: in turn 5, 15 and 25 % of its pixels at random, and one of the quadrants."""
+    """One digit per query, with 5, 15 or 25 % of its pixels or one quadrant observed, in turn."""
     images = digits()
     index = torch.arange(start, start + num)
     masks = torch.stack([_digit_mask(int(i)) for i in index])
@@ -65,7 +65,7 @@ def _digit_mask(i: int) -> torch.Tensor:
     return cc.random_mask((28, 28), int(kind.split()[0]) / 100, seed=i)
 
 
-# ---- what others made ----------------------------------------------------------------------------
+# ---- queries and models from elsewhere -----------------------------------------------------------
 
 
 def problems() -> ModuleType:
@@ -74,7 +74,7 @@ def problems() -> ModuleType:
 
 
 def peer_queries(vae: cc.VAE, num: int) -> cc.Evidence:
-    """The queries that benchmarks/peers asks."""
+    """The queries of benchmarks/peers."""
     folder = _ROOT / "benchmarks" / "peers"
     sys.path.append(str(folder))
     try:
@@ -84,7 +84,7 @@ def peer_queries(vae: cc.VAE, num: int) -> cc.Evidence:
 
 
 def faces_vae() -> cc.VAE | None:
-    """The 100-d CelebA decoder, or None where CROSSCODING_MODELS does not have it."""
+    """The 100-d CelebA decoder, or None if CROSSCODING_MODELS does not have it."""
     folder = _folder("CROSSCODING_MODELS")
     if folder is None or not (folder / "celeba-100d").is_dir():
         return None
@@ -96,7 +96,7 @@ def faces_vae() -> cc.VAE | None:
 
 
 def face_queries(vae: cc.VAE, num: int) -> cc.Evidence | None:
-    """Faces of which the strip of the eyes is observed, or None where there is no data."""
+    """Faces with the eyes observed, or None if the data are missing."""
     folder = _folder("CROSSCODING_DATA")
     if folder is None or not (folder / "celeba_64.zip").is_file():
         return None
@@ -119,6 +119,6 @@ def _module(name: str, path: Path) -> ModuleType:
 
 
 def _folder(variable: str) -> Path | None:
-    """The folder that an environment variable names, if it is there."""
+    """The folder that an environment variable names, or None if it does not exist."""
     folder = Path(os.environ.get(variable, ""))
     return folder if os.environ.get(variable) and folder.is_dir() else None

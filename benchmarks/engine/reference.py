@@ -1,7 +1,7 @@
-"""log p(x) and draws of p(z|x) that answers are held against: by `Grid` in 2-d, by long SMC above.
+"""References for log p(x) and p(z|x): by `Grid` in two dimensions, by long runs of SMC in more.
 
-An SMC reference takes about 7 s a query and seed in 20 dimensions, so that it is kept in
-benchmarks/results/cache, a few queries at a time: what is there is not worked out again.
+An SMC reference takes about 7 s per query and seed in 20 dimensions. It is therefore cached in
+benchmarks/results/cache, a few queries at a time.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ ANNEALING = Annealing(
     num_particles=8192, num_islands=16, num_moves=3, num_leapfrog=4, ess_share=0.6
 )
 _MOST_SEEDS = 12
-_NUM_KEPT = 2048  # draws of each query
+_NUM_KEPT = 2048  # draws per query
 _AT_ONCE = 5
 _GRID_AT_ONCE = 50
 
@@ -41,11 +41,11 @@ class Reference:
 
 
 def smc(name: str, target: cc.Target) -> Reference:
-    """Of every query of a flat target, from the cache where it is there.
+    """The SMC reference of every query of a target, from the cache if possible.
 
     Args:
-        name: Of the file; the evidence is part of it, so that no other target's is taken.
-        target: Flat.
+        name: Prefix of the cached files, whose names also contain a fingerprint of the target.
+        target: A flat target.
     """
     pieces = []
     for start in range(0, target.num_queries, _AT_ONCE):
@@ -63,7 +63,7 @@ def smc(name: str, target: cc.Target) -> Reference:
 
 
 def _annealed(target: cc.Target) -> Reference:
-    """Seed after seed, until the pooled islands agree; NaN where annealing does not get there."""
+    """Run seed after seed until the pooled islands agree; NaN where annealing fails."""
     nothing = torch.empty(0)
     islands, particles = [nothing] * target.num_queries, [nothing] * target.num_queries
     rows = torch.arange(target.num_queries)
@@ -81,9 +81,9 @@ def _annealed(target: cc.Target) -> Reference:
 
 
 def _runs(target: cc.Target, rows: Tensor, seed: int) -> list[tuple[int, Tensor, Tensor]]:
-    """Of each query: which, log Ẑ of islands, (I,), and their particles, (I, S / I, latent).
+    """For each query: its row, log Ẑ of islands, (I,), and their particles, (I, S / I, latent).
 
-    A query that annealing does not get through to is left out; it takes no other with it.
+    A query on which annealing fails is left out, without affecting the others.
     """
     try:
         generator = torch.Generator().manual_seed(seed)
@@ -96,7 +96,7 @@ def _runs(target: cc.Target, rows: Tensor, seed: int) -> list[tuple[int, Tensor,
 
 
 def _error(log_islands: Tensor) -> float:
-    """Standard error of log p(x); NaN, which is never too large, where there is no run."""
+    """Standard error of log p(x); NaN, which ends the loop over seeds, if no run succeeded."""
     return float(log_mean_of_islands(log_islands[:, None])[1]) if len(log_islands) else math.nan
 
 
@@ -113,7 +113,7 @@ def _pooled(
 
 
 def _fingerprint(target: cc.Target) -> str:
-    """Of what is asked and of the settings."""
+    """A digest of the queries, the model and the settings."""
     digest = hashlib.sha256(repr((ANNEALING, WANTED_ERROR, _MOST_SEEDS, _NUM_KEPT)).encode())
     evidence, vae = target.evidence, target.vae
     for tensor in (evidence.values, evidence.mask, *vae.decoder.state_dict().values()):
@@ -131,7 +131,7 @@ def _save(path: Path, reference: Reference) -> None:
 
 
 def exact_parts(vae: cc.VAE, evidence: cc.Evidence) -> Iterator[cc.Posterior]:
-    """Answers of `Grid(tolerance=1e-4)`, some queries at a time: they have many cells."""
+    """Answers of `Grid(tolerance=1e-4)`, a few queries at a time, as they have many cells."""
     grid = cc.methods.Grid(tolerance=1e-4)
     num = len(evidence.values)
     for start in range(0, num, _GRID_AT_ONCE):

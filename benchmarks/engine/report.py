@@ -1,4 +1,4 @@
-"""docs/benchmarks.md and its pictures, from the figures of benchmarks/results/engine.json alone."""
+"""Generates docs/benchmarks.md and its pictures from benchmarks/results/engine.json."""
 
 import math
 from pathlib import Path
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 Sections = dict[str, dict[str, Any]]
 
 _OURS, _COLOURS = "#c1440e", ("#4c72b0", "#64a6bd", "#55a868", "#8172b3", "#8c8c8c", "#b0a160")
-_LEAST_ERROR = 1e-5  # nats: errors below are drawn there
+_LEAST_ERROR = 1e-5  # nats; smaller errors are drawn there
 _LABELS = ("trusted", "approximate", "unreliable")
 _SOURCES = {"mnist-2d": "o", "mnist-20d": "s", "blocks": "^", "mirrored": "D"}
 
@@ -21,7 +21,7 @@ def word(met: bool | None) -> str:
 
 
 def render(results: dict[str, Any], folder: Path) -> None:
-    """Write benchmarks.md and images/*.png to a folder."""
+    """Write benchmarks.md and images/*.png to `folder`."""
     sections: Sections = results["sections"]
     (folder / "images").mkdir(parents=True, exist_ok=True)
     pictures = [draw(sections, folder / "images") for draw in (_versus, _verdicts, _scale)]
@@ -38,54 +38,55 @@ def render(results: dict[str, Any], folder: Path) -> None:
 
 _HEAD = """# Benchmarks
 
-What the cascade, `cc.methods.Auto()`, was wanted to do and what it does. `make engine` measures all
-of this again, and writes `benchmarks/results/engine.json`, from which this page is made. Errors are
-against exact answers, or references whose standard error is known. A query on digits is an MNIST
-test digit of which 5, 15 or 25 % of the pixels are observed at random, or one quadrant, in equal
-parts, each query another digit. All times are of whole calls, in one process."""
+This page compares the cascade, `cc.methods.Auto()`, with its targets. `make engine` measures all of
+this again and writes `benchmarks/results/engine.json`, from which this page is generated. Errors
+are relative to exact answers, or to references with a known standard error. A query on digits is an
+MNIST test digit with 5, 15 or 25 % of its pixels observed at random, or one quadrant, in equal
+parts; every query is about another digit. All times are for whole calls, in one process."""
 
 
-_MISSED = """## What is missed, and why; what was measured by hand
+_MISSED = """## Missed targets, and what was measured by hand
 
-- **2 ms a query in 2-d.** 347 of the 1,000 queries, those with most pixels observed, are too
-  narrow for the bank and are integrated on the grid at 5 ms each, draws that check it included;
-  the bank itself takes 0.5 ms a query.
-- **50 ms a query in 20-d.** In a call of 224 ms a query, 58 went into particles, adaptation and
-  weighing, 51 into refining 85 queries, 36 into the second look for modes, and 76 into swarms for
-  45 of them. Half of it is matrix products of the decoder, on two threads 1.8 times as fast as on
-  one: what would help is fewer decodes, by proposals better than Gaussians.
-- **Linear-Gaussian, D = 2.** The bank answers, whose own error is about 0.002 nats.
-- **Products of blocks, D = 16 and 64** are kept from "trusted", not answered within the goal:
+- **2 ms per query in 2-d.** 347 of the 1,000 queries, those with the most observed pixels, have a
+  p(z|x) too narrow for the bank. They are integrated on the grid, which takes 5 ms each, including
+  the draws that check it. The bank itself takes 0.5 ms per query.
+- **50 ms per query in 20-d.** In a call that took 224 ms per query, 58 ms went into particles,
+  adaptation and weighing, 51 ms into refining 85 queries, 36 ms into the second look for modes, and
+  76 ms into swarms for 45 queries. Half of the time goes into the decoder's matrix products, which
+  are 1.8 times as fast on two threads as on one. Better proposals than Gaussians would help, as
+  they need fewer decodes.
+- **Linear-Gaussian, D = 2.** The bank answers; its own error is about 0.002 nats.
+- **Products of blocks, D = 16 and 64.** The answers miss the tolerance but are not called trusted:
   4,000 particles are too few for 2^32 modes.
-- **1,000, 100 and 5 times faster than peers** is out of reach of peers at sensible settings:
-  NumPyro's Gaussian guide, started at the prior's scale, with the loop compiled and observed
-  pixels alone decoded, is within 0.1 nats of log p(x) by importance after 16 ms a query in 2-d
-  and 75 ms in 20-d, if somebody who knows the answer stops it there. Run to the end it takes
-  0.11 to 0.15 s and 0.96 s (`benchmarks/results/peers.json`, measured on another day, on a busy
-  machine), and says nothing of modes it lacks. On the same eight queries that guide takes 0.2
-  to 0.8 of the cascade's seconds if it is so stopped, and 4 to 6 times as many in a batch if it
-  is not; alone, on 2-d queries, BlackJAX's tempered SMC takes half of them.
-- **Decoders and likelihoods of others:** of products of ten blocks, in 20 dimensions, few answers
-  are trusted, and errors of those that are not reach a nat: 2^10 modes are too many for the
-  particles that a query may have. Of 792 further queries, on 99 products of 2 to 5 blocks under
-  11 likelihoods (a script, once), 588 were trusted and none of them wrong.
-- **The sections "verdicts", "peers" and "scale"** were measured before the others, on an earlier
-  version: their times may be off by a tenth, as those of mnist-2d and mnist-20d then were.
-- **The share of right answers among the trusted** is that of 2-d mostly, where all are right. In
-  20 dimensions 24 trusted answers have a reference, and 4 of them are beyond a limit, by less than
-  the noise of the reference (a longer run of our own annealing) and of 1,000 kept draws.
-- **Mirrored decoders of 16 dimensions** are left out: a reference of one takes minutes.
-- **What a review found trusted and wrong,** and is now right or not trusted, in tests: thin ridges
-  and ripples on the grid, funnels, tails heavier than the prior's, evidence far outside the model.
-  What is left: a mode within a broader one, narrower by a factor r, is missed if r^latent is large
-  (docs/methods.md)."""
+- **1,000, 100 and 5 times as fast as peers.** Peers with sensible settings are too fast for this.
+  NumPyro's Gaussian guide, started at the prior's scale, with a compiled loop that decodes only
+  observed pixels, estimates log p(x) by importance to within 0.1 nats after 16 ms per query in 2-d
+  and 75 ms in 20-d, if somebody who knows the answer stops it then. A complete run takes 0.11 to
+  0.15 s and 0.96 s (`benchmarks/results/peers.json`, measured on another day, on a busy machine),
+  and does not tell whether modes are missing. On the same eight queries, that guide takes 0.2 to
+  0.8 times as long as the cascade if it is stopped like this, and 4 to 6 times as long in a batch
+  if it is not. On single 2-d queries, BlackJAX's tempered SMC takes half as long.
+- **Other decoders and likelihoods.** For products of ten blocks, in 20 dimensions, few answers are
+  trusted, and the errors of the others reach a nat: 2^10 modes are too many for a query's
+  particles. Of 792 further queries on 99 products of 2 to 5 blocks under 11 likelihoods (from a
+  script that was run once), 588 were trusted, and none of those was wrong.
+- **The sections "verdicts", "peers" and "scale"** were measured before the others, with an earlier
+  version. Their times may be off by a tenth, as those of mnist-2d and mnist-20d were then.
+- **The share of right answers among trusted ones** is mostly that of 2-d, where all are right. In
+  20 dimensions, 24 trusted answers have a reference. 4 of them exceed a limit, but by less than the
+  noise of the reference (a longer run of our own annealing) and of 1,000 kept draws.
+- **Mirrored decoders with 16 dimensions** are left out, as a single reference takes minutes.
+- **Answers that a review found trusted but wrong** are now right or no longer trusted, and have
+  tests: thin ridges and ripples on the grid, funnels, tails heavier than the prior's, evidence far
+  outside the model. One case remains: a mode inside a broader one, narrower by a factor r, is
+  missed if r^latent is large (docs/methods.md)."""
 
 
 # ---- tables --------------------------------------------------------------------------------------
 
 
 def _table(sections: Sections) -> str:
-    lines = ["| target | wanted | measured | met | how |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| what | target | measured | met | how |", "| --- | --- | --- | --- | --- |"]
     for section in sections.values():
         for row in section["rows"]:
             cells = [row["target"], row["wanted"], row["measured"], word(row["met"]), row["how"]]
@@ -100,14 +101,14 @@ def _peers(sections: Sections) -> str:
     lines = [
         "## Peers",
         "",
-        "The same decoder, the same evidence (`make peers`; settings are in",
-        "`benchmarks/results/peers.json`). Seconds are a query's share, without compilation: to",
-        "the first checkpoint at which an estimate of log p(x) is within 0.1 nats of the truth,",
-        "which no user could know, and of the whole run. Medians over queries; – where half of",
-        "them or more never come within 0.1 nats. A ratio is the peer's seconds over ours.",
+        "All use the same decoder and the same evidence (`make peers`; settings are in",
+        "`benchmarks/results/peers.json`). Times are per query without compilation, medians over",
+        "queries: until the first checkpoint at which an estimate of log p(x) is within 0.1 nats",
+        "of the truth, which no user could know, and for the whole run. A dash means that at least",
+        "half of the queries never come within 0.1 nats. Ratios are the peer's time over ours.",
         "",
-        "| model | asked | peer | to 0.1 nats | whole run | its error | ours | our error | ratio "
-        "| of whole runs |",
+        "| model | queries | peer | to 0.1 nats | whole run | its error | ours | our error | ratio "
+        "| for whole runs |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for pair in figures["pairs"]:
@@ -167,7 +168,7 @@ def _figure(value: float | None, unit: str = "") -> str:
 
 
 def _versus(sections: Sections, folder: Path) -> str:
-    """Error against seconds, a point a query, peers and ours."""
+    """Error against seconds, one point per query, for peers and ours."""
     figures = sections.get("peers", {}).get("figures", {})
     if not figures:
         return ""
@@ -193,9 +194,9 @@ def _versus(sections: Sections, folder: Path) -> str:
         figure,
         folder,
         "error-against-seconds",
-        "Error of log p(x) against seconds a query, crosscoding and its peers",
-        "A point a query, when its run is over: rings are queries asked alone, dots those of "
-        "a batch. Down and to the left is better; the dotted line is at 0.1 nats.",
+        "Error of log p(x) against seconds per query, crosscoding and its peers",
+        "One point per query, at the end of its run. Rings are single queries, dots those of a "
+        "batch. Lower left is better; the dotted line is at 0.1 nats.",
     )
 
 
@@ -217,7 +218,7 @@ def _points(axis: Axes, points: list, colour: str, form: str, name: str) -> None
 
 
 def _verdicts(sections: Sections, folder: Path) -> str:
-    """Errors by label, a point an answer."""
+    """Errors by verdict, one point per answer."""
     answers = sections.get("verdicts", {}).get("figures", {}).get("answers", [])
     if not answers:
         return ""
@@ -248,12 +249,12 @@ def _verdicts(sections: Sections, folder: Path) -> str:
         folder,
         "verdicts",
         "Errors of log p(x) and of masses by verdict",
-        "A point an answer, by its verdict. “Trusted” answers should lie below the dotted lines.",
+        "One point per answer, by verdict. “Trusted” answers should lie below the dotted lines.",
     )
 
 
 def _scale(sections: Sections, folder: Path) -> str:
-    """Seconds a query against the batch's size."""
+    """Milliseconds per query against the size of the batch."""
     figures = sections.get("scale", {}).get("figures", {})
     if not figures:
         return ""
@@ -268,8 +269,8 @@ def _scale(sections: Sections, folder: Path) -> str:
         figure,
         folder,
         "batch-size",
-        "Milliseconds a query against the number of queries in one call",
-        "What a query takes as more are asked in one call.",
+        "Milliseconds per query against the number of queries in one call",
+        "Time per query as more queries are asked in one call.",
     )
 
 
@@ -290,5 +291,5 @@ def _picture(figure: Figure, folder: Path, name: str, alt: str, caption: str) ->
 
 
 def _spread(i: int) -> float:
-    """Numbers in (−½, ½) that keep points apart, the same in every run."""
+    """Reproducible offsets in (−½, ½) that keep points apart."""
     return math.modf(i * 0.618034)[0] - 0.5

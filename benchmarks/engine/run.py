@@ -1,10 +1,10 @@
-"""What the cascade is worth: errors, seconds and verdicts, against what was wanted of it.
+"""Measures errors, times and verdicts of the cascade against its targets.
 
     make engine        or        python benchmarks/engine/run.py --only mnist-2d blocks
 
-Measures section after section in one process, and writes benchmarks/results/engine.json after each;
-from that alone come docs/benchmarks.md and its pictures (`--render`: nothing is measured). With
---quick, a few queries show that everything runs, and all of it goes to out/benchmarks.
+Measures one section after the other in one process and writes benchmarks/results/engine.json after
+each. docs/benchmarks.md and its pictures are generated from that file (only they, with --render).
+With --quick, a few queries show that everything runs, and all results go to out/benchmarks.
 """
 
 import argparse
@@ -14,14 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import against_peers
 import closed_forms
 import digits
 import faces
-import others
+import other_decoders
 import report
 import scale
 import verdicts
-import versus
 from table import RESULTS, ROOT, Section, Setup, context
 
 SECTIONS: dict[str, Callable[[Setup], Section]] = {
@@ -31,8 +31,8 @@ SECTIONS: dict[str, Callable[[Setup], Section]] = {
     "linear": closed_forms.linear,
     "blocks": closed_forms.blocks,
     "verdicts": verdicts.measure,
-    "others": others.measure,
-    "peers": versus.measure,
+    "others": other_decoders.measure,
+    "peers": against_peers.measure,
     "machinery": faces.machinery,
     "scale": scale.measure,
 }
@@ -46,11 +46,11 @@ def main() -> None:
     if not args.render:
         measure(results, args.only, args.quick)
     report.render(json.loads(results.read_text()), docs)
-    print(f"written: {results} and {docs / 'benchmarks.md'}")
+    print(f"wrote {results} and {docs / 'benchmarks.md'}")
 
 
 def measure(path: Path, names: list[str], quick: bool) -> None:
-    """Measure these sections; those that the file has of others stay as they are."""
+    """Measure the named sections; others in the file stay as they are."""
     kept: dict[str, Any] = json.loads(path.read_text())["sections"] if path.is_file() else {}
     path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -73,8 +73,8 @@ def measure(path: Path, names: list[str], quick: bool) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
-    parser.add_argument("--quick", action="store_true", help="a few queries, to out/benchmarks")
-    parser.add_argument("--render", action="store_true", help="documents from what was measured")
+    parser.add_argument("--quick", action="store_true", help="few queries; to out/benchmarks")
+    parser.add_argument("--render", action="store_true", help="only generate the page")
     return parser.parse_args()
 
 

@@ -1,8 +1,9 @@
-"""Seconds a query and peak memory as the batch grows.
+"""Measures time per query and peak memory as the batch grows.
 
     python benchmarks/engine/scale.py mnist-2d 10000
 
-measures one call in a process of its own and prints it as JSON: that is how memory is known.
+measures a single call and prints the result as JSON. Every call runs in its own process, because
+peak memory is a figure of the process.
 """
 
 import json
@@ -31,12 +32,13 @@ def measure(setup: Setup) -> Section:
         rows.append(
             Row(
                 f"{model}, batches of {', '.join(f'{size:,}' for size in sizes)}",
-                "no target: how it grows",
-                f"{per_query} ms a query; peak memory {largest['peak_mib']:,.0f} MiB",
+                "none",
+                f"{per_query} ms per query; peak memory {largest['peak_mib']:,.0f} MiB",
                 None,
-                f"one call each in a process of its own, after a first one for 1 query and with "
-                f"the bank built; memory of the largest, of which "
-                f"{largest['before_mib']:,.0f} MiB are torch, the model, the digits and its bank",
+                "one call each in its own process, after a first call for 1 query that builds the "
+                "bank. Peak memory is that of the largest batch; "
+                f"{largest['before_mib']:,.0f} MiB of it are torch, the model, the digits and the "
+                "bank",
             )
         )
     return Section(rows, figures)
@@ -48,7 +50,7 @@ def _in_a_child(model: str, size: int) -> dict[str, Any]:
 
 
 def _peak_mib() -> float:
-    """Most memory so far. Linux's ru_maxrss counts the parent's before the child's own."""
+    """Peak memory so far. On Linux, ru_maxrss would include the parent's memory."""
     status = Path("/proc/self/status")
     if status.is_file():
         (line,) = (x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))

@@ -1,4 +1,4 @@
-"""A line of the table, a section of the benchmark, and what a reader must know of the machine."""
+"""Defines a row of the table, a section of the benchmark, and the description of the machine."""
 
 import os
 import platform
@@ -19,9 +19,10 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what was wanted of what, what was measured, and how.
+    """One row of the table: what is measured, its target, the result, and how it was measured.
 
-    met: None where it was not measured.
+    Attributes:
+        met: Whether the target is met; None if there is none, or it was not measured.
     """
 
     target: str
@@ -33,7 +34,7 @@ class Row:
 
 @dataclass
 class Section:
-    """What one part of the benchmark found: lines of the table, and the figures behind them."""
+    """The results of one part of the benchmark: rows of the table, and the figures behind them."""
 
     rows: list[Row] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
@@ -44,11 +45,11 @@ class Section:
 
 @dataclass(frozen=True)
 class Setup:
-    """What every section is given.
+    """The settings of a section.
 
     Attributes:
-        quick: Whether a few queries will do, to see that everything runs.
-        earlier: Finds the figures of a section that was measured before, or {}.
+        quick: Whether to use only a few queries, to see that everything runs.
+        earlier: Returns the figures of a section that was measured before, or {}.
     """
 
     quick: bool
@@ -59,7 +60,7 @@ class Setup:
 
 
 def context() -> dict[str, Any]:
-    """What a reader must know of the machine, and how busy it was."""
+    """Describe the machine, and how busy it was."""
     return {
         "machine": platform.machine(),
         "processor": _processor(),
@@ -81,7 +82,7 @@ def _processor() -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Tensors and arrays as lists; NaN and infinity, which JSON lacks, as None."""
+    """Convert tensors and arrays to lists, and NaN and infinity, which JSON lacks, to None."""
     if isinstance(value, torch.Tensor | np.ndarray):
         return _plain(value.tolist())
     if isinstance(value, dict):

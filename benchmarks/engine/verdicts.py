@@ -1,7 +1,7 @@
-"""Are "trusted" answers right? Of every answer here whose truth is known, and of mirrored decoders.
+"""Measures how many "trusted" answers are right, here and on mirrored decoders.
 
-A mirrored decoder gives p(z|x) = p(−z|x): both halves of any direction hold exactly half, which a
-lost mode shows at once.
+A mirrored decoder has p(z|x) = p(−z|x), so exactly half of the mass lies on each side of 0 in any
+direction. A lost mode violates this visibly.
 """
 
 import math
@@ -37,12 +37,12 @@ def measure(setup: Setup) -> Section:
     )
     rows = [
         Row(
-            f"“trusted” answers, {len(trusted):,} of {', '.join(sources)}",
+            f"{len(trusted):,} “trusted” answers on {', '.join(sources)}",
             f"≥ 99 % within {_ERROR} nats and masses within {_MASS_ERROR}",
             f"{share:.2%}" if trusted else "",
             share >= 0.99 if trusted and not absent else None,
-            f"{by_source}. Of the {len(trusted) - len(right)} wrong, {len(beyond)} are so by more "
-            f"than 2 standard errors of the reference and of the kept draws. "
+            f"right: {by_source}. Of the {len(trusted) - len(right)} wrong ones, {len(beyond)} are "
+            "wrong by more than 2 standard errors of the reference and the kept draws. "
             f"{len(everything) - len(known)} answers have no reference"
             + (f"; {', '.join(absent)} not measured yet" if absent else ""),
         )
@@ -52,7 +52,7 @@ def measure(setup: Setup) -> Section:
         part = labels.count("trusted") / max(len(labels), 1)
         measured = f"{part:.1%}" if labels else "not measured yet"
         met = part >= wanted if labels else None
-        how = f"{len(labels):,} queries, those of the rows above"
+        how = f"the {len(labels):,} queries of the rows above"
         rows.append(Row(f"{name}: share trusted", f"≥ {wanted:.0%}", measured, met, how))
     return Section(rows, {"answers": everything, "wrong": [a for a in trusted if not _is_right(a)]})
 
@@ -62,14 +62,14 @@ def _is_right(answer: dict[str, Any]) -> bool:
 
 
 def _within_noise(answer: dict[str, Any]) -> bool:
-    """Whether chance may have made it wrong: 2 standard errors of reference and draws more."""
+    """Whether 2 standard errors of the reference and the draws could explain the error."""
     noise = 0.5 / math.sqrt(answer["num_draws"])
     close = answer["error"] <= _ERROR + 2 * answer["reference_error"]
     return close and answer["mass_error"] <= _MASS_ERROR + 2 * noise
 
 
 def _answers(figures: dict[str, Any]) -> list[dict[str, Any]]:
-    """One dictionary an answer, of a section's figures: of one model, or of one for each dim."""
+    """One dictionary per answer from a section's figures, for one model or one per dimension."""
     groups = [figures] if "labels" in figures else figures.values()
     found = []
     for group in groups:

@@ -1,4 +1,4 @@
-"""What BlackJAX offers: NUTS and adaptive tempered SMC. See exchange.py for what goes in and out.
+"""Measures BlackJAX: NUTS and adaptive tempered SMC. See problem_file.py for input and output.
 
 python blackjax_peers.py problem.npz out.json --seed 0 --budget-seconds 30
 """
@@ -8,17 +8,17 @@ from functools import partial
 from typing import Any
 
 import blackjax
-import exchange
 import in_jax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import problem_file
 from blackjax.diagnostics import effective_sample_size
 from blackjax.smc import extend_params
 from blackjax.smc.resampling import systematic
 from blackjax.smc.tuning.from_particles import particles_covariance_matrix
-from exchange import Peer, Problem, Track
 from in_jax import NUM_CHAINS, NUM_WARMUP, SEGMENT, Queries, Query, timed
+from problem_file import Peer, Problem, Track
 
 
 def log_prior(z: jax.Array) -> jax.Array:
@@ -85,10 +85,11 @@ def smc(
     form: str,
     seed: int,
 ) -> Callable[[np.ndarray, Track, float], float]:
-    """What answers queries by tempered SMC with HMC moves, once for each number of particles.
+    """A function that answers queries by tempered SMC with HMC moves, with more and more particles.
 
-    The moves' mass matrix is the particles' covariance at every temperature, and their step size
-    follows the acceptance rate. Only the run of the right number of particles counts in a time.
+    At every temperature, the inverse mass matrix is the particles' covariance; the step size adapts
+    to the acceptance rate. The time to the tolerance is that of the run which reaches it, without
+    the runs with fewer particles before.
     """
     queries, log_likelihood = Queries(problem, form), log_likelihood_of(problem)
     queries.check(problem, lambda query, z: log_prior(z) + log_likelihood(query, z))
@@ -176,4 +177,4 @@ PEERS = {
 }
 
 if __name__ == "__main__":
-    exchange.main("blackjax", blackjax.__version__, PEERS)
+    problem_file.main("blackjax", blackjax.__version__, PEERS)

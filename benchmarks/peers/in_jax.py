@@ -1,4 +1,4 @@
-"""The decoder and its evidence in JAX, and what the JAX libraries' scripts have in common.
+"""The decoder and its evidence in JAX, and functions shared by the scripts of JAX libraries.
 
 A query is a dict of arrays: weight (H, R) and bias (R,) of the last layer, values (R,), mask (R,).
 """
@@ -10,14 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from exchange import NUM_DRAWS, NUM_MANY, Problem, Track
+from problem_file import NUM_DRAWS, NUM_MANY, Problem, Track
 
 Query = dict[str, jax.Array]
 
 NUM_CHAINS = 4
 NUM_WARMUP = 500
-SEGMENT = 125  # NUTS draws between two looks at the clock
-CHECKPOINTS = (125, 250, 500, 1000)  # NUTS draws of a chain
+SEGMENT = 125  # NUTS draws per compiled call
+CHECKPOINTS = (125, 250, 500, 1000)  # NUTS draws per chain
 
 
 def decoder(problem: Problem) -> Callable[[Query, jax.Array], jax.Array]:
@@ -31,9 +31,9 @@ def decoder(problem: Problem) -> Callable[[Query, jax.Array], jax.Array]:
 
 
 class Queries:
-    """The evidence of all queries, and functions of one query lifted to what a form needs.
+    """The evidence of all queries; also lifts functions of one query to a batch.
 
-    Alone, functions are used as they are; as a batch, through `jax.vmap`.
+    Queries are answered alone or, through `jax.vmap`, as a batch.
     """
 
     def __init__(self, problem: Problem, form: str) -> None:
@@ -46,23 +46,23 @@ class Queries:
         return {name: array[index] for name, array in self._evidence.items()}
 
     def take(self, index: np.ndarray) -> Query:
-        """The queries of a batch, or the one query."""
+        """The queries of a batch, or the single query."""
         which = index if self.batched else int(index[0])
         return {name: array[which] for name, array in self._evidence.items()}
 
     def lift(self, function: Callable) -> Callable:
-        """function(query, *others) for a query or, batched in every argument, for all."""
+        """function(query, *others) for a single query, or vectorised over all arguments."""
         return jax.vmap(function) if self.batched else function
 
     def check(self, problem: Problem, log_joint: Callable[[Query, jax.Array], jax.Array]) -> None:
-        """log_joint(query, z) against the problem's figures."""
+        """Check log_joint(query, z) against the problem's figures."""
         points = jnp.asarray(problem.check_z)
         of_points = jax.jit(jax.vmap(log_joint, in_axes=(None, 0)))
         rows = [of_points(self.one(i), points) for i in range(problem.num_queries)]
         problem.check(np.stack([np.asarray(row) for row in rows]))
 
     def keys(self, seed: int, index: np.ndarray) -> jax.Array:
-        """A random key for each query, that depends on the query alone."""
+        """A random key per query, which depends on the query alone."""
         keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), int(i)) for i in index])
         return keys if self.batched else keys[0]
 
@@ -97,7 +97,7 @@ def estimates(draw: Callable[[jax.Array], jax.Array], key: jax.Array) -> dict[st
 def gaussian_estimates(
     log_joint: Callable[[jax.Array], jax.Array], draws: jax.Array, key: jax.Array
 ) -> dict[str, jax.Array]:
-    """`estimates` with the Gaussian that has the moments of the draws (N, D)."""
+    """`estimates` from the Gaussian with the moments of the draws (N, D)."""
     mean = draws.mean(0)
     covariance = jnp.cov(draws.T) + 1e-8 * jnp.eye(len(mean))
     factor = jnp.linalg.cholesky(covariance)
@@ -120,12 +120,12 @@ def chains(
     log_joint: Callable[[Query, jax.Array], jax.Array],
     min_ess: Callable[[np.ndarray], float],
 ) -> Callable[[np.ndarray, Track, float], float]:
-    """What answers queries by NUTS, compiled.
+    """A compiled function that answers queries by NUTS.
 
     Args:
-        queries, problem, seed: What is asked.
-        start: From a query and a key to the state of warmed-up chains.
-        advance: From a query and a state to the next state and SEGMENT draws
+        queries, problem, seed: The queries, their problem, and the seed.
+        start: Maps a query and a key to the state of warmed-up chains.
+        advance: Maps a query and a state to the next state and SEGMENT draws
             (NUM_CHAINS, SEGMENT, D).
         log_joint: log p(z, x) of a query at z.
         min_ess: Smallest ESS over latent dimensions of draws (NUM_CHAINS, N, D).

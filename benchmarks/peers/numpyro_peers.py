@@ -1,4 +1,4 @@
-"""What NumPyro offers: SVI with two guides, and NUTS. See exchange.py for what goes in and out.
+"""Measures NumPyro: SVI with two guides, and NUTS. See problem_file.py for input and output.
 
 python numpyro_peers.py problem.npz out.json --seed 0 --budget-seconds 30
 """
@@ -7,19 +7,19 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import exchange
 import in_jax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from exchange import NUM_DRAWS, Peer, Problem, Track
+import problem_file
 from in_jax import NUM_CHAINS, NUM_WARMUP, SEGMENT, Queries, Query, timed
 from numpyro.diagnostics import effective_sample_size
 from numpyro.infer import NUTS, SVI, Trace_ELBO, init_to_median
 from numpyro.infer.autoguide import AutoIAFNormal, AutoMultivariateNormal
 from numpyro.infer.util import log_density
+from problem_file import NUM_DRAWS, Peer, Problem, Track
 
 Model = Callable[[Query], None]
 
@@ -37,7 +37,7 @@ def model_of(problem: Problem) -> Model:
 
 
 def log_joint(model: Model, query: Query, z: jax.Array) -> jax.Array:
-    """log p(z, x) in nats, as NumPyro has it."""
+    """log p(z, x) in nats, as NumPyro computes it."""
     return log_density(model, (query,), {}, {"z": z})[0]
 
 
@@ -54,7 +54,7 @@ def svi(
     form: str,
     seed: int,
 ) -> Callable[[np.ndarray, Track, float], float]:
-    """What answers queries by SVI, compiled; it stops at checkpoints (numbers of steps)."""
+    """A compiled function that answers queries by SVI; checkpoints are numbers of steps."""
     queries, model = Queries(problem, form), model_of(problem)
     queries.check(problem, partial(log_joint, model))
     guide = guide_of(model)
@@ -64,7 +64,7 @@ def svi(
     first = engine.init(jax.random.key(seed), queries.one(0))
 
     def start(query: Query, key: jax.Array) -> Any:
-        return first._replace(rng_key=key)  # the guide's start is the prior's median for all
+        return first._replace(rng_key=key)  # every guide starts at the prior's median
 
     def advance(query: Query, state: Any, num_steps: jax.Array) -> Any:
         return jax.lax.fori_loop(0, num_steps, lambda _, s: engine.update(s, query)[0], state)
@@ -141,7 +141,7 @@ _IAF = {
     "checkpoints": (250, 500, 1000, 2000, 4000, 8000),
 }
 _IAF_GUIDE = {"num_flows": 3, "hidden_dims": [32, 32]}
-_MVN_GUIDE = {"init_scale": 1.0}  # from the prior: from 0.1 it misses modes in 2-d
+_MVN_GUIDE = {"init_scale": 1.0}  # the prior's scale; with 0.1, it misses modes in 2-d
 
 
 def _mvn(model: Model) -> AutoMultivariateNormal:
@@ -178,4 +178,4 @@ PEERS = {
 }
 
 if __name__ == "__main__":
-    exchange.main("numpyro", numpyro.__version__, PEERS)
+    problem_file.main("numpyro", numpyro.__version__, PEERS)

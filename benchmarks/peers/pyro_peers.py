@@ -1,4 +1,4 @@
-"""What Pyro offers: SVI with a full-covariance Gaussian. See exchange.py for what goes in and out.
+"""Measures Pyro: SVI with a full-covariance Gaussian. See problem_file.py for input and output.
 
 python pyro_peers.py problem.npz out.json --seed 0 --budget-seconds 30
 """
@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-import exchange
 import numpy as np
+import problem_file
 import pyro
 import pyro.distributions as dist
 import torch
-from exchange import NUM_DRAWS, NUM_MANY, Peer, Problem, Track
+from problem_file import NUM_DRAWS, NUM_MANY, Peer, Problem, Track
 from pyro.infer import SVI, JitTrace_ELBO, Trace_ELBO
 from pyro.optim import ClippedAdam
 from pyro.poutine import condition, trace
@@ -24,7 +24,7 @@ Query = tuple[Tensor, Tensor, Tensor, Tensor]  # last weight, bias, values, mask
 
 
 def queries_of(problem: Problem) -> Callable[[np.ndarray], Query]:
-    """What picks the evidence of some queries, each array with a dimension of queries."""
+    """A function that selects the evidence of some queries, stacked along a first dimension."""
     stored = [torch.from_numpy(array) for array in problem.evidence().values()]
     return lambda index: tuple(array[index] for array in stored)
 
@@ -45,10 +45,10 @@ def model_of(problem: Problem) -> Callable[..., None]:
 
 
 def guide_of(problem: Problem, size: int, init_scale: float) -> Callable[..., None]:
-    """A full-covariance Gaussian a query, from the prior's mean.
+    """One full-covariance Gaussian per query, started at the prior's mean.
 
-    For one query this is AutoMultivariateNormal, which for a batch would be one Gaussian over the
-    latents of all queries together.
+    For a single query, this is AutoMultivariateNormal. For a batch, that guide would be one joint
+    Gaussian over the latents of all queries.
     """
 
     def guide(*query: Tensor) -> None:
@@ -66,7 +66,7 @@ def guide_of(problem: Problem, size: int, init_scale: float) -> Callable[..., No
 
 
 def log_joint(model: Callable[..., None], query: Query, z: Tensor) -> Tensor:
-    """log p(z, x) in nats of every query at z (*sample, B, D), as Pyro has it."""
+    """log p(z, x) in nats of every query at z (*sample, B, D), as Pyro computes it."""
     found = trace(condition(model, data={"z": z})).get_trace(*query)
     found.compute_log_prob()
     return found.nodes["z"]["log_prob"] + found.nodes["x"]["log_prob"]
@@ -74,7 +74,7 @@ def log_joint(model: Callable[..., None], query: Query, z: Tensor) -> Tensor:
 
 @torch.no_grad()
 def estimates(model: Callable[..., None], query: Query) -> dict[str, Tensor]:
-    """C-ELBO and importance estimates of log p(x) with the guide, each (B,), in nats."""
+    """C-ELBO and importance estimates of log p(x) from the guide, each (B,), in nats."""
     q = dist.MultivariateNormal(pyro.param("loc"), scale_tril=pyro.param("scale_tril"))
     log_weights = []
     for _ in range(NUM_MANY // NUM_DRAWS):
@@ -98,9 +98,9 @@ def svi(
     form: str,
     seed: int,
 ) -> Callable[[np.ndarray, Track, float], float]:
-    """What answers queries by SVI; it stops at checkpoints (numbers of steps)."""
+    """A function that answers queries by SVI; checkpoints are numbers of steps."""
     pyro.enable_validation(False)
-    torch.set_num_threads(1)  # two gain nothing at these sizes, and on busy cores cost much
+    torch.set_num_threads(1)  # two are no faster at these sizes, and much slower on busy cores
     take, model = queries_of(problem), model_of(problem)
     size = problem.num_queries if form == "batch" else 1
     guide = guide_of(problem, size, init_scale)
@@ -116,7 +116,7 @@ def svi(
         pyro.set_rng_seed(seed + int(index[0]))
         pyro.clear_param_store()
         query = take(index)
-        guide(*query)  # parameters must be there before what was traced runs again
+        guide(*query)  # parameters must exist before the traced loss runs again
         decay = 0.5 ** (1 / learning_rate["half_life"])
         adam = ClippedAdam({"lr": learning_rate["start"], "lrd": decay})
         return SVI(model, guide, adam, loss), query
@@ -167,4 +167,4 @@ PEERS = {
 }
 
 if __name__ == "__main__":
-    exchange.main("pyro", pyro.__version__, PEERS)
+    problem_file.main("pyro", pyro.__version__, PEERS)

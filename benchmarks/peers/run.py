@@ -1,13 +1,13 @@
-"""What users would take today, on the same decoder and the same evidence as crosscoding.
+"""Measures other libraries on the same decoder and the same evidence as crosscoding.
 
     make peers        or        python benchmarks/peers/run.py --num-queries 12
 
-A query is an MNIST test digit with 5, 15 or 25 % of its pixels observed at random, or a quadrant.
-Each peer's script runs in an environment of its own (requirements.txt beside this file) on
-problem.npz, which holds the decoder, the evidence and reference values of log p(x). Asked is the
-wall-clock time, without compilation, to an error of 0.1 nats in log p(x). Time is taken where the
-peer stands at checkpoints, each with one check; that it may stop at the right one, and the better
-of its estimates counts, is in the peers' favour. Writes benchmarks/results/peers.json.
+A query is an MNIST test digit with 5, 15 or 25 % of its pixels observed at random, or one quadrant.
+Each peer's script runs in a separate environment (requirements.txt beside this file) on
+problem.npz, which holds the decoder, the evidence and reference values of log p(x). The result is
+the wall-clock time, without compilation, until the error of log p(x) is below 0.1 nats. Errors are
+evaluated at checkpoints. Two choices favour the peers: they may stop at the first checkpoint that
+is accurate enough, and the best of their estimates counts. Writes benchmarks/results/peers.json.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from exchange import Problem
+from problem_file import Problem
 
 import crosscoding as cc
 from crosscoding.crosscoders import Gaussian
@@ -35,7 +35,7 @@ NUM_CHECKS = 8  # points at which a peer's log p(z, x) is compared with ours
 
 
 def queries(vae: cc.VAE, num: int) -> cc.Evidence:
-    """Test digits, the kinds of mask in turn."""
+    """Queries about test digits, with the kinds of mask in turn."""
     digits, _ = cc.zoo.digits()
     index = torch.arange(num) * 7 % len(digits)
     return cc.Evidence(digits[index], torch.stack([_mask(vae.data_shape, i) for i in range(num)]))
@@ -50,9 +50,10 @@ def _mask(shape: torch.Size, i: int) -> torch.Tensor:
 
 
 def reference(vae: cc.VAE, evidence: cc.Evidence) -> tuple[torch.Tensor, torch.Tensor]:
-    """log p(x) of each query and its standard error, nats: exact for a latent of 3 or less.
+    """log p(x) of each query and its standard error, in nats.
 
-    Above, by importance from a Gaussian fit, a wider one and the prior: good while the fit is.
+    Exact up to three latent dimensions. Above, by importance sampling from a mixture of a Gaussian
+    fit, a wider copy and the prior, which is accurate as long as the fit is good.
     """
     if vae.latent_dim <= 3:
         posterior = cc.condition(vae, evidence, Grid(tolerance=1e-4), seed=0)
@@ -65,7 +66,7 @@ def reference(vae: cc.VAE, evidence: cc.Evidence) -> tuple[torch.Tensor, torch.T
 def defensive_importance(
     target: cc.VAETarget, posterior: cc.Posterior, rounds: int = 100, num: int = 1000
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draws from 0.6 q + 0.3 (q with scales times 1.3) + 0.1 prior, q the Gaussian fit."""
+    """Importance sampling from 0.6 q + 0.3 (q scaled by 1.3) + 0.1 prior, q the Gaussian fit."""
     generator = generator_from(1)
     mean = posterior.sample(20_000, seed=generator).mean(0)
     dim, wider = target.latent_dim, 1.3
@@ -87,7 +88,7 @@ def defensive_importance(
 
 
 def problem_of(vae: cc.VAE, evidence: cc.Evidence, log_evidence: np.ndarray) -> Problem:
-    """The exchange format of a decoder of two linear layers with ReLU between."""
+    """The problem for the peers, from a decoder of two linear layers with a ReLU in between."""
     first, second = (m for m in vae.decoder.modules() if isinstance(m, torch.nn.Linear))
     z = torch.randn(NUM_CHECKS, vae.latent_dim, generator=generator_from(2))
     target = cc.VAETarget(vae, evidence)
@@ -107,7 +108,7 @@ def problem_of(vae: cc.VAE, evidence: cc.Evidence, log_evidence: np.ndarray) -> 
 
 
 def run_script(script: str, problem: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The rows of one peer's script; where it stops early, those that it has, and why."""
+    """Run one peer's script and return its rows; if it fails, the rows so far and the reason."""
     out = problem.with_name(f"{script}.json")
     python = HERE / ".venv" / "bin" / "python"
     options = {
@@ -181,10 +182,10 @@ def _write(path: Path, rows: list[dict[str, Any]], args: argparse.Namespace) -> 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--num-queries", type=int, default=8)
-    parser.add_argument("--num-alone", type=int, default=4, help="of them, answered one by one too")
-    parser.add_argument("--budget-seconds", type=float, default=10.0, help="a query, alone")
-    parser.add_argument("--batch-budget-seconds", type=float, default=30.0, help="a whole batch")
-    parser.add_argument("--time-limit", type=float, default=900.0, help="seconds a script may take")
+    parser.add_argument("--num-alone", type=int, default=4, help="queries also answered alone")
+    parser.add_argument("--budget-seconds", type=float, default=10.0, help="for a single query")
+    parser.add_argument("--batch-budget-seconds", type=float, default=30.0, help="for a batch")
+    parser.add_argument("--time-limit", type=float, default=900.0, help="seconds per script")
     parser.add_argument("--quick", action="store_true", help="one query alone, two in a batch")
     parser.add_argument("--models", nargs="+", default=["mnist-2d", "mnist-20d"])
     parser.add_argument("--scripts", nargs="+", choices=SCRIPTS, default=SCRIPTS)
@@ -194,11 +195,11 @@ def _arguments() -> argparse.Namespace:
         nargs="*",
         default=[],
         metavar="MODEL=FILE",
-        help="npz with log_evidence (Q,) of at least the queries asked, in the order of `queries`",
+        help="npz with log_evidence (Q,) of at least these queries, in the order of `queries`",
     )
-    parser.add_argument("--keep", help="folder in which to leave problem and raw rows")
+    parser.add_argument("--keep", help="folder in which to keep problem.npz and raw rows")
     parser.add_argument(
-        "--out", type=Path, default=HERE.parent / "results" / "peers.json", help="the results"
+        "--out", type=Path, default=HERE.parent / "results" / "peers.json", help="results file"
     )
     args = parser.parse_args()
     if args.quick:

@@ -116,7 +116,7 @@ def test_a_digit_is_no_datum_of_a_model_of_faces(tmp_path, name):
     result = run("condition", name, "--digit", 1, "--observe", "rows:0-3", "--out", tmp_path)
     assert result.exit_code == 2
     assert f"expected --image FILE for {name}, a picture of 64 x 64 pixels" in result.stderr
-    assert f"{name} is no model of digits" in result.stderr
+    assert f"{name} is not a model of digits" in result.stderr
 
 
 def test_the_same_seed_gives_the_same_files(tmp_path):
@@ -145,7 +145,7 @@ def test_method_picks_the_method(tmp_path):
         (("mnist-2d", "--digit", 1, "--observe", "random:x"), "got 'random:x'"),
         (("mnist-2d", "--digit", 1, "--observe", "mask:no.png"), "cannot be read"),
         (("mnist-2d", "--image", "no.png", "--observe", "rows:0-3"), "cannot be read"),
-        (("mnist-2d", "--observe", "rows:0-3"), "expected one of --image"),
+        (("mnist-2d", "--observe", "rows:0-3"), "expected exactly one of --image"),
     ],
 )
 def test_bad_words_give_one_clear_line(tmp_path, words, message):
@@ -177,7 +177,7 @@ def test_an_output_folder_that_cannot_be_written_is_refused_before_any_work(tmp_
         *("--out", tmp_path / "file" / "below"),
     )
     assert result.exit_code == 2
-    assert "expected an output folder" in result.stderr
+    assert "expected a writable output folder" in result.stderr
 
 
 def test_ctrl_c_ends_with_a_message_and_exit_code_130(tmp_path, monkeypatch):
@@ -253,7 +253,7 @@ def test_rows_that_are_whole_are_observed_in_part(tmp_path):
     torch.testing.assert_close(torch.tensor(told), posterior.query_log_prob(rows))
     nothing = run(*words, "--out", tmp_path / "answer")
     assert nothing.exit_code == 2
-    assert "expected something to ask about" in nothing.stderr
+    assert "expected data with something missing" in nothing.stderr
 
 
 def test_one_picture_of_numbers_is_shown(tmp_path):
@@ -273,7 +273,7 @@ def test_a_picture_for_a_model_of_ones_own_comes_with_a_word_on_its_scale(tmp_pa
     words = ("condition", tmp_path / "mine", "--image", tmp_path / "picture.png")
     result = run(*words, "--observe", "rows:0", "--out", tmp_path / "answer")
     assert result.exit_code == 0, result.output
-    assert "pixels become -1 to 1" in " ".join(result.stderr.split())
+    assert "pixels are rescaled to -1 to 1" in " ".join(result.stderr.split())
 
 
 def test_a_table_has_no_pictures(tmp_path):
@@ -281,9 +281,11 @@ def test_a_table_has_no_pictures(tmp_path):
     words = ("condition", tmp_path / "mine", "--out", tmp_path)
     result = run(*words, "--digit", 1, "--observe", "rows:0-3")
     assert result.exit_code == 2
-    assert "whose data of shape (4,) are no pictures" in result.stderr
+    assert "whose data of shape (4,) are not pictures" in result.stderr
     both = run(*words, "--digit", 1, "--data", "a.csv")
-    assert "expected one of --image FILE, --digit NUMBER (0 to 39) and --data" in both.stderr
+    assert (
+        "expected exactly one of --image FILE, --digit NUMBER (0 to 39) and --data" in both.stderr
+    )
 
 
 def test_a_class_of_ones_own_is_imported_only_if_it_is_allowed(tmp_path, monkeypatch):
@@ -302,7 +304,7 @@ def test_a_class_of_ones_own_is_imported_only_if_it_is_allowed(tmp_path, monkeyp
         refused = run(*words)
         assert refused.exit_code == 2
         assert "the class their_networks:Decoder" in refused.stderr
-        assert "on the command line, --allow-code" in refused.stderr
+        assert "on the command line, give --allow-code" in refused.stderr
         assert "their_networks" not in sys.modules
     for words in (("check", "mine"), ("condition", "mine", "--data", "gaps.csv")):
         allowed = run(*words, "--allow-code")
@@ -353,10 +355,10 @@ def test_check_takes_the_folder_of_a_model(tmp_path):
             "expected a folder of a model, or a model among anime-64d, celeba-100d, mnist-20d, "
             "mnist-2d, got 'mnist-2'; did you mean 'mnist-2d'?",
         ),
-        ("file.txt", None, "expected the folder of a model, as vae.save wrote it"),
+        ("file.txt", None, "expected a model's name or a folder written by vae.save"),
         (".", None, "description.json"),
-        ("mnist-2d", "none.npy", "expected data in none.npy, and there is no such file"),
-        ("mnist-2d", "none.npz:images", "expected data in none.npz, and there is no such file"),
+        ("mnist-2d", "none.npy", "expected data in none.npy, but there is no such file"),
+        ("mnist-2d", "none.npz:images", "expected data in none.npz, but there is no such file"),
     ],
 )
 def test_check_says_what_is_wrong_with_its_words(tmp_path, monkeypatch, model, data, message):
@@ -370,6 +372,11 @@ def test_check_says_what_is_wrong_with_its_words(tmp_path, monkeypatch, model, d
 def test_help_teaches_by_example():
     for words in ((), ("check",), ("condition",), ("demo",), ("models",), ("train",)):
         assert "crosscoding" in run(*words, "--help").stdout
+
+
+def test_help_lists_every_registered_method():
+    shown = " ".join(run("condition", "--help").stdout.split())
+    assert f"One of {', '.join(registry.METHODS)}. Default: auto." in shown
 
 
 def test_help_loads_nothing_that_draws():
@@ -392,7 +399,7 @@ def test_train_names_the_missing_archive_of_faces(tmp_path, faces):
     name = {"anime": "anime-64d", "celeba": "celeba-100d"}[faces]
     missing = run("train", name, "--data", tmp_path, "--out", tmp_path)
     assert missing.exit_code == 2
-    assert f"{faces}_64.zip, and there is no such file" in missing.stderr
+    assert f"{faces}_64.zip, but there is no such file" in missing.stderr
 
 
 def tiny_digits(folder):
@@ -425,7 +432,7 @@ def test_train_writes_a_model_its_card_and_pictures(tmp_path, monkeypatch, tiny)
     side = 2 * (10 * (recipe.data_shape[-1] + 2) + 2)  # ten by ten, twofold, with gaps
     for name in ("prior", "reconstructions"):
         assert pixels(out / f"tiny-{name}.png").shape[:2] == (side, side)
-    assert "the model is in" in run(*words).stdout
+    assert "wrote the model to" in run(*words).stdout
 
 
 def test_demo_writes_its_pictures_and_table(tmp_path, monkeypatch):
@@ -464,7 +471,7 @@ def test_reproduce_says_what_is_wrong_with_a_name_or_a_folder(tmp_path, monkeypa
     unknown = run("reproduce", "varience", "--out", tmp_path)
     assert unknown.exit_code == 2
     assert "did you mean 'variance'" in unknown.stderr
-    assert "--list shows what there is" in run("reproduce", "--out", tmp_path).stderr
+    assert "--list shows the names" in run("reproduce", "--out", tmp_path).stderr
     unset = run("reproduce", "fig5", "--set", "burn_in", "--out", tmp_path)
     assert "NAME=VALUE" in unset.stderr
     unknown = run("reproduce", "fig5", "--set", "burn=3", "--out", tmp_path)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import crosscoding as cc
 from crosscoding.cli.app import app
-from crosscoding.cli.networks import made_by
+from crosscoding.cli.decoder_files import load_decoder
 
 runner = CliRunner()
 
@@ -53,7 +53,7 @@ def networks(tmp_path, monkeypatch) -> Path:
     Path("code/beside.py").write_text("WIDTH = 8\n")
     monkeypatch.setitem(sys.modules, "beside", None)
     del sys.modules["beside"]
-    vae = cc.VAE(made_by("code/networks.py:Decoder"), 2, cc.likelihoods.Gaussian(0.1))
+    vae = cc.VAE(load_decoder("code/networks.py:Decoder"), 2, cc.likelihoods.Gaussian(0.1))
     vae.save("mine", decoder_arguments={})
     Path("rows.csv").write_text("0.1,,0.2\n")
     return tmp_path
@@ -89,8 +89,8 @@ def test_a_decoder_is_made_by_a_file_of_the_users(networks):
         ("code.networks:Decoder", "expected --decoder as FILE.py:Class"),
         ("code/none.py:Decoder", "there is no file code/none.py"),
         ("code/networks.py:Decode", "did you mean 'Decoder'?"),
-        ("code/networks.py:Plain", "to be a class of torch.nn.Module, got the class Plain"),
-        ("code/networks.py:network", "to be a class of torch.nn.Module, got Decoder"),
+        ("code/networks.py:Plain", "to be a subclass of torch.nn.Module, got the class Plain"),
+        ("code/networks.py:network", "to be a subclass of torch.nn.Module, got Decoder"),
         ("code/networks.py:Needs", "without arguments: Needs.__init__() missing 1 required"),
         ("code/networks.py:Wide", "cannot load the model in mine with code/networks.py:Wide: "),
         ("broken.py:Decoder", "cannot run broken.py: SyntaxError"),
@@ -135,7 +135,7 @@ def test_a_method_that_does_not_suit_is_spoken_of_as_an_option(tmp_path):
     words = ("condition", "mnist-20d", "--digit", 3, "--observe", "rows:0-13", "--method", "grid")
     result = run(*words, "--out", tmp_path)
     assert result.exit_code == 2
-    assert "--method grid gives no answer here: expected latent <= 3" in result.stderr
+    assert "--method grid cannot answer this: expected latent <= 3" in result.stderr
     assert "use Variational" not in result.stderr
     assert "try another --method" in result.stderr
 
@@ -156,6 +156,4 @@ def test_what_is_piped_has_no_bars(networks):
 def test_one_completion_is_one(networks):
     words = ("condition", "mine", "--data", "rows.csv", "--decoder", "code/networks.py:Decoder")
     result = run(*words, "--method", "laplace", "--samples", 1, "--out", "answer")
-    assert "1 completion, and figures that sum up the answer, are in answer" in " ".join(
-        result.stdout.split()
-    )
+    assert "wrote 1 completion and a summary to answer" in " ".join(result.stdout.split())

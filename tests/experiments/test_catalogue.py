@@ -3,7 +3,7 @@
 import pytest
 
 from crosscoding.experiments.catalogue import EXPERIMENTS, chosen
-from crosscoding.experiments.contract import plain
+from crosscoding.experiments.experiment import plain
 
 
 def test_every_figure_of_the_paper_has_an_experiment():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from crosscoding.experiments import mixture
+from crosscoding.experiments import gaussian_mixture
 from crosscoding.plots import colour, density_panels, mark_evidence, sheet, write_labelled
 from crosscoding.plots.densities import _levels_of_mass
 
@@ -53,8 +53,10 @@ def test_levels_hold_the_mass_they_say():
 
 
 def test_pictures_are_written(tmp_path):
-    draws = {"one": mixture.sample(50, seed=0), "two": mixture.sample(50, seed=1)}
-    density_panels(mixture.log_prob, draws, tmp_path / "a.png", title="t", reference=draws["one"])
+    draws = {"one": gaussian_mixture.sample(50, seed=0), "two": gaussian_mixture.sample(50, seed=1)}
+    density_panels(
+        gaussian_mixture.log_prob, draws, tmp_path / "a.png", title="t", reference=draws["one"]
+    )
     picture = colour(np.eye(5))
     write_labelled({"row": [picture, picture]}, ["first"], tmp_path / "b.png")
     assert (tmp_path / "a.png").stat().st_size > 1000

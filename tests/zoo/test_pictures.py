@@ -93,12 +93,14 @@ def test_animations_and_pages_are_refused(kind, frames, message):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
 def test_numbers_of_an_unknown_range_are_refused(dtype):
-    with pytest.raises(ValueError, match=r"of 8 or 16 bits a pixel, not of .*, got a.png; save it"):
+    with pytest.raises(
+        ValueError, match=r"with 8 or 16 bits per pixel, not in .*, got a.png; save it"
+    ):
         read(Image.fromarray(GREY.astype(dtype)), "TIFF")
 
 
 def test_transparent_pixels_of_sixteen_bits_are_refused():
-    with pytest.raises(ValueError, match="expected a picture of 8 or 16 bits"):
+    with pytest.raises(ValueError, match="expected a picture with 8 or 16 bits"):
         read(Image.fromarray(GREY.astype(np.uint16)), transparency=0)
 
 

@@ -1,6 +1,6 @@
-"""What `crosscoding condition` found out: files of numbers and pictures, a summary, a few lines.
+"""Writes the answers of `crosscoding condition`: arrays, tables, pictures and a summary.
 
-A picture is one query; data from a file are as many as it has, and are listed in the summary.
+A picture is one query. A file of data holds one query per row; the summary lists them all.
 """
 
 import math
@@ -16,22 +16,21 @@ from rich.table import Table
 from torch import Tensor
 
 from crosscoding.checks.likelihood_parts import parts_of
-from crosscoding.cli.cells import Style
-from crosscoding.cli.console import figure, out, write_json
+from crosscoding.cli.console import formatted, out, write_json
 from crosscoding.cli.pixels import Pixels
-from crosscoding.cli.tables import Table as Read
-from crosscoding.cli.tables import write_table
+from crosscoding.cli.table_style import TableStyle
+from crosscoding.cli.tables import DataTable, write_table
 from crosscoding.errors import counted
 from crosscoding.likelihoods import Categorical
 from crosscoding.model.vae import VAE
 from crosscoding.plots import sheet, write_png
 from crosscoding.result.posterior import Posterior
 
-_PIXELS = 6 * 28  # about as wide as a datum is shown
-_FEW = 20  # draws that count
+_PIXELS = 6 * 28  # approximate width of a datum in pictures
+_FEW = 20  # effective draws below which log p(y|x) is an underestimate
 _COLUMNS = 8
 _MOST_SHOWN = 64
-# Quantiles of the completions, and NumPy's method, by which they are values that were drawn.
+# Quantiles of the completions. NumPy's methods "lower" and "higher" return values that were drawn.
 _INTERVAL: dict[str, tuple[float, Literal["lower", "higher"]]] = {
     "low": (0.05, "lower"),
     "high": (0.95, "higher"),
@@ -51,15 +50,15 @@ Summary = dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """A posterior and what was drawn from it.
+    """A posterior and draws from it.
 
     Args:
         vae: The model.
-        posterior: Of batch shape () or (N,).
-        values: What was given, (*batch, *data).
-        mask: What of it is observed.
-        completions: Draws of the whole, (num, *batch, *data).
-        latent: Their z, (num, *batch, latent).
+        posterior: Batch shape () or (N,).
+        values: The given data, (*batch, *data).
+        mask: True = observed, the same shape.
+        completions: Draws of the complete data, (num, *batch, *data).
+        latent: The z of each completion, (num, *batch, latent).
     """
 
     vae: VAE
@@ -82,7 +81,7 @@ class Answers:
     # ---- the summary ---------------------------------------------------------------------------
 
     def summary(self) -> Summary:
-        """The figures as JSON has them."""
+        """The figures, ready for JSON."""
         posterior, queries = self.posterior, self._queries()
         if posterior.batch_shape:
             return {"queries": queries, "seconds": posterior.seconds}
@@ -112,7 +111,7 @@ class Answers:
             "reasons": [list(verdict.reasons) for verdict in verdicts],
             "advice": [_as_options(verdict.advice) for verdict in verdicts],
         }
-        if self.values.isfinite().all():  # then the truth is known
+        if self.values.isfinite().all():  # the truth is known
             columns["query_log_prob"] = _numbers(posterior.query_log_prob(self.values))
             columns["query_ess"] = _numbers(posterior.query_ess(self.values))
         return [
@@ -121,16 +120,15 @@ class Answers:
 
     # ---- files ---------------------------------------------------------------------------------
 
-    def write(self, folder: Path, summary: Summary, table: Read | None) -> None:
-        """Write samples.npz, tables or pictures where answers are such, and last summary.json.
+    def write(self, folder: Path, summary: Summary, table: DataTable | None) -> None:
+        """Write samples.npz, tables or pictures where the data are such, and summary.json last.
 
-        In a folder that has one, all of it is there, and of the same answers.
+        A folder that has a summary.json is therefore complete, and all its files are from one run.
 
         Args:
-            folder: Where to.
-            summary: With what was asked.
-            table: The table that the values are from, if they are from one: others are written as
-                it is.
+            folder: Where to write.
+            summary: The summary, including the request.
+            table: The table that the values come from, if any; written tables have its style.
         """
         (folder / "summary.json").unlink(missing_ok=True)
         arrays = ("completions", "latent", "mask", "mean", "std")
@@ -143,23 +141,23 @@ class Answers:
             self._write_pictures(folder)
         write_json(summary, folder / "summary.json")
 
-    def _write_tables(self, folder: Path, table: Read | None) -> None:
-        names, style = (None, Style()) if table is None else (table.names, table.style)
+    def _write_tables(self, folder: Path, table: DataTable | None) -> None:
+        names, style = (None, TableStyle()) if table is None else (table.names, table.style)
         write_table(folder / "mean.csv", self.mean.numpy(), names, style)
         for name in _INTERVAL:
             write_table(folder / f"{name}.csv", self._quantile(name).numpy(), names, style)
 
     def _quantile(self, name: str) -> Tensor:
-        """The low or high end of what was drawn, (*batch, *data): a value that was drawn.
+        """The low or high quantile of the completions, (*batch, *data), always a drawn value.
 
-        NaN where a class was drawn, as classes have no order.
+        NaN for unobserved classes, which have no order.
         """
         share, method = _INTERVAL[name]
         ends = torch.from_numpy(np.quantile(self.completions.numpy(), share, axis=0, method=method))
         for part in parts_of(self.vae.likelihood, ends, self.mask):
             if isinstance(part.likelihood, Categorical) and not part.likelihood.one_hot:
                 own, mask = part.tensors
-                own[~mask] = math.nan  # a view of the ends
+                own[~mask] = math.nan  # `own` is a view of `ends`
         return ends
 
     def _write_pictures(self, folder: Path) -> None:
@@ -180,7 +178,7 @@ class Answers:
     # ---- words ---------------------------------------------------------------------------------
 
     def print(self, summary: Summary, folder: Path) -> None:
-        """Print what matters most."""
+        """Print the most important figures."""
         queries = summary.get("queries", [summary])
         table = Table(show_header=False)
         rows = _of_one(summary, queries[0]) if len(queries) == 1 else _of_many(summary, queries)
@@ -191,16 +189,16 @@ class Answers:
             for reason in queries[0]["reasons"]:
                 out.print(f"  {reason}", markup=False)
             if queries[0]["advice"]:
-                out.print(f"  what now: {queries[0]['advice']}", markup=False)
+                out.print(f"  next step: {queries[0]['advice']}", markup=False)
         for doubt in summary["doubts"]:
             out.print(f"  {doubt['name']}: {doubt['message']}", markup=False)
         num = summary["samples"]
-        what = f"{counted(num, 'completion')}{' of each' * (len(queries) > 1)}"
-        out.print(f"{what}, and figures that sum up the answer, are in {folder}", markup=False)
+        what = f"{counted(num, 'completion')}{' of each query' * (len(queries) > 1)}"
+        out.print(f"wrote {what} and a summary to {folder}", markup=False)
 
 
 def _as_options(advice: str) -> str:
-    """Advice in the words of the command line."""
+    """Advice that names options of the command line instead of Python calls."""
     for python, option in _OPTIONS.items():
         advice = advice.replace(python, option)
     return advice
@@ -210,17 +208,17 @@ def _of_one(summary: Summary, query: Summary) -> dict[str, str]:
     rows = {
         "method": summary["method"],
         "observed elements": str(query["num_observed"]),
-        "log p(x), nats": figure(query["log_evidence"], 2),
-        "C-ELBO, nats": figure(query["c_elbo"], 2)
+        "log p(x), nats": formatted(query["log_evidence"], 2),
+        "C-ELBO, nats": formatted(query["c_elbo"], 2)
         + (" (no bound)" if query["c_elbo_is_bound"] is False else ""),
     }
     if "query_log_prob" in query:
-        rows["log p(y|x) of the true rest, nats"] = figure(query["query_log_prob"], 2) + (
-            "" if (query["query_ess"] or 0) >= _FEW else ", or more: few draws predict it"
+        rows["log p(y|x) of the true rest, nats"] = formatted(query["query_log_prob"], 2) + (
+            "" if (query["query_ess"] or 0) >= _FEW else " or more (few draws predict it)"
         )
     return rows | {
-        "effective sample size": figure(query["ess"], 2),
-        "seconds": figure(summary["seconds"], 2),
+        "effective sample size": formatted(query["ess"], 2),
+        "seconds": formatted(summary["seconds"], 2),
         "verdict": query["verdict"],
     }
 
@@ -230,14 +228,14 @@ def _of_many(summary: Summary, queries: list[Summary]) -> dict[str, str]:
     return {
         "method": summary["method"],
         "queries": str(len(queries)),
-        "seconds": figure(summary["seconds"], 2),
+        "seconds": formatted(summary["seconds"], 2),
         "verdicts": ", ".join(f"{num} {label}" for label, num in verdicts)
-        + "; summary.json has the reasons",
+        + " (reasons in summary.json)",
     }
 
 
 def _numbers(values: Tensor) -> list[float | None]:
-    """Figures of each query, None where they are not finite."""
+    """One figure per query, None where it is not finite."""
     known = values.isfinite().reshape(-1).tolist()
     return [
         number if finite else None

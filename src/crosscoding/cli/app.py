@@ -1,4 +1,4 @@
-"""The commands and their options; what they do is in the modules beside this one."""
+"""The commands and their options. The modules beside this one do the work."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +8,7 @@ import typer
 import crosscoding
 from crosscoding.cli.console import clear_errors
 from crosscoding.cli.paths import expanded
+from crosscoding.methods import METHODS
 
 _EXAMPLES = """
 Examples:
@@ -34,40 +35,39 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Conditional inference on variational autoencoders that are already trained." + _EXAMPLES,
+    help="Conditional inference in pretrained variational autoencoders." + _EXAMPLES,
 )
 
 Out = Annotated[
     Path,
-    typer.Option("--out", callback=expanded, help="Folder for the results; made if need be."),
+    typer.Option("--out", callback=expanded, help="Folder for the results, created if needed."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Model = Annotated[
     str,
     typer.Argument(
         callback=expanded,
-        help="Name of a model, as `crosscoding models` lists them, or the folder of one that "
-        "vae.save wrote.",
+        help="A model's name, as listed by `crosscoding models`, or a folder written by vae.save.",
     ),
 ]
 Delimiter = Annotated[
     str | None,
     typer.Option(
         "--delimiter",
-        help="What is between the columns of a table, such as ';', or tab or space; by default a "
-        "comma, in .tsv a tab. Tables in the results have it too.",
+        help="Separates the columns of a table: a character such as ';', or tab or space. Default: "
+        "a comma, in .tsv files a tab. Tables in the results use it too.",
     ),
 ]
 Decimal = Annotated[
     str,
-    typer.Option("--decimal", help="What is before the decimals of numbers in tables, '.' or ','."),
+    typer.Option("--decimal", help="Decimal separator of numbers in tables: '.' or ','."),
 ]
 Header = Annotated[
     bool | None,
     typer.Option(
         "--header/--no-header",
-        help="Whether the first line of a table names its columns; by default that is seen from "
-        "it: words do, and 0,1,2,... as pandas writes it.",
+        help="Whether the first line of a table names its columns. By default, a line of words "
+        "does, and so does the 0,1,2,... that pandas writes.",
         show_default=False,
     ),
 ]
@@ -76,19 +76,19 @@ Decoder = Annotated[
     typer.Option(
         "--decoder",
         metavar="FILE.py:Class",
-        help="Run this file, make its class without arguments, and load the weights of the model's "
-        "folder into that. Only for a file whose author you trust.",
+        help="Run this file, create its class without arguments, and load the weights in the "
+        "model's folder into it. Use it only for files whose author you trust.",
     ),
 ]
 AllowCode = Annotated[
     bool,
     typer.Option(
         "--allow-code",
-        help="Import the classes that a model's folder names, from where Python looks and from "
-        "here. That runs their code: only for a folder and modules whose authors you trust.",
+        help="Import the classes that a model's folder names, from Python's search path and the "
+        "current folder. This runs their code: use it only if you trust the authors of both.",
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Decides every random number.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of all random numbers.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -102,16 +102,16 @@ def of_all_commands(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version, and end."
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
 ) -> None:
-    """What is said before the command."""
+    """Options that precede the command."""
 
 
 @app.command()
 def demo(out: Out = Path("out/demo"), seed: Seed = 0, json: Json = False) -> None:
-    """Five methods and the exact truth on a real digit of which 5 % of the pixels are known.
+    """Compare five methods with the exact answer on a real digit with 5 % of its pixels observed.
 
     Writes completions.png, posterior.png, mixture.png and table.json.
 
@@ -125,10 +125,10 @@ def demo(out: Out = Path("out/demo"), seed: Seed = 0, json: Json = False) -> Non
 
 @app.command()
 def models(
-    name: Annotated[str | None, typer.Argument(help="One model, to show its whole card.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A model whose full card to show.")] = None,
     json: Json = False,
 ) -> None:
-    """The pretrained models: what they are, how good, and how they were trained.
+    """List the pretrained models, or show how one was trained and how good it is.
 
     Examples: crosscoding models; crosscoding models mnist-2d --json
     """
@@ -147,9 +147,9 @@ def check(
             "--data",
             metavar="FILE",
             callback=expanded,
-            help="Complete data: .npy, .npz (or .npz:NAME of an array in it), .csv, .tsv or .txt, - "
-            "for such a table on standard input, .zip of colour pictures; pixels from 0 to 255 are "
-            "scaled.",
+            help="Complete data: .npy, .npz (or .npz:NAME for one array in it), a table as .csv, "
+            ".tsv or .txt or - for standard input, or a .zip of colour pictures. Pixels from 0 to "
+            "255 are rescaled.",
         ),
     ] = None,
     delimiter: Delimiter = None,
@@ -160,17 +160,17 @@ def check(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Look a model over before it is used: decoder, likelihood, data, prior, cost.
+    """Check a model before you use it: decoder, likelihood, data, prior, cost.
 
-    Exit code 0 if nothing is wrong but for warnings, else 1.
+    Exits with 0 if there are no errors (warnings are allowed), and with 1 otherwise.
 
     Examples: crosscoding check mnist-2d; crosscoding check my-model --data mine.npz:test
     """
-    from crosscoding.cli.cells import Style
     from crosscoding.cli.check import Request, run
+    from crosscoding.cli.table_style import TableStyle
 
     with clear_errors():
-        style = Style.parse(delimiter, decimal, header)
+        style = TableStyle.parse(delimiter, decimal, header)
         ok = run(Request(model, data, style, allow_code, decoder, seed), as_json=json)
     if not ok:
         raise typer.Exit(1)
@@ -184,9 +184,9 @@ def condition(
         typer.Option(
             "--observe",
             help="Which elements are observed: rows:0-13, columns:0-13, rectangle:ROWS,COLUMNS "
-            "such as rectangle:0-13,14-27, random:0.05 for that share of them, or mask:FILE, a "
-            "picture of the same size that is white where observed. With --data, by default all "
-            "that are there.",
+            "such as rectangle:0-13,14-27, random:0.05 for a random 5 %, or mask:FILE, a picture "
+            "of the same size, white where observed. With --data, the default is all values that "
+            "are present.",
         ),
     ] = None,
     image: Annotated[
@@ -194,14 +194,14 @@ def condition(
         typer.Option(
             "--image",
             callback=expanded,
-            help="Picture of the datum, of the model's size. Its pixels become 0 and 1 (white: "
-            "above 127) for a Bernoulli likelihood, -1 to 1 for a Gaussian one.",
+            help="A picture of the model's size. For a Bernoulli likelihood, its pixels become 0 "
+            "or 1 (above 127); for a Gaussian one, they are rescaled to -1 to 1.",
         ),
     ] = None,
     digit: Annotated[
         int | None,
         typer.Option(
-            "--digit", min=0, max=39, help="Instead of --image: which of 40 test digits, by index."
+            "--digit", min=0, max=39, help="Instead of --image: the index of a built-in test digit."
         ),
     ] = None,
     data: Annotated[
@@ -210,10 +210,10 @@ def condition(
             "--data",
             metavar="FILE",
             callback=expanded,
-            help="Instead of --image: data as the model takes them, many at once: .csv, .tsv or "
-            ".txt, a line a datum, empty where a value is missing, or - for such a table on "
-            "standard input; .npy or .npz (or .npz:NAME), with NaN there. Bytes that can be pixels "
-            "are scaled as those of --image.",
+            help="Instead of --image: one or more rows of data in the model's units. A table as "
+            ".csv, .tsv or .txt or - for standard input, one datum per line, empty cells where "
+            "values are missing; or .npy or .npz (or .npz:NAME), with NaN where they are. Arrays "
+            "of bytes that hold pixels are rescaled like --image.",
         ),
     ] = None,
     delimiter: Delimiter = None,
@@ -222,25 +222,25 @@ def condition(
     allow_code: AllowCode = False,
     decoder: Decoder = None,
     samples: Annotated[
-        int, typer.Option("--samples", min=1, max=100_000, help="Completions to draw.")
+        int, typer.Option("--samples", min=1, max=100_000, help="Number of completions.")
     ] = 64,
     method: Annotated[
         str | None,
         typer.Option(
             "--method",
-            help="auto (the default), gvi, nf, fcn, mixture, spline, iaf, laplace, ng, importance, "
-            "smc, hmc, rejection or grid.",
+            help=f"One of {', '.join(METHODS)}. Default: auto. docs/methods.md describes them.",
         ),
     ] = None,
     out: Out = Path("out/condition"),
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Complete pictures or rows of a table of which only a part is observed.
+    """Complete pictures or table rows of which only a part is observed.
 
-    Writes samples.npz (draws, mean, standard deviation) and summary.json (figures and verdict); of
-    a picture samples.png, mean.png, uncertainty.png and evidence.png; of rows mean.csv, and
-    low.csv and high.csv, between which at least 90 % of the draws are (empty for classes).
+    Writes samples.npz (draws, mean, standard deviation) and summary.json (figures and verdict).
+    For a picture, it also writes samples.png, mean.png, uncertainty.png and evidence.png; for
+    rows, mean.csv, low.csv and high.csv. At least 90 % of the draws lie between low and high,
+    which are empty for classes.
 
     Examples:
 
@@ -258,13 +258,13 @@ def condition(
 
       crosscoding condition my-model --decoder networks.py:Decoder --data rows-with-gaps.csv
     """
-    from crosscoding.cli.cells import Style
     from crosscoding.cli.condition import Request, run
+    from crosscoding.cli.table_style import TableStyle
 
     with clear_errors():
         request = Request(
             *(model, observe, image, digit, data),
-            style=Style.parse(delimiter, decimal, header),
+            style=TableStyle.parse(delimiter, decimal, header),
             allow_code=allow_code,
             decoder=decoder,
             samples=samples,
@@ -277,19 +277,21 @@ def condition(
 
 @app.command()
 def train(
-    name: Annotated[str, typer.Argument(help="Which recipe; `crosscoding models` lists them.")],
+    name: Annotated[str, typer.Argument(help="A model's name, as listed by `crosscoding models`.")],
     data: Annotated[
         Path,
         typer.Option(
-            "--data", callback=expanded, help="Folder of mnist.npz, anime_64.zip or celeba_64.zip."
+            "--data",
+            callback=expanded,
+            help="Folder that holds mnist.npz, anime_64.zip or celeba_64.zip.",
         ),
     ],
     out: Out = Path("out/train"),
     json: Json = False,
 ) -> None:
-    """Train a model of the zoo again, by its recipe; interrupted runs go on where they stopped.
+    """Train a model of the zoo from scratch. An interrupted run resumes where it stopped.
 
-    Writes the model's folder, and beside it pictures of what it draws and reconstructs.
+    Writes the model's folder, and beside it pictures of prior draws and reconstructions.
 
     Example: crosscoding train mnist-2d --data ~/data --out out/mnist-2d
     """
@@ -302,19 +304,21 @@ def train(
 @app.command()
 def reproduce(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Figures and comparisons, such as fig4; or all.")
+        list[str] | None, typer.Argument(help="Figures or comparisons, such as fig4, or all.")
     ] = None,
     out: Out = Path("out/reproduce"),
     quick: Annotated[
-        bool, typer.Option("--quick", help="Minutes instead of hours: less of everything.")
+        bool, typer.Option("--quick", help="Smaller runs: minutes instead of hours.")
     ] = False,
-    list_all: Annotated[bool, typer.Option("--list", help="Say what there is, and end.")] = False,
+    list_all: Annotated[
+        bool, typer.Option("--list", help="List what can be reproduced and exit.")
+    ] = False,
     data: Annotated[
         Path | None,
         typer.Option(
             "--data",
             callback=expanded,
-            help="Folder of data sets; by default that of CROSSCODING_DATA.",
+            help="Folder of data sets. Default: the folder named by CROSSCODING_DATA.",
         ),
     ] = None,
     models: Annotated[
@@ -322,25 +326,26 @@ def reproduce(
         typer.Option(
             "--models",
             callback=expanded,
-            help="Folder of others' models; by default that of CROSSCODING_MODELS.",
+            help="Folder of other authors' models. Default: the folder named by "
+            "CROSSCODING_MODELS.",
         ),
     ] = None,
     change: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="A setting as NAME=VALUE, such as burn_in=1000; may be repeated."
+            "--set", help="Change a setting, NAME=VALUE, such as burn_in=1000. Repeatable."
         ),
     ] = None,
     device: Annotated[
-        str, typer.Option("--device", help="Where models of faces run, such as cuda.")
+        str, typer.Option("--device", help="Device for the models of faces, such as cuda.")
     ] = "cpu",
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Figures and comparisons of the paper, measured anew.
+    """Measure the paper's figures and comparisons again.
 
-    Writes each as PNG and SVG, and its numbers, settings and seconds as JSON. What is finished is
-    not done again.
+    Writes each as PNG and SVG, and its numbers, settings and running time as JSON. Finished
+    results are kept and not measured again.
 
     Examples: crosscoding reproduce --list; crosscoding reproduce fig4 --out out/reproduce
     """
@@ -357,5 +362,5 @@ def reproduce(
 
 
 def main() -> None:
-    """Entry point of the command."""
+    """Run the command line."""
     app()

@@ -1,14 +1,14 @@
-"""`crosscoding check`: what speaks for and against a model."""
+"""`crosscoding check`: examines a model before it is used."""
 
 from dataclasses import dataclass
 
 from rich.markup import escape
 from rich.table import Table
 
-from crosscoding.cli.arrays import read_data
-from crosscoding.cli.cells import Style
 from crosscoding.cli.console import err, note, out, print_json, use_one_thread
+from crosscoding.cli.data_files import read_data
 from crosscoding.cli.models import load_model
+from crosscoding.cli.table_style import TableStyle
 from crosscoding.model.check_report import CheckReport
 
 _COLOURS = {"ok": "green", "note": "blue", "warning": "yellow", "error": "red"}
@@ -16,18 +16,18 @@ _COLOURS = {"ok": "green", "note": "blue", "warning": "yellow", "error": "red"}
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked on the command line."""
+    """The arguments and options of the command."""
 
     model: str
     data: str | None
-    style: Style
+    style: TableStyle
     allow_code: bool
     decoder: str | None
     seed: int
 
 
 def run(request: Request, *, as_json: bool) -> bool:
-    """Check a model, print the report, and tell whether there is no error."""
+    """Check a model and print the report; returns whether it is free of errors."""
     use_one_thread()
     vae = load_model(request.model, allow_code=request.allow_code, decoder=request.decoder)
     some = None

@@ -1,4 +1,4 @@
-"""`crosscoding condition`: pictures or rows, part of them observed, completed by a model."""
+"""`crosscoding condition`: completes partly observed pictures or rows with a model."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,13 +9,13 @@ from torch import Tensor
 
 from crosscoding import zoo
 from crosscoding.cli.answer_files import Answers
-from crosscoding.cli.arrays import Data, read_data
-from crosscoding.cli.cells import Style
 from crosscoding.cli.console import note, output_folder, print_json, use_one_thread
+from crosscoding.cli.data_doubts import doubts
+from crosscoding.cli.data_files import Data, read_data
 from crosscoding.cli.models import load_model
 from crosscoding.cli.observed_elements import parse_mask
 from crosscoding.cli.pixels import Pixels
-from crosscoding.cli.untrusted import doubts
+from crosscoding.cli.table_style import TableStyle
 from crosscoding.conditioning import condition
 from crosscoding.errors import BudgetError
 from crosscoding.evidence import Evidence
@@ -26,14 +26,14 @@ from crosscoding.model.vae import VAE
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked on the command line."""
+    """The arguments and options of the command."""
 
     model: str
     observe: str | None
     image: Path | None
     digit: int | None
     data: str | None
-    style: Style
+    style: TableStyle
     allow_code: bool
     decoder: str | None
     samples: int
@@ -43,11 +43,13 @@ class Request:
 
 
 def run(request: Request, *, as_json: bool) -> None:
-    """Answer the request and write the results."""
+    """Answer the request and write the results to its folder."""
     use_one_thread()
     given = [name for name in ("image", "digit", "data") if getattr(request, name) is not None]
     if len(given) != 1:
-        raise ValueError("expected one of --image FILE, --digit NUMBER (0 to 39) and --data FILE")
+        raise ValueError(
+            "expected exactly one of --image FILE, --digit NUMBER (0 to 39) and --data FILE"
+        )
     vae = load_model(request.model, allow_code=request.allow_code, decoder=request.decoder)
     method = None if request.method is None else method_named(request.method)
     data = _data(request, vae)
@@ -64,7 +66,7 @@ def run(request: Request, *, as_json: bool) -> None:
         data.values,
         mask,
         completions=posterior.predict(request.samples, seed=request.seed),
-        latent=posterior.sample(request.samples, seed=request.seed),  # those of the completions
+        latent=posterior.sample(request.samples, seed=request.seed),  # same seed: the same z
     )
     asked = {
         "model": request.model,
@@ -82,9 +84,9 @@ def run(request: Request, *, as_json: bool) -> None:
 
 
 def _data(request: Request, vae: VAE) -> Data:
-    """What is asked about: one datum of the data's shape, or those of a file."""
+    """The data to complete: one datum without a batch dimension, or all rows of a file."""
     if request.data is None:
-        if request.style != Style():
+        if request.style != TableStyle():
             raise ValueError("expected --delimiter, --decimal and --header only with --data FILE")
         return Data(_picture(request, vae), str(request.image))
     data = read_data(request.data, vae, request.style)
@@ -94,7 +96,7 @@ def _data(request: Request, vae: VAE) -> Data:
 
 @contextmanager
 def _errors_of_method(name: str | None) -> Iterator[None]:
-    """Has errors of a method that was chosen speak of options: their advice is for Python."""
+    """Reword errors of a chosen method, whose advice is meant for Python, for the command line."""
     try:
         yield
     except (ValueError, NotImplementedError, BudgetError) as error:
@@ -102,38 +104,41 @@ def _errors_of_method(name: str | None) -> Iterator[None]:
             raise
         reason = str(error).partition("; ")[0]
         raise ValueError(
-            f"--method {name} gives no answer here: {reason}; try another --method, or none"
+            f"--method {name} cannot answer this: {reason}; try another --method, or none"
         ) from None
 
 
 def _picture(request: Request, vae: VAE) -> Tensor:
-    """The datum that --image or --digit names, of the data's shape."""
+    """The datum given by --image or --digit, in the data's shape."""
     shape, digits = tuple(vae.data_shape), zoo.digits()[0]
     if not Pixels.suit(vae):
         raise ValueError(
-            f"expected --data FILE for {request.model}, whose data of shape {shape} are no pictures"
+            f"expected --data FILE for {request.model}, whose data of shape {shape} are not "
+            "pictures"
         )
     pixels = Pixels.of(vae)
     if request.model not in zoo.names() and not pixels.binary:
-        note("pixels become -1 to 1; if the model was trained otherwise, give --data")
+        note(
+            "pixels are rescaled to -1 to 1; if the model was trained on another range, use --data"
+        )
     if request.image is not None:
         return pixels.read(request.image).to(vae.dtype)
     if not pixels.binary or shape != digits.shape[1:]:
         raise ValueError(
             f"expected --image FILE for {request.model}, a picture of {shape[-1]} x "
-            f"{shape[-2]} pixels, got --digit: {request.model} is no model of digits"
+            f"{shape[-2]} pixels, got --digit: {request.model} is not a model of digits"
         )
     return digits[request.digit].to(vae.dtype)
 
 
 def _mask(request: Request, vae: VAE, values: Tensor) -> Tensor:
-    """What is observed of values: all but NaN, and only what --observe names."""
+    """The observed elements: those that are not NaN and, if given, that --observe selects."""
     mask = ~values.isnan()
     if request.observe is not None:
         mask = mask & parse_mask(request.observe, vae.data_shape, seed=request.seed)
     if mask.all():
         raise ValueError(
-            "expected something to ask about, got data that are observed whole; say with --observe "
-            "what is, or leave what is missing empty in a .csv, NaN in a .npy"
+            "expected data with something missing, got complete data; select the observed part "
+            "with --observe, or leave missing values empty in a .csv or NaN in a .npy"
         )
     return mask

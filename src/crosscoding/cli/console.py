@@ -1,4 +1,4 @@
-"""What all commands share: progress on stderr, errors in one line, a clean end on Ctrl-C."""
+"""Shared by all commands: output streams, one-line errors, JSON, a clean exit on Ctrl-C."""
 
 import json
 import os
@@ -21,11 +21,11 @@ err = Console(stderr=True)
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Turn what a user can mend into one line and exit code 2, and Ctrl-C into exit code 130."""
+    """Turn errors that a user can fix into one line and exit code 2, Ctrl-C into exit code 130."""
     try:
         yield
     except KeyboardInterrupt:
-        err.print("[yellow]interrupted:[/] stopped before the end; nothing more is written")
+        err.print("[yellow]interrupted:[/] stopped early; nothing more is written")
         raise typer.Exit(130) from None
     except (ValueError, TypeError, BudgetError, NotImplementedError, OSError) as error:
         err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
@@ -33,21 +33,21 @@ def clear_errors() -> Iterator[None]:
 
 
 def note(*words: str) -> None:
-    """Print what the user should know of the result, a line each, on stderr."""
+    """Print notes for the user on stderr, one per line."""
     for each in words:
         err.print(f"[blue]note:[/] {escape(each)}", highlight=False, soft_wrap=True)
 
 
 def use_one_thread() -> None:
-    """Keep torch to one thread: the fits are small, and a second waits long on a busy machine."""
+    """Limit torch to one thread: fits are small, and more threads wait for each other."""
     torch.set_num_threads(1)
 
 
 def output_folder(path: Path) -> Path:
-    """The folder, made if need be; checked before any work is done.
+    """Create an output folder if needed, and check that it is writable before any work is done.
 
     Raises:
-        ValueError: It cannot be made or written to.
+        ValueError: It cannot be created or written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -56,19 +56,19 @@ def output_folder(path: Path) -> Path:
         probe.unlink()
     except OSError as error:
         raise ValueError(
-            f"expected an output folder that can be written to, got {path}: {error.strerror}; "
-            "name another with --out"
+            f"expected a writable output folder, got {path}: {error.strerror}; "
+            "choose another with --out"
         ) from None
     return path
 
 
-def figure(value: float | None, digits: int) -> str:
-    """A number for a table, or a dash where there is none."""
+def formatted(value: float | None, digits: int) -> str:
+    """A number with a fixed number of digits, or a dash for None."""
     return "—" if value is None else f"{value:.{digits}f}"
 
 
 def write_json(data: dict[str, Any], path: Path) -> None:
-    """Write data to a file, readable, whole or not at all."""
+    """Write indented JSON to a file atomically: completely or not at all."""
     written = path.with_name(f".{path.name}-{os.getpid()}")
     try:
         written.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -78,5 +78,5 @@ def write_json(data: dict[str, Any], path: Path) -> None:
 
 
 def print_json(data: object) -> None:
-    """Print data to stdout for a program to read."""
+    """Print data as JSON on stdout."""
     sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")

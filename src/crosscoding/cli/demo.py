@@ -1,4 +1,4 @@
-"""`crosscoding demo`: every method of the paper on one digit, beside the exact truth."""
+"""`crosscoding demo`: every method of the paper on one digit, next to the exact answer."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from crosscoding import zoo
 from crosscoding.cli.console import (
-    figure,
+    formatted,
     out,
     output_folder,
     print_json,
@@ -15,7 +15,7 @@ from crosscoding.cli.console import (
     write_json,
 )
 from crosscoding.evidence import Evidence
-from crosscoding.experiments import mixture
+from crosscoding.experiments import gaussian_mixture
 from crosscoding.experiments.figures.demo_table import COMPARED, Comparison, compare
 from crosscoding.masks import random_mask
 from crosscoding.methods import METHODS
@@ -23,13 +23,13 @@ from crosscoding.plots import colour, density_panels, mark_evidence, write_label
 from crosscoding.progress import followed, silent
 from crosscoding.target.vae_target import VAETarget
 
-# A seven of which 39 pixels are observed: they fit a nine better, and a four or a two somewhat.
+# A seven with 39 observed pixels. They fit a nine better, and to some extent a four or a two.
 _DIGIT, _MASK_SEED, _FRACTION = 29, 2, 0.05
 _NUM_SHOWN = 9
 
 
 def run(folder: Path, *, seed: int, as_json: bool) -> None:
-    """Run all methods, write the pictures and the table."""
+    """Run all methods and write the pictures and the table."""
     folder = output_folder(folder)
     use_one_thread()
     vae = zoo.load("mnist-2d")
@@ -39,7 +39,7 @@ def run(folder: Path, *, seed: int, as_json: bool) -> None:
     with followed("a digit", silent, shown=True) as report:
         comparison = compare(target, digit, seed=seed, report=report)
     with followed("a mixture", silent, shown=True) as report:
-        bare = compare(mixture.target(), seed=seed, report=report)
+        bare = compare(gaussian_mixture.target(), seed=seed, report=report)
     _write_completions(comparison, digit, mask, folder / "completions.png", seed=seed)
     density_panels(
         lambda z: target.log_prior(z) + target.pairwise_log_likelihood(z),
@@ -49,7 +49,7 @@ def run(folder: Path, *, seed: int, as_json: bool) -> None:
         reference=comparison.draws["exact"],
     )
     density_panels(
-        mixture.log_prob,
+        gaussian_mixture.log_prob,
         _labelled(bare),
         folder / "mixture.png",
         title="A mixture of Gaussians: exact contours, and each method's draws",
@@ -79,7 +79,7 @@ def _labelled(comparison: Comparison) -> dict[str, Tensor]:
 def _write_completions(
     comparison: Comparison, digit: Tensor, mask: Tensor, path: Path, *, seed: int
 ) -> None:
-    """A row a method: the data, the evidence, nine draws of z decoded with the evidence on them."""
+    """One row per method: datum, evidence, and nine decoded draws overlaid with the evidence."""
     seen = mask.numpy()
     data = colour(digit.numpy())
     rows = {}
@@ -99,16 +99,20 @@ def _print(comparison: Comparison, bare: Comparison, folder: Path) -> None:
         mark = "" if row.bound else " *"
         table.add_row(
             row.method,
-            figure(row.c_elbo, 3) + mark,
-            figure(row.gap, 3) + mark,
-            figure(row.query_log_prob, 3),
+            formatted(row.c_elbo, 3) + mark,
+            formatted(row.gap, 3) + mark,
+            formatted(row.query_log_prob, 3),
             f"{row.mmd:.4f}",
             f"{bare_row.mmd:.4f}",
             f"{row.seconds:.2f}",
         )
     out.print(table)
-    out.print("C-ELBO, gap and log p(y|x) in nats; * no lower bound")
-    out.print("MMD² of 1,000 draws of z to exact ones: unbiased, RBF kernel of median bandwidth")
+    out.print("C-ELBO, gap and log p(y|x) are in nats; * not a lower bound")
     out.print(
-        f"completions.png, posterior.png, mixture.png and table.json are in {folder}", markup=False
+        "MMD² is between 1,000 draws of z and 1,000 exact ones: unbiased, RBF kernel with the "
+        "median bandwidth"
+    )
+    out.print(
+        f"wrote completions.png, posterior.png, mixture.png and table.json to {folder}",
+        markup=False,
     )

@@ -1,4 +1,4 @@
-"""`crosscoding models`: the zoo and its cards; and the models that the commands take by name."""
+"""`crosscoding models`: lists the zoo and its cards. Also loads models for the other commands."""
 
 import sys
 from pathlib import Path
@@ -7,13 +7,13 @@ from rich.table import Column, Table
 
 from crosscoding import zoo
 from crosscoding.cli.console import out, print_json
-from crosscoding.cli.networks import made_by
+from crosscoding.cli.decoder_files import load_decoder
 from crosscoding.errors import ModelFormatError, NonFiniteError, unknown_name
 from crosscoding.model.vae import VAE, load_vae
 
 
 def run(name: str | None, *, as_json: bool) -> None:
-    """Print one card, or a line for each."""
+    """Print one model's card, or one line per model."""
     if name is not None:
         card = zoo.card(name)
         if as_json:
@@ -33,20 +33,19 @@ def run(name: str | None, *, as_json: bool) -> None:
 
 
 def load_model(name: str, *, allow_code: bool, decoder: str | None) -> VAE:
-    """A model of the zoo, or one in a folder.
+    """Load a model of the zoo, or one that was saved to a folder.
 
     Args:
-        name: The model's, or the folder's.
-        allow_code: Whether classes that the folder names may be imported, from the present folder
-            too.
-        decoder: FILE.py:Class of the decoder of a folder, whose code is run; or None.
+        name: The model's name, or the folder.
+        allow_code: Whether classes that the folder names may be imported, also from the current
+            folder.
+        decoder: FILE.py:Class of a saved model's decoder, whose code is run; or None.
     Raises:
-        ValueError: There is neither, or a class would have to be imported.
+        ValueError: There is no such model or folder, or loading it would import a class.
     """
     if Path(name).is_file():
         raise ValueError(
-            f"expected the folder of a model, as vae.save wrote it, or a model's name, got {name}, "
-            "which is a file"
+            f"expected a model's name or a folder written by vae.save, got {name}, which is a file"
         )
     if name in zoo.names():
         if decoder is not None:
@@ -56,7 +55,7 @@ def load_model(name: str, *, allow_code: bool, decoder: str | None) -> VAE:
         raise unknown_name("folder of a model, or a model", name, zoo.names())
     if allow_code:
         sys.path.append(str(Path.cwd()))
-    network = None if decoder is None else made_by(decoder)
+    network = None if decoder is None else load_decoder(decoder)
     try:
         return load_vae(name, decoder=network, allow_code=allow_code)
     except (ModelFormatError, NonFiniteError) as error:
@@ -67,9 +66,9 @@ def load_model(name: str, *, allow_code: bool, decoder: str | None) -> VAE:
         said = str(error).partition("; ")[0].replace("allow_code=True", "--allow-code")
         if "decoder=" in said:
             raise ValueError(
-                f"expected the decoder that {name} holds the weights of: --decoder FILE.py:Class"
+                f"{name} holds only weights, so its decoder is needed: --decoder FILE.py:Class"
             ) from None
         raise ValueError(
-            f"{said}; on the command line, --allow-code if you trust it, or the decoder from a "
-            "file of yours, --decoder FILE.py:Class"
+            f"{said}; on the command line, give --allow-code if you trust it, or --decoder "
+            "FILE.py:Class to take the decoder from your own file"
         ) from None

@@ -1,4 +1,4 @@
-"""Evidence as it is named on the command line: which elements of a datum are observed."""
+"""Parses `--observe`: which elements of a datum are observed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,14 +11,14 @@ from crosscoding.masks import random_mask, rectangle_mask
 
 
 def parse_mask(spec: str, shape: Sequence[int], *, seed: int) -> Tensor:
-    """The mask that `--observe` names.
+    """The mask that `--observe` describes.
 
     Args:
-        spec: As `crosscoding condition --help` says.
-        shape: The datum's, (*channels, height, width), or (columns,) of a row of a table.
-        seed: For random masks.
+        spec: See `crosscoding condition --help`.
+        shape: Shape of the datum, (*channels, height, width), or (columns,) for a table row.
+        seed: Of random masks.
     Raises:
-        ValueError: The words cannot be read, or name pixels that do not exist.
+        ValueError: The description is malformed, or selects pixels that do not exist.
     """
     if len(shape) == 1:
         return parse_mask(spec, (1, *shape), seed=seed)[0]

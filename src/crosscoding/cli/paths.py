@@ -1,4 +1,4 @@
-"""Paths as they are given on the command line."""
+"""Expands `~` in paths given on the command line."""
 
 import os
 from pathlib import Path
@@ -8,5 +8,5 @@ Given = TypeVar("Given", str, Path, None)
 
 
 def expanded(path: Given) -> Given:
-    """The path, its leading `~` the home folder: shells leave it where it follows `=` or `:`."""
+    """The path with a leading `~` expanded; shells do not expand it after `=` or `:`."""
     return path if path is None else type(path)(os.path.expanduser(path))

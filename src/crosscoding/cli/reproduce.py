@@ -1,4 +1,4 @@
-"""`crosscoding reproduce`: the paper's figures and comparisons on our own implementation."""
+"""`crosscoding reproduce`: runs the paper's figures and comparisons on this implementation."""
 
 import json
 import os
@@ -13,16 +13,16 @@ from rich.table import Table
 import crosscoding
 from crosscoding.cli.console import err, out, output_folder, print_json
 from crosscoding.experiments.catalogue import EXPERIMENTS, chosen
-from crosscoding.experiments.contract import Context, Experiment
-from crosscoding.experiments.runner import Record, run, run_all
+from crosscoding.experiments.experiment import Context, Experiment
+from crosscoding.experiments.recorded_runs import Record, run, run_all
 from crosscoding.progress import followed, silent
 
-_OF_PART = 0.9  # of an experiment: how many parts it has is not known
+_OF_PART = 0.9  # progress that a part can reach within its experiment; others may follow
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is wanted, as it was given on the command line."""
+    """The arguments and options of the command."""
 
     names: list[str]
     folder: Path
@@ -35,21 +35,21 @@ class Request:
 
 
 def list_all(*, as_json: bool) -> None:
-    """Print every experiment with what it shows."""
+    """List every experiment and what it shows."""
     if as_json:
         rows = [{"name": e.name, "title": e.title, "wanted": e.wanted} for e in _all()]
         print_json(rows)
         return
-    table = Table("name", "what it shows", "what must be seen, by the paper")
+    table = Table("name", "what it shows", "what the paper saw")
     for each in _all():
         table.add_row(each.name, each.title, each.wanted)
     out.print(table)
 
 
 def reproduce(request: Request, *, as_json: bool) -> None:
-    """Run what is asked for; say what was measured, what was there, and what cannot be run."""
+    """Run the requested experiments; report which were measured, kept, or could not be run."""
     if not request.names:
-        raise ValueError("expected the name of a figure, or all; --list shows what there is")
+        raise ValueError("expected the name of a figure, or all; --list shows the names")
     experiments = chosen(request.names)
     changes = dict(_change(text) for text in request.changes)
     if changes:
@@ -69,7 +69,7 @@ def reproduce(request: Request, *, as_json: bool) -> None:
     with followed("reproducing", silent, shown=True) as told:
 
         def report(share: float, what: str) -> None:
-            """Of a part of an experiment, which may have several."""
+            """Progress of one part of an experiment."""
             told((len(rows) + _OF_PART * share) / len(experiments), what)
 
         context = Context(
@@ -84,7 +84,7 @@ def reproduce(request: Request, *, as_json: bool) -> None:
     if as_json:
         print_json(rows)
     else:
-        out.print(f"pictures and numbers are in {folder}", markup=False)
+        out.print(f"wrote pictures and numbers to {folder}", markup=False)
 
 
 def _run(
@@ -93,7 +93,7 @@ def _run(
     request: Request,
     done: Callable[[Experiment, Record | None, str], None],
 ) -> None:
-    """What cannot be run is an error, unless all are asked for: then it is passed over."""
+    """Run experiments. One that cannot be run raises, or is skipped if `all` was requested."""
     version = crosscoding.__version__
     if "all" in request.names:
         run_all(experiments, context, quick=request.quick, version=version, done=done)
@@ -104,23 +104,23 @@ def _run(
 
 
 def _folder(given: Path | None, variable: str) -> Path | None:
-    """The folder that was given, or that the environment names.
+    """The given folder, or the one that the environment variable names.
 
     Raises:
-        ValueError: It is no folder.
+        ValueError: It is not a folder.
     """
     named = str(given) if given is not None else os.environ.get(variable)
     if not named:
         return None
     folder = Path(named).expanduser()
     if not folder.is_dir():
-        source = "" if given is not None else f", which {variable} names"
+        source = "" if given is not None else f" from {variable}"
         raise ValueError(f"expected a folder, got {folder}{source}")
     return folder
 
 
 def _change(text: str) -> tuple[str, Any]:
-    """A setting and its value from NAME=VALUE, the value as JSON has it."""
+    """Parse NAME=VALUE into a setting and its value, which is JSON."""
     name, _, value = text.partition("=")
     try:
         return name, json.loads(value, parse_constant=_no_number)
@@ -135,7 +135,7 @@ def _no_number(word: str) -> float:
 
 
 def _device(name: str) -> str:
-    """The name of a device that torch can use.
+    """Check that torch can use a device.
 
     Raises:
         ValueError: It cannot.

@@ -1,4 +1,4 @@
-"""`crosscoding train`: a model of the zoo from its recipe and a data folder."""
+"""`crosscoding train`: trains a model of the zoo from its recipe and a data folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +17,11 @@ from crosscoding.zoo.training.fit import Training, train
 from crosscoding.zoo.training.publishing import publish
 from crosscoding.zoo.training.recipe import RECIPES
 
-_SIDE = 10  # of the sheets of pictures
+_SIDE = 10  # pictures per row of a sheet
 
 
 def run(name: str, data: Path, out: Path, *, as_json: bool) -> None:
-    """Train, evaluate on data that were held out, and write the model, its card and pictures."""
+    """Train, evaluate on held-out data, and write the model, its card and pictures."""
     if name not in RECIPES:
         raise unknown_name("recipe", name, RECIPES)
     recipe = RECIPES[name]
@@ -36,7 +36,7 @@ def run(name: str, data: Path, out: Path, *, as_json: bool) -> None:
         elbo, error = card["test_elbo_nats"], card["test_elbo_standard_error"]
         console.print(f"test ELBO {elbo} ± {error} nats", markup=False)
         console.print(
-            f"the model is in {folder / name}; what it draws and reconstructs, in "
+            f"wrote the model to {folder / name}, and prior draws and reconstructions to "
             f"{name}-prior.png and {name}-reconstructions.png beside it",
             markup=False,
         )
@@ -46,7 +46,7 @@ def run(name: str, data: Path, out: Path, *, as_json: bool) -> None:
 def _write_pictures(
     training: Training, vae: VAE, held_out: Tensor, folder: Path, name: str
 ) -> None:
-    """A hundred means of prior draws, and fifty held-out data, each above its reconstruction."""
+    """Write decoded means of 100 prior draws, and 50 held-out data above their reconstructions."""
     noise = normal((_SIDE**2, vae.latent_dim), generator=generator_from(0), like=torch.empty(0))
     data = training.recipe.prepared(held_out[: _SIDE**2 // 2])
     z = training.encoder(data)[:, : vae.latent_dim]

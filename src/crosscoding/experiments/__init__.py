@@ -1,1 +1,5 @@
-"""The paper's experiments on our own implementation: what is run and measured, without pictures."""
+"""The paper's experiments, run on this implementation.
+
+`figures` measures and draws, `claims` judges, `recorded_runs` runs and keeps results, and
+`catalogue` lists all experiments.
+"""

@@ -1,8 +1,8 @@
-"""All experiments by name: what the command, the tests and the documentation are made from."""
+"""Lists all experiments by name, for the command line, the tests and the documentation."""
 
 from crosscoding.errors import unknown_name
 from crosscoding.experiments.claims import table
-from crosscoding.experiments.contract import Experiment
+from crosscoding.experiments.experiment import Experiment
 from crosscoding.experiments.figures import (
     convergence,
     cvae_comparison,
@@ -42,10 +42,10 @@ EXPERIMENTS: dict[str, Experiment] = {
 
 
 def chosen(names: list[str]) -> list[Experiment]:
-    """The experiments of these names, in the order of the catalogue; `all` is all of them.
+    """The named experiments, in the order of the catalogue; `all` selects all of them.
 
     Raises:
-        ValueError: There is none of that name; says which is nearest.
+        ValueError: There is no such experiment; suggests the nearest name.
     """
     for name in names:
         if name != "all" and name not in EXPERIMENTS:

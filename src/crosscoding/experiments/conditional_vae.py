@@ -1,9 +1,9 @@
-"""A conditional VAE: trained for one split of the datum into evidence and query, and no other.
+"""A conditional VAE, trained for a single split of the datum into evidence and query.
 
     ELBO(y|x) = E_{q(z|x,y)}[log p(y|x,z)] − KL[q(z|x,y) ‖ p(z|x)]
 
-It is as large as the VAE that it is compared with: each of its three networks has the hidden and
-latent sizes of that one's. Both Gaussians are diagonal.
+Each of its three networks has the hidden and latent sizes of the VAE that it is compared with. Both
+Gaussians are diagonal.
 
 Source: Sohn, Lee & Yan (2015), eq. 4. Differs in: no hybrid objective.
 """
@@ -20,15 +20,15 @@ from crosscoding.random import generator_from, normal
 
 
 @dataclass(frozen=True)
-class Recipe:
+class CVAERecipe:
     """How a conditional VAE is trained.
 
     Args:
         hidden: Width of the hidden layer of each network.
         latent_dim: Size of z.
         epochs: Passes over the data.
-        batch_size: Data a step.
-        learning_rate: Adam's at the start; it falls to zero along half a cosine.
+        batch_size: Data per step.
+        learning_rate: Adam's initial rate; it decays to zero along half a cosine.
     """
 
     hidden: int
@@ -44,10 +44,10 @@ class ConditionalVAE(nn.Module):
     Args:
         mask: Which elements are evidence, boolean, shape (E,).
         recipe: Sizes.
-        generator: Of the first weights.
+        generator: Draws the initial weights.
     """
 
-    def __init__(self, mask: Tensor, recipe: Recipe, *, generator: Generator) -> None:
+    def __init__(self, mask: Tensor, recipe: CVAERecipe, *, generator: Generator) -> None:
         super().__init__()
         size, hidden, latent = len(mask), recipe.hidden, recipe.latent_dim
         num_seen = int(mask.sum())
@@ -69,7 +69,7 @@ class ConditionalVAE(nn.Module):
     def log_weights(self, data: Tensor, noise: Tensor) -> Tensor:
         """log p(y|x,z) + log p(z|x) − log q(z|x,y) at z ~ q(z|x,y), in nats.
 
-        The mean over draws is the ELBO, the log of the mean of exponentials a tighter bound.
+        Their mean over draws is the ELBO; the log of the mean of their exponentials is tighter.
 
         Args:
             data: Complete data, shape (B, E), zeros and ones.
@@ -85,26 +85,26 @@ class ConditionalVAE(nn.Module):
         log_likelihood = (y * logits - F.softplus(logits)).sum(-1)
         standard = (z - prior_mean) * (-prior_log_std).exp()
         log_prior = -(0.5 * standard.square() + prior_log_std).sum(-1)
-        log_posterior = -(0.5 * noise.square() + log_std).sum(-1)  # both less D/2 log 2π
+        log_posterior = -(0.5 * noise.square() + log_std).sum(-1)  # D/2 log 2π cancels
         return log_likelihood + log_prior - log_posterior
 
 
 def train(
     data: Tensor,
     mask: Tensor,
-    recipe: Recipe,
+    recipe: CVAERecipe,
     *,
     seed: int,
     on_epoch: Callable[[int, float], None] = lambda epoch, value: None,
 ) -> ConditionalVAE:
-    """Train for one mask.
+    """Train a conditional VAE for one mask.
 
     Args:
         data: Zeros and ones, shape (N, E).
         mask: Which elements are evidence, boolean, shape (E,).
         recipe: Sizes and steps.
-        seed: Decides the first weights, the order of the data and the draws.
-        on_epoch: Called with the number of epochs done and the mean ELBO in nats.
+        seed: Of the initial weights, the order of the data and the draws.
+        on_epoch: Called after each epoch with the number of epochs and their mean ELBO in nats.
     """
     generator = generator_from(seed)
     model = ConditionalVAE(mask, recipe, generator=generator)

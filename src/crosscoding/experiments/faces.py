@@ -1,8 +1,8 @@
-"""Faces: the models that the face figures are run on, and pictures to observe parts of.
+"""Models of faces, and pictures with evidence, for the figures on faces.
 
-The models are those of the zoo whose data are faces, and the decoder of the paper's own CelebA
-experiments, where the folder of others' models holds it. Pictures are among the last of a zip of
-JPEG files, scaled to [-1, 1]; the models of the zoo were not trained on them.
+The models are those of the zoo, and the decoder of the paper's own CelebA experiments if the folder
+of other authors' models has it. The pictures are from the end of a zip of JPEG files, which the
+models of the zoo were not trained on, scaled to [-1, 1].
 """
 
 import json
@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from crosscoding import zoo
-from crosscoding.experiments.contract import Context, UnavailableError
-from crosscoding.experiments.rivals import Problem, digest
+from crosscoding.experiments.experiment import Context, UnavailableError
+from crosscoding.experiments.problem import Problem, digest
 from crosscoding.likelihoods import Gaussian
 from crosscoding.masks import random_mask, rectangle_mask
 from crosscoding.model.vae import VAE
@@ -23,21 +23,21 @@ from crosscoding.random import generator_from
 from crosscoding.zoo.training.data import load_pictures, scaled
 
 PAPERS_OWN = "paper-celeba-100d"
-"""The name under which the paper's own decoder goes."""
+"""Name of the paper's own decoder."""
 
 _FOLDER = "celeba-100d"
 _WIDTHS = (256, 128, 64, 32, 3)
 _EYES = {"rows": (25, 39), "columns": (16, 49)}
 _RANDOM_FRACTION = 0.05
-_NUM_KEPT = 30  # pictures at the end of the file that evidence is taken from
+_NUM_KEPT = 30  # pictures at the end of the archive, from which evidence is taken
 
 
 @dataclass(frozen=True)
 class FaceModel:
-    """A model of faces and where pictures for it are.
+    """A model of faces and the archive of its pictures.
 
     Args:
-        name: Of the model, in the zoo or `PAPERS_OWN`.
+        name: Name of the model in the zoo, or `PAPERS_OWN`.
         family: "anime" or "celeba".
     """
 
@@ -58,10 +58,10 @@ _MODELS = (
 
 
 def models(context: Context, family: str | None = None) -> list[FaceModel]:
-    """The models of faces that can be had here, of one family or of all.
+    """The available models of faces, of one family or of all.
 
     Raises:
-        UnavailableError: There is none, or there are no pictures for them.
+        UnavailableError: There is none, or no pictures for any.
     """
     wanted = [each for each in _MODELS if family in (None, each.family)]
     found, reasons = [], []
@@ -71,7 +71,7 @@ def models(context: Context, family: str | None = None) -> list[FaceModel]:
             if each.name == PAPERS_OWN:
                 context.model_file(f"{_FOLDER}/decoder.safetensors")
             elif each.name not in zoo.names():
-                raise UnavailableError(f"expected a model of faces, and the zoo has no {each.name}")
+                raise UnavailableError(f"expected a model of faces, but the zoo has no {each.name}")
             found.append(each)
         except UnavailableError as error:
             reasons.append(str(error))
@@ -81,7 +81,7 @@ def models(context: Context, family: str | None = None) -> list[FaceModel]:
 
 
 def subjects(context: Context, family: str | None = None) -> dict[str, str]:
-    """What the face figures depend on: the models, by digest."""
+    """Digests of the models that the figures on faces depend on."""
     return {model.name: digest(load(model, context)) for model in models(context, family)}
 
 
@@ -95,10 +95,10 @@ def load(model: FaceModel, context: Context) -> VAE:
 
 
 def papers_own(folder: Path) -> VAE:
-    """The decoder of the paper's CelebA experiments as a stack of known layers.
+    """The decoder of the paper's CelebA experiments as a stack of common layers.
 
-    Its first layer outputs channels last. Here the rows of that layer are put in another order
-    instead, so that no step in between is needed.
+    The original's first layer outputs channels last. Here its rows are reordered to channels first,
+    which saves a permutation.
 
     Args:
         folder: Holds `decoder.safetensors` and `model.json`.
@@ -126,33 +126,33 @@ def papers_own(folder: Path) -> VAE:
 
 
 def _channels_first(rows: Tensor) -> Tensor:
-    """Rows in the order (height, width, channel) as (channel, height, width)."""
+    """Reorder rows from (height, width, channel) to (channel, height, width)."""
     by_place = rows.reshape(4, 4, _WIDTHS[0], *rows.shape[1:])
     return by_place.movedim(2, 0).reshape(rows.shape)
 
 
 def pictures(path: Path, num: int) -> Tensor:
-    """The first `num` of an archive's last thirty, scaled to [-1, 1]: (num, 3, 64, 64).
+    """The first `num` of an archive's last thirty pictures, scaled to [-1, 1]: (num, 3, 64, 64).
 
-    No model of the zoo was trained on those.
+    No model of the zoo was trained on these.
 
     Raises:
-        ValueError: There are fewer, or no such archive.
+        ValueError: There are fewer pictures, or there is no such archive.
     """
     kept = load_pictures(path, 64, last=_NUM_KEPT)
     if num > len(kept):
-        raise ValueError(f"expected to be asked for at most {len(kept)} pictures, got {num}")
+        raise ValueError(f"expected a request for at most {len(kept)} pictures, got {num}")
     return scaled(kept[:num])
 
 
 def problem(model: FaceModel, context: Context, evidence: str, num: int = 1) -> Problem:
-    """Some of a model's pictures with their evidence.
+    """A batch of queries about a model's pictures.
 
     Args:
-        model: Which.
-        context: Its seed decides random pixels.
+        model: The model.
+        context: Its seed selects random pixels.
         evidence: "eyes" (rows 25-39, columns 16-49), "pixels" (one in twenty, at random), or
-            "both", in turns.
+            "both" in alternation.
         num: Number of evidence sets.
     """
     vae = load(model, context)

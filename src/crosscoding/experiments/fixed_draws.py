@@ -1,13 +1,13 @@
-"""The reference code's way to fit a Gaussian, kept to show what goes wrong with it.
+"""Fits a Gaussian on fixed draws, as the reference code does, to show what goes wrong.
 
-It draws ε_1 … ε_N once and maximises, by L-BFGS,
+The reference code draws ε_1 … ε_N once and maximises, by L-BFGS,
 
     (1/N) Σ_n log p(W ε_n + b, x) + log |det W| + H[q(ε)].
 
-With N ≤ D draws in D dimensions there is a direction v along which all draws agree: v·ε_n = c. Then
-W + s u vᵀ and b − s c u give the same z_n for every s, and log |det W| grows without bound in s: so
-does the objective, while the C-ELBO on fresh draws, which differ along v, falls. With N ≥ 10 D the
-fit is sound. `methods.Variational` takes fresh draws at every step and has no such trouble.
+With N ≤ D draws in D dimensions, there is a direction v along which all draws agree: v·ε_n = c.
+Then W + s u vᵀ and b − s c u give the same z_n for every s, while log |det W| grows with s without
+bound. So does the objective, but the C-ELBO on fresh draws, which differ along v, falls. With
+N ≥ 10 D, the fit works. `methods.Variational` takes fresh draws at every step, which avoids this.
 """
 
 import math
@@ -24,10 +24,10 @@ _NUM_FRESH = 1000
 
 @dataclass(frozen=True)
 class Trace:
-    """How a fit went, one entry for each round of L-BFGS.
+    """The course of a fit, one entry per round of L-BFGS.
 
     Args:
-        own: The objective on the fit's own draws, nats.
+        own: Objective on the fit's own draws, nats.
         fresh: C-ELBO on fresh draws, nats.
         evaluations: Decoder evaluations so far.
     """
@@ -45,9 +45,9 @@ def fit(
     Args:
         target: Of batch shape ().
         num_draws: N.
-        rounds: How often the fit is looked at.
-        per_round: Iterations of L-BFGS in between.
-        generator: Of the draws.
+        rounds: Number of rounds; the fit is evaluated after each.
+        per_round: Iterations of L-BFGS per round.
+        generator: Draws ε.
     """
     for_own, for_fresh = spawn(generator, 2)
     dim = target.latent_dim
@@ -78,7 +78,7 @@ def fit(
 
 
 def objective(target: Target, w: Tensor, b: Tensor, eps: Tensor) -> Tensor:
-    """The C-ELBO of z = W ε + b with the mean over the draws eps, (N, D), in nats, shape ()."""
+    """C-ELBO of z = W ε + b, averaged over the draws eps, (N, D), in nats, shape ()."""
     entropy = 0.5 * target.latent_dim * (1 + math.log(2 * math.pi))
     log_joint = target.log_joint(eps @ w.mT + b, checked=False)
     return log_joint.mean() + torch.linalg.slogdet(w).logabsdet + entropy

@@ -1,4 +1,4 @@
-"""Pictures: of completed data with their evidence marked, of densities with draws, of figures."""
+"""Draws completions with marked evidence, densities with draws, statistics and diagrams."""
 
 from crosscoding.plots.densities import contour_panels, density_panels, on_grid, window
 from crosscoding.plots.diagrams import framework, graphical_model

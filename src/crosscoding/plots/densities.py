@@ -1,4 +1,4 @@
-"""Contours of a density in two dimensions with draws over them, as in the paper's Figures 3, 9."""
+"""Draws contours of a two-dimensional density with draws over them, as in Figures 3 and 9."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -30,9 +30,9 @@ def density_panels(
     Args:
         log_density: Maps points (N, 2) to log-densities (N,), normalised or not.
         draws: Sets of points, (num, 2), by the name of their panel.
-        path: File to write, of any ending that matplotlib knows.
+        path: File to write, in any format that matplotlib supports.
         title: Line above the panels.
-        reference: Exact draws, (num, 2), which decide what part of the plane is shown.
+        reference: Exact draws, (num, 2); they determine which part of the plane is shown.
     """
     axes = window(reference)
     values = on_grid(log_density, axes).cpu().numpy()
@@ -41,7 +41,7 @@ def density_panels(
 
 
 def window(reference: Tensor) -> Tensor:
-    """A grid's axes, (2, 300), over the rectangle that holds the points (num, 2) with a margin."""
+    """Axes of a grid, (2, 300), over the bounding box of points (num, 2) with a margin."""
     low, high = reference.amin(0), reference.amax(0)
     margin = 0.25 * (high - low)
     shares = torch.linspace(0, 1, _GRID).to(reference)
@@ -49,7 +49,7 @@ def window(reference: Tensor) -> Tensor:
 
 
 def on_grid(log_density: Callable[[Tensor], Tensor], axes: Tensor) -> Tensor:
-    """A log-density at all points of a grid: axes (2, N) -> (N, N), the first axis first."""
+    """A log-density on a grid: axes (2, N) -> (N, N), indexed by the first axis first."""
     size = axes.shape[1]
     return log_density(torch.cartesian_prod(*axes)).reshape(size, size)
 
@@ -62,14 +62,14 @@ def contour_panels(
     title: str,
     subtitles: Mapping[str, str] | None = None,
 ) -> Figure:
-    """One panel for each set of draws, over contours that hold 20 to 99.9 % of the mass.
+    """One panel per set of draws, over contours that enclose 20 to 99.9 % of the mass.
 
     Args:
-        axes: Of the grid, shape (2, N).
-        log_density: On the grid, shape (N, N), normalised or not.
+        axes: Axes of the grid, shape (2, N).
+        log_density: Values on the grid, shape (N, N), normalised or not.
         draws: Sets of points, (num, 2), by the name of their panel.
         title: Line above the panels.
-        subtitles: What stands above a panel besides its name.
+        subtitles: Text to append to the names of panels.
     """
     density = np.exp(log_density - log_density.max())
     levels = _levels_of_mass(torch.from_numpy(density))
@@ -90,7 +90,7 @@ def contour_panels(
 
 
 def _levels_of_mass(density: Tensor) -> list[float]:
-    """Heights above which lie the shares `_MASSES` of all mass, ascending."""
+    """Density levels that enclose the shares `_MASSES` of the mass, ascending."""
     heights = density.flatten().double().sort(descending=True).values
     share = heights.cumsum(0) / heights.sum()
     index = torch.searchsorted(share, torch.tensor(_MASSES, dtype=share.dtype).to(share))

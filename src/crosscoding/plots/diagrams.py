@@ -1,4 +1,4 @@
-"""Drawn diagrams: a VAE under evidence as a graphical model, and the framework (Figures 1, 13)."""
+"""Draws the diagrams of Figures 1 and 13: the graphical model of a VAE, and the framework."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,7 +13,7 @@ Point = tuple[float, float]
 
 
 def graphical_model() -> Figure:
-    """z with its parts of the datum below it; at the side, how the cross-coder makes z."""
+    """The model, z above evidence and query, and beside it the cross-coder's approximation."""
     figure = new_figure(7.6, 3.6)
     left, right = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
     for axes, title in (
@@ -41,7 +41,7 @@ def graphical_model() -> Figure:
 
 
 def framework() -> Figure:
-    """From a trained VAE and evidence to answers: what is fixed, what is fitted, what comes out."""
+    """The way from a trained VAE and evidence to answers: what is fixed, fitted, and returned."""
     figure = new_figure(9.6, 3.9)
     axes = _empty(figure.add_subplot(), (0, 12), (0, 5), "Cross-coding")
     boxes = {
@@ -92,7 +92,7 @@ def _box(axes: Axes, corner: Point, text: str, shade: str, width: float) -> None
 
 
 def _arrow(axes: Axes, start: Point, end: Point) -> None:
-    """An arrow between two nodes, from rim to rim."""
+    """An arrow between two nodes, from edge to edge."""
     dx, dy = end[0] - start[0], end[1] - start[1]
     length = (dx**2 + dy**2) ** 0.5
     share = _RADIUS / length

@@ -1,4 +1,4 @@
-"""Pictures of data: observed pixels white in orange and black in blue, as in the paper's Figure 2.
+"""Draws data as pictures, with observed pixels from blue (black) to orange (white), as in Figure 2.
 
 A picture is an array (height, width, 3) of red, green and blue from 0 to 1.
 """
@@ -25,12 +25,15 @@ def colour(data: NDArray[np.floating], low: float = 0.0, high: float = 1.0) -> P
 
     Args:
         data: Shape (height, width) or (channels, height, width) with 1 or 3 channels.
-        low, high: Values shown black and white.
+        low, high: Values shown as black and white.
     """
     if data.ndim == 2:
         data = data[None]
     if data.ndim != 3 or len(data) not in (1, 3):
-        raise ValueError(f"expected a grey or a colour image, got data of shape {data.shape}")
+        raise ValueError(
+            "expected a grey or a colour image, (height, width) or (1 or 3, height, width), got "
+            f"data of shape {data.shape}"
+        )
     shades = np.clip((data - low) / (high - low), 0, 1)
     return np.broadcast_to(shades, (3, *data.shape[1:])).transpose(1, 2, 0).copy()
 
@@ -38,13 +41,13 @@ def colour(data: NDArray[np.floating], low: float = 0.0, high: float = 1.0) -> P
 def mark_evidence(
     picture: Picture, mask: NDArray[np.bool_], *, hide: bool = False, tint: bool = True
 ) -> Picture:
-    """The picture with its observed pixels from blue (black) to orange (white).
+    """Mark the observed pixels of a picture.
 
     Args:
         picture: Shape (height, width, 3).
         mask: True = observed, shape (height, width).
-        hide: Whether to show all other pixels grey, as unknown.
-        tint: Whether to colour observed pixels so; False leaves them as they are.
+        hide: Whether to show all other pixels in grey, as unknown.
+        tint: Whether to tint observed pixels from blue (black) to orange (white).
     """
     shade = picture.mean(-1, keepdims=True)
     marked = (1 - shade) * _BLUE + shade * _ORANGE if tint else picture
@@ -53,7 +56,7 @@ def mark_evidence(
 
 
 def sheet(rows: Sequence[Sequence[Picture]], *, gap: int = 2) -> Picture:
-    """Pictures of one size side by side, in rows, with white gaps of `gap` pixels."""
+    """Arrange pictures of one size in rows, with white gaps of `gap` pixels."""
     height, width, _ = rows[0][0].shape
     columns = max(len(row) for row in rows)
     shape = (len(rows) * (height + gap) + gap, columns * (width + gap) + gap, 3)
@@ -68,7 +71,7 @@ def sheet(rows: Sequence[Sequence[Picture]], *, gap: int = 2) -> Picture:
 def labelled(
     rows: Mapping[str, Sequence[Picture]], columns: Sequence[str], *, gap: int = 2
 ) -> Figure:
-    """Pictures in rows, each row with its name; `columns` name the first of the columns."""
+    """Rows of pictures with the rows' names; `columns` are the names of the first columns."""
     pictures = list(rows.values())
     canvas = sheet(pictures, gap=gap)
     step = [size + gap for size in pictures[0][0].shape[:2]]
@@ -95,7 +98,7 @@ def sheet_figure(rows: Sequence[Sequence[Picture]], title: str, *, gap: int = 2)
 
 
 def panels(blocks: Mapping[str, Picture], title: str) -> Figure:
-    """Pictures side by side, all as high as each other, each below its name."""
+    """Pictures side by side at the same height, each below its name."""
     widths = [picture.shape[1] / picture.shape[0] for picture in blocks.values()]
     height = 3.0
     figure = new_figure(height * sum(widths) + 0.2 * len(blocks), height + 0.85)
@@ -116,6 +119,6 @@ def write_labelled(
 
 
 def write_png(picture: Picture, path: Path, *, magnify: int = 1) -> None:
-    """Write a picture as PNG, every pixel as a square of `magnify` pixels."""
+    """Write a picture as PNG, with every pixel magnified to a square of side `magnify`."""
     pixels = (255 * picture + 0.5).astype(np.uint8).repeat(magnify, 0).repeat(magnify, 1)
     Image.fromarray(pixels).save(path)

@@ -1,4 +1,4 @@
-"""Scatter plots against each other, violins and box plots of figures over queries or chains."""
+"""Draws scatter plots, violins and box plots of figures over queries or chains."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,12 +11,12 @@ from crosscoding.plots.style import colour_of, tidy
 
 
 def scatter_pair(axes: Axes, x: ArrayLike, y: ArrayLike, names: tuple[str, str]) -> None:
-    """Points with the line on which the two are equal, and how far above it y is on average.
+    """Scatter y against x, with the line y = x and the mean of y − x in the title.
 
     Args:
-        axes: Where.
-        x, y: A figure in nats of each query, shape (N,).
-        names: What x and y are of.
+        axes: Where to draw.
+        x, y: Two figures of each query in nats, shape (N,).
+        names: Names of x and y.
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     low, high = min(x.min(), y.min()), max(x.max(), y.max())
@@ -35,14 +35,14 @@ def scatter_pair(axes: Axes, x: ArrayLike, y: ArrayLike, names: tuple[str, str])
 def violins(
     axes: Axes, values: Mapping[str, ArrayLike], *, title: str, y: str, body: bool = True
 ) -> None:
-    """A violin for each name, with its quartiles and every value as a dot.
+    """One violin per name, with its quartiles and every value as a dot.
 
     Args:
-        axes: Where.
-        values: By name, each of shape (N,); NaN is left out.
-        title: Above the axes.
+        axes: Where to draw.
+        values: Values by name, each of shape (N,); NaN is left out.
+        title: Title of the axes.
         y: Name of the values, with their unit.
-        body: Whether the violin is drawn; on a logarithmic axis it would mislead.
+        body: Whether to draw the violin itself, which would mislead on a logarithmic axis.
     """
     for position, (name, column) in enumerate(values.items()):
         column = _finite(column)
@@ -64,7 +64,7 @@ def violins(
 
 
 def boxes(axes: Axes, values: Sequence[ArrayLike], names: Sequence[str], colour: str) -> None:
-    """A box for each column of values, with every value as a dot beside it."""
+    """One box per column of values, with every value as a dot."""
     columns = [_finite(column) for column in values]
     axes.boxplot(
         columns,
@@ -83,7 +83,7 @@ def boxes(axes: Axes, values: Sequence[ArrayLike], names: Sequence[str], colour:
 
 
 def mean_and_error(values: ArrayLike) -> tuple[float, float]:
-    """Mean and standard error of values, shape (N,); the error of one value is NaN."""
+    """Mean and standard error of values, shape (N,); the error of a single value is NaN."""
     values = np.asarray(values, float)
     error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
     return float(values.mean()), float(error)

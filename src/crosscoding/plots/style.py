@@ -1,4 +1,4 @@
-"""What all figures share: a colour for each method, one look, PNG and SVG of the same bits."""
+"""The common style of all figures: a colour per method, tidy axes, reproducible PNG and SVG."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-# Okabe & Ito (2008): told apart with any of the common kinds of colour-blindness, and in print.
+# Okabe & Ito (2008): distinguishable with any common colour blindness, and in print.
 COLOURS = {
     "Auto": "#000000",
     "GVI": "#E69F00",
@@ -25,18 +25,18 @@ COLOURS = {
 OTHER = "#666666"
 _DPI = 150
 _SETTINGS: Any = {
-    "svg.hashsalt": "crosscoding",  # the same names of things in the file at every run
+    "svg.hashsalt": "crosscoding",  # the same element ids in every run
     "svg.fonttype": "none",
 }
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, sizes in inches."""
+    """An empty figure, with its size in inches."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def tidy(axes: Axes, *, title: str = "", x: str = "", y: str = "") -> Axes:
-    """Axes with their labels, and without the frame's top and right."""
+    """Set the labels of axes and hide the top and right of the frame."""
     axes.set_title(title, fontsize=10)
     axes.set_xlabel(x, fontsize=9)
     axes.set_ylabel(y, fontsize=9)
@@ -46,14 +46,14 @@ def tidy(axes: Axes, *, title: str = "", x: str = "", y: str = "") -> Axes:
 
 
 def logarithmic(axis: Axis) -> None:
-    """A logarithmic axis with few labels, written out, also where it spans less than a decade."""
+    """Give a logarithmic axis a few plain labels, even if it spans less than a decade."""
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(NullFormatter())
 
 
 def colour_of(label: str) -> str:
-    """The colour of a method, by its label."""
+    """The colour of a method, given its label."""
     return COLOURS.get(label, OTHER)
 
 
@@ -61,8 +61,8 @@ def save(figure: Figure, path: Path) -> list[str]:
     """Write a figure as PNG and SVG; returns the names of the files.
 
     Args:
-        figure: What to write.
-        path: Of the files, without their ending.
+        figure: The figure.
+        path: Path of the files, without suffix.
     """
     with mpl.rc_context(_SETTINGS):
         figure.savefig(path.with_name(f"{path.name}.png"), dpi=_DPI)

@@ -1,14 +1,14 @@
-"""Pretrained VAEs, their cards, and real digits to observe parts of.
+"""Pretrained VAEs, their cards, and real digits to try them on.
 
     mnist-2d       digits, 784-64-2-64-784, the paper's
     mnist-20d      digits, 784-400-20-400-784
     anime-64d      drawn faces, 3 x 64 x 64, the paper's convolutional networks
     celeba-100d    photographed faces, the same with 100 latent dimensions
 
-The two models of faces have a licence of their own and come with the package `crosscoding-faces`.
+The two models of faces have their own licence and come with the package `crosscoding-faces`.
 
-`recipe` says what they are, `training` and `publishing` made them and can again; `crosscoding
-train` is the command.
+`training.recipe` defines the models, `training.fit` trains them, and `training.publishing` writes
+them to folders. `crosscoding train` runs all three.
 """
 
 from functools import cache
@@ -27,7 +27,7 @@ from crosscoding.persistence.folder import read_folder
 
 _HERE = Path(__file__).parent
 _MODELS = _HERE / "models"
-_FACES = ("anime-64d", "celeba-100d")  # in a package of their own
+_FACES = ("anime-64d", "celeba-100d")  # in the package crosscoding-faces
 
 __all__ = ["card", "digits", "encoder", "load", "names"]
 
@@ -43,11 +43,11 @@ def names() -> list[str]:
 
 @isolated
 def load(name: str) -> VAE:
-    """A pretrained VAE by its name, in float32; digits decode to logits, faces to means.
+    """Load a pretrained VAE, in float32. Digits decode to logits, faces to means.
 
     Raises:
-        ValueError: There is no such model, or it is in a package that is not installed; says which
-            name is nearest, or which package has it.
+        ValueError: There is no such model (the message suggests the nearest name), or it is in a
+            package that is not installed.
 
     Example:
         >>> load("mnist-2d").latent_dim
@@ -58,9 +58,9 @@ def load(name: str) -> VAE:
 
 @isolated
 def encoder(name: str) -> nn.Module:
-    """The encoder that a model was trained with, frozen: a first guess at p(z|t).
+    """The encoder that a model was trained with, frozen. It approximates p(z|t).
 
-    It takes complete data only, and shows what the decoder can give.
+    It takes complete data only.
 
     Returns:
         Module from t (B, *data) to mean and log-variance of q(z|t), shape (B, 2 latent).
@@ -94,7 +94,7 @@ def _digits() -> dict[str, Tensor]:
 
 @isolated
 def digits() -> tuple[Tensor, Tensor]:
-    """Forty MNIST test digits, four of each class, black and white, and their labels.
+    """Forty black and white MNIST test digits, four of each class, and their labels.
 
     Returns:
         Images of zeros and ones, float32, shape (40, 28, 28), and labels, shape (40,).
@@ -105,7 +105,7 @@ def digits() -> tuple[Tensor, Tensor]:
 
 
 def _folders() -> dict[str, Path]:
-    """The folders of all models by name, those of `crosscoding_faces` too where it is installed."""
+    """The folders of all models by name, including `crosscoding_faces` if it is installed."""
     faces = find_spec("crosscoding_faces")
     roots = [_MODELS]
     if faces is not None and faces.origin is not None:
@@ -119,7 +119,6 @@ def _folder(name: str) -> Path:
         return folders[name]
     if name in _FACES:
         raise ValueError(
-            f"expected the package that has {name}, which is not installed: "
-            "pip install crosscoding-faces"
+            f"{name} is in a package that is not installed: pip install crosscoding-faces"
         )
     raise unknown_name("model of the zoo", name, sorted(folders))

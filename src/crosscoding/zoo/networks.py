@@ -1,4 +1,4 @@
-"""The networks of the models in the zoo, stacks of plain layers that a card can describe."""
+"""The networks of the zoo's models: stacks of common layers, which a model's card can describe."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -8,7 +8,7 @@ from torch import nn
 
 
 def mlp(sizes: Sequence[int]) -> nn.Sequential:
-    """Linear layers of the given sizes with ReLU between them and nothing after the last."""
+    """Linear layers of the given sizes with ReLU in between."""
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(sizes):
         layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
@@ -22,7 +22,7 @@ def mlp_decoder(latent_dim: int, hidden: Sequence[int], data_shape: Sequence[int
 
 
 def mlp_encoder(data_shape: Sequence[int], hidden: Sequence[int], latent_dim: int) -> nn.Sequential:
-    """t (B, *data) -> mean and log-variance of q(z|t), one after the other, shape (B, 2 latent)."""
+    """t (B, *data) -> mean and log-variance of q(z|t), concatenated, shape (B, 2 latent)."""
     return nn.Sequential(nn.Flatten(), *mlp((prod(data_shape), *hidden, 2 * latent_dim)))
 
 
@@ -33,9 +33,9 @@ def conv_decoder(
 
     Args:
         latent_dim: Size of z.
-        channels: Maps that each transposed convolution takes. The first takes what a linear layer
-            makes of z; each one doubles the sides, and the last outputs the data's own channels.
-        data_shape: (channels, side, side), side divisible by 2 for each convolution.
+        channels: Input maps of each transposed convolution. The first takes the output of a linear
+            layer; each doubles the side, and the last outputs the channels of the data.
+        data_shape: (channels, side, side); the side can be halved once per convolution.
         kernel_size: Side of the filters, odd.
     """
     depth, side = data_shape[0], smallest_side(data_shape, len(channels))
@@ -55,11 +55,11 @@ def conv_decoder(
 def conv_encoder(
     data_shape: Sequence[int], channels: Sequence[int], latent_dim: int, kernel_size: int
 ) -> nn.Sequential:
-    """t (B, *data) -> mean and log-variance of q(z|t), one after the other, shape (B, 2 latent).
+    """t (B, *data) -> mean and log-variance of q(z|t), concatenated, shape (B, 2 latent).
 
     Args:
-        data_shape: (channels, side, side), side divisible by 2 for each convolution.
-        channels: Maps that each convolution outputs; each one halves the sides.
+        data_shape: (channels, side, side); the side can be halved once per convolution.
+        channels: Output maps of each convolution; each halves the side.
         latent_dim: Size of z.
         kernel_size: Side of the filters, odd.
     """
@@ -73,10 +73,10 @@ def conv_encoder(
 
 
 def smallest_side(data_shape: Sequence[int], num_halvings: int) -> int:
-    """The side of a square image halved so often.
+    """The side of a square image after `num_halvings` halvings.
 
     Raises:
-        ValueError: The image is not square, or its side cannot be halved so often.
+        ValueError: The image is not square, or its side cannot be halved that many times.
     """
     *_, height, width = data_shape
     side = height >> num_halvings

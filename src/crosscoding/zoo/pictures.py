@@ -1,7 +1,7 @@
-"""The pixels of a picture file: those that any viewer shows, or an error that says why not.
+"""Reads the pixels of a picture file as a viewer shows them, or raises if that is ambiguous.
 
-A format can leave open what is seen: behind transparent pixels, in which frame, for which numbers.
-Nothing of that is guessed, as every guess is a datum that a model answers without complaint.
+Transparent pixels, several frames, or an unknown range of numbers leave open what is seen. Nothing
+is guessed, as a model would complete a wrongly guessed datum without complaint.
 """
 
 import struct
@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none that runs programs
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none starts external programs
 _MODES = {1: "L", 3: "RGB"}
 _EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _ORIENTATION = 0x0112  # in Exif
@@ -25,20 +25,20 @@ _DAMAGED = (
 
 
 class _OpenError(Exception):
-    """A picture that can be read and leaves open what is seen: what was expected, what to do."""
+    """A readable but ambiguous picture; its arguments are what was expected and what to do."""
 
 
 def read_pixels(file: Path | BinaryIO, shape: Sequence[int], name: str) -> Tensor:
-    """A picture's pixels, 0 to 255, uint8, turned upright where Exif says how.
+    """A picture's pixels, 0 to 255, uint8, rotated as its Exif data say.
 
     Args:
         file: The picture.
-        shape: What it must have: (channels, height, width) with 1 or 3 channels.
-        name: Of the picture, for errors.
+        shape: The required shape: (channels, height, width) with 1 or 3 channels.
+        name: The picture's name, for errors.
 
     Raises:
-        ValueError: There is no such file, it is no picture, its size is another, or it leaves open
-            what is seen.
+        ValueError: There is no such file, it is not a picture, its size is wrong, or it is
+            ambiguous.
     """
     channels, height, width = shape
     try:
@@ -56,7 +56,7 @@ def read_pixels(file: Path | BinaryIO, shape: Sequence[int], name: str) -> Tenso
         raise ValueError(f"expected a picture, got {name}, which cannot be read: {error}") from None
     raise ValueError(
         f"expected pictures of {width} x {height} pixels, got {found[0]} x {found[1]} for {name}; "
-        "scale it first"
+        "resize it first"
     )
 
 
@@ -68,7 +68,7 @@ def _upright(picture: Image.Image) -> Image.Image:
 def _pixels(picture: Image.Image, channels: int) -> np.ndarray:
     """The pixels, (height, width) or (height, width, 3)."""
     if getattr(picture, "n_frames", 1) > 1:
-        raise _OpenError("of a single frame", "save the one that is meant by itself")
+        raise _OpenError("of a single frame", "save the one you mean as a picture of its own")
     if picture.mode not in _EIGHT_BITS:
         return _of_sixteen_bits(picture, channels)
     if picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info:
@@ -79,7 +79,7 @@ def _pixels(picture: Image.Image, channels: int) -> np.ndarray:
 
 
 def _opaque(picture: Image.Image) -> Image.Image:
-    """The picture without its transparency, where black behind it looks as white does."""
+    """Remove transparency, provided that the background would not show through."""
     picture = picture.convert("RGBA")
     on_black, on_white = (
         Image.alpha_composite(Image.new("RGBA", picture.size, (shade,) * 3 + (255,)), picture)
@@ -87,21 +87,21 @@ def _opaque(picture: Image.Image) -> Image.Image:
     )
     if on_black.tobytes() != on_white.tobytes():
         raise _OpenError(
-            "without transparent pixels, which look like whatever is behind them",
+            "without transparent pixels, whose colour depends on the background",
             "flatten it onto the background that the model was trained with (black for MNIST)",
         )
     return on_black.convert("RGB")
 
 
 def _of_sixteen_bits(picture: Image.Image, channels: int) -> np.ndarray:
-    """Grey pixels of 16 bits in eight: Pillow cuts them off at 255."""
+    """Convert 16-bit grey pixels to 8 bits; Pillow would clip them at 255."""
     sixteen = picture.mode.startswith("I;16") or (
         picture.mode == "I" and picture.format in ("PNG", "PPM")
     )
     if not sixteen or "transparency" in picture.info:
         raise _OpenError(
-            f"of 8 or 16 bits a pixel, not of Pillow's mode {picture.mode!r}",
-            "save it as a plain PNG, or give its numbers as .npy by --data",
+            f"with 8 or 16 bits per pixel, not in Pillow's mode {picture.mode!r}",
+            "save it as a plain PNG, or give its numbers as .npy with --data",
         )
     grey = np.rint(np.array(picture).astype(np.float64) / 257).astype(np.uint8)
     return grey if channels == 1 else np.repeat(grey[..., None], channels, axis=-1)

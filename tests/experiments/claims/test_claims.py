@@ -9,8 +9,8 @@ from crosscoding.experiments.catalogue import EXPERIMENTS
 from crosscoding.experiments.claims import CLAIMS
 from crosscoding.experiments.claims.rules import AGREE, DIFFER, LABELS, OPEN
 from crosscoding.experiments.claims.table import CLAIMS_TABLE
-from crosscoding.experiments.contract import Context
-from crosscoding.experiments.runner import run
+from crosscoding.experiments.experiment import Context
+from crosscoding.experiments.recorded_runs import run
 
 NUM = 12
 
@@ -120,7 +120,7 @@ def labels(numbers):
 def test_claims_that_are_borne_out_agree():
     found = labels(BORNE_OUT)
     wanted = dict.fromkeys(found, AGREE)
-    wanted["HMC has a long tail in log p(y|x): 20 chains", "mnist-2d"] = DIFFER  # 1 nat is near
+    wanted["HMC with 20 chains has a long tail in log p(y|x)", "mnist-2d"] = DIFFER  # 1 nat is near
     wanted["NF collapses on Anime", "anime-64d"] = DIFFER  # NF is as diverse there as on CelebA
     assert found == wanted
 

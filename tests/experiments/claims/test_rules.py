@@ -14,7 +14,7 @@ SPREAD = np.array([-0.1, 0.0, 0.1] * 10)  # standard error 0.015
 def test_larger_decides_by_two_standard_errors(centre, label):
     judgement = larger(SPREAD + centre, "nats")
     assert judgement.label == label
-    assert "nats, of 30" in judgement.measured
+    assert "nats, n = 30" in judgement.measured
     assert larger(SPREAD + centre + 5, "nats", least=5).label == label
 
 
@@ -38,4 +38,4 @@ def test_too_few_repeats_decide_nothing(values):
 
 
 def test_nan_is_left_out():
-    assert larger([1.0, 1.0, 1.0, math.nan], "nats").measured.endswith("of 3")
+    assert larger([1.0, 1.0, 1.0, math.nan], "nats").measured.endswith("n = 3")

@@ -8,9 +8,9 @@ from torch import nn
 
 import crosscoding as cc
 from crosscoding.experiments import fixed_draws
-from crosscoding.experiments.contract import Context
+from crosscoding.experiments.experiment import Context
 from crosscoding.experiments.figures import convergence
-from crosscoding.experiments.runner import run
+from crosscoding.experiments.recorded_runs import run
 from crosscoding.target.vae_target import VAETarget
 
 DIM = 5

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from crosscoding.experiments import conditional_vae
-from crosscoding.experiments.contract import Context, UnavailableError
+from crosscoding.experiments.experiment import Context, UnavailableError
 from crosscoding.experiments.figures import cvae_comparison
-from crosscoding.experiments.runner import run
+from crosscoding.experiments.recorded_runs import run
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,9 @@ def trained():
     flip = (torch.rand(4000, 2, generator=generator) < 0.1).float()
     data = torch.cat([x, (x - flip).abs()], -1)
     mask = torch.tensor([True, True, False, False])
-    recipe = conditional_vae.Recipe(16, latent_dim=2, epochs=40, batch_size=100, learning_rate=0.01)
+    recipe = conditional_vae.CVAERecipe(
+        16, latent_dim=2, epochs=40, batch_size=100, learning_rate=0.01
+    )
     return conditional_vae.train(data, mask, recipe, seed=0), data
 
 
@@ -41,7 +43,7 @@ def test_more_draws_give_a_tighter_bound(trained):
 def test_the_same_seed_trains_the_same_model():
     data = (torch.rand(300, 4, generator=torch.Generator().manual_seed(0)) < 0.5).float()
     mask = torch.tensor([True, False, False, True])
-    recipe = conditional_vae.Recipe(hidden=4, latent_dim=1, epochs=1)
+    recipe = conditional_vae.CVAERecipe(hidden=4, latent_dim=1, epochs=1)
     first, second = (conditional_vae.train(data, mask, recipe, seed=3) for _ in range(2))
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)

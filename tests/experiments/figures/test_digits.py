@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from crosscoding.experiments.contract import Context
-from crosscoding.experiments.figures import digit_sets, one_digit, shared_by_digits
-from crosscoding.experiments.rivals import Problem, answer, column, digest
-from crosscoding.experiments.runner import run
+from crosscoding.experiments.experiment import Context
+from crosscoding.experiments.figures import digit_methods, digit_sets, one_digit
+from crosscoding.experiments.problem import Problem, answer, column, digest
+from crosscoding.experiments.recorded_runs import run
 from crosscoding.methods import Rejection, Variational
 
-TINY = shared_by_digits.Settings(
+TINY = digit_methods.Settings(
     num_sets=2, num_draws=60, steps=5, num_warmup=5, num_warmup_alone=5, max_proposals=500_000
 )
 
@@ -56,7 +56,7 @@ def test_a_method_that_gives_up_is_left_out_and_says_so(tmp_path, monkeypatch):
     result = answer(Context(tmp_path), problem, "RS", Rejection(num_draws=10, max_proposals=5))
     assert "raise max_proposals" in result.numbers["failed"]
     few = {"GVI": Variational(steps=2, num_fresh=20), "RS": Rejection(10, max_proposals=5)}
-    monkeypatch.setattr(shared_by_digits, "rivals", lambda settings: few)
+    monkeypatch.setattr(digit_methods, "compared_methods", lambda settings: few)
     record, _ = run(tiny(one_digit.FIG2), Context(tmp_path))
     assert list(record["numbers"]["methods"]) == ["GVI"]
 
@@ -65,5 +65,5 @@ def test_a_digest_tells_models_apart(mnist_2d):
     problem = digit_sets.many_sets(TINY, seed=0)
     assert isinstance(problem, Problem)
     assert digest(mnist_2d) == problem.settings["model"]
-    other = shared_by_digits.zoo.load("mnist-20d")
+    other = digit_methods.zoo.load("mnist-20d")
     assert digest(other) != digest(mnist_2d)

@@ -12,18 +12,18 @@ from torch import nn
 
 import crosscoding as cc
 from crosscoding.experiments import faces
-from crosscoding.experiments.contract import Context, UnavailableError
+from crosscoding.experiments.experiment import Context, UnavailableError
 from crosscoding.experiments.figures import (
     face_completions,
+    face_methods,
     face_scores,
     face_seconds,
     hmc_acceptance,
     prior_draws,
-    shared_by_faces,
 )
-from crosscoding.experiments.runner import run
+from crosscoding.experiments.recorded_runs import run
 
-TINY = shared_by_faces.Settings(
+TINY = face_methods.Settings(
     num_sets=3,
     gvi_steps=2,
     nf_steps=2,
@@ -129,8 +129,8 @@ def test_many_evidence_sets_have_scores_and_spreads(context):
 def test_diversity_is_the_typical_distance_an_element():
     points = torch.randn(4000, 2, 30, generator=torch.Generator().manual_seed(0)) * 3
     # √2 · 3 = 4.243; 120,000 numbers know a standard deviation to 0.2 %.
-    assert shared_by_faces.diversity(points).tolist() == pytest.approx([4.243] * 2, rel=0.01)
-    assert shared_by_faces.diversity(torch.ones(5, 1, 3)).item() == 0
+    assert face_methods.diversity(points).tolist() == pytest.approx([4.243] * 2, rel=0.01)
+    assert face_methods.diversity(torch.ones(5, 1, 3)).item() == 0
 
 
 def test_acceptance_falls_with_the_step_size(context):

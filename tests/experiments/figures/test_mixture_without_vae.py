@@ -2,16 +2,16 @@
 
 from dataclasses import replace
 
-from crosscoding.experiments.contract import Context
+from crosscoding.experiments.experiment import Context
 from crosscoding.experiments.figures import mixture_without_vae
-from crosscoding.experiments.runner import run
+from crosscoding.experiments.recorded_runs import run
 
 
 def test_every_method_has_its_distance_and_share_for_each_seed(tmp_path, monkeypatch):
-    every = mixture_without_vae._rivals(mixture_without_vae.Settings(num_warmup=4))
+    every = mixture_without_vae._compared_methods(mixture_without_vae.Settings(num_warmup=4))
     assert list(every) == ["NF", "FCN", "GVI", "HMC", "HMC, 1 chain", "Auto"]
     few = {"GVI": every["GVI"], "Auto": every["Auto"]}
-    monkeypatch.setattr(mixture_without_vae, "_rivals", lambda settings: few)
+    monkeypatch.setattr(mixture_without_vae, "_compared_methods", lambda settings: few)
     record, _ = run(
         replace(
             mixture_without_vae.FIG9, full=mixture_without_vae.Settings(num_seeds=2, num_draws=400)

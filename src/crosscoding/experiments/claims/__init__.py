@@ -1,7 +1,7 @@
-"""All claims of the paper that are judged, in the order of the page."""
+"""The paper's claims that are judged, in the order of the page."""
 
 from crosscoding.experiments.claims import comparisons, digits, faces
-from crosscoding.experiments.claims.base import Claim
+from crosscoding.experiments.claims.claim import Claim
 
 CLAIMS: tuple[Claim, ...] = (
     *digits.CLAIMS,

@@ -1,22 +1,24 @@
-"""What the paper claims of Figure 9, of conditional VAEs, and what fixed draws do."""
+"""Claims about Figure 9, conditional VAEs, and fits on fixed draws."""
 
 from collections.abc import Callable
 
 import numpy as np
 
-from crosscoding.experiments.claims.base import (
+from crosscoding.experiments.claims.claim import (
     Claim,
     Judge,
     Numbers,
 )
 from crosscoding.experiments.claims.rules import AGREE, DIFFER, Judgement, alike, larger
-from crosscoding.experiments.rivals import column
+from crosscoding.experiments.problem import column
 
 _MMD_GOOD, _MMD_BAD = 0.01, 0.05
-_GOOD_RULE = f"MMD² to exact draws, over seeds, 0 to within {_MMD_GOOD:g}"
-_FAR_RULE = "its share less that of the draws, over seeds, against 0"
+_GOOD_RULE = f"MMD² to exact draws, averaged over seeds, within {_MMD_GOOD:g} of 0"
+_FAR_RULE = (
+    "the component's weight minus its share of the draws, averaged over seeds, compared with 0"
+)
 _NEAR, _FAR = 10.0, 50.0  # nats below log p(x)
-_LOWEST = -1e6  # nats; a C-ELBO that is not finite any more counts as this
+_LOWEST = -1e6  # nats; stands for a C-ELBO that is no longer finite
 
 
 def _on_mixture(judge: Callable[[Numbers, Numbers], Judgement], name: str) -> Judge:
@@ -49,8 +51,8 @@ def _cheaper_split(numbers: Numbers) -> dict[str, Judgement]:
     for row in numbers["rows"]:
         training, query = row["cvae"]["training_seconds"], row["auto"]["seconds_a_query"]
         label = AGREE if training > query else DIFFER
-        measured = f"{training:.3g} s of training, {query:.2g} s a query without"
-        reason = f"cheaper for up to {training / query:.2g} queries of a split"
+        measured = f"{training:.3g} s of training, or {query:.2g} s per query without"
+        reason = f"cross-coding is cheaper for up to {training / query:.2g} queries of a split"
         found[f"{row['model']}, {row['split']}"] = Judgement(label, measured, reason)
     return found
 
@@ -76,53 +78,58 @@ def _above_evidence(numbers: Numbers) -> dict[str, Judgement]:
 
 CLAIMS: tuple[Claim, ...] = (
     Claim(
-        "NF follows a mixture with a component apart",
+        "NF fits a mixture with a distant component",
         "fig9",
         _GOOD_RULE,
         _on_mixture(_good, "NF"),
     ),
-    Claim("FCN follows it", "fig9", _GOOD_RULE, _on_mixture(_good, "FCN")),
-    Claim("GVI cannot", "fig9", f"MMD² above {_MMD_BAD:g}", _on_mixture(_bad, "GVI")),
+    Claim("FCN fits it", "fig9", _GOOD_RULE, _on_mixture(_good, "FCN")),
     Claim(
-        "HMC undersamples the far component: one chain",
+        "GVI does not fit it",
+        "fig9",
+        f"MMD² to exact draws, averaged over seeds, compared with {_MMD_BAD:g}",
+        _on_mixture(_bad, "GVI"),
+    ),
+    Claim(
+        "HMC with one chain undersamples the distant component",
         "fig9",
         _FAR_RULE,
         _on_mixture(_undersamples, "HMC, 1 chain"),
     ),
     Claim(
-        "HMC undersamples the far component: 20 chains",
+        "HMC with 20 chains undersamples the distant component",
         "fig9",
         _FAR_RULE,
         _on_mixture(_undersamples, "HMC"),
     ),
     Claim(
-        "cross-coding answers as well as a CVAE trained for the split",
+        "cross-coding is as good as a CVAE trained for the split",
         "cvae",
-        "log p(y|x) of test digits, cross-coding less CVAE, against 0",
+        "log p(y|x) of test digits, cross-coding minus CVAE, compared with 0",
         _as_good_as_cvae,
     ),
     Claim(
-        "a new split costs a CVAE a training, and cross-coding none",
+        "a CVAE has to be trained for every new split, cross-coding does not",
         "cvae",
-        "seconds of training against seconds a query",
+        "seconds of training compared with seconds per query",
         _cheaper_split,
     ),
     Claim(
-        "on N = D fixed draws the objective goes above log p(x)",
+        "with N = D fixed draws, the objective exceeds log p(x)",
         "variance",
-        "the objective on its own draws less log p(x), over seeds, against 0",
+        "the objective on its own draws minus log p(x), averaged over seeds, compared with 0",
         _above_evidence,
     ),
     Claim(
-        "and the C-ELBO collapses",
+        "with N = D fixed draws, the C-ELBO collapses",
         "variance",
-        f"log p(x) less C-ELBO on fresh draws, over seeds, above {_FAR:g} nats",
+        f"log p(x) minus C-ELBO on fresh draws, averaged over seeds, compared with {_FAR:g} nats",
         _collapse("1", cured=False),
     ),
     Claim(
-        "on N = 10 D fixed draws it does not",
+        "with N = 10 D fixed draws, it does not",
         "variance",
-        f"log p(x) less C-ELBO on fresh draws, over seeds, 0 to within {_NEAR:g} nats",
+        f"log p(x) minus C-ELBO on fresh draws, averaged over seeds, within {_NEAR:g} nats of 0",
         _collapse("10", cured=True),
     ),
 )

@@ -1,11 +1,11 @@
-"""What the paper claims of Figures 3 and 4: five methods on digits, latent 2."""
+"""Claims about Figures 3 and 4: five methods on digits, with two latent dimensions."""
 
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscoding.experiments.claims.base import (
+from crosscoding.experiments.claims.claim import (
     BOUNDS,
     LIMIT_SECONDS,
     Claim,
@@ -16,18 +16,18 @@ from crosscoding.experiments.claims.base import (
 )
 from crosscoding.experiments.claims.rules import Judgement, alike, all_below, larger
 
-_CLOSE = 0.1  # nats of C-ELBO that are "about the same"
-_QUERY_CLOSE = 2.0  # the same of log p(y|x), of about −100 nats
-_TAIL = 10.0  # nats of log p(y|x) that are a long way
-_TAIL_SHARE = 0.05  # of the evidence sets, above which there is a tail
+_CLOSE = 0.1  # nats of C-ELBO that count as "about the same"
+_QUERY_CLOSE = 2.0  # nats of log p(y|x), which is about −100 nats, that count as "close"
+_TAIL = 10.0  # nats of log p(y|x) that count as "far below"
+_TAIL_SHARE = 0.05  # share of evidence sets above which there is a "tail"
 _TAIL_RULE = (
-    f"sets on which it is {_TAIL:g} nats below RS, less those on which NF is, "
-    f"above {_TAIL_SHARE:g} of all"
+    f"share of evidence sets on which it is more than {_TAIL:g} nats below RS, minus the same "
+    f"share for NF, compared with {_TAIL_SHARE:g}"
 )
 
 
 def _sets(judge: Callable[[Numbers], Judgement]) -> Judge:
-    """A claim about the methods on the digits."""
+    """A judge of the methods on the evidence sets of Figure 4."""
     return lambda numbers: {"mnist-2d": judge(numbers["methods"])}
 
 
@@ -36,7 +36,7 @@ def _crosscoders(methods: Numbers) -> NDArray[np.floating]:
 
 
 def _tail(name: str) -> Callable[[Numbers], Judgement]:
-    """How much more often a method is far below rejection than NF is."""
+    """Judges whether a method is far below rejection more often than NF is."""
 
     def judge(methods: Numbers) -> Judgement:
         exact = query(methods, "RS")
@@ -69,7 +69,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "FCN ≈ NF in C-ELBO",
         "fig4",
-        f"mean difference over evidence sets, to within {_CLOSE:g} nats",
+        f"mean difference over evidence sets, within {_CLOSE:g} nats of 0",
         _sets(lambda m: alike(bound_difference(m, "FCN", "NF"), "nats", within=_CLOSE)),
     ),
     Claim(
@@ -85,15 +85,16 @@ CLAIMS: tuple[Claim, ...] = (
         _sets(lambda m: larger(bound_difference(m, "FCN", "GVI"), "nats")),
     ),
     Claim(
-        "RS is slightly best in log p(y|x)",
+        "RS is slightly the best in log p(y|x)",
         "fig4",
-        "RS less the mean of GVI, NF and FCN, over evidence sets, against 0",
+        "RS minus the mean of GVI, NF and FCN, averaged over evidence sets, compared with 0",
         _sets(lambda m: larger(query(m, "RS") - _crosscoders(m), "nats")),
     ),
     Claim(
         "the cross-coders come close to RS in log p(y|x)",
         "fig4",
-        f"mean of NF and FCN less RS, to within {_QUERY_CLOSE:g} nats",
+        "mean of NF and FCN minus RS, averaged over evidence sets, within "
+        f"{_QUERY_CLOSE:g} nats of 0",
         _sets(
             lambda m: alike(
                 (query(m, "NF") + query(m, "FCN")) / 2 - query(m, "RS"),
@@ -103,13 +104,13 @@ CLAIMS: tuple[Claim, ...] = (
         ),
     ),
     Claim(
-        "HMC has a long tail in log p(y|x): one chain, as the paper ran it",
+        "HMC with one chain, as in the paper, has a long tail in log p(y|x)",
         "fig4",
         _TAIL_RULE,
         _sets(_tail("HMC, 1 chain")),
     ),
     Claim(
-        "HMC has a long tail in log p(y|x): 20 chains",
+        "HMC with 20 chains has a long tail in log p(y|x)",
         "fig4",
         _TAIL_RULE,
         _sets(_tail("HMC")),
@@ -117,8 +118,14 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "GVI covers false mass",
         "fig3",
-        "share of draws where p(z|x) has its lowest thousandth, against 0.01",
+        "share of draws where the density p(z|x) is so low that only a thousandth of the mass lies "
+        "there, compared with 0.01",
         _false_mass("GVI"),
     ),
-    Claim("an evidence set takes under five minutes", "fig4", "every method", _seconds_of_digits),
+    Claim(
+        "an evidence set takes under five minutes",
+        "fig4",
+        f"seconds per evidence set, of every method, below {LIMIT_SECONDS:g}",
+        _seconds_of_digits,
+    ),
 )

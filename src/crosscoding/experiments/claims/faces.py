@@ -1,11 +1,11 @@
-"""What the paper claims of Figures 5 to 8, 11 and 12: faces, latent 64 and 100."""
+"""Claims about Figures 5 to 8, 11 and 12: faces, with 64 and 100 latent dimensions."""
 
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscoding.experiments.claims.base import (
+from crosscoding.experiments.claims.claim import (
     BOUNDS,
     LIMIT_SECONDS,
     Claim,
@@ -15,23 +15,24 @@ from crosscoding.experiments.claims.base import (
     query,
 )
 from crosscoding.experiments.claims.rules import AGREE, DIFFER, OPEN, Judgement, all_below, larger
-from crosscoding.experiments.rivals import column
+from crosscoding.experiments.problem import column
 
-_COLLAPSED = 0.5  # of the spread that there should be
-_LEAST_ESS = 25.0  # effective draws that tell a spread
+_COLLAPSED = 0.5  # share of the proper spread below which draws have "collapsed"
+_LEAST_ESS = 25.0  # fewest effective draws from which a spread is estimated
 _USABLE = (0.4, 0.95)  # acceptance rates
 _NARROW = 5.0  # largest over smallest step size
-_VARIES = 0.2  # of acceptance rates, between the 10th and the 90th chain of a hundred
+_VARIES = 0.2  # of acceptance rates, from the 10th to the 90th percentile of chains
 _LEAST_BURN_IN = 1000  # steps
 _NO_BAND = Judgement(OPEN, "none", "no step size that was tried is in the band")
 _SPREAD = (
-    f"spread of pictures, against {_COLLAPSED:g} of the cascade's, or of the best Gaussian's by "
-    f"natural gradients where the cascade has fewer than {_LEAST_ESS:g} effective draws"
+    f"spread of the pictures, compared with {_COLLAPSED:g} times that of the cascade, or of the "
+    "best Gaussian (fitted by natural gradients) where the cascade has fewer than "
+    f"{_LEAST_ESS:g} effective draws"
 )
 
 
 def _by_chains(judge: Callable[[list[float], list[list[float]]], Judgement]) -> Judge:
-    """A claim about each model and number of leapfrog steps, of chains that have settled."""
+    """A judge for each model and number of leapfrog steps, provided that the burn-in suffices."""
 
     def judge_all(numbers: Numbers) -> dict[str, Judgement]:
         found = {}
@@ -39,7 +40,9 @@ def _by_chains(judge: Callable[[list[float], list[list[float]]], Judgement]) -> 
             for length, rates in lengths.items():
                 judged = judge(numbers["step_sizes"], rates["acceptance"])
                 if numbers["burn_in"] < _LEAST_BURN_IN:
-                    reason = f"{numbers['burn_in']} steps of burn-in, {_LEAST_BURN_IN} are needed"
+                    reason = (
+                        f"{numbers['burn_in']} steps of burn-in, but {_LEAST_BURN_IN} are needed"
+                    )
                     judged = Judgement(OPEN, judged.measured, reason)
                 found[f"{model}, L = {length}"] = judged
         return found
@@ -48,18 +51,18 @@ def _by_chains(judge: Callable[[list[float], list[list[float]]], Judgement]) -> 
 
 
 def _narrow_band(sizes: list[float], rates: list[list[float]]) -> Judgement:
-    """The step sizes at which the median chain accepts often, and not nearly always."""
+    """Judges the range of step sizes whose median acceptance rate is usable."""
     usable = [size for size, each in zip(sizes, rates, strict=True) if _inside(each)]
     if not usable:
         return _NO_BAND
     factor = max(usable) / min(usable)
     label = AGREE if factor <= _NARROW else DIFFER
-    reason = f"they span a factor of {factor:g}; narrow is {_NARROW:g} or less"
+    reason = f"they span a factor of {factor:g}; narrow means {_NARROW:g} or less"
     return Judgement(label, f"{min(usable):g} to {max(usable):g}", reason)
 
 
 def _varies_by_chain(sizes: list[float], rates: list[list[float]]) -> Judgement:
-    """The range of acceptance rates over chains where the median is in the band."""
+    """Judges the range of acceptance rates over chains, at step sizes with a usable median."""
     ranges = [float(np.ptp(np.percentile(each, [10, 90]))) for each in rates if _inside(each)]
     if not ranges:
         return _NO_BAND
@@ -74,7 +77,7 @@ def _inside(rates: list[float]) -> bool:
 
 
 def _on_faces(judge: Callable[[Numbers], Judgement], family: str = "") -> Judge:
-    """A claim about the methods on faces, a judgement for each model of a family."""
+    """A judge of the methods on faces, for each model of a family."""
     return lambda numbers: {
         model: judge(methods) for model, methods in numbers["models"].items() if family in model
     }
@@ -86,7 +89,7 @@ def _hmc_worst(methods: Numbers) -> Judgement:
 
 
 def _spread(name: str, *, collapsed: bool) -> Callable[[Numbers], Judgement]:
-    """Whether a method's pictures spread less than half as far as they should."""
+    """Judges whether a method's pictures have less than half of the proper spread."""
 
     def judge(methods: Numbers) -> Judgement:
         z, ratio = (
@@ -94,14 +97,14 @@ def _spread(name: str, *, collapsed: bool) -> Callable[[Numbers], Judgement]:
             for kind in ("latent_diversity", "picture_diversity")
         )
         rule = larger(_COLLAPSED - ratio if collapsed else ratio - _COLLAPSED, "")
-        measured = f"{np.mean(ratio):.2f} of it, z {np.mean(z):.2f}, of {len(ratio)}"
+        measured = f"ratio {np.mean(ratio):.2f} (in z: {np.mean(z):.2f}), n = {len(ratio)}"
         return Judgement(rule.label, measured, rule.reason)
 
     return judge
 
 
 def _wanted_spread(methods: Numbers, kind: str) -> NDArray[np.floating]:
-    """The cascade's spread, where enough of its draws count, and that of the best Gaussian."""
+    """The cascade's spread where it has enough effective draws, else that of the best Gaussian."""
     auto, fallback = (column(methods[name], kind) for name in ("Auto", "NG"))
     return np.where(column(methods["Auto"], "ess") >= _LEAST_ESS, auto, fallback)
 
@@ -121,14 +124,14 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "HMC works in a narrow band of step sizes",
         "fig5",
-        f"step sizes of median acceptance {_USABLE[0]:g} to {_USABLE[1]:g} span a factor of "
-        f"{_NARROW:g} or less",
+        f"step sizes with a median acceptance rate of {_USABLE[0]:g} to {_USABLE[1]:g} span a "
+        f"factor of {_NARROW:g} or less",
         _by_chains(_narrow_band),
     ),
     Claim(
-        "even there its acceptance varies much by chain",
+        "even there, acceptance rates vary greatly between chains",
         "fig5",
-        f"80 % of the chains there span more than {_VARIES:g} at some step size",
+        f"at some such step size, the middle 80 % of acceptance rates span more than {_VARIES:g}",
         _by_chains(_varies_by_chain),
     ),
     Claim(
@@ -140,7 +143,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "HMC is the worst in log p(y|x) on faces",
         "fig8",
-        "lower of GVI and NF less HMC, over evidence sets, against 0",
+        "the lower of GVI and NF minus HMC, averaged over evidence sets, compared with 0",
         _on_faces(_hmc_worst),
     ),
     *(
@@ -160,10 +163,11 @@ CLAIMS: tuple[Claim, ...] = (
         )
     ),
     Claim(
-        "an evidence set takes under five minutes: a face, alone",
+        "a single face takes under five minutes",
         "seconds",
-        "the longest fit that was timed; effort is in steps, of Auto in decoder evaluations. The "
-        "fits of the other figures of faces, GVI and NF, settled after 1,000 to 2,450 steps",
+        f"seconds of the longest timed fit, below {LIMIT_SECONDS:g}. Effort counts steps, for Auto "
+        "decoder evaluations. In the other figures of faces, GVI and NF settled after 1,000 to "
+        "2,450 steps",
         _seconds_of_face,
     ),
 )

@@ -1,7 +1,7 @@
-"""When what was measured agrees with a claim: a few rules, on numbers alone.
+"""Rules that decide from numbers alone whether a measurement agrees with a claim.
 
-Each takes a figure for every repeat (evidence set, seed, chain), works out its mean and standard
-error, and decides by two standard errors: a claim that those leave open is not decided.
+Most take one figure per repeat (evidence set, seed, chain), compute its mean and standard error,
+and decide only if the mean is more than two standard errors away from the threshold.
 """
 
 import math
@@ -13,17 +13,17 @@ from numpy.typing import ArrayLike
 
 AGREE, DIFFER, OPEN = "agree", "differ", "not decidable"
 LABELS = (AGREE, DIFFER, OPEN)
-_LEAST = 3  # repeats, below which a standard error says little
-_ERRORS = 2.0
+_LEAST = 3  # fewest repeats for which a standard error is informative
+_ERRORS = 2.0  # standard errors
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a rule says of a claim.
+    """A rule's verdict on a claim.
 
     Args:
         label: One of `LABELS`.
-        measured: The number with its uncertainty, in words.
+        measured: The number and its uncertainty, formatted.
         reason: Why the label follows.
     """
 
@@ -36,9 +36,9 @@ def larger(values: ArrayLike, unit: str, *, least: float = 0.0) -> Judgement:
     """Whether the mean is above `least`.
 
     Args:
-        values: One for each repeat; NaN is left out.
-        unit: Of the values.
-        least: What it must be above.
+        values: One per repeat; NaN is left out.
+        unit: Unit of the values.
+        least: The threshold.
     """
     mean, error, measured, judgement = _summary(values, unit)
     if judgement is not None:
@@ -52,20 +52,20 @@ def larger(values: ArrayLike, unit: str, *, least: float = 0.0) -> Judgement:
 
 
 def alike(values: ArrayLike, unit: str, *, within: float) -> Judgement:
-    """Whether the mean is 0 to within a margin; arguments as `larger`."""
+    """Whether the mean is within a margin of 0; other arguments as in `larger`."""
     mean, error, measured, judgement = _summary(values, unit)
     if judgement is not None:
         return judgement
     margin = f"{within:g} {unit}".strip()
     if abs(mean) + _ERRORS * error < within:
-        return Judgement(AGREE, measured, f"0 to within {margin}, 2 standard errors counted in")
+        return Judgement(AGREE, measured, f"within {margin} of 0, including 2 standard errors")
     if abs(mean) - _ERRORS * error > within:
-        return Judgement(DIFFER, measured, f"off 0 by more than {margin} and 2 standard errors")
-    return Judgement(OPEN, measured, f"2 standard errors reach across {margin}")
+        return Judgement(DIFFER, measured, f"beyond {margin} of 0 by more than 2 standard errors")
+    return Judgement(OPEN, measured, f"within 2 standard errors of {margin} from 0")
 
 
 def all_below(values: Sequence[float], unit: str, *, limit: float) -> Judgement:
-    """Whether every value is below a limit; differs if most are not."""
+    """Whether every value is below a limit; DIFFER if most are not."""
     found = np.array([value for value in values if value is not None], float)
     if not len(found):
         return Judgement(OPEN, "—", "nothing was measured")
@@ -79,16 +79,16 @@ def all_below(values: Sequence[float], unit: str, *, limit: float) -> Judgement:
 
 
 def _summary(values: ArrayLike, unit: str) -> tuple[float, float, str, Judgement | None]:
-    """Mean, standard error, both in words, and a judgement where there are too few values."""
+    """Mean, standard error, both formatted, and a judgement if there are too few values."""
     found = np.asarray(values, float)
     found = found[np.isfinite(found)]
     if not len(found):
         return math.nan, math.nan, "—", Judgement(OPEN, "—", "nothing was measured")
     mean = float(found.mean())
     if len(found) < _LEAST:
-        measured = f"{mean:.3g} {unit}, of {len(found)}".replace("  ", " ")
-        few = Judgement(OPEN, measured, f"{len(found)} repeats, {_LEAST} are needed")
+        measured = f"{mean:.3g} {unit}".strip() + f", n = {len(found)}"
+        few = Judgement(OPEN, measured, f"{len(found)} repeats, but {_LEAST} are needed")
         return mean, math.nan, measured, few
     error = float(found.std(ddof=1)) / math.sqrt(len(found))
-    measured = f"{mean:.3g} ± {error:.2g} {unit}".strip() + f", of {len(found)}"
+    measured = f"{mean:.3g} ± {error:.2g} {unit}".strip() + f", n = {len(found)}"
     return mean, error, measured, None

@@ -1,4 +1,7 @@
-"""`claims`: the table of the paper's claims against what was measured, made from the JSON files."""
+"""`claims`: generates docs/reproduction.md, the paper's claims against what was measured.
+
+Everything on the page comes from the JSON files of the other experiments.
+"""
 
 import hashlib
 from collections import Counter
@@ -7,34 +10,34 @@ from typing import Any
 
 from crosscoding.experiments.claims import CLAIMS
 from crosscoding.experiments.claims.rules import AGREE, DIFFER, OPEN
-from crosscoding.experiments.contract import Context, Experiment, Result
-from crosscoding.experiments.runner import Record, finished
+from crosscoding.experiments.experiment import Context, Experiment, Result
+from crosscoding.experiments.recorded_runs import Record, finished
 
 _PAGE = "reproduction.md"
 _MISSING = "not measured"
 _HEAD = """# The paper's claims, and what we measured
 
-Written by `crosscoding reproduce claims` from the figures' JSON files; do not edit it. Every
-verdict is worked out by the rule below it: a mean is given with its standard error and the number
-of repeats (evidence sets, seeds, digits or draws), and what two standard errors leave open is "not
-decidable". `crosscoding reproduce --list` says what each figure shows; "quick" are those run with
-`--quick`, and settings in brackets were given with `--set`.
+`crosscoding reproduce claims` generates this page from the figures' JSON files; do not edit it.
+Every verdict follows from a rule, listed at the end. Means come with their standard error and the
+number n of repeats (evidence sets, seeds, digits or draws). A claim is "not decidable" if the mean
+is within two standard errors of the threshold. `crosscoding reproduce --list` says what each figure
+shows. "quick" marks runs with `--quick`; settings in brackets were given with `--set`.
 
-What differs from the paper, besides the implementation: HMC runs with many chains, as the package
-does, and with one at an acceptance rate of 0.75, as the paper did. Methods start near weighted
-draws of the prior. "Auto" is `methods.Auto`, the cascade, and "NG" GVI's family fitted by natural
-gradients. The mixture of Figure 9 is our own, as the paper does not state its. Of the faces,
-"paper-celeba-100d" is the paper's own decoder with a scale of 0.1.
+The experiments differ from the paper's in a few points, besides the implementation. HMC runs with
+many chains, the default here, and with one chain at an acceptance rate of 0.75, as in the paper.
+Methods start near weighted draws from the prior. The mixture of Figure 9 is our own, as the paper
+does not state its mixture. "Auto" is `methods.Auto`, the cascade; "NG" fits GVI's family by natural
+gradients. "paper-celeba-100d" is the paper's own decoder, with a scale of 0.1.
 """
 
 
 @dataclass(frozen=True)
 class Settings:
-    """There are none."""
+    """This experiment has no settings."""
 
 
 def measure(settings: Settings, context: Context) -> Result:
-    """Every claim judged by the records in the folder, and what each figure took."""
+    """Judge every claim by the records in the folder; list the cost of each figure."""
     records = _records(context)
     claims = []
     for claim in CLAIMS:
@@ -46,21 +49,21 @@ def measure(settings: Settings, context: Context) -> Result:
             claims.append(shared | row | {"reason": judged.reason, "run": _run_as(record)})
         if not found:
             row = {"subject": "", "label": _MISSING, "measured": "—", "run": ""}
-            claims.append(shared | row | {"reason": "needs a run, or a model that is not here"})
+            claims.append(shared | row | {"reason": "not run, or the model is missing"})
     took = {name: _cost(record) for name, record in records.items()}
     counts = dict(Counter(row["label"] for row in claims))
     return Result({"claims": claims, "counts": counts, "figures": took})
 
 
 def _records(context: Context) -> dict[str, Record]:
-    """What is finished in the folder, besides the claims themselves."""
+    """The finished experiments in the folder, except the claims themselves."""
     names = sorted(path.stem for path in context.folder.glob("*.json"))
     found = {name: finished(name, context.folder) for name in names if name != "claims"}
     return {name: record for name, record in found.items() if record is not None}
 
 
 def _run_as(record: Record | None) -> str:
-    """How a run was not the full one: "quick", and settings that were changed."""
+    """How a run differs from the full one: "quick", and changed settings."""
     if record is None:
         return ""
     changed = [f"{name} = {value}" for name, value in record.get("changed", {}).items()]
@@ -73,7 +76,7 @@ def _cost(record: Record) -> dict[str, Any]:
 
 
 def subjects(context: Context) -> dict[str, str]:
-    """The files that the claims are judged by, as digests."""
+    """Digests of the files that the claims are judged by."""
     return {
         name: hashlib.sha256((context.folder / f"{name}.json").read_bytes()).hexdigest()[:12]
         for name in _records(context)
@@ -84,10 +87,11 @@ def pages(result: Result) -> dict[str, str]:
     """The table as Markdown."""
     claims, counts = result.numbers["claims"], result.numbers["counts"]
     told = ", ".join(f"{counts.get(each, 0)} {each}" for each in (AGREE, DIFFER, OPEN, _MISSING))
-    lines = [_HEAD, f"In all: {told}.", "", *_claims_table(claims), "", "## What it took", ""]
+    lines = [_HEAD, f"In all: {told}.", "", *_claims_table(claims), "", "## Running times", ""]
     lines += [
-        "Seconds are by the clock, on a machine that did other work too where the load before the",
-        "run says so (processes that want a core); processor seconds are this program's own.",
+        "Seconds are wall-clock time; processor seconds are those of this program alone. The load",
+        "is the number of processes that wanted a core before the run, so a high load means that",
+        "the machine was busy with other work.",
         "",
         *_cost_table(result.numbers["figures"]),
         "",
@@ -109,7 +113,7 @@ def _claims_table(claims: list[dict[str, Any]]) -> list[str]:
 
 def _cost_table(figures: dict[str, Any]) -> list[str]:
     rows = [
-        "| figure | settings | seed | seconds | processor seconds | load before | threads | on |",
+        "| figure | settings | seed | seconds | processor seconds | load | threads | device |",
         "|" + " --- |" * 8,
     ]
     for name, took in figures.items():
@@ -125,7 +129,7 @@ def _cost_table(figures: dict[str, Any]) -> list[str]:
 
 
 def _rules(claims: list[dict[str, Any]]) -> list[str]:
-    """Each rule with the claims that it decides, in the order of the table."""
+    """Each rule with the claims it decides, in the order of the table."""
     told: dict[str, list[str]] = {}
     for row in claims:
         decided = told.setdefault(row["rule"], [])

@@ -1,1 +1,1 @@
-"""The paper's figures, one module each."""
+"""The paper's figures and comparisons; each module defines one or a few experiments."""

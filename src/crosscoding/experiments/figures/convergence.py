@@ -1,7 +1,7 @@
-"""How Algorithm 1 converges, by its steps, seconds and decoder evaluations; and on fixed draws.
+"""`variance`: how Algorithm 1 converges, and what fitting on fixed draws does instead.
 
-A fit that is cut off after s steps is the start of one that is not, with the same seed: so the
-course of a fit is that of fits with ever more steps, each with its C-ELBO on fresh draws.
+With the same seed, a fit of s steps is the beginning of a longer one. The course of a fit is
+therefore measured by fits with more and more steps, each with its C-ELBO on fresh draws.
 """
 
 import copy
@@ -17,9 +17,8 @@ from crosscoding.conditioning import condition
 from crosscoding.crosscoders import FCN, Gaussian, Planar
 from crosscoding.evidence import Evidence
 from crosscoding.experiments import fixed_draws
-from crosscoding.experiments.contract import Context, Experiment, Result, plain
-from crosscoding.experiments.rivals import Problem, digest, slug
-from crosscoding.masks import random_mask, rectangle_mask
+from crosscoding.experiments.experiment import Context, Experiment, Result, plain
+from crosscoding.experiments.problem import Problem, digest, slug
 from crosscoding.methods import Auto, Variational
 from crosscoding.model.vae import VAE
 from crosscoding.random import generator_from
@@ -39,11 +38,11 @@ class Settings:
     """How far fits are followed.
 
     Args:
-        num_sets: Evidence sets, in one call.
+        num_sets: Evidence sets, answered in one call.
         num_seeds: Fits of each.
-        steps: After how many steps they are looked at.
-        rounds: Looks at a fit on fixed draws.
-        per_round: Iterations of L-BFGS between two looks.
+        steps: Numbers of steps after which fits are evaluated.
+        rounds: Evaluations of a fit on fixed draws.
+        per_round: Iterations of L-BFGS per evaluation.
         times_dim: Numbers of fixed draws, in multiples of the latent dimension.
     """
 
@@ -56,12 +55,12 @@ class Settings:
 
 
 def subjects(context: Context) -> dict[str, str]:
-    """The models."""
+    """Digests of the models."""
     return {name: digest(zoo.load(name)) for name in _FAMILIES}
 
 
 def measure(settings: Settings, context: Context) -> Result:
-    """The course of every fit, log p(x) beside it, and fits on fixed draws."""
+    """Measure the course of every fit, log p(x), and fits on fixed draws."""
     courses: dict[str, Any] = {}
     for model, families in _FAMILIES.items():
         problem = _problem(model, settings, context.seed)
@@ -100,7 +99,7 @@ def _evidence_of(problem: Problem) -> Result:
 
 
 def _course(problem: Problem, method: Variational, settings: Settings, context: Context) -> Result:
-    """Fits with ever more steps, until none goes on."""
+    """Fits with more and more steps, until all have stopped by themselves."""
     probes = 4096 if problem.vae.latent_dim <= 3 else 1024
     num_draws = 32 if isinstance(method.crosscoder, Gaussian) else 128
     rungs = []
@@ -128,7 +127,7 @@ def _course(problem: Problem, method: Variational, settings: Settings, context: 
 
 
 def _fixed(settings: Settings, context: Context) -> Result:
-    """The reference code's fits, in double precision, with few and with many fixed draws."""
+    """Fits by the reference code's scheme, in double precision, on few and on many fixed draws."""
     vae = zoo.load(_FIXED_MODEL)
     vae = VAE(copy.deepcopy(vae.decoder).double(), vae.latent_dim, vae.likelihood)
     digit = zoo.digits()[0][_DIGIT].double()
@@ -154,7 +153,7 @@ def _fixed(settings: Settings, context: Context) -> Result:
 
 
 def draw(result: Result) -> dict[str, Figure]:
-    """The courses, and the fits on fixed draws."""
+    """Draw the courses, and the fits on fixed draws."""
     return {
         "variance": _draw_courses(result.numbers["courses"]),
         "variance-fixed-draws": _draw_fixed(result.numbers["fixed"]),
@@ -190,7 +189,7 @@ def _draw_courses(courses: dict[str, Any]) -> Figure:
 
 
 def _gaps(rung: dict[str, Any], course: dict[str, Any]) -> np.ndarray:
-    """log p(x) − C-ELBO, the mean over evidence sets, for each seed."""
+    """log p(x) − C-ELBO, averaged over evidence sets, for each seed."""
     return (np.array(course["log_evidence"]) - np.array(rung["c_elbo"], float)).mean(-1)
 
 
@@ -223,7 +222,7 @@ def _floats(values: list[float | None]) -> np.ndarray:
 VARIANCE = Experiment(
     name="variance",
     title="How Algorithm 1 converges, and what fitting on fixed draws does instead",
-    wanted="fits settle; on N = D fixed draws the objective rises without bound and the C-ELBO "
+    wanted="fits converge; on N = D fixed draws the objective grows without bound and the C-ELBO "
     "collapses, on N = 10 D it does not",
     full=Settings(),
     quick=Settings(num_sets=2, steps=(50, 100, 200), rounds=10),

@@ -1,10 +1,10 @@
 """`cvae`: a conditional VAE, trained for one split, against cross-coding of a VAE on that split.
 
-Both have the same sizes and see the same digits. log p(y|x) of test digits is
+Both have the same sizes and see the same digits. log p(y|x) of test digits is estimated
 
-- of the conditional VAE, an importance-weighted lower bound;
-- of the VAE, log p(x, y) − log p(x), both as the cascade estimates them; and the paper's figure,
-  log of the mean of p(y|z) over draws from p(z|x), which is the lower the fewer draws there are.
+- for the conditional VAE, by an importance-weighted lower bound;
+- for the VAE, by log p(x, y) − log p(x), both from the cascade, and as in the paper, by the log of
+  the mean of p(y|z) over draws from p(z|x), which is too low, the more so the fewer the draws.
 """
 
 import time
@@ -20,9 +20,8 @@ from crosscoding import plots, zoo
 from crosscoding.conditioning import condition
 from crosscoding.evidence import Evidence
 from crosscoding.experiments import conditional_vae
-from crosscoding.experiments.contract import Context, Experiment, Result
-from crosscoding.experiments.rivals import column, digest
-from crosscoding.masks import random_mask, rectangle_mask
+from crosscoding.experiments.experiment import Context, Experiment, Result
+from crosscoding.experiments.problem import column, digest
 from crosscoding.methods import Auto
 from crosscoding.zoo.training.data import load_digits
 
@@ -32,15 +31,15 @@ _RANDOM_FRACTION = 0.15
 
 @dataclass(frozen=True)
 class Settings:
-    """How much is trained and asked.
+    """Sizes of the comparison.
 
     Args:
-        cases: VAEs that are compared with, by name, each with a split: "quarter", the upper left
-            one, or "pixels", one random mask.
-        epochs: Of each conditional VAE.
+        cases: Names of VAEs, each with a split: "quarter" (the upper left one is observed), or
+            "pixels" (one random mask).
+        epochs: Training epochs of each conditional VAE.
         num_train: Digits that it is trained on.
-        num_test: Test digits that log p(y|x) is of.
-        num_draws: Of the importance-weighted bound, and of z.
+        num_test: Test digits whose log p(y|x) is estimated.
+        num_draws: Draws of z, for the importance-weighted bound and for the cascade.
     """
 
     cases: tuple[tuple[str, str], ...] = (
@@ -55,13 +54,13 @@ class Settings:
 
 
 def subjects(context: Context) -> dict[str, str]:
-    """The VAEs; the digits must be there."""
+    """Digests of the VAEs; raises UnavailableError if the digits are missing."""
     context.data_file("mnist.npz")
     return {name: digest(zoo.load(name)) for name in _HIDDEN}
 
 
 def measure(settings: Settings, context: Context) -> Result:
-    """Each split with each model: by a conditional VAE, and by cross-coding."""
+    """Answer each case with a conditional VAE and with cross-coding."""
     folder = context.data_file("mnist.npz").parent
     test = load_digits(folder, "test")[: settings.num_test]
     rows = []
@@ -95,7 +94,7 @@ def _mask(split: str, seed: int) -> Tensor:
 def _conditional(
     model: str, mask: Tensor, train: Tensor, test: Tensor, settings: Settings, context: Context
 ) -> Result:
-    recipe = conditional_vae.Recipe(_HIDDEN[model], zoo.load(model).latent_dim, settings.epochs)
+    recipe = conditional_vae.CVAERecipe(_HIDDEN[model], zoo.load(model).latent_dim, settings.epochs)
     course: list[float] = []
 
     def on_epoch(epoch: int, value: float) -> None:
@@ -141,7 +140,7 @@ def _crosscoded(
 
 
 def draw(result: Result) -> dict[str, Figure]:
-    """log p(y|x) against each other, digit by digit, and what queries cost, training included."""
+    """Scatter plots of log p(y|x), one dot per digit, and the cost of queries with training."""
     rows = result.numbers["rows"]
     figure = plots.new_figure(max(3.4 * len(rows), 5.5), 7)
     halves: Any = figure.subfigures(2, 1, height_ratios=(1.15, 1))
@@ -170,7 +169,7 @@ def _draw_cost(axes: Any, row: dict[str, Any]) -> None:
 CVAE = Experiment(
     name="cvae",
     title="A conditional VAE, trained for one split, against cross-coding on that split",
-    wanted="cross-coding is about as good, and a new split costs it no training",
+    wanted="cross-coding is about as good, and needs no training for a new split",
     full=Settings(),
     quick=Settings(cases=(("mnist-2d", "quarter"),), epochs=20, num_test=50, num_draws=200),
     measure=measure,

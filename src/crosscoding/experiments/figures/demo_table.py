@@ -1,4 +1,4 @@
-"""Five methods and the exact truth on one target in two dimensions: the table of the demo."""
+"""The table of the demo: five methods and the exact answer on one target in two dimensions."""
 
 from dataclasses import asdict, dataclass
 
@@ -16,10 +16,10 @@ _NUM_COMPARED = 1000
 
 @dataclass(frozen=True)
 class Row:
-    """What one method reached; None where the method has no such figure.
+    """The figures of one method; None where the method has no such figure.
 
     Attributes:
-        method: Its label.
+        method: Label of the method.
         c_elbo: C-ELBO on fresh draws, nats.
         bound: Whether c_elbo is a lower bound.
         gap: Exact log p(x) − c_elbo, nats.
@@ -43,7 +43,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The posteriors by the names of their methods, `exact` among them, and the table."""
+    """Posteriors and draws by the name of their method, including `exact`, and the table."""
 
     posteriors: dict[str, Posterior]
     draws: dict[str, Tensor]
@@ -53,12 +53,12 @@ class Comparison:
 def compare(
     target: Target, truth: Tensor | None = None, *, seed: int = 0, report: Report = silent
 ) -> Comparison:
-    """Run every method of the paper, and the grid, on one target of batch shape ().
+    """Run every method of the paper, and the grid, on one target.
 
     Args:
-        target: Of latent ≤ 3.
-        truth: The complete datum, for log p(y|x); None on a bare density.
-        seed: Of every method.
+        target: Batch shape (), latent dimension ≤ 3.
+        truth: The complete datum, for log p(y|x); None for a bare density.
+        seed: Seed of every method.
         report: As in `condition`.
     """
     posteriors = {"exact": infer(target, Grid(), seed=seed)}

@@ -1,20 +1,20 @@
-"""Figures 1 and 13: the graphical model and the framework, drawn; nothing is measured."""
+"""Figures 1 and 13: diagrams of the graphical model and the framework. Nothing is measured."""
 
 from dataclasses import dataclass
 
 from crosscoding import plots
-from crosscoding.experiments.contract import Experiment, Result
+from crosscoding.experiments.experiment import Experiment, Result
 
 
 @dataclass(frozen=True)
 class Settings:
-    """There are none."""
+    """Diagrams have no settings."""
 
 
 FIG1 = Experiment(
     name="fig1",
-    title="The graphical model of a VAE under evidence, and of its approximation",
-    wanted="a drawn picture",
+    title="The graphical model of a VAE given evidence, and of its approximation",
+    wanted="a diagram",
     full=Settings(),
     quick=Settings(),
     measure=lambda settings, context: Result({}),
@@ -23,7 +23,7 @@ FIG1 = Experiment(
 FIG13 = Experiment(
     name="fig13",
     title="The framework: what is fixed, what is fitted, what comes out",
-    wanted="a drawn picture",
+    wanted="a diagram",
     full=Settings(),
     quick=Settings(),
     measure=lambda settings, context: Result({}),

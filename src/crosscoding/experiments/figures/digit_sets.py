@@ -1,4 +1,4 @@
-"""Figure 4: many random evidence sets on digits, by every method and exactly."""
+"""Figure 4: many random evidence sets on digits, answered by every method and exactly."""
 
 from typing import Any
 
@@ -8,18 +8,18 @@ from matplotlib.figure import Figure
 from crosscoding import plots, zoo
 from crosscoding.conditioning import condition
 from crosscoding.evidence import Evidence
-from crosscoding.experiments.contract import Context, Experiment, Result
-from crosscoding.experiments.figures import shared_by_digits
-from crosscoding.experiments.figures.shared_by_digits import QUICK, Settings
-from crosscoding.experiments.rivals import Problem, answer, column, digest
+from crosscoding.experiments.experiment import Context, Experiment, Result
+from crosscoding.experiments.figures import digit_methods
+from crosscoding.experiments.figures.digit_methods import QUICK, Settings
+from crosscoding.experiments.problem import Problem, answer, column, digest
 from crosscoding.masks import random_mask
 from crosscoding.methods import Grid
 from crosscoding.random import generator_from
 
 
 def many_sets(settings: Settings, seed: int) -> Problem:
-    """The evidence sets of Figure 4: the forty digits in turn, with pixels observed at random."""
-    vae, generator = zoo.load(shared_by_digits.MODEL), generator_from(seed)
+    """The evidence sets of Figure 4: the forty digits in turn, with random pixels observed."""
+    vae, generator = zoo.load(digit_methods.MODEL), generator_from(seed)
     images = zoo.digits()[0]
     truth = images[torch.arange(settings.num_sets) % len(images)]
     shares = [settings.fractions[i % len(settings.fractions)] for i in range(settings.num_sets)]
@@ -29,17 +29,17 @@ def many_sets(settings: Settings, seed: int) -> Problem:
 
 
 def measure_sets(settings: Settings, context: Context) -> Result:
-    """Figure 4: every method on all evidence sets, and the exact log p(x) and log p(y|x)."""
+    """Figure 4: answer all evidence sets with every method, and exactly on a grid."""
     problem = many_sets(settings, context.seed)
     exact = context.part("digits-exact", problem.settings, lambda: _exact(problem))
     methods = {}
-    for name, method in shared_by_digits.rivals(settings).items():
+    for name, method in digit_methods.compared_methods(settings).items():
         methods[name] = answer(context, problem, name, method).numbers
     return Result({"methods": methods, "exact": exact.numbers})
 
 
 def _exact(problem: Problem) -> Result:
-    """log p(x) and log p(y|x) = log p(x, y) − log p(x), both by integration on a grid."""
+    """log p(x) and log p(y|x) = log p(x, y) − log p(x), by integration on a grid."""
     part = condition(problem.vae, problem.evidence, Grid(), seed=0).log_evidence
     everything = Evidence(problem.truth, torch.ones_like(problem.truth, dtype=torch.bool))
     whole = condition(problem.vae, everything, Grid(), seed=0).log_evidence
@@ -47,7 +47,7 @@ def _exact(problem: Problem) -> Result:
 
 
 def draw_sets(result: Result) -> dict[str, Figure]:
-    """Figure 4a, C-ELBO against each other and against log p(x); 4b, violins of log p(y|x)."""
+    """Figure 4a, scatter plots of C-ELBO and gaps to log p(x); 4b, violins of log p(y|x)."""
     methods, exact = result.numbers["methods"], result.numbers["exact"]
     return {"fig4a": _draw_bounds(methods, exact), "fig4b": _draw_queries(methods, exact)}
 
@@ -96,10 +96,10 @@ def _draw_queries(methods: dict[str, Any], exact: dict[str, Any]) -> Figure:
 FIG4 = Experiment(
     name="fig4",
     title="Fifty evidence sets: C-ELBO of the cross-coders (4a) and log p(y|x) (4b)",
-    wanted="FCN ≈ NF > GVI; RS best by a little, cross-coders close, HMC with a long tail",
+    wanted="FCN ≈ NF > GVI; RS slightly best, cross-coders close, HMC with a long tail",
     full=Settings(),
     quick=QUICK,
     measure=measure_sets,
     draw=draw_sets,
-    subjects=shared_by_digits.subjects,
+    subjects=digit_methods.subjects,
 )

@@ -1,8 +1,8 @@
-"""Figures 6, 7, 11 and 12: a face of which the strip of the eyes, or random pixels, are observed.
+"""Figures 6, 7, 11 and 12: completions of a face whose eyes, or some random pixels, are observed.
 
-Which figure has which evidence is our reading: the first two the eyes, the others random pixels.
-Pictures are the decoder's means with the evidence on them. The two evidence sets of a model are
-answered in one batch, those of Figure 8 where it has no more than these.
+We read the paper as observing the eyes in the first two figures and random pixels in the others.
+Pictures are the decoder's means, overlaid with the evidence. Both evidence sets of a model are
+answered in one batch, which Figure 8 reuses if it has two evidence sets.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from crosscoding import plots
 from crosscoding.experiments import faces
-from crosscoding.experiments.contract import Context, Experiment, Result
-from crosscoding.experiments.figures.shared_by_faces import (
+from crosscoding.experiments.experiment import Context, Experiment, Result
+from crosscoding.experiments.figures.face_methods import (
     QUICK,
     Settings,
     answered,
@@ -93,8 +93,8 @@ def _experiment(name: str, family: str, evidence: str, wanted: str) -> Experimen
     )
 
 
-_ANIME = "GVI diverse; NF and HMC collapse to one mode"
-_CELEBA = "GVI and NF diverse, HMC not"
+_ANIME = "GVI is diverse; NF and HMC collapse to one mode"
+_CELEBA = "GVI and NF are diverse, HMC is not"
 FIG6 = _experiment("fig6", "anime", "eyes", _ANIME)
 FIG7 = _experiment("fig7", "celeba", "eyes", _CELEBA)
 FIG11 = _experiment("fig11", "anime", "pixels", _ANIME)

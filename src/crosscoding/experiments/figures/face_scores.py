@@ -1,4 +1,4 @@
-"""Figure 8: many evidence sets on faces; C-ELBO and log p(y|x) of every method, and its spread."""
+"""Figure 8: C-ELBO, log p(y|x) and spread of every method on many evidence sets of faces."""
 
 from typing import Any
 
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from crosscoding import plots
 from crosscoding.experiments import faces
-from crosscoding.experiments.contract import Context, Experiment, Result
-from crosscoding.experiments.figures.shared_by_faces import (
+from crosscoding.experiments.experiment import Context, Experiment, Result
+from crosscoding.experiments.figures.face_methods import (
     QUICK,
     Settings,
     answered,
@@ -18,11 +18,11 @@ from crosscoding.experiments.figures.shared_by_faces import (
     means_of,
     shown,
 )
-from crosscoding.experiments.rivals import Problem, column
+from crosscoding.experiments.problem import Problem, column
 
 
 def measure_many(settings: Settings, context: Context) -> Result:
-    """Figure 8: both kinds of evidence in turns, each model's sets in one call a method."""
+    """Figure 8: answer each model's evidence sets, eyes and pixels in turn, with every method."""
     numbers: dict[str, Any] = {}
     for model in faces.models(context):
         problem = faces.problem(model, context, "both", settings.num_sets)
@@ -38,7 +38,7 @@ def measure_many(settings: Settings, context: Context) -> Result:
 
 
 def _hidden_diversity(problem: Problem, z: Tensor) -> list[float]:
-    """`diversity` of the unobserved pixels of each evidence set."""
+    """`diversity` of the unobserved pixels, one per evidence set."""
     variance = means_of(problem, z).var(0)
     hidden = ~problem.mask.cpu().expand(variance.shape)
     means = [each[seen].mean() for each, seen in zip(variance, hidden, strict=True)]
@@ -46,7 +46,7 @@ def _hidden_diversity(problem: Problem, z: Tensor) -> list[float]:
 
 
 def draw_many(result: Result) -> dict[str, Figure]:
-    """For each model C-ELBO against each other, and violins of log p(y|x)."""
+    """For each model, scatter plots of C-ELBO and violins of log p(y|x)."""
     return {
         f"fig8-{model}": _draw_scores(model, methods)
         for model, methods in result.numbers["models"].items()
@@ -75,7 +75,7 @@ def _draw_scores(model: str, methods: dict[str, Any]) -> Figure:
 FIG8 = Experiment(
     name="fig8",
     title="Faces, 25 evidence sets: C-ELBO of GVI and NF, and log p(y|x)",
-    wanted="GVI ≥ NF in C-ELBO; HMC worst",
+    wanted="GVI ≥ NF in C-ELBO; HMC is the worst",
     full=Settings(),
     quick=QUICK,
     measure=measure_many,

@@ -1,4 +1,4 @@
-"""How long one face takes by itself, against the C-ELBO that the time buys."""
+"""`seconds`: C-ELBO against running time, for single faces."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from crosscoding import plots
 from crosscoding.crosscoders import Gaussian, Planar
 from crosscoding.experiments import faces
-from crosscoding.experiments.contract import Context, Experiment, Result
-from crosscoding.experiments.rivals import answer, column
+from crosscoding.experiments.experiment import Context, Experiment, Result
+from crosscoding.experiments.problem import answer, column
 from crosscoding.methods import Auto, Method, NaturalGradient, Variational
 
 _DRAWS_A_STEP = 16
@@ -17,15 +17,15 @@ _DRAWS_A_STEP = 16
 
 @dataclass(frozen=True)
 class Settings:
-    """How far each method goes.
+    """The budgets of each method; every number is a fit of its own.
 
     Args:
-        num_models: Models of faces, from the first.
-        steps: Numbers of steps of Algorithm 1, each a fit of its own, for GVI and NF.
-        natural_steps: Numbers of steps of natural gradients, likewise.
-        nf_layers: Planar maps.
-        decodes: Numbers of decoder evaluations that the cascade may have, likewise.
-        num_draws: Draws of z that each fit leaves.
+        num_models: How many models of faces, counted from the first.
+        steps: Steps of Algorithm 1, for GVI and NF.
+        natural_steps: Steps of natural gradients.
+        nf_layers: Planar maps of NF.
+        decodes: The cascade's budget of decoder evaluations.
+        num_draws: Draws of z per answer.
     """
 
     num_models: int = 3
@@ -37,7 +37,7 @@ class Settings:
 
 
 def rungs(settings: Settings) -> dict[str, list[tuple[int, Method]]]:
-    """The fits of each method by its label, with what decides how long each goes on."""
+    """The fits of each method, keyed by its label, each with its effort (steps or evaluations)."""
     num = settings.num_draws
     flow = Planar(settings.nf_layers)
     return {
@@ -55,7 +55,7 @@ def rungs(settings: Settings) -> dict[str, list[tuple[int, Method]]]:
 
 
 def measure(settings: Settings, context: Context) -> Result:
-    """Each model's first face with the strip of the eyes observed, one evidence set at a time."""
+    """Answer one evidence set per model: its first face, with the eyes observed."""
     numbers: dict[str, Any] = {}
     for model in faces.models(context)[: settings.num_models]:
         problem = faces.problem(model, context, "eyes")
@@ -68,7 +68,7 @@ def measure(settings: Settings, context: Context) -> Result:
             numbers[model.name][name] = [
                 {
                     "effort": effort,
-                    "seconds": each.get("seconds"),  # None where it gave up
+                    "seconds": each.get("seconds"),  # None if the method gave up
                     "device": problem.vae.device.type,
                     "c_elbo": each.get("c_elbo", [None])[0],
                     "verdict": each.get("verdict", [None])[0],
@@ -79,7 +79,7 @@ def measure(settings: Settings, context: Context) -> Result:
 
 
 def draw(result: Result) -> dict[str, Figure]:
-    """C-ELBO against seconds, a panel for each model."""
+    """C-ELBO against seconds, one panel per model."""
     models = result.numbers["models"]
     figure = plots.new_figure(4.0 * len(models), 3.6)
     figure.suptitle("One face, the eyes observed, by itself", fontsize=11)
@@ -100,8 +100,8 @@ def draw(result: Result) -> dict[str, Figure]:
 
 SECONDS = Experiment(
     name="seconds",
-    title="One face by itself: the C-ELBO of each method against seconds",
-    wanted="under five minutes an evidence set",
+    title="C-ELBO of each method against running time, for a single face",
+    wanted="under five minutes per evidence set",
     full=Settings(),
     quick=Settings(num_models=1, steps=(150,), natural_steps=(40,), decodes=(16_000,)),
     measure=measure,

@@ -1,7 +1,7 @@
-"""Figure 5: how often HMC accepts, by its step size, in many chains that nothing adapts.
+"""Figure 5: HMC's acceptance rate by step size, in many chains without adaptation.
 
-All step sizes run side by side, as the queries of one batch. A chain's acceptance rate is the mean
-acceptance probability after burn-in; that of the burn-in is kept beside it.
+All step sizes run side by side, as queries of one batch. A chain's acceptance rate is its mean
+acceptance probability after burn-in; the rate during burn-in is recorded, too.
 """
 
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from torch import Tensor
 from crosscoding import plots
 from crosscoding.evidence import Evidence
 from crosscoding.experiments import faces
-from crosscoding.experiments.contract import Context, Experiment, Result
-from crosscoding.experiments.rivals import Problem
+from crosscoding.experiments.experiment import Context, Experiment, Result
+from crosscoding.experiments.problem import Problem
 from crosscoding.methods.numerics.gradients import evaluated
 from crosscoding.methods.numerics.leapfrog import Move
 from crosscoding.random import generator_from, spawn
@@ -26,14 +26,14 @@ from crosscoding.target.vae_target import VAETarget
 
 @dataclass(frozen=True)
 class Settings:
-    """Which chains are run. As the paper has them, 1e8 decoder gradients a model: days on a CPU.
+    """Which chains to run. The paper's take 1e8 decoder gradients per model: days on a CPU.
 
     Args:
         step_sizes: ε, in prior standard deviations.
         num_leapfrog: Numbers of leapfrog steps L.
-        num_chains: Of each ε and L.
-        burn_in: Steps before the acceptance rate counts.
-        num_steps: Steps that it is the mean of.
+        num_chains: Chains per ε and L.
+        burn_in: Steps before the acceptance rate is measured.
+        num_steps: Steps over which it is averaged.
     """
 
     step_sizes: tuple[float, ...] = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
@@ -44,7 +44,7 @@ class Settings:
 
 
 def measure(settings: Settings, context: Context) -> Result:
-    """Each model's first face with the strip of the eyes observed."""
+    """Run all chains on each model's first face, with the eyes observed."""
     numbers: dict[str, Any] = {}
     for model in faces.models(context):
         problem = faces.problem(model, context, "eyes")
@@ -63,7 +63,7 @@ def measure(settings: Settings, context: Context) -> Result:
 
 
 def _chains(problem: Problem, length: int, settings: Settings, context: Context) -> Result:
-    """Acceptance rates of all chains of one L, by step size: lists of (num_chains,)."""
+    """Acceptance rates of all chains of one L: one list of num_chains rates per step size."""
     for_start, for_steps = spawn(generator_from(context.seed), 2)
     count = len(settings.step_sizes)
     evidence = Evidence(
@@ -94,7 +94,7 @@ def _by_step_size(total: Tensor, num_steps: int) -> list[list[float]]:
 
 
 def draw(result: Result) -> dict[str, Figure]:
-    """A picture a model: a panel for each number of leapfrog steps, a box for each step size."""
+    """One picture per model, with a panel per number of leapfrog steps and a box per step size."""
     figures = {}
     names = [f"{size:g}" for size in result.numbers["step_sizes"]]
     for model, lengths in result.numbers["models"].items():
@@ -112,8 +112,8 @@ def draw(result: Result) -> dict[str, Figure]:
 
 FIG5 = Experiment(
     name="fig5",
-    title="HMC on faces: acceptance rate by step size, thirty chains that nothing adapts",
-    wanted="only a narrow band of ε works, and even there it varies much by chain",
+    title="HMC on faces: acceptance rate by step size, thirty chains without adaptation",
+    wanted="only a narrow band of ε works, and even there rates vary greatly between chains",
     full=Settings(),
     quick=Settings(
         step_sizes=(0.002, 0.005, 0.01, 0.02, 0.05),

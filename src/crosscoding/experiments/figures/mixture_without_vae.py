@@ -9,24 +9,24 @@ from torch import Tensor
 from crosscoding import plots
 from crosscoding.conditioning import infer
 from crosscoding.diagnostics import kernel_mmd
-from crosscoding.experiments import mixture
-from crosscoding.experiments.contract import Context, Experiment, Result
-from crosscoding.experiments.rivals import column, slug
+from crosscoding.experiments import gaussian_mixture
+from crosscoding.experiments.experiment import Context, Experiment, Result
+from crosscoding.experiments.problem import column, slug
 from crosscoding.methods import HMC, METHODS, Method
 
-_FAR = mixture.MEANS[-1]
-_REACH = 1.75  # within which nearly all of the far component lies, and little else
+_FAR = gaussian_mixture.MEANS[-1]
+_REACH = 1.75  # radius that holds nearly all of the distant component, and little else
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How the mixture is asked for.
+    """Sizes of the comparison.
 
     Args:
-        num_seeds: Runs of each method, each with a seed of its own.
+        num_seeds: Runs of each method, each with its own seed.
         num_draws: Draws that are compared with exact ones.
-        num_warmup: Steps before HMC's draws, of many chains.
-        num_warmup_alone: The same of one chain.
+        num_warmup: Warm-up steps of HMC with many chains.
+        num_warmup_alone: Warm-up steps of HMC with one chain.
     """
 
     num_seeds: int = 10
@@ -35,7 +35,7 @@ class Settings:
     num_warmup_alone: int = 1000
 
 
-def _rivals(settings: Settings) -> dict[str, Method]:
+def _compared_methods(settings: Settings) -> dict[str, Method]:
     num, warmup, alone = settings.num_draws, settings.num_warmup, settings.num_warmup_alone
     listed = {METHODS[name].label: METHODS[name].method for name in ("nf", "fcn", "gvi")}
     return {
@@ -47,9 +47,9 @@ def _rivals(settings: Settings) -> dict[str, Method]:
 
 
 def measure(settings: Settings, context: Context) -> Result:
-    """Each method with several seeds: MMD² to exact draws, and the far component's share."""
+    """Run each method with several seeds: MMD² to exact draws, share of the distant component."""
     methods, tensors = {}, {}
-    for name, method in _rivals(settings).items():
+    for name, method in _compared_methods(settings).items():
         described = {"method": method, "seeds": settings.num_seeds, "num": settings.num_draws}
 
         def work(method: Method = method) -> Result:
@@ -59,25 +59,28 @@ def measure(settings: Settings, context: Context) -> Result:
         methods[name] = part.numbers
         tensors[f"draws.{name}"] = part.tensors["draws"]
     seeds = range(context.seed, context.seed + settings.num_seeds)
-    noise = [_mmd(mixture.sample(settings.num_draws, seed=10_000 + i), settings, i) for i in seeds]
-    reference = mixture.sample(settings.num_draws, seed=context.seed)
+    noise = [
+        _mmd(gaussian_mixture.sample(settings.num_draws, seed=10_000 + i), settings, i)
+        for i in seeds
+    ]
+    reference = gaussian_mixture.sample(settings.num_draws, seed=context.seed)
     axes = plots.window(reference)
-    tensors |= {"axes": axes, "log_density": plots.on_grid(mixture.log_prob, axes)}
+    tensors |= {"axes": axes, "log_density": plots.on_grid(gaussian_mixture.log_prob, axes)}
     numbers = {
         "methods": methods,
         "mmd_between_exact_draws": noise,
-        "far_share": mixture.WEIGHTS[-1],
+        "far_share": gaussian_mixture.WEIGHTS[-1],
         "kernel": "squared MMD, unbiased, RBF with the median distance as bandwidth",
     }
     return Result(numbers, tensors)
 
 
 def _repeated(method: Method, settings: Settings, context: Context) -> Result:
-    """One method with every seed."""
+    """Run one method with every seed."""
     lists: dict[str, list[float]] = {"mmd": [], "far_share": [], "c_elbo": [], "seconds": []}
     draws = torch.empty(0)
     for index in range(settings.num_seeds):
-        posterior = infer(mixture.target(), method, seed=context.seed + index)
+        posterior = infer(gaussian_mixture.target(), method, seed=context.seed + index)
         found = posterior.sample(settings.num_draws, seed=context.seed + index)
         draws = draws if index else found
         lists["mmd"].append(_mmd(found, settings, context.seed + index))
@@ -90,12 +93,14 @@ def _repeated(method: Method, settings: Settings, context: Context) -> Result:
 
 
 def _mmd(draws: Tensor, settings: Settings, seed: int) -> float:
-    """Squared MMD to exact draws that nothing else has seen."""
-    return kernel_mmd(draws, mixture.sample(settings.num_draws, seed=1_000_003 + seed)).item()
+    """Squared MMD to exact draws that are used nowhere else."""
+    return kernel_mmd(
+        draws, gaussian_mixture.sample(settings.num_draws, seed=1_000_003 + seed)
+    ).item()
 
 
 def draw(result: Result) -> dict[str, Figure]:
-    """A panel a method, and MMD² and the far component's share over all seeds."""
+    """A panel per method; MMD² and the distant component's share over all seeds."""
     methods = result.numbers["methods"]
     points = {name: result.tensors[f"draws.{name}"].numpy() for name in methods}
     means = {name: plots.mean_and_error(column(each, "mmd")) for name, each in methods.items()}
@@ -121,7 +126,7 @@ def draw(result: Result) -> dict[str, Figure]:
 FIG9 = Experiment(
     name="fig9",
     title="A mixture of Gaussians in two dimensions as the target: draws, and MMD to exact ones",
-    wanted="NF and FCN good; GVI cannot; HMC undersamples the far component",
+    wanted="NF and FCN fit well, GVI does not; HMC undersamples the distant component",
     full=Settings(),
     quick=Settings(num_seeds=2, num_warmup=100, num_warmup_alone=300),
     measure=measure,

@@ -1,4 +1,4 @@
-"""Figures 2 and 3: one digit of which few pixels are observed, by every method, and p(z|x)."""
+"""Figures 2 and 3: completions of one digit with few observed pixels, and p(z|x)."""
 
 import torch
 from matplotlib.figure import Figure
@@ -6,23 +6,23 @@ from torch import Tensor
 
 from crosscoding import plots, zoo
 from crosscoding.conditioning import condition
-from crosscoding.experiments.contract import Context, Experiment, Result
-from crosscoding.experiments.figures import shared_by_digits
-from crosscoding.experiments.figures.shared_by_digits import QUICK, Settings
-from crosscoding.experiments.rivals import Problem, answer, digest
+from crosscoding.experiments.experiment import Context, Experiment, Result
+from crosscoding.experiments.figures import digit_methods
+from crosscoding.experiments.figures.digit_methods import QUICK, Settings
+from crosscoding.experiments.problem import Problem, answer, digest
 from crosscoding.masks import random_mask
 from crosscoding.methods import Grid
 from crosscoding.random import generator_from
 from crosscoding.target.vae_target import VAETarget
 
-# A seven of which 39 pixels are observed: they fit a nine better, and a four or a two somewhat.
+# A seven with 39 observed pixels. They fit a nine better, and to some extent a four or a two.
 _DIGIT, _MASK_SEED, _FRACTION = 29, 2, 0.05
 _NUM_SHOWN = 9
 
 
 def one_digit() -> Problem:
-    """The digit of Figures 2 and 3."""
-    vae = zoo.load(shared_by_digits.MODEL)
+    """The query of Figures 2 and 3."""
+    vae = zoo.load(digit_methods.MODEL)
     mask = random_mask(vae.data_shape, _FRACTION, seed=_MASK_SEED)
     truth = zoo.digits()[0][_DIGIT : _DIGIT + 1]
     settings = {"model": digest(vae), "digit": _DIGIT, "mask": [_FRACTION, _MASK_SEED]}
@@ -30,7 +30,7 @@ def one_digit() -> Problem:
 
 
 def measure_completions(settings: Settings, context: Context) -> Result:
-    """Figure 2: nine draws of each method, decoded to their means."""
+    """Figure 2: decode nine draws of each method to their means."""
     problem = one_digit()
     answers = _answers(settings, context, problem)
     tensors = {"datum": problem.truth[0], "mask": problem.mask}
@@ -45,7 +45,7 @@ def measure_completions(settings: Settings, context: Context) -> Result:
 
 
 def draw_completions(result: Result) -> dict[str, Figure]:
-    """Figure 2: a row a method; the data, the evidence, and draws with the evidence on them."""
+    """Figure 2: one row per method, with the datum, the evidence, and draws marked with it."""
     seen = result.tensors["mask"].numpy()
     data = plots.colour(result.tensors["datum"].numpy())
     rows = {}
@@ -57,7 +57,7 @@ def draw_completions(result: Result) -> dict[str, Figure]:
 
 
 def measure_posterior(settings: Settings, context: Context) -> Result:
-    """Figure 3: p(z|x) on a fine grid, and each method's draws."""
+    """Figure 3: compute p(z|x) on a fine grid, and draw with each method."""
     problem = one_digit()
     answers = _answers(settings, context, problem)
     exact = condition(problem.vae, problem.evidence, Grid(), seed=context.seed)
@@ -74,7 +74,7 @@ def measure_posterior(settings: Settings, context: Context) -> Result:
     for name, result in answers.items():
         draws = result.tensors["draws"][:, 0]
         tensors[f"draws.{name}"] = draws
-        # Draws that land where p(z|x) holds less than a thousandth of its mass.
+        # Draws where p(z|x) is so low that only a thousandth of its mass lies there.
         outside = log_density(draws) < log_density(reference).sort().values[1]
         numbers[name] = _figures(result) | {"share_outside": outside.float().mean().item()}
     found = {"log_evidence": exact.log_evidence[0].item(), "num_draws": settings.num_draws}
@@ -82,7 +82,7 @@ def measure_posterior(settings: Settings, context: Context) -> Result:
 
 
 def draw_posterior(result: Result) -> dict[str, Figure]:
-    """Figure 3: a panel a method, its draws over contours of the truth."""
+    """Figure 3: one panel per method, with its draws over contours of the exact p(z|x)."""
     draws = {name: result.tensors[f"draws.{name}"].numpy() for name in result.numbers["methods"]}
     figure = plots.contour_panels(
         result.tensors["axes"].numpy(),
@@ -94,41 +94,41 @@ def draw_posterior(result: Result) -> dict[str, Figure]:
 
 
 def _figures(result: Result) -> dict[str, float | None]:
-    """C-ELBO, log p(x) and log p(y|x) of a single query, and the method's seconds."""
+    """C-ELBO, log p(x) and log p(y|x) of the single query, and the method's running time."""
     names = ("c_elbo", "log_evidence", "query_log_prob")
     return {n: result.numbers[n][0] for n in names} | {"seconds": result.numbers["seconds"]}
 
 
 def _spread(draws: Tensor, num: int, seed: int) -> Tensor:
-    """`num` of the draws, chosen at random without repeats."""
+    """`num` of the draws, chosen at random without replacement."""
     return draws[torch.randperm(len(draws), generator=generator_from(seed))[:num]]
 
 
 def _answers(settings: Settings, context: Context, problem: Problem) -> dict[str, Result]:
     found = {
         name: answer(context, problem, name, method)
-        for name, method in shared_by_digits.rivals(settings).items()
+        for name, method in digit_methods.compared_methods(settings).items()
     }
     return {name: result for name, result in found.items() if "failed" not in result.numbers}
 
 
 FIG2 = Experiment(
     name="fig2",
-    title="One digit of which few pixels are observed: draws of each method",
-    wanted="other digits than the original are plausible; all but GVI match the evidence",
+    title="One digit with few observed pixels: draws of each method",
+    wanted="digits other than the original are plausible; all but GVI match the evidence",
     full=Settings(),
     quick=QUICK,
     measure=measure_completions,
     draw=draw_completions,
-    subjects=shared_by_digits.subjects,
+    subjects=digit_methods.subjects,
 )
 FIG3 = Experiment(
     name="fig3",
-    title="p(z|x) of that digit: the truth, and each method's draws over it",
-    wanted="a truth of several modes; GVI covers false mass, NF and FCN follow the shape",
+    title="p(z|x) of that digit, and each method's draws over it",
+    wanted="p(z|x) has several modes; GVI covers false mass, NF and FCN follow the shape",
     full=Settings(),
     quick=QUICK,
     measure=measure_posterior,
     draw=draw_posterior,
-    subjects=shared_by_digits.subjects,
+    subjects=digit_methods.subjects,
 )

@@ -1,4 +1,4 @@
-"""Figure 10: draws from the prior of each VAE, decoded to their means. Are the models sane?"""
+"""Figure 10: decoded means of prior draws of each VAE, to see whether the models are sane."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from crosscoding import plots, zoo
 from crosscoding.experiments import faces
-from crosscoding.experiments.contract import Context, Experiment, Result, UnavailableError
-from crosscoding.experiments.rivals import digest
+from crosscoding.experiments.experiment import Context, Experiment, Result, UnavailableError
+from crosscoding.experiments.problem import digest
 from crosscoding.model.vae import VAE
 from crosscoding.random import generator_from, normal
 
@@ -19,18 +19,18 @@ _PER_ROW = 10
 
 @dataclass(frozen=True)
 class Settings:
-    """How many draws of each model."""
+    """Number of draws from each model's prior."""
 
     num_draws: int = 100
 
 
 def subjects(context: Context) -> dict[str, str]:
-    """The models of digits, and those of faces that can be had."""
+    """Digests of the models of digits, and of the available models of faces."""
     return {name: digest(vae) for name, vae in _models(context).items()}
 
 
 def measure(settings: Settings, context: Context) -> Result:
-    """Prior draws of each model; the variance of its pixels over them, and over nothing else."""
+    """Decode prior draws of each model; measure how much their pixels vary between draws."""
     numbers, tensors = {}, {}
     for name, vae in _models(context).items():
         generator = generator_from(context.seed)
@@ -48,7 +48,7 @@ def measure(settings: Settings, context: Context) -> Result:
 
 
 def draw(result: Result) -> dict[str, Figure]:
-    """A square of pictures for each model."""
+    """One sheet of pictures per model."""
     figures = {}
     for name in result.numbers["models"]:
         means = result.tensors[f"means.{name}"].numpy()
@@ -63,7 +63,7 @@ def draw(result: Result) -> dict[str, Figure]:
 
 def _models(context: Context) -> dict[str, VAE]:
     found = {name: zoo.load(name) for name in _DIGITS}
-    with suppress(UnavailableError):  # the digits are worth seeing by themselves
+    with suppress(UnavailableError):  # without faces, the digits alone are still worth drawing
         found |= {each.name: faces.load(each, context) for each in faces.models(context)}
     return found
 

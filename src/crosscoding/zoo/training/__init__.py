@@ -1,1 +1,1 @@
-"""How the models of the zoo are trained and published."""
+"""Trains the models of the zoo and writes them to folders."""

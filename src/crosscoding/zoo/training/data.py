@@ -1,13 +1,13 @@
-"""What the models of the zoo are trained on, read from a folder of the user's.
+"""Reads the training data of the zoo's models from a folder of the user's.
 
-| file | what |
+| file | content |
 | --- | --- |
 | mnist.npz | `train_images` and `test_images`, uint8, (N, 28, 28) |
 | anime_64.zip, celeba_64.zip | pictures of one size, 64 x 64, ordered by name |
 
-None of it is in this package but forty digits. Archives are read without trusting them: what a
-member says of its size is checked before it is unpacked, it is unpacked no further, and pictures
-are decoded only if they are of the size that they must have.
+The package itself contains only forty digits. Archives are not trusted: a member's stated size is
+checked before it is unpacked, no more than that is unpacked, and pictures are decoded only if they
+have the required size.
 """
 
 import io
@@ -23,23 +23,23 @@ from crosscoding.zoo.pictures import read_pixels
 
 _MOST_PICTURE_BYTES = 2**20
 _MOST_ARRAY_BYTES = 2**28
-_MOST_BYTES = 4 * 2**30  # of all pictures of an archive, packed or not
-_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others unpack without a bound
+_MOST_BYTES = 4 * 2**30  # of all pictures in an archive, encoded or decoded
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others unpack without a size limit
 _NO_ARCHIVE = (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError, zlib.error)
 
 
 def load_digits(folder: Path, split: str) -> Tensor:
-    """MNIST digits, black and white: pixels above 127 are 1. Shape (N, 28, 28), float32.
+    """Black and white MNIST digits, shape (N, 28, 28), float32; pixels above 127 become 1.
 
     Args:
         folder: Holds `mnist.npz` with `train_images` and `test_images`, uint8, (N, 28, 28).
         split: "train" or "test".
     Raises:
-        ValueError: There is no such file, or it does not hold such arrays.
+        ValueError: The file is missing, or does not hold these arrays.
     """
     path = Path(folder) / "mnist.npz"
     if not path.is_file():
-        raise ValueError(f"expected MNIST in {path}, and there is no such file; name its folder")
+        raise ValueError(f"expected MNIST in {path}, but there is no such file; give its folder")
     try:
         with zipfile.ZipFile(path) as archive:
             member = archive.getinfo(f"{split}_images.npy")
@@ -49,7 +49,7 @@ def load_digits(folder: Path, split: str) -> Tensor:
         raise ValueError(f"expected MNIST in {path}: {error}") from None
     if images.dtype != np.uint8 or images.ndim != 3:
         raise ValueError(
-            f"expected images of uint8, (N, 28, 28), in {path}, "
+            f"expected uint8 images of shape (N, 28, 28) in {path}, "
             f"got {images.dtype} of shape {images.shape}"
         )
     return torch.from_numpy(images > 127).float()
@@ -59,14 +59,14 @@ def load_pictures(path: Path, side: int, *, last: int | None = None) -> Tensor:
     """The pictures of a zip archive, ordered by name: uint8, shape (N, 3, side, side).
 
     Args:
-        path: The archive; it holds pictures and nothing else.
-        side: Height and width that every picture must have.
-        last: How many, from the end; None: all.
+        path: The archive; it holds nothing but pictures.
+        side: Required height and width of every picture.
+        last: How many to read, counted from the end; None: all.
     Raises:
-        ValueError: There is no such archive, or a member of it is no picture of that size.
+        ValueError: There is no such archive, or a member is not a picture of that size.
     """
     if not path.is_file():
-        raise ValueError(f"expected pictures in {path}, and there is no such file; name its folder")
+        raise ValueError(f"expected pictures in {path}, but there is no such file; give its folder")
     try:
         with zipfile.ZipFile(path) as archive:
             members = [m for m in archive.infolist() if not m.is_dir()]
@@ -87,14 +87,14 @@ def load_pictures(path: Path, side: int, *, last: int | None = None) -> Tensor:
 
 
 def scaled(pictures: Tensor) -> Tensor:
-    """Pixels from 0…255 to [−1, 1] by / 127.5 − 1, as the paper scales them, float32."""
+    """Rescale pixels from 0…255 to [−1, 1], by / 127.5 − 1 as in the paper, float32."""
     return pictures.float() / 127.5 - 1
 
 
 def _read_member(
     archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, side: int
 ) -> Tensor:
-    """One picture, (3, side, side); what is too large is neither unpacked nor decoded."""
+    """One picture, (3, side, side); one that is too large is neither unpacked nor decoded."""
     content = io.BytesIO(_unpacked(archive, member, path, _MOST_PICTURE_BYTES))
     return read_pixels(content, (3, side, side), f"{member.filename} in {path}")
 
@@ -102,7 +102,7 @@ def _read_member(
 def _unpacked(
     archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, most_bytes: int
 ) -> bytes:
-    """A member's bytes, if they are no more than it says and may have."""
+    """A member's bytes, at most `most_bytes`."""
     name = f"{member.filename} in {path}"
     if member.file_size > most_bytes:
         raise ValueError(
@@ -111,4 +111,4 @@ def _unpacked(
     if member.compress_type not in _COMPRESSIONS:
         raise ValueError(f"expected members that are stored or deflated, got {name}")
     with archive.open(member) as file:
-        return file.read(most_bytes)  # with a bound: sizes may lie
+        return file.read(most_bytes)  # limited, as the stated size may be false

@@ -1,10 +1,10 @@
-"""How the models of the zoo are trained: the plain VAE of Kingma & Welling (2014).
+"""Trains the models of the zoo: plain VAEs as in Kingma & Welling (2014).
 
     ELBO(t) = E_{q(z|t)}[log p(t|z)] − KL[q(z|t) ‖ N(0, I)],   q(z|t) = N(μ(t), diag σ²(t))
 
-One draw of z a datum and step, Adam, a learning rate that falls to zero along half a cosine. Every
-epoch draws from a generator of its own, seeded by the recipe's seed and the epoch's number, so that
-a run resumed from a checkpoint gives the same weights as one that was never interrupted.
+Each step takes one draw of z per datum. The optimiser is Adam, whose learning rate decays to zero
+along half a cosine. Every epoch has its own generator, seeded by the recipe's seed and the epoch's
+number, so a run resumed from a checkpoint gives the same weights as an uninterrupted one.
 """
 
 import json
@@ -27,7 +27,7 @@ _CHECKPOINT = "checkpoint.safetensors"
 def reconstruct(
     encoder: nn.Module, decoder: nn.Module, data: Tensor, *, generator: Generator
 ) -> tuple[Tensor, Tensor]:
-    """What the decoder outputs at a draw z = μ + σ ε of q(z|t), and KL[q(z|t) ‖ N(0, I)].
+    """Decode a draw z = μ + σ ε from q(z|t), and compute KL[q(z|t) ‖ N(0, I)].
 
     Args:
         encoder, decoder: The networks.
@@ -44,7 +44,7 @@ def reconstruct(
 
 
 def elbo(likelihood: Likelihood, data: Tensor, params: Tensor, divergence: Tensor) -> Tensor:
-    """ELBO of each datum in nats, shape (B,), from what `reconstruct` gave for it."""
+    """ELBO of each datum in nats, shape (B,), from the outputs of `reconstruct`."""
     return likelihood.log_prob(params, data).flatten(1).sum(-1) - divergence
 
 
@@ -52,28 +52,28 @@ class Training:
     """A VAE in training.
 
     Attributes:
-        recipe: What is trained.
+        recipe: The model's recipe.
         encoder, decoder: The networks.
-        epoch: Epochs done.
-        seconds: Processor time that they took.
+        epoch: Number of finished epochs.
+        seconds: Their processor time.
     """
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        with torch.device("meta"):  # torch would draw the first weights from its global generator
+        with torch.device("meta"):  # else torch draws the weights from its global generator
             encoder, decoder = recipe.networks()
         self.encoder, self.decoder = encoder.to_empty(device="cpu"), decoder.to_empty(device="cpu")
         self.networks = nn.ModuleDict({"encoder": self.encoder, "decoder": self.decoder})
         draw_weights(self.networks, generator=Generator().manual_seed(recipe.seed))
         for parameter in self.networks.parameters():
-            if parameter.ndim == 4:  # filters: convolutions on CPU are faster so
+            if parameter.ndim == 4:  # filters; makes convolutions on CPU faster
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.optimizer = torch.optim.Adam(self.networks.parameters(), lr=recipe.learning_rate)
         self.epoch = 0
         self.seconds = 0.0
 
     def run_epoch(self, data: Tensor, report: Report = silent) -> float:
-        """One pass over the data, as `Recipe.load` gives them; returns the mean ELBO in nats."""
+        """Train for one epoch on data from `Recipe.load`; returns the mean ELBO in nats."""
         recipe, start = self.recipe, time.process_time()
         generator = Generator().manual_seed(recipe.seed * 1_000_003 + self.epoch + 1)
         order = torch.randperm(len(data), generator=generator).split(recipe.batch_size)
@@ -93,7 +93,7 @@ class Training:
         return total / len(data)
 
     def step(self, batch: Tensor, *, generator: Generator) -> float:
-        """One step of the optimiser; returns the sum of the batch's ELBO in nats."""
+        """Take one optimiser step; returns the batch's summed ELBO in nats."""
         if batch.ndim == 4:
             batch = batch.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bfloat16):
@@ -105,7 +105,7 @@ class Training:
         return values.sum().item()
 
     def save(self, folder: Path) -> None:
-        """Write weights and optimiser state, each file whole or not at all."""
+        """Write weights and optimiser state atomically to a checkpoint in `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"network.{k}": v for k, v in self.networks.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
@@ -116,7 +116,7 @@ class Training:
         written.replace(folder / _CHECKPOINT)
 
     def resume(self, folder: Path) -> bool:
-        """Take up the checkpoint in folder; False where there is none."""
+        """Load the checkpoint in `folder`; returns False if there is none."""
         path = folder / _CHECKPOINT
         if not path.is_file():
             return False
@@ -138,10 +138,10 @@ class Training:
 
 
 def draw_weights(networks: nn.Module, *, generator: Generator) -> None:
-    """First weights: uniform within ± 1/√n, n the inputs that one output sums over.
+    """Draw initial weights: uniform within ± 1/√n, with n the number of inputs of one output.
 
-    Source: LeCun, Bottou, Orr & Müller (1998), as PyTorch has it. Differs in: of a transposed
-    convolution n is what one output really sums over, maps times filter over stride.
+    Source: LeCun, Bottou, Orr & Müller (1998), as in PyTorch. Differs in: for a transposed
+    convolution, n is the true number of inputs: maps times filter size over stride.
     """
     for layer in networks.modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
@@ -169,13 +169,13 @@ def train(
     report: Report = silent,
     progress: bool = True,
 ) -> Training:
-    """Train by the recipe, taking up what an earlier, interrupted run left in `checkpoints`.
+    """Train a model; resumes if an interrupted run left a checkpoint.
 
     Args:
-        recipe: What to train.
-        data: Training data as `Recipe.load` gives them, shape (N, *data).
-        checkpoints: Folder that holds this run's checkpoint, written after every epoch.
-        on_epoch: Called with the number of epochs done and the mean training ELBO in nats.
+        recipe: The model's recipe.
+        data: Training data from `Recipe.load`, shape (N, *data).
+        checkpoints: Folder of this run's checkpoint, which is written after every epoch.
+        on_epoch: Called after each epoch with the number of epochs and their mean ELBO in nats.
         report, progress: As in `condition`.
     """
     training = Training(recipe)

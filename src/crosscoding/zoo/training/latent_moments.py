@@ -1,15 +1,15 @@
-"""Coordinates of z in which what the encoder makes of the data has the moments of the prior.
+"""Changes the coordinates of z so that the aggregate posterior has the moments of the prior.
 
     q(z) = mean over data of q(z|t):  mean m, covariance C,   S = mean over data of Cov q(z|t)
     z = A z' + m  with  A⁻¹ C A⁻ᵀ = I  and  A⁻¹ S A⁻ᵀ diagonal
 
 A short training leaves the latent dimensions correlated, and draws from N(0, I) then lie where no
-datum does. The map changes the coordinates and not what can be decoded: q(z') has mean 0 and
-covariance I, KL[q(z') ‖ N(0, I)] is the least that an affine map can make it, and the q(z'|t) are
-diagonal on average, so that a diagonal encoder still fits.
+datum does. The map changes the coordinates but not what can be decoded: q(z') has mean 0 and
+covariance I, KL[q(z') ‖ N(0, I)] is the smallest that an affine map can achieve, and the q(z'|t)
+are diagonal on average, so a diagonal encoder still fits.
 
-Source: Hoffman & Johnson (2016), ELBO surgery, for the term of the ELBO that it lowers. Differs in:
-they measure it, here an affine map takes out what it can.
+Source: Hoffman & Johnson (2016), ELBO surgery, for the term of the ELBO that decreases. Differs in:
+they measure this term; here an affine map reduces it.
 """
 
 import torch
@@ -20,10 +20,10 @@ _BLOCK = 250
 
 @torch.no_grad()
 def match_prior(encoder: nn.Sequential, decoder: nn.Sequential, data: Tensor) -> None:
-    """Change the coordinates of z, in place: the encoder's last layer and the decoder's first.
+    """Change the coordinates of z in place, in the encoder's last and the decoder's first layer.
 
-    What the decoder makes of a datum's mean stays the same. The encoder's variances are those of
-    the new coordinates to first order in what they differ by between data.
+    Reconstructions from the encoder's mean stay the same. The encoder's variances are transformed
+    to first order in their differences between data.
 
     Args:
         encoder: In eval mode; its last layer is linear, t -> mean and log-variance of q(z|t).
@@ -31,7 +31,7 @@ def match_prior(encoder: nn.Sequential, decoder: nn.Sequential, data: Tensor) ->
         data: Shape (N, *data), N much larger than the latent dimension.
 
     Raises:
-        ValueError: These layers are not linear, or N is not larger than the latent dimension.
+        ValueError: These layers are not linear, or N does not exceed the latent dimension.
     """
     last, first = encoder[-1], decoder[0]
     if not isinstance(last, nn.Linear) or not isinstance(first, nn.Linear):
@@ -61,7 +61,7 @@ def match_prior(encoder: nn.Sequential, decoder: nn.Sequential, data: Tensor) ->
 
 
 def _coordinates(of_means: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-    """A and A⁻¹, (latent, latent), for the covariance of the means and the mean variances."""
+    """A and A⁻¹, (latent, latent), from the covariance of the means and the mean variances."""
     factor = torch.linalg.cholesky(of_means + variance.diag())
     whitened = torch.linalg.solve_triangular(factor, variance.sqrt().diag(), upper=False)
     _, rotation = torch.linalg.eigh(whitened @ whitened.mT)

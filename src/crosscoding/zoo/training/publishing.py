@@ -1,11 +1,11 @@
-"""From a finished training to a model of the zoo: coordinates, statistics, scale, figures, card.
+"""Turns a finished training into a model of the zoo: coordinates, statistics, scale, figures, card.
 
-coordinates  of z, in which draws of the prior lie where data do (`matching`)
-statistics   of batch norm: of training data under the final weights, for eval mode
-scale        σ² = E_q[mean squared residual], which makes the ELBO of training data largest
-figures      the ELBO of data that were not trained on, under the weights as they are published
+coordinates  of z, in which prior draws lie where data do (`latent_moments`)
+statistics   of batch norm in eval mode: those of training data under the final weights
+scale        σ² = E_q[mean squared residual], which maximises the ELBO of training data
+figures      the ELBO of held-out data under the published weights
 
-Faces have all of these, digits the last.
+Models of faces take all of these steps, models of digits only the last.
 """
 
 import math
@@ -25,9 +25,9 @@ from crosscoding.persistence.layers import describe
 from crosscoding.zoo.training.fit import Training, elbo, reconstruct
 from crosscoding.zoo.training.latent_moments import match_prior
 
-_BLOCK = 250  # data a pass without gradients
-_NUM_KNOWN = 2000  # training data that statistics and scale are worked out from
-_NUM_MATCHED = 8000  # and the coordinates of z: moments of many dimensions take more
+_BLOCK = 250  # data per pass without gradients
+_NUM_KNOWN = 2000  # training data from which statistics and scale are computed
+_NUM_MATCHED = 8000  # training data for the coordinates of z, whose many moments need more
 
 
 @torch.no_grad()
@@ -43,11 +43,11 @@ def evaluate(
     """Mean ELBO over data in nats, and its standard error over the data.
 
     Args:
-        encoder, decoder: The networks, in eval mode if they are to be judged as they are used.
-        likelihood: p(t|z), given what the decoder outputs.
-        data: Shape (N, *data), N ≥ 2, as the networks take them.
-        num_draws: Draws of z a datum.
-        seed: Decides them.
+        encoder, decoder: The networks, usually in eval mode.
+        likelihood: p(t|z), given the decoder's output.
+        data: Shape (N, *data), N ≥ 2, ready for the networks.
+        num_draws: Draws of z per datum.
+        seed: Of these draws.
     """
     generator = Generator().manual_seed(seed)
     total = torch.zeros(len(data))
@@ -61,16 +61,16 @@ def evaluate(
 
 @torch.no_grad()
 def settle_batch_norm(encoder: nn.Module, decoder: nn.Module, data: Tensor, *, seed: int) -> None:
-    """Estimate what batch norm uses in eval mode, with the weights as they are now.
+    """Estimate the statistics that batch norm uses in eval mode, under the current weights.
 
-    Running averages of training lag behind the weights. Here each layer gets the plain average
-    over all data; the encoder's first, then the decoder's, at draws of q(z|t). Both are left in
-    eval mode.
+    The running averages from training lag behind the weights. Here each layer gets the plain
+    average over all data: first the encoder's layers, then the decoder's, at draws from q(z|t).
+    Leaves both networks in eval mode.
 
     Args:
         encoder, decoder: The networks.
-        data: Shape (N, *data), as the networks take them.
-        seed: Decides the draws of z.
+        data: Shape (N, *data), ready for the networks.
+        seed: Of the draws of z.
     """
     generator = Generator().manual_seed(seed)
     with _averaging(encoder):
@@ -83,12 +83,12 @@ def settle_batch_norm(encoder: nn.Module, decoder: nn.Module, data: Tensor, *, s
 
 @contextmanager
 def _averaging(network: nn.Module) -> Iterator[None]:
-    """Batch norm in training mode, its statistics plain averages from here on; then eval mode."""
+    """Within the block, batch norm accumulates plain averages; afterwards, sets eval mode."""
     layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
-        layer.momentum = None  # a plain average
+        layer.momentum = None  # PyTorch's way to ask for a plain average
     network.train()
     yield
     for layer, momentum in zip(layers, momenta, strict=True):
@@ -100,10 +100,10 @@ def publish(training: Training, data: Tensor, test_data: Tensor, folder: Path) -
     """Write a trained VAE as a model of the zoo, with its card; returns the card.
 
     Args:
-        training: Finished; its networks are left in eval mode, their weights as published.
-        data: What it was trained on, as `Recipe.load` gives them.
-        test_data: What it was not trained on.
-        folder: Where to write; new, or a model's.
+        training: Finished. Its networks are left in eval mode, with the published weights.
+        data: Training data from `Recipe.load`.
+        test_data: Held-out data.
+        folder: Where to write: a new folder, or one that holds a model.
     """
     recipe, encoder, decoder = training.recipe, training.encoder, training.decoder
     known = recipe.prepared(data[:_NUM_KNOWN])
@@ -124,7 +124,7 @@ def publish(training: Training, data: Tensor, test_data: Tensor, folder: Path) -
     }
     parts = VAE(decoder, recipe.latent_dim, likelihood).to_parts()
     if parts is None:
-        raise ValueError("expected a decoder that is a stack of common layers")
+        raise ValueError("expected a decoder that is a stack of common layers, got another module")
     tensors = parts[0] | prefixed(dict(encoder.state_dict()), "encoder")
     if recipe.half:
         tensors = {name: _halved(tensor) for name, tensor in tensors.items()}
@@ -135,7 +135,7 @@ def publish(training: Training, data: Tensor, test_data: Tensor, folder: Path) -
 
 @torch.no_grad()
 def _fitting_likelihood(training: Training, data: Tensor) -> Likelihood:
-    """The recipe's likelihood for all of data at once, one draw of z each."""
+    """The recipe's likelihood for all data together, with one draw of z each."""
     generator = Generator().manual_seed(training.recipe.seed)
     networks = training.encoder, training.decoder
     passed = [reconstruct(*networks, block, generator=generator) for block in data.split(_BLOCK)]
@@ -144,11 +144,11 @@ def _fitting_likelihood(training: Training, data: Tensor) -> Likelihood:
 
 @torch.no_grad()
 def round_to_half(networks: nn.Module) -> None:
-    """Round the weights of products and convolutions to what half precision can hold."""
+    """Round the weights of linear and convolutional layers to half precision."""
     for parameter in networks.parameters():
         parameter.copy_(_halved(parameter))
 
 
 def _halved(tensor: Tensor) -> Tensor:
-    """A matrix or filter in half precision; biases and batch norm, which are small, as they are."""
+    """Convert matrices and filters to half precision; biases and batch norm stay in float32."""
     return tensor.half() if tensor.ndim >= 2 and tensor.is_floating_point() else tensor

@@ -1,6 +1,6 @@
-"""What the models of the zoo are: networks, data, likelihood, and all that decides the weights.
+"""Defines the models of the zoo: networks, data, likelihood, and all that determines the weights.
 
-`training` follows a recipe, `publishing` writes what comes out as a model of the zoo.
+`fit` trains by a recipe, and `publishing` writes the result as a model of the zoo.
 """
 
 from abc import ABC, abstractmethod
@@ -18,21 +18,21 @@ from crosscoding.zoo.training.data import load_digits, load_pictures, scaled
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(ABC):
-    """A model of the zoo and all that decides its weights.
+    """A model of the zoo and all that determines its weights.
 
     Args:
         latent_dim: Size of z.
         epochs: Passes over the training data.
-        batch_size: Data a step.
-        learning_rate: Adam's, at the start; it falls to zero along half a cosine.
-        seed: Decides the initial weights, the order of the data and the draws of z.
+        batch_size: Data per step.
+        learning_rate: Adam's initial rate; it decays to zero along half a cosine.
+        seed: Of the initial weights, the order of the data and the draws of z.
         data_shape: Shape of one datum.
 
     Attributes:
-        bfloat16: Whether products and convolutions are trained in bfloat16.
+        bfloat16: Whether matrix products and convolutions are trained in bfloat16.
         matched: Whether z is published in coordinates that match the prior.
         half: Whether weights are published in half precision.
-        about: What the card says of data and licences.
+        about: The card's entries about data and licences.
     """
 
     latent_dim: int
@@ -57,18 +57,18 @@ class Recipe(ABC):
 
     @abstractmethod
     def load(self, folder: Path) -> tuple[Tensor, Tensor]:
-        """Training and held-out data as they are kept in memory, (N, *data) each."""
+        """Training and held-out data, in the form that is kept in memory, (N, *data) each."""
 
     @abstractmethod
     def likelihood(self, params: Tensor, data: Tensor) -> Likelihood:
-        """p(t|z) when the decoder outputs params for these data, both (B, *data)."""
+        """p(t|z), given the decoder's output `params` for `data`, both (B, *data)."""
 
     def prepared(self, data: Tensor) -> Tensor:
-        """Data as the networks take them, float32, from what `load` gave."""
+        """Convert data from `load` to the networks' input, float32."""
         return data
 
     def varied(self, data: Tensor, *, generator: Generator) -> Tensor:
-        """Prepared data as they are shown in training."""
+        """Augment prepared data for training."""
         return data
 
 
@@ -104,21 +104,21 @@ class DigitRecipe(Recipe):
 
 @dataclass(frozen=True, kw_only=True)
 class FaceRecipe(Recipe):
-    """Colour pictures of faces, convolutional networks, Gaussian likelihood of one scale.
+    """Colour pictures of faces, convolutional networks, Gaussian likelihood with a single scale.
 
-    The scale is never guessed: at every step it is the one under which the batch is likeliest,
-    σ² = mean squared residual.
+    The scale is estimated at every step: σ² = mean squared residual, which maximises the batch's
+    likelihood.
 
     Args:
-        faces: Which: a key of `FACES`.
-        channels: Maps that each transposed convolution of the decoder takes; the last outputs 3.
-        encoder_channels: Maps that each convolution of the encoder outputs.
+        faces: A key of `FACES`.
+        channels: Input maps of each transposed convolution of the decoder; the last outputs 3.
+        encoder_channels: Output maps of each convolution of the encoder.
         kernel_size: Side of all filters.
-        held_out: Pictures at the end of the archive that are not trained on.
-    Source: the decoder is that of Wu, Domke & Sanner (2018), appendix; the scale Rybkin, Daniilidis
-    & Levine (2021), optimal σ-VAE. Differs in: the paper does not say how many maps the decoder's
-    first transposed convolution takes (256 here), nor the encoder's widths; half of the training
-    pictures are mirrored, at random; `matching` chooses the coordinates of z.
+        held_out: Pictures at the end of the archive that are held out.
+    Source: Wu, Domke & Sanner (2018), appendix, for the decoder; Rybkin, Daniilidis & Levine
+    (2021), optimal σ-VAE, for the scale. Differs in: the paper states neither the input maps of the
+    decoder's first transposed convolution (256 here) nor the encoder's widths; a random half of the
+    training pictures is mirrored; `latent_moments` chooses the coordinates of z.
     """
 
     faces: str
@@ -149,8 +149,8 @@ class FaceRecipe(Recipe):
         pictures = load_pictures(path, self.data_shape[-1])
         if len(pictures) <= self.held_out:
             raise ValueError(
-                f"expected more than {self.held_out} pictures in {path}, which are held out, "
-                f"got {len(pictures)}"
+                f"expected more than {self.held_out} pictures in {path}, as that many are held "
+                f"out, got {len(pictures)}"
             )
         return pictures[: -self.held_out], pictures[-self.held_out :]
 
@@ -178,11 +178,12 @@ FACES = {
         "weights_licence": "non-commercial research, as the faces they were trained on",
     },
 }
-"""What the cards say of each archive of faces, by its name: NAME_64.zip."""
+"""The cards' entries about each archive of faces, NAME_64.zip, by NAME."""
 
-# The runs of the face models that ship were cut short as they went, anime-64d's from 12 epochs in
-# steps to 9, celeba-100d's from 20 to 14 after the fourth. Until then their learning rates were
-# those of the longer runs: in anime-64d's seventh and eighth epoch 1.4 to 3 times what is set here.
+# The published models of faces were shortened while they were trained: anime-64d in steps from 12
+# epochs to 9, celeba-100d after its fourth epoch from 20 to 14. Until then, their learning rates
+# were those of the longer schedules; in anime-64d's seventh and eighth epoch, they were 1.4 to 3
+# times the rates of this recipe.
 RECIPES: dict[str, Recipe] = {
     "mnist-2d": DigitRecipe(latent_dim=2, hidden=(64,), epochs=300, learning_rate=3e-3, seed=1),
     "mnist-20d": DigitRecipe(latent_dim=20, hidden=(400,), epochs=120),

@@ -1,15 +1,15 @@
-"""Auto on decoders and likelihoods of many kinds: seconds, verdicts, and whether they are right.
+"""Measures `Auto` on decoders and likelihoods of many kinds: times, verdicts and errors.
 
-log p(x) is held against sums of fine grids, or of the trained models against two long runs of
-tempered SMC. A trusted answer is wrong if it is further off than 0.1 nats and 4 standard errors,
-its own and the reference's together.
+log p(x) is compared with sums over fine grids, or for trained models with two long runs of tempered
+SMC. A trusted answer is wrong if its error exceeds 0.1 nats plus 4 standard errors, its own and the
+reference's combined.
 """
 
 import json
 import time
 
 import torch
-from models import KEPT, PRODUCTS, TRAINED, Case
+from other_decoder_cases import KEPT, PRODUCTS, TRAINED, Case
 from table import Row, Section, Setup
 from torch import Tensor
 
@@ -43,16 +43,16 @@ def _measure(name: str, case: Case) -> tuple[Row, dict[str, list]]:
     limit = _ERROR + 4 * torch.hypot(posterior.log_evidence_error.double(), error)
     wrong = int((trusted & (off > limit)).sum())
     labels = [verdict.label for verdict in posterior.verdicts]
-    largest = f", their largest error {off[trusted].max():.2g} nats" if trusted.any() else ""
+    among = f"{off[trusted].max():.2g} nats among these, " if trusted.any() else ""
     row = Row(
         name,
         "no trusted answer wrong",
-        f"{int(trusted.sum())} of {len(labels)} trusted{largest}; of all {off.max():.2g}; "
-        f"{seconds:.2g} s a query",
+        f"{int(trusted.sum())} of {len(labels)} trusted; largest error {among}{off.max():.2g} nats "
+        f"among all; {seconds:.2g} s per query",
         wrong == 0,
-        "against exact sums of grids"
+        "against exact sums over grids"
         if case.exact
-        else f"against tempered SMC, itself good to {error.max():.1g} nats",
+        else f"against tempered SMC, which is accurate to {error.max():.1g} nats",
     )
     figures = {
         "errors": off.tolist(),
@@ -64,7 +64,7 @@ def _measure(name: str, case: Case) -> tuple[Row, dict[str, list]]:
 
 
 def _reference(name: str, case: Case) -> tuple[Tensor, Tensor]:
-    """log p(x) of each query and its error; worked out once where it takes long."""
+    """log p(x) of each query and its error; cached if it takes long."""
     if case.exact is not None:
         exact = case.exact()
         return exact, torch.zeros_like(exact)

@@ -1,8 +1,8 @@
-"""Running experiments: what is finished is kept, the rest is measured, drawn and written.
+"""Runs experiments and records the results; keeps what is already finished.
 
-Of each experiment NAME a folder holds NAME.json (settings, seed, what else decided the result,
-versions, seconds, numbers), NAME.safetensors (tensors, where there are any), and every picture as
-PNG and SVG. NAME.json is written last: where it is there and matches, all is.
+For each experiment NAME, a folder holds NAME.json (settings, seed, whatever else determines the
+result, versions, seconds, numbers), NAME.safetensors (if there are tensors), and every picture as
+PNG and SVG. NAME.json is written last: if it exists and matches, the experiment is finished.
 """
 
 import json
@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from crosscoding import plots
-from crosscoding.experiments.contract import Context, Experiment, Result, UnavailableError, plain
+from crosscoding.experiments.experiment import Context, Experiment, Result, UnavailableError, plain
 
 Record = dict[str, Any]
 
@@ -31,17 +31,17 @@ def run(
     quick: bool = False,
     version: str = "",
 ) -> tuple[Record, bool]:
-    """Measure, draw and write an experiment, or find it finished.
+    """Measure, draw and record an experiment, unless it is already finished.
 
     Args:
-        experiment: Which.
-        context: Its folder, seed, data and models.
-        quick: Whether to run it with its quick settings.
-        version: Of this package, for the record.
+        experiment: What to run.
+        context: Folder, seed, data and models.
+        quick: Whether to use the quick settings.
+        version: Version of this package, for the record.
     Returns:
-        What is in NAME.json, and whether it was there already.
+        The content of NAME.json, and whether it existed already.
     Raises:
-        UnavailableError: It needs a model or data that is not there.
+        UnavailableError: The experiment needs a model or data that is missing.
     """
     settings = experiment.quick if quick else experiment.full
     key = {
@@ -74,14 +74,15 @@ def run_all(
     version: str = "",
     done: Callable[[Experiment, Record | None, str], None] = lambda *each: None,
 ) -> None:
-    """Run experiments one after the other, passing over those that cannot be run here.
+    """Run experiments one after the other, skipping those that cannot be run here.
 
     Args:
-        experiments: Which, in this order.
+        experiments: What to run, in this order.
         context: As in `run`.
         quick: As in `run`.
         version: As in `run`.
-        done: Called after each with its record and "measured" or "kept", or with None and why not.
+        done: Called after each experiment with its record and "measured" or "kept", or with None
+            and the reason why it was skipped.
     """
     for experiment in experiments:
         try:
@@ -93,7 +94,7 @@ def run_all(
 
 
 def finished(name: str, folder: Path) -> Record | None:
-    """The record of an experiment that is finished, with all of its files; None otherwise."""
+    """The record of a finished experiment whose files all exist; None otherwise."""
     path = folder / f"{name}.json"
     try:
         record = json.loads(path.read_text())
@@ -106,7 +107,7 @@ def finished(name: str, folder: Path) -> Record | None:
 def _timed(
     experiment: Experiment, settings: object, context: Context
 ) -> tuple[Result, dict[str, float]]:
-    """The result, and what it took; parts of earlier runs count as long as they took then."""
+    """The result and its running times; parts kept from earlier runs count with their own times."""
     context.seconds_kept = context.processor_seconds_kept = 0.0
     context.devices.clear()
     start, processor_start = time.perf_counter(), time.process_time()
@@ -123,7 +124,7 @@ def _timed(
 
 @contextmanager
 def _threads(wanted: int | None) -> Iterator[int]:
-    """Torch's number of threads: what is wanted, or where that is None what it is already."""
+    """Set torch's number of threads within the block; None leaves it as it is."""
     before = torch.get_num_threads()
     torch.set_num_threads(wanted or before)
     try:
@@ -149,7 +150,7 @@ def _versions(version: str) -> dict[str, str]:
 
 
 def _write(experiment: Experiment, result: Result, record: Record, folder: Path) -> None:
-    """All files of an experiment; its record last, and whole or not at all."""
+    """Write all files of an experiment; the record last, and atomically."""
     files: list[str] = []
     for name, text in experiment.pages(result).items():
         (folder / name).write_text(text)
@@ -167,5 +168,5 @@ def _write(experiment: Experiment, result: Result, record: Record, folder: Path)
 
 
 def _load() -> float | None:
-    """How many processes want a core, over the last minute; None where the system does not say."""
+    """Mean number of processes that wanted a core in the last minute; None if unknown."""
     return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None

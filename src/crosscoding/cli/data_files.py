@@ -1,4 +1,4 @@
-"""Data from files: arrays of NumPy, tables, or a zip of pictures. Nothing is unpickled."""
+"""Reads data from files: NumPy arrays, tables, or a zip of pictures. Nothing is unpickled."""
 
 import zipfile
 import zlib
@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crosscoding.cli.cells import Style
-from crosscoding.cli.headers import UNNAMED, counts
 from crosscoding.cli.pixels import Pixels
-from crosscoding.cli.tables import STDIN, Table, is_table, read_table, shown
+from crosscoding.cli.table_headers import UNNAMED, counts
+from crosscoding.cli.table_style import TableStyle
+from crosscoding.cli.tables import STDIN, DataTable, is_table, read_table, shown
 from crosscoding.errors import counted
 from crosscoding.likelihoods import Bernoulli
 from crosscoding.model.vae import VAE
 from crosscoding.zoo.training.data import load_pictures
 
 _MOST_PICTURES = 1000
-_MOST_BYTES = 2**32  # of an array that is unpacked
-_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others unpack without a bound
+_MOST_BYTES = 2**32  # of an unpacked array
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others unpack without a size limit
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -32,25 +32,25 @@ _NO_ARCHIVE = (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, Runti
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """What a file holds.
+    """The data in a file.
 
     Attributes:
-        values: Data for a model, (N, *data), in its dtype; NaN where the file has it.
-        name: The file's, for messages.
-        table: The table that they are from, if it is one.
+        values: Shape (N, *data), in the model's dtype; NaN where a value is missing.
+        name: The file's name, for messages.
+        table: The table that the values come from, if the file is one.
     """
 
     values: Tensor
     name: str
-    table: Table | None = None
+    table: DataTable | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was assumed, for the user to read."""
+        """Assumptions made while reading, to be shown to the user."""
         return () if self.table is None else self.table.notes
 
     def place(self, marked: Tensor) -> str:
-        """Where the first of marked elements is, in words of the file."""
+        """Where in the file the first marked element is, in words."""
         row, *index = marked.nonzero()[0].tolist()
         if self.table is None:
             return f"at index {(row, *index)} of {self.name}"
@@ -58,14 +58,14 @@ class Data:
         return f"in line {self.table.lines[row]}, {self.table.column(column)} of {self.name}"
 
     def check(self, vae: VAE) -> None:
-        """Raise ValueError unless all numbers that are there can be data of this model."""
+        """Raise ValueError unless every value that is present is valid data for this model."""
         there = ~self.values.isnan()
         values = self.values.where(there, 0.0)
         if (infinite := values.isinf()).any():
             raise ValueError(
                 f"expected a finite number {self.place(infinite)}, or none where it is missing, "
-                f"got infinity, or more than {torch.finfo(vae.dtype).max:.3g}, the most that the "
-                "model can take"
+                f"got infinity, or more than {torch.finfo(vae.dtype).max:.3g}, the largest number "
+                "of the model's dtype"
             )
         wrong = there & ~vae.likelihood.in_support(values)
         if wrong.any():
@@ -76,30 +76,30 @@ class Data:
                 raise ValueError(f"{self.place(wrong)}: {error}") from None
 
 
-def read_data(words: str, vae: VAE, style: Style | None = None) -> Data:
-    """Data for a model from a file.
+def read_data(words: str, vae: VAE, style: TableStyle | None = None) -> Data:
+    """Read data for a model from a file.
 
-    Pixels from 0 to 255 are scaled as `Pixels.of` says: a zip of pictures, and arrays of uint8 that
-    hold more than 0 and 1, where data can be pictures. Other numbers are taken as they are.
+    Pixels from 0 to 255 are rescaled as in `Pixels.of`: those of zipped pictures, and uint8 arrays
+    with values above 1 if the model's data are pictures. Other numbers are left as they are.
 
     Args:
-        words: FILE.npy, FILE.npz, FILE.npz:NAME of an array in it, FILE.csv, .tsv or .txt of
-            numbers, or - for such a table on standard input, in which nothing stands for NaN; or
-            FILE.zip of colour pictures.
-        vae: The model, whose shape an array must have, or at least its number of elements.
+        words: FILE.npy, FILE.npz, FILE.npz:NAME for one array in it, a table FILE.csv, .tsv or
+            .txt, or - for a table on standard input (empty cells become NaN), or FILE.zip of
+            colour pictures.
+        vae: The model. An array must have as many elements per row as the model's data.
         style: How a table is written, if options say so.
 
     Raises:
-        ValueError: There is no such file or array, or none that fits.
+        ValueError: There is no such file or array, or none that fits the model.
     """
     path, name = Path(words), None
     if not path.is_file() and ":" in words:
         path, name = Path(words.rpartition(":")[0]), words.rpartition(":")[2]
     if words != STDIN and not path.is_file():
-        raise ValueError(f"expected data in {path}, and there is no such file")
+        raise ValueError(f"expected data in {path}, but there is no such file")
     if is_table(path):
-        return _of_table(read_table(path, style or Style()), vae)
-    if style not in (None, Style()):
+        return _of_table(read_table(path, style or TableStyle()), vae)
+    if style not in (None, TableStyle()):
         raise ValueError(
             f"expected --delimiter, --decimal and --header only with a table, got {path}"
         )
@@ -107,17 +107,17 @@ def read_data(words: str, vae: VAE, style: Style | None = None) -> Data:
         return Data(_pictures(path, vae), str(path))
     array = _array(path, name, vae)
     data = torch.from_numpy(array.reshape(len(array), *vae.data_shape))
-    pixels = array.dtype == np.uint8 and array.max() > 1  # and no zeros and ones
+    pixels = array.dtype == np.uint8 and array.max() > 1  # not merely zeros and ones
     if pixels and (isinstance(vae.likelihood, Bernoulli) or Pixels.suit(vae)):
         return Data(Pixels.of(vae).scaled(data).to(vae.dtype), str(path))
     return Data(data.to(vae.dtype), str(path))
 
 
-def _of_table(table: Table, vae: VAE) -> Data:
+def _of_table(table: DataTable, vae: VAE) -> Data:
     """The rows of a table as data.
 
     Raises:
-        ValueError: It has more or fewer columns than data have elements.
+        ValueError: The number of columns differs from the number of elements of the model's data.
     """
     rows, size, shape = table.rows, vae.data_size, tuple(vae.data_shape)
     if rows.shape[1] == size:
@@ -130,37 +130,37 @@ def _of_table(table: Table, vae: VAE) -> Data:
     )
 
 
-def _named(table: Table) -> str:
+def _named(table: DataTable) -> str:
     return f" ({shown([repr(name) for name in table.names])})" if table.names else ""
 
 
-def _advice_on_width(table: Table, size: int) -> str:
+def _advice_on_width(table: DataTable, size: int) -> str:
     rows, names = table.rows, table.names
     if np.isnan(rows[:, -1]).all() and not (names and names[-1].strip()):
-        return "the last is empty: leave out the delimiter at the end of the lines"
+        return "the last column is empty: remove the delimiter at the end of each line"
     if rows.shape[1] == size + 1 and (
         counts(rows[:, 0].tolist()) or (names and names[0] in UNNAMED)
     ):
         return (
-            f"is the first, {table.column(0)}, the index of pandas? Then leave it out, with "
+            f"is the first, {table.column(0)}, a pandas index? Then leave it out, with "
             "to_csv(..., index=False)"
         )
-    return "give the columns that the model was trained on, in that order"
+    return "give the columns that the model was trained on, in the same order"
 
 
 def _pictures(path: Path, vae: VAE) -> Tensor:
     shape = tuple(vae.data_shape)
     if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
         raise ValueError(
-            f"expected a .npy or .npz file of data of shape {shape}: a zip of pictures is for "
-            "models of square colour pictures"
+            f"expected a .npy or .npz file with data of shape {shape}: zipped pictures are only "
+            "for models of square colour pictures"
         )
     pictures = load_pictures(path, shape[-1], last=_MOST_PICTURES)
     return Pixels.of(vae).scaled(pictures).to(vae.dtype)
 
 
 def _array(path: Path, name: str | None, vae: VAE) -> np.ndarray:
-    """The array of that name, or the only one that fits the model."""
+    """The named array, or the only one that fits the model."""
     suffix = path.suffix.lower()
     if suffix not in (".npy", ".npz"):
         raise ValueError(
@@ -190,9 +190,9 @@ def _described(array: np.ndarray) -> str:
 
 
 def _arrays(path: Path, name: str | None) -> dict[str, np.ndarray]:
-    """The arrays in a file by name, or the one of that name; of an archive, zeros of their shapes.
+    """The arrays in a file by name, or only the named one; for .npz, zeros of the same shapes.
 
-    The zeros take no memory: what is not asked for is not unpacked.
+    The zeros take no memory, so that arrays which are not needed are never unpacked.
     """
     with _reading(path):
         if path.suffix.lower() == ".npy":
@@ -201,30 +201,31 @@ def _arrays(path: Path, name: str | None) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(path) as archive:
             names = [key.removesuffix(".npy") for key in archive.namelist() if key.endswith(".npy")]
             if name is not None and name not in names:
-                raise ValueError(f"there is none named {name}, but {', '.join(names)}")
+                raise ValueError(f"there is no array {name}, only {', '.join(names)}")
             return {key: _zeros(archive, key) for key in names if name in (None, key)}
 
 
 def _zeros(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    """As an array of an archive, by its header, without memory."""
+    """Zeros with the shape and dtype that an array's header states; they take no memory."""
     member = archive.getinfo(f"{name}.npy")
     if member.compress_type not in _COMPRESSIONS:
         raise ValueError(f"{name} is neither stored nor deflated")
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
         if version not in _HEADERS:
-            raise ValueError(f"{name} is no array of numbers")
+            raise ValueError(f"{name} is not an array of numbers")
         shape, _, dtype = _HEADERS[version](file)
     return np.broadcast_to(np.zeros((), dtype), shape)
 
 
 def _unpacked(path: Path, name: str) -> np.ndarray:
-    """An array of an archive: as much as its header says is read."""
+    """An array of an archive, after checking the size that its header states."""
     with _reading(path), zipfile.ZipFile(path) as archive:
         size = _zeros(archive, name).nbytes
         if size > _MOST_BYTES:
             raise ValueError(
-                f"{name} takes {size} bytes, of at most {_MOST_BYTES}; write it by numpy.save"
+                f"{name} takes {size} bytes, more than the limit of {_MOST_BYTES}; "
+                "save it with numpy.save instead"
             )
         with archive.open(f"{name}.npy") as file:
             return np.lib.format.read_array(file, allow_pickle=False)
@@ -232,10 +233,10 @@ def _unpacked(path: Path, name: str) -> np.ndarray:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Says ValueError for all that may be wrong about a file of arrays."""
+    """Raise ValueError for whatever is wrong with a file of arrays."""
     try:
         yield
     except (*_NO_ARCHIVE, MemoryError, OverflowError, ValueError) as error:
-        objects = "allow_pickle" in str(error)  # an option of NumPy's, which is none here
-        said = "they hold objects of Python, not numbers" if objects else error
-        raise ValueError(f"expected arrays in {path}, and they cannot be read: {said}") from None
+        objects = "allow_pickle" in str(error)  # NumPy's option, which does not exist here
+        reason = "they hold Python objects, not numbers" if objects else error
+        raise ValueError(f"cannot read the arrays in {path}: {reason}") from None

@@ -1,4 +1,4 @@
-"""Why answers are not trusted, where that is the data's fault: what `crosscoding check` finds."""
+"""Runs the checks of `crosscoding check` on the data where most answers are not trusted."""
 
 import torch
 
@@ -6,14 +6,15 @@ from crosscoding.checks import check_data
 from crosscoding.cli.answer_files import Answers
 from crosscoding.model.check_report import STATUSES
 
-_MANY = 0.5  # share of answers that fail, from which on the data are suspected
+_MANY = 0.5  # share of answers that must fail for the data to be suspected
 
 
 def doubts(answers: Answers) -> list[dict[str, str]]:
-    """The worst that checks of the data find, if that is a warning or an error.
+    """The most severe findings of the data checks, if they are warnings or errors.
 
-    Complete data can be checked: these are made so by a completion of each. Nothing is looked at where
-    most answers are trusted, and only units and counts, which is quick, where most are usable.
+    The checks need complete data, so each datum is completed by one draw. Nothing is checked if
+    most answers are trusted; if less than half are unreliable, only the quick checks of
+    units and counts are run.
     """
     labels = [verdict.label for verdict in answers.posterior.verdicts]
     if labels.count("trusted") > (1 - _MANY) * len(labels):

@@ -1,4 +1,4 @@
-"""What a claim of the paper is: a sentence, whose numbers decide it, and how."""
+"""A claim of the paper: a sentence, the experiment that decides it, and the rule that does."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosscoding.experiments.claims.rules import Judgement
-from crosscoding.experiments.rivals import column
+from crosscoding.experiments.problem import column
 
 Numbers = dict[str, Any]
 Judge = Callable[[Numbers], dict[str, Judgement]]
-"""From the numbers of an experiment, a judgement for each subject, such as a model."""
+"""Maps the numbers of an experiment to one judgement per subject, such as a model."""
 
-BOUNDS = "mean difference of C-ELBO over evidence sets, against 0"
+BOUNDS = "mean difference in C-ELBO over evidence sets, compared with 0"
 """The rule of several claims."""
 
 LIMIT_SECONDS = 300.0
@@ -25,10 +25,10 @@ class Claim:
     """A claim of the paper.
 
     Args:
-        text: In our words.
-        experiment: Whose numbers decide it.
-        rule: How they do, in words.
-        judge: Does it.
+        text: The claim, in our words.
+        experiment: Name of the experiment whose numbers decide it.
+        rule: How the numbers decide it, in words.
+        judge: The same as a function.
     """
 
     text: str
@@ -38,12 +38,12 @@ class Claim:
 
 
 def bound_difference(methods: Numbers, name: str, other: str) -> NDArray[np.floating]:
-    """C-ELBO of one method less that of another in nats, by evidence set."""
+    """C-ELBO of one method minus that of another in nats, one per evidence set."""
     return column(methods[name], "c_elbo") - column(methods[other], "c_elbo")
 
 
 def query(methods: Numbers, name: str) -> NDArray[np.floating]:
-    """log p(y|x) in nats by evidence set; all NaN where the method gave up."""
+    """log p(y|x) in nats, one per evidence set; all NaN if the method gave up."""
     if "failed" in methods[name]:
         others = next(each for each in methods.values() if "failed" not in each)
         return np.full(len(others["query_log_prob"]), np.nan)

@@ -1,6 +1,6 @@
-"""A mixture of Gaussians in two dimensions with one far component: the paper's Figure 9.
+"""The target of Figure 9: a mixture of Gaussians in two dimensions with one distant component.
 
-The paper does not state its mixture; this one has three components that touch and one apart.
+The paper does not state its mixture. This one has three components that overlap and a distant one.
 """
 
 import math
@@ -34,5 +34,5 @@ def sample(num: int, *, seed: int | Generator | None = None) -> Tensor:
 
 
 def target() -> DensityTarget:
-    """The mixture as a target; its log-evidence is 0."""
+    """The mixture as a target; its log evidence is 0."""
     return DensityTarget(log_prob, latent_dim=2, prior_scale=3.0)

@@ -1,12 +1,12 @@
-"""What our side and the peers hand to each other: problem.npz there, a list of rows back.
+"""The interface to the peers' scripts: they read problem.npz and write a list of rows.
 
-Only numpy is needed. problem.npz holds a decoder z -> ReLU(z W0 + b0) W1 + b1 = logits, and the
-queries; weights are (in, out):
+It needs only NumPy. problem.npz holds a decoder z -> ReLU(z W0 + b0) W1 + b1 = logits, with weights
+of shape (in, out), and the queries:
 
     weight_0 (D, H), bias_0 (H,), weight_1 (H, 784), bias_1 (784,)
     values (Q, 784), mask (Q, 784)     evidence; True = observed
     log_evidence (Q,)                  reference log p(x), nats
-    check_z (K, D), check_log_joint (Q, K)   log p(z, x), which a peer's own model must give
+    check_z (K, D), check_log_joint (Q, K)   log p(z, x), which a peer's model must reproduce
 """
 
 import argparse
@@ -21,15 +21,15 @@ from typing import Any
 
 import numpy as np
 
-TOLERANCE = 0.1  # nats: the error in log p(x) that is waited for
-NUM_DRAWS = 1_000  # fresh draws of the C-ELBO and of the importance estimate
-NUM_MANY = 10_000  # fresh draws of the second importance estimate
+TOLERANCE = 0.1  # nats; the clock stops when the error of log p(x) is below this
+NUM_DRAWS = 1_000  # fresh draws for the C-ELBO and the importance estimate
+NUM_MANY = 10_000  # fresh draws for the second importance estimate
 LOG_JOINT_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Decoder and queries, of the shapes above, in float32."""
+    """Decoder and queries, with the shapes above, in float32."""
 
     weight_0: np.ndarray
     bias_0: np.ndarray
@@ -58,11 +58,11 @@ class Problem:
         return len(self.values)
 
     def evidence(self) -> dict[str, np.ndarray]:
-        """Last layer, values and mask of every query, cut to what is observed: arrays (Q, ...).
+        """Last layer, values and mask of every query, restricted to observed elements.
 
-        The elements that a query observes come first, and what is over where the query with most
-        evidence ends is cut off: weight (Q, H, R), bias, values and mask (Q, R). Decoding all 784
-        takes three to four times as long, also as one product that a batch shares.
+        Each query's observed elements come first, and all are cut to the length R of the query
+        with the most evidence: weight (Q, H, R), bias, values and mask (Q, R). Decoding all 784
+        elements takes three to four times as long, even as one product shared by a batch.
         """
         most = int(self.mask.sum(1).max())
         index = np.argsort(~self.mask, axis=1, kind="stable")[:, :most]
@@ -74,7 +74,7 @@ class Problem:
         }
 
     def check(self, log_joint: np.ndarray) -> None:
-        """Stop if a peer's model is not ours: log_joint (Q, K) at check_z."""
+        """Raise ValueError unless a peer's log_joint (Q, K) at check_z agrees with ours."""
         difference = float(np.abs(np.asarray(log_joint) - self.check_log_joint).max())
         if not difference < LOG_JOINT_TOLERANCE:
             raise ValueError(
@@ -84,10 +84,10 @@ class Problem:
 
 
 class Track:
-    """Errors of the estimates of log p(x) of B queries as time goes on.
+    """Tracks the errors of estimates of log p(x) of B queries over time.
 
-    Of each estimate: the seconds until the error is first within TOLERANCE, which chance may make
-    too few; the seconds until it is and stays so as long as the run goes on; the last error.
+    For each estimate, it records the seconds until the error is first within TOLERANCE (possibly by
+    chance), the seconds until it stays so for the rest of the run, and the last error.
     """
 
     def __init__(self, reference: np.ndarray) -> None:
@@ -98,7 +98,7 @@ class Track:
         self._extra: dict[str, np.ndarray] = {}
 
     def add(self, seconds: float, estimates: dict[str, Any], **extra: Any) -> None:
-        """Take down what is estimated when `seconds` have passed; each (B,), or () for B = 1."""
+        """Record estimates after `seconds`; each (B,), or () for B = 1."""
         for name, estimate in estimates.items():
             error = self._reference - np.atleast_1d(np.asarray(estimate, dtype=float))
             first = self._first.setdefault(name, np.full(len(error), math.nan))
@@ -111,11 +111,11 @@ class Track:
         self._extra |= {name: np.atleast_1d(np.asarray(v, float)) for name, v in extra.items()}
 
     def done(self) -> bool:
-        """Whether every estimate has come within the tolerance in every query."""
+        """Whether every estimate has been within the tolerance for every query."""
         return all(not np.isnan(first).any() for first in self._first.values())
 
     def queries(self, seconds_total: float) -> list[dict[str, Any]]:
-        """One dictionary a query; of a batch, seconds are its share, the batch's by B."""
+        """One dictionary per query; in a batch, a query's seconds are the batch's divided by B."""
         size = len(self._reference)
         rows = []
         for i in range(size):
@@ -149,15 +149,14 @@ def _number(value: float) -> float | None:
 
 @dataclass(frozen=True)
 class Peer:
-    """One way that a library offers.
+    """One method of a library.
 
     Args:
-        name: What the row is called.
-        settings: What a reader must know to repeat it.
-        prepare: Called with the problem, its evidence, the form ("alone" or "batch") and the
-            seed; compiles, runs once so that nothing is left to warm up, and returns what answers.
-            That is called with the indices of the queries, the track and the budget in seconds,
-            and returns the seconds that it took.
+        name: Name of its row.
+        settings: What a reader needs to know to repeat the measurement.
+        prepare: Called with the problem, the form ("alone" or "batch") and the seed. Compiles, runs
+            once to warm up, and returns a function that answers: it is called with the indices of
+            the queries, the track and the budget in seconds, and returns the seconds it took.
     """
 
     name: str
@@ -166,7 +165,7 @@ class Peer:
 
 
 def main(library: str, version: str, peers: dict[str, Peer]) -> None:
-    """The command line of a peer's script; rows are written as soon as they are there."""
+    """Run the command line of a peer's script; every row is written as soon as it is measured."""
     args = _arguments(list(peers))
     problem = Problem.load(args.problem)
     rows: list[dict[str, Any]] = []
@@ -176,7 +175,7 @@ def main(library: str, version: str, peers: dict[str, Peer]) -> None:
             row = {"peer": peers[key].name, "library": library, "version": version, "form": form}
             try:
                 row |= _measure(problem, peers[key], form, args)
-            except Exception as error:  # a peer that fails has a row that says so
+            except Exception as error:  # a peer that fails gets a row that says so
                 row |= {"failed": f"{type(error).__name__}: {error}"}
             rows.append(row)
             args.out.write_text(json.dumps(rows, indent=2) + "\n")
@@ -215,7 +214,7 @@ def _summary(row: dict[str, Any]) -> str:
     each = sum(q["seconds_total"] for q in row["queries"]) / len(times)
     return (
         f"reached {len(reached)} of {len(times)}, median {middle}; worst final error "
-        f"{worst:.3g} nats; {each:.3g} s a query in all; {row['compile_seconds']:.1f} s to compile"
+        f"{worst:.3g} nats; {each:.3g} s per query; {row['compile_seconds']:.1f} s to compile"
     )
 
 
@@ -224,8 +223,8 @@ def _arguments(names: list[str]) -> argparse.Namespace:
     parser.add_argument("problem", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--budget-seconds", type=float, default=30.0, help="a query, alone")
-    parser.add_argument("--batch-budget-seconds", type=float, default=60.0, help="all, as a batch")
+    parser.add_argument("--budget-seconds", type=float, default=30.0, help="for a single query")
+    parser.add_argument("--batch-budget-seconds", type=float, default=60.0, help="for a batch")
     parser.add_argument("--num-alone", type=int, default=3, help="queries to answer alone")
     parser.add_argument("--forms", nargs="+", default=["alone", "batch"])
     parser.add_argument("--peers", nargs="+", choices=names, default=names)

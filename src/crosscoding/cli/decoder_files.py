@@ -1,4 +1,4 @@
-"""Decoders of the user's own, by file and class: `--decoder FILE.py:Class` runs that file."""
+"""Loads the user's own decoder: `--decoder FILE.py:Class` runs that file."""
 
 import contextlib
 import importlib.util
@@ -13,44 +13,44 @@ from crosscoding.cli.paths import expanded
 from crosscoding.errors import first_line, unknown_name
 
 
-def made_by(words: str) -> nn.Module:
-    """The network that FILE.py:Class names, made without arguments.
+def load_decoder(words: str) -> nn.Module:
+    """Create the network that FILE.py:Class names, without arguments.
 
     Raises:
-        ValueError: There is no such file or class, its code fails, or it takes arguments.
+        ValueError: There is no such file or class, its code fails, or it needs arguments.
     """
     file, _, name = words.rpartition(":")
     path = expanded(Path(file))
     if not file or not name.isidentifier() or path.suffix != ".py":
         raise ValueError(f"expected --decoder as FILE.py:Class, got {words!r}")
     if not path.is_file():
-        raise ValueError(f"expected --decoder FILE.py:Class, and there is no file {path}")
+        raise ValueError(f"expected --decoder FILE.py:Class, but there is no file {path}")
     module = _run(path)
     kind = getattr(module, name, None)
     if kind is None:
         raise unknown_name(f"class of {path}", name, _classes(module))
     if not (inspect.isclass(kind) and issubclass(kind, nn.Module)):
         raise ValueError(
-            f"expected {name} in {path} to be a class of torch.nn.Module, got "
+            f"expected {name} in {path} to be a subclass of torch.nn.Module, got "
             f"{'the class ' + kind.__name__ if inspect.isclass(kind) else type(kind).__name__}"
         )
     try:
         with contextlib.redirect_stdout(sys.stderr):
             return kind()
-    except Exception as error:  # whatever may happen in a class of the user's
+    except Exception as error:  # the user's class may raise anything
         raise ValueError(
-            f"cannot make {name} of {path} without arguments: {first_line(error)}; name a class "
-            f"that takes none, such as one derived from it whose __init__ gives {name} its own"
+            f"cannot create {name} of {path} without arguments: {first_line(error)}; name a class "
+            f"that needs none, such as a subclass whose __init__ passes {name} its arguments"
         ) from error
 
 
 def _run(path: Path) -> ModuleType:
-    """The file as a module, which finds others beside it; what it prints is no result."""
+    """Run the file as a module. It can import its neighbours; what it prints goes to stderr."""
     spec = importlib.util.spec_from_file_location(f"crosscoding_decoder_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise ValueError(f"expected a file of Python, got {path}")
+        raise ValueError(f"expected a Python file, got {path}")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # as dataclasses in it look for it
+    sys.modules[spec.name] = module  # dataclasses look their module up there
     sys.path.append(str(path.resolve().parent))
     try:
         with contextlib.redirect_stdout(sys.stderr):

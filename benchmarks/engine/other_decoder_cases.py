@@ -1,9 +1,9 @@
-"""Decoders of many shapes, each with a likelihood, queries, and where it can be had the truth.
+"""Decoders of many kinds, each with a likelihood, queries, and the exact answer where possible.
 
-`products` are of independent blocks of two latent dimensions and a few data elements: log p(x) is
-the sum of what a fine grid finds for the blocks, so that it is exact at any latent size. `trained`
-are small decoders that learn real data here, in under a minute each, and are kept. Nothing of them
-is made for this library: plain modules, as users write them.
+`PRODUCTS` consist of independent blocks with two latent dimensions and a few data elements each:
+log p(x) is the sum over blocks, each integrated on a fine grid, and thus exact for any latent size.
+`TRAINED` are small decoders that are trained on real data, in under a minute each, and cached. All
+are plain modules as users write them; nothing is adapted to this library.
 """
 
 import os
@@ -26,7 +26,7 @@ KEPT = CACHE / "others"
 
 @dataclass(frozen=True)
 class Case:
-    """A model, what is asked of it, and log p(x) where it is known exactly."""
+    """A model, queries, and a function that computes log p(x) exactly, if there is one."""
 
     vae: cc.VAE
     evidence: cc.Evidence
@@ -37,7 +37,7 @@ class Case:
 
 
 class Product(nn.Module):
-    """Blocks that each decode two latent dimensions of their own, side by side."""
+    """Independent blocks, each of which decodes two latent dimensions."""
 
     def __init__(self, blocks: list[nn.Module]) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Product(nn.Module):
 
 
 class Block(nn.Module):
-    """A random network of two inputs, and what makes its output a likelihood's parameters."""
+    """A random network with two inputs, and a function from its output to parameters."""
 
     def __init__(self, num: int, last: Callable[[Tensor], Tensor], seed: int) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ def product(
     dtype: torch.dtype = torch.float32,
     queries: int = 8,
 ) -> Case:
-    """A model of dim / 2 blocks, each of `num` outputs; likelihood of a number of blocks."""
+    """A model of dim / 2 blocks with `num` outputs; `likelihood` takes the number of blocks."""
     blocks = [Block(num, last, seed).to(dtype) for seed in range(dim // 2)]
     vae = cc.VAE(Product(blocks), dim, likelihood(len(blocks)))
     truth = vae.sample_prior(queries, seed=1)
@@ -94,13 +94,13 @@ def product(
 
 
 def pairs(h: Tensor) -> Tensor:
-    """A location and a number > 0 for each element."""
+    """A location and a positive scale for each element."""
     location, width = h.chunk(2, -1)
     return torch.stack([location, 0.05 + F.softplus(width - 1)], -1)
 
 
 def mixed_columns(h: Tensor) -> Tensor:
-    """Of `Mixed([Gaussian(None), Poisson(), Categorical(3), StudentT()])`: 2 + 1 + 3 + 1."""
+    """Parameters of `Mixed([Gaussian(None), Poisson(), Categorical(3), StudentT()])`."""
     scale = 0.05 + F.softplus(h[:, 1:2] - 1)
     return torch.cat([h[:, :1], scale, h[:, 2:]], 1)
 
@@ -139,7 +139,7 @@ PRODUCTS: dict[str, Callable[[], Case]] = {
 }
 
 
-# ---- trained ones --------------------------------------------------------------------------------
+# ---- trained decoders ----------------------------------------------------------------------------
 
 
 class Table(nn.Module):
@@ -176,7 +176,7 @@ class Frey(nn.Module):
 
 
 class Attention(nn.Module):
-    """Patches of a digit, 7 x 7 each, that attend to each other; logits of 28 x 28."""
+    """Self-attention between 7 x 7 patches of a digit; outputs 28 x 28 logits."""
 
     def __init__(self, latent: int) -> None:
         super().__init__()
@@ -214,7 +214,7 @@ def digits() -> Tensor:
 def learnt(
     name: str, decoder: nn.Module, latent: int, data: Tensor, likelihood: of.Likelihood, steps: int
 ) -> cc.VAE:
-    """The decoder with trained weights: Adam on the ELBO, once, and kept."""
+    """A VAE with a trained decoder; training runs once, and the weights are cached."""
     path = KEPT / f"{name}.safetensors"
     if not path.is_file():
         _train(decoder, latent, data, likelihood, steps)
@@ -249,7 +249,7 @@ def _train(
 
 
 def asked(vae: cc.VAE, data: Tensor, shares: tuple[float, ...], queries: int = 8) -> Case:
-    """Some of the data, of which shares in turn are observed."""
+    """Queries about random data, with the given shares of elements observed in turn."""
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(2))[:queries]
     masks = [
         cc.random_mask(vae.data_shape, shares[i % len(shares)], seed=i) for i in range(queries)
@@ -279,7 +279,7 @@ def of_digits() -> Case:
 
 
 def of_grey_digits() -> Case:
-    """256 grey values, as classes with neighbours: the widest output of all."""
+    """Digits with 8 grey values as classes, the decoder with the widest output."""
     data = (digits() * 7).round()
     torch.manual_seed(0)
     decoder = nn.Sequential(

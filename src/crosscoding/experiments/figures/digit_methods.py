@@ -1,4 +1,4 @@
-"""What Figures 2, 3 and 4 share: the model of digits, and the methods that are compared on it.
+"""The model of digits, and the methods that Figures 2, 3 and 4 compare on it.
 
 The digits are those that come with the package; no data folder is needed.
 """
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from crosscoding import zoo
 from crosscoding.crosscoders import FCN, Gaussian, Planar
-from crosscoding.experiments.contract import Context
-from crosscoding.experiments.rivals import digest
+from crosscoding.experiments.experiment import Context
+from crosscoding.experiments.problem import digest
 from crosscoding.methods import HMC, Auto, Method, Rejection, Variational
 
 MODEL = "mnist-2d"
@@ -16,16 +16,16 @@ MODEL = "mnist-2d"
 
 @dataclass(frozen=True)
 class Settings:
-    """How the digits are asked for.
+    """Settings of the methods that are compared on digits.
 
     Args:
         num_sets: Evidence sets of Figure 4.
-        fractions: Shares of pixels observed, in turns.
-        num_draws: Draws of z that each method leaves.
-        steps: Most steps of Algorithm 1.
-        num_warmup: Steps before HMC's draws, of many chains.
-        num_warmup_alone: The same of one chain.
-        max_proposals: Of rejection, shared by all evidence sets.
+        fractions: Shares of observed pixels; evidence sets take them in turn.
+        num_draws: Draws of z per answer.
+        steps: Maximum number of steps of Algorithm 1.
+        num_warmup: Warm-up steps of HMC with many chains.
+        num_warmup_alone: Warm-up steps of HMC with one chain.
+        max_proposals: Maximum number of rejection's proposals, shared by all evidence sets.
     """
 
     num_sets: int = 50
@@ -42,11 +42,11 @@ QUICK = Settings(
 )
 
 
-def rivals(settings: Settings) -> dict[str, Method]:
-    """The methods by their labels, each leaving about as many draws.
+def compared_methods(settings: Settings) -> dict[str, Method]:
+    """The methods by label, with about the same number of draws each.
 
-    HMC runs as the registry has it, many chains, and as the paper did, one chain at an acceptance
-    rate of 0.75.
+    HMC runs with many chains, as is the default here, and with one chain at an acceptance rate of
+    0.75, as in the paper.
     """
     num, steps = settings.num_draws, settings.steps
     chain = HMC(1, settings.num_warmup_alone, max(num, 4), target_acceptance=0.75)
@@ -62,5 +62,5 @@ def rivals(settings: Settings) -> dict[str, Method]:
 
 
 def subjects(context: Context) -> dict[str, str]:
-    """The model."""
+    """Digest of the model."""
     return {MODEL: digest(zoo.load(MODEL))}

@@ -1,4 +1,4 @@
-"""Ours beside what users would take today: the figures and the queries of benchmarks/peers."""
+"""Compares `Auto` with other libraries, on the queries and results of benchmarks/peers."""
 
 import json
 import math
@@ -47,19 +47,19 @@ def measure(setup: Setup) -> Section:
         at_scale = ""
         if many:
             ratio = least["seconds_to_0.1"] / many["seconds_per_query"]
-            at_scale = f"; of {many['num']:,} of ours in one call {ratio:.3g}"
+            at_scale = f"; with {many['num']:,} of ours in one call {ratio:.3g}"
         num = len(own["errors"])
         what = f"{num} queries in one call" if form == "batch" else "one query alone"
         rows.append(
             Row(
                 f"{model}, {what}, against every peer",
                 f"≥ {wanted:g} times as fast",
-                f"{least['ratio_to_0.1']:.3g} ({least['peer']}); by whole runs "
+                f"{least['ratio_to_0.1']:.3g} ({least['peer']}); for whole runs "
                 f"{whole['ratio_total']:.3g} ({whole['peer']}){at_scale}",
                 least["ratio_to_0.1"] >= wanted,
-                f"ours {1e3 * statistics.median(own['seconds']):.3g} ms a query, median error "
-                f"{error:.2g} nats; peers' median seconds to within 0.1 nats, which they do not "
-                "know of and are told; the least ratio counts",
+                f"ours: {1e3 * statistics.median(own['seconds']):.3g} ms per query, median error "
+                f"{error:.2g} nats. Peers: median seconds until the error is below 0.1 nats, which "
+                "they cannot know themselves. The smallest ratio counts",
             )
         )
     return Section(rows, {"ours": ours, "pairs": pairs, "peers_machine": peers["machine"]})
@@ -89,7 +89,7 @@ def _ours(model: str, num: int, num_alone: int, setup: Setup) -> dict[str, Any]:
 
 
 def _pair(row: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """A peer's figures and ours. A query that it never has within 0.1 nats counts as endless."""
+    """A peer's figures and ours. A query that never comes within 0.1 nats takes infinitely long."""
     queries = row["queries"]
     reached = [q["seconds_to_0.1"] for q in queries]
     to_tolerance = statistics.median(math.inf if t is None else t for t in reached)

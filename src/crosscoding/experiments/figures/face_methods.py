@@ -1,4 +1,4 @@
-"""What the face figures share: settings, methods, and how far their draws spread."""
+"""The methods that the figures on faces compare, with their settings, and the spread of draws."""
 
 from dataclasses import dataclass
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from crosscoding.crosscoders import Gaussian, Planar
-from crosscoding.experiments.contract import Context, Result
-from crosscoding.experiments.rivals import Problem, answer
+from crosscoding.experiments.experiment import Context, Result
+from crosscoding.experiments.problem import Problem, answer
 from crosscoding.methods import HMC, Auto, Method, NaturalGradient, Variational
 
 _NUM_SHOWN = 25
@@ -15,18 +15,18 @@ _NUM_SHOWN = 25
 
 @dataclass(frozen=True)
 class Settings:
-    """How faces are asked for; one decoder evaluation takes milliseconds.
+    """Settings of the methods that are compared on faces; a decoder evaluation takes milliseconds.
 
     Args:
         num_sets: Evidence sets of Figure 8.
         gvi_steps, nf_steps: Steps of Algorithm 1.
-        natural_steps: Of natural gradients, which fit GVI's family.
-        draws_a_step: Draws of each step.
-        nf_layers: Planar maps.
-        num_chains: Of HMC.
-        num_warmup: Its steps before the draws.
-        num_draws: Draws of z that each method leaves.
-        max_decodes: Decoder evaluations that the cascade may have for an evidence set.
+        natural_steps: Steps of natural gradients, which fit GVI's family.
+        draws_a_step: Draws per step of Algorithm 1.
+        nf_layers: Planar maps of NF.
+        num_chains: HMC's chains.
+        num_warmup: HMC's warm-up steps.
+        num_draws: Draws of z per answer.
+        max_decodes: The cascade's budget of decoder evaluations per evidence set.
     """
 
     num_sets: int = 25
@@ -52,10 +52,11 @@ QUICK = Settings(
 )
 
 
-def rivals(settings: Settings) -> dict[str, Method]:
-    """The methods by their labels. FCN and rejection are for low dimensions only.
+def compared_methods(settings: Settings) -> dict[str, Method]:
+    """The methods by label, without FCN and rejection, which are for low dimensions only.
 
-    NG is GVI with another optimiser: where Algorithm 1 is cut short, it shows what the family can.
+    NG is GVI with another optimiser. It shows what the family can do where Algorithm 1 is stopped
+    early.
     """
     num, draws = settings.num_draws, settings.draws_a_step
     gaussian, flow = Gaussian(), Planar(settings.nf_layers)
@@ -70,15 +71,15 @@ def rivals(settings: Settings) -> dict[str, Method]:
 
 
 def answered(problem: Problem, settings: Settings, context: Context) -> dict[str, Result]:
-    """The answers of all methods by their labels."""
-    methods = rivals(settings).items()
+    """The answers of all methods, by label."""
+    methods = compared_methods(settings).items()
     return {name: answer(context, problem, name, method) for name, method in methods}
 
 
 def shown(name: str, result: Result, settings: Settings) -> dict[str, Tensor]:
-    """Draws to look at, (25, num_sets, latent), by label; of HMC also those of one chain alone.
+    """25 draws to show, (25, num_sets, latent), by label; for HMC, also 25 of its first chain.
 
-    Draws of chains come chain by chain, and are taken at even distances.
+    Draws are stored chain by chain, so evenly spaced ones cover all chains.
     """
     draws = result.tensors["draws"]
     found = {name: _evenly(draws)}
@@ -92,15 +93,15 @@ def _evenly(draws: Tensor) -> Tensor:
 
 
 def diversity(points: Tensor) -> Tensor:
-    """Root of the mean squared distance of two different points, an element: (S, B, E) -> (B,).
+    """Root mean square distance of two different points per element: (S, B, E) -> (B,).
 
-    For points of variance v an element it is √(2 v).
+    If every element has variance v, this is √(2 v).
     """
     return (2 * points.var(0).mean(-1)).sqrt()
 
 
 def means_of(problem: Problem, z: Tensor) -> Tensor:
-    """The decoder's means with the evidence on them, (S, num_sets, *data)."""
+    """The decoder's means, overlaid with the evidence, (S, num_sets, *data)."""
     with torch.no_grad():
         means = problem.vae.likelihood.mean(problem.vae.decode(z.to(problem.vae.device)))
     return torch.where(problem.mask, problem.truth, means).cpu()

@@ -1,4 +1,4 @@
-"""One method's answer to a batch of queries as a part of an experiment: figures, draws, seconds."""
+"""A batch of queries, and a method's answer to it as a part of an experiment."""
 
 import hashlib
 from dataclasses import dataclass
@@ -11,21 +11,21 @@ from torch import Tensor
 from crosscoding.conditioning import condition
 from crosscoding.errors import BudgetError
 from crosscoding.evidence import Evidence
-from crosscoding.experiments.contract import Context, Result
+from crosscoding.experiments.experiment import Context, Result
 from crosscoding.methods import Method
 from crosscoding.model.vae import VAE
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A batch of queries with their truth.
+    """A batch of queries whose true completion is known.
 
     Args:
-        name: Of the part that an answer is, before the method's.
+        name: Prefix of the names of the parts that hold its answers.
         vae: The model.
         truth: Complete data, shape (num_queries, *data).
-        mask: What is observed of them, the same shape or broadcastable to it.
-        settings: What decides the queries, for the part's key.
+        mask: True = observed, the same shape or broadcastable to it.
+        settings: What determines the queries; part of the key of saved answers.
     """
 
     name: str
@@ -36,25 +36,24 @@ class Problem:
 
     @property
     def evidence(self) -> Evidence:
-        """The queries, all in one batch."""
+        """The observed part of all queries."""
         return Evidence(self.truth, self.mask)
 
 
 def answer(context: Context, problem: Problem, name: str, method: Method) -> Result:
-    """All queries of a problem by one method, in one call of `condition`.
-
-    The result's numbers: label, method, seconds and on what device, and lists over the queries:
-    c_elbo, c_elbo_error, log_evidence, log_evidence_error and query_log_prob in nats, ess,
-    pareto_k, verdict, and those of the method's own. Its tensors: draws (num_draws, num_queries,
-    latent), as the method keeps them: NG's are those of its fit, without the weights that its
-    log p(y|x) is made with.
-    Where the method gave up: label, method and `failed`, which says why.
+    """Answer all queries of a problem with one method, in one call of `condition`.
 
     Args:
-        context: Keeps the answer.
+        context: Saves the answer as a part.
         problem: The queries.
         name: Label of the method.
-        method: With its settings.
+        method: The method with its settings.
+    Returns:
+        Numbers: label, method, seconds, device, bound, and lists over the queries: c_elbo,
+        c_elbo_error, log_evidence, log_evidence_error and query_log_prob in nats, ess, pareto_k,
+        verdict, and the method's own `stats`. Tensors: draws (num_draws, num_queries, latent) as
+        the method keeps them; those of NG lack the weights with which its log p(y|x) is computed.
+        If the method gave up, the numbers are label, method and `failed`, the reason.
     """
     settings = {"method": method, **problem.settings}
 
@@ -88,17 +87,17 @@ def answer(context: Context, problem: Problem, name: str, method: Method) -> Res
 
 
 def slug(label: str) -> str:
-    """A label as part of a file's name."""
+    """A label in a form that suits file names."""
     return label.lower().replace(",", "").replace(" ", "-")
 
 
 def column(numbers: dict[str, Any], name: str) -> NDArray[np.floating]:
-    """A list of figures from JSON, its nulls as NaN."""
+    """A list of figures from JSON, with NaN for null."""
     return np.array([np.nan if value is None else value for value in numbers[name]], float)
 
 
 def digest(vae: VAE) -> str:
-    """What a model's weights and likelihood are, in twelve hexadecimal digits."""
+    """Twelve hexadecimal digits that identify a model's weights and likelihood."""
     content = hashlib.sha256(repr(vae.likelihood).encode())
     for name, tensor in sorted(vae.decoder.state_dict().items()):
         content.update(name.encode())

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from crosscoding import plots
-from crosscoding.experiments.contract import (
+from crosscoding.experiments.experiment import (
     Context,
     Experiment,
     Result,
@@ -15,7 +15,7 @@ from crosscoding.experiments.contract import (
     plain,
 )
 from crosscoding.experiments.figures import hmc_acceptance
-from crosscoding.experiments.runner import finished, run, run_all
+from crosscoding.experiments.recorded_runs import finished, run, run_all
 from crosscoding.methods import Grid
 
 
@@ -101,9 +101,9 @@ def test_settings_can_be_changed_by_name(tmp_path):
     ("changes", "message"),
     [
         ({"sise": 5}, "expected a setting of made-up, got 'sise'; it has size"),
-        ({"size": 5.5}, "expected size of made-up as 3 is, got 5.5"),
-        ({"size": True}, "expected size of made-up as 3 is, got True"),
-        ({"size": [5]}, "expected size of made-up as 3 is"),
+        ({"size": 5.5}, "expected size of made-up to be like 3, got 5.5"),
+        ({"size": True}, "expected size of made-up to be like 3, got True"),
+        ({"size": [5]}, "expected size of made-up to be like 3"),
     ],
 )
 def test_settings_that_are_not_there_or_of_another_type_are_refused(changes, message):

@@ -1,9 +1,9 @@
-"""What an experiment is: settings, something to measure with them, and pictures of what came out.
+"""Defines an experiment: settings, a function that measures, and one that draws the result.
 
-`measure` gives a `Result`, numbers and tensors and no more, and `draw` makes pictures of a result
-alone, so that a picture can be drawn again without measuring. Long work is done in parts
-(`Context.part`), each kept as soon as it is finished: a run that is interrupted goes on after the
-last of them. Experiments that ask for the same part with the same settings share it.
+`measure` returns a `Result`, which holds only numbers and tensors, and `draw` needs nothing else,
+so pictures can be drawn again without measuring. Long work is split into parts (`Context.part`),
+each saved as soon as it is finished, so an interrupted run resumes after the last one. Experiments
+that need the same part with the same settings share it.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from crosscoding.persistence.folder import read_folder, write_folder
 
 
 class UnavailableError(ValueError):
-    """An experiment needs a model or data that is not there."""
+    """Raised when an experiment needs a model or data that is missing."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Result:
 
     Args:
         numbers: For JSON; None where there is no number.
-        tensors: What is too big for JSON, by name.
+        tensors: What is too large for JSON, by name.
     """
 
     numbers: dict[str, Any]
@@ -42,19 +42,19 @@ class Result:
 
 
 class Context:
-    """Where an experiment finds its data and models, and keeps its parts.
+    """Where an experiment finds its data and models, and saves its parts.
 
     Args:
-        folder: Of the results; parts are kept in `parts` below it.
-        seed: Decides every random number.
+        folder: Folder of the results; parts are saved in its subfolder `parts`.
+        seed: Seed of all random numbers.
         data: Folder of data sets, or None.
-        models: Folder of others' models, or None.
-        device: Where models of faces are run; results are the same to rounding only.
-        report: Called with the share of a part that is done, and a word on what goes on.
+        models: Folder of other authors' models, or None.
+        device: Device for the models of faces; results agree between devices up to rounding.
+        report: Called with the finished share of a part and a description of the current step.
 
     Attributes:
-        seconds_kept, processor_seconds_kept: What the parts took that were found finished.
-        devices: Where the parts ran, all of them.
+        seconds_kept, processor_seconds_kept: Time that the parts took which were already finished.
+        devices: All devices that parts ran on.
     """
 
     def __init__(
@@ -80,18 +80,18 @@ class Context:
     def part(
         self, name: str, settings: object, work: Callable[[], Result], *, device: str = "cpu"
     ) -> Result:
-        """The result of work, from an earlier run where there is one with the same settings.
+        """Do a part of the work, or load its result from an earlier run with the same settings.
 
         Args:
-            name: Of the part; of lower-case letters, digits and hyphens.
-            settings: All that decides the result, besides the seed.
-            work: Does it.
-            device: Where it runs.
+            name: Name of the part, in lower-case letters, digits and hyphens.
+            settings: Everything that determines the result, except the seed.
+            work: Computes the result.
+            device: The device it runs on.
         """
         key = {"settings": plain(settings), "seed": self.seed}
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
         path = self.folder / "parts" / f"{name}-{digest}"
-        with suppress(ModelFormatError):  # not there, or damaged: it is done again
+        with suppress(ModelFormatError):  # missing or damaged: computed again
             tensors, description = read_folder(path, "part")
             self.seconds_kept += description["seconds"]
             self.processor_seconds_kept += description["processor_seconds"]
@@ -120,7 +120,7 @@ class Context:
         return _file_in(self.data, name, "data", "--data", "CROSSCODING_DATA")
 
     def model_file(self, name: str) -> Path:
-        """A file of the folder of others' models; errors as `data_file`."""
+        """A file of the folder of other authors' models; raises like `data_file`."""
         return _file_in(self.models, name, "models", "--models", "CROSSCODING_MODELS")
 
 
@@ -129,19 +129,18 @@ class Experiment:
     """A figure or a comparison of the paper.
 
     Args:
-        name: What the command knows it by.
+        name: Its name on the command line.
         title: What it shows.
-        wanted: What must be seen, by the paper.
-        full: Settings, a frozen dataclass, as close to the paper's as can be.
-        quick: Settings that take a minute or so.
-        measure: From settings and a context to a result.
-        draw: From a result to pictures, by the names of their files without ending.
-        subjects: What else decides the result, by name, as a digest: models, files.
-        pages: From a result to text files, by name.
-        changed: Settings that are other than they were, by name.
-        parallel: Whether its decoders are so large that it gains by all cores; small fits lose.
-
-    `subjects` raises UnavailableError where the experiment cannot be run.
+        wanted: What the paper saw.
+        full: Settings as close to the paper's as possible, a frozen dataclass.
+        quick: Settings that take about a minute.
+        measure: Maps settings and a context to a result.
+        draw: Maps a result to figures, keyed by file name without suffix.
+        subjects: Digests of whatever else determines the result (models, files), by name. Raises
+            UnavailableError if the experiment cannot be run.
+        pages: Maps a result to text files, by name.
+        changed: Settings changed by `with_settings`, by name.
+        parallel: Whether to use all cores, which helps large decoders and slows down small fits.
     """
 
     name: str
@@ -157,10 +156,13 @@ class Experiment:
     parallel: bool = False
 
     def with_settings(self, changes: Mapping[str, Any]) -> "Experiment":
-        """The experiment with some of its settings, full and quick, as JSON has them.
+        """The experiment with some settings changed, both full and quick.
+
+        Args:
+            changes: New values by name, as read from JSON.
 
         Raises:
-            ValueError: It has no such setting, or of another type; says which it has.
+            ValueError: There is no such setting (the message lists them), or its type differs.
         """
         return replace(
             self,
@@ -171,9 +173,9 @@ class Experiment:
 
 
 def plain(value: object) -> Any:
-    """The value as JSON has it: dataclasses as dicts, tensors as lists, NaN and infinity as None.
+    """Convert a value for JSON: dataclasses to dicts, tensors to lists, NaN and infinity to None.
 
-    A method, and whatever else JSON does not know, is described by its `repr`.
+    Methods, and all else that JSON cannot represent, become their `repr`.
     """
     if isinstance(value, Tensor):
         return plain(value.tolist())
@@ -191,7 +193,7 @@ def plain(value: object) -> Any:
 
 
 def _changed(name: str, settings: Any, changes: Mapping[str, Any]) -> Any:
-    """The settings with changes, each of the type that was there."""
+    """The settings with changes, whose types must match."""
     known = {each.name: getattr(settings, each.name) for each in fields(settings)}
     new: dict[str, Any] = {}
     for key, value in changes.items():
@@ -200,13 +202,13 @@ def _changed(name: str, settings: Any, changes: Mapping[str, Any]) -> Any:
             raise ValueError(f"expected a setting of {name}, got {key!r}; it has {has}")
         wanted = plain(known[key])
         if not _alike(value, wanted):
-            raise ValueError(f"expected {key} of {name} as {wanted!r} is, got {value!r}")
+            raise ValueError(f"expected {key} of {name} to be like {wanted!r}, got {value!r}")
         new[key] = tuple(value) if isinstance(value, list) else value
     return replace(settings, **new)
 
 
 def _alike(value: object, wanted: object) -> bool:
-    """Whether a value is of the type of another; a list, if it is not empty and all of it is."""
+    """Whether a value has the type of another; for a list, whether it is not empty and all do."""
     if isinstance(value, list) and isinstance(wanted, list):
         return bool(value) and all(_alike(each, wanted[0]) for each in value)
     if isinstance(wanted, float) and isinstance(value, int) and not isinstance(value, bool):
@@ -217,7 +219,7 @@ def _alike(value: object, wanted: object) -> bool:
 def _file_in(folder: Path | None, name: str, what: str, option: str, variable: str) -> Path:
     if folder is None:
         raise UnavailableError(
-            f"expected a folder of {what} with {name}; name it with {option} or in {variable}"
+            f"expected a folder of {what} with {name}; give it with {option} or in {variable}"
         )
     if not (folder / name).is_file():
         raise UnavailableError(f"expected {name} in the folder of {what} {folder}: no such file")

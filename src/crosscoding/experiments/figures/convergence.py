@@ -19,6 +19,7 @@ from crosscoding.evidence import Evidence
 from crosscoding.experiments import fixed_draws
 from crosscoding.experiments.experiment import Context, Experiment, Result, plain
 from crosscoding.experiments.problem import Problem, digest, slug
+from crosscoding.masks import random_mask, rectangle_mask
 from crosscoding.methods import Auto, Variational
 from crosscoding.model.vae import VAE
 from crosscoding.random import generator_from

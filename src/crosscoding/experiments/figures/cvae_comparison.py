@@ -22,6 +22,7 @@ from crosscoding.evidence import Evidence
 from crosscoding.experiments import conditional_vae
 from crosscoding.experiments.experiment import Context, Experiment, Result
 from crosscoding.experiments.problem import column, digest
+from crosscoding.masks import random_mask, rectangle_mask
 from crosscoding.methods import Auto
 from crosscoding.zoo.training.data import load_digits
 

@@ -148,7 +148,7 @@ def _mask_of(target: VAETarget) -> Tensor:
 
 
 def _is_affordable(target: VAETarget) -> bool:
-    """Whether there is time to look for linear elements, judging by the counted cost of decoding."""
+    """Whether there is time to look for linear elements, by the counted cost of decoding."""
     vae, clock = target.vae, target.clock
     if "linear elements" in vae.kept or not clock.is_limited:
         return True

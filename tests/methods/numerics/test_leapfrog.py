@@ -140,7 +140,8 @@ def test_nan_far_out_is_a_path_that_diverged_and_near_by_an_error():
     assert points.gradient.isfinite().all()
     limit = 2.0
     with pytest.raises(
-        cc.NonFiniteError, match=r"in the region of prior draws, got NaN at 1 of 3 points.* query 0:"
+        cc.NonFiniteError,
+        match=r"in the region of prior draws, got NaN at 1 of 3 points.* query 0:",
     ):
         evaluated(target, density, z)
 

@@ -1,4 +1,4 @@
-"""A saved posterior goes on as if nothing had happened, with its own model or the same again."""
+"""A loaded posterior continues where it was saved, with its own model or the same one passed."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def assert_same_posterior(first, second, truth):
         assert torch.equal(second.stats[name], value)
     assert (second.method, second.batch_shape) == (first.method, first.batch_shape)
     assert (second.seconds, second.bound) == (first.seconds, first.bound)
-    assert torch.equal(second.sample(7), first.sample(7))  # the streams go on where they were
+    assert torch.equal(second.sample(7), first.sample(7))  # the streams continue
     assert torch.equal(second.predict(7), first.predict(7))
     assert torch.equal(second.predict_mean(7), first.predict_mean(7))
     # Not bitwise: a product of matrices rounds by how they lie in memory, which is not saved.

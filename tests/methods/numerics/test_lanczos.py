@@ -1,4 +1,4 @@
-"""Eigenvalues from products alone: those that are equal too, and the mean of what is left."""
+"""Eigenvalues from products alone, equal ones included, and the mean of the rest."""
 
 import pytest
 import torch

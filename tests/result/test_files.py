@@ -130,13 +130,13 @@ def test_a_decoder_of_ones_own_class_is_passed_to_load(tmp_path):
     without = cc.Posterior.load(tmp_path / "saved")
     assert torch.equal(without.sample(5, seed=0), posterior.sample(5, seed=0))
     for ask in (without.mean, lambda: without.predict(1)):
-        with pytest.raises(ValueError, match=r"pass Posterior.load\(path, vae=...\)"):
+        with pytest.raises(ValueError, match=r"pass it: Posterior.load\(path, vae=...\)"):
             ask()
     within = cc.Posterior.load(tmp_path / "saved", vae=problem.vae)
     assert_same_posterior(posterior, within, problem.truth)
 
 
-@pytest.mark.filterwarnings("ignore:the decoder is no stack")
+@pytest.mark.filterwarnings("ignore:the decoder is not a stack")
 def test_a_grids_density_needs_its_model(tmp_path):
     problem = mirrored_problem()
     posterior = cc.condition(problem.vae, problem.evidence, Grid(), seed=0)
@@ -159,7 +159,7 @@ class Shifted(nn.Module):
         return self.decoder(z) + 0.1
 
 
-@pytest.mark.filterwarnings("ignore:the decoder is no stack")
+@pytest.mark.filterwarnings("ignore:the decoder is not a stack")
 def test_a_model_that_the_evidence_does_not_fit_is_refused(tmp_path):
     problem = mirrored_problem()
     cc.condition(problem.vae, problem.evidence, Rejection(20), seed=0).save(tmp_path / "saved")

@@ -1,4 +1,4 @@
-"""What every method must keep to, one test for all that the registry lists."""
+"""What holds for every method in the registry."""
 
 from dataclasses import replace
 
@@ -101,7 +101,7 @@ def test_another_seed_gives_other_draws(method):
     one, other = (cc.condition(problem.vae, problem.evidence, method, seed=s) for s in (0, 1))
     assert not torch.equal(one.sample(7), other.sample(7))
     assert not torch.equal(one.predict(7), other.predict(7))
-    if not isinstance(method, Grid):  # a grid has no chance in it, only in what is drawn from it
+    if not isinstance(method, Grid):  # a grid is random only in the draws from it
         assert not torch.equal(one.draws, other.draws)
 
 
@@ -218,7 +218,7 @@ def test_exact_methods_give_log_evidence_zero_without_evidence(name):
     problem = small_problem()
     nothing = cc.Evidence(problem.truth, torch.tensor(False))
     posterior = cc.condition(problem.vae, nothing, LISTED[name], seed=0)
-    # The grid leaves out cells of 1e-8 each and a few hundred of them; rejection nothing.
+    # The grid leaves out a few hundred cells of 1e-8 each; rejection leaves out nothing.
     torch.testing.assert_close(posterior.log_evidence, torch.zeros(3).double(), rtol=0, atol=1e-5)
 
 
@@ -312,7 +312,7 @@ class Table(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def table():
-    """Three rows of a table, each with other columns observed, and their exact log p(x)."""
+    """Three rows of a table, each with different observed columns, and their exact log p(x)."""
     likelihoods = cc.likelihoods
     columns = [likelihoods.Poisson(), likelihoods.StudentT(4.0, None), likelihoods.Categorical(3)]
     vae = cc.VAE(Table(), 2, likelihoods.Mixed(columns))
@@ -332,4 +332,4 @@ def test_every_method_answers_a_table_of_counts_numbers_and_classes(method, tabl
     assert vae.likelihood.in_support(draws).all()
     known = ~posterior.log_evidence.isnan()
     error = (posterior.log_evidence - exact).abs()[known]
-    assert (error < 0.25).all()  # settings are so cheap here that some estimates are rough
+    assert (error < 0.25).all()  # settings are cheap here, so some estimates are rough

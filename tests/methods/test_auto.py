@@ -1,4 +1,4 @@
-"""Auto: right where there is an exact answer, and honest about what it does not know."""
+"""Auto: right wherever the exact answer is known, or else not trusted."""
 
 import math
 import time
@@ -207,7 +207,7 @@ def side_shares(draws: Tensor) -> Tensor:
         (8, 16, 0.5, 0),
     ],
 )
-def test_whoever_trusts_a_mirrored_answer_has_both_sides(latent, data, scale, seed):
+def test_a_trusted_mirrored_answer_has_both_sides(latent, data, scale, seed):
     vae = mirrored_vae(latent, data, scale, seed=seed)
     evidence = cc.Evidence(
         vae.sample_prior(6, seed=seed + 100), cc.random_mask((data,), 0.7, seed=seed)
@@ -230,7 +230,7 @@ def test_a_gaussian_at_one_of_two_modes_says_what_it_lacks(monkeypatch):
 
 
 @pytest.mark.parametrize(("latent", "rate"), [(4, 6.0), (6, 5.0), (8, 4.0)])
-def test_climbs_that_are_caught_on_their_way_are_no_search(latent, rate):
+def test_climbs_that_get_stuck_are_not_a_search(latent, rate):
     """Of the many local modes nearly all have no mass; particles and climbs end in them."""
     vae = cc.VAE(Waves(rate), latent, cc.likelihoods.Gaussian(0.1))
     data = vae.sample_prior(12, seed=0)
@@ -389,7 +389,7 @@ def test_an_interrupted_stage_leaves_the_finished_answers(staged, where, stage, 
 
 @pytest.mark.parametrize("stage", ["climb", "look"])
 def test_an_answer_whose_second_look_was_interrupted_is_not_trusted(stage, monkeypatch):
-    """Nor one whose second look had not begun, as another query was still being climbed for."""
+    """Nor one whose second look had not started, as climbs for another query were running."""
 
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -454,7 +454,7 @@ def test_a_query_that_particles_do_not_reach_harms_no_other(monkeypatch):
 
 
 def test_the_size_of_a_swarm_does_not_depend_on_the_rest_of_the_batch(monkeypatch):
-    """Where particles are as many as are affordable, and the queries' ways differ."""
+    """The number of particles follows the cost, and the queries' distances differ."""
     monkeypatch.setattr(stages, "NUM_WEIGHED", 100)  # too few effective draws: all need the swarm
     target = several_stages()
     cost = (512 + 32 * 8) * 5 * 10 * target.operations
@@ -487,7 +487,7 @@ def test_the_trace_adds_up(staged):
 
 
 def test_every_decode_is_counted():
-    """Those of the trace are those that the decoder ran, but for checks of chosen sizes."""
+    """The trace counts the decodes that ran, except for checks of chosen sizes."""
     problem = linear_gaussian_problem(8, data_dim=20, scale=0.3, batch=2)
     cc.Bank.of(problem.vae)
     counted = []
@@ -562,7 +562,7 @@ def test_with_everything_observed_log_evidence_is_exact(latent):
 
 @pytest.mark.parametrize("scale", [3.0, 20.0])
 def test_faint_evidence_is_no_error(scale):
-    """The way from the prior has length 0 then."""
+    """The distance from the prior is 0 then."""
     problem = linear_gaussian_problem(6, data_dim=8, scale=scale, batch=4)
     posterior = cc.condition(problem.vae, problem.evidence, Auto(), seed=0)
     off = (posterior.log_evidence - problem.exact_log_evidence()).abs()
@@ -680,7 +680,7 @@ def test_a_query_that_the_grid_cannot_do_takes_it_from_no_other():
 
 
 def test_the_bank_alone_is_not_trusted_where_its_error_is_large(monkeypatch):
-    """Enough effective points, and islands that disagree: the grid has to answer."""
+    """There are enough effective points, but the islands disagree, so the grid has to answer."""
     monkeypatch.setattr(stages, "_ISLAND_FACTOR", 1e6)
     problem = linear_gaussian_problem(2, scale=0.5)
     posterior = cc.condition(problem.vae, problem.evidence, seed=0)

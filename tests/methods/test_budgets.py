@@ -1,4 +1,4 @@
-"""Budgets and interruption: whatever stages were cut, there is an answer that says so."""
+"""Budgets and interruptions: whatever was cut short, there is an answer that says so."""
 
 from importlib import import_module
 
@@ -54,7 +54,7 @@ def several() -> cc.VAETarget:
     "max_decodes", [1, 500, 9000, 10_000, 11_500, 12_000, 13_000, 14_500, 16_000, 20_000, 60_000]
 )
 def test_every_budget_of_decodes_has_an_answer(digits, query, max_decodes):
-    """Budgets that pay for a later stage and not for one before it are among them."""
+    """Some of these budgets can afford a later stage but not an earlier one."""
     target = cc.VAETarget(digits.vae, digits.evidence[query])
     posterior = cc.infer(target, Auto(max_decodes=max_decodes), seed=0)
     assert_usable(posterior)
@@ -70,7 +70,7 @@ def test_every_budget_of_decodes_has_an_answer_for_a_bare_density(dim, max_decod
 
 
 def without(monkeypatch: pytest.MonkeyPatch, cut: set[str], rows: slice = slice(None)) -> None:
-    """Let no budget pay for some stages, for some of the queries that would go through them."""
+    """Make some stages unaffordable for some of the queries that would run them."""
     planned = Budget.planned_decodes
 
     def expensive(budget: Budget, stage: str, distance: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ def test_no_stage_needs_another_to_have_run(stage, how, monkeypatch):
 
 
 def test_where_a_grid_is_not_affordable_the_rest_stays_within_the_budget():
-    """How far p(z|x) is from the prior is known then too; it was taken to be next to it."""
+    """The distance from the prior is known even then; it used to be taken for 0."""
     problem = linear_gaussian_problem(2, data_dim=5, scale=0.003, batch=3)
     posterior = cc.condition(problem.vae, problem.evidence, Auto(max_decodes=9700), seed=0)
     assert [stage.name for stage in posterior.trace] == ["bank"]
@@ -113,7 +113,7 @@ def test_few_draws_can_be_kept(digits, num_draws):
 
 
 class Interrupting(torch.nn.Module):
-    """A decoder that Ctrl-C falls into at the n-th call from now."""
+    """A decoder that raises KeyboardInterrupt at the n-th call from now."""
 
     def __init__(self, decoder: torch.nn.Module) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ def test_ctrl_c_in_a_later_block_keeps_what_the_blocks_before_it_found():
 
 
 class Slow(torch.nn.Module):
-    """A decoder for which each point takes so many seconds, by a clock of its own."""
+    """A decoder that takes a fixed time per point, by its own clock."""
 
     def __init__(self, decoder: torch.nn.Module, seconds: float) -> None:
         super().__init__()
@@ -185,7 +185,7 @@ def slow_problem(latent: int, seconds: float, batch: int = 3) -> tuple[cc.VAE, c
 @pytest.mark.parametrize("max_seconds", [0.5, 30.0])
 @pytest.mark.parametrize("latent", [2, 40])
 def test_time_is_up_when_it_is_up(latent, max_seconds, seconds, monkeypatch):
-    """By a clock of decodes alone: no overrun of more than a tenth and a piece that is decoded."""
+    """On a clock that counts decodes, the overrun is at most a tenth and one decoded piece."""
     vae, evidence, slow = slow_problem(latent, seconds)
     monkeypatch.setattr("crosscoding.target.observed_likelihood._PIECE_BYTES", 2**14)  # some points
     monkeypatch.setattr("crosscoding.model.bank._CHUNK_BYTES", 2**16)
@@ -221,7 +221,7 @@ def test_of_many_queries_some_are_settled_when_time_is_up(monkeypatch):
 
 
 def test_climbs_that_were_cut_are_not_trusted_though_time_is_left(monkeypatch):
-    """They get a share of the time, and what they found by then may lack modes."""
+    """They get a share of the time, so what they find may lack modes."""
     target = several()
     asked = iter([False, True])
 
@@ -241,7 +241,7 @@ def test_climbs_that_were_cut_are_not_trusted_though_time_is_left(monkeypatch):
 
 
 def slowed(monkeypatch: pytest.MonkeyPatch, name: str, seconds: float) -> list[float]:
-    """Time that passes only in calls of a function, by the name of its module and its own."""
+    """A clock that advances only in calls of the function with this name."""
     module, _, function = name.rpartition(".")
     whole, now = getattr(import_module(f"crosscoding.{module}"), function), [0.0]
 
@@ -257,12 +257,12 @@ def slowed(monkeypatch: pytest.MonkeyPatch, name: str, seconds: float) -> list[f
 @pytest.mark.parametrize(
     "step",
     [
-        "methods.reference.weighted_covariance",  # of each step of a fit
-        "methods.laplace.precision_root",  # of each damping that a climb tries
-        "methods.laplace.positive",
+        "methods.numerics.covering_reference.weighted_covariance",  # at each step of a fit
+        "methods.numerics.gauss_newton.precision_root",  # for each damping that a climb tries
+        "methods.numerics.gauss_newton.positive",
     ],
 )
-def test_long_steps_that_decode_nothing_keep_to_the_time(step, monkeypatch):
+def test_long_steps_without_decodes_keep_to_the_time(step, monkeypatch):
     now = slowed(monkeypatch, step, 1.0)
     posterior = cc.infer(blocks(6), Auto(max_seconds=10.0), seed=0)
     assert now[0] <= 11.0 + 1.0

@@ -1,4 +1,4 @@
-"""Bare densities wider than their prior: answered rightly, or not trusted."""
+"""Bare densities wider than their prior: the answer is right, or not trusted."""
 
 import math
 import time
@@ -74,7 +74,7 @@ def test_rejection_draws_from_a_density_wider_than_its_prior():
 @pytest.mark.parametrize("method", [Auto(), TemperedSMC()])
 @pytest.mark.parametrize(("dim", "spread"), [(6, 3.0), (8, 2.0)])
 def test_a_funnel_whose_neck_is_not_found_is_not_trusted(dim, spread, method, seed):
-    """Particles do not get into the neck, and importance weights do not tell."""
+    """Particles do not get into the neck, and importance weights do not show it."""
     density = densities.funnel(dim, spread)
     posterior = cc.infer(cc.DensityTarget(density.log_density, dim), method, seed=seed)
     error = (posterior.log_evidence - density.log_integral).abs().item()
@@ -245,7 +245,7 @@ def test_auto_has_the_share_of_each_mode(scale, dtype):
 
 
 def test_a_mode_found_by_luck_speaks_against_the_answer():
-    """Its basin is a thousandth of the room around the other, ten times as wide."""
+    """Its basin is a thousandth of the volume around the other mode, ten times as wide."""
     density = densities.mixture([[0.0] * 3, [20.0, 20, 0]], [3.0, 0.3])
     target = cc.DensityTarget(density.log_density, 3)
     posterior = cc.infer(target, TemperedSMC(), seed=0)

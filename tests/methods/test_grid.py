@@ -82,7 +82,7 @@ def test_a_smaller_tolerance_gives_a_smaller_error():
         method = Grid(tolerance=tolerance, max_cells=10**6)
         posterior = cc.condition(problem.vae, problem.evidence, method, seed=0)
         errors.append((posterior.log_evidence - problem.exact_log_evidence()).abs().max().item())
-    # "About": what is allowed is shared out over 50 cells, and there are more of them.
+    # "About": the tolerance is divided over 50 cells, and there are more of them.
     assert errors[0] < 0.2
     assert errors[1] < 2e-3
     assert errors[2] < 1e-4
@@ -141,7 +141,7 @@ def test_the_mixture_is_exact():
     assert cc.diagnostics.kernel_mmd(z, exact) < 0.003
     masses = target.masses(posterior.sample(4000, seed=1))
     error = (target.weights * (1 - target.weights) / 4000).sqrt()
-    # The two near components overlap: only the far one is told apart without error.
+    # The two near components overlap: only the far one is identified without error.
     assert abs(masses[2] - target.weights[2]) < 5 * error[2]
 
 
@@ -272,7 +272,7 @@ def test_a_thin_ridge_keeps_its_mass(scale, seed):
 
 @pytest.mark.parametrize("period", [0.128 / 2, 0.128 / 4])
 def test_a_ripple_in_step_with_the_cells_is_noticed(period):
-    """Midpoints see one phase of it only, and log p(x) comes out nats too high."""
+    """Midpoints see only one phase of it, and log p(x) is several nats too high."""
 
     def log_density(z):
         ripple = torch.sin(2 * math.pi * z[..., 0] / period)

@@ -1,4 +1,4 @@
-"""HMC: its draws against closed forms, its tuning, and trajectories that diverge."""
+"""HMC: draws against closed forms, tuning, and diverging trajectories."""
 
 import math
 
@@ -54,7 +54,7 @@ def test_linear_gaussian_moments_are_exact(latent_dim, dense):
 @pytest.mark.parametrize("dense", [False, True], ids=["diagonal", "dense"])
 @pytest.mark.parametrize("latent_dim", [1, 2, 10])
 def test_the_default_settings_mix_on_a_gaussian(latent_dim, dense):
-    """A path of fixed length comes back to its start where the step size is unlucky."""
+    """A path of fixed length returns to its start if the step size is unlucky."""
     problem = linear_gaussian_problem(latent_dim, data_dim=24, batch=(8,))
     method = HMC(num_chains=8, num_warmup=150, num_draws=150, dense_metric=dense)
     posterior = cc.condition(problem.vae, problem.evidence, method, seed=1)
@@ -196,7 +196,7 @@ def test_the_dense_metric_follows_a_narrow_ridge_that_the_diagonal_one_does_not(
     assert_moments(dense.draws[:, None], dense.ess[None], zero, covariance.double())
 
 
-# ---- trajectories that diverge -------------------------------------------------------------------
+# ---- diverging trajectories ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("step_size", [20.0, 1e6, 1e30])

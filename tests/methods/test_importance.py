@@ -53,7 +53,7 @@ def test_an_adapted_mixture_is_right_and_has_a_density(components):
 
 
 def test_weights_are_unbiased(monkeypatch):
-    """The mean over seeds of p(x) is p(x), from few draws of a proposal that few adapted."""
+    """Estimates of p(x) average to p(x) over seeds, with few draws and a rough proposal."""
     monkeypatch.setattr("crosscoding.model.bank.MAX_POINTS", 500)
     problem = linear_gaussian_problem(4, data_dim=10, scale=0.3, batch=3, dtype=torch.double)
     exact = problem.exact_log_evidence()
@@ -137,7 +137,7 @@ def test_impossible_points_of_the_prior_do_not_matter():
 
 @pytest.mark.parametrize("axis", [0, slice(None)], ids=["one axis", "all"])
 def test_draws_that_agree_are_adapted_from_and_no_other_query_notices(axis):
-    """As of particles that no step moved: there is no covariance to fit."""
+    """Particles that no step moved coincide: there is no covariance to fit."""
     problem = linear_gaussian_problem(3, data_dim=8, scale=0.3, batch=3, dtype=torch.double)
     target = problem.target
     draws = torch.randn(64, 3, 3, generator=seeded(0), dtype=torch.double)

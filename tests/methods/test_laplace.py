@@ -1,4 +1,4 @@
-"""Laplace: exact where p(z|x) is Gaussian, every mode once, each with its share."""
+"""Laplace: exact if p(z|x) is Gaussian; finds every mode once, with its share."""
 
 import math
 
@@ -38,7 +38,7 @@ def test_linear_gaussian_answers_are_exact(latent):
 
 
 def test_climbs_in_hundreds_of_dimensions_work_on_several_threads():
-    """As batched LU factors of 200 rows and more do not, with some builds of torch."""
+    """Batched LU with 200 rows or more fails on some builds of torch."""
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -150,7 +150,7 @@ def test_modes_found_twice_count_once():
 
 
 def test_a_wider_mode_weighs_more():
-    """Its share goes with 1 / sqrt |H|."""
+    """Its share is proportional to 1 / sqrt |H|."""
     z = torch.tensor([[0.0, 0.0], [9.0, 0.0]]).double()[:, None]
     precision = torch.stack([torch.eye(2), 16 * torch.eye(2)]).double()[:, None]
     modes = Modes(z, torch.zeros(2, 1).double(), precision, torch.ones(2, 1), torch.zeros(1))

@@ -1,4 +1,4 @@
-"""Natural gradients: exact and free of noise on a Gaussian, and never worse than Laplace."""
+"""Natural gradients: exact and noiseless on a Gaussian, and never worse than Laplace."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def test_linear_gaussian_answers_are_exact(latent):
     )
     posterior = cc.condition(problem.vae, problem.evidence, NaturalGradient(), seed=0)
     exact = problem.exact_log_evidence()
-    # Draws come with their mirror images, and the precision is exact: what is left is rounding.
+    # Draws come in mirrored pairs, and the precision is exact: only rounding is left.
     torch.testing.assert_close(posterior.c_elbo, exact, rtol=1e-10, atol=1e-8)
     torch.testing.assert_close(posterior.log_evidence, exact, rtol=1e-10, atol=1e-8)
     assert (posterior.c_elbo_error < 1e-8).all()
@@ -51,7 +51,7 @@ def curved_problem() -> cc.VAETarget:
 
 
 def test_the_c_elbo_is_at_least_that_of_one_laplace_mode():
-    """It starts there. Both look for one Gaussian; figures are of fresh draws."""
+    """It starts there. Both fit one Gaussian; the figures come from fresh draws."""
     target = curved_problem()
     natural = cc.infer(target, NaturalGradient(num_starts=1, num_fresh=4000), seed=0)
     laplace = cc.infer(target, Laplace(num_starts=1, num_fresh=4000), seed=0)

@@ -1,4 +1,4 @@
-"""Rejection: draws that are exact, proposals that are counted, and a budget that is kept."""
+"""Rejection: exact draws, counted proposals, and a budget that is kept."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""How far a path of HMC goes astray must not matter; and models that are refused."""
+"""Diverging HMC paths do no harm, and models that are NaN near prior draws are refused."""
 
 import pytest
 import torch

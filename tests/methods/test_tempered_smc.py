@@ -1,4 +1,4 @@
-"""Tempered SMC: exact log p(x) within its own errors, all modes, and errors that are right."""
+"""Tempered SMC: log p(x) is exact within its errors, the errors are right, no mode is lost."""
 
 import math
 from dataclasses import replace
@@ -65,7 +65,7 @@ def test_the_far_mode_of_the_mixture_is_kept():
 
 
 def test_islands_that_lost_a_mode_lower_the_ess():
-    """Few particles keep one of two mirrored modes in each island, and their means tell."""
+    """With few particles each island keeps one of two mirrored modes, and the means differ."""
     vae = mirrored_vae(8, 16, 0.3, seed=2)
     evidence = cc.Evidence(vae.sample_prior(4, seed=102), cc.random_mask((16,), 0.7, seed=2))
     posterior = cc.condition(vae, evidence, TemperedSMC(num_particles=64), seed=0)
@@ -92,13 +92,13 @@ def test_an_island_that_outweighs_all_others_has_no_more_draws_than_it_holds():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_whoever_trusts_a_mirrored_answer_has_both_sides(seed):
+def test_a_trusted_mirrored_answer_has_both_sides(seed):
     vae = mirrored_vae(3, 8, 0.5, seed=seed)
     evidence = cc.Evidence(vae.sample_prior(4, seed=seed), cc.random_mask((8,), 0.7, seed=seed))
     posterior = cc.condition(vae, evidence, TemperedSMC(), seed=seed)
     axis = torch.linalg.svd(posterior.draws.transpose(0, 1), full_matrices=False)[2][:, 0]
     share = (torch.einsum("sbi,bi->sb", posterior.draws, axis) > 0).double().mean(0)
-    assert posterior.trusted.any()  # an answer that trusts nothing says nothing
+    assert posterior.trusted.any()  # otherwise this would test nothing
     # 4 standard errors of a half at 600 effective draws.
     assert ((share - 0.5).abs()[posterior.trusted] < 4 * 0.5 / math.sqrt(600)).all()
 
@@ -115,7 +115,7 @@ def test_errors_tell_how_far_answers_scatter():
 
 
 def test_particles_that_no_step_moves_have_not_searched(monkeypatch):
-    """Where every proposal is refused, no more than the bank has looked for modes."""
+    """If every move is rejected, only the bank has looked for modes."""
     monkeypatch.setattr(tempered_smc, "_LEAST_ACCEPTANCE", 1.1)
     problem = linear_gaussian_problem(4, data_dim=8, scale=0.5, batch=2)
     method = TemperedSMC(num_particles=64, num_moves=1, num_leapfrog=1)
@@ -132,7 +132,7 @@ def test_too_many_temperatures_are_an_error_that_names_the_query(monkeypatch):
     nothing = torch.zeros(3, 20, dtype=torch.bool)
     mask = torch.where(torch.arange(3)[:, None] == 1, problem.evidence.mask, nothing)
     evidence = cc.Evidence(problem.truth, mask)
-    with pytest.raises(BudgetError, match=r"in 2 temperatures, and it was not for query 1; .*use"):
+    with pytest.raises(BudgetError, match=r"within 2 temperatures, .* not for query 1; .*use"):
         cc.condition(problem.vae, evidence, TemperedSMC(num_particles=64), seed=0)
 
 

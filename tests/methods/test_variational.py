@@ -1,4 +1,4 @@
-"""Variational: what it fits against closed forms, and a C-ELBO that is never flattered."""
+"""Variational: fits against closed forms, and a C-ELBO that is never too high."""
 
 import math
 
@@ -73,7 +73,7 @@ def test_log_evidence_and_query_log_prob_are_right_within_their_errors(family, l
     weights = (likelihood.log_prob(problem.truth) * query).sum(-1).exp()  # p(y|z) of each draw
     error = weights.std(0) / weights.mean(0) / math.sqrt(len(weights))
     difference = posterior.query_log_prob(problem.truth) - problem.exact_query_log_prob()
-    # 5 standard errors, and 0.05 nats for what the fit is off.
+    # 5 standard errors, and 0.05 nats for the error of the fit.
     assert (difference.abs() < 5 * error + 0.05).all()
 
 
@@ -153,7 +153,7 @@ def test_away_from_the_exact_posterior_the_gap_is_the_kl_divergence():
 
 @every_family
 def test_the_c_elbo_is_never_above_the_log_evidence_of_a_bimodal_vae(family):
-    """FCN too, which has no bound to keep: a fold over ±z would lift it by log 2."""
+    """Even for FCN, which has no bound: a fold over ±z would raise its C-ELBO by log 2."""
     problem = mirrored_problem()
     exact = cc.condition(problem.vae, problem.evidence, Grid(), seed=0).log_evidence
     method = Variational(family, steps=1500)
@@ -222,7 +222,7 @@ def test_the_c_elbo_of_a_richer_family_is_higher():
         cc.infer(target, Variational(family), seed=0).c_elbo
         for family in (Gaussian(), Planar(4), FCN((16, 16)))
     )
-    # The gaps are KL(q || p): a quarter of a nat for a Gaussian, next to none for the others.
+    # The gaps are KL(q || p): a quarter of a nat for a Gaussian, almost none for the others.
     assert nf > gvi + 0.05
     assert fcn > gvi + 0.05
 
@@ -239,7 +239,7 @@ def test_fewer_draws_than_dimensions_inflate_no_c_elbo(family, num_draws):
     posterior = cc.condition(problem.vae, problem.evidence, method, seed=0)
     exact = problem.exact_log_evidence()
     assert_never_above(posterior, exact)
-    # The fit is not degenerate either: q has not shrunk to where there were no draws.
+    # The fit is not degenerate either: q has not shrunk in directions without draws.
     assert (exact - posterior.c_elbo < 2.0).all()
     z = posterior.sample(4000, seed=1)
     variance = torch.linalg.eigvalsh(torch.einsum("sbi,sbj->bij", *[z - z.mean(0)] * 2) / len(z))
@@ -347,7 +347,7 @@ def test_pareto_k_is_that_of_the_weights_of_its_draws():
     method = Variational(Gaussian(), steps=50, num_fresh=400)
     posterior = cc.condition(problem.vae, problem.evidence, method, seed=0)
     log_weights = problem.target.log_joint(posterior.draws) - posterior.log_prob(posterior.draws)
-    # log q is worked out again from z here, good to a few 1e-6 of the weights
+    # log q is recomputed from z here, which is good to a few 1e-6 of the weights
     expected = cc.diagnostics.pareto_smooth(log_weights)[1]
     torch.testing.assert_close(posterior.pareto_k, expected, rtol=0, atol=0.02)
 

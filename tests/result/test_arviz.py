@@ -1,4 +1,4 @@
-"""Exchange: a posterior as ArviZ reads it, and what is said where ArviZ is not installed."""
+"""A posterior as ArviZ reads it, and the message if ArviZ is not installed."""
 
 import sys
 

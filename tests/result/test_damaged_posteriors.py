@@ -1,4 +1,4 @@
-"""Folders of posteriors that were damaged, or are of something else: refused, not believed."""
+"""Damaged folders, and folders of something else, are refused."""
 
 import math
 
@@ -132,7 +132,7 @@ def test_a_damaged_folder_is_refused(fit, damage, tmp_path):
     ids=["pareto_k", "finished", "ess", "queries permuted"],
 )
 def test_what_would_make_an_answer_trusted_is_missed(change, said, tmp_path):
-    """Auto cut short is not trusted; without these figures, or with others, it would be."""
+    """Auto cut short is not trusted; with these figures missing or changed, it would be."""
     problem = linear_gaussian_problem(6, data_dim=8, scale=0.5, batch=(2,))
     method = cc.methods.Auto(max_decodes=1)
     posterior = cc.condition(problem.vae, problem.evidence, method, seed=0)

@@ -1,4 +1,4 @@
-"""A saved posterior goes on as if nothing had happened, with its own model or the same again."""
+"""A loaded posterior continues where it was saved, with its own model or the same one passed."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def assert_same_posterior(first, second, truth):
         assert torch.equal(second.stats[name], value)
     assert (second.method, second.batch_shape) == (first.method, first.batch_shape)
     assert (second.seconds, second.bound) == (first.seconds, first.bound)
-    assert torch.equal(second.sample(7), first.sample(7))  # the streams go on where they were
+    assert torch.equal(second.sample(7), first.sample(7))  # the streams continue
     assert torch.equal(second.predict(7), first.predict(7))
     assert torch.equal(second.predict_mean(7), first.predict_mean(7))
     # Not bitwise: a product of matrices rounds by how they lie in memory, which is not saved.
@@ -130,13 +130,13 @@ def test_a_decoder_of_ones_own_class_is_passed_to_load(tmp_path):
     without = cc.Posterior.load(tmp_path / "saved")
     assert torch.equal(without.sample(5, seed=0), posterior.sample(5, seed=0))
     for ask in (without.mean, lambda: without.predict(1)):
-        with pytest.raises(ValueError, match=r"pass Posterior.load\(path, vae=...\)"):
+        with pytest.raises(ValueError, match=r"pass it: Posterior.load\(path, vae=...\)"):
             ask()
     within = cc.Posterior.load(tmp_path / "saved", vae=problem.vae)
     assert_same_posterior(posterior, within, problem.truth)
 
 
-@pytest.mark.filterwarnings("ignore:the decoder is no stack")
+@pytest.mark.filterwarnings("ignore:the decoder is not a stack")
 def test_a_grids_density_needs_its_model(tmp_path):
     problem = mirrored_problem()
     posterior = cc.condition(problem.vae, problem.evidence, Grid(), seed=0)
@@ -159,7 +159,7 @@ class Shifted(nn.Module):
         return self.decoder(z) + 0.1
 
 
-@pytest.mark.filterwarnings("ignore:the decoder is no stack")
+@pytest.mark.filterwarnings("ignore:the decoder is not a stack")
 def test_a_model_that_the_evidence_does_not_fit_is_refused(tmp_path):
     problem = mirrored_problem()
     cc.condition(problem.vae, problem.evidence, Rejection(20), seed=0).save(tmp_path / "saved")

@@ -1,4 +1,4 @@
-"""Posterior: what can be asked of it, and what it refuses; saving is in test_saving.py."""
+"""Posterior: what it computes and what it refuses; saving is in test_files.py."""
 
 import math
 
@@ -262,7 +262,7 @@ def test_arrays_are_taken_as_tensors_are(problem, exact):
     assert torch.equal(exact.log_prob(z.numpy()), exact.log_prob(z))
 
 
-# ---- truth that is none --------------------------------------------------------------------------
+# ---- unusable truth ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(6,), (2, 6), (3, 5), (1, 3, 6), ()])

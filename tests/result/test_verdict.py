@@ -1,4 +1,4 @@
-"""Verdicts: what each figure is worth at its limits, and what is said about it."""
+"""Verdicts: the grade of each figure at its limits, its reason and its advice."""
 
 import math
 from dataclasses import replace
@@ -106,7 +106,7 @@ def test_equal_weights_have_no_tail_to_fit():
 
 
 def test_no_draws_at_all_are_no_error():
-    """As where time was up before anything ran."""
+    """As when time was up before anything ran."""
     nothing = dict.fromkeys(("log_evidence_error", "ess", "pareto_k", "missed"), math.nan)
     (verdict,) = figures(**nothing, num_draws=0.0, finished=False).verdicts()
     assert verdict.label == "unreliable"
@@ -240,7 +240,7 @@ EFFORT = [{"log_evidence_error": 0.2}, {"ess": 12.0}, {"pareto_k": 0.9}, {"misse
 @pytest.mark.parametrize("density_dim", [None, 2, 5])
 @pytest.mark.parametrize("changed", EFFORT, ids=str)
 def test_advice_does_not_lead_in_a_circle(changed, density_dim):
-    """From any method to Auto, and from there to methods whose advice names no other."""
+    """Advice leads from any method to Auto, and from there to methods that name no other."""
     names = {name: f"methods.{name}(" for name in ("Auto", "TemperedSMC", "Grid", "HMC")}
 
     def named(method):
@@ -308,7 +308,7 @@ def test_a_narrow_fit_is_no_better_than_approximate():
     "method", [Auto(max_seconds=20), Laplace(), NaturalGradient(steps=20), Importance()]
 )
 def test_where_weights_collapse_draws_do_not_repeat(method):
-    """A ridge of 64 dimensions that no Gaussian proposes well for."""
+    """A ridge in 64 dimensions, for which no Gaussian is a good proposal."""
     torch.manual_seed(0)
     decoder = nn.Sequential(nn.Linear(40, 80), nn.Tanh(), nn.Linear(80, 120))
     vae = cc.VAE(decoder, 40, cc.likelihoods.Gaussian(0.01))

@@ -400,7 +400,7 @@ class Posterior:
         if self.target is None:
             raise ValueError(
                 "expected a posterior with a decoder, got one that was loaded without its model; "
-                "load it with Posterior.load(path, vae=...)"
+                "pass it: Posterior.load(path, vae=...)"
             )
         raise ValueError(
             "expected a posterior with a decoder, got that of a bare density, which has z but no "

@@ -1,4 +1,4 @@
-"""Answers: the better one is kept, and one that another contradicts is doubted."""
+"""The better offer is kept, and an answer that another contradicts is doubted."""
 
 import math
 
@@ -20,7 +20,7 @@ def nothing_yet() -> BestSoFar:
 
 
 def offer(log_evidence: float, *, c_elbo: float = math.nan, sound: bool = False) -> Findings:
-    """An offer from 4,000 draws; unless it is sound, its weights say nothing."""
+    """An offer from 4,000 draws; unless it is sound, its weights mean nothing."""
 
     def one(value: float) -> torch.Tensor:
         return torch.full((1,), value)
@@ -40,7 +40,7 @@ def offer(log_evidence: float, *, c_elbo: float = math.nan, sound: bool = False)
 
 
 @pytest.mark.parametrize("fit_first", [True, False])
-def test_of_two_that_are_no_good_the_one_above_the_others_bound_is_kept(fit_first):
+def test_of_two_poor_offers_the_one_above_the_bound_is_kept(fit_first):
     kept = nothing_yet()
     fit, bank = offer(-50.0, c_elbo=-60.0), offer(-100.0)
     for each in (fit, bank) if fit_first else (bank, fit):
@@ -55,7 +55,7 @@ def test_an_answer_below_a_bound_that_another_found_is_not_trusted():
     kept.keep(ROWS, offer(-10.0, sound=True))
     kept.compare()
     assert kept.grade.tolist() == [TRUSTED]
-    kept.keep(ROWS, offer(-4.0, c_elbo=-9.0))  # its weights say nothing, its bound does
+    kept.keep(ROWS, offer(-4.0, c_elbo=-9.0))  # its weights mean nothing, its bound does
     kept.compare()
     assert kept.grade.tolist() != [TRUSTED]
     assert kept.missed > 0.3

@@ -1,4 +1,4 @@
-"""Linear decoders under Gaussian noise: exact answers, and only where a decoder is linear."""
+"""Linear decoders with Gaussian noise: exact answers, and only if the decoder is linear."""
 
 import math
 

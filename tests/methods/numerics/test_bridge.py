@@ -1,4 +1,4 @@
-"""Bridges: p(z|x) seen from a proposal in place of the prior."""
+"""Bridges: a target relative to a proposal instead of the prior."""
 
 import torch
 from problems import linear_gaussian_problem, seeded

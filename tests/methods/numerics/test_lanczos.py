@@ -1,11 +1,11 @@
-"""Eigenvalues from products alone: those that are equal too, and the mean of what is left."""
+"""Eigenvalues from products alone, equal ones included, and the mean of the rest."""
 
 import pytest
 import torch
 from problems import seeded
 from torch import Tensor
 
-from crosscoding.methods.numerics.lanczos import NUM_PROBES, lanczos, mean_beside
+from crosscoding.methods.numerics.lanczos import NUM_PROBES, lanczos, mean_of_rest
 
 
 def curvature_of(values: list[float], dim: int = 50) -> Tensor:
@@ -42,7 +42,7 @@ def test_the_largest_come_first_and_the_mean_of_the_rest_is_that_of_the_trace():
     found = torch.linalg.eigvalsh(bend)[0]
     torch.testing.assert_close(found[-8:], torch.tensor(values[:8], dtype=torch.double))
     left = (curvature.trace() - found.sum()) / 30
-    mean = mean_beside(product, basis, NUM_PROBES, seeded(2))
+    mean = mean_of_rest(product, basis, NUM_PROBES, seeded(2))
     # Eigenvalues of 1 to 2 are left: eight probes of 30 dimensions tell their mean to 2 %.
     torch.testing.assert_close(mean, left[None], rtol=0.06, atol=0)
 

@@ -1,4 +1,4 @@
-"""Climbs by gradients alone: to the mode, each query by itself, and no longer than they may."""
+"""Climbs by gradients alone reach the mode, query by query, within the allowed steps."""
 
 import pytest
 import torch

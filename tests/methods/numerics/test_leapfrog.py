@@ -1,4 +1,4 @@
-"""Hamiltonian moves: exact dynamics on a Gaussian, detailed balance, and paths that diverge."""
+"""Hamiltonian moves: exact dynamics on a Gaussian, detailed balance, and diverging paths."""
 
 import math
 
@@ -64,7 +64,7 @@ def test_short_steps_keep_the_energy_and_are_accepted():
 
 @pytest.mark.parametrize("factored", [False, True])
 def test_exact_draws_stay_exact(factored):
-    """Draws of the target, moved by steps so long that many are refused, are draws of it."""
+    """Draws from the target remain draws from it, even if steps are so long that many fail."""
     num, target = 4000, flat(gaussian(), 1)
     factor = torch.linalg.cholesky(COVARIANCE)
     z = torch.randn(num, 1, 2, generator=seeded(0), dtype=torch.double) @ factor.mT

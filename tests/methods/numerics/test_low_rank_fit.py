@@ -1,4 +1,4 @@
-"""A fit of low rank: exact where evidence tells of few directions, and never a D × D matrix."""
+"""Low-rank fits: exact if evidence informs few directions, and never a D × D matrix."""
 
 import math
 
@@ -15,7 +15,7 @@ from crosscoding.methods.base import silent
 from crosscoding.methods.numerics.low_rank_fit import fit_low_rank
 from crosscoding.model.bank import prior_points
 from crosscoding.target import observed_likelihood
-from crosscoding.target.base import Target
+from crosscoding.target.vae_target import Target
 
 
 def fit(target: Target, decodes: int = 2200, seconds: float | None = None) -> tuple[Fitted, Tensor]:
@@ -168,8 +168,8 @@ def test_products_with_the_curvature_are_worked_out_in_pieces_that_are_bounded(m
     whole = target.curvature_along(z, directions)
     one = vae.cost.values + 8 * vae.params_size
     monkeypatch.setattr(observed_likelihood, "_PIECE_BYTES", 4 * one * 4)
-    for dear in (1e7, 0.0):  # by forward mode, and by differences
-        monkeypatch.setattr("crosscoding.target.vae_target._EXPENSIVE", dear)
+    for limit in (1e7, 0.0):  # by forward mode, and by differences
+        monkeypatch.setattr("crosscoding.target.vae_target._EXPENSIVE", limit)
         vae.decoder.rows.clear()
         pieces = target.curvature_along(z, directions)
         assert max(vae.decoder.rows) <= 4

@@ -1,4 +1,4 @@
-"""Modes of bare densities, wherever they are: all found, and what is not said to be likely."""
+"""Modes of bare densities are found wherever they are, or the unseen share says so."""
 
 import densities
 import pytest

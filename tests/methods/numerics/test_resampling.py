@@ -1,4 +1,4 @@
-"""Weighted points: counts of systematic draws, and temperatures that keep an ESS."""
+"""Weighted points: counts in systematic resampling, and temperatures that keep an ESS."""
 
 import math
 

@@ -73,13 +73,7 @@ class BestSoFar:
         offer = replace(offer, log_evidence_error=error)
         figures = _figures(offer)
         self._claim(rows, offer, figures)
-        # Less 2 standard errors each: the highest of several noisy bounds would be no bound.
-        bound = offer.c_elbo - 2 * offer.c_elbo_error
-        bound_so_far = self.c_elbo[rows] - 2 * self.c_elbo_error[rows]
-        higher = ~(bound <= bound_so_far) & ~bound.isnan()
-        self.c_elbo[rows[higher]] = offer.c_elbo[higher]
-        self.c_elbo_error[rows[higher]] = offer.c_elbo_error[higher]
-        bound = torch.where(higher, bound, bound_so_far)
+        bound = self._keep_bound(rows, offer)
         new = {
             "log_evidence": offer.log_evidence,
             "error": error,
@@ -95,8 +89,8 @@ class BestSoFar:
         if not better.any():
             return
         index = better.nonzero()[:, 0]
-        chosen, generator = rows[index], Generator().manual_seed(self._seed)
-        draws = None if postpone else _resampled(offer, index, self.num_draws, generator)
+        chosen = rows[index]
+        draws = None if postpone else self._resampled(offer, index)
         # If what follows is interrupted, these answers are marked as not finished.
         finished = self.finished[chosen]
         self.finished[chosen] = False
@@ -111,6 +105,20 @@ class BestSoFar:
         self.looked[chosen] = searched
         self.grade[chosen] = grade[index].long()
         self.finished[chosen] = finished
+
+    def _keep_bound(self, rows: Tensor, offer: Findings) -> Tensor:
+        """Keep the C-ELBO if it is the highest so far; returns the bounds on log p(x), (rows,)."""
+        # Less 2 standard errors each: the highest of several noisy bounds would be no bound.
+        bound = offer.c_elbo - 2 * offer.c_elbo_error
+        bound_so_far = self.c_elbo[rows] - 2 * self.c_elbo_error[rows]
+        higher = ~(bound <= bound_so_far) & ~bound.isnan()
+        self.c_elbo[rows[higher]] = offer.c_elbo[higher]
+        self.c_elbo_error[rows[higher]] = offer.c_elbo_error[higher]
+        return torch.where(higher, bound, bound_so_far)
+
+    def _resampled(self, offer: Findings, index: Tensor) -> Tensor:
+        """Draws of an offer for some of its queries, with the same random numbers every time."""
+        return _resampled(offer, index, self.num_draws, Generator().manual_seed(self._seed))
 
     def _claim(self, rows: Tensor, offer: Findings, figures: Figures) -> None:
         """Remember what log p(x) is at least, by sound weights or by a bound."""
@@ -136,8 +144,7 @@ class BestSoFar:
         """Equally weighted draws for some queries, (num_draws, rows, latent)."""
         later = rows[self._postponed[rows]]
         if len(later) and self._later is not None:
-            generator = Generator().manual_seed(self._seed)
-            self._draws[:, later] = _resampled(self._later, later, self.num_draws, generator)
+            self._draws[:, later] = self._resampled(self._later, later)
             self._postponed[later] = False
         return self._draws[:, rows]
 

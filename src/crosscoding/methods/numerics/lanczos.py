@@ -67,7 +67,7 @@ def lanczos(
     return basis.mT, bend
 
 
-def mean_beside(
+def mean_of_rest(
     product: Callable[[Tensor], Tensor], directions: Tensor, num_probes: int, generator: Generator
 ) -> Tensor:
     """Mean eigenvalue of H orthogonal to the directions (B, D, k), estimated by probes, (B,)."""

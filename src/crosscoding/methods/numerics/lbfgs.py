@@ -86,9 +86,9 @@ class _Ascents:
         better = gain >= _ENOUGH * slope - rounding
         change = self._gradient - gradient
         curved = (move * change).sum(-1)
-        told = better & (curved > 1e-8 * move.norm(dim=-1) * change.norm(dim=-1))
-        self._remember(told, move, change, curved)
-        self._gain = torch.where(better & ~told, 2 * self._gain, self._gain)
+        informative = better & (curved > 1e-8 * move.norm(dim=-1) * change.norm(dim=-1))
+        self._remember(informative, move, change, curved)
+        self._gain = torch.where(better & ~informative, 2 * self._gain, self._gain)
         shorter = (0.5 * slope / (slope - gain).clamp_min(1e-30)).clamp(0.1, 0.5)
         self._length = torch.where(better, 1.0, shorter * self._length)
         self.z = torch.where(better[:, None], z, self.z)
@@ -108,9 +108,9 @@ class _Ascents:
         here = evaluated(self._target, self._target.log_joint, z[None])
         return here.log_density[0], here.gradient[0]
 
-    def _remember(self, told: Tensor, move: Tensor, change: Tensor, curved: Tensor) -> None:
-        """Store the new pairs of the climbs in `told`, (B,), in place of the oldest."""
-        some = told.nonzero()[:, 0]
+    def _remember(self, informative: Tensor, move: Tensor, change: Tensor, curved: Tensor) -> None:
+        """Store the new pairs of the climbs in `informative`, (B,), in place of the oldest."""
+        some = informative.nonzero()[:, 0]
         for name, new in (("_moves", move), ("_changes", change), ("_inverse", 1 / curved)):
             memory = getattr(self, name)
             memory[:, some] = torch.cat([memory[1:, some], new[some][None]])

@@ -28,7 +28,7 @@ from crosscoding.crosscoders.narrowed_gaussian import Narrowed
 from crosscoding.errors import counted
 from crosscoding.methods.base import Report
 from crosscoding.methods.numerics.gradients import evaluated
-from crosscoding.methods.numerics.lanczos import NUM_PROBES, lanczos, mean_beside
+from crosscoding.methods.numerics.lanczos import NUM_PROBES, lanczos, mean_of_rest
 from crosscoding.methods.numerics.lbfgs import ascend
 from crosscoding.random import normal, spawn
 from crosscoding.target.base import Target
@@ -203,7 +203,7 @@ def _narrowed(
     flat = _FLAT / target.prior_scale**2
     values, directions = values.abs().clamp_min(flat), basis @ rotation
     there = directions.square().sum(1) > 0.5
-    beside = mean_beside(product, directions, num_probes, for_probes).clamp_min(flat)
+    beside = mean_of_rest(product, directions, num_probes, for_probes).clamp_min(flat)
     widths = 0.5 * (beside.log()[:, None] - values.log())
     gradient = evaluated(target, target.log_joint, points).gradient.mean(0).double()
     along = (directions.mT @ gradient[..., None])[..., 0]

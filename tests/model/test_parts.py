@@ -394,7 +394,7 @@ OWN = {
     "scripted": lambda: torch.jit.script(Residual(7)),
 }
 every_own = pytest.mark.parametrize("make", OWN.values(), ids=OWN)
-said_so = pytest.warns(UserWarning, match=r"only the weights of the decoder, .*load_vae\(")
+said_so = pytest.warns(UserWarning, match=r"only the weights of the decoder.*load_vae\(")
 scripts = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 
 

@@ -229,7 +229,7 @@ def test_counts_of_a_likelihood_of_ones_own_are_counted():
     finding = vae.check(10 * data)["counts"]
     assert finding.status == "warning"
     assert "was it trained on such data" in finding.message
-    assert vae.check(10 * data)["units"].message.endswith("take counts as they are, not scaled")
+    assert vae.check(10 * data)["units"].message.endswith("pass counts unscaled")
     torch.testing.assert_close(
         log_prob_of_columns(Geometric(), data, torch.zeros(12)),
         log_prob_of_columns(Poisson(), data, torch.zeros(12)),

@@ -1,4 +1,4 @@
-"""The front door: every bad argument is refused in words, and no NaN gets through in silence."""
+"""`condition` and its relatives: bad arguments raise clear errors, and no NaN passes silently."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Each way in which data and a model do not go together, and the finding that tells."""
+"""Every mismatch of data and model, and the check that finds it."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Each fault that a decoder can have by itself, and the finding that tells."""
+"""Every fault of a decoder alone, and the check that finds it."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What decoding takes: multiply-adds of products, numbers that go to memory, counted by one run."""
+"""The cost of decoding: multiply-adds and numbers written to memory, counted in one run."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Folders that somebody damaged, or made to do harm: refused in words, and nothing of them is run.
+"""Damaged and malicious folders are refused with a message, and no code in them is run.
 
 What of any folder is noticed is in test_damaged_folders.py, of layers in test_architecture.py.
 """

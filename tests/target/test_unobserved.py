@@ -1,4 +1,4 @@
-"""What is not observed has no say in p(z|x); where it does not exist, it is named."""
+"""Unobserved elements do not affect p(z|x); if one has no prediction, it is named."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""The clock: loops end in time by what their steps take, and nothing begins when it is over."""
+"""The clock: loops stop in time for their next step, and no work begins after time is up."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The front door: every bad argument is refused in words, and no NaN gets through in silence."""
+"""`condition` and its relatives: bad arguments raise clear errors, and no NaN passes silently."""
 
 import math
 
@@ -333,7 +333,7 @@ def test_log_p_of_the_query_needs_a_model_and_a_truth_that_fits_it():
 
 
 def test_log_p_of_the_query_is_no_less_than_the_posteriors_own_draws_say():
-    """The answer on the complete datum may be caught in a local mode, as by this method."""
+    """Even if the answer on the complete datum is caught in a local mode, as by this method."""
     vae = cc.VAE(Waves(8.0), 4, cc.likelihoods.Gaussian(0.1))
     data = vae.sample_prior(6, seed=0)
     posterior = cc.condition(vae, cc.Evidence(data, torch.arange(8) >= 4), seed=0)

@@ -266,3 +266,10 @@ def test_its_repr_says_what_matters_and_prints_no_tensors():
     evidence = cc.Evidence(torch.zeros(2, 4), torch.tensor([True, False, False, False]))
     assert repr(evidence) == "Evidence(shape=(2, 4), 25.0% observed)"
     assert repr(evidence[:0]) == "Evidence(shape=(0, 4), 0.0% observed)"
+
+
+def test_parts_of_evidence_are_not_checked_again(monkeypatch):
+    evidence = cc.Evidence(VALUES, MASK)
+    monkeypatch.setattr("crosscoding.evidence.as_tensor", None)  # the first step of every check
+    assert torch.equal(evidence[1:].mask, MASK[1:])
+    assert evidence.flatten(1).values.shape == (2, 3)

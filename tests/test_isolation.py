@@ -1,4 +1,4 @@
-"""What surrounds a call changes no bit of what it gives, and a call changes nothing around it."""
+"""Torch settings around a call do not change its result, and the call does not change them."""
 
 import inspect
 import sys

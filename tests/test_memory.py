@@ -1,4 +1,4 @@
-"""Memory is bounded: what a piece takes, and the peak of a process that works on large pictures."""
+"""Memory is bounded: that of a piece, and the peak of a process that works on large pictures."""
 
 import subprocess
 import sys

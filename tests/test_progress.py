@@ -1,4 +1,4 @@
-"""Progress goes from 0 to 1 and never back, moves on, and is shown only where somebody watches."""
+"""Progress rises from 0 to 1, keeps moving, and is shown only on a terminal or in a notebook."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Randomness: quasi-random normal points have the law of normal draws and their own seed."""
+"""Randomness: quasi-random normal points are distributed as normal draws, with their own seed."""
 
 import math
 

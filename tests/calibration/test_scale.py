@@ -207,7 +207,7 @@ def test_data_that_the_means_equal_are_refused():
     decoder = nn.Linear(2, 4)
     nn.init.zeros_(decoder.weight)
     vae = cc.VAE(decoder, 2, Gaussian(0.1))
-    with pytest.raises(cc.BudgetError, match="the decoder's means are equal to all values"):
+    with pytest.raises(cc.BudgetError, match="the decoder's means equal all values"):
         cc.calibrate_scale(vae, decoder.bias.detach().expand(5, 4).clone())
 
 
@@ -243,14 +243,14 @@ LINEAR = linear_gaussian_problem()
             LINEAR.truth,
             {},
             TypeError,
-            "a VAE with a Gaussian likelihood, .* got Bernoulli; of another, compare",
+            "a VAE with a Gaussian likelihood, .* got Bernoulli; for another likelihood, compare",
         ),
         (
             with_likelihood(LINEAR.vae, Mixed([(Bernoulli(), 8)])),
             LINEAR.truth,
             {},
             TypeError,
-            "a Mixed with a Gaussian part of a fixed scale, .* got Mixed; of another, compare",
+            "a Mixed with a Gaussian part, of fixed scale, got Mixed; for another",
         ),
         (
             cc.VAE(nn.Sequential(nn.Linear(3, 16), nn.Unflatten(1, (8, 2)), nn.Softplus()), 3,
@@ -258,7 +258,7 @@ LINEAR = linear_gaussian_problem()
             LINEAR.truth,
             {},
             ValueError,
-            r"of a fixed scale, got Gaussian\(scale=None\)",
+            r"with a fixed scale, got Gaussian\(scale=None\)",
         ),
         (LINEAR.vae, [1.0], {}, TypeError, "data to be a torch.Tensor or a NumPy array, got list"),
         (LINEAR.vae, torch.zeros(4, 7), {}, ValueError, r"expected data of shape \(\*batch, 8\)"),

@@ -1,4 +1,4 @@
-"""Models that are right, and the pieces to make one wrong in one way."""
+"""Correct models, and pieces that each introduce one fault."""
 
 import torch
 from problems import seeded

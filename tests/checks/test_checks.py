@@ -1,4 +1,4 @@
-"""The report as a whole: a right model, one with several faults, what is refused."""
+"""The whole report: for a correct model, for one with several faults, and refusals."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Where data lie in the latent space, and whether an encoder is the decoder's own."""
+"""Where data lie in latent space, and whether the encoder belongs to the decoder."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The models of the zoo, on data they were not trained on: nothing may speak against them."""
+"""No false alarms for the models of the zoo, on data they were not trained on."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The bank: log p(x|z) at kept points is that of decoding; it is bounded, kept, saved and known."""
+"""The bank gives the log p(x|z) of decoding, and is bounded, kept, saved and recognised."""
 
 import json
 import math

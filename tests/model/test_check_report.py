@@ -1,4 +1,4 @@
-"""Reports: the order of what is bad, the table, JSON without NaN."""
+"""Reports: the order of statuses, the table, JSON without NaN."""
 
 import math
 

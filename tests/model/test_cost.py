@@ -1,4 +1,4 @@
-"""What decoding takes: multiply-adds of products, numbers that go to memory, counted by one run."""
+"""The cost of decoding: multiply-adds and numbers written to memory, counted in one run."""
 
 import pytest
 import torch
@@ -89,7 +89,7 @@ EXCESSIVE = {
 
 @pytest.mark.parametrize("run", EXCESSIVE.values(), ids=EXCESSIVE)
 def test_what_takes_more_is_refused(run):
-    said = r"at most 1000000000 .* and 40 numbers .* more at aten"
+    said = r"at most 1000000000 .* and at most 40 numbers .* more at aten"
     with pytest.raises(ModelFormatError, match=said), Limited(FORTY):
         run()
 

@@ -1,4 +1,4 @@
-"""Encoders: a frozen copy, in whatever way mean and log-variance are output; or a refusal."""
+"""Encoders: copied and frozen, however they output mean and log-variance; or refused."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Random numbers that a network draws from streams of others: noticed, and put back."""
+"""Random numbers that a network draws from global streams are noticed, and the streams restored."""
 
 import random
 

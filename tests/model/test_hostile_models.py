@@ -1,4 +1,4 @@
-"""Folders that somebody damaged, or made to do harm: refused in words, and nothing of them is run.
+"""Damaged and malicious folders are refused with a message, and no code in them is run.
 
 What of any folder is noticed is in test_damaged_folders.py, of layers in test_architecture.py.
 """
@@ -61,8 +61,14 @@ ATTACKS = {
         edit_tensor("encoder.0.weight", lambda t: t.mT),
         r"expected \(4, 6\) for weight '0\.weight', got \(6, 4\)",
     ),
-    "tensor of nobody": (add_tensor("momentum.0.weight", torch.ones(1)), "'momentum.0.weight' too"),
-    "path for a name": (add_tensor("../../.bashrc", torch.ones(1)), r"got '../../\.bashrc' too"),
+    "tensor of nobody": (
+        add_tensor("momentum.0.weight", torch.ones(1)),
+        "the unknown 'momentum.0.weight'",
+    ),
+    "path for a name": (
+        add_tensor("../../.bashrc", torch.ones(1)),
+        r"got the unknown '../../\.bashrc'",
+    ),
     "encoder without description": (
         without_description("encoder"),
         "expected tensors of a model, got the unknown 'encoder.0.bias'",
@@ -206,7 +212,7 @@ def test_what_is_named_is_no_class_of_networks(saved):
 def test_a_class_that_is_not_there_is_named(saved, name):
     edit_description(architecture={"class": name, "arguments": {}})(saved)
     with pytest.raises(
-        cc.ModelFormatError, match=f"cannot import {name}: .* where Python finds it"
+        cc.ModelFormatError, match=f"cannot import {name}: .* where Python can find it"
     ):
         cc.load_vae(saved, allow_code=True)
 

@@ -1,4 +1,4 @@
-"""Heads: decoders that fall apart into trunk and last linear layer, and those that must not."""
+"""Last layers: decoders that split into trunk and last linear layer, and those that must not."""
 
 import pytest
 import torch

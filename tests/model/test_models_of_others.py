@@ -1,4 +1,4 @@
-"""Decoders that others trained, used as their owners would: nothing of ours went into them."""
+"""Decoders that others trained, used as their owners would."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""Copies of networks: computed weights become plain ones, wrappers come off, nothing is shared."""
+"""Copies of networks: computed weights become plain, wrappers are removed, nothing is shared."""
 
 import threading
 import warnings

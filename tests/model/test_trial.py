@@ -1,4 +1,4 @@
-"""Networks of others: tried before they are relied on, and refused where p(t|z) would be none.
+"""Users' networks are tried before use, and refused if p(t|z) would not be a distribution.
 
 What decoders in particular are refused for is in test_vae.py.
 """

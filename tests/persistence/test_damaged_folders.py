@@ -1,4 +1,4 @@
-"""Folders of tensors and JSON that are damaged or do harm: refused, and nothing in them is run."""
+"""Damaged or malicious folders of tensors and JSON are refused, and no code in them is run."""
 
 import json
 import os

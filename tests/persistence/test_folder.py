@@ -1,4 +1,4 @@
-"""Folders of tensors and JSON: whole or not at all, with checksums of what is in them."""
+"""Folders of tensors and JSON: written completely or not at all, with checksums."""
 
 import json
 import os

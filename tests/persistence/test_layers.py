@@ -1,4 +1,4 @@
-"""Networks as plain data: every known layer there and back, everything else declined."""
+"""Networks as plain data: every known layer survives a round trip, others are declined."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Pickles are told by what they hold, whatever their names; other archives are let pass."""
+"""Pickles are recognised by content, whatever their names; other archives pass."""
 
 import os
 import pickle

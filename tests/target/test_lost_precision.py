@@ -1,4 +1,4 @@
-"""Decoders whose output no longer tells log p(x|z): the answer is right, or not trusted."""
+"""Decoders whose output loses log p(x|z) to rounding: the answer is right, or not trusted."""
 
 import math
 import re

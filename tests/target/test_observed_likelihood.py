@@ -1,4 +1,4 @@
-"""Observed rows: log p(x|z) and its gradient are those of the whole decoder, whatever is asked."""
+"""Observed rows: log p(x|z) and its gradient always equal those of the whole decoder."""
 
 import pytest
 import torch

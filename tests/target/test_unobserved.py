@@ -1,4 +1,4 @@
-"""What is not observed has no say in p(z|x); where it does not exist, it is named."""
+"""Unobserved elements do not affect p(z|x); if one has no prediction, it is named."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -584,7 +584,9 @@ def test_a_decoder_is_refused_where_an_infinite_output_has_no_meaning():
         (-math.inf, Gaussian()),
         (-math.inf, Mixed([Poisson(), Gaussian()])),
     ):
-        with pytest.raises(cc.NonFiniteError, match=r"finite output.*at index \(1,\) of the out"):
+        with pytest.raises(
+            cc.NonFiniteError, match=r"finite output.*at index \(1,\) of its output"
+        ):
             cc.VAE(Constant(value), 1, likelihood)
 
 

@@ -1,4 +1,4 @@
-"""Targets: log p(z, x) in every form in which methods ask for it, with and without a VAE."""
+"""Targets: log p(z, x) in every form that methods use, with and without a VAE."""
 
 import pytest
 import torch

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from crosscoding.checks.likelihood_parts import Part, parts_of
+from crosscoding.checks.likelihood_parts import LikelihoodPart, parts_of
 from crosscoding.likelihoods import Likelihood
 
 FEWEST = 10
@@ -32,7 +32,7 @@ def log_prob_of_columns(likelihood: Likelihood, data: Tensor, floor: Tensor) -> 
     return torch.stack([_log_prob_of_part(part) for part in parts]).sum(0)
 
 
-def _log_prob_of_part(part: Part) -> Tensor:
+def _log_prob_of_part(part: LikelihoodPart) -> Tensor:
     likelihood, (data, floor) = part.likelihood, part.tensors
     if likelihood.kind == "binary":
         elements = _binary(data)

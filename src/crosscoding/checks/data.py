@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from crosscoding.checks.column_baseline import FEWEST, KINDS, log_prob_of_columns
-from crosscoding.checks.likelihood_parts import Part, parts_of, worst
+from crosscoding.checks.likelihood_parts import LikelihoodPart, parts_of, worst
 from crosscoding.checks.subject import Subject
 from crosscoding.errors import counted
 from crosscoding.likelihoods import Gaussian, Likelihood, Mixed
@@ -109,7 +109,9 @@ def _is_scaled(likelihood: Likelihood) -> bool:
     return isinstance(likelihood, Gaussian) and likelihood.scale is not None
 
 
-def _scale_of(subject: Subject, part: Part, elements: Tensor, outputs: Tensor) -> CheckResult:
+def _scale_of(
+    subject: Subject, part: LikelihoodPart, elements: Tensor, outputs: Tensor
+) -> CheckResult:
     """The result for one part of a `Mixed`, given the places of its elements and outputs.
 
     The prior and the other parts together are one Gaussian in z, (z − b) ~ N(0, B⁻¹) with

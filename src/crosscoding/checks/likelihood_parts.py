@@ -10,7 +10,7 @@ from crosscoding.model.check_report import STATUSES, CheckResult
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class LikelihoodPart:
     """Columns of data with their likelihood.
 
     Args:
@@ -34,16 +34,16 @@ class Part:
         return self.likelihood.kind == "classes"
 
 
-def parts_of(likelihood: Likelihood, *tensors: Tensor) -> list[Part]:
+def parts_of(likelihood: Likelihood, *tensors: Tensor) -> list[LikelihoodPart]:
     """The parts of a likelihood, each with its share of tensors (…, *data)."""
     if not isinstance(likelihood, Mixed):
-        return [Part(likelihood, "", tensors)]
+        return [LikelihoodPart(likelihood, "", tensors)]
     columns = [num for _, num in likelihood.pairs]
     pieces = [tensor.split(columns, likelihood.dim) for tensor in tensors]
     found, start = [], 0
     for index, (part, num) in enumerate(likelihood.pairs):
         own = tuple(piece[index] for piece in pieces)
-        found.append(Part(part, f"{columns_named(start, num)}: ", own))
+        found.append(LikelihoodPart(part, f"{columns_named(start, num)}: ", own))
         start += num
     return found
 

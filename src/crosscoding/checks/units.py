@@ -5,7 +5,7 @@ import math
 from torch import Tensor
 
 from crosscoding.checks.column_baseline import FEWEST
-from crosscoding.checks.likelihood_parts import Part, parts_of, worst
+from crosscoding.checks.likelihood_parts import LikelihoodPart, parts_of, worst
 from crosscoding.checks.subject import Subject
 from crosscoding.model.check_report import CheckResult
 
@@ -47,13 +47,13 @@ def counts(subject: Subject) -> CheckResult | None:
     return worst([_counts_of(part) for part in parts if part.counts])
 
 
-def _can_be_compared(part: Part) -> bool:
+def _can_be_compared(part: LikelihoodPart) -> bool:
     """Whether values are numbers, not all equal, with finite means under the model."""
     data, _, means = part.tensors
     return not part.classes and bool(means.isfinite().all() and data.min() != data.max())
 
 
-def _units_of(part: Part) -> CheckResult:
+def _units_of(part: LikelihoodPart) -> CheckResult:
     data, draws, means = (values.flatten(1) for values in part.tensors)
     spread = draws.std(0).clamp_min(1e-6 * draws.abs().max())
     far = ((data - draws.mean(0)).abs() > _FAR * spread).double()
@@ -87,7 +87,7 @@ def _units_of(part: Part) -> CheckResult:
     return CheckResult("units", status, f"{part.where}{words}; {advice}", shares)
 
 
-def _counts_of(part: Part) -> CheckResult:
+def _counts_of(part: LikelihoodPart) -> CheckResult:
     data, means, otherwise = (values.double().flatten(1).sum(1) for values in part.tensors)
     times, other = _times(means, data), _times(otherwise, data)
     words = f"{part.where}the model's counts add up to {times:.2g} times those of the data"

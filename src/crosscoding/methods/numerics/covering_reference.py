@@ -5,7 +5,9 @@ the prior:
 
     r = 0.5 N(0, s² I) + 0.2 t₄(m, S) + 0.15 t₁(m, S) + 0.15 c(m, S),   s: the `prior_scale`
 
-If there are several modes (`mode_search`), this makes up half of r, and a t₄ at each mode the rest.
+If there are several modes (`mode_search`), this makes up half of r, and a t₄ at each mode the rest. If
+there are more than the search keeps, as 2^D in a product of D bimodal densities, parts at a few of them
+would only take draws from the others, so r has none.
 
 A VAE's p(z|x) lies within its prior. A bare density need not lie within N(0, s² I): it may be
 wider, elsewhere, or have heavier tails. Then importance weights of draws from N(0, s² I) are
@@ -31,7 +33,7 @@ from crosscoding.crosscoders.covariance_estimates import towards_diagonal, weigh
 from crosscoding.crosscoders.heavy_tailed_mixture import EACH_CAUCHY, NORMAL, log_kernel, tailed
 from crosscoding.crosscoders.precision_factors import covariance_root
 from crosscoding.diagnostics import importance_ess
-from crosscoding.methods.numerics.mode_search import Peaks, search
+from crosscoding.methods.numerics.mode_search import MOST_MODES, Peaks, search
 from crosscoding.methods.numerics.resampling import flattened, next_temperature
 from crosscoding.model.bank import MAX_POINTS
 from crosscoding.random import normal, quasi_normal, spawn
@@ -60,7 +62,7 @@ class Reference:
         scale: s, the standard deviation of the normal part around 0.
         mean: m, shape (latent,).
         root: Cholesky factor of S, shape (latent, latent).
-        peaks: Modes with parts of their own; None if there are fewer than two.
+        peaks: Modes with parts of their own; None if there are fewer than two, or too many.
         unseen: Estimated share of the density in modes that were not found; NaN if there was no
             time to search.
     """
@@ -156,7 +158,8 @@ class Reference:
             peaks = search(seen, starts, generator=for_search)
         except OutOfTime:
             return self, False
-        return replace(self, peaks=peaks if len(peaks.z) > 1 else None, unseen=peaks.unseen), True
+        several = 1 < len(peaks.z) < MOST_MODES
+        return replace(self, peaks=peaks if several else None, unseen=peaks.unseen), True
 
     @classmethod
     def _adapted(cls, target: DensityTarget) -> tuple["Reference", bool]:

@@ -29,7 +29,7 @@ _FEWEST_ROUNDS, _MOST_ROUNDS = 2, 6  # after the first; they go on while they fi
 _NUM_STARTS, _MOST_DECODES = 512, 8192  # of a round: starts, and starts times the dimension
 _SCREENED = 16  # points whose gradients are compared, for each start
 _FIRST_STEPS, _STEPS = 2, 12
-_MOST_CLIMBS, _MOST_MODES = 32, 16  # climbed to the end, and kept
+_MOST_CLIMBS, MOST_MODES = 32, 16  # climbed to the end, and kept
 _LIGHT = 6.0  # nats below the heaviest mode, where a mode no longer counts
 _EVERYWHERE = (0.03, 100.0)  # distances from 0, in prior standard deviations
 _AROUND = (2.0, 60.0)  # distances from a mode, in its standard deviations
@@ -171,7 +171,7 @@ def _reached(target: Target, starts: Tensor, earlier: Peaks | None) -> Peaks:
     if earlier is not None:
         z = torch.cat([z, earlier.z])
     peaks = _distinct(climb(target, z[:, None], _STEPS))
-    heavy = (peaks.log_mass > peaks.log_mass[0] - _LIGHT).nonzero()[:_MOST_MODES, 0]
+    heavy = (peaks.log_mass > peaks.log_mass[0] - _LIGHT).nonzero()[:MOST_MODES, 0]
     return Peaks(peaks.z[heavy], peaks.precision[heavy], peaks.log_mass[heavy])
 
 

@@ -66,11 +66,11 @@ def reproduce(request: Request, *, as_json: bool) -> None:
         took = "" if seconds is None else f"{seconds:8.1f} s"
         err.print(f"{experiment.name:9} {took:>10}  {what}", markup=False, highlight=False)
 
-    with followed("reproducing", silent, shown=True) as told:
+    with followed("reproducing", silent, shown=True) as track:
 
         def report(share: float, what: str) -> None:
             """Progress of one part of an experiment."""
-            told((len(rows) + _OF_PART * share) / len(experiments), what)
+            track((len(rows) + _OF_PART * share) / len(experiments), what)
 
         context = Context(
             folder,

@@ -40,7 +40,7 @@ def list_all(*, as_json: bool) -> None:
         rows = [{"name": e.name, "title": e.title, "wanted": e.wanted} for e in _all()]
         print_json(rows)
         return
-    table = Table("name", "what it shows", "what the paper saw")
+    table = Table("name", "what it shows", "expected, according to the paper")
     for each in _all():
         table.add_row(each.name, each.title, each.wanted)
     out.print(table)

@@ -112,7 +112,7 @@ def test_condition_completes_a_colour_picture_of_a_face(tmp_path, monkeypatch, n
 
 
 @pytest.mark.parametrize("name", ["anime-64d", "celeba-100d"])
-def test_a_digit_is_no_datum_of_a_model_of_faces(tmp_path, name):
+def test_a_model_of_faces_refuses_a_digit(tmp_path, name):
     result = run("condition", name, "--digit", 1, "--observe", "rows:0-3", "--out", tmp_path)
     assert result.exit_code == 2
     assert f"expected --image FILE for {name}, a picture of 64 x 64 pixels" in result.stderr
@@ -148,7 +148,7 @@ def test_method_picks_the_method(tmp_path):
         (("mnist-2d", "--observe", "rows:0-3"), "expected exactly one of --image"),
     ],
 )
-def test_bad_words_give_one_clear_line(tmp_path, words, message):
+def test_wrong_options_give_one_clear_line(tmp_path, words, message):
     result = run("condition", *words, "--out", tmp_path)
     assert result.exit_code == 2
     assert message in result.stderr
@@ -163,7 +163,7 @@ def test_a_picture_of_another_size_is_refused(tmp_path):
     assert "28 x 28 pixels, got 30 x 28" in result.stderr
 
 
-def test_a_file_that_is_no_picture_is_refused(tmp_path):
+def test_a_file_that_is_not_a_picture_is_refused(tmp_path):
     (tmp_path / "text.png").write_text("not a picture")
     result = run("condition", "mnist-2d", "--image", tmp_path / "text.png", "--observe", "rows:0-3")
     assert result.exit_code == 2
@@ -194,7 +194,7 @@ def test_ctrl_c_ends_with_a_message_and_exit_code_130(tmp_path, monkeypatch):
 
 
 def table_model(folder, likelihood=None, shape=(4,)):
-    """A model of four columns as `VAE.save` writes it; gives its draws."""
+    """Save a model of four columns with `VAE.save`; returns draws from it."""
     torch.manual_seed(0)
     layers = [torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 4)]
     decoder = torch.nn.Sequential(*layers, torch.nn.Unflatten(1, shape))
@@ -215,7 +215,7 @@ def test_rows_with_gaps_are_answered_by_a_model_in_a_folder(tmp_path):
     assert summary == json.loads((out / "summary.json").read_text())
     assert [query["num_observed"] for query in summary["queries"]] == [3, 3, 3]
     assert {query["verdict"] for query in summary["queries"]} == {"trusted"}
-    assert "query_log_prob" not in summary["queries"][0]  # the truth is not there
+    assert "query_log_prob" not in summary["queries"][0]  # the truth is unknown
     assert arrays(out)["completions"].shape == (200, 3, 4)
     low, mean, high = (read_table(out / f"{name}.csv") for name in ("low", "mean", "high"))
     assert mean.names == ["w", "x", "y", "z"]
@@ -228,7 +228,7 @@ def test_rows_with_gaps_are_answered_by_a_model_in_a_folder(tmp_path):
     assert "3 trusted" in run(*words).stdout
 
 
-def test_answers_that_are_not_written_whole_have_no_summary(tmp_path, monkeypatch):
+def test_an_interrupted_write_leaves_no_summary(tmp_path, monkeypatch):
     table_model(tmp_path / "mine")
     (tmp_path / "gaps.csv").write_text("1,,3,4\n")
     words = ("condition", tmp_path / "mine", "--data", tmp_path / "gaps.csv", "--out", tmp_path)
@@ -239,7 +239,7 @@ def test_answers_that_are_not_written_whole_have_no_summary(tmp_path, monkeypatc
     assert not (tmp_path / "summary.json").exists()
 
 
-def test_rows_that_are_whole_are_observed_in_part(tmp_path):
+def test_observe_selects_a_part_of_complete_rows(tmp_path):
     rows = table_model(tmp_path / "mine")
     np.save(tmp_path / "whole.npy", rows.numpy())
     words = ("condition", tmp_path / "mine", "--data", tmp_path / "whole.npy", "--json")
@@ -256,7 +256,7 @@ def test_rows_that_are_whole_are_observed_in_part(tmp_path):
     assert "expected data with something missing" in nothing.stderr
 
 
-def test_one_picture_of_numbers_is_shown(tmp_path):
+def test_a_picture_given_as_an_array_is_shown(tmp_path):
     picture = table_model(tmp_path / "mine", shape=(2, 2))[:1].numpy()
     picture[:, 0] = np.nan
     np.save(tmp_path / "gaps.npy", picture)
@@ -267,7 +267,7 @@ def test_one_picture_of_numbers_is_shown(tmp_path):
     assert not list(out.glob("*.csv"))
 
 
-def test_a_picture_for_a_model_of_ones_own_comes_with_a_word_on_its_scale(tmp_path):
+def test_a_picture_for_your_own_model_comes_with_a_note_on_its_scale(tmp_path):
     table_model(tmp_path / "mine", shape=(2, 2))
     Image.new("L", (2, 2)).save(tmp_path / "picture.png")
     words = ("condition", tmp_path / "mine", "--image", tmp_path / "picture.png")
@@ -288,7 +288,7 @@ def test_a_table_has_no_pictures(tmp_path):
     )
 
 
-def test_a_class_of_ones_own_is_imported_only_if_it_is_allowed(tmp_path, monkeypatch):
+def test_your_own_class_is_imported_only_with_allow_code(tmp_path, monkeypatch):
     (tmp_path / "their_networks.py").write_text(
         "from torch import nn\n\nclass Decoder(nn.Linear):\n    pass\n"
     )
@@ -361,7 +361,7 @@ def test_check_takes_the_folder_of_a_model(tmp_path):
         ("mnist-2d", "none.npz:images", "expected data in none.npz, but there is no such file"),
     ],
 )
-def test_check_says_what_is_wrong_with_its_words(tmp_path, monkeypatch, model, data, message):
+def test_check_says_what_is_wrong_with_its_arguments(tmp_path, monkeypatch, model, data, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file.txt").write_text("")
     found = run("check", model, *([] if data is None else ["--data", data]))
@@ -379,7 +379,7 @@ def test_help_lists_every_registered_method():
     assert f"One of {', '.join(registry.METHODS)}. Default: auto." in shown
 
 
-def test_help_loads_nothing_that_draws():
+def test_help_does_not_import_drawing_libraries():
     asked = "import sys, crosscoding.cli; print({'PIL', 'matplotlib'} & set(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", asked], capture_output=True, text=True, check=True, timeout=120
@@ -403,7 +403,7 @@ def test_train_names_the_missing_archive_of_faces(tmp_path, faces):
 
 
 def tiny_digits(folder):
-    """A recipe that trains in a blink, and its data."""
+    """A recipe that trains in a moment, and its data."""
     images = np.random.default_rng(0).integers(0, 256, (60, 28, 28), dtype=np.uint8)
     np.savez(folder / "mnist.npz", train_images=images, test_images=images)
     return DigitRecipe(latent_dim=2, hidden=(5,), epochs=1)
@@ -454,7 +454,7 @@ def test_demo_writes_its_pictures_and_table(tmp_path, monkeypatch):
         assert pixels(tmp_path / f"{name}.png").std() > 10
 
 
-def test_reproduce_lists_what_there_is_and_draws_a_figure_once(tmp_path):
+def test_reproduce_lists_figures_and_draws_each_once(tmp_path):
     listed = json.loads(run("reproduce", "--list", "--json").stdout)
     assert [row["name"] for row in listed][:3] == ["fig1", "fig2", "fig3"]
     assert "fig13" in run("reproduce", "--list").stdout

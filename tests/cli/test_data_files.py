@@ -1,4 +1,4 @@
-"""Data from files: what is scaled, what is taken as it is, what is refused."""
+"""Reading data from files: what is rescaled, what is left as it is, and what is refused."""
 
 import zipfile
 
@@ -41,18 +41,18 @@ def test_flat_data_get_the_models_shape(tmp_path):
     [(Bernoulli(), [0, 0, 1]), (Gaussian(), [-1, -1 / 255, 1]), (Poisson(), [0, 127, 255])],
     ids=str,
 )
-def test_bytes_are_pixels_where_data_can_be_pictures(tmp_path, likelihood, wanted):
+def test_bytes_are_rescaled_if_the_data_can_be_pictures(tmp_path, likelihood, wanted):
     np.save(tmp_path / "a.npy", np.full((4, 2, 3), [0, 127, 255], dtype=np.uint8))
     data = read_data(str(tmp_path / "a.npy"), model(likelihood))
     torch.testing.assert_close(data[0, 0], torch.tensor(wanted, dtype=torch.float32))
 
 
-def test_bytes_of_a_table_are_no_pixels(tmp_path):
+def test_bytes_of_a_table_are_not_rescaled(tmp_path):
     np.save(tmp_path / "a.npy", np.full((4, 6), 200, dtype=np.uint8))
     assert (read_data(str(tmp_path / "a.npy"), model(Gaussian(), (6,))) == 200).all()
 
 
-def test_of_several_arrays_the_one_that_fits_or_is_named(tmp_path):
+def test_among_several_arrays_the_fitting_or_named_one_is_read(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, labels=np.arange(4), train=np.zeros((4, 2, 3)))
     assert read_data(str(path), model(Gaussian())).shape == (4, 2, 3)
@@ -64,7 +64,7 @@ def test_of_several_arrays_the_one_that_fits_or_is_named(tmp_path):
         read_data(f"{path}:valid", model(Gaussian()))
 
 
-def test_of_an_archive_what_is_chosen_is_unpacked_within_a_bound(tmp_path, monkeypatch):
+def test_only_the_chosen_array_is_unpacked_and_only_up_to_a_limit(tmp_path, monkeypatch):
     path = tmp_path / "a.npz"
     np.savez_compressed(path, other=np.zeros((4, 5)), train=np.zeros((4, 6)))
     read, shapes = np.lib.format.read_array, []
@@ -114,7 +114,7 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path, array):
         read_data(str(tmp_path / "a.npy"), model(Gaussian()))
 
 
-def test_bytes_of_zeros_and_ones_are_no_pixels(tmp_path):
+def test_bytes_of_zeros_and_ones_are_not_rescaled(tmp_path):
     np.save(tmp_path / "a.npy", np.full((4, 2, 3), [0, 1, 1], dtype=np.uint8))
     for likelihood in (Bernoulli(), Gaussian()):
         data = read_data(str(tmp_path / "a.npy"), model(likelihood))
@@ -127,13 +127,13 @@ def test_numbers_of_the_other_byte_order_are_read(tmp_path):
     assert torch.equal(data, torch.arange(12.0).reshape(2, 2, 3))
 
 
-def test_other_files_are_refused_with_those_that_are_read(tmp_path):
+def test_unknown_file_types_are_refused_with_a_list_of_known_ones(tmp_path):
     (tmp_path / "a.xlsx").write_text("1,2,3")
     with pytest.raises(ValueError, match=r"expected data as \.npy, \.npz, \.csv, \.tsv, \.txt or"):
         read_data(str(tmp_path / "a.xlsx"), model(Gaussian()))
 
 
-def test_a_table_is_taken_as_it_is_with_nan_where_there_is_nothing(tmp_path):
+def test_empty_cells_of_a_table_become_nan(tmp_path):
     (tmp_path / "a.csv").write_text("1,2,3,,5,6\n")
     data = read_data(str(tmp_path / "a.csv"), model(Gaussian()))
     wanted = torch.tensor([[[1.0, 2.0, 3.0], [torch.nan, 5.0, 6.0]]])

@@ -1,4 +1,4 @@
-"""Files as other programs write them, on the command line: answered rightly or refused clearly."""
+"""Files written by other programs, on the command line: answered correctly or clearly refused."""
 
 import json
 import zipfile
@@ -36,7 +36,7 @@ def run(*words, **options):
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch, tmp_path):
-    """Answers of no worth in no time, and results in a folder of the test's own."""
+    """Use a fast, inaccurate method, and a separate folder for the results of each test."""
     quick = registry.Entry(Importance(rounds=0), "quick", "points of the prior by weight")
     monkeypatch.setitem(registry.METHODS, "importance", quick)
     monkeypatch.chdir(tmp_path)
@@ -66,7 +66,7 @@ def completions() -> np.ndarray:
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_a_table_of_pandas_with_its_default_header_has_as_many_answers_as_rows(whole):
+def test_a_pandas_table_with_its_default_header_gets_one_answer_per_row(whole):
     model("mine", Poisson() if whole else Gaussian(0.1))
     rows = pd.DataFrame([[1, 2, pd.NA], [3, 4, 5]], dtype="Int64") if whole else FLOATS
     result = condition(rows.to_csv(index=False))
@@ -77,7 +77,7 @@ def test_a_table_of_pandas_with_its_default_header_has_as_many_answers_as_rows(w
     assert len(Path("answer/mean.csv").read_text().splitlines()) == 3
 
 
-def test_a_table_of_pandas_with_its_index_names_the_extra_column():
+def test_a_pandas_table_with_its_index_is_refused_naming_the_extra_column():
     model("mine", Gaussian(0.1))
     result = condition(FLOATS.to_csv())
     assert result.exit_code == 2
@@ -97,7 +97,7 @@ def test_options_say_whether_the_first_line_is_a_row():
         assert completions().shape[1] == num
 
 
-def test_a_decimal_comma_goes_in_and_comes_out():
+def test_a_decimal_comma_is_read_and_written():
     model("mine", Gaussian(0.1))
     text = "a;b;c\n0,5;;0,25\n"
     assert "--delimiter ';' --decimal ','" in condition(text).stderr
@@ -126,9 +126,9 @@ def intervals() -> dict[str, list[list[str]]]:
     "likelihood",
     [Poisson(), Bernoulli(), BetaBinomial(9, 4.0), DiscretizedLogistic(0.2), Ordinal([-0.5, 0.5])],
 )
-def test_an_interval_ends_in_values_that_were_drawn(likelihood):
+def test_the_ends_of_an_interval_are_values_that_were_drawn(likelihood):
     model("mine", likelihood)
-    assert condition("1,,\n0,,\n", "--samples", "7").exit_code == 0  # whose 5 % are between two
+    assert condition("1,,\n0,,\n", "--samples", "7").exit_code == 0  # 5 % of which lie between two
     draws = completions()
     for name, rows in intervals().items():
         end = draws.min(0) if name == "low" else draws.max(0)
@@ -158,7 +158,7 @@ def test_tables_have_several_suffixes(name):
     assert completions()[0, 0].tolist()[::2] == [0.5, 0.25]
 
 
-def test_a_table_comes_on_standard_input():
+def test_a_table_is_read_from_standard_input():
     model("mine", Gaussian(0.1))
     words = ("condition", "mine", "--data", "-", "--method", "importance", "--out", "answer")
     result = run(*words, input="a,b,c\n0.5,,0.25\n")
@@ -187,7 +187,7 @@ def test_a_table_comes_on_standard_input():
         (Categorical(3), (3, 3), "0,,3\n", "in line 1, column 3 of rows.csv: expected values wh"),
     ],
 )
-def test_errors_speak_of_lines_and_columns(likelihood, shape, text, message):
+def test_errors_name_line_and_column(likelihood, shape, text, message):
     model("mine", likelihood, shape)
     result = condition(text)
     assert result.exit_code == 2
@@ -196,7 +196,7 @@ def test_errors_speak_of_lines_and_columns(likelihood, shape, text, message):
     assert "0 more" not in result.stderr
 
 
-def test_errors_speak_of_the_places_in_an_array():
+def test_errors_name_the_index_in_an_array():
     model("mine", Poisson(), (2, 2))
     rows = np.array([[[1, 2], [3, np.nan]], [[1, 2], [np.inf, 4]]])
     np.save("rows.npy", rows)
@@ -214,7 +214,7 @@ def test_errors_speak_of_the_places_in_an_array():
         (np.zeros((2, 3), dtype=complex), "got one (2, 3) of complex128"),
     ],
 )
-def test_arrays_of_something_else_are_called_what_they_are(array, message):
+def test_arrays_without_numbers_are_refused_naming_their_dtype(array, message):
     model("mine", Gaussian(0.1))
     np.save("rows.npy", array, allow_pickle=True)
     result = run("condition", "mine", "--data", "rows.npy")
@@ -223,7 +223,7 @@ def test_arrays_of_something_else_are_called_what_they_are(array, message):
     assert "allow_pickle" not in result.stderr
 
 
-def test_what_is_wrong_with_the_data_is_not_put_on_the_method():
+def test_errors_in_the_data_do_not_blame_the_method():
     model("mine", Categorical(3, one_hot=True))
     result = condition("1,0,\n")
     assert result.exit_code == 2
@@ -231,7 +231,7 @@ def test_what_is_wrong_with_the_data_is_not_put_on_the_method():
     assert "--method" not in result.stderr
 
 
-def test_values_that_are_not_observed_are_looked_at_before_the_work(monkeypatch):
+def test_unobserved_values_are_checked_before_any_work(monkeypatch):
     model("mine", Bernoulli())
     monkeypatch.setattr("crosscoding.cli.condition.condition", lambda *_, **__: 1 / 0)
     result = condition("0,1,7\n", "--observe", "columns:0")
@@ -242,7 +242,7 @@ def test_values_that_are_not_observed_are_looked_at_before_the_work(monkeypatch)
 
 
 @pytest.mark.parametrize("words", [("--delimiter", ";"), ("--decimal", ","), ("--no-header",)])
-def test_options_of_tables_are_only_for_tables(words):
+def test_table_options_are_refused_without_a_table(words):
     model("mine", Gaussian(0.1))
     np.save("rows.npy", np.zeros((2, 3)))
     for source in (("--data", "rows.npy"), ("--digit", 1)):
@@ -309,7 +309,7 @@ def test_ink_in_the_alpha_channel_is_refused_wherever_pictures_are_read(ink):
     assert "got alpha.png in alpha.zip" in result.stderr
 
 
-def test_a_picture_of_sixteen_bits_is_that_of_eight():
+def test_a_16_bit_picture_is_read_like_an_8_bit_one():
     Image.fromarray(digit() // 2 + 20).save("eight.png")
     Image.fromarray((digit() // 2 + 20).astype(np.uint16) * 257).save("sixteen.png")
     log_evidence = [
@@ -320,7 +320,7 @@ def test_a_picture_of_sixteen_bits_is_that_of_eight():
 
 
 @pytest.mark.parametrize("change", [lambda pixels: pixels // 255, lambda pixels: pixels // 3 + 130])
-def test_pixels_that_are_all_dark_or_all_bright_are_no_black_and_white_picture(change):
+def test_a_black_and_white_picture_needs_dark_and_bright_pixels(change):
     Image.fromarray(change(digit())).save("flat.png")
     asked = run("condition", "mnist-2d", "--digit", 7, "--observe", "mask:flat.png")
     for result in (condition_on("flat.png"), asked):
@@ -328,7 +328,7 @@ def test_pixels_that_are_all_dark_or_all_bright_are_no_black_and_white_picture(c
         assert "expected pixels on both sides of 127 in flat.png" in result.stderr
 
 
-def test_a_black_picture_and_a_white_mask_are_what_they_are():
+def test_a_black_picture_and_a_white_mask_are_accepted():
     Image.new("L", (28, 28)).save("black.png")
     Image.new("L", (28, 28), 255).save("white.png")
     assert condition_on("black.png").exit_code == 0

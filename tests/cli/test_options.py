@@ -1,4 +1,4 @@
-"""What is said to all commands: the version, paths from the home folder, a decoder in a file."""
+"""Options shared by commands: the version, paths with `~`, a decoder from a file."""
 
 import importlib.metadata
 import json
@@ -45,7 +45,7 @@ def run(*words, **options):
 
 @pytest.fixture
 def networks(tmp_path, monkeypatch) -> Path:
-    """A file of networks in the present folder, and a model `mine` that names no layers."""
+    """A file of networks in the current folder, and a model `mine` whose layers are not saved."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     Path("code").mkdir()
@@ -59,13 +59,13 @@ def networks(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_the_version_is_told():
+def test_version_prints_the_version():
     result = run("--version")
     assert result.exit_code == 0
     assert result.stdout == f"crosscoding {importlib.metadata.version('crosscoding')}\n"
 
 
-def test_a_decoder_is_made_by_a_file_of_the_users(networks):
+def test_a_decoder_is_created_from_the_users_file(networks):
     chosen = ("--decoder", "code/networks.py:Decoder")
     words = ("condition", "mine", "--data", "rows.csv", "--method", "laplace", "--json")
     refused = run(*words)
@@ -78,7 +78,7 @@ def test_a_decoder_is_made_by_a_file_of_the_users(networks):
     assert result.exit_code == 0, result.output
     assert (
         json.loads(result.stdout)["queries"][0]["num_observed"] == 2
-    )  # what the file prints is elsewhere
+    )  # what the file prints goes to stderr
     assert run("check", "mine", *chosen).exit_code == 0
 
 
@@ -98,7 +98,7 @@ def test_a_decoder_is_made_by_a_file_of_the_users(networks):
         ("ended.py:Decoder", "cannot run ended.py: SystemExit"),
     ],
 )
-def test_what_is_wrong_with_a_decoder_is_said(networks, words, message):
+def test_errors_say_what_is_wrong_with_a_decoder(networks, words, message):
     Path("broken.py").write_text("def (")
     Path("absent.py").write_text("import nothing_of_that_name")
     Path("ended.py").write_text("raise SystemExit(0)")
@@ -108,13 +108,13 @@ def test_what_is_wrong_with_a_decoder_is_said(networks, words, message):
     assert "Traceback" not in result.output
 
 
-def test_a_decoder_is_for_the_folder_of_a_model(networks):
+def test_a_decoder_is_only_for_the_folder_of_a_model(networks):
     result = run("check", "mnist-2d", "--decoder", "code/networks.py:Decoder")
     assert result.exit_code == 2
     assert "expected --decoder only with the folder of a model, got mnist-2d" in result.stderr
 
 
-def test_a_tilde_is_the_home_folder(networks, monkeypatch):
+def test_a_tilde_stands_for_the_home_folder(networks, monkeypatch):
     monkeypatch.setenv("HOME", str(networks))
     monkeypatch.setenv("USERPROFILE", str(networks))
     Path("elsewhere").mkdir()
@@ -131,7 +131,7 @@ def test_a_tilde_is_the_home_folder(networks, monkeypatch):
         assert str(networks / "no") in run(*words).stderr
 
 
-def test_a_method_that_does_not_suit_is_spoken_of_as_an_option(tmp_path):
+def test_errors_of_a_method_name_the_option(tmp_path):
     words = ("condition", "mnist-20d", "--digit", 3, "--observe", "rows:0-13", "--method", "grid")
     result = run(*words, "--out", tmp_path)
     assert result.exit_code == 2
@@ -140,7 +140,7 @@ def test_a_method_that_does_not_suit_is_spoken_of_as_an_option(tmp_path):
     assert "try another --method" in result.stderr
 
 
-def test_what_is_piped_has_no_bars(networks):
+def test_piped_output_has_no_progress_bars(networks):
     command = [sys.executable, "-m", "crosscoding", "condition", "mnist-2d", "--digit=7"]
     done = subprocess.run(
         [*command, "--observe=rows:0-13", "--out=answer", "--json"],
@@ -153,7 +153,7 @@ def test_what_is_piped_has_no_bars(networks):
     assert json.loads(done.stdout)["verdict"] == "trusted"
 
 
-def test_one_completion_is_one(networks):
+def test_a_single_completion_is_reported_in_the_singular(networks):
     words = ("condition", "mine", "--data", "rows.csv", "--decoder", "code/networks.py:Decoder")
     result = run(*words, "--method", "laplace", "--samples", 1, "--out", "answer")
     assert "wrote 1 completion and a summary to answer" in " ".join(result.stdout.split())

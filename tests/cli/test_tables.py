@@ -1,4 +1,4 @@
-"""Tables in text: names, what is missing, how numbers are written, what is refused."""
+"""Tables as text: headers, missing values, delimiters and decimals, errors."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from crosscoding.cli.table_style import TableStyle
 from crosscoding.cli.tables import read_table, write_table
 
-ROWS = "0.5,,1.5\n2.5,3.5,\n"  # of floats with gaps, as pandas writes them
+ROWS = "0.5,,1.5\n2.5,3.5,\n"  # floats with gaps, as pandas writes them
 
 
 def table(tmp_path, text: str, style: TableStyle | None = None, *, name="a.csv", encoding="utf-8"):
@@ -15,7 +15,7 @@ def table(tmp_path, text: str, style: TableStyle | None = None, *, name="a.csv",
 
 
 @pytest.mark.parametrize("missing", ["", " ", "NA", "nan", "NaN", "null", "?"])
-def test_what_is_missing_is_nan(tmp_path, missing):
+def test_missing_values_are_nan(tmp_path, missing):
     read = table(tmp_path, f"1,{missing},3\n-4e-1,5,6\n")
     np.testing.assert_array_equal(read.rows, [[1, np.nan, 3], [-0.4, 5, 6]])
     assert read.names is None
@@ -31,7 +31,7 @@ def test_the_first_line_may_be_names(tmp_path, encoding, end):
     np.testing.assert_array_equal(read.rows, [[1, 2]])
 
 
-def test_a_first_line_with_gaps_is_no_line_of_names(tmp_path):
+def test_a_first_line_with_gaps_is_a_row_unless_it_has_words(tmp_path):
     assert table(tmp_path, ",2\n").names is None
     assert table(tmp_path, ",\n1,2\n").names is None
     assert table(tmp_path, ",b\n1,2\n3,2\n").names == ["", "b"]
@@ -40,7 +40,7 @@ def test_a_first_line_with_gaps_is_no_line_of_names(tmp_path):
 @pytest.mark.parametrize(
     "style", [TableStyle(), TableStyle(";", ","), TableStyle("\t"), TableStyle(" ")]
 )
-def test_what_is_written_is_read_again(tmp_path, style):
+def test_written_tables_can_be_read_again(tmp_path, style):
     rows = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
     for names in (None, ["a", "b c"]):
         write_table(tmp_path / "b.csv", rows, names, style)
@@ -54,7 +54,7 @@ def test_what_is_written_is_read_again(tmp_path, style):
 
 @pytest.mark.parametrize("first", ["0,1,2", '"0","1","2"', " 0, 1, 2"])
 @pytest.mark.parametrize("rows", [ROWS, "5,6,7\n8,9,\n"], ids=["floats", "whole"])
-def test_pandas_default_header_is_no_row(tmp_path, first, rows):
+def test_the_default_header_of_pandas_is_not_a_row(tmp_path, first, rows):
     read = table(tmp_path, f"{first}\n{rows}")
     assert [name.strip() for name in read.names or []] == ["0", "1", "2"]
     assert len(read.rows) == 2
@@ -65,7 +65,7 @@ def test_pandas_default_header_is_no_row(tmp_path, first, rows):
 
 
 @pytest.mark.parametrize("first", ["0", "0,1"])
-def test_a_short_header_of_pandas_is_told_by_the_decimals_below_it(tmp_path, first):
+def test_a_short_pandas_header_is_recognised_by_the_decimals_below_it(tmp_path, first):
     below = {"0": "0.5\n1.0\n", "0,1": "0.5,1.0\n,1e-05\n"}[first]
     read = table(tmp_path, f"{first}\n{below}")
     assert read.names == first.split(",")
@@ -105,10 +105,10 @@ def test_other_numbers_are_a_row(tmp_path, text):
         ",a,b,c\n0,0.5,,1.5\n1,2.5,3.5,\n",
         ",0,1\n0,0.5,\n1,2.5,3.5\n",
         "Unnamed: 0,0,1,2\n0,0.5,,1.5\n",
-        '"","a","b"\n"1",0.5,\n"2",2.5,3.5\n',  # of R
+        '"","a","b"\n"1",0.5,\n"2",2.5,3.5\n',  # as written by R
     ],
 )
-def test_an_index_of_pandas_is_named(tmp_path, text):
+def test_a_pandas_index_is_refused_by_name(tmp_path, text):
     message = r"an extra first column '.*' that counts the rows.*index=False"
     with pytest.raises(ValueError, match=message):
         table(tmp_path, text)
@@ -129,7 +129,7 @@ def test_an_index_of_pandas_is_named(tmp_path, text):
         ("1.5 nan 3\n4 5 6\n", "--delimiter space"),
     ],
 )
-def test_another_delimiter_is_named(tmp_path, text, advice):
+def test_a_wrong_delimiter_is_refused_naming_the_right_one(tmp_path, text, advice):
     with pytest.raises(ValueError, match="wrong delimiter") as caught:
         table(tmp_path, text)
     assert str(caught.value).endswith(f"Give {advice}")
@@ -159,7 +159,7 @@ def test_delimiters_and_decimals_are_read_as_they_are_given(tmp_path, style, nam
         ((";", ";"), "--decimal '.' or --decimal ','"),
     ],
 )
-def test_styles_that_are_none_are_refused(options, message):
+def test_invalid_styles_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         TableStyle.parse(*options, None)
 
@@ -195,12 +195,12 @@ def test_a_tab_has_names(name):
         ("0,1,2\n", "got only column names, 0, 1, 2; .*--no-header"),
     ],
 )
-def test_what_it_refuses(tmp_path, text, message):
+def test_malformed_tables_are_refused(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         table(tmp_path, text)
 
 
-def test_thousands_are_not_taken_for_decimals(tmp_path):
+def test_thousands_separators_are_not_taken_for_decimal_points(tmp_path):
     with pytest.raises(ValueError, match=r"got '1\.234'; write it with a decimal comma"):
         table(tmp_path, "1.234;5\n", TableStyle(";", ","))
 
@@ -212,7 +212,7 @@ def test_rows_without_a_number_are_noted(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", "Größe,b\n1,2\n".encode("latin-1")])
-def test_a_file_that_is_no_text_is_refused(tmp_path, content):
+def test_a_file_that_is_not_text_is_refused(tmp_path, content):
     (tmp_path / "a.csv").write_bytes(content)
     with pytest.raises(ValueError, match="it is not UTF-8 text"):
         read_table(tmp_path / "a.csv")

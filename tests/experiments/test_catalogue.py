@@ -1,4 +1,4 @@
-"""The list of experiments, and choosing from it."""
+"""The catalogue of experiments, and selecting from it."""
 
 import pytest
 

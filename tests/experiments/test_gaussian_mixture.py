@@ -16,7 +16,7 @@ def share_of_far_mode(z):
     return ((z - FAR).norm(dim=-1) < 1.75).float().mean().item()
 
 
-def test_the_mixture_is_normalised_and_its_draws_are_its_own():
+def test_the_mixture_is_normalised_and_its_draws_have_its_moments():
     axis = torch.linspace(-8, 10, 901)
     density = gaussian_mixture.log_prob(torch.cartesian_prod(axis, axis)).exp()
     assert density.sum() * 0.02**2 == pytest.approx(1, abs=1e-4)
@@ -39,7 +39,7 @@ def test_flexible_and_exact_methods_find_all_modes(name):
     assert kernel_mmd(draws, gaussian_mixture.sample(1000, seed=2)) < 0.02
 
 
-def test_a_gaussian_cannot_follow_the_mixture():
+def test_a_gaussian_cannot_fit_the_mixture():
     posterior = cc.infer(gaussian_mixture.target(), METHODS["gvi"].method, seed=0)
     assert kernel_mmd(posterior.sample(1000, seed=1), gaussian_mixture.sample(1000, seed=2)) > 0.05
     assert posterior.c_elbo < -0.5

@@ -1,4 +1,4 @@
-"""Running, resuming and writing experiments, on one that takes no time."""
+"""Running, resuming and recording, with an experiment that takes no time."""
 
 import json
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Settings:
 
 
 def made_up(calls, *, missing=False):
-    """An experiment of two parts that notes what it does."""
+    """An experiment of two parts that records its calls."""
 
     def measure(settings, context):
         def part(name):
@@ -68,7 +68,7 @@ def test_an_experiment_is_written_as_png_svg_json_and_tensors(tmp_path):
         assert (tmp_path / name).stat().st_size > 50
 
 
-def test_what_is_finished_is_not_done_again(tmp_path):
+def test_finished_experiments_are_not_run_again(tmp_path):
     calls = []
     first, _ = run(made_up(calls), Context(tmp_path))
     calls.clear()
@@ -106,7 +106,7 @@ def test_settings_can_be_changed_by_name(tmp_path):
         ({"size": [5]}, "expected size of made-up to be like 3"),
     ],
 )
-def test_settings_that_are_not_there_or_of_another_type_are_refused(changes, message):
+def test_unknown_settings_and_wrong_types_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         made_up([]).with_settings(changes)
 
@@ -119,7 +119,7 @@ def test_a_list_of_settings_is_taken_as_a_tuple_of_the_same_kind():
         hmc_acceptance.FIG5.with_settings({"num_leapfrog": []})
 
 
-def test_an_interrupted_run_goes_on_after_its_last_finished_part(tmp_path):
+def test_an_interrupted_run_resumes_after_its_last_finished_part(tmp_path):
     context = Context(tmp_path)
     context.part("one", Settings(), lambda: Result({"size": 3}, {"values": torch.ones(3)}))
     calls = []
@@ -151,12 +151,12 @@ def test_a_lost_picture_is_drawn_again_without_measuring_its_parts(tmp_path):
     assert calls == ["measure", "draw"]
 
 
-def test_a_damaged_record_counts_as_none(tmp_path):
+def test_a_damaged_record_is_ignored(tmp_path):
     (tmp_path / "made-up.json").write_text("{")
     assert finished("made-up", tmp_path) is None
 
 
-def test_all_passes_over_what_cannot_be_run_and_says_why(tmp_path):
+def test_running_all_skips_what_cannot_be_run_and_says_why(tmp_path):
     told = []
     experiments = [made_up([], missing=True), made_up([])]
     run_all(experiments, Context(tmp_path), done=lambda e, record, what: told.append(what))

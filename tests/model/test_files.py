@@ -6,10 +6,10 @@ from itertools import pairwise
 
 import pytest
 import torch
-from user_networks import Normed, Outer, Pair, Residual
 from problems import seeded
 from tampering import reseal
 from torch import Tensor, nn
+from user_networks import Normed, Outer, Pair, Residual
 
 import crosscoding as cc
 from crosscoding.likelihoods import Bernoulli, Gaussian, Mixed

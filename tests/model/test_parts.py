@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from user_networks import Residual
 from problems import seeded
 from torch import nn
+from user_networks import Residual
 
 import crosscoding as cc
 from crosscoding.likelihoods import Gaussian

@@ -37,14 +37,14 @@ def test_colour_takes_grey_and_three_channels_and_refuses_two():
         colour(np.zeros((2, 4, 5)))
 
 
-def test_a_sheet_keeps_every_picture_where_it_belongs():
+def test_a_sheet_puts_every_picture_in_its_place():
     shades = [[np.full((2, 3, 3), 0.1 * (3 * i + j)) for j in range(3)] for i in range(2)]
     canvas = sheet(shades, gap=1)
     assert canvas.shape == (2 * 3 + 1, 3 * 4 + 1, 3)
     np.testing.assert_allclose(canvas[4:6, 9:12], 0.5)
 
 
-def test_levels_hold_the_mass_they_say():
+def test_levels_enclose_the_stated_mass():
     z = torch.linspace(-5, 5, 400)
     density = (-0.5 * (z[:, None].square() + z.square())).exp()
     lowest, *_ = _levels_of_mass(density)

@@ -54,7 +54,7 @@ def test_every_method_has_a_colour_of_its_own():
     assert colour_of("something else") == colour_of("exact")
 
 
-def test_a_logarithmic_axis_writes_its_numbers_out():
+def test_a_logarithmic_axis_has_plain_numbers():
     figure = new_figure(3, 3)
     axes = figure.add_subplot()
     axes.plot([60, 400], [1, 2])

@@ -1,4 +1,4 @@
-"""Recipes that train in a blink, and data for them."""
+"""Recipes that train in a moment, and data for them."""
 
 import torch
 

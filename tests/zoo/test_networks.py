@@ -1,4 +1,4 @@
-"""The networks of the zoo: their shapes, and sizes they cannot have."""
+"""The networks of the zoo: their shapes, and invalid sizes."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def test_convolutions_have_a_bias_only_where_no_batch_norm_follows():
 
 
 @pytest.mark.parametrize("shape", [(3, 64, 32), (3, 20, 20), (3, 4, 4)])
-def test_images_that_cannot_be_halved_so_often_are_refused(shape):
+def test_images_that_cannot_be_halved_that_often_are_refused(shape):
     height, width = shape[-2:]
     with pytest.raises(
         ValueError, match=rf"square images .* halved 3 times, got {height} x {width}"

@@ -1,4 +1,4 @@
-"""Pixels of pictures: the same for every format that shows them, and nothing guessed."""
+"""Reading pictures: the same pixels from every format, and nothing guessed."""
 
 import io
 
@@ -12,7 +12,7 @@ from crosscoding.zoo.pictures import read_pixels
 GREY = np.random.default_rng(0).integers(0, 256, (6, 8), dtype=np.uint8)
 WHITE, BLACK = np.full_like(GREY, 255), np.zeros_like(GREY)
 ROTATED = Image.Exif()
-ROTATED[0x0112] = 6  # to be turned by a quarter
+ROTATED[0x0112] = 6  # a quarter turn
 
 
 def picture(*channels) -> Image.Image:
@@ -63,7 +63,7 @@ def test_one_bit_is_black_and_white():
 @pytest.mark.parametrize(
     ("image", "options"),
     [
-        (picture(BLACK, GREY), {}),  # ink in alpha alone, black or white
+        (picture(BLACK, GREY), {}),  # ink only in the alpha channel, black or white
         (picture(WHITE, GREY), {}),
         (picture(BLACK, BLACK, BLACK, GREY), {}),
         (picture(WHITE, WHITE, WHITE, GREY), {}),

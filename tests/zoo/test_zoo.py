@@ -1,4 +1,4 @@
-"""The zoo: what is in it, and that its cards tell the truth."""
+"""The zoo: its models, and whether their cards are true."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def held_out(name, data_folder, num=500):
 # ---- the models ----------------------------------------------------------------------------------
 
 
-def test_it_holds_the_papers_vaes_and_a_larger_one_and_how_all_were_trained():
+def test_the_zoo_holds_the_papers_vaes_and_a_larger_one_with_their_recipes():
     assert cc.zoo.names() == ["anime-64d", "celeba-100d", "mnist-20d", "mnist-2d"]
     assert RECIPES.keys() == set(cc.zoo.names())
     assert sorted(DIGITS + FACES) == cc.zoo.names()
@@ -40,7 +40,7 @@ def test_a_model_is_a_frozen_vae_in_float32_of_its_recipes_shape(name):
     assert not any(module.training for module in vae.decoder.modules())
 
 
-def test_without_their_package_faces_are_named_but_not_there(monkeypatch):
+def test_without_their_package_models_of_faces_are_refused_with_advice(monkeypatch):
     monkeypatch.setattr(cc.zoo, "find_spec", lambda name: None)
     assert cc.zoo.names() == ["mnist-20d", "mnist-2d"]
     with pytest.raises(ValueError, match="not installed: pip install crosscoding-faces"):
@@ -77,7 +77,7 @@ def test_the_2d_decoder_is_the_papers():
 
 @every_face_model
 def test_the_face_decoder_is_the_papers(name):
-    """Channels (256, 128, 32, 3), 5 x 5 filters, stride 2, batch norm, ReLU, tanh at the end."""
+    """Channels (256, 128, 32, 3), 5 x 5 filters, stride 2, batch norm, ReLU, a final tanh."""
     layers = list(cc.zoo.load(name).decoder)
     deconvolutions = [layer for layer in layers if isinstance(layer, nn.ConvTranspose2d)]
     assert [layer.out_channels for layer in deconvolutions] == [256, 128, 32, 3]
@@ -93,11 +93,11 @@ def test_the_face_decoder_is_the_papers(name):
 
 @every_face_model
 def test_what_one_z_decodes_to_does_not_depend_on_the_rest_of_the_batch(name):
-    """Trap 4: batch norm in training mode would make p(y|z) no distribution."""
+    """Trap 4: with batch norm in training mode, p(y|z) would not be a distribution."""
     vae = cc.zoo.load(name)
     z = torch.randn(6, vae.latent_dim, generator=torch.Generator().manual_seed(0))
     alone = torch.cat([vae.decode(point[None]) for point in z])
-    # Convolutions of one and of six differ in the order of float32 sums.
+    # Convolutions of one and of six inputs sum float32 numbers in different orders.
     torch.testing.assert_close(vae.decode(z), alone, rtol=0, atol=1e-4)
     torch.testing.assert_close(
         vae.decode(torch.cat([z[:1], 9 * z]))[0], alone[0], rtol=0, atol=1e-4
@@ -106,10 +106,10 @@ def test_what_one_z_decodes_to_does_not_depend_on_the_rest_of_the_batch(name):
 
 @every_digit_model
 def test_samples_of_the_prior_look_like_digits(name):
-    """Figure 10: as much ink as digits have, and more than one kind of picture."""
+    """Figure 10: draws have as much ink as digits, and are of more than one kind."""
     draws = cc.zoo.load(name).sample_prior(200, seed=0)
     assert set(draws.unique().tolist()) == {0.0, 1.0}
-    # Digits have 0.13 of their pixels white, 0.05 to 0.3 each; a mean of 200 is good to 0.005.
+    # Digits have 0.13 of their pixels white, 0.05 to 0.3 each; a mean over 200 is good to 0.005.
     assert abs(draws.mean() - cc.zoo.digits()[0].mean()) < 0.03
     assert draws[:, :3].mean() < 0.01  # nothing at the upper edge
     assert draws.flatten(1).mean(1).std() > 0.01
@@ -117,7 +117,7 @@ def test_samples_of_the_prior_look_like_digits(name):
 
 @every_face_model
 def test_samples_of_the_prior_look_like_faces_on_average_and_differ_as_faces_do(name, data_folder):
-    """Figure 10, in figures: the mean face, and how much each pixel varies about it."""
+    """Figure 10, in numbers: the mean face, and how much each pixel varies around it."""
     vae, faces = cc.zoo.load(name), held_out(name, data_folder)
     noise = torch.randn(500, vae.latent_dim, generator=torch.Generator().manual_seed(0))
     means = vae.decode(noise)
@@ -132,7 +132,7 @@ def test_held_out_faces_are_reconstructed(name, data_folder):
     vae, faces = cc.zoo.load(name), held_out(name, data_folder, 200)
     z = cc.zoo.encoder(name)(faces)[:, : vae.latent_dim]
     residual = (vae.decode(z) - faces).square().mean()
-    # Three quarters of what faces differ in; drawn ones, with their sharp lines, are the harder.
+    # Three quarters of the variance; drawn faces, with their sharp lines, are harder.
     assert residual < 0.25 * faces.var(0).mean()
     # The scale is what is left over of faces that were trained on, and held-out ones are no worse
     # than by a fifth.
@@ -152,7 +152,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(wrong, near):
 
 
 @pytest.mark.parametrize("wrong", ["shapes", "", "../models/mnist-2d", "/etc", None])
-def test_a_name_near_to_none_is_refused_too(wrong):
+def test_a_name_unlike_any_other_is_refused_too(wrong):
     with pytest.raises(ValueError, match="expected a model of the zoo"):
         cc.zoo.load(wrong)
 
@@ -184,7 +184,7 @@ def test_a_card_says_what_the_model_is(name):
 
 
 @every_digit_model
-def test_a_card_of_digits_says_whose_they_are(name):
+def test_a_card_of_digits_names_their_source(name):
     card = cc.zoo.card(name)
     assert card["likelihood"] == {"name": "Bernoulli", "settings": {"logits": True}}
     assert card["weights_licence"] == "MIT"
@@ -226,7 +226,7 @@ def test_the_cards_elbo_is_that_of_data_that_were_held_out(name, data_folder):
 
 @every_face_model
 def test_batch_norm_in_eval_mode_is_as_good_as_with_the_statistics_of_a_batch(name, data_folder):
-    """What eval mode uses was estimated well: it is not worse than what a batch brings along."""
+    """The statistics for eval mode are well estimated: no worse than those of a batch."""
     vae, data = cc.zoo.load(name), held_out(name, data_folder, 250)
     encoder, decoder = cc.zoo.encoder(name), vae.decoder
     settled, error = evaluate(encoder, decoder, vae.likelihood, data, num_draws=4)
@@ -241,7 +241,7 @@ def test_batch_norm_in_eval_mode_is_as_good_as_with_the_statistics_of_a_batch(na
 def test_the_digits_that_are_shipped_agree_with_the_cards_elbo(name):
     digits, vae = cc.zoo.digits()[0], cc.zoo.load(name)
     found, error = evaluate(cc.zoo.encoder(name), vae.decoder, vae.likelihood, digits)
-    # Forty of the 10,000 test digits, four of each class: within 4 standard errors of 40.
+    # Forty of the 10,000 test digits, four of each class: within 4 standard errors for 40 digits.
     assert abs(found - cc.zoo.card(name)["test_elbo_nats"]) < 4 * error
 
 
@@ -258,7 +258,7 @@ def test_the_elbo_is_a_lower_bound_on_the_log_evidence(mnist_2d):
             for digit in digits
         ]
     )
-    # 400 draws of an ELBO that scatters by 5 nats leave 0.25; 4 of these.
+    # 400 draws of an ELBO with a standard deviation of 5 nats: 4 standard errors of 0.25.
     assert (per_digit < exact + 1.0).all()
     assert (per_digit > exact - 60).all()
 
@@ -275,7 +275,7 @@ def test_there_are_four_digits_of_every_class_black_and_white():
     assert len(images.flatten(1).unique(dim=0)) == 40
 
 
-def test_changing_the_digits_does_not_change_them_for_others():
+def test_changing_the_digits_does_not_affect_other_callers():
     images, labels = cc.zoo.digits()
     images.fill_(7), labels.fill_(7)
     assert cc.zoo.digits()[0].max() == 1

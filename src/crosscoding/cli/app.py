@@ -111,9 +111,10 @@ def of_all_commands(
 
 @app.command()
 def demo(out: Out = Path("out/demo"), seed: Seed = 0, json: Json = False) -> None:
-    """Compare five methods with the exact answer on a real digit with 5 % of its pixels observed.
+    """Compare five methods with the exact answer.
 
-    Writes completions.png, posterior.png, mixture.png and table.json.
+    The query is a real digit with 5 % of its pixels observed. Writes completions.png,
+    posterior.png, mixture.png and table.json.
 
     Example: crosscoding demo --out out/demo
     """
@@ -128,7 +129,9 @@ def models(
     name: Annotated[str | None, typer.Argument(help="A model whose full card to show.")] = None,
     json: Json = False,
 ) -> None:
-    """List the pretrained models, or show how one was trained and how good it is.
+    """List the pretrained models, or show one's card.
+
+    A card says what a model is, how it was trained, and how good it is.
 
     Examples: crosscoding models; crosscoding models mnist-2d --json
     """
@@ -147,8 +150,8 @@ def check(
             "--data",
             metavar="FILE",
             callback=expanded,
-            help="Complete data: .npy, .npz (or .npz:NAME for one array in it), a table as .csv, "
-            ".tsv or .txt or - for standard input, or a .zip of colour pictures. Pixels from 0 to "
+            help="Complete data: .npy, .npz (or .npz:NAME for one array in it), a table (.csv, "
+            ".tsv, .txt, or - for standard input), or a .zip of colour pictures. Pixels from 0 to "
             "255 are rescaled.",
         ),
     ] = None,
@@ -160,9 +163,10 @@ def check(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Check a model before you use it: decoder, likelihood, data, prior, cost.
+    """Check a model before you use it.
 
-    Exits with 0 if there are no errors (warnings are allowed), and with 1 otherwise.
+    Examines its decoder, likelihood, data, prior and cost. Exits with 0 if there are no errors
+    (warnings are allowed), and with 1 otherwise.
 
     Examples: crosscoding check mnist-2d; crosscoding check my-model --data mine.npz:test
     """
@@ -210,10 +214,10 @@ def condition(
             "--data",
             metavar="FILE",
             callback=expanded,
-            help="Instead of --image: one or more rows of data in the model's units. A table as "
-            ".csv, .tsv or .txt or - for standard input, one datum per line, empty cells where "
-            "values are missing; or .npy or .npz (or .npz:NAME), with NaN where they are. Arrays "
-            "of bytes that hold pixels are rescaled like --image.",
+            help="Instead of --image: one or more data in the model's units. A table (.csv, .tsv, "
+            ".txt, or - for standard input) with one datum per line and empty cells for missing "
+            "values, or .npy or .npz (or .npz:NAME) with NaN for them. Arrays of bytes that hold "
+            "pixels are rescaled like --image.",
         ),
     ] = None,
     delimiter: Delimiter = None,
@@ -235,7 +239,7 @@ def condition(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Complete pictures or table rows of which only a part is observed.
+    """Complete partly observed pictures or rows.
 
     Writes samples.npz (draws, mean, standard deviation) and summary.json (figures and verdict).
     For a picture, it also writes samples.png, mean.png, uncertainty.png and evidence.png; for

@@ -27,7 +27,14 @@ _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
-_NO_ARCHIVE = (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError, zlib.error)
+_ARCHIVE_ERRORS = (
+    zipfile.BadZipFile,
+    EOFError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +199,7 @@ def _described(array: np.ndarray) -> str:
 def _arrays(path: Path, name: str | None) -> dict[str, np.ndarray]:
     """The arrays in a file by name, or only the named one; for .npz, zeros of the same shapes.
 
-    The zeros take no memory, so that arrays which are not needed are never unpacked.
+    The zeros take no memory, and arrays that are not needed are not unpacked.
     """
     with _reading(path):
         if path.suffix.lower() == ".npy":
@@ -236,7 +243,7 @@ def _reading(path: Path) -> Iterator[None]:
     """Raise ValueError for whatever is wrong with a file of arrays."""
     try:
         yield
-    except (*_NO_ARCHIVE, MemoryError, OverflowError, ValueError) as error:
+    except (*_ARCHIVE_ERRORS, MemoryError, OverflowError, ValueError) as error:
         objects = "allow_pickle" in str(error)  # NumPy's option, which does not exist here
         reason = "they hold Python objects, not numbers" if objects else error
         raise ValueError(f"cannot read the arrays in {path}: {reason}") from None

@@ -40,7 +40,7 @@ def list_all(*, as_json: bool) -> None:
         rows = [{"name": e.name, "title": e.title, "wanted": e.wanted} for e in _all()]
         print_json(rows)
         return
-    table = Table("name", "what it shows", "what the paper saw")
+    table = Table("name", "what it shows", "expected, according to the paper")
     for each in _all():
         table.add_row(each.name, each.title, each.wanted)
     out.print(table)
@@ -66,11 +66,11 @@ def reproduce(request: Request, *, as_json: bool) -> None:
         took = "" if seconds is None else f"{seconds:8.1f} s"
         err.print(f"{experiment.name:9} {took:>10}  {what}", markup=False, highlight=False)
 
-    with followed("reproducing", silent, shown=True) as told:
+    with followed("reproducing", silent, shown=True) as track:
 
         def report(share: float, what: str) -> None:
             """Progress of one part of an experiment."""
-            told((len(rows) + _OF_PART * share) / len(experiments), what)
+            track((len(rows) + _OF_PART * share) / len(experiments), what)
 
         context = Context(
             folder,

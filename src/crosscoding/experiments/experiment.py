@@ -131,7 +131,7 @@ class Experiment:
     Args:
         name: Its name on the command line.
         title: What it shows.
-        wanted: What the paper saw.
+        wanted: What it should show, according to the paper.
         full: Settings as close to the paper's as possible, a frozen dataclass.
         quick: Settings that take about a minute.
         measure: Maps settings and a context to a result.

@@ -18,13 +18,13 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none starts e
 _MODES = {1: "L", 3: "RGB"}
 _EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _ORIENTATION = 0x0112  # in Exif
-_DAMAGED = (
+_READ_ERRORS = (
     *(OSError, EOFError, SyntaxError, ValueError),
     *(struct.error, Image.DecompressionBombError),
 )
 
 
-class _OpenError(Exception):
+class _AmbiguousError(Exception):
     """A readable but ambiguous picture; its arguments are what was expected and what to do."""
 
 
@@ -49,10 +49,10 @@ def read_pixels(file: Path | BinaryIO, shape: Sequence[int], name: str) -> Tenso
                 pixels = _pixels(picture, channels).reshape(height, width, channels)
                 return torch.from_numpy(pixels).permute(2, 0, 1)
             found = picture.size
-    except _OpenError as error:
+    except _AmbiguousError as error:
         wanted, advice = error.args
         raise ValueError(f"expected a picture {wanted}, got {name}; {advice}") from None
-    except _DAMAGED as error:
+    except _READ_ERRORS as error:
         raise ValueError(f"expected a picture, got {name}, which cannot be read: {error}") from None
     raise ValueError(
         f"expected pictures of {width} x {height} pixels, got {found[0]} x {found[1]} for {name}; "
@@ -68,7 +68,7 @@ def _upright(picture: Image.Image) -> Image.Image:
 def _pixels(picture: Image.Image, channels: int) -> np.ndarray:
     """The pixels, (height, width) or (height, width, 3)."""
     if getattr(picture, "n_frames", 1) > 1:
-        raise _OpenError("of a single frame", "save the one you mean as a picture of its own")
+        raise _AmbiguousError("of a single frame", "save the one you mean as a picture of its own")
     if picture.mode not in _EIGHT_BITS:
         return _of_sixteen_bits(picture, channels)
     if picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info:
@@ -86,7 +86,7 @@ def _opaque(picture: Image.Image) -> Image.Image:
         for shade in (0, 255)
     )
     if on_black.tobytes() != on_white.tobytes():
-        raise _OpenError(
+        raise _AmbiguousError(
             "without transparent pixels, whose colour depends on the background",
             "flatten it onto the background that the model was trained with (black for MNIST)",
         )
@@ -99,7 +99,7 @@ def _of_sixteen_bits(picture: Image.Image, channels: int) -> np.ndarray:
         picture.mode == "I" and picture.format in ("PNG", "PPM")
     )
     if not sixteen or "transparency" in picture.info:
-        raise _OpenError(
+        raise _AmbiguousError(
             f"with 8 or 16 bits per pixel, not in Pillow's mode {picture.mode!r}",
             "save it as a plain PNG, or give its numbers as .npy with --data",
         )

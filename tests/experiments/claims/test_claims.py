@@ -1,4 +1,4 @@
-"""Every claim, judged on made-up numbers that bear it out, that do not, and that are too few."""
+"""Every claim, judged on invented numbers that support it, contradict it, or are too few."""
 
 import json
 
@@ -16,12 +16,12 @@ NUM = 12
 
 
 def around(centre, num=NUM, width=0.01):
-    """Values of which the mean is known to a hundredth of the width or so."""
+    """Values whose mean is known to about a hundredth of the width."""
     return (centre + width * np.linspace(-1, 1, num)).tolist()
 
 
 def digits(gvi, nf, fcn, queries, seconds=12.0):
-    """Numbers of Figure 4 by the C-ELBO of three methods and log p(y|x) of six."""
+    """Numbers of Figure 4, given the C-ELBO of three methods and log p(y|x) of six."""
     names = ("GVI", "NF", "FCN", "HMC", "HMC, 1 chain", "RS")
     methods = {
         name: {"seconds": seconds, "c_elbo": [None] * NUM, "query_log_prob": around(query)}
@@ -52,7 +52,7 @@ def faces(gvi, nf, hmc, spreads):
     for name, spread in zip(("GVI", "NF", "HMC, 1 chain", "NG"), spreads, strict=True):
         methods[name]["picture_diversity"] = methods[name]["latent_diversity"] = around(spread)
     for kind in ("latent", "picture"):
-        methods["Auto"][f"{kind}_diversity"] = [0.0] * NUM  # of one effective draw
+        methods["Auto"][f"{kind}_diversity"] = [0.0] * NUM  # with one effective draw
     return {"models": {"anime-64d": methods, "paper-celeba-100d": methods}}
 
 
@@ -87,7 +87,7 @@ def fixed(own, few, many):
     return {"fixed": {"log_evidence": -10.0, "runs": runs}}
 
 
-BORNE_OUT = {
+SUPPORTED = {
     "fig3": {"methods": {"GVI": {"share_outside": 0.1}}, "num_draws": 500},
     "fig4": digits(-11, -10, -10, (-101, -101, -101, -101, -150, -100)),
     "fig5": chains([(0.99, 0.0), (0.9, 0.05), (0.6, 0.3), (0.0, 0.0)]),
@@ -97,7 +97,7 @@ BORNE_OUT = {
     "cvae": split(-90, -100, 60.0),
     "variance": fixed(5.0, -900.0, -12.0),
 }
-NOT_BORNE_OUT = {
+CONTRADICTED = {
     "fig3": {"methods": {"GVI": {"share_outside": 0.0}}, "num_draws": 500},
     "fig4": digits(-10, -11, -12, (-90, -90, -90, -100, -100, -100), 5000.0),
     "fig5": chains([(0.9, 0.0), (0.9, 0.05), (0.6, 0.05), (0.6, 0.0)]),
@@ -117,24 +117,28 @@ def labels(numbers):
     }
 
 
-def test_claims_that_are_borne_out_agree():
-    found = labels(BORNE_OUT)
+def test_claims_that_the_numbers_support_agree():
+    found = labels(SUPPORTED)
     wanted = dict.fromkeys(found, AGREE)
-    wanted["HMC with 20 chains has a long tail in log p(y|x)", "mnist-2d"] = DIFFER  # 1 nat is near
-    wanted["NF collapses on Anime", "anime-64d"] = DIFFER  # NF is as diverse there as on CelebA
+    wanted["HMC with 20 chains has a long tail in log p(y|x)", "mnist-2d"] = (
+        DIFFER  # 1 nat is not far below
+    )
+    wanted["NF collapses on Anime", "anime-64d"] = (
+        DIFFER  # the invented NF is as diverse here as on CelebA
+    )
     assert found == wanted
 
 
-def test_claims_that_are_not_borne_out_differ():
-    found = labels(NOT_BORNE_OUT)
+def test_claims_that_the_numbers_contradict_differ():
+    found = labels(CONTRADICTED)
     wanted = dict.fromkeys(found, DIFFER)
     wanted["NF collapses on Anime", "anime-64d"] = AGREE
     assert found == wanted
 
 
-def test_seconds_in_a_batch_are_those_of_an_evidence_set():
+def test_seconds_of_a_batch_are_divided_by_its_evidence_sets():
     (claim,) = (c for c in CLAIMS if c.text == "an evidence set takes under five minutes")
-    (judged,) = claim.judge(BORNE_OUT["fig4"]).values()
+    (judged,) = claim.judge(SUPPORTED["fig4"]).values()
     assert judged.measured == "1 s"
 
 
@@ -147,19 +151,19 @@ def test_chains_that_have_not_settled_decide_nothing():
             assert "10 steps of burn-in" in judged.reason
 
 
-def test_a_band_that_nothing_is_in_decides_nothing():
+def test_an_empty_band_decides_nothing():
     numbers = chains([(0.0, 0.0)] * 4)
     for claim in CLAIMS:
         if claim.experiment == "fig5":
             assert [j.label for j in claim.judge(numbers).values()] == [OPEN]
 
 
-def test_a_bound_that_is_no_number_any_more_has_collapsed():
-    found = labels(BORNE_OUT | {"variance": fixed(5.0, -900.0, -12.0)})
+def test_a_bound_that_is_no_longer_finite_has_collapsed():
+    found = labels(SUPPORTED | {"variance": fixed(5.0, -900.0, -12.0)})
     numbers = fixed(5.0, -900.0, -12.0)
     for run_of in numbers["fixed"]["runs"]["1"]:
         run_of["fresh"] = [None]
-    assert labels(BORNE_OUT | {"variance": numbers}) == found
+    assert labels(SUPPORTED | {"variance": numbers}) == found
 
 
 def test_the_cascade_s_spread_counts_where_it_has_draws():
@@ -167,7 +171,7 @@ def test_the_cascade_s_spread_counts_where_it_has_draws():
     for methods in numbers["models"].values():
         wide = {f"{kind}_diversity": around(10.0) for kind in ("latent", "picture")}
         methods["Auto"] |= wide | {"ess": [100.0] * NUM}
-    assert labels(BORNE_OUT | {"fig8": numbers})["GVI is diverse on Anime", "anime-64d"] == DIFFER
+    assert labels(SUPPORTED | {"fig8": numbers})["GVI is diverse on Anime", "anime-64d"] == DIFFER
 
 
 def test_every_claim_is_of_an_experiment_and_says_its_rule():
@@ -196,7 +200,7 @@ def write(folder, name, numbers, *, quick=False):
 
 
 def test_the_page_has_every_claim_and_says_what_was_not_measured(tmp_path):
-    write(tmp_path, "fig4", BORNE_OUT["fig4"], quick=True)
+    write(tmp_path, "fig4", SUPPORTED["fig4"], quick=True)
     record, _ = run(CLAIMS_TABLE, Context(tmp_path))
     page = (tmp_path / "reproduction.md").read_text()
     for claim in CLAIMS:
@@ -210,9 +214,9 @@ def test_the_page_has_every_claim_and_says_what_was_not_measured(tmp_path):
     assert was_there
 
 
-@pytest.mark.parametrize("numbers", [NOT_BORNE_OUT, BORNE_OUT])
+@pytest.mark.parametrize("numbers", [CONTRADICTED, SUPPORTED])
 def test_the_page_is_made_again_when_a_figure_changes(tmp_path, numbers):
-    write(tmp_path, "fig4", BORNE_OUT["fig4"])
+    write(tmp_path, "fig4", SUPPORTED["fig4"])
     run(CLAIMS_TABLE, Context(tmp_path))
     write(tmp_path, "fig9", numbers["fig9"])
     record, was_there = run(CLAIMS_TABLE, Context(tmp_path))

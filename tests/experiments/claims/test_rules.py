@@ -1,4 +1,4 @@
-"""The rules that decide claims, on made-up numbers for every outcome."""
+"""The rules that decide claims, on invented numbers for every outcome."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Algorithm 1's course, and what fixed draws do to a fit, on a linear model."""
+"""The course of Algorithm 1, and the effect of fixed draws on a fit, on a linear model."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ DIM = 5
 
 @pytest.fixture(scope="module")
 def target():
-    """A linear-Gaussian model of which all is observed, in double precision."""
+    """A fully observed linear-Gaussian model, in double precision."""
     generator = torch.Generator().manual_seed(0)
     linear = nn.Linear(DIM, 8, dtype=torch.double)
     nn.init.normal_(linear.weight, generator=generator)
@@ -52,11 +52,11 @@ def test_few_fixed_draws_raise_the_objective_and_lose_the_bound(target, log_evid
 
 
 def test_many_fixed_draws_fit_well(target, log_evidence):
-    """Its cure, N = 10 D: near log p(x), on fresh draws too, and far nearer with more."""
+    """The cure, N = 10 D: close to log p(x), also on fresh draws, and much closer with more."""
     short = log_evidence - fit(target, 10 * DIM).fresh[-1]
     shorter = log_evidence - fit(target, 200 * DIM).fresh[-1]
     assert -0.1 < short < 3  # a Gaussian with 20 parameters from 50 draws
-    assert -0.1 < shorter < 0.1  # 1,000 fresh draws at the optimum have next to no variance
+    assert -0.1 < shorter < 0.1  # 1,000 fresh draws at the optimum have almost no variance
 
 
 def test_the_objective_is_log_evidence_at_the_exact_posterior(target, log_evidence):
@@ -67,11 +67,11 @@ def test_the_objective_is_log_evidence_at_the_exact_posterior(target, log_eviden
     eps = torch.randn(20_000, DIM, dtype=torch.double, generator=torch.Generator().manual_seed(0))
     factor = torch.linalg.cholesky(covariance)
     found = fixed_draws.objective(target, factor, mean, eps)
-    # H[q(ε)] stands for the mean of −log q(ε), of standard deviation √(D / 2) a draw.
+    # H[q(ε)] replaces the mean of −log q(ε), whose standard deviation per draw is √(D / 2).
     assert found.item() == pytest.approx(log_evidence, abs=4 * (DIM / 2) ** 0.5 / 20_000**0.5)
 
 
-def test_courses_rise_and_are_written(tmp_path, monkeypatch):
+def test_courses_rise_and_are_recorded(tmp_path, monkeypatch):
     monkeypatch.setattr(convergence, "_FAMILIES", {"mnist-2d": {"GVI": cc.crosscoders.Gaussian()}})
     settings = convergence.Settings(
         num_sets=2, num_seeds=1, steps=(2, 50), rounds=2, per_round=2, times_dim=(1,)

@@ -14,7 +14,7 @@ from crosscoding.experiments.recorded_runs import run
 
 @pytest.fixture(scope="module")
 def trained():
-    """Of four elements, of which the first two are evidence: y repeats x in nine of ten cases."""
+    """Data of four elements, x being the first two: y repeats x in nine of ten cases."""
     generator = torch.Generator().manual_seed(0)
     x = (torch.rand(4000, 2, generator=generator) < 0.5).float()
     flip = (torch.rand(4000, 2, generator=generator) < 0.1).float()
@@ -26,11 +26,11 @@ def trained():
     return conditional_vae.train(data, mask, recipe, seed=0), data
 
 
-def test_a_conditional_vae_learns_what_there_is_to_learn(trained):
+def test_a_conditional_vae_learns_the_conditional_distribution(trained):
     model, data = trained
     found = conditional_vae.log_prob(model, data, 100, seed=1).mean().item()
     entropy = -2 * (0.9 * np.log(0.9) + 0.1 * np.log(0.1))
-    # A lower bound of the best, 0.65 nats; 0.1 for a short training, 0.02 for 4,000 data.
+    # The best possible is 0.65 nats; allows 0.1 for the short training, 0.02 for 4,000 data.
     assert -entropy - 0.1 < found < -entropy + 0.02
 
 

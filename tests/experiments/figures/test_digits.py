@@ -1,4 +1,4 @@
-"""Figures 2, 3 and 4, with next to no work."""
+"""Figures 2, 3 and 4, with minimal settings."""
 
 from dataclasses import replace
 
@@ -61,7 +61,7 @@ def test_a_method_that_gives_up_is_left_out_and_says_so(tmp_path, monkeypatch):
     assert list(record["numbers"]["methods"]) == ["GVI"]
 
 
-def test_a_digest_tells_models_apart(mnist_2d):
+def test_digests_of_different_models_differ(mnist_2d):
     problem = digit_sets.many_sets(TINY, seed=0)
     assert isinstance(problem, Problem)
     assert digest(mnist_2d) == problem.settings["model"]

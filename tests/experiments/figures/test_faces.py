@@ -1,4 +1,4 @@
-"""The face figures: on a small decoder of faces, and on the paper's own where it is."""
+"""The figures on faces, with a small decoder, and with the paper's own if it is available."""
 
 import io
 import zipfile
@@ -39,7 +39,7 @@ TINY = face_methods.Settings(
 
 @pytest.fixture
 def context(tmp_path, monkeypatch):
-    """A data folder of thirty one-coloured pictures, and a linear model of them in the zoo."""
+    """A data folder of single-coloured pictures, and a linear model of them in the zoo."""
     data = tmp_path / "data"
     data.mkdir()
     for family in ("anime", "celeba"):
@@ -81,7 +81,7 @@ def test_evidence_is_the_eyes_or_random_pixels_in_turns(context):
     assert problem.mask[0, :, 25:40, 16:50].all()
 
 
-def test_models_that_are_not_there_are_named(context, tmp_path):
+def test_missing_models_are_named(context, tmp_path):
     with pytest.raises(UnavailableError, match="no anime-64d"):
         faces.models(context, "anime")
     with pytest.raises(UnavailableError, match="CROSSCODING_DATA"):
@@ -126,9 +126,9 @@ def test_many_evidence_sets_have_scores_and_spreads(context):
     assert len(methods["GVI"]["c_elbo"]) == 3
 
 
-def test_diversity_is_the_typical_distance_an_element():
+def test_diversity_is_the_typical_distance_per_element():
     points = torch.randn(4000, 2, 30, generator=torch.Generator().manual_seed(0)) * 3
-    # √2 · 3 = 4.243; 120,000 numbers know a standard deviation to 0.2 %.
+    # √2 · 3 = 4.243; 120,000 numbers determine a standard deviation to 0.2 %.
     assert face_methods.diversity(points).tolist() == pytest.approx([4.243] * 2, rel=0.01)
     assert face_methods.diversity(torch.ones(5, 1, 3)).item() == 0
 
@@ -157,6 +157,6 @@ def test_the_papers_own_decoder_gives_its_reference_outputs(models_folder):
     vae = faces.papers_own(folder)
     with np.load(folder / "reference.npz", allow_pickle=False) as arrays:
         z, wanted = torch.from_numpy(arrays["z"]), torch.from_numpy(arrays["x"])
-    # 1e-4: float32 sums in another order, as the reference was computed without PyTorch.
+    # 1e-4: the reference was computed without PyTorch, with float32 sums in another order.
     torch.testing.assert_close(vae.decode(z), wanted, rtol=0, atol=1e-4)
-    assert vae.to_parts() is not None  # a stack of known layers: it can be saved
+    assert vae.to_parts() is not None  # a stack of common layers, which can be saved

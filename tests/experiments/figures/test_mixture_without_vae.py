@@ -1,4 +1,4 @@
-"""Figure 9, with next to no work."""
+"""Figure 9, with minimal settings."""
 
 from dataclasses import replace
 

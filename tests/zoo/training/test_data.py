@@ -1,4 +1,4 @@
-"""Reading training data: what comes out, and archives that are not what they should be."""
+"""Reading training data, and refusing archives that are wrong or malicious."""
 
 import io
 import os
@@ -52,7 +52,7 @@ def test_digits_are_black_and_white(tmp_path):
 
 
 class Bomb:
-    """A pickle that makes a folder when it is opened."""
+    """A pickle that creates a folder when it is opened."""
 
     def __init__(self, path):
         self.path = path
@@ -77,7 +77,7 @@ DIGITS = {
 
 
 @pytest.mark.parametrize(("arrays", "said"), DIGITS.values(), ids=DIGITS)
-def test_arrays_that_are_no_digits_are_refused(tmp_path, arrays, said):
+def test_arrays_that_are_not_digits_are_refused(tmp_path, arrays, said):
     write_mnist(tmp_path, **arrays)
     with pytest.raises(ValueError, match=said):
         load_digits(tmp_path, "test")
@@ -91,14 +91,14 @@ def test_pickled_objects_among_arrays_are_not_opened(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"text", pickle.dumps({"test_images": 3})])
-def test_a_file_that_is_no_archive_of_arrays_is_refused(tmp_path, content):
+def test_a_file_that_is_not_an_archive_of_arrays_is_refused(tmp_path, content):
     (tmp_path / "mnist.npz").write_bytes(content)
     with pytest.raises(ValueError, match=r"expected MNIST in .*File is not a zip file"):
         load_digits(tmp_path, "test")
 
 
 @pytest.mark.parametrize("shape", [(10**15, 28, 28), (10**30,), (-1, 28, 28)], ids=str)
-def test_an_array_that_promises_more_than_there_is_is_refused(tmp_path, shape):
+def test_an_array_whose_header_promises_too_much_is_refused(tmp_path, shape):
     write_archive(tmp_path / "mnist.npz", {"test_images.npy": claiming(shape)})
     with pytest.raises(ValueError, match=r"expected (MNIST|uint8 images)"):
         load_digits(tmp_path, "test")
@@ -137,7 +137,7 @@ def test_an_archive_that_is_missing_is_named(tmp_path):
         load_pictures(tmp_path / "anime_64.zip", 64)
 
 
-def test_a_file_that_is_no_archive_is_refused(tmp_path):
+def test_a_file_that_is_not_an_archive_is_refused(tmp_path):
     (tmp_path / "text.zip").write_text("no archive")
     with pytest.raises(ValueError, match=r"expected a zip archive in .*text.zip"):
         load_pictures(tmp_path / "text.zip", 8)
@@ -146,7 +146,7 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path):
 def test_an_archive_that_is_damaged_is_refused(tmp_path):
     path = write_archive(tmp_path / "cut.zip", {"a.png": encoded(pictures(1)[0])})
     content = bytearray(path.read_bytes())
-    content[60] ^= 255  # a byte of the picture: its checksum is wrong now
+    content[60] ^= 255  # flips a byte of the picture, so its checksum is wrong
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"expected a zip archive in .*cut.zip: Bad CRC"):
         load_pictures(path, 8)
@@ -181,7 +181,7 @@ def test_a_member_that_unpacks_to_too_much_is_refused_before_it_is_unpacked(tmp_
 
 
 def test_a_member_that_unpacks_to_more_than_it_says_is_unpacked_no_further(tmp_path):
-    """A size is two fields of the archive, which anybody can write."""
+    """A member's size is stated in two fields of the archive, which anybody can forge."""
     path, size = tmp_path / "lying.zip", 2**28 - 12345
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.png", bytes(size))
@@ -196,7 +196,7 @@ def test_a_member_that_unpacks_to_more_than_it_says_is_unpacked_no_further(tmp_p
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_a_member_whose_unpacking_has_no_bound_is_refused(tmp_path, compression):
+def test_a_member_whose_compression_has_no_size_limit_is_refused(tmp_path, compression):
     with zipfile.ZipFile(tmp_path / "odd.zip", "w", compression) as archive:
         archive.writestr("a.png", encoded(pictures(1)[0]))
     with pytest.raises(ValueError, match=r"stored or deflated, got a\.png in"):
@@ -206,13 +206,13 @@ def test_a_member_whose_unpacking_has_no_bound_is_refused(tmp_path, compression)
 def test_an_archive_that_unpacks_to_too_much_in_all_is_refused(tmp_path, monkeypatch):
     members = {f"{i}.bmp": encoded(picture, "BMP") for i, picture in enumerate(pictures(3))}
     path = write_archive(tmp_path / "many.zip", members)
-    monkeypatch.setattr(data, "_MOST_BYTES", 3 * 3 * 8 * 8 + 1)  # headers come on top
+    monkeypatch.setattr(data, "_MOST_BYTES", 3 * 3 * 8 * 8 + 1)  # plus headers
     with pytest.raises(ValueError, match=r"expected 1 to 3 pictures in .*, got 3"):
         load_pictures(path, 8)
 
 
 def test_a_picture_that_would_run_a_program_is_refused(tmp_path):
-    """PostScript is a language; Pillow has Ghostscript run it."""
+    """PostScript is a programming language; Pillow would run it with Ghostscript."""
     file = io.BytesIO()
     Image.fromarray(pictures(1)[0]).save(file, "EPS")
     path = write_archive(tmp_path / "program.zip", {"a.png": file.getvalue()})
@@ -221,7 +221,7 @@ def test_a_picture_that_would_run_a_program_is_refused(tmp_path):
 
 
 def test_a_picture_of_a_hundred_thousand_pixels_a_side_is_refused(tmp_path):
-    """Its header alone says so; decoded, it would be 30 GB."""
+    """The size is in its header; decoded, it would take 30 GB."""
     content = bytearray(encoded(pictures(1)[0]))
     content[16:24] = (100_000).to_bytes(4, "big") * 2
     content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
@@ -231,7 +231,7 @@ def test_a_picture_of_a_hundred_thousand_pixels_a_side_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"text", encoded(pictures(1)[0])[:-40]])
-def test_a_member_that_is_no_whole_picture_is_refused(tmp_path, content):
+def test_a_member_that_is_not_a_complete_picture_is_refused(tmp_path, content):
     path = write_archive(tmp_path / "odd.zip", {"a.png": content})
     with pytest.raises(ValueError, match=r"expected a picture, got a.png in .*odd.zip"):
         load_pictures(path, 8)

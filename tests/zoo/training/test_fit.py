@@ -1,4 +1,4 @@
-"""Training: its objective against closed forms, resuming, and that it learns."""
+"""Training: the objective against closed forms, resuming, and learning."""
 
 import math
 from dataclasses import replace
@@ -22,8 +22,8 @@ def same_weights(one, other):
 # ---- the objective -------------------------------------------------------------------------------
 
 
-def test_the_elbo_of_networks_that_put_out_nothing_is_that_of_fair_coins():
-    """Worked out by hand: with all weights zero q is the prior and every logit is 0."""
+def test_the_elbo_of_networks_that_output_zero_is_that_of_fair_coins():
+    """Computed by hand: with all weights zero, q is the prior and every logit is 0."""
     training = Training(TINY_DIGITS)
     with torch.no_grad():
         for parameter in training.networks.parameters():
@@ -82,8 +82,8 @@ def test_half_of_the_faces_of_a_step_are_mirrored_and_none_otherwise_changed():
         (nn.ConvTranspose2d(50, 40, 5, 2, 2, 1, bias=False), 50 * 25 / 4),
     ],
 )
-def test_first_weights_keep_a_third_of_the_variance_of_what_comes_in(layer, num_summed):
-    """Uniform within ±1/√n has variance 1/3n, and each output sums n inputs of variance 1."""
+def test_initial_weights_keep_a_third_of_the_input_variance(layer, num_summed):
+    """Weights uniform within ±1/√n have variance 1/3n; outputs sum n inputs of variance 1."""
     draw_weights(layer, generator=torch.Generator().manual_seed(0))
     assert layer.weight.abs().max() <= num_summed**-0.5
     shape = (200, layer.weight.shape[0 if isinstance(layer, nn.ConvTranspose2d) else 1])
@@ -93,7 +93,7 @@ def test_first_weights_keep_a_third_of_the_variance_of_what_comes_in(layer, num_
         outputs = layer(inputs)
     if outputs.ndim == 4:
         outputs = outputs[..., 2:-2, 2:-2]  # away from the edges
-    # Thousands of weights: their own variance scatters by some per cent.
+    # The sample variance of thousands of weights varies by a few per cent.
     assert outputs.var().item() == pytest.approx(1 / 3, rel=0.1)
 
 
@@ -101,7 +101,7 @@ def test_first_weights_keep_a_third_of_the_variance_of_what_comes_in(layer, num_
 
 
 @every_kind
-def test_a_run_taken_up_again_gives_the_bits_of_one_that_was_never_interrupted(kind, tmp_path):
+def test_a_resumed_run_gives_the_bits_of_an_uninterrupted_one(kind, tmp_path):
     recipe, data = TINY[kind], TINY_DATA[kind]()
     whole = train(recipe, data, tmp_path / "whole")
 

@@ -1,4 +1,4 @@
-"""Matching the prior: the same model in coordinates in which q(z) has the moments of the prior."""
+"""Changing the coordinates of z: the same model, with q(z) matching the prior's moments."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ LATENT = 3
 
 
 def problem(*, bias):
-    """Correlated means far from 0, variances that differ little between data."""
+    """An encoder with correlated means far from 0, and variances that differ little."""
     generator = torch.Generator().manual_seed(0)
     data = torch.randn(400, 6, generator=generator)
     encoder = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2 * LATENT))
@@ -41,12 +41,12 @@ def test_q_of_all_data_gets_the_moments_of_the_prior(bias):
     match_prior(encoder, decoder, data)
     mean, covariance = moments(encoder, data)
     torch.testing.assert_close(mean, torch.zeros(LATENT), rtol=0, atol=1e-4)
-    # The variances are those of the new coordinates to first order in how they differ, 5 %.
+    # The variances are transformed to first order in their differences, which are 5 %.
     torch.testing.assert_close(covariance, torch.eye(LATENT), rtol=0, atol=5e-3)
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_the_mean_of_a_datum_decodes_to_what_it_did(bias):
+def test_the_mean_of_a_datum_still_decodes_to_the_same_output(bias):
     encoder, decoder, data = problem(bias=bias)
     before = decoder(encoder(data)[:, :LATENT])
     match_prior(encoder, decoder, data)
@@ -56,7 +56,7 @@ def test_the_mean_of_a_datum_decodes_to_what_it_did(bias):
 def test_the_means_of_q_are_mapped_by_one_affine_map_and_its_covariance_with_them():
     encoder, decoder, data = problem(bias=True)
     with torch.no_grad():
-        encoder[-1].weight[LATENT:] = 0  # one variance for all data: nothing is approximate
+        encoder[-1].weight[LATENT:] = 0  # one variance for all data, which makes the map exact
         old, old_variance = encoder(data).chunk(2, -1)
         first = decoder[0].weight.clone()
         match_prior(encoder, decoder, data)
@@ -68,7 +68,7 @@ def test_the_means_of_q_are_mapped_by_one_affine_map_and_its_covariance_with_the
 
 
 def test_the_elbo_rises_by_what_the_moments_cost():
-    """KL[N(m, C) ‖ N(0, I)] of the moments before, if the variances are the same for all data."""
+    """It rises by KL[N(m, C) ‖ N(0, I)] of the old moments, if all data have one variance."""
     encoder, decoder, data = problem(bias=True)
     with torch.no_grad():
         encoder[-1].weight[LATENT:] = 0
@@ -76,14 +76,14 @@ def test_the_elbo_rises_by_what_the_moments_cost():
     q = torch.distributions.MultivariateNormal(mean, covariance)
     prior = torch.distributions.MultivariateNormal(torch.zeros(LATENT), torch.eye(LATENT))
     cost = torch.distributions.kl_divergence(q, prior).item()
-    likelihood = Gaussian(10.0)  # so wide that the draws of z hardly matter
+    likelihood = Gaussian(10.0)  # so wide that draws of z hardly matter
     before, _ = evaluate(encoder, decoder, likelihood, data)
     match_prior(encoder, decoder, data)
     after, _ = evaluate(encoder, decoder, likelihood, data)
     assert after - before == pytest.approx(cost, rel=0.01)
 
 
-def test_networks_without_linear_ends_are_refused():
+def test_networks_without_linear_outer_layers_are_refused():
     encoder, decoder, data = problem(bias=True)
     for networks in ((encoder, nn.Sequential(nn.Tanh())), (nn.Sequential(nn.Tanh()), decoder)):
         with pytest.raises(ValueError, match=r"begins with a linear layer, got .*Tanh"):

@@ -1,4 +1,4 @@
-"""Publishing: what is written loads again and is what its card says."""
+"""Publishing: models load again and agree with their cards."""
 
 import math
 from dataclasses import replace
@@ -18,7 +18,7 @@ every_kind = pytest.mark.parametrize("kind", TINY)
 
 
 @every_kind
-def test_a_published_model_loads_and_its_card_tells_its_elbo(kind, tmp_path, monkeypatch):
+def test_a_published_model_loads_and_its_card_states_its_elbo(kind, tmp_path, monkeypatch):
     recipe, data = TINY[kind], TINY_DATA[kind](60)
     training = train(recipe, data[:40], tmp_path / "run")
     card = publish(training, data[:40], data[40:], tmp_path / "models" / "tiny")
@@ -61,7 +61,7 @@ def test_rounding_changes_filters_by_half_a_step_of_half_precision_and_nothing_e
 
 
 def test_the_published_scale_makes_the_training_data_likeliest(tmp_path):
-    """At other scales the same networks have a lower ELBO: −E log σ − r² / 2σ² is largest at r."""
+    """At other scales, the same networks have a lower ELBO: −E log σ − r² / 2σ² peaks at r."""
     training = train(replace(TINY_FACES, epochs=10), tiny_faces(200), tmp_path / "run")
     publish(training, tiny_faces(200), tiny_faces(10), tmp_path / "model")
     vae = cc.load_vae(tmp_path / "model")
@@ -71,7 +71,7 @@ def test_the_published_scale_makes_the_training_data_likeliest(tmp_path):
         likelihood = cc.likelihoods.Gaussian(factor * vae.likelihood.scale)
         return evaluate(training.encoder, training.decoder, likelihood, data)[0]
 
-    # One draw of z a datum in one, 16 in the other: a scale is off by some tenths of a per cent.
+    # One draw of z per datum here, 16 there: scales differ by a few tenths of a per cent.
     assert value(1.0) > max(value(0.95), value(1.05))
 
 
@@ -87,7 +87,7 @@ def test_settled_batch_norm_has_the_mean_and_variance_of_all_data():
     assert not encoder.training
     assert not decoder.training
     torch.testing.assert_close(encoder[0].running_mean, data.mean((0, 2, 3)), rtol=1e-4, atol=1e-4)
-    # Two blocks of 250: the average of their variances lacks that of their means, 0.4 %.
+    # Two blocks of 250: their average variance lacks the variance between blocks, 0.4 %.
     torch.testing.assert_close(encoder[0].running_var, data.var((0, 2, 3)), rtol=0.02, atol=0)
     with torch.no_grad():
         out, _ = reconstruct(encoder, decoder, data, generator=generator)
@@ -97,7 +97,7 @@ def test_settled_batch_norm_has_the_mean_and_variance_of_all_data():
     assert all(torch.equal(weights[name], p) for name, p in encoder.named_parameters())
 
 
-def test_an_elbo_is_the_same_in_blocks_and_has_an_error_that_more_data_lower():
+def test_an_elbo_does_not_depend_on_blocks_and_more_data_reduce_its_error():
     training = Training(TINY_FACES)
     training.networks.eval()
     data = TINY_FACES.prepared(tiny_faces(600))

@@ -86,8 +86,8 @@ def subjects(context: Context) -> dict[str, str]:
 def pages(result: Result) -> dict[str, str]:
     """The table as Markdown."""
     claims, counts = result.numbers["claims"], result.numbers["counts"]
-    told = ", ".join(f"{counts.get(each, 0)} {each}" for each in (AGREE, DIFFER, OPEN, _MISSING))
-    lines = [_HEAD, f"In all: {told}.", "", *_claims_table(claims), "", "## Running times", ""]
+    summary = ", ".join(f"{counts.get(each, 0)} {each}" for each in (AGREE, DIFFER, OPEN, _MISSING))
+    lines = [_HEAD, f"In all: {summary}.", "", *_claims_table(claims), "", "## Running times", ""]
     lines += [
         "Seconds are wall-clock time; processor seconds are those of this program alone. The load",
         "is the number of processes that wanted a core before the run, so a high load means that",
@@ -130,12 +130,12 @@ def _cost_table(figures: dict[str, Any]) -> list[str]:
 
 def _rules(claims: list[dict[str, Any]]) -> list[str]:
     """Each rule with the claims it decides, in the order of the table."""
-    told: dict[str, list[str]] = {}
+    by_rule: dict[str, list[str]] = {}
     for row in claims:
-        decided = told.setdefault(row["rule"], [])
+        decided = by_rule.setdefault(row["rule"], [])
         if row["claim"] not in decided:
             decided.append(row["claim"])
-    return [f"- {'; '.join(decided)}: **{rule}**." for rule, decided in told.items()]
+    return [f"- {'; '.join(decided)}: **{rule}**." for rule, decided in by_rule.items()]
 
 
 def _row(*cells: str) -> str:

@@ -79,10 +79,10 @@ def _blocks(model: str, result: Result) -> Figure:
 
 
 def _experiment(name: str, family: str, evidence: str, wanted: str) -> Experiment:
-    what = "the eyes" if evidence == "eyes" else "one pixel in twenty"
+    what = "its eyes" if evidence == "eyes" else "one pixel in twenty"
     return Experiment(
         name=name,
-        title=f"A face of which {what} {'are' if evidence == 'eyes' else 'is'} observed: {family}",
+        title=f"A face with {what} observed: {family}",
         wanted=wanted,
         full=Settings(),
         quick=QUICK,

@@ -25,7 +25,14 @@ _MOST_PICTURE_BYTES = 2**20
 _MOST_ARRAY_BYTES = 2**28
 _MOST_BYTES = 4 * 2**30  # of all pictures in an archive, encoded or decoded
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others unpack without a size limit
-_NO_ARCHIVE = (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError, zlib.error)
+_ARCHIVE_ERRORS = (
+    zipfile.BadZipFile,
+    EOFError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    zlib.error,
+)
 
 
 def load_digits(folder: Path, split: str) -> Tensor:
@@ -45,7 +52,7 @@ def load_digits(folder: Path, split: str) -> Tensor:
             member = archive.getinfo(f"{split}_images.npy")
             content = io.BytesIO(_unpacked(archive, member, path, _MOST_ARRAY_BYTES))
         images = np.lib.format.read_array(content, allow_pickle=False)
-    except (*_NO_ARCHIVE, KeyError, MemoryError, OverflowError, ValueError) as error:
+    except (*_ARCHIVE_ERRORS, KeyError, MemoryError, OverflowError, ValueError) as error:
         raise ValueError(f"expected MNIST in {path}: {error}") from None
     if images.dtype != np.uint8 or images.ndim != 3:
         raise ValueError(
@@ -81,7 +88,7 @@ def load_pictures(path: Path, side: int, *, last: int | None = None) -> Tensor:
             pictures = torch.empty(len(members), 3, side, side, dtype=torch.uint8)
             for picture, member in zip(pictures, members, strict=True):
                 picture.copy_(_read_member(archive, member, path, side))
-    except _NO_ARCHIVE as error:
+    except _ARCHIVE_ERRORS as error:
         raise ValueError(f"expected a zip archive in {path}: {error}") from None
     return pictures
 

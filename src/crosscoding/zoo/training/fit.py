@@ -180,9 +180,9 @@ def train(
     """
     training = Training(recipe)
     training.resume(checkpoints)
-    with followed("training", report, progress) as told:
+    with followed("training", report, progress) as track:
         while training.epoch < recipe.epochs:
-            value = training.run_epoch(data, told)
+            value = training.run_epoch(data, track)
             training.save(checkpoints)
             on_epoch(training.epoch, value)
     return training

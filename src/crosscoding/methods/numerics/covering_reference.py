@@ -6,8 +6,8 @@ the prior:
     r = 0.5 N(0, s² I) + 0.2 t₄(m, S) + 0.15 t₁(m, S) + 0.15 c(m, S),   s: the `prior_scale`
 
 If there are several modes (`mode_search`), this makes up half of r, and a t₄ at each mode the rest.
-If the search finds as many as it keeps, there may be far more, such as 2^D in a product of D bimodal
-densities. Parts at some modes would only take draws from the others, so r then has none.
+If the search finds as many as it keeps, there may be far more, such as 2^D in a product of D
+bimodal densities. Parts at some modes would only take draws from the others, so r then has none.
 
 A VAE's p(z|x) lies within its prior. A bare density need not lie within N(0, s² I): it may be
 wider, elsewhere, or have heavier tails. Then importance weights of draws from N(0, s² I) are

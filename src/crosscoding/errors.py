@@ -26,6 +26,14 @@ def and_more(num: int) -> str:
     return f" and {num} more" if num else ""
 
 
+def check_count(name: str, value: object, least: int) -> None:
+    """Raise TypeError unless a setting is an integer, ValueError if it is too small."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"expected {name} to be an int >= {least}, got {value!r}")
+    if value < least:
+        raise ValueError(f"expected {name} >= {least}, got {value}")
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
     """The error for an unknown name; it lists the known ones and suggests the nearest."""
     known = sorted(known)

@@ -74,7 +74,8 @@ class _ExactProducts:
 
     def needed(self) -> bool:
         """Whether products are coarse, or would become so when another thread leaves."""
-        return self._inside > 0 or _matmul_precision() != "highest"
+        with self._lock:
+            return self._inside > 0 or _matmul_precision() != "highest"
 
     def __enter__(self) -> None:
         with self._lock:

@@ -127,7 +127,11 @@ class _Display:
         if self._bar is None and time.perf_counter() - self._start >= _SHOWN_AFTER:
             if not _ONE_DISPLAY.acquire(blocking=False):
                 return
-            self._bar = _InNotebook(self._title) if _is_notebook() else _OnTerminal(self._title)
+            try:
+                self._bar = _InNotebook(self._title) if _is_notebook() else _OnTerminal(self._title)
+            except BaseException:
+                _ONE_DISPLAY.release()
+                raise
         if self._bar is not None:
             self._bar.update(share, what)
 

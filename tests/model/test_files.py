@@ -167,10 +167,10 @@ def test_a_class_is_written_by_its_name_with_its_arguments(saved):
     _, folder = saved("both of one's own")
     description = json.loads((folder / "description.json").read_text())
     assert description["architecture"] == {
-        "class": "networks_of_ones_own:Residual",
+        "class": "user_networks:Residual",
         "arguments": {"hidden": 7, "sizes": [2, 6]},
     }
-    assert description["encoder"] == {"class": "networks_of_ones_own:Pair", "arguments": {}}
+    assert description["encoder"] == {"class": "user_networks:Pair", "arguments": {}}
 
 
 CODE = """
@@ -232,7 +232,7 @@ def test_networks_of_the_callers_take_the_dtype_that_was_saved(saved):
 def test_an_encoder_of_ones_own_needs_its_own_leave(saved):
     _, folder = saved("encoder of one's own")
     with pytest.raises(
-        ValueError, match="allow_code=True, as the network is of the class networks"
+        ValueError, match="allow_code=True, as the network is of the class user_networks"
     ):
         cc.load_vae(folder)
     assert cc.load_vae(folder, encoder=Pair()).encoder is not None

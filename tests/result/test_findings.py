@@ -22,3 +22,14 @@ def test_losses_in_one_block_alone_are_kept(first):
     assert joined.lost_element is not None
     assert joined.lost.tolist() == ([0, 1, 0, 0] if first else [0, 0, 0, 1])
     assert joined.lost_element.tolist() == ([0, 7, 0, 0] if first else [0, 0, 0, 7])
+
+
+def test_blocks_with_fewer_unweighted_draws_are_not_filled_up_with_others():
+    figure = torch.zeros(1)
+    few, many = (
+        Findings(torch.full((num, 1, 2), float(num)), figure, figure, figure, figure, figure)
+        for num in (3, 5)
+    )
+    drawn = Findings.joined([few, many]).sample(200, generator=torch.Generator().manual_seed(0))
+    assert (drawn[:, 0] == 3).all()
+    assert (drawn[:, 1] == 5).all()

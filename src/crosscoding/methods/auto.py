@@ -28,11 +28,11 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.clock import OutOfTime
-from crosscoding.errors import counted
+from crosscoding.errors import check_count, counted
 from crosscoding.methods.base import Method, Report, silent
 from crosscoding.methods.cascade.best_so_far import BestSoFar
 from crosscoding.methods.cascade.budget import FAR_FROM_PRIOR, Budget
-from crosscoding.methods.cascade.closed_form import closed_form, has_closed_form
+from crosscoding.methods.cascade.closed_form import NUM_DECODED, closed_form, has_closed_form
 from crosscoding.methods.cascade.stages import GRID_DIM, Stages
 from crosscoding.methods.numerics.covering_reference import covered
 from crosscoding.model.bank import MAX_POINTS
@@ -40,17 +40,6 @@ from crosscoding.random import spawn
 from crosscoding.result.findings import Findings, Stage
 from crosscoding.target.base import Target
 
-_STAGES: tuple[str, ...] = (
-    "bank",
-    "grid",
-    "anneal",
-    "climb",
-    "refine",
-    "look",
-    "swarm",
-    "look again",
-    "fit",
-)
 _BANK_POINTS = (64, 1024, MAX_POINTS)  # bank sizes tried in turn if time is limited
 _BANK_SHARE = 0.25  # of the time left, that a larger bank may take
 _NUM_TIMED = 64  # queries on which drawing from answers is timed
@@ -72,6 +61,7 @@ _SHARES = {  # of all work that is done when a stage begins and ends, roughly
     "look again": (0.95, 1.0),
     "fit": (0.05, 1.0),
 }
+_STAGES = tuple(_SHARES)
 
 Work = Callable[[Target, Tensor, Generator], Tensor]
 
@@ -92,12 +82,13 @@ class Auto(Method):
     num_draws: int = 1000
 
     def __post_init__(self) -> None:
-        if self.max_seconds is not None and not self.max_seconds > 0:
-            raise ValueError(f"expected max_seconds > 0 or None, got {self.max_seconds}")
-        if self.max_decodes is not None and not self.max_decodes > 0:
-            raise ValueError(f"expected max_decodes > 0 or None, got {self.max_decodes}")
-        if self.num_draws < 2:
-            raise ValueError(f"expected num_draws >= 2, got {self.num_draws}")
+        for name in ("max_seconds", "max_decodes"):
+            limit = getattr(self, name)
+            if isinstance(limit, bool) or not isinstance(limit, int | float | None):
+                raise TypeError(f"expected {name} to be a number > 0 or None, got {limit!r}")
+            if limit is not None and not limit > 0:
+                raise ValueError(f"expected {name} > 0 or None, got {limit}")
+        check_count("num_draws", self.num_draws, 2)
 
     def of_block(self, left: int, seconds: float, *, interrupted: bool) -> "Auto":
         """The same with its share of the time left, or almost no time once interrupted."""
@@ -113,13 +104,18 @@ class Auto(Method):
         solved = has_closed_form(target)
         if not solved.any():
             return _Cascade(self, target, generator, report).run()
-        own = Generator().manual_seed(
-            generator.initial_seed()
-        )  # leaves the others' random numbers unchanged
+        # its own generator leaves the others' random numbers unchanged
+        own = Generator().manual_seed(generator.initial_seed())
         rows, others = solved.nonzero()[:, 0], (~solved).nonzero()[:, 0]
-        exact = closed_form(target.select(rows), self.num_draws, own)
+        most = NUM_DECODED if self.max_decodes is None else int(self.max_decodes)
+        exact, confirmed = closed_form(target.select(rows), self.num_draws, own, most)
+        if not confirmed.all():
+            exact, others = exact.select(confirmed), torch.cat([others, rows[~confirmed]])
+            rows = rows[confirmed]
         if not len(others):
             return exact
+        if not len(rows):
+            return _Cascade(self, target, generator, report).run()
         searched = _Cascade(self, target.select(others), generator, report).run()
         back = torch.cat([rows, others]).argsort()
         together = Findings.joined([exact, searched]).select(back)
@@ -135,10 +131,8 @@ class _Cascade:
         self._settings = settings
         self._clock, self._target = target.clock, covered(target, generator)
         self._report = report
-        self._stage, self._part = (
-            _STAGES[0],
-            (0.0, 1.0),
-        )  # share of a stage that is done, and of the next group
+        self._stage = _STAGES[0]
+        self._part = (0.0, 1.0)  # share of a stage that is done, and of the next group
         self._streams = dict(zip(_STAGES, spawn(generator, len(_STAGES)), strict=True))
         self._states = {name: stream.get_state() for name, stream in self._streams.items()}
         (seed,) = spawn(generator, 1)

@@ -58,17 +58,16 @@ def with_losses(target: Target, findings: Findings, clock: Clock) -> Findings:
 def with_clamps(target: Target, findings: Findings, clock: Clock) -> Findings:
     """Look for an observed element that all draws predict identically, and wrongly.
 
-    A decoder that clamps or rounds internally does that.
+    A decoder that clamps or rounds internally does that. If there is no time to look, no query
+    counts as finished.
     """
-    if target.operations > _LOSS_OPERATIONS / _LOOKED_FOR_CLAMPS:
-        return findings
     weights = findings.normalised_log_weights()
     chosen = systematic(weights, weights.new_full((1,), 0.5), _LOOKED_FOR_CLAMPS)
     z = taken(findings.draws, chosen)
     try:
         stuck = target.timed(clock).stuck(z)
     except OutOfTime:
-        return findings
+        return replace(findings, finished=torch.zeros_like(findings.figures.finished))
     found = (stuck >= 0) & (z[1:] != z[:1]).any(-1).any(0)  # identical draws show nothing
     if not found.any():
         return findings
@@ -118,10 +117,11 @@ def with_edges(target: Target, findings: Findings, stacklevel: int) -> Findings:
     if not doubted.any():
         return findings
     query, others = int(doubted.nonzero()[0, 0]), and_more(int(doubted.sum()) - 1)
+    what = "the decoder outputs" if target.ends_with_prior else "log_density is"
     warnings.warn(
-        f"p(z|x) of query {query}{others} lies next to points z at which the decoder outputs NaN; "
-        "these are treated as impossible, which may be wrong; write the decoder so that it does "
-        "not overflow, for example with torch.sigmoid instead of exp(h) / (1 + exp(h))",
+        f"p(z|x) of query {query}{others} lies next to points z at which {what} NaN; these are "
+        "treated as impossible, which may be wrong; write it so that it does not overflow, for "
+        "example with torch.sigmoid instead of exp(h) / (1 + exp(h))",
         stacklevel=stacklevel + 1,
     )
     return replace(findings, missed=findings.figures.missed.masked_fill(doubted, math.nan))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from crosscoding.errors import NonFiniteError, first_line
 from crosscoding.model.foreign_random import watched
 from crosscoding.model.plain_copy import check_weights, plain_copy
+from crosscoding.model.recognition import relative_difference
 
 _CROWD = 8  # rows of a batch in which to look for noise and for the influence of other rows,
 _CROWD_VALUES = 2**16  # or as many rows as have this many numbers
@@ -18,7 +19,6 @@ _BESIDE = 100  # beside other rows: vectorised sines depend on the largest of ei
 _ON_GPU = 1000  # on a GPU, where sums have no fixed order.
 _ALONE = 1e-3  # of the largest output in float32: another batch size may select other kernels
 _AT_MOST = 1e-5  # of an output in double, where another batch size changes almost nothing
-_LEAST_SHARE = 0.01  # of the median size, below which no output's size counts
 
 
 def frozen_copy(network: nn.Module, name: str) -> nn.Module:
@@ -183,7 +183,7 @@ class Trial:
             )
         if got != wanted:
             return f"{_mixes(name)}; for one row alone it outputs shape {got}"
-        if _difference(torch.cat(alone), output) <= _AT_MOST or self._is_rounding(alone):
+        if relative_difference(torch.cat(alone), output) <= _AT_MOST or self._is_rounding(alone):
             return ""
         return _mixes(name)
 
@@ -196,7 +196,7 @@ class Trial:
         except Exception:  # float32 is hard-coded in it
             together, wide = self.output, alone
         if self.output.dtype != torch.double and together.dtype == torch.double:
-            return _difference(torch.cat(wide), together) <= _AT_MOST
+            return relative_difference(torch.cat(wide), together) <= _AT_MOST
         largest = torch.where(self.output.isfinite(), self.output, 0.0).abs().max()
         return self.output.dtype != torch.double and bool(
             (torch.cat(alone) - self.output).abs().nan_to_num(0.0).max() <= _ALONE * largest
@@ -238,21 +238,7 @@ def _same_within(rounding: int, output: Tensor, wanted: Tensor) -> bool:
     if output.shape != wanted.shape or not wanted.is_floating_point():
         return torch.equal(output, wanted)
     eps = (rounding if wanted.device.type == "cpu" else _ON_GPU) * torch.finfo(wanted.dtype).eps
-    return _difference(output, wanted) <= eps
-
-
-def _difference(output: Tensor, wanted: Tensor) -> float:
-    """The largest difference, relative to the size of the numbers at that place.
-
-    The size is the largest magnitude over rows, and at least 1 % of its median over places: a
-    number may be a small difference of large ones, and then all of it is rounding. Infinite if only
-    one of the two is finite.
-    """
-    same = (output == wanted) | (output.isnan() & wanted.isnan())
-    gap = torch.where(same, 0, (output - wanted).abs()).nan_to_num(nan=torch.inf)
-    size = torch.where(wanted.isfinite(), wanted, 0).abs().amax(0).clamp_min(1e-6)
-    size = size.maximum(_LEAST_SHARE * size.median())
-    return (gap / size).max().item()
+    return relative_difference(output, wanted) <= eps
 
 
 def _state(network: nn.Module) -> dict[str, Tensor]:

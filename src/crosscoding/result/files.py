@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 from crosscoding.errors import ModelFormatError
 from crosscoding.evidence import Evidence
+from crosscoding.model.files import some_outputs
 from crosscoding.model.recognition import same_output
 from crosscoding.model.vae import VAE
 from crosscoding.persistence.folder import Contents, prefixed, read_folder, under, write_folder
@@ -122,4 +123,4 @@ def _check_fits(
 @torch.no_grad()
 def _fingerprint(vae: VAE, draws: Tensor) -> Tensor:
     """Some of the decoder's output at the first draws, to recognise the model by."""
-    return vae.decode_flat(draws[0, :4]).flatten()[:256].clone()
+    return some_outputs(vae.decode_flat(draws[0, :4]))

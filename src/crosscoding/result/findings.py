@@ -206,12 +206,13 @@ class Findings:
     def joined(parts: "Sequence[Findings]") -> "Findings":
         """The findings of several blocks of queries, one after the other.
 
-        A block with fewer weighted draws than another is padded with draws of weight 0, and one in
-        which nothing is known to be lost counts as one that lost nothing.
+        A block with fewer draws than another is padded with draws of weight 0, and one in which
+        nothing is known to be lost counts as one that lost nothing.
         """
         if len(parts) == 1:
             return parts[0]
-        if any(part.log_weights is not None for part in parts):  # of some of them
+        lengths = {len(part.draws) for part in parts}
+        if len(lengths) > 1 or any(part.log_weights is not None for part in parts):
             parts = [replace(part, log_weights=part.normalised_log_weights()) for part in parts]
         if any(part.lost is not None for part in parts):
             parts = [part._with_losses() for part in parts]

@@ -188,7 +188,7 @@ class Figures:
         return _Check(
             _grade(-self.ess, -_ESS, -_ROUGH_ESS),
             lambda q: (
-                "it is integrated, not sampled"
+                "it is computed, not sampled"
                 if ess[q] == math.inf
                 else "the number of effective draws is unknown"
                 if math.isnan(ess[q])
@@ -236,10 +236,13 @@ class Figures:
 
     def _of_search(self) -> _Check:
         missed = self.missed.tolist()
+        exact = ((self.ess == math.inf) & (self.missed == 0)).tolist()
         return _Check(
             torch.where(self.missed.isnan(), 1, _grade(self.missed, MISSED, _ROUGH_MISSED)),
             lambda q: (
-                "nothing has searched for modes that it may lack"
+                ""
+                if exact[q]
+                else "nothing has searched for modes that it may lack"
                 if math.isnan(missed[q])
                 else f"a search from the prior leaves {missed[q]:.1%} of p(z|x) unaccounted for"
             ),

@@ -61,11 +61,12 @@ class DensityTarget(Target):
         self.like = like.new_empty(0)
         self.batch_shape = torch.Size()
         self.kept: dict[str, Any] = {}
+        self._found = {"undefined": False}  # shared by all that is selected from one flat target
 
     @property
     def undefined(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Whether the density was NaN or +inf somewhere far out; the same for all queries, (B,)."""
-        found = self.kept.get("undefined", False)
+        found = self._found["undefined"] or self.kept.get("undefined", False)
         return torch.full(self.batch_shape, found, dtype=torch.bool, device=self.like.device)
 
     @property
@@ -104,7 +105,7 @@ class DensityTarget(Target):
         wrong = result.isnan() | (result == math.inf)
         if wrong.any():
             far = z.detach().norm(dim=-1) > self._far
-            self.kept["undefined"] = bool((wrong & far).any()) or self.kept.get("undefined", False)
+            self._found["undefined"] |= bool((wrong & far).any())
             result = torch.where(wrong & far, -math.inf, result)
             wrong = wrong & ~far
         if checked and wrong.any():
@@ -181,13 +182,15 @@ class DensityTarget(Target):
         return (behind - ahead) / (2 * step)
 
     def flatten(self) -> "DensityTarget":
-        return self.select(torch.zeros(self.num_queries, dtype=torch.long, device=self.like.device))
+        flat = self.select(torch.zeros(self.num_queries, dtype=torch.long, device=self.like.device))
+        flat._found = {"undefined": False}
+        return flat
 
     def select(self, index: Tensor) -> "DensityTarget":
         flat = DensityTarget(
             self.log_density, self.latent_dim, prior_scale=self.prior_scale, like=self.like
         )
-        flat.kept = self.kept
+        flat.kept, flat._found = self.kept, self._found
         flat.index = index if self.index is None else self.index[index]
         flat.batch_shape, flat.clock, flat.bank_points = index.shape, self.clock, self.bank_points
         return flat

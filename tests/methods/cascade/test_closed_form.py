@@ -104,11 +104,11 @@ def test_other_likelihoods_have_no_closed_form(likelihood):
     assert not has_closed_form(cc.VAETarget(vae, evidence)).any()
 
 
-def test_a_budget_of_decodes_is_kept_by_taking_none():
+def test_a_budget_of_decodes_is_kept():
     problem = linear_gaussian_problem(2)
     posterior = cc.condition(problem.vae, problem.evidence, Auto(max_decodes=1), seed=0)
     assert posterior.trusted.all()
-    assert (posterior.trace[0].decodes == 0).all()
+    assert (posterior.trace[0].decodes == 1).all()
 
 
 class PartlyLinear(nn.Module):
@@ -208,7 +208,41 @@ def test_where_time_is_short_answers_have_fewer_draws(monkeypatch):
     assert 100 < len(posterior.draws) < 500
     exact = problem.exact_log_evidence(problem.evidence)
     torch.testing.assert_close(posterior.log_evidence, exact, atol=1e-3, rtol=1e-6)
-    assert posterior.trusted.all()
+    assert (posterior.ess == len(posterior.draws)).all()  # so they are not trusted
+    assert {verdict.label for verdict in posterior.verdicts} == {"approximate"}
+
+
+class Hat(nn.Module):
+    """Linear, but for a hat of height 3 between 1.945 and 2.201."""
+
+    def forward(self, z):
+        hat = torch.relu(1 - (z - 2.073).abs() / 0.128)
+        return torch.cat([z + 3 * hat, z.square()], -1)
+
+
+def test_an_element_with_a_narrow_bend_is_not_taken_for_linear():
+    vae = cc.VAE(Hat(), 1, cc.likelihoods.Gaussian(0.1))
+    evidence = cc.Evidence(torch.tensor([4.7, 0.0]), torch.tensor([True, False]))
+    exact = cc.condition(vae, evidence, cc.methods.Grid(), seed=0)
+    posterior = cc.condition(vae, evidence, seed=0)
+    assert posterior.log_evidence.item() == pytest.approx(exact.log_evidence.item(), abs=0.1)
+
+
+class FarBend(nn.Module):
+    """Linear up to z = 450, farther than is looked for before there is evidence."""
+
+    def forward(self, z):
+        return torch.cat([z + 0.1 * torch.relu(z - 450).square(), z], -1)
+
+
+def test_draws_are_decoded_to_see_whether_they_are_where_the_decoder_is_linear():
+    vae = cc.VAE(FarBend(), 1, cc.likelihoods.Gaussian(1e-3))
+    evidence = cc.Evidence(torch.tensor([[500.0, 0.0], [2.0, 0.0]]), torch.tensor([True, False]))
+    posterior = cc.condition(vae, evidence, Auto(max_decodes=2000), seed=0)
+    (exact,) = (stage for stage in posterior.trace if stage.name == "closed form")
+    assert exact.decodes[1] > 0
+    assert exact.decodes[0] == 0  # answered by other stages
+    assert posterior.trusted[1]
 
 
 def test_linear_elements_are_not_looked_for_where_that_takes_too_long():

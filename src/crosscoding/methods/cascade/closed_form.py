@@ -17,6 +17,7 @@ from torch import Generator, Tensor, nn
 
 from crosscoding.clock import UNLIMITED
 from crosscoding.likelihoods import Gaussian, Likelihood, Mixed
+from crosscoding.model.bank import MAX_POINTS
 from crosscoding.model.vae import VAE
 from crosscoding.random import normal, quasi_normal
 from crosscoding.result.findings import Findings, Stage
@@ -27,6 +28,8 @@ from crosscoding.target.vae_target import VAETarget
 # cascade: looking for linear elements would likely take longer than it saves.
 _MOST_DIM, _MOST_NUMBERS, _MOST_OPERATIONS = 512, 2**22, 1e7
 _NUM_PROBES, _TIMES_AS_FAR = 64, (1.0, 10.0, 100.0)  # points that show curvature, near and far
+_AT_ONCE = 1024  # of them
+_FOR_PROBES = 1e9  # multiply-adds for more of the nearest, up to as many as the bank has
 _ROUNDING = 64  # eps allowed, relative to the largest terms that a decoder adds up
 _OF_SCALE = 1e-3  # of σ, by which an element may be off; the effect on log p(x) is smaller
 _CHUNK_BYTES = 64 * 2**20  # of memory for queries answered at once
@@ -34,6 +37,8 @@ _SHARE_FOR_LOOKING, _SHARE_OF_TIME = 0.5, 0.6  # of the time left: for looking, 
 _OPERATIONS_A_SECOND = 1e10  # of large products on one core of 2020, within a factor of a few
 _ALMOST_NO_TIME = 0.01  # seconds, less than any other answer takes
 _NUM_TIMED = 16  # queries on which answering is timed
+NUM_DECODED = 4  # draws of each answer
+_BYTES_A_DECODE = 8 * 8 * NUM_DECODED  # of an element: some copies in double
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,11 +67,20 @@ def has_closed_form(target: Target) -> Tensor:
     return none if linear is None else (linear.found | ~_mask_of(target)).all(-1)
 
 
-def closed_form(target: Target, num_draws: int, generator: Generator) -> Findings:
-    """The exact answers to the queries of a flat target, all of which have a closed form.
+def closed_form(
+    target: Target, num_draws: int, generator: Generator, most_decodes: int
+) -> tuple[Findings, Tensor]:
+    """The exact answers to the queries of a flat target, all of which should have a closed form.
 
-    If time is too short for `num_draws` draws, there are fewer.
+    Up to `most_decodes` draws of each answer are decoded, to see whether the observed elements are
+    linear there too. If time is too short for `num_draws` draws, there are fewer, and as few count
+    as effective.
+
+    Returns:
+        The answers, and which of them the decoder confirms, boolean, (B,).
     """
+    num_decoded = min(NUM_DECODED, most_decodes, num_draws)
+    wanted_draws = num_draws
     start = time.perf_counter()
     assert isinstance(target, VAETarget)
     linear = _linear_elements(target.vae)
@@ -74,7 +88,7 @@ def closed_form(target: Target, num_draws: int, generator: Generator) -> Finding
     mask, values = _mask_of(target), target.evidence.values.reshape(target.num_queries, -1)
     if target.clock.is_limited and len(mask) > _NUM_TIMED:
         few = target.select(torch.arange(_NUM_TIMED, device=mask.device)).timed(UNLIMITED)
-        closed_form(few, num_draws, Generator())
+        closed_form(few, num_draws, Generator(), most_decodes)  # timed, and thrown away
         wanted = (time.perf_counter() - start) / _NUM_TIMED * len(mask)
         share = _SHARE_OF_TIME * target.clock.left / max(wanted, 1e-9)
         num_draws = min(num_draws, max(int(share * num_draws), 2))
@@ -82,6 +96,7 @@ def closed_form(target: Target, num_draws: int, generator: Generator) -> Finding
     draws = target.like.new_zeros(num_draws, target.num_queries, target.latent_dim)
     log_evidence = target.like.new_zeros(target.num_queries)
     error = torch.zeros_like(log_evidence)
+    confirmed = torch.ones_like(log_evidence, dtype=torch.bool)
     counts = mask.sum(1)
     for count in counts.unique().tolist():  # sums have one length, so that rounding does not
         rows = (counts == count).nonzero()[:, 0]  # depend on the other queries
@@ -92,24 +107,37 @@ def closed_form(target: Target, num_draws: int, generator: Generator) -> Finding
             z, *found = _solved(linear, elements, values[some].gather(1, elements), eps)
             draws[:, some] = z.permute(2, 0, 1).to(draws)
             log_evidence[some], error[some] = (part.to(draws) for part in found)
+    at_once = target.clock.piece_bytes(_CHUNK_BYTES) // (_BYTES_A_DECODE * target.vae.data_size)
+    for some in torch.arange(len(mask), device=mask.device).split(max(at_once, 1)):
+        confirmed[some] = _is_linear_at(target.vae, linear, draws[:num_decoded, some], mask[some])
     error = error + torch.finfo(error.dtype).eps * log_evidence.abs()
     nothing = torch.zeros_like(log_evidence)
     seconds = (time.perf_counter() - start) / len(counts)
-    return Findings(
+    findings = Findings(
         draws=draws,
         log_evidence=log_evidence,
         log_evidence_error=error,
         c_elbo=log_evidence,
         c_elbo_error=error,
-        ess=nothing + math.inf,
+        ess=nothing + (math.inf if num_draws == wanted_draws else num_draws),
         pareto_k=nothing + math.nan,
         exact_density=True,
         missed=nothing,
         num_weighed=nothing + num_draws,
-        finished=torch.ones_like(nothing, dtype=torch.bool),
+        finished=torch.ones_like(confirmed),
         collapsed=torch.zeros_like(nothing, dtype=torch.bool),
-        trace=(Stage("closed form", nothing, nothing + seconds),),
+        trace=(Stage("closed form", nothing + num_decoded, nothing + seconds),),
     )
+    return findings, confirmed
+
+
+def _is_linear_at(vae: VAE, linear: _LinearElements, z: Tensor, mask: Tensor) -> Tensor:
+    """Whether all observed elements, mask (B, E), are W z + b at z (S, B, latent), (B,)."""
+    flat = z.flatten(0, 1)
+    gap = (_means(vae, flat) - flat.double() @ linear.weight.mT - linear.bias).abs()
+    size = flat.double().abs() @ linear.weight.mT.abs() + linear.bias.abs()
+    allowed = (_ROUNDING * torch.finfo(vae.dtype).eps * size).maximum(_OF_SCALE * linear.scale)
+    return ((gap <= allowed).unflatten(0, z.shape[:2]) | ~mask).all(-1).all(0)
 
 
 def _solved(
@@ -152,7 +180,7 @@ def _is_affordable(target: VAETarget) -> bool:
     vae, clock = target.vae, target.clock
     if "linear elements" in vae.kept or not clock.is_limited:
         return True
-    decodes = vae.latent_dim + len(_TIMES_AS_FAR) * _NUM_PROBES
+    decodes = vae.latent_dim + len(_TIMES_AS_FAR) * _NUM_PROBES + _num_near(vae)
     seconds = decodes * vae.operations / _OPERATIONS_A_SECOND
     return seconds <= max(_SHARE_FOR_LOOKING * clock.left, _ALMOST_NO_TIME)
 
@@ -203,15 +231,23 @@ def _found_linear_elements(vae: VAE, scale: Tensor) -> _LinearElements | None:
         return None
     axes = torch.eye(vae.latent_dim, dtype=vae.dtype, device=vae.device)
     weight = torch.where(found[:, None], (_means(vae, axes) - bias).mT, 0.0)
+    near = quasi_normal(
+        _num_near(vae), vae.latent_dim, generator=Generator().manual_seed(0), like=like
+    )
     for factor in _TIMES_AS_FAR:
-        far = factor * probes
-        allowed = rounding * (far.double().abs() @ weight.mT.abs() + bias.abs())
-        if factor == 1:
-            allowed = allowed.minimum(_OF_SCALE * scale)
-        gap = _means(vae, far) - far.double() @ weight.mT - bias
-        found = found & (gap.abs() <= allowed).all(0)
+        for points in (near if factor == 1 else factor * probes).split(_AT_ONCE):
+            allowed = rounding * (points.double().abs() @ weight.mT.abs() + bias.abs())
+            if factor == 1:
+                allowed = allowed.minimum(_OF_SCALE * scale)
+            gap = _means(vae, points) - points.double() @ weight.mT - bias
+            found = found & (gap.abs() <= allowed).all(0)
     weight, bias = torch.where(found[:, None], weight, 0.0), torch.where(found, bias, 0.0)
     return _LinearElements(weight, bias, scale, found) if found.any() else None
+
+
+def _num_near(vae: VAE) -> int:
+    """How many prior draws must be linear: as many as the bank has, if that is cheap."""
+    return int(min(max(_FOR_PROBES / vae.operations, _NUM_PROBES), MAX_POINTS))
 
 
 def _means(vae: VAE, z: Tensor) -> Tensor:

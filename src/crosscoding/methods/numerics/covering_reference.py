@@ -145,6 +145,7 @@ class Reference:
             reference, complete = reference._with_peaks(target)
         if complete:
             target.kept["reference"] = reference
+            target.kept["undefined"] = bool(target.undefined.any())  # seen while adapting it
         return reference
 
     def _with_peaks(self, target: DensityTarget) -> tuple["Reference", bool]:

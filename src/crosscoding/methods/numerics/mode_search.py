@@ -85,6 +85,8 @@ def search(target: Target, starts: Tensor, *, generator: Generator) -> Peaks:
     origin, scale = torch.zeros_like(starts[:1]), starts.new_full((1,), target.prior_scale)
     _, own = _around(origin, scale, _EVERYWHERE, num, generator)
     peaks = _reached(target, torch.cat([own, starts]), None)
+    if not len(peaks.z):
+        return replace(peaks, unseen=math.nan)
     screens: list[_Screen] = []
     for number in range(_MOST_ROUNDS):
         screens.append(_Screen.around(target, peaks, _SCREENED * num, generator))
@@ -171,7 +173,7 @@ def _reached(target: Target, starts: Tensor, earlier: Peaks | None) -> Peaks:
     if earlier is not None:
         z = torch.cat([z, earlier.z])
     peaks = _distinct(climb(target, z[:, None], _STEPS))
-    heavy = (peaks.log_mass > peaks.log_mass[0] - _LIGHT).nonzero()[:MOST_MODES, 0]
+    heavy = (peaks.log_mass > peaks.log_mass[:1] - _LIGHT).nonzero()[:MOST_MODES, 0]
     return Peaks(peaks.z[heavy], peaks.precision[heavy], peaks.log_mass[heavy])
 
 

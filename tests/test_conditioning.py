@@ -358,6 +358,7 @@ def test_a_right_difference_is_not_given_up_for_a_noisy_average(latent_dim, scal
     assert (error < 0.06).all()
 
 
+@pytest.mark.slow
 def test_log_probabilities_of_digits_are_those_of_a_grid(mnist_2d):
     digits = cc.zoo.digits()[0]
     seen = cc.Evidence(digits, cc.random_mask((28, 28), 0.05, seed=0))

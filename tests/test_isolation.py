@@ -233,6 +233,7 @@ def around() -> list[Any]:
     ],
     ids=["grid", "auto", "gvi", "laplace", "hmc", "smc"],
 )
+@pytest.mark.slow
 def test_a_posterior_is_the_same_whatever_surrounds_it(surrounding, case, method, tmp_path):
     name = f"{method} of {case.likelihood}"
     compare(lambda: answers(case, method, tmp_path / "saved"), surrounding, name)
@@ -248,6 +249,7 @@ def test_a_grid_within_autocast_has_the_exact_log_evidence():
 
 
 @every_method
+@pytest.mark.slow
 def test_every_method_gives_the_same_answers_within_everything(method, tmp_path):
     name = f"{method} of {GAUSSIAN.likelihood}"
     compare(lambda: answers(GAUSSIAN, method, tmp_path / "saved"), everything, name)
@@ -304,6 +306,7 @@ def of_models(case: Case, folder: Any) -> dict[str, Any]:
 @quiet
 @every_surrounding
 @pytest.mark.parametrize("case", [GAUSSIAN, COUNTS], ids=["gaussian", "counts"])
+@pytest.mark.slow
 def test_models_are_the_same_whatever_surrounds_them(surrounding, case, tmp_path):
     compare(lambda: of_models(case, tmp_path), surrounding, f"models of {case.likelihood}")
 

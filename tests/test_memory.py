@@ -64,6 +64,7 @@ print(peak() - before - cc.Bank.of(vae).num_bytes / 2**30 - answer)
     ("method", "threads", "max_bytes"),
     [("laplace", 1, 2**27), ("smc", 1, 2**27), ("hmc", 1, 2**28), ("auto", 2, 2**29)],
 )
+@pytest.mark.slow
 def test_the_peak_of_work_on_large_pictures_stays_within_its_bound(method, threads, max_bytes):
     done = subprocess.run(
         [sys.executable, "-c", PEAK, str(threads), method, str(max_bytes)],

@@ -236,6 +236,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_a_terminal_sees_a_bar_and_a_pipe_does_not():
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
     piped = subprocess.run(

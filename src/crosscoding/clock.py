@@ -97,8 +97,9 @@ class Clock:
     def within(self, share: float = 1.0) -> Callable[[], bool]:
         """A function to call before each step of a loop: whether to stop there.
 
-        The loop gets this share of the time left for fits, or of a fifth of the total time if that
-        is more. The next step is assumed to take as long as the longest one so far.
+        The loop may use this share of the time left for fits, or, if less than a fifth of the total
+        time is left, this share of that fifth. The next step is assumed to take as long as the
+        longest one so far.
         """
         if not self.is_limited:
             return lambda: False

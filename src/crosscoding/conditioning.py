@@ -286,13 +286,7 @@ def _in_blocks(
     parts.clear()  # as their draws take as much memory as the answer's
     target.clock.beat()
     in_order = bool((order[1:] > order[:-1]).all())
-    return together if in_order else together.select(_inverse(order))
-
-
-def _inverse(order: Tensor) -> Tensor:
-    back = torch.empty_like(order)
-    back[order] = torch.arange(len(order), device=order.device)
-    return back
+    return together if in_order else together.select(order.argsort())
 
 
 def _limited(clock: Clock, method: Method, start: float) -> Clock:

@@ -35,6 +35,7 @@ def test_a_program_decodes_as_its_module(vae, plain, z):
 
 
 @every_kind_of_method
+@pytest.mark.slow
 def test_every_kind_of_method_answers_through_a_program(vae, plain, evidence, method):
     assert_same_answers(vae, plain, evidence, method)
 

@@ -91,6 +91,7 @@ def test_it_works_where_the_caller_takes_no_gradients():
     ],
     ids=lambda likelihood: type(likelihood).__name__,
 )
+@pytest.mark.slow
 def test_no_likelihood_raises_a_false_alarm_on_data_of_its_own(likelihood, dtype):
     if dtype == torch.float64 and isinstance(getattr(likelihood, "scale", None), torch.Tensor):
         likelihood = Gaussian(likelihood.scale.double())

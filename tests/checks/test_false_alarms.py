@@ -10,6 +10,7 @@ from crosscoding.zoo.training.data import load_digits, load_pictures, scaled
     ("name", "with_encoder"),
     [(name, True) for name in cc.zoo.names()] + [("mnist-2d", False), ("mnist-20d", False)],
 )
+@pytest.mark.slow
 def test_no_model_of_the_zoo_raises_a_false_alarm(name, with_encoder, data_folder):
     if name.startswith("mnist"):
         data = load_digits(data_folder, "test")

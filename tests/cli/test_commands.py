@@ -89,6 +89,7 @@ def test_condition_reads_a_picture_and_a_mask_picture(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["anime-64d", "celeba-100d"])
+@pytest.mark.slow
 def test_condition_completes_a_colour_picture_of_a_face(tmp_path, monkeypatch, name):
     quick = registry.Entry(Importance(rounds=0), "quick", "points of the prior by weight")
     monkeypatch.setitem(registry.METHODS, "importance", quick)
@@ -435,6 +436,7 @@ def test_train_writes_a_model_its_card_and_pictures(tmp_path, monkeypatch, tiny)
     assert "wrote the model to" in run(*words).stdout
 
 
+@pytest.mark.slow
 def test_demo_writes_its_pictures_and_table(tmp_path, monkeypatch):
     quick = {"gvi": Variational(Gaussian(), steps=50), "nf": Variational(steps=50)}
     quick |= {"fcn": quick["gvi"], "hmc": HMC(num_warmup=5, num_draws=70), "rejection": Rejection()}

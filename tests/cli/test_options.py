@@ -140,6 +140,7 @@ def test_errors_of_a_method_name_the_option(tmp_path):
     assert "try another --method" in result.stderr
 
 
+@pytest.mark.slow
 def test_piped_output_has_no_progress_bars(networks):
     command = [sys.executable, "-m", "crosscoding", "condition", "mnist-2d", "--digit=7"]
     done = subprocess.run(

@@ -224,6 +224,7 @@ def test_log_prob_of_draws_is_the_one_returned_with_them(family):
 
 
 @every_density
+@pytest.mark.slow
 def test_the_density_integrates_to_one(family):
     q = fitted(family)
     wide = isinstance(family, Spline | InverseAutoregressive)
@@ -249,6 +250,7 @@ def test_draws_carry_gradients_to_every_parameter(family):
 
 
 @every_density
+@pytest.mark.slow
 def test_log_prob_carries_the_gradients_of_finite_differences(family):
     """In z and in every parameter: fits to draws follow them."""
     q, z = fitted(family), points(4).requires_grad_()

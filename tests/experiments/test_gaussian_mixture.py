@@ -32,6 +32,7 @@ def test_the_mixture_is_normalised_and_its_draws_have_its_moments():
 
 # MMD² of two sets of 1,000 exact draws is 0 ± 0.001 here; a lost far mode gives 0.07.
 @pytest.mark.parametrize("name", ["nf", "fcn", "rejection", "grid"])
+@pytest.mark.slow
 def test_flexible_and_exact_methods_find_all_modes(name):
     posterior = cc.infer(gaussian_mixture.target(), METHODS[name].method, seed=0)
     draws = posterior.sample(1000, seed=1)

@@ -67,6 +67,7 @@ def by_brute_force(vae: cc.VAE, evidence: cc.Evidence) -> Tensor:
 
 @every_model
 @pytest.mark.filterwarnings("ignore:the decoder is not a stack")
+@pytest.mark.slow
 def test_a_vae_with_each_family_answers(name, tmp_path):
     vae = model(name)
     truth, evidence = question(vae, name)

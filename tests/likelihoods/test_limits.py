@@ -58,6 +58,7 @@ class Breaking(nn.Module):
 @pytest.mark.parametrize("num_observed", [2, 5], ids=["gathered", "all decoded"])
 @pytest.mark.parametrize("size", [0.0, 1.0, -1.0], ids=["nan", "inf", "-inf"])
 @pytest.mark.parametrize("family", ALL.values(), ids=ALL.keys())
+@pytest.mark.slow
 def test_values_derivatives_and_curvature_are_those_without_the_element(family, size, num_observed):
     whole = cc.VAE(Breaking(family, None), 2, family.likelihood)
     z = torch.tensor([[[0.3, -0.2]], [[2.9, 0.4]], [[-3.2, 0.1]]], dtype=DOUBLE)

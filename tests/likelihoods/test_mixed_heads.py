@@ -128,6 +128,7 @@ def test_a_model_of_natural_heads_is_checked_saved_and_loaded(tmp_path):
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.slow
 def test_a_part_of_any_family_answers_as_the_family_alone(name, dtype):
     """Beside a column that does not depend on z and so is uninformative."""
     family = FAMILIES[name]

@@ -85,6 +85,7 @@ def test_linear_gaussian_answers_are_trusted_and_right(latent, data, scale):
 
 @pytest.mark.parametrize("condition", [1e6, 1e8, 1e10, 1e14])
 @pytest.mark.parametrize("latent", [5, 20])
+@pytest.mark.slow
 def test_ill_conditioned_answers_are_right_or_not_trusted(latent, condition):
     """In float32, whose rounding is more than the least eigenvalue from 1e7 on."""
     target, exact = ill_conditioned_problem(latent, condition)
@@ -106,6 +107,7 @@ def test_in_128_dimensions_log_evidence_is_right():
     assert labels(posterior) == ["trusted"] * 2
 
 
+@pytest.mark.slow
 def test_digits_in_two_dimensions_are_those_of_a_fine_grid(mnist_2d):
     digits = cc.zoo.digits()[0][:4]
     mask = torch.stack([cc.random_mask((28, 28), s, seed=1) for s in (0.02, 0.05, 0.1, 0.3)])
@@ -150,6 +152,7 @@ def assert_right_or_not_trusted(posterior: cc.Posterior, target: BlocksTarget) -
 
 
 @pytest.mark.parametrize("dim", [2, 4, 8])
+@pytest.mark.slow
 def test_few_blocks_are_trusted_and_right(dim):
     target = blocks(dim)
     for seed in range(3):
@@ -159,6 +162,7 @@ def test_few_blocks_are_trusted_and_right(dim):
 
 
 @pytest.mark.parametrize(("dim", "num_seeds"), [(16, 2), (64, 1)])
+@pytest.mark.slow
 def test_many_blocks_are_right_or_not_trusted(dim, num_seeds):
     target = blocks(dim)
     for seed in range(num_seeds):
@@ -167,6 +171,7 @@ def test_many_blocks_are_right_or_not_trusted(dim, num_seeds):
 
 @pytest.mark.parametrize("scale", [0.1, 0.02])
 @pytest.mark.parametrize("dim", [4, 8])
+@pytest.mark.slow
 def test_narrow_blocks_are_right_or_not_trusted(dim, scale):
     """16 modes in 8 dimensions are more than are proposed from: those left out are missed."""
     target = narrow_blocks(dim, scale)
@@ -207,6 +212,7 @@ def side_shares(draws: Tensor) -> Tensor:
         (8, 16, 0.5, 0),
     ],
 )
+@pytest.mark.slow
 def test_a_trusted_mirrored_answer_has_both_sides(latent, data, scale, seed):
     vae = mirrored_vae(latent, data, scale, seed=seed)
     evidence = cc.Evidence(
@@ -230,6 +236,7 @@ def test_a_gaussian_at_one_of_two_modes_says_what_it_lacks(monkeypatch):
 
 
 @pytest.mark.parametrize(("latent", "rate"), [(4, 6.0), (6, 5.0), (8, 4.0)])
+@pytest.mark.slow
 def test_climbs_that_get_stuck_are_not_a_search(latent, rate):
     """Of the many local modes nearly all have no mass; particles and climbs end in them."""
     vae = cc.VAE(Waves(rate), latent, cc.likelihoods.Gaussian(0.1))
@@ -256,6 +263,7 @@ def test_a_budget_that_pays_for_nothing_leaves_the_banks_answer(max_decodes):
 
 
 @pytest.mark.parametrize("max_decodes", [1000, 9000, 20_000, 200_000])
+@pytest.mark.slow
 def test_decodes_stay_within_the_budget(max_decodes):
     posterior = cc.infer(blocks(16), Auto(max_decodes=max_decodes), seed=0)
     assert spent(posterior) <= max_decodes
@@ -269,6 +277,7 @@ def test_what_the_budget_cut_short_is_not_trusted():
         assert posterior.log_evidence.isfinite()
 
 
+@pytest.mark.slow
 def test_no_stage_starts_after_the_time_is_up(monkeypatch):
     """A clock that stands still but in the first stage, which takes too long."""
     now, bank = [0.0], stages.Stages.bank
@@ -329,6 +338,7 @@ def test_in_very_many_dimensions_there_is_one_fit_that_is_no_more_than_it_says(s
     assert all(reason in verdict.reasons for verdict in posterior.verdicts)
 
 
+@pytest.mark.slow
 def test_entries_in_very_many_dimensions_are_those_alone():
     decoder = nn.Sequential(nn.Linear(520, 6), nn.Tanh(), nn.Linear(6, 30)).double()
     with torch.no_grad():
@@ -648,6 +658,7 @@ def test_a_funnel_is_right_or_not_trusted(dim, steepness, seed):
 
 @pytest.mark.parametrize("dim", [1, 2, 4])
 @pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.slow
 def test_tails_heavier_than_the_priors_are_answered_rightly_or_not_trusted(dim, seed):
     def log_cauchy(z):
         return -(math.pi * (1 + z.square())).log().sum(-1)
@@ -658,6 +669,7 @@ def test_tails_heavier_than_the_priors_are_answered_rightly_or_not_trusted(dim, 
 
 @pytest.mark.parametrize("far", [1e3, 1e4, 1e10, 1e18])
 @pytest.mark.parametrize("dim", [2, 3, 4])
+@pytest.mark.slow
 def test_evidence_far_outside_of_the_model_is_right_or_not_trusted(dim, far):
     problem = linear_gaussian_problem(dim, data_dim=5, scale=0.1, batch=(1,))
     evidence = cc.Evidence(torch.tensor([[far, 0.0, 0.0, 0.0, -5.0]]), torch.arange(5) != 1)

@@ -53,6 +53,7 @@ def several() -> cc.VAETarget:
 @pytest.mark.parametrize(
     "max_decodes", [1, 500, 9000, 10_000, 11_500, 12_000, 13_000, 14_500, 16_000, 20_000, 60_000]
 )
+@pytest.mark.slow
 def test_every_budget_of_decodes_has_an_answer(digits, query, max_decodes):
     """Some of these budgets can afford a later stage but not an earlier one."""
     target = cc.VAETarget(digits.vae, digits.evidence[query])
@@ -63,6 +64,7 @@ def test_every_budget_of_decodes_has_an_answer(digits, query, max_decodes):
 
 @pytest.mark.parametrize("max_decodes", [1, 6000, 9000, 12_000, 18_000, 40_000])
 @pytest.mark.parametrize("dim", [2, 6])
+@pytest.mark.slow
 def test_every_budget_of_decodes_has_an_answer_for_a_bare_density(dim, max_decodes):
     posterior = cc.infer(blocks(dim), Auto(max_decodes=max_decodes), seed=0)
     assert_usable(posterior)
@@ -88,6 +90,7 @@ EVERY_OTHER = slice(0, None, 2)
 
 @pytest.mark.parametrize("stage", OPTIONAL)
 @pytest.mark.parametrize("how", ["without it", "without it for some", "nothing else"])
+@pytest.mark.slow
 def test_no_stage_needs_another_to_have_run(stage, how, monkeypatch):
     monkeypatch.setattr("crosscoding.methods.cascade.stages.NUM_WEIGHED", 500)
     cut = set(OPTIONAL) - {stage} if how == "nothing else" else {stage}
@@ -138,6 +141,7 @@ def test_ctrl_c_at_any_decode_leaves_answers(calls):
     assert_usable(posterior)
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_later_block_keeps_what_the_blocks_before_it_found():
     target = several()
     vae = cc.VAE(Interrupting(target.vae.decoder), 8, cc.likelihoods.Gaussian(1.0))
@@ -184,6 +188,7 @@ def slow_problem(latent: int, seconds: float, batch: int = 3) -> tuple[cc.VAE, c
 @pytest.mark.parametrize("seconds", [1e-6, 1e-4, 1e-2, 1.0])
 @pytest.mark.parametrize("max_seconds", [0.5, 30.0])
 @pytest.mark.parametrize("latent", [2, 40])
+@pytest.mark.slow
 def test_time_is_up_when_it_is_up(latent, max_seconds, seconds, monkeypatch):
     """On a clock that counts decodes, the overrun is at most a tenth and one decoded piece."""
     vae, evidence, slow = slow_problem(latent, seconds)
@@ -262,6 +267,7 @@ def slowed(monkeypatch: pytest.MonkeyPatch, name: str, seconds: float) -> list[f
         "methods.numerics.gauss_newton.positive",
     ],
 )
+@pytest.mark.slow
 def test_long_steps_without_decodes_keep_to_the_time(step, monkeypatch):
     now = slowed(monkeypatch, step, 1.0)
     posterior = cc.infer(blocks(6), Auto(max_seconds=10.0), seed=0)

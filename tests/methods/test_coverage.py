@@ -38,6 +38,7 @@ def is_right(posterior, error) -> bool:
 @pytest.mark.parametrize("scale", [0.3, 1.0, 3.0, 10.0])
 @pytest.mark.parametrize("name", densities.WIDE)
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.slow
 def test_a_trusted_answer_on_a_wide_density_is_right(method, name, scale):
     posterior, error = answered(densities.WIDE[name], METHODS[method], scale)
     assert not posterior.trusted or is_right(posterior, error)
@@ -50,6 +51,7 @@ def test_a_trusted_answer_on_a_wide_density_is_right(method, name, scale):
     [(densities.student_t(2, 1), 3.0), (densities.normal(3, 2.5), 1.0)],
     ids=["Cauchy", "wide normal"],
 )
+@pytest.mark.slow
 def test_wide_densities_are_answered_and_trusted(method, density, scale, dtype):
     posterior, error = answered(density, method, scale, dtype)
     assert posterior.trusted
@@ -73,6 +75,7 @@ def test_rejection_draws_from_a_density_wider_than_its_prior():
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("method", [Auto(), TemperedSMC()])
 @pytest.mark.parametrize(("dim", "spread"), [(6, 3.0), (8, 2.0)])
+@pytest.mark.slow
 def test_a_funnel_whose_neck_is_not_found_is_not_trusted(dim, spread, method, seed):
     """Particles do not get into the neck, and importance weights do not show it."""
     density = densities.funnel(dim, spread)
@@ -92,6 +95,7 @@ def test_a_funnel_whose_neck_is_not_found_is_not_trusted(dim, spread, method, se
     ],
     ids=["flat", "slow", "barely integrable in 1-d", "open on one side"],
 )
+@pytest.mark.slow
 def test_what_has_no_integral_or_hardly_one_is_not_trusted(log_density, method):
     posterior = cc.infer(cc.DensityTarget(log_density, 1), method, seed=0)
     assert not posterior.trusted
@@ -217,6 +221,7 @@ def test_a_mode_that_the_reference_has_lost_is_found_out(method):
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 10.0, 100.0])
 @pytest.mark.parametrize("name", densities.MODES)
+@pytest.mark.slow
 def test_no_mode_is_lost(name, scale):
     posterior, error = answered(densities.MODES[name], TemperedSMC(), scale)
     assert posterior.trusted
@@ -225,6 +230,7 @@ def test_no_mode_is_lost(name, scale):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("scale", [0.1, 10.0])
+@pytest.mark.slow
 def test_a_trusted_answer_has_all_three_modes(method, scale):
     density = densities.MODES["three of unequal widths"]
     posterior, error = answered(density, METHODS[method], scale)

@@ -90,6 +90,7 @@ def test_a_smaller_tolerance_gives_a_smaller_error():
 
 @pytest.mark.parametrize("sd", [0.1, 0.01, 0.003])
 @pytest.mark.parametrize("position", [(0.4567,), (1.0, -0.4371), (0.41, -1.23, 0.777)])
+@pytest.mark.slow
 def test_a_narrow_peak_is_found_wherever_it_lies(position, sd):
     posterior = cc.infer(peak(position, sd, mass=0.3), Grid(), seed=0)
     assert posterior.log_evidence.item() == pytest.approx(math.log(0.3), abs=2 * TOLERANCE)
@@ -190,6 +191,7 @@ def digit_queries():
     return digits, torch.stack(masks)
 
 
+@pytest.mark.slow
 def test_digit_answers_are_those_of_a_fine_uniform_grid(mnist_2d, digit_queries):
     digits, masks = digit_queries
     answers = [uniform_grid_answers(mnist_2d, *query) for query in zip(digits, masks, strict=True)]

@@ -44,6 +44,7 @@ def assert_moments(draws, ess, mean, covariance):
 
 @pytest.mark.parametrize("latent_dim", [1, 2, 5, 10])
 @pytest.mark.parametrize("dense", [False, True], ids=["diagonal", "dense"])
+@pytest.mark.slow
 def test_linear_gaussian_moments_are_exact(latent_dim, dense):
     problem = linear_gaussian_problem(latent_dim, data_dim=2 * latent_dim + 2)
     method = HMC(**QUICK, dense_metric=dense)
@@ -53,6 +54,7 @@ def test_linear_gaussian_moments_are_exact(latent_dim, dense):
 
 @pytest.mark.parametrize("dense", [False, True], ids=["diagonal", "dense"])
 @pytest.mark.parametrize("latent_dim", [1, 2, 10])
+@pytest.mark.slow
 def test_the_default_settings_mix_on_a_gaussian(latent_dim, dense):
     """A path of fixed length returns to its start if the step size is unlucky."""
     problem = linear_gaussian_problem(latent_dim, data_dim=24, batch=(8,))
@@ -127,6 +129,7 @@ def test_the_step_size_counts_in_prior_standard_deviations():
     torch.testing.assert_close(8 * one.draws, other.draws, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_smaller_step_size_is_accepted_more():
     problem = linear_gaussian_problem(5, data_dim=12)
     rates = [
@@ -139,6 +142,7 @@ def test_a_smaller_step_size_is_accepted_more():
     assert rates[0] > 0.99
 
 
+@pytest.mark.slow
 def test_adaptation_brings_the_acceptance_rate_to_its_target():
     problem = linear_gaussian_problem(10, data_dim=24)
     targets, stats = (0.65, 0.8, 0.9), []
@@ -158,6 +162,7 @@ def test_adaptation_brings_the_acceptance_rate_to_its_target():
 
 
 @pytest.mark.parametrize("smallest", [1e-1, 1e-3])
+@pytest.mark.slow
 def test_scales_that_differ_by_orders_of_magnitude_are_learned(smallest):
     sd = torch.logspace(math.log10(smallest), 0, 5, dtype=torch.double)
     target = gaussian_target(sd.square().diag())

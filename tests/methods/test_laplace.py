@@ -54,6 +54,7 @@ def test_climbs_in_hundreds_of_dimensions_work_on_several_threads():
 @pytest.mark.parametrize("latent", [2, 5, 20])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.double])
 @pytest.mark.parametrize("method", [Laplace(), NaturalGradient()], ids=["laplace", "natural"])
+@pytest.mark.slow
 def test_ill_conditioned_answers_are_right_or_say_that_they_are_not(
     method, dtype, latent, condition
 ):

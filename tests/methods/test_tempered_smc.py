@@ -103,6 +103,7 @@ def test_a_trusted_mirrored_answer_has_both_sides(seed):
     assert ((share - 0.5).abs()[posterior.trusted] < 4 * 0.5 / math.sqrt(600)).all()
 
 
+@pytest.mark.slow
 def test_errors_tell_how_far_answers_scatter():
     """The spread of log p(x) over seeds is the standard error that each run reports."""
     target, method = blocks(8), TemperedSMC(num_particles=800)

@@ -60,6 +60,7 @@ def test_a_gaussian_finds_the_exact_posterior(latent_dim, observed):
 
 @every_family
 @pytest.mark.parametrize("latent_dim", [1, 4])
+@pytest.mark.slow
 def test_log_evidence_and_query_log_prob_are_right_within_their_errors(family, latent_dim):
     problem = linear_gaussian_problem(latent_dim, data_dim=4, scale=1.0)
     method = Variational(family, num_fresh=2000)
@@ -78,6 +79,7 @@ def test_log_evidence_and_query_log_prob_are_right_within_their_errors(family, l
 
 
 @pytest.mark.parametrize("family", OTHERS.values(), ids=OTHERS)
+@pytest.mark.slow
 def test_other_families_reach_the_log_evidence_from_below(family):
     problem = linear_gaussian_problem(3, data_dim=6, scale=1.0)
     posterior = cc.condition(problem.vae, problem.evidence, Variational(family), seed=0)
@@ -103,6 +105,7 @@ def test_a_diagonal_gaussian_falls_short_by_the_correlations_it_cannot_have():
 
 
 @pytest.mark.parametrize("components", [3, 4])
+@pytest.mark.slow
 def test_a_mixture_finds_every_mode_and_its_mass(components):
     """Weights and all, by Algorithm 1: within five standard errors of 4,000 draws and 0.03."""
     target = mixture_target()
@@ -115,6 +118,7 @@ def test_a_mixture_finds_every_mode_and_its_mass(components):
 
 @bounded_family
 @pytest.mark.parametrize("latent_dim", [1, 10])
+@pytest.mark.slow
 def test_the_c_elbo_comes_close_to_the_log_evidence_from_below(family, latent_dim):
     problem = linear_gaussian_problem(latent_dim, data_dim=2 * latent_dim + 2)
     posterior = cc.condition(problem.vae, problem.evidence, Variational(family), seed=0)
@@ -152,6 +156,7 @@ def test_away_from_the_exact_posterior_the_gap_is_the_kl_divergence():
 
 
 @every_family
+@pytest.mark.slow
 def test_the_c_elbo_is_never_above_the_log_evidence_of_a_bimodal_vae(family):
     """Even for FCN, which has no bound: a fold over ±z would raise its C-ELBO by log 2."""
     problem = mirrored_problem()
@@ -162,6 +167,7 @@ def test_the_c_elbo_is_never_above_the_log_evidence_of_a_bimodal_vae(family):
 
 
 @every_family
+@pytest.mark.slow
 def test_the_c_elbo_is_never_above_the_log_evidence_of_the_mixture(family):
     posterior = cc.infer(mixture_target(), Variational(family), seed=0)
     assert_never_above(posterior, 0.0)
@@ -178,6 +184,7 @@ def test_only_one_to_one_families_call_their_c_elbo_a_bound():
     assert bounds == {"gvi": True, "nf": True, "fcn": False}
 
 
+@pytest.mark.slow
 def test_flexible_families_fit_touching_modes_and_a_gaussian_cannot():
     target = MixtureTarget(
         torch.tensor([0.6, 0.4]),
@@ -199,6 +206,7 @@ def test_flexible_families_fit_touching_modes_and_a_gaussian_cannot():
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("family", [Planar(16), FCN()], ids=["nf", "fcn"])
+@pytest.mark.slow
 def test_flexible_families_find_the_separated_mode_of_the_mixture(family, seed):
     """Figure 9: NF and FCN are good, GVI is not."""
     target = mixture_target()
@@ -211,6 +219,7 @@ def test_flexible_families_find_the_separated_mode_of_the_mixture(family, seed):
     assert cc.diagnostics.kernel_mmd(gaussian, exact) > 0.05
 
 
+@pytest.mark.slow
 def test_the_c_elbo_of_a_richer_family_is_higher():
     target = MixtureTarget(
         torch.tensor([0.5, 0.5]),
@@ -232,6 +241,7 @@ def test_the_c_elbo_of_a_richer_family_is_higher():
 
 @bounded_family
 @pytest.mark.parametrize("num_draws", [2, 4])
+@pytest.mark.slow
 def test_fewer_draws_than_dimensions_inflate_no_c_elbo(family, num_draws):
     """Trap 1: on fixed draws, fewer than dimensions, the objective is unbounded."""
     problem = linear_gaussian_problem(10, data_dim=24)
@@ -248,6 +258,7 @@ def test_fewer_draws_than_dimensions_inflate_no_c_elbo(family, num_draws):
 
 
 @bounded_family
+@pytest.mark.slow
 def test_the_c_elbo_is_that_of_other_fresh_draws_too(family):
     problem = linear_gaussian_problem(10, data_dim=24)
     method = Variational(family, num_draws=2, num_fresh=500)

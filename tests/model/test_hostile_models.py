@@ -176,6 +176,7 @@ ATTACKS = {
 
 
 @pytest.mark.parametrize(("change", "said"), ATTACKS.values(), ids=ATTACKS)
+@pytest.mark.slow
 def test_an_attack_is_refused_in_few_words(saved, change, said):
     change(saved)
     with pytest.raises(ValueError, match=said) as caught:
@@ -277,6 +278,7 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["tensors.safetensors", "description.json"])
+@pytest.mark.slow
 def test_bytes_that_were_changed_anywhere_are_refused_or_meaningless(saved, name):
     """What still loads, as with a blank more between two fields, is the same model."""
     whole, numbers = (saved / name).read_bytes(), random.Random(0)

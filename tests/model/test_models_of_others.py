@@ -89,6 +89,7 @@ def test_one_z_alone_decodes_as_among_others(load, name):
 
 
 @every_model
+@pytest.mark.slow
 def test_a_check_raises_no_false_alarm(load, data_folder, name):
     vae, _, _ = load(name)
     if name.startswith("mnist"):
@@ -121,6 +122,7 @@ def fitted(load):
 
 
 @every_model
+@pytest.mark.slow
 def test_a_gaussian_is_fitted_and_the_evidence_comes_back_bit_for_bit(fitted, name):
     posterior, truth = fitted(name)
     mask = posterior.target.evidence.mask
@@ -152,6 +154,7 @@ def test_predictions_are_draws_of_the_likelihood(fitted, name):
 
 
 @pytest.mark.parametrize("share", [0.05, 0.25])
+@pytest.mark.slow
 def test_log_evidence_of_the_2d_model_is_that_of_a_fine_uniform_grid(load, share):
     vae, _, reference = load("mnist-2d-fc")
     values, mask = reference["x"][1].round(), cc.random_mask((784,), share, seed=3)
@@ -191,6 +194,7 @@ MOST_LATENT = {Grid: 3, Rejection: 3, TemperedSMC: 10}  # that take a few second
 
 @every_model
 @every_method
+@pytest.mark.slow
 def test_every_method_that_fits_answers(load, name, method):
     vae, _, reference = load(name)
     if vae.latent_dim > MOST_LATENT.get(type(method), vae.latent_dim):

@@ -56,6 +56,7 @@ def assert_same_posterior(first, second, truth):
 
 @every_method
 @pytest.mark.parametrize("batch", [(), (2, 2)], ids=["none", "2x2"])
+@pytest.mark.slow
 def test_a_saved_posterior_goes_on_as_if_nothing_had_happened(method, batch, tmp_path):
     problem = linear_gaussian_problem(2, data_dim=6, scale=1.0, batch=batch)
     posterior = cc.condition(problem.vae, problem.evidence, method, seed=0)

@@ -130,6 +130,7 @@ ODD = [-0.0, 0.1, 1e-42, float(torch.tensor(1.0).nextafter(torch.tensor(2.0))), 
 
 @every_method
 @pytest.mark.parametrize("observed", [slice(0, 3), slice(3, 6), slice(0, 6)])
+@pytest.mark.slow
 def test_odd_floats_come_back_bit_for_bit(problem, method, observed):
     mask = torch.zeros(6, dtype=torch.bool)
     mask[observed] = True
@@ -148,6 +149,7 @@ def test_odd_floats_come_back_bit_for_bit(problem, method, observed):
 
 @every_method
 @pytest.mark.parametrize("num", [0, 1, 130])
+@pytest.mark.slow
 def test_as_many_draws_as_asked_for(problem, method, num):
     posterior = cc.condition(problem.vae, problem.evidence, method, seed=0)
     assert posterior.sample(num).shape == (num, 3, 2)
@@ -166,6 +168,7 @@ def test_a_number_of_draws_that_is_none_is_refused(exact, ask):
 
 
 @every_method
+@pytest.mark.slow
 def test_its_own_stream_goes_on_and_a_seed_stands_apart(problem, method):
     first, second = (cc.condition(problem.vae, problem.evidence, method, seed=0) for _ in range(2))
     one = first.sample(5)
@@ -329,6 +332,7 @@ def test_a_bare_density_has_draws_and_a_density_and_no_data():
 
 
 @every_method
+@pytest.mark.slow
 def test_pareto_k_is_that_of_importance_weights_and_nan_elsewhere(problem, method):
     weighs = (Variational, Laplace, NaturalGradient, Importance, Grid)
     never = (HMC, Rejection, TemperedSMC, Auto)  # Auto: the bank answers

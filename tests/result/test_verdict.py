@@ -163,6 +163,7 @@ def test_no_queries_have_no_verdicts():
 # ---- of the methods ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_methods_that_do_not_search_are_not_trusted():
     problem = linear_gaussian_problem(2, data_dim=6, scale=1.0)
     for method in (Variational(steps=20), HMC(4, 20, 200, step_size=0.5)):
@@ -203,7 +204,7 @@ def test_the_c_elbo_speaks_against_an_answer(name, good, rough, bad):
 def test_collapsed_weights_are_said():
     (verdict,) = replace(figures(), collapsed=torch.tensor([True])).verdicts("Auto")
     assert verdict.label == "unreliable"
-    assert verdict.reasons[0].startswith("a few draws have all the importance weight")
+    assert verdict.reasons[0].startswith("a few draws have almost all the importance weight")
     assert "HMC" in verdict.advice
 
 
@@ -283,6 +284,7 @@ class Impossible(nn.Module):
 
 @pytest.mark.parametrize("crosscoder", [Gaussian(), Planar(4), Mixture(2)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.slow
 def test_a_fit_with_draws_where_nothing_is_possible_is_unreliable(crosscoder, dtype):
     vae = cc.VAE(Impossible(), 1, cc.likelihoods.Categorical(2))
     if dtype == torch.float64:
@@ -307,6 +309,7 @@ def test_a_narrow_fit_is_no_better_than_approximate():
 @pytest.mark.parametrize(
     "method", [Auto(max_seconds=20), Laplace(), NaturalGradient(steps=20), Importance()]
 )
+@pytest.mark.slow
 def test_where_weights_collapse_draws_do_not_repeat(method):
     """A ridge in 64 dimensions, for which no Gaussian is a good proposal."""
     torch.manual_seed(0)

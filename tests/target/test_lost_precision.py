@@ -38,6 +38,7 @@ def reasons(posterior: cc.Posterior, query: int = 0) -> str:
 
 
 @every_method
+@pytest.mark.slow
 def test_a_rate_that_underflows_where_it_is_observed_is_never_trusted(method):
     vae = cc.VAE(Rates(), 1, Poisson(log_rate=False))
     posterior = cc.condition(vae, cc.Evidence.from_nan(THIRD), method, seed=0)
@@ -65,6 +66,7 @@ def test_the_same_rates_with_enough_digits_are_right(decoder, likelihood):
     assert posterior.stats["lost"] == 0
 
 
+@pytest.mark.slow
 def test_each_query_of_a_batch_is_judged_by_what_it_observes():
     rows = torch.tensor([[[math.nan, 3.0, math.nan], [math.nan, math.nan, 1.0]]]).expand(2, 2, 3)
     vae = cc.VAE(Rates(), 1, Poisson(log_rate=False))

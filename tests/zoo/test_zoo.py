@@ -116,6 +116,7 @@ def test_samples_of_the_prior_look_like_digits(name):
 
 
 @every_face_model
+@pytest.mark.slow
 def test_samples_of_the_prior_look_like_faces_on_average_and_differ_as_faces_do(name, data_folder):
     """Figure 10, in numbers: the mean face, and how much each pixel varies around it."""
     vae, faces = cc.zoo.load(name), held_out(name, data_folder)
@@ -128,6 +129,7 @@ def test_samples_of_the_prior_look_like_faces_on_average_and_differ_as_faces_do(
 
 
 @every_face_model
+@pytest.mark.slow
 def test_held_out_faces_are_reconstructed(name, data_folder):
     vae, faces = cc.zoo.load(name), held_out(name, data_folder, 200)
     z = cc.zoo.encoder(name)(faces)[:, : vae.latent_dim]
@@ -212,6 +214,7 @@ def test_a_card_holds_the_recipe_that_is_in_the_code(name):
 
 
 @every_model
+@pytest.mark.slow
 def test_the_cards_elbo_is_that_of_data_that_were_held_out(name, data_folder):
     vae, data = cc.zoo.load(name), held_out(name, data_folder, None)
     networks = cc.zoo.encoder(name), vae.decoder
@@ -225,6 +228,7 @@ def test_the_cards_elbo_is_that_of_data_that_were_held_out(name, data_folder):
 
 
 @every_face_model
+@pytest.mark.slow
 def test_batch_norm_in_eval_mode_is_as_good_as_with_the_statistics_of_a_batch(name, data_folder):
     """The statistics for eval mode are well estimated: no worse than those of a batch."""
     vae, data = cc.zoo.load(name), held_out(name, data_folder, 250)

@@ -24,8 +24,8 @@ from crosscoding.result.findings import Findings
 from crosscoding.result.verdict import LOST, MISSED
 from crosscoding.target.base import REACH, Target
 
-# Draws decoded to look for losses: two of the most are more than 1 %. Fewer are decoded if they
-# take more than about a second per query; very few suffice if the answer is not trusted anyway.
+# At most 128 draws are decoded to look for losses, so that two lossy ones are more than 1 %. Fewer
+# are decoded if they take over a second per query, and very few if the answer is not trusted.
 _MOST_LOOKED, _FEWEST_LOOKED, _FEWEST_TRUSTED = 128, 4, 32
 _LOSS_OPERATIONS = 2e10  # multiply-adds: about a second
 _LOOKED_FOR_CLAMPS = 8  # draws: all agree on a clamp, hardly any two do elsewhere

@@ -146,7 +146,7 @@ def _settle_parametrisations(module: nn.Module) -> None:
     """
     names = list(module.parametrizations)  # pyright: ignore[reportArgumentType]
     with torch.no_grad(), watched(module) as drawn:
-        values, again = ({name: getattr(module, name).clone() for name in names} for _ in "12")
+        values, again = ({name: getattr(module, name).clone() for name in names} for _ in range(2))
         if drawn() or not all(torch.equal(values[name], again[name]) for name in names):
             return
     learned = {name for name in names if list(_originals(module, name).parameters(recurse=False))}

@@ -160,7 +160,7 @@ class VAE:
 
     @property
     def row_values(self) -> int:
-        """About a third of the numbers in memory while one z is decoded; at least its output.
+        """Numbers per z to size pieces by: a third of what decoding holds, at least the output.
 
         torch frees a layer's output once the next layer has used it, so at most two outputs of the
         largest size are in memory, beside the decoder's own output.

@@ -88,11 +88,6 @@ def describe(network: nn.Module) -> Description | None:
     return None if any(map(_is_strange, layers)) else [_entry(layer) for layer in layers]
 
 
-def strange_layer(network: nn.Module) -> str:
-    """The class of the first layer that cannot be described."""
-    return next(type(layer).__name__ for layer in _layers(network) if _is_strange(layer))
-
-
 def weights(network: nn.Module) -> dict[str, Tensor]:
     """The weights of a describable network, by their names in the network that `build` makes."""
     return {

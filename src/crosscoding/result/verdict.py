@@ -269,7 +269,7 @@ class Figures:
     def _of_collapse(self) -> _Check:
         return _fault(
             torch.where(self._or(self.collapsed, 0.0) > 0, 2, 0),
-            lambda q: "a few draws have all the importance weight, so it is left out",
+            lambda q: "a few draws have almost all the importance weight, so draws come without it",
             "use methods.Auto(), which adapts its proposal",
             priority=7,
             advice_on_auto="treat it as the best fit found, and compare it with methods.HMC()",

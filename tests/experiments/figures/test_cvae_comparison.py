@@ -49,6 +49,7 @@ def test_the_same_seed_trains_the_same_model():
         assert torch.equal(a, b)
 
 
+@pytest.mark.slow
 def test_the_comparison_is_written_for_every_model_and_split(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (40, 28, 28), dtype=np.uint8)
     np.savez(tmp_path / "mnist.npz", train_images=images, test_images=images)

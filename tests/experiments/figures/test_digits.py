@@ -24,6 +24,7 @@ def tiny(experiment):
     return replace(experiment, full=TINY)
 
 
+@pytest.mark.slow
 def test_figures_of_one_digit_share_their_answers(folder):
     record, _ = run(tiny(one_digit.FIG2), Context(folder))
     labels = ["GVI", "NF", "FCN", "HMC", "HMC, 1 chain", "RS", "Auto"]
@@ -38,6 +39,7 @@ def test_figures_of_one_digit_share_their_answers(folder):
         assert (folder / name).stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_evidence_sets_have_bounds_below_log_evidence_and_exact_answers_near_it(folder):
     record, _ = run(tiny(digit_sets.FIG4), Context(folder))
     exact = record["numbers"]["exact"]["log_evidence"]

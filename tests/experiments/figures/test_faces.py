@@ -89,6 +89,7 @@ def test_missing_models_are_named(context, tmp_path):
     assert [model.name for model in faces.models(context)] == ["celeba-100d"]
 
 
+@pytest.mark.slow
 def test_one_evidence_set_is_drawn_with_the_evidence_on_every_picture(context):
     context.folder.mkdir()
     record, _ = run(replace(face_completions.FIG7, full=TINY), context)
@@ -98,6 +99,7 @@ def test_one_evidence_set_is_drawn_with_the_evidence_on_every_picture(context):
     assert (context.folder / "fig7-celeba-100d.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_one_face_has_seconds_and_a_bound_for_each_fit(context):
     context.folder.mkdir()
     settings = face_seconds.Settings(
@@ -116,6 +118,7 @@ def test_one_face_has_seconds_and_a_bound_for_each_fit(context):
     assert methods["GVI"][0]["device"] == "cpu"
 
 
+@pytest.mark.slow
 def test_many_evidence_sets_have_scores_and_spreads(context):
     context.folder.mkdir()
     record, _ = run(replace(face_scores.FIG8, full=TINY), context)

@@ -2,11 +2,14 @@
 
 from dataclasses import replace
 
+import pytest
+
 from crosscoding.experiments.experiment import Context
 from crosscoding.experiments.figures import mixture_without_vae
 from crosscoding.experiments.recorded_runs import run
 
 
+@pytest.mark.slow
 def test_every_method_has_its_distance_and_share_for_each_seed(tmp_path, monkeypatch):
     every = mixture_without_vae._compared_methods(mixture_without_vae.Settings(num_warmup=4))
     assert list(every) == ["NF", "FCN", "GVI", "HMC", "HMC, 1 chain", "Auto"]

@@ -48,7 +48,7 @@ _SHARE_FOR_FIT = 0.8  # of the time left, for a low-rank fit; the rest is for it
 _ISLAND_FACTOR = 1.25  # by which the spread of few islands may understate the error
 _MOST_UNSEEN = 0.1  # share of p(z|x) that climbs may lack if particles are to start from them
 _MOST_TEMPERATURES = 40  # of a swarm: about twice as many as TOO_FAR_FROM_PRIOR takes
-_PARTICLES_COUNT = 5  # times as much as draws of proposals adapted from them
+_WEIGHT_OF_PARTICLES = 5  # each counts as so many draws of a proposal adapted to them
 
 
 class Stages:
@@ -187,7 +187,7 @@ class Stages:
         """Adapt two Gaussians, with more draws, from the answer's draws and the particles."""
         for_adapt, for_weights = spawn(generator, 2)
         particles = self._particles_of(rows)
-        draws = torch.cat([self.answers.draws_of(rows), *[particles.z] * _PARTICLES_COUNT])
+        draws = torch.cat([self.answers.draws_of(rows), *[particles.z] * _WEIGHT_OF_PARTICLES])
         proposal = adapt(
             target,
             draws,

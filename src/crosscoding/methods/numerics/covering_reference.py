@@ -45,7 +45,7 @@ from crosscoding.target.density import DensityTarget
 KINDS = (NORMAL, 4, 1, EACH_CAUCHY)
 SHARES = (0.5, 0.2, 0.15, 0.15)
 _PEAK_KIND, _PEAKS_SHARE = 4, 0.5
-_EVEN = 0.5  # of the modes' share, divided evenly instead of by mass
+_EVEN = 0.5  # of the modes' share, which is divided evenly; the rest is divided by mass
 _NUM_STARTS = 200  # draws that climbs start from
 _ROUNDS = 12  # of adapting, at most
 _STEPS = 20  # of the fit of m and S

@@ -34,7 +34,7 @@ _LIGHT = 6.0  # nats below the heaviest mode, where a mode no longer counts
 _EVERYWHERE = (0.03, 100.0)  # distances from 0, in prior standard deviations
 _AROUND = (2.0, 60.0)  # distances from a mode, in its standard deviations
 _EXPLAINED = 0.9  # cosine between a gradient and that of the Gaussians at the modes
-_FEW = 4  # points in a basin, up to which a twin is missed with a chance above 1 %
+_FEW = 4  # points: a basin with no more may have an equal that got none (probability > 1 %)
 _FALL = (0.2, 2.0)  # nats over one standard deviation from a mode; a normal one falls 0.5
 
 

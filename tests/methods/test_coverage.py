@@ -271,3 +271,17 @@ def test_a_search_that_time_cut_short_is_said():
     posterior = cc.infer(target, Auto(max_seconds=1.0), seed=0)
     assert time.perf_counter() - start < 1.6
     assert not posterior.trusted
+
+
+@pytest.mark.parametrize("method", [Auto(), TemperedSMC()], ids=["Auto", "TemperedSMC"])
+def test_a_density_of_which_nothing_is_found_is_not_trusted(method):
+    def log_density(z):
+        inside = ((z - 30).abs() < 0.01).all(-1)
+        return torch.where(inside, 0 * z.sum(-1), -math.inf)
+
+    try:
+        posterior = cc.infer(cc.DensityTarget(log_density, 2), method, seed=0)
+    except (ValueError, cc.BudgetError) as error:
+        assert "index" not in str(error)
+    else:
+        assert not posterior.trusted

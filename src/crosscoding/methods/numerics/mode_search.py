@@ -169,9 +169,12 @@ def _around(
 
 def _reached(target: Target, starts: Tensor, earlier: Peaks | None) -> Peaks:
     """The modes that climbs from starts (N, latent) lead to, and the earlier ones."""
-    z = _distinct(climb(target, starts[:, None], _FIRST_STEPS)).z[:_MOST_CLIMBS]
+    first = _distinct(climb(target, starts[:, None], _FIRST_STEPS))
+    z = first.z[:_MOST_CLIMBS]
     if earlier is not None:
         z = torch.cat([z, earlier.z])
+    if not len(z):  # the density is 0 at all starts
+        return first
     peaks = _distinct(climb(target, z[:, None], _STEPS))
     heavy = (peaks.log_mass > peaks.log_mass[:1] - _LIGHT).nonzero()[:MOST_MODES, 0]
     return Peaks(peaks.z[heavy], peaks.precision[heavy], peaks.log_mass[heavy])

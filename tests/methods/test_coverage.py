@@ -273,15 +273,10 @@ def test_a_search_that_time_cut_short_is_said():
     assert not posterior.trusted
 
 
-@pytest.mark.parametrize("method", [Auto(), TemperedSMC()], ids=["Auto", "TemperedSMC"])
-def test_a_density_of_which_nothing_is_found_is_not_trusted(method):
+def test_a_density_of_which_nothing_is_found_is_not_trusted():
     def log_density(z):
         inside = ((z - 30).abs() < 0.01).all(-1)
         return torch.where(inside, 0 * z.sum(-1), -math.inf)
 
-    try:
-        posterior = cc.infer(cc.DensityTarget(log_density, 2), method, seed=0)
-    except (ValueError, cc.BudgetError) as error:
-        assert "index" not in str(error)
-    else:
-        assert not posterior.trusted
+    posterior = cc.infer(cc.DensityTarget(log_density, 2), Auto(), seed=0)
+    assert not posterior.trusted

@@ -107,7 +107,7 @@ class Auto(Method):
         # its own generator leaves the others' random numbers unchanged
         own = Generator().manual_seed(generator.initial_seed())
         rows, others = solved.nonzero()[:, 0], (~solved).nonzero()[:, 0]
-        most = NUM_DECODED if self.max_decodes is None else int(self.max_decodes)
+        most = NUM_DECODED if self.max_decodes is None else max(int(self.max_decodes), 1)
         exact, confirmed = closed_form(target.select(rows), self.num_draws, own, most)
         if not confirmed.all():
             exact, others = exact.select(confirmed), torch.cat([others, rows[~confirmed]])

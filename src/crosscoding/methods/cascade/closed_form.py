@@ -79,19 +79,13 @@ def closed_form(
     Returns:
         The answers, and which of them the decoder confirms, boolean, (B,).
     """
-    num_decoded = min(NUM_DECODED, most_decodes, num_draws)
-    wanted_draws = num_draws
     start = time.perf_counter()
     assert isinstance(target, VAETarget)
     linear = _linear_elements(target.vae)
     assert linear is not None
+    num_decoded = min(NUM_DECODED, most_decodes, num_draws)
+    wanted_draws, num_draws = num_draws, _affordable_draws(target, num_draws, most_decodes)
     mask, values = _mask_of(target), target.evidence.values.reshape(target.num_queries, -1)
-    if target.clock.is_limited and len(mask) > _NUM_TIMED:
-        few = target.select(torch.arange(_NUM_TIMED, device=mask.device)).timed(UNLIMITED)
-        closed_form(few, num_draws, Generator(), most_decodes)  # timed, and thrown away
-        wanted = (time.perf_counter() - start) / _NUM_TIMED * len(mask)
-        share = _SHARE_OF_TIME * target.clock.left / max(wanted, 1e-9)
-        num_draws = min(num_draws, max(int(share * num_draws), 2))
     eps = normal((target.latent_dim, num_draws), generator=generator, like=linear.bias)
     draws = target.like.new_zeros(num_draws, target.num_queries, target.latent_dim)
     log_evidence = target.like.new_zeros(target.num_queries)
@@ -129,6 +123,18 @@ def closed_form(
         trace=(Stage("closed form", nothing + num_decoded, nothing + seconds),),
     )
     return findings, confirmed
+
+
+def _affordable_draws(target: VAETarget, num_draws: int, most_decodes: int) -> int:
+    """How many draws there is time for, at least 2; a few queries are answered to tell."""
+    if not target.clock.is_limited or target.num_queries <= _NUM_TIMED:
+        return num_draws
+    start = time.perf_counter()
+    few = target.select(torch.arange(_NUM_TIMED, device=target.like.device)).timed(UNLIMITED)
+    closed_form(few, num_draws, Generator(), most_decodes)
+    wanted = (time.perf_counter() - start) / _NUM_TIMED * target.num_queries
+    share = _SHARE_OF_TIME * target.clock.left / max(wanted, 1e-9)
+    return min(num_draws, max(int(share * num_draws), 2))
 
 
 def _is_linear_at(vae: VAE, linear: _LinearElements, z: Tensor, mask: Tensor) -> Tensor:

@@ -142,7 +142,7 @@ def assert_right_or_not_trusted(posterior: cc.Posterior, target: BlocksTarget) -
     if not posterior.trusted:
         assert any(
             word in posterior.verdicts[0].reasons[0]
-            for word in ("above", "fewer", "found", "unaccounted")
+            for word in ("above", "fewer", "finds", "unaccounted")
         )
         assert off < 4 * posterior.log_evidence_error
     else:
@@ -153,12 +153,13 @@ def assert_right_or_not_trusted(posterior: cc.Posterior, target: BlocksTarget) -
 
 @pytest.mark.parametrize("dim", [2, 4, 8])
 @pytest.mark.slow
-def test_few_blocks_are_trusted_and_right(dim):
+def test_few_blocks_are_right(dim):
     target = blocks(dim)
     for seed in range(3):
         posterior = cc.infer(target, Auto(), seed=seed)
-        assert labels(posterior) == ["trusted"]
-        assert_right_or_not_trusted(posterior, target)
+        assert labels(posterior) == ["trusted" if dim == 2 else "approximate"]
+        assert abs(posterior.log_evidence - target.log_evidence) < 0.05
+        assert (target.masses(posterior.draws) - 0.65).abs().max() < 0.1
 
 
 @pytest.mark.parametrize(("dim", "num_seeds"), [(16, 2), (64, 1)])

@@ -13,6 +13,7 @@ from crosscoding.crosscoders.heavy_tailed_mixture import EACH_CAUCHY, NORMAL, lo
 from crosscoding.methods import Auto, Importance, Laplace, Rejection, TemperedSMC
 from crosscoding.methods.numerics.covering_reference import KINDS, Reference, covered
 from crosscoding.methods.numerics.missing_mass import share_lacking
+from crosscoding.result.verdict import SEARCHED_DIM
 
 METHODS = {
     "Auto": Auto(),
@@ -60,9 +61,27 @@ def test_wide_densities_are_answered_and_trusted(method, density, scale, dtype):
 
 @pytest.mark.parametrize("name", ["Cauchy", "shifted normal", "Laplace"])
 def test_most_wide_densities_are_trusted(name):
-    posterior, error = answered(densities.WIDE[name], Auto())
-    assert posterior.trusted
+    density = densities.WIDE[name]
+    posterior, error = answered(density, Auto())
+    assert posterior.trusted == (density.dim <= SEARCHED_DIM)
     assert is_right(posterior, error)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_narrow_mode_that_nothing_sees_is_not_trusted(method):
+    """Half of the mass, half as wide and twelve standard deviations away, in 10 dimensions."""
+    density = densities.mixture([[0.0] * 10, [4.0] * 10], [1.0, 0.5])
+    posterior, _ = answered(density, METHODS[method])
+    assert not posterior.trusted
+
+
+def test_a_search_that_may_miss_a_narrow_mode_says_so():
+    posterior, error = answered(densities.normal(5, 2.0), Auto())
+    assert is_right(posterior, error)
+    (verdict,) = posterior.verdicts
+    assert verdict.label == "approximate"
+    assert "in 5 dimensions" in verdict.reasons[0]
+    assert "finds every narrow one" in verdict.reasons[0]
 
 
 def test_rejection_draws_from_a_density_wider_than_its_prior():
@@ -223,8 +242,9 @@ def test_a_mode_that_the_reference_has_lost_is_found_out(method):
 @pytest.mark.parametrize("name", densities.MODES)
 @pytest.mark.slow
 def test_no_mode_is_lost(name, scale):
-    posterior, error = answered(densities.MODES[name], TemperedSMC(), scale)
-    assert posterior.trusted
+    density = densities.MODES[name]
+    posterior, error = answered(density, TemperedSMC(), scale)
+    assert posterior.trusted == (density.dim <= SEARCHED_DIM)
     assert is_right(posterior, error)
 
 

@@ -80,7 +80,7 @@ def test_an_adapted_mixture_finds_the_far_mode():
 
 
 def test_it_is_not_trusted_as_nothing_has_searched_once_it_adapted():
-    posterior = cc.infer(blocks(4), Importance(), seed=0)
+    posterior = cc.infer(blocks(2), Importance(), seed=0)
     assert not posterior.trusted
     assert "nothing has searched for modes that it may lack" in posterior.verdicts[0].reasons
 

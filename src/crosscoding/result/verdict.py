@@ -24,6 +24,7 @@ _ERROR, _ROUGH_ERROR = 0.04, 0.5  # of log p(x), in nats
 _ESS, _ROUGH_ESS = 600.0, 50.0  # the error of log p(x) is about 1/√ESS: 0.04 and 0.14 nats
 _R_HAT, _ROUGH_R_HAT = 1.01, 1.1  # Vehtari et al. (2021), and Gelman and Rubin's older limit
 MISSED, _ROUGH_MISSED = 0.02, 0.1  # share of p(z|x): worth 0.02 and 0.1 nats of log p(x)
+SEARCHED_DIM = 3  # up to which no mode of a bare density was lost unnoticed (docs/methods.md)
 LOST, _ROUGH_LOST = 0.01, 0.5  # share of the draws: enough to matter, and most of them
 _SHORT, _ROUGH_SHORT = 0.1, 3.0  # nats, of KL(q || p)
 _EXCESS = 0.1  # nats, to allow for rounding
@@ -131,7 +132,7 @@ class Figures:
             method: Name of the method that answered; advice depends on it.
             density_dim: Size of z if the target is a bare density; None if it is a VAE.
         """
-        checks = self._checks()
+        checks = self._checks(density_dim)
         graded = [check.grades.tolist() for check in checks]
         verdicts = []
         for query in range(len(self.ess)):
@@ -142,7 +143,7 @@ class Figures:
             verdicts.append(Verdict(LABELS[worst], reasons, advice))
         return verdicts
 
-    def _checks(self) -> list[_Check]:
+    def _checks(self, density_dim: int | None = None) -> list[_Check]:
         """All checks; where grades are equal, reasons are given in this order."""
         return [
             self._of_end(),
@@ -150,7 +151,7 @@ class Figures:
             self._of_ess(),
             self._of_weights(),
             self._of_chains(),
-            self._of_search(),
+            self._of_search(density_dim),
             self._of_losses(),
             self._of_collapse(),
             self._of_fit(),
@@ -234,15 +235,21 @@ class Figures:
             priority=4,
         )
 
-    def _of_search(self) -> _Check:
+    def _of_search(self, density_dim: int | None) -> _Check:
         missed = self.missed.tolist()
+        unknown = "nothing has searched for modes that it may lack"
+        if density_dim is not None and density_dim > SEARCHED_DIM:
+            unknown = (
+                f"in {density_dim} dimensions, no search for the modes of a bare density finds every "
+                "narrow one"
+            )
         exact = ((self.ess == math.inf) & (self.missed == 0)).tolist()
         return _Check(
             torch.where(self.missed.isnan(), 1, _grade(self.missed, MISSED, _ROUGH_MISSED)),
             lambda q: (
                 ""
                 if exact[q]
-                else "nothing has searched for modes that it may lack"
+                else unknown
                 if math.isnan(missed[q])
                 else f"a search from the prior leaves {missed[q]:.1%} of p(z|x) unaccounted for"
             ),

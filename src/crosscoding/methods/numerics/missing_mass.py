@@ -24,6 +24,7 @@ from crosscoding.methods.numerics.covering_reference import Covered
 from crosscoding.methods.numerics.gauss_newton import climb
 from crosscoding.random import spawn
 from crosscoding.result.findings import Findings
+from crosscoding.result.verdict import MISSED, SEARCHED_DIM
 from crosscoding.target.base import Target
 
 _NUM_DRAWS = 1000  # of the answer, and of each Q
@@ -42,8 +43,9 @@ _HEAVIER = 1.0  # nats above the largest weight at the draws
 def share_lacking(target: Target, findings: Findings) -> Tensor:
     """Mass that answers lack, relative to what they have, (B,); 0 if none is found.
 
-    It is infinite where tails are heavier than the prior's or reference's, and NaN where nothing
-    can be said: without an estimate of log p(x), and in more than 512 dimensions.
+    It is infinite where tails are heavier than the prior's or reference's. It is NaN where nothing
+    can be said: without an estimate of log p(x), in more than 512 dimensions, and for a bare density
+    that lacks nothing as far as can be seen, if it has too many dimensions for the search to see all.
     """
     if target.latent_dim > _MOST_DIM or not target.num_queries:
         return torch.full_like(findings.log_evidence, math.nan)
@@ -67,6 +69,8 @@ def share_lacking(target: Target, findings: Findings) -> Tensor:
         lacking = torch.maximum(lacking, gap.clamp_min(0.0).to(lacking))
     if isinstance(target, Covered):
         lacking = lacking.clamp_min(target.reference.unseen)
+        if target.latent_dim > SEARCHED_DIM:
+            lacking = torch.where(lacking > MISSED, lacking, math.nan)
     lacking = torch.where(_outgrown(target, z), math.inf, lacking)
     return torch.where(findings.log_evidence.isnan(), math.nan, lacking)
 

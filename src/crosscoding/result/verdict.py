@@ -240,8 +240,8 @@ class Figures:
         unknown = "nothing has searched for modes that it may lack"
         if density_dim is not None and density_dim > SEARCHED_DIM:
             unknown = (
-                f"in {density_dim} dimensions, no search for the modes of a bare density finds every "
-                "narrow one"
+                f"in {density_dim} dimensions, no search for the modes of a bare density finds "
+                "every narrow one"
             )
         exact = ((self.ess == math.inf) & (self.missed == 0)).tolist()
         return _Check(

@@ -44,8 +44,8 @@ def share_lacking(target: Target, findings: Findings) -> Tensor:
     """Mass that answers lack, relative to what they have, (B,); 0 if none is found.
 
     It is infinite where tails are heavier than the prior's or reference's. It is NaN where nothing
-    can be said: without an estimate of log p(x), in more than 512 dimensions, and for a bare density
-    that lacks nothing as far as can be seen, if it has too many dimensions for the search to see all.
+    can be said: without an estimate of log p(x), in more than 512 dimensions, and for a bare
+    density in which nothing was found to lack, if it has too many dimensions for a full search.
     """
     if target.latent_dim > _MOST_DIM or not target.num_queries:
         return torch.full_like(findings.log_evidence, math.nan)

@@ -17,8 +17,8 @@ from torch import Tensor
 
 import crosscoding as cc
 from crosscoding.errors import BudgetError
+from crosscoding.methods.numerics.annealing import Annealing
 from crosscoding.methods.numerics.resampling import log_mean_of_islands, systematic, taken
-from crosscoding.methods.tempered_smc import Annealing
 
 CACHE = RESULTS / "cache"
 WANTED_ERROR = 0.02  # nats: pooled standard error of log p(x)

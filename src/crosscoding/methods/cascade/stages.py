@@ -32,10 +32,11 @@ from crosscoding.methods.cascade.handover import HandedOn, Particles
 from crosscoding.methods.cascade.weighing import Weighing, outside
 from crosscoding.methods.grid import Grid
 from crosscoding.methods.importance import adapt
+from crosscoding.methods.numerics.annealing import Annealing
 from crosscoding.methods.numerics.bridge import Bridge
 from crosscoding.methods.numerics.low_rank_fit import FEWEST_DECODES, fit_low_rank
 from crosscoding.methods.numerics.resampling import bounded
-from crosscoding.methods.tempered_smc import Annealing, Swarm
+from crosscoding.methods.numerics.swarm import Swarm
 from crosscoding.random import spawn
 from crosscoding.result.findings import Findings
 from crosscoding.target.base import Target

@@ -1,7 +1,6 @@
 """`Posterior`: the answer to a batch of queries, and everything that can be asked of it."""
 
 import math
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +8,18 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.diagnostics import importance_ess, pareto_k_limit, pareto_smooth
-from crosscoding.errors import NonFiniteError
 from crosscoding.evidence import as_tensor
 from crosscoding.isolation import isolated_class
-from crosscoding.model.matching import check_dtype, check_matches
-from crosscoding.model.undefined_elements import nothing_to_predict
+from crosscoding.model.matching import check_dtype
 from crosscoding.model.vae import VAE
 from crosscoding.random import generator_from
 from crosscoding.result.arviz import to_arviz
 from crosscoding.result.files import SavedPosterior
 from crosscoding.result.findings import Findings, Stage
+from crosscoding.result.predictions import Predictions
 from crosscoding.result.verdict import Verdict
 from crosscoding.target.base import Target
-from crosscoding.target.vae_target import CHUNK_BYTES, VAETarget
-
-_CACHE_BYTES = 4 * 2**20  # of decoder output: pieces that stay in cache take half the time
-_FEW_COUNT = 50.0  # effective draws below which the error of an average means little
+from crosscoding.target.vae_target import VAETarget
 
 
 @isolated_class
@@ -219,16 +213,8 @@ class Posterior:
             NonFiniteError: For an unobserved element the decoder outputs NaN, infinity, or other
                 parameters for which p(t|z) does not exist. All methods that predict raise this.
         """
-        vae, target = self._model()
-        generator = self._stream(seed)
-        z = self._sample(num, generator)
-        likelihood = vae.flat_likelihood
-        noise = likelihood.noise((num, 1, vae.data_size), generator=generator, like=z)
-        data = z.new_empty(num, z.shape[1], vae.data_size)
-        for rows, params in self._decoded(z):
-            data[rows] = likelihood.draw(params, noise[rows])
-            self._check(data[rows].isfinite(), z[rows], params)
-        return self._with_evidence(data, target, vae)
+        predictions, generator = self._predictions(), self._stream(seed)
+        return predictions.draws(self._sample(num, generator), generator)
 
     @torch.no_grad()
     def predict_mean(self, num: int, *, seed: int | Generator | None = None) -> Tensor:
@@ -236,36 +222,17 @@ class Posterior:
 
         The paper's figures show these pictures. They vary as z does, but are not draws of y.
         """
-        vae, target = self._model()
-        z = self._sample(num, self._stream(seed))
-        data = z.new_empty(num, z.shape[1], vae.data_size)
-        for rows, params in self._decoded(z):
-            data[rows] = vae.flat_likelihood.mean(params)
-        return self._with_evidence(data, target, vae)
+        return self._predictions().means_at(self._sample(num, self._stream(seed)))
 
     @torch.no_grad()
     def mean(self) -> Tensor:
         """E[t|x] over the stored draws, x exactly as given, shape (*batch, *data)."""
-        vae, target = self._model()
-        return self._with_evidence(self._moment(vae.flat_likelihood.mean), target, vae)
+        return self._predictions().mean()
 
     @torch.no_grad()
     def std(self) -> Tensor:
-        """Standard deviation of each element given x, 0 where observed, shape (*batch, *data).
-
-        Computed in double precision, as a variance may overflow where its root does not.
-        """
-        vae, target = self._model()
-        likelihood = vae.flat_likelihood
-        mean = self._moment(lambda params: likelihood.mean(params.double()))
-
-        def squared_gap(params: Tensor) -> Tensor:
-            params = params.double()
-            return likelihood.variance(params) + (likelihood.mean(params) - mean).square()
-
-        spread = self._moment(squared_gap).sqrt().to(self._findings.draws.dtype)
-        spread = spread.reshape(*self.batch_shape, *vae.data_shape)
-        return torch.where(target.evidence.mask, 0.0, spread)
+        """Standard deviation of each element given x, 0 where observed, shape (*batch, *data)."""
+        return self._predictions().std()
 
     @torch.no_grad()
     def query_log_prob(self, truth: Tensor | np.ndarray) -> Tensor:
@@ -284,10 +251,7 @@ class Posterior:
             ValueError: truth is of another shape, dtype or device, or outside the support.
             NonFiniteError: An unobserved element of truth is NaN or infinite.
         """
-        log_prob = self._unflatten(self._query_log_weights(truth).logsumexp(0))
-        _, target = self._model()
-        everything = target.evidence.mask.flatten(len(self.batch_shape)).all(-1)
-        return log_prob.masked_fill(everything, 0.0)
+        return self._predictions().log_prob(truth)
 
     @torch.no_grad()
     def _averaged_query_log_prob(self, truth: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
@@ -295,41 +259,12 @@ class Posterior:
 
         The error is infinite where too few draws contribute for it to mean anything.
         """
-        terms, log_weights = self._query_log_weights(truth), self._findings.normalised_log_weights()
-        log_prob = terms.logsumexp(0)
-        apart = (terms - log_prob).double().exp() - log_weights.double().exp()
-        correlated = (len(terms) / self._findings.ess.double()).clamp_min(1.0)  # as chains are
-        if self._findings.log_weights is not None:
-            correlated = torch.ones_like(correlated)
-        error = (apart.square().sum(0) * correlated).sqrt()
-        few = importance_ess(terms) < _FEW_COUNT
-        heavy = pareto_smooth(terms)[1] > pareto_k_limit(max(len(terms), 2))
-        error = torch.where(few | heavy, math.inf, error).to(log_prob)
-        return self._unflatten(log_prob), self._unflatten(error)
+        return self._predictions().log_prob_and_error(truth)
 
     @torch.no_grad()
     def query_ess(self, truth: Tensor | np.ndarray) -> Tensor:
         """Effective number of draws in `query_log_prob`, (*batch,); raises what that raises."""
-        return self._unflatten(importance_ess(self._query_log_weights(truth)))
-
-    def _query_log_weights(self, truth: Tensor | np.ndarray) -> Tensor:
-        """Logs of the terms that sum to p(y|x), one for each stored draw, (S, B)."""
-        vae, target = self._model()
-        truth = as_tensor(truth, "truth")
-        check_matches(vae, truth, "truth", self.batch_shape)
-        query = ~target.evidence.mask
-        if (query & ~truth.isfinite()).any():
-            raise NonFiniteError("expected finite unobserved elements of truth, got NaN or inf")
-        vae.likelihood.check_values(truth, query, "elements of truth")
-        num_queries = len(self._findings.ess)
-        values = torch.where(query, truth, 0.0).reshape(num_queries, vae.data_size)
-        mask = query.reshape(num_queries, vae.data_size)
-        log_weights, likelihood = self._findings.normalised_log_weights(), vae.flat_likelihood
-        pieces = [
-            likelihood.masked_log_prob(likelihood.only(params, mask), values, mask)
-            for _, params in self._decoded(self._findings.draws, log_weights)
-        ]
-        return torch.where(log_weights > -math.inf, torch.cat(pieces) + log_weights, -math.inf)
+        return self._predictions().ess(truth)
 
     # ---- exporting and saving --------------------------------------------------------------------
 
@@ -394,9 +329,9 @@ class Posterior:
             raise ValueError(f"expected a number of draws >= 0, got {num}")
         return self._findings.sample(num, generator=generator)
 
-    def _model(self) -> tuple[VAE, VAETarget]:
+    def _predictions(self) -> Predictions:
         if isinstance(self.target, VAETarget):
-            return self.target.vae, self.target
+            return Predictions(self.target, self._findings)
         if self.target is None:
             raise ValueError(
                 "expected a posterior with a decoder, got one that was loaded without its model; "
@@ -407,69 +342,3 @@ class Posterior:
             "data; use sample(num), or averages over draws with their log_weights: "
             "posterior.sample(1000).mean(0) is the mean of z"
         )
-
-    def _decoded(
-        self, z: Tensor, log_weights: Tensor | None = None
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """The decoder's output at z, (S, B, latent), piece by piece: (rows of S, parameters).
-
-        Args:
-            z: Draws.
-            log_weights: Their log-weights, (S, B); draws of weight 0 may decode to anything.
-        Raises:
-            NonFiniteError: For an unobserved element, p(t|z) does not exist.
-        """
-        vae, _ = self._model()
-        row_bytes = max(vae.row_values * z.element_size() * z.shape[1], 1)
-        # Each piece reads all of the decoder's weights, so it should be no smaller than they are.
-        weight_bytes = sum(parameter.nbytes for parameter in vae.decoder.parameters())
-        piece = min(max(_CACHE_BYTES, weight_bytes), CHUNK_BYTES)
-        size = max(piece // row_bytes, 1)
-        for start in range(0, len(z), size):
-            rows = slice(start, start + size)
-            params = vae.decode_flat(z[rows])
-            valid = vae.flat_likelihood.valid(params)
-            if log_weights is not None:
-                valid = valid | (log_weights[rows] == -math.inf).unsqueeze(-1)
-            self._check(valid, z[rows], params)
-            yield rows, params
-
-    def _check(self, exists: Tensor, z: Tensor, params: Tensor) -> None:
-        """Raise NonFiniteError unless a prediction exists for every unobserved element.
-
-        Args:
-            exists: Whether each element has a prediction, (S, B, E).
-            z: Draws, (S, B, latent).
-            params: The decoder's output for them.
-        """
-        vae, target = self._model()
-        wrong = ~exists & ~target.evidence.mask.reshape(z.shape[1], vae.data_size)
-        if wrong.any():
-            query = int(wrong.flatten(2).any(-1).any(0).nonzero()[0, 0])
-            of_query = z[:, query], params[:, query], wrong[:, query]
-            naming = vae.flat_likelihood, vae.element_name
-            raise NonFiniteError(nothing_to_predict(*naming, *of_query, query))
-
-    def _moment(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Weighted mean over the stored draws of a function of the decoder's output, (B, E)."""
-        vae, target = self._model()
-        nothing = torch.zeros_like(target.evidence.mask).reshape(-1, vae.data_size)
-        log_weights, total = self._findings.normalised_log_weights(), None
-        weights = log_weights.exp().unsqueeze(-1)
-        for rows, params in self._decoded(self._findings.draws, log_weights):
-            own, values = weights[rows], function(params)
-            usual = function(vae.flat_likelihood.only(params[:1], nothing))  # NaN: has no moment
-            exists = values.isfinite() | ~usual.isfinite() | (own == 0)
-            self._check(exists, self._findings.draws[rows], params)
-            piece = torch.where(own > 0, own * values, 0.0).sum(0)
-            total = piece if total is None else total.add_(piece)
-        assert total is not None  # there is at least one draw
-        return total
-
-    def _with_evidence(self, flat: Tensor, target: VAETarget, vae: VAE) -> Tensor:
-        """Data of shape (*sample, B, E) as (*sample, *batch, *data), observed elements as given."""
-        evidence = target.evidence
-        data = flat.reshape(*flat.shape[:-2], *self.batch_shape, *vae.data_shape)
-        for datum in data if flat.ndim == 3 else [data]:  # in place: a copy may be large
-            torch.where(evidence.mask, evidence.values, datum, out=datum)
-        return data

@@ -17,15 +17,7 @@ from tampering import (
 
 import crosscoding as cc
 
-pytestmark = pytest.mark.usefixtures("short_start")
-
-pytestmark = pytest.mark.usefixtures("without_closed_form")
-
-
-@pytest.fixture(scope="module")
-def problem():
-    """A 2-d linear-Gaussian problem of three queries."""
-    return linear_gaussian_problem(2, data_dim=6, scale=1.0, batch=(3,))
+pytestmark = pytest.mark.usefixtures("short_start", "without_closed_form")
 
 
 def edit_vae(**changes):

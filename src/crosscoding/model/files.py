@@ -1,15 +1,20 @@
-"""Models in folders: what `VAE.save` writes, and the test that what was read is the same model."""
+"""VAEs in folders: saving, and the test that what was read is the model that was saved."""
 
+import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, Self
 
 from torch import Tensor, nn
 from torch.jit import ScriptModule
 
-from crosscoding.errors import ModelFormatError
+from crosscoding.errors import ModelFormatError, NonFiniteError
+from crosscoding.isolation import isolated
+from crosscoding.model.cost import check_growth
 from crosscoding.model.parts import KIND, Arguments, Model
 from crosscoding.model.recognition import TOLERANCE, same_output
-from crosscoding.persistence.folder import write_folder
+from crosscoding.persistence.folder import Contents, write_folder
 from crosscoding.persistence.layers import describe
 
 _KEEP_SCRIPT = (
@@ -20,7 +25,108 @@ _NUM_OUTPUTS = 64  # numbers kept of each output, to recognise a network by
 _OF_ENCODINGS = 10 * TOLERANCE  # its inputs are draws, and one may differ on another processor
 
 
-def write_model(
+class Savable(ABC):
+    """The part of `VAE` that writes it to folders, and makes it of what was written.
+
+    `VAE` says what it is made of, and how it is made of that.
+    """
+
+    decoder: nn.Module
+    encoder: nn.Module | None
+
+    @abstractmethod
+    def _model(self, encoder: nn.Module | None) -> Model:
+        """What this VAE is made of, with some outputs by which to recognise its networks."""
+
+    @classmethod
+    @abstractmethod
+    def _made_of(cls, model: Model) -> Self:
+        """The VAE that is made of this; raises what the constructor raises."""
+
+    @isolated
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        decoder_arguments: Mapping[str, Any] | None = None,
+        encoder_arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write the model to a folder of safetensors and JSON; either all of it or nothing.
+
+        A network that is a stack of common layers (`nn.Sequential`) is written as data. For a class
+        of your own only the weights are written: to load the model, make the network again and pass
+        it. If you give its constructor arguments, they are saved with the name of the class,
+        "module:Class", and `load_vae` can import it instead. Before anything is written, the model
+        is rebuilt from what will be written and compared with the original.
+
+            vae.save("faces")                                       # nn.Sequential(...)
+            load_vae("faces")
+
+            vae.save("faces")                                       # your own class Decoder
+            load_vae("faces", decoder=Decoder(hidden=64))
+
+            vae.save("faces", decoder_arguments={"hidden": 64})
+            load_vae("faces", allow_code=True)                      # imports Decoder
+
+        Args:
+            folder: A new folder, or one with a saved model, which is replaced.
+            decoder_arguments: Constructor arguments of the decoder, if its class can be imported.
+            encoder_arguments: The same for the encoder.
+        Raises:
+            TypeError: JSON cannot hold the arguments.
+            ValueError: The arguments do not make the network, or the folder cannot be written.
+
+        Warns:
+            UserWarning: A network is of your own class, and no arguments are given.
+
+        Example:
+            >>> from tempfile import mkdtemp
+            >>> from crosscoding import VAE, load_vae
+            >>> from crosscoding.likelihoods import Bernoulli
+            >>> decoder = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 784))
+            >>> folder = Path(mkdtemp()) / "digits"
+            >>> VAE(decoder, latent_dim=2, likelihood=Bernoulli()).save(folder)
+            >>> load_vae(folder)
+            VAE(Sequential, latent_dim=2, data_shape=(784,), Bernoulli(logits=True))
+        """
+        arguments = {"decoder": decoder_arguments, "encoder": encoder_arguments}
+        advice = _write(Path(folder), self._model(self.encoder), arguments, self._of_saved)
+        if advice:
+            warnings.warn(advice, UserWarning, stacklevel=3)
+
+    @isolated
+    def to_parts(self) -> Contents | None:
+        """The model as tensors and JSON, or None if its decoder is no stack of common layers.
+
+        The encoder is left out, as no answer depends on it.
+        """
+        return None if describe(self.decoder) is None else self._model(None).to_parts({})
+
+    @classmethod
+    @isolated
+    def from_parts(cls, parts: Contents) -> Self:
+        """The model that `to_parts` described.
+
+        Raises:
+            ModelFormatError: The description is malformed, or the weights do not fit it.
+        """
+        return cls._of_saved(Model.from_parts(parts, {}))
+
+    @classmethod
+    def _of_saved(cls, model: Model) -> Self:
+        """The VAE of a model that was read from files; its faults become ModelFormatErrors."""
+        check_growth(model.decoder, (model.latent_dim,))
+        try:
+            vae = cls._made_of(model)
+        except (ModelFormatError, NonFiniteError):
+            raise
+        except (TypeError, ValueError) as error:
+            raise ModelFormatError(f"the model's parts do not fit: {error}") from error
+        _check_recognised(vae._model(vae.encoder), model)
+        return vae
+
+
+def _write(
     folder: Path, model: Model, arguments: Arguments, rebuild: Callable[[Model], object]
 ) -> str:
     """Write a model to a folder, either all of it or nothing, after a trial of reading it.
@@ -51,7 +157,7 @@ def write_model(
     return _how_to_load(given) if given else ""
 
 
-def check_recognised(rebuilt: Model, saved: Model) -> None:
+def _check_recognised(rebuilt: Model, saved: Model) -> None:
     """Raise ModelFormatError unless networks output what they did when they were saved.
 
     Args:

@@ -1,7 +1,7 @@
 """A trained VAE as inference sees it: the prior N(0, I), a frozen decoder and a likelihood."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crosscoding.errors import ModelFormatError, NonFiniteError
+from crosscoding.errors import NonFiniteError
 from crosscoding.isolation import isolated
 from crosscoding.likelihoods import Likelihood
 from crosscoding.model.check_report import CheckReport
@@ -23,18 +23,16 @@ from crosscoding.model.decoder import (
     try_decoder,
 )
 from crosscoding.model.encoder import encode, encoder_output, tried_encoder
-from crosscoding.model.files import check_recognised, some_outputs, write_model
+from crosscoding.model.files import Savable, some_outputs
 from crosscoding.model.last_layer import find_head
 from crosscoding.model.matching import check_matches
 from crosscoding.model.parts import Model
 from crosscoding.model.trial import frozen_copy
 from crosscoding.model.undefined_elements import element_name, nothing_to_predict
-from crosscoding.persistence.folder import Contents
-from crosscoding.persistence.layers import describe
 from crosscoding.random import generator_from, normal
 
 
-class VAE:
+class VAE(Savable):
     """A trained generative model p(z) p(t|z): z ~ N(0, I), then t from the decoder.
 
     The decoder is copied, put in eval mode, and its weights are frozen; the module you pass is not
@@ -94,15 +92,7 @@ class VAE:
         encoder: nn.Module | None = None,
     ) -> None:
         self.decoder = frozen_copy(decoder, "decoder")
-        if isinstance(latent_dim, bool) or not isinstance(latent_dim, int):
-            raise TypeError(f"expected latent_dim to be an int, got {type(latent_dim).__name__}")
-        if latent_dim < 1:
-            raise ValueError(f"expected latent_dim >= 1, got {latent_dim}")
-        if not isinstance(likelihood, Likelihood):
-            raise TypeError(
-                "expected likelihood to be one of crosscoding.likelihoods, such as Bernoulli(), "
-                f"got {likelihood!r}"
-            )
+        _check_types(latent_dim, likelihood)
         self.latent_dim = latent_dim
         self.likelihood = likelihood
         self.kept: dict[str, Any] = {}
@@ -305,94 +295,16 @@ class VAE:
         """
         return VAE.checker(self, data, seed=seed)
 
-    @isolated
-    def save(
-        self,
-        folder: str | Path,
-        *,
-        decoder_arguments: Mapping[str, Any] | None = None,
-        encoder_arguments: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Write the model to a folder of safetensors and JSON; either all of it or nothing.
-
-        A network that is a stack of common layers (`nn.Sequential`) is written as data. For a class
-        of your own only the weights are written: to load the model, make the network again and pass
-        it. If you give its constructor arguments, they are saved with the name of the class,
-        "module:Class", and `load_vae` can import it instead. Before anything is written, the model
-        is rebuilt from what will be written and compared with the original.
-
-            vae.save("faces")                                       # nn.Sequential(...)
-            load_vae("faces")
-
-            vae.save("faces")                                       # your own class Decoder
-            load_vae("faces", decoder=Decoder(hidden=64))
-
-            vae.save("faces", decoder_arguments={"hidden": 64})
-            load_vae("faces", allow_code=True)                      # imports Decoder
-
-        Args:
-            folder: A new folder, or one with a saved model, which is replaced.
-            decoder_arguments: Constructor arguments of the decoder, if its class can be imported.
-            encoder_arguments: The same for the encoder.
-        Raises:
-            TypeError: JSON cannot hold the arguments.
-            ValueError: The arguments do not make the network, or the folder cannot be written.
-
-        Warns:
-            UserWarning: A network is of your own class, and no arguments are given.
-
-        Example:
-            >>> from tempfile import mkdtemp
-            >>> from crosscoding import VAE, load_vae
-            >>> from crosscoding.likelihoods import Bernoulli
-            >>> decoder = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 784))
-            >>> folder = Path(mkdtemp()) / "digits"
-            >>> VAE(decoder, latent_dim=2, likelihood=Bernoulli()).save(folder)
-            >>> load_vae(folder)
-            VAE(Sequential, latent_dim=2, data_shape=(784,), Bernoulli(logits=True))
-        """
-        arguments = {"decoder": decoder_arguments, "encoder": encoder_arguments}
-        advice = write_model(Path(folder), self._model(self.encoder), arguments, VAE._of)
-        if advice:
-            warnings.warn(advice, UserWarning, stacklevel=3)
-
-    @isolated
-    def to_parts(self) -> Contents | None:
-        """The model as tensors and JSON, or None if its decoder is no stack of common layers.
-
-        The encoder is left out, as no answer depends on it.
-        """
-        return None if describe(self.decoder) is None else self._model(None).to_parts({})
-
     @classmethod
-    @isolated
-    def from_parts(cls, parts: Contents) -> "VAE":
-        """The model that `to_parts` described.
-
-        Raises:
-            ModelFormatError: The description is malformed, or the weights do not fit it.
-        """
-        return cls._of(Model.from_parts(parts, {}))
-
-    @classmethod
-    def _of(cls, model: Model) -> "VAE":
-        """The VAE of a model that was read from files; its faults become ModelFormatErrors."""
-        check_growth(model.decoder, (model.latent_dim,))
-        try:
-            vae = cls(model.decoder, model.latent_dim, model.likelihood)
-            if model.encoder is not None:
-                check_growth(model.encoder, vae.data_shape)
-                vae._set_encoder(model.encoder)
-        except (ModelFormatError, NonFiniteError):
-            raise
-        except (TypeError, ValueError) as error:
-            raise ModelFormatError(f"the model's parts do not fit: {error}") from error
-        check_recognised(vae._model(vae.encoder), model)
+    def _made_of(cls, model: Model) -> "VAE":
+        vae = cls(model.decoder, model.latent_dim, model.likelihood)
+        if model.encoder is not None:
+            check_growth(model.encoder, vae.data_shape)
+            vae._set_encoder(model.encoder)
         return vae
 
     @torch.no_grad()
     def _model(self, encoder: nn.Module | None) -> Model:
-        """The constituents of this VAE, with some outputs by which to recognise its networks."""
         like = torch.empty(0, dtype=self.dtype, device=self.device)
         outputs, encodings = self._run(prior_probes(self.latent_dim, like)), None
         if encoder is not None:
@@ -416,6 +328,19 @@ class VAE:
 
     def _run(self, z: Tensor) -> Tensor:
         return decoder_output(self.decoder, self.likelihood, z)
+
+
+def _check_types(latent_dim: object, likelihood: object) -> None:
+    """Raise TypeError or ValueError unless these are a size and a likelihood."""
+    if isinstance(latent_dim, bool) or not isinstance(latent_dim, int):
+        raise TypeError(f"expected latent_dim to be an int, got {type(latent_dim).__name__}")
+    if latent_dim < 1:
+        raise ValueError(f"expected latent_dim >= 1, got {latent_dim}")
+    if not isinstance(likelihood, Likelihood):
+        raise TypeError(
+            "expected likelihood to be one of crosscoding.likelihoods, such as Bernoulli(), "
+            f"got {likelihood!r}"
+        )
 
 
 @isolated
@@ -455,4 +380,4 @@ def load_vae(
     model = Model.read(
         Path(folder), {"decoder": decoder, "encoder": encoder}, allow_code=allow_code
     )
-    return VAE._of(model)
+    return VAE._of_saved(model)

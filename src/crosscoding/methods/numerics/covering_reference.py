@@ -33,6 +33,7 @@ from crosscoding.crosscoders.covariance_estimates import towards_diagonal, weigh
 from crosscoding.crosscoders.heavy_tailed_mixture import EACH_CAUCHY, NORMAL, log_kernel, tailed
 from crosscoding.crosscoders.precision_factors import covariance_root
 from crosscoding.diagnostics import importance_ess
+from crosscoding.methods.numerics.gauss_newton import MOST_DIM
 from crosscoding.methods.numerics.mode_search import MOST_MODES, Peaks, search
 from crosscoding.methods.numerics.resampling import flattened, next_temperature
 from crosscoding.model.bank import MAX_POINTS
@@ -51,7 +52,6 @@ _ROUNDS = 12  # of adapting, at most
 _STEPS = 20  # of the fit of m and S
 _TIME_SHARE = 0.2  # of the time left
 _GAIN = 1.05  # factor in ESS, below which a round has not helped
-_MOST_DIM = 512  # above which S would need too much memory and too many draws
 
 
 @dataclass(frozen=True, eq=False)
@@ -338,6 +338,6 @@ def covered(target: Target, generator: Generator) -> Target:
         target: A flat target.
         generator: Its seed determines the draws of the reference that serve as a bank.
     """
-    if not isinstance(target, DensityTarget) or target.latent_dim > _MOST_DIM:
+    if not isinstance(target, DensityTarget) or target.latent_dim > MOST_DIM:
         return target
     return Covered(target, Reference.of(target), generator.initial_seed())

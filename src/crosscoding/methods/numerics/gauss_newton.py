@@ -21,6 +21,7 @@ from crosscoding.methods.numerics.gradients import Points, evaluated
 from crosscoding.methods.numerics.resampling import taken
 from crosscoding.target.base import Target
 
+MOST_DIM = 512  # latent dimensions above which latent × latent matrices take too much memory
 _NO_MODE = 4.0  # nats below all modes together, where a mode is too light to be missed
 _LEAST_GAIN = 1e-3  # nats that a step must promise, or the climb ends
 _SAME = 1.0  # squared distance in standard deviations, within which two modes are one
@@ -80,10 +81,8 @@ class Modes:
         climbs = torch.ones_like(log_mass)  # in this order
         for better in range(len(order) - 1):
             gaps = (z[better + 1 :] - z[better]).double()
-            own = torch.einsum("kbi,bij,kbj->kb", gaps, precision[better], gaps)
-            others = torch.einsum("kbi,kbij,kbj->kb", gaps, precision[better + 1 :], gaps)
-            width = torch.maximum(own, others)
-            again = (width < same) & (climbs[better] > 0)
+            apart = squared_widths(gaps, precision[better], precision[better + 1 :])
+            again = (apart < same) & (climbs[better] > 0)
             climbs[better] += torch.where(again, climbs[better + 1 :], 0.0).sum(0)
             climbs[better + 1 :].masked_fill_(again, 0.0)
         climbs = torch.empty_like(climbs).scatter_(0, order, climbs)
@@ -198,6 +197,18 @@ def positive(curvature: Tensor, prior_scale: float) -> Tensor:
     fixed = curvature.clone()
     fixed[indefinite] = (vectors * values[:, None]) @ vectors.mT
     return fixed
+
+
+def squared_widths(gaps: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Squared distances of pairs of modes, in the widths of the narrower one, shape (*shape).
+
+    Args:
+        gaps: Differences of their positions, in double, shape (*shape, latent).
+        first: Precision of one mode of each pair; broadcasts to (*shape, latent, latent).
+        second: The same of the other.
+    """
+    squares = [torch.einsum("...i,...ij,...j->...", gaps, each, gaps) for each in (first, second)]
+    return torch.maximum(*squares)
 
 
 def half_log_determinant(precision: Tensor) -> Tensor:

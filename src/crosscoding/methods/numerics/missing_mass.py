@@ -21,7 +21,7 @@ from torch import Generator, Tensor
 
 from crosscoding.crosscoders import Fitted, Mixture
 from crosscoding.methods.numerics.covering_reference import Covered
-from crosscoding.methods.numerics.gauss_newton import climb
+from crosscoding.methods.numerics.gauss_newton import MOST_DIM, climb
 from crosscoding.random import spawn
 from crosscoding.result.findings import Findings
 from crosscoding.result.verdict import MISSED, SEARCHED_DIM
@@ -31,11 +31,8 @@ _NUM_DRAWS = 1000  # of the answer, and of each Q
 _STEPS = 12  # of a climb towards a mode, which it need not reach
 _MOST_CLIMBS, _MOST_ELSEWHERE, _CLIMBS_BY_DIM = 16, 64, 640  # the last is divided by the dimension
 _SURE = 2.0  # standard errors that a gap must exceed
-_MOST_DIM = 512  # above which curvatures along climbs take too much memory
-_NUM_RAYS, _TIMES_AS_FAR = (
-    100,
-    (2.0, 8.0, 64.0, 1e4),
-)  # rays, and factors by which they go beyond the draws
+_NUM_RAYS = 100
+_TIMES_AS_FAR = (2.0, 8.0, 64.0, 1e4)  # factors by which rays go beyond the draws
 _HEAVIER = 1.0  # nats above the largest weight at the draws
 
 
@@ -47,7 +44,7 @@ def share_lacking(target: Target, findings: Findings) -> Tensor:
     can be said: without an estimate of log p(x), in more than 512 dimensions, and for a bare
     density in which nothing was found to lack, if it has too many dimensions for a full search.
     """
-    if target.latent_dim > _MOST_DIM or not target.num_queries:
+    if target.latent_dim > MOST_DIM or not target.num_queries:
         return torch.full_like(findings.log_evidence, math.nan)
     for_draws, for_starts, for_climbs, for_reference = spawn(Generator().manual_seed(0), 4)
     z = findings.sample(_NUM_DRAWS, generator=for_draws)

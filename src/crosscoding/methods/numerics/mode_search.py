@@ -20,7 +20,12 @@ from functools import partial
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.methods.numerics.gauss_newton import Modes, climb, half_log_determinant
+from crosscoding.methods.numerics.gauss_newton import (
+    Modes,
+    climb,
+    half_log_determinant,
+    squared_widths,
+)
 from crosscoding.methods.numerics.gradients import evaluated
 from crosscoding.random import normal, uniform
 from crosscoding.target.base import Target
@@ -187,10 +192,7 @@ def _distinct(modes: Modes) -> Peaks:
     left, chosen = log_mass.isfinite(), []
     while left.any() and len(chosen) < 2 * _MOST_CLIMBS:
         best = int(torch.where(left, log_mass, -math.inf).argmax())
-        gap = z - z[best]
-        own = torch.einsum("ni,ij,nj->n", gap, precision[best], gap)
-        others = torch.einsum("ni,nij,nj->n", gap, precision, gap)
-        left = left & ~(torch.maximum(own, others) < modes.bulk)
+        left = left & ~(squared_widths(z - z[best], precision[best], precision) < modes.bulk)
         left[best] = False
         chosen.append(best)
     return Peaks(modes.z[chosen, 0], precision[chosen], log_mass[chosen])

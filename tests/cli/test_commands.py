@@ -18,6 +18,7 @@ from crosscoding.cli.tables import read_table
 from crosscoding.crosscoders import Gaussian
 from crosscoding.methods import HMC, Importance, Rejection, Variational
 from crosscoding.persistence import folder
+from crosscoding.result.advice import IN_PYTHON
 from crosscoding.zoo.training import recipe as recipes
 from crosscoding.zoo.training.recipe import DigitRecipe, FaceRecipe
 
@@ -155,6 +156,12 @@ def test_wrong_options_give_one_clear_line(tmp_path, words, message):
     assert message in result.stderr
     assert "Traceback" not in result.output
     assert not (tmp_path / "summary.json").exists()
+
+
+def test_every_suggestion_of_a_verdict_has_an_option():
+    assert answer_files._OPTIONS.keys() == IN_PYTHON.keys()
+    options = [option.split() for option in answer_files._OPTIONS.values()]
+    assert {name for word, name in options if word == "--method"} <= registry.METHODS.keys()
 
 
 def test_a_picture_of_another_size_is_refused(tmp_path):

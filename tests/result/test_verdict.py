@@ -21,6 +21,7 @@ from crosscoding.methods import (
     TemperedSMC,
     Variational,
 )
+from crosscoding.result.advice import IN_PYTHON
 from crosscoding.result.verdict import LABELS, Figures
 
 GOOD = {
@@ -233,6 +234,28 @@ def test_whatever_is_not_trusted_comes_with_one_sentence_of_advice(changed, meth
     assert len(verdict.advice.split()) > 3
     assert ". " not in verdict.advice
     assert not verdict.advice.endswith(".")
+
+
+def test_advice_can_be_given_in_other_words():
+    (verdict,) = figures(pareto_k=0.9).verdicts("Auto")
+    assert verdict.advice.endswith("methods.HMC() or methods.TemperedSMC()")
+    words = dict.fromkeys(IN_PYTHON, "") | {"hmc": "chains", "smc": "particles"}
+    assert verdict.advice_in(words).endswith("chains or particles")
+
+
+@pytest.mark.parametrize("method", ["Auto", "HMC", "TemperedSMC", "Grid"])
+def test_advice_on_models_names_every_call_by_its_key(method):
+    """Otherwise the command line would show calls of Python."""
+    words = dict.fromkeys(IN_PYTHON, "something")
+    changes = [*EFFORT, {"r_hat": 1.2}, {"finished": False}]
+    faults = {"collapsed": torch.tensor([True]), "short": torch.tensor([9.0])}
+    verdicts = [figures(**changed).verdicts(method)[0] for changed in changes]
+    verdicts += [replace(figures(), **{k: v}).verdicts(method)[0] for k, v in faults.items()]
+    for verdict in verdicts:
+        advice = verdict.advice_in(words)
+        assert advice
+        assert "methods." not in advice
+        assert "crosscoders." not in advice
 
 
 EFFORT = [{"log_evidence_error": 0.2}, {"ess": 12.0}, {"pareto_k": 0.9}, {"missed": 0.3}]

@@ -36,13 +36,14 @@ _INTERVAL: dict[str, tuple[float, Literal["lower", "higher"]]] = {
     "high": (0.95, "higher"),
 }
 
+# What `result.advice` suggests, in options of the command line.
 _OPTIONS = {
-    "methods.TemperedSMC(num_particles=10_000)": "--method smc",
-    "methods.TemperedSMC()": "--method smc",
-    "methods.HMC()": "--method hmc",
-    "methods.Auto()": "--method auto",
-    "a richer cross-coder, such as crosscoders.Mixture(8)": "--method mixture",
-    "another seed": "another --seed",
+    "auto": "--method auto",
+    "hmc": "--method hmc",
+    "smc": "--method smc",
+    "large_smc": "--method smc",
+    "mixture": "--method mixture",
+    "seed": "another --seed",
 }
 
 Summary = dict[str, Any]
@@ -109,7 +110,7 @@ class Answers:
             "pareto_k": _numbers(posterior.pareto_k),
             "verdict": [verdict.label for verdict in verdicts],
             "reasons": [list(verdict.reasons) for verdict in verdicts],
-            "advice": [_as_options(verdict.advice) for verdict in verdicts],
+            "advice": [verdict.advice_in(_OPTIONS) for verdict in verdicts],
         }
         if self.values.isfinite().all():  # the truth is known
             columns["query_log_prob"] = _numbers(posterior.query_log_prob(self.values))
@@ -195,13 +196,6 @@ class Answers:
         num = summary["samples"]
         what = f"{counted(num, 'completion')}{' of each query' * (len(queries) > 1)}"
         out.print(f"wrote {what} and a summary to {folder}", markup=False)
-
-
-def _as_options(advice: str) -> str:
-    """Advice that names options of the command line instead of Python calls."""
-    for python, option in _OPTIONS.items():
-        advice = advice.replace(python, option)
-    return advice
 
 
 def _of_one(summary: Summary, query: Summary) -> dict[str, str]:

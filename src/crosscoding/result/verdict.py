@@ -9,14 +9,15 @@ Each check is a `_Check`: a grade for every answer, a reason in words, and advic
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from crosscoding.diagnostics import pareto_k_limit
 from crosscoding.errors import counted
+from crosscoding.result.advice import IN_PYTHON, last_resort
 
 LABELS = ("trusted", "approximate", "unreliable")
 
@@ -29,22 +30,6 @@ LOST, _ROUGH_LOST = 0.01, 0.5  # share of the draws: enough to matter, and most 
 _SHORT, _ROUGH_SHORT = 0.1, 3.0  # nats, of KL(q || p)
 _EXCESS = 0.1  # nats, to allow for rounding
 
-# Advice after the methods that other advice leads to: which settings to change.
-_SETTINGS = {
-    "TemperedSMC": "raise num_particles, to 10_000 say, and num_moves",
-    "Grid": "raise radius and num_checks, or lower tolerance",
-}
-_ON_DENSITIES = {
-    "Auto": "compare it with methods.TemperedSMC(num_particles=10_000), ask with another "
-    "prior_scale, or write the density in coordinates in which it is rounder",
-    "TemperedSMC": "raise num_particles and num_moves, ask with another prior_scale, or write the "
-    "density in coordinates in which it is rounder",
-}
-_PLANE = 2  # latent dimensions up to which a grid can integrate what other methods find hard
-_IN_PLANE = (
-    "integrate it with methods.Grid(radius=100), with a larger radius until the box holds all of it"
-)
-
 
 @dataclass(frozen=True)
 class Verdict:
@@ -54,11 +39,17 @@ class Verdict:
         label: "trusted", "approximate" or "unreliable".
         reasons: Why, in words and figures, starting with what speaks against the answer.
         advice: What to do next, in one sentence; "" if the answer is trusted.
+        template: The advice with names in braces for what it suggests, as in `result.advice`.
     """
 
     label: str
     reasons: tuple[str, ...]
     advice: str = ""
+    template: str = field(default="", repr=False)
+
+    def advice_in(self, words: Mapping[str, str]) -> str:
+        """The advice in other words, given words for each name in `advice.IN_PYTHON`."""
+        return self.template.format_map(words)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +59,7 @@ class _Check:
     Args:
         grades: Index into `LABELS` of each answer, shape (B,).
         reason: Gives the reason for an answer, by its index; "" if there is nothing to say.
-        advice: What to do if the check speaks against an answer.
+        advice: What to do if the check speaks against an answer, as in `result.advice`.
         priority: Among equally bad checks, the one with the highest priority gives the advice.
         advice_on_auto: Advice on an answer of `methods.Auto`; "": the same as `advice`.
         wants_effort: Whether only another method or more computation helps.
@@ -139,8 +130,9 @@ class Figures:
             order = sorted(range(len(checks)), key=lambda i: -graded[i][query])
             reasons = tuple(filter(None, (checks[i].reason(query) for i in order)))
             worst = max(grades[query] for grades in graded)
-            advice = _advice(checks, graded, query, method, density_dim)
-            verdicts.append(Verdict(LABELS[worst], reasons, advice))
+            template = _advice(checks, graded, query, method, density_dim)
+            advice = template.format_map(IN_PYTHON)
+            verdicts.append(Verdict(LABELS[worst], reasons, advice, template))
         return verdicts
 
     def _checks(self, density_dim: int | None = None) -> list[_Check]:
@@ -178,9 +170,9 @@ class Figures:
                 else f"log p(x) has a standard error of {values[q]:.2g} nats"
                 + _against(values[q], _ERROR)
             ),
-            "use methods.Auto(), which continues until log p(x) is known well enough",
+            "use {auto}, which continues until log p(x) is known well enough",
             priority=2,
-            advice_on_auto="compare it with methods.TemperedSMC(num_particles=10_000)",
+            advice_on_auto="compare it with {large_smc}",
             wants_effort=True,
         )
 
@@ -196,9 +188,9 @@ class Figures:
                 else counted(round(ess[q]), "effective draw")
                 + ("" if ess[q] >= _ESS else f", fewer than {_ESS:.0f}")
             ),
-            "raise the method's number of draws, or use methods.Auto()",
+            "raise the method's number of draws, or use {auto}",
             priority=1,
-            advice_on_auto="compare it with methods.TemperedSMC(num_particles=10_000)",
+            advice_on_auto="compare it with {large_smc}",
             wants_effort=True,
         )
 
@@ -216,9 +208,9 @@ class Figures:
                 if silent[q]
                 else f"the weights have a Pareto k of {k[q]:.2f}" + _against(k[q], limits[q])
             ),
-            "use methods.Auto() or methods.TemperedSMC(), which does not rely on such weights",
+            "use {auto} or {smc}, which does not rely on such weights",
             priority=3,
-            advice_on_auto="compare its draws with those of methods.HMC() or methods.TemperedSMC()",
+            advice_on_auto="compare its draws with those of {hmc} or {smc}",
             wants_effort=True,
         )
 
@@ -231,7 +223,7 @@ class Figures:
                 if math.isnan(r_hat[q])
                 else f"the chains have an R-hat of {r_hat[q]:.3f}" + _against(r_hat[q], _R_HAT)
             ),
-            "run longer chains (num_warmup, num_draws), or use methods.Auto()",
+            "run longer chains (num_warmup, num_draws), or use {auto}",
             priority=4,
         )
 
@@ -253,9 +245,9 @@ class Figures:
                 if math.isnan(missed[q])
                 else f"a search from the prior leaves {missed[q]:.1%} of p(z|x) unaccounted for"
             ),
-            "use methods.Auto(), which searches for what an answer lacks",
+            "use {auto}, which searches for what an answer lacks",
             priority=6,
-            advice_on_auto="ask again with another seed, and compare the answers",
+            advice_on_auto="ask again with {seed}, and compare the answers",
             wants_effort=True,
         )
 
@@ -277,9 +269,9 @@ class Figures:
         return _fault(
             torch.where(self._or(self.collapsed, 0.0) > 0, 2, 0),
             lambda q: "a few draws have almost all the importance weight, so draws come without it",
-            "use methods.Auto(), which adapts its proposal",
+            "use {auto}, which adapts its proposal",
             priority=7,
-            advice_on_auto="treat it as the best fit found, and compare it with methods.HMC()",
+            advice_on_auto="treat it as the best fit found, and compare it with {hmc}",
         )
 
     def _of_fit(self) -> _Check:
@@ -290,9 +282,9 @@ class Figures:
                 f"the C-ELBO of the fit is {short[q]:.3g} nats below log p(x), so some of its "
                 "draws are where p(z|x) is low"
             ),
-            "fit a richer cross-coder, such as crosscoders.Mixture(8), or use methods.Auto()",
+            "fit {mixture}, or use {auto}",
             priority=5,
-            advice_on_auto="treat it as the best fit found, and compare it with methods.HMC()",
+            advice_on_auto="treat it as the best fit found, and compare it with {hmc}",
         )
 
     def _of_bound(self) -> _Check:
@@ -300,9 +292,9 @@ class Figures:
         return _fault(
             torch.where(excess > _EXCESS, 2, 0),
             lambda q: f"the C-ELBO, a lower bound, is {excess[q]:.3g} nats above log p(x)",
-            "raise the method's number of draws, or use methods.Auto()",
+            "raise the method's number of draws, or use {auto}",
             priority=8,
-            advice_on_auto="ask again with another seed, and compare log p(x)",
+            advice_on_auto="ask again with {seed}, and compare log p(x)",
         )
 
     def _or(self, figure: Tensor | None, value: float) -> Tensor:
@@ -334,16 +326,9 @@ def _advice(
     if not graded[worst][query]:
         return ""
     check = checks[worst]
-    if check.wants_effort and (advice := _last_resort(method, density_dim)):
+    if check.wants_effort and (advice := last_resort(method, density_dim)):
         return advice
     return (method == "Auto" and check.advice_on_auto) or check.advice
-
-
-def _last_resort(method: str, density_dim: int | None) -> str:
-    """Advice after a method that other advice leads to, so that it does not lead back; or ""."""
-    if density_dim is None or method not in _ON_DENSITIES:
-        return _SETTINGS.get(method, "")
-    return _ON_DENSITIES[method] if density_dim > _PLANE else _IN_PLANE
 
 
 def k_limits(num_draws: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """The front door: what is p(y|x), for this VAE and this evidence?"""
 
 import time
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -9,29 +8,21 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.clock import MAX_BYTES, Clock
-from crosscoding.errors import NonFiniteError, and_more
+from crosscoding.errors import and_more
 from crosscoding.evidence import Evidence, as_tensor
 from crosscoding.isolation import isolated
 from crosscoding.methods import Auto, Method, Report, silent
-from crosscoding.methods.second_looks import (
-    impossible_evidence,
-    with_clamps,
-    with_coverage,
-    with_edges,
-    with_losses,
-)
+from crosscoding.methods.blocks import BlockByBlock
+from crosscoding.methods.second_looks import with_coverage, with_edges
 from crosscoding.model.matching import check_matches
 from crosscoding.model.vae import VAE
 from crosscoding.progress import followed
 from crosscoding.random import generator_from, spawn
-from crosscoding.result.findings import Findings
 from crosscoding.result.posterior import Posterior
 from crosscoding.target.base import Target
 from crosscoding.target.vae_target import VAETarget
 
 _SURE = 6.0  # standard errors beyond which two estimates contradict each other
-_JOINING = 1e-5  # seconds per query and latent dimension to join the draws of several blocks
-_LOOKING, _LOOKING_FOR_LOSSES = 0.04, 0.1  # shares of a method's seconds reserved for second looks
 
 
 @isolated
@@ -137,37 +128,57 @@ def query_log_prob(
         >>> bool((error < 0.05).all())
         True
     """
-    if not isinstance(posterior, Posterior):
-        raise TypeError(f"expected a posterior first, got {type(posterior).__name__}")
-    target = posterior.target
-    if not isinstance(target, VAETarget):
-        raise ValueError(
-            "expected the posterior of a VAE, with its model, got one "
-            + (
-                "that was loaded without it; pass Posterior.load(path, vae=...)"
-                if target is None
-                else "of a bare density, which has no data to ask about; posterior.log_prob(z) is "
-                "the density of z"
-            )
-        )
+    target = _target_of(posterior)
     truth = as_tensor(truth, "truth")
     check_matches(target.vae, truth, "truth", posterior.batch_shape)
     _check_agrees(target, truth)
     mask = target.evidence.mask
     whole = Evidence(torch.where(mask, target.evidence.values, truth), torch.ones_like(mask))
     both = condition(target.vae, whole, method, seed=seed, report=report, progress=progress)
-    log_prob = both.log_evidence - posterior.log_evidence
-    error = torch.hypot(both.log_evidence_error, posterior.log_evidence_error)
-    average, its_error = posterior._averaged_query_log_prob(truth)
-    gap = average - log_prob
-    better = posterior.trusted & its_error.isfinite() & ~(its_error >= error)
-    lacks = gap > torch.where(both.trusted, _SURE * (error + its_error), 2 * error)
-    log_prob = torch.where(lacks | better, average, log_prob)
-    error = torch.where(better, its_error, error)
-    error = torch.where(lacks, torch.maximum(gap, error), error)
+    difference = QueryLogProb(
+        both.log_evidence - posterior.log_evidence,
+        torch.hypot(both.log_evidence_error, posterior.log_evidence_error),
+    )
+    average = QueryLogProb(*posterior._averaged_query_log_prob(truth))
+    log_prob, error = _combined(difference, average, posterior.trusted, both.trusted)
     everything = mask.flatten(len(posterior.batch_shape)).all(-1)
-    log_prob, error = log_prob.masked_fill(everything, 0.0), error.masked_fill(everything, 0.0)
-    return QueryLogProb(log_prob, error)
+    return QueryLogProb(log_prob.masked_fill(everything, 0.0), error.masked_fill(everything, 0.0))
+
+
+def _combined(
+    difference: QueryLogProb, average: QueryLogProb, draws_trusted: Tensor, both_trusted: Tensor
+) -> QueryLogProb:
+    """The difference, or the average over draws where that is better or shows what is lacking."""
+    log_prob, error = difference
+    gap = average.log_prob - log_prob
+    better = draws_trusted & average.error.isfinite() & ~(average.error >= error)
+    lacks = gap > torch.where(both_trusted, _SURE * (error + average.error), 2 * error)
+    log_prob = torch.where(lacks | better, average.log_prob, log_prob)
+    error = torch.where(better, average.error, error)
+    return QueryLogProb(log_prob, torch.where(lacks, torch.maximum(gap, error), error))
+
+
+def _target_of(posterior: Posterior) -> VAETarget:
+    """The target of a VAE's posterior.
+
+    Raises:
+        TypeError: posterior is not a `Posterior`.
+        ValueError: It has no model.
+    """
+    if not isinstance(posterior, Posterior):
+        raise TypeError(f"expected a posterior first, got {type(posterior).__name__}")
+    target = posterior.target
+    if isinstance(target, VAETarget):
+        return target
+    raise ValueError(
+        "expected the posterior of a VAE, with its model, got one "
+        + (
+            "that was loaded without it; pass Posterior.load(path, vae=...)"
+            if target is None
+            else "of a bare density, which has no data to ask about; posterior.log_prob(z) is "
+            "the density of z"
+        )
+    )
 
 
 def _check_agrees(target: VAETarget, truth: Tensor) -> None:
@@ -215,9 +226,9 @@ def infer(
         flat = target.flatten()
         with followed("conditioning", report, progress) as told:
             clock = Clock(beat=told.beat, max_bytes=max_bytes)
-            timed = flat.timed(clock)
-            findings = _in_blocks(method, timed, for_method, told, max_bytes, start)
-            findings = with_coverage(flat, findings, _limited(clock, method, start))
+            run = BlockByBlock(method, max_bytes, start)
+            findings = run.find(flat.timed(clock), generator=for_method, report=told)
+            findings = with_coverage(flat, findings, run.clock_of_rest(clock))
     findings = with_edges(flat, findings, stacklevel=3)
     return Posterior(
         findings,
@@ -227,70 +238,3 @@ def infer(
         generator=for_draws,
         seconds=time.perf_counter() - start,
     )
-
-
-def _in_blocks(
-    method: Method,
-    target: Target,
-    generator: Generator,
-    report: Report,
-    max_bytes: int,
-    start: float,
-) -> Findings:
-    """Run a method on blocks of queries that fit in memory, similar queries together.
-
-    Every block gets the same random numbers, so a query's answer does not depend on the others. If
-    the user interrupts a method that can stop at any time, its block keeps what was found so far,
-    and the remaining blocks get what can be found in almost no time.
-    """
-    if max_bytes < 1:
-        raise ValueError(f"expected max_bytes >= 1, got {max_bytes}")
-    order = target.sizes.argsort(stable=True)
-    point_bytes = target.like.element_size() * (4 * target.latent_dim + 4)
-    size = max(max_bytes // (method.points_at_once * point_bytes + target.query_bytes), 1)
-    blocks = order.split(int(size))
-    state, parts = generator.get_state(), []
-    joining = 0.0 if len(blocks) == 1 else _JOINING * target.num_queries * target.latent_dim
-    look_for_losses = bool(target.may_be_lost().any())
-    looking = _LOOKING_FOR_LOSSES if look_for_losses else _LOOKING
-    joining += looking * (getattr(method, "max_seconds", None) or 0.0)
-    for number, block in enumerate(blocks):
-
-        def report_block(share: float, what: str, done: int = number) -> None:
-            report((done + share) / len(blocks), what)
-
-        generator.set_state(state)
-        chosen = target.select(block).prepare()
-        interrupted = bool(parts) and parts[-1].interrupted
-        left, seconds = len(blocks) - number, time.perf_counter() - start + joining
-        runner = method.of_block(left, seconds, interrupted=interrupted)
-        try:
-            found = runner.find(chosen, generator=generator, report=report_block)
-        except KeyboardInterrupt:
-            hurried = method.of_block(left, seconds, interrupted=True)
-            if not parts or interrupted or hurried is method:
-                raise
-            generator.set_state(state)
-            found = hurried.find(chosen, generator=generator, report=report_block)
-            found = replace(found, interrupted=True)
-        except ValueError as error:
-            if impossible := impossible_evidence(chosen):
-                raise NonFiniteError(impossible) from error
-            raise
-        if look_for_losses:
-            found = with_losses(chosen, found, _limited(target.clock, method, start))
-        found = with_clamps(chosen, found, _limited(target.clock, method, start))
-        parts.append(found)
-    target.clock.beat()
-    together = Findings.joined(parts)
-    parts.clear()  # as their draws take as much memory as the answer's
-    target.clock.beat()
-    in_order = bool((order[1:] > order[:-1]).all())
-    return together if in_order else together.select(order.argsort())
-
-
-def _limited(clock: Clock, method: Method, start: float) -> Clock:
-    """A clock for the rest of the method's own time limit, if it has one."""
-    limit = getattr(method, "max_seconds", None)
-    left = None if limit is None else max(limit - (time.perf_counter() - start), 0.0)
-    return clock.limited(left)

@@ -238,28 +238,45 @@ def adapt(
     does not come from these draws.
     """
     family = Gaussian() if components == 1 else Mixture(components)
-    proposals = [widened(_fit(family, draws, log_weights, target, generator), target)]
-    log_joints: list[Tensor] = []
-    pools: list[Tensor] = []
-    log_mixtures: list[Tensor] = []  # log Σ_j q_j at the draws of each round
+    proposal = widened(_fit(family, draws, log_weights, target, generator), target)
+    pool = _Pool(target)
     for _ in range(rounds):
         if stop():
             break
-        z, log_q = proposals[-1].rsample_and_log_prob(num_draws, generator=generator)
-        target.clock.tick()
-        log_mixtures = [
-            torch.logaddexp(total, proposals[-1].log_prob(pool))
-            for total, pool in zip(log_mixtures, pools, strict=True)
+        pool.draw(proposal, num_draws, generator)
+        proposal = widened(_fit(family, *pool.weighted_draws(), target, generator), target)
+    return proposal
+
+
+class _Pool:
+    """The draws of all proposals, which are weighted as draws of their mixture."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._proposals: list[Fitted] = []
+        self._draws: list[Tensor] = []
+        self._log_joints: list[Tensor] = []
+        self._log_sums: list[Tensor] = []  # log Σ_j q_j at the draws of each proposal
+
+    def draw(self, proposal: Fitted, num: int, generator: Generator) -> None:
+        """Add a proposal and draws of it."""
+        z, log_q = proposal.rsample_and_log_prob(num, generator=generator)
+        self._target.clock.tick()
+        self._log_sums = [
+            torch.logaddexp(total, proposal.log_prob(draws))
+            for total, draws in zip(self._log_sums, self._draws, strict=True)
         ]
-        target.clock.tick()
-        others = [proposal.log_prob(z) for proposal in proposals[:-1]]
-        log_mixtures.append(torch.stack([log_q, *others]).logsumexp(0))
-        pools.append(z)
-        log_joints.append(target.log_joint(z))
-        weights = torch.cat(log_joints) - torch.cat(log_mixtures)
-        fitted = _fit(family, torch.cat(pools), weights, target, generator)
-        proposals.append(widened(fitted, target))
-    return proposals[-1]
+        self._target.clock.tick()
+        others = [earlier.log_prob(z) for earlier in self._proposals]
+        self._log_sums.append(torch.stack([log_q, *others]).logsumexp(0))
+        self._proposals.append(proposal)
+        self._draws.append(z)
+        self._log_joints.append(self._target.log_joint(z))
+
+    def weighted_draws(self) -> tuple[Tensor, Tensor]:
+        """All draws, (S, B, latent), and their log-weights, not normalised, (S, B)."""
+        log_weights = torch.cat(self._log_joints) - torch.cat(self._log_sums)
+        return torch.cat(self._draws), log_weights
 
 
 def _fit(

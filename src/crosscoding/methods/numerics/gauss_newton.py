@@ -110,47 +110,76 @@ def climb(
         report: Receives progress.
         stop: Called before each step; if it returns True, the climbs end as they are.
     """
-    dim = target.latent_dim
-    z, log_joint = starts.clone(), target.log_joint(starts)
-    damping = torch.full_like(log_joint, 0.1)
-    taken_steps = torch.zeros_like(log_joint)
-    over = torch.zeros_like(log_joint, dtype=torch.bool)
-    precision = z.new_zeros(*z.shape, dim, dtype=torch.double)
-    decodes = torch.full_like(log_joint[0], len(z) * dim)
-    active, climbing = torch.arange(z.shape[1], device=z.device), target
+    climbs = _Climbs(target, starts)
     for step in range(steps):
-        if not len(active) or stop():
+        num = len(climbs.active)
+        if not num or stop():
             break
-        report(step / steps, f"climbs of {counted(len(active), 'query', 'queries')}")
-        # Running climbs come first in each query, in as many rows as the query with most has.
-        num = int((~over[:, active]).sum(0).amax())
-        order = over[:, active].to(torch.int8).argsort(dim=0, stable=True)[:num]
-        at = order, active.expand_as(order)
-        here = evaluated(climbing, climbing.log_joint, z[at])
-        if step % every == 0:
-            curvature = climbing.curvature(here.z)
-            target.clock.tick()
-            precision[at] = positive(curvature, target.prior_scale)
-            decodes[active] += (~over[at]).sum(0) * dim
-        there, reached, best_damping, promised = _best_step(
-            climbing, here, precision[at], damping[at]
-        )
-        going = ~over[at]
-        better = going & (reached > here.log_density)
-        z[at] = torch.where(better[..., None], there, here.z)
-        log_joint[at] = torch.where(better, reached, here.log_density)
-        damping[at] = torch.where(better, best_damping, _MORE_DAMPING * damping[at])
-        taken_steps[at] += going.to(z)
-        decodes[active] += going.sum(0) * (len(_DAMPINGS) + 3)
-        over[at] |= (promised < _LEAST_GAIN) | (damping[at] > _MOST_DAMPING)
-        damping.clamp_min_(1e-7)
-        kept = ~over[:, active].all(0)
-        if not kept.all():
-            active = active[kept]
-            climbing = target.select(active)
-    curvature = target.curvature(z)
+        report(step / steps, f"climbs of {counted(num, 'query', 'queries')}")
+        climbs.step(with_curvature=step % every == 0)
+    curvature = target.curvature(climbs.z)
     target.clock.tick()
-    return Modes(z, log_joint, positive(curvature, target.prior_scale), taken_steps, decodes)
+    precision = positive(curvature, target.prior_scale)
+    return Modes(climbs.z, climbs.log_joint, precision, climbs.steps, climbs.decodes)
+
+
+class _Climbs:
+    """Where K climbs of each query are, and what they took so far.
+
+    Attributes:
+        z: Shape (K, B, latent).
+        log_joint: log p(z, x) there, shape (K, B).
+        steps: Steps taken, shape (K, B).
+        decodes: Approximate number of decoder evaluations, shape (B,).
+        active: Indices of the queries with climbs that are not over.
+    """
+
+    def __init__(self, target: Target, starts: Tensor) -> None:
+        self.z, self.log_joint = starts.clone(), target.log_joint(starts)
+        self.steps = torch.zeros_like(self.log_joint)
+        self.decodes = torch.full_like(self.log_joint[0], len(starts) * target.latent_dim)
+        self.active = torch.arange(starts.shape[1], device=starts.device)
+        self._all, self._climbing = target, target
+        self._damping = torch.full_like(self.log_joint, 0.1)
+        self._over = torch.zeros_like(self.log_joint, dtype=torch.bool)
+        shape = *starts.shape, target.latent_dim
+        self._precision = starts.new_zeros(shape, dtype=torch.double)
+
+    def step(self, *, with_curvature: bool) -> None:
+        """Take a step in each climb that is not over, with the curvature there or the last one."""
+        at, climbing = self._running(), self._climbing
+        going = ~self._over[at]
+        here = evaluated(climbing, climbing.log_joint, self.z[at])
+        if with_curvature:
+            curvature = climbing.curvature(here.z)
+            climbing.clock.tick()
+            self._precision[at] = positive(curvature, climbing.prior_scale)
+            self.decodes[self.active] += going.sum(0) * climbing.latent_dim
+        there, reached, best_damping, promised = _best_step(
+            climbing, here, self._precision[at], self._damping[at]
+        )
+        better = going & (reached > here.log_density)
+        self.z[at] = torch.where(better[..., None], there, here.z)
+        self.log_joint[at] = torch.where(better, reached, here.log_density)
+        self._damping[at] = torch.where(better, best_damping, _MORE_DAMPING * self._damping[at])
+        self.steps[at] += going.to(self.z)
+        self.decodes[self.active] += going.sum(0) * (len(_DAMPINGS) + 3)
+        self._over[at] |= (promised < _LEAST_GAIN) | (self._damping[at] > _MOST_DAMPING)
+        self._damping.clamp_min_(1e-7)
+        self._drop_finished()
+
+    def _running(self) -> tuple[Tensor, Tensor]:
+        """Where the running climbs are: first in each query, in as many rows as any query has."""
+        over = self._over[:, self.active]
+        num = int((~over).sum(0).amax())
+        order = over.to(torch.int8).argsort(dim=0, stable=True)[:num]
+        return order, self.active.expand_as(order)
+
+    def _drop_finished(self) -> None:
+        kept = ~self._over[:, self.active].all(0)
+        if not kept.all():
+            self.active = self.active[kept]
+            self._climbing = self._all.select(self.active)
 
 
 def _best_step(

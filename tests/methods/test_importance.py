@@ -4,12 +4,11 @@ import math
 
 import pytest
 import torch
-from problems import blocks, linear_gaussian_problem, mixture_target, seeded
+from problems import blocks, linear_gaussian_problem, mixture_target
 
 import crosscoding as cc
 from crosscoding.crosscoders import FCN, Gaussian
 from crosscoding.methods import HMC, Grid, Importance, Laplace, Variational
-from crosscoding.methods.importance import adapt
 
 PROBLEM = linear_gaussian_problem(4, data_dim=10, scale=0.3, batch=6, dtype=torch.double)
 
@@ -133,32 +132,3 @@ def test_impossible_points_of_the_prior_do_not_matter():
         off = posterior.log_evidence - math.log(0.5)
         assert off.abs() < 5 * posterior.log_evidence_error
         assert (posterior.sample(100, seed=0)[:, 0] > 0).all()
-
-
-@pytest.mark.parametrize("axis", [0, slice(None)], ids=["one axis", "all"])
-def test_draws_that_agree_are_adapted_from_and_no_other_query_notices(axis):
-    """Particles that no step moved coincide: there is no covariance to fit."""
-    problem = linear_gaussian_problem(3, data_dim=8, scale=0.3, batch=3, dtype=torch.double)
-    target = problem.target
-    draws = torch.randn(64, 3, 3, generator=seeded(0), dtype=torch.double)
-    draws[:, 1, axis] = draws[0, 1, axis]
-
-    def adapted(rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        some = draws[:, rows]
-        return adapt(
-            target.select(rows),
-            some,
-            torch.zeros_like(some[..., 0]),
-            components=2,
-            rounds=2,
-            num_draws=200,
-            generator=seeded(1),
-        ).params
-
-    together = adapted(torch.arange(3))
-    for query in range(3):
-        alone = adapted(torch.tensor([query]))
-        for name, value in together.items():
-            assert value.isfinite().all()
-            # In double, sums in another order are 1e-16 apart.
-            torch.testing.assert_close(value[[query]], alone[name], rtol=1e-8, atol=1e-8)

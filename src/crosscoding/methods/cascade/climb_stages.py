@@ -27,9 +27,9 @@ from crosscoding.methods.cascade.budget import (
 )
 from crosscoding.methods.cascade.handover import HandedOn
 from crosscoding.methods.cascade.weighing import BEYOND, Weighing
-from crosscoding.methods.importance import widened
 from crosscoding.methods.laplace import spread_starts
 from crosscoding.methods.natural_gradient import NaturalGradient
+from crosscoding.methods.numerics.adapted_mixture import widened
 from crosscoding.methods.numerics.gauss_newton import Modes, climb, lacking_modes
 from crosscoding.methods.numerics.resampling import taken
 from crosscoding.random import spawn

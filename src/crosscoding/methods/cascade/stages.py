@@ -31,7 +31,7 @@ from crosscoding.methods.cascade.climb_stages import ClimbStages
 from crosscoding.methods.cascade.handover import HandedOn, Particles
 from crosscoding.methods.cascade.weighing import Weighing, outside
 from crosscoding.methods.grid import Grid
-from crosscoding.methods.importance import adapt
+from crosscoding.methods.numerics.adapted_mixture import adapt
 from crosscoding.methods.numerics.annealing import Annealing
 from crosscoding.methods.numerics.bridge import Bridge
 from crosscoding.methods.numerics.low_rank_fit import FEWEST_DECODES, fit_low_rank

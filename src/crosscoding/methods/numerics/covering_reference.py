@@ -18,8 +18,7 @@ a mode for good, so climbs look for modes afterwards.
 
 Source: Hesterberg (1995) for mixing a proposal with a defensive part; Cornuet et al. (2012) for the
 weights over all rounds; Lange, Little & Taylor (1989) for the fit of m and S. Differs in: weights
-that are too uneven to fit to are flattened, as in
-`adapted_mixture`.
+that are too uneven to fit to are flattened, as in `adapted_mixture`.
 """
 
 import math

@@ -88,6 +88,7 @@ def fit_low_rank(
         max(min(num, num * affordable // _ENOUGH), 1) for num in (_NUM_CHOICE, NUM_PROBES)
     )
     best = _Best(target, for_choice.initial_seed(), max(num_choice, 2))
+    run = _Run(target, best, decodes, num_choice, num_probes, clock)
     spent = _OF_GRADIENT * taken
     for part, stream in zip(rounds, streams, strict=True):
         rows = best.open
@@ -95,25 +96,58 @@ def fit_low_rank(
             break
         report(share, counted(len(rows), "fit"))
         share += part.for_curvature + part.for_adam
-        some, (for_points, for_curvature, for_adam) = target.select(rows), spawn(stream, 3)
-        points = z[None] if part.num_points == 1 else best.draws(rows, part.num_points, for_points)
-        rank = int(part.for_curvature * decodes / (_OF_PRODUCT * len(points))) - num_probes - 1
-        rank = max(min(rank, target.latent_dim, _MOST_NUMBERS // target.latent_dim), 1)
-        stop = clock.within(0.5)
-        fitted, ranks = _narrowed(
-            some, points, (rank, num_probes), generator=for_curvature, stop=stop
-        )
-        left = best.offer(rows, fitted)
-        spent[rows] += _OF_PRODUCT * len(points) * (ranks + num_probes + 1)
-        steps = int(part.for_adam * decodes - 2 * num_choice) // (_OF_GRADIENT * _NUM_DRAWS)
-        if steps < _FEWEST_ADAM or not len(left) or clock.is_late():
-            continue
-        rows, some, fitted = rows[left], some.select(left), fitted.select(left)
-        steps = min(steps, _MOST_ADAM)
-        moved, steps = _adam(some, fitted, steps, generator=for_adam, stop=clock.within())
-        best.offer(rows, moved)
-        spent[rows] += _OF_GRADIENT * _NUM_DRAWS * steps + 2 * num_choice
+        spent[rows] += run.round(part, rows, z, generator=stream)
     return best.fitted, spent
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """What all rounds share.
+
+    Args:
+        target: The target to fit to.
+        best: Takes the fits.
+        decodes: Approximate number of decodes per query, for everything.
+        num_choice: Draws by which fits are compared.
+        num_probes: Probes of the curvature that is left over.
+        clock: Says when to stop.
+    """
+
+    target: Target
+    best: "_Best"
+    decodes: int
+    num_choice: int
+    num_probes: int
+    clock: Clock
+
+    def round(self, part: _Round, rows: Tensor, z: Tensor, *, generator: Generator) -> Tensor:
+        """A fit for some queries, then moved by Adam; the decodes it took, of shape `rows`.
+
+        The curvature is taken at z (B, latent), or at draws of the best fits so far.
+        """
+        for_points, for_curvature, for_adam = spawn(generator, 3)
+        several = part.num_points > 1
+        points = self.best.draws(rows, part.num_points, for_points) if several else z[None]
+        some, nums = self.target.select(rows), (self._rank(part, len(points)), self.num_probes)
+        stop = self.clock.within(0.5)
+        fitted, ranks = _narrowed(some, points, nums, generator=for_curvature, stop=stop)
+        left = self.best.offer(rows, fitted)
+        spent = _OF_PRODUCT * len(points) * (ranks + self.num_probes + 1)
+        steps = int(part.for_adam * self.decodes - 2 * self.num_choice)
+        steps = min(steps // (_OF_GRADIENT * _NUM_DRAWS), _MOST_ADAM)
+        if steps < _FEWEST_ADAM or not len(left) or self.clock.is_late():
+            return spent
+        some, fitted, stop = some.select(left), fitted.select(left), self.clock.within()
+        moved, steps = _adam(some, fitted, steps, generator=for_adam, stop=stop)
+        self.best.offer(rows[left], moved)
+        spent[left] += _OF_GRADIENT * _NUM_DRAWS * steps + 2 * self.num_choice
+        return spent
+
+    def _rank(self, part: _Round, num_points: int) -> int:
+        """The number of directions that a round can afford."""
+        products = int(part.for_curvature * self.decodes / (_OF_PRODUCT * num_points))
+        dim = self.target.latent_dim
+        return max(min(products - self.num_probes - 1, dim, _MOST_NUMBERS // dim), 1)
 
 
 class _Best:

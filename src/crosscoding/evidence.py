@@ -48,26 +48,7 @@ class Evidence:
 
     def __init__(self, values: Tensor | np.ndarray, mask: Tensor | np.ndarray) -> None:
         values, mask = as_tensor(values, "values"), as_tensor(mask, "mask", "bool")
-        if not values.is_floating_point():
-            raise TypeError(
-                f"expected values of a floating-point dtype, got {values.dtype}; "
-                'convert them with values.float(), or a NumPy array with .astype("float32")'
-            )
-        if mask.dtype != torch.bool:
-            raise TypeError(
-                f"expected a boolean mask (True = observed), got {mask.dtype}; "
-                "write the condition explicitly, for example mask = mask > 0"
-            )
-        if mask.device != values.device:
-            raise ValueError(
-                f"expected values and mask on one device, got {values.device} and {mask.device}; "
-                "move one with .to(device)"
-            )
-        if values.is_meta:
-            raise ValueError(
-                "expected values that are numbers, got a tensor on the meta device, which holds "
-                "none; create it outside torch.device('meta')"
-            )
+        _check_kinds(values, mask)
         try:
             mask = mask.expand(values.shape)
         except RuntimeError:
@@ -120,6 +101,30 @@ class Evidence:
     def __getitem__(self, index: int | slice | Tensor) -> "Evidence":
         """Entries of the batch, indexed along the first dimension."""
         return Evidence._of_checked(self.values[index], self.mask[index])
+
+
+def _check_kinds(values: Tensor, mask: Tensor) -> None:
+    """Raise TypeError or ValueError unless values are floats and mask is boolean, on one device."""
+    if not values.is_floating_point():
+        raise TypeError(
+            f"expected values of a floating-point dtype, got {values.dtype}; "
+            'convert them with values.float(), or a NumPy array with .astype("float32")'
+        )
+    if mask.dtype != torch.bool:
+        raise TypeError(
+            f"expected a boolean mask (True = observed), got {mask.dtype}; "
+            "write the condition explicitly, for example mask = mask > 0"
+        )
+    if mask.device != values.device:
+        raise ValueError(
+            f"expected values and mask on one device, got {values.device} and {mask.device}; "
+            "move one with .to(device)"
+        )
+    if values.is_meta:
+        raise ValueError(
+            "expected values that are numbers, got a tensor on the meta device, which holds "
+            "none; create it outside torch.device('meta')"
+        )
 
 
 def as_tensor(values: Tensor | np.ndarray, name: str, wanted: str = "float32") -> Tensor:

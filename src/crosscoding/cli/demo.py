@@ -41,20 +41,7 @@ def run(folder: Path, *, seed: int, as_json: bool) -> None:
     with followed("a mixture", silent, shown=True) as report:
         bare = compare(gaussian_mixture.target(), seed=seed, report=report)
     _write_completions(comparison, digit, mask, folder / "completions.png", seed=seed)
-    density_panels(
-        lambda z: target.log_prior(z) + target.pairwise_log_likelihood(z),
-        _labelled(comparison),
-        folder / "posterior.png",
-        title="p(z|x): exact contours, and each method's draws",
-        reference=comparison.draws["exact"],
-    )
-    density_panels(
-        gaussian_mixture.log_prob,
-        _labelled(bare),
-        folder / "mixture.png",
-        title="A mixture of Gaussians: exact contours, and each method's draws",
-        reference=bare.draws["exact"],
-    )
+    _write_densities(comparison, bare, target, folder)
     result = {
         "model": "mnist-2d",
         "digit": _DIGIT,
@@ -69,6 +56,26 @@ def run(folder: Path, *, seed: int, as_json: bool) -> None:
         print_json(result)
     else:
         _print(comparison, bare, folder)
+
+
+def _write_densities(
+    comparison: Comparison, bare: Comparison, target: VAETarget, folder: Path
+) -> None:
+    """The exact densities of both problems, with each method's draws."""
+    density_panels(
+        lambda z: target.log_prior(z) + target.pairwise_log_likelihood(z),
+        _labelled(comparison),
+        folder / "posterior.png",
+        title="p(z|x): exact contours, and each method's draws",
+        reference=comparison.draws["exact"],
+    )
+    density_panels(
+        gaussian_mixture.log_prob,
+        _labelled(bare),
+        folder / "mixture.png",
+        title="A mixture of Gaussians: exact contours, and each method's draws",
+        reference=bare.draws["exact"],
+    )
 
 
 def _labelled(comparison: Comparison) -> dict[str, Tensor]:

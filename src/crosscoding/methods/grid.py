@@ -192,11 +192,7 @@ class Grid(Method):
         is_left[len(settled.owner) : len(settled.owner) + len(left.owner)] = True
         order = cells.owner.argsort(stable=True)
         cells, is_left = cells.take(order), is_left[order]
-        by_mass = (cells.log_mass - cells.log_total(num_queries)[cells.owner]).exp()
-        num_left = torch.bincount(left.owner, minlength=num_queries)[cells.owner]
-        share_left = _SHARE_LEFT * (num_left > 0).double()
-        evenly = is_left.double() / num_left.clamp_min(1)
-        q = (1 - share_left) * by_mass.nan_to_num(nan=1.0) + share_left * evenly
+        q = _shares(cells, is_left, num_queries)
         # Each query's shares sum to 1, so in one running sum query b goes from b to b + 1.
         start, steps = torch.arange(num_queries).to(order)[:, None], torch.arange(self.num_checks)
         offset = uniform((1,), generator=generator, like=target.like).double()
@@ -275,6 +271,15 @@ class _Cells:
         best = best.scatter_reduce(0, self.owner, self.log_mass, "amax")
         relative = (self.log_mass - best[self.owner]).exp().nan_to_num(nan=0.0)
         return torch.zeros_like(best).index_add_(0, self.owner, relative).log() + best
+
+
+def _shares(cells: _Cells, is_left: Tensor, num_queries: int) -> Tensor:
+    """Shares of the checking draws, (C,): by mass and, of cells left alone, some evenly."""
+    by_mass = (cells.log_mass - cells.log_total(num_queries)[cells.owner]).exp()
+    num_left = torch.bincount(cells.owner[is_left], minlength=num_queries)[cells.owner]
+    share_left = _SHARE_LEFT * (num_left > 0).double()
+    evenly = is_left.double() / num_left.clamp_min(1)
+    return (1 - share_left) * by_mass.nan_to_num(nan=1.0) + share_left * evenly
 
 
 def _joined(first: _Cells, second: _Cells) -> _Cells:

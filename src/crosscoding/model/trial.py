@@ -80,17 +80,7 @@ class Trial:
         self._run_of = run
         state = {key: tensor.clone() for key, tensor in _state(network).items()}
         with watched(network) as drawn:
-            try:
-                self.output = self._run(rows)
-            except OutputError:
-                raise
-            except Exception as error:  # a user's module may raise anything
-                if "cuda" in str(error).lower():
-                    hint = "remove .cuda() from its code and move the whole module instead"
-                raise ValueError(
-                    f"expected {name} to take rows of shape {tuple(rows.shape[1:])}, but it failed "
-                    f"on {tuple(rows.shape)}: {first_line(error)}; {hint}"
-                ) from error
+            self.output = self._first_output(hint)
             drawn()  # drawing once, in the first run, is no noise
             self._doubt = self._doubt_of_runs(others)
             if drawn():
@@ -128,6 +118,21 @@ class Trial:
             )
         if self._doubt:
             raise ValueError(self._doubt)
+
+    def _first_output(self, hint: str) -> Tensor:
+        """The output for the rows; what the network raises becomes a ValueError with the hint."""
+        try:
+            return self._run(self._rows)
+        except OutputError:
+            raise
+        except Exception as error:  # a user's module may raise anything
+            if "cuda" in str(error).lower():
+                hint = "remove .cuda() from its code and move the whole module instead"
+            of_row, of_rows = tuple(self._rows.shape[1:]), tuple(self._rows.shape)
+            raise ValueError(
+                f"expected {self._name} to take rows of shape {of_row}, but it failed on "
+                f"{of_rows}: {first_line(error)}; {hint}"
+            ) from error
 
     def _run(self, rows: Tensor) -> Tensor:
         """The output for rows; the network may overwrite its input."""

@@ -25,6 +25,14 @@ def short_start(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time in seconds, in a list whose entry a test can change."""
+    times = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: times[0])
+    return times
+
+
+@pytest.fixture
 def without_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
     """Send linear models, whose answers are known, through the cascade."""
     monkeypatch.setattr(

@@ -5,13 +5,6 @@ import pytest
 from crosscoding.clock import UNLIMITED, Clock, OutOfTime
 
 
-@pytest.fixture
-def now(monkeypatch) -> list[float]:
-    times = [0.0]
-    monkeypatch.setattr("time.perf_counter", lambda: times[0])
-    return times
-
-
 def test_nothing_begins_when_it_is_over(now):
     clock, beats = Clock(10.0, lambda: beats.append(now[0])), []
     clock.tick()

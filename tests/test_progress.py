@@ -34,13 +34,6 @@ class Listener:
         self.times.append(self.clock())
 
 
-@pytest.fixture
-def now(monkeypatch) -> list[float]:
-    times = [0.0]
-    monkeypatch.setattr("time.perf_counter", lambda: times[0])
-    return times
-
-
 def test_a_share_never_goes_back_and_moves_at_every_report(now):
     listener = Listener()
     with followed("", listener, True) as told:

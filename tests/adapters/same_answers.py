@@ -1,8 +1,9 @@
-"""Methods that need gradients, batched Jacobians or neither, and a comparison of their answers."""
+"""Methods that need gradients, batched Jacobians or neither, a comparison of answers, a decoder."""
 
 import pytest
 import torch
 from cheap_methods import CHEAP
+from torch import nn
 
 import crosscoding as cc
 from crosscoding.methods import HMC, Auto, Importance, Laplace, NaturalGradient, Variational
@@ -11,6 +12,17 @@ METHODS = [
     cls(**CHEAP[cls]) for cls in (Auto, HMC, Importance, Laplace, NaturalGradient, Variational)
 ]
 every_kind_of_method = pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__)
+
+
+class MeanAndScale(nn.Module):
+    """A decoder whose elements have two parameters each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean, self.log_scale = nn.Linear(4, 6), nn.Linear(4, 6)
+
+    def forward(self, z):
+        return self.mean(z), self.log_scale(z).exp()
 
 
 def assert_same_answers(vae: cc.VAE, plain: cc.VAE, evidence: cc.Evidence, method) -> None:

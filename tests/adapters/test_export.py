@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 import torch
-from same_answers import assert_same_answers, every_kind_of_method
+from same_answers import MeanAndScale, assert_same_answers, every_kind_of_method
 from torch import nn
 from torch.export import Dim, ExportedProgram, export
 
@@ -50,14 +50,6 @@ def test_latents_with_a_shape_are_flattened(z):
 
 @pytest.mark.parametrize("shapes", SHAPES)
 def test_several_outputs_are_several_parameters(shapes, z):
-    class MeanAndScale(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.mean, self.log_scale = nn.Linear(4, 6), nn.Linear(4, 6)
-
-        def forward(self, z):
-            return self.mean(z), self.log_scale(z).exp()
-
     num, dynamic = SHAPES[shapes]
     program = program_of(MeanAndScale(), 4, num=num, shapes=dynamic)
     vae = from_export(program, Gaussian(scale=None))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from problems import seeded
-from same_answers import assert_same_answers, every_kind_of_method
+from same_answers import MeanAndScale, assert_same_answers, every_kind_of_method
 from torch import nn
 
 import crosscoding as cc
@@ -107,14 +107,6 @@ def test_double_precision_is_kept(tmp_path):
 
 
 def test_several_outputs_are_several_parameters(tmp_path, z):
-    class MeanAndScale(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.mean, self.log_scale = nn.Linear(4, 6), nn.Linear(4, 6)
-
-        def forward(self, z):
-            return self.mean(z), self.log_scale(z).exp()
-
     decoder = MeanAndScale()
     vae = from_onnx(exported(decoder, tmp_path / "decoder.onnx", 4), Gaussian(scale=None))
     torch.testing.assert_close(vae.decode(z), torch.stack(decoder(z), -1))

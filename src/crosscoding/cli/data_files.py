@@ -1,7 +1,6 @@
 """Reads data from files: NumPy arrays, tables, or a zip of pictures. Nothing is unpickled."""
 
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,23 +17,15 @@ from crosscoding.cli.tables import STDIN, DataTable, is_table, read_table, shown
 from crosscoding.errors import counted
 from crosscoding.likelihoods import Bernoulli
 from crosscoding.model.vae import VAE
+from crosscoding.persistence.archives import ARCHIVE_ERRORS, COMPRESSIONS
 from crosscoding.zoo.training.data import load_pictures
 
 _MOST_PICTURES = 1000
 _MOST_BYTES = 2**32  # of an unpacked array
-_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others unpack without a size limit
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
-_ARCHIVE_ERRORS = (
-    zipfile.BadZipFile,
-    EOFError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,7 +206,7 @@ def _arrays(path: Path, name: str | None) -> dict[str, np.ndarray]:
 def _zeros(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     """Zeros with the shape and dtype that an array's header states; they take no memory."""
     member = archive.getinfo(f"{name}.npy")
-    if member.compress_type not in _COMPRESSIONS:
+    if member.compress_type not in COMPRESSIONS:
         raise ValueError(f"{name} is neither stored nor deflated")
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
@@ -243,7 +234,7 @@ def _reading(path: Path) -> Iterator[None]:
     """Raise ValueError for whatever is wrong with a file of arrays."""
     try:
         yield
-    except (*_ARCHIVE_ERRORS, MemoryError, OverflowError, ValueError) as error:
+    except (*ARCHIVE_ERRORS, MemoryError, OverflowError, ValueError) as error:
         objects = "allow_pickle" in str(error)  # NumPy's option, which does not exist here
         reason = "they hold Python objects, not numbers" if objects else error
         raise ValueError(f"cannot read the arrays in {path}: {reason}") from None

@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.bijections import affine, affine_inverse
-from crosscoding.crosscoders.base import Map, Params, affine_start, small_normal
+from crosscoding.crosscoders.base import Map, Params, affine_start, small_normals
 
 _MAX_LOG_SCALE = 2.0  # per layer; without a bound, one large step makes z infinite
 
@@ -43,10 +43,7 @@ class InverseAutoregressive(Map):
             "weight_out": ((layers, 2, dim, hidden), 0.1 * hidden**-0.5),
             "bias_out": ((layers, 2, dim), 0.01),
         }
-        random = {
-            name: small_normal(*shape, scale=gain, generator=generator, like=mean)
-            for name, (shape, gain) in shapes.items()
-        }
+        random = small_normals(shapes, generator=generator, like=mean)
         return random | affine_start(mean, scale)
 
     def forward_and_ladj(self, params: Params, eps: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ q(z|x) for each query.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
 from typing import ClassVar
@@ -235,6 +235,16 @@ def small_normal(*shape: int, scale: float, generator: Generator, like: Tensor) 
     """Random first parameters: standard normal times scale, the same for every query."""
     noise = normal((1, *shape), generator=generator, like=like) * scale
     return noise.expand(len(like), *shape).clone()
+
+
+def small_normals(
+    shapes: Mapping[str, tuple[Sequence[int], float]], *, generator: Generator, like: Tensor
+) -> Params:
+    """`small_normal` for several parameters, each by its shape and scale."""
+    return {
+        name: small_normal(*shape, scale=scale, generator=generator, like=like)
+        for name, (shape, scale) in shapes.items()
+    }
 
 
 def affine_start(mean: Tensor, scale: Tensor) -> Params:

@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.bijections import affine, affine_inverse, spline, spline_inverse
-from crosscoding.crosscoders.base import Map, Params, affine_start, small_normal
+from crosscoding.crosscoders.base import Map, Params, affine_start, small_normals
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,7 @@ class Spline(Map):
             "weight_out": ((self.layers, num_outputs, self.hidden), 0.1 * self.hidden**-0.5),
             "bias_out": ((self.layers, num_outputs), 0.1),
         }
-        random = {
-            name: small_normal(*shape, scale=gain, generator=generator, like=mean)
-            for name, (shape, gain) in shapes.items()
-        }
+        random = small_normals(shapes, generator=generator, like=mean)
         return random | affine_start(mean, scale)
 
     def forward_and_ladj(self, params: Params, eps: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,27 +12,18 @@ have the required size.
 
 import io
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from crosscoding.persistence.archives import ARCHIVE_ERRORS, COMPRESSIONS
 from crosscoding.zoo.pictures import read_pixels
 
 _MOST_PICTURE_BYTES = 2**20
 _MOST_ARRAY_BYTES = 2**28
 _MOST_BYTES = 4 * 2**30  # of all pictures in an archive, encoded or decoded
-_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others unpack without a size limit
-_ARCHIVE_ERRORS = (
-    zipfile.BadZipFile,
-    EOFError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    zlib.error,
-)
 
 
 def load_digits(folder: Path, split: str) -> Tensor:
@@ -52,7 +43,7 @@ def load_digits(folder: Path, split: str) -> Tensor:
             member = archive.getinfo(f"{split}_images.npy")
             content = io.BytesIO(_unpacked(archive, member, path, _MOST_ARRAY_BYTES))
         images = np.lib.format.read_array(content, allow_pickle=False)
-    except (*_ARCHIVE_ERRORS, KeyError, MemoryError, OverflowError, ValueError) as error:
+    except (*ARCHIVE_ERRORS, KeyError, MemoryError, OverflowError, ValueError) as error:
         raise ValueError(f"expected MNIST in {path}: {error}") from None
     if images.dtype != np.uint8 or images.ndim != 3:
         raise ValueError(
@@ -88,7 +79,7 @@ def load_pictures(path: Path, side: int, *, last: int | None = None) -> Tensor:
             pictures = torch.empty(len(members), 3, side, side, dtype=torch.uint8)
             for picture, member in zip(pictures, members, strict=True):
                 picture.copy_(_read_member(archive, member, path, side))
-    except _ARCHIVE_ERRORS as error:
+    except ARCHIVE_ERRORS as error:
         raise ValueError(f"expected a zip archive in {path}: {error}") from None
     return pictures
 
@@ -115,7 +106,7 @@ def _unpacked(
         raise ValueError(
             f"expected members of at most {most_bytes} bytes, got {member.file_size} for {name}"
         )
-    if member.compress_type not in _COMPRESSIONS:
+    if member.compress_type not in COMPRESSIONS:
         raise ValueError(f"expected members that are stored or deflated, got {name}")
     with archive.open(member) as file:
         return file.read(most_bytes)  # limited, as the stated size may be false

@@ -5,7 +5,7 @@ import pytest
 from crosscoding.clock import UNLIMITED, Clock, OutOfTime
 
 
-def test_nothing_begins_when_it_is_over(now):
+def test_nothing_starts_after_time_is_up(now):
     clock, beats = Clock(10.0, lambda: beats.append(now[0])), []
     clock.tick()
     now[0] = 10.5
@@ -27,7 +27,7 @@ def test_a_loop_ends_before_the_step_that_would_be_too_long(now):
     assert not clock.is_late()
 
 
-def test_pieces_grow_while_they_are_quick_and_shrink_where_they_are_not(now):
+def test_pieces_grow_while_they_are_quick_and_shrink_when_they_are_slow(now):
     clock, sizes = Clock(100.0), []
     for some in clock.slices(1000, 64, "points"):
         sizes.append(some.stop - some.start)
@@ -43,7 +43,7 @@ def test_without_a_limit_pieces_are_as_large_as_they_may_be():
     assert not UNLIMITED.within()()
 
 
-def test_a_clock_of_less_time_is_told_by_the_same_and_has_the_same_memory(now):
+def test_a_clock_with_less_time_has_the_same_beat_and_memory(now):
     beats = []
     clock = Clock(beat=lambda: beats.append(now[0]), max_bytes=2**29).limited(2.0)
     clock.tick()
@@ -52,7 +52,7 @@ def test_a_clock_of_less_time_is_told_by_the_same_and_has_the_same_memory(now):
     assert clock.piece_bytes(64) == 32
 
 
-def test_pieces_take_less_where_memory_is_short_and_no_more_where_there_is_plenty():
+def test_pieces_shrink_if_memory_is_short_but_do_not_grow_if_there_is_plenty():
     assert UNLIMITED.piece_bytes(100) == 100
     assert Clock(max_bytes=2**40).piece_bytes(100) == 100
     assert Clock(max_bytes=1).piece_bytes(100) == 0

@@ -94,24 +94,24 @@ def test_evidence_on_another_device_is_refused(problem):
 
 
 @pytest.mark.parametrize("wrong", [nn.Linear(2, 6), "mnist-2d", None])
-def test_what_is_no_vae_is_refused(problem, wrong):
+def test_something_other_than_a_vae_is_refused(problem, wrong):
     with pytest.raises(TypeError, match=r"expected a crosscoding.VAE, got"):
         cc.condition(wrong, problem.evidence, seed=0)
 
 
-def test_what_is_no_evidence_is_refused(problem):
+def test_something_other_than_evidence_is_refused(problem):
     for wrong in (problem.truth, (problem.truth, problem.evidence.mask), None):
         with pytest.raises(TypeError, match=r"Evidence\(values, mask\) or Evidence.from_nan\(val"):
             cc.condition(problem.vae, wrong, seed=0)
 
 
 @pytest.mark.parametrize("wrong", ["grid", Grid, Gaussian(), 3])
-def test_what_is_no_method_is_refused(problem, wrong):
+def test_something_other_than_a_method_is_refused(problem, wrong):
     with pytest.raises(TypeError, match=r"one of crosscoding.methods, such as HMC\(\), got"):
         cc.condition(problem.vae, problem.evidence, wrong, seed=0)
 
 
-def test_what_is_no_target_is_refused(problem):
+def test_something_other_than_a_target_is_refused(problem):
     for wrong in (problem.vae, problem.evidence, lambda z: -z.square().sum(-1)):
         with pytest.raises(TypeError, match="expected a crosscoding target, got"):
             cc.infer(wrong, seed=0)
@@ -161,7 +161,7 @@ def test_a_bare_density_is_answered_without_a_batch():
     assert posterior.log_evidence.item() == pytest.approx(0.0, abs=0.02)
 
 
-def test_the_time_it_took_is_told(problem):
+def test_the_time_it_took_is_reported(problem):
     posterior = cc.condition(problem.vae, problem.evidence, Rejection(20), seed=0)
     assert posterior.seconds > 0
 
@@ -199,7 +199,7 @@ IDS = ["grid", "rejection", "hmc", "gvi", "nf", "fcn"]
 
 @pytest.mark.parametrize("method", METHODS, ids=IDS)
 @pytest.mark.parametrize("elements", [slice(0, 4), slice(0, 1), slice(3, 4)], ids=str)
-def test_a_decoder_that_is_nan_where_the_posterior_lies_is_an_error(method, elements):
+def test_a_decoder_that_is_nan_where_the_posterior_lies_raises(method, elements):
     """Also where only an element breaks that is not observed."""
     vae = cc.VAE(BreaksBeyond(2.0, math.nan, elements), 2, cc.likelihoods.Gaussian(0.3))
     values = torch.tensor([3.0, 0.0, 3.0, 3.0])
@@ -227,7 +227,7 @@ def test_a_broken_decoder_never_gives_an_answer_that_is_not_finite(method):
     assert (posterior.sample(500, seed=0).mean(0) - mean).abs().max() < 0.2
 
 
-def test_the_grid_meets_a_break_anywhere_that_prior_draws_may_be():
+def test_the_grid_notices_nan_wherever_prior_draws_may_be():
     vae = cc.VAE(BreaksBeyond(4.9, math.nan, slice(0, 4)), 2, cc.likelihoods.Gaussian(0.3))
     evidence = cc.Evidence(torch.zeros(4), torch.tensor(True))
     with pytest.raises(cc.NonFiniteError, match=r"at a z of norm 7\.06 .* nan .* for element 0"):
@@ -250,7 +250,7 @@ def test_the_grid_has_no_mass_where_a_decoder_overflows_far_out():
 
 
 @pytest.mark.parametrize("method", [Grid(), Auto()], ids=["grid", "auto"])
-def test_an_answer_next_to_what_the_decoder_cannot_say_is_not_trusted(method):
+def test_an_answer_next_to_points_without_output_is_not_trusted(method):
     """p(z|x) has its mean at 6.4, where there is NaN from 5.9 on."""
     vae = cc.VAE(BreaksBeyond(5.9, math.nan, slice(0, 4)), 2, cc.likelihoods.Gaussian(0.5))
     evidence = cc.Evidence(torch.tensor([8.0, 0, 0, 0]), torch.arange(4) < 1)
@@ -261,7 +261,7 @@ def test_an_answer_next_to_what_the_decoder_cannot_say_is_not_trusted(method):
     assert cc.condition(vae, elsewhere, method, seed=0).trusted
 
 
-def test_a_bare_density_of_nan_is_an_error():
+def test_a_bare_density_of_nan_raises():
     target = cc.DensityTarget(lambda z: (z[..., 0] - 1).log() - z.square().sum(-1), 2)
     for method in METHODS:
         with pytest.raises(cc.NonFiniteError, match="NaN"):
@@ -307,7 +307,7 @@ def test_log_p_of_no_query_is_zero():
 
 
 @pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
-def test_log_p_of_the_query_is_not_asked_of_a_truth_that_contradicts_the_evidence(batch):
+def test_log_p_of_the_query_refuses_a_truth_that_contradicts_the_evidence(batch):
     problem = linear_gaussian_problem(2, batch=batch)
     mask = torch.arange(8) < 3
     posterior = cc.condition(problem.vae, cc.Evidence(problem.truth, mask), seed=0)
@@ -332,7 +332,7 @@ def test_log_p_of_the_query_needs_a_model_and_a_truth_that_fits_it():
         cc.query_log_prob(posterior, problem.truth[0])
 
 
-def test_log_p_of_the_query_is_no_less_than_the_posteriors_own_draws_say():
+def test_log_p_of_the_query_is_at_least_what_the_posteriors_draws_show():
     """Even if the answer on the complete datum is caught in a local mode, as by this method."""
     vae = cc.VAE(Waves(8.0), 4, cc.likelihoods.Gaussian(0.1))
     data = vae.sample_prior(6, seed=0)
@@ -347,7 +347,7 @@ def test_log_p_of_the_query_is_no_less_than_the_posteriors_own_draws_say():
 
 @pytest.mark.parametrize(("latent_dim", "scale"), [(1, 0.1), (1, 0.3), (2, 0.1), (6, 0.2)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_right_difference_is_not_given_up_for_a_noisy_average(latent_dim, scale, dtype):
+def test_a_correct_difference_is_not_replaced_by_a_noisy_average(latent_dim, scale, dtype):
     """Two of eight elements observed: few draws of p(z|x) predict the other six."""
     problem = linear_gaussian_problem(latent_dim, data_dim=8, scale=scale, batch=(20,), dtype=dtype)
     evidence = cc.Evidence(problem.truth, torch.arange(8) < 2)
@@ -370,7 +370,7 @@ def test_log_probabilities_of_digits_are_those_of_a_grid(mnist_2d):
     assert ((found - (exact[0] - exact[1])).abs() < 0.1).all()
 
 
-def test_an_average_is_taken_where_it_is_the_better_one():
+def test_the_average_is_used_where_it_is_more_precise():
     """One element of twenty is asked for, and log p of the whole is estimated roughly."""
     problem = linear_gaussian_problem(3, data_dim=20, scale=0.5, batch=(4,))
     evidence = cc.Evidence(problem.truth, torch.arange(20) > 0)

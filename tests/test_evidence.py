@@ -35,7 +35,7 @@ def test_the_tensors_that_were_passed_are_neither_changed_nor_shared():
     assert torch.equal(evidence.mask, MASK)
 
 
-def test_values_that_require_gradients_are_cut_off_from_their_graph():
+def test_values_that_require_gradients_are_detached():
     assert not cc.Evidence(VALUES.clone().requires_grad_(), MASK).values.requires_grad
 
 
@@ -75,7 +75,7 @@ def test_flatten_of_one_query_has_a_batch_of_one():
     assert cc.Evidence(VALUES, MASK).flatten(2).values.shape == (1, 2, 3)
 
 
-def test_flatten_of_no_queries_has_a_batch_of_none():
+def test_flatten_of_no_queries_has_an_empty_batch():
     empty = cc.Evidence(torch.zeros(0, 5, 2, 3), torch.zeros(0, 5, 2, 3, dtype=torch.bool))
     assert empty.flatten(2).values.shape == (0, 2, 3)
 
@@ -95,14 +95,14 @@ def test_evidence_is_frozen():
 # ---- mistakes --------------------------------------------------------------------------------
 
 
-def test_values_that_are_no_tensor_are_refused():
+def test_values_that_are_not_a_tensor_are_refused():
     with pytest.raises(
         TypeError, match=r"values to be a torch\.Tensor or a NumPy array, got list.*as_tensor"
     ):
         cc.Evidence([1.0], MASK)
 
 
-def test_a_mask_that_is_no_tensor_is_refused():
+def test_a_mask_that_is_not_a_tensor_is_refused():
     with pytest.raises(TypeError, match=r"mask to be a torch\.Tensor or a NumPy array, got list"):
         cc.Evidence(VALUES, [True])
 
@@ -143,7 +143,7 @@ def test_from_nan_refuses_infinity():
         cc.Evidence.from_nan(torch.tensor([torch.nan, torch.inf]))
 
 
-def test_from_nan_refuses_what_is_no_tensor():
+def test_from_nan_refuses_anything_but_a_tensor():
     with pytest.raises(
         TypeError, match=r"values to be a torch\.Tensor or a NumPy array, got float"
     ):
@@ -154,7 +154,7 @@ def test_from_nan_refuses_what_is_no_tensor():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_arrays_are_taken_in_their_own_dtype_and_not_shared(dtype):
+def test_arrays_keep_their_dtype_and_are_not_shared(dtype):
     values, mask = VALUES.numpy().astype(dtype), MASK.numpy().copy()
     evidence = cc.Evidence(values, mask)
     assert evidence.values.dtype == getattr(torch, dtype)
@@ -169,14 +169,14 @@ def test_from_nan_takes_an_array():
     assert torch.equal(cc.Evidence.from_nan(array).mask, MASK)
 
 
-def test_arrays_that_are_read_only_or_turned_around_are_taken():
+def test_read_only_and_reversed_arrays_are_accepted():
     array = VALUES.numpy().copy()
     array.flags.writeable = False
     turned = cc.Evidence(array[::-1, ::-1], np.array(True))
     assert torch.equal(turned.values, VALUES.flip(0, 1))
 
 
-def test_an_array_of_float64_is_refused_by_a_model_in_float32_with_what_to_do():
+def test_an_array_of_float64_is_refused_by_a_model_in_float32_with_advice():
     vae = cc.VAE(torch.nn.Linear(2, 3), 2, cc.likelihoods.Gaussian(0.1))
     with pytest.raises(ValueError, match=r'float32, got torch.float64.*\.astype\("float32"\)'):
         cc.condition(vae, cc.Evidence.from_nan(np.array([0.5, np.nan, 1.0])))
@@ -199,12 +199,12 @@ def test_an_array_of_float64_is_refused_by_a_model_in_float32_with_what_to_do():
         (np.ma.masked_array([1.0, 2.0], [True, False]), "got a masked array; pass array.data"),
     ],
 )
-def test_arrays_that_are_refused(array, message):
+def test_arrays_of_unsuitable_dtypes_are_refused(array, message):
     with pytest.raises(TypeError, match=message):
         cc.Evidence(array, np.array(True))
 
 
-def test_a_mask_of_objects_is_told_to_become_boolean():
+def test_the_message_on_a_mask_of_objects_says_to_make_it_boolean():
     with pytest.raises(
         TypeError, match=r'got an array of object; convert it with \.astype\("bool"\)'
     ):
@@ -214,17 +214,17 @@ def test_a_mask_of_objects_is_told_to_become_boolean():
 
 
 @pytest.mark.parametrize("dtype", [">f4", "<f4", ">f8"])
-def test_an_array_in_another_order_of_bytes_is_taken(dtype):
+def test_an_array_in_another_byte_order_is_accepted(dtype):
     evidence = cc.Evidence(VALUES.numpy().astype(dtype), MASK.numpy())
     wanted = torch.float64 if "8" in dtype else torch.float32
     assert torch.equal(evidence.values, torch.where(MASK, VALUES, 0.0).to(wanted))
 
 
-def test_arrays_without_dimensions_are_taken():
+def test_arrays_without_dimensions_are_accepted():
     assert cc.Evidence(np.array(0.5), np.array(True)).values.shape == ()
 
 
-def test_what_pandas_has_is_told_how_to_become_an_array():
+def test_the_message_on_pandas_objects_says_how_to_make_an_array():
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"a": [1.0, None], "b": [2, 3]}).convert_dtypes()
     said = r"got DataFrame; .*\.to_numpy\(\"float32\", na_value=np\.nan\)"
@@ -249,7 +249,7 @@ def test_tensors_that_are_not_plain_are_refused():
         cc.Evidence(VALUES.to("meta"), MASK.to("meta"))
 
 
-def test_a_parameter_and_a_tensor_of_a_class_of_ones_own_become_plain_ones():
+def test_parameters_and_tensor_subclasses_become_plain_tensors():
     class Picture(torch.Tensor):
         pass
 
@@ -262,7 +262,7 @@ def test_a_parameter_and_a_tensor_of_a_class_of_ones_own_become_plain_ones():
 # ---- masks -----------------------------------------------------------------------------------
 
 
-def test_its_repr_says_what_matters_and_prints_no_tensors():
+def test_its_repr_is_short_and_prints_no_tensors():
     evidence = cc.Evidence(torch.zeros(2, 4), torch.tensor([True, False, False, False]))
     assert repr(evidence) == "Evidence(shape=(2, 4), 25.0% observed)"
     assert repr(evidence[:0]) == "Evidence(shape=(0, 4), 0.0% observed)"

@@ -331,7 +331,7 @@ def test_the_zoo_is_the_same_whatever_surrounds_it(surrounding):
 
 
 @within
-def test_a_decoder_of_ones_own_class_is_the_same_whatever_surrounds_its_loading(
+def test_a_decoder_of_a_users_class_is_the_same_whatever_surrounds_its_loading(
     surrounding, tmp_path
 ):
     vae = cc.VAE(Residual(4), 2, GAUSSIAN.likelihood)
@@ -378,7 +378,7 @@ WITH_GRADIENTS = {name: LISTED[name] for name in ("hmc", "gvi", "laplace")}
 
 
 @pytest.mark.parametrize("method", WITH_GRADIENTS.values(), ids=WITH_GRADIENTS)
-def test_a_model_made_in_inference_mode_is_a_model_like_any(method):
+def test_a_model_made_in_inference_mode_works_like_any_other(method):
     vae = cc.VAE(GAUSSIAN.decoder, 2, cc.likelihoods.Gaussian(SCALES))
     bare = cc.condition(vae, GAUSSIAN.evidence(), method, seed=0)
     with torch.inference_mode():
@@ -393,7 +393,7 @@ def test_a_model_made_in_inference_mode_is_a_model_like_any(method):
     assert_same(cc.condition(later, evidence, method, seed=0).draws, bare.draws)
 
 
-def test_tensors_made_in_inference_mode_are_taken_anywhere():
+def test_tensors_made_in_inference_mode_are_accepted_everywhere():
     density = cc.DensityTarget(lambda z: -z.square().sum(-1), 2)
     method = HMC(4, 5, 5, num_leapfrog=3)
     bare = cc.infer(density, method, seed=0)
@@ -407,7 +407,7 @@ def test_tensors_made_in_inference_mode_are_taken_anywhere():
     assert not GAUSSIAN.vae().decode(data[:, :2]).is_inference()
 
 
-def test_what_was_made_on_the_meta_device_is_refused():
+def test_tensors_on_the_meta_device_are_refused():
     with torch.device("meta"):
         decoder, values = nn.Linear(2, 6), torch.zeros(6)
         with pytest.raises(ValueError, match="is on the meta device"):
@@ -440,7 +440,7 @@ def test_gradients_are_recorded_where_the_caller_records_them():
 
 @every_surrounding
 @quiet
-def test_what_surrounds_a_call_is_back_after_an_error(surrounding):
+def test_the_callers_settings_are_restored_after_an_error(surrounding):
     with surrounding():
         before = around()
         with pytest.raises(ValueError, match="expected z"):
@@ -459,7 +459,7 @@ class Positions(nn.Module):
         return self.linear(z) + torch.arange(6) / torch.tensor(7)
 
 
-def test_what_a_decoder_makes_lies_with_its_model():
+def test_tensors_that_a_decoder_creates_are_on_its_models_device():
     decoder = Positions()
     bare = cc.condition(cc.VAE(decoder, 2, GAUSSIAN.likelihood), GAUSSIAN.evidence(), seed=0)
     with torch.device("meta"):

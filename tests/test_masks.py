@@ -15,7 +15,7 @@ def test_random_mask_observes_exactly_the_fraction(fraction):
     assert mask.sum().item() == round(fraction * 100)
 
 
-def test_random_mask_of_the_same_seed_is_the_same_and_of_another_is_not():
+def test_the_seed_determines_random_mask():
     first, again = cc.random_mask((100,), 0.5, seed=3), cc.random_mask((100,), 0.5, seed=seeded(3))
     assert torch.equal(first, again)
     assert not torch.equal(first, cc.random_mask((100,), 0.5, seed=4))
@@ -35,13 +35,13 @@ def test_random_mask_leaves_the_global_generator_alone():
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.1, float("nan")])
-def test_random_mask_refuses_a_fraction_that_is_none(fraction):
+def test_random_mask_refuses_an_invalid_fraction(fraction):
     with pytest.raises(ValueError, match="fraction between 0 and 1"):
         cc.random_mask((8,), fraction)
 
 
 @pytest.mark.parametrize(("seed", "error"), [("a", TypeError), (True, TypeError), (-1, ValueError)])
-def test_random_mask_refuses_a_seed_that_is_none(seed, error):
+def test_random_mask_refuses_an_invalid_seed(seed, error):
     with pytest.raises(error, match="expected seed"):
         cc.random_mask((8,), 0.5, seed=seed)
 
@@ -60,7 +60,7 @@ def test_rectangle_mask_covers_every_channel():
     assert torch.equal(mask[0], mask[2])
 
 
-def test_rectangle_mask_of_nothing_given_observes_everything():
+def test_rectangle_mask_without_arguments_observes_everything():
     assert cc.rectangle_mask((4, 5)).all()
 
 
@@ -75,7 +75,7 @@ def test_rectangle_mask_refuses_columns_outside_the_image():
         cc.rectangle_mask((4, 5), columns=(0, 5))
 
 
-def test_rectangle_mask_refuses_a_shape_that_is_no_image():
+def test_rectangle_mask_refuses_a_shape_that_is_not_an_image():
     with pytest.raises(ValueError, match="shape of an image"):
         cc.rectangle_mask((4,))
 
@@ -103,6 +103,6 @@ def test_stroke_mask_joins_all_its_corners_in_every_channel():
 
 
 @pytest.mark.parametrize(("shape", "points"), [((8,), [(0, 0)]), ((8, 8), [])])
-def test_stroke_mask_refuses_no_image_and_no_points(shape, points):
+def test_stroke_mask_refuses_other_shapes_and_missing_points(shape, points):
     with pytest.raises(ValueError, match=r"shape of an image and at least one \(row, column\)"):
         cc.stroke_mask(shape, points)

@@ -12,7 +12,7 @@ import crosscoding as cc
 
 
 @pytest.mark.parametrize("share", [0.3, 1.0])
-def test_a_jacobian_that_is_too_large_is_worked_out_by_columns(share, monkeypatch):
+def test_a_jacobian_that_is_too_large_is_computed_by_columns(share, monkeypatch):
     decoder = nn.Sequential(nn.Linear(6, 20), nn.Tanh(), nn.Linear(20, 30)).double()
     vae = cc.VAE(decoder, 6, cc.likelihoods.Gaussian(0.3))
     data = vae.sample_prior(4, seed=0)
@@ -65,7 +65,7 @@ print(peak() - before - cc.Bank.of(vae).num_bytes / 2**30 - answer)
     [("laplace", 1, 2**27), ("smc", 1, 2**27), ("hmc", 1, 2**28), ("auto", 2, 2**29)],
 )
 @pytest.mark.slow
-def test_the_peak_of_work_on_large_pictures_stays_within_its_bound(method, threads, max_bytes):
+def test_peak_memory_on_large_pictures_stays_within_its_bound(method, threads, max_bytes):
     done = subprocess.run(
         [sys.executable, "-c", PEAK, str(threads), method, str(max_bytes)],
         capture_output=True,

@@ -34,7 +34,7 @@ class Listener:
         self.times.append(self.clock())
 
 
-def test_a_share_never_goes_back_and_moves_at_every_report(now):
+def test_progress_rises_with_every_report(now):
     listener = Listener()
     with followed("", listener, True) as told:
         for share in (0.0, 0.0, 0.6, 0.3, 0.0, 0.7, 2.0):
@@ -46,7 +46,7 @@ def test_a_share_never_goes_back_and_moves_at_every_report(now):
     assert shares[-1] == 1.0
 
 
-def test_beats_move_it_on_short_of_the_end(now):
+def test_beats_move_progress_on_but_not_to_the_end(now):
     listener = Listener()
     told = Progress(listener)
     for _ in range(1000):
@@ -60,7 +60,7 @@ def test_beats_move_it_on_short_of_the_end(now):
     assert len(listener.shares) == 1000  # not at every piece
 
 
-def test_it_says_about_how_long_the_rest_takes(now):
+def test_progress_says_about_how_long_the_rest_takes(now):
     listener = Listener()
     told = Progress(listener)
     now[0] = 10.0
@@ -127,7 +127,7 @@ def test_progress_moves_while_one_stage_decodes(monkeypatch):
     assert listener.times[-1] > 5
 
 
-def test_query_log_prob_and_calibrate_scale_tell_their_progress():
+def test_query_log_prob_and_calibrate_scale_report_progress():
     problem = linear_gaussian_problem(2, data_dim=12, scale=0.3, batch=20)
     told = []
     posterior = cc.condition(problem.vae, problem.evidence, Grid(), seed=0)
@@ -178,14 +178,14 @@ def work(now: list[float], *, report=silent, shown: bool = True) -> None:
             told(step / 5, "step")
 
 
-def test_it_is_shown_once_work_has_taken_two_seconds(now, bars):
+def test_progress_is_shown_once_work_has_taken_two_seconds(now, bars):
     work(now)
     assert bars[0] == "open work"
     assert bars[-1] == "close"
     assert len(bars) == 6  # steps 2 to 5
 
 
-def test_it_is_not_shown_where_it_is_not_wanted(now, bars, monkeypatch):
+def test_progress_is_not_shown_where_it_is_not_wanted(now, bars, monkeypatch):
     work(now, shown=False)
     work(now, report=lambda share, what: None)
     thread = threading.Thread(target=work, args=(now,))

@@ -37,7 +37,7 @@ def test_means_over_different_seeds_are_unbiased():
     assert ((shares.mean(0) - exact).abs() < 5 * error).all()
 
 
-def test_points_are_more_even_than_draws():
+def test_points_are_spread_more_evenly_than_draws():
     """The mean of a smooth function has a smaller error than that of independent draws."""
 
     def error(points):
@@ -49,7 +49,7 @@ def test_points_are_more_even_than_draws():
     assert torch.tensor(quasi).square().mean() < torch.tensor(plain).square().mean() / 9
 
 
-def test_the_same_seed_gives_the_same_points_and_another_others():
+def test_the_seed_determines_the_points():
     first, second, other = (
         quasi_normal(32, 5, generator=seeded(s), like=torch.empty(0)) for s in (1, 1, 2)
     )

@@ -33,7 +33,7 @@ MODULES = modules()
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
-def test_every_name_in_all_exists(module):
+def test_all_names_in_all_exist(module):
     loaded = importlib.import_module(f"crosscoding.{module}".rstrip("."))
     names = getattr(loaded, "__all__", [])
     assert [name for name in names if not hasattr(loaded, name)] == []
@@ -44,7 +44,7 @@ PUBLIC = ("", "adapters", "crosscoders", "diagnostics", "likelihoods", "methods"
 
 
 @pytest.mark.parametrize("package", PUBLIC)
-def test_dir_shows_the_public_names_alone(package):
+def test_dir_shows_only_the_public_names(package):
     loaded = importlib.import_module(f"crosscoding.{package}".rstrip("."))
     shown = dir(loaded)
     assert [name for name in shown if not name.startswith("__")] == sorted(loaded.__all__)

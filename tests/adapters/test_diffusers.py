@@ -155,7 +155,7 @@ def test_an_encoder_outputs_the_librarys_posterior_in_coordinates_of_z(name):
     torch.testing.assert_close(std, wanted[1].flatten(1), rtol=1e-5, atol=1e-9)
 
 
-def test_an_encoder_without_a_deviation_or_not_wanted_is_left_out():
+def test_an_encoder_is_left_out_if_it_has_no_deviation_or_is_not_wanted():
     assert from_diffusers(kl(), 4).encoder is not None
     assert from_diffusers(kl(), 4, with_encoder=False).encoder is None
     assert from_diffusers(tiny(), 4).encoder is None

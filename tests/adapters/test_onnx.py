@@ -84,7 +84,7 @@ def test_every_kind_of_method_answers_through_a_file(vae, plain, evidence, metho
     assert_same_answers(vae, plain, evidence, method)
 
 
-def test_the_last_layer_of_a_stack_of_linear_layers_shows(tmp_path):
+def test_the_last_layer_of_a_stack_of_linear_layers_is_found(tmp_path):
     decoder = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 6), nn.Sigmoid())
     path = exported(decoder, tmp_path / "decoder.onnx", 3)
     assert from_onnx(path, cc.likelihoods.Bernoulli(logits=False)).head is not None

@@ -123,7 +123,7 @@ def test_an_encoder_of_another_posterior_is_left_out(kind):
     assert from_pythae(model_of(kind), likelihood=Gaussian(1.0)).encoder is None
 
 
-def test_an_encoder_to_a_point_or_not_wanted_is_left_out():
+def test_an_encoder_is_left_out_if_it_gives_a_point_or_is_not_wanted():
     model = model_of("Adversarial_AE", deterministic_posterior=True)
     assert from_pythae(model, likelihood=Gaussian(1.0)).encoder is None
     assert from_pythae(model_of("VAE")).encoder is not None

@@ -73,14 +73,14 @@ def test_u_is_above_the_bound_with_the_squared_norm_in_the_denominator():
     torch.testing.assert_close(along, expected, rtol=0, atol=2e-3)
 
 
-def test_u_is_moved_along_w_only():
+def test_u_is_moved_only_along_w():
     v, w, _ = free_parameters()
     moved = constrained(v, w) - v
     across = moved - (moved * w).sum(-1, keepdim=True) * w / w.square().sum(-1, keepdim=True)
     torch.testing.assert_close(across, torch.zeros_like(across))
 
 
-def test_without_the_constraint_a_map_here_folds():
+def test_without_the_constraint_this_map_folds():
     """The first parameters have wᵀv < −1, so the tests above do reach the bound."""
     v, w, bias = free_parameters()
     assert (w * v).sum(-1)[0] < -1

@@ -42,7 +42,7 @@ def test_ladj_is_that_of_autograd(scale):
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0])
-def test_value_and_slope_have_no_step_at_knots_and_ends(scale):
+def test_value_and_slope_are_continuous_at_knots_and_ends(scale):
     """Both sides of every kink of the second derivative, 5 and −5 among them."""
     widths, heights, slopes = parameters(scale=scale)
     shares = 1e-3 / 6 + (1 - 1e-3) * widths.softmax(-1)

@@ -75,7 +75,7 @@ def test_a_scale_that_broadcasts_keeps_its_shape():
     torch.testing.assert_close(found, scale, rtol=0.04, atol=0)
 
 
-def test_a_decoder_that_bends_gets_the_scale_its_data_were_drawn_with():
+def test_a_curved_decoder_gets_the_scale_its_data_were_drawn_with():
     generator = torch.Generator().manual_seed(0)
     decoder = nn.Sequential(nn.Linear(3, 20), nn.Tanh(), nn.Linear(20, 60))
     with torch.no_grad():
@@ -218,7 +218,7 @@ def test_data_that_z_can_match_exactly_are_refused():
         cc.calibrate_scale(problem.vae, data)
 
 
-def test_the_model_is_left_as_it_was_and_the_same_call_gives_the_same_bits():
+def test_the_model_is_not_changed_and_the_same_call_gives_the_same_bits():
     problem = linear_gaussian_problem(batch=50)
     found = [cc.calibrate_scale(problem.vae, problem.truth) for _ in range(2)]
     assert found[0] == found[1]
@@ -276,7 +276,7 @@ LINEAR = linear_gaussian_problem()
         (LINEAR.vae, LINEAR.truth, {"rounds": 1}, cc.BudgetError, "settles within 1 round,"),
     ],
 )  # fmt: skip
-def test_what_it_refuses(vae, data, options, error, message):
+def test_invalid_arguments_are_refused(vae, data, options, error, message):
     with pytest.raises(error, match=message):
         cc.calibrate_scale(vae, data, **options)
 

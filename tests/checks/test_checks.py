@@ -13,7 +13,7 @@ from crosscoding import checks
 from crosscoding.likelihoods import Bernoulli, Categorical, Gaussian, Mixed, Poisson
 
 
-def test_nothing_speaks_against_a_right_model_and_its_own_data():
+def test_a_correct_model_passes_on_its_own_data():
     vae = right()
     report = vae.check(drawn(vae))
     assert report.ok
@@ -26,7 +26,7 @@ def test_nothing_speaks_against_a_right_model_and_its_own_data():
     assert report.summary == "no problems found"
 
 
-def test_without_data_the_decoder_alone_is_looked_at():
+def test_without_data_only_the_decoder_is_checked():
     report = right().check()
     assert "data" not in report
     assert "gradients" in report
@@ -50,7 +50,7 @@ def test_the_same_seed_gives_the_same_figures():
     assert first["scale"].figures != other["scale"].figures
 
 
-def test_the_model_and_the_data_are_left_as_they_were():
+def test_the_model_and_the_data_are_not_changed():
     vae = right()
     data = drawn(vae)
     kept, before = data.clone(), torch.get_rng_state()
@@ -63,7 +63,7 @@ def test_the_model_and_the_data_are_left_as_they_were():
     assert not any(parameter.requires_grad for parameter in vae.decoder.parameters())
 
 
-def test_it_works_where_the_caller_takes_no_gradients():
+def test_checks_work_where_the_caller_has_turned_gradients_off():
     vae = right()
     data = drawn(vae)
     for context in (torch.no_grad(), torch.inference_mode()):
@@ -107,7 +107,7 @@ def test_a_decoded_scale_raises_no_false_alarm():
     assert {finding.status for finding in report.findings} <= {"ok", "note"}, str(report)
 
 
-def test_where_the_output_is_wrong_nothing_else_is_worked_out():
+def test_if_the_output_is_wrong_nothing_else_is_computed():
     vae = wrapped(lambda net, z: torch.where(z[:, :1] > 2, math.nan, net(z)))
     assert [finding.name for finding in vae.check().findings] == ["output", "repeatability"]
 
@@ -123,14 +123,14 @@ def test_a_check_that_fails_is_a_finding():
     assert finding.message == "could not be checked: no gradients, please"
 
 
-def test_arrays_are_taken_as_tensors_are():
+def test_arrays_are_accepted_like_tensors():
     vae = right()
     data = drawn(vae)
     found, wanted = vae.check(data.numpy()), vae.check(data)
     assert found["explanation"].figures == wanted["explanation"].figures
 
 
-def test_many_data_are_looked_at_in_part(monkeypatch):
+def test_of_many_data_a_subset_is_checked(monkeypatch):
     vae = right()
     monkeypatch.setattr(checks, "_MOST_DATA", 50)
     assert vae.check(drawn(vae))["data"].figures["count"] == 50
@@ -146,6 +146,6 @@ def test_many_data_are_looked_at_in_part(monkeypatch):
         (np.zeros((3, 12)), {}, ValueError, r'float32, got torch.float64.*\.astype\("float32"\)'),
     ],
 )
-def test_what_it_refuses(data, options, error, message):
+def test_invalid_arguments_are_refused(data, options, error, message):
     with pytest.raises(error, match=message):
         right().check(data, **options)

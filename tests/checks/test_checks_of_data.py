@@ -125,7 +125,7 @@ def rates(shift: float, last: nn.Module) -> nn.Sequential:
 
 
 @pytest.mark.parametrize("shift", [-1.0, 0.0, 2.0, 5.0])
-def test_rates_that_are_taken_for_their_logarithms(shift):
+def test_rates_that_are_mistaken_for_logarithms(shift):
     decoder = rates(shift, nn.Softplus())
     vae = cc.VAE(decoder, LATENT, Poisson(log_rate=False))
     data = drawn(vae, 400)
@@ -137,7 +137,7 @@ def test_rates_that_are_taken_for_their_logarithms(shift):
 
 
 @pytest.mark.parametrize("shift", [3.0, 5.0])
-def test_logarithms_that_are_taken_for_rates(shift):
+def test_logarithms_that_are_mistaken_for_rates(shift):
     decoder = rates(shift, nn.ReLU())
     data = drawn(cc.VAE(decoder, LATENT, Poisson()), 400)
     finding = cc.VAE(decoder, LATENT, Poisson(log_rate=False)).check(data)["counts"]
@@ -164,7 +164,7 @@ def test_counts_in_some_columns():
 
 
 @pytest.mark.parametrize("num", [1, 2, 9])
-def test_few_counts_say_too_little(num):
+def test_a_few_counts_are_not_enough_to_judge_by(num):
     decoder = rates(-3.0, nn.Softplus())  # next to none, and now and then one
     vae = cc.VAE(decoder, LATENT, Poisson(log_rate=False))
     report = vae.check(drawn(vae, 400)[:num].clamp_min(1))
@@ -216,7 +216,7 @@ class Kindless(Geometric):
     kind = ""
 
 
-def test_counts_of_a_likelihood_of_ones_own_are_counted():
+def test_counts_of_a_users_likelihood_are_checked():
     vae = cc.VAE(rates(0.0, None), LATENT, Geometric())
     data = drawn(vae, 400)
     report = vae.check(data)
@@ -232,7 +232,7 @@ def test_counts_of_a_likelihood_of_ones_own_are_counted():
 
 
 @pytest.mark.parametrize("mixed", [False, True])
-def test_a_likelihood_that_does_not_say_its_kind_is_compared_with_nothing(mixed):
+def test_a_likelihood_without_a_kind_is_not_compared(mixed):
     likelihood = Mixed([(Gaussian(0.3), 4), (Kindless(), 8)]) if mixed else Kindless()
     vae = cc.VAE(rates(0.0, None), LATENT, likelihood)
     finding = vae.check(drawn(vae, 200))["explanation"]
@@ -276,7 +276,7 @@ def test_log_prob_is_that_of_a_linear_model():
 
 
 @pytest.mark.parametrize("factor", [0.2, 0.9, 5.0])
-def test_the_scale_that_data_ask_for_is_that_of_the_exact_likelihood_of_a_linear_vae(factor):
+def test_the_suggested_scale_is_that_of_the_exact_likelihood_of_a_linear_vae(factor):
     problem = linear_gaussian_problem(latent_dim=3, data_dim=8, scale=0.5, batch=32)
     guessed = cc.VAE(problem.vae.decoder, 3, Gaussian(0.5 / factor))
     finding = guessed.check(problem.truth)["scale"]
@@ -287,7 +287,7 @@ def test_the_scale_that_data_ask_for_is_that_of_the_exact_likelihood_of_a_linear
 
 
 @pytest.mark.parametrize("factor", [0.2, 5.0])
-def test_a_scale_that_is_not_that_of_the_data(factor):
+def test_a_scale_that_does_not_fit_the_data(factor):
     decoder = network(60)
     data = drawn(cc.VAE(decoder, LATENT, Gaussian(0.3)))
     finding = cc.VAE(decoder, LATENT, Gaussian(0.3 / factor)).check(data)["scale"]
@@ -296,7 +296,7 @@ def test_a_scale_that_is_not_that_of_the_data(factor):
     assert finding.figures["factor"] == pytest.approx(factor, rel=0.1)  # the decoder bends
 
 
-def test_data_that_z_can_match_do_not_tell_the_scale():
+def test_data_that_z_can_match_do_not_determine_the_scale():
     problem = linear_gaussian_problem(latent_dim=3, data_dim=3, scale=0.01, batch=32)
     vae = cc.VAE(problem.vae.decoder, 3, Gaussian(0.1))
     finding = vae.check(problem.truth[:2].repeat(16, 1))["scale"]

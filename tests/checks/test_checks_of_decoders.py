@@ -189,7 +189,7 @@ def test_wrong_gradients(function, words):
     assert words in finding.message
 
 
-def test_a_decoder_of_float32_alone_is_differentiated_in_float32():
+def test_a_decoder_that_works_only_in_float32_is_differentiated_in_float32():
     constant = torch.ones(12, LATENT)
     vae = wrapped(lambda net, z: net(z) + nn.functional.linear(z, constant))
     finding = vae.check()["gradients"]
@@ -197,7 +197,7 @@ def test_a_decoder_of_float32_alone_is_differentiated_in_float32():
     assert "float32" in finding.message
 
 
-def test_kinks_are_no_fault():
+def test_kinks_are_not_reported():
     decoder = nn.Sequential(
         *[part if isinstance(part, nn.Linear) else nn.ReLU() for part in network()]
     )
@@ -211,13 +211,13 @@ def test_a_latent_dimension_that_is_ignored():
     assert finding.figures == {"active": 1.0, "ignored": 1.0}
 
 
-def test_a_decoder_that_ignores_all():
+def test_a_decoder_that_ignores_z():
     finding = cc.VAE(network(), LATENT, Gaussian(1e4)).check()["latent"]
     assert finding.status == "error"
     assert "none of 2 dimensions" in finding.message
 
 
-def test_a_decoder_that_has_no_forward_mode_is_no_worse():
+def test_a_decoder_without_forward_mode_passes():
     class Backward(torch.autograd.Function):
         @staticmethod
         def forward(ctx, values):
@@ -231,7 +231,7 @@ def test_a_decoder_that_has_no_forward_mode_is_no_worse():
     assert finding.status == "ok"
 
 
-def test_the_work_is_told():
+def test_the_cost_is_reported():
     report = right().check()
     assert report["cost"].figures["operations"] == LATENT * 16 + 16 * 12
     assert report["bank"].figures["points"] == len(cc.Bank.of(right()).points)
@@ -239,14 +239,14 @@ def test_the_work_is_told():
     assert "integrates over a grid" in report["methods"].message
 
 
-def test_a_last_layer_that_is_the_only_one_is_no_fault():
+def test_a_last_layer_that_is_the_only_one_is_not_reported():
     finding = cc.VAE(nn.Linear(2, 12), LATENT, Gaussian(0.3)).check()["last layer"]
     assert finding.status == "ok"
     assert "the only layer" in finding.message
 
 
 @pytest.mark.parametrize("likelihood", [Mixed([(Gaussian(0.3), 12)]), Gaussian(None)])
-def test_where_rows_are_not_told_apart_no_other_last_layer_is_asked_for(likelihood):
+def test_no_other_last_layer_is_suggested_where_rows_cannot_be_separated(likelihood):
     decoder = network(12 if isinstance(likelihood, Mixed) else 24)
     if not isinstance(likelihood, Mixed):
         decoder = nn.Sequential(decoder, nn.Softplus(), nn.Unflatten(1, (12, 2)))
@@ -255,7 +255,7 @@ def test_where_rows_are_not_told_apart_no_other_last_layer_is_asked_for(likeliho
     assert finding.message.startswith("its rows cannot be separated")
 
 
-def test_a_last_layer_that_does_not_show_is_noted():
+def test_a_hidden_last_layer_is_noted():
     assert status(wrapped(lambda net, z: net(z) * 1.0), "last layer") == "note"
 
 

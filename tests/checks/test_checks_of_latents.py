@@ -53,7 +53,7 @@ def test_too_few_data_for_moments_are_noted():
     assert status(with_encoder(Exact()), "prior", PROBLEM.truth[:50]) == "note"
 
 
-def test_data_farther_out_than_the_prior_are_seen_without_an_encoder():
+def test_data_farther_out_than_the_prior_are_noticed_without_an_encoder():
     shrunk = wrapped(lambda net, z: net(z / 5))
     assert status(right(), "prior", drawn(right())) == "ok"
     finding = shrunk.check(drawn(right()))["prior"]
@@ -70,7 +70,7 @@ def test_an_encoder_of_another_model():
     assert status(with_encoder(Other()), "encoder", PROBLEM.truth) == "warning"
 
 
-def test_an_encoder_that_puts_out_nan():
+def test_an_encoder_that_outputs_nan():
     class Narrow(Exact):
         def forward(self, data):
             return super().forward(torch.where(data.abs() < 100, data, math.nan))

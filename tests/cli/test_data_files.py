@@ -22,7 +22,7 @@ def read_data(words: str, vae: cc.VAE) -> torch.Tensor:
     return read(words, vae).values
 
 
-def test_numbers_are_taken_as_they_are_in_the_models_dtype(tmp_path):
+def test_numbers_are_read_in_the_models_dtype(tmp_path):
     values = np.random.default_rng(0).normal(size=(5, 2, 3))
     np.save(tmp_path / "a.npy", values)
     data = read_data(str(tmp_path / "a.npy"), model(Gaussian()))

@@ -526,7 +526,7 @@ def test_parameters_are_packed_into_one_tensor_and_taken_apart(family):
 
 
 @every_family
-def test_a_family_is_a_small_frozen_object(family):
+def test_a_family_is_frozen_and_comparable(family):
     assert family == copy.deepcopy(family)
     assert hash(family) == hash(copy.deepcopy(family))
     with pytest.raises(AttributeError):
@@ -546,7 +546,7 @@ def test_an_fcn_of_no_width_is_refused(hidden):
 
 
 @pytest.mark.parametrize("components", [0, -1])
-def test_a_mixture_of_none_is_refused(components):
+def test_a_mixture_without_components_is_refused(components):
     with pytest.raises(ValueError, match=f"components >= 1, got {components}"):
         Mixture(components)
 
@@ -563,7 +563,7 @@ def test_an_autoregressive_flow_without_a_part_is_refused(wrong):
         InverseAutoregressive(**wrong)
 
 
-def test_an_autoregressive_flow_only_looks_back():
+def test_an_autoregressive_flow_depends_only_on_earlier_elements():
     family, dim = InverseAutoregressive(12, layers=1), 5
     q, eps = fitted(family, dim), points(dim=dim)
     jacobian = torch.autograd.functional.jacobian(

@@ -99,7 +99,7 @@ def test_a_single_draw_of_weight_leaves_a_density(family, dim):
 
 
 @every_family
-def test_no_queries_have_a_fit_of_none(family):
+def test_an_empty_batch_has_an_empty_fit(family):
     fitted = fit_to_draws(family, torch.ones(5, 0, 2), generator=seeded(0))
     assert fitted.log_prob(torch.zeros(7, 0, 2)).shape == (7, 0)
 
@@ -107,7 +107,7 @@ def test_no_queries_have_a_fit_of_none(family):
 @pytest.mark.parametrize(
     "family", [Planar(2), Spline(2, bins=4, hidden=4), InverseAutoregressive(4)], ids=repr
 )
-def test_a_flow_climbs(family, monkeypatch):
+def test_a_flow_increases_the_likelihood_of_the_draws(family, monkeypatch):
     noise = torch.randn(200, 1, 2, generator=seeded(0))
     draws = torch.stack([noise[..., 0], noise[..., 0].square() + 0.3 * noise[..., 1]], dim=-1)
     likelihood = []

@@ -84,7 +84,7 @@ def test_it_works_in_thousands_of_dimensions_and_at_a_thousandth_of_the_width(dt
     torch.testing.assert_close(q.log_prob(draws), log_prob, rtol=1e-5, atol=1e-2)
 
 
-def test_it_starts_as_the_requested_normal_and_is_saved():
+def test_a_fit_starts_as_the_requested_normal_and_can_be_saved():
     mean, scale = points(dim=4), points(dim=4).exp()
     family = Narrowed(2)
     q = Fitted(family, family.start(mean, scale, generator=seeded(0)), 4)

@@ -109,7 +109,7 @@ def test_a_table_is_doubted_for_any_of_its_parts():
 
 
 @pytest.mark.parametrize("likelihood", [Gaussian(0.1), Poisson()], ids=str)
-def test_others_have_no_doubts(likelihood):
+def test_no_other_likelihood_raises_doubts(likelihood):
     assert likelihood.doubt(uniform(5, 20)) == ""
 
 

@@ -156,7 +156,7 @@ def test_gradients_are_those_of_finite_differences(name):
 
 
 @every_family
-def test_what_is_saved_is_the_same_likelihood(name):
+def test_a_saved_likelihood_is_the_same_when_loaded(name):
     family = FAMILIES[name]
     likelihood = family.likelihood
     tensors, description = likelihood.to_parts()
@@ -170,7 +170,7 @@ def test_what_is_saved_is_the_same_likelihood(name):
 
 
 @every_family
-def test_what_is_not_observed_has_no_gradient(name):
+def test_unobserved_elements_have_no_gradient(name):
     """NaN in y reaches neither log p(x|z) nor its gradient; 0 need not be in the support."""
     family = FAMILIES[name]
     likelihood = family.likelihood.for_data((E,), torch.empty(0, dtype=DOUBLE))

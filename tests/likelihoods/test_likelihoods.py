@@ -383,7 +383,7 @@ def test_of_elements_and_select_follow_each_query(case):
 
 
 @every_case
-def test_what_is_kept_gives_every_query_under_every_parameter_set(case):
+def test_kept_values_give_every_query_under_every_parameter_set(case):
     likelihood, params, values = LIKELIHOODS[case], decoded(case, 7), observed(case, 3)
     mask = torch.rand(3, E, generator=seeded(4)) < 0.5
     kept = likelihood.to_keep(params)

@@ -63,7 +63,7 @@ def test_curvature_in_z_is_that_of_the_scale_itself():
 @pytest.mark.parametrize(
     ("residual", "log_variance"), [(1e30, 190.0), (0.0, -400.0), (1e30, 400.0), (2e-30, -137.0)]
 )
-def test_a_scale_beyond_single_precision_does_no_harm(residual, log_variance):
+def test_a_scale_beyond_single_precision_does_not_matter(residual, log_variance):
     standardized = residual * math.exp(-0.5 * log_variance)
     expected = -0.5 * (standardized**2 + log_variance + math.log(2 * math.pi))
     params = torch.tensor([[0.0, log_variance]], requires_grad=True)
@@ -78,7 +78,7 @@ def test_a_scale_beyond_single_precision_does_no_harm(residual, log_variance):
     assert slope.isfinite().all()
 
 
-def test_settings_are_checked():
+def test_wrong_settings_are_refused():
     for scale in (0.1, torch.ones(3)):
         with pytest.raises(ValueError, match=r"expected scale=None with log_variance=True, got"):
             Gaussian(scale, log_variance=True)
@@ -89,7 +89,7 @@ def test_settings_are_checked():
     assert repr(Gaussian(0.1)) == "Gaussian(scale=0.1)"
 
 
-def test_it_is_saved_and_older_folders_still_load():
+def test_the_setting_is_saved_and_older_folders_still_load():
     tensors, description = json.loads(json.dumps(LOG_VARIANCE.to_parts()))
     again = Likelihood.from_parts((tensors, description))
     assert isinstance(again, Gaussian)

@@ -130,7 +130,7 @@ def test_draws_fit_their_columns_and_have_the_means_of_the_parts():
     assert (correlation - torch.eye(9)).abs().max() < 5 / num**0.5  # given z, independent
 
 
-def test_what_is_saved_is_the_same_likelihood():
+def test_a_saved_likelihood_is_the_same_when_loaded():
     tensors, description = TABLE.to_parts()
     assert set(tensors) == {"0.scale"}
     again = Likelihood.from_parts((tensors, json.loads(json.dumps(description))))

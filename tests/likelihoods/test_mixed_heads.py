@@ -193,7 +193,7 @@ def test_channels_have_natural_heads_too(heads):
     torch.testing.assert_close(target.log_likelihood(z), expected, rtol=1e-4, atol=1e-3)
 
 
-def test_a_channel_may_go_without_its_dimension():
+def test_a_single_channel_may_lack_its_dimension():
     heads = [(2, 5), (2, 5)]
     vae = cc.VAE(Shaped(*heads), 2, Mixed([Gaussian(0.1), Bernoulli()], dim=-3))
     assert vae.data_shape == (2, 2, 5)

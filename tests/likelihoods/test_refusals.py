@@ -47,7 +47,7 @@ SUPPORTS = {
 
 @pytest.mark.parametrize("name", SUPPORTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_support(name, dtype):
+def test_each_family_knows_its_support(name, dtype):
     likelihood, good, bad = SUPPORTS[name]
     assert likelihood.in_support(torch.tensor(good, dtype=dtype)).all()
     assert not likelihood.in_support(torch.tensor(bad, dtype=dtype)).any()
@@ -158,7 +158,7 @@ def test_none_is_refused_for_degrees_and_trials():
 
 
 @pytest.mark.parametrize("wrong", [2.5, torch.tensor([3.0, 2.5])])
-def test_a_broken_number_of_trials_is_refused(wrong):
+def test_a_fractional_number_of_trials_is_refused(wrong):
     with pytest.raises(ValueError, match="expected a total_count of whole numbers, got"):
         BetaBinomial(wrong)
 

@@ -43,7 +43,7 @@ def check_counts(draws: torch.Tensor, distribution) -> None:
 
 
 @pytest.mark.parametrize("shape", [1e-3, 0.05, 0.7, 1.0, 1.5, 8.0, 300.0, 1e6])
-def test_gamma(shape):
+def test_gamma_draws_have_the_right_distribution(shape):
     draws = log_gamma(torch.tensor(shape), noise()).exp()
     draws = draws[draws > 0]  # for a shape of 1e-3, draws underflow but their logarithms do not
     if shape >= 0.05:
@@ -59,7 +59,7 @@ def test_gamma_of_a_shape_near_0_is_exact_in_logarithms():
 
 
 @pytest.mark.parametrize("rate", [1e-8, 0.1, 3.0, 9.99, 10.0, 25.0, 1e3, 1e6])
-def test_poisson(rate):
+def test_poisson_draws_have_the_right_distribution(rate):
     draws = poisson(torch.tensor(rate, dtype=torch.double), noise())
     assert (draws == draws.floor()).all()
     check_counts(draws, scipy.stats.poisson(rate))
@@ -75,7 +75,7 @@ def test_poisson_of_a_large_mean_is_nearly_normal():
     [(1, 0.3), (12, 0.5), (12, 0.97), (255, 0.02), (255, 0.5), (255, 0.9), (10**6, 1e-6),
      (10**6, 0.3), (10**6, 1 - 1e-5), (10**9, 0.5)],
 )  # fmt: skip
-def test_binomial(total, probability):
+def test_binomial_draws_have_the_right_distribution(total, probability):
     p = torch.tensor(probability, dtype=torch.double)
     draws = binomial(torch.tensor(float(total)), p, noise())
     assert ((draws >= 0) & (draws <= total) & (draws == draws.floor())).all()

@@ -115,7 +115,7 @@ def test_a_batch_of_three_is_three_batches_of_one(method):
 
 
 @every_method
-def test_another_entrys_evidence_does_not_matter(method):
+def test_the_evidence_of_other_entries_does_not_matter(method):
     problem = small_problem()
     values, mask = problem.truth.clone(), problem.evidence.mask.clone()
     values[1], mask[1] = values[1] + 1.5, ~mask[1]
@@ -158,7 +158,7 @@ def test_every_answer_has_the_models_dtype(method):
 
 
 @every_method
-def test_a_two_dimensional_batch_is_its_flat_one(method):
+def test_a_two_dimensional_batch_has_the_answers_of_the_flat_one(method):
     square, flat = small_problem((2, 3)), small_problem(6)
     evidence = square.evidence.flatten(1)
     one = cc.condition(square.vae, square.evidence, method, seed=0)
@@ -169,7 +169,7 @@ def test_a_two_dimensional_batch_is_its_flat_one(method):
 
 
 @every_method
-def test_a_batch_of_none_has_answers_of_none(method):
+def test_an_empty_batch_has_empty_answers(method):
     problem = small_problem()
     posterior = cc.condition(problem.vae, problem.evidence[:0], method, seed=0)
     assert posterior.batch_shape == (0,)
@@ -237,7 +237,7 @@ def test_with_everything_observed_the_evidence_comes_back_bit_for_bit(method):
 
 @every_method
 @pytest.mark.parametrize("rubbish", [float("nan"), float("inf")], ids=["nan", "inf"])
-def test_what_stands_at_unobserved_elements_changes_not_one_bit(method, rubbish):
+def test_values_at_unobserved_elements_change_not_one_bit(method, rubbish):
     problem = small_problem(dtype=torch.float32)
     mask = problem.evidence.mask
     clean = cc.condition(

@@ -180,7 +180,7 @@ def test_narrow_blocks_are_right_or_not_trusted(dim, scale):
         assert_right_or_not_trusted(cc.infer(target, Auto(), seed=seed), target)
 
 
-def test_modes_that_one_climb_alone_found_say_how_many_were_not(monkeypatch):
+def test_modes_found_by_a_single_climb_show_how_many_are_missing(monkeypatch):
     """Of 256 modes 64 climbs find a part, and draws from that part show nothing amiss."""
     monkeypatch.setattr(climb_stages, "_MOST_COMPONENTS", 64)  # a proposal from all that were found
     monkeypatch.setattr(auto, "_MOST_OPERATIONS", 0.0)  # and no swarm
@@ -225,7 +225,7 @@ def test_a_trusted_mirrored_answer_has_both_sides(latent, data, scale, seed):
     assert posterior.trusted.any()  # an answer that trusts nothing says nothing
 
 
-def test_a_gaussian_at_one_of_two_modes_says_what_it_lacks(monkeypatch):
+def test_a_gaussian_at_one_of_two_modes_reports_the_missing_mass(monkeypatch):
     """Where the mixture of modes is poor and a Gaussian is better, half of p(z|x) is missed."""
     monkeypatch.setattr(auto, "_MOST_OPERATIONS", 0.0)  # no swarm that would find both
     vae = mirrored_vae(8, 16, 0.3, seed=2)
@@ -238,7 +238,7 @@ def test_a_gaussian_at_one_of_two_modes_says_what_it_lacks(monkeypatch):
 
 @pytest.mark.parametrize(("latent", "rate"), [(4, 6.0), (6, 5.0), (8, 4.0)])
 @pytest.mark.slow
-def test_climbs_that_get_stuck_are_not_a_search(latent, rate):
+def test_climbs_that_get_stuck_do_not_count_as_a_search(latent, rate):
     """Of the many local modes nearly all have no mass; particles and climbs end in them."""
     vae = cc.VAE(Waves(rate), latent, cc.likelihoods.Gaussian(0.1))
     data = vae.sample_prior(12, seed=0)
@@ -252,7 +252,7 @@ def test_climbs_that_get_stuck_are_not_a_search(latent, rate):
 
 
 @pytest.mark.parametrize("max_decodes", [1, 500])
-def test_a_budget_that_pays_for_nothing_leaves_the_banks_answer(max_decodes):
+def test_a_budget_too_small_for_any_stage_leaves_the_banks_answer(max_decodes):
     problem = linear_gaussian_problem(8, data_dim=20, scale=0.3, batch=3)
     posterior = cc.condition(problem.vae, problem.evidence, Auto(max_decodes=max_decodes), seed=0)
     assert spent(posterior).tolist() == [0, 0, 0]
@@ -270,7 +270,7 @@ def test_decodes_stay_within_the_budget(max_decodes):
     assert spent(posterior) <= max_decodes
 
 
-def test_what_the_budget_cut_short_is_not_trusted():
+def test_an_answer_cut_short_by_the_budget_is_not_trusted():
     for max_decodes in (1500, 9000):
         posterior = cc.infer(blocks(16), Auto(max_decodes=max_decodes), seed=0)
         assert posterior.stats["finished"] == 0
@@ -297,7 +297,7 @@ def test_no_stage_starts_after_the_time_is_up(monkeypatch):
     assert posterior.log_evidence.isfinite()
 
 
-def test_no_time_at_all_is_an_answer_that_says_so():
+def test_without_any_time_there_is_an_answer_that_says_so():
     problem = linear_gaussian_problem(8, data_dim=20, batch=3)
     posterior = cc.condition(problem.vae, problem.evidence, Auto(max_seconds=1e-9), seed=0)
     assert labels(posterior) == ["unreliable"] * 3
@@ -305,7 +305,7 @@ def test_no_time_at_all_is_an_answer_that_says_so():
     assert posterior.sample(4).shape == (4, 3, 8)
 
 
-def test_time_that_is_up_ends_what_can_end_at_any_time(monkeypatch):
+def test_stages_that_can_end_at_any_time_end_when_time_is_up(monkeypatch):
     """A clock by which each decode takes a second; fits and climbs end within a few steps of it."""
     now = [0.0]
     problem = linear_gaussian_problem(24, data_dim=40, scale=0.02, batch=2)
@@ -327,7 +327,7 @@ def test_time_that_is_up_ends_what_can_end_at_any_time(monkeypatch):
 
 
 @pytest.mark.parametrize("scale", [20.0, 0.5])
-def test_in_very_many_dimensions_there_is_one_fit_that_is_no_more_than_it_says(scale):
+def test_in_very_many_dimensions_there_is_one_fit_and_it_is_not_trusted(scale):
     problem = linear_gaussian_problem(600, data_dim=40, scale=scale, batch=2)
     posterior = cc.condition(problem.vae, problem.evidence, Auto(), seed=0)
     assert [stage.name for stage in posterior.trace] == ["bank", "fit"]
@@ -340,7 +340,7 @@ def test_in_very_many_dimensions_there_is_one_fit_that_is_no_more_than_it_says(s
 
 
 @pytest.mark.slow
-def test_entries_in_very_many_dimensions_are_those_alone():
+def test_entries_in_very_many_dimensions_are_what_they_are_alone():
     decoder = nn.Sequential(nn.Linear(520, 6), nn.Tanh(), nn.Linear(6, 30)).double()
     with torch.no_grad():
         for parameter in decoder.parameters():
@@ -352,7 +352,7 @@ def test_entries_in_very_many_dimensions_are_those_alone():
     assert_entries_are_those_alone(posterior, seed=0)
 
 
-def test_time_that_is_up_ends_a_fit_in_very_many_dimensions(monkeypatch):
+def test_a_fit_in_very_many_dimensions_ends_when_time_is_up(monkeypatch):
     """A clock by which each evaluation and each product takes a second."""
     now = [0.0]
     problem = linear_gaussian_problem(600, data_dim=40, scale=0.5, batch=2)
@@ -373,7 +373,7 @@ def test_time_that_is_up_ends_a_fit_in_very_many_dimensions(monkeypatch):
     assert not posterior.trusted.any()
 
 
-def test_a_decoder_that_takes_seconds_has_one_fit_too():
+def test_a_decoder_that_takes_seconds_has_one_fit():
     assert Budget(latent_dim=8, operations=1.1e8).low_rank
     assert not Budget(latent_dim=8, operations=0.9e8).low_rank
     assert Budget(latent_dim=4096, operations=1e12).fit_decodes == 240
@@ -424,7 +424,7 @@ def test_an_answer_whose_second_look_was_interrupted_is_not_trusted(stage, monke
     [{"max_seconds": 0}, {"max_seconds": -1.0}, {"max_decodes": 0}, {"num_draws": 1}],
     ids=str,
 )
-def test_settings_that_mean_nothing_are_refused(wrong):
+def test_invalid_settings_are_refused(wrong):
     with pytest.raises(ValueError, match=f"expected {next(iter(wrong))} "):
         Auto(**wrong)
 
@@ -445,12 +445,12 @@ def assert_entries_are_those_alone(together: cc.Posterior, seed: int) -> None:
         assert spent(together)[entry] == spent(alone)[0]
 
 
-def test_an_entry_of_a_batch_is_what_it_is_alone(staged):
+def test_each_entry_of_a_batch_is_what_it_is_alone(staged):
     assert {"anneal", "climb", "swarm"} <= {stage.name for stage in staged.trace}
     assert_entries_are_those_alone(staged, seed=2)
 
 
-def test_a_query_that_particles_do_not_reach_harms_no_other(monkeypatch):
+def test_a_query_that_particles_do_not_reach_does_not_affect_others(monkeypatch):
     """The last lies far outside, and is not annealed to; nor do the bank's draws differ there."""
     monkeypatch.setattr(auto, "GRID_DIM", 0)
     monkeypatch.setattr(auto, "_MOST_OPERATIONS", 0.0)  # no swarm, which takes long
@@ -540,7 +540,7 @@ def test_verdicts_are_flat_and_trusted_has_the_batchs_shape():
 
 
 @pytest.mark.parametrize("latent", [2, 8])
-def test_no_queries_have_no_answers(latent):
+def test_an_empty_batch_has_empty_answers(latent):
     problem = linear_gaussian_problem(latent, data_dim=10)
     posterior = cc.condition(problem.vae, problem.evidence[:0], Auto(), seed=0)
     assert posterior.verdicts == posterior.trace == []
@@ -572,7 +572,7 @@ def test_with_everything_observed_log_evidence_is_exact(latent):
 
 
 @pytest.mark.parametrize("scale", [3.0, 20.0])
-def test_faint_evidence_is_no_error(scale):
+def test_faint_evidence_does_not_raise(scale):
     """The distance from the prior is 0 then."""
     problem = linear_gaussian_problem(6, data_dim=8, scale=scale, batch=4)
     posterior = cc.condition(problem.vae, problem.evidence, Auto(), seed=0)
@@ -580,7 +580,7 @@ def test_faint_evidence_is_no_error(scale):
     assert (off < 4 * posterior.log_evidence_error + 1e-3).all()
 
 
-def test_a_swarm_next_to_the_prior_is_no_error():
+def test_a_swarm_next_to_the_prior_does_not_raise():
     """A wide mode and a small one: the bank reaches it in one go, and the first fit is poor."""
     means = torch.tensor([[0.0] * 4, [1.0] * 4])
     scales = torch.tensor([[0.7] * 4, [0.2] * 4])
@@ -602,7 +602,7 @@ class FarOverflow(nn.Module):
 
 
 @pytest.mark.parametrize("latent", [2, 8])
-def test_a_decoder_that_puts_out_nan_is_an_error(latent):
+def test_a_decoder_that_outputs_nan_raises(latent):
     decoder = FarOverflow(latent)
     vae = cc.VAE(decoder, latent, cc.likelihoods.Gaussian(0.5))
     evidence = cc.Evidence(torch.zeros(2, 8), torch.tensor(True))
@@ -660,7 +660,7 @@ def test_a_funnel_is_right_or_not_trusted(dim, steepness, seed):
 @pytest.mark.parametrize("dim", [1, 2, 4])
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.slow
-def test_tails_heavier_than_the_priors_are_answered_rightly_or_not_trusted(dim, seed):
+def test_tails_heavier_than_the_priors_are_right_or_not_trusted(dim, seed):
     def log_cauchy(z):
         return -(math.pi * (1 + z.square())).log().sum(-1)
 
@@ -679,7 +679,7 @@ def test_evidence_far_outside_of_the_model_is_right_or_not_trusted(dim, far):
     assert (error < 0.1) | ~posterior.trusted
 
 
-def test_a_query_that_the_grid_cannot_do_takes_it_from_no_other():
+def test_a_query_that_the_grid_cannot_do_does_not_keep_it_from_others():
     problem = linear_gaussian_problem(2, data_dim=5, scale=0.01, batch=(3,), dtype=torch.double)
     values = problem.truth.clone()
     values[1] += 40 * problem.vae.decoder.weight[:, 0]

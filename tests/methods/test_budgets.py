@@ -131,7 +131,7 @@ class Interrupting(torch.nn.Module):
 
 
 @pytest.mark.parametrize("calls", [1, 2, 5, 10, 20, 40, 80, 160, 320])
-def test_ctrl_c_at_any_decode_leaves_answers(calls):
+def test_ctrl_c_at_any_decode_leaves_an_answer(calls):
     target = several()
     vae = cc.VAE(Interrupting(target.vae.decoder), 8, target.vae.likelihood)
     cc.Bank.of(vae)
@@ -189,7 +189,7 @@ def slow_problem(latent: int, seconds: float, batch: int = 3) -> tuple[cc.VAE, c
 @pytest.mark.parametrize("max_seconds", [0.5, 30.0])
 @pytest.mark.parametrize("latent", [2, 40])
 @pytest.mark.slow
-def test_time_is_up_when_it_is_up(latent, max_seconds, seconds, monkeypatch):
+def test_runs_end_when_their_time_is_up(latent, max_seconds, seconds, monkeypatch):
     """On a clock that counts decodes, the overrun is at most a tenth and one decoded piece."""
     vae, evidence, slow = slow_problem(latent, seconds)
     monkeypatch.setattr("crosscoding.target.observed_likelihood._PIECE_BYTES", 2**14)  # some points
@@ -202,7 +202,7 @@ def test_time_is_up_when_it_is_up(latent, max_seconds, seconds, monkeypatch):
     assert_usable(posterior)
 
 
-def test_a_bank_that_was_cut_is_completed_later_with_the_same_bits(monkeypatch):
+def test_a_bank_that_was_cut_short_is_completed_later_with_the_same_bits(monkeypatch):
     monkeypatch.setattr("crosscoding.model.bank._CHUNK_BYTES", 2**14)
     vae, evidence, slow = slow_problem(8, 1e-3)
     whole = cc.Bank.of(vae)
@@ -216,7 +216,7 @@ def test_a_bank_that_was_cut_is_completed_later_with_the_same_bits(monkeypatch):
     assert torch.equal(posterior.draws, cc.condition(vae, evidence, seed=0).draws)
 
 
-def test_of_many_queries_some_are_settled_when_time_is_up(monkeypatch):
+def test_some_of_many_queries_are_settled_when_time_is_up(monkeypatch):
     vae, evidence, slow = slow_problem(8, 1e-4, batch=24)
     monkeypatch.setattr("time.perf_counter", lambda: slow.now)
     posterior = cc.condition(vae, evidence, Auto(max_seconds=12.0), seed=0)
@@ -225,7 +225,7 @@ def test_of_many_queries_some_are_settled_when_time_is_up(monkeypatch):
     assert_usable(posterior)
 
 
-def test_climbs_that_were_cut_are_not_trusted_though_time_is_left(monkeypatch):
+def test_climbs_that_were_cut_short_are_not_trusted_even_if_time_is_left(monkeypatch):
     """They get a share of the time, so what they find may lack modes."""
     target = several()
     asked = iter([False, True])
@@ -268,7 +268,7 @@ def slowed(monkeypatch: pytest.MonkeyPatch, name: str, seconds: float) -> list[f
     ],
 )
 @pytest.mark.slow
-def test_long_steps_without_decodes_keep_to_the_time(step, monkeypatch):
+def test_long_steps_without_decodes_respect_the_time_limit(step, monkeypatch):
     now = slowed(monkeypatch, step, 1.0)
     posterior = cc.infer(blocks(6), Auto(max_seconds=10.0), seed=0)
     assert now[0] <= 11.0 + 1.0
@@ -306,7 +306,7 @@ def test_draws_of_an_expensive_proposal_end_in_time(monkeypatch):
     assert 600 <= len(z) == len(log_weights) <= 1000
 
 
-def test_a_path_from_a_proposal_keeps_the_time_of_its_target():
+def test_a_path_from_a_proposal_has_the_clock_of_its_target():
     target = several().flatten().timed(Clock(1e-9))
     fitted = Gaussian.from_precision(torch.zeros(3, 8), torch.eye(8).double().expand(3, 8, 8))
     with pytest.raises(OutOfTime):

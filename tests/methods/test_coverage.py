@@ -115,7 +115,7 @@ def test_a_funnel_whose_neck_is_not_found_is_not_trusted(dim, spread, method, se
     ids=["flat", "slow", "barely integrable in 1-d", "open on one side"],
 )
 @pytest.mark.slow
-def test_what_has_no_integral_or_hardly_one_is_not_trusted(log_density, method):
+def test_a_density_with_no_integral_or_hardly_one_is_not_trusted(log_density, method):
     posterior = cc.infer(cc.DensityTarget(log_density, 1), method, seed=0)
     assert not posterior.trusted
 
@@ -163,14 +163,14 @@ def test_components_that_are_cauchy_in_each_element_are_heavy_along_an_axis():
     assert log_kernel(far, EACH_CAUCHY) > log_kernel(far, 1) + 5
 
 
-def test_an_answer_that_has_everything_lacks_nothing():
+def test_a_complete_answer_lacks_nothing():
     density = densities.student_t(3, 2)
     target = cc.DensityTarget(density.log_density, 3)
     posterior = cc.infer(target, Importance(rounds=0), seed=0)
     assert share_lacking(covered(target.flatten(), torch.Generator()), posterior._findings) == 0
 
 
-def test_an_answer_that_lacks_its_tails_is_found_out():
+def test_missing_tails_are_noticed():
     """Half of a normal distribution, presented as all of it."""
     density = densities.normal(2, 2.0)
     target = cc.DensityTarget(density.log_density, 2)
@@ -201,7 +201,7 @@ def test_a_density_without_a_value_near_0_is_named(value, word):
 
 
 @pytest.mark.parametrize("method", [Auto(), TemperedSMC(), Importance(), Rejection(num_draws=200)])
-def test_a_density_that_torch_does_not_see_is_answered(method):
+def test_a_density_that_autograd_cannot_follow_is_answered(method):
     """A box, constant within; and code that is not torch's."""
     box = cc.DensityTarget(lambda z: torch.where((z.abs() < 2).all(-1), 0.0, -math.inf).to(z), 2)
     posterior = cc.infer(box, method, seed=0)
@@ -226,7 +226,7 @@ def test_a_density_without_a_value_where_its_mass_is_is_not_trusted():
 
 
 @pytest.mark.parametrize("method", [Auto(), TemperedSMC()])
-def test_a_mode_that_the_reference_has_lost_is_found_out(method):
+def test_a_mode_that_the_reference_has_lost_is_noticed(method):
     """Two modes 19 apart in 10 dimensions, of shares 0.7 and 0.3."""
 
     def log_density(z):
@@ -270,7 +270,7 @@ def test_auto_has_the_share_of_each_mode(scale, dtype):
     torch.testing.assert_close(shares, torch.tensor([0.3, 0.3, 0.4]), rtol=0, atol=0.06)
 
 
-def test_a_mode_found_by_luck_speaks_against_the_answer():
+def test_a_mode_found_by_luck_lowers_the_verdict():
     """Its basin is a thousandth of the volume around the other mode, ten times as wide."""
     density = densities.mixture([[0.0] * 3, [20.0, 20, 0]], [3.0, 0.3])
     target = cc.DensityTarget(density.log_density, 3)
@@ -279,7 +279,7 @@ def test_a_mode_found_by_luck_speaks_against_the_answer():
     assert not posterior.trusted
 
 
-def test_a_search_that_time_cut_short_is_said():
+def test_the_verdict_mentions_a_search_that_was_cut_short():
     slow, density = 0.02, densities.MODES["three of unequal widths"]
 
     def log_density(z):

@@ -108,7 +108,7 @@ def test_a_narrow_peak_is_found_wherever_it_lies(position, sd):
         ((3.1, 3.3), (3.2, 3.3)),  # within one coarse cell of each other
     ],
 )
-def test_a_narrow_peak_between_the_points_is_not_lost_beside_one_on_a_point(first, second):
+def test_a_narrow_peak_between_points_is_not_lost_next_to_one_on_a_point(first, second):
     target = MixtureTarget(
         torch.tensor([0.3, 0.7]),
         torch.tensor([first, second]),
@@ -247,7 +247,7 @@ def test_draws_have_the_right_moments(latent_dim):
     assert (found - correlation).abs().max() < 5 * math.sqrt(2 / num) + 0.02
 
 
-def test_draws_are_points_of_a_continuum_not_the_cells_centres():
+def test_draws_are_spread_over_cells_rather_than_at_their_centres():
     problem = linear_gaussian_problem(1, scale=1.0, batch=())
     z = cc.condition(problem.vae, problem.evidence, Grid(), seed=0).sample(1000)
     assert len(z.unique()) > 990  # float32 repeats hardly ever in 1,000
@@ -330,7 +330,7 @@ def test_a_larger_radius_takes_in_what_was_refused():
     assert posterior.log_evidence.item() == pytest.approx(0.0, abs=2 * TOLERANCE)
 
 
-def test_one_query_with_mass_outside_refuses_the_batch_that_holds_it():
+def test_one_query_with_mass_outside_makes_the_batch_refused():
     problem = linear_gaussian_problem(1, scale=0.1, batch=(3,))
     values = problem.truth.clone()
     values[1] += 30 * problem.vae.decoder.weight[:, 0]
@@ -356,12 +356,12 @@ def test_integrate_says_of_each_query_whether_it_could():
     torch.testing.assert_close(findings.log_evidence[[0, 2]], alone.log_evidence)
 
 
-def test_one_draw_to_check_with_is_refused():
+def test_a_single_checking_draw_is_refused():
     with pytest.raises(ValueError, match="expected num_checks >= 2, got 1"):
         Grid(num_checks=1)
 
 
 @pytest.mark.parametrize("wrong", [{"tolerance": 0.0}, {"radius": -1.0}, {"max_cells": 0}])
-def test_settings_that_mean_nothing_are_refused(wrong):
+def test_invalid_settings_are_refused(wrong):
     with pytest.raises(ValueError, match="expected tolerance, radius and max_cells > 0"):
         Grid(**wrong)

@@ -226,7 +226,7 @@ def test_a_density_that_is_zero_in_places_is_never_entered():
     assert (posterior.draws[..., 0] > 0).all()
 
 
-def test_a_gradient_of_nan_is_an_error():
+def test_a_gradient_of_nan_raises():
     target = cc.DensityTarget(lambda z: -(z.square().sum(-1) * 0).sqrt() - z.square().sum(-1), 2)
     with pytest.raises(cc.NonFiniteError, match=r"finite log p\(z, x\) and gradient .* got NaN"):
         cc.infer(target, HMC(**QUICK), seed=0)
@@ -235,7 +235,7 @@ def test_a_gradient_of_nan_is_an_error():
 # ---- figures -------------------------------------------------------------------------------------
 
 
-def test_its_figures_are_those_of_its_draws():
+def test_figures_are_computed_from_the_draws():
     problem = linear_gaussian_problem(3)
     posterior = cc.condition(problem.vae, problem.evidence, HMC(**QUICK), seed=0)
     chains = posterior.draws.unflatten(0, (8, 100))
@@ -277,6 +277,6 @@ def test_a_warm_up_too_short_to_adapt_still_gives_finite_answers(num_warmup):
         ({"target_acceptance": 0.0}, "expected target_acceptance between 0 and 1, got 0.0"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(wrong, said):
+def test_invalid_settings_are_refused(wrong, said):
     with pytest.raises(ValueError, match=said):
         HMC(**wrong)

@@ -28,7 +28,7 @@ def test_the_bank_alone_is_right_where_the_prior_is_near():
         posterior.log_prob(torch.zeros(4, 2, dtype=torch.double))
 
 
-def test_the_bank_alone_says_so_where_it_is_not_enough():
+def test_the_bank_alone_is_not_trusted_where_it_is_not_enough():
     problem = linear_gaussian_problem(16, data_dim=40, scale=0.1)
     posterior = cc.condition(problem.vae, problem.evidence, Importance(rounds=0), seed=0)
     assert [verdict.label for verdict in posterior.verdicts] == ["unreliable"] * 4
@@ -78,7 +78,7 @@ def test_an_adapted_mixture_finds_the_far_mode():
     assert posterior.log_evidence.abs() < 5 * posterior.log_evidence_error
 
 
-def test_it_is_not_trusted_as_nothing_has_searched_once_it_adapted():
+def test_an_adapted_mixture_is_not_trusted_without_a_search():
     posterior = cc.infer(blocks(2), Importance(), seed=0)
     assert not posterior.trusted
     assert "nothing has searched for modes that it may lack" in posterior.verdicts[0].reasons
@@ -106,7 +106,7 @@ def test_a_proposal_without_a_density_is_refused(proposal):
         cc.condition(problem.vae, problem.evidence, Importance(proposal), seed=0)
 
 
-def test_a_proposal_that_is_no_method_is_refused():
+def test_a_proposal_that_is_not_a_method_is_refused():
     with pytest.raises(TypeError, match="expected proposal to be a method or None, got 'gvi'"):
         Importance("gvi")
 
@@ -114,7 +114,7 @@ def test_a_proposal_that_is_no_method_is_refused():
 @pytest.mark.parametrize(
     "wrong", [{"rounds": -1}, {"components": 0}, {"num_adapt": 1}, {"num_draws": 1}], ids=str
 )
-def test_settings_that_mean_nothing_are_refused(wrong):
+def test_invalid_settings_are_refused(wrong):
     with pytest.raises(ValueError, match="expected rounds >= 0, components >= 1, num_adapt and"):
         Importance(**wrong)
 

@@ -75,7 +75,7 @@ def test_one_mode_of_two_is_not_trusted():
     assert not posterior.trusted
 
 
-def test_a_target_whose_curvature_is_not_positive_is_fitted_too():
+def test_a_target_whose_curvature_is_not_positive_is_fitted():
     posterior = cc.infer(mixture_target(), NaturalGradient(), seed=0)
     assert posterior.c_elbo.isfinite()
     assert posterior.c_elbo < 5 * posterior.c_elbo_error
@@ -98,7 +98,7 @@ def test_a_fit_ends_when_time_is_up():
     assert (torch.linalg.eigvalsh(precision) > 0).all()
 
 
-def test_a_query_that_is_done_leaves_and_changes_no_other():
+def test_a_finished_query_leaves_without_changing_the_others():
     target = curved_problem()
     together = cc.infer(target, NaturalGradient(), seed=0)
     assert len(together.stats["steps"].unique()) > 1
@@ -120,6 +120,6 @@ def test_a_query_that_is_done_leaves_and_changes_no_other():
     ],
     ids=str,
 )
-def test_settings_that_mean_nothing_are_refused(wrong, said):
+def test_invalid_settings_are_refused(wrong, said):
     with pytest.raises(ValueError, match=said):
         NaturalGradient(**wrong)

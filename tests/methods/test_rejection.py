@@ -45,7 +45,7 @@ def test_draws_are_exact(latent_dim):
         assert stats.kstest(column, "norm").pvalue > 1e-5
 
 
-def test_draws_are_independent_of_those_before():
+def test_draws_are_independent_of_earlier_ones():
     problem = linear_gaussian_problem(1, scale=0.7, batch=())
     z = cc.condition(problem.vae, problem.evidence, Rejection(4000), seed=0).draws[:, 0]
     centred = z - z.mean()
@@ -111,7 +111,7 @@ def test_the_number_of_proposals_is_what_theory_says():
     )
 
 
-def test_every_draw_counts_and_there_is_no_density():
+def test_all_draws_are_effective_and_there_is_no_density():
     problem = linear_gaussian_problem(1)
     posterior = cc.condition(problem.vae, problem.evidence, Rejection(50), seed=0)
     assert torch.equal(posterior.ess, torch.full((4,), 50.0))
@@ -122,7 +122,7 @@ def test_every_draw_counts_and_there_is_no_density():
 # ---- budget --------------------------------------------------------------------------------------
 
 
-def test_a_budget_that_runs_out_says_how_far_it_came():
+def test_the_error_on_an_exhausted_budget_says_how_far_it_got():
     problem = linear_gaussian_problem(10, data_dim=24, scale=0.5, batch=(3,))
     nothing_for_one = problem.evidence.mask.clone()
     nothing_for_one[0] = False
@@ -148,7 +148,7 @@ def test_a_budget_smaller_than_a_chunk_is_spent_before_giving_up():
     assert posterior.stats["proposals"] <= 1000
 
 
-def test_settings_that_mean_nothing_are_refused():
+def test_invalid_settings_are_refused():
     for wrong in ({"num_draws": 0}, {"max_proposals": 0}):
         with pytest.raises(ValueError, match="expected num_draws >= 1 and max_proposals >= 1, got"):
             Rejection(**wrong)
@@ -191,7 +191,7 @@ def test_a_bound_that_is_exceeded_is_raised_and_earlier_draws_are_dropped(accept
     assert not {0.1, 0.3} & set(accepted.draws[: int(accepted.count), 0, 0].tolist())
 
 
-def test_a_bound_that_holds_is_left_alone(accepted):
+def test_a_bound_that_holds_is_not_changed(accepted):
     bound = accepted.add(
         torch.tensor([[1.0]]), torch.tensor([[0.0]]), torch.tensor([[-0.5]]), torch.zeros(1)
     )
@@ -209,7 +209,7 @@ def test_draws_stop_at_the_number_wanted_and_proposals_are_counted_to_the_last(a
     assert accepted.proposals.item() == 3 + 4  # the fourth of the second lot filled the last place
 
 
-def test_a_query_that_has_its_draws_takes_no_more_and_keeps_its_bound(accepted):
+def test_a_finished_query_takes_no_more_draws_and_keeps_its_bound(accepted):
     accepted.add(torch.zeros(4, 1), torch.zeros(4, 1), torch.full((4, 1), -1.0), torch.zeros(1))
     before = accepted.draws.clone(), accepted.proposals.clone()
     bound = accepted.add(

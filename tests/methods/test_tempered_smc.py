@@ -87,7 +87,7 @@ def test_a_trusted_mirrored_answer_has_both_sides(seed):
 
 
 @pytest.mark.slow
-def test_errors_tell_how_far_answers_scatter():
+def test_reported_errors_match_the_spread_of_answers():
     """The spread of log p(x) over seeds is the standard error that each run reports."""
     target, method = blocks(8), TemperedSMC(num_particles=800)
     runs = [cc.infer(target, method, seed=seed) for seed in range(16)]
@@ -110,7 +110,7 @@ def test_particles_that_no_step_moves_have_not_searched(monkeypatch):
         assert "nothing has searched for modes that it may lack" in verdict.reasons
 
 
-def test_too_many_temperatures_are_an_error_that_names_the_query(monkeypatch):
+def test_too_many_temperatures_raise_an_error_that_names_the_query(monkeypatch):
     monkeypatch.setattr(tempered_smc, "MAX_TEMPERATURES", 2)
     problem = linear_gaussian_problem(4, data_dim=20, scale=0.02, batch=3)
     nothing = torch.zeros(3, 20, dtype=torch.bool)
@@ -128,7 +128,7 @@ def test_without_evidence_one_temperature_is_enough():
     assert posterior.stats["temperatures"].tolist() == [1, 1]
 
 
-def test_a_sharper_query_takes_more_temperatures_and_no_other_notices():
+def test_a_sharper_query_takes_more_temperatures_without_affecting_others():
     problem = linear_gaussian_problem(4, data_dim=20, scale=0.1, batch=2, dtype=torch.double)
     mask = problem.evidence.mask.clone()
     mask[0] = torch.arange(20) < 1
@@ -142,7 +142,7 @@ def test_a_sharper_query_takes_more_temperatures_and_no_other_notices():
     torch.testing.assert_close(posterior.log_evidence[:1], alone.log_evidence)
 
 
-def test_the_number_of_particles_is_as_asked_or_follows_the_dimension():
+def test_the_number_of_particles_is_the_one_given_or_follows_from_the_dimension():
     problem = linear_gaussian_problem(4, data_dim=8, batch=1)
     posterior = cc.condition(problem.vae, problem.evidence, TemperedSMC(), seed=0)
     assert len(posterior.draws) == 1000 + 64 * 4
@@ -163,7 +163,7 @@ def test_the_number_of_particles_is_as_asked_or_follows_the_dimension():
     ],
     ids=str,
 )
-def test_settings_that_mean_nothing_are_refused(wrong, said):
+def test_invalid_settings_are_refused(wrong, said):
     with pytest.raises(ValueError, match=said):
         replace(TemperedSMC(), **wrong)
 

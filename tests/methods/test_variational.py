@@ -337,13 +337,13 @@ def test_posteriors_far_narrower_than_the_prior_are_reached(scale):
         ({"num_draws": 5}, "expected an even num_draws >= 2, got 5"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(wrong, said):
+def test_invalid_settings_are_refused(wrong, said):
     with pytest.raises(ValueError, match=said):
         Variational(**wrong)
 
 
 @pytest.mark.parametrize("wrong", ["gaussian", Gaussian, None, Grid()])
-def test_what_is_no_crosscoder_is_refused(wrong):
+def test_something_other_than_a_crosscoder_is_refused(wrong):
     with pytest.raises(
         TypeError, match=r"one of crosscoding.crosscoders, such as Gaussian\(\), got"
     ):
@@ -363,7 +363,7 @@ def test_pareto_k_is_that_of_the_weights_of_its_draws():
     torch.testing.assert_close(posterior.pareto_k, expected, rtol=0, atol=0.02)
 
 
-def test_pareto_k_tells_a_good_fit_from_one_with_too_light_tails():
+def test_pareto_k_separates_a_good_fit_from_one_whose_tails_are_too_light():
     """A Gaussian for a Gaussian; a Gaussian for a Cauchy, whose weights have k = 1."""
     limit = cc.diagnostics.pareto_k_limit(4000)
     method = Variational(Gaussian(), num_fresh=4000)

@@ -72,7 +72,7 @@ def test_the_target_asks_the_bank(case):
     torch.testing.assert_close(log_likelihood, target.pairwise_log_likelihood(points))
 
 
-def test_points_are_spread_as_the_prior():
+def test_points_are_spread_like_the_prior():
     points = Bank.of(model()).points
     # 200 points: 5 standard errors of an independent draw's moments; these are spread better.
     assert (points.mean(0).abs() < 5 / math.sqrt(200)).all()
@@ -104,7 +104,7 @@ def test_memory_is_bounded(case, max_bytes):
     assert 16 < len(bank.points) < 200
 
 
-def test_a_smaller_bank_is_not_the_one_that_answers():
+def test_a_smaller_bank_does_not_answer_for_the_full_one():
     """An answer would depend on what was called before it."""
     vae = model()
     small = Bank.of(vae, max_bytes=4000)
@@ -116,7 +116,7 @@ def test_a_smaller_bank_is_not_the_one_that_answers():
     torch.testing.assert_close(small.points, large.points[: len(small.points)], rtol=0, atol=0)
 
 
-def test_a_dear_decoder_has_fewer_points(monkeypatch):
+def test_an_expensive_decoder_has_fewer_points(monkeypatch):
     monkeypatch.setattr("crosscoding.model.bank._PER_VALUE", 0)
     vae = model()
     monkeypatch.setattr("crosscoding.model.bank._MAX_OPERATIONS", 50 * vae.operations)
@@ -138,7 +138,7 @@ class Wide(nn.Module):
         return (z @ self.weight)[:, :SIZE].tanh()
 
 
-def test_numbers_that_go_to_memory_count_as_work(monkeypatch):
+def test_numbers_written_to_memory_count_as_work(monkeypatch):
     """Memory is what a decoder of wide layers waits for: here 3 products for each number."""
     monkeypatch.setattr("crosscoding.model.bank._MAX_OPERATIONS", 2e9)
     vae = cc.VAE(Wide(2**20), LATENT, LIKELIHOODS["number"])
@@ -159,9 +159,7 @@ def test_a_decoder_of_wide_layers_is_run_on_few_points_at_once():
 
 
 @pytest.mark.parametrize("max_bytes", [2**28, 2**29, 2**40])
-def test_what_is_worked_out_from_a_bank_at_once_is_bounded_with_all_its_copies(
-    max_bytes, monkeypatch
-):
+def test_memory_for_work_with_a_bank_is_bounded_including_copies(max_bytes, monkeypatch):
     rows, num_elements = [], 2**16
     whole = cc.likelihoods.Gaussian.pairwise_log_prob
 
@@ -179,7 +177,7 @@ def test_what_is_worked_out_from_a_bank_at_once_is_bounded_with_all_its_copies(
     assert sum(rows) == 64
 
 
-def test_of_a_bank_that_there_is_no_time_for_few_points_are_made(monkeypatch):
+def test_few_points_of_a_bank_are_decoded_if_time_is_short(monkeypatch):
     made = []
     whole = prior_points
 
@@ -203,7 +201,7 @@ def test_making_a_bank_leaves_torchs_global_random_state_alone():
 
 
 @every_case
-def test_a_saved_bank_comes_back(case, tmp_path):
+def test_a_saved_bank_can_be_loaded(case, tmp_path):
     bank = Bank.of(model(case))
     bank.save(tmp_path / "bank")
     vae = model(case)

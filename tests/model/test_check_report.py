@@ -27,7 +27,7 @@ def test_only_an_error_is_not_ok(statuses, ok, summary):
     assert report(*statuses).summary == summary
 
 
-def test_a_line_for_each_finding():
+def test_a_report_has_a_line_for_each_finding():
     assert str(report("ok", "error")) == (
         "a model\nok       check 0  words\nerror    check 1  words\n1 error"
     )
@@ -49,7 +49,7 @@ def test_findings_by_name():
         report("ok")["scale"]
 
 
-def test_what_is_not_finite_is_none_in_json():
+def test_figures_that_are_not_finite_are_none_in_json():
     found = CheckResult("cost", "ok", "words", {"seconds": 1.0, "error": math.nan})
     assert CheckReport("a model", (found,)).as_dict() == {
         "model": "a model",
@@ -65,6 +65,6 @@ def test_what_is_not_finite_is_none_in_json():
     }
 
 
-def test_a_status_that_is_none_is_refused():
+def test_an_unknown_status_is_refused():
     with pytest.raises(ValueError, match="a status among ok, note, warning, error, got 'bad'"):
         CheckResult("cost", "bad", "words")

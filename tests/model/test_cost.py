@@ -9,25 +9,25 @@ from crosscoding.errors import ModelFormatError
 from crosscoding.model.cost import Cost, Limited, cost_of
 
 
-def test_a_layer_is_its_products_and_what_it_puts_out():
+def test_the_cost_of_a_layer_is_its_products_and_its_output():
     layers = nn.Sequential(nn.Linear(3, 100), nn.Tanh(), nn.Linear(100, 7))
     assert cost_of(layers, torch.zeros(1, 3)) == Cost(3 * 100 + 100 * 7, 100 + 100 + 7)
 
 
-def test_a_convolution_counts_for_every_pixel():
+def test_a_convolution_is_counted_at_every_pixel():
     layer = nn.Conv2d(2, 5, 3, padding=1)
     cost = cost_of(lambda z: layer(z.reshape(1, 2, 4, 4)), torch.zeros(1, 32))
     assert cost.operations == 5 * 2 * 9 * 16
     assert cost.values == 5 * 16
 
 
-def test_functions_count_as_layers_do():
+def test_functions_are_counted_like_layers():
     weight = torch.ones(50, 3)
     cost = cost_of(lambda z: F.relu(z @ weight.mT), torch.zeros(1, 3))
     assert cost == Cost(150, 100)
 
 
-def test_a_view_takes_nothing():
+def test_a_view_costs_nothing():
     assert cost_of(lambda z: z.reshape(3, 2).mT[None], torch.zeros(1, 6)) == Cost(0, 0)
 
 
@@ -44,12 +44,12 @@ def test_a_view_takes_nothing():
     ],
     ids=str,
 )
-def test_pooling_sees_every_number_in_its_windows(layer, seen):
+def test_pooling_counts_every_number_in_its_windows(layer, seen):
     num_dims = int(type(layer).__name__[-2])
     assert cost_of(layer, torch.zeros(1, 1, *[6] * num_dims)).operations == seen
 
 
-def test_attention_and_recurrent_layers_are_their_products():
+def test_attention_and_recurrent_layers_cost_their_products():
     points = torch.zeros(1, 2, 128, 16)
     attention = cost_of(lambda z: F.scaled_dot_product_attention(z, z, z), points)
     assert attention.operations == 2 * 2 * 128 * 128 * 16
@@ -62,7 +62,7 @@ def test_attention_and_recurrent_layers_are_their_products():
 FORTY = Cost(1e9, 40)
 
 
-def test_what_stays_within_a_limit_is_run_as_it_is():
+def test_networks_within_the_limit_run_unchanged():
     layers, z = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 7)), torch.ones(1, 3)
     with Limited(Cost(1e9, 16 + 16 + 7)):
         output = layers(z)
@@ -88,13 +88,13 @@ EXCESSIVE = {
 
 
 @pytest.mark.parametrize("run", EXCESSIVE.values(), ids=EXCESSIVE)
-def test_what_takes_more_is_refused(run):
+def test_networks_beyond_the_limit_are_refused(run):
     said = r"at most 1000000000 .* and at most 40 numbers .* more at aten"
     with pytest.raises(ModelFormatError, match=said), Limited(FORTY):
         run()
 
 
-def test_values_are_looked_at_as_without_a_limit():
+def test_values_are_the_same_with_and_without_a_limit():
     with Limited(FORTY):
         assert torch.arange(3).add(1).tolist() == [1, 2, 3]
         assert torch.ones(3)[torch.tensor([True, False, True])].shape == (2,)

@@ -27,7 +27,7 @@ def with_encoder(encoder: nn.Module | None) -> cc.VAE:
 
 
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3), (0,), (2, 0)], ids=str)
-def test_mean_and_deviation_of_a_tuple_and_of_one_tensor_are_the_same(batch):
+def test_a_tuple_and_one_tensor_give_the_same_mean_and_deviation(batch):
     pair = Pair()
     one = nn.Linear(5, 4)
     with torch.no_grad():
@@ -53,7 +53,7 @@ def test_the_encoder_is_a_frozen_copy():
 
 
 @pytest.mark.parametrize("name", cc.zoo.names())
-def test_models_of_the_zoo_have_theirs(name):
+def test_models_of_the_zoo_have_an_encoder(name):
     """z is drawn and decoded: the encoder must find most of it again."""
     vae = cc.zoo.load(name)
     z = torch.randn(50, vae.latent_dim, generator=seeded(0))
@@ -64,7 +64,7 @@ def test_models_of_the_zoo_have_theirs(name):
     assert ((std > 0) & (std < 2)).all()
 
 
-def test_an_encoder_leaves_answers_as_they_are():
+def test_an_encoder_does_not_change_answers():
     vae = cc.VAE(nn.Linear(2, 5), 2, Gaussian())
     other = cc.VAE(vae.decoder, 2, Gaussian(), nn.Linear(5, 4))
     evidence = cc.Evidence(torch.ones(5), torch.tensor([True, False, True, False, False]))
@@ -72,7 +72,7 @@ def test_an_encoder_leaves_answers_as_they_are():
     assert torch.equal(*draws)
 
 
-def test_without_one_there_is_nothing_to_encode_with():
+def test_a_model_without_an_encoder_cannot_encode():
     vae = with_encoder(None)
     assert vae.encoder is None
     with pytest.raises(ValueError, match=r"a model with an encoder, VAE\(..., encoder=...\)"):
@@ -87,7 +87,7 @@ def test_data_that_do_not_match_are_refused():
         vae.encode(torch.zeros(3, 5).double())
 
 
-def test_what_is_not_finite_is_refused():
+def test_output_that_is_not_finite_is_refused():
     encoder = nn.Linear(5, 4)
     nn.init.ones_(encoder.weight)
     vae = with_encoder(encoder)
@@ -145,17 +145,17 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("encoder", "said"), REFUSED.values(), ids=REFUSED)
-def test_an_encoder_that_is_none_is_refused(encoder, said):
+def test_an_encoder_that_does_not_fit_is_refused(encoder, said):
     with pytest.raises(ValueError, match=said):
         with_encoder(encoder)
 
 
-def test_an_encoder_that_is_no_module_is_refused():
+def test_an_encoder_that_is_not_a_module_is_refused():
     with pytest.raises(TypeError, match=r"expected encoder to be a torch\.nn\.Module, got func"):
         with_encoder(lambda data: data)
 
 
-def test_it_is_tried_on_data_of_the_models_own():
+def test_an_encoder_is_tried_on_draws_of_its_model():
     """Some encoders look numbers up: what they are tried on must be zeros and ones."""
     table = Lambda(lambda t: nn.functional.embedding(t.long(), torch.eye(2)).flatten(1)[:, :4])
     cc.VAE(nn.Linear(2, 5), 2, Bernoulli(), table)

@@ -79,7 +79,7 @@ def saved(tmp_path):
 
 
 @every_model
-def test_a_model_comes_back_as_it_was(saved, name):
+def test_a_loaded_model_equals_the_saved_one(saved, name):
     vae, folder = saved(name)
     again = cc.load_vae(folder, allow_code=True)
     assert (again.latent_dim, again.data_shape) == (vae.latent_dim, vae.data_shape)
@@ -112,7 +112,7 @@ def test_answers_are_the_same_bits_before_and_after(saved, name):
 
 
 @every_model
-def test_saving_what_was_loaded_writes_the_same(saved, name, tmp_path):
+def test_saving_a_loaded_model_writes_the_same_files(saved, name, tmp_path):
     _, folder = saved(name)
     cc.load_vae(folder, allow_code=True).save(tmp_path / "again", **ARGUMENTS.get(name, {}))
     for file in ("description.json", "tensors.safetensors"):
@@ -120,7 +120,7 @@ def test_saving_what_was_loaded_writes_the_same(saved, name, tmp_path):
 
 
 @pytest.mark.parametrize("name", cc.zoo.names())
-def test_a_model_of_the_zoo_can_be_saved_too(name, tmp_path):
+def test_a_model_of_the_zoo_can_be_saved(name, tmp_path):
     vae = cc.zoo.load(name)
     vae.save(tmp_path / "model")
     again = cc.load_vae(tmp_path / "model")
@@ -211,7 +211,7 @@ def test_no_code_is_imported_unless_that_is_allowed(coded, tmp_path):
     assert (tmp_path / "leaves_a_trace.ran").exists()
 
 
-def test_a_decoder_of_the_callers_takes_the_weights_and_no_code_is_imported(coded, tmp_path):
+def test_a_decoder_that_is_passed_gets_the_weights_and_no_code_is_imported(coded, tmp_path):
     given = nn.Linear(2, 6)
     before = given.weight.clone()
     vae = cc.load_vae(coded, decoder=given)
@@ -221,7 +221,7 @@ def test_a_decoder_of_the_callers_takes_the_weights_and_no_code_is_imported(code
     assert torch.equal(vae.decoder.weight, cc.load_vae(coded, allow_code=True).decoder.weight)
 
 
-def test_networks_of_the_callers_take_the_dtype_that_was_saved(saved):
+def test_networks_that_are_passed_get_the_saved_dtype(saved):
     vae, folder = saved("both of one's own")
     again = cc.load_vae(folder, decoder=Residual(7), encoder=Pair())
     z = torch.ones(1, 2).double()
@@ -229,7 +229,7 @@ def test_networks_of_the_callers_take_the_dtype_that_was_saved(saved):
     assert again.encoder.mean.weight.dtype == torch.double
 
 
-def test_an_encoder_of_ones_own_needs_its_own_leave(saved):
+def test_an_encoder_of_a_users_class_needs_its_own_permission(saved):
     _, folder = saved("encoder of one's own")
     with pytest.raises(
         ValueError, match="allow_code=True, as the network is of the class user_networks"
@@ -238,7 +238,7 @@ def test_an_encoder_of_ones_own_needs_its_own_leave(saved):
     assert cc.load_vae(folder, encoder=Pair()).encoder is not None
 
 
-def test_an_encoder_that_was_not_saved_is_not_taken(saved):
+def test_an_encoder_is_refused_if_none_was_saved(saved):
     _, folder = saved("layers")
     with pytest.raises(ValueError, match="expected no encoder, as none was saved, got Pair"):
         cc.load_vae(folder, encoder=Pair())
@@ -253,7 +253,7 @@ def test_an_encoder_that_was_not_saved_is_not_taken(saved):
     ],
     ids=["sizes", "layers", "outputs"],
 )
-def test_a_decoder_that_is_not_the_one_that_was_saved_is_refused(saved, other, said):
+def test_a_decoder_other_than_the_saved_one_is_refused(saved, other, said):
     _, folder = saved("class of one's own")
     with pytest.raises(cc.ModelFormatError, match=said):
         cc.load_vae(folder, decoder=other())
@@ -303,14 +303,14 @@ UNSAVED = {
 
 
 @pytest.mark.parametrize(("make", "arguments", "said"), UNSAVED.values(), ids=UNSAVED)
-def test_what_would_not_come_back_is_not_saved(make, arguments, said, tmp_path):
+def test_a_model_that_could_not_be_loaded_is_not_saved(make, arguments, said, tmp_path):
     vae = cc.VAE(make(), 2, Gaussian())
     with pytest.raises(ValueError, match=said):
         vae.save(tmp_path / "model", decoder_arguments=arguments)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_class_that_was_changed_afterwards_is_not_saved(tmp_path):
+def test_a_network_that_was_changed_after_construction_is_not_saved(tmp_path):
     vae = cc.VAE(Residual(7), 2, Gaussian())
     vae.decoder.forward = lambda z: torch.ones(len(z), 6)
     with pytest.raises(cc.ModelFormatError, match="a decoder that outputs what it did"):
@@ -318,13 +318,13 @@ def test_a_class_that_was_changed_afterwards_is_not_saved(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"a": object()}, {"a": torch.ones(2)}, {"a": float("nan")}, 3])
-def test_arguments_that_are_no_plain_data_are_refused(wrong, tmp_path):
+def test_arguments_that_json_cannot_hold_are_refused(wrong, tmp_path):
     vae = cc.VAE(Residual(7), 2, Gaussian())
     with pytest.raises(TypeError, match=r"arguments of .*:Residual as a dict of numbers, strings"):
         vae.save(tmp_path / "model", decoder_arguments=wrong)
 
 
-def test_arguments_for_an_encoder_that_is_not_there_are_refused(tmp_path):
+def test_arguments_for_a_missing_encoder_are_refused(tmp_path):
     vae = cc.VAE(nn.Linear(2, 6), 2, Gaussian())
     with pytest.raises(ValueError, match="no encoder_arguments for a model without encoder"):
         vae.save(tmp_path / "model", encoder_arguments={})
@@ -400,7 +400,7 @@ scripts = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 
 @scripts
 @every_own
-def test_a_decoder_of_ones_own_is_saved_by_its_weights_and_loaded_into_another(make, tmp_path):
+def test_a_decoder_of_a_users_class_is_saved_by_its_weights_and_loaded_into_another(make, tmp_path):
     decoder = make()
     vae = cc.VAE(filled_with(decoder, 1), 2, Gaussian(0.5))
     with said_so:
@@ -425,7 +425,7 @@ def filled_with(network: nn.Module, seed: int) -> nn.Module:
 
 @scripts
 @every_own
-def test_without_the_decoder_it_says_what_to_pass_and_runs_nothing(make, tmp_path):
+def test_without_the_decoder_loading_says_what_to_pass_and_runs_nothing(make, tmp_path):
     with said_so:
         cc.VAE(make(), 2, Gaussian(0.5)).save(tmp_path / "model")
     for allow_code in (False, True):
@@ -453,7 +453,7 @@ class OtherPair(Pair):
         return mean.tanh(), log_variance
 
 
-def test_an_encoder_of_ones_own_is_saved_and_loaded_likewise(tmp_path):
+def test_an_encoder_of_a_users_class_is_saved_and_loaded_likewise(tmp_path):
     vae = cc.VAE(filled(mlp(2, 6)), 2, Gaussian(0.5), filled(Pair()))
     with pytest.warns(
         UserWarning, match=r"of the encoder, Pair, .*load_vae\(folder, encoder=Pair\("
@@ -468,7 +468,7 @@ def test_an_encoder_of_ones_own_is_saved_and_loaded_likewise(tmp_path):
         cc.load_vae(tmp_path / "model", encoder=OtherPair())
 
 
-def test_both_of_ones_own_are_told_in_one_warning(tmp_path):
+def test_one_warning_names_both_networks_of_users_classes(tmp_path):
     vae = cc.VAE(Residual(7), 2, Gaussian(0.5), Pair())
     said = (
         r"the decoder, Residual and the encoder, Pair, .*decoder=Residual\(\.\.\.\), encoder=Pair"
@@ -489,7 +489,7 @@ def test_a_class_with_norms_is_imported_by_its_name_too(tmp_path):
         assert torch.equal(again.decode(z), vae.decode(z))
 
 
-def test_layers_that_are_lazy_take_the_shapes_that_were_saved(tmp_path):
+def test_lazy_layers_get_the_saved_shapes(tmp_path):
     decoder = Lazy()
     decoder(torch.zeros(1, 2))
     vae = cc.VAE(decoder, 2, Gaussian(0.5))

@@ -17,7 +17,7 @@ STREAMS = {
 
 
 @pytest.mark.parametrize("draw", STREAMS.values(), ids=STREAMS)
-def test_a_draw_is_noticed_once_and_put_back(draw):
+def test_a_draw_is_noticed_once_and_undone(draw):
     with watched(nn.Identity()) as drawn:
         first = draw()
         assert drawn()
@@ -27,7 +27,7 @@ def test_a_draw_is_noticed_once_and_put_back(draw):
     assert draw() == first
 
 
-def test_streams_are_put_back_where_the_network_fails():
+def test_random_streams_are_restored_if_the_network_fails():
     before = torch.get_rng_state()
 
     def fail() -> None:
@@ -40,7 +40,7 @@ def test_streams_are_put_back_where_the_network_fails():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_generators_of_modules_are_looked_at():
+def test_generators_of_modules_are_watched():
     for generator, draw in (
         (torch.Generator(), lambda g: torch.rand((), generator=g)),
         (np.random.default_rng(0), lambda g: g.random()),

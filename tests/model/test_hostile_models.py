@@ -177,7 +177,7 @@ ATTACKS = {
 
 @pytest.mark.parametrize(("change", "said"), ATTACKS.values(), ids=ATTACKS)
 @pytest.mark.slow
-def test_an_attack_is_refused_in_few_words(saved, change, said):
+def test_an_attack_is_refused_with_a_short_message(saved, change, said):
     change(saved)
     with pytest.raises(ValueError, match=said) as caught:
         cc.load_vae(saved)
@@ -186,7 +186,7 @@ def test_an_attack_is_refused_in_few_words(saved, change, said):
 
 
 @pytest.mark.parametrize(("field", "index"), [("architecture", 2), ("encoder", 0)])
-def test_layers_that_put_out_too_much_are_refused_before_they_do(tmp_path, field, index):
+def test_layers_with_too_much_output_are_refused_before_they_run(tmp_path, field, index):
     """Small weights, and a picture of gigabytes: in the encoder, of what the decoder outputs."""
     same = nn.Upsample(scale_factor=1)
     decoder = nn.Sequential(nn.Linear(2, 4), nn.Unflatten(1, (1, 2, 2)), same)
@@ -201,7 +201,7 @@ def test_layers_that_put_out_too_much_are_refused_before_they_do(tmp_path, field
         cc.load_vae(tmp_path / "model")
 
 
-def test_what_is_named_is_no_class_of_networks(saved):
+def test_a_name_of_something_other_than_a_network_class_is_refused(saved):
     """With leave to run code too, a function is not called."""
     for name in ("os:system", "os.path:join", "collections:OrderedDict"):
         edit_description(architecture={"class": name, "arguments": {}})(saved)
@@ -210,7 +210,7 @@ def test_what_is_named_is_no_class_of_networks(saved):
 
 
 @pytest.mark.parametrize("name", ["nowhere_to_be_found:Decoder", "torch.nn:Nowhere", "torch.no:A"])
-def test_a_class_that_is_not_there_is_named(saved, name):
+def test_a_missing_class_is_named(saved, name):
     edit_description(architecture={"class": name, "arguments": {}})(saved)
     with pytest.raises(
         cc.ModelFormatError, match=f"cannot import {name}: .* where Python can find it"
@@ -218,7 +218,7 @@ def test_a_class_that_is_not_there_is_named(saved, name):
         cc.load_vae(saved, allow_code=True)
 
 
-def test_tensors_of_another_model_are_refused_by_shape_and_of_a_twin_by_checksum(saved, tmp_path):
+def test_tensors_of_another_model_are_refused_by_shape_or_by_checksum(saved, tmp_path):
     for sizes, said in (((2, 9, 6), r"\(8, 2\) for weight '0\.weight', got \(9, 2\)"),
                         ((2, 8, 6), "'decoder.0.bias' is damaged")):  # fmt: skip
         a, b, c = sizes
@@ -261,7 +261,7 @@ def test_weights_that_are_not_finite_are_refused(saved):
 
 
 @pytest.mark.parametrize("name", ["model.pt", "pytorch_model.bin"])
-def test_a_pickle_is_refused_with_the_way_out(tmp_path, name):
+def test_a_pickle_is_refused_with_advice(tmp_path, name):
     torch.save(nn.Linear(2, 6).state_dict(), tmp_path / name)
     for path in (tmp_path, tmp_path / name):
         with pytest.raises(cc.ModelFormatError, match=rf"{name} looks like a pickle.*weights_only"):
@@ -279,7 +279,7 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["tensors.safetensors", "description.json"])
 @pytest.mark.slow
-def test_bytes_that_were_changed_anywhere_are_refused_or_meaningless(saved, name):
+def test_a_changed_byte_is_refused_or_does_not_matter(saved, name):
     """What still loads, as with a blank more between two fields, is the same model."""
     whole, numbers = (saved / name).read_bytes(), random.Random(0)
     z = torch.ones(3, 2)
@@ -299,7 +299,7 @@ def test_bytes_that_were_changed_anywhere_are_refused_or_meaningless(saved, name
 # ---- writing -------------------------------------------------------------------------------------
 
 
-def test_a_save_that_breaks_off_leaves_the_old_one_whole(saved, monkeypatch):
+def test_an_interrupted_save_leaves_the_old_one_intact(saved, monkeypatch):
     def full_disk(tensors, path):
         path.write_bytes(b"half of it")
         raise OSError(28, "No space left on device")
@@ -323,7 +323,7 @@ def test_a_folder_of_something_else_is_not_overwritten(saved, tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="limits memory as POSIX does")
-def test_no_attack_takes_memory(saved):
+def test_no_attack_takes_much_memory(saved):
     """In a process of little memory: what would take gigabytes cannot hide."""
     script = (
         "import resource, sys, crosscoding as cc\n"

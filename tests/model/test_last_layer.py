@@ -138,18 +138,18 @@ def test_rows_of_the_head_are_elements_of_the_datum(name):
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_a_decoder_that_does_not_fall_apart_has_no_head(name):
+def test_a_decoder_that_cannot_be_split_has_no_head(name):
     assert head_of(WHOLE[name]()) is None
 
 
-def test_a_last_layer_that_is_not_of_the_datas_size_is_no_head():
+def test_a_last_layer_of_another_size_than_the_data_is_not_a_head():
     decoder = nn.Sequential(*body(), nn.Linear(HIDDEN, SIZE)).double()
     output = decoder(probes())
     assert find_head(decoder, probes(), output) is not None
     assert find_head(decoder, probes(), output[:, :-1]) is None
 
 
-def test_a_hook_that_changes_the_output_leaves_no_head():
+def test_a_decoder_with_a_hook_that_changes_the_output_has_no_head():
     """A traced copy does not run hooks: its output is compared with the decoder's."""
     decoder = nn.Sequential(*body(), nn.Linear(HIDDEN, SIZE))
     decoder[2].register_forward_hook(lambda module, inputs, output: 2 * output)
@@ -159,7 +159,7 @@ def test_a_hook_that_changes_the_output_leaves_no_head():
     assert head_of(whole) is None
 
 
-def test_the_decoder_is_left_as_it_was():
+def test_the_decoder_is_not_changed():
     decoder = nn.Sequential(*body(), nn.Linear(HIDDEN, SIZE)).double()
     before, names = decoder(probes()), [name for name, _ in decoder.named_modules()]
     assert head_of(decoder) is not None
@@ -174,7 +174,7 @@ def test_a_vae_has_a_head_where_an_element_has_one_parameter():
     assert cc.VAE(pairs, LATENT, cc.likelihoods.Gaussian(None)).head is None
 
 
-def test_a_module_whose_name_the_tracer_needs_for_itself_leaves_no_head():
+def test_a_module_with_a_name_that_the_tracer_reserves_has_no_head():
     """A child named `graph` cannot be put beside the graph that a torch.fx module keeps."""
 
     class Named(nn.Module):

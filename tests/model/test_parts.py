@@ -42,7 +42,7 @@ def test_parts_keep_a_tensor_scale():
     assert torch.equal(cc.VAE.from_parts(vae.to_parts()).likelihood.scale, scale)
 
 
-def test_a_decoder_of_other_kind_has_no_parts():
+def test_a_decoder_of_another_kind_has_no_parts():
     assert cc.VAE(Residual(7), 2, Gaussian()).to_parts() is None
 
 

@@ -80,7 +80,7 @@ def made_plain() -> nn.Sequential:
 
 
 @pytest.mark.parametrize("name", COMPUTED)
-def test_the_module_that_was_passed_is_left_as_it_was(name):
+def test_the_module_that_was_passed_is_not_changed(name):
     network = made(name)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     kind, hooks = type(network[0]), list(network[0]._forward_pre_hooks)
@@ -114,7 +114,7 @@ def test_a_recurrent_layer_with_weight_norm_is_copied():
     torch.testing.assert_close(cc.VAE(decoder, 2, Gaussian()).decode(z), decoder.eval()(z))
 
 
-def test_a_weight_that_another_layer_shares_is_pruned_in_one_alone():
+def test_a_shared_weight_is_pruned_in_one_layer_only():
     first, second = nn.Linear(2, 2), nn.Linear(2, 2)
     second.weight = first.weight
     prune.l1_unstructured(first, "weight", 0.5)
@@ -124,7 +124,7 @@ def test_a_weight_that_another_layer_shares_is_pruned_in_one_alone():
     assert torch.equal(copied(z), network(z))
 
 
-def test_a_weight_that_is_another_every_time_stays_computed_and_is_refused():
+def test_a_weight_that_changes_at_every_call_stays_computed_and_is_refused():
     class DropsWeights(nn.Module):
         def forward(self, weight: Tensor) -> Tensor:
             return nn.functional.dropout(weight, 1e-3)
@@ -183,7 +183,7 @@ def test_a_parametrised_buffer_stays_a_buffer(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:.*grad attribute.*")  # of torch's own compiler
 @pytest.mark.parametrize("make", WRAPPED.values(), ids=WRAPPED)
-def test_wrappers_come_off(make, tmp_path):
+def test_wrappers_are_removed(make, tmp_path):
     network = make()
     vae = cc.VAE(network, 2, Gaussian())
     kinds = {type(module) for module in vae.decoder.modules()}
@@ -232,14 +232,14 @@ class Attribute(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
-def test_the_dtype_is_that_of_weights_that_are_no_parameters():
+def test_the_dtype_is_that_of_weights_that_are_not_parameters():
     frozen = torch.jit.freeze(torch.jit.script(made_plain().double().eval()))
     for decoder in (frozen, nn.Sequential(frozen), Attribute()):
         assert cc.VAE(decoder, 2, Gaussian()).dtype == torch.double
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
-def test_what_went_wrong_in_a_script_is_told():
+def test_an_error_in_a_script_is_reported():
     with pytest.raises(ValueError, match=r"failed on \(5, 3\): .*(shape|size)"):
         cc.VAE(torch.jit.script(made_plain()), 3, Gaussian())
 
@@ -255,7 +255,7 @@ def test_a_scripted_module_can_still_be_trained_after_it_was_copied():
 # ---- what a module carries along -------------------------------------------------------------
 
 
-def test_what_was_computed_and_kept_is_copied_without_its_graph():
+def test_cached_values_are_copied_without_their_graph():
     network = made_plain()
     hidden = network(torch.ones(1, 2))
     network.last, network.all = hidden, {"hidden": [hidden, hidden.sum()]}
@@ -276,7 +276,7 @@ def test_locks_and_files_are_shared(tmp_path):
         assert (copied.lock, copied.file) == (network.lock, file)
 
 
-def test_a_network_that_cannot_be_copied_is_told_where():
+def test_the_message_says_what_in_a_network_cannot_be_copied():
     network = made_plain()
     network[2].batches = (batch for batch in range(3))
     with pytest.raises(
@@ -285,7 +285,7 @@ def test_a_network_that_cannot_be_copied_is_told_where():
         cc.VAE(network, 2, Gaussian())
 
 
-def test_weights_that_are_not_there_yet_are_told():
+def test_weights_that_do_not_exist_yet_are_reported():
     with pytest.raises(ValueError, match=r"trained decoder.*'0\.weight' has no shape yet"):
         cc.VAE(nn.Sequential(nn.LazyLinear(8), nn.Linear(8, 5)), 2, Gaussian())
     with pytest.raises(ValueError, match=r"trained decoder.*'weight' is on the meta device"):

@@ -16,20 +16,20 @@ def test_equal_outputs_are_recognised_with_nan_and_infinity():
 
 
 @pytest.mark.parametrize(("share", "same"), [(0.9, True), (1.1, False)])
-def test_a_number_may_differ_by_a_share_of_the_largest_at_its_place(share, same):
+def test_a_number_may_differ_by_a_fraction_of_the_largest_in_its_column(share, same):
     here = SAVED.clone()
     here[0, 0] += share * TOLERANCE * 4.0
     assert same_output(here, SAVED) is same
 
 
-def test_a_large_column_hides_no_other():
+def test_a_large_column_does_not_hide_differences_in_others():
     saved = torch.tensor([[1e6, 0.3, 0.2], [2e6, -0.4, 0.1]])
     here = saved.clone()
     here[1, 1] = 0.4
     assert not same_output(here, saved)
 
 
-def test_a_tolerance_may_be_given():
+def test_the_tolerance_can_be_chosen():
     assert same_output(SAVED * 1.005, SAVED, 1e-2)
     assert not same_output(SAVED * 1.005, SAVED, 1e-3)
 

@@ -64,7 +64,7 @@ def test_a_decoder_that_trains_itself_is_refused(changed, make):
 
 
 @pytest.mark.parametrize("make", TRAINING.values(), ids=TRAINING)
-def test_and_the_module_that_was_passed_is_left_as_it_was(make):
+def test_a_refused_module_is_left_unchanged(make):
     decoder = make()
     before = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
     with pytest.raises(ValueError, match="keep its weights"):
@@ -81,7 +81,7 @@ def test_spectral_norm_that_stops_in_eval_mode_is_accepted():
         cc.VAE(decoder, 2, Gaussian())
 
 
-def test_what_is_worked_out_once_and_kept_is_accepted():
+def test_values_that_are_computed_once_and_kept_are_accepted():
     class Cached(nn.Linear):
         def forward(self, z: Tensor) -> Tensor:
             if not hasattr(self, "shift"):
@@ -91,7 +91,7 @@ def test_what_is_worked_out_once_and_kept_is_accepted():
     cc.VAE(Cached(2, 5), 2, Gaussian())
 
 
-def test_nan_that_stays_nan_is_no_change():
+def test_nan_that_stays_nan_does_not_count_as_a_change():
     decoder = nn.Linear(2, 5)
     decoder.register_buffer("unused", torch.tensor([float("nan"), 1.0]))
     cc.VAE(decoder, 2, Gaussian())
@@ -147,7 +147,7 @@ WRITES = {
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("writes", "leaves"), WRITES.values(), ids=WRITES)
-def test_a_decoder_may_write_over_z(writes, leaves, dtype):
+def test_a_decoder_may_overwrite_z(writes, leaves, dtype):
     """Answers, the bank and the caller's own points are those of the decoder that does not."""
     vae, twin = (cc.VAE(Function(f).to(dtype), 2, Gaussian(0.5)) for f in (writes, leaves))
     evidence = cc.Evidence(torch.tensor([2.0, 1.0, 0, 0, 0], dtype=dtype), torch.arange(5) < 2)
@@ -170,12 +170,12 @@ def test_a_decoder_may_write_over_z(writes, leaves, dtype):
 
 
 @pytest.mark.parametrize("writes", [pair[0] for pair in WRITES.values()], ids=WRITES)
-def test_a_decoder_that_writes_over_z_can_be_checked(writes):
+def test_a_decoder_that_overwrites_z_can_be_checked(writes):
     report = cc.VAE(Function(writes), 2, Gaussian(0.5)).check()
     assert report["gradients"].status == report["repeatability"].status == "ok"
 
 
-def test_a_decoder_that_writes_over_what_its_derivative_needs_is_refused():
+def test_a_decoder_that_overwrites_what_its_derivative_needs_is_refused():
     def absolute(z: Tensor) -> Tensor:
         z[:, 0] = z[:, 0].abs()
         return z
@@ -191,7 +191,7 @@ def test_a_decoder_that_writes_over_what_its_derivative_needs_is_refused():
             cc.VAE(Function(function), 2, Gaussian())
 
 
-def test_an_encoder_may_write_over_data():
+def test_an_encoder_may_overwrite_data():
     encoder = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(5, 4))
     vae = cc.VAE(nn.Linear(2, 5), 2, Gaussian(), encoder)
     data = vae.sample_prior(3, seed=0)
@@ -250,7 +250,7 @@ class NoiseOfItsOwn(nn.Linear):
     [torch.Generator, np.random.default_rng, np.random.RandomState, random.Random],
     ids=["torch", "numpy", "older numpy", "python"],
 )
-def test_noise_from_a_generator_of_its_own_is_noticed(make):
+def test_noise_from_the_networks_own_generator_is_noticed(make):
     with pytest.raises(ValueError, match="deterministic decoder"):
         cc.VAE(NoiseOfItsOwn(make()), 2, Gaussian())
 
@@ -304,7 +304,7 @@ def test_a_decoder_that_mixes_rows_a_little_is_refused(mixing, dtype):
         cc.VAE(Function(after=mixing).to(dtype), 2, Gaussian())
 
 
-def test_rounding_is_no_mixing():
+def test_rounding_does_not_count_as_mixing():
     """Small differences of large numbers are rounded otherwise in a batch of another size."""
     torch.manual_seed(0)
     decoder = nn.Sequential(nn.Linear(2, 300), Sine(), nn.Linear(300, 300), Scaled(3e3))
@@ -320,7 +320,7 @@ class Scaled(nn.Module):
         return (self.factor * z + 1e4).sin()
 
 
-def test_sines_of_large_numbers_are_no_mixing():
+def test_sines_of_large_numbers_do_not_count_as_mixing():
     """Vectorised kernels may round one number by how large its neighbours are."""
     torch.manual_seed(0)
     decoder = nn.Sequential(nn.Linear(2, 37), Sine(), nn.Linear(37, 37), Sine(), nn.Linear(37, 5))
@@ -333,7 +333,7 @@ class Sine(nn.Module):
         return (30 * z).sin()
 
 
-def test_a_decoder_that_squeezes_is_told_so():
+def test_the_message_on_a_decoder_that_squeezes_says_so():
     squeezing = Function(after=lambda output: output[:, None].squeeze())
     with pytest.raises(
         ValueError,
@@ -356,14 +356,14 @@ SQUEEZED: dict[str, tuple] = {
 
 
 @pytest.mark.parametrize("case", SQUEEZED)
-def test_a_decoder_of_a_single_element_that_squeezes_is_told_so(case):
+def test_the_message_on_a_decoder_of_one_element_that_squeezes_says_so(case):
     likelihood, after, wanted = SQUEEZED[case]
     words = rf"dimension of the elements is missing, as after squeeze\(\).*output shape {wanted}"
     with pytest.raises(ValueError, match=words):
         cc.VAE(Function(after=after), 2, likelihood)
 
 
-def test_a_decoder_for_one_size_of_batch_is_refused():
+def test_a_decoder_for_one_batch_size_is_refused():
     with pytest.raises(ValueError, match=r"any number of rows, got one that takes 5 but fails on"):
         cc.VAE(Function(after=lambda output: output.view(5, 5)), 2, Gaussian())
 
@@ -392,14 +392,14 @@ class NeedsGPU(nn.Linear):
 
 
 @pytest.mark.parametrize("error", [AssertionError, RuntimeError])
-def test_a_decoder_that_asks_for_a_gpu_that_is_not_there_is_refused(error, monkeypatch):
+def test_a_decoder_that_needs_a_missing_gpu_is_refused(error, monkeypatch):
     if error is AssertionError and torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     with pytest.raises(ValueError, match=r"CUDA.*remove \.cuda\(\) from its code"):
         cc.VAE(NeedsGPU(error), 2, Gaussian())
 
 
-def test_whatever_a_decoder_raises_is_told_in_a_line():
+def test_whatever_a_decoder_raises_is_reported_in_one_line():
     class Broken(nn.Module):
         def forward(self, z: Tensor) -> Tensor:
             raise KeyError("skip")

@@ -42,7 +42,7 @@ def test_the_decoder_is_a_copy_in_eval_mode_without_gradients():
     assert not any(parameter.requires_grad for parameter in vae.decoder.parameters())
 
 
-def test_the_module_that_was_passed_is_left_as_it_was():
+def test_the_module_that_was_passed_is_not_changed():
     decoder = network().train()
     before = copy.deepcopy(decoder.state_dict())
     vae = cc.VAE(decoder, 2, Gaussian())
@@ -71,7 +71,7 @@ def test_gradients_flow_to_z_and_not_to_weights():
     assert all(parameter.grad is None for parameter in vae.decoder.parameters())
 
 
-def test_attributes_say_what_the_model_is():
+def test_attributes_describe_the_model():
     likelihood = Bernoulli()
     decoder = nn.Sequential(nn.Linear(2, 12), nn.Unflatten(1, (3, 4))).double()
     vae = cc.VAE(decoder, 2, likelihood)
@@ -98,7 +98,7 @@ def test_decode_keeps_sample_and_batch_dimensions(shape):
     assert vae.decode_flat(points(*shape)).shape == (*shape[:-1], 12)
 
 
-def test_decode_is_what_the_module_in_eval_mode_gives():
+def test_decode_gives_the_modules_output_in_eval_mode():
     decoder = network()
     decoder(points(50, 2))  # moves the running statistics off their start
     vae = cc.VAE(decoder, 2, Gaussian())
@@ -148,13 +148,13 @@ def test_decode_refuses_points_of_another_size():
 # ---- refusals --------------------------------------------------------------------------------
 
 
-def test_a_decoder_that_is_no_module_is_refused():
+def test_a_decoder_that_is_not_a_module_is_refused():
     with pytest.raises(TypeError, match=r"torch\.nn\.Module, got function; wrap a function"):
         cc.VAE(lambda z: z, 2, Gaussian())
 
 
 @pytest.mark.parametrize("latent_dim", [2.0, "2", True, None])
-def test_a_latent_dim_that_is_no_int_is_refused(latent_dim):
+def test_a_latent_dim_that_is_not_an_int_is_refused(latent_dim):
     with pytest.raises(TypeError, match="latent_dim to be an int, got"):
         cc.VAE(nn.Linear(2, 5), latent_dim, Gaussian())
 
@@ -166,7 +166,7 @@ def test_a_latent_dim_below_1_is_refused(latent_dim):
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", Bernoulli, None])
-def test_a_likelihood_that_is_none_is_refused(likelihood):
+def test_something_other_than_a_likelihood_is_refused(likelihood):
     with pytest.raises(TypeError, match=r"crosscoding\.likelihoods, such as Bernoulli\(\), got"):
         cc.VAE(nn.Linear(2, 5), 2, likelihood)
 
@@ -179,7 +179,7 @@ def test_a_wrong_latent_dim_is_refused_with_the_size_that_was_tried():
 
 
 @pytest.mark.parametrize("output", [{"mean": 1}, None, "logits"], ids=str)
-def test_an_output_that_is_no_tensor_is_refused(output):
+def test_an_output_that_is_not_a_tensor_is_refused(output):
     with pytest.raises(
         ValueError, match=r"^expected a tensor from the decoder, got .* Gaussian takes$"
     ):
@@ -188,7 +188,7 @@ def test_an_output_that_is_no_tensor_is_refused(output):
         cc.VAE(Function(lambda z: (z, output)), 2, Gaussian(None))
 
 
-def test_an_output_that_the_likelihood_does_not_take_is_no_matter_of_latent_dim():
+def test_the_message_on_an_output_that_the_likelihood_refuses_does_not_blame_latent_dim():
     for shapes, likelihood, message in (
         ([3, 3], Gaussian(), "^expected one tensor from the decoder for Gaussian, got 2; use"),
         ([3, 4], Gaussian(None), r"; the decoder output \(5, 3\), \(5, 4\)$"),
@@ -228,7 +228,7 @@ class TestBatchMixing:
         with pytest.raises(ValueError, match="does not depend on the other rows"):
             cc.VAE(Function(lambda z: z - z.mean(0)), 2, Gaussian())
 
-    def test_an_output_whose_shape_hangs_on_the_batch_is_refused(self):
+    def test_an_output_whose_shape_depends_on_the_batch_is_refused(self):
         with pytest.raises(ValueError, match="does not depend on the other rows"):
             cc.VAE(Function(lambda z: z @ z.mT), 2, Gaussian())
 
@@ -282,7 +282,7 @@ def test_one_parameter_where_two_were_promised_is_refused():
 @pytest.mark.parametrize(
     "function", [lambda z: z.sum(-1), lambda z: z.sum(), lambda z: z.repeat(2, 1)]
 )
-def test_an_output_that_is_not_one_datum_a_point_is_refused(function):
+def test_an_output_that_is_not_one_datum_per_point_is_refused(function):
     with pytest.raises(ValueError, match=r"decoder output of shape \(5, \*data\) for 5 points"):
         cc.VAE(Function(function), 2, Gaussian())
 
@@ -326,7 +326,7 @@ def test_data_on_another_device_do_not_match_and_are_not_moved():
         check_matches(image_vae(), torch.zeros(3, 4, device="meta"), "evidence", None)
 
 
-def test_its_repr_says_what_it_is_of():
+def test_its_repr_describes_the_model():
     vae = cc.VAE(nn.Linear(2, 5), 2, cc.likelihoods.Gaussian(0.1))
     assert repr(vae) == "VAE(Linear, latent_dim=2, data_shape=(5,), Gaussian(scale=0.1))"
 
@@ -334,7 +334,7 @@ def test_its_repr_says_what_it_is_of():
 # ---- devices ---------------------------------------------------------------------------------
 
 
-def test_a_model_that_is_there_already_stays():
+def test_a_model_that_is_already_on_the_device_is_returned_itself():
     vae = cc.VAE(network(), 2, Gaussian())
     assert vae.to("cpu") is vae
     assert vae.to(torch.device("cpu")) is vae

@@ -26,7 +26,7 @@ def test_a_missing_file_is_named(saved, name):
         read_folder(saved, "vae")
 
 
-def test_a_folder_that_is_not_there_is_refused(tmp_path):
+def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(cc.ModelFormatError, match="is missing"):
         read_folder(tmp_path / "nowhere", "vae")
 
@@ -37,7 +37,7 @@ def test_another_kind_is_refused(saved):
 
 
 @pytest.mark.parametrize("content", ["[]", '"vae"', "{}", "null", '{"kind": 3}'])
-def test_json_that_is_no_description_is_refused(saved, content):
+def test_json_that_is_not_a_description_is_refused(saved, content):
     (saved / "description.json").write_text(content)
     with pytest.raises(cc.ModelFormatError, match="expected the description of a vae"):
         read_folder(saved, "vae")
@@ -56,7 +56,7 @@ def test_json_that_is_no_description_is_refused(saved, content):
         *("nested too deep", "a name twice", "a name twice further in"),
     ],
 )
-def test_what_is_no_json_is_refused(saved, content):
+def test_a_description_that_is_not_json_is_refused(saved, content):
     (saved / "description.json").write_bytes(content)
     with pytest.raises(cc.ModelFormatError, match=r"expected JSON in .*description\.json"):
         read_folder(saved, "vae")
@@ -71,7 +71,7 @@ def test_a_description_of_gigabytes_is_not_read(saved):
 
 @pytest.mark.parametrize("name", ["tensors.safetensors", "description.json"])
 @pytest.mark.parametrize("endless", ["pipe", "device"])
-def test_what_might_never_end_is_not_opened(saved, name, endless):
+def test_a_file_that_may_never_end_is_not_opened(saved, name, endless):
     (saved / name).unlink()
     if endless == "pipe":
         os.mkfifo(saved / name)
@@ -114,7 +114,7 @@ def test_safetensors_cut_off_anywhere_are_refused(saved):
 
 
 @pytest.mark.parametrize("size", [0, 1, 4, 7, 8, 20])
-def test_safetensors_without_a_whole_header_are_said_to_be_cut_off(saved, size):
+def test_safetensors_with_an_incomplete_header_are_reported_as_cut_off(saved, size):
     path = saved / "tensors.safetensors"
     path.write_bytes(path.read_bytes()[:size])
     said = rf"in .*tensors\.safetensors, got a file of {size} bytes that ends within its header"
@@ -194,7 +194,7 @@ def test_a_pickle_is_refused_and_not_run(saved, name, write):
 
 
 @every_writer
-def test_a_pickle_in_place_of_tensors_is_named_with_a_way_out(saved, write):
+def test_a_pickle_in_place_of_tensors_is_named_with_advice(saved, write):
     write(torch.zeros(1), saved / "tensors.safetensors")
     with pytest.raises(cc.ModelFormatError, match=WAY_OUT):
         read_folder(saved, "vae")
@@ -202,7 +202,7 @@ def test_a_pickle_in_place_of_tensors_is_named_with_a_way_out(saved, write):
 
 @pytest.mark.parametrize("name", ["model.pt", "model.pth", "pytorch_model.bin", "last.ckpt", "x"])
 @every_writer
-def test_a_pickle_under_any_name_is_refused_with_a_way_out(tmp_path, name, write):
+def test_a_pickle_under_any_name_is_refused_with_advice(tmp_path, name, write):
     write(Bomb(tmp_path / "exploded"), tmp_path / name)
     with pytest.raises(cc.ModelFormatError, match=f"it is a file; {name} {WAY_OUT}"):
         read_folder(tmp_path / name, "vae")
@@ -211,6 +211,6 @@ def test_a_pickle_under_any_name_is_refused_with_a_way_out(tmp_path, name, write
     assert not (tmp_path / "exploded").exists()
 
 
-def test_a_file_that_is_no_pickle_is_refused_without(saved):
+def test_a_file_that_is_not_a_pickle_is_refused_without_advice(saved):
     with pytest.raises(cc.ModelFormatError, match=r"tensors\.safetensors, but it is a file$"):
         read_folder(saved / "tensors.safetensors", "vae")

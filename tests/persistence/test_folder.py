@@ -21,7 +21,7 @@ def saved(tmp_path):
     return tmp_path / "model"
 
 
-def test_a_folder_holds_what_was_written(saved):
+def test_a_folder_contains_what_was_written(saved):
     tensors, description = read_folder(saved, "vae")
     assert description == {"kind": "vae", "size": [1, 2]}
     assert tensors.keys() == PARTS[0].keys()
@@ -30,7 +30,7 @@ def test_a_folder_holds_what_was_written(saved):
         assert torch.equal(tensor, PARTS[0][name])
 
 
-def test_views_and_shared_tensors_are_written_apart(tmp_path):
+def test_views_and_shared_tensors_are_written_separately(tmp_path):
     base = torch.arange(12.0).reshape(3, 4)
     write_folder(tmp_path / "m", "vae", ({"t": base.mT, "row": base[1], "all": base}, {}))
     tensors, _ = read_folder(tmp_path / "m", "vae")
@@ -38,7 +38,7 @@ def test_views_and_shared_tensors_are_written_apart(tmp_path):
     assert torch.equal(tensors["row"], base[1])
 
 
-def test_parents_are_made(tmp_path):
+def test_parent_folders_are_created(tmp_path):
     write_folder(tmp_path / "not" / "yet" / "there", "vae", PARTS)
     assert read_folder(tmp_path / "not" / "yet" / "there", "vae")[1]["size"] == [1, 2]
 
@@ -55,7 +55,7 @@ def test_another_kind_is_not_overwritten(saved):
     assert read_folder(saved, "vae")[1]["size"] == [1, 2]
 
 
-def test_something_else_is_not_overwritten(tmp_path):
+def test_a_folder_of_something_else_is_not_replaced(tmp_path):
     (tmp_path / "thesis.txt").write_text("all of it")
     with pytest.raises(ValueError, match=r"a new folder or a saved vae at .*got something else"):
         write_folder(tmp_path, "vae", PARTS)
@@ -64,7 +64,7 @@ def test_something_else_is_not_overwritten(tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "all of it"
 
 
-def test_a_place_that_cannot_be_written_is_refused(tmp_path):
+def test_a_path_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"cannot write to .*file"):
         write_folder(tmp_path / "file" / "model", "vae", PARTS)
@@ -95,7 +95,7 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch, error):
         write_folder(tmp_path / "model", "vae", PARTS)
 
 
-def test_who_may_read_it_is_as_of_all_that_is_written(tmp_path):
+def test_permissions_follow_the_umask(tmp_path):
     before = os.umask(0o027)
     try:
         write_folder(tmp_path / "model", "vae", PARTS)
@@ -104,13 +104,13 @@ def test_who_may_read_it_is_as_of_all_that_is_written(tmp_path):
     assert (tmp_path / "model").stat().st_mode & 0o777 == 0o750
 
 
-def test_what_cannot_be_written_leaves_nothing_behind(tmp_path):
+def test_a_failed_write_leaves_nothing_behind(tmp_path):
     with pytest.raises(TypeError):
         write_folder(tmp_path / "model", "vae", ({}, {"no JSON": object()}))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_written_leaves_the_old_as_it_was(saved):
+def test_a_failed_write_leaves_the_old_folder_unchanged(saved):
     with pytest.raises(TypeError):
         write_folder(saved, "vae", ({}, {"no JSON": object()}))
     assert read_folder(saved, "vae")[1]["size"] == [1, 2]
@@ -144,7 +144,7 @@ STEPS = {
 
 @pytest.mark.parametrize("again", [False, True], ids=["first", "second"])
 @pytest.mark.parametrize(("module", "name", "call", "wanted"), STEPS.values(), ids=STEPS)
-def test_a_save_that_is_interrupted_leaves_the_old_or_the_new(
+def test_an_interrupted_save_leaves_the_old_or_the_new_folder(
     saved, monkeypatch, module, name, call, wanted, again
 ):
     for _ in range(again):  # from one name of the tensors' file to the other and back
@@ -169,7 +169,7 @@ def test_other_files_in_the_folder_stay(saved):
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "README.md", 3, [], None])
-def test_tensors_by_another_name_are_not_read_and_not_removed(saved, name):
+def test_tensors_in_other_files_are_neither_read_nor_removed(saved, name):
     (saved.parent / "elsewhere").write_text("all of it")
     path = saved / "description.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"tensors_file": name}))
@@ -182,7 +182,7 @@ def test_tensors_by_another_name_are_not_read_and_not_removed(saved, name):
     assert read_folder(saved, "vae")[1]["size"] == [3]
 
 
-def test_names_are_put_under_a_prefix_and_taken_out_again():
+def test_prefixes_are_added_to_names_and_removed_again():
     tensors = {"a": torch.zeros(1), "b.a": torch.ones(1)}
     both = prefixed(tensors, "x") | {"xy.a": torch.ones(2), "x": torch.ones(3)}
     assert under(both, "x").keys() == {"a", "b.a"}
@@ -209,7 +209,7 @@ def test_a_tensor_that_was_changed_is_named(saved, change):
         read_folder(saved, "vae")
 
 
-def test_a_tensor_that_is_missing_or_left_over_is_named(saved):
+def test_a_missing_or_extra_tensor_is_named(saved):
     for tensors in ({"a": PARTS[0]["a"]}, PARTS[0] | {"new": torch.zeros(1)}):
         save_file(tensors, saved / "tensors.safetensors")
         with pytest.raises(cc.ModelFormatError, match=r"'(b\.c|new)' is missing or left over"):
@@ -224,7 +224,7 @@ def test_a_description_that_was_changed_is_refused(saved):
 
 
 @pytest.mark.parametrize("kind", ["vae", "posterior"])
-def test_what_has_no_checksums_is_refused(tmp_path, kind):
+def test_a_folder_without_checksums_is_refused(tmp_path, kind):
     write_folder(tmp_path / "saved", kind, PARTS)
     path = tmp_path / "saved" / "description.json"
     description = json.loads(path.read_text())
@@ -237,7 +237,7 @@ def test_what_has_no_checksums_is_refused(tmp_path, kind):
 @pytest.mark.parametrize(
     "wrong", [3, [], {}, {"tensors": 3}, {"tensors": {}}, {"tensors": {"a": 1}}]
 )
-def test_checksums_that_are_none_are_refused(saved, wrong):
+def test_invalid_checksums_are_refused(saved, wrong):
     path = saved / "description.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"checksums": wrong}))
     with pytest.raises(cc.ModelFormatError):

@@ -160,7 +160,7 @@ def test_a_stack_with_a_hook_has_no_description():
 
 
 @pytest.mark.parametrize("description", [None, 3, {"Linear": {}}], ids=str)
-def test_a_description_that_is_no_list_is_refused(description):
+def test_a_description_that_is_not_a_list_is_refused(description):
     with pytest.raises(cc.ModelFormatError, match="expected a list of layers, got"):
         build(description)
 
@@ -168,7 +168,7 @@ def test_a_description_that_is_no_list_is_refused(description):
 @pytest.mark.parametrize(
     "entry", ["Linear", ["Linear"], ["Linear", [2, 3]], {"Linear": {}}, None, ["Tanh", {}, {}]]
 )
-def test_an_entry_that_is_no_pair_is_refused(entry):
+def test_an_entry_that_is_not_a_pair_is_refused(entry):
     with pytest.raises(cc.ModelFormatError, match=r"expected \[layer name, arguments\], got"):
         build([entry])
 
@@ -184,7 +184,7 @@ def test_an_entry_that_is_no_pair_is_refused(entry):
     ],
     ids=str,
 )
-def test_a_layer_that_is_not_known_is_refused(entry):
+def test_an_unknown_layer_is_refused(entry):
     with pytest.raises(cc.ModelFormatError, match=r"expected a known layer, such as Linear, got"):
         build([entry])
 
@@ -199,7 +199,7 @@ def test_a_layer_that_is_not_known_is_refused(entry):
     ],
     ids=str,
 )
-def test_an_argument_that_is_not_known_is_refused(entry):
+def test_an_unknown_argument_is_refused(entry):
     with pytest.raises(cc.ModelFormatError, match=r"expected .* for layer (Linear|Tanh|Dropout), "):
         build([entry])
 
@@ -261,7 +261,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize(("layers", "index"), BOMBS.values(), ids=BOMBS)
-def test_layers_that_put_out_more_than_is_reasonable_are_refused_before_they_do(layers, index):
+def test_layers_with_unreasonably_large_output_are_refused_before_they_run(layers, index):
     with pytest.raises(cc.ModelFormatError, match=rf"at most 268435456 numbers .* layer {index}, "):
         check_growth(nn.Sequential(*layers), (2,))
 
@@ -278,14 +278,14 @@ SLOW = {
 
 
 @pytest.mark.parametrize(("layers", "index"), SLOW.values(), ids=SLOW)
-def test_layers_that_take_longer_than_is_reasonable_are_refused_before_they_do(layers, index):
+def test_layers_that_take_unreasonably_long_are_refused_before_they_run(layers, index):
     network = nn.Sequential(nn.Unflatten(1, (2, 1, 1)), nn.Upsample(size=3000), *layers)
     said = rf"at most 8796093022208 multiply-adds for one row, .* layer {index}, "
     with pytest.raises(cc.ModelFormatError, match=said):
         check_growth(network, (2,))
 
 
-def test_a_decoder_of_a_trillion_multiply_adds_is_taken():
+def test_a_decoder_of_a_trillion_multiply_adds_is_accepted():
     """As that of Stable Diffusion, for 512 x 512 pixels."""
     with torch.device("meta"):
         layers = [nn.Conv2d(1024, 1024, 3, padding=1) for _ in range(8)]
@@ -293,7 +293,7 @@ def test_a_decoder_of_a_trillion_multiply_adds_is_taken():
     check_growth(network, (1024,))
 
 
-def test_a_layer_that_does_not_take_what_there_is_is_named():
+def test_a_layer_that_does_not_accept_its_input_is_named():
     network = nn.Sequential(nn.Linear(2, 3), nn.Linear(4, 5))
     with pytest.raises(
         cc.ModelFormatError, match=r"layer 1 that takes shape \(3,\), got \['Linear"
@@ -301,14 +301,14 @@ def test_a_layer_that_does_not_take_what_there_is_is_named():
         check_growth(network, (2,))
 
 
-def test_what_other_networks_put_out_is_not_followed():
+def test_the_output_of_other_networks_is_not_followed():
     check_growth(Residual(2, 2), (7,))
 
 
 # ---- weights ---------------------------------------------------------------------------------
 
 
-def test_of_several_weights_that_do_not_fit_the_first_layers_is_named():
+def test_if_several_weights_do_not_fit_that_of_the_first_layer_is_named():
     network = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4))
     other = nn.Sequential(nn.Linear(2, 9), nn.Linear(9, 4)).state_dict()
     with pytest.raises(cc.ModelFormatError, match=r"\(3, 2\) for weight '0\.weight', got \(9, 2\)"):
@@ -327,7 +327,7 @@ def test_a_layer_of_a_billion_by_a_billion_takes_no_memory():
         load_weights(build([billion]), {"0.weight": torch.zeros(3, 2)})
 
 
-def test_weights_bring_their_dtype():
+def test_weights_determine_the_dtype():
     weights = nn.Sequential(nn.Linear(2, 3)).double().state_dict()
     network = build([["Linear", {"in_features": 2, "out_features": 3}]])
     load_weights(network, weights)

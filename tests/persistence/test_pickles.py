@@ -42,7 +42,7 @@ OTHERS = {
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of scripts
 @pytest.mark.parametrize("name", ["model.pt", "model.safetensors", "model"])
 @pytest.mark.parametrize("write", PICKLES.values(), ids=PICKLES)
-def test_a_pickle_is_told_by_what_it_holds(tmp_path, write, name):
+def test_a_pickle_is_recognised_by_its_content(tmp_path, write, name):
     write(tmp_path / name)
     said = rf"^expected no pickle, but {name} looks like a pickle.* if you trust it, convert it$"
     with pytest.raises(ModelFormatError, match=said):
@@ -51,7 +51,7 @@ def test_a_pickle_is_told_by_what_it_holds(tmp_path, write, name):
 
 
 @pytest.mark.parametrize("write", OTHERS.values(), ids=OTHERS)
-def test_what_is_no_pickle_is_let_pass(tmp_path, write):
+def test_other_files_than_pickles_pass(tmp_path, write):
     write(tmp_path / "model.pt")
     refuse_pickle(tmp_path / "model.pt", "convert it")
     assert way_out(tmp_path / "model.pt") == ""

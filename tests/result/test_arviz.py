@@ -58,7 +58,7 @@ def test_there_are_weights_only_where_draws_have_them():
 
 
 @pytest.mark.usefixtures("arviz")
-def test_evidence_is_there_where_it_was_observed_and_nan_elsewhere():
+def test_evidence_is_exported_where_observed_and_nan_elsewhere():
     posterior = posterior_by("rejection")
     observed = posterior.to_arviz()["observed_data"]
     assert observed["evidence"].dims == observed["mask"].dims == ("batch_0", "batch_1", "data_0")
@@ -78,7 +78,7 @@ def test_a_bare_density_has_no_observed_data():
 
 
 @pytest.mark.usefixtures("arviz")
-def test_it_says_which_method_and_how_long():
+def test_method_and_seconds_are_exported():
     posterior = posterior_by("fit")
     data = posterior.to_arviz()
     for attributes in (data.attrs, data["posterior"].attrs):
@@ -96,7 +96,7 @@ def test_arviz_finds_the_chains_r_hat(arviz):
 
 
 @pytest.mark.usefixtures("arviz")
-def test_the_chains_are_still_apart_after_a_save_and_a_load(tmp_path):
+def test_chains_stay_separate_after_saving_and_loading(tmp_path):
     posterior = posterior_by("chains")
     posterior.save(tmp_path / "saved")
     z = cc.Posterior.load(tmp_path / "saved").to_arviz()["posterior"]["z"]
@@ -104,7 +104,7 @@ def test_the_chains_are_still_apart_after_a_save_and_a_load(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["chains", "grid"])
-def test_it_is_written_to_netcdf_and_read_again(arviz, name, tmp_path):
+def test_the_export_can_be_written_to_netcdf_and_read_again(arviz, name, tmp_path):
     data = posterior_by(name).to_arviz()
     data.to_netcdf(str(tmp_path / "data.nc"), engine="h5netcdf")
     again = arviz.from_netcdf(str(tmp_path / "data.nc"))
@@ -114,11 +114,11 @@ def test_it_is_written_to_netcdf_and_read_again(arviz, name, tmp_path):
 
 
 @pytest.mark.usefixtures("arviz")
-def test_an_empty_batch_is_handed_over_too():
+def test_an_empty_batch_can_be_exported():
     assert posterior_by("rejection", (0,)).to_arviz()["posterior"]["z"].shape == (1, 40, 0, 2)
 
 
-def test_without_arviz_it_says_how_to_install_it(monkeypatch):
+def test_without_arviz_the_error_says_how_to_install_it(monkeypatch):
     posterior = posterior_by("rejection")
     monkeypatch.setitem(sys.modules, "arviz", None)
     with pytest.raises(ImportError, match=r"pip install 'crosscoding\[arviz\]'"):

@@ -123,7 +123,7 @@ def test_a_damaged_folder_is_refused(fit, damage, tmp_path):
     ],
     ids=["pareto_k", "finished", "ess", "queries permuted"],
 )
-def test_what_would_make_an_answer_trusted_is_missed(change, said, tmp_path):
+def test_a_lost_figure_does_not_make_an_answer_trusted(change, said, tmp_path):
     """Auto cut short is not trusted; with these figures missing or changed, it would be."""
     problem = linear_gaussian_problem(6, data_dim=8, scale=0.5, batch=(2,))
     method = cc.methods.Auto(max_decodes=1)
@@ -153,6 +153,6 @@ def test_a_tensor_that_cannot_be_right_is_named(fit, name, change, said, tmp_pat
         cc.Posterior.load(tmp_path / "saved")
 
 
-def test_a_folder_that_is_not_there_is_refused(tmp_path):
+def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(cc.ModelFormatError, match=r"expected a saved posterior in .*is missing"):
         cc.Posterior.load(tmp_path / "nowhere")

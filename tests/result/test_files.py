@@ -36,7 +36,7 @@ def assert_same_posterior(first, second, truth):
 @every_method
 @pytest.mark.parametrize("batch", [(), (2, 2)], ids=["none", "2x2"])
 @pytest.mark.slow
-def test_a_saved_posterior_goes_on_as_if_nothing_had_happened(method, batch, tmp_path):
+def test_a_saved_posterior_continues_where_it_stopped(method, batch, tmp_path):
     problem = linear_gaussian_problem(2, data_dim=6, scale=1.0, batch=batch)
     posterior = cc.condition(problem.vae, problem.evidence, method, seed=0)
     posterior.sample(3)  # in the middle of its stream
@@ -60,14 +60,14 @@ def test_a_saved_fit_keeps_its_settings(problem, crosscoder, tmp_path):
         assert torch.equal(loaded.log_prob(z), posterior.log_prob(z))
 
 
-def test_a_posterior_of_the_zoo_needs_no_vae_to_load(digit_posterior, tmp_path):
+def test_a_posterior_of_a_zoo_model_needs_no_vae_to_load(digit_posterior, tmp_path):
     digit_posterior.save(tmp_path / "saved")
     loaded = cc.Posterior.load(tmp_path / "saved")
     assert loaded.predict(2).shape == (2, 2, 28, 28)
     assert torch.equal(loaded.predict(3, seed=1), digit_posterior.predict(3, seed=1))
 
 
-def test_an_empty_batch_is_saved_too(problem, tmp_path):
+def test_an_empty_batch_can_be_saved(problem, tmp_path):
     posterior = cc.condition(problem.vae, problem.evidence[:0], Grid(), seed=0)
     posterior.save(tmp_path / "saved")
     assert cc.Posterior.load(tmp_path / "saved").predict(2).shape == (2, 0, 6)
@@ -85,7 +85,7 @@ DECODERS = {
 
 @pytest.mark.parametrize("name", DECODERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_decoders_of_common_layers_are_saved_along(name, dtype, tmp_path):
+def test_decoders_of_common_layers_are_saved_with_the_posterior(name, dtype, tmp_path):
     decoder = DECODERS[name].to(dtype)
     with torch.no_grad():
         for index, parameter in enumerate(decoder.parameters()):
@@ -99,7 +99,7 @@ def test_decoders_of_common_layers_are_saved_along(name, dtype, tmp_path):
     assert_same_posterior(posterior, cc.Posterior.load(tmp_path / "saved"), truth)
 
 
-def test_a_decoder_of_ones_own_class_is_passed_to_load(tmp_path):
+def test_a_decoder_of_a_users_class_is_passed_to_load(tmp_path):
     problem = mirrored_problem()
     posterior = cc.condition(problem.vae, problem.evidence, Rejection(20), seed=0)
     with pytest.warns(
@@ -162,7 +162,7 @@ def test_another_model_of_the_same_shapes_is_refused(problem, exact, other, said
         cc.Posterior.load(tmp_path / "saved", vae=other(problem.vae))
 
 
-def test_a_posterior_of_a_bare_density_is_saved_without_one(tmp_path):
+def test_a_posterior_of_a_bare_density_is_saved_without_a_model(tmp_path):
     posterior = cc.infer(mixture_target(), LISTED["nf"], seed=0)
     posterior.save(tmp_path / "saved")
     loaded = cc.Posterior.load(tmp_path / "saved")
@@ -200,7 +200,7 @@ def test_something_else_is_never_overwritten(exact, tmp_path):
     assert [path.name for path in model.iterdir()] == ["description.json"]
 
 
-def test_a_place_that_cannot_be_written_to_is_named_and_left_as_it_was(exact, tmp_path):
+def test_a_path_that_cannot_be_written_to_is_named_and_not_changed(exact, tmp_path):
     file = tmp_path / "file"
     file.write_text("here")
     with pytest.raises(ValueError, match=r"cannot write to|something else"):
@@ -211,7 +211,7 @@ def test_a_place_that_cannot_be_written_to_is_named_and_left_as_it_was(exact, tm
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_save_that_breaks_off_leaves_the_old_one_whole(exact, tmp_path, monkeypatch):
+def test_an_interrupted_save_leaves_the_old_one_intact(exact, tmp_path, monkeypatch):
     def full_disk(tensors, path):
         path.write_bytes(b"half of it")
         raise OSError(28, "No space left on device")
@@ -226,7 +226,7 @@ def test_a_save_that_breaks_off_leaves_the_old_one_whole(exact, tmp_path, monkey
     assert torch.equal(cc.Posterior.load(tmp_path / "old").sample(3, seed=0), before)
 
 
-def test_a_posterior_of_a_decoder_saved_by_its_weights_goes_on_with_the_one_that_is_loaded(
+def test_a_posterior_works_with_the_loaded_model_of_a_decoder_saved_by_its_weights(
     tmp_path,
 ):
     vae = cc.VAE(Shifted(nn.Linear(2, 5)), 2, cc.likelihoods.Gaussian(0.5))

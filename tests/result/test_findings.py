@@ -15,7 +15,7 @@ def block() -> Findings:
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["in the first", "in the second"])
-def test_losses_in_one_block_alone_are_kept(first):
+def test_losses_in_a_single_block_are_kept(first):
     lossy = replace(block(), lost=torch.tensor([0.0, 1.0]), lost_element=torch.tensor([0.0, 7.0]))
     joined = Findings.joined([lossy, block()] if first else [block(), lossy])
     assert joined.lost is not None
@@ -24,7 +24,7 @@ def test_losses_in_one_block_alone_are_kept(first):
     assert joined.lost_element.tolist() == ([0, 7, 0, 0] if first else [0, 0, 0, 7])
 
 
-def test_blocks_with_fewer_unweighted_draws_are_not_filled_up_with_others():
+def test_blocks_with_fewer_unweighted_draws_are_not_padded_with_other_draws():
     figure = torch.zeros(1)
     few, many = (
         Findings(torch.full((num, 1, 2), float(num)), figure, figure, figure, figure, figure)

@@ -39,7 +39,7 @@ def test_as_many_draws_as_asked_for(problem, method, num):
 
 
 @pytest.mark.parametrize("ask", ["sample", "predict", "predict_mean"])
-def test_a_number_of_draws_that_is_none_is_refused(exact, ask):
+def test_an_invalid_number_of_draws_is_refused(exact, ask):
     with pytest.raises(ValueError, match="expected a number of draws >= 0, got -1"):
         getattr(exact, ask)(-1)
     for wrong in (1.5, "3", True, None, torch.tensor(3)):
@@ -49,7 +49,7 @@ def test_a_number_of_draws_that_is_none_is_refused(exact, ask):
 
 @every_method
 @pytest.mark.slow
-def test_its_own_stream_goes_on_and_a_seed_stands_apart(problem, method):
+def test_the_posteriors_stream_continues_and_a_seed_leaves_it_alone(problem, method):
     first, second = (cc.condition(problem.vae, problem.evidence, method, seed=0) for _ in range(2))
     one = first.sample(5)
     assert not torch.equal(first.sample(5), one)
@@ -58,7 +58,7 @@ def test_its_own_stream_goes_on_and_a_seed_stands_apart(problem, method):
     assert torch.equal(second.sample(5), one)  # a seed of a call's own leaves the stream alone
 
 
-def test_stored_draws_are_used_up_before_one_comes_again(problem):
+def test_stored_draws_are_all_used_before_one_repeats(problem):
     posterior = cc.condition(problem.vae, problem.evidence, Rejection(40), seed=0)
     z = posterior.sample(40)
     assert not torch.equal(z, posterior.draws)
@@ -74,7 +74,7 @@ def test_draws_of_queries_with_other_answers_are_spread_by_their_own_weights():
     assert ((z.mean(0) - mean).abs() < 5 * sd / math.sqrt(5000)).all()
 
 
-def test_it_says_what_it_is(exact):
+def test_its_repr_says_what_it_is(exact):
     assert repr(exact).startswith("Posterior(method=Grid, batch_shape=(3,), seconds=")
 
 
@@ -113,7 +113,7 @@ def test_the_density_integrates_to_one_and_its_draws_follow_it(problem, method):
         ("fcn", "FCN is not one-to-one: it has no density at a given z; use Gaussian or Planar"),
     ],
 )
-def test_where_there_is_no_density_it_says_so(problem, name, said):
+def test_log_prob_without_a_density_says_why(problem, name, said):
     posterior = cc.condition(problem.vae, problem.evidence, LISTED[name], seed=0)
     with pytest.raises(NotImplementedError, match=said):
         posterior.log_prob(torch.zeros(3, 2))
@@ -141,7 +141,7 @@ def test_a_density_at_points_of_another_dtype_is_refused(exact):
         exact.log_prob(torch.zeros(3, 2).double())
 
 
-def test_arrays_are_taken_as_tensors_are(problem, exact):
+def test_arrays_are_accepted_like_tensors(problem, exact):
     truth, z = problem.truth, exact.sample(4, seed=0)
     assert torch.equal(exact.query_log_prob(truth.numpy()), exact.query_log_prob(truth))
     assert torch.equal(exact.query_ess(truth.numpy()), exact.query_ess(truth))

@@ -29,7 +29,7 @@ def test_query_log_prob_is_exact_on_a_grid(problem, exact):
     )
 
 
-def test_what_truth_says_at_observed_elements_is_not_looked_at(problem, exact):
+def test_observed_elements_of_truth_are_ignored(problem, exact):
     rubbish = torch.where(problem.evidence.mask, math.nan, problem.truth)
     assert torch.equal(exact.query_log_prob(rubbish), exact.query_log_prob(problem.truth))
 
@@ -127,13 +127,13 @@ def test_truth_of_another_dtype_or_device_is_refused(problem, exact):
         exact.query_log_prob(problem.truth.to("meta"))
 
 
-def test_truth_that_is_no_tensor_is_refused(problem, exact):
+def test_truth_that_is_not_a_tensor_is_refused(problem, exact):
     with pytest.raises(TypeError, match=r"truth to be a torch.Tensor or a NumPy array, got list"):
         exact.query_log_prob(problem.truth.tolist())
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
-def test_truth_that_is_not_finite_where_it_is_asked_for_is_refused(problem, exact, wrong):
+def test_truth_that_is_not_finite_where_unobserved_is_refused(problem, exact, wrong):
     truth = torch.where(problem.evidence.mask, problem.truth, wrong)
     with pytest.raises(cc.NonFiniteError, match="finite unobserved elements of truth, got NaN"):
         exact.query_log_prob(truth)

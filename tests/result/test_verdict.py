@@ -86,7 +86,7 @@ def test_a_check_that_was_not_made_does_not_pass(name):
     assert label(**{name: math.nan}) != "trusted"
 
 
-def test_pareto_k_and_r_hat_are_of_weights_and_chains_only():
+def test_pareto_k_and_r_hat_are_checked_only_for_weights_and_chains():
     assert label(pareto_k=math.nan, r_hat=math.nan) == "trusted"
 
 
@@ -106,7 +106,7 @@ def test_equal_weights_have_no_tail_to_fit():
     assert label(pareto_k=math.inf, ess=3700.0) == "unreliable"
 
 
-def test_no_draws_at_all_are_no_error():
+def test_a_verdict_on_no_draws_does_not_raise():
     """As when time was up before anything ran."""
     nothing = dict.fromkeys(("log_evidence_error", "ess", "pareto_k", "missed"), math.nan)
     (verdict,) = figures(**nothing, num_draws=0.0, finished=False).verdicts()
@@ -129,7 +129,7 @@ def test_reasons_have_figures_and_the_worst_comes_first():
     )
 
 
-def test_what_does_not_exist_is_said_where_it_counts_and_left_out_where_not():
+def test_missing_figures_are_mentioned_only_where_they_matter():
     (verdict,) = figures(
         log_evidence_error=math.nan, pareto_k=math.nan, r_hat=1.0, missed=math.nan
     ).verdicts()
@@ -156,7 +156,7 @@ def test_each_query_has_a_verdict_of_its_own():
     assert [verdict.label for verdict in several.verdicts()] == list(LABELS)
 
 
-def test_no_queries_have_no_verdicts():
+def test_an_empty_batch_has_no_verdicts():
     none = {name: torch.zeros(0) for name in GOOD} | {"finished": torch.zeros(0, dtype=torch.bool)}
     assert Figures(**none).verdicts() == []
 
@@ -190,7 +190,7 @@ def test_a_grid_is_trusted():
         ("excess", [math.nan, -5.0, 0.1], [], [0.11, 2.0]),
     ],
 )
-def test_the_c_elbo_speaks_against_an_answer(name, good, rough, bad):
+def test_a_c_elbo_far_from_log_evidence_lowers_the_verdict(name, good, rough, bad):
     def graded(value):
         (verdict,) = replace(
             figures(), **{name: torch.tensor([value], dtype=torch.double)}
@@ -202,14 +202,14 @@ def test_the_c_elbo_speaks_against_an_answer(name, good, rough, bad):
     assert [graded(value) for value in bad] == ["unreliable"] * len(bad)
 
 
-def test_collapsed_weights_are_said():
+def test_collapsed_weights_are_reported():
     (verdict,) = replace(figures(), collapsed=torch.tensor([True])).verdicts("Auto")
     assert verdict.label == "unreliable"
     assert verdict.reasons[0].startswith("a few draws have almost all the importance weight")
     assert "HMC" in verdict.advice
 
 
-def test_one_effective_draw_is_a_draw():
+def test_one_effective_draw_is_counted_in_the_singular():
     assert figures(ess=1.2).verdicts()[0].reasons[0] == "1 effective draw, fewer than 600"
 
 

@@ -28,7 +28,7 @@ OVERFLOWS = {
 
 
 @pytest.mark.parametrize("broken", OVERFLOWS.values(), ids=OVERFLOWS)
-def test_an_output_of_weight_0_has_no_say_in_the_gradient(broken):
+def test_an_output_of_weight_0_does_not_affect_the_gradient(broken):
     def function(z: Tensor) -> Tensor:
         return torch.cat([lines(z), broken(z[:, :1])], -1)
 

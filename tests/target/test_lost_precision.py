@@ -67,7 +67,7 @@ def test_the_same_rates_with_enough_digits_are_right(decoder, likelihood):
 
 
 @pytest.mark.slow
-def test_each_query_of_a_batch_is_judged_by_what_it_observes():
+def test_each_query_is_judged_by_what_it_observes():
     rows = torch.tensor([[[math.nan, 3.0, math.nan], [math.nan, math.nan, 1.0]]]).expand(2, 2, 3)
     vae = cc.VAE(Rates(), 1, Poisson(log_rate=False))
     posterior = cc.condition(vae, cc.Evidence.from_nan(rows), seed=0)
@@ -149,7 +149,7 @@ def test_the_logarithm_of_a_probability_that_underflows(stable, constant):
     assert ("observed element 0" in reasons(posterior)) == (not right)
 
 
-def test_a_part_of_a_table_names_its_column():
+def test_losses_in_a_table_name_their_column():
     class Columns(nn.Module):
         def forward(self, z: Tensor) -> Tensor:
             return torch.cat([z, z, (-200 + 5 * z).exp()], -1)
@@ -229,7 +229,7 @@ LOST: dict[str, tuple[Likelihood, object, float, torch.dtype, bool]] = {
 
 
 @pytest.mark.parametrize("case", LOST)
-def test_what_a_likelihood_calls_lost(case):
+def test_likelihoods_say_what_is_lost(case):
     likelihood, params, value, dtype, expected = LOST[case]
     params, values = torch.tensor([params], dtype=dtype), torch.tensor([value], dtype=dtype)
     for one in (likelihood, Mixed([likelihood])):
@@ -259,7 +259,7 @@ class Rounded(Gaussian):
         return params > 1
 
 
-def test_a_likelihood_of_ones_own_says_where_it_is_lost():
+def test_a_users_likelihood_can_say_where_it_is_lost():
     vae = cc.VAE(nn.Identity(), 1, Rounded(0.1))
     high, low = torch.tensor([1.5]), torch.tensor([-1.5])
     observed = torch.tensor(True)
@@ -311,7 +311,7 @@ def test_a_decoder_that_clamps_what_is_observed_is_trusted_only_off_the_clamp(ca
         assert "clamped" in reasons(posterior)
 
 
-def test_what_the_decoder_clamps_beside_its_value_or_never_moves_is_no_loss():
+def test_clamps_away_from_the_data_and_constant_outputs_are_not_losses():
     class Pixels(nn.Module):
         def forward(self, z: Tensor) -> Tensor:
             return torch.cat([z, (5 * z - 30).relu(), 0 * z, 0 * z + 2], -1)

@@ -107,7 +107,7 @@ def test_only_observed_elements_count_and_each_of_them_once(kind):
 @every_case
 @every_mask
 @pytest.mark.parametrize("index", [[2], [4, 0, 0], [1, 2, 3, 4, 0], []], ids=str)
-def test_select_takes_queries_with_their_rows(case, kind, index):
+def test_select_keeps_each_querys_rows(case, kind, index):
     vae, (values, mask) = model(case), queries(case, kind)
     chosen = torch.tensor(index, dtype=torch.long)
     rows = ObservedRows.where_faster(vae, values, mask).select(chosen)
@@ -116,7 +116,7 @@ def test_select_takes_queries_with_their_rows(case, kind, index):
     torch.testing.assert_close(rows.log_likelihood(z), expected)
 
 
-def test_select_of_a_selection_goes_on_from_it():
+def test_a_selection_can_be_selected_from():
     vae, (values, mask) = model("scale of each element"), queries("number", "own")
     rows = ObservedRows.where_faster(vae, values, mask)
     twice = rows.select(torch.tensor([4, 1, 2])).select(torch.tensor([1])).select(torch.tensor([0]))
@@ -151,7 +151,7 @@ def test_points_beyond_one_piece_of_tiles_keep_their_places(pieces, monkeypatch)
 
 
 @every_case
-def test_a_flat_target_uses_them_and_answers_as_before(case):
+def test_a_flat_target_uses_observed_rows_and_answers_as_before(case):
     vae, (values, mask) = model(case), queries(case, "own")
     target = cc.VAETarget(vae, cc.Evidence(values, mask))
     flat, z = target.flatten(), points(4, NUM)
@@ -163,7 +163,7 @@ def test_a_flat_target_uses_them_and_answers_as_before(case):
     )
 
 
-def test_a_query_does_not_depend_on_what_stands_beside_it():
+def test_a_query_does_not_depend_on_the_others():
     """A neighbour with more elements widens the rows, and changes nothing else."""
     vae, (values, mask) = model("number"), queries("number", "own")
     together, z = ObservedRows.where_faster(vae, values, mask), points(4, NUM)
@@ -177,7 +177,7 @@ def test_a_query_does_not_depend_on_what_stands_beside_it():
 # ---- where the whole decoder is as good --------------------------------------------------------
 
 
-def test_where_more_than_half_is_observed_there_are_none():
+def test_there_are_no_observed_rows_if_more_than_half_is_observed():
     vae, (values, mask) = model("number"), queries("number", "own")
     half = mask.clone()
     half[1] = torch.arange(SIZE) < SIZE // 2
@@ -186,13 +186,13 @@ def test_where_more_than_half_is_observed_there_are_none():
     assert ObservedRows.where_faster(vae, values, half) is None
 
 
-def test_where_nothing_is_observed_or_asked_there_are_none():
+def test_there_are_no_observed_rows_without_evidence_or_queries():
     vae, (values, mask) = model("number"), queries("number", "own")
     assert ObservedRows.where_faster(vae, values, torch.zeros_like(mask)) is None
     assert ObservedRows.where_faster(vae, values[:0], mask[:0]) is None
 
 
-def test_where_rows_would_take_too_much_memory_there_are_none(monkeypatch):
+def test_there_are_no_observed_rows_if_they_take_too_much_memory(monkeypatch):
     vae, (values, mask) = model("number"), queries("number", "own")
     size = NUM * int(mask.sum(1).max()) * 9 * 8
     monkeypatch.setattr("crosscoding.target.observed_likelihood._MAX_BYTES", size)
@@ -201,7 +201,7 @@ def test_where_rows_would_take_too_much_memory_there_are_none(monkeypatch):
     assert ObservedRows.where_faster(vae, values, mask) is None
 
 
-def test_where_the_decoder_shows_no_head_there_are_none():
+def test_there_are_no_observed_rows_without_a_head():
     decoder = nn.Sequential(nn.Linear(LATENT, SIZE), nn.LayerNorm(SIZE)).double()
     vae = cc.VAE(decoder, LATENT, cc.likelihoods.Gaussian(0.3))
     values, mask = queries("number", "own")
@@ -246,7 +246,7 @@ def queries_of_several(case: str, kind: str) -> tuple[cc.VAE, Tensor, Tensor]:
 
 @each_several
 @every_mask
-def test_elements_of_several_parameters_have_rows_for_each_of_them(case, kind):
+def test_elements_with_several_parameters_have_a_row_for_each(case, kind):
     vae, values, mask = queries_of_several(case, kind)
     rows = ObservedRows.where_faster(vae, values, mask)
     assert rows is not None
@@ -269,14 +269,14 @@ def test_elements_of_several_parameters_have_rows_for_each_of_them(case, kind):
 
 @each_several
 @every_mask
-def test_elements_of_several_parameters_bend_as_before(case, kind):
+def test_elements_with_several_parameters_keep_their_curvature(case, kind):
     vae, values, mask = queries_of_several(case, kind)
     target, z = cc.VAETarget(vae, cc.Evidence(values, mask)), points(NUM)
     torch.testing.assert_close(target.flatten().prepare().curvature(z), target.curvature(z))
 
 
 @pytest.mark.parametrize("likelihood", [Gaussian(0.5), Categorical(3)], ids=["number", "class"])
-def test_gradients_are_worked_out_in_pieces_that_are_bounded(monkeypatch, likelihood):
+def test_gradients_are_computed_in_bounded_pieces(monkeypatch, likelihood):
     class Recording(nn.Module):
         def __init__(self):
             super().__init__()

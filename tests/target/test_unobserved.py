@@ -68,7 +68,7 @@ def both_answers(method, values: list[float], dtype: torch.dtype) -> list[cc.Pos
 
 
 @every_method
-def test_an_unobserved_column_that_overflows_leaves_every_bit(method):
+def test_an_unobserved_column_that_overflows_changes_no_bit(method):
     broken, without = both_answers(method, [0.3], torch.float32)
     for name in ("draws", "log_evidence", "c_elbo", "ess"):
         expected = getattr(without, name)
@@ -111,7 +111,7 @@ class Classes(nn.Module):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("third", ["-inf", "log 0"])
 @pytest.mark.parametrize("method", [LISTED[name] for name in SOME], ids=SOME)
-def test_a_class_that_cannot_be_beside_the_observed_one(method, third, dtype):
+def test_an_impossible_class_does_not_affect_the_observed_one(method, third, dtype):
     answers = [
         cc.condition(
             cc.VAE(Classes(dtype, which), 1, Categorical(2 + (which != ""))),
@@ -157,7 +157,7 @@ def test_a_class_that_is_impossible_for_half_of_the_prior(method):
     assert posterior.sample(4000, seed=0).min() > -0.05  # a grid's cell around 0
 
 
-def test_evidence_that_no_z_allows_is_unreliable_or_an_error_that_says_so():
+def test_evidence_that_no_z_allows_is_unreliable_or_raises():
     vae = cc.VAE(Classes(torch.float32, "-inf"), 1, Categorical(3))
     impossible = evidence([2.0], 1, torch.float32)
     answer = cc.condition(vae, impossible, seed=0)
@@ -421,7 +421,7 @@ class FarOutside(nn.Module):
 
 @pytest.mark.parametrize("table", [False, True], ids=["alone", "in a table"])
 @pytest.mark.parametrize("case", OUTSIDE)
-def test_a_number_that_is_no_parameter_matters_where_it_is_observed_alone(case, table):
+def test_an_invalid_parameter_matters_only_where_it_is_observed(case, table):
     likelihood, beyond = OUTSIDE[case]
     name = type(likelihood).__name__
     likelihood = Mixed([(likelihood, 2)]) if table else likelihood
@@ -460,7 +460,7 @@ class Ordinary(nn.Module):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("table", [False, True], ids=["alone", "in a table"])
 @pytest.mark.parametrize("column", ORDINARY.values(), ids=ORDINARY)
-def test_a_column_that_often_does_not_exist_is_named_and_has_no_say(column, table, dtype):
+def test_a_column_that_often_has_no_distribution_is_named_and_has_no_effect(column, table, dtype):
     def likelihood(num: int) -> Likelihood:
         return Mixed([(Gaussian(0.5), num)]) if table else Gaussian(0.5)
 
@@ -486,7 +486,7 @@ def test_a_column_that_often_does_not_exist_is_named_and_has_no_say(column, tabl
             cc.condition(vae, cc.Evidence(torch.ones_like(row), torch.tensor(True)), Grid(), seed=0)
 
 
-def test_a_model_whose_column_often_does_not_exist_is_saved_and_loaded(tmp_path):
+def test_a_model_with_a_column_that_often_has_no_distribution_is_saved_and_loaded(tmp_path):
     decoder = nn.Linear(1, 2)
     with torch.no_grad():
         decoder.weight[0] = 3e38
@@ -501,7 +501,7 @@ def test_a_model_whose_column_often_does_not_exist_is_saved_and_loaded(tmp_path)
     assert torch.equal(loaded.decode(torch.ones(1)), vae.decode(torch.ones(1)))
 
 
-def test_a_draw_for_which_no_element_exists_is_refused():
+def test_a_draw_at_which_no_element_has_a_distribution_is_refused():
     class Root(nn.Module):
         def forward(self, z: Tensor) -> Tensor:
             return torch.cat([z.sqrt(), (2 * z).sqrt()], -1)
@@ -558,7 +558,7 @@ def test_draws_that_overflow_are_named(spread):
             ask()
 
 
-def test_moments_that_a_law_does_not_have_stay_as_they_are():
+def test_moments_that_a_distribution_lacks_stay_nan_or_infinite():
     vae = cc.VAE(Wide(0.5), 1, StudentT(1.5, None))
     answer = cc.condition(vae, evidence([0.3], 2, torch.float32), Grid(), seed=0)
     assert answer.std()[1] == math.inf

@@ -59,7 +59,7 @@ def test_log_joint_over_the_exact_posterior_is_the_log_evidence_everywhere():
     torch.testing.assert_close(result, PROBLEM.exact_log_evidence().expand(7, 2, 3))
 
 
-def test_sample_dimensions_are_any_number():
+def test_there_may_be_any_number_of_sample_dimensions():
     z = points(4, 5, 2, 3, 3)
     result = PROBLEM.target.log_joint(z)
     assert result.shape == (4, 5, 2, 3)
@@ -100,7 +100,7 @@ def test_one_query_has_no_batch_and_flattens_to_a_batch_of_one():
 
 
 @pytest.mark.parametrize("batch", [(0,), (3, 0)])
-def test_no_queries_have_no_answers(batch):
+def test_an_empty_batch_has_empty_answers(batch):
     vae = PROBLEM.vae
     evidence = cc.Evidence(torch.zeros(*batch, 8).double(), torch.tensor(True))
     target = cc.VAETarget(vae, evidence)
@@ -109,7 +109,7 @@ def test_no_queries_have_no_answers(batch):
     assert target.pairwise_log_likelihood(points(7, 3)).shape == (7, *batch)
 
 
-def test_evidence_of_nothing_leaves_the_prior():
+def test_without_evidence_the_prior_is_left():
     evidence = cc.Evidence(PROBLEM.truth, torch.tensor(False))
     target, z = cc.VAETarget(PROBLEM.vae, evidence), points(7, 2, 3, 3)
     assert torch.equal(target.log_joint(z), target.log_prior(z))
@@ -124,7 +124,7 @@ def test_gradients_for_z_are_finite_where_unobserved_values_were_nan():
     torch.testing.assert_close(gradient, expected)
 
 
-def test_one_query_changed_leaves_the_others_as_they_were():
+def test_changing_one_query_does_not_change_the_others():
     z, values = points(7, 2, 3, 3), PROBLEM.truth.clone()
     values[1, 1] += 100.0
     changed = cc.VAETarget(PROBLEM.vae, cc.Evidence(values, PROBLEM.evidence.mask))
@@ -134,7 +134,7 @@ def test_one_query_changed_leaves_the_others_as_they_were():
     assert torch.equal(same, wanted.expand(7, 2, 3))
 
 
-def test_chunks_change_no_answer(monkeypatch):
+def test_chunks_do_not_change_answers(monkeypatch):
     z = points(7, 3)
     whole = PROBLEM.target.pairwise_log_likelihood(z)
     monkeypatch.setattr(target_module, "CHUNK_BYTES", 200)  # a few rows of 8 doubles at most
@@ -174,7 +174,7 @@ class Fragile(nn.Module):
         return torch.where(z.abs() < self.edge, z, torch.nan)
 
 
-def test_a_decoder_that_gives_nan_where_prior_draws_are_is_not_passed_over():
+def test_a_decoder_that_is_nan_at_prior_draws_raises():
     vae = cc.VAE(Fragile(4.0), 2, cc.likelihoods.Gaussian())
     target = cc.VAETarget(vae, cc.Evidence(torch.zeros(1, 2), torch.tensor(True)))
     z = torch.full((3, 1, 2), 4.5)
@@ -186,7 +186,7 @@ def test_a_decoder_that_gives_nan_where_prior_draws_are_is_not_passed_over():
         target.log_likelihood_at(z[:, 0], torch.zeros(3, dtype=torch.long))
 
 
-def test_where_no_prior_draw_is_nan_means_that_nothing_is_there():
+def test_nan_far_from_all_prior_draws_means_no_mass():
     vae = cc.VAE(Fragile(5.5), 2, cc.likelihoods.Gaussian(0.5))
     evidence = cc.Evidence(torch.full((2, 2), 0.7), torch.tensor(True))
     target = cc.VAETarget(vae, evidence)
@@ -217,12 +217,12 @@ def test_the_error_names_the_query_of_the_whole_batch():
         target.log_likelihood_at(z[1], torch.tensor([1, 2, 3, 0]))
 
 
-def test_a_vae_that_is_none_is_refused():
+def test_something_other_than_a_vae_is_refused():
     with pytest.raises(TypeError, match=r"crosscoding\.VAE, got Linear"):
         cc.VAETarget(nn.Linear(2, 5), PROBLEM.evidence)
 
 
-def test_evidence_that_is_none_is_refused():
+def test_something_other_than_evidence_is_refused():
     with pytest.raises(TypeError, match=r"crosscoding\.Evidence, got Tensor; build it with"):
         cc.VAETarget(PROBLEM.vae, PROBLEM.truth)
 
@@ -294,7 +294,7 @@ def test_a_bare_density_of_no_dimension_or_scale_is_refused(latent_dim, prior_sc
         cc.DensityTarget(lambda z: z.sum(-1), latent_dim, prior_scale=prior_scale)
 
 
-def test_a_bare_density_that_gives_nan_is_not_passed_over():
+def test_a_bare_density_that_is_nan_raises():
     target = cc.DensityTarget(lambda z: z.sum(-1).log(), 2)
     with pytest.raises(cc.NonFiniteError, match="finite log-density, got NaN from log_density"):
         target.log_joint(-torch.ones(3, 2))
@@ -474,7 +474,7 @@ def test_products_with_the_curvature_are_those_of_the_matrix(dear, monkeypatch):
         assert product.dtype == torch.double
 
 
-def test_differences_take_the_place_of_a_forward_derivative_along_a_direction():
+def test_differences_replace_a_missing_forward_derivative_along_a_direction():
     class Decoder(nn.Module):
         def forward(self, z):
             return Doubled.apply(z)
@@ -490,7 +490,7 @@ def test_differences_take_the_place_of_a_forward_derivative_along_a_direction():
 
 
 @pytest.mark.parametrize("num", [1, 20])
-def test_a_decoder_without_a_forward_derivative_has_a_curvature_too(num):
+def test_a_decoder_without_a_forward_derivative_has_a_curvature(num):
     class Decoder(nn.Module):
         def __init__(self):
             super().__init__()

@@ -92,7 +92,7 @@ def test_animations_and_pages_are_refused(kind, frames, message):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
-def test_numbers_of_an_unknown_range_are_refused(dtype):
+def test_pixels_of_an_unknown_range_are_refused(dtype):
     with pytest.raises(
         ValueError, match=r"with 8 or 16 bits per pixel, not in .*, got a.png; save it"
     ):

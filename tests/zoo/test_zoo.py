@@ -154,7 +154,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(wrong, near):
 
 
 @pytest.mark.parametrize("wrong", ["shapes", "", "../models/mnist-2d", "/etc", None])
-def test_a_name_unlike_any_other_is_refused_too(wrong):
+def test_a_name_unlike_any_other_is_refused(wrong):
     with pytest.raises(ValueError, match="expected a model of the zoo"):
         cc.zoo.load(wrong)
 
@@ -242,7 +242,7 @@ def test_batch_norm_in_eval_mode_is_as_good_as_with_the_statistics_of_a_batch(na
 
 
 @every_digit_model
-def test_the_digits_that_are_shipped_agree_with_the_cards_elbo(name):
+def test_the_built_in_digits_agree_with_the_cards_elbo(name):
     digits, vae = cc.zoo.digits()[0], cc.zoo.load(name)
     found, error = evaluate(cc.zoo.encoder(name), vae.decoder, vae.likelihood, digits)
     # Forty of the 10,000 test digits, four of each class: within 4 standard errors for 40 digits.

@@ -142,7 +142,7 @@ def test_seconds_of_a_batch_are_divided_by_its_evidence_sets():
     assert judged.measured == "1 s"
 
 
-def test_chains_that_have_not_settled_decide_nothing():
+def test_chains_that_have_not_converged_decide_nothing():
     numbers = {"fig5": chains([(0.6, 0.3)] * 4, burn_in=10)}
     for claim in CLAIMS:
         if claim.experiment == "fig5":
@@ -166,7 +166,7 @@ def test_a_bound_that_is_no_longer_finite_has_collapsed():
     assert labels(SUPPORTED | {"variance": numbers}) == found
 
 
-def test_the_cascade_s_spread_counts_where_it_has_draws():
+def test_the_cascades_spread_counts_where_it_has_draws():
     numbers = faces(100, 50, 10, (1.0, 1.0, 0.2, 1.0))
     for methods in numbers["models"].values():
         wide = {f"{kind}_diversity": around(10.0) for kind in ("latent", "picture")}

@@ -71,7 +71,7 @@ def test_the_objective_is_log_evidence_at_the_exact_posterior(target, log_eviden
     assert found.item() == pytest.approx(log_evidence, abs=4 * (DIM / 2) ** 0.5 / 20_000**0.5)
 
 
-def test_courses_rise_and_are_recorded(tmp_path, monkeypatch):
+def test_objectives_rise_and_are_recorded(tmp_path, monkeypatch):
     monkeypatch.setattr(convergence, "_FAMILIES", {"mnist-2d": {"GVI": cc.crosscoders.Gaussian()}})
     settings = convergence.Settings(
         num_sets=2, num_seeds=1, steps=(2, 50), rounds=2, per_round=2, times_dim=(1,)

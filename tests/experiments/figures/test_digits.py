@@ -53,7 +53,7 @@ def test_evidence_sets_have_bounds_below_log_evidence_and_exact_answers_near_it(
     assert {"fig4a.png", "fig4b.svg"} <= set(record["files"])
 
 
-def test_a_method_that_gives_up_is_left_out_and_says_so(tmp_path, monkeypatch):
+def test_a_method_that_gives_up_is_left_out_with_its_reason(tmp_path, monkeypatch):
     problem = one_digit.one_digit()
     result = answer(Context(tmp_path), problem, "RS", Rejection(num_draws=10, max_proposals=5))
     assert "raise max_proposals" in result.numbers["failed"]

@@ -63,7 +63,7 @@ def context(tmp_path, monkeypatch):
     return Context(tmp_path / "out", data=data)
 
 
-def test_pictures_are_some_of_the_last_and_in_minus_one_to_one(context):
+def test_pictures_are_from_the_last_ones_and_in_minus_one_to_one(context):
     found = faces.pictures(context.data_file("celeba_64.zip"), 4)
     assert found.shape == (4, 3, 64, 64)
     # Thirty of 32 are kept, so the first has index 2; a JPEG is off by a few of 255.

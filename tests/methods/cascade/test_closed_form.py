@@ -59,7 +59,7 @@ def test_a_scale_for_each_element_and_any_batch_shape():
             torch.testing.assert_close(alone.draws, posterior.draws[:, i, j])
 
 
-def test_evidence_of_nothing_gives_the_prior():
+def test_without_evidence_the_closed_form_is_the_prior():
     problem = linear_gaussian_problem(2, batch=(2,))
     posterior = cc.condition(problem.vae, cc.Evidence(problem.truth, torch.tensor(False)), seed=0)
     assert posterior.log_evidence.tolist() == [0, 0]
@@ -139,7 +139,7 @@ def test_what_is_not_observed_need_not_be_linear():
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_entries_are_those_alone_whatever_others_observe(dtype):
+def test_entries_are_what_they_are_alone_whatever_others_observe(dtype):
     problem = linear_gaussian_problem(3, data_dim=9, scale=0.2, batch=(6,), dtype=dtype)
     mask = torch.arange(9) < torch.tensor([[1], [2], [4], [4], [7], [9]])
     together = cc.condition(problem.vae, cc.Evidence(problem.truth, mask), seed=0)
@@ -151,7 +151,7 @@ def test_entries_are_those_alone_whatever_others_observe(dtype):
         torch.testing.assert_close(alone.draws, together.draws[:, i], rtol=1e-6, atol=1e-12)
 
 
-def test_a_bend_that_an_offset_hides_is_not_taken_for_a_line():
+def test_a_bend_hidden_by_an_offset_is_not_taken_for_a_line():
     """64 eps of an offset of 101,325 are more than the noise."""
 
     class Barometer(nn.Module):
@@ -193,7 +193,7 @@ def test_a_tiny_scale_does_not_take_the_digits(latent_dim, data_dim, scale):
     assert posterior.trusted.all() or scale < 1e-8
 
 
-def test_where_time_is_short_answers_have_fewer_draws(monkeypatch):
+def test_answers_have_fewer_draws_if_time_is_short(monkeypatch):
     problem = linear_gaussian_problem(4, data_dim=8, scale=0.1, batch=300)
     whole, now = _solved, [0.0]
 
@@ -245,7 +245,7 @@ def test_draws_are_decoded_to_see_whether_they_are_where_the_decoder_is_linear()
     assert posterior.trusted[1]
 
 
-def test_linear_elements_are_not_looked_for_where_that_takes_too_long():
+def test_there_is_no_search_for_linear_elements_if_it_takes_too_long():
     vae = cc.VAE(nn.Linear(300, 5000), 300, cc.likelihoods.Gaussian(0.1))
     mask = torch.ones(1, 5000, dtype=torch.bool)
     target = cc.VAETarget(vae, cc.Evidence(vae.sample_prior(1, seed=0), mask))

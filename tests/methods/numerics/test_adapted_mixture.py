@@ -8,7 +8,7 @@ from crosscoding.methods.numerics.adapted_mixture import adapt
 
 
 @pytest.mark.parametrize("axis", [0, slice(None)], ids=["one axis", "all"])
-def test_draws_that_agree_are_adapted_from_and_no_other_query_notices(axis):
+def test_identical_draws_can_be_adapted_to_without_affecting_other_queries(axis):
     """Particles that no step moved coincide: there is no covariance to fit."""
     problem = linear_gaussian_problem(3, data_dim=8, scale=0.3, batch=3, dtype=torch.double)
     target = problem.target

@@ -8,7 +8,7 @@ from crosscoding.crosscoders import Gaussian
 from crosscoding.methods.numerics.bridge import Bridge
 
 
-def test_what_is_wrong_at_a_point_is_told_as_the_target_tells_it():
+def test_errors_at_a_point_are_those_of_the_target():
     problem = linear_gaussian_problem(2, batch=(1,))
     target = cc.VAETarget(problem.vae, problem.evidence).flatten()
     proposal = Gaussian.from_precision(torch.zeros(1, 2), torch.eye(2).double()[None])

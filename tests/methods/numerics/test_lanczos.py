@@ -17,7 +17,7 @@ def curvature_of(values: list[float], dim: int = 50) -> Tensor:
 
 
 @pytest.mark.parametrize("values", [[6.0] * 10, [6.0] * 4 + [9.0] * 6, list(range(2, 12)), []])
-def test_directions_that_evidence_narrows_alike_are_all_found(values):
+def test_directions_that_evidence_narrows_equally_are_all_found(values):
     """One chain of products has one vector of each eigenvalue's."""
     curvature, like = curvature_of(values), torch.zeros(1, 50, dtype=torch.double)
     basis, bend = lanczos(
@@ -47,7 +47,7 @@ def test_the_largest_come_first_and_the_mean_of_the_rest_is_that_of_the_trace():
     torch.testing.assert_close(mean, left[None], rtol=0.06, atol=0)
 
 
-def test_queries_stop_each_where_it_may_and_all_when_they_are_told():
+def test_each_query_stops_when_it_is_done_and_all_stop_when_told_to():
     both = torch.stack([curvature_of([9.0, 5.0]), curvature_of([9.0, 7.0, 5.0, 3.0])])
     like = torch.zeros(2, 50, dtype=torch.double)
 

@@ -31,7 +31,7 @@ def curved(batch: int) -> cc.VAETarget:
     return cc.VAETarget(vae, cc.Evidence(truth, cc.random_mask((40,), 0.5, seed=2)))
 
 
-def test_a_curved_model_is_climbed_as_far_as_by_gauss_newton():
+def test_climbs_on_a_curved_model_get_as_far_as_gauss_newton():
     target = curved(4).flatten()
     start = torch.zeros(4, 12).double()
     z, _ = ascend(target, start, 400)
@@ -39,14 +39,14 @@ def test_a_curved_model_is_climbed_as_far_as_by_gauss_newton():
     assert (target.log_joint(z) > modes.log_joint[0] - 0.1).sum() >= 3  # they may end in others
 
 
-def test_a_saddle_between_two_modes_is_left():
+def test_climbs_leave_a_saddle_between_two_modes():
     target = mixture_target(torch.double).select(torch.zeros(1, dtype=torch.long))
     start = torch.tensor([[1.5, 1.8]]).double()
     z, _ = ascend(target, start, 100)
     assert min((z[0] - mean).norm() for mean in mixture_target().means) < 0.5
 
 
-def test_each_climb_is_what_it_is_alone_and_no_longer_than_it_may_be():
+def test_each_climb_is_what_it_is_alone_and_stays_within_its_steps():
     target = curved(4).flatten()
     start = 0.1 * torch.randn(4, 12, generator=seeded(3)).double()
     together, steps = ascend(target, start, 400)

@@ -112,7 +112,7 @@ def test_queries_have_their_own_steps_and_factors():
         torch.testing.assert_close(together.z[:, [query]], moved.z)
 
 
-def test_a_path_that_diverges_is_refused():
+def test_a_path_that_diverges_is_rejected():
     target = flat(gaussian(), 1)
     points = evaluated(target, target.log_joint, torch.ones(5, 1, 2, dtype=torch.double))
     moved, acceptance = Move(target, target.log_joint, None, 30)(
@@ -123,7 +123,7 @@ def test_a_path_that_diverges_is_refused():
     assert moved.log_density.isfinite().all()
 
 
-def test_nan_far_out_is_a_path_that_diverged_and_near_by_an_error():
+def test_nan_far_out_is_a_diverged_path_and_nearby_an_error():
     def log_density(z: Tensor) -> Tensor:
         inside = -0.5 * z.square().sum(-1)
         return torch.where(z[..., 0] > limit, math.nan, inside)

@@ -38,7 +38,7 @@ def test_it_is_exact_on_a_linear_gaussian_model(scale, data_dim):
     assert (weights.std(0) < 0.2).all()
 
 
-def test_what_it_leaves_over_has_the_mean_precision_of_the_rest():
+def test_the_remaining_directions_have_their_mean_precision():
     """With less rank than evidence: no Gaussian that is round beside them has a higher C-ELBO."""
     problem = linear_gaussian_problem(200, 400, 5.0, batch=1, dtype=torch.double)
     target = problem.target
@@ -78,7 +78,7 @@ def test_a_curved_model_gains_by_adam_and_by_a_second_round():
     assert (two > natural.c_elbo - 30).all()
 
 
-def test_an_entry_of_a_batch_is_what_it_is_alone():
+def test_each_entry_of_a_batch_is_what_it_is_alone():
     target = curved(3)
     together, decodes = fit(target)
     for query in range(3):
@@ -101,19 +101,19 @@ def test_queries_of_few_and_of_many_elements_are_exact_side_by_side():
     torch.testing.assert_close(weights, exact.expand_as(weights), rtol=0, atol=1e-6)
 
 
-def test_decodes_are_no_more_than_it_may_take():
+def test_decodes_stay_within_the_limit():
     for decodes in (240, 1000, 4000):
         assert (fit(curved(2), decodes)[1] <= decodes).all()
 
 
-def test_a_density_that_bends_the_other_way_is_fitted_too():
+def test_a_density_with_negative_curvature_is_fitted():
     target = blocks(20, dtype=torch.double).select(torch.zeros(2, dtype=torch.long))
     weights = log_weights(target, fit(target)[0], 400)
     assert weights.isfinite().all()
     assert (weights.mean(0) < blocks(20).log_evidence).all()
 
 
-def test_a_density_whose_gradient_has_no_derivative_is_fitted_too():
+def test_a_density_whose_gradient_has_no_derivative_is_fitted():
     bare = cc.DensityTarget(lambda z: -z.abs().sum(-1), 30)
     weights = log_weights(bare.select(torch.zeros(1, dtype=torch.long)), fit(bare.flatten())[0])
     assert weights.isfinite().all()
@@ -133,7 +133,7 @@ class Largest(TorchDispatchMode):
         return output
 
 
-def test_nothing_of_size_latent_by_latent_is_made():
+def test_no_matrix_of_size_latent_by_latent_is_made():
     problem = linear_gaussian_problem(4096, 40, 1.0, batch=1)
     target = problem.target.flatten()
     problem.vae.kept["bank"] = cc.Bank(problem.vae, prior_points(16, 4096, target.like))
@@ -149,7 +149,7 @@ def test_nothing_of_size_latent_by_latent_is_made():
     assert log_weights(target, fitted).mean() == pytest.approx(float(expected), abs=0.1)
 
 
-def test_products_with_the_curvature_are_worked_out_in_pieces_that_are_bounded(monkeypatch):
+def test_products_with_the_curvature_are_computed_in_bounded_pieces(monkeypatch):
     class Recording(nn.Module):
         def __init__(self):
             super().__init__()
@@ -177,7 +177,7 @@ def test_products_with_the_curvature_are_worked_out_in_pieces_that_are_bounded(m
 
 
 @pytest.mark.parametrize("seconds", [1e-9, 10.0, 100.0])
-def test_time_that_is_up_ends_it_and_leaves_an_answer(seconds, monkeypatch):
+def test_a_fit_ends_when_time_is_up_and_leaves_an_answer(seconds, monkeypatch):
     """A clock by which each decode takes a tenth of a second."""
     now, target = [0.0], curved(2)
     for name in ("log_joint", "curvature_along"):

@@ -17,7 +17,7 @@ def peaks_of(density, scale=1.0):
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 10.0, 100.0])
-def test_modes_have_their_places_widths_and_masses(scale):
+def test_modes_have_the_right_positions_widths_and_masses(scale):
     means = torch.tensor([[0.0, 0, 10], [-6, 0, 0], [6, 3, 0]])
     density = densities.mixture(means.tolist(), [2.0, 1.0, 0.5], [0.5, 0.3, 0.2])
     peaks = peaks_of(density, scale)
@@ -37,14 +37,14 @@ def test_equal_modes_are_all_found(dim):
 @pytest.mark.parametrize(
     "name", ["Cauchy in 3-d", "shifted t", "wide normal in 10-d", "product of Cauchy"]
 )
-def test_one_mode_is_one(name):
+def test_one_mode_is_found_once(name):
     peaks = peaks_of(densities.WIDE[name])
     assert len(peaks.z) == 1
     assert peaks.unseen == 0
 
 
 @pytest.mark.parametrize("name", ["banana", "ring", "ring in 3-d"])
-def test_points_on_a_ridge_are_no_modes_found_by_luck(name):
+def test_points_on_a_ridge_do_not_count_as_modes_found_by_luck(name):
     assert peaks_of(densities.WIDE[name]).unseen == 0
 
 

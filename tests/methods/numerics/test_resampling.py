@@ -43,14 +43,14 @@ def test_counts_are_unbiased_over_offsets():
     torch.testing.assert_close(shares.double(), log_weights[:, 0].softmax(0), rtol=0, atol=1e-3)
 
 
-def test_a_weight_of_nothing_is_never_drawn():
+def test_a_draw_of_weight_0_is_never_chosen():
     log_weights = torch.tensor([-math.inf, 0.0, -math.inf, 1.0, -math.inf])[:, None]
     for offset in (0.0, 0.5, 0.999_999):
         index = systematic(log_weights, torch.tensor(offset), 50)
         assert set(index.flatten().tolist()) == {1, 3}
 
 
-def test_batches_of_any_shape_are_drawn_from_by_themselves():
+def test_each_entry_of_a_batch_of_any_shape_is_resampled_by_itself():
     log_weights = ratios(50, 6).reshape(50, 2, 3)
     offset = torch.rand(2, 3, generator=seeded(1))
     index = systematic(log_weights, offset, 9)
@@ -61,7 +61,7 @@ def test_batches_of_any_shape_are_drawn_from_by_themselves():
             assert torch.equal(index[:, i, j], alone[:, 0])
 
 
-def test_taken_goes_with_the_index():
+def test_taken_selects_by_index():
     values = torch.randn(50, 2, 3, 4, generator=seeded(2))
     index = torch.randint(50, (7, 2, 3), generator=seeded(3))
     result = taken(values, index)
@@ -118,13 +118,13 @@ def test_islands_give_the_mean_and_the_error_of_it():
     )
 
 
-def test_one_island_does_not_know_its_error():
+def test_one_island_has_no_error():
     log_mean, error = log_mean_of_islands(torch.tensor([[2.0]]))
     assert log_mean.tolist() == [2.0]
     assert error.isnan().all()
 
 
-def test_weights_of_nothing_stay_so_and_are_no_nan():
+def test_weights_of_0_stay_0_and_do_not_become_nan():
     log_weights = torch.tensor([[-math.inf, -math.inf], [0.0, -math.inf]])
     assert bounded(log_weights).isfinite().all()
     assert bounded(log_weights).softmax(0)[:, 0].tolist() == [0, 1]
@@ -136,7 +136,7 @@ def test_weights_of_nothing_stay_so_and_are_no_nan():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_temperatures_found_in_cache_are_those_found_at_once(dtype, monkeypatch):
+def test_temperatures_found_piece_by_piece_are_those_found_at_once(dtype, monkeypatch):
     log_ratio = -100 * ratios(500, 9).square().to(dtype)  # most are too small for a float
     log_ratio[::3, 1] = -math.inf
     log_ratio[:, 2] = -math.inf  # no temperature leaves any

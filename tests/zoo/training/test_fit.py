@@ -62,7 +62,7 @@ def test_no_gradient_flows_through_the_scale_of_a_step():
     assert isinstance(TINY_FACES.likelihood(params, torch.ones(2, 3, 8, 8)).scale, float)
 
 
-def test_half_of_the_faces_of_a_step_are_mirrored_and_none_otherwise_changed():
+def test_half_of_the_faces_of_a_step_are_mirrored_and_nothing_else_changes():
     data = TINY_FACES.prepared(tiny_faces(400))
     shown = TINY_FACES.varied(data, generator=torch.Generator().manual_seed(0))
     kept = (shown == data).flatten(1).all(1)
@@ -118,7 +118,7 @@ def test_a_resumed_run_gives_the_bits_of_an_uninterrupted_one(kind, tmp_path):
 
 
 @every_kind
-def test_the_seed_decides_the_weights_and_training_changes_them(kind, tmp_path):
+def test_the_seed_determines_the_weights_and_training_changes_them(kind, tmp_path):
     recipe, data = TINY[kind], TINY_DATA[kind]()
     one, again = (train(recipe, data, tmp_path / name) for name in ("a", "b"))
     assert same_weights(one, again)

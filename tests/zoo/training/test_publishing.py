@@ -97,7 +97,7 @@ def test_settled_batch_norm_has_the_mean_and_variance_of_all_data():
     assert all(torch.equal(weights[name], p) for name, p in encoder.named_parameters())
 
 
-def test_an_elbo_does_not_depend_on_blocks_and_more_data_reduce_its_error():
+def test_an_elbo_does_not_depend_on_blocks_and_its_error_falls_with_more_data():
     training = Training(TINY_FACES)
     training.networks.eval()
     data = TINY_FACES.prepared(tiny_faces(600))

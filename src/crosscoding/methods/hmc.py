@@ -20,12 +20,10 @@ from torch import Generator, Tensor
 from crosscoding.diagnostics import chain_ess, r_hat
 from crosscoding.methods.base import Method, Report, silent
 from crosscoding.methods.numerics.gradients import evaluated
-from crosscoding.methods.numerics.leapfrog import Move, regularized_covariance
+from crosscoding.methods.numerics.leapfrog import JITTER, Move, regularized_covariance
 from crosscoding.random import spawn
 from crosscoding.result.findings import Findings
 from crosscoding.target.base import Target
-
-_JITTER = 0.2  # of step sizes, against orbits that close: Neal (2011), section 3.2
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class HMC(Method):
         z = start[:, None].expand(-1, target.num_queries, -1)
         chains = _Chains(target, z, self.num_leapfrog)
         step_size = self._warm_up(chains, target.prior_scale, generator=for_steps, report=report)
-        jitter = 0.0 if self.step_size is not None else _JITTER
+        jitter = 0.0 if self.step_size is not None else JITTER
         draws, acceptance = [], []
         for step in range(self.num_draws):
             acceptance.append(chains.step(step_size, jitter, generator=for_steps))
@@ -95,7 +93,7 @@ class HMC(Method):
         updates = {self.num_warmup // 4, self.num_warmup // 2}
         since: list[Tensor] = []
         for step in range(self.num_warmup):
-            acceptance = chains.step(tuning.trial, _JITTER, generator=generator)
+            acceptance = chains.step(tuning.trial, JITTER, generator=generator)
             tuning.update(acceptance.mean(0), self.target_acceptance)
             since.append(chains.z)
             if step + 1 in updates and len(since) * self.num_chains > 2 * dim:

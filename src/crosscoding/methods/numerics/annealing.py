@@ -11,9 +11,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.methods.base import Report, silent
 from crosscoding.methods.numerics.gradients import Density, evaluated
-from crosscoding.methods.numerics.leapfrog import Move, regularized_covariance
+from crosscoding.methods.numerics.leapfrog import JITTER, Move, regularized_covariance
 from crosscoding.methods.numerics.resampling import (
     bounded,
     flattened,
@@ -22,11 +21,11 @@ from crosscoding.methods.numerics.resampling import (
     taken,
 )
 from crosscoding.methods.numerics.swarm import Swarm
+from crosscoding.progress import Report, silent
 from crosscoding.random import spawn, uniform
 from crosscoding.target.base import Target
 
 MAX_TEMPERATURES = 150  # beyond which the particles are assumed not to get to p(z|x)
-_JITTER = 0.2  # of step sizes, as in `hmc`
 # Wanted: between 0.65, best for one long move (Beskos et al., 2013), and 0.8, usual for chains.
 # Below the least, the step is shortened by a factor and the move is repeated.
 _WANTED_ACCEPTANCE, _LEAST_ACCEPTANCE = 0.75, 0.3
@@ -144,7 +143,7 @@ class Annealing:
         for _ in range(self.num_moves + _MOST_RETRIES):
             density = state.density(rows, target)
             move = Move(target, density, factor[rows], self.num_leapfrog)
-            points, accepted = move(points, state.step_size[rows], _JITTER, generator=generator)
+            points, accepted = move(points, state.step_size[rows], JITTER, generator=generator)
             acceptance = accepted.mean(0)
             well = acceptance > _LEAST_ACCEPTANCE
             change = (_ADAPTATION * (acceptance - _WANTED_ACCEPTANCE)).exp()

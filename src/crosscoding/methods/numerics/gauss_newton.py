@@ -16,9 +16,9 @@ from torch import Tensor
 
 from crosscoding.crosscoders.precision_factors import precision_root
 from crosscoding.errors import counted
-from crosscoding.methods.base import Report, silent
 from crosscoding.methods.numerics.gradients import Points, evaluated
 from crosscoding.methods.numerics.resampling import taken
+from crosscoding.progress import Report, silent
 from crosscoding.target.base import Target
 
 MOST_DIM = 512  # latent dimensions above which latent × latent matrices take too much memory

@@ -26,10 +26,10 @@ from crosscoding.crosscoders import Fitted
 from crosscoding.crosscoders.base import Params
 from crosscoding.crosscoders.narrowed_gaussian import Narrowed
 from crosscoding.errors import counted
-from crosscoding.methods.base import Report
 from crosscoding.methods.numerics.gradients import evaluated
 from crosscoding.methods.numerics.lanczos import NUM_PROBES, lanczos, mean_of_rest
 from crosscoding.methods.numerics.lbfgs import ascend
+from crosscoding.progress import Report
 from crosscoding.random import normal, spawn
 from crosscoding.target.base import Target
 

@@ -29,7 +29,7 @@ from crosscoding.result.posterior import Posterior
 from crosscoding.target.base import Target
 from crosscoding.target.vae_target import VAETarget
 
-_SURE = 6.0  # standard errors beyond which two estimates contradict each other
+_SURE = 6.0  # standard errors beyond which two estimates contradict each other: 2e-9 if normal
 _JOINING = 1e-5  # seconds per query and latent dimension to join the draws of several blocks
 _LOOKING, _LOOKING_FOR_LOSSES = 0.04, 0.1  # shares of a method's seconds reserved for second looks
 

@@ -21,8 +21,10 @@ from crosscoding.methods.numerics.gradients import Points, evaluated
 from crosscoding.methods.numerics.resampling import taken
 from crosscoding.target.base import Target
 
+# Halving or doubling any of these changes no answer of `Auto` on mnist-20d, except that half of
+# `_NO_MODE` costs 12 % more decodes. `Laplace` has an ESS of 28, and of 19 with half `_DAMPINGS`.
 _NO_MODE = 4.0  # nats below all modes together: e⁻⁴ = 0.018 of p(z|x), less than `MISSED` allows
-_LEAST_GAIN = 1e-3  # nats that a step must promise, or the climb ends
+_LEAST_GAIN = 1e-3  # nats that a step must promise, or the climb ends: 1/40 of a trusted error
 _SAME = 1.0  # squared distance in standard deviations, within which two modes are one
 _DAMPINGS = (0.1, 1.0, 10.0, 100.0)  # tried at each step, relative to the best one of the last step
 # Factor if none of them gains, so that the next four start where these end; and where a climb ends.

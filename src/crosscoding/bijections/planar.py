@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_BISECTIONS = 60
+_BISECTIONS = 60  # to 2⁻⁶⁰ of the first interval, below rounding in double
 _MARGIN = 1e-4  # by which wᵀu stays above −1, so that rounding does not cross the bound
 
 

@@ -10,10 +10,12 @@ from crosscoding.target.jacobian import with_jacobian
 
 _OPERATIONS = 2e10  # multiply-adds for Jacobians: about a second
 _MOST_JACOBIANS = 32
-_ACTIVE = 0.01  # Fisher information, or variance of q's means, below which one is ignored
-_APART = 0.25  # nats of KL[moments of q(z) ‖ N(0, I)] per dimension
-_FARTHEST = 4.0  # mean square of a coordinate of z, which is 1 under the prior
-_FEWEST = 100  # data needed to know the moments of each dimension
+# Fisher information, or variance of q's means, below which a dimension is ignored: a datum narrows
+# it by less than 0.5 %. The zoo has no such dimension.
+_ACTIVE = 0.01
+_APART = 0.25  # nats of KL[moments of q(z) ‖ N(0, I)] per dimension: 0.05 in the zoo, faults 1.7
+_FARTHEST = 4.0  # mean square of a coordinate of z: 1.0 to 1.9 in the zoo, 6.0 or more with faults
+_FEWEST = 100  # data, whose noise adds about 1 / N nats per dimension to the KL of their moments
 
 
 @torch.no_grad()

@@ -8,7 +8,9 @@ from torch import Generator, Tensor
 from crosscoding.bijections import affine, affine_inverse
 from crosscoding.crosscoders.base import Map, Params, affine_start, small_normals
 
-_MAX_LOG_SCALE = 2.0  # per layer; without a bound, one large step makes z infinite
+# Per layer; without a bound, one large step makes z infinite. Half leaves 4 % less ESS on four
+# queries of mnist-2d, twice 1 % more.
+_MAX_LOG_SCALE = 2.0
 
 
 @dataclass(frozen=True)

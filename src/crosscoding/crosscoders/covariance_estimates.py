@@ -7,7 +7,7 @@ sum to 1 over S.
 import torch
 from torch import Tensor
 
-FLOOR = 1e-6  # smallest variance relative to the draws' own: what float32 tells from 0
+FLOOR = 1e-6  # smallest variance relative to the draws' own: 8 eps, what float32 tells from 0
 _INTENSITIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4, 0.7, 1.0)
 _FACTOR_ROUNDS = 30
 

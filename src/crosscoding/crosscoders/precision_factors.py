@@ -14,7 +14,7 @@ its diagonal is added, the smallest that suffices among machine epsilon times po
 import torch
 from torch import Tensor
 
-_MOST_RIDGES = 20
+_MOST_RIDGES = 20  # the last one adds 2,000 times the diagonal in double
 
 
 def precision_root(precision: Tensor) -> Tensor:

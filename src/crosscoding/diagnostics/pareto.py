@@ -16,7 +16,7 @@ from torch import Tensor
 
 _TINY = math.log(torch.finfo(torch.double).tiny)
 _EPS = torch.finfo(torch.double).eps
-_PRIOR_K, _PRIOR_DRAWS = 0.5, 10
+_PRIOR_K, _PRIOR_DRAWS = 0.5, 10  # `prior_k` of ArviZ, and half of it
 
 
 @torch.no_grad()

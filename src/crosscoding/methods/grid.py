@@ -30,6 +30,8 @@ from crosscoding.target.base import Target
 
 # Cells per side by latent dimension: not powers of 2, as periods in networks often are.
 _COARSE_CELLS = {1: 509, 2: 125, 3: 41}
+# Halving or doubling `_CELLS_EXPECTED` moves log p(x) on mnist-2d by at most 6e-4 nats, and changes
+# the time by 15 %; any of the others moves it by at most 5e-5 nats.
 _NEGLIGIBLE = 1e-4  # of the tolerance: share of p(x) below which a cell is left alone
 _CELLS_EXPECTED = 100  # cells assumed to share the error that `tolerance` allows
 _MAX_LEVELS = 30  # halvings of a side: 16 prior standard deviations to 1.5e-8

@@ -20,11 +20,12 @@ from crosscoding.random import spawn, uniform
 from crosscoding.result.findings import Findings
 from crosscoding.target.base import Target
 
+# The next four cost only time: a proposal above M, which they find, makes a query start over.
 _NUM_PROBES = 4096  # prior draws to look for the highest likelihood
 _NUM_CLIMBERS = 8  # of the best of these that are climbed from
 _CLIMB_STEPS = 100  # of Adam, whose rate falls to 0 over them
 _CLIMB_RATE = 0.05  # in prior standard deviations
-_MARGIN = 0.01  # nats added, as climbs end a little below the maximum
+_MARGIN = 0.01  # nats added, as climbs end a little below the maximum: 1 % more proposals
 _CHUNK = 8192  # proposals at once
 
 

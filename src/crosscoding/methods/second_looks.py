@@ -29,7 +29,7 @@ from crosscoding.target.base import REACH, Target
 _MOST_LOOKED, _FEWEST_LOOKED, _FEWEST_TRUSTED = 128, 4, 32
 _LOSS_OPERATIONS = 2e10  # multiply-adds: about a second
 _LOOKED_FOR_CLAMPS = 8  # draws: all agree on a clamp, hardly any two do elsewhere
-_FEW_NEAR = 0.01  # share of draws that may lie next to an overflow
+_FEW_NEAR = 0.01  # share of draws that may lie next to an overflow, as for `LOST`
 
 
 def with_losses(target: Target, findings: Findings, clock: Clock) -> Findings:

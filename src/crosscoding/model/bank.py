@@ -21,7 +21,7 @@ from crosscoding.model.vae import VAE
 from crosscoding.persistence.folder import fingerprint, prefixed, read_folder, write_folder
 from crosscoding.random import quasi_normal
 
-MAX_POINTS = 16_384
+MAX_POINTS = 16_384  # with half of it, `Auto` has 12 % less ESS on mnist-20d, and 6 % more decodes
 _MIN_POINTS = 16
 _MAX_BYTES = 256 * 2**20
 _MAX_OPERATIONS = 2e10  # multiply-adds to build it: about a second
@@ -32,8 +32,8 @@ _LAYERS_AT_ONCE = 16  # decoding keeps about this share of all layers' outputs i
 _PAIR_OPERATIONS = 2e9  # multiply-adds in one tile of points and queries
 _TILE_BYTES = 2 * 2**20  # log-likelihoods of a tile in double: in cache, three times as fast
 _SHARE = 0.25  # of the time left, for decoding a bank
-_NUM_CHECKED = 64  # points that are decoded again when a bank is loaded
-_ROUNDING = 1000  # eps by which their outputs may differ, as kept numbers enter answers
+_NUM_CHECKED = 64  # points decoded again when a bank is loaded: 5 % wrong ones pass in 4 % of cases
+_ROUNDING = 1000  # eps by which their outputs may differ, as kept numbers enter answers: 1.2e-4
 
 
 @isolated_class

@@ -14,7 +14,9 @@ from crosscoding.model.undefined_elements import element_name, sometimes_lost
 from crosscoding.random import generator_from, normal
 
 NUM_PROBES = 5
-_MORE_PROBES = 64  # an element that is lost at all of these counts as lost everywhere
+# An element that is lost at all of these counts as lost everywhere; one that is lost at 95 % of the
+# prior's draws is lost at all of these with probability 4 %.
+_MORE_PROBES = 64
 _FAR = 4  # how many times farther out, and all on one side, the points beside the probes lie
 _HINT = "check latent_dim, or wrap one that takes more than z in a module that gives it the rest"
 

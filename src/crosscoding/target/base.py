@@ -17,7 +17,7 @@ from crosscoding.isolation import isolated
 from crosscoding.model.bank import MAX_POINTS
 from crosscoding.random import normal
 
-REACH = 5.0  # prior standard deviations; hardly any prior draw has a coordinate beyond
+REACH = 5.0  # prior standard deviations; a coordinate lies beyond with probability 6e-7
 
 
 class Target(ABC):

@@ -14,7 +14,9 @@ from torch import Generator, Tensor
 
 from crosscoding.random import normal
 
-NUM_PROBES = 8  # random directions that estimate a trace
+# Random directions that estimate a mean eigenvalue: its standard error is √(2 / (8 (D + 2))) times
+# the eigenvalues' standard deviation, 2 % of it above 512 dimensions.
+NUM_PROBES = 8
 
 
 def lanczos(

@@ -20,7 +20,7 @@ from crosscoding.target.base import Target
 
 _MEMORY = 30  # remembered moves
 _LEAST_GAIN = 0.01  # nats that a step must promise, or the climb ends
-_ENOUGH = 1e-4  # of the gain promised by the slope, that a step must reach
+_ENOUGH = 1e-4  # of the gain promised by the slope: Nocedal & Wright (2006), section 3.1
 _SHORTEST = 1e-6  # of a full step, below which the climb ends
 
 

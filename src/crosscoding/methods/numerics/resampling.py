@@ -9,7 +9,7 @@ from crosscoding.diagnostics import mean_error
 
 _BISECTIONS = 16  # of a temperature, to 1.5e-5 of the remaining interval
 _LEAST_LOG = -1e30  # instead of −inf, as −inf − (−inf) is NaN
-_LEAST_EXPONENT = -40.0  # of a weight: smaller ones do not count, and denormals are slow
+_LEAST_EXPONENT = -40.0  # e⁻⁴⁰ = 4e-18 of the largest weight is below rounding; denormals are slow
 _CACHE_BYTES = 2**20  # of weights processed at once
 
 

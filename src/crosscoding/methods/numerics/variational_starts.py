@@ -16,6 +16,8 @@ from crosscoding.methods.numerics.resampling import bounded
 from crosscoding.random import normal, spawn
 from crosscoding.target.base import Target
 
+# Halving or doubling any of these changes the ESS of planar flows on four queries of mnist-2d by at
+# most 4 %, except for those above three dimensions, which were not varied.
 _NUM_PROBES, _NUM_PROBES_ABOVE = 4096, 1024  # up to and above _MAX_BENT_DIM
 _MAX_BENT_DIM = 3  # in more dimensions 128 points say too little, and cost 0.4 nats
 _NUM_POINTS = 128  # to match base noise to; the cost of a plan grows with their square

@@ -110,9 +110,14 @@ def _tell(name: str, now: dict[str, Any], usual: dict[str, Any], truth: torch.Te
     print(
         f"{name:32} error {error:.2g}, shift {shift:.2g}, stated {stated:.2g}, ess {ess:.4g}, "
         f"decodes {now['decodes']:.4g}, {now['seconds']:.3g} s, trusted {now['trusted'].sum()} of "
-        f"{len(errors)}, {(now['trusted'] & (errors > 0.1)).sum()} of these wrong",
+        f"{len(errors)}, wrong: {_wrong(now['trusted'], errors)}",
         flush=True,
     )
+
+
+def _wrong(trusted: torch.Tensor, errors: torch.Tensor) -> str:
+    """How many trusted answers are off by more than 0.1 nats."""
+    return "unknown" if errors.isnan().all() else str(int((trusted & (errors > 0.1)).sum()))
 
 
 if __name__ == "__main__":

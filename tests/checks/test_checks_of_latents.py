@@ -70,6 +70,13 @@ def test_an_encoder_of_another_model():
     assert status(with_encoder(Other()), "encoder", PROBLEM.truth) == "warning"
 
 
+@pytest.mark.parametrize("num", [2, 8, 12, 15])
+def test_few_data_say_nothing_about_the_encoder(num):
+    """With eight or fewer, even a perfect encoder was once said to be no better than chance."""
+    report = with_encoder(Exact()).check(PROBLEM.truth[:num])
+    assert "encoder" not in [finding.name for finding in report.findings]
+
+
 def test_an_encoder_that_outputs_nan():
     class Narrow(Exact):
         def forward(self, data):

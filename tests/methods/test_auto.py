@@ -142,7 +142,7 @@ def assert_right_or_not_trusted(posterior: cc.Posterior, target: BlocksTarget) -
     if not posterior.trusted:
         assert any(
             word in posterior.verdicts[0].reasons[0]
-            for word in ("above", "fewer", "finds", "unaccounted")
+            for word in ("above", "fewer", "no search", "unaccounted")
         )
         assert off < 4 * posterior.log_evidence_error
     else:

@@ -12,7 +12,7 @@ from crosscoding.likelihoods.decoder_output import doubt_of, joined
 from crosscoding.model.check_report import CheckResult
 from crosscoding.random import normal
 
-_TOLERANCE = 1e-3  # of the largest output: the zoo's models stay below 5e-5, faults reach 0.47
+_TOLERANCE = 1e-3  # of the largest output: the zoo's models stay below 5e-5
 _NUM_ALONE = 8  # probes to decode one by one
 _NUM_DIRECTIONS = 8  # derivatives to compare with differences
 # Standard deviations, or half the log ratio of variances, of the median channel: 0.05 in the

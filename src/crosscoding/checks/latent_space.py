@@ -15,6 +15,7 @@ _MOST_JACOBIANS = 32
 _ACTIVE = 0.01
 _APART = 0.25  # nats of KL[moments of q(z) ‖ N(0, I)] per dimension: 0.05 in the zoo, faults 1.7
 _FARTHEST = 4.0  # mean square of a coordinate of z: 1.0 to 1.9 in the zoo, 6.0 or more with faults
+_FEWEST_PAIRS = 16  # data: with fewer, a good encoder may do no better than chance
 _FEWEST = 100  # data, whose noise adds about 1 / N nats per dimension to the KL of their moments
 
 
@@ -125,7 +126,7 @@ def encoder(subject: Subject) -> CheckResult | None:
         return None
     means, _ = subject.encoded
     num = min(len(means), len(subject.probes))
-    if num < 2:
+    if num < _FEWEST_PAIRS:
         return None
     params = subject.flat(subject.decoded(means[:num]))
     data = subject.data[:num].flatten(1)
@@ -136,7 +137,7 @@ def encoder(subject: Subject) -> CheckResult | None:
     better = (own > other).double().mean().item()
     figures = {"own_is_likelier": better}
     words = f"{better:.0%} of {num} data are more likely at their own z than at another datum's"
-    if better < 0.5 + 1.5 / num**0.5:  # chance and three standard errors
+    if better < 0.5 + 1 / num**0.5:  # chance and two standard errors
         return CheckResult(
             "encoder",
             "warning",

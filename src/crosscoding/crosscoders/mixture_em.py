@@ -25,8 +25,8 @@ from crosscoding.crosscoders.covariance_estimates import (
 from crosscoding.crosscoders.precision_factors import precision_root
 from crosscoding.random import uniform
 
-# Halving or doubling any of these leaves 11 or 12 of 12 answers of `Auto` on mnist-20d trusted, as
-# they are, and changes the ESS by at most 3 %.
+# With half or twice any of these, `Auto` trusts 11 or 12 of 12 answers on mnist-20d, as with these
+# values, and the ESS changes by at most 3 %.
 _ROUNDS = 15
 _RESTARTS, _CLUSTER_ROUNDS = 4, 5
 

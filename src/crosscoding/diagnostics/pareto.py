@@ -16,7 +16,7 @@ from torch import Tensor
 
 _TINY = math.log(torch.finfo(torch.double).tiny)
 _EPS = torch.finfo(torch.double).eps
-_PRIOR_K, _PRIOR_DRAWS = 0.5, 10  # `prior_k` of ArviZ, and half of it
+_PRIOR_K, _PRIOR_DRAWS = 0.5, 10  # the prior of ArviZ: worth 10 draws with k = 0.5
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from crosscoding.methods.numerics.covering_reference import covered
 from crosscoding.methods.numerics.missing_mass import share_lacking
 from crosscoding.methods.numerics.resampling import systematic, taken
 from crosscoding.result.findings import Findings
-from crosscoding.result.verdict import LOST, MISSED
+from crosscoding.result.verdict import LOST, MISSED, SEARCHED_DIM
 from crosscoding.target.base import REACH, Target
 
 # At most 128 draws are decoded to look for losses, so that two lossy ones are more than 1 %. Fewer
@@ -81,7 +81,8 @@ def with_clamps(target: Target, findings: Findings, clock: Clock) -> Findings:
 def with_coverage(target: Target, findings: Findings, clock: Clock) -> Findings:
     """Compare answers on bare densities, which no prior bounds, with what other draws find.
 
-    If that cannot be done, as when time runs out, the share that is missed is left unknown.
+    If that cannot be done, as when time runs out, the share that is missed is left unknown. In many
+    dimensions, the answer is marked as one whose modes no search can find completely.
     """
     if target.ends_with_prior:
         return findings
@@ -99,6 +100,7 @@ def with_coverage(target: Target, findings: Findings, clock: Clock) -> Findings:
         findings,
         log_evidence_error=torch.hypot(findings.log_evidence_error, short),
         missed=worst,
+        unsearchable=torch.full_like(found, target.latent_dim > SEARCHED_DIM),
     )
 
 

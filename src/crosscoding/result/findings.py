@@ -20,11 +20,12 @@ _PUBLIC_NAMES = {
     "num_weighed": "weighed",
     "finished": "finished",
     "collapsed": "collapsed",
+    "unsearchable": "unsearchable",
     "lost": "lost",
     "lost_element": "lost_element",
     "r_hat": "r_hat",
 }
-_BOOLEAN = ("finished", "collapsed")
+_BOOLEAN = ("finished", "collapsed", "unsearchable")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +68,8 @@ class Findings:
         finished: Whether the method ran to its end, boolean, shape (B,); None: for all queries.
         collapsed: Whether importance weights left only a handful of draws, so that the weights of
             the fit replace them, boolean, shape (B,); None: nowhere.
+        unsearchable: Whether the target is a bare density of too many dimensions for a search to
+            find every narrow mode, boolean, shape (B,); None: nowhere.
         lost: Share of the draws at which the decoder's output has lost log p of an observed
             element, shape (B,); None: nothing has looked.
         lost_element: The element lost at most of them, as an index into the flattened datum, shape
@@ -93,6 +96,7 @@ class Findings:
     num_weighed: Tensor | None = None
     finished: Tensor | None = None
     collapsed: Tensor | None = None
+    unsearchable: Tensor | None = None
     lost: Tensor | None = None
     lost_element: Tensor | None = None
     stats: dict[str, Tensor] = field(default_factory=dict)
@@ -115,6 +119,7 @@ class Findings:
             lost=self.lost,
             lost_element=self.lost_element,
             collapsed=self.collapsed,
+            unsearchable=self.unsearchable,
             short=self._short,
             excess=self._excess,
         )

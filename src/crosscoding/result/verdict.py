@@ -92,6 +92,8 @@ class Figures:
             (B,).
         collapsed: Whether importance weights left only a handful of draws, so that the weights of
             the fit replace them, boolean, shape (B,); None: nowhere.
+        unsearchable: Whether the target is a bare density of too many dimensions for a search to
+            find every narrow mode, boolean, shape (B,); None: nowhere.
         short: By how many nats the C-ELBO of the fit that was drawn from is below log p(x), shape
             (B,); NaN or None where the draws come from no fit.
         excess: By how many nats the C-ELBO is above log p(x) beyond both errors, shape (B,); or
@@ -108,6 +110,7 @@ class Figures:
     lost: Tensor | None = None
     lost_element: Tensor | None = None
     collapsed: Tensor | None = None
+    unsearchable: Tensor | None = None
     short: Tensor | None = None
     excess: Tensor | None = None
 
@@ -123,7 +126,7 @@ class Figures:
             method: Name of the method that answered; advice depends on it.
             density_dim: Size of z if the target is a bare density; None if it is a VAE.
         """
-        checks = self._checks(density_dim)
+        checks = self._checks()
         graded = [check.grades.tolist() for check in checks]
         verdicts = []
         for query in range(len(self.ess)):
@@ -135,7 +138,7 @@ class Figures:
             verdicts.append(Verdict(LABELS[worst], reasons, advice, template))
         return verdicts
 
-    def _checks(self, density_dim: int | None = None) -> list[_Check]:
+    def _checks(self) -> list[_Check]:
         """All checks; where grades are equal, reasons are given in this order."""
         return [
             self._of_end(),
@@ -143,7 +146,8 @@ class Figures:
             self._of_ess(),
             self._of_weights(),
             self._of_chains(),
-            self._of_search(density_dim),
+            self._of_search(),
+            self._of_dimension(),
             self._of_losses(),
             self._of_collapse(),
             self._of_fit(),
@@ -227,21 +231,15 @@ class Figures:
             priority=4,
         )
 
-    def _of_search(self, density_dim: int | None) -> _Check:
+    def _of_search(self) -> _Check:
         missed = self.missed.tolist()
-        unknown = "nothing has searched for modes that it may lack"
-        if density_dim is not None and density_dim > SEARCHED_DIM:
-            unknown = (
-                f"in {density_dim} dimensions, no search for the modes of a bare density finds "
-                "every narrow one"
-            )
         exact = ((self.ess == math.inf) & (self.missed == 0)).tolist()
         return _Check(
             torch.where(self.missed.isnan(), 1, _grade(self.missed, MISSED, _ROUGH_MISSED)),
             lambda q: (
                 ""
                 if exact[q]
-                else unknown
+                else "nothing has searched for modes that it may lack"
                 if math.isnan(missed[q])
                 else f"a search from the prior leaves {missed[q]:.1%} of p(z|x) unaccounted for"
             ),
@@ -249,6 +247,17 @@ class Figures:
             priority=6,
             advice_on_auto="ask again with {seed}, and compare the answers",
             wants_effort=True,
+        )
+
+    def _of_dimension(self) -> _Check:
+        return _fault(
+            torch.where(self._or(self.unsearchable, 0.0) > 0, 1, 0),
+            lambda q: (
+                "it is of a bare density in more than 3 dimensions, where no search finds every "
+                "narrow mode"
+            ),
+            "nothing more can be checked: use it if no mode is much narrower than another",
+            priority=0,
         )
 
     def _of_losses(self) -> _Check:

@@ -46,8 +46,8 @@ from crosscoding.target.density import DensityTarget
 # part alone (Hesterberg 1995): 7 times for the rarest, and twice as much with modes' own parts.
 KINDS = (NORMAL, 4, 1, EACH_CAUCHY)
 SHARES = (0.5, 0.2, 0.15, 0.15)
-# Halving or doubling any of the next six changes no verdict on six densities of the tests; their
-# log p(x) is right to 0.02 nats, and to 0.06 with any of the changes.
+# On six densities of the tests, log p(x) is right to 0.02 nats, and to 0.06 with half or twice any
+# of the next six.
 _PEAK_KIND, _PEAKS_SHARE = 4, 0.5
 _EVEN = 0.5  # of the modes' share, which is divided evenly; the rest is divided by mass
 _NUM_STARTS = 200  # draws that climbs start from

@@ -17,7 +17,7 @@ from crosscoding.methods.numerics.gradients import Density, Points, evaluated
 from crosscoding.random import normal, uniform
 from crosscoding.target.base import Target
 
-JITTER = 0.2  # usual, of step sizes, against orbits that close: Neal (2011), section 3.2
+JITTER = 0.2  # share by which step sizes vary, so that no orbit closes: Neal (2011), section 3.2
 
 
 @dataclass(frozen=True, eq=False)

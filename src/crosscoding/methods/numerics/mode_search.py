@@ -30,8 +30,8 @@ from crosscoding.methods.numerics.gradients import evaluated
 from crosscoding.random import normal, uniform
 from crosscoding.target.base import Target
 
-# Halving or doubling any of these changes no verdict on six densities of the tests. Errors are 0.02
-# nats there, and up to 0.08 with any of the changes. `_EXPLAINED` can only be halved.
+# On six densities of the tests, errors are 0.02 nats, and up to 0.08 with half or twice any of
+# these (`_EXPLAINED` can only be halved).
 _FEWEST_ROUNDS, _MOST_ROUNDS = 2, 6  # after the first; they go on while they find modes
 _NUM_STARTS, _MOST_DECODES = 512, 8192  # of a round: starts, and starts times the dimension
 _SCREENED = 16  # points whose gradients are compared, for each start

@@ -84,6 +84,26 @@ def test_a_search_that_may_miss_a_narrow_mode_says_so():
     assert verdict.advice.startswith("nothing more can be checked")
 
 
+@pytest.mark.parametrize("method", [Auto(), TemperedSMC()])
+def test_a_target_of_any_class_is_not_trusted_in_many_dimensions(method):
+    """The rule is for what no prior bounds, not for `DensityTarget` alone."""
+    density = densities.normal(5, 1.0)
+    target = covered(cc.DensityTarget(density.log_density, 5).flatten(), torch.Generator())
+    assert not isinstance(target, cc.DensityTarget)
+    posterior = cc.infer(target, method, seed=0)
+    assert not posterior.trusted.any()
+    assert is_right(posterior, (posterior.log_evidence - density.log_integral).abs().item())
+
+
+def test_the_rule_for_many_dimensions_outlives_saving(tmp_path):
+    target = cc.DensityTarget(densities.normal(5, 1.0).log_density, 5)
+    posterior = cc.infer(target, Auto(), seed=0)
+    posterior.save(tmp_path / "answer")
+    again = cc.Posterior.load(tmp_path / "answer")
+    assert again.verdicts[0].reasons == posterior.verdicts[0].reasons
+    assert not again.trusted
+
+
 def test_rejection_draws_from_a_density_wider_than_its_prior():
     density = densities.normal(2, 2.5)
     posterior, error = answered(density, Rejection(num_draws=4000))

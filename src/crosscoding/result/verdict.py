@@ -253,10 +253,11 @@ class Figures:
         return _fault(
             torch.where(self._or(self.unsearchable, 0.0) > 0, 1, 0),
             lambda q: (
-                "it is of a bare density in more than 3 dimensions, where no search finds every "
-                "narrow mode"
+                f"it is of a bare density in more than {SEARCHED_DIM} dimensions, where no search "
+                "finds every narrow mode"
             ),
-            "nothing more can be checked: use it if no mode is much narrower than another",
+            "nothing more can be checked: use it if you know that no mode is much narrower than "
+            "another",
             priority=0,
         )
 

@@ -117,6 +117,10 @@ class Target(ABC):
         """The same flat target, prepared for many evaluations."""
         return self
 
+    def coarse(self) -> "Target":
+        """The same flat target in lower precision where that is faster, for gradients only."""
+        return self
+
     @property
     def query_bytes(self) -> int:
         """Approximate memory that a prepared query takes."""

@@ -12,6 +12,7 @@ from crosscoding.errors import NonFiniteError
 from crosscoding.evidence import Evidence
 from crosscoding.isolation import isolated
 from crosscoding.model.bank import MAX_POINTS, Bank
+from crosscoding.model.coarse_decoder import coarse
 from crosscoding.model.matching import check_matches
 from crosscoding.model.vae import VAE
 from crosscoding.target.base import REACH, Target
@@ -156,6 +157,14 @@ class VAETarget(Target):
         clock = self.clock
         prepared._observer = cache(lambda: Observed.of(self.vae, self._values, self._mask, clock))
         return prepared
+
+    def coarse(self) -> "VAETarget":
+        if (in_half := coarse(self.vae)) is self.vae:
+            return self
+        chosen = self.select(torch.arange(self.num_queries, device=self.like.device))
+        chosen.vae, clock = in_half, self.clock
+        chosen._observer = cache(lambda: Observed(in_half, self._values, self._mask).timed(clock))
+        return chosen
 
     def timed(self, clock: Clock, bank_points: int = MAX_POINTS) -> "VAETarget":
         chosen = super().timed(clock, bank_points)

@@ -7,6 +7,7 @@ prior. q is normalised, so particles still estimate log p(x). They do not find m
 reach.
 """
 
+import torch
 from torch import Generator, Tensor
 
 from crosscoding.crosscoders import Fitted
@@ -68,6 +69,11 @@ class Bridge(Target):
         chosen.target, chosen.proposal = self.target.select(index), self.proposal.select(index)
         chosen._draws, chosen._log_weights = self._draws[:, index], self._log_weights[:, index]
         chosen.batch_shape, chosen.index = chosen.target.batch_shape, chosen.target.index
+        return chosen
+
+    def coarse(self) -> "Bridge":
+        chosen = self.select(torch.arange(self.num_queries, device=self.like.device))
+        chosen.target = self.target.coarse()
         return chosen
 
     @property

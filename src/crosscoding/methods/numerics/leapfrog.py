@@ -8,7 +8,7 @@ momenta and the variation of ε.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
@@ -29,12 +29,16 @@ class Move:
         density: log π.
         factor: F, shape (B, latent, latent); None: the identity.
         num_leapfrog: L, ≥ 1.
+        coarse: log π in lower precision, whose gradients drive the trajectories; None: those of
+            `density`. Points then keep coarse gradients, but log π itself is exact at both ends, so
+            moves still leave π invariant.
     """
 
     target: Target
     density: Density
     factor: Tensor | None
     num_leapfrog: int
+    coarse: Density | None = None
 
     def __call__(
         self, points: Points, step_size: Tensor, jitter: float, *, generator: Generator
@@ -56,8 +60,12 @@ class Move:
         for _ in range(self.num_leapfrog):
             momentum = momentum + 0.5 * epsilon * self._to_unit(end.gradient)
             z = end.z + epsilon * self._from_unit(momentum)
-            end = evaluated(self.target, self.density, z)
+            end = evaluated(self.target, self.coarse or self.density, z)
             momentum = momentum + 0.5 * epsilon * self._to_unit(end.gradient)
+        if self.coarse is not None:
+            exact = self.density(torch.where(end.log_density.isinf()[..., None], 0.0, end.z))
+            exact = exact.nan_to_num(nan=-math.inf)
+            end = replace(end, log_density=torch.where(end.log_density.isinf(), -math.inf, exact))
         gain = end.log_density - points.log_density
         gain = gain - 0.5 * (momentum.square() - start.square()).sum(-1)
         acceptance = gain.nan_to_num(nan=-math.inf).clamp_max(0).exp()

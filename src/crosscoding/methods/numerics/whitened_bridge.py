@@ -1,0 +1,364 @@
+"""Particles from the best Gaussian q to p(z|x), in the Gaussian's own coordinates.
+
+    π_t(z) ∝ q(z)^{1 − t} p(z, x)^t,   0 ≤ t ≤ 1,   z = m + R v,  q = N(m, R Rᵀ)
+
+In 32 dimensions and more, the covariance of a few hundred particles is a poor guide to their moves,
+but a Gaussian fitted by curvature makes p(z|x) roughly round. So R stays fixed, trajectories are a
+quarter of a period long at most, and at t = 1 all particles move on as chains, without resampling:
+resampled particles share ancestors, whose means have a small effective sample size. Trajectories
+follow coarse gradients where the device has fast ones, and are accepted by the exact density.
+
+Ends of climbs from the prior join the chains at t = 1. If they reach the region of the particles,
+then climbs and particles agree that there is one region; if not, the search is not complete.
+
+Source: Del Moral et al. (2006), section 3.3, for the particles; Neal (2011) for the moves. Differs
+in: a Gaussian takes the place of the prior, its covariance that of the particles.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.crosscoders import Fitted
+from crosscoding.methods.numerics.bridge import Bridge
+from crosscoding.methods.numerics.gradients import Density, Points, evaluated
+from crosscoding.methods.numerics.leapfrog import JITTER, Move
+from crosscoding.methods.numerics.resampling import (
+    bounded,
+    log_mean_of_islands,
+    next_temperature,
+    systematic,
+    taken,
+)
+from crosscoding.random import spawn, uniform
+from crosscoding.target.base import Target
+
+_MOST_TEMPERATURES = 40  # faces take 3 to 13
+# As in `annealing`: wanted and least acceptance rate, and what follows if it is too low.
+_WANTED, _LEAST, _SHORTENING, _MOST_RETRIES = 0.75, 0.3, 0.4, 8
+_QUARTER = 0.5 * math.pi
+_BEYOND = 1.1  # times the squared distance of the farthest draw, beyond which a climb is elsewhere
+
+
+@dataclass(frozen=True)
+class WhitenedBridge:
+    """How many particles there are, and how they move.
+
+    Args:
+        num_particles: In all islands together.
+        num_islands: Islands do not exchange particles; their spread gives the errors.
+        num_leapfrog: Steps of a trajectory.
+        num_final: Moves at t = 1, after each of which the particles are draws.
+        ess_share: Share of the particles that must remain effective from t to t.
+    """
+
+    num_particles: int
+    num_islands: int
+    num_leapfrog: int
+    num_final: int
+    ess_share: float
+
+    @torch.no_grad()
+    def run(
+        self,
+        target: Target,
+        proposal: Fitted,
+        ends: Tensor,
+        *,
+        generator: Generator,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> "Crossing":
+        """Take the particles of every query of a flat target from a Gaussian to p(z|x).
+
+        Args:
+            target: The target.
+            proposal: q, a full Gaussian; it should be wider than p(z|x) rather than narrower.
+            ends: Where climbs from the prior ended, shape (K, B, latent).
+            generator: For all random numbers.
+            stop: Called after each move; if it returns True, the run ends as it is.
+        """
+        for_draws, for_steps = spawn(generator, 2)
+        bridge = Bridge(target, proposal, self.num_particles, generator=for_draws)
+        state = _State.start(bridge, self)
+        result = Crossing.empty(ends, self)
+        for _ in range(_MOST_TEMPERATURES):
+            if not len(state.index) or stop():
+                break
+            # Other queries' retries must not change a query's random numbers.
+            for_weights, for_moves, for_final = spawn(for_steps, 3)
+            state.sharpen(self.ess_share, generator=for_weights)
+            self._move(state, generator=for_moves, stop=stop)
+            done = (state.temperature >= 1) & ~state.stuck
+            if done.any() and not stop():
+                there = state.select(done)
+                self._finish(there, ends[:, there.index], result, generator=for_final, stop=stop)
+            leave = done | state.stuck
+            result.decodes[state.index] = torch.maximum(
+                result.decodes[state.index], state.decodes
+            )
+            if leave.any():
+                state = state.select(~leave)
+        return result
+
+    def _move(self, state: "_State", *, generator: Generator, stop: Callable[[], bool]) -> None:
+        """One move; again with a shorter step for the queries that accept too few."""
+        rows = torch.arange(len(state.index), device=state.index.device)
+        for retry in range(1 + _MOST_RETRIES):
+            some = state if retry == 0 else state.only(rows)
+            points, accepted = some.moved(self.num_leapfrog, generator=generator)
+            acceptance = accepted.mean(0)
+            well = acceptance > _LEAST
+            change = torch.where(well, (acceptance - _WANTED).exp(), _SHORTENING)
+            step = (some.step_size * change).clamp_max(_QUARTER / self.num_leapfrog)
+            state.step_size[rows] = step
+            state.decodes[rows] += points.log_density.shape[0] * self.num_leapfrog
+            state.put(points, rows)
+            rows = rows[~well]
+            if not len(rows) or stop():
+                break
+        state.stuck[rows] = True
+
+    def _finish(
+        self,
+        state: "_State",
+        ends: Tensor,
+        result: "Crossing",
+        *,
+        generator: Generator,
+        stop: Callable[[], bool],
+    ) -> None:
+        """Chains at t = 1 from the particles and from the ends of climbs; stores the draws."""
+        particles, log_islands = len(state.z), state.log_islands
+        state.join(ends)
+        draws, log_joint = [], []
+        for _ in range(self.num_final):
+            points, accepted = state.moved(self.num_leapfrog, generator=generator)
+            change = (0.5 * (accepted[:particles].mean(0) - _WANTED)).exp()
+            state.step_size = (state.step_size * change).clamp_max(_QUARTER / self.num_leapfrog)
+            state.put(points)
+            state.decodes += len(points.z) * self.num_leapfrog
+            draws.append(points.z[:particles])
+            log_joint.append(points.log_density[:particles])
+            if stop():
+                return
+        rows = state.index
+        result.z[:, rows] = _island_major(draws, self.num_islands)
+        result.log_joint[:, rows] = _island_major(log_joint, self.num_islands)
+        result.ends[:, rows] = state.z[particles:]
+        result.log_joint_of_ends[:, rows] = state.log_joint[particles:]
+        result.log_islands[:, rows] = log_islands
+        result.decodes[rows] = state.decodes
+        result.reached[rows] = True
+
+
+@dataclass(eq=False)
+class Crossing:
+    """What the particles of B queries estimate.
+
+    Args:
+        z: Draws from p(z|x), equally weighted, island after island, shape (S, B, latent).
+        log_joint: log p(z, x) there, shape (S, B).
+        ends: Where chains from the ends of climbs are, shape (K, B, latent).
+        log_joint_of_ends: log p(z, x) there, shape (K, B).
+        log_islands: log Ẑ of each island, shape (I, B).
+        decodes: Gradients and other decodes, shape (B,).
+        reached: Whether the particles reached p(z|x), boolean (B,).
+    """
+
+    z: Tensor
+    log_joint: Tensor
+    ends: Tensor
+    log_joint_of_ends: Tensor
+    log_islands: Tensor
+    decodes: Tensor
+    reached: Tensor
+
+    @classmethod
+    def empty(cls, ends: Tensor, settings: WhitenedBridge) -> "Crossing":
+        """Nothing yet, for ends of climbs (K, B, latent)."""
+        size, num_queries = settings.num_particles * settings.num_final, ends.shape[1]
+        return cls(
+            z=ends.new_zeros(size, *ends.shape[1:]),
+            log_joint=ends.new_zeros(size, num_queries),
+            ends=torch.zeros_like(ends),
+            log_joint_of_ends=torch.zeros_like(ends[..., 0]),
+            log_islands=ends.new_zeros(settings.num_islands, num_queries),
+            decodes=ends.new_zeros(num_queries),
+            reached=ends.new_zeros(num_queries, dtype=torch.bool),
+        )
+
+    def select(self, index: Tensor) -> "Crossing":
+        """What the particles of some queries estimate."""
+        return Crossing(*(part[..., index] if part.ndim < 3 else part[:, index] for part in vars(self).values()))
+
+    @property
+    def log_evidence(self) -> tuple[Tensor, Tensor]:
+        """log p(x) in nats and its standard error, both (B,)."""
+        return log_mean_of_islands(self.log_islands)
+
+    @property
+    def ess(self) -> Tensor:
+        """Effective sample size of all draws from the spread of the islands' means, (B,).
+
+        It is that of a mean, averaged over directions in units of the draws' variance.
+        """
+        means = self.z.unflatten(0, (len(self.log_islands), -1)).mean(1)
+        within = self.z.var(0).clamp_min(1e-30)
+        error = (means.var(0) / len(means) / within).mean(-1)
+        return (1 / error.clamp_min(1e-12)).clamp_max(float(len(self.z)))
+
+    def missed(self, root: Tensor) -> Tensor:
+        """What climbs from the prior say the draws lack, shape (B,).
+
+        It is 0 where all chains from the ends of climbs came to the draws. A chain elsewhere whose
+        p(z, x) is as high as that of draws shows a mode of unknown mass: its share of the chains
+        counts. One elsewhere with a lower p(z, x) may be a mode or may not have arrived yet: NaN.
+
+        Args:
+            root: R, shape (B, latent, latent).
+        """
+        centre = self.z.mean(0)
+        far = _squares(self.ends - centre, root)
+        elsewhere = far > _BEYOND * _squares(self.z - centre, root).amax(0)
+        as_high = elsewhere & (self.log_joint_of_ends > self.log_joint.quantile(0.05, 0))
+        lower = (elsewhere & ~as_high).any(0)
+        share = as_high.to(far).mean(0)
+        return torch.where(lower & (share == 0), math.nan, share)
+
+
+@dataclass(eq=False)
+class _State:
+    """Particles z (S, B, latent) of the queries that are not finished, with log p(z, x) there.
+
+    `gradient` is a coarse one, of log π_t at the temperature `gradient_at`.
+    """
+
+    bridge: Bridge
+    coarse: Bridge
+    index: Tensor
+    root: Tensor
+    z: Tensor
+    log_joint: Tensor
+    log_q: Tensor
+    log_islands: Tensor
+    temperature: Tensor
+    step_size: Tensor
+    decodes: Tensor
+    stuck: Tensor
+
+    @classmethod
+    def start(cls, bridge: Bridge, settings: WhitenedBridge) -> "_State":
+        z, log_weights = bridge.log_likelihood_of_bank()
+        log_q = bridge.log_prior(z)
+        cold = torch.zeros_like(log_q[0])
+        return cls(
+            bridge=bridge,
+            coarse=bridge.coarse(),
+            index=torch.arange(len(cold), device=z.device),
+            root=gaussian_root(bridge.proposal),
+            z=z,
+            log_joint=bounded(log_weights.nan_to_num(nan=-math.inf)) + log_q,
+            log_q=log_q,
+            log_islands=z.new_zeros(settings.num_islands, len(cold)),
+            temperature=cold,
+            step_size=torch.full_like(cold, _QUARTER / settings.num_leapfrog),
+            decodes=torch.full_like(cold, len(z)),
+            stuck=cold > 0,
+        )
+
+    def sharpen(self, ess_share: float, *, generator: Generator) -> None:
+        """Raise the temperature, and resample each island by the new weights."""
+        log_ratio, islands = self.log_joint - self.log_q, len(self.log_islands)
+        sharper = next_temperature(log_ratio, self.temperature, ess_share * len(self.z))
+        gain = (sharper - self.temperature) * bounded(log_ratio)
+        gain = gain.unflatten(0, (islands, -1)).transpose(0, 1)
+        self.log_islands = self.log_islands + gain.logsumexp(0) - math.log(len(gain))
+        offset = uniform((islands, 1), generator=generator, like=self.z)
+        index = systematic(gain, offset, len(gain))
+        self.z, self.log_joint, self.log_q = (
+            taken(part.unflatten(0, (islands, -1)).transpose(0, 1), index)
+            .transpose(0, 1)
+            .flatten(0, 1)
+            for part in (self.z, self.log_joint, self.log_q)
+        )
+        self.temperature = sharper
+
+    def moved(self, num_leapfrog: int, *, generator: Generator) -> tuple[Points, Tensor]:
+        """Points after one move on π_t, with log p(z, x), and the acceptance probabilities."""
+        t = self.temperature
+        slopes = evaluated(self.coarse, _density(self.coarse, t), self.z)
+        here = Points(self.z, t * self.log_joint + (1 - t) * self.log_q, slopes.gradient)
+        move = Move(
+            self.bridge, _density(self.bridge, t), self.root, num_leapfrog, _density(self.coarse, t)
+        )
+        points, accepted = move(here, self.step_size, JITTER, generator=generator)
+        log_joint = (points.log_density - (1 - t) * self.bridge.log_prior(points.z)) / t
+        return replace(points, log_density=log_joint), accepted
+
+    def put(self, points: Points, rows: Tensor | slice = slice(None)) -> None:
+        """Store points, with log p(z, x), of some queries."""
+        proposal = self.bridge.proposal
+        own = proposal if isinstance(rows, slice) else proposal.select(rows)
+        self.z, self.log_joint, self.log_q = (
+            part.clone() for part in (self.z, self.log_joint, self.log_q)
+        )
+        self.z[:, rows], self.log_joint[:, rows] = points.z, points.log_density
+        self.log_q[:, rows] = own.log_prob(points.z)
+
+    def join(self, z: Tensor) -> None:
+        """Add points (K, B, latent) to the particles."""
+        self.z = torch.cat([self.z, z])
+        self.log_joint = torch.cat([self.log_joint, self.bridge.log_joint(z, checked=False)])
+        self.log_q = torch.cat([self.log_q, self.bridge.log_prior(z)])
+
+    def only(self, rows: Tensor) -> "_State":
+        """Some of the queries, by their places."""
+        return _State(
+            self.bridge.select(rows),
+            self.coarse.select(rows),
+            self.index[rows],
+            self.root[rows],
+            self.z[:, rows],
+            self.log_joint[:, rows],
+            self.log_q[:, rows],
+            self.log_islands[:, rows],
+            self.temperature[rows],
+            self.step_size[rows],
+            self.decodes[rows],
+            self.stuck[rows],
+        )
+
+    def select(self, which: Tensor) -> "_State":
+        """Some of the queries, by a boolean (B,)."""
+        return self.only(which.nonzero()[:, 0])
+
+
+def gaussian_root(gaussian: Fitted) -> Tensor:
+    """R of a full Gaussian N(m, R Rᵀ), lower triangular, (B, latent, latent)."""
+    params = gaussian.params
+    return params["lower"].tril(-1) + torch.diag_embed(params["log_diagonal"].exp())
+
+
+def _density(bridge: Bridge, temperature: Tensor) -> Density:
+    """log π_t(z), not normalised: z (C, B, latent) -> (C, B)."""
+
+    def log_density(z: Tensor) -> Tensor:
+        log_joint = bridge.log_joint(z, checked=False)
+        return temperature * log_joint + (1 - temperature) * bridge.log_prior(z)
+
+    return log_density
+
+
+def _squares(gaps: Tensor, root: Tensor) -> Tensor:
+    """Squared length of R⁻¹ gap, for gaps (S, B, latent): (S, B)."""
+    white = torch.linalg.solve_triangular(root, gaps.transpose(0, 1).mT, upper=False)
+    return white.square().sum(1).mT
+
+
+def _island_major(sweeps: list[Tensor], num_islands: int) -> Tensor:
+    """Values (S, B, …) of several sweeps, each island after island, as islands of all sweeps."""
+    stacked = torch.stack([part.unflatten(0, (num_islands, -1)) for part in sweeps], 1)
+    return stacked.flatten(0, 2)

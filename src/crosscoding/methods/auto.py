@@ -10,6 +10,8 @@
     climb   instead, where p(z|x) is too narrow to anneal to: Gauss–Newton from many points, then a
             proposal from the modes found, and where that is poor the best Gaussian
     refine  where one Gaussian is a poor proposal: rounds of more draws, and two Gaussians
+    bridge  32 dimensions or more: particles from the best Gaussian, moved in its coordinates; for
+            an expensive decoder it comes first, and no other stage follows
     look    for answers from particles: are there draws at the modes that a few climbs find?
     swarm   what is not settled is annealed again with many particles in islands, and looked at
             again: from the prior or, where that is far, from the modes that climbs found
@@ -60,6 +62,7 @@ _SHARES = {  # of all work that is done when a stage begins and ends, roughly
     "swarm": (0.75, 0.95),
     "look again": (0.95, 1.0),
     "fit": (0.05, 1.0),
+    "bridge": (0.05, 1.0),
 }
 _STAGES = tuple(_SHARES)
 
@@ -206,6 +209,9 @@ class _Cascade:
                 len(rows) and not self._clock.is_over()
             ):  # too narrow for cells, or outside their box
                 stages.locate(self._some(rows), rows)
+        if self._budget.bridges_first and self._clock.left >= self._budget.bridge_seconds:
+            self._run("bridge", self._open(), stages.bridges.bridge)
+            return
         if self._budget.low_rank:
             self._run("fit", self._open(), stages.fit)
             return
@@ -215,6 +221,8 @@ class _Cascade:
         rows = self._open()
         self._run("refine", rows[distance[rows] <= FAR_FROM_PRIOR], stages.refine)
         self._run("look", self._to_look_at().nonzero()[:, 0], climbs.look)
+        if self._budget.bridges:
+            self._run("bridge", self._open(), stages.bridges.bridge)
         rows = self._open()
         affordable = self._budget.swarm_operations(distance[rows]) < _MOST_OPERATIONS
         self._run("swarm", rows[affordable], stages.swarm)

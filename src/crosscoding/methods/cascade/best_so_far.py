@@ -129,6 +129,13 @@ class BestSoFar:
             least = least.nan_to_num(nan=-math.inf)
             self._claimed[rows] = torch.maximum(self._claimed[rows], least)
 
+    def withdraw(self, rows: Tensor) -> None:
+        """Let the next offer replace unreliable answers of these queries, whatever its figures.
+
+        Figures of collapsed weights may look better than those of particles, which know more.
+        """
+        self.grade[rows[self.grade[rows] == 2]] = 3
+
     def compare(self) -> None:
         """Doubt answers whose log p(x) is below what another stage found, beyond both errors."""
         lacking = _lacking(self._claimed, self.log_evidence, self.error)

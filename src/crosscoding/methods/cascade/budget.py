@@ -31,6 +31,14 @@ _ANNEAL_DECODES = 2e4  # roughly, per query for annealing and weighing
 _MOST_FULL_DIM = 512  # latent dimensions above which covariances have low rank
 _SWARM_OPERATIONS = 1.2e10  # multiply-adds per query for a swarm
 _SWARM_DECODES = 2e5  # roughly the most decodes per query for a swarm
+_FEWEST_BRIDGED = 32  # latent dimensions from which on `bridge` runs
+# Multiply-adds of a decode: above the first `bridge` takes many minutes, and from the second on it
+# comes before other stages.
+_MOST_BRIDGED_OPERATIONS, _EXPENSIVE = 3e8, 1e7
+# Multiply-adds per query for particles from a Gaussian, a gradient counting as 3 decodes, and
+# roughly their steps (15 temperatures, 8 moves at the last, 8 steps each).
+_BRIDGE_OPERATIONS, _BRIDGE_STEPS = 1.5e13, 180
+_BRIDGE_SECONDS = 60.0  # for a decoder of 1e8 multiply-adds, on two cores with AMX
 
 
 class Budget:
@@ -81,6 +89,29 @@ class Budget:
         return int(min(max(2 * _FIT_OPERATIONS / (NUM_WEIGHED * self._operations), 1), 6))
 
     @property
+    def bridges(self) -> bool:
+        """Whether there are so many dimensions that particles start from a fitted Gaussian."""
+        return _FEWEST_BRIDGED <= self._dim <= _MOST_FULL_DIM and (
+            self._operations <= _MOST_BRIDGED_OPERATIONS
+        )
+
+    @property
+    def bridges_first(self) -> bool:
+        """Whether these particles are cheaper than all that other stages would try before them."""
+        return self.bridges and self._operations >= _EXPENSIVE
+
+    @property
+    def bridge_size(self) -> int:
+        """Number of particles from a fitted Gaussian, a multiple of the islands."""
+        affordable = int(_BRIDGE_OPERATIONS / (3 * _BRIDGE_STEPS * self._operations))
+        return min(max(affordable, 128), 512) // NUM_ISLANDS * NUM_ISLANDS
+
+    @property
+    def bridge_seconds(self) -> float:
+        """Roughly what particles from a Gaussian take on two cores, below which a fit must do."""
+        return max(_BRIDGE_SECONDS * self._operations / 1e8, 1.0)
+
+    @property
     def num_checks(self) -> tuple[int, int]:
         """Climbs of a second look, and their steps per curvature."""
         each = self._operations * (6.0 * self._dim + 60)
@@ -124,6 +155,7 @@ class Budget:
             "look": look,
             "look again": look,
             "refine": ROUNDS * NUM_REFINE + NUM_WEIGHED,
+            "bridge": 3.0 * _BRIDGE_STEPS * self.bridge_size + 3 * 8 * 200 + 100 * (48 + dim / 4),
             "swarm": 3 * 4 * self.swarm_size * (distance.clamp_max(TOO_FAR_FROM_PRIOR) + 2)
             + proposal,
         }[stage]

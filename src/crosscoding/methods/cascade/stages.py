@@ -15,6 +15,7 @@ from crosscoding.clock import Clock
 from crosscoding.diagnostics import pareto_smooth
 from crosscoding.methods.base import Report
 from crosscoding.methods.cascade.best_so_far import BestSoFar
+from crosscoding.methods.cascade.bridge_stage import BridgeStage
 from crosscoding.methods.cascade.budget import (
     FAR_FROM_PRIOR,
     NUM_ADAPT,
@@ -73,6 +74,7 @@ class Stages:
         self._weigh = Weighing(answers, clock, budget.most_times if unlimited else 1)
         self._particles: HandedOn[Particles] = HandedOn(answers.distance)
         self.climbs = ClimbStages(answers, budget, clock, report, self._weigh)
+        self.bridges = BridgeStage(answers, budget, clock, report, self._weigh)
 
     def bank(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Importance sampling with the bank, which is dense enough in few dimensions."""

@@ -28,7 +28,6 @@ from crosscoding.methods.numerics.gradients import Density, Points, evaluated
 from crosscoding.methods.numerics.leapfrog import JITTER, Move
 from crosscoding.methods.numerics.resampling import (
     bounded,
-    log_mean_of_islands,
     next_temperature,
     systematic,
     taken,
@@ -96,9 +95,7 @@ class WhitenedBridge:
                 there = state.select(done)
                 self._finish(there, ends[:, there.index], result, generator=for_final, stop=stop)
             leave = done | state.stuck
-            result.decodes[state.index] = torch.maximum(
-                result.decodes[state.index], state.decodes
-            )
+            result.decodes[state.index] = torch.maximum(result.decodes[state.index], state.decodes)
             if leave.any():
                 state = state.select(~leave)
         return result
@@ -192,12 +189,23 @@ class Crossing:
 
     def select(self, index: Tensor) -> "Crossing":
         """What the particles of some queries estimate."""
-        return Crossing(*(part[..., index] if part.ndim < 3 else part[:, index] for part in vars(self).values()))
+        return Crossing(
+            *(part[..., index] if part.ndim < 3 else part[:, index] for part in vars(self).values())
+        )
 
     @property
     def log_evidence(self) -> tuple[Tensor, Tensor]:
-        """log p(x) in nats and its standard error, both (B,)."""
-        return log_mean_of_islands(self.log_islands)
+        """log p(x) in nats and its standard error, both (B,).
+
+        An island's log Ẑ is nearly normal, with a variance v that lowers its mean by v / 2. The
+        mean of Ẑ itself would be too low with too small an error: of 48 linear-Gaussian posteriors,
+        errors were 1.5 to 2.7 times those stated, and 0.9 to 1.8 times with this estimate.
+        """
+        logs = self.log_islands.double()
+        count, variance = len(logs), logs.var(0)
+        error = (variance / count + variance.square() / (2 * (count - 1))).sqrt()
+        quantile = 1 + 1.2 / (count - 1)  # of t relative to the normal's, at 97.5 %
+        return (logs.mean(0) + variance / 2).to(self.z), (quantile * error).to(self.z)
 
     @property
     def ess(self) -> Tensor:

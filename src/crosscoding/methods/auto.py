@@ -40,6 +40,7 @@ from crosscoding.methods.numerics.covering_reference import covered
 from crosscoding.model.bank import MAX_POINTS
 from crosscoding.random import spawn
 from crosscoding.result.findings import Findings, Stage
+from crosscoding.result.verdict import MISSED
 from crosscoding.target.base import Target
 
 _BANK_POINTS = (64, 1024, MAX_POINTS)  # bank sizes tried in turn if time is limited
@@ -224,6 +225,8 @@ class _Cascade:
         if self._budget.bridges:
             self._run("bridge", self._open(), stages.bridges.bridge)
         rows = self._open()
+        if self._budget.bridges:  # a swarm only adds to what climbs and particles disagree about
+            rows = rows[~(self._answers.missed[rows] <= MISSED)]
         affordable = self._budget.swarm_operations(distance[rows]) < _MOST_OPERATIONS
         self._run("swarm", rows[affordable], stages.swarm)
         self._run("look again", self._to_look_at().nonzero()[:, 0], climbs.look)

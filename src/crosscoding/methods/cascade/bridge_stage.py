@@ -28,8 +28,9 @@ from crosscoding.target.base import Target
 _NUM_CLIMBS, _CLIMB_STEPS = 8, 200  # faces take 25 to 200 steps
 _OF_GRADIENT = 3  # decodes that one costs
 _FIT_STEPS = 100  # of natural gradients; faces stop rising after 80 to 180
-# Variance of the particles' start relative to the fit's, which is too narrow: on the decoder of the
-# paper, eyes observed, the standard deviation of an island's log p(x) is 1.4 nats without, 0.8 with.
+# Variance of the particles' start relative to the fit's, which is too narrow: on the paper's
+# decoder, eyes observed, an island's log p(x) has a standard deviation of 1.4 nats without it, and
+# of 0.8 with it and the mean of particles.
 _WIDER = 1.3
 # On 16 linear-Gaussian posteriors of 100 dimensions, from Gaussians with variances off by 40 %, a
 # share of 0.5 gives errors of 1.2 nats, 0.7 gives 0.6, 0.85 gives 0.3 for twice the gradients.

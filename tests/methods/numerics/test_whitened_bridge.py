@@ -1,0 +1,145 @@
+"""Particles that go from a Gaussian to p(z|x): log p(x), means, errors, and other modes."""
+
+import math
+
+import pytest
+import torch
+from problems import linear_gaussian_problem, seeded
+from torch import Tensor, nn
+
+import crosscoding as cc
+from crosscoding.crosscoders import Gaussian
+from crosscoding.methods.numerics.whitened_bridge import (
+    Crossing,
+    WhitenedBridge,
+    gaussian_root,
+)
+
+BRIDGE = WhitenedBridge(128, 8, 8, 4, 0.85)
+
+
+class Elementwise(nn.Module):
+    """f(z) = z + ½ sin 2z, element by element."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z + 0.5 * torch.sin(2 * z)
+
+
+class Mirrored(nn.Module):
+    """f(z) = |z₁|, z₂, …"""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.cat([z[..., :1].abs(), z[..., 1:]], -1)
+
+
+def by_quadrature(values: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """log p(x) and E[z|x] of `Elementwise`, element by element, for values (B, D)."""
+    grid = torch.linspace(-8, 8, 4001, dtype=torch.double)
+    output = Elementwise()(grid)
+    residual = (values.double()[..., None] - output) / scale
+    log_joint = -0.5 * (residual.square() + grid.square()) - math.log(2 * math.pi * scale)
+    weights = (log_joint - log_joint.amax(-1, keepdim=True)).exp()
+    log_z = log_joint.amax(-1) + (weights.sum(-1) * (grid[1] - grid[0])).log()
+    return log_z.sum(-1), (weights * grid).sum(-1) / weights.sum(-1)
+
+
+def elementwise_target(dim: int, num: int) -> tuple[cc.VAETarget, Tensor, Tensor]:
+    """A target whose p(z|x) is a product of non-Gaussian densities, log p(x), and E[z|x]."""
+    vae = cc.VAE(Elementwise(), dim, cc.likelihoods.Gaussian(0.6))
+    values = vae.sample_prior(num, seed=3)
+    target = cc.VAETarget(vae, cc.Evidence(values, torch.ones_like(values, dtype=torch.bool)))
+    return target.flatten(), *by_quadrature(values, 0.6)
+
+
+def test_from_the_exact_gaussian_log_evidence_is_exact():
+    problem = linear_gaussian_problem(100, 120, batch=(2,))
+    mean, covariance = problem.exact_posterior()
+    gaussian = Gaussian.from_precision(mean, torch.linalg.inv(covariance.double()))
+    target = problem.target.flatten()
+    found = BRIDGE.run(target, gaussian, mean[None], generator=seeded(0))
+    assert found.reached.all()
+    torch.testing.assert_close(
+        found.log_evidence[0], problem.exact_log_evidence(), atol=1e-2, rtol=0
+    )  # float32 rounding of sums of about 150 terms
+    assert (found.missed(gaussian_root(gaussian)) == 0).all()
+    assert (found.ess > 300).all()  # of 512: trajectories of a quarter period leave no correlation
+
+
+def test_from_a_wider_gaussian_log_evidence_is_right_within_its_error():
+    problem = linear_gaussian_problem(64, 80, batch=(6,))
+    mean, covariance = problem.exact_posterior()
+    uneven = torch.linspace(0.7, 1.1, 64).double()
+    precision = torch.linalg.inv(covariance.double()) * uneven[:, None] * uneven
+    gaussian = Gaussian.from_precision(mean + 0.05, precision)
+    found = BRIDGE.run(problem.target.flatten(), gaussian, mean[None], generator=seeded(0))
+    value, error = found.log_evidence
+    standard = (value - problem.exact_log_evidence()) / error
+    assert (error < 1.0).all()  # islands have 16 particles, and the start is a width or so off
+    assert standard.abs().max() < 3.5  # of 6, by t with 7 degrees of freedom
+
+
+def test_a_product_of_densities_that_are_not_gaussian_is_right():
+    target, log_evidence, mean = elementwise_target(64, 6)
+    start = target.like.new_zeros(1, 6, 64) + mean[None].float()
+    precision = target.curvature(start)[0]
+    gaussian = Gaussian.from_precision(start[0], precision / 1.3)
+    found = BRIDGE.run(target, gaussian, start, generator=seeded(1))
+    value, error = found.log_evidence
+    assert ((value - log_evidence) / error).abs().max() < 3.5
+    gap = (found.z.mean(0) - mean) / found.z.std(0)
+    assert (gap.square().mean(-1) < 2 / found.ess).all()  # on average 1 / ESS
+    assert (found.ess > 100).all()
+
+
+def test_a_mode_that_particles_do_not_reach_is_reported():
+    vae = cc.VAE(Mirrored(), 32, cc.likelihoods.Gaussian(0.1))
+    values = torch.full((1, 32), 0.5)
+    values[0, 0] = 2.0
+    evidence = cc.Evidence(values, torch.ones_like(values, dtype=torch.bool))
+    target = cc.VAETarget(vae, evidence).flatten()
+    here, there = values[None] / 1.01, values[None] / 1.01
+    there = torch.cat([-there[..., :1], there[..., 1:]], -1)
+    gaussian = Gaussian.from_precision(here[0], 101 * torch.eye(32).double()[None])
+    alone = BRIDGE.run(target, gaussian, here, generator=seeded(0))
+    assert (alone.missed(gaussian_root(gaussian)) == 0).all()
+    both = BRIDGE.run(target, gaussian, torch.cat([here, there]), generator=seeded(0))
+    assert (both.missed(gaussian_root(gaussian)) == 0.5).all()
+
+
+def test_an_end_of_a_climb_that_stays_lower_leaves_the_search_open():
+    nothing = torch.zeros(1)
+    crossing = Crossing(
+        z=torch.randn(64, 1, 3, generator=seeded(0)),
+        log_joint=torch.zeros(64, 1),
+        ends=torch.full((1, 1, 3), 40.0),
+        log_joint_of_ends=torch.full((1, 1), -30.0),
+        log_islands=torch.zeros(8, 1),
+        decodes=nothing,
+        reached=nothing == 0,
+    )
+    assert crossing.missed(torch.eye(3)[None]).isnan().all()
+
+
+def test_queries_do_not_depend_on_each_other():
+    target, _, mean = elementwise_target(32, 3)
+    ends = mean[None].float()
+    gaussian = Gaussian.from_precision(ends[0], target.curvature(ends)[0])
+    whole = BRIDGE.run(target, gaussian, ends, generator=seeded(0))
+    index = torch.tensor([1])
+    alone = BRIDGE.run(
+        target.select(index), gaussian.select(index), ends[:, index], generator=seeded(0)
+    )
+    torch.testing.assert_close(whole.z[:, index], alone.z, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(whole.log_islands[:, index], alone.log_islands, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("after", [0, 3])
+def test_it_stops_when_told_to(after: int):
+    target, _, mean = elementwise_target(32, 1)
+    ends = mean[None].float()
+    gaussian = Gaussian.from_precision(ends[0], target.curvature(ends)[0] * 4)
+    asked = iter(range(1000))
+    found = BRIDGE.run(
+        target, gaussian, ends, generator=seeded(0), stop=lambda: next(asked) >= after
+    )
+    assert not found.reached.any()

@@ -9,11 +9,8 @@ from torch import Tensor, nn
 
 import crosscoding as cc
 from crosscoding.crosscoders import Gaussian
-from crosscoding.methods.numerics.whitened_bridge import (
-    Crossing,
-    WhitenedBridge,
-    gaussian_root,
-)
+from crosscoding.methods.numerics.crossing import Crossing
+from crosscoding.methods.numerics.whitened_bridge import WhitenedBridge, gaussian_root
 
 BRIDGE = WhitenedBridge(128, 8, 8, 4, 0.85)
 

@@ -18,9 +18,10 @@ from crosscoding.methods.cascade.budget import NUM_ADAPT, NUM_ISLANDS, Budget
 from crosscoding.methods.cascade.weighing import Weighing
 from crosscoding.methods.laplace import spread_starts
 from crosscoding.methods.natural_gradient import NaturalGradient
+from crosscoding.methods.numerics.crossing import Crossing
 from crosscoding.methods.numerics.gauss_newton import positive
 from crosscoding.methods.numerics.lbfgs import ascend
-from crosscoding.methods.numerics.whitened_bridge import Crossing, WhitenedBridge, gaussian_root
+from crosscoding.methods.numerics.whitened_bridge import WhitenedBridge, gaussian_root
 from crosscoding.random import spawn
 from crosscoding.result.findings import Findings
 from crosscoding.target.base import Target

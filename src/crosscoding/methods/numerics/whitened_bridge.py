@@ -24,6 +24,7 @@ from torch import Generator, Tensor
 
 from crosscoding.crosscoders import Fitted
 from crosscoding.methods.numerics.bridge import Bridge
+from crosscoding.methods.numerics.crossing import Crossing
 from crosscoding.methods.numerics.gradients import Density, Points, evaluated
 from crosscoding.methods.numerics.leapfrog import JITTER, Move
 from crosscoding.methods.numerics.resampling import (
@@ -39,7 +40,6 @@ _MOST_TEMPERATURES = 40  # faces take 3 to 13
 # As in `annealing`: wanted and least acceptance rate, and what follows if it is too low.
 _WANTED, _LEAST, _SHORTENING, _MOST_RETRIES = 0.75, 0.3, 0.4, 8
 _QUARTER = 0.5 * math.pi
-_BEYOND = 1.1  # times the squared distance of the farthest draw, beyond which a climb is elsewhere
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class WhitenedBridge:
         *,
         generator: Generator,
         stop: Callable[[], bool] = lambda: False,
-    ) -> "Crossing":
+    ) -> Crossing:
         """Take the particles of every query of a flat target from a Gaussian to p(z|x).
 
         Args:
@@ -82,7 +82,7 @@ class WhitenedBridge:
         for_draws, for_steps = spawn(generator, 2)
         bridge = Bridge(target, proposal, self.num_particles, generator=for_draws)
         state = _State.start(bridge, self)
-        result = Crossing.empty(ends, self)
+        result = Crossing.empty(ends, self.num_particles * self.num_final, self.num_islands)
         for _ in range(_MOST_TEMPERATURES):
             if not len(state.index) or stop():
                 break
@@ -122,7 +122,7 @@ class WhitenedBridge:
         self,
         state: "_State",
         ends: Tensor,
-        result: "Crossing",
+        result: Crossing,
         *,
         generator: Generator,
         stop: Callable[[], bool],
@@ -152,97 +152,8 @@ class WhitenedBridge:
 
 
 @dataclass(eq=False)
-class Crossing:
-    """What the particles of B queries estimate.
-
-    Args:
-        z: Draws from p(z|x), equally weighted, island after island, shape (S, B, latent).
-        log_joint: log p(z, x) there, shape (S, B).
-        ends: Where chains from the ends of climbs are, shape (K, B, latent).
-        log_joint_of_ends: log p(z, x) there, shape (K, B).
-        log_islands: log Ẑ of each island, shape (I, B).
-        decodes: Gradients and other decodes, shape (B,).
-        reached: Whether the particles reached p(z|x), boolean (B,).
-    """
-
-    z: Tensor
-    log_joint: Tensor
-    ends: Tensor
-    log_joint_of_ends: Tensor
-    log_islands: Tensor
-    decodes: Tensor
-    reached: Tensor
-
-    @classmethod
-    def empty(cls, ends: Tensor, settings: WhitenedBridge) -> "Crossing":
-        """Nothing yet, for ends of climbs (K, B, latent)."""
-        size, num_queries = settings.num_particles * settings.num_final, ends.shape[1]
-        return cls(
-            z=ends.new_zeros(size, *ends.shape[1:]),
-            log_joint=ends.new_zeros(size, num_queries),
-            ends=torch.zeros_like(ends),
-            log_joint_of_ends=torch.zeros_like(ends[..., 0]),
-            log_islands=ends.new_zeros(settings.num_islands, num_queries),
-            decodes=ends.new_zeros(num_queries),
-            reached=ends.new_zeros(num_queries, dtype=torch.bool),
-        )
-
-    def select(self, index: Tensor) -> "Crossing":
-        """What the particles of some queries estimate."""
-        return Crossing(
-            *(part[..., index] if part.ndim < 3 else part[:, index] for part in vars(self).values())
-        )
-
-    @property
-    def log_evidence(self) -> tuple[Tensor, Tensor]:
-        """log p(x) in nats and its standard error, both (B,).
-
-        An island's log Ẑ is nearly normal, with a variance v that lowers its mean by v / 2. The
-        mean of Ẑ itself would be too low with too small an error: of 48 linear-Gaussian posteriors,
-        errors were 1.5 to 2.7 times those stated, and 0.9 to 1.8 times with this estimate.
-        """
-        logs = self.log_islands.double()
-        count, variance = len(logs), logs.var(0)
-        error = (variance / count + variance.square() / (2 * (count - 1))).sqrt()
-        quantile = 1 + 1.2 / (count - 1)  # of t relative to the normal's, at 97.5 %
-        return (logs.mean(0) + variance / 2).to(self.z), (quantile * error).to(self.z)
-
-    @property
-    def ess(self) -> Tensor:
-        """Effective sample size of all draws from the spread of the islands' means, (B,).
-
-        It is that of a mean, averaged over directions in units of the draws' variance.
-        """
-        means = self.z.unflatten(0, (len(self.log_islands), -1)).mean(1)
-        within = self.z.var(0).clamp_min(1e-30)
-        error = (means.var(0) / len(means) / within).mean(-1)
-        return (1 / error.clamp_min(1e-12)).clamp_max(float(len(self.z)))
-
-    def missed(self, root: Tensor) -> Tensor:
-        """What climbs from the prior say the draws lack, shape (B,).
-
-        It is 0 where all chains from the ends of climbs came to the draws. A chain elsewhere whose
-        p(z, x) is as high as that of draws shows a mode of unknown mass: its share of the chains
-        counts. One elsewhere with a lower p(z, x) may be a mode or may not have arrived yet: NaN.
-
-        Args:
-            root: R, shape (B, latent, latent).
-        """
-        centre = self.z.mean(0)
-        far = _squares(self.ends - centre, root)
-        elsewhere = far > _BEYOND * _squares(self.z - centre, root).amax(0)
-        as_high = elsewhere & (self.log_joint_of_ends > self.log_joint.quantile(0.05, 0))
-        lower = (elsewhere & ~as_high).any(0)
-        share = as_high.to(far).mean(0)
-        return torch.where(lower & (share == 0), math.nan, share)
-
-
-@dataclass(eq=False)
 class _State:
-    """Particles z (S, B, latent) of the queries that are not finished, with log p(z, x) there.
-
-    `gradient` is a coarse one, of log π_t at the temperature `gradient_at`.
-    """
+    """Particles z (S, B, latent) of the queries that are not finished, with log p(z, x) there."""
 
     bridge: Bridge
     coarse: Bridge
@@ -358,12 +269,6 @@ def _density(bridge: Bridge, temperature: Tensor) -> Density:
         return temperature * log_joint + (1 - temperature) * bridge.log_prior(z)
 
     return log_density
-
-
-def _squares(gaps: Tensor, root: Tensor) -> Tensor:
-    """Squared length of R⁻¹ gap, for gaps (S, B, latent): (S, B)."""
-    white = torch.linalg.solve_triangular(root, gaps.transpose(0, 1).mT, upper=False)
-    return white.square().sum(1).mT
 
 
 def _island_major(sweeps: list[Tensor], num_islands: int) -> Tensor:

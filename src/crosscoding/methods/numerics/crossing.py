@@ -1,0 +1,107 @@
+"""What particles that crossed from a Gaussian to p(z|x) estimate, and what they may lack.
+
+Particles form islands that share nothing but their step size. Each estimates log p(x) and the mean
+of z by itself, so the spread of the islands gives the errors of both.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Times the squared distance of the farthest draw, beyond which a climb is elsewhere: draws are a
+# few thousand, so a chain that has arrived is hardly ever farther out than all of them.
+_BEYOND = 1.1
+
+
+@dataclass(eq=False)
+class Crossing:
+    """What the particles of B queries estimate.
+
+    Args:
+        z: Draws from p(z|x), equally weighted, island after island, shape (S, B, latent).
+        log_joint: log p(z, x) there, shape (S, B).
+        ends: Where chains from the ends of climbs are, shape (K, B, latent).
+        log_joint_of_ends: log p(z, x) there, shape (K, B).
+        log_islands: log Ẑ of each island, shape (I, B).
+        decodes: Gradients and other decodes, shape (B,).
+        reached: Whether the particles reached p(z|x), boolean (B,).
+    """
+
+    z: Tensor
+    log_joint: Tensor
+    ends: Tensor
+    log_joint_of_ends: Tensor
+    log_islands: Tensor
+    decodes: Tensor
+    reached: Tensor
+
+    @classmethod
+    def empty(cls, ends: Tensor, size: int, num_islands: int) -> "Crossing":
+        """Nothing yet, for `size` draws and ends of climbs (K, B, latent)."""
+        num_queries = ends.shape[1]
+        return cls(
+            z=ends.new_zeros(size, *ends.shape[1:]),
+            log_joint=ends.new_zeros(size, num_queries),
+            ends=torch.zeros_like(ends),
+            log_joint_of_ends=torch.zeros_like(ends[..., 0]),
+            log_islands=ends.new_zeros(num_islands, num_queries),
+            decodes=ends.new_zeros(num_queries),
+            reached=ends.new_zeros(num_queries, dtype=torch.bool),
+        )
+
+    def select(self, index: Tensor) -> "Crossing":
+        """What the particles of some queries estimate."""
+        return Crossing(
+            *(part[..., index] if part.ndim < 3 else part[:, index] for part in vars(self).values())
+        )
+
+    @property
+    def log_evidence(self) -> tuple[Tensor, Tensor]:
+        """log p(x) in nats and its standard error, both (B,).
+
+        An island's log Ẑ is nearly normal, with a variance v that lowers its mean by v / 2. The
+        mean of Ẑ itself would be too low with too small an error: of 48 linear-Gaussian posteriors,
+        errors were 1.5 to 2.7 times those stated, and 0.9 to 1.8 times with this estimate.
+        """
+        logs = self.log_islands.double()
+        count, variance = len(logs), logs.var(0)
+        error = (variance / count + variance.square() / (2 * (count - 1))).sqrt()
+        quantile = 1 + 1.2 / (count - 1)  # of t relative to the normal's, at 97.5 %
+        return (logs.mean(0) + variance / 2).to(self.z), (quantile * error).to(self.z)
+
+    @property
+    def ess(self) -> Tensor:
+        """Effective sample size of all draws from the spread of the islands' means, (B,).
+
+        It is that of a mean, averaged over directions in units of the draws' variance.
+        """
+        means = self.z.unflatten(0, (len(self.log_islands), -1)).mean(1)
+        within = self.z.var(0).clamp_min(1e-30)
+        error = (means.var(0) / len(means) / within).mean(-1)
+        return (1 / error.clamp_min(1e-12)).clamp_max(float(len(self.z)))
+
+    def missed(self, root: Tensor) -> Tensor:
+        """What climbs from the prior say the draws lack, shape (B,).
+
+        It is 0 where all chains from the ends of climbs came to the draws. A chain elsewhere whose
+        p(z, x) is as high as that of draws shows a mode of unknown mass: its share of the chains
+        counts. One elsewhere with a lower p(z, x) may be a mode or may not have arrived yet: NaN.
+
+        Args:
+            root: R, shape (B, latent, latent).
+        """
+        centre = self.z.mean(0)
+        far = _squares(self.ends - centre, root)
+        elsewhere = far > _BEYOND * _squares(self.z - centre, root).amax(0)
+        as_high = elsewhere & (self.log_joint_of_ends > self.log_joint.quantile(0.05, 0))
+        lower = (elsewhere & ~as_high).any(0)
+        share = as_high.to(far).mean(0)
+        return torch.where(lower & (share == 0), math.nan, share)
+
+
+def _squares(gaps: Tensor, root: Tensor) -> Tensor:
+    """Squared length of R⁻¹ gap, for gaps (S, B, latent): (S, B)."""
+    white = torch.linalg.solve_triangular(root, gaps.transpose(0, 1).mT, upper=False)
+    return white.square().sum(1).mT

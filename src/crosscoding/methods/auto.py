@@ -60,10 +60,10 @@ _SHARES = {  # of all work that is done when a stage begins and ends, roughly
     "climb": (0.3, 0.5),
     "refine": (0.5, 0.65),
     "look": (0.65, 0.75),
-    "swarm": (0.75, 0.95),
+    "bridge": (0.75, 0.85),
+    "swarm": (0.85, 0.95),
     "look again": (0.95, 1.0),
     "fit": (0.05, 1.0),
-    "bridge": (0.05, 1.0),
 }
 _STAGES = tuple(_SHARES)
 
@@ -222,7 +222,7 @@ class _Cascade:
         rows = self._open()
         self._run("refine", rows[distance[rows] <= FAR_FROM_PRIOR], stages.refine)
         self._run("look", self._to_look_at().nonzero()[:, 0], climbs.look)
-        if self._budget.bridges:
+        if self._budget.bridges and self._clock.left >= self._budget.bridge_seconds:
             self._run("bridge", self._open(), stages.bridges.bridge)
         rows = self._open()
         if self._budget.bridges:  # a swarm only adds to what climbs and particles disagree about

@@ -4,6 +4,7 @@ from importlib import import_module
 
 import pytest
 import torch
+from auto_answers import spent
 from problems import blocks, linear_gaussian_problem, mirrored_vae
 from torch import Tensor
 
@@ -27,11 +28,6 @@ def assert_usable(posterior: cc.Posterior) -> None:
         assert getattr(posterior, name).isfinite().all(), name
     assert posterior.draws.isfinite().all()
     assert not (posterior.trusted & (posterior.stats["finished"] == 0)).any()
-
-
-def spent(posterior: cc.Posterior) -> Tensor:
-    """Decodes of each query, all stages together."""
-    return torch.stack([stage.decodes for stage in posterior.trace]).sum(0)
 
 
 @pytest.fixture(scope="module")

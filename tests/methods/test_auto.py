@@ -18,6 +18,8 @@ import crosscoding as cc
 from crosscoding.methods import Auto, Grid
 from crosscoding.methods.cascade.budget import Budget
 
+CHEAP = {"num_draws": 400}  # for the tests of every method
+
 pytestmark = pytest.mark.usefixtures("without_closed_form")
 
 

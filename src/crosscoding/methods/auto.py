@@ -5,11 +5,10 @@
     grid    latent ≤ 3: integration, checked by draws
     fit     very many dimensions, or a large decoder: a Gaussian at one mode, narrow in as many
             directions as are affordable (`low_rank_fit`); no other stage follows
-    anneal  a few particles go from the prior to p(z|x) and find its modes. A proposal is adapted
-            from them, drawn from until log p(x) is known, and must have mass wherever they are
+    anneal  a few particles go from the prior to p(z|x) and find its modes. Rounds of draws, from
+            proposals fitted to particles and earlier draws, until log p(x) is known
     climb   instead, where p(z|x) is too narrow to anneal to: Gauss–Newton from many points, then a
             proposal from the modes found, and where that is poor the best Gaussian
-    refine  where one Gaussian is a poor proposal: rounds of more draws, and two Gaussians
     look    for answers from particles: are there draws at the modes that a few climbs find?
     swarm   what is not settled is annealed again with many particles in islands, and looked at
             again: from the prior or, where that is far, from the modes that climbs found
@@ -53,11 +52,12 @@ _ALMOST_NO_TIME = 1e-3  # seconds
 _SHARES = {  # of all work that is done when a stage begins and ends, roughly
     "bank": (0.0, 0.05),
     "grid": (0.05, 0.3),
-    "anneal": (0.05, 0.3),
-    "climb": (0.3, 0.5),
-    "refine": (0.5, 0.65),
-    "look": (0.65, 0.75),
-    "swarm": (0.75, 0.95),
+    "anneal": (0.05, 0.5),
+    "climb": (0.5, 0.65),
+    "look": (0.65, 0.7),
+    "anneal more": (0.7, 0.8),
+    "look more": (0.8, 0.85),
+    "swarm": (0.85, 0.95),
     "look again": (0.95, 1.0),
     "fit": (0.05, 1.0),
 }
@@ -212,9 +212,12 @@ class _Cascade:
         rows = self._open()
         self._run("anneal", rows[distance[rows] <= FAR_FROM_PRIOR], stages.anneal)
         self._run("climb", rows[distance[rows] > FAR_FROM_PRIOR], climbs.climb)
+        near = distance <= FAR_FROM_PRIOR
+        later = (self._answers.grade > 0) & near
+        self._run("look", (self._to_look_at() | later).nonzero()[:, 0], climbs.look)
         rows = self._open()
-        self._run("refine", rows[distance[rows] <= FAR_FROM_PRIOR], stages.refine)
-        self._run("look", self._to_look_at().nonzero()[:, 0], climbs.look)
+        self._run("anneal more", rows[distance[rows] <= FAR_FROM_PRIOR], stages.anneal_more)
+        self._run("look more", self._to_look_at().nonzero()[:, 0], climbs.look)
         rows = self._open()
         affordable = self._budget.swarm_operations(distance[rows]) < _MOST_OPERATIONS
         self._run("swarm", rows[affordable], stages.swarm)

@@ -56,7 +56,12 @@ class BestSoFar:
         return self._drawn
 
     def keep(
-        self, rows: Tensor, offer: Findings, *, searched: bool = False, postpone: bool = False
+        self,
+        rows: Tensor,
+        offer: Findings,
+        *,
+        searched: bool | Tensor = False,
+        postpone: bool = False,
     ) -> None:
         """Take an offer for the queries for which it is better than the best so far.
 
@@ -64,7 +69,7 @@ class BestSoFar:
             rows: The queries.
             offer: What a stage found for them; its log-weights need not be normalised.
             searched: Whether it comes from a search of the whole prior, so that climbs need not
-                look for further modes.
+                look for further modes; one boolean, or one for each query.
             postpone: Whether to draw from it only at the end, for the queries that keep it.
         """
         rounding = torch.finfo(offer.ess.dtype).eps * offer.log_evidence.abs()
@@ -102,7 +107,7 @@ class BestSoFar:
         for name, figure in (new | {"ess": offer.ess}).items():
             getattr(self, name)[chosen] = figure[index]
         self.collapsed[chosen] = False if offer.collapsed is None else offer.collapsed[index]
-        self.looked[chosen] = searched
+        self.looked[chosen] = searched[index] if isinstance(searched, Tensor) else searched
         self.grade[chosen] = grade[index].long()
         self.finished[chosen] = finished
 

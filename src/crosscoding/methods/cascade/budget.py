@@ -14,11 +14,9 @@ NUM_PARTICLES = 96  # per query, 12 per island
 # Steps of a climb, steps if only one climb is affordable, and steps per curvature.
 CLIMB_STEPS, SINGLE_CLIMB_STEPS, CLIMB_EVERY = 20, 8, 2
 LEAST_CLIMBS = 16  # that count as a search for modes; if these cost too much, there is one
-ROUNDS, NUM_ADAPT, NUM_REFINE = (
-    3,
-    1000,
-    2500,
-)  # rounds of adapting, and draws per round at first and in `refine`
+ROUNDS, NUM_ADAPT = 3, 1000  # rounds of adapting to a swarm, and draws per round
+ROUNDS_OF_DRAWS = (1000, 1500, 2000, 2000, 2000)  # from proposals fitted to annealed particles
+MORE_PARTICLES, MORE_ROUNDS = 384, (2000, 3000, 4000)  # where those are too few
 NUM_WEIGHED = 4000  # draws for an answer, at first
 CHECK_STEPS = 8  # of a second look's climbs, which only need to get near a mode
 _NUM_CHECKS, _CHECK_EVERY = 16, 3  # least climbs of a second look, and steps per curvature
@@ -119,11 +117,12 @@ class Budget:
             "bank": 0.0,
             "fit": float(self.fit_decodes + self.num_drawn),
             "grid": 10_000.0,
-            "anneal": 3 * 3 * NUM_PARTICLES * (distance + 2) + proposal,
+            "anneal": 3 * 3 * NUM_PARTICLES * (distance + 2) + sum(ROUNDS_OF_DRAWS),
             "climb": num * (steps * (dim / CLIMB_EVERY + 7.0) + dim) + 10 * NUM_ADAPT,
+            "anneal more": 3 * 3 * MORE_PARTICLES * (distance + 2) + sum(MORE_ROUNDS),
             "look": look,
+            "look more": look,
             "look again": look,
-            "refine": ROUNDS * NUM_REFINE + NUM_WEIGHED,
             "swarm": 3 * 4 * self.swarm_size * (distance.clamp_max(TOO_FAR_FROM_PRIOR) + 2)
             + proposal,
         }[stage]

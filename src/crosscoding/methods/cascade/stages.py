@@ -11,29 +11,34 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.clock import Clock
+from crosscoding.clock import Clock, OutOfTime
 from crosscoding.diagnostics import pareto_smooth
 from crosscoding.methods.base import Report
+from crosscoding.methods.cascade.bank_points import BestOfBank
 from crosscoding.methods.cascade.best_so_far import BestSoFar
 from crosscoding.methods.cascade.budget import (
     FAR_FROM_PRIOR,
     NUM_ADAPT,
     NUM_ISLANDS,
+    MORE_PARTICLES,
+    MORE_ROUNDS,
     NUM_PARTICLES,
-    NUM_REFINE,
     NUM_WEIGHED,
     ROUNDS,
+    ROUNDS_OF_DRAWS,
     TOO_FAR_FROM_PRIOR,
     Budget,
     distance_from_prior,
 )
-from crosscoding.methods.cascade.climb_stages import ClimbStages
-from crosscoding.methods.cascade.handover import HandedOn, Particles
+from crosscoding.methods.cascade.climb_stages import ClimbStages, ModesFound
+from crosscoding.methods.cascade.drawing import Drawing
+from crosscoding.methods.cascade.handover import HandedOn
 from crosscoding.methods.cascade.weighing import Weighing, outside
 from crosscoding.methods.grid import Grid
 from crosscoding.methods.numerics.adapted_mixture import adapt
 from crosscoding.methods.numerics.annealing import Annealing
 from crosscoding.methods.numerics.bridge import Bridge
+from crosscoding.methods.numerics.gradients import evaluated
 from crosscoding.methods.numerics.low_rank_fit import FEWEST_DECODES, fit_low_rank
 from crosscoding.methods.numerics.resampling import bounded
 from crosscoding.methods.numerics.swarm import Swarm
@@ -49,7 +54,7 @@ _SHARE_FOR_FIT = 0.8  # of the time left, for a low-rank fit; the rest is for it
 _ISLAND_FACTOR = 1.25  # by which the spread of few islands may understate the error
 _MOST_UNSEEN = 0.1  # share of p(z|x) that climbs may lack if particles are to start from them
 _MOST_TEMPERATURES = 40  # of a swarm: about twice as many as TOO_FAR_FROM_PRIOR takes
-_WEIGHT_OF_PARTICLES = 5  # each counts as so many draws of a proposal adapted to them
+_BYTES = 64 * 2**20  # of the draws of queries worked on together
 
 
 class Stages:
@@ -71,7 +76,7 @@ class Stages:
         self._clock = clock
         self._report = report
         self._weigh = Weighing(answers, clock, budget.most_times if unlimited else 1)
-        self._particles: HandedOn[Particles] = HandedOn(answers.distance)
+        self._best: HandedOn[BestOfBank] = HandedOn(answers.distance)
         self.climbs = ClimbStages(answers, budget, clock, report, self._weigh)
 
     def bank(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
@@ -98,7 +103,7 @@ class Stages:
             as_draws = error[dense].square().reciprocal().clamp_max(float(len(points)))
             ess[dense] = torch.maximum(ess[dense], as_draws)
         else:
-            self.answers.distance[rows] = distance_from_prior(log_likelihood, target.latent_dim)
+            self._locate(rows, points, log_likelihood)
         self._clock.beat()
         unknown = torch.full_like(ess, math.nan)
         offer = Findings(
@@ -117,8 +122,13 @@ class Stages:
 
     def locate(self, target: Target, rows: Tensor) -> None:
         """Record how far p(z|x) is from the prior, which `bank` does not in few dimensions."""
-        _, log_likelihood = target.log_likelihood_of_bank()
-        self.answers.distance[rows] = distance_from_prior(log_likelihood, target.latent_dim)
+        self._locate(rows, *target.log_likelihood_of_bank())
+
+    def _locate(self, rows: Tensor, points: Tensor, log_likelihood: Tensor) -> None:
+        """Record how far p(z|x) is from the prior, and the best points of the bank."""
+        distance = distance_from_prior(log_likelihood, points.shape[-1])
+        self.answers.distance[rows] = distance
+        self._best.put(rows, BestOfBank.of(points, log_likelihood))
 
     def integrate(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         tolerance = _GRID_TOLERANCE[target.latent_dim]
@@ -167,57 +177,89 @@ class Stages:
         return min(most, int(_SHARE_FOR_FIT * self._clock.left / max(seconds, 1e-9)))
 
     def anneal(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        for_particles, for_proposal = spawn(generator, 2)
-        annealing = Annealing(NUM_PARTICLES, 1, 1, 3, 0.5)
+        """Anneal a few particles, and draw in rounds from proposals fitted to them."""
+        return self._anneal(target, rows, NUM_PARTICLES, ROUNDS_OF_DRAWS, generator)
+
+    def anneal_more(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
+        """The same with more particles and draws, and with components at the modes seen."""
+        decodes = torch.zeros_like(self.answers.distance[rows])
+        seen = self.climbs.modes.has(rows)
+        for which, modes in ((seen, True), (~seen, False)):
+            if len(some := which.nonzero()[:, 0]):
+                found = self.climbs.modes.of(rows[some]) if modes else None
+                decodes[some] = self._anneal(
+                    target.select(some), rows[some], MORE_PARTICLES, MORE_ROUNDS, generator, found
+                )
+        return decodes
+
+    def _anneal(
+        self,
+        target: Target,
+        rows: Tensor,
+        num: int,
+        rounds: tuple[int, ...],
+        generator: Generator,
+        modes: ModesFound | None = None,
+    ) -> Tensor:
+        for_particles, for_rounds = spawn(generator, 2)
+        if len(new := (~self._best.has(rows)).nonzero()[:, 0]):
+            self.locate(target.select(new), rows[new])
+        annealing = Annealing(num, 2, 1, 3, 0.5)
         swarm = annealing.run(target, generator=for_particles, stop=self._clock.is_over)
         decodes, there = swarm.decodes, self._arrived(rows, swarm)
-        if len(there):
-            target, swarm = target.select(there), swarm.select(there)
-            self._particles.put(rows[there], Particles(swarm.z, swarm.missed))
-            decodes[there] += self._propose(
-                target, rows[there], swarm, swarm.missed, 1, for_proposal
-            )
+        size = max(self._clock.piece_bytes(_BYTES) // _draw_bytes(target, rounds), 1)
+        seeds = [stream.initial_seed() for stream in spawn(for_rounds, len(rounds))]
+        for some in there.split(size):
+            chosen, own = target.select(some), swarm.select(some)
+            particles = evaluated(chosen, chosen.log_joint, own.z)
+            decodes[some] += len(own.z)
+            bank = self._best.of(rows[some])
+            lacking = torch.where(own.stuck, math.nan, torch.zeros_like(own.acceptance))
+            drawing = Drawing.of(chosen, rows[some], bank, particles, lacking)
+            if modes is not None:
+                drawing = drawing.with_modes(modes.select(some))
+            self._draw(drawing, some, rounds, seeds, decodes)
         return decodes
+
+    def _draw(
+        self,
+        drawing: Drawing,
+        place: Tensor,
+        rounds: tuple[int, ...],
+        seeds: list[int],
+        decodes: Tensor,
+    ) -> None:
+        """Draw in rounds until each query's draws are worth enough, and offer the answers.
+
+        `place` says where in `decodes` the queries are, and each round has a seed.
+        """
+        for number, (num, seed) in enumerate(zip(rounds, seeds, strict=True)):
+            try:
+                if number:
+                    drawing = drawing.refitted()
+                drawing = drawing.drawn(num, generator=Generator().manual_seed(seed))
+            except OutOfTime:
+                self._offer(drawing)
+                raise
+            decodes[place] += num
+            done = drawing.is_done
+            left, ready = (~done).nonzero()[:, 0], done.nonzero()[:, 0]
+            if len(ready):
+                self._offer(drawing.select(ready))
+            if not len(left):
+                return
+            drawing, place = drawing.select(left), place[left]
+        self._offer(drawing)
+
+    def _offer(self, drawing: Drawing) -> None:
+        """Offer answers from the draws; says where climbs need not look for further modes."""
+        if drawing.pool.num:
+            self.answers.keep(drawing.rows, drawing.findings(), searched=drawing.is_searched)
 
     def _arrived(self, rows: Tensor, swarm: Swarm) -> Tensor:
         """Index of the queries whose particles reached p(z|x); marks others as not finished."""
         self.answers.finished[rows[~swarm.reached]] = False
         return swarm.reached.nonzero()[:, 0]
-
-    def refine(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        """Adapt two Gaussians, with more draws, from the answer's draws and the particles."""
-        for_adapt, for_weights = spawn(generator, 2)
-        particles = self._particles_of(rows)
-        draws = torch.cat([self.answers.draws_of(rows), *[particles.z] * _WEIGHT_OF_PARTICLES])
-        proposal = adapt(
-            target,
-            draws,
-            torch.zeros_like(draws[..., 0]),
-            components=2,
-            rounds=ROUNDS,
-            num_draws=NUM_REFINE,
-            generator=for_adapt,
-            stop=self._clock.within(),
-        )
-        return ROUNDS * NUM_REFINE + self._weigh(
-            target,
-            rows,
-            proposal,
-            2,
-            NUM_WEIGHED,
-            outside(proposal, particles.z, target.log_joint(particles.z), particles.missed),
-            for_weights,
-        )
-
-    def _particles_of(self, rows: Tensor) -> Particles:
-        """Annealed particles, or draws of the best answer so far for queries that have none."""
-        draws = self.answers.draws_of(rows)
-        some = torch.arange(NUM_PARTICLES, device=rows.device) % len(draws)
-        particles = Particles(draws[some], torch.full_like(self.answers.error[rows], math.nan))
-        if (there := self._particles.has(rows).nonzero()[:, 0]).numel():
-            annealed = self._particles.of(rows[there])
-            particles.z[:, there], particles.missed[there] = annealed.z, annealed.missed
-        return particles
 
     def swarm(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Many particles in islands, from the prior or, where that is far, from the modes found.
@@ -308,3 +350,8 @@ class Stages:
             outside(proposal, swarm.z, log_joint, missed),
             for_weights,
         )
+
+
+def _draw_bytes(target: Target, rounds: tuple[int, ...]) -> int:
+    """Bytes for a query's draws, and for the work on them."""
+    return 2 * sum(rounds) * (target.latent_dim + 4 * len(rounds) + 8) * target.like.element_size()

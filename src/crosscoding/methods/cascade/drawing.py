@@ -6,7 +6,6 @@ most. All draws count (`proposal_pool`).
 """
 
 import math
-import os
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,6 +37,7 @@ from crosscoding.result.verdict import MISSED
 from crosscoding.target.base import Target
 
 _NUM_CLUSTERS = 2  # of particles, for which components are fitted
+_CLUSTERS = slice(3, 3 + _NUM_CLUSTERS)  # among the densities of a pool: after the prior and two
 # Of a fit to scores, in standard deviations: it fits the bulk, not the tails (decision 0009).
 _WIDENING = 1.16
 _LEAST_LOG = -70.0  # of a share
@@ -45,7 +45,6 @@ _ENOUGH = 640.0  # ESS: a little above what the verdict trusts
 _TELLING = 100  # points of the bank: of a mode with a twentieth of p(z|x), 5 and surely one
 _EVEN = 0.4  # ESS per draw
 _BEYOND = 1.0  # nats above the largest weight, where a point lies outside the proposals
-SPLIT=os.environ.get('SPLIT','1')=='1'
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,25 +73,19 @@ class Drawing:
     def of(
         cls, target: Target, rows: Tensor, bank: BestOfBank, particles: Points, lacking: Tensor
     ) -> "Drawing":
-        """Before the first round; each half has components fitted to one island of particles."""
-        z, gradient = (_in_columns(part) for part in (particles.z, particles.gradient))
-        if not SPLIT: z, gradient = torch.cat([particles.z]*2,1), torch.cat([particles.gradient]*2,1)
-        even = torch.zeros_like(z[..., 0])
-        both = target.select(torch.arange(len(rows), device=rows.device).repeat(2))
-        fits, shares = [], []
-        for family in (Gaussian(), Mixture(_NUM_CLUSTERS)):
-            fitted = fit_to_weighted(family, z, even, both, Generator().manual_seed(0))
-            mean, root, log_density = _parts_of(fitted, z)
-            own = _matched(mean, root, z, gradient, log_density.log_softmax(-1))
-            fits.append(Components.of(*own, target.like, heavy=not target.ends_with_prior))
-            shares += [1 / len(mean[0])] * len(mean[0])
-            if isinstance(family, Gaussian):
-                fits.append(Components.of(mean, root, target.like, heavy=not target.ends_with_prior))
-                shares += [1.0]
-        pool = ProposalPool.of(target, Components.joined(fits))
-        start = target.like.new_tensor(shares)
-        start = (start / start.sum()).expand(2 * len(rows), -1)
-        return cls(rows, bank, particles, lacking, pool, start)
+        """Before the first round; both halves have components fitted to the particles."""
+        z, gradient, like = particles.z, particles.gradient, target.like
+        even, heavy = torch.zeros_like(z[..., 0]), not target.ends_with_prior
+        one, clusters = (
+            _parts_of(fit_to_weighted(family, z, even, target, Generator().manual_seed(0)), z)
+            for family in (Gaussian(), Mixture(_NUM_CLUSTERS))
+        )
+        fits = [_matched(*one, z, gradient), one[:2], _matched(*clusters, z, gradient)]
+        mean, root = (torch.cat(part, 1) for part in zip(*fits, strict=True))
+        components = Components.of(*(torch.cat([p, p]) for p in (mean, root)), like, heavy=heavy)
+        shares = like.new_tensor([1.0, 1.0, *[1 / _NUM_CLUSTERS] * _NUM_CLUSTERS])
+        shares = (shares / shares.sum()).expand(2 * len(rows), -1)
+        return cls(rows, bank, particles, lacking, ProposalPool.of(target, components), shares)
 
     def select(self, index: Tensor) -> "Drawing":
         """Some of the queries."""
@@ -133,7 +126,7 @@ class Drawing:
         both = target.select(torch.arange(len(self.rows), device=self.rows.device).repeat(2))
         log_weights = pool.log_weights
         target.clock.tick()
-        clusters = pool.log_kernels[..., 3 : 3 + _NUM_CLUSTERS].log_softmax(-1).clamp_min(_LEAST_LOG)
+        clusters = pool.log_kernels[..., _CLUSTERS].log_softmax(-1).clamp_min(_LEAST_LOG)
         fits = []
         for share in (None, *clusters.unbind(-1)):
             own = log_weights if share is None else log_weights + share.mT
@@ -210,27 +203,6 @@ class Drawing:
         return merged(self.pool.log_weights).amax(0) + _BEYOND
 
     @property
-    def held_out(self) -> Tensor:
-        """Number of particles outside of the mixtures fitted to the other island, (B,)."""
-        pool, num = self.pool, len(self.rows)
-        first = pool.log_kernels[:, :_first_draws(pool)]
-        z, log_joint = _in_columns(self.particles.z), _in_columns(self.particles.log_density)
-        exchange = swapped(num, self.rows)
-        z, log_joint = z[:, exchange], log_joint[:, exchange]
-        share = prior_share(pool.target)
-        w0=[share]+[(1-share)/3]*2+[(1-share)/6]*2
-        w0=torch.tensor(w0).log().to(z)
-        kern=pool._log_kernels(z)[..., :5]+w0
-        lw=log_joint-kern.logsumexp(-1).mT
-        own=pool.log_joint-(pool.log_kernels[...,:5]+w0).logsumexp(-1).mT
-        n1=_first_draws(pool)
-        self.__dict__['_c1']=(lw>own[:n1].amax(0)+_BEYOND).sum(0).unflatten(0,(2,-1)).sum(0)
-        self.__dict__['_c2']=(lw>own.amax(0)+_BEYOND).sum(0).unflatten(0,(2,-1)).sum(0)
-        lwf=pool.log_weights_at(z,log_joint)
-        self.__dict__['_c3']=(lwf>self._limit.repeat(2)).sum(0).unflatten(0,(2,-1)).sum(0)
-        return self._c1
-
-    @property
     def num_telling(self) -> Tensor:
         """Number of points of the bank that proposals from the prior alone would not cover, (B,).
 
@@ -266,36 +238,31 @@ class Drawing:
         return torch.maximum(weighed, counted) + (count + (count > 0)) / len(particles)
 
 
-def _first_draws(pool): return 500
-def _in_columns(tensor: Tensor) -> Tensor:
-    """(2n, B, …), one island after the other -> (n, 2B, …), an island for each half."""
-    return torch.cat(tensor.tensor_split(2), 1)
-
-
 def _parts_of(fitted: Fitted, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Means, roots and log joint densities at z of a Gaussian's or mixture's components.
+    """Means and roots of a Gaussian's or mixture's components, and log p(component | z), in double.
 
-    In double, shapes (C, K, latent), (C, K, latent, latent) and (S, C, K).
+    Shapes (B, K, latent), (B, K, latent, latent) and (S, B, K).
     """
     params = {name: tensor.double() for name, tensor in fitted.params.items()}
-    if not isinstance(fitted.crosscoder, Mixture):
+    if isinstance(fitted.crosscoder, Mixture):
+        joint = fitted.crosscoder.joint_log_prob(fitted.params, z).double()
+    else:
         params = {name: tensor[:, None] for name, tensor in params.items()}
         joint = torch.zeros_like(z[..., :1], dtype=torch.double)
-    else:
-        joint = fitted.crosscoder.joint_log_prob(fitted.params, z).double()
     root = scale_matrix(params["log_diagonal"].flatten(0, 1), params["lower"].flatten(0, 1))
-    return params["shift"], root.unflatten(0, params["shift"].shape[:2]), joint
+    mean = params["shift"]
+    return mean, root.unflatten(0, mean.shape[:2]), joint.log_softmax(-1)
 
 
 def _matched(
-    mean: Tensor, root: Tensor, z: Tensor, gradient: Tensor, log_shares: Tensor
+    mean: Tensor, root: Tensor, belongs: Tensor, z: Tensor, gradient: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Components fitted to the scores of points, where there are enough near each.
 
-    `log_shares`, (S, C, K), are the logs of the probabilities that points belong to a component.
+    `belongs`, (S, B, K), are the logs of the probabilities that points belong to a component.
     """
     means, roots = [], []
-    for k, own in enumerate(log_shares.unbind(-1)):
+    for k, own in enumerate(belongs.unbind(-1)):
         count = torch.minimum(importance_ess(own), own.exp().sum(0))
         enough = (count > z.shape[-1] + 1)[:, None]
         new_mean, new_root = match_score(z, gradient, own, mean[:, k], root[:, k])

@@ -204,7 +204,7 @@ class Stages:
         for_particles, for_rounds = spawn(generator, 2)
         if len(new := (~self._best.has(rows)).nonzero()[:, 0]):
             self.locate(target.select(new), rows[new])
-        annealing = Annealing(num, 2, 1, 3, 0.5)
+        annealing = Annealing(num, 1, 1, 3, 0.5)
         swarm = annealing.run(target, generator=for_particles, stop=self._clock.is_over)
         decodes, there = swarm.decodes, self._arrived(rows, swarm)
         size = max(self._clock.piece_bytes(_BYTES) // _draw_bytes(target, rounds), 1)

@@ -212,9 +212,7 @@ class _Cascade:
         rows = self._open()
         self._run("anneal", rows[distance[rows] <= FAR_FROM_PRIOR], stages.anneal)
         self._run("climb", rows[distance[rows] > FAR_FROM_PRIOR], climbs.climb)
-        near = distance <= FAR_FROM_PRIOR
-        later = (self._answers.grade > 0) & near
-        self._run("look", (self._to_look_at() | later).nonzero()[:, 0], climbs.look)
+        self._run("look", self._to_look_at().nonzero()[:, 0], climbs.look)
         rows = self._open()
         self._run("anneal more", rows[distance[rows] <= FAR_FROM_PRIOR], stages.anneal_more)
         self._run("look more", self._to_look_at().nonzero()[:, 0], climbs.look)

@@ -189,14 +189,8 @@ class ClimbStages:
         return Gaussian.from_precision(mean, precision), steps * (fit.num_draws + dim / 4)
 
     def look(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        """Check that answers have draws at all modes that climbs from the prior find.
-
-        Climbs are done once for each query.
-        """
-        decodes = torch.zeros_like(self._answers.error[rows])
-        new = (~self.modes.has(rows)).nonzero()[:, 0]
-        if len(new):
-            decodes[new] = self._look(target.select(new), rows[new], generator)
+        """Check that answers have draws at all modes that climbs from the prior find."""
+        decodes = self.seek(target, rows, generator)
         if len(known := self.modes.has(rows).nonzero()[:, 0]):
             there = rows[known]
             missed = self.modes.of(there).missing_from(self._answers.draws_of(there))
@@ -204,20 +198,26 @@ class ClimbStages:
             self._answers.looked[there] = True
         return decodes
 
-    def _look(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        """Climb from the prior to modes, and keep what was found in `modes`."""
+    def seek(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
+        """Climb from the prior to modes, once for each query, and keep them in `modes`."""
+        decodes = torch.zeros_like(self._answers.error[rows])
+        new = (~self.modes.has(rows)).nonzero()[:, 0]
+        if not len(new):
+            return decodes
+        target, rows = target.select(new), rows[new]
         for_starts, for_gaussian = spawn(generator, 2)
         num, every = self._budget.num_checks
         starts = spread_starts(target, num, generator=for_starts)
         modes = climb(target, starts, CHECK_STEPS, every=every, stop=self._clock.is_over)
+        decodes[new] = modes.decodes
         if self._clock.is_over():
             self._answers.finished[rows] = False
-            return modes.decodes
+            return decodes
         log_weights, climbs = modes.log_weights(modes.bulk)
         found = ModesFound.of(modes, log_weights, _overlooked(log_weights, climbs))
         self.modes.put(rows, found)
-        missed = found.missing_from(self._answers.draws_of(rows))
-        return modes.decodes + self._at_one_mode(target, rows, modes, missed, for_gaussian)
+        decodes[new] += self._at_one_mode(target, rows, modes, found.overlooked, for_gaussian)
+        return decodes
 
     def _at_one_mode(
         self, target: Target, rows: Tensor, modes: Modes, missed: Tensor, generator: Generator

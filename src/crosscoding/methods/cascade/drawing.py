@@ -100,19 +100,22 @@ class Drawing:
         )
 
     def with_modes(self, found: ModesFound) -> "Drawing":
-        """With a component at each mode that climbs found."""
+        """With a component at each mode that climbs found.
+
+        The next proposal draws half from them, by Laplace's shares, as earlier draws may be
+        nowhere near a mode.
+        """
         target, modes = self.pool.target, found.modes
         mean = modes.z.transpose(0, 1).double()
         root = covariance_root(modes.precision.transpose(0, 1))
-        new = Components.of(
-            *(torch.cat([part, part]) for part in (mean, root)),
-            target.like,
-            heavy=not target.ends_with_prior,
+        both = (torch.cat([part, part]) for part in (mean, root))
+        grown = self.pool.grown(
+            Components.of(*both, target.like, heavy=not target.ends_with_prior)
         )
         log_shares = found.log_weights.mT.clamp_min(_LEAST_LOG).softmax(-1)
         shares = torch.cat([self.shares, log_shares.repeat(2, 1).to(self.shares)], 1)
-        grown = self.pool.grown(new)
-        return replace(self, pool=grown, shares=0.5 * shares, knows_modes=True)
+        lacking = self.lacking + found.overlooked.to(self.lacking)
+        return replace(self, pool=grown, shares=0.5 * shares, lacking=lacking, knows_modes=True)
 
     def drawn(self, num: int, *, generator: Generator) -> "Drawing":
         """After another `num` draws in both halves together."""
@@ -170,7 +173,7 @@ class Drawing:
     def is_done(self) -> Tensor:
         """Whether the draws are worth enough and nothing lies outside of them, boolean (B,)."""
         log_weights = merged(self.pool.log_weights)
-        done = importance_ess(log_weights) >= _ENOUGH
+        done = self.is_searched & (importance_ess(log_weights) >= _ENOUGH)
         if done.any():
             some = done.nonzero()[:, 0]
             pareto_k = pareto_smooth(log_weights[:, some])[1]
@@ -220,7 +223,7 @@ class Drawing:
         """
         share = importance_ess(merged(self.pool.log_weights)) / self.pool.num
         plain = (self.num_telling >= _TELLING) & (share > _EVEN)
-        return plain | self.knows_modes
+        return plain | torch.full_like(plain, self.knows_modes)
 
     @property
     def outside(self) -> Tensor:

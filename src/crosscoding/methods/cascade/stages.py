@@ -30,7 +30,7 @@ from crosscoding.methods.cascade.budget import (
     Budget,
     distance_from_prior,
 )
-from crosscoding.methods.cascade.climb_stages import ClimbStages, ModesFound
+from crosscoding.methods.cascade.climb_stages import ClimbStages
 from crosscoding.methods.cascade.drawing import Drawing
 from crosscoding.methods.cascade.handover import HandedOn
 from crosscoding.methods.cascade.weighing import Weighing, outside
@@ -177,20 +177,12 @@ class Stages:
         return min(most, int(_SHARE_FOR_FIT * self._clock.left / max(seconds, 1e-9)))
 
     def anneal(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        """Anneal a few particles, and draw in rounds from proposals fitted to them."""
+        """Anneal a few particles, climb to modes, and draw in rounds from fits to both."""
         return self._anneal(target, rows, NUM_PARTICLES, ROUNDS_OF_DRAWS, generator)
 
     def anneal_more(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        """The same with more particles and draws, and with components at the modes seen."""
-        decodes = torch.zeros_like(self.answers.distance[rows])
-        seen = self.climbs.modes.has(rows)
-        for which, modes in ((seen, True), (~seen, False)):
-            if len(some := which.nonzero()[:, 0]):
-                found = self.climbs.modes.of(rows[some]) if modes else None
-                decodes[some] = self._anneal(
-                    target.select(some), rows[some], MORE_PARTICLES, MORE_ROUNDS, generator, found
-                )
-        return decodes
+        """The same with more particles, and more draws."""
+        return self._anneal(target, rows, MORE_PARTICLES, MORE_ROUNDS, generator)
 
     def _anneal(
         self,
@@ -199,9 +191,8 @@ class Stages:
         num: int,
         rounds: tuple[int, ...],
         generator: Generator,
-        modes: ModesFound | None = None,
     ) -> Tensor:
-        for_particles, for_rounds = spawn(generator, 2)
+        for_particles, for_climbs, for_rounds = spawn(generator, 3)
         if len(new := (~self._best.has(rows)).nonzero()[:, 0]):
             self.locate(target.select(new), rows[new])
         annealing = Annealing(num, 1, 1, 3, 0.5)
@@ -216,9 +207,8 @@ class Stages:
             bank = self._best.of(rows[some])
             lacking = torch.where(own.stuck, math.nan, torch.zeros_like(own.acceptance))
             drawing = Drawing.of(chosen, rows[some], bank, particles, lacking)
-            if modes is not None:
-                drawing = drawing.with_modes(modes.select(some))
-            self._draw(drawing, some, rounds, seeds, decodes)
+            climbs = Generator().manual_seed(for_climbs.initial_seed())
+            self._draw(drawing, some, rounds, seeds, climbs, decodes)
         return decodes
 
     def _draw(
@@ -227,16 +217,23 @@ class Stages:
         place: Tensor,
         rounds: tuple[int, ...],
         seeds: list[int],
+        for_climbs: Generator,
         decodes: Tensor,
     ) -> None:
         """Draw in rounds until each query's draws are worth enough, and offer the answers.
 
+        After the first round, climbs look for modes that the draws of some queries may lack.
         `place` says where in `decodes` the queries are, and each round has a seed.
         """
         for number, (num, seed) in enumerate(zip(rounds, seeds, strict=True)):
             try:
                 if number:
                     drawing = drawing.refitted()
+                if number == 1:
+                    target = drawing.pool.target
+                    decodes[place] += self.climbs.seek(target, drawing.rows, for_climbs)
+                    if self.climbs.modes.has(drawing.rows).all():
+                        drawing = drawing.with_modes(self.climbs.modes.of(drawing.rows))
                 drawing = drawing.drawn(num, generator=Generator().manual_seed(seed))
             except OutOfTime:
                 self._offer(drawing)

@@ -13,6 +13,7 @@ Source: David and Nagaraja (2003), Order Statistics, section 2.5, on coverages. 
 effective number.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -31,6 +32,7 @@ NEEDED_DRAWS = {
 # and coverage within 10 points (2 standard errors) is still of use.
 _ROUGH_DRAWS = {"mean": 25.0, "interval": 36.0}
 _FEWEST = 50.0  # effective draws below which neither their number nor λ is known well enough
+_MARGIN = 1.1  # the ESS of more draws varies by about as much
 _ADDED = 0.5  # of 1/S, by systematic resampling: measured 0.2 to 0.5, for ESS 450 to 980, S = 1000
 
 
@@ -51,6 +53,15 @@ def draws_for_averages(ess: Tensor, error: Tensor, resampled: Tensor) -> Tensor:
     variance = torch.where(ess == torch.inf, error.square(), 1 / ess)
     few = torch.maximum(1 / resampled, variance + _ADDED / resampled)
     return 1 / torch.where(resampled.isnan(), variance, few)
+
+
+def draws_to_find(purpose: str, stored: int) -> float:
+    """How many effective draws a purpose needs if so many are resampled from them, and some more.
+
+    Infinite if the resampled draws are themselves too few.
+    """
+    left = 1 / NEEDED_DRAWS[purpose] - _ADDED / stored
+    return _MARGIN / left if stored >= NEEDED_DRAWS[purpose] else math.inf
 
 
 def check_of_means(draws: Tensor, latent_share: Tensor) -> Check:

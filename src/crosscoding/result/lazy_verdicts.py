@@ -170,15 +170,13 @@ class Verdicts(Sequence[Verdict]):
         return repr(list(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        shares = torch.ones_like(self._figures.ess)
+        figures = self._figures
         if self._measure is not None:
-            for query in self._figures.depends_on_share.nonzero()[:, 0].tolist():
+            shares = torch.ones_like(figures.ess)
+            for query in figures.depends_on_share.nonzero()[:, 0].tolist():
                 shares[query] = self._measure(query)
-        return Verdicts, (
-            replace(self._figures, latent_share=shares),
-            self.method,
-            self.density_dim,
-        )
+            figures = replace(figures, latent_share=shares)
+        return Verdicts, (figures, self.method, self.density_dim)
 
 
 def _advice(checks: Sequence[Check], method: str, density_dim: int | None) -> str:

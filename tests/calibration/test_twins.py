@@ -177,9 +177,11 @@ def test_ranks_of_ties_are_uniform():
 
 
 def test_the_smooth_test_has_its_level():
-    ranks = torch.rand(1000, 50, generator=seeded(0))
-    small = sum(smooth_test(row, 0.0) < 0.05 for row in ranks)
-    assert abs(small - 50) < 3.5 * math.sqrt(1000 * 0.05 * 0.95)
+    ranks = torch.rand(8000, 200, generator=seeded(0))
+    values = torch.tensor([smooth_test(row, 0.0) for row in ranks])
+    for level in (0.2, 0.05, 0.005):
+        error = math.sqrt(level * (1 - level) / 8000)
+        assert abs((values < level).double().mean() - level) < 3.5 * error
 
 
 def test_the_smooth_test_has_its_level_for_ranks_among_shared_draws():

@@ -98,7 +98,8 @@ def smooth_test(ranks: Tensor, noise: float) -> float:
     """p-value of uniformity against changes of location, width, skewness and tails.
 
     Σ_k (mean of φ_k)² / (1/N + noise) is χ² with 4 degrees of freedom, φ_k being the first four
-    Legendre polynomials, orthonormal on (0, 1).
+    Legendre polynomials, orthonormal on (0, 1). For few ranks, small p-values are too small: where
+    it says 0.001, the probability is 0.0023 for N = 20, 0.0013 for 100 and 0.0011 for 200.
 
     Args:
         ranks: Between 0 and 1, shape (N,).
@@ -108,7 +109,7 @@ def smooth_test(ranks: Tensor, noise: float) -> float:
     polynomials = (
         math.sqrt(3) * x,
         math.sqrt(5) * (3 * x**2 - 1) / 2,
-        3 * (5 * x**3 - 3 * x) / 2,
+        math.sqrt(7) * (5 * x**3 - 3 * x) / 2,
         3 * (35 * x**4 - 30 * x**2 + 3) / 8,
     )
     total = sum(polynomial.mean().item() ** 2 for polynomial in polynomials)

@@ -53,7 +53,7 @@ def calibrate(
         vae: The model.
         mask: True = observed, boolean, shape (*data,), or (M, *data) to use M masks in turn.
         method: The method to check; by default `methods.Auto()`.
-        num: Number of simulated data, ≥ 20. With 200, a width that is wrong by a fifth is noticed.
+        num: Number of simulated data, ≥ 20. With 200, widths that are wrong by a third are noticed.
         seed, report, progress: As in `condition`.
 
     Returns:

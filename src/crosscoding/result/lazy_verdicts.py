@@ -121,7 +121,7 @@ class Verdicts(Sequence[Verdict]):
     def label(self, query: int, purpose: str) -> str:
         """The label of an answer for a purpose."""
         if purpose == "mean" and self._depends(query):
-            return LABELS[int(self.figures_of(query, purpose).grades_for(purpose))]
+            return LABELS[self._share(query) > self._most_share[query]]
         if purpose not in self._labels:
             grades = self._figures.grades_for(purpose).tolist()
             self._labels[purpose] = [LABELS[grade] for grade in grades]
@@ -130,9 +130,9 @@ class Verdicts(Sequence[Verdict]):
     def figures_of(self, query: int, purpose: str) -> "Figures":
         """The figures of one answer, with the measured share of its variance if that matters."""
         own = self._figures.select(torch.tensor([query]))
-        if purpose != "mean" or not self._depends(query) or self._measure is None:
+        if purpose != "mean" or not self._depends(query):
             return own
-        return replace(own, latent_share=torch.full_like(own.ess, self._measure(query)))
+        return replace(own, latent_share=torch.full_like(own.ess, self._share(query)))
 
     def alone(self, query: int) -> "Verdicts":
         """The verdicts on one answer, with all that has to be measured."""
@@ -141,6 +141,13 @@ class Verdicts(Sequence[Verdict]):
     @cached_property
     def _depending(self) -> list[bool]:
         return self._figures.depends_on_share.tolist()
+
+    @cached_property
+    def _most_share(self) -> list[float]:
+        return self._figures.most_share.tolist()
+
+    def _share(self, query: int) -> float:
+        return 1.0 if self._measure is None else self._measure(query)
 
     def _depends(self, query: int) -> bool:
         return self._measure is not None and self._depending[query]

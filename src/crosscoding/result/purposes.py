@@ -64,16 +64,20 @@ def draws_to_find(purpose: str, stored: int) -> float:
     return _MARGIN / left if stored >= NEEDED_DRAWS[purpose] else math.inf
 
 
+def most_share(draws: Tensor) -> Tensor:
+    """The largest λ with which so many draws are enough for means, (B,); −1: there is none."""
+    # A margin for rounding: 1/√400 is 0.05 in no precision.
+    return torch.where(draws >= _FEWEST, draws / NEEDED_DRAWS["mean"] * (1 + 1e-6), -1.0)
+
+
 def check_of_means(draws: Tensor, latent_share: Tensor) -> Check:
     """The error of means, in standard deviations of the element, from n and λ."""
-    error, bound = (latent_share / draws).sqrt(), NEEDED_DRAWS["mean"] ** -0.5
-    # A margin for rounding: 1/√400 is 0.05 in no precision.
-    enough = (error <= bound * (1 + 1e-6)) & (draws >= _FEWEST)
+    enough = latent_share <= most_share(draws)
     return _check(
         torch.where(enough, 0, grade(-draws, -torch.inf, -_ROUGH_DRAWS["mean"])),
         lambda q: (
-            f"means have a standard error of {error[q]:.2g} standard deviations of the element"
-            + ("" if enough[q] else f", from {_counted(draws, q)}")
+            f"means have a standard error of {(latent_share[q] / draws[q]).sqrt():.2g} standard "
+            "deviations of the element" + ("" if enough[q] else f", from {_counted(draws, q)}")
         ),
         draws,
     )

@@ -19,7 +19,12 @@ from crosscoding.diagnostics import pareto_k_limit
 from crosscoding.errors import counted
 from crosscoding.result.check import LABELS, Check, against, fault, grade
 from crosscoding.result.lazy_verdicts import Verdict, Verdicts
-from crosscoding.result.purposes import check_of_coverage, check_of_means, draws_for_averages
+from crosscoding.result.purposes import (
+    check_of_coverage,
+    check_of_means,
+    draws_for_averages,
+    most_share,
+)
 
 __all__ = ["LABELS", "LOST", "MISSED", "SEARCHED_DIM", "Figures", "Verdict", "Verdicts", "k_limits"]
 
@@ -101,6 +106,11 @@ class Figures:
         """For which answers a smaller `latent_share` improves the grade of means, boolean (B,)."""
         best = replace(self, latent_share=torch.zeros_like(self.ess))
         return best.grades_for("mean") < self.grades_for("mean")
+
+    @property
+    def most_share(self) -> Tensor:
+        """The largest `latent_share` with which means may be trusted, (B,)."""
+        return most_share(self._draws)
 
     def select(self, index: Tensor) -> "Figures":
         """The figures of some answers."""

@@ -101,6 +101,14 @@ def test_the_same_seed_gives_the_same_bits(exact):
     assert torch.equal(again.sandwich.upper, exact.sandwich.upper)
 
 
+def test_progress_rises_to_the_bounds():
+    told = []
+    cc.calibrate(PROBLEM.vae, HALF, Exact(), 20, report=lambda *what: told.append(what))
+    shares = [share for share, _ in told]
+    assert shares == sorted(shares)
+    assert shares[-1] <= 1
+
+
 def test_everything_observed_leaves_no_element_to_rank():
     report = calibrated(Exact(), 40, torch.ones(8, dtype=torch.bool))
     assert report.ranks.names == ("z[0]", "z[1]", "log p(z, x)")

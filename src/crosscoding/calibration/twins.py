@@ -16,12 +16,12 @@ from torch import Generator, Tensor
 from crosscoding.calibration.ranks import FEWEST, Ranks, randomised_ranks
 from crosscoding.calibration.report import TwinReport
 from crosscoding.calibration.sandwich import Sandwich
+from crosscoding.clock import Clock
 from crosscoding.conditioning import condition
-from crosscoding.errors import NonFiniteError, check_count
+from crosscoding.errors import check_count
 from crosscoding.evidence import Evidence, as_tensor
 from crosscoding.isolation import isolated
 from crosscoding.methods import Auto, Method, Report, silent
-from crosscoding.model.undefined_elements import nothing_to_predict
 from crosscoding.model.vae import VAE
 from crosscoding.progress import followed
 from crosscoding.random import generator_from, spawn
@@ -78,7 +78,9 @@ def calibrate(
     masks = _masks(vae, mask)
     method = Auto() if method is None else method
     for_data, for_answers, for_ranks, for_bounds = spawn(generator_from(seed), 4)
-    twins = _Twins.of(vae, masks[torch.arange(num, device=masks.device) % len(masks)], for_data)
+    z, data = vae.simulate(num, generator=for_data)
+    observed = masks[torch.arange(num, device=masks.device) % len(masks)]
+    twins = _Twins(z, data, Evidence(data, observed))
     with followed("calibrating", report, progress) as told:
         posterior = condition(
             vae,
@@ -89,12 +91,11 @@ def calibrate(
             progress=False,
         )
         told(_SHARE_OF_ANSWERS, "ranks")
-        z = posterior.sample(_NUM_DRAWS, seed=for_ranks)
-        ranks = _ranks(twins, posterior, z, for_ranks)
+        draws = posterior.sample(_NUM_DRAWS, seed=for_ranks)
+        ranks = _ranks(twins, posterior, draws, for_ranks)
         told(_SHARE_OF_ANSWERS, "bounds on log p(x)")
-        bounds = Sandwich.of(
-            _target_of(posterior).flatten().prepare(), twins.z, z, generator=for_bounds
-        )
+        target = _target_of(posterior).flatten().prepare().timed(Clock(beat=told.beat))
+        bounds = Sandwich.of(target, twins.z, draws, generator=for_bounds)
     return _report(method, posterior, ranks, bounds)
 
 
@@ -104,17 +105,6 @@ class _Twins(NamedTuple):
     z: Tensor
     data: Tensor
     evidence: Evidence
-
-    @classmethod
-    def of(cls, vae: VAE, masks: Tensor, generator: Generator) -> "_Twins":
-        z, params, flat = vae._drawn(len(masks), generator)
-        wrong = ~(vae.flat_likelihood.valid(params) & flat.isfinite())
-        if wrong.any():
-            likelihood = vae.flat_likelihood
-            words = nothing_to_predict(likelihood, vae.element_name, z, params, wrong)
-            raise NonFiniteError(words)
-        data = flat.reshape(masks.shape)
-        return cls(z, data, Evidence(data, masks))
 
 
 def _masks(vae: VAE, mask: Tensor | np.ndarray) -> Tensor:

@@ -96,7 +96,7 @@ class Auto(Method):
             if limit is not None and not limit > 0:
                 raise ValueError(f"expected {name} > 0 or None, got {limit}")
         check_count("num_draws", self.num_draws, 2)
-        check_purpose(self.purpose)
+        check_purpose(self.purpose, self.num_draws)
         if self.calibration is not None and not isinstance(self.calibration, HasVouching):
             raise TypeError(
                 "expected calibration to be what crosscoding.calibrate returns, got "

@@ -13,7 +13,6 @@ Source: David and Nagaraja (2003), Order Statistics, section 2.5, on coverages. 
 effective number.
 """
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -36,10 +35,15 @@ _MARGIN = 1.1  # the ESS of more draws varies by about as much
 _ADDED = 0.5  # of 1/S, by systematic resampling: measured 0.2 to 0.5, for ESS 450 to 980, S = 1000
 
 
-def check_purpose(purpose: object) -> None:
-    """Raise ValueError unless this is one of `PURPOSES`."""
+def check_purpose(purpose: object, num_draws: int | None = None) -> None:
+    """Raise ValueError unless this is one of `PURPOSES`, and so many stored draws can be enough."""
     if purpose not in PURPOSES:
         raise unknown_name("purpose", str(purpose), PURPOSES)
+    if num_draws is not None and purpose != "density" and num_draws < NEEDED_DRAWS[str(purpose)]:
+        raise ValueError(
+            f"expected num_draws >= {NEEDED_DRAWS[str(purpose)]:.0f} for the purpose {purpose!r}, "
+            f"got {num_draws}"
+        )
 
 
 def draws_for_averages(ess: Tensor, error: Tensor, resampled: Tensor) -> Tensor:
@@ -56,12 +60,8 @@ def draws_for_averages(ess: Tensor, error: Tensor, resampled: Tensor) -> Tensor:
 
 
 def draws_to_find(purpose: str, stored: int) -> float:
-    """How many effective draws a purpose needs if so many are resampled from them, and some more.
-
-    Infinite if the resampled draws are themselves too few.
-    """
-    left = 1 / NEEDED_DRAWS[purpose] - _ADDED / stored
-    return _MARGIN / left if stored >= NEEDED_DRAWS[purpose] else math.inf
+    """How many effective draws a purpose needs, and some more, if so many are resampled."""
+    return _MARGIN / (1 / NEEDED_DRAWS[purpose] - _ADDED / stored)
 
 
 def most_share(draws: Tensor) -> Tensor:

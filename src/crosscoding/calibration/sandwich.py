@@ -29,6 +29,7 @@ from crosscoding.methods.numerics.leapfrog import regularized_covariance
 from crosscoding.methods.numerics.resampling import log_mean_of_islands
 from crosscoding.random import normal, spawn, uniform
 from crosscoding.target.base import Target
+from crosscoding.target.vae_target import VAETarget
 
 _NUM_CHAINS = 8
 _NUM_LEAPFROG = 4
@@ -37,7 +38,8 @@ _NUM_SPREAD = 64  # prior draws from which the spread of log p(x|z) is estimated
 _WANTED_ACCEPTANCE, _ADAPTATION = 0.75, 0.7  # as in `methods.numerics.annealing`
 _LONGEST = 0.5 * math.pi / _NUM_LEAPFROG  # step: longer paths on a round Gaussian turn back
 _MOST_DIM = 128  # above which coordinates are only scaled, not rotated
-_BLOCK_BYTES = 256 * 2**20  # of decoder outputs that gradients of all chains hold, roughly
+_BLOCK_BYTES = 256 * 2**20  # that data of one block take, roughly
+_HELD = 6  # times `row_values` that a gradient holds, roughly: a few layers' outputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +57,7 @@ class Sandwich:
     upper_error: Tensor
 
     @classmethod
-    def of(cls, target: Target, z: Tensor, draws: Tensor, *, generator: Generator) -> "Sandwich":
+    def of(cls, target: VAETarget, z: Tensor, draws: Tensor, *, generator: Generator) -> "Sandwich":
         """The bounds for a flat target of simulated data.
 
         Args:
@@ -64,11 +66,12 @@ class Sandwich:
             draws: Rough draws of p(z|x), (S, N, latent), for coordinates; they need not be right.
             generator: For all random numbers.
         """
-        each = 4 * _NUM_CHAINS * max(int(target.query_bytes), 1)
+        decoded = _NUM_CHAINS * _HELD * target.vae.row_values * z.element_size()
+        each = max(decoded, target.query_bytes, 1)
         rows = torch.arange(len(z), device=z.device).split(max(_BLOCK_BYTES // each, 1))
         generators = spawn(generator, len(rows))
         parts = [
-            _bounds(target.select(some), z[some], draws[:, some], own)
+            _bounds(target.select(some).prepare(), z[some], draws[:, some], own)
             for some, own in zip(rows, generators, strict=True)
         ]
         return cls(*(torch.cat(column) for column in zip(*parts, strict=True)))

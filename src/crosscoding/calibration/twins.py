@@ -94,7 +94,7 @@ def calibrate(
         draws = posterior.sample(_NUM_DRAWS, seed=for_ranks)
         ranks = _ranks(twins, posterior, draws, for_ranks)
         told(_SHARE_OF_ANSWERS, "bounds on log p(x)")
-        target = _target_of(posterior).flatten().prepare().timed(Clock(beat=told.beat))
+        target = _target_of(posterior).flatten().timed(Clock(beat=told.beat))
         bounds = Sandwich.of(target, twins.z, draws, generator=for_bounds)
     return _report(method, posterior, ranks, bounds)
 

@@ -240,7 +240,7 @@ class VAE(Savable):
 
     @isolated
     def simulate(self, num: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draws of z, (num, latent), and of data at them, (num, *data); errors as `sample_prior`."""
+        """Draws of z, (num, latent), and of data, (num, *data); raises what `sample_prior` does."""
         z, params, draws = self._drawn(num, generator)
         wrong = ~(self._flat_likelihood.valid(params) & draws.isfinite())
         if wrong.any():

@@ -25,7 +25,7 @@ def test_condition_writes_samples_pictures_and_summary(tmp_path):
     assert summary == json.loads((tmp_path / "summary.json").read_text())
     assert summary["num_observed"] == 14 * 28
     assert summary["method"] == "Auto"
-    assert summary["verdict"] == "trusted"
+    assert summary["verdict"] == summary["purposes"]["interval"] == "trusted"
     assert summary["reasons"]
     saved = arrays(tmp_path)
     assert saved["completions"].shape == (20, 28, 28)

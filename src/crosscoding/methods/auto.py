@@ -37,6 +37,8 @@ from crosscoding.methods.numerics.covering_reference import covered
 from crosscoding.model.bank import MAX_POINTS
 from crosscoding.random import spawn
 from crosscoding.result.findings import Findings, Stage
+from crosscoding.result.purposes import check_purpose
+from crosscoding.result.vouching import HasVouching
 from crosscoding.target.base import Target
 
 _BANK_POINTS = (64, 1024, MAX_POINTS)  # bank sizes tried in turn if time is limited
@@ -74,12 +76,17 @@ class Auto(Method):
         max_seconds: Wall-clock time after which nothing more is decoded; None: no limit. With a
             limit, the answer depends on the machine's speed.
         max_decodes: Most decoder evaluations per query; None: no limit.
-        num_draws: Draws stored for each query, ≥ 2.
+        num_draws: Draws stored for each query, ≥ 2; means and intervals rest on them.
+        purpose: "density", "mean" or "interval": queries stop when they are settled for that.
+        calibration: What `calibrate` returned for `Auto` on this model. Where nothing can search
+            for modes, means and intervals of queries like its twins may rest on it.
     """
 
     max_seconds: float | None = None
     max_decodes: int | None = None
     num_draws: int = 1000
+    purpose: str = "density"
+    calibration: HasVouching | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_seconds", "max_decodes"):
@@ -89,6 +96,12 @@ class Auto(Method):
             if limit is not None and not limit > 0:
                 raise ValueError(f"expected {name} > 0 or None, got {limit}")
         check_count("num_draws", self.num_draws, 2)
+        check_purpose(self.purpose, self.num_draws)
+        if self.calibration is not None and not isinstance(self.calibration, HasVouching):
+            raise TypeError(
+                "expected calibration to be what crosscoding.calibrate returns, got "
+                f"{type(self.calibration).__name__}"
+            )
 
     def of_block(self, left: int, seconds: float, *, interrupted: bool) -> "Auto":
         """The same with its share of the time left, or almost no time once interrupted."""
@@ -100,6 +113,12 @@ class Auto(Method):
 
     @torch.no_grad()
     def find(self, target: Target, *, generator: Generator, report: Report = silent) -> Findings:
+        found = self._found(target, generator, report)
+        if self.calibration is None:
+            return found
+        return self.calibration.vouching.for_answers(found, target, type(self).__name__)
+
+    def _found(self, target: Target, generator: Generator, report: Report) -> Findings:
         target = target.timed(target.clock.limited(self.max_seconds))
         solved = has_closed_form(target)
         if not solved.any():
@@ -144,7 +163,9 @@ class _Cascade:
 
     def _none_yet(self) -> tuple[BestSoFar, Stages]:
         """An empty `BestSoFar`, and the stages that will fill it."""
-        answers = BestSoFar(self._target, self._settings.num_draws, self._seed)
+        answers = BestSoFar(
+            self._target, self._settings.num_draws, self._seed, self._settings.purpose
+        )
         unlimited = self._settings.max_decodes is None
         stages = Stages(answers, self._budget, self._clock, self._tell, unlimited=unlimited)
         return answers, stages

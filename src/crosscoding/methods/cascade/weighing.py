@@ -13,6 +13,8 @@ from crosscoding.methods.cascade.best_so_far import BestSoFar
 from crosscoding.methods.cascade.budget import NUM_WEIGHED
 from crosscoding.methods.importance import weighted_findings
 from crosscoding.random import spawn
+from crosscoding.result.findings import Findings
+from crosscoding.result.purposes import draws_to_find
 from crosscoding.target.base import Target
 
 BEYOND = 1.0  # nats above the largest weight, where a point lies outside the fit
@@ -65,9 +67,7 @@ class Weighing:
         offer.missed = missed(log_weights.amax(0))
         self._answers.keep(rows, offer)
         decodes = torch.full_like(offer.ess, float(num))
-        times = (
-            (offer.log_evidence_error / _WANTED_ERROR).square().ceil().clamp(1, self._most_times)
-        )
+        times = self._wanted(offer).ceil().clamp(1, self._most_times)
         times = torch.where(offer.figures.pareto_k < pareto_k_limit(num), times, 1.0)
         if num == NUM_WEIGHED and not self._clock.is_over():
             for_more = spawn(generator, _MOST_STREAMS)
@@ -87,6 +87,12 @@ class Weighing:
                 self._answers.keep(rows[again], offer)
                 decodes[again] += len(extra)
         return decodes
+
+    def _wanted(self, offer: Findings) -> Tensor:
+        """By which factor the number of draws should grow for the purpose, (B,)."""
+        if self._answers.purpose == "density":
+            return (offer.log_evidence_error / _WANTED_ERROR).square()
+        return draws_to_find(self._answers.purpose, self._answers.num_draws) / offer.ess
 
 
 def outside(

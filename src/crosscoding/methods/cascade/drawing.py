@@ -41,7 +41,7 @@ _CLUSTERS = slice(3, 3 + _NUM_CLUSTERS)  # among the densities of a pool: after 
 # Of a fit to scores, in standard deviations: it fits the bulk, not the tails (decision 0009).
 _WIDENING = 1.16
 _LEAST_LOG = -70.0  # of a share
-_ENOUGH = 640.0  # ESS: a little above what the verdict trusts
+ENOUGH = 640.0  # ESS: a little above what the verdict trusts
 # ESS times ESS per draw. Rounds stop once the ESS is large, and it is too large by chance where few
 # draws have weight: of 89 trusted answers on three products of blocks, 4 were off by more than 0.1
 # nats without this limit, and 1 with it; on mnist-20d it takes 4 % more decodes.
@@ -62,6 +62,7 @@ class Drawing:
         lacking: Share of p(z|x) that the particles lack, shape (B,); NaN where that is unknown.
         pool: Components and draws so far; columns are the two halves.
         shares: Shares of the components in the next proposal, shape (2B, K).
+        enough: Effective draws to stop at.
         knows_modes: Whether there are components at the modes that climbs found.
     """
 
@@ -71,11 +72,18 @@ class Drawing:
     lacking: Tensor
     pool: ProposalPool
     shares: Tensor
+    enough: float = ENOUGH
     knows_modes: bool = False
 
     @classmethod
     def of(
-        cls, target: Target, rows: Tensor, bank: BestOfBank, particles: Points, lacking: Tensor
+        cls,
+        target: Target,
+        rows: Tensor,
+        bank: BestOfBank,
+        particles: Points,
+        lacking: Tensor,
+        enough: float,
     ) -> "Drawing":
         """Before the first round; both halves have components fitted to the particles."""
         z, gradient, like = particles.z, particles.gradient, target.like
@@ -89,7 +97,8 @@ class Drawing:
         components = Components.of(*(torch.cat([p, p]) for p in (mean, root)), like, heavy=heavy)
         shares = like.new_tensor([1.0, 1.0, *[1 / _NUM_CLUSTERS] * _NUM_CLUSTERS])
         shares = (shares / shares.sum()).expand(2 * len(rows), -1)
-        return cls(rows, bank, particles, lacking, ProposalPool.of(target, components), shares)
+        pool = ProposalPool.of(target, components)
+        return cls(rows, bank, particles, lacking, pool, shares, enough)
 
     def select(self, index: Tensor) -> "Drawing":
         """Some of the queries."""
@@ -100,6 +109,7 @@ class Drawing:
             self.lacking[index],
             self.pool.select(index),
             self.shares[in_halves(index, len(self.rows))],
+            self.enough,
             self.knows_modes,
         )
 
@@ -178,8 +188,8 @@ class Drawing:
         """Whether the draws are worth enough and nothing lies outside of them, boolean (B,)."""
         log_weights = merged(self.pool.log_weights)
         ess = importance_ess(log_weights)
-        done = self.is_searched & (ess >= _ENOUGH)
-        done = done & (ess * ess / self.pool.num >= _WORTH)
+        done = self.is_searched & (ess >= self.enough)
+        done = done & (ess * ess / self.pool.num >= _WORTH * self.enough / ENOUGH)
         if done.any():
             some = done.nonzero()[:, 0]
             pareto_k = pareto_smooth(log_weights[:, some])[1]

@@ -31,7 +31,7 @@ from crosscoding.methods.cascade.budget import (
     distance_from_prior,
 )
 from crosscoding.methods.cascade.climb_stages import ClimbStages
-from crosscoding.methods.cascade.drawing import Drawing
+from crosscoding.methods.cascade.drawing import ENOUGH, Drawing
 from crosscoding.methods.cascade.handover import HandedOn
 from crosscoding.methods.cascade.weighing import Weighing, outside
 from crosscoding.methods.grid import Grid
@@ -44,6 +44,7 @@ from crosscoding.methods.numerics.resampling import bounded
 from crosscoding.methods.numerics.swarm import Swarm
 from crosscoding.random import spawn
 from crosscoding.result.findings import Findings
+from crosscoding.result.purposes import draws_to_find
 from crosscoding.target.base import Target
 
 GRID_DIM = 3  # latent dimensions up to which cells are few enough
@@ -206,7 +207,7 @@ class Stages:
             decodes[some] += len(own.z)
             bank = self._best.of(rows[some])
             lacking = torch.where(own.stuck, math.nan, torch.zeros_like(own.acceptance))
-            drawing = Drawing.of(chosen, rows[some], bank, particles, lacking)
+            drawing = Drawing.of(chosen, rows[some], bank, particles, lacking, self._enough)
             climbs = Generator().manual_seed(for_climbs.initial_seed())
             self._draw(drawing, some, rounds, seeds, climbs, decodes)
         return decodes
@@ -252,6 +253,13 @@ class Stages:
         """Offer answers from the draws; says where climbs need not look for further modes."""
         if drawing.pool.num:
             self.answers.keep(drawing.rows, drawing.findings(), searched=drawing.is_searched)
+
+    @property
+    def _enough(self) -> float:
+        """Effective draws at which a query needs no more of them."""
+        if self.answers.purpose == "density":
+            return ENOUGH
+        return draws_to_find(self.answers.purpose, self.answers.num_draws)
 
     def _arrived(self, rows: Tensor, swarm: Swarm) -> Tensor:
         """Index of the queries whose particles reached p(z|x); marks others as not finished."""

@@ -233,14 +233,12 @@ class _Cascade:
         rows = self._open()
         self._run("anneal", rows[distance[rows] <= FAR_FROM_PRIOR], stages.anneal)
         self._run("climb", rows[distance[rows] > FAR_FROM_PRIOR], climbs.climb)
-        self._run("look", self._to_look_at().nonzero()[:, 0], climbs.look)
         rows = self._open()
         self._run("anneal more", rows[distance[rows] <= FAR_FROM_PRIOR], stages.anneal_more)
-        self._run("look more", self._to_look_at().nonzero()[:, 0], climbs.look)
         rows = self._open()
         affordable = self._budget.swarm_operations(distance[rows]) < _MOST_OPERATIONS
         self._run("swarm", rows[affordable], stages.swarm)
-        self._run("look again", self._to_look_at().nonzero()[:, 0], climbs.look)
+        self._run("look", self._to_look_at().nonzero()[:, 0], climbs.look)
 
     def _open(self) -> Tensor:
         """Indices of the queries that are not settled, or that another stage contradicts."""

@@ -15,7 +15,14 @@ NUM_PARTICLES = 96  # per query, 12 per island
 CLIMB_STEPS, SINGLE_CLIMB_STEPS, CLIMB_EVERY = 20, 8, 2
 LEAST_CLIMBS = 16  # that count as a search for modes; if these cost too much, there is one
 ROUNDS, NUM_ADAPT = 3, 1000  # rounds of adapting to a swarm, and draws per round
-ROUNDS_OF_DRAWS = (1000, 1500, 2000, 2000, 2500, 3000)  # from proposals fitted to annealed particles
+ROUNDS_OF_DRAWS = (
+    1000,
+    1500,
+    2000,
+    2000,
+    2500,
+    3000,
+)  # from proposals fitted to annealed particles
 MORE_PARTICLES, MORE_ROUNDS = 384, (2000, 3000, 4000, 5000, 6000)  # where those are too few
 NUM_WEIGHED = 4000  # draws for an answer, at first
 CHECK_STEPS = 8  # of a second look's climbs, which only need to get near a mode

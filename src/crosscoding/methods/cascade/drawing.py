@@ -14,8 +14,13 @@ from torch import Generator, Tensor
 from crosscoding.bijections import scale_matrix
 from crosscoding.crosscoders import Fitted, Gaussian, Mixture
 from crosscoding.crosscoders.precision_factors import covariance_root
-from crosscoding.diagnostics import importance_ess, log_mean_exp, pareto_k_limit, pareto_smooth
-from crosscoding.diagnostics import mean_error
+from crosscoding.diagnostics import (
+    importance_ess,
+    log_mean_exp,
+    mean_error,
+    pareto_k_limit,
+    pareto_smooth,
+)
 from crosscoding.methods.cascade.bank_points import BestOfBank
 from crosscoding.methods.cascade.climb_stages import ModesFound
 from crosscoding.methods.importance import weighted_findings
@@ -123,9 +128,7 @@ class Drawing:
         mean = modes.z.transpose(0, 1).double()
         root = covariance_root(modes.precision.transpose(0, 1))
         both = (torch.cat([part, part]) for part in (mean, root))
-        grown = self.pool.grown(
-            Components.of(*both, target.like, heavy=not target.ends_with_prior)
-        )
+        grown = self.pool.grown(Components.of(*both, target.like, heavy=not target.ends_with_prior))
         log_shares = found.log_weights.mT.clamp_min(_LEAST_LOG).softmax(-1)
         shares = torch.cat([self.shares, log_shares.repeat(2, 1).to(self.shares)], 1)
         lacking = self.lacking + found.overlooked.to(self.lacking)

@@ -18,13 +18,10 @@ from crosscoding.methods.cascade.bank_points import BestOfBank
 from crosscoding.methods.cascade.best_so_far import BestSoFar
 from crosscoding.methods.cascade.budget import (
     FAR_FROM_PRIOR,
-    NUM_ADAPT,
-    NUM_ISLANDS,
     MORE_PARTICLES,
     MORE_ROUNDS,
+    NUM_ISLANDS,
     NUM_PARTICLES,
-    NUM_WEIGHED,
-    ROUNDS,
     ROUNDS_OF_DRAWS,
     TOO_FAR_FROM_PRIOR,
     Budget,
@@ -33,9 +30,8 @@ from crosscoding.methods.cascade.budget import (
 from crosscoding.methods.cascade.climb_stages import ClimbStages
 from crosscoding.methods.cascade.drawing import ENOUGH, Drawing
 from crosscoding.methods.cascade.handover import HandedOn
-from crosscoding.methods.cascade.weighing import Weighing, outside
+from crosscoding.methods.cascade.weighing import Weighing
 from crosscoding.methods.grid import Grid
-from crosscoding.methods.numerics.adapted_mixture import adapt
 from crosscoding.methods.numerics.annealing import Annealing
 from crosscoding.methods.numerics.bridge import Bridge
 from crosscoding.methods.numerics.gradients import evaluated
@@ -54,6 +50,7 @@ _BANK_ESS, _BANK_ERROR = 100.0, 0.0375  # what the bank needs for a dense answer
 _SHARE_FOR_FIT = 0.8  # of the time left, for a low-rank fit; the rest is for its weights
 _ISLAND_FACTOR = 1.25  # by which the spread of few islands may understate the error
 _MOST_UNSEEN = 0.1  # share of p(z|x) that climbs may lack if particles are to start from them
+_ESS_SHARE = 0.5  # of the particles, at which the next temperature follows
 _MOST_TEMPERATURES = 40  # of a swarm: about twice as many as TOO_FAR_FROM_PRIOR takes
 _BYTES = 64 * 2**20  # of the draws of queries worked on together
 
@@ -179,35 +176,80 @@ class Stages:
 
     def anneal(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Anneal a few particles, climb to modes, and draw in rounds from fits to both."""
-        return self._anneal(target, rows, NUM_PARTICLES, ROUNDS_OF_DRAWS, generator)
+        few = Annealing(NUM_PARTICLES, 1, 1, 3, _ESS_SHARE)
+        return self._anneal(few, target, rows, target, None, ROUNDS_OF_DRAWS, generator)
 
     def anneal_more(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """The same with more particles, and more draws."""
-        return self._anneal(target, rows, MORE_PARTICLES, MORE_ROUNDS, generator)
+        more = Annealing(MORE_PARTICLES, 1, 1, 3, _ESS_SHARE)
+        return self._anneal(more, target, rows, target, None, MORE_ROUNDS, generator)
+
+    def swarm(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
+        """Many particles in islands, from the prior or, where that is far, from the modes found.
+
+        If there are very many modes, climbs find only some of them, while the prior covers all.
+        """
+        num = self._budget.swarm_size
+        many = Annealing(num, NUM_ISLANDS, 1, 4, _ESS_SHARE, _MOST_TEMPERATURES, gives_up=True)
+        distance, climbed = self.answers.distance[rows], self.climbs.found.has(rows)
+        decodes, unseen = torch.zeros_like(distance), torch.full_like(distance, math.nan)
+        if climbed.any():
+            unseen[climbed] = self.climbs.found.of(rows[climbed]).unseen
+        far = climbed & ((unseen < _MOST_UNSEEN) | ~(distance < TOO_FAR_FROM_PRIOR))
+        for_near, for_far, for_bridge = spawn(generator, 3)
+        if (some := (~far).nonzero()[:, 0]).numel():
+            near = target.select(some)
+            decodes[some] += self._anneal(many, near, rows[some], near, None, MORE_ROUNDS, for_near)
+        if (some := far.nonzero()[:, 0]).numel():
+            proposal = self.climbs.found.of(rows[some]).proposal
+            there = target.select(some)
+            bridge = Bridge(there, proposal, num, generator=for_bridge)
+            decodes[some] += num
+            length = distance_from_prior(bridge.log_likelihood_of_bank()[1], target.latent_dim)
+            short = (length <= FAR_FROM_PRIOR).nonzero()[:, 0]
+            there, path, some = there.select(short), bridge.select(short), some[short]
+            if len(some):
+                decodes[some] += self._anneal(
+                    many, there, rows[some], path, unseen[some], MORE_ROUNDS, for_far
+                )
+        return decodes
 
     def _anneal(
         self,
+        annealing: Annealing,
         target: Target,
         rows: Tensor,
-        num: int,
+        path: Target,
+        unseen: Tensor | None,
         rounds: tuple[int, ...],
         generator: Generator,
     ) -> Tensor:
+        """Anneal particles along a path to the target, and draw from fits to them.
+
+        `unseen` is the share of p(z|x), (B,), in modes that the path does not lead to; None: it
+        comes from the prior and leads to all of them.
+        """
         for_particles, for_climbs, for_rounds = spawn(generator, 3)
         if len(new := (~self._best.has(rows)).nonzero()[:, 0]):
             self.locate(target.select(new), rows[new])
-        annealing = Annealing(num, 1, 1, 3, 0.5)
-        swarm = annealing.run(target, generator=for_particles, stop=self._clock.is_over)
+        swarm = annealing.run(path, generator=for_particles, stop=self._clock.is_over)
         decodes, there = swarm.decodes, self._arrived(rows, swarm)
+        unseen = torch.zeros_like(decodes) if unseen is None else unseen
+        if annealing.num_islands > 1 and len(there):
+            found = swarm.select(there).findings()
+            error = _ISLAND_FACTOR * found.log_evidence_error
+            missed = found.missed + unseen[there]
+            self.answers.keep(rows[there], replace(found, log_evidence_error=error, missed=missed))
         size = max(self._clock.piece_bytes(_BYTES) // _draw_bytes(target, rounds), 1)
         seeds = [stream.initial_seed() for stream in spawn(for_rounds, len(rounds))]
         for some in there.split(size):
             chosen, own = target.select(some), swarm.select(some)
             particles = evaluated(chosen, chosen.log_joint, own.z)
             decodes[some] += len(own.z)
-            bank = self._best.of(rows[some])
-            lacking = torch.where(own.stuck, math.nan, torch.zeros_like(own.acceptance))
-            drawing = Drawing.of(chosen, rows[some], bank, particles, lacking, self._enough)
+            lacking = torch.where(own.stuck, math.nan, unseen[some])
+            drawing = Drawing.of(
+                chosen, rows[some], self._best.of(rows[some]), particles, lacking, self._enough
+            )
             climbs = Generator().manual_seed(for_climbs.initial_seed())
             self._draw(drawing, some, rounds, seeds, climbs, decodes)
         return decodes
@@ -265,96 +307,6 @@ class Stages:
         """Index of the queries whose particles reached p(z|x); marks others as not finished."""
         self.answers.finished[rows[~swarm.reached]] = False
         return swarm.reached.nonzero()[:, 0]
-
-    def swarm(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        """Many particles in islands, from the prior or, where that is far, from the modes found.
-
-        If there are very many modes, climbs find only some of them, while the prior covers all.
-        """
-        distance, climbed = self.answers.distance[rows], self.climbs.found.has(rows)
-        decodes, unseen = torch.zeros_like(distance), torch.full_like(distance, math.nan)
-        if climbed.any():
-            unseen[climbed] = self.climbs.found.of(rows[climbed]).unseen
-        far = climbed & ((unseen < _MOST_UNSEEN) | ~(distance < TOO_FAR_FROM_PRIOR))
-        for_near, for_far, for_bridge = spawn(generator, 3)
-        if (some := (~far).nonzero()[:, 0]).numel():
-            near = target.select(some)
-            decodes[some] += self._swarm(near, rows[some], near, 0.0, for_near)
-        if (some := far.nonzero()[:, 0]).numel():
-            proposal = self.climbs.found.of(rows[some]).proposal
-            num = self._budget.swarm_size
-            there = target.select(some)
-            bridge = Bridge(there, proposal, num, generator=for_bridge)
-            decodes[some] += num
-            length = distance_from_prior(bridge.log_likelihood_of_bank()[1], target.latent_dim)
-            short = (length <= FAR_FROM_PRIOR).nonzero()[:, 0]
-            there, path, some = there.select(short), bridge.select(short), some[short]
-            if len(some):
-                decodes[some] += self._swarm(there, rows[some], path, unseen[some], for_far)
-        return decodes
-
-    def _swarm(
-        self,
-        target: Target,
-        rows: Tensor,
-        path: Target,
-        unseen: Tensor | float,
-        generator: Generator,
-    ) -> Tensor:
-        """Anneal particles along a path to the target; offer them, and a proposal fitted to them.
-
-        `unseen` is the share of p(z|x), (B,), in modes that the path does not lead to.
-        """
-        for_particles, for_proposal = spawn(generator, 2)
-        num = self._budget.swarm_size
-        annealing = Annealing(num, NUM_ISLANDS, 1, 4, 0.5, _MOST_TEMPERATURES, gives_up=True)
-        swarm = annealing.run(path, generator=for_particles, stop=self._clock.is_over)
-        decodes, there = swarm.decodes, self._arrived(rows, swarm)
-        if not len(there):
-            return decodes
-        path = path.select(there)
-        unseen = torch.as_tensor(unseen, dtype=decodes.dtype, device=decodes.device)
-        unseen = unseen.expand(len(decodes))[there]
-        target, rows, swarm = target.select(there), rows[there], swarm.select(there)
-        found, missed = swarm.findings(), swarm.missed + unseen
-        error = _ISLAND_FACTOR * found.log_evidence_error
-        self.answers.keep(rows, replace(found, log_evidence_error=error, missed=missed))
-        swarm.log_likelihood = swarm.log_likelihood + path.log_prior(swarm.z)
-        swarm.log_likelihood = swarm.log_likelihood - target.log_prior(swarm.z)
-        decodes[there] += self._propose(target, rows, swarm, missed, 3, for_proposal)
-        return decodes
-
-    def _propose(
-        self,
-        target: Target,
-        rows: Tensor,
-        swarm: Swarm,
-        missed: Tensor,
-        components: int,
-        generator: Generator,
-    ) -> Tensor:
-        """Fit a proposal to particles, adapt it, weight draws of it; returns the decodes."""
-        for_adapt, for_weights = spawn(generator, 2)
-        proposal = adapt(
-            target,
-            swarm.z,
-            torch.zeros_like(swarm.log_likelihood),
-            components=components,
-            rounds=ROUNDS,
-            num_draws=NUM_ADAPT,
-            generator=for_adapt,
-            stop=self._clock.within(),
-        )
-        log_joint = swarm.log_likelihood + target.log_prior(swarm.z)
-        return ROUNDS * NUM_ADAPT + self._weigh(
-            target,
-            rows,
-            proposal,
-            components,
-            NUM_WEIGHED,
-            outside(proposal, swarm.z, log_joint, missed),
-            for_weights,
-        )
 
 
 def _draw_bytes(target: Target, rounds: tuple[int, ...]) -> int:

@@ -16,7 +16,6 @@ fitted to earlier draws; Cappé et al. (2008), section 3, for fitting the shares
 two halves; a part of the shares stays even.
 """
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -79,8 +78,12 @@ class ProposalPool:
         nothing = like.new_zeros(0, count)
         kernels = like.new_zeros(count, 0, 1 + components.num)
         return cls(
-            target, components, expected, nothing[..., None].expand(-1, -1, target.latent_dim),
-            nothing, kernels,
+            target,
+            components,
+            expected,
+            nothing[..., None].expand(-1, -1, target.latent_dim),
+            nothing,
+            kernels,
         )
 
     def select(self, index: Tensor) -> "ProposalPool":

@@ -33,11 +33,11 @@ def test_a_query_that_particles_do_not_reach_does_not_affect_others(monkeypatch)
 
 def test_the_size_of_a_swarm_does_not_depend_on_the_rest_of_the_batch(monkeypatch):
     """The number of particles follows the cost, and the queries' distances differ."""
-    monkeypatch.setattr(stages, "NUM_WEIGHED", 100)  # too few effective draws: all need the swarm
+    monkeypatch.setattr(stages, "FEW_ROUNDS", (100,))  # too few draws: all need the swarm
+    monkeypatch.setattr(stages, "MORE_ROUNDS", (100,))
     target = several_stages()
     cost = (512 + 32 * 8) * 5 * 10 * target.operations
     monkeypatch.setattr(budget, "_SWARM_OPERATIONS", 2 * cost)
-    monkeypatch.setattr(stages, "NUM_ADAPT", 200)
     posterior = cc.infer(target, Auto(), seed=2)
     swarm = next(stage for stage in posterior.trace if stage.name == "swarm")
     assert (swarm.decodes > 0).sum() >= 2
@@ -56,7 +56,7 @@ def test_the_trace_adds_up(staged):
     assert posterior.trace[0].name == "bank"
     assert (posterior.trace[0].decodes == 0).all()
     names = [stage.name for stage in posterior.trace]
-    assert names == [name for name in auto._STAGES if name in names]
+    assert names == [stage.name for stage in auto._STAGES if stage.name in names]
     seconds = sum(float(stage.seconds.sum()) for stage in posterior.trace)
     assert 0 < seconds <= posterior.seconds
     for stage in posterior.trace:

@@ -3,15 +3,20 @@
     closed form  observed elements that are linear in z, under Gaussian noise: exact
     bank    every query at every stored point of the prior: where is p(z|x), and how narrow?
     grid    latent ≤ 3: integration, checked by draws
+    locate  latent ≤ 3: what `bank` does in more dimensions, where the grid has not answered
     fit     very many dimensions, or a large decoder: a Gaussian at one mode, narrow in as many
             directions as are affordable (`low_rank_fit`); no other stage follows
-    anneal  a few particles go from the prior to p(z|x) and find its modes. Rounds of draws, from
-            proposals fitted to particles and earlier draws, until log p(x) is known
+    anneal  a few particles go from the prior to p(z|x). Rounds of draws follow, from proposals
+            fitted to the particles, to modes that climbs find and to earlier draws (`drawing`)
     climb   instead, where p(z|x) is too narrow to anneal to: Gauss–Newton from many points, then a
             proposal from the modes found, and where that is poor the best Gaussian
-    look    for answers from particles: are there draws at the modes that a few climbs find?
-    swarm   what is not settled is annealed again with many particles in islands, and looked at
-            again: from the prior or, where that is far, from the modes that climbs found
+    anneal more   the same as `anneal`, with more particles and draws
+    swarm   the same with many particles in islands: from the prior or, where that is far, from the
+            modes that climbs found
+    look    for answers that nothing has searched: are there draws at modes that climbs find?
+
+The table `_STAGES` says which queries go through each. New draws, components and particles are
+added where earlier ones were not enough; what climbs found is used by all later stages.
 
 After each stage the answers are graded (`verdict`) by Pareto k, effective draws, the error of log
 p(x), and whether a search from the prior, or another stage, found mass that the answer lacks. The
@@ -19,6 +24,7 @@ best answer of each query is kept (`best_so_far`), so there is one, with a verdi
 runs out. `trace` says what each stage did.
 """
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -51,21 +57,37 @@ _NO_TIME = 1e-9  # seconds that anything is assumed to take at least
 _QUERIES = ("query", "queries")
 _MOST_OPERATIONS = 1e11  # multiply-adds of the smallest swarm, above which there is none
 _ALMOST_NO_TIME = 1e-3  # seconds
-_SHARES = {  # of all work that is done when a stage begins and ends, roughly
-    "bank": (0.0, 0.05),
-    "grid": (0.05, 0.3),
-    "anneal": (0.05, 0.5),
-    "climb": (0.5, 0.65),
-    "look": (0.65, 0.7),
-    "anneal more": (0.7, 0.8),
-    "look more": (0.8, 0.85),
-    "swarm": (0.85, 0.95),
-    "look again": (0.95, 1.0),
-    "fit": (0.05, 1.0),
-}
-_STAGES = tuple(_SHARES)
-
 Work = Callable[[Target, Tensor, Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A stage of the cascade.
+
+    Args:
+        name: Its name in the trace.
+        until: Share of all work that is done when it ends, roughly.
+        queries: Gives the queries that go through it, boolean (B,).
+        work: Gives what it does.
+    """
+
+    name: str
+    until: float
+    queries: Callable[["_Cascade"], Tensor]
+    work: Callable[[Stages], Work]
+
+
+_STAGES = (
+    _Stage("bank", 0.05, lambda run: ~run.is_settled, lambda stages: stages.bank),
+    _Stage("grid", 0.3, lambda run: run.has_cells & ~run.is_settled, lambda s: s.integrate),
+    _Stage("locate", 0.3, lambda run: run.has_cells & ~run.is_settled, lambda s: s.locate),
+    _Stage("fit", 0.35, lambda run: run.is_large & ~run.is_settled, lambda s: s.fit),
+    _Stage("anneal", 0.6, lambda run: run.is_near & ~run.is_settled, lambda s: s.anneal),
+    _Stage("climb", 0.7, lambda run: run.is_far & ~run.is_settled, lambda s: s.climbs.climb),
+    _Stage("anneal more", 0.8, lambda run: run.is_near & ~run.is_settled, lambda s: s.anneal_more),
+    _Stage("swarm", 0.95, lambda run: run.has_swarm & ~run.is_settled, lambda s: s.swarm),
+    _Stage("look", 1.0, lambda run: run.is_settled & ~run.is_searched, lambda s: s.climbs.look),
+)
 
 
 @dataclass(frozen=True)
@@ -150,9 +172,13 @@ class _Cascade:
         self._settings = settings
         self._clock, self._target = target.clock, covered(target, generator)
         self._report = report
-        self._stage = _STAGES[0]
+        self._shares = (
+            0.0,
+            _STAGES[0].until,
+        )  # of all work, when the present stage begins and ends
         self._part = (0.0, 1.0)  # share of a stage that is done, and of the next group
-        self._streams = dict(zip(_STAGES, spawn(generator, len(_STAGES)), strict=True))
+        names = [stage.name for stage in _STAGES]
+        self._streams = dict(zip(names, spawn(generator, len(names)), strict=True))
         self._states = {name: stream.get_state() for name, stream in self._streams.items()}
         (seed,) = spawn(generator, 1)
         self._seed = seed.initial_seed()
@@ -166,9 +192,7 @@ class _Cascade:
         answers = BestSoFar(
             self._target, self._settings.num_draws, self._seed, self._settings.purpose
         )
-        unlimited = self._settings.max_decodes is None
-        stages = Stages(answers, self._budget, self._clock, self._tell, unlimited=unlimited)
-        return answers, stages
+        return answers, Stages(answers, self._budget, self._clock, self._tell)
 
     def run(self) -> Findings:
         everything = torch.arange(self._target.num_queries, device=self._spent.device)
@@ -181,7 +205,7 @@ class _Cascade:
             interrupted = isinstance(cut, KeyboardInterrupt)
             if (self._answers.grade > 2).any():  # not even the bank has answered all queries
                 raise
-            self._answers.finished &= (self._answers.grade == 0) & ~self._to_look_at()
+            self._answers.finished &= self.is_settled & self.is_searched
         trace = tuple(self._trace.values())
         return replace(self._answers.findings(trace), interrupted=interrupted)
 
@@ -219,40 +243,52 @@ class _Cascade:
         self._clock.reserve(seconds)
 
     def _cascade(self) -> None:
-        stages, climbs, distance = self._stages, self._stages.climbs, self._answers.distance
-        if self._target.latent_dim <= GRID_DIM:
-            self._run("grid", self._open(), stages.integrate)
-            rows = self._open()
-            if (
-                len(rows) and not self._clock.is_over()
-            ):  # too narrow for cells, or outside their box
-                stages.locate(self._some(rows), rows)
-        if self._budget.low_rank:
-            self._run("fit", self._open(), stages.fit)
-            return
-        rows = self._open()
-        self._run("anneal", rows[distance[rows] <= FAR_FROM_PRIOR], stages.anneal)
-        self._run("climb", rows[distance[rows] > FAR_FROM_PRIOR], climbs.climb)
-        rows = self._open()
-        self._run("anneal more", rows[distance[rows] <= FAR_FROM_PRIOR], stages.anneal_more)
-        rows = self._open()
-        affordable = self._budget.swarm_operations(distance[rows]) < _MOST_OPERATIONS
-        self._run("swarm", rows[affordable], stages.swarm)
-        self._run("look", self._to_look_at().nonzero()[:, 0], climbs.look)
+        for before, stage in itertools.pairwise(_STAGES):
+            self._shares = before.until, stage.until
+            self._answers.compare()  # another stage may contradict an answer
+            rows = stage.queries(self).nonzero()[:, 0]
+            self._run(stage.name, rows, stage.work(self._stages))
 
-    def _open(self) -> Tensor:
-        """Indices of the queries that are not settled, or that another stage contradicts."""
-        self._answers.compare()
-        return (self._answers.grade > 0).nonzero()[:, 0]
+    @property
+    def is_settled(self) -> Tensor:
+        """Which queries have an answer that needs no more work, boolean (B,), as all below."""
+        return self._answers.grade == 0
+
+    @property
+    def is_searched(self) -> Tensor:
+        """Which answers come from a search for modes that they may lack."""
+        return self._answers.looked
+
+    @property
+    def has_cells(self) -> Tensor:
+        """Which queries a grid may integrate: all or none."""
+        return torch.full_like(self.is_settled, self._target.latent_dim <= GRID_DIM)
+
+    @property
+    def is_large(self) -> Tensor:
+        """Which queries can afford nothing but `fit`: all or none."""
+        return torch.full_like(self.is_settled, self._budget.low_rank)
+
+    @property
+    def is_near(self) -> Tensor:
+        """Which queries have a p(z|x) that a few particles reach from the prior."""
+        return ~self.is_large & (self._answers.distance <= FAR_FROM_PRIOR)
+
+    @property
+    def is_far(self) -> Tensor:
+        """Which queries have a p(z|x) that is too narrow for that."""
+        return ~self.is_large & (self._answers.distance > FAR_FROM_PRIOR)
+
+    @property
+    def has_swarm(self) -> Tensor:
+        """Which queries can afford a swarm."""
+        operations = self._budget.swarm_operations(self._answers.distance)
+        return ~self.is_large & (operations < _MOST_OPERATIONS)
 
     def _some(self, rows: Tensor) -> Target:
         """The target of some queries."""
         whole = len(rows) == self._target.num_queries
         return self._target if whole else self._target.select(rows)
-
-    def _to_look_at(self) -> Tensor:
-        """Which queries particles settled, which may have lost a mode, boolean (B,)."""
-        return (self._answers.grade == 0) & ~self._answers.looked
 
     def _run(self, name: str, rows: Tensor, work: Work, *, together: bool = False) -> None:
         """Run a stage on some queries, as far as the budget allows, and record what it took.
@@ -266,7 +302,7 @@ class _Cascade:
             work: Takes their target, rows and a generator; returns the decodes of each query.
             together: Whether they form one group even if time is limited.
         """
-        rows, self._stage = self._affordable(name, rows), name
+        rows = self._affordable(name, rows)
         one_group = together or not self._clock.is_limited
         size, num_rows = len(rows) if one_group else _FIRST_GROUP, len(rows)
         while len(rows):
@@ -294,7 +330,7 @@ class _Cascade:
 
     def _tell(self, share: float, what: str) -> None:
         """Report progress: the share of all work done or, if time is limited, of the time used."""
-        (first, last), (done, part) = _SHARES[self._stage], self._part
+        (first, last), (done, part) = self._shares, self._part
         share = first + (last - first) * (done + part * share)
         if self._clock.is_limited:
             share = self._clock.share

@@ -21,7 +21,7 @@ from crosscoding.methods.cascade.budget import (
     CLIMB_EVERY,
     CLIMB_STEPS,
     LEAST_CLIMBS,
-    NUM_ADAPT,
+    NUM_WEIGHED,
     SINGLE_CLIMB_STEPS,
     Budget,
 )
@@ -155,7 +155,7 @@ class ClimbStages:
         if seen.is_search:
             proposal = widened(seen.mixture(), target)
             missed, several = seen.lacking(proposal), len(seen.best)
-            decodes += self._weigh(target, rows, proposal, several, NUM_ADAPT, missed, for_modes)
+            decodes += self._weigh(target, rows, proposal, several, NUM_WEIGHED, missed, for_modes)
             decodes += self._at_one_mode(target, rows, modes, seen.once, for_mode)
             self._answers.looked[rows] = True  # these answers come from climbs
         poor = (self._answers.grade[rows] > 0).nonzero()[:, 0]
@@ -163,7 +163,7 @@ class ClimbStages:
             some, of_poor = target.select(poor), seen.select(poor)
             gaussian, extra = self._best_gaussian(some, rows[poor], of_poor, for_fit)
             missed = of_poor.lacking(gaussian)
-            num_weighed = NUM_ADAPT if seen.is_search else _NUM_FOR_SINGLE_CLIMB
+            num_weighed = NUM_WEIGHED if seen.is_search else _NUM_FOR_SINGLE_CLIMB
             extra += self._weigh(
                 some, rows[poor], gaussian, None, num_weighed, missed, for_gaussian
             )
@@ -235,7 +235,7 @@ class ClimbStages:
             rows[alone],
             gaussian,
             None,
-            NUM_ADAPT,
+            NUM_WEIGHED,
             lambda largest: missed[alone],
             generator,
         )

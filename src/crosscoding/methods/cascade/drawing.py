@@ -237,8 +237,9 @@ class Drawing:
     def is_searched(self) -> Tensor:
         """Whether climbs need not look for modes, boolean (B,).
 
-        There may be draws at all modes that they found. Or the bank would show one that particles lack, and weights are so even that there is no neck,
-        too narrow for the bank, of a p(z|x) that is wide elsewhere.
+        There may be draws at all modes that climbs found. Or the bank would show a mode that
+        particles lack, and weights are so even that there is no neck, too narrow for the bank, of a
+        p(z|x) that is wide elsewhere.
         """
         share = importance_ess(merged(self.pool.log_weights)) / self.pool.num
         plain = (self.num_telling >= _TELLING) & (share > _EVEN)

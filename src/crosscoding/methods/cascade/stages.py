@@ -18,11 +18,11 @@ from crosscoding.methods.cascade.bank_points import BestOfBank
 from crosscoding.methods.cascade.best_so_far import BestSoFar
 from crosscoding.methods.cascade.budget import (
     FAR_FROM_PRIOR,
+    FEW_PARTICLES,
+    FEW_ROUNDS,
     MORE_PARTICLES,
     MORE_ROUNDS,
     NUM_ISLANDS,
-    NUM_PARTICLES,
-    ROUNDS_OF_DRAWS,
     TOO_FAR_FROM_PRIOR,
     Budget,
     distance_from_prior,
@@ -63,17 +63,14 @@ class Stages:
         budget: How much each stage may do.
         clock: When to stop.
         report: Receives progress.
-        unlimited: Whether a query may have further draws if its error is too large.
     """
 
-    def __init__(
-        self, answers: BestSoFar, budget: Budget, clock: Clock, report: Report, *, unlimited: bool
-    ) -> None:
+    def __init__(self, answers: BestSoFar, budget: Budget, clock: Clock, report: Report) -> None:
         self.answers = answers
         self._budget = budget
         self._clock = clock
         self._report = report
-        self._weigh = Weighing(answers, clock, budget.most_times if unlimited else 1)
+        self._weigh = Weighing(answers, clock)
         self._best: HandedOn[BestOfBank] = HandedOn(answers.distance)
         self.climbs = ClimbStages(answers, budget, clock, report, self._weigh)
 
@@ -101,7 +98,7 @@ class Stages:
             as_draws = error[dense].square().reciprocal().clamp_max(float(len(points)))
             ess[dense] = torch.maximum(ess[dense], as_draws)
         else:
-            self._locate(rows, points, log_likelihood)
+            self.locate(target, rows, generator)
         self._clock.beat()
         unknown = torch.full_like(ess, math.nan)
         offer = Findings(
@@ -118,15 +115,12 @@ class Stages:
         self.answers.keep(rows, offer, searched=True, postpone=True)
         return torch.zeros_like(ess)
 
-    def locate(self, target: Target, rows: Tensor) -> None:
-        """Record how far p(z|x) is from the prior, which `bank` does not in few dimensions."""
-        self._locate(rows, *target.log_likelihood_of_bank())
-
-    def _locate(self, rows: Tensor, points: Tensor, log_likelihood: Tensor) -> None:
+    def locate(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Record how far p(z|x) is from the prior, and the best points of the bank."""
-        distance = distance_from_prior(log_likelihood, points.shape[-1])
-        self.answers.distance[rows] = distance
+        points, log_likelihood = target.log_likelihood_of_bank()
+        self.answers.distance[rows] = distance_from_prior(log_likelihood, target.latent_dim)
         self._best.put(rows, BestOfBank.of(points, log_likelihood))
+        return torch.zeros_like(self.answers.distance[rows])
 
     def integrate(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         tolerance = _GRID_TOLERANCE[target.latent_dim]
@@ -176,8 +170,8 @@ class Stages:
 
     def anneal(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Anneal a few particles, climb to modes, and draw in rounds from fits to both."""
-        few = Annealing(NUM_PARTICLES, 1, 1, 3, _ESS_SHARE)
-        return self._anneal(few, target, rows, target, None, ROUNDS_OF_DRAWS, generator)
+        few = Annealing(FEW_PARTICLES, 1, 1, 3, _ESS_SHARE)
+        return self._anneal(few, target, rows, target, None, FEW_ROUNDS, generator)
 
     def anneal_more(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """The same with more particles, and more draws."""
@@ -230,8 +224,8 @@ class Stages:
         comes from the prior and leads to all of them.
         """
         for_particles, for_climbs, for_rounds = spawn(generator, 3)
-        if len(new := (~self._best.has(rows)).nonzero()[:, 0]):
-            self.locate(target.select(new), rows[new])
+        if len(new := (~self._best.has(rows)).nonzero()[:, 0]):  # contradicted after `locate`
+            self.locate(target.select(new), rows[new], generator)
         swarm = annealing.run(path, generator=for_particles, stop=self._clock.is_over)
         decodes, there = swarm.decodes, self._arrived(rows, swarm)
         unseen = torch.zeros_like(decodes) if unseen is None else unseen
@@ -278,7 +272,7 @@ class Stages:
                     if self.climbs.modes.has(drawing.rows).all():
                         drawing = drawing.with_modes(self.climbs.modes.of(drawing.rows))
                 drawing = drawing.drawn(num, generator=Generator().manual_seed(seed))
-            except OutOfTime:
+            except (OutOfTime, KeyboardInterrupt):
                 self._offer(drawing)
                 raise
             decodes[place] += num

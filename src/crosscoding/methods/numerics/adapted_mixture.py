@@ -147,11 +147,6 @@ def _apart(draws: Tensor, prior_scale: float) -> Tensor:
     return torch.where(agreed, apart, draws)
 
 
-def defensive_share(target: Target) -> float:
-    """Share of the draws of a widened mixture that come from the prior, or from the reference."""
-    return _REFERENCE_SHARE if isinstance(target, Covered) else _PRIOR_SHARE
-
-
 def widened(fitted: Fitted, target: Target) -> Fitted:
     """A Gaussian or mixture, mixed with a wider copy and a distribution that bounds the weights.
 

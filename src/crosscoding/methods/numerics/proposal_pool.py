@@ -190,4 +190,5 @@ class ProposalPool:
 
 
 def prior_share(target: Target) -> float:
+    """Share of the draws that come from the prior or, for a bare density, from the reference."""
     return _PRIOR_SHARE if target.ends_with_prior else _REFERENCE_SHARE

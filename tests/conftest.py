@@ -8,6 +8,9 @@ import torch
 
 import crosscoding as cc
 
+# Modules whose assertions tests call: these too say what they compared.
+pytest.register_assert_rewrite("auto_answers", "same_answers", "surroundings")
+
 # The fits here are small: a second thread saves nothing, and waits long if cores are busy.
 torch.set_num_threads(1)
 

@@ -30,6 +30,11 @@ def seeded(n: int = 0) -> Generator:
     return Generator().manual_seed(n)
 
 
+def points(*shape: int) -> Tensor:
+    """Draws from a standard normal, in double precision, the same for the same shape."""
+    return torch.randn(*shape, generator=seeded(0), dtype=torch.double)
+
+
 # ---- linear-Gaussian VAE ---------------------------------------------------------------------
 
 

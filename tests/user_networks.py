@@ -1,5 +1,6 @@
 """Networks such as users write, in a module that saved models can name."""
 
+import torch
 from torch import Tensor, nn
 
 
@@ -15,6 +16,13 @@ class Residual(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         h = self.first(z).tanh()
         return self.last(h + self.skip(h).relu())
+
+
+class Shifted(Residual):
+    """Another decoder with the same weights."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return super().forward(z) + 1
 
 
 class Pair(nn.Module):
@@ -45,3 +53,18 @@ class Normed(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         return self.last(self.first(z).tanh())
+
+
+class Function(nn.Module):
+    """A linear layer after, or before, a function."""
+
+    def __init__(self, before=lambda z: z, after=lambda output: output) -> None:
+        super().__init__()
+        self.before, self.after = before, after
+        self.linear = nn.Linear(2, 5)
+        with torch.no_grad():
+            self.linear.weight.copy_(torch.linspace(-1, 1, 10).reshape(5, 2))
+            self.linear.bias.copy_(torch.linspace(0.5, -0.5, 5))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.after(self.linear(self.before(z)))

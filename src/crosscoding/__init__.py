@@ -13,6 +13,7 @@ from crosscoding import (
     zoo,
 )
 from crosscoding.calibration.scale import calibrate_scale
+from crosscoding.calibration.twins import calibrate
 from crosscoding.conditioning import condition, infer, query_log_prob
 from crosscoding.errors import BudgetError, ModelFormatError, NonFiniteError
 from crosscoding.evidence import Evidence
@@ -38,6 +39,7 @@ __all__ = [
     "Target",
     "VAETarget",
     "adapters",
+    "calibrate",
     "calibrate_scale",
     "condition",
     "crosscoders",

@@ -8,12 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command_line import run
 from PIL import Image
-from typer.testing import CliRunner
 
 import crosscoding as cc
 from crosscoding import methods as registry
-from crosscoding.cli.app import app
 from crosscoding.likelihoods import (
     Bernoulli,
     BetaBinomial,
@@ -26,12 +25,7 @@ from crosscoding.likelihoods import (
 )
 from crosscoding.methods import Importance
 
-runner = CliRunner()
 FLOATS = pd.DataFrame([[0.5, np.nan, 0.25], [np.nan, 0.5, 0.75]])
-
-
-def run(*words, **options):
-    return runner.invoke(app, [str(word) for word in words], **options)
 
 
 @pytest.fixture(autouse=True)

@@ -7,13 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from command_line import run
 
 import crosscoding as cc
-from crosscoding.cli.app import app
 from crosscoding.cli.decoder_files import load_decoder
-
-runner = CliRunner()
 
 NETWORKS = """
 import beside
@@ -37,10 +34,6 @@ class Plain:
 
 network = Decoder()
 """
-
-
-def run(*words, **options):
-    return runner.invoke(app, [str(word) for word in words], **options)
 
 
 @pytest.fixture

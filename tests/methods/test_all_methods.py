@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cheap_methods import CHEAP, LISTED, every_method
+from cheap_methods import CHEAP, LISTED, cheap_settings, every_method
 from problems import linear_gaussian_problem, seeded
 
 import crosscoding as cc
@@ -74,6 +74,13 @@ def test_the_registry_lists_every_method_and_crosscoder():
     exported = [getattr(cc.crosscoders, name) for name in cc.crosscoders.__all__]
     families = {c for c in exported if isinstance(c, type) and issubclass(c, Crosscoder)}
     assert crosscoders == families - {Crosscoder}
+
+
+@pytest.mark.parametrize("module", ["no_such_method", "budgets"])
+def test_a_method_whose_tests_set_no_cheap_settings_is_named(module):
+    method = type("Mine", (), {"__module__": f"crosscoding.methods.{module}"})
+    with pytest.raises(LookupError, match=rf"methods/test_{module}\.py to set CHEAP.* which Mine"):
+        cheap_settings(method)
 
 
 @every_method

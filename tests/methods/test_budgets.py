@@ -4,6 +4,7 @@ from importlib import import_module
 
 import pytest
 import torch
+from auto_answers import spent
 from problems import blocks, linear_gaussian_problem, mirrored_vae
 from torch import Tensor
 
@@ -27,11 +28,6 @@ def assert_usable(posterior: cc.Posterior) -> None:
         assert getattr(posterior, name).isfinite().all(), name
     assert posterior.draws.isfinite().all()
     assert not (posterior.trusted & (posterior.stats["finished"] == 0)).any()
-
-
-def spent(posterior: cc.Posterior) -> Tensor:
-    """Decodes of each query, all stages together."""
-    return torch.stack([stage.decodes for stage in posterior.trace]).sum(0)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +80,7 @@ def without(monkeypatch: pytest.MonkeyPatch, cut: set[str], rows: slice = slice(
     monkeypatch.setattr(Budget, "planned_decodes", expensive)
 
 
-OPTIONAL = [name for name in _STAGES if name not in ("bank", "grid", "fit")]
+OPTIONAL = [stage.name for stage in _STAGES if stage.name not in ("bank", "grid", "locate", "fit")]
 EVERY_OTHER = slice(0, None, 2)
 
 
@@ -92,7 +88,7 @@ EVERY_OTHER = slice(0, None, 2)
 @pytest.mark.parametrize("how", ["without it", "without it for some", "nothing else"])
 @pytest.mark.slow
 def test_no_stage_needs_another_to_have_run(stage, how, monkeypatch):
-    monkeypatch.setattr("crosscoding.methods.cascade.stages.NUM_WEIGHED", 500)
+    monkeypatch.setattr("crosscoding.methods.cascade.stages.FEW_ROUNDS", (200, 300))
     cut = set(OPTIONAL) - {stage} if how == "nothing else" else {stage}
     without(monkeypatch, cut, EVERY_OTHER if how == "without it for some" else slice(None))
     posterior = cc.infer(several(), Auto(max_decodes=10**9), seed=2)
@@ -103,7 +99,7 @@ def test_where_a_grid_is_not_affordable_the_rest_stays_within_the_budget():
     """The distance from the prior is known even then; it used to be taken for 0."""
     problem = linear_gaussian_problem(2, data_dim=5, scale=0.003, batch=3)
     posterior = cc.condition(problem.vae, problem.evidence, Auto(max_decodes=9700), seed=0)
-    assert [stage.name for stage in posterior.trace] == ["bank"]
+    assert [stage.name for stage in posterior.trace] == ["bank", "locate"]
     assert_usable(posterior)
 
 

@@ -16,6 +16,8 @@ from torch.nn import functional as F
 import crosscoding as cc
 from crosscoding.methods import Grid
 
+CHEAP = {"tolerance": 0.02}  # for the tests of every method
+
 TOLERANCE = 1e-3  # Grid's own default, in nats
 
 

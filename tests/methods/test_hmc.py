@@ -16,6 +16,9 @@ from torch import nn
 import crosscoding as cc
 from crosscoding.methods import HMC
 
+# For the tests of every method
+CHEAP = {"num_chains": 4, "num_warmup": 40, "num_draws": 20, "num_leapfrog": 5}
+
 QUICK = {"num_chains": 8, "num_warmup": 100, "num_draws": 100}
 
 

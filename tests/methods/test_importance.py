@@ -10,6 +10,8 @@ import crosscoding as cc
 from crosscoding.crosscoders import FCN, Gaussian
 from crosscoding.methods import HMC, Grid, Importance, Laplace, Variational
 
+CHEAP = {"rounds": 1, "num_adapt": 200, "num_draws": 200}  # for the tests of every method
+
 PROBLEM = linear_gaussian_problem(4, data_dim=10, scale=0.3, batch=6, dtype=torch.double)
 
 

@@ -19,6 +19,8 @@ from crosscoding.methods import Laplace, NaturalGradient
 from crosscoding.methods.laplace import spread_starts
 from crosscoding.methods.numerics.gauss_newton import Modes, climb, positive
 
+CHEAP = {"num_starts": 2, "num_fresh": 100}  # for the tests of every method
+
 
 @pytest.mark.parametrize("latent", [2, 8, 64])
 def test_linear_gaussian_answers_are_exact(latent):

@@ -7,6 +7,8 @@ from problems import linear_gaussian_problem, mirrored_problem, mixture_target, 
 import crosscoding as cc
 from crosscoding.methods import Laplace, NaturalGradient
 
+CHEAP = {"steps": 40, "num_fresh": 100}  # for the tests of every method
+
 
 @pytest.mark.parametrize("latent", [2, 8, 32])
 def test_linear_gaussian_answers_are_exact(latent):

@@ -12,6 +12,8 @@ import crosscoding as cc
 from crosscoding.methods import Rejection
 from crosscoding.methods.rejection import _Accepted
 
+CHEAP = {"num_draws": 60}  # for the tests of every method
+
 
 def log_supremum(problem):
     """log max_z p(x|z) of a linear-Gaussian problem: the residual of least squares."""

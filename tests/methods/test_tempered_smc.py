@@ -5,18 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from problems import (
-    blocks,
-    linear_gaussian_problem,
-    mirrored_vae,
-    mixture_target,
-    seeded,
-)
+from problems import blocks, linear_gaussian_problem, mirrored_vae, mixture_target, seeded
 
 import crosscoding as cc
 from crosscoding.errors import BudgetError
 from crosscoding.methods import TemperedSMC, tempered_smc
 from crosscoding.methods.numerics import annealing
+
+CHEAP = {"num_particles": 160, "num_moves": 1, "num_leapfrog": 2}  # for the tests of every method
 
 
 def test_linear_gaussian_log_evidence_is_within_its_errors():

@@ -16,6 +16,8 @@ import crosscoding as cc
 from crosscoding.crosscoders import FCN, Gaussian, InverseAutoregressive, Mixture, Planar, Spline
 from crosscoding.methods import Grid, Variational
 
+CHEAP = {"steps": 60, "num_draws": 8, "num_fresh": 100}  # for the tests of every method
+
 FAMILIES = {"gvi": Gaussian(), "nf": Planar(4), "fcn": FCN((16, 16))}
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())
 bounded_family = pytest.mark.parametrize("family", [Gaussian(), Planar(4)], ids=["gvi", "nf"])

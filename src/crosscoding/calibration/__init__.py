@@ -1,1 +1,1 @@
-"""Calibration of a Gaussian likelihood's scale to data."""
+"""Calibration: of a Gaussian likelihood's scale to data, and of answers by simulated twins."""

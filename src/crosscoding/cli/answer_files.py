@@ -35,6 +35,7 @@ _INTERVAL: dict[str, tuple[float, Literal["lower", "higher"]]] = {
     "low": (0.05, "lower"),
     "high": (0.95, "higher"),
 }
+PURPOSE = "interval"  # what the files are for, so what answers are sought and judged for
 
 # What `result.advice` suggests, in options of the command line.
 _OPTIONS = {
@@ -95,7 +96,8 @@ class Answers:
 
     def _queries(self) -> list[Summary]:
         """The figures of each query."""
-        posterior, verdicts = self.posterior, self.posterior.verdicts
+        posterior = self.posterior
+        verdicts = [verdict.on(PURPOSE) for verdict in posterior.verdicts]
         batch = posterior.batch_shape
         columns = {
             "num_observed": self.mask.flatten(len(batch)).sum(-1).reshape(-1).tolist(),
@@ -109,6 +111,7 @@ class Answers:
             "ess": _numbers(posterior.ess),
             "pareto_k": _numbers(posterior.pareto_k),
             "verdict": [verdict.label for verdict in verdicts],
+            "purposes": [verdict.purposes for verdict in verdicts],
             "reasons": [list(verdict.reasons) for verdict in verdicts],
             "advice": [verdict.advice_in(_OPTIONS) for verdict in verdicts],
         }
@@ -213,7 +216,7 @@ def _of_one(summary: Summary, query: Summary) -> dict[str, str]:
     return rows | {
         "effective sample size": formatted(query["ess"], 2),
         "seconds": formatted(summary["seconds"], 2),
-        "verdict": query["verdict"],
+        f"verdict on {PURPOSE}s": query["verdict"],
     }
 
 
@@ -223,7 +226,7 @@ def _of_many(summary: Summary, queries: list[Summary]) -> dict[str, str]:
         "method": summary["method"],
         "queries": str(len(queries)),
         "seconds": formatted(summary["seconds"], 2),
-        "verdicts": ", ".join(f"{num} {label}" for label, num in verdicts)
+        f"verdicts on {PURPOSE}s": ", ".join(f"{num} {label}" for label, num in verdicts)
         + " (reasons in summary.json)",
     }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from crosscoding import zoo
-from crosscoding.cli.answer_files import Answers
+from crosscoding.cli.answer_files import PURPOSE, Answers
 from crosscoding.cli.console import note, output_folder, print_json, use_one_thread
 from crosscoding.cli.data_doubts import doubts
 from crosscoding.cli.data_files import Data, read_data
@@ -19,7 +19,7 @@ from crosscoding.cli.table_style import TableStyle
 from crosscoding.conditioning import condition
 from crosscoding.errors import BudgetError
 from crosscoding.evidence import Evidence
-from crosscoding.methods import METHODS
+from crosscoding.methods import METHODS, Auto
 from crosscoding.methods import method as method_named
 from crosscoding.model.vae import VAE
 
@@ -51,7 +51,9 @@ def run(request: Request, *, as_json: bool) -> None:
             "expected exactly one of --image FILE, --digit NUMBER (0 to 39) and --data FILE"
         )
     vae = load_model(request.model, allow_code=request.allow_code, decoder=request.decoder)
-    method = None if request.method is None else method_named(request.method)
+    method = method_named(request.method or "auto")
+    if method == Auto():
+        method = Auto(purpose=PURPOSE)
     data = _data(request, vae)
     note(*data.notes)
     mask = _mask(request, vae, data.values)

@@ -3,7 +3,7 @@
 import torch
 
 from crosscoding.checks import check_data
-from crosscoding.cli.answer_files import Answers
+from crosscoding.cli.answer_files import PURPOSE, Answers
 from crosscoding.model.check_report import STATUSES
 
 _MANY = 0.5  # share of answers that must fail for the data to be suspected
@@ -16,7 +16,7 @@ def doubts(answers: Answers) -> list[dict[str, str]]:
     most answers are trusted; if less than half are unreliable, only the quick checks of
     units and counts are run.
     """
-    labels = [verdict.label for verdict in answers.posterior.verdicts]
+    labels = [verdict.on(PURPOSE).label for verdict in answers.posterior.verdicts]
     if labels.count("trusted") > (1 - _MANY) * len(labels):
         return []
     whole = torch.where(answers.mask, answers.values, answers.completions[0])

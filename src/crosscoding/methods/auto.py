@@ -3,18 +3,22 @@
     closed form  observed elements that are linear in z, under Gaussian noise: exact
     bank    every query at every stored point of the prior: where is p(z|x), and how narrow?
     grid    latent ≤ 3: integration, checked by draws
+    locate  latent ≤ 3: what `bank` does in more dimensions, where the grid has not answered
     fit     very many dimensions, or a large decoder: a Gaussian at one mode, narrow in as many
             directions as are affordable (`low_rank_fit`); no other stage follows
-    anneal  a few particles go from the prior to p(z|x) and find its modes. A proposal is adapted
-            from them, drawn from until log p(x) is known, and must have mass wherever they are
+    anneal  a few particles go from the prior to p(z|x). Rounds of draws follow, from proposals
+            fitted to the particles, to modes that climbs find and to earlier draws (`drawing`)
     climb   instead, where p(z|x) is too narrow to anneal to: Gauss–Newton from many points, then a
             proposal from the modes found, and where that is poor the best Gaussian
-    refine  where one Gaussian is a poor proposal: rounds of more draws, and two Gaussians
+    anneal more   the same as `anneal`, with more particles and draws
     bridge  32 dimensions or more: particles from the best Gaussian, moved in its coordinates; for
             an expensive decoder it comes first, and no other stage follows
-    look    for answers from particles: are there draws at the modes that a few climbs find?
-    swarm   what is not settled is annealed again with many particles in islands, and looked at
-            again: from the prior or, where that is far, from the modes that climbs found
+    swarm   as `anneal`, with many particles in islands: from the prior or, where that is far, from
+            the modes that climbs found
+    look    for answers that nothing has searched: are there draws at modes that climbs find?
+
+The table `_STAGES` says which queries go through each. New draws, components and particles are
+added where earlier ones were not enough; what climbs found is used by all later stages.
 
 After each stage the answers are graded (`verdict`) by Pareto k, effective draws, the error of log
 p(x), and whether a search from the prior, or another stage, found mass that the answer lacks. The
@@ -22,6 +26,7 @@ best answer of each query is kept (`best_so_far`), so there is one, with a verdi
 runs out. `trace` says what each stage did.
 """
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -40,7 +45,9 @@ from crosscoding.methods.numerics.covering_reference import covered
 from crosscoding.model.bank import MAX_POINTS
 from crosscoding.random import spawn
 from crosscoding.result.findings import Findings, Stage
+from crosscoding.result.purposes import check_purpose
 from crosscoding.result.verdict import MISSED
+from crosscoding.result.vouching import HasVouching
 from crosscoding.target.base import Target
 
 _BANK_POINTS = (64, 1024, MAX_POINTS)  # bank sizes tried in turn if time is limited
@@ -53,21 +60,40 @@ _NO_TIME = 1e-9  # seconds that anything is assumed to take at least
 _QUERIES = ("query", "queries")
 _MOST_OPERATIONS = 1e11  # multiply-adds of the smallest swarm, above which there is none
 _ALMOST_NO_TIME = 1e-3  # seconds
-_SHARES = {  # of all work that is done when a stage begins and ends, roughly
-    "bank": (0.0, 0.05),
-    "grid": (0.05, 0.3),
-    "anneal": (0.05, 0.3),
-    "climb": (0.3, 0.5),
-    "refine": (0.5, 0.65),
-    "look": (0.65, 0.75),
-    "bridge": (0.75, 0.85),
-    "swarm": (0.85, 0.95),
-    "look again": (0.95, 1.0),
-    "fit": (0.05, 1.0),
-}
-_STAGES = tuple(_SHARES)
-
 Work = Callable[[Target, Tensor, Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A stage of the cascade.
+
+    Args:
+        name: Its name in the trace.
+        until: Share of all work that is done when it ends, roughly.
+        queries: Gives the queries that go through it, boolean (B,).
+        work: Gives what it does.
+    """
+
+    name: str
+    until: float
+    queries: Callable[["_Cascade"], Tensor]
+    work: Callable[[Stages], Work]
+
+
+_STAGES = (
+    _Stage("bank", 0.05, lambda run: ~run.is_settled, lambda stages: stages.bank),
+    _Stage("grid", 0.3, lambda run: run.has_cells & ~run.is_settled, lambda s: s.integrate),
+    _Stage("locate", 0.3, lambda run: run.has_cells & ~run.is_settled, lambda s: s.locate),
+    _Stage("fit", 0.35, lambda run: run.is_large & ~run.is_settled, lambda s: s.fit),
+    _Stage("anneal", 0.6, lambda run: run.is_near & ~run.is_settled, lambda s: s.anneal),
+    _Stage("climb", 0.7, lambda run: run.is_far & ~run.is_settled, lambda s: s.climbs.climb),
+    _Stage("anneal more", 0.8, lambda run: run.is_near & ~run.is_settled, lambda s: s.anneal_more),
+    _Stage(
+        "bridge", 0.85, lambda run: run.has_bridge & ~run.is_settled, lambda s: s.bridges.bridge
+    ),
+    _Stage("swarm", 0.95, lambda run: run.has_swarm & ~run.is_settled, lambda s: s.swarm),
+    _Stage("look", 1.0, lambda run: run.is_settled & ~run.is_searched, lambda s: s.climbs.look),
+)
 
 
 @dataclass(frozen=True)
@@ -78,12 +104,17 @@ class Auto(Method):
         max_seconds: Wall-clock time after which nothing more is decoded; None: no limit. With a
             limit, the answer depends on the machine's speed.
         max_decodes: Most decoder evaluations per query; None: no limit.
-        num_draws: Draws stored for each query, ≥ 2.
+        num_draws: Draws stored for each query, ≥ 2; means and intervals rest on them.
+        purpose: "density", "mean" or "interval": queries stop when they are settled for that.
+        calibration: What `calibrate` returned for `Auto` on this model. Where nothing can search
+            for modes, means and intervals of queries like its twins may rest on it.
     """
 
     max_seconds: float | None = None
     max_decodes: int | None = None
     num_draws: int = 1000
+    purpose: str = "density"
+    calibration: HasVouching | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_seconds", "max_decodes"):
@@ -93,6 +124,12 @@ class Auto(Method):
             if limit is not None and not limit > 0:
                 raise ValueError(f"expected {name} > 0 or None, got {limit}")
         check_count("num_draws", self.num_draws, 2)
+        check_purpose(self.purpose, self.num_draws)
+        if self.calibration is not None and not isinstance(self.calibration, HasVouching):
+            raise TypeError(
+                "expected calibration to be what crosscoding.calibrate returns, got "
+                f"{type(self.calibration).__name__}"
+            )
 
     def of_block(self, left: int, seconds: float, *, interrupted: bool) -> "Auto":
         """The same with its share of the time left, or almost no time once interrupted."""
@@ -104,6 +141,12 @@ class Auto(Method):
 
     @torch.no_grad()
     def find(self, target: Target, *, generator: Generator, report: Report = silent) -> Findings:
+        found = self._found(target, generator, report)
+        if self.calibration is None:
+            return found
+        return self.calibration.vouching.for_answers(found, target, type(self).__name__)
+
+    def _found(self, target: Target, generator: Generator, report: Report) -> Findings:
         target = target.timed(target.clock.limited(self.max_seconds))
         solved = has_closed_form(target)
         if not solved.any():
@@ -135,9 +178,14 @@ class _Cascade:
         self._settings = settings
         self._clock, self._target = target.clock, covered(target, generator)
         self._report = report
-        self._stage = _STAGES[0]
+        self._shares = (
+            0.0,
+            _STAGES[0].until,
+        )  # of all work, when the present stage begins and ends
+        self._only_bridge = False  # whether `bridge` replaces all stages but the bank
         self._part = (0.0, 1.0)  # share of a stage that is done, and of the next group
-        self._streams = dict(zip(_STAGES, spawn(generator, len(_STAGES)), strict=True))
+        names = [stage.name for stage in _STAGES]
+        self._streams = dict(zip(names, spawn(generator, len(names)), strict=True))
         self._states = {name: stream.get_state() for name, stream in self._streams.items()}
         (seed,) = spawn(generator, 1)
         self._seed = seed.initial_seed()
@@ -148,10 +196,10 @@ class _Cascade:
 
     def _none_yet(self) -> tuple[BestSoFar, Stages]:
         """An empty `BestSoFar`, and the stages that will fill it."""
-        answers = BestSoFar(self._target, self._settings.num_draws, self._seed)
-        unlimited = self._settings.max_decodes is None
-        stages = Stages(answers, self._budget, self._clock, self._tell, unlimited=unlimited)
-        return answers, stages
+        answers = BestSoFar(
+            self._target, self._settings.num_draws, self._seed, self._settings.purpose
+        )
+        return answers, Stages(answers, self._budget, self._clock, self._tell)
 
     def run(self) -> Findings:
         everything = torch.arange(self._target.num_queries, device=self._spent.device)
@@ -164,7 +212,7 @@ class _Cascade:
             interrupted = isinstance(cut, KeyboardInterrupt)
             if (self._answers.grade > 2).any():  # not even the bank has answered all queries
                 raise
-            self._answers.finished &= (self._answers.grade == 0) & ~self._to_look_at()
+            self._answers.finished &= self.is_settled & self.is_searched
         trace = tuple(self._trace.values())
         return replace(self._answers.findings(trace), interrupted=interrupted)
 
@@ -202,48 +250,71 @@ class _Cascade:
         self._clock.reserve(seconds)
 
     def _cascade(self) -> None:
-        stages, climbs, distance = self._stages, self._stages.climbs, self._answers.distance
-        if self._target.latent_dim <= GRID_DIM:
-            self._run("grid", self._open(), stages.integrate)
-            rows = self._open()
-            if (
-                len(rows) and not self._clock.is_over()
-            ):  # too narrow for cells, or outside their box
-                stages.locate(self._some(rows), rows)
-        if self._budget.bridges_first and self._clock.left >= self._budget.bridge_seconds:
-            self._run("bridge", self._open(), stages.bridges.bridge)
-            return
-        if self._budget.low_rank:
-            self._run("fit", self._open(), stages.fit)
-            return
-        rows = self._open()
-        self._run("anneal", rows[distance[rows] <= FAR_FROM_PRIOR], stages.anneal)
-        self._run("climb", rows[distance[rows] > FAR_FROM_PRIOR], climbs.climb)
-        rows = self._open()
-        self._run("refine", rows[distance[rows] <= FAR_FROM_PRIOR], stages.refine)
-        self._run("look", self._to_look_at().nonzero()[:, 0], climbs.look)
-        if self._budget.bridges and self._clock.left >= self._budget.bridge_seconds:
-            self._run("bridge", self._open(), stages.bridges.bridge)
-        rows = self._open()
-        if self._budget.bridges:  # a swarm only adds to what climbs and particles disagree about
-            rows = rows[~(self._answers.missed[rows] <= MISSED)]
-        affordable = self._budget.swarm_operations(distance[rows]) < _MOST_OPERATIONS
-        self._run("swarm", rows[affordable], stages.swarm)
-        self._run("look again", self._to_look_at().nonzero()[:, 0], climbs.look)
+        self._only_bridge = self._budget.bridges_first and self._can_bridge
+        for before, stage in itertools.pairwise(_STAGES):
+            self._shares = before.until, stage.until
+            self._answers.compare()  # another stage may contradict an answer
+            rows = stage.queries(self).nonzero()[:, 0]
+            self._run(stage.name, rows, stage.work(self._stages))
 
-    def _open(self) -> Tensor:
-        """Indices of the queries that are not settled, or that another stage contradicts."""
-        self._answers.compare()
-        return (self._answers.grade > 0).nonzero()[:, 0]
+    @property
+    def is_settled(self) -> Tensor:
+        """Which queries have an answer that needs no more work, boolean (B,), as all below."""
+        return self._answers.grade == 0
+
+    @property
+    def is_searched(self) -> Tensor:
+        """Which answers come from a search for modes that they may lack."""
+        return self._answers.looked
+
+    @property
+    def has_cells(self) -> Tensor:
+        """Which queries a grid may integrate: all or none."""
+        return torch.full_like(self.is_settled, self._target.latent_dim <= GRID_DIM)
+
+    @property
+    def is_large(self) -> Tensor:
+        """Which queries can afford nothing but `fit`: all or none."""
+        return torch.full_like(self.is_settled, self._budget.low_rank and not self._only_bridge)
+
+    @property
+    def is_near(self) -> Tensor:
+        """Which queries have a p(z|x) that a few particles reach from the prior."""
+        return self._is_usual & (self._answers.distance <= FAR_FROM_PRIOR)
+
+    @property
+    def is_far(self) -> Tensor:
+        """Which queries have a p(z|x) that is too narrow for that."""
+        return self._is_usual & (self._answers.distance > FAR_FROM_PRIOR)
+
+    @property
+    def has_bridge(self) -> Tensor:
+        """Which queries particles can go to from a fitted Gaussian: all or none."""
+        return torch.full_like(self.is_settled, self._budget.bridges and self._can_bridge)
+
+    @property
+    def has_swarm(self) -> Tensor:
+        """Which queries can afford a swarm, and may gain from it."""
+        operations = self._budget.swarm_operations(self._answers.distance)
+        may_gain = ~self.has_bridge | ~(self._answers.missed <= MISSED)
+        return self._is_usual & (operations < _MOST_OPERATIONS) & may_gain
+
+    @property
+    def _is_usual(self) -> Tensor:
+        """Which queries go through the stages of ordinary decoders: all or none."""
+        return torch.full_like(self.is_settled, not (self._budget.low_rank or self._only_bridge))
+
+    @property
+    def _can_bridge(self) -> bool:
+        """Whether time and decodes suffice for `bridge`."""
+        planned = self._budget.planned_decodes("bridge", self._answers.distance[:1]).item()
+        most = self._settings.max_decodes
+        return self._clock.left >= self._budget.bridge_seconds and (most is None or planned <= most)
 
     def _some(self, rows: Tensor) -> Target:
         """The target of some queries."""
         whole = len(rows) == self._target.num_queries
         return self._target if whole else self._target.select(rows)
-
-    def _to_look_at(self) -> Tensor:
-        """Which queries particles settled, which may have lost a mode, boolean (B,)."""
-        return (self._answers.grade == 0) & ~self._answers.looked
 
     def _run(self, name: str, rows: Tensor, work: Work, *, together: bool = False) -> None:
         """Run a stage on some queries, as far as the budget allows, and record what it took.
@@ -257,7 +328,7 @@ class _Cascade:
             work: Takes their target, rows and a generator; returns the decodes of each query.
             together: Whether they form one group even if time is limited.
         """
-        rows, self._stage = self._affordable(name, rows), name
+        rows = self._affordable(name, rows)
         one_group = together or not self._clock.is_limited
         size, num_rows = len(rows) if one_group else _FIRST_GROUP, len(rows)
         while len(rows):
@@ -285,7 +356,7 @@ class _Cascade:
 
     def _tell(self, share: float, what: str) -> None:
         """Report progress: the share of all work done or, if time is limited, of the time used."""
-        (first, last), (done, part) = _SHARES[self._stage], self._part
+        (first, last), (done, part) = self._shares, self._part
         share = first + (last - first) * (done + part * share)
         if self._clock.is_limited:
             share = self._clock.share

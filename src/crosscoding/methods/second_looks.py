@@ -21,6 +21,7 @@ from crosscoding.methods.numerics.covering_reference import covered
 from crosscoding.methods.numerics.missing_mass import share_lacking
 from crosscoding.methods.numerics.resampling import systematic, taken
 from crosscoding.result.findings import Findings
+from crosscoding.result.purposes import PURPOSES
 from crosscoding.result.verdict import LOST, MISSED, SEARCHED_DIM
 from crosscoding.target.base import REACH, Target
 
@@ -39,7 +40,8 @@ def with_losses(target: Target, findings: Findings, clock: Clock) -> Findings:
     """
     rows = target.may_be_lost().nonzero()[:, 0]
     share, element = torch.zeros_like(findings.ess), torch.zeros_like(findings.ess)
-    trusted = bool((findings.figures.grades[rows] == 0).any())
+    best = torch.stack([findings.figures.grades_for(purpose) for purpose in PURPOSES]).amin(0)
+    trusted = bool((best[rows] == 0).any())
     fewest = _FEWEST_TRUSTED if trusted else _FEWEST_LOOKED
     num = int(min(max(_LOSS_OPERATIONS / target.operations, fewest), _MOST_LOOKED))
     weights = findings.normalised_log_weights()[:, rows]

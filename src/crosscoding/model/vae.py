@@ -236,12 +236,17 @@ class VAE(Savable):
         """
         if num < 0:
             raise ValueError(f"expected a number of draws >= 0, got {num}")
-        z, params, draws = self._drawn(num, generator_from(seed))
+        return self.simulate(num, generator=generator_from(seed))[1]
+
+    @isolated
+    def simulate(self, num: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draws of z, (num, latent), and of data, (num, *data); raises what `sample_prior` does."""
+        z, params, draws = self._drawn(num, generator)
         wrong = ~(self._flat_likelihood.valid(params) & draws.isfinite())
         if wrong.any():
             words = nothing_to_predict(self._flat_likelihood, self.element_name, z, params, wrong)
             raise NonFiniteError(words)
-        return draws.reshape(num, *self.data_shape)
+        return z, draws.reshape(num, *self.data_shape)
 
     @torch.no_grad()
     def _drawn(self, num: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

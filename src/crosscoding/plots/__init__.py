@@ -1,5 +1,6 @@
 """Draws completions with marked evidence, densities with draws, statistics and diagrams."""
 
+from crosscoding.plots.calibration import calibration_figure
 from crosscoding.plots.densities import contour_panels, density_panels, on_grid, window
 from crosscoding.plots.diagrams import framework, graphical_model
 from crosscoding.plots.pictures import (
@@ -19,6 +20,7 @@ from crosscoding.plots.style import colour_of, logarithmic, new_figure, save, ti
 __all__ = [
     "Picture",
     "boxes",
+    "calibration_figure",
     "colour",
     "colour_of",
     "contour_panels",

@@ -24,6 +24,9 @@ _PUBLIC_NAMES = {
     "lost": "lost",
     "lost_element": "lost_element",
     "r_hat": "r_hat",
+    "twins": "twins",
+    "twins_p": "twins_p",
+    "twins_coverage": "twins_coverage",
 }
 _BOOLEAN = ("finished", "collapsed", "unsearchable")
 
@@ -74,6 +77,9 @@ class Findings:
             element, shape (B,); None: nothing has looked.
         lost_element: The element lost at most of them, as an index into the flattened datum, shape
             (B,).
+        twins: Number of simulated twins of queries like this one that vouch for means and
+            intervals, shape (B,); NaN where none do, None where none do for any query.
+        twins_p, twins_coverage: Their figures, as in `verdict.Figures`.
         stats: Further figures of the method by name, only shown, each of shape (B,).
         trace: What its stages did, in order.
         interrupted: Whether the user stopped the method, which then returned what it had.
@@ -99,6 +105,9 @@ class Findings:
     unsearchable: Tensor | None = None
     lost: Tensor | None = None
     lost_element: Tensor | None = None
+    twins: Tensor | None = None
+    twins_p: Tensor | None = None
+    twins_coverage: Tensor | None = None
     stats: dict[str, Tensor] = field(default_factory=dict)
     trace: tuple[Stage, ...] = ()
     interrupted: bool = False
@@ -122,6 +131,10 @@ class Findings:
             unsearchable=self.unsearchable,
             short=self._short,
             excess=self._excess,
+            resampled=self._resampled,
+            twins=self.twins,
+            twins_p=self.twins_p,
+            twins_coverage=self.twins_coverage,
         )
 
     @property
@@ -129,6 +142,14 @@ class Findings:
         """`stats` and the known figures of the verdict, by their public names."""
         figures = {public: getattr(self, name) for name, public in _PUBLIC_NAMES.items()}
         return self.stats | {name: f.to(self.ess) for name, f in figures.items() if f is not None}
+
+    @property
+    def _resampled(self) -> Tensor | None:
+        """The number of stored draws, (B,), where they are drawn from others; NaN elsewhere."""
+        if self.log_weights is not None:
+            return None
+        num = torch.full_like(self.ess, len(self.draws))
+        return num if self.num_weighed is not None else num.where(self.ess == math.inf, math.nan)
 
     @property
     def _rounding(self) -> Tensor:

@@ -16,8 +16,9 @@ from crosscoding.random import generator_from
 from crosscoding.result.arviz import to_arviz
 from crosscoding.result.files import SavedPosterior
 from crosscoding.result.findings import Findings, Stage
+from crosscoding.result.latent_share import LatentShares
 from crosscoding.result.predictions import Predictions
-from crosscoding.result.verdict import Verdict
+from crosscoding.result.verdict import Verdicts
 from crosscoding.target.base import Target
 from crosscoding.target.vae_target import VAETarget
 
@@ -49,6 +50,7 @@ class Posterior:
         self._findings = findings
         self._generator = generator
         self._flat_target = None if target is None else target.flatten()
+        self._shares: LatentShares | None = None  # kept, as what is measured is kept there
         self.target = target
         self.device = findings.draws.device
         self.batch_shape = batch_shape
@@ -115,15 +117,23 @@ class Posterior:
         return {name: self._unflatten(value) for name, value in self._findings.all_stats.items()}
 
     @property
-    def verdicts(self) -> list[Verdict]:
-        """What each answer is worth and why, for the flattened batch."""
-        of_density = self.target is not None and not isinstance(self.target, VAETarget)
-        density_dim = self._findings.draws.shape[-1] if of_density else None
-        return self._findings.figures.verdicts(self.method, density_dim)
+    def verdicts(self) -> Verdicts:
+        """What each answer is worth and why, for the flattened batch.
+
+        `verdicts[i].label` is about p(z|x), log p(x) and the shares of modes;
+        `verdicts[i].purposes` says whether means or intervals may be trusted although that is not.
+        """
+        figures, target, density_dim = self._findings.figures, self._flat_target, None
+        if isinstance(target, VAETarget):
+            if self._shares is None:
+                self._shares = LatentShares(target, self._findings, figures.depends_on_share)
+        elif target is not None:
+            density_dim = self._findings.draws.shape[-1]
+        return Verdicts(figures, self.method, density_dim, self._shares)
 
     @property
     def trusted(self) -> Tensor:
-        """Whether the verdict is "trusted", boolean, shape (*batch,)."""
+        """Whether the label of the verdict is "trusted", boolean, shape (*batch,)."""
         return self._unflatten(self._findings.figures.grades == 0)
 
     @property

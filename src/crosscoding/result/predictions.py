@@ -74,6 +74,15 @@ class Predictions:
         spread = spread.reshape(*self._batch_shape, *self._vae.data_shape)
         return torch.where(self._evidence.mask, 0.0, spread)
 
+    def variances(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Var(E[t|z]) and E[Var(t|z)] over draws z (S, B, latent), both (B, E), in double."""
+        means, within = [], z.new_zeros((), dtype=torch.double)
+        for _, params in self._decoded(z):
+            params = params.double()
+            means.append(self._vae.flat_likelihood.mean(params))
+            within = within + self._vae.flat_likelihood.variance(params).sum(0)
+        return torch.cat(means).var(0), within / len(z)
+
     def log_prob(self, truth: Tensor | np.ndarray) -> Tensor:
         """log p(y|x) as an average over the stored draws, 0 where all is observed, (*batch,)."""
         log_prob = self._log_terms(truth).logsumexp(0).reshape(self._batch_shape)

@@ -1,25 +1,32 @@
-"""The verdict on an answer: a label, the reasons for it, and advice, from the answer's figures.
+"""What the figures of answers are worth: grades and reasons for each purpose.
 
 "trusted": log p(x) and the shares of the modes are right to a few hundredths, as far as the checks
 can tell. "approximate": usable, but some check is missing or missed its mark. "unreliable": the
 figures contradict the answer. No answer is trusted without an error of log p(x) and a search for
 what it may lack. Pareto k is checked where there are weights, R-hat where there are chains.
 
-Each check is a `_Check`: a grade for every answer, a reason in words, and advice.
+That is the grade for the purpose "density". For means and intervals, `purposes` says how many
+effective draws are enough, whatever the error of log p(x); all other checks are the same.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from crosscoding.diagnostics import pareto_k_limit
 from crosscoding.errors import counted
-from crosscoding.result.advice import IN_PYTHON, last_resort
+from crosscoding.result.check import LABELS, Check, against, fault, grade
+from crosscoding.result.lazy_verdicts import Verdict, Verdicts
+from crosscoding.result.purposes import (
+    check_of_coverage,
+    check_of_means,
+    draws_for_averages,
+    most_share,
+)
 
-LABELS = ("trusted", "approximate", "unreliable")
+__all__ = ["LABELS", "LOST", "MISSED", "SEARCHED_DIM", "Figures", "Verdict", "Verdicts", "k_limits"]
 
 _ERROR, _ROUGH_ERROR = 0.04, 0.5  # nats: 98.8 % of errors are then below 0.1; p(x) to a factor 1.6
 _ESS, _ROUGH_ESS = 600.0, 50.0  # the error of log p(x) is about 1/√ESS: 0.04 and 0.14 nats
@@ -29,48 +36,6 @@ SEARCHED_DIM = 3  # up to which no mode of a bare density was lost unnoticed (do
 LOST, _ROUGH_LOST = 0.01, 0.5  # share of the draws: half of `MISSED`, and most of them
 _SHORT, _ROUGH_SHORT = 0.1, 3.0  # nats of KL(q || p): for normal log-weights, ESS / N = e^(−2 KL)
 _EXCESS = 0.1  # nats: twice the rounding error that `likelihoods.rounding` lets pass
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The verdict on one query's answer.
-
-    Attributes:
-        label: "trusted", "approximate" or "unreliable".
-        reasons: Why, in words and figures, starting with what speaks against the answer.
-        advice: What to do next, in one sentence; "" if the answer is trusted.
-        template: The advice with names in braces for what it suggests, as in `result.advice`.
-    """
-
-    label: str
-    reasons: tuple[str, ...]
-    advice: str = ""
-    template: str = field(default="", repr=False)
-
-    def advice_in(self, words: Mapping[str, str]) -> str:
-        """The advice in other words, given words for each name in `advice.IN_PYTHON`."""
-        return self.template.format_map(words)
-
-
-@dataclass(frozen=True, eq=False)
-class _Check:
-    """One check of B answers.
-
-    Args:
-        grades: Index into `LABELS` of each answer, shape (B,).
-        reason: Gives the reason for an answer, by its index; "" if there is nothing to say.
-        advice: What to do if the check speaks against an answer, as in `result.advice`.
-        priority: Among equally bad checks, the one with the highest priority gives the advice.
-        advice_on_auto: Advice on an answer of `methods.Auto`; "": the same as `advice`.
-        wants_effort: Whether only another method or more computation helps.
-    """
-
-    grades: Tensor
-    reason: Callable[[int], str]
-    advice: str
-    priority: int
-    advice_on_auto: str = ""
-    wants_effort: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +63,14 @@ class Figures:
             (B,); NaN or None where the draws come from no fit.
         excess: By how many nats the C-ELBO is above log p(x) beyond both errors, shape (B,); or
             None.
+        resampled: Number of stored draws where these are resampled from the draws that `ess` is
+            about, shape (B,); NaN or None elsewhere.
+        latent_share: Largest share of a missing element's predictive variance that comes from z,
+            shape (B,); None: 1, as it may be.
+        twins: Number of simulated twins that vouch for means and intervals, shape (B,); NaN or
+            None where none do.
+        twins_p: p-value of the uniformity of their ranks, shape (B,).
+        twins_coverage: Coverage of their 90 % intervals, shape (B,).
     """
 
     log_evidence_error: Tensor
@@ -113,40 +86,59 @@ class Figures:
     unsearchable: Tensor | None = None
     short: Tensor | None = None
     excess: Tensor | None = None
+    resampled: Tensor | None = None
+    latent_share: Tensor | None = None
+    twins: Tensor | None = None
+    twins_p: Tensor | None = None
+    twins_coverage: Tensor | None = None
 
     @property
     def grades(self) -> Tensor:
-        """Index into `LABELS` of each answer, by its worst check, shape (B,)."""
-        return torch.stack([check.grades for check in self._checks()]).amax(0)
+        """`grades_for` "density", the purpose that asks for most, shape (B,)."""
+        return self.grades_for("density")
 
-    def verdicts(self, method: str = "", density_dim: int | None = None) -> list[Verdict]:
+    def grades_for(self, purpose: str) -> Tensor:
+        """Index into `LABELS` of each answer, by its worst check for a purpose, shape (B,)."""
+        return torch.stack([check.grades for check in self.checks(purpose)]).amax(0)
+
+    @property
+    def depends_on_share(self) -> Tensor:
+        """For which answers a smaller `latent_share` improves the grade of means, boolean (B,)."""
+        best = replace(self, latent_share=torch.zeros_like(self.ess))
+        return best.grades_for("mean") < self.grades_for("mean")
+
+    @property
+    def most_share(self) -> Tensor:
+        """The largest `latent_share` with which means may be trusted, (B,)."""
+        return most_share(self._draws)
+
+    def select(self, index: Tensor) -> "Figures":
+        """The figures of some answers."""
+        known = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(self, **{name: value[index] for name, value in known.items()})
+
+    def verdicts(self, method: str = "", density_dim: int | None = None) -> Verdicts:
         """A verdict for each answer.
 
         Args:
             method: Name of the method that answered; advice depends on it.
             density_dim: Size of z if the target is a bare density; None if it is a VAE.
         """
-        checks = self._checks()
-        graded = [check.grades.tolist() for check in checks]
-        verdicts = []
-        for query in range(len(self.ess)):
-            order = sorted(range(len(checks)), key=lambda i: -graded[i][query])
-            reasons = tuple(filter(None, (checks[i].reason(query) for i in order)))
-            worst = max(grades[query] for grades in graded)
-            template = _advice(checks, graded, query, method, density_dim)
-            advice = template.format_map(IN_PYTHON)
-            verdicts.append(Verdict(LABELS[worst], reasons, advice, template))
-        return verdicts
+        return Verdicts(self, method, density_dim)
 
-    def _checks(self) -> list[_Check]:
-        """All checks; where grades are equal, reasons are given in this order."""
+    def checks(self, purpose: str) -> list[Check]:
+        """All checks for a purpose; where grades are equal, reasons are given in this order."""
+        own = {
+            "mean": lambda: [check_of_means(self._draws, self._or(self.latent_share, 1.0))],
+            "interval": lambda: [check_of_coverage(self._draws)],
+            "density": lambda: [self._of_log_evidence(), self._of_ess()],
+        }
         return [
             self._of_end(),
-            self._of_log_evidence(),
-            self._of_ess(),
+            *own[purpose](),
             self._of_weights(),
             self._of_chains(),
-            self._of_search(),
+            self._of_search(vouched=purpose != "density"),
             self._of_dimension(),
             self._of_losses(),
             self._of_collapse(),
@@ -154,8 +146,13 @@ class Figures:
             self._of_bound(),
         ]
 
-    def _of_end(self) -> _Check:
-        return _fault(
+    @property
+    def _draws(self) -> Tensor:
+        resampled = self._or(self.resampled, math.nan)
+        return draws_for_averages(self.ess, self.log_evidence_error, resampled)
+
+    def _of_end(self) -> Check:
+        return fault(
             torch.where(self.finished, 0, 1),
             lambda q: "it was stopped before it was finished",
             "raise max_seconds or max_decodes if one is set; otherwise look at vae.check(data) or, "
@@ -163,16 +160,16 @@ class Figures:
             priority=9,
         )
 
-    def _of_log_evidence(self) -> _Check:
+    def _of_log_evidence(self) -> Check:
         # Without an estimate of log p(x), nothing vouches for the shares of the modes.
-        error, values = self.log_evidence_error, self.log_evidence_error.tolist()
-        return _Check(
-            torch.where(error.isnan(), 1, _grade(error, _ERROR, _ROUGH_ERROR)),
+        error = self.log_evidence_error
+        return Check(
+            torch.where(error.isnan(), 1, grade(error, _ERROR, _ROUGH_ERROR)),
             lambda q: (
                 "log p(x) is not estimated"
-                if math.isnan(values[q])
-                else f"log p(x) has a standard error of {values[q]:.2g} nats"
-                + _against(values[q], _ERROR)
+                if error[q].isnan()
+                else f"log p(x) has a standard error of {error[q]:.2g} nats"
+                + against(error[q].item(), _ERROR)
             ),
             "use {auto}, which continues until log p(x) is known well enough",
             priority=2,
@@ -180,16 +177,16 @@ class Figures:
             wants_effort=True,
         )
 
-    def _of_ess(self) -> _Check:
-        ess = self.ess.tolist()
-        return _Check(
-            _grade(-self.ess, -_ESS, -_ROUGH_ESS),
+    def _of_ess(self) -> Check:
+        ess = self.ess
+        return Check(
+            grade(-self.ess, -_ESS, -_ROUGH_ESS),
             lambda q: (
                 "it is computed, not sampled"
                 if ess[q] == math.inf
                 else "the number of effective draws is unknown"
-                if math.isnan(ess[q])
-                else counted(round(ess[q]), "effective draw")
+                if ess[q].isnan()
+                else counted(round(ess[q].item()), "effective draw")
                 + ("" if ess[q] >= _ESS else f", fewer than {_ESS:.0f}")
             ),
             "raise the method's number of draws, or use {auto}",
@@ -198,19 +195,19 @@ class Figures:
             wants_effort=True,
         )
 
-    def _of_weights(self) -> _Check:
+    def _of_weights(self) -> Check:
         k_limit = k_limits(self.num_draws)
         # Equal weights have no tail to fit Pareto k to.
         even = self.ess.isfinite() & (self.ess >= 0.95 * self.num_draws) & ~self.pareto_k.isnan()
-        k, limits = self.pareto_k.tolist(), k_limit.tolist()
-        silent = (even | self.pareto_k.isnan()).tolist()
-        grades = _grade(self.pareto_k, k_limit, k_limit)
-        return _Check(
-            torch.where(even | self.pareto_k.isnan(), 0, grades),
+        k, silent = self.pareto_k, even | self.pareto_k.isnan()
+        grades = grade(self.pareto_k, k_limit, k_limit)
+        return Check(
+            torch.where(silent, 0, grades),
             lambda q: (
                 ""
                 if silent[q]
-                else f"the weights have a Pareto k of {k[q]:.2f}" + _against(k[q], limits[q])
+                else f"the weights have a Pareto k of {k[q]:.2f}"
+                + against(k[q].item(), k_limit[q].item())
             ),
             "use {auto} or {smc}, which does not rely on such weights",
             priority=3,
@@ -218,39 +215,54 @@ class Figures:
             wants_effort=True,
         )
 
-    def _of_chains(self) -> _Check:
-        r_hat = self.r_hat.tolist()
-        return _Check(
-            torch.where(self.r_hat.isnan(), 0, _grade(self.r_hat, _R_HAT, _ROUGH_R_HAT)),
+    def _of_chains(self) -> Check:
+        r_hat = self.r_hat
+        return Check(
+            torch.where(r_hat.isnan(), 0, grade(r_hat, _R_HAT, _ROUGH_R_HAT)),
             lambda q: (
                 ""
-                if math.isnan(r_hat[q])
-                else f"the chains have an R-hat of {r_hat[q]:.3f}" + _against(r_hat[q], _R_HAT)
+                if r_hat[q].isnan()
+                else f"the chains have an R-hat of {r_hat[q]:.3f}"
+                + against(r_hat[q].item(), _R_HAT)
             ),
             "run longer chains (num_warmup, num_draws), or use {auto}",
             priority=4,
         )
 
-    def _of_search(self) -> _Check:
-        missed = self.missed.tolist()
-        exact = ((self.ess == math.inf) & (self.missed == 0)).tolist()
-        return _Check(
-            torch.where(self.missed.isnan(), 1, _grade(self.missed, MISSED, _ROUGH_MISSED)),
-            lambda q: (
-                ""
-                if exact[q]
-                else "nothing has searched for modes that it may lack"
-                if math.isnan(missed[q])
-                else f"a search from the prior leaves {missed[q]:.1%} of p(z|x) unaccounted for"
-            ),
+    def _of_search(self, *, vouched: bool) -> Check:
+        """The search for modes, for which twins stand in where nothing searched, if vouched."""
+        missed, exact = self.missed, (self.ess == math.inf) & (self.missed == 0)
+        twins = self._or(self.twins if vouched else None, math.nan)
+
+        def reason(q: int) -> str:
+            if exact[q]:
+                return ""
+            if not missed[q].isnan():
+                return f"a search from the prior leaves {missed[q]:.1%} of p(z|x) unaccounted for"
+            return "nothing has searched for modes that it may lack" + self._of_twins(twins, q)
+
+        unknown = torch.where(twins.isnan(), 1, 0)
+        return Check(
+            torch.where(missed.isnan(), unknown, grade(missed, MISSED, _ROUGH_MISSED)),
+            reason,
             "use {auto}, which searches for what an answer lacks",
             priority=6,
             advice_on_auto="ask again with {seed}, and compare the answers",
             wants_effort=True,
         )
 
-    def _of_dimension(self) -> _Check:
-        return _fault(
+    def _of_twins(self, twins: Tensor, query: int) -> str:
+        """The figures of the twins that vouch for an answer; "" if none do."""
+        if twins[query].isnan() or self.twins_p is None or self.twins_coverage is None:
+            return ""
+        p, coverage = self.twins_p[query], self.twins_coverage[query]
+        return (
+            f"; twins: the ranks of {int(twins[query])} simulated twins are uniform (p = {p:.2g}), "
+            f"and their 90 % intervals cover {coverage:.1%}"
+        )
+
+    def _of_dimension(self) -> Check:
+        return fault(
             torch.where(self._or(self.unsearchable, 0.0) > 0, 1, 0),
             lambda q: (
                 f"it is of a bare density in more than {SEARCHED_DIM} dimensions, where no search "
@@ -261,10 +273,10 @@ class Figures:
             priority=0,
         )
 
-    def _of_losses(self) -> _Check:
+    def _of_losses(self) -> Check:
         lost, element = self._or(self.lost, 0.0), self._or(self.lost_element, -1.0)
-        return _fault(
-            _grade(lost, LOST, _ROUGH_LOST),
+        return fault(
+            grade(lost, LOST, _ROUGH_LOST),
             lambda q: (
                 f"observed element {int(element[q])} (of the flattened datum, counted from 0) "
                 "is where the decoder's output is clamped or has lost its precision, at "
@@ -275,8 +287,8 @@ class Figures:
             priority=10,
         )
 
-    def _of_collapse(self) -> _Check:
-        return _fault(
+    def _of_collapse(self) -> Check:
+        return fault(
             torch.where(self._or(self.collapsed, 0.0) > 0, 2, 0),
             lambda q: "a few draws have almost all the importance weight, so draws come without it",
             "use {auto}, which adapts its proposal",
@@ -284,10 +296,10 @@ class Figures:
             advice_on_auto="treat it as the best fit found, and compare it with {hmc}",
         )
 
-    def _of_fit(self) -> _Check:
+    def _of_fit(self) -> Check:
         short = self._or(self.short, math.nan)
-        return _fault(
-            torch.where(short.isnan(), 0, _grade(short, _SHORT, _ROUGH_SHORT)),
+        return fault(
+            torch.where(short.isnan(), 0, grade(short, _SHORT, _ROUGH_SHORT)),
             lambda q: (
                 f"the C-ELBO of the fit is {short[q]:.3g} nats below log p(x), so some of its "
                 "draws are where p(z|x) is low"
@@ -297,9 +309,9 @@ class Figures:
             advice_on_auto="treat it as the best fit found, and compare it with {hmc}",
         )
 
-    def _of_bound(self) -> _Check:
+    def _of_bound(self) -> Check:
         excess = self._or(self.excess, math.nan)
-        return _fault(
+        return fault(
             torch.where(excess > _EXCESS, 2, 0),
             lambda q: f"the C-ELBO, a lower bound, is {excess[q]:.3g} nats above log p(x)",
             "raise the method's number of draws, or use {auto}",
@@ -312,45 +324,7 @@ class Figures:
         return torch.full_like(self.ess, value) if figure is None else figure
 
 
-def _fault(
-    grades: Tensor,
-    words: Callable[[int], str],
-    advice: str,
-    priority: int,
-    advice_on_auto: str = "",
-) -> _Check:
-    """A check that gives a reason only where it speaks against an answer."""
-    found = grades.tolist()
-    return _Check(grades, lambda q: words(q) if found[q] else "", advice, priority, advice_on_auto)
-
-
-def _advice(
-    checks: list[_Check],
-    graded: list[list[int]],
-    query: int,
-    method: str,
-    density_dim: int | None,
-) -> str:
-    """The advice of an answer's worst check."""
-    worst = max(range(len(checks)), key=lambda i: (graded[i][query], checks[i].priority))
-    if not graded[worst][query]:
-        return ""
-    check = checks[worst]
-    if check.wants_effort and (advice := last_resort(method, density_dim)):
-        return advice
-    return (method == "Auto" and check.advice_on_auto) or check.advice
-
-
 def k_limits(num_draws: Tensor) -> Tensor:
     """`pareto_k_limit` for each number of draws, of which at least two are assumed."""
     limits = [pareto_k_limit(max(int(num), 2)) for num in num_draws.unique().tolist()]
     return num_draws.new_tensor(limits)[num_draws.unique(return_inverse=True)[1]]
-
-
-def _grade(value: Tensor, good: float | Tensor, rough: float | Tensor) -> Tensor:
-    """0 up to good, 1 up to rough, 2 above that and for NaN."""
-    return 2 - (value <= good).int() - (value <= rough).int()
-
-
-def _against(value: float, limit: float) -> str:
-    return "" if value <= limit else f", above {limit:.3g}"

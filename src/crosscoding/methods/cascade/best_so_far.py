@@ -22,14 +22,16 @@ class BestSoFar:
 
     Attributes:
         num_draws: Draws stored for each answer.
+        purpose: What the answers are graded for, one of `purposes.PURPOSES`.
         grade: Index into `verdict.LABELS` of each query's answer, shape (B,); 3: there is none.
         distance: Approximate number of temperatures from the prior to p(z|x), shape (B,).
         looked: Whether climbs have looked for modes that the answer lacks, shape (B,).
         finished: False where the budget cut a stage short or skipped it, shape (B,).
     """
 
-    def __init__(self, target: Target, num_draws: int, seed: int) -> None:
+    def __init__(self, target: Target, num_draws: int, seed: int, purpose: str = "density") -> None:
         self._seed = seed
+        self.purpose = purpose
         num_queries, like = target.num_queries, target.like
         unknown = like.new_full((num_queries,), math.nan)
         self.num_draws, self._shape = num_draws, (num_draws, num_queries, target.latent_dim)
@@ -56,7 +58,12 @@ class BestSoFar:
         return self._drawn
 
     def keep(
-        self, rows: Tensor, offer: Findings, *, searched: bool = False, postpone: bool = False
+        self,
+        rows: Tensor,
+        offer: Findings,
+        *,
+        searched: bool | Tensor = False,
+        postpone: bool = False,
     ) -> None:
         """Take an offer for the queries for which it is better than the best so far.
 
@@ -64,7 +71,7 @@ class BestSoFar:
             rows: The queries.
             offer: What a stage found for them; its log-weights need not be normalised.
             searched: Whether it comes from a search of the whole prior, so that climbs need not
-                look for further modes.
+                look for further modes; one boolean, or one for each query.
             postpone: Whether to draw from it only at the end, for the queries that keep it.
         """
         rounding = torch.finfo(offer.ess.dtype).eps * offer.log_evidence.abs()
@@ -83,7 +90,7 @@ class BestSoFar:
         }
         doubt = _doubt(bound, **new)
         doubt_so_far = _doubt(bound, **{name: getattr(self, name)[rows] for name in new})
-        grade = figures.grades
+        grade = self.graded(figures)
         better = grade < self.grade[rows]
         better |= (grade == self.grade[rows]) & (doubt < doubt_so_far)
         if not better.any():
@@ -102,9 +109,14 @@ class BestSoFar:
         for name, figure in (new | {"ess": offer.ess}).items():
             getattr(self, name)[chosen] = figure[index]
         self.collapsed[chosen] = False if offer.collapsed is None else offer.collapsed[index]
-        self.looked[chosen] = searched
+        self.looked[chosen] = searched[index] if isinstance(searched, Tensor) else searched
         self.grade[chosen] = grade[index].long()
         self.finished[chosen] = finished
+
+    def graded(self, figures: Figures) -> Tensor:
+        """Index into `verdict.LABELS` of each answer for the purpose, once its draws are stored."""
+        stored = torch.full_like(figures.ess, self.num_draws)
+        return replace(figures, resampled=stored).grades_for(self.purpose)
 
     def _keep_bound(self, rows: Tensor, offer: Findings) -> Tensor:
         """Keep the C-ELBO if it is the highest so far; returns the bounds on log p(x), (rows,)."""

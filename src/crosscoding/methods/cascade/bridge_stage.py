@@ -14,7 +14,7 @@ from crosscoding.clock import Clock
 from crosscoding.crosscoders import Fitted, Gaussian
 from crosscoding.methods.base import Report
 from crosscoding.methods.cascade.best_so_far import BestSoFar
-from crosscoding.methods.cascade.budget import NUM_ADAPT, NUM_ISLANDS, Budget
+from crosscoding.methods.cascade.budget import NUM_ISLANDS, NUM_WEIGHED, Budget
 from crosscoding.methods.cascade.weighing import Weighing
 from crosscoding.methods.laplace import spread_starts
 from crosscoding.methods.natural_gradient import NaturalGradient
@@ -68,7 +68,7 @@ class BridgeStage:
         decodes = decodes + extra
         alone = torch.full_like(decodes, math.nan)  # a fit is no search
         decodes += self._weigh(
-            target, rows, gaussian, None, NUM_ADAPT, lambda largest: alone, for_weights
+            target, rows, gaussian, None, NUM_WEIGHED, lambda largest: alone, for_weights
         )
         poor = (self._answers.grade[rows] > 0).nonzero()[:, 0]
         if not len(poor):

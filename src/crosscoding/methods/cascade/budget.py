@@ -10,16 +10,14 @@ from crosscoding.methods.numerics.resampling import next_temperature
 NUM_ISLANDS = 8  # of particles: fewer estimate the error of log p(x) too roughly
 FAR_FROM_PRIOR = 10.0  # temperatures, above which stages climb to p(z|x) instead of annealing
 TOO_FAR_FROM_PRIOR = 25.0  # temperatures, above which no particles get there from the prior
-NUM_PARTICLES = 96  # per query, 12 per island
+FEW_PARTICLES, MORE_PARTICLES = 96, 384  # per query; more where few are not enough
 # Steps of a climb, steps if only one climb is affordable, and steps per curvature.
 CLIMB_STEPS, SINGLE_CLIMB_STEPS, CLIMB_EVERY = 20, 8, 2
 LEAST_CLIMBS = 16  # that count as a search for modes; if these cost too much, there is one
-ROUNDS, NUM_ADAPT, NUM_REFINE = (
-    3,
-    1000,
-    2500,
-)  # rounds of adapting, and draws per round at first and in `refine`
-NUM_WEIGHED = 4000  # draws for an answer, at first
+NUM_WEIGHED = 1000  # draws from a proposal that climbs found
+# Draws of each round from proposals fitted to annealed particles, few and more.
+FEW_ROUNDS = (1000, 1500, 2000, 2000, 2500, 3000)
+MORE_ROUNDS = (2000, 3000, 4000, 5000, 6000)
 CHECK_STEPS = 8  # of a second look's climbs, which only need to get near a mode
 _NUM_CHECKS, _CHECK_EVERY = 16, 3  # least climbs of a second look, and steps per curvature
 _CHECK_OPERATIONS = 1e9  # multiply-adds per query for more of them
@@ -81,12 +79,7 @@ class Budget:
     @property
     def num_drawn(self) -> int:
         """Draws from a low-rank fit."""
-        return int(min(max(_FIT_OPERATIONS / self._operations / 2, 20), NUM_ADAPT))
-
-    @property
-    def most_times(self) -> int:
-        """By which factor an answer may increase its draws."""
-        return int(min(max(2 * _FIT_OPERATIONS / (NUM_WEIGHED * self._operations), 1), 6))
+        return int(min(max(_FIT_OPERATIONS / self._operations / 2, 20), NUM_WEIGHED))
 
     @property
     def bridges(self) -> bool:
@@ -142,22 +135,21 @@ class Budget:
             distance: Approximate number of temperatures from the prior to p(z|x), shape (B,).
         """
         distance, dim, num = distance.clamp_min(1.0), self._dim, self.num_climbs
-        proposal = ROUNDS * NUM_ADAPT + NUM_WEIGHED
         steps = CLIMB_STEPS if num >= LEAST_CLIMBS else SINGLE_CLIMB_STEPS
         checks, every = self.num_checks
-        look = checks * (7 * CHECK_STEPS + (CHECK_STEPS / every + 2) * dim) + NUM_ADAPT
+        look = checks * (7 * CHECK_STEPS + (CHECK_STEPS / every + 2) * dim) + NUM_WEIGHED
+        few, more = sum(FEW_ROUNDS) + look, sum(MORE_ROUNDS) + look
         decodes = {
             "bank": 0.0,
+            "locate": 0.0,
             "fit": float(self.fit_decodes + self.num_drawn),
             "grid": 10_000.0,
-            "anneal": 3 * 3 * NUM_PARTICLES * (distance + 2) + proposal,
-            "climb": num * (steps * (dim / CLIMB_EVERY + 7.0) + dim) + 10 * NUM_ADAPT,
-            "look": look,
-            "look again": look,
-            "refine": ROUNDS * NUM_REFINE + NUM_WEIGHED,
+            "anneal": 3 * 3 * FEW_PARTICLES * (distance + 2) + few,
+            "climb": num * (steps * (dim / CLIMB_EVERY + 7.0) + dim) + 10 * NUM_WEIGHED,
+            "anneal more": 3 * 3 * MORE_PARTICLES * (distance + 2) + more,
             "bridge": 3.0 * _BRIDGE_STEPS * self.bridge_size + 3 * 8 * 200 + 100 * (48 + dim / 4),
-            "swarm": 3 * 4 * self.swarm_size * (distance.clamp_max(TOO_FAR_FROM_PRIOR) + 2)
-            + proposal,
+            "swarm": 3 * 4 * self.swarm_size * (distance.clamp_max(TOO_FAR_FROM_PRIOR) + 2) + more,
+            "look": look,
         }[stage]
         return decodes + torch.zeros_like(distance)
 
@@ -165,8 +157,8 @@ class Budget:
 def distance_from_prior(log_likelihood: Tensor, latent_dim: int) -> Tensor:
     """Approximate number of temperatures from the prior to p(z|x), (B,): √(latent / 2) log(1 / t).
 
-    t is the temperature that the bank, (N, B), reaches with an ESS of `NUM_PARTICLES`.
+    t is the temperature that the bank, (N, B), reaches with an ESS of `FEW_PARTICLES`.
     """
     cold = torch.zeros_like(log_likelihood[0])
-    reached = next_temperature(log_likelihood, cold, float(NUM_PARTICLES))
+    reached = next_temperature(log_likelihood, cold, float(FEW_PARTICLES))
     return -math.sqrt(latent_dim / 2) * reached.clamp_min(1e-30).log()

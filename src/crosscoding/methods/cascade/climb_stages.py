@@ -21,7 +21,7 @@ from crosscoding.methods.cascade.budget import (
     CLIMB_EVERY,
     CLIMB_STEPS,
     LEAST_CLIMBS,
-    NUM_ADAPT,
+    NUM_WEIGHED,
     SINGLE_CLIMB_STEPS,
     Budget,
 )
@@ -66,6 +66,48 @@ class Found:
         return Found(proposal, torch.cat([part.unseen for part in parts]))
 
 
+@dataclass(eq=False)
+class ModesFound:
+    """The heaviest modes that a second look found for B queries.
+
+    Args:
+        modes: K of them.
+        log_weights: log of each mode's share, −inf for a mode found before, shape (K, B).
+        overlooked: Share of p(z|x) that the climbs may have overlooked, shape (B,).
+    """
+
+    modes: Modes
+    log_weights: Tensor
+    overlooked: Tensor
+
+    @classmethod
+    def of(cls, modes: Modes, log_weights: Tensor, overlooked: Tensor) -> "ModesFound":
+        """The heaviest of some modes."""
+        heaviest = log_weights.argsort(0, descending=True)[:_MOST_COMPONENTS]
+        parts = (modes.z, modes.log_joint, modes.precision, modes.steps)
+        best = Modes(*(taken(part, heaviest) for part in parts), modes.decodes)
+        return cls(best, log_weights.gather(0, heaviest), overlooked)
+
+    def missing_from(self, draws: Tensor) -> Tensor:
+        """Share of p(z|x) that an answer with these draws (S, B, latent) lacks, (B,)."""
+        lacking = lacking_modes(self.modes, self.log_weights, draws)
+        return torch.maximum(lacking, self.overlooked.to(lacking))
+
+    def select(self, index: Tensor) -> "ModesFound":
+        """The modes of some queries."""
+        log_weights, overlooked = self.log_weights[:, index], self.overlooked[index]
+        return ModesFound(self.modes.select(index), log_weights, overlooked)
+
+    @staticmethod
+    def joined(parts: "Sequence[ModesFound]") -> "ModesFound":
+        """The modes of several blocks of queries, one after the other."""
+        names = ("z", "log_joint", "precision", "steps")
+        each = [torch.cat([getattr(p.modes, name) for p in parts], 1) for name in names]
+        modes = Modes(*each, torch.cat([part.modes.decodes for part in parts]))
+        log_weights = torch.cat([part.log_weights for part in parts], 1)
+        return ModesFound(modes, log_weights, torch.cat([part.overlooked for part in parts]))
+
+
 class ClimbStages:
     """The stages that climb, and what they found.
 
@@ -78,6 +120,7 @@ class ClimbStages:
 
     Attributes:
         found: What climbs found, for the queries that they did not settle.
+        modes: What second looks found.
     """
 
     def __init__(
@@ -89,6 +132,7 @@ class ClimbStages:
         self._report = report
         self._weigh = weigh
         self.found: HandedOn[Found] = HandedOn(answers.distance)
+        self.modes: HandedOn[ModesFound] = HandedOn(answers.distance)
 
     def climb(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Climb to modes; propose from the Laplace mixture and, if poor, from the best Gaussian."""
@@ -111,7 +155,7 @@ class ClimbStages:
         if seen.is_search:
             proposal = widened(seen.mixture(), target)
             missed, several = seen.lacking(proposal), len(seen.best)
-            decodes += self._weigh(target, rows, proposal, several, NUM_ADAPT, missed, for_modes)
+            decodes += self._weigh(target, rows, proposal, several, NUM_WEIGHED, missed, for_modes)
             decodes += self._at_one_mode(target, rows, modes, seen.once, for_mode)
             self._answers.looked[rows] = True  # these answers come from climbs
         poor = (self._answers.grade[rows] > 0).nonzero()[:, 0]
@@ -119,7 +163,7 @@ class ClimbStages:
             some, of_poor = target.select(poor), seen.select(poor)
             gaussian, extra = self._best_gaussian(some, rows[poor], of_poor, for_fit)
             missed = of_poor.lacking(gaussian)
-            num_weighed = NUM_ADAPT if seen.is_search else _NUM_FOR_SINGLE_CLIMB
+            num_weighed = NUM_WEIGHED if seen.is_search else _NUM_FOR_SINGLE_CLIMB
             extra += self._weigh(
                 some, rows[poor], gaussian, None, num_weighed, missed, for_gaussian
             )
@@ -145,20 +189,34 @@ class ClimbStages:
         return Gaussian.from_precision(mean, precision), steps * (fit.num_draws + dim / 4)
 
     def look(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        """Climb from the prior to modes, and check that the answer has draws at all of them."""
+        """Check that answers have draws at all modes that climbs from the prior find."""
+        decodes = self.seek(target, rows, generator)
+        if len(known := self.modes.has(rows).nonzero()[:, 0]):
+            there = rows[known]
+            missed = self.modes.of(there).missing_from(self._answers.draws_of(there))
+            self._answers.doubt(there, missed)
+            self._answers.looked[there] = True
+        return decodes
+
+    def seek(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
+        """Climb from the prior to modes, once for each query, and keep them in `modes`."""
+        decodes = torch.zeros_like(self._answers.error[rows])
+        new = (~self.modes.has(rows)).nonzero()[:, 0]
+        if not len(new):
+            return decodes
+        target, rows = target.select(new), rows[new]
         for_starts, for_gaussian = spawn(generator, 2)
         num, every = self._budget.num_checks
         starts = spread_starts(target, num, generator=for_starts)
         modes = climb(target, starts, CHECK_STEPS, every=every, stop=self._clock.is_over)
+        decodes[new] = modes.decodes
         if self._clock.is_over():
             self._answers.finished[rows] = False
-            return modes.decodes
+            return decodes
         log_weights, climbs = modes.log_weights(modes.bulk)
-        missed = lacking_modes(modes, log_weights, self._answers.draws_of(rows))
-        missed = torch.maximum(missed, _overlooked(log_weights, climbs).to(missed))
-        self._answers.doubt(rows, missed)
-        decodes = modes.decodes + self._at_one_mode(target, rows, modes, missed, for_gaussian)
-        self._answers.looked[rows] = True
+        found = ModesFound.of(modes, log_weights, _overlooked(log_weights, climbs))
+        self.modes.put(rows, found)
+        decodes[new] += self._at_one_mode(target, rows, modes, found.overlooked, for_gaussian)
         return decodes
 
     def _at_one_mode(
@@ -177,7 +235,7 @@ class ClimbStages:
             rows[alone],
             gaussian,
             None,
-            NUM_ADAPT,
+            NUM_WEIGHED,
             lambda largest: missed[alone],
             generator,
         )

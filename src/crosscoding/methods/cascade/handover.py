@@ -1,7 +1,6 @@
 """What one stage of the cascade hands on to a later one, for some of the queries."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -50,27 +49,3 @@ class HandedOn(Generic[Value]):
         if self._values is None or not bool(self.has(rows).all()):
             raise LookupError("expected queries that have a value; check with `has` first")
         return self._values.select(self._place[rows])
-
-
-@dataclass(eq=False)
-class Particles:
-    """Particles that were annealed to p(z|x).
-
-    Args:
-        z: Shape (S, B, latent).
-        missed: Share of p(z|x) that they lack, shape (B,); NaN where that is unknown.
-    """
-
-    z: Tensor
-    missed: Tensor
-
-    def select(self, index: Tensor) -> "Particles":
-        """The particles of some queries."""
-        return Particles(self.z[:, index], self.missed[index])
-
-    @staticmethod
-    def joined(parts: "Sequence[Particles]") -> "Particles":
-        """The particles of several blocks of queries, one after the other."""
-        return Particles(
-            torch.cat([part.z for part in parts], 1), torch.cat([part.missed for part in parts])
-        )

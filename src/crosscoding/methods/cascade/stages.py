@@ -11,35 +11,37 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.clock import Clock
+from crosscoding.clock import Clock, OutOfTime
 from crosscoding.diagnostics import pareto_smooth
 from crosscoding.methods.base import Report
+from crosscoding.methods.cascade.bank_points import BestOfBank
 from crosscoding.methods.cascade.best_so_far import BestSoFar
 from crosscoding.methods.cascade.bridge_stage import BridgeStage
 from crosscoding.methods.cascade.budget import (
     FAR_FROM_PRIOR,
-    NUM_ADAPT,
+    FEW_PARTICLES,
+    FEW_ROUNDS,
+    MORE_PARTICLES,
+    MORE_ROUNDS,
     NUM_ISLANDS,
-    NUM_PARTICLES,
-    NUM_REFINE,
-    NUM_WEIGHED,
-    ROUNDS,
     TOO_FAR_FROM_PRIOR,
     Budget,
     distance_from_prior,
 )
 from crosscoding.methods.cascade.climb_stages import ClimbStages
-from crosscoding.methods.cascade.handover import HandedOn, Particles
-from crosscoding.methods.cascade.weighing import Weighing, outside
+from crosscoding.methods.cascade.drawing import ENOUGH, Drawing
+from crosscoding.methods.cascade.handover import HandedOn
+from crosscoding.methods.cascade.weighing import Weighing
 from crosscoding.methods.grid import Grid
-from crosscoding.methods.numerics.adapted_mixture import adapt
 from crosscoding.methods.numerics.annealing import Annealing
 from crosscoding.methods.numerics.bridge import Bridge
+from crosscoding.methods.numerics.gradients import evaluated
 from crosscoding.methods.numerics.low_rank_fit import FEWEST_DECODES, fit_low_rank
 from crosscoding.methods.numerics.resampling import bounded
 from crosscoding.methods.numerics.swarm import Swarm
 from crosscoding.random import spawn
 from crosscoding.result.findings import Findings
+from crosscoding.result.purposes import draws_to_find
 from crosscoding.target.base import Target
 
 GRID_DIM = 3  # latent dimensions up to which cells are few enough
@@ -49,8 +51,9 @@ _BANK_ESS, _BANK_ERROR = 100.0, 0.0375  # what the bank needs for a dense answer
 _SHARE_FOR_FIT = 0.8  # of the time left, for a low-rank fit; the rest is for its weights
 _ISLAND_FACTOR = 1.25  # by which the spread of few islands may understate the error
 _MOST_UNSEEN = 0.1  # share of p(z|x) that climbs may lack if particles are to start from them
+_ESS_SHARE = 0.5  # of the particles, at which the next temperature follows
 _MOST_TEMPERATURES = 40  # of a swarm: about twice as many as TOO_FAR_FROM_PRIOR takes
-_WEIGHT_OF_PARTICLES = 5  # each counts as so many draws of a proposal adapted to them
+_BYTES = 64 * 2**20  # of the draws of queries worked on together
 
 
 class Stages:
@@ -61,18 +64,15 @@ class Stages:
         budget: How much each stage may do.
         clock: When to stop.
         report: Receives progress.
-        unlimited: Whether a query may have further draws if its error is too large.
     """
 
-    def __init__(
-        self, answers: BestSoFar, budget: Budget, clock: Clock, report: Report, *, unlimited: bool
-    ) -> None:
+    def __init__(self, answers: BestSoFar, budget: Budget, clock: Clock, report: Report) -> None:
         self.answers = answers
         self._budget = budget
         self._clock = clock
         self._report = report
-        self._weigh = Weighing(answers, clock, budget.most_times if unlimited else 1)
-        self._particles: HandedOn[Particles] = HandedOn(answers.distance)
+        self._weigh = Weighing(answers, clock)
+        self._best: HandedOn[BestOfBank] = HandedOn(answers.distance)
         self.climbs = ClimbStages(answers, budget, clock, report, self._weigh)
         self.bridges = BridgeStage(answers, budget, clock, report, self._weigh)
 
@@ -100,7 +100,7 @@ class Stages:
             as_draws = error[dense].square().reciprocal().clamp_max(float(len(points)))
             ess[dense] = torch.maximum(ess[dense], as_draws)
         else:
-            self.answers.distance[rows] = distance_from_prior(log_likelihood, target.latent_dim)
+            self.locate(target, rows, generator)
         self._clock.beat()
         unknown = torch.full_like(ess, math.nan)
         offer = Findings(
@@ -117,10 +117,12 @@ class Stages:
         self.answers.keep(rows, offer, searched=True, postpone=True)
         return torch.zeros_like(ess)
 
-    def locate(self, target: Target, rows: Tensor) -> None:
-        """Record how far p(z|x) is from the prior, which `bank` does not in few dimensions."""
-        _, log_likelihood = target.log_likelihood_of_bank()
+    def locate(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
+        """Record how far p(z|x) is from the prior, and the best points of the bank."""
+        points, log_likelihood = target.log_likelihood_of_bank()
         self.answers.distance[rows] = distance_from_prior(log_likelihood, target.latent_dim)
+        self._best.put(rows, BestOfBank.of(points, log_likelihood))
+        return torch.zeros_like(self.answers.distance[rows])
 
     def integrate(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         tolerance = _GRID_TOLERANCE[target.latent_dim]
@@ -169,63 +171,22 @@ class Stages:
         return min(most, int(_SHARE_FOR_FIT * self._clock.left / max(seconds, 1e-9)))
 
     def anneal(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        for_particles, for_proposal = spawn(generator, 2)
-        annealing = Annealing(NUM_PARTICLES, 1, 1, 3, 0.5)
-        swarm = annealing.run(target, generator=for_particles, stop=self._clock.is_over)
-        decodes, there = swarm.decodes, self._arrived(rows, swarm)
-        if len(there):
-            target, swarm = target.select(there), swarm.select(there)
-            self._particles.put(rows[there], Particles(swarm.z, swarm.missed))
-            decodes[there] += self._propose(
-                target, rows[there], swarm, swarm.missed, 1, for_proposal
-            )
-        return decodes
+        """Anneal a few particles, climb to modes, and draw in rounds from fits to both."""
+        few = Annealing(FEW_PARTICLES, 1, 1, 3, _ESS_SHARE)
+        return self._anneal(few, target, rows, target, None, FEW_ROUNDS, generator)
 
-    def _arrived(self, rows: Tensor, swarm: Swarm) -> Tensor:
-        """Index of the queries whose particles reached p(z|x); marks others as not finished."""
-        self.answers.finished[rows[~swarm.reached]] = False
-        return swarm.reached.nonzero()[:, 0]
-
-    def refine(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        """Adapt two Gaussians, with more draws, from the answer's draws and the particles."""
-        for_adapt, for_weights = spawn(generator, 2)
-        particles = self._particles_of(rows)
-        draws = torch.cat([self.answers.draws_of(rows), *[particles.z] * _WEIGHT_OF_PARTICLES])
-        proposal = adapt(
-            target,
-            draws,
-            torch.zeros_like(draws[..., 0]),
-            components=2,
-            rounds=ROUNDS,
-            num_draws=NUM_REFINE,
-            generator=for_adapt,
-            stop=self._clock.within(),
-        )
-        return ROUNDS * NUM_REFINE + self._weigh(
-            target,
-            rows,
-            proposal,
-            2,
-            NUM_WEIGHED,
-            outside(proposal, particles.z, target.log_joint(particles.z), particles.missed),
-            for_weights,
-        )
-
-    def _particles_of(self, rows: Tensor) -> Particles:
-        """Annealed particles, or draws of the best answer so far for queries that have none."""
-        draws = self.answers.draws_of(rows)
-        some = torch.arange(NUM_PARTICLES, device=rows.device) % len(draws)
-        particles = Particles(draws[some], torch.full_like(self.answers.error[rows], math.nan))
-        if (there := self._particles.has(rows).nonzero()[:, 0]).numel():
-            annealed = self._particles.of(rows[there])
-            particles.z[:, there], particles.missed[there] = annealed.z, annealed.missed
-        return particles
+    def anneal_more(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
+        """The same with more particles, and more draws."""
+        more = Annealing(MORE_PARTICLES, 1, 1, 3, _ESS_SHARE)
+        return self._anneal(more, target, rows, target, None, MORE_ROUNDS, generator)
 
     def swarm(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Many particles in islands, from the prior or, where that is far, from the modes found.
 
         If there are very many modes, climbs find only some of them, while the prior covers all.
         """
+        num = self._budget.swarm_size
+        many = Annealing(num, NUM_ISLANDS, 1, 4, _ESS_SHARE, _MOST_TEMPERATURES, gives_up=True)
         distance, climbed = self.answers.distance[rows], self.climbs.found.has(rows)
         decodes, unseen = torch.zeros_like(distance), torch.full_like(distance, math.nan)
         if climbed.any():
@@ -234,10 +195,9 @@ class Stages:
         for_near, for_far, for_bridge = spawn(generator, 3)
         if (some := (~far).nonzero()[:, 0]).numel():
             near = target.select(some)
-            decodes[some] += self._swarm(near, rows[some], near, 0.0, for_near)
+            decodes[some] += self._anneal(many, near, rows[some], near, None, MORE_ROUNDS, for_near)
         if (some := far.nonzero()[:, 0]).numel():
             proposal = self.climbs.found.of(rows[some]).proposal
-            num = self._budget.swarm_size
             there = target.select(some)
             bridge = Bridge(there, proposal, num, generator=for_bridge)
             decodes[some] += num
@@ -245,68 +205,106 @@ class Stages:
             short = (length <= FAR_FROM_PRIOR).nonzero()[:, 0]
             there, path, some = there.select(short), bridge.select(short), some[short]
             if len(some):
-                decodes[some] += self._swarm(there, rows[some], path, unseen[some], for_far)
+                decodes[some] += self._anneal(
+                    many, there, rows[some], path, unseen[some], MORE_ROUNDS, for_far
+                )
         return decodes
 
-    def _swarm(
+    def _anneal(
         self,
+        annealing: Annealing,
         target: Target,
         rows: Tensor,
         path: Target,
-        unseen: Tensor | float,
+        unseen: Tensor | None,
+        rounds: tuple[int, ...],
         generator: Generator,
     ) -> Tensor:
-        """Anneal particles along a path to the target; offer them, and a proposal fitted to them.
+        """Anneal particles along a path to the target, and draw from fits to them.
 
-        `unseen` is the share of p(z|x), (B,), in modes that the path does not lead to.
+        `unseen` is the share of p(z|x), (B,), in modes that the path does not lead to; None: it
+        comes from the prior and leads to all of them.
         """
-        for_particles, for_proposal = spawn(generator, 2)
-        num = self._budget.swarm_size
-        annealing = Annealing(num, NUM_ISLANDS, 1, 4, 0.5, _MOST_TEMPERATURES, gives_up=True)
+        for_particles, for_climbs, for_rounds = spawn(generator, 3)
+        if len(new := (~self._best.has(rows)).nonzero()[:, 0]):  # contradicted after `locate`
+            self.locate(target.select(new), rows[new], generator)
         swarm = annealing.run(path, generator=for_particles, stop=self._clock.is_over)
         decodes, there = swarm.decodes, self._arrived(rows, swarm)
-        if not len(there):
-            return decodes
-        path = path.select(there)
-        unseen = torch.as_tensor(unseen, dtype=decodes.dtype, device=decodes.device)
-        unseen = unseen.expand(len(decodes))[there]
-        target, rows, swarm = target.select(there), rows[there], swarm.select(there)
-        found, missed = swarm.findings(), swarm.missed + unseen
-        error = _ISLAND_FACTOR * found.log_evidence_error
-        self.answers.keep(rows, replace(found, log_evidence_error=error, missed=missed))
-        swarm.log_likelihood = swarm.log_likelihood + path.log_prior(swarm.z)
-        swarm.log_likelihood = swarm.log_likelihood - target.log_prior(swarm.z)
-        decodes[there] += self._propose(target, rows, swarm, missed, 3, for_proposal)
+        unseen = torch.zeros_like(decodes) if unseen is None else unseen
+        if annealing.num_islands > 1 and len(there):
+            found = swarm.select(there).findings()
+            error = _ISLAND_FACTOR * found.log_evidence_error
+            missed = found.missed + unseen[there]
+            self.answers.keep(rows[there], replace(found, log_evidence_error=error, missed=missed))
+        size = max(self._clock.piece_bytes(_BYTES) // _draw_bytes(target, rounds), 1)
+        seeds = [stream.initial_seed() for stream in spawn(for_rounds, len(rounds))]
+        for some in there.split(size):
+            chosen, own = target.select(some), swarm.select(some)
+            particles = evaluated(chosen, chosen.log_joint, own.z)
+            decodes[some] += len(own.z)
+            lacking = torch.where(own.stuck, math.nan, unseen[some])
+            drawing = Drawing.of(
+                chosen, rows[some], self._best.of(rows[some]), particles, lacking, self._enough
+            )
+            climbs = Generator().manual_seed(for_climbs.initial_seed())
+            self._draw(drawing, some, rounds, seeds, climbs, decodes)
         return decodes
 
-    def _propose(
+    def _draw(
         self,
-        target: Target,
-        rows: Tensor,
-        swarm: Swarm,
-        missed: Tensor,
-        components: int,
-        generator: Generator,
-    ) -> Tensor:
-        """Fit a proposal to particles, adapt it, weight draws of it; returns the decodes."""
-        for_adapt, for_weights = spawn(generator, 2)
-        proposal = adapt(
-            target,
-            swarm.z,
-            torch.zeros_like(swarm.log_likelihood),
-            components=components,
-            rounds=ROUNDS,
-            num_draws=NUM_ADAPT,
-            generator=for_adapt,
-            stop=self._clock.within(),
-        )
-        log_joint = swarm.log_likelihood + target.log_prior(swarm.z)
-        return ROUNDS * NUM_ADAPT + self._weigh(
-            target,
-            rows,
-            proposal,
-            components,
-            NUM_WEIGHED,
-            outside(proposal, swarm.z, log_joint, missed),
-            for_weights,
-        )
+        drawing: Drawing,
+        place: Tensor,
+        rounds: tuple[int, ...],
+        seeds: list[int],
+        for_climbs: Generator,
+        decodes: Tensor,
+    ) -> None:
+        """Draw in rounds until each query's draws are worth enough, and offer the answers.
+
+        After the first round, climbs look for modes that the draws of some queries may lack.
+        `place` says where in `decodes` the queries are, and each round has a seed.
+        """
+        for number, (num, seed) in enumerate(zip(rounds, seeds, strict=True)):
+            try:
+                if number:
+                    drawing = drawing.refitted()
+                if number == 1:
+                    target = drawing.pool.target
+                    decodes[place] += self.climbs.seek(target, drawing.rows, for_climbs)
+                    if self.climbs.modes.has(drawing.rows).all():
+                        drawing = drawing.with_modes(self.climbs.modes.of(drawing.rows))
+                drawing = drawing.drawn(num, generator=Generator().manual_seed(seed))
+            except (OutOfTime, KeyboardInterrupt):
+                self._offer(drawing)
+                raise
+            decodes[place] += num
+            done = drawing.is_done
+            left, ready = (~done).nonzero()[:, 0], done.nonzero()[:, 0]
+            if len(ready):
+                self._offer(drawing.select(ready))
+            if not len(left):
+                return
+            drawing, place = drawing.select(left), place[left]
+        self._offer(drawing)
+
+    def _offer(self, drawing: Drawing) -> None:
+        """Offer answers from the draws; says where climbs need not look for further modes."""
+        if drawing.pool.num:
+            self.answers.keep(drawing.rows, drawing.findings(), searched=drawing.is_searched)
+
+    @property
+    def _enough(self) -> float:
+        """Effective draws at which a query needs no more of them."""
+        if self.answers.purpose == "density":
+            return ENOUGH
+        return draws_to_find(self.answers.purpose, self.answers.num_draws)
+
+    def _arrived(self, rows: Tensor, swarm: Swarm) -> Tensor:
+        """Index of the queries whose particles reached p(z|x); marks others as not finished."""
+        self.answers.finished[rows[~swarm.reached]] = False
+        return swarm.reached.nonzero()[:, 0]
+
+
+def _draw_bytes(target: Target, rounds: tuple[int, ...]) -> int:
+    """Bytes for a query's draws, and for the work on them."""
+    return 2 * sum(rounds) * (target.latent_dim + 4 * len(rounds) + 8) * target.like.element_size()

@@ -1,6 +1,5 @@
-"""From a proposal to answers: weights draws of it, as many as the error of log p(x) needs."""
+"""From a proposal to answers: weights draws of it."""
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -8,11 +7,8 @@ from torch import Generator, Tensor
 
 from crosscoding.clock import Clock
 from crosscoding.crosscoders import Fitted
-from crosscoding.diagnostics import pareto_k_limit
 from crosscoding.methods.cascade.best_so_far import BestSoFar
-from crosscoding.methods.cascade.budget import NUM_WEIGHED
 from crosscoding.methods.importance import weighted_findings
-from crosscoding.random import spawn
 from crosscoding.target.base import Target
 
 BEYOND = 1.0  # nats above the largest weight, where a point lies outside the fit
@@ -27,13 +23,11 @@ class Weighing:
     Args:
         answers: Takes the offers.
         clock: When to stop.
-        most_times: By which factor the number of draws may grow if the error is too large.
     """
 
-    def __init__(self, answers: BestSoFar, clock: Clock, most_times: int) -> None:
+    def __init__(self, answers: BestSoFar, clock: Clock) -> None:
         self._answers = answers
         self._clock = clock
-        self._most_times = most_times
 
     def __call__(
         self,
@@ -45,14 +39,14 @@ class Weighing:
         missed: Callable[[Tensor], Tensor],
         generator: Generator,
     ) -> Tensor:
-        """Offer answers from draws of a proposal, with more draws where the error is too large.
+        """Offer answers from draws of a proposal.
 
         Args:
             target: The target of these queries.
             rows: Their indices.
             proposal: What to draw from.
             num_fitted: As in `importance.bound_of`.
-            num: Number of draws at first.
+            num: Number of draws.
             missed: Gives the share of p(z|x) that the proposal lacks, (B,), from each query's
                 largest log-weight.
             generator: For the draws.
@@ -60,55 +54,10 @@ class Weighing:
             Decodes per query, shape (B,).
         """
         z, log_weights = _weighted_draws(target, proposal, num, generator, self._clock)
-        num = len(z)
         offer = weighted_findings(z, log_weights, proposal, num_fitted)
         offer.missed = missed(log_weights.amax(0))
         self._answers.keep(rows, offer)
-        decodes = torch.full_like(offer.ess, float(num))
-        times = (
-            (offer.log_evidence_error / _WANTED_ERROR).square().ceil().clamp(1, self._most_times)
-        )
-        times = torch.where(offer.figures.pareto_k < pareto_k_limit(num), times, 1.0)
-        if num == NUM_WEIGHED and not self._clock.is_over():
-            for_more = spawn(generator, _MOST_STREAMS)
-            for total in times[times > 1].unique().tolist():
-                again = (times == total).nonzero()[:, 0]
-                more = int(total - 1) * num
-                some = proposal.select(again)
-                extra, extra_weights = _weighted_draws(
-                    target.select(again), some, more, for_more[int(total) - 1], self._clock
-                )
-                together = torch.cat([z[:, again], extra])
-                weights = torch.cat([log_weights[:, again], extra_weights])
-                largest = torch.full_like(decodes, math.inf)
-                largest[again] = weights.amax(0)
-                offer = weighted_findings(together, weights, some, num_fitted)
-                offer.missed = missed(largest)[again]
-                self._answers.keep(rows[again], offer)
-                decodes[again] += len(extra)
-        return decodes
-
-
-def outside(
-    proposal: Fitted, z: Tensor, log_joint: Tensor, elsewhere: Tensor
-) -> Callable[[Tensor], Tensor]:
-    """A function from each query's largest log-weight to the share of p(z|x) outside the proposal.
-
-    A count of one may be luck, so one is added wherever any particle is found.
-
-    Args:
-        proposal: What was fitted, to these particles or to others.
-        z: Particles from p(z|x), shape (S, B, latent).
-        log_joint: log p(z, x) there, shape (S, B).
-        elsewhere: The share that the particles themselves lack, shape (B,).
-    """
-    log_weights = log_joint - proposal.log_prob(z)
-
-    def share(largest: Tensor) -> Tensor:
-        count = (log_weights > largest + BEYOND).to(largest).sum(0)
-        return (count + (count > 0)) / len(z) + elsewhere
-
-    return share
+        return torch.full_like(offer.ess, float(len(z)))
 
 
 def _weighted_draws(

@@ -61,13 +61,18 @@ def adapt(
         stop: Called before each round; if it returns True, the last fit is returned.
     """
     family = Gaussian() if components == 1 else Mixture(components)
-    proposal = widened(_fit(family, draws, log_weights, target, generator), target)
+    proposal = widened(
+        fit_to_weighted(family, draws, flat_enough(draws, log_weights, target), target, generator),
+        target,
+    )
     pool = _Pool(target)
     for _ in range(rounds):
         if stop():
             break
         pool.draw(proposal, num_draws, generator)
-        proposal = widened(_fit(family, *pool.weighted_draws(), target, generator), target)
+        z, log_weights = pool.weighted_draws()
+        flat = flat_enough(z, log_weights, target)
+        proposal = widened(fit_to_weighted(family, z, flat, target, generator), target)
     return proposal
 
 
@@ -102,14 +107,20 @@ class _Pool:
         return torch.cat(self._draws), log_weights
 
 
-def _fit(
+def fit_to_weighted(
     family: Gaussian | Mixture,
     draws: Tensor,
     log_weights: Tensor,
     target: Target,
     generator: Generator,
 ) -> Fitted:
-    """The likeliest member of the family, with weights flattened until the ESS is large enough."""
+    """The likeliest member of the family for draws of which enough have weight."""
+    apart, tick = _apart(draws, target.prior_scale), target.clock.tick
+    return fit_to_draws(family, apart, log_weights, generator=generator, tick=tick)
+
+
+def flat_enough(draws: Tensor, log_weights: Tensor, target: Target) -> Tensor:
+    """Log-weights (S, B), flattened until the ESS is large enough to fit a mixture to."""
     enough = 6.0 * target.latent_dim + 24
     cold = torch.zeros_like(log_weights[0])
     flatness = next_temperature(log_weights, cold, min(enough, len(draws) / 3))
@@ -117,8 +128,7 @@ def _fit(
     if isinstance(target, Covered):  # keeps a few draws far out in the tails from widening the fit
         beyond = target.reference.squares(draws) / target.latent_dim
         flat = flat - (1 + beyond / _FAR_OUT).log().to(flat)
-    apart, tick = _apart(draws, target.prior_scale), target.clock.tick
-    return fit_to_draws(family, apart, flat, generator=generator, tick=tick)
+    return flat
 
 
 def _apart(draws: Tensor, prior_scale: float) -> Tensor:

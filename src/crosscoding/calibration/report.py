@@ -1,0 +1,146 @@
+"""What `calibrate` reports: ranks, coverage and bounds on log p(x), in words and in a picture."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crosscoding.calibration.ranks import LEVELS, Ranks, band, ecdf_difference
+from crosscoding.calibration.sandwich import Sandwich
+from crosscoding.errors import counted
+from crosscoding.result.vouching import Vouching
+
+_SURE = 3.0  # standard errors beyond which log p(x) contradicts a bound
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TwinReport:
+    """How a method answers queries that were simulated from the model itself.
+
+    Attributes:
+        method: Name of the method.
+        labels: The labels of the verdicts, one for each twin.
+        purposes: How many answers have which label, by purpose.
+        trusted: Which answers are trusted for the method's purpose, boolean, shape (num,).
+        ranks: Ranks of the true z, of log p(z, x) and of missing elements among the answers' draws.
+        log_evidence, log_evidence_error: Of the answers, in nats, shape (num,).
+        sandwich: Stochastic bounds on log p(x).
+        vouching: What `Auto(calibration=…)` takes from the report.
+    """
+
+    method: str
+    labels: tuple[str, ...]
+    purposes: dict[str, dict[str, int]]
+    trusted: Tensor
+    ranks: Ranks
+    log_evidence: Tensor
+    log_evidence_error: Tensor
+    sandwich: Sandwich
+    vouching: Vouching = field(repr=False)
+
+    @property
+    def num(self) -> int:
+        """Number of twins."""
+        return len(self.labels)
+
+    def p_value(self, *, trusted: bool = False) -> float:
+        """Of the uniformity of all ranks, corrected for their number; NaN if there are too few.
+
+        Args:
+            trusted: Whether to look at trusted answers only.
+        """
+        return self._ranks(trusted).p_value()
+
+    def p_values(self, *, trusted: bool = False) -> dict[str, float]:
+        """Of each quantity by name, not corrected for their number."""
+        return self._ranks(trusted).p_values()
+
+    def coverage(self, level: float = 0.9, *, trusted: bool = False) -> tuple[float, float]:
+        """How often central intervals of missing elements held the truth, and its standard error.
+
+        Both are NaN if nothing is missing.
+
+        Args:
+            level: How often they should.
+            trusted: Whether to look at trusted answers only.
+        """
+        return self._ranks(trusted).coverage(level)
+
+    @property
+    def gap(self) -> float:
+        """Mean distance of the upper from the lower bound on log p(x), in nats."""
+        return (self.sandwich.upper - self.sandwich.lower).mean().item()
+
+    @property
+    def below(self) -> Tensor:
+        """Which answers' log p(x) is below its lower bound by 3 standard errors, boolean (num,)."""
+        error = torch.hypot(self.log_evidence_error, self.sandwich.lower_error)
+        return self.log_evidence + _SURE * error < self.sandwich.lower
+
+    @property
+    def above(self) -> Tensor:
+        """Which answers' log p(x) is above its upper bound by 3 standard errors, boolean (num,)."""
+        error = torch.hypot(self.log_evidence_error, self.sandwich.upper_error)
+        return self.log_evidence - _SURE * error > self.sandwich.upper
+
+    def summary(self) -> str:
+        """The report in words."""
+        labels = ", ".join(f"{num} {label}" for label, num in Counter(self.labels).most_common())
+        lines = [f"{self.num} twins, answered by {self.method}: {labels}"]
+        for trusted in (False, True):
+            if not trusted or 0 < int(self.trusted.sum()) < self.num:
+                lines += self._calibration(trusted)
+        known = self.log_evidence.isfinite()
+        lines.append(
+            f"log p(x): bounds {self.gap:.2g} nats apart on average; of "
+            f"{counted(int(known.sum()), 'answer')} with an estimate, {int(self.below.sum())} are "
+            f"below their lower bound and {int(self.above.sum())} above their upper one"
+        )
+        return "\n".join(lines)
+
+    def _calibration(self, trusted: bool) -> list[str]:
+        own, whose = self._ranks(trusted), "trusted answers" if trusted else "all answers"
+        tested = own.p_values()
+        if not tested:
+            return [f"{whose}: too few for a test of their ranks"]
+        worst = min(tested, key=lambda name: tested[name])
+        fits = "uniform" if own.p_value() >= 0.01 else "not uniform"
+        line = f"{whose}: ranks are {fits} (p = {own.p_value():.2g}, the least for {worst})"
+        if not own.is_element.any():
+            return [line]
+        intervals = ", ".join(
+            f"{level:.0%} intervals cover {value:.1%} ± {error:.1%}"
+            for level in LEVELS
+            for value, error in [own.coverage(level)]
+        )
+        return [line, f"{whose}: {intervals}"]
+
+    def _ranks(self, trusted: bool) -> Ranks:
+        return self.ranks.select(self.trusted) if trusted else self.ranks
+
+    def __repr__(self) -> str:
+        return f"TwinReport({self.num} twins, {self.method}, p={self.p_value():.2g})"
+
+    def plot(self) -> Any:
+        """A matplotlib figure: histogram and ECDF of the ranks, coverage, and bounds on log p(x).
+
+        Bands hold a whole curve in 95 % of calibrated reports.
+        """
+        from crosscoding.plots.calibration import calibration_figure  # loads matplotlib
+
+        tested = self.p_values()
+        worst = min(tested, key=lambda name: tested[name])
+        rows = {name: self.ranks.of(name) for name in tested}
+        middle = 0.5 * (self.sandwich.lower + self.sandwich.upper)
+        middle = torch.where(self.log_evidence.isfinite(), self.log_evidence, middle)
+        places, _ = ecdf_difference(rows[worst])
+        return calibration_figure(
+            (worst, rows[worst]),
+            places,
+            {name: ecdf_difference(row)[1] for name, row in rows.items()},
+            band(min(map(len, rows.values())), self.ranks.noise),
+            [(level, *self.ranks.coverage(level)) for level in LEVELS],
+            (self.sandwich.lower - middle, self.sandwich.upper - middle),
+        )

@@ -1,0 +1,207 @@
+"""Simulation-based calibration of a kind of query: how are twins of it answered?
+
+A twin is simulated from the model: z* ~ p(z), t* ~ p(t|z*), and the elements of t* in the mask are
+observed. Then z* is an exact draw from p(z|x*), whatever the model, so its rank among the draws of
+the answer is uniform if the method is right. Reports are about queries that the model finds
+ordinary; they say nothing about data that do not fit it.
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.calibration.ranks import FEWEST, Ranks, randomised_ranks
+from crosscoding.calibration.report import TwinReport
+from crosscoding.calibration.sandwich import Sandwich
+from crosscoding.clock import Clock
+from crosscoding.conditioning import condition
+from crosscoding.errors import check_count
+from crosscoding.evidence import Evidence, as_tensor
+from crosscoding.isolation import isolated
+from crosscoding.methods import Auto, Method, Report, silent
+from crosscoding.model.vae import VAE
+from crosscoding.progress import followed
+from crosscoding.random import generator_from, spawn
+from crosscoding.result.posterior import Posterior
+from crosscoding.result.predictions import Predictions
+from crosscoding.result.purposes import PURPOSES
+from crosscoding.result.vouching import ModelPrint, Vouching
+from crosscoding.target.vae_target import CHUNK_BYTES, VAETarget
+
+_NUM_DRAWS = 1000  # of each answer, that ranks are among
+_MOST_LATENTS, _MOST_ELEMENTS = 64, 16  # ranked: the more are tested, the less each test sees
+_SHARE_OF_ANSWERS = 0.8  # of the time, roughly
+
+
+@isolated
+def calibrate(
+    vae: VAE,
+    mask: Tensor | np.ndarray,
+    method: Method | None = None,
+    num: int = 200,
+    seed: int | Generator | None = 0,
+    *,
+    report: Report = silent,
+    progress: bool = True,
+) -> TwinReport:
+    """Simulate data from the model, observe them through a mask, and check a method's answers.
+
+    Args:
+        vae: The model.
+        mask: True = observed, boolean, shape (*data,), or (M, *data) to use M masks in turn.
+        method: The method to check; by default `methods.Auto()`.
+        num: Number of simulated data, ≥ 20. With 200, widths that are wrong by a third are noticed.
+        seed, report, progress: As in `condition`.
+
+    Returns:
+        A report: `print(report.summary())`, `report.plot()`. `methods.Auto(calibration=report)`
+        uses it for queries with similar evidence.
+
+    Raises:
+        TypeError, ValueError: An argument has the wrong type or value.
+        NonFiniteError: The model gives no datum at a draw from the prior.
+        BudgetError: The method found no answer within its limits.
+
+    Example:
+        >>> import torch, crosscoding as cc
+        >>> vae = cc.VAE(torch.nn.Linear(2, 6), 2, cc.likelihoods.Gaussian(0.3))
+        >>> report = cc.calibrate(vae, torch.arange(6) < 3, num=50, seed=0)
+        >>> report.p_value() > 0.01
+        True
+    """
+    if not isinstance(vae, VAE):
+        raise TypeError(f"expected a crosscoding.VAE, got {type(vae).__name__}")
+    check_count("num", num, FEWEST)
+    masks = _masks(vae, mask)
+    method = Auto() if method is None else method
+    for_data, for_answers, for_ranks, for_bounds = spawn(generator_from(seed), 4)
+    z, data = vae.simulate(num, generator=for_data)
+    observed = masks[torch.arange(num, device=masks.device) % len(masks)]
+    twins = _Twins(z, data, Evidence(data, observed))
+    with followed("calibrating", report, progress) as told:
+        posterior = condition(
+            vae,
+            twins.evidence,
+            method,
+            seed=for_answers,
+            report=lambda share, what: told(_SHARE_OF_ANSWERS * share, what),
+            progress=False,
+        )
+        told(_SHARE_OF_ANSWERS, "ranks")
+        draws = posterior.sample(_NUM_DRAWS, seed=for_ranks)
+        ranks = _ranks(twins, posterior, draws, for_ranks)
+        told(_SHARE_OF_ANSWERS, "bounds on log p(x)")
+        target = _target_of(posterior).flatten().timed(Clock(beat=told.beat))
+        bounds = Sandwich.of(target, twins.z, draws, generator=for_bounds)
+    return _report(method, posterior, ranks, bounds)
+
+
+class _Twins(NamedTuple):
+    """Simulated data: the latent points (N, latent), data (N, *data) and what is observed."""
+
+    z: Tensor
+    data: Tensor
+    evidence: Evidence
+
+
+def _masks(vae: VAE, mask: Tensor | np.ndarray) -> Tensor:
+    """The masks, (M, *data).
+
+    Raises:
+        TypeError, ValueError: It is no boolean mask, or of another shape.
+    """
+    mask = as_tensor(mask, "mask", "bool")
+    if mask.dtype != torch.bool:
+        raise TypeError(f"expected a boolean mask (True = observed), got {mask.dtype}")
+    shape = tuple(vae.data_shape)
+    one = tuple(mask.shape) == shape
+    if not one and (tuple(mask.shape[1:]) != shape or not len(mask)):
+        several = ", ".join(["M", *map(str, shape)])
+        raise ValueError(
+            f"expected a mask of shape {shape}, or several, ({several}), got {tuple(mask.shape)}"
+        )
+    return (mask[None] if one else mask).to(vae.device)
+
+
+def _target_of(posterior: Posterior) -> VAETarget:
+    assert isinstance(posterior.target, VAETarget)  # `condition` made it
+    return posterior.target
+
+
+def _ranks(twins: _Twins, posterior: Posterior, z: Tensor, generator: Generator) -> Ranks:
+    """Ranks of z*, log p(z*, x) and missing elements among the answers' draws z (S, N, latent)."""
+    target = _target_of(posterior)
+    vae, num, dim = target.vae, len(twins.z), target.latent_dim
+    latents = _spread(torch.arange(dim), _MOST_LATENTS)
+    mask = twins.evidence.mask.reshape(num, -1)
+    elements = _spread((~mask).any(0).nonzero()[:, 0], _MOST_ELEMENTS)
+    truth = [twins.z[:, latents], target.log_joint(twins.z)[:, None]]
+    draws = [z[..., latents], target.log_joint(z)[..., None]]
+    if len(elements):
+        truth.append(twins.data.reshape(num, -1)[:, elements])
+        draws.append(_predicted(posterior, z, elements, generator))
+    values = randomised_ranks(torch.cat(truth, -1), torch.cat(draws, -1), generator=generator)
+    num_others = len(latents) + 1
+    values[:, num_others:][mask[:, elements]] = torch.nan
+    names = [f"z[{index}]" for index in latents.tolist()]
+    names += ["log p(z, x)", *(vae.element_name(int(element)) for element in elements)]
+    findings = posterior._findings
+    stored = len(z) if findings.fitted is not None else min(len(findings.draws), len(z))
+    num_draws = posterior.ess.double().nan_to_num(nan=float(stored)).clamp(1.0, stored)
+    is_element = torch.arange(len(names)) >= num_others
+    return Ranks(tuple(names), values.mT.cpu(), is_element, num_draws.cpu())
+
+
+def _predicted(posterior: Posterior, z: Tensor, elements: Tensor, generator: Generator) -> Tensor:
+    """Draws of some elements at z (S, N, latent), (S, N, elements)."""
+    target = _target_of(posterior)
+    predictions = Predictions(target, posterior._findings)
+    row_bytes = z.shape[1] * target.vae.data_size * z.element_size()
+    pieces = z.split(max(CHUNK_BYTES // row_bytes, 1))
+    return torch.cat(
+        [predictions.draws(piece, generator).flatten(2)[..., elements] for piece in pieces]
+    )
+
+
+def _spread(indices: Tensor, most: int) -> Tensor:
+    """At most so many of the indices, evenly spread."""
+    if len(indices) <= most:
+        return indices
+    return indices[torch.linspace(0, len(indices) - 1, most).round().long()]
+
+
+def _report(method: Method, posterior: Posterior, ranks: Ranks, bounds: Sandwich) -> TwinReport:
+    figures = posterior._findings.figures
+    # Answers that nothing searched, but whose other figures are good.
+    searched = replace(figures, missed=torch.zeros_like(figures.missed))
+    others = figures.missed.isnan() & (searched.grades_for("interval") == 0)
+    like_it = ranks.select(others.cpu())
+    sizes = _target_of(posterior).sizes
+    vouching = Vouching(
+        posterior.method,
+        ModelPrint.of(_target_of(posterior).vae),
+        (int(sizes.min()), int(sizes.max())),
+        int(others.sum()),
+        like_it.p_value(),
+        *like_it.coverage(0.9),
+    )
+    purpose = getattr(method, "purpose", "density")
+    verdicts = posterior.verdicts
+    counts = {name: [verdict.purposes[name] for verdict in verdicts] for name in PURPOSES}
+    return TwinReport(
+        method=posterior.method,
+        labels=tuple(verdict.label for verdict in verdicts),
+        purposes={
+            name: {label: own.count(label) for label in sorted(set(own))}
+            for name, own in counts.items()
+        },
+        trusted=(figures.grades_for(purpose) == 0).cpu(),
+        ranks=ranks,
+        log_evidence=posterior.log_evidence.cpu(),
+        log_evidence_error=posterior.log_evidence_error.cpu(),
+        sandwich=Sandwich(*(part.cpu() for part in vars(bounds).values())),
+        vouching=vouching,
+    )

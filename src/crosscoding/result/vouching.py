@@ -1,0 +1,111 @@
+"""What simulated twins of queries say for answers that nothing has searched for lost modes.
+
+`calibrate` makes it (`calibration.twins`), and `Auto(calibration=…)` uses it. Ranks and coverage
+say whether draws are right on average over queries, so they may vouch for means and intervals of
+a query like the twins, but never for its log p(x).
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from crosscoding.likelihoods import Likelihood
+from crosscoding.model.recognition import same_output
+from crosscoding.model.vae import VAE
+from crosscoding.result.findings import Findings
+from crosscoding.target.base import Target
+from crosscoding.target.vae_target import VAETarget
+
+_FEWEST_TWINS = 100  # with which the standard error of 90 % coverage is 3 points
+_LEAST_P = 0.01  # so that one calibrated report in a hundred does not vouch
+_OFF = 0.02  # most error of coverage, as in `purposes`, beyond two standard errors
+_SIMILAR = 0.1  # most difference of numbers of observed elements, as a share of the twins'
+_NUM_POINTS = 4  # latent points at which models are compared
+
+
+@dataclass(frozen=True, eq=False)
+class ModelPrint:
+    """By what a model is recognised: its likelihood, and its outputs at a few points."""
+
+    outputs: Tensor
+    likelihood: Likelihood
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, vae: VAE) -> "ModelPrint":
+        """That of a model, always at the same points: 0, and further out in all directions."""
+        steps = torch.linspace(0, 1, _NUM_POINTS, dtype=vae.dtype, device=vae.device)
+        signs = 1 - 2 * (torch.arange(vae.latent_dim, device=vae.device) % 2)
+        return cls(vae.decode_flat(steps[:, None] * signs), vae.likelihood)
+
+    def same_as(self, other: "ModelPrint") -> bool:
+        """Whether both are of one model."""
+        (here, named), (there, also) = self.likelihood.to_parts(), other.likelihood.to_parts()
+        same = named == also and here.keys() == there.keys()
+        return (
+            same
+            and all(torch.equal(here[name].cpu(), there[name].cpu()) for name in here)
+            and same_output(self.outputs, other.outputs)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Vouching:
+    """What the twins whose answers nothing had searched say of others like them.
+
+    Args:
+        method: Name of the method that answered the twins.
+        model: The model.
+        num_observed: The least and the largest number of elements that a twin observed.
+        num: Number of those twins whose other checks were good.
+        p_value: Of the uniformity of all their ranks together, corrected for their number.
+        coverage: Coverage of 90 % intervals of their missing elements; NaN if there are none.
+        coverage_error: Its standard error.
+    """
+
+    method: str
+    model: ModelPrint
+    num_observed: tuple[int, int]
+    num: int
+    p_value: float
+    coverage: float
+    coverage_error: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether there are enough twins, and nothing shows that they were answered wrongly."""
+        off = abs(self.coverage - 0.9) > _OFF + 2 * self.coverage_error
+        return self.num >= _FEWEST_TWINS and self.p_value >= _LEAST_P and not off
+
+    def for_answers(self, findings: Findings, target: Target, method: str) -> Findings:
+        """The findings for a flat target, with what the twins say for the queries like them."""
+        if not self.passed or method != self.method or not isinstance(target, VAETarget):
+            return findings
+        if not self.model.same_as(ModelPrint.of(target.vae)):
+            return findings
+        few, many = self.num_observed
+        similar = target.sizes >= (1 - _SIMILAR) * few
+        similar &= target.sizes <= (1 + _SIMILAR) * many
+        figures = {
+            "twins": self.num,
+            "twins_p": self.p_value,
+            "twins_coverage": self.coverage,
+        }
+        return replace(
+            findings,
+            **{
+                name: torch.full_like(findings.ess, value).where(similar, math.nan)
+                for name, value in figures.items()
+            },
+        )
+
+
+@runtime_checkable
+class HasVouching(Protocol):
+    """Something with a `vouching`, such as the report of `calibrate`."""
+
+    @property
+    def vouching(self) -> Vouching: ...

@@ -88,9 +88,7 @@ _STAGES = (
     _Stage("anneal", 0.6, lambda run: run.is_near & ~run.is_settled, lambda s: s.anneal),
     _Stage("climb", 0.7, lambda run: run.is_far & ~run.is_settled, lambda s: s.climbs.climb),
     _Stage("anneal more", 0.8, lambda run: run.is_near & ~run.is_settled, lambda s: s.anneal_more),
-    _Stage(
-        "bridge", 0.85, lambda run: run.has_bridge & ~run.is_settled, lambda s: s.bridges.bridge
-    ),
+    _Stage("bridge", 0.85, lambda run: run.has_bridge & ~run.is_settled, lambda s: s.bridge),
     _Stage("swarm", 0.95, lambda run: run.has_swarm & ~run.is_settled, lambda s: s.swarm),
     _Stage("look", 1.0, lambda run: run.is_settled & ~run.is_searched, lambda s: s.climbs.look),
 )

@@ -58,7 +58,7 @@ class BridgeStage:
         self._report = report
         self._weigh = weigh
 
-    def bridge(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
+    def __call__(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Fit a Gaussian to each query, weight it, and start particles from it if it is poor."""
         for_starts, for_fit, for_weights, for_particles = spawn(generator, 4)
         self._report(0.0, "climbs")

@@ -84,8 +84,13 @@ class ModesFound:
     def of(cls, modes: Modes, log_weights: Tensor, overlooked: Tensor) -> "ModesFound":
         """The heaviest of some modes."""
         heaviest = log_weights.argsort(0, descending=True)[:_MOST_COMPONENTS]
-        parts = (modes.z, modes.log_joint, modes.precision, modes.steps)
-        best = Modes(*(taken(part, heaviest) for part in parts), modes.decodes)
+        best = Modes(
+            taken(modes.z, heaviest),
+            modes.log_joint.gather(0, heaviest),
+            taken(modes.precision, heaviest),
+            modes.steps.gather(0, heaviest),
+            modes.decodes,
+        )
         return cls(best, log_weights.gather(0, heaviest), overlooked)
 
     def missing_from(self, draws: Tensor) -> Tensor:
@@ -101,9 +106,13 @@ class ModesFound:
     @staticmethod
     def joined(parts: "Sequence[ModesFound]") -> "ModesFound":
         """The modes of several blocks of queries, one after the other."""
-        names = ("z", "log_joint", "precision", "steps")
-        each = [torch.cat([getattr(p.modes, name) for p in parts], 1) for name in names]
-        modes = Modes(*each, torch.cat([part.modes.decodes for part in parts]))
+        modes = Modes(
+            torch.cat([part.modes.z for part in parts], 1),
+            torch.cat([part.modes.log_joint for part in parts], 1),
+            torch.cat([part.modes.precision for part in parts], 1),
+            torch.cat([part.modes.steps for part in parts], 1),
+            torch.cat([part.modes.decodes for part in parts]),
+        )
         log_weights = torch.cat([part.log_weights for part in parts], 1)
         return ModesFound(modes, log_weights, torch.cat([part.overlooked for part in parts]))
 

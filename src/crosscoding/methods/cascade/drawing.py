@@ -99,7 +99,7 @@ class Drawing:
         )
         fits = [_matched(*one, z, gradient), one[:2], _matched(*clusters, z, gradient)]
         mean, root = (torch.cat(part, 1) for part in zip(*fits, strict=True))
-        components = Components.of(*(torch.cat([p, p]) for p in (mean, root)), like, heavy=heavy)
+        components = Components.of(mean.repeat(2, 1, 1), root.repeat(2, 1, 1, 1), like, heavy=heavy)
         shares = like.new_tensor([1.0, 1.0, *[1 / _NUM_CLUSTERS] * _NUM_CLUSTERS])
         shares = (shares / shares.sum()).expand(2 * len(rows), -1)
         pool = ProposalPool.of(target, components)
@@ -127,12 +127,18 @@ class Drawing:
         target, modes = self.pool.target, found.modes
         mean = modes.z.transpose(0, 1).double()
         root = covariance_root(modes.precision.transpose(0, 1))
-        both = (torch.cat([part, part]) for part in (mean, root))
-        grown = self.pool.grown(Components.of(*both, target.like, heavy=not target.ends_with_prior))
+        mean, root = mean.repeat(2, 1, 1), root.repeat(2, 1, 1, 1)
+        new = Components.of(mean, root, target.like, heavy=not target.ends_with_prior)
         log_shares = found.log_weights.mT.clamp_min(_LEAST_LOG).softmax(-1)
         shares = torch.cat([self.shares, log_shares.repeat(2, 1).to(self.shares)], 1)
         lacking = self.lacking + found.overlooked.to(self.lacking)
-        return replace(self, pool=grown, shares=0.5 * shares, lacking=lacking, knows_modes=True)
+        return replace(
+            self,
+            pool=self.pool.grown(new),
+            shares=0.5 * shares,
+            lacking=lacking,
+            knows_modes=True,
+        )
 
     def drawn(self, num: int, *, generator: Generator) -> "Drawing":
         """After another `num` draws in both halves together."""

@@ -74,7 +74,7 @@ class Stages:
         self._weigh = Weighing(answers, clock)
         self._best: HandedOn[BestOfBank] = HandedOn(answers.distance)
         self.climbs = ClimbStages(answers, budget, clock, report, self._weigh)
-        self.bridges = BridgeStage(answers, budget, clock, report, self._weigh)
+        self.bridge = BridgeStage(answers, budget, clock, report, self._weigh)
 
     def bank(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Importance sampling with the bank, which is dense enough in few dimensions."""
@@ -230,11 +230,11 @@ class Stages:
             self.locate(target.select(new), rows[new], generator)
         swarm = annealing.run(path, generator=for_particles, stop=self._clock.is_over)
         decodes, there = swarm.decodes, self._arrived(rows, swarm)
-        unseen = torch.zeros_like(decodes) if unseen is None else unseen
+        share = torch.zeros_like(decodes) if unseen is None else unseen
         if annealing.num_islands > 1 and len(there):
-            found = swarm.select(there).findings()
+            arrived = swarm.select(there)
+            found, missed = arrived.findings(), arrived.missed + share[there]
             error = _ISLAND_FACTOR * found.log_evidence_error
-            missed = found.missed + unseen[there]
             self.answers.keep(rows[there], replace(found, log_evidence_error=error, missed=missed))
         size = max(self._clock.piece_bytes(_BYTES) // _draw_bytes(target, rounds), 1)
         seeds = [stream.initial_seed() for stream in spawn(for_rounds, len(rounds))]
@@ -242,7 +242,7 @@ class Stages:
             chosen, own = target.select(some), swarm.select(some)
             particles = evaluated(chosen, chosen.log_joint, own.z)
             decodes[some] += len(own.z)
-            lacking = torch.where(own.stuck, math.nan, unseen[some])
+            lacking = torch.where(own.stuck, math.nan, share[some])
             drawing = Drawing.of(
                 chosen, rows[some], self._best.of(rows[some]), particles, lacking, self._enough
             )

@@ -37,6 +37,7 @@ from crosscoding.target.base import Target
 
 _NUM_FOR_SINGLE_CLIMB = 500  # draws for an answer if only one climb is affordable
 _MOST_COMPONENTS = 8  # modes in the proposal
+_MOST_KEPT = 16  # modes of a second look whose widths are kept
 _LEAST_SHARE = -50.0  # log of the share of a component
 _LIGHT = 4.0  # nats below the heaviest mode, where a mode no longer counts
 _FEW_REACHED = 0.15  # share of climbs; smooth decoder networks have 0.3 to 1
@@ -68,53 +69,79 @@ class Found:
 
 @dataclass(eq=False)
 class ModesFound:
-    """The heaviest modes that a second look found for B queries.
+    """What a second look found for B queries.
 
     Args:
-        modes: K of them.
-        log_weights: log of each mode's share, −inf for a mode found before, shape (K, B).
+        heaviest: The heaviest modes, up to 16 of them, the heaviest first.
+        log_weights: log of their shares of p(z|x), −inf for a mode found before, shape (≤ 16, B).
+        z: All modes, shape (K, B, latent).
+        log_joint: log p(z, x) there, shape (K, B).
+        all_log_weights: As log_weights, of all modes, shape (K, B).
         overlooked: Share of p(z|x) that the climbs may have overlooked, shape (B,).
     """
 
-    modes: Modes
+    heaviest: Modes
     log_weights: Tensor
+    z: Tensor
+    log_joint: Tensor
+    all_log_weights: Tensor
     overlooked: Tensor
 
     @classmethod
-    def of(cls, modes: Modes, log_weights: Tensor, overlooked: Tensor) -> "ModesFound":
-        """The heaviest of some modes."""
-        heaviest = log_weights.argsort(0, descending=True)[:_MOST_COMPONENTS]
-        best = Modes(
-            taken(modes.z, heaviest),
-            modes.log_joint.gather(0, heaviest),
-            taken(modes.precision, heaviest),
-            modes.steps.gather(0, heaviest),
+    def of(cls, modes: Modes) -> "ModesFound":
+        """From the ends of climbs."""
+        log_weights, climbs = modes.log_weights(modes.bulk)
+        order = log_weights.argsort(0, descending=True)[:_MOST_KEPT]
+        heaviest = Modes(
+            taken(modes.z, order),
+            modes.log_joint.gather(0, order),
+            taken(modes.precision, order),
+            modes.steps.gather(0, order),
             modes.decodes,
         )
-        return cls(best, log_weights.gather(0, heaviest), overlooked)
+        return cls(
+            heaviest,
+            log_weights.gather(0, order),
+            modes.z,
+            modes.log_joint,
+            log_weights,
+            _overlooked(log_weights, climbs),
+        )
 
     def missing_from(self, draws: Tensor) -> Tensor:
         """Share of p(z|x) that an answer with these draws (S, B, latent) lacks, (B,)."""
-        lacking = lacking_modes(self.modes, self.log_weights, draws)
+        lacking = lacking_modes(self.heaviest, self.log_weights, draws)
         return torch.maximum(lacking, self.overlooked.to(lacking))
 
     def select(self, index: Tensor) -> "ModesFound":
         """The modes of some queries."""
-        log_weights, overlooked = self.log_weights[:, index], self.overlooked[index]
-        return ModesFound(self.modes.select(index), log_weights, overlooked)
+        return ModesFound(
+            self.heaviest.select(index),
+            self.log_weights[:, index],
+            self.z[:, index],
+            self.log_joint[:, index],
+            self.all_log_weights[:, index],
+            self.overlooked[index],
+        )
 
     @staticmethod
     def joined(parts: "Sequence[ModesFound]") -> "ModesFound":
         """The modes of several blocks of queries, one after the other."""
-        modes = Modes(
-            torch.cat([part.modes.z for part in parts], 1),
-            torch.cat([part.modes.log_joint for part in parts], 1),
-            torch.cat([part.modes.precision for part in parts], 1),
-            torch.cat([part.modes.steps for part in parts], 1),
-            torch.cat([part.modes.decodes for part in parts]),
+        heaviest = [part.heaviest for part in parts]
+        return ModesFound(
+            Modes(
+                torch.cat([modes.z for modes in heaviest], 1),
+                torch.cat([modes.log_joint for modes in heaviest], 1),
+                torch.cat([modes.precision for modes in heaviest], 1),
+                torch.cat([modes.steps for modes in heaviest], 1),
+                torch.cat([modes.decodes for modes in heaviest]),
+            ),
+            torch.cat([part.log_weights for part in parts], 1),
+            torch.cat([part.z for part in parts], 1),
+            torch.cat([part.log_joint for part in parts], 1),
+            torch.cat([part.all_log_weights for part in parts], 1),
+            torch.cat([part.overlooked for part in parts]),
         )
-        log_weights = torch.cat([part.log_weights for part in parts], 1)
-        return ModesFound(modes, log_weights, torch.cat([part.overlooked for part in parts]))
 
 
 class ClimbStages:
@@ -222,8 +249,7 @@ class ClimbStages:
         if self._clock.is_over():
             self._answers.finished[rows] = False
             return decodes
-        log_weights, climbs = modes.log_weights(modes.bulk)
-        found = ModesFound.of(modes, log_weights, _overlooked(log_weights, climbs))
+        found = ModesFound.of(modes)
         self.modes.put(rows, found)
         decodes[new] += self._at_one_mode(target, rows, modes, found.overlooked, for_gaussian)
         return decodes

@@ -51,6 +51,7 @@ ENOUGH = 640.0  # ESS: a little above what the verdict trusts
 # draws have weight: of 89 trusted answers on three products of blocks, 4 were off by more than 0.1
 # nats without this limit, and 1 with it; on mnist-20d it takes 4 % more decodes.
 _WORTH = 100.0
+_MOST_MODES = 8  # at which there are components
 _TELLING = 100  # points of the bank: of a mode with a twentieth of p(z|x), 5 and surely one
 _EVEN = 0.4  # ESS per draw
 _BEYOND = 1.0  # nats above the largest weight, where a point lies outside the proposals
@@ -68,7 +69,7 @@ class Drawing:
         pool: Components and draws so far; columns are the two halves.
         shares: Shares of the components in the next proposal, shape (2B, K).
         enough: Effective draws to stop at.
-        knows_modes: Whether there are components at the modes that climbs found.
+        modes: The modes that climbs found; None: nothing has climbed yet.
     """
 
     rows: Tensor
@@ -78,7 +79,7 @@ class Drawing:
     pool: ProposalPool
     shares: Tensor
     enough: float = ENOUGH
-    knows_modes: bool = False
+    modes: ModesFound | None = None
 
     @classmethod
     def of(
@@ -115,30 +116,23 @@ class Drawing:
             self.pool.select(index),
             self.shares[in_halves(index, len(self.rows))],
             self.enough,
-            self.knows_modes,
+            None if self.modes is None else self.modes.select(index),
         )
 
     def with_modes(self, found: ModesFound) -> "Drawing":
-        """With a component at each mode that climbs found.
+        """With a component at each of the heaviest modes that climbs found.
 
         The next proposal draws half from them, by Laplace's shares, as earlier draws may be
         nowhere near a mode.
         """
-        target, modes = self.pool.target, found.modes
-        mean = modes.z.transpose(0, 1).double()
-        root = covariance_root(modes.precision.transpose(0, 1))
+        target, num = self.pool.target, _MOST_MODES
+        mean = found.heaviest.z[:num].transpose(0, 1).double()
+        root = covariance_root(found.heaviest.precision[:num].transpose(0, 1))
         mean, root = mean.repeat(2, 1, 1), root.repeat(2, 1, 1, 1)
         new = Components.of(mean, root, target.like, heavy=not target.ends_with_prior)
-        log_shares = found.log_weights.mT.clamp_min(_LEAST_LOG).softmax(-1)
+        log_shares = found.log_weights[:num].mT.clamp_min(_LEAST_LOG).softmax(-1)
         shares = torch.cat([self.shares, log_shares.repeat(2, 1).to(self.shares)], 1)
-        lacking = self.lacking + found.overlooked.to(self.lacking)
-        return replace(
-            self,
-            pool=self.pool.grown(new),
-            shares=0.5 * shares,
-            lacking=lacking,
-            knows_modes=True,
-        )
+        return replace(self, pool=self.pool.grown(new), shares=0.5 * shares, modes=found)
 
     def drawn(self, num: int, *, generator: Generator) -> "Drawing":
         """After another `num` draws in both halves together."""
@@ -184,9 +178,14 @@ class Drawing:
         return there[:, None].double(), covariance_root(precision)[:, None]
 
     def _elsewhere(self) -> list[tuple[Tensor, Tensor]]:
-        """Points that are no draws, (N, B, latent), and log w there in both halves, (N, 2B)."""
+        """Points that are no draws, (N, B, latent), and log w there in both halves, (N, 2B).
+
+        They are the bank's best, the particles and, if any are known, the modes.
+        """
         at_bank = self.bank.log_likelihood + self.pool.target.log_prior(self.bank.z)
         points = [(self.bank.z, at_bank), (self.particles.z, self.particles.log_density)]
+        if self.modes is not None:
+            points.append((self.modes.z, self.modes.log_joint))
         return [
             (z, self.pool.log_weights_at(torch.cat([z, z], 1), torch.cat([log_joint] * 2, 1)))
             for z, log_joint in points
@@ -249,22 +248,29 @@ class Drawing:
         """
         share = importance_ess(merged(self.pool.log_weights)) / self.pool.num
         plain = (self.num_telling >= _TELLING) & (share > _EVEN)
-        return plain | torch.full_like(plain, self.knows_modes)
+        return plain | torch.full_like(plain, self.modes is not None)
 
     @property
     def outside(self) -> Tensor:
-        """Share of p(z|x) outside the proposals, as far as the bank and the particles show, (B,).
+        """Share of p(z|x) outside the proposals, as far as is known, (B,).
 
-        A count of one particle may be luck, so one is added wherever any is found.
+        The bank, the particles and the modes may show it, each by itself. A count of one particle
+        may be luck, so one is added wherever any is found.
         """
         limit = self._limit.repeat(2)
-        bank, particles = ((w > limit).unflatten(1, (2, -1)).all(1) for _, w in self._elsewhere())
+        bank, particles, *modes = (
+            (w > limit).unflatten(1, (2, -1)).all(1) for _, w in self._elsewhere()
+        )
         in_bank = self.bank.log_likelihood - self.bank.log_size
         in_bank = in_bank - log_mean_exp(merged(self.pool.log_weights))[0]
         weighed = torch.where(bank, in_bank, -math.inf).logsumexp(0).exp()
         counted = bank.sum(0) / self.num_telling.clamp_min(_TELLING)
         count = particles.to(weighed).sum(0)
-        return torch.maximum(weighed, counted) + (count + (count > 0)) / len(particles)
+        share = torch.maximum(weighed, counted) + (count + (count > 0)) / len(particles)
+        if self.modes is None:
+            return share
+        of_modes = torch.where(modes[0], self.modes.all_log_weights, -math.inf).logsumexp(0).exp()
+        return torch.maximum(share, torch.maximum(of_modes, self.modes.overlooked).to(share))
 
 
 def _parts_of(fitted: Fitted, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -100,7 +100,7 @@ class Stages:
             as_draws = error[dense].square().reciprocal().clamp_max(float(len(points)))
             ess[dense] = torch.maximum(ess[dense], as_draws)
         else:
-            self.locate(target, rows, generator)
+            self._located(rows, points, log_likelihood)
         self._clock.beat()
         unknown = torch.full_like(ess, math.nan)
         offer = Findings(
@@ -119,10 +119,12 @@ class Stages:
 
     def locate(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Record how far p(z|x) is from the prior, and the best points of the bank."""
-        points, log_likelihood = target.log_likelihood_of_bank()
-        self.answers.distance[rows] = distance_from_prior(log_likelihood, target.latent_dim)
-        self._best.put(rows, BestOfBank.of(points, log_likelihood))
+        self._located(rows, *target.log_likelihood_of_bank())
         return torch.zeros_like(self.answers.distance[rows])
+
+    def _located(self, rows: Tensor, points: Tensor, log_likelihood: Tensor) -> None:
+        self.answers.distance[rows] = distance_from_prior(log_likelihood, points.shape[-1])
+        self._best.put(rows, BestOfBank.of(points, log_likelihood))
 
     def integrate(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         tolerance = _GRID_TOLERANCE[target.latent_dim]

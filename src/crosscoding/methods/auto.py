@@ -46,7 +46,6 @@ from crosscoding.model.bank import MAX_POINTS
 from crosscoding.random import spawn
 from crosscoding.result.findings import Findings, Stage
 from crosscoding.result.purposes import check_purpose
-from crosscoding.result.verdict import MISSED
 from crosscoding.result.vouching import HasVouching
 from crosscoding.target.base import Target
 
@@ -81,7 +80,7 @@ class _Stage:
 
 
 _STAGES = (
-    _Stage("bank", 0.05, lambda run: ~run.is_settled, lambda stages: stages.bank),
+    _Stage("bank", 0.05, lambda run: ~run.is_settled, lambda s: s.bank),
     _Stage("grid", 0.3, lambda run: run.has_cells & ~run.is_settled, lambda s: s.integrate),
     _Stage("locate", 0.3, lambda run: run.has_cells & ~run.is_settled, lambda s: s.locate),
     _Stage("fit", 0.35, lambda run: run.is_large & ~run.is_settled, lambda s: s.fit),
@@ -176,10 +175,7 @@ class _Cascade:
         self._settings = settings
         self._clock, self._target = target.clock, covered(target, generator)
         self._report = report
-        self._shares = (
-            0.0,
-            _STAGES[0].until,
-        )  # of all work, when the present stage begins and ends
+        self._shares = 0.0, _STAGES[0].until  # of all work, when a stage begins and ends
         self._only_bridge = False  # whether `bridge` replaces all stages but the bank
         self._part = (0.0, 1.0)  # share of a stage that is done, and of the next group
         names = [stage.name for stage in _STAGES]
@@ -288,14 +284,14 @@ class _Cascade:
     @property
     def has_bridge(self) -> Tensor:
         """Which queries particles can go to from a fitted Gaussian: all or none."""
-        return torch.full_like(self.is_settled, self._budget.bridges and self._can_bridge)
+        possible = self._only_bridge or (self._budget.bridges and self._can_bridge)
+        return torch.full_like(self.is_settled, possible)
 
     @property
     def has_swarm(self) -> Tensor:
-        """Which queries can afford a swarm, and may gain from it."""
+        """Which queries can afford a swarm."""
         operations = self._budget.swarm_operations(self._answers.distance)
-        may_gain = ~self.has_bridge | ~(self._answers.missed <= MISSED)
-        return self._is_usual & (operations < _MOST_OPERATIONS) & may_gain
+        return self._is_usual & (operations < _MOST_OPERATIONS)
 
     @property
     def _is_usual(self) -> Tensor:

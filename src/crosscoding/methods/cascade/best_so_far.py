@@ -62,8 +62,9 @@ class BestSoFar:
         rows: Tensor,
         offer: Findings,
         *,
-        searched: bool | Tensor = False,
+        searched: bool = False,
         postpone: bool = False,
+        over_unreliable: bool = False,
     ) -> None:
         """Take an offer for the queries for which it is better than the best so far.
 
@@ -71,8 +72,10 @@ class BestSoFar:
             rows: The queries.
             offer: What a stage found for them; its log-weights need not be normalised.
             searched: Whether it comes from a search of the whole prior, so that climbs need not
-                look for further modes; one boolean, or one for each query.
+                look for further modes.
             postpone: Whether to draw from it only at the end, for the queries that keep it.
+            over_unreliable: Whether it replaces unreliable answers whatever its figures. Those of
+                collapsed weights may look better than those of particles, which know more.
         """
         rounding = torch.finfo(offer.ess.dtype).eps * offer.log_evidence.abs()
         error = torch.hypot(offer.log_evidence_error, rounding).nan_to_num(nan=math.inf)
@@ -88,11 +91,13 @@ class BestSoFar:
             "pareto_k": figures.pareto_k,
             "weighed": figures.num_draws,
         }
-        doubt = _doubt(bound, **new)
-        doubt_so_far = _doubt(bound, **{name: getattr(self, name)[rows] for name in new})
+        least = torch.fmax(bound, self._claimed[rows])
+        doubt = _doubt(least, **new)
+        doubt_so_far = _doubt(least, **{name: getattr(self, name)[rows] for name in new})
         grade = self.graded(figures)
         better = grade < self.grade[rows]
         better |= (grade == self.grade[rows]) & (doubt < doubt_so_far)
+        better |= (self.grade[rows] == 2) & over_unreliable
         if not better.any():
             return
         index = better.nonzero()[:, 0]
@@ -109,7 +114,7 @@ class BestSoFar:
         for name, figure in (new | {"ess": offer.ess}).items():
             getattr(self, name)[chosen] = figure[index]
         self.collapsed[chosen] = False if offer.collapsed is None else offer.collapsed[index]
-        self.looked[chosen] = searched[index] if isinstance(searched, Tensor) else searched
+        self.looked[chosen] = searched
         self.grade[chosen] = grade[index].long()
         self.finished[chosen] = finished
 
@@ -140,13 +145,6 @@ class BestSoFar:
         for least in (torch.where(sound, claim, -math.inf), bound):
             least = least.nan_to_num(nan=-math.inf)
             self._claimed[rows] = torch.maximum(self._claimed[rows], least)
-
-    def withdraw(self, rows: Tensor) -> None:
-        """Let the next offer replace unreliable answers of these queries, whatever its figures.
-
-        Figures of collapsed weights may look better than those of particles, which know more.
-        """
-        self.grade[rows[self.grade[rows] == 2]] = 3
 
     def compare(self) -> None:
         """Doubt answers whose log p(x) is below what another stage found, beyond both errors."""
@@ -215,7 +213,7 @@ def _lacking(least: Tensor, log_evidence: Tensor, error: Tensor) -> Tensor:
 
 
 def _doubt(
-    bound: Tensor,
+    least: Tensor,
     log_evidence: Tensor,
     error: Tensor,
     missed: Tensor,
@@ -223,7 +221,7 @@ def _doubt(
     weighed: Tensor,
 ) -> Tensor:
     """Ranks answers of the same grade: a missing mode counts more than a large error."""
-    lacking = torch.maximum(missed.nan_to_num(nan=0.1), _lacking(bound, log_evidence, error))
+    lacking = torch.maximum(missed.nan_to_num(nan=0.1), _lacking(least, log_evidence, error))
     excess = (pareto_k.nan_to_num(nan=0.0) - k_limits(weighed)).clamp(0.0, _MOST_EXCESS)
     return error.nan_to_num(nan=10.0) + 10 * lacking + excess
 

@@ -14,19 +14,19 @@ from crosscoding.clock import Clock
 from crosscoding.crosscoders import Fitted, Gaussian
 from crosscoding.methods.base import Report
 from crosscoding.methods.cascade.best_so_far import BestSoFar
-from crosscoding.methods.cascade.budget import NUM_ISLANDS, NUM_WEIGHED, Budget
+from crosscoding.methods.cascade.budget import LEAST_CLIMBS, NUM_ISLANDS, NUM_WEIGHED, Budget
 from crosscoding.methods.cascade.weighing import Weighing
 from crosscoding.methods.laplace import spread_starts
 from crosscoding.methods.natural_gradient import NaturalGradient
 from crosscoding.methods.numerics.crossing import Crossing
-from crosscoding.methods.numerics.gauss_newton import positive
+from crosscoding.methods.numerics.gauss_newton import Modes, lacking_modes, positive
 from crosscoding.methods.numerics.lbfgs import ascend
 from crosscoding.methods.numerics.whitened_bridge import WhitenedBridge, gaussian_root
 from crosscoding.random import spawn
 from crosscoding.result.findings import Findings
 from crosscoding.target.base import Target
 
-_NUM_CLIMBS, _CLIMB_STEPS = 8, 200  # faces take 25 to 200 steps
+_NUM_CLIMBS, _CLIMB_STEPS = LEAST_CLIMBS, 200  # faces take 25 to 200 steps
 _OF_GRADIENT = 3  # decodes that one costs
 _FIT_STEPS = 100  # of natural gradients; faces stop rising after 80 to 180
 # Variance of the particles' start relative to the fit's, which is too narrow: on the paper's
@@ -62,7 +62,7 @@ class BridgeStage:
         """Fit a Gaussian to each query, weight it, and start particles from it if it is poor."""
         for_starts, for_fit, for_weights, for_particles = spawn(generator, 4)
         self._report(0.0, "climbs")
-        ends, decodes = self._climbed(target, for_starts)
+        ends, heights, decodes = self._climbed(target, for_starts)
         self._report(0.1, "fits")
         gaussian, extra = self._fitted(target, ends, for_fit)
         decodes = decodes + extra
@@ -89,13 +89,14 @@ class BridgeStage:
         self._answers.finished[rows[poor[~crossing.reached]]] = False
         there = crossing.reached.nonzero()[:, 0]
         if len(there):
-            found = _findings(crossing.select(there), gaussian_root(wide.select(there)))
-            self._answers.withdraw(rows[poor[there]])
-            self._answers.keep(rows[poor[there]], found, searched=True)
+            root = gaussian_root(wide.select(there))
+            climbed = ends[:, poor[there]], heights[:, poor[there]]
+            found = _findings(crossing.select(there), *climbed, root)
+            self._answers.keep(rows[poor[there]], found, over_unreliable=True)
         return decodes
 
-    def _climbed(self, target: Target, generator: Generator) -> tuple[Tensor, Tensor]:
-        """The ends of climbs by gradients, (K, B, latent), the best first, and their decodes."""
+    def _climbed(self, target: Target, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Ends of climbs by gradients, (K, B, latent), best first; log p(z, x) there; decodes."""
         starts = spread_starts(target, _NUM_CLIMBS, generator=generator)
         num_starts, num_queries = starts.shape[:2]
         query = torch.arange(num_queries, device=starts.device).repeat(num_starts)
@@ -104,8 +105,8 @@ class BridgeStage:
         heights = each.log_joint(ends[None])[0].unflatten(0, (num_starts, num_queries))
         ends = ends.unflatten(0, (num_starts, num_queries))
         order = heights.argsort(0, descending=True)
-        ends = ends.gather(0, order[..., None].expand_as(ends))
-        return ends, _OF_GRADIENT * steps.unflatten(0, (num_starts, num_queries)).sum(0)
+        ends, heights = ends.gather(0, order[..., None].expand_as(ends)), heights.gather(0, order)
+        return ends, heights, _OF_GRADIENT * steps.unflatten(0, (num_starts, num_queries)).sum(0)
 
     def _fitted(self, target: Target, ends: Tensor, generator: Generator) -> tuple[Fitted, Tensor]:
         """The best Gaussian that natural gradients find from the best end, and the decodes."""
@@ -129,10 +130,23 @@ def _widened(gaussian: Fitted) -> Fitted:
     return replace(gaussian, params=params)
 
 
-def _findings(crossing: Crossing, root: Tensor) -> Findings:
-    """The particles as an answer; `root` of their Gaussian, (B, latent, latent)."""
+def _findings(crossing: Crossing, ends: Tensor, heights: Tensor, root: Tensor) -> Findings:
+    """The particles as an answer.
+
+    Args:
+        crossing: The particles.
+        ends: Where climbs ended, shape (K, B, latent).
+        heights: log p(z, x) there, shape (K, B).
+        root: Of the Gaussian they started from, shape (B, latent, latent).
+    """
     log_evidence, error = crossing.log_evidence
     unknown = torch.full_like(error, math.nan)
+    # All modes are given the Gaussian's widths: one without draws is lacking, as in `look`.
+    precision = torch.cholesky_inverse(root.double()).expand(len(ends), *root.shape)
+    nothing = torch.zeros_like(heights)
+    modes = Modes(ends, heights, precision, nothing, nothing[0])
+    log_weights, _ = modes.log_weights(modes.bulk)
+    lacking = lacking_modes(modes, log_weights, crossing.z).to(error)
     return Findings(
         draws=crossing.z,
         log_evidence=log_evidence,
@@ -140,5 +154,5 @@ def _findings(crossing: Crossing, root: Tensor) -> Findings:
         c_elbo=unknown,
         c_elbo_error=unknown,
         ess=crossing.ess,
-        missed=crossing.missed(root),
+        missed=torch.maximum(crossing.missed(root), lacking),
     )

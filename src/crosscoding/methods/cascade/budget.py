@@ -21,7 +21,7 @@ MORE_ROUNDS = (2000, 3000, 4000, 5000, 6000)
 CHECK_STEPS = 8  # of a second look's climbs, which only need to get near a mode
 _NUM_CHECKS, _CHECK_EVERY = 16, 3  # least climbs of a second look, and steps per curvature
 _CHECK_OPERATIONS = 1e9  # multiply-adds per query for more of them
-_NUM_CLIMBS = 64  # at most, when they cost almost nothing
+_NUM_CLIMBS = MOST_CHECKS = 64  # at most, when they cost almost nothing
 _CLIMB_OPERATIONS = 4e11  # multiply-adds per query for climbing
 _FIT_OPERATIONS = 2e11  # multiply-adds per query for a fit by gradients, or for further draws
 _LOW_RANK_OPERATIONS = 4e11  # multiply-adds per query for a low-rank fit, which is the only stage

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
+from torch.nn import functional as F
 
 from crosscoding.clock import Clock
 from crosscoding.crosscoders import Fitted, Gaussian, Mixture
@@ -21,6 +22,7 @@ from crosscoding.methods.cascade.budget import (
     CLIMB_EVERY,
     CLIMB_STEPS,
     LEAST_CLIMBS,
+    MOST_CHECKS,
     NUM_WEIGHED,
     SINGLE_CLIMB_STEPS,
     Budget,
@@ -74,8 +76,8 @@ class ModesFound:
     Args:
         heaviest: The heaviest modes, up to 16 of them, the heaviest first.
         log_weights: log of their shares of p(z|x), −inf for a mode found before, shape (≤ 16, B).
-        z: All modes, shape (K, B, latent).
-        log_joint: log p(z, x) there, shape (K, B).
+        z: All modes, shape (K, B, latent), K being the largest number of climbs.
+        log_joint: log p(z, x) there, shape (K, B); −inf if there were fewer climbs.
         all_log_weights: As log_weights, of all modes, shape (K, B).
         overlooked: Share of p(z|x) that the climbs may have overlooked, shape (B,).
     """
@@ -99,12 +101,13 @@ class ModesFound:
             modes.steps.gather(0, order),
             modes.decodes,
         )
+        lacking = MOST_CHECKS - len(log_weights)
         return cls(
             heaviest,
             log_weights.gather(0, order),
-            modes.z,
-            modes.log_joint,
-            log_weights,
+            F.pad(modes.z, (0, 0, 0, 0, 0, lacking)),
+            F.pad(modes.log_joint, (0, 0, 0, lacking), value=-math.inf),
+            F.pad(log_weights, (0, 0, 0, lacking), value=-math.inf),
             _overlooked(log_weights, climbs),
         )
 
@@ -234,8 +237,13 @@ class ClimbStages:
             self._answers.looked[there] = True
         return decodes
 
-    def seek(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        """Climb from the prior to modes, once for each query, and keep them in `modes`."""
+    def seek(
+        self, target: Target, rows: Tensor, generator: Generator, most: int | None = None
+    ) -> Tensor:
+        """Climb from the prior to modes, once for each query, and keep them in `modes`.
+
+        `most` limits the number of climbs.
+        """
         decodes = torch.zeros_like(self._answers.error[rows])
         new = (~self.modes.has(rows)).nonzero()[:, 0]
         if not len(new):
@@ -243,6 +251,7 @@ class ClimbStages:
         target, rows = target.select(new), rows[new]
         for_starts, for_gaussian = spawn(generator, 2)
         num, every = self._budget.num_checks
+        num = num if most is None else min(num, most)
         starts = spread_starts(target, num, generator=for_starts)
         modes = climb(target, starts, CHECK_STEPS, every=every, stop=self._clock.is_over)
         decodes[new] = modes.decodes

@@ -42,7 +42,8 @@ from crosscoding.result.verdict import MISSED
 from crosscoding.target.base import Target
 
 _NUM_CLUSTERS = 2  # of particles, for which components are fitted
-_CLUSTERS = slice(3, 3 + _NUM_CLUSTERS)  # among the densities of a pool: after the prior and two
+_NUM_FIRST = 2 + _NUM_CLUSTERS  # components that are fitted to particles
+_CLUSTERS = slice(3, 1 + _NUM_FIRST)  # among the densities of a pool: after the prior and two
 # Of a fit to scores, in standard deviations: it fits the bulk, not the tails (decision 0009).
 _WIDENING = 1.16
 _LEAST_LOG = -70.0  # of a share
@@ -52,8 +53,10 @@ ENOUGH = 640.0  # ESS: a little above what the verdict trusts
 # nats without this limit, and 1 with it; on mnist-20d it takes 4 % more decodes.
 _WORTH = 100.0
 _MOST_MODES = 8  # at which there are components
-_TELLING = 100  # points of the bank: of a mode with a twentieth of p(z|x), 5 and surely one
-_EVEN = 0.4  # ESS per draw
+_TELLING = 100  # points of the bank
+_EVEN = 0.4  # ESS per draw, where few climbs suffice
+# Nats above the largest weight: a region of 5 % of p(z|x) with such weights has 7 of 1,000 draws.
+_JUST_BEYOND = 0.3
 _BEYOND = 1.0  # nats above the largest weight, where a point lies outside the proposals
 
 
@@ -120,19 +123,13 @@ class Drawing:
         )
 
     def with_modes(self, found: ModesFound) -> "Drawing":
-        """With a component at each of the heaviest modes that climbs found.
-
-        The next proposal draws half from them, by Laplace's shares, as earlier draws may be
-        nowhere near a mode.
-        """
+        """With a component at each of the heaviest modes that climbs found."""
         target, num = self.pool.target, _MOST_MODES
         mean = found.heaviest.z[:num].transpose(0, 1).double()
         root = covariance_root(found.heaviest.precision[:num].transpose(0, 1))
         mean, root = mean.repeat(2, 1, 1), root.repeat(2, 1, 1, 1)
         new = Components.of(mean, root, target.like, heavy=not target.ends_with_prior)
-        log_shares = found.log_weights[:num].mT.clamp_min(_LEAST_LOG).softmax(-1)
-        shares = torch.cat([self.shares, log_shares.repeat(2, 1).to(self.shares)], 1)
-        return replace(self, pool=self.pool.grown(new), shares=0.5 * shares, modes=found)
+        return replace(self, pool=self.pool.grown(new), modes=found)
 
     def drawn(self, num: int, *, generator: Generator) -> "Drawing":
         """After another `num` draws in both halves together."""
@@ -160,7 +157,22 @@ class Drawing:
         grown = pool.grown(new)
         flat = flat_enough(pool.z, log_weights, both)
         shares = grown.fitted_shares(pool.z[:, exchange], flat[:, exchange])
-        return replace(self, pool=grown, shares=shares)
+        return replace(self, pool=grown, shares=self._towards_modes(shares))
+
+    def _towards_modes(self, shares: Tensor) -> Tensor:
+        """Shares of which half go to modes that nothing was drawn from, by Laplace's approximation.
+
+        Earlier draws may be nowhere near a mode.
+        """
+        if self.modes is None:
+            return shares
+        laplace = self.modes.log_weights[:_MOST_MODES].mT.clamp_min(_LEAST_LOG).softmax(-1)
+        at_modes = slice(_NUM_FIRST, _NUM_FIRST + laplace.shape[1])
+        if (self.pool.expected[:, 1:][:, at_modes] > 0).any():
+            return shares
+        shares = 0.5 * shares
+        shares[:, at_modes] += 0.5 * laplace.repeat(2, 1).to(shares)
+        return shares
 
     def _at_worst(self, log_weights: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and root of a Gaussian where p(z|x) exceeds the proposals most, with its curvature.
@@ -196,7 +208,9 @@ class Drawing:
         """Whether the draws are worth enough and nothing lies outside of them, boolean (B,)."""
         log_weights = merged(self.pool.log_weights)
         ess = importance_ess(log_weights)
-        done = self.is_searched & (ess >= self.enough)
+        if not self.is_searched:
+            return torch.zeros_like(ess, dtype=torch.bool)
+        done = ess >= self.enough
         done = done & (ess * ess / self.pool.num >= _WORTH * self.enough / ENOUGH)
         if done.any():
             some = done.nonzero()[:, 0]
@@ -218,7 +232,8 @@ class Drawing:
         It is E[r (log w − log r)] over draws of all proposals, with r = q / q̄.
         """
         pool, num = self.pool, len(self.rows)
-        kernels = pool.log_kernels[:num, :, 1:] + self.shares[:num, None].log()
+        drawn = 1 + self.shares.shape[1]  # later components have no draws yet
+        kernels = pool.log_kernels[:num, :, 1:drawn] + self.shares[:num, None].log()
         log_weights = pool.log_weights[:, :num]
         log_ratio = kernels.logsumexp(-1).mT - pool.log_joint[:, :num] + log_weights
         terms = log_ratio.exp() * (log_weights - log_ratio)
@@ -231,24 +246,26 @@ class Drawing:
 
     @property
     def num_telling(self) -> Tensor:
-        """Number of points of the bank that proposals from the prior alone would not cover, (B,).
-
-        A mode that the proposals lack has its share of them, and they lie outside there.
-        """
+        """How many kept points of the bank proposals from the prior alone would not cover, (B,)."""
         alone = self.bank.log_likelihood - math.log(prior_share(self.pool.target))
         return (alone > self._limit).sum(0)
 
     @property
-    def is_searched(self) -> Tensor:
-        """Whether climbs need not look for modes, boolean (B,).
+    def is_plain(self) -> Tensor:
+        """Whether few climbs suffice as a search for modes, boolean (B,).
 
-        There may be draws at all modes that climbs found. Or the bank would show a mode that
-        particles lack, and weights are so even that there is no neck, too narrow for the bank, of a
-        p(z|x) that is wide elsewhere.
+        The draws have even weights, and no point of the bank has a weight that they do not have.
         """
-        share = importance_ess(merged(self.pool.log_weights)) / self.pool.num
-        plain = (self.num_telling >= _TELLING) & (share > _EVEN)
-        return plain | torch.full_like(plain, self.modes is not None)
+        log_weights = merged(self.pool.log_weights)
+        even = importance_ess(log_weights) > _EVEN * self.pool.num
+        _, at_bank = self._elsewhere()[0]
+        limit = log_weights.amax(0).repeat(2) + _JUST_BEYOND
+        return even & ~(at_bank > limit).any(0).unflatten(0, (2, -1)).any(0)
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether climbs have looked for modes; they count by `outside`."""
+        return self.modes is not None
 
     @property
     def outside(self) -> Tensor:

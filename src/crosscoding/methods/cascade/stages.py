@@ -21,6 +21,7 @@ from crosscoding.methods.cascade.budget import (
     FAR_FROM_PRIOR,
     FEW_PARTICLES,
     FEW_ROUNDS,
+    LEAST_CLIMBS,
     MORE_PARTICLES,
     MORE_ROUNDS,
     NUM_ISLANDS,
@@ -263,23 +264,19 @@ class Stages:
     ) -> None:
         """Draw in rounds until each query's draws are worth enough, and offer the answers.
 
-        After the first round, climbs look for modes that the draws of some queries may lack.
-        `place` says where in `decodes` the queries are, and each round has a seed.
+        After the first round, climbs look for modes that the draws may lack: few where these are
+        plain. `place` says where in `decodes` the queries are, and each round has a seed.
         """
         for number, (num, seed) in enumerate(zip(rounds, seeds, strict=True)):
             try:
-                if number:
-                    drawing = drawing.refitted()
-                if number == 1:
-                    target = drawing.pool.target
-                    decodes[place] += self.climbs.seek(target, drawing.rows, for_climbs)
-                    if self.climbs.modes.has(drawing.rows).all():
-                        drawing = drawing.with_modes(self.climbs.modes.of(drawing.rows))
-                drawing = drawing.drawn(num, generator=Generator().manual_seed(seed))
+                fitted = drawing.refitted() if number else drawing
+                drawing = fitted.drawn(num, generator=Generator().manual_seed(seed))
+                decodes[place] += num
+                if not number:
+                    drawing = self._with_modes(drawing, for_climbs, place, decodes)
             except (OutOfTime, KeyboardInterrupt):
                 self._offer(drawing)
                 raise
-            decodes[place] += num
             done = drawing.is_done
             left, ready = (~done).nonzero()[:, 0], done.nonzero()[:, 0]
             if len(ready):
@@ -289,8 +286,20 @@ class Stages:
             drawing, place = drawing.select(left), place[left]
         self._offer(drawing)
 
+    def _with_modes(
+        self, drawing: Drawing, generator: Generator, place: Tensor, decodes: Tensor
+    ) -> Drawing:
+        """The drawing with the modes that climbs find; the same if there is no time for them."""
+        plain, target, rows = drawing.is_plain, drawing.pool.target, drawing.rows
+        for which, most in ((plain, LEAST_CLIMBS), (~plain, None)):
+            if len(some := which.nonzero()[:, 0]):
+                own = Generator().manual_seed(generator.initial_seed())
+                decodes[place[some]] += self.climbs.seek(target.select(some), rows[some], own, most)
+        found = self.climbs.modes
+        return drawing.with_modes(found.of(rows)) if found.has(rows).all() else drawing
+
     def _offer(self, drawing: Drawing) -> None:
-        """Offer answers from the draws; says where climbs need not look for further modes."""
+        """Offer answers from the draws."""
         if drawing.pool.num:
             self.answers.keep(drawing.rows, drawing.findings(), searched=drawing.is_searched)
 

@@ -6,6 +6,7 @@ of z by itself, so the spread of the islands gives the errors of both.
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -75,19 +76,25 @@ class Crossing:
     def ess(self) -> Tensor:
         """Effective sample size of all draws from the spread of the islands' means, (B,).
 
-        It is that of a mean, averaged over directions in units of the draws' variance.
+        It is that of a mean, in units of the draws' variance: the average over directions, or the
+        worst direction's if that is worse than the worst of so many would be by chance.
         """
         means = self.z.unflatten(0, (len(self.log_islands), -1)).mean(1)
         within = self.z.var(0).clamp_min(1e-30)
-        error = (means.var(0) / len(means) / within).mean(-1)
-        return (1 / error.clamp_min(1e-12)).clamp_max(float(len(self.z)))
+        error = means.var(0) / len(means) / within
+        dim, freedom = error.shape[-1], len(means) - 1
+        # Wilson and Hilferty (1931): the quantile of a χ² over its degrees of freedom, here that
+        # which the largest of `dim` exceeds half of the time.
+        normal = NormalDist().inv_cdf(0.5 ** (1 / dim))
+        by_chance = (1 - 2 / (9 * freedom) + normal * math.sqrt(2 / (9 * freedom))) ** 3
+        worst = torch.maximum(error.mean(-1), error.amax(-1) / max(by_chance, 1.0))
+        return (1 / worst.clamp_min(1e-12)).clamp_max(float(len(self.z)))
 
     def missed(self, root: Tensor) -> Tensor:
         """What climbs from the prior say the draws lack, shape (B,).
 
-        It is 0 where all chains from the ends of climbs came to the draws. A chain elsewhere whose
-        p(z, x) is as high as that of draws shows a mode of unknown mass: its share of the chains
-        counts. One elsewhere with a lower p(z, x) may be a mode or may not have arrived yet: NaN.
+        It is 0 where all chains from the ends of climbs came to the draws. Each chain elsewhere
+        counts with its share of all: it may be at a mode of unknown mass, or not have arrived yet.
 
         Args:
             root: R, shape (B, latent, latent).
@@ -95,10 +102,7 @@ class Crossing:
         centre = self.z.mean(0)
         far = _squares(self.ends - centre, root)
         elsewhere = far > _BEYOND * _squares(self.z - centre, root).amax(0)
-        as_high = elsewhere & (self.log_joint_of_ends > self.log_joint.quantile(0.05, 0))
-        lower = (elsewhere & ~as_high).any(0)
-        share = as_high.to(far).mean(0)
-        return torch.where(lower & (share == 0), math.nan, share)
+        return elsewhere.to(far).mean(0)
 
 
 def _squares(gaps: Tensor, root: Tensor) -> Tensor:

@@ -139,7 +139,7 @@ def test_an_interrupted_stage_leaves_the_finished_answers(staged, where, stage, 
 def test_an_answer_whose_search_was_interrupted_is_not_trusted(work, monkeypatch):
     """Nor one whose climbs had not started, as those for another query were running."""
 
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     problem = linear_gaussian_problem(8, data_dim=20, scale=0.1, batch=3)

@@ -42,7 +42,9 @@ _MOST_COMPONENTS = 8  # modes in the proposal
 _MOST_KEPT = 16  # modes of a second look whose widths are kept
 _LEAST_SHARE = -50.0  # log of the share of a component
 _LIGHT = 4.0  # nats below the heaviest mode, where a mode no longer counts
-_FEW_REACHED = 0.15  # share of climbs; smooth decoder networks have 0.3 to 1
+# Shares of climbs that reach modes that count: smooth decoder networks have 0.3 to 1. Below the
+# first, nothing is known about modes; above the second, few climbs suffice.
+_FEW_REACHED, _MOST_REACHED = 0.15, 0.5
 
 
 @dataclass(eq=False)
@@ -238,11 +240,11 @@ class ClimbStages:
         return decodes
 
     def seek(
-        self, target: Target, rows: Tensor, generator: Generator, most: int | None = None
+        self, target: Target, rows: Tensor, generator: Generator, *, few: bool = False
     ) -> Tensor:
         """Climb from the prior to modes, once for each query, and keep them in `modes`.
 
-        `most` limits the number of climbs.
+        With `few`, 16 climbs, whose modes are kept only where most reached those that count.
         """
         decodes = torch.zeros_like(self._answers.error[rows])
         new = (~self.modes.has(rows)).nonzero()[:, 0]
@@ -251,13 +253,25 @@ class ClimbStages:
         target, rows = target.select(new), rows[new]
         for_starts, for_gaussian = spawn(generator, 2)
         num, every = self._budget.num_checks
-        num = num if most is None else min(num, most)
+        few = few and num > LEAST_CLIMBS
+        num = LEAST_CLIMBS if few else num
         starts = spread_starts(target, num, generator=for_starts)
         modes = climb(target, starts, CHECK_STEPS, every=every, stop=self._clock.is_over)
         decodes[new] = modes.decodes
         if self._clock.is_over():
             self._answers.finished[rows] = False
             return decodes
+        if few:
+            sure = _reached(*modes.log_weights(modes.bulk)) > _MOST_REACHED
+            some = sure.nonzero()[:, 0]
+            if not len(some):
+                return decodes
+            target, rows, new, modes = (
+                target.select(some),
+                rows[some],
+                new[some],
+                modes.select(some),
+            )
         found = ModesFound.of(modes)
         self.modes.put(rows, found)
         decodes[new] += self._at_one_mode(target, rows, modes, found.overlooked, for_gaussian)
@@ -286,6 +300,12 @@ class ClimbStages:
         return decodes
 
 
+def _reached(log_weights: Tensor, climbs: Tensor) -> Tensor:
+    """Share of the climbs that ended in modes that count, (B,); arguments as in `_overlooked`."""
+    heavy = log_weights > log_weights.amax(0) - _LIGHT
+    return torch.where(heavy, climbs, 0.0).mean(0)
+
+
 def _overlooked(log_weights: Tensor, climbs: Tensor) -> Tensor:
     """Share of p(z|x) that climbs may have overlooked, (B,), if most got stuck in light modes.
 
@@ -296,8 +316,7 @@ def _overlooked(log_weights: Tensor, climbs: Tensor) -> Tensor:
         log_weights: log of each mode's share, −inf for a mode found before, shape (K, B).
         climbs: Number of climbs that ended in it, shape (K, B).
     """
-    heavy = log_weights > log_weights.amax(0) - _LIGHT
-    reached = torch.where(heavy, climbs, 0.0).mean(0)
+    reached = _reached(log_weights, climbs)
     return torch.where(reached < _FEW_REACHED, (climbs == 1).to(climbs).mean(0), 0.0)
 
 

@@ -224,7 +224,10 @@ class Drawing:
         pool = self.pool
         offer = weighted_findings(merged(pool.z), merged(pool.log_weights), None)
         bound, error = self._bound()
-        return replace(offer, c_elbo=bound, c_elbo_error=error, missed=self.outside + self.lacking)
+        outside = self.outside
+        # What is known to be lacking counts, even if there may be more.
+        missed = torch.where(outside > MISSED, outside, outside + self.lacking)
+        return replace(offer, c_elbo=bound, c_elbo_error=error, missed=missed)
 
     def _bound(self) -> tuple[Tensor, Tensor]:
         """C-ELBO of the first half's last mixture of components, and its standard error, (B,).

@@ -21,7 +21,6 @@ from crosscoding.methods.cascade.budget import (
     FAR_FROM_PRIOR,
     FEW_PARTICLES,
     FEW_ROUNDS,
-    LEAST_CLIMBS,
     MORE_PARTICLES,
     MORE_ROUNDS,
     NUM_ISLANDS,
@@ -233,8 +232,10 @@ class Stages:
             self.locate(target.select(new), rows[new], generator)
         swarm = annealing.run(path, generator=for_particles, stop=self._clock.is_over)
         decodes, there = swarm.decodes, self._arrived(rows, swarm)
+        if not len(there):
+            return decodes
         share = torch.zeros_like(decodes) if unseen is None else unseen
-        if annealing.num_islands > 1 and len(there):
+        if annealing.num_islands > 1:
             arrived = swarm.select(there)
             found, missed = arrived.findings(), arrived.missed + share[there]
             error = _ISLAND_FACTOR * found.log_evidence_error
@@ -290,11 +291,12 @@ class Stages:
         self, drawing: Drawing, generator: Generator, place: Tensor, decodes: Tensor
     ) -> Drawing:
         """The drawing with the modes that climbs find; the same if there is no time for them."""
-        plain, target, rows = drawing.is_plain, drawing.pool.target, drawing.rows
-        for which, most in ((plain, LEAST_CLIMBS), (~plain, None)):
+        plain, rows = drawing.is_plain, drawing.rows
+        for which, few in ((plain, True), (torch.ones_like(plain), False)):
             if len(some := which.nonzero()[:, 0]):
                 own = Generator().manual_seed(generator.initial_seed())
-                decodes[place[some]] += self.climbs.seek(target.select(some), rows[some], own, most)
+                target, there = drawing.pool.target.select(some), rows[some]
+                decodes[place[some]] += self.climbs.seek(target, there, own, few=few)
         found = self.climbs.modes
         return drawing.with_modes(found.of(rows)) if found.has(rows).all() else drawing
 

@@ -4,12 +4,12 @@ Particles form islands that share nothing but their step size. Each estimates lo
 of z by itself, so the spread of the islands gives the errors of both.
 """
 
-import math
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import torch
 from torch import Tensor
+
+from crosscoding.methods.numerics.swarm import one_error
 
 # Times the squared distance of the farthest draw, beyond which a climb is elsewhere: draws are a
 # few thousand, so a chain that has arrived is hardly ever farther out than all of them.
@@ -76,19 +76,12 @@ class Crossing:
     def ess(self) -> Tensor:
         """Effective sample size of all draws from the spread of the islands' means, (B,).
 
-        It is that of a mean, in units of the draws' variance: the average over directions, or the
-        worst direction's if that is worse than the worst of so many would be by chance.
+        It is that of a mean in units of the draws' variance, in `one_error` of all directions.
         """
         means = self.z.unflatten(0, (len(self.log_islands), -1)).mean(1)
         within = self.z.var(0).clamp_min(1e-30)
-        error = means.var(0) / len(means) / within
-        dim, freedom = error.shape[-1], len(means) - 1
-        # Wilson and Hilferty (1931): the quantile of a χ² over its degrees of freedom, here that
-        # which the largest of `dim` exceeds half of the time.
-        normal = NormalDist().inv_cdf(0.5 ** (1 / dim))
-        by_chance = (1 - 2 / (9 * freedom) + normal * math.sqrt(2 / (9 * freedom))) ** 3
-        worst = torch.maximum(error.mean(-1), error.amax(-1) / max(by_chance, 1.0))
-        return (1 / worst.clamp_min(1e-12)).clamp_max(float(len(self.z)))
+        error = one_error(means.var(0) / len(means) / within, len(means) - 1)
+        return (1 / error.clamp_min(1e-12)).clamp_max(float(len(self.z)))
 
     def missed(self, root: Tensor) -> Tensor:
         """What climbs from the prior say the draws lack, shape (B,).

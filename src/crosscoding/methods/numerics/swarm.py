@@ -6,6 +6,7 @@ and the mean of z by itself, so their spread also shows the error from lost mode
 
 import math
 from dataclasses import dataclass, fields
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -69,10 +70,9 @@ class Swarm:
     def ess(self) -> Tensor:
         """Effective sample size from the spread of the islands' means, shape (B,).
 
-        It is the variance of all particles over that of the mean, averaged over directions; the
-        spread of I islands is an estimate with (I − 1) latent degrees of freedom. It is at most the
-        number of particles in the effective number of islands: if one island outweighs all others,
-        its own.
+        It is the variance of all particles over that of the mean, in `one_error` of all directions.
+        It is at most the number of particles in the effective number of islands: if one island
+        outweighs all others, its own.
         """
         islands = self.z.unflatten(0, (len(self.log_islands), -1))
         weights = self.log_islands.softmax(0)[..., None]
@@ -81,7 +81,7 @@ class Swarm:
         within = (islands - centre).square().mean((0, 1)).clamp_min(1e-30)
         between = (weights.square() * (means - centre).square()).sum(0)
         correction = 1 - weights.square().sum(0)
-        error = (between / correction.clamp_min(1e-6) / within).mean(-1)
+        error = one_error(between / correction.clamp_min(1e-6) / within, len(islands) - 1)
         most = islands.shape[1] / weights[..., 0].square().sum(0)
         return torch.minimum(1 / error.clamp_min(1e-12), most)
 
@@ -98,3 +98,20 @@ class Swarm:
             missed=self.missed,
             stats={"temperatures": self.num_temperatures, "acceptance": self.acceptance},
         )
+
+
+def one_error(errors: Tensor, freedom: int) -> Tensor:
+    """The squared error of a mean, for all directions: (B, latent) -> (B,).
+
+    It is the average, or the worst direction's if that is worse than the worst of so many would be
+    by chance half of the time. That shows a mode whose share differs from island to island.
+
+    Source: Wilson & Hilferty (1931) for quantiles of χ².
+
+    Args:
+        errors: Squared error of each direction, in units of the draws' variance.
+        freedom: Degrees of freedom of its estimate.
+    """
+    normal = NormalDist().inv_cdf(0.5 ** (1 / errors.shape[-1]))
+    by_chance = (1 - 2 / (9 * freedom) + normal * math.sqrt(2 / (9 * freedom))) ** 3
+    return torch.maximum(errors.mean(-1), errors.amax(-1) / max(by_chance, 1.0))

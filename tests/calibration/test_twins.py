@@ -122,7 +122,7 @@ def test_several_masks_are_used_in_turn():
     report = calibrated(Exact(), 41, masks)
     known = ~report.ranks.values[report.ranks.is_element].isnan()
     assert known.sum(1).tolist() == [20] * 4 + [21] * 4
-    assert report.vouching.num_observed == (4, 4)
+    assert sorted(report.vouching.masks.tolist()) == sorted(masks.tolist())
 
 
 # ---- wrong answers are caught --------------------------------------------------------------------
@@ -276,6 +276,16 @@ def test_twins_do_not_vouch_for_others(unsearched):
     assert answered(unsearched, vae=other).purposes["mean"] == "approximate"
     assert answered(unsearched, vae=wider).purposes["mean"] == "approximate"
     assert answered(unsearched, mask=torch.arange(8) < 6).purposes["mean"] == "approximate"
+    assert answered(unsearched, mask=~HALF).purposes["mean"] == "approximate"  # as many elements
+
+
+def test_twins_do_not_vouch_for_other_settings(unsearched):
+    vouching = replace(unsearched.vouching, method=repr(Auto()))
+    evidence = cc.Evidence(PROBLEM.truth, HALF)
+    for method in (Auto(num_draws=500), Auto(max_seconds=1.0)):
+        hurried = replace(method, calibration=replace(unsearched, vouching=vouching))
+        posterior = cc.condition(PROBLEM.vae, evidence, hurried, seed=0)
+        assert "twins" not in posterior.stats or posterior.stats["twins"].isnan().all()
 
 
 def test_a_report_that_is_too_small_or_miscalibrated_never_vouches(unsearched):
@@ -293,7 +303,7 @@ def test_searched_twins_say_nothing_of_unsearched_answers(exact):
 
 def test_auto_takes_a_report(unsearched, tmp_path):
     """The report is of a method without a search, as `Auto` is where a decoder is very large."""
-    report = replace(unsearched, vouching=replace(unsearched.vouching, method="Auto"))
+    report = replace(unsearched, vouching=replace(unsearched.vouching, method=repr(Auto())))
     evidence = cc.Evidence(PROBLEM.truth, HALF)
     posterior = cc.condition(PROBLEM.vae, evidence, Auto(calibration=report), seed=0)
     assert posterior.stats["twins"].item() == 120

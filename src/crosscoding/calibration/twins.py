@@ -58,7 +58,7 @@ def calibrate(
 
     Returns:
         A report: `print(report.summary())`, `report.plot()`. `methods.Auto(calibration=report)`
-        uses it for queries with similar evidence.
+        uses it for queries whose masks differ from the twins' in few elements.
 
     Raises:
         TypeError, ValueError: An argument has the wrong type or value.
@@ -179,11 +179,11 @@ def _report(method: Method, posterior: Posterior, ranks: Ranks, bounds: Sandwich
     searched = replace(figures, missed=torch.zeros_like(figures.missed))
     others = figures.missed.isnan() & (searched.grades_for("interval") == 0)
     like_it = ranks.select(others.cpu())
-    sizes = _target_of(posterior).sizes
+    target = _target_of(posterior)
     vouching = Vouching(
-        posterior.method,
-        ModelPrint.of(_target_of(posterior).vae),
-        (int(sizes.min()), int(sizes.max())),
+        repr(replace(method, calibration=None) if isinstance(method, Auto) else method),
+        ModelPrint.of(target.vae),
+        target.evidence.mask.reshape(target.num_queries, -1).unique(dim=0),
         int(others.sum()),
         like_it.p_value(),
         *like_it.coverage(0.9),

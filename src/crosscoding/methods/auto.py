@@ -141,7 +141,8 @@ class Auto(Method):
         found = self._found(target, generator, report)
         if self.calibration is None:
             return found
-        return self.calibration.vouching.for_answers(found, target, type(self).__name__)
+        settings = repr(replace(self, calibration=None))
+        return self.calibration.vouching.for_answers(found, target, settings)
 
     def _found(self, target: Target, generator: Generator, report: Report) -> Findings:
         target = target.timed(target.clock.limited(self.max_seconds))

@@ -22,7 +22,7 @@ from crosscoding.target.vae_target import VAETarget
 _FEWEST_TWINS = 100  # with which the standard error of 90 % coverage is 3 points
 _LEAST_P = 0.01  # so that one calibrated report in a hundred does not vouch
 _OFF = 0.02  # most error of coverage, as in `purposes`, beyond two standard errors
-_SIMILAR = 0.1  # most difference of numbers of observed elements, as a share of the twins'
+_SIMILAR = 0.1  # most elements of which only one mask observes, as a share of the twins' observed
 _NUM_POINTS = 4  # latent points at which models are compared
 
 
@@ -57,9 +57,9 @@ class Vouching:
     """What the twins whose answers nothing had searched say of others like them.
 
     Args:
-        method: Name of the method that answered the twins.
+        method: The method that answered the twins, with its settings.
         model: The model.
-        num_observed: The least and the largest number of elements that a twin observed.
+        masks: The twins' masks, flattened, boolean, shape (M, D).
         num: Number of those twins whose other checks were good.
         p_value: Of the uniformity of all their ranks together, corrected for their number.
         coverage: Coverage of 90 % intervals of their missing elements; NaN if there are none.
@@ -68,7 +68,7 @@ class Vouching:
 
     method: str
     model: ModelPrint
-    num_observed: tuple[int, int]
+    masks: Tensor
     num: int
     p_value: float
     coverage: float
@@ -86,9 +86,10 @@ class Vouching:
             return findings
         if not self.model.same_as(ModelPrint.of(target.vae)):
             return findings
-        few, many = self.num_observed
-        similar = target.sizes >= (1 - _SIMILAR) * few
-        similar &= target.sizes <= (1 + _SIMILAR) * many
+        similar = torch.zeros_like(findings.ess, dtype=torch.bool)
+        mask = target.evidence.mask.reshape(len(similar), -1)
+        for known in self.masks.to(mask.device):
+            similar |= (mask ^ known).sum(-1) <= _SIMILAR * known.sum()
         figures = {
             "twins": self.num,
             "twins_p": self.p_value,

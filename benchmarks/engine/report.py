@@ -77,7 +77,7 @@ _MISSED = """## Missed targets, and what was measured by hand
   particles. Of 792 further queries on 99 products of 2 to 5 blocks under 11 likelihoods (from a
   script that was run once), 588 were trusted, and none of those was wrong.
 - **The section "mnist-20d"** is of the present version; all others were measured with earlier ones.
-  "verdicts", "peers" and "scale" are the oldest. Their times may be off by a tenth, as those of mnist-2d and mnist-20d were then.
+  "verdicts", "peers" and "scale" are the oldest, and their times may be off by a tenth.
 - **The share of right answers among trusted ones** is mostly that of 2-d, where all are right. In
   20 dimensions, only the trusted ones of 25 queries have a reference (a longer run of our own
   annealing), all with 5 % of their pixels observed. The errors in the row of mnist-20d are newer,

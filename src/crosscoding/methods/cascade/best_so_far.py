@@ -153,7 +153,10 @@ class BestSoFar:
 
     def doubt(self, rows: Tensor, missed: Tensor) -> None:
         """Record the share of p(z|x) that a second look found the answers to lack, (B,)."""
-        self.missed[rows] = torch.maximum(self.missed[rows], missed)
+        so_far = self.missed[rows]
+        # A mode that was found counts even where nothing is known of others (NaN).
+        known = torch.where(missed > MISSED, torch.fmax(so_far, missed), so_far)
+        self.missed[rows] = torch.where(missed > so_far, missed, known)
         lacking = rows[missed > MISSED]
         self.grade[lacking] = self.grade[lacking].clamp_min(1)
 

@@ -93,6 +93,8 @@ class BridgeStage:
             climbed = ends[:, poor[there]], heights[:, poor[there]]
             found = _findings(crossing.select(there), *climbed, root)
             self._answers.keep(rows[poor[there]], found, over_unreliable=True)
+            if found.missed is not None:  # the Gaussian's answer lacks these modes, too
+                self._answers.doubt(rows[poor[there]], found.missed)
         return decodes
 
     def _climbed(self, target: Target, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:

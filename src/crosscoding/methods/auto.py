@@ -59,6 +59,7 @@ _NO_TIME = 1e-9  # seconds that anything is assumed to take at least
 _QUERIES = ("query", "queries")
 _MOST_OPERATIONS = 1e11  # multiply-adds of the smallest swarm, above which there is none
 _ALMOST_NO_TIME = 1e-3  # seconds
+
 Work = Callable[[Target, Tensor, Generator], Tensor]
 
 

@@ -103,13 +103,11 @@ def test_a_mode_that_particles_do_not_reach_is_reported():
     assert (both.missed(gaussian_root(gaussian)) == 0.5).all()
 
 
-def test_a_chain_that_stays_elsewhere_counts_even_if_it_is_lower():
+def test_a_chain_that_stays_elsewhere_counts():
     nothing = torch.zeros(1)
     crossing = Crossing(
         z=torch.randn(64, 1, 3, generator=seeded(0)),
-        log_joint=torch.zeros(64, 1),
         ends=torch.full((1, 1, 3), 40.0),
-        log_joint_of_ends=torch.full((1, 1), -30.0),
         log_islands=torch.zeros(8, 1),
         decodes=nothing,
         reached=nothing == 0,

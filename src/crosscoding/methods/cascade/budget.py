@@ -36,6 +36,8 @@ _MOST_BRIDGED_OPERATIONS, _EXPENSIVE = 3e8, 1e7
 # Multiply-adds per query for particles from a Gaussian, a gradient counting as 3 decodes, and
 # roughly their steps (15 temperatures, 8 moves at the last, 8 steps each).
 _BRIDGE_OPERATIONS, _BRIDGE_STEPS = 1.5e13, 180
+# At most: 40 temperatures, with 9 tries each, and 8 moves at the last.
+_MOST_BRIDGE_STEPS = (40 * 9 + 8) * 8
 _BRIDGE_SECONDS = 60.0  # for a decoder of 1e8 multiply-adds, on two cores with AMX
 
 
@@ -147,7 +149,9 @@ class Budget:
             "anneal": 3 * 3 * FEW_PARTICLES * (distance + 2) + few,
             "climb": num * (steps * (dim / CLIMB_EVERY + 7.0) + dim) + 10 * NUM_WEIGHED,
             "anneal more": 3 * 3 * MORE_PARTICLES * (distance + 2) + more,
-            "bridge": 3.0 * _BRIDGE_STEPS * self.bridge_size + 3 * 8 * 200 + 100 * (48 + dim / 4),
+            "bridge": 3.0 * _MOST_BRIDGE_STEPS * self.bridge_size
+            + 3 * 16 * 200
+            + 100 * (48 + dim / 4),
             "swarm": 3 * 4 * self.swarm_size * (distance.clamp_max(TOO_FAR_FROM_PRIOR) + 2) + more,
             "look": look,
         }[stage]

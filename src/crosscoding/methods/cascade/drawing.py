@@ -1,8 +1,8 @@
 """Importance sampling in rounds, each from a proposal fitted to particles and to all earlier draws.
 
-The first components are fitted to the scores of particles (`score_matching`). Each further round
-adds components fitted to the draws by their weights, and one where p(z|x) exceeds the proposals
-most. All draws count (`proposal_pool`).
+The first components are fitted to the scores of particles (`score_matching`), and others lie at the
+modes that climbs find. Each further round adds components fitted to the draws by their weights, and
+one where p(z|x) exceeds the proposals most. All draws count (`proposal_pool`).
 """
 
 import math
@@ -67,7 +67,7 @@ class Drawing:
     Args:
         rows: Their indices among all queries.
         bank: The best points of the bank.
-        particles: Particles from p(z|x), with gradients, in two islands.
+        particles: Particles from p(z|x), with gradients.
         lacking: Share of p(z|x) that the particles lack, shape (B,); NaN where that is unknown.
         pool: Components and draws so far; columns are the two halves.
         shares: Shares of the components in the next proposal, shape (2B, K).

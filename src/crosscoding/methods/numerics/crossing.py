@@ -22,18 +22,14 @@ class Crossing:
 
     Args:
         z: Draws from p(z|x), equally weighted, island after island, shape (S, B, latent).
-        log_joint: log p(z, x) there, shape (S, B).
         ends: Where chains from the ends of climbs are, shape (K, B, latent).
-        log_joint_of_ends: log p(z, x) there, shape (K, B).
         log_islands: log Ẑ of each island, shape (I, B).
         decodes: Gradients and other decodes, shape (B,).
         reached: Whether the particles reached p(z|x), boolean (B,).
     """
 
     z: Tensor
-    log_joint: Tensor
     ends: Tensor
-    log_joint_of_ends: Tensor
     log_islands: Tensor
     decodes: Tensor
     reached: Tensor
@@ -44,9 +40,7 @@ class Crossing:
         num_queries = ends.shape[1]
         return cls(
             z=ends.new_zeros(size, *ends.shape[1:]),
-            log_joint=ends.new_zeros(size, num_queries),
             ends=torch.zeros_like(ends),
-            log_joint_of_ends=torch.zeros_like(ends[..., 0]),
             log_islands=ends.new_zeros(num_islands, num_queries),
             decodes=ends.new_zeros(num_queries),
             reached=ends.new_zeros(num_queries, dtype=torch.bool),

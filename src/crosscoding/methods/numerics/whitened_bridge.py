@@ -130,7 +130,7 @@ class WhitenedBridge:
         """Chains at t = 1 from the particles and from the ends of climbs; stores the draws."""
         particles, log_islands = len(state.z), state.log_islands
         state.join(ends)
-        draws, log_joint = [], []
+        draws = []
         for _ in range(self.num_final):
             points, accepted = state.moved(self.num_leapfrog, generator=generator)
             change = (0.5 * (accepted[:particles].mean(0) - _WANTED)).exp()
@@ -138,14 +138,11 @@ class WhitenedBridge:
             state.put(points)
             state.decodes += len(points.z) * self.num_leapfrog
             draws.append(points.z[:particles])
-            log_joint.append(points.log_density[:particles])
             if stop():
                 return
         rows = state.index
         result.z[:, rows] = _island_major(draws, self.num_islands)
-        result.log_joint[:, rows] = _island_major(log_joint, self.num_islands)
         result.ends[:, rows] = state.z[particles:]
-        result.log_joint_of_ends[:, rows] = state.log_joint[particles:]
         result.log_islands[:, rows] = log_islands
         result.decodes[rows] = state.decodes
         result.reached[rows] = True

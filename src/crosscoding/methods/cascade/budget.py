@@ -5,8 +5,6 @@ import math
 import torch
 from torch import Tensor
 
-from crosscoding.methods.numerics.resampling import next_temperature
-
 NUM_ISLANDS = 8  # of particles: fewer estimate the error of log p(x) too roughly
 FAR_FROM_PRIOR = 10.0  # temperatures, above which stages climb to p(z|x) instead of annealing
 TOO_FAR_FROM_PRIOR = 25.0  # temperatures, above which no particles get there from the prior
@@ -154,15 +152,14 @@ class Budget:
             + 100 * (48 + dim / 4),
             "swarm": 3 * 4 * self.swarm_size * (distance.clamp_max(TOO_FAR_FROM_PRIOR) + 2) + more,
             "look": look,
+            "modes": LEAST_CLIMBS * (7 * CHECK_STEPS + (CHECK_STEPS + 2) * dim) + NUM_WEIGHED,
         }[stage]
         return decodes + torch.zeros_like(distance)
 
 
-def distance_from_prior(log_likelihood: Tensor, latent_dim: int) -> Tensor:
+def distance_from_prior(temperature: Tensor, latent_dim: int) -> Tensor:
     """Approximate number of temperatures from the prior to p(z|x), (B,): √(latent / 2) log(1 / t).
 
-    t is the temperature that the bank, (N, B), reaches with an ESS of `FEW_PARTICLES`.
+    t is the temperature that the bank reaches with an ESS of `FEW_PARTICLES`, shape (B,).
     """
-    cold = torch.zeros_like(log_likelihood[0])
-    reached = next_temperature(log_likelihood, cold, float(FEW_PARTICLES))
-    return -math.sqrt(latent_dim / 2) * reached.clamp_min(1e-30).log()
+    return -math.sqrt(latent_dim / 2) * temperature.clamp_min(1e-30).log()

@@ -13,6 +13,9 @@ FEW_PARTICLES, MORE_PARTICLES = 96, 384  # per query; more where few are not eno
 CLIMB_STEPS, SINGLE_CLIMB_STEPS, CLIMB_EVERY = 20, 8, 2
 LEAST_CLIMBS = 16  # that count as a search for modes; if these cost too much, there is one
 NUM_WEIGHED = 1000  # draws from a proposal that climbs found
+# Draws from a Gaussian at the only mode. On a table of 8-64-30, 1,000 settle 88 % of the rows, and
+# 1,200 settle 97 %: the others take 1,500 further decodes each.
+NUM_AT_ONE_MODE = 1200
 # Draws of each round from proposals fitted to annealed particles, few and more.
 FEW_ROUNDS = (1000, 1500, 2000, 2000, 2500, 3000)
 MORE_ROUNDS = (2000, 3000, 4000, 5000, 6000)
@@ -137,7 +140,7 @@ class Budget:
         distance, dim, num = distance.clamp_min(1.0), self._dim, self.num_climbs
         steps = CLIMB_STEPS if num >= LEAST_CLIMBS else SINGLE_CLIMB_STEPS
         checks, every = self.num_checks
-        look = checks * (7 * CHECK_STEPS + (CHECK_STEPS / every + 2) * dim) + NUM_WEIGHED
+        look = checks * (7 * CHECK_STEPS + (CHECK_STEPS / every + 2) * dim) + NUM_AT_ONE_MODE
         few, more = sum(FEW_ROUNDS) + look, sum(MORE_ROUNDS) + look
         decodes = {
             "bank": 0.0,
@@ -152,7 +155,7 @@ class Budget:
             + 100 * (48 + dim / 4),
             "swarm": 3 * 4 * self.swarm_size * (distance.clamp_max(TOO_FAR_FROM_PRIOR) + 2) + more,
             "look": look,
-            "modes": LEAST_CLIMBS * (7 * CHECK_STEPS + (CHECK_STEPS + 2) * dim) + NUM_WEIGHED,
+            "modes": LEAST_CLIMBS * (7 * CHECK_STEPS + (CHECK_STEPS + 2) * dim) + NUM_AT_ONE_MODE,
         }[stage]
         return decodes + torch.zeros_like(distance)
 

@@ -24,6 +24,7 @@ from crosscoding.methods.cascade.budget import (
     CLIMB_STEPS,
     LEAST_CLIMBS,
     MOST_CHECKS,
+    NUM_AT_ONE_MODE,
     NUM_WEIGHED,
     SINGLE_CLIMB_STEPS,
     Budget,
@@ -312,7 +313,7 @@ class ClimbStages:
             rows[alone],
             gaussian,
             None,
-            NUM_WEIGHED,
+            NUM_AT_ONE_MODE,
             lambda largest: missed[alone],
             generator,
         )

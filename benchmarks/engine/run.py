@@ -19,6 +19,7 @@ import closed_forms
 import digits
 import faces
 import other_decoders
+import price
 import report
 import scale
 import verdicts
@@ -30,6 +31,7 @@ SECTIONS: dict[str, Callable[[Setup], Section]] = {
     "celeba-100d": faces.elbo,
     "linear": closed_forms.linear,
     "blocks": closed_forms.blocks,
+    "price": price.measure,
     "verdicts": verdicts.measure,
     "others": other_decoders.measure,
     "peers": against_peers.measure,

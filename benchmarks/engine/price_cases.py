@@ -6,6 +6,7 @@ answers some of them in one call and prints seconds, decodes and verdicts as JSO
 version of the package on PYTHONPATH, it measures that one.
 """
 
+import itertools
 import json
 import sys
 import time
@@ -109,7 +110,7 @@ def _simulated(
 def _network(dim: int, hidden: list[int], data_dim: int, kind: type[nn.Module]) -> nn.Sequential:
     sizes = [dim, *hidden, data_dim]
     layers: list[nn.Module] = []
-    for before, after in zip(sizes, sizes[1:], strict=False):
+    for before, after in itertools.pairwise(sizes):
         layers += [nn.Linear(before, after), kind()]
     return nn.Sequential(*layers[:-1])
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import against_peers
+import calibration
 import closed_forms
 import digits
 import faces
@@ -32,6 +33,7 @@ SECTIONS: dict[str, Callable[[Setup], Section]] = {
     "linear": closed_forms.linear,
     "blocks": closed_forms.blocks,
     "price": price.measure,
+    "calibration": calibration.measure,
     "verdicts": verdicts.measure,
     "others": other_decoders.measure,
     "peers": against_peers.measure,

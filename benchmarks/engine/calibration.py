@@ -36,7 +36,7 @@ def measure(setup: Setup) -> Section:
                 f"{coverage:.1%} ± {error:.1%}, and {outside} of which contradict a bound on "
                 "log p(x)",
                 p_value > 0.01,
-                "cc.calibrate with 5, 15 and 25 % of the pixels observed in turn; p is the least of "
+                "cc.calibrate, 5, 15 and 25 % of the pixels observed in turn; p is the least of "
                 "those of all ranks, times their number; bounds by annealing, at 3 standard errors",
             )
         )

@@ -41,7 +41,7 @@ from crosscoding.target.base import Target
 
 _NUM_FOR_SINGLE_CLIMB = 500  # draws for an answer if only one climb is affordable
 _MOST_COMPONENTS = 8  # modes in the proposal
-_MOST_KEPT = 16  # modes of a second look whose widths are kept
+_MOST_KEPT = LEAST_CLIMBS  # modes of a search whose widths are kept
 _LEAST_SHARE = -50.0  # log of the share of a component
 _LIGHT = 4.0  # nats below the heaviest mode, where a mode no longer counts
 # Shares of climbs that reach modes that count: smooth decoder networks have 0.3 to 1. Below the

@@ -39,8 +39,8 @@ from crosscoding.methods.numerics.resampling import taken
 from crosscoding.random import spawn
 from crosscoding.target.base import Target
 
-# Half or double of _LIGHT, _FEW_REACHED or _MOST_REACHED changes no answer on mnist-20d; they matter
-# on decoders with waves (decision 0009).
+# Half or double of _LIGHT, _FEW_REACHED or _MOST_REACHED changes no answer on mnist-20d; they
+# matter on decoders with waves (decision 0009).
 _NUM_FOR_SINGLE_CLIMB = 500  # draws for an answer if only one climb is affordable
 _MOST_COMPONENTS = 8  # modes in the proposal
 _MOST_KEPT = LEAST_CLIMBS  # modes of a search whose widths are kept

@@ -47,8 +47,8 @@ from crosscoding.target.base import Target
 GRID_DIM = 3  # latent dimensions up to which cells are few enough
 _GRID_TOLERANCE = {1: 0.1, 2: 0.1, 3: 0.05}  # nats; the error is about a twentieth of this
 _NUM_GRID_CHECKS, _MOST_CELLS = 300, 30_000  # draws, and cells above which other stages are cheaper
-# Half or double of what the bank needs, of _NUM_GRID_CHECKS or of _ISLAND_FACTOR leaves the errors on
-# mnist-2d at 0.009 nats or less, but 0.022 with _BANK_ESS = 50.
+# Half or double of what the bank needs, of _NUM_GRID_CHECKS or of _ISLAND_FACTOR leaves the errors
+# on mnist-2d at 0.009 nats or less, but 0.022 with _BANK_ESS = 50.
 _BANK_ESS, _BANK_ERROR = 100.0, 0.0375  # what the bank needs for a dense answer; nats, by islands
 _FEW_POINTS, _FEW_POINTS_ESS = 2048, 200.0  # of the bank that are tried first, and what they need
 _SHARE_FOR_FIT = 0.8  # of the time left, for a low-rank fit; the rest is for its weights

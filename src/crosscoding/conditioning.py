@@ -9,7 +9,8 @@ from torch import Generator, Tensor
 
 from crosscoding.clock import MAX_BYTES, Clock
 from crosscoding.errors import and_more
-from crosscoding.evidence import Evidence, as_tensor
+from crosscoding.arrays import as_tensor
+from crosscoding.evidence import Evidence
 from crosscoding.isolation import isolated
 from crosscoding.methods import Auto, Method, Report, silent
 from crosscoding.methods.blocks import BlockByBlock

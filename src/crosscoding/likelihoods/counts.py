@@ -14,7 +14,9 @@ from torch.nn import functional as F
 from crosscoding.isolation import isolated
 from crosscoding.likelihoods.base import ADVICE_ON_WHOLE_NUMBERS, Likelihood
 from crosscoding.likelihoods.exponential_family import ExponentialFamily, terms
+from crosscoding.likelihoods.finitely_many import FinitelyMany
 from crosscoding.likelihoods.fisher_sums import expected_products
+from crosscoding.likelihoods.laws import CountLaw, FiniteLaw, Known, Law
 from crosscoding.likelihoods.location_dispersion import (
     LocationDispersion,
     check_positive,
@@ -25,6 +27,7 @@ from crosscoding.likelihoods.logit_check import look_like_probabilities
 from crosscoding.likelihoods.rounding import MAX_ROUNDING_ERROR, nearly_underflown
 from crosscoding.likelihoods.samplers import binomial, log_gamma, poisson, seeds, substream
 
+_NOISE_REACH = 12.0  # standard deviations of noise, beyond which its density is below e^(−72)
 _MOST_LOG_RATE = 700.0  # exp of more overflows a double
 _INFINITE_LOG_RATE = 1e9  # replaces an infinite log λ; log p is then −λ, at most −1e304
 
@@ -34,7 +37,40 @@ class _Count(Likelihood):
 
     support = "whole numbers from 0"
     kind = "counts"
+    uncertain = ("interval", "noise", "set")
     _advice_on_values = ADVICE_ON_WHOLE_NUMBERS
+
+    def law(self, params: Tensor, known: Known) -> Law:
+        """By tails for an interval; count by count around a noisy value, or for a set."""
+        params = params.double()
+        if (known.noise > 0).any() or known.allowed is not None:
+            counts = _counts_near(known)
+            return FiniteLaw(counts, self.log_probs_at(params, counts), known)
+        shape = params.shape[: params.ndim - len(self.param_shape)]
+
+        def draw(noise: Tensor, where: Tensor) -> Tensor:
+            settings = {name: v.expand(shape)[where] for name, v in self._tensors().items()}
+            return self._with(settings).draw(params[where], noise)
+
+        return CountLaw(
+            lambda counts: self.log_probs_at(params, counts),
+            draw,
+            self.mean(params).expand(shape),
+            self.variance(params).expand(shape),
+            known.low,
+            known.high,
+        )
+
+    def possible(self, known: Known) -> Tensor:
+        low, high = known.low.ceil().clamp_min(0), known.high.floor()
+        if known.allowed is None:
+            return low <= high
+        last = known.allowed.shape[-1] - 1.0
+        has_set = ~known.allowed.all(-1)
+        members = known.allowed & (known.log_weight(_classes_of(known)) > -torch.inf)
+        return (low <= torch.where(has_set, high.clamp_max(last), high)) & (
+            members.any(-1) | ~has_set
+        )
 
     def in_support(self, values: Tensor) -> Tensor:
         return values.isfinite() & (values >= 0) & (values == values.floor())
@@ -199,7 +235,7 @@ class NegativeBinomial(_Count, LocationDispersion, ExponentialFamily):
 
 
 @dataclass(frozen=True, eq=False)
-class BetaBinomial(_Count, LocationDispersion):
+class BetaBinomial(FinitelyMany, _Count, LocationDispersion):
     """Successes in n trials whose probability is itself a beta variable with mean σ(l).
 
         log p(t|z) = log C(n, t) + log B(t + a, n − t + b) − log B(a, b),
@@ -241,6 +277,20 @@ class BetaBinomial(_Count, LocationDispersion):
 
     def in_support(self, values: Tensor) -> Tensor:
         return super().in_support(values) & (values <= setting(self.total_count, values))
+
+    def all_values(self, like: Tensor) -> Tensor:
+        most = int(to_check(self.total_count).max())
+        return torch.arange(most + 1, dtype=torch.double, device=like.device)
+
+    def log_probs_at(self, params: Tensor, values: Tensor) -> Tensor:
+        """As in the base class; −∞ for more successes than trials."""
+        most = setting(self.total_count, params)[..., None]
+        log_probs = super().log_probs_at(params, values.minimum(most))
+        return torch.where(values <= most, log_probs, -torch.inf)
+
+    def possible(self, known: Known) -> Tensor:
+        most = setting(self.total_count, known.low)
+        return super().possible(known) & (known.low <= most)
 
     def _size(self, values: Tensor) -> Tensor:
         return setting(self.total_count, values).expand_as(values)
@@ -303,6 +353,26 @@ class BetaBinomial(_Count, LocationDispersion):
         hits = log_gamma(concentration * logits.sigmoid(), substream(noise, 0))
         misses = log_gamma(concentration * (-logits).sigmoid(), substream(noise, 1))
         return binomial(total, (hits - misses).sigmoid(), substream(noise, 2)).to(params.dtype)
+
+
+def _classes_of(known: Known) -> Tensor:
+    """The counts that sets can hold, (K,)."""
+    assert known.allowed is not None
+    return torch.arange(known.allowed.shape[-1], dtype=torch.double, device=known.low.device)
+
+
+def _counts_near(known: Known) -> Tensor:
+    """All counts that noisy values or sets leave possible for each element, (B, P, K)."""
+    reach = torch.where(known.noise > 0, _NOISE_REACH * known.noise, torch.inf)
+    low = known.low.maximum(known.value - reach).ceil().clamp_min(0)
+    high = known.high.minimum(known.value + reach).floor()
+    if known.allowed is not None:
+        last = known.allowed.shape[-1] - 1.0
+        high = torch.where(known.allowed.all(-1), high, high.clamp_max(last))
+    high = torch.where(high.isinf(), low, high.maximum(low))  # where nothing is known
+    num = int((high - low).max()) + 1 if low.numel() else 1
+    offsets = torch.arange(num, dtype=torch.double, device=low.device)
+    return low[..., None] + offsets
 
 
 def _cancels(total: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from crosscoding.diagnostics import importance_ess, pareto_k_limit, pareto_smooth
 from crosscoding.errors import NonFiniteError
-from crosscoding.evidence import as_tensor
+from crosscoding.arrays import as_tensor
 from crosscoding.model.matching import check_matches
 from crosscoding.model.undefined_elements import nothing_to_predict
 from crosscoding.result.findings import Findings

@@ -1,0 +1,46 @@
+"""Tensors from what users pass: tensors or NumPy arrays."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Numbers = Tensor | np.ndarray | float
+
+
+def as_tensor(values: Tensor | np.ndarray, name: str, wanted: str = "float32") -> Tensor:
+    """A tensor unchanged; an array as a tensor of the same dtype that shares no memory with it.
+
+    Args:
+        values: A tensor or an array.
+        name: What messages call it.
+        wanted: The dtype that messages recommend, as NumPy names it.
+    Raises:
+        TypeError: It is neither a tensor nor an array, is sparse or masked, or has a dtype that
+            torch lacks.
+    """
+    if isinstance(values, (np.ma.MaskedArray, torch.masked.MaskedTensor)):
+        raise TypeError(
+            f"expected {name} without a mask of its own, got a masked array; "
+            "pass array.data, or for evidence Evidence(array.data, ~np.ma.getmaskarray(array))"
+        )
+    if isinstance(values, Tensor):
+        if values.layout != torch.strided or values.is_quantized:
+            raise TypeError(
+                f"expected {name} as a dense tensor, got a sparse, nested or quantised one; "
+                "convert it with .to_dense(), .to_padded_tensor(...) or .dequantize()"
+            )
+        return values if type(values) is Tensor else values.as_subclass(Tensor)
+    of_pandas = f'.to_numpy("{wanted}", na_value=np.nan)' if wanted != "bool" else ".to_numpy(bool)"
+    if not isinstance(values, np.ndarray):
+        raise TypeError(
+            f"expected {name} to be a torch.Tensor or a NumPy array, got {type(values).__name__}; "
+            f"convert it with torch.as_tensor, or a pandas object with {of_pandas}"
+        )
+    try:
+        # torch accepts only the machine's own byte order
+        return torch.from_numpy(np.array(values, values.dtype.newbyteorder("=")))
+    except TypeError:
+        raise TypeError(
+            f"expected {name} of a dtype that torch has, got an array of {values.dtype}; convert "
+            f'it with .astype("{wanted}"), or a pandas object with {of_pandas}'
+        ) from None

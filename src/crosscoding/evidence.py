@@ -251,6 +251,45 @@ class Evidence:
             raise ValueError("expected evidence, got none")
         return found
 
+    def to_parts(self) -> tuple[dict[str, Tensor], list[bool]]:
+        """Its tensors by name, and of each of its sums whether queries share the operator."""
+        tensors = {"values": self.values, "mask": self.exact}
+        if self.uncertain is not None:
+            own = vars(self.uncertain)
+            tensors |= {name: part for name, part in own.items() if part is not None}
+        for index, part in enumerate(self.sums):
+            own = (part.operator, part.values, part.noise)
+            names = (f"sums.{index}.{name}" for name in ("operator", "values", "noise"))
+            tensors |= dict(zip(names, own, strict=True))
+        return {name: tensor.contiguous() for name, tensor in tensors.items()}, [
+            part.is_shared for part in self.sums
+        ]
+
+    @classmethod
+    def from_parts(cls, parts: tuple[dict[str, Tensor], list[bool]]) -> "Evidence":
+        """The evidence that `to_parts` described; raises KeyError, TypeError or ValueError."""
+        tensors, are_shared = parts
+        if "low" not in tensors:
+            evidence = cls(tensors["values"], tensors["mask"])
+        else:
+            known = cls.interval(tensors["low"], tensors["high"])
+            if "allowed" in tensors:
+                known = known & cls.one_of(tensors["allowed"])
+            noise = tensors["noise"]
+            evidence = known & cls(tensors["values"], tensors["mask"] | (noise > 0), noise=noise)
+        sums = tuple(
+            LinearEvidence(
+                tensors[f"sums.{index}.operator"],
+                tensors[f"sums.{index}.values"],
+                tensors[f"sums.{index}.noise"],
+                bool(is_shared),
+            )
+            for index, is_shared in enumerate(are_shared)
+        )
+        return cls._of_checked(
+            evidence.values, evidence.mask, evidence.exact, evidence.uncertain, sums
+        )
+
     def __repr__(self) -> str:
         share = self.mask.to(torch.float32).mean().item() if self.mask.numel() else 0.0
         num_sums = sum(part.values.shape[-1] for part in self.sums)

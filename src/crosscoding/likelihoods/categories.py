@@ -11,10 +11,11 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from crosscoding.isolation import isolated
-from crosscoding.likelihoods.base import ADVICE_ON_WHOLE_NUMBERS, Likelihood
+from crosscoding.likelihoods.base import ADVICE_ON_WHOLE_NUMBERS
 from crosscoding.likelihoods.discretized_logistic import log_interval
 from crosscoding.likelihoods.finitely_many import FinitelyMany
 from crosscoding.likelihoods.laws import FiniteLaw, Known
+from crosscoding.likelihoods.layout import ElementGroup
 from crosscoding.likelihoods.location_dispersion import setting
 from crosscoding.likelihoods.rounding import nearly_underflown
 from crosscoding.random import uniform
@@ -107,6 +108,12 @@ class Categorical(_Classes):
 
     def all_values(self, like: Tensor) -> Tensor:
         return torch.arange(self.num_classes, dtype=torch.double, device=like.device)
+
+    def groups(self, num: int, device: torch.device) -> list[ElementGroup]:
+        if not self.one_hot:
+            return super().groups(num, device)
+        elements = torch.arange(num, device=device).unflatten(0, (-1, self.num_classes))
+        return [ElementGroup(Categorical(self.num_classes), elements, elements)]
 
     def _by_variable(self, flat: Tensor) -> Tensor:
         return flat.unflatten(-1, (-1, self.num_classes)) if self.one_hot else flat

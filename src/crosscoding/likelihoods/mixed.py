@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.likelihoods.base import Likelihood
+from crosscoding.likelihoods.layout import ElementGroup
 from crosscoding.likelihoods.mixed_heads import Head, Part, in_columns
 from crosscoding.persistence.folder import Contents, prefixed, under
 
@@ -281,6 +282,16 @@ class Mixed(Likelihood):
             if counts.any() or not mask.any()
         ]
         return torch.cat(found, 1)
+
+    def groups(self, num: int, device: torch.device) -> list[ElementGroup]:
+        elements = self._split_values(torch.arange(num, device=device))
+        outputs = self._split(torch.arange(sum(self._outputs), device=device))
+        found = []
+        for own, (part, places) in zip(elements, outputs, strict=True):
+            for group in part.groups(len(own), device):
+                chosen = places.flatten()[group.outputs]
+                found.append(ElementGroup(group.likelihood, own[group.elements], chosen))
+        return found
 
     def outputs_of(self, elements: Tensor) -> Tensor:
         found, start = [], 0

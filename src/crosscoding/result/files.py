@@ -47,7 +47,8 @@ class SavedPosterior:
         }
         if isinstance(self.target, VAETarget):
             evidence, vae = self.target.evidence, self.target.vae
-            tensors |= {"evidence.values": evidence.values, "evidence.mask": evidence.mask}
+            own, description["sums"] = evidence.to_parts()
+            tensors |= prefixed(own, "evidence")
             tensors["fingerprint"] = _fingerprint(vae, self.findings.draws)
             vae_parts = vae.to_parts()
             settings, description["likelihood"] = vae.likelihood.to_parts()
@@ -73,7 +74,8 @@ class SavedPosterior:
         evidence, generator = None, Generator()
         try:
             if description["has_evidence"]:
-                evidence = Evidence(tensors["evidence.values"], tensors["evidence.mask"])
+                own = under(tensors, "evidence"), description.get("sums", [])
+                evidence = Evidence.from_parts(own)
             generator.set_state(tensors["generator"])
             batch_shape = torch.Size(description["batch_shape"])
             method, seconds = str(description["method"]), float(description["seconds"])

@@ -25,6 +25,7 @@ from crosscoding.model.last_layer import Head
 from crosscoding.model.vae import VAE
 from crosscoding.target.guarded_gradient import gradient
 from crosscoding.target.jacobian import derivative
+from crosscoding.target.partial_evidence import PartialEvidence
 
 _MOST_OBSERVED = 0.5  # share of the elements above which running the whole layer is faster
 _MAX_BYTES = 512 * 2**20
@@ -43,33 +44,47 @@ class Observed:
         elements: Indices of the elements, shape (R, E), with R = B, or 1 for a shared mask. Queries
             with fewer observed elements are padded with unobserved ones.
         values: x, shape (B, E).
-        mask: Which of the elements are observed, shape (R, E).
+        mask: Which of the elements the evidence needs, shape (R, E).
+        exact: Which of them have an exact value, shape (R, E).
+        partial: What is known beside exact values; None if nothing is.
         likelihood: For these elements.
         clock: Ticked before every piece is decoded.
     """
 
     likelihood: Likelihood
     clock: Clock = UNLIMITED
-    _by_query: tuple[str, ...] = ("elements", "mask", "_outputs", "_counts")
+    _by_query: tuple[str, ...] = ("elements", "mask", "exact", "_outputs", "_counts")
 
-    def __init__(self, vae: VAE, values: Tensor, mask: Tensor) -> None:
+    def __init__(
+        self, vae: VAE, values: Tensor, mask: Tensor, partial: PartialEvidence | None = None
+    ) -> None:
         self._vae, likelihood = vae, vae.flat_likelihood
-        rows = mask[:1] if (mask == mask[:1]).all() else mask
+        used = mask if partial is None else mask | partial.used
+        shared = bool((mask == mask[:1]).all()) and bool((used == used[:1]).all())
+        rows, exact = (used[:1], mask[:1]) if shared else (used, mask)
         self.elements = likelihood.elements_in(rows)
         self.values = values.gather(1, self.elements.expand(len(values), -1))
         self.mask = rows.gather(1, self.elements)
+        self.exact = exact.gather(1, self.elements)
         self.likelihood = likelihood.of_elements(self.elements)
         self._outputs = likelihood.outputs_of(self.elements)
+        self.partial = partial and partial.within(self._outputs, vae.params_size)
         everything = torch.arange(vae.params_size, device=values.device)
         self._is_whole = torch.equal(self._outputs, everything[None])
         self._counts = self.mask.sum(1)
         self._all_count = bool(self.mask.all())
 
     @staticmethod
-    def of(vae: VAE, values: Tensor, mask: Tensor, clock: Clock = UNLIMITED) -> "Observed":
+    def of(
+        vae: VAE,
+        values: Tensor,
+        mask: Tensor,
+        clock: Clock = UNLIMITED,
+        partial: PartialEvidence | None = None,
+    ) -> "Observed":
         """The faster class for these queries; values and mask have shape (B, data_size)."""
-        found = ObservedRows.where_faster(vae, values, mask, clock)
-        return (found or Observed(vae, values, mask)).timed(clock)
+        found = ObservedRows.where_faster(vae, values, mask, clock, partial)
+        return (found or Observed(vae, values, mask, partial)).timed(clock)
 
     def timed(self, clock: Clock) -> "Observed":
         """The same with this clock."""
@@ -81,6 +96,7 @@ class Observed:
         """Some of the queries."""
         chosen = self._copy()
         chosen.values = self.values[index]
+        chosen.partial = self.partial and self.partial.select(index)
         if len(self.elements) > 1 or len(self.values) == 1:
             for name in self._by_query:
                 setattr(chosen, name, getattr(self, name)[index])
@@ -122,7 +138,21 @@ class Observed:
 
     def at(self, points: Tensor) -> Tensor:
         """log p(x|z) in one piece: points (S, B, latent) -> (S, B)."""
-        return self.likelihood.masked_log_prob(self.params(points), self.values, self.mask)
+        return self.log_prob(self.params(points))
+
+    def log_prob(self, params: Tensor) -> Tensor:
+        """log p(x|z) given what `params` returned, (S, B, E, *param_shape) -> (S, B)."""
+        result = self.likelihood.masked_log_prob(params, self.values, self.exact)
+        return result if self.partial is None else result + self.partial.log_prob(params.flatten(2))
+
+    def fisher_product(self, params: Tensor, tangents: Tensor) -> Tensor:
+        """F v of the evidence: params as from `params`, v (*more, *params.shape)."""
+        result = self.likelihood.fisher_product(params, tangents, self.exact)
+        if self.partial is None:
+            return result
+        num = params.ndim - 2
+        added = self.partial.fisher_product(params.flatten(2), tangents.flatten(-num))
+        return result + added.reshape(tangents.shape)
 
     def lost(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The share of points at which an observed element is lost, and the one lost most often.
@@ -138,7 +168,7 @@ class Observed:
             of_query = z.new_zeros(len(part.values))
             for some in part.slices(len(z)):
                 params = part.params(z[some, rows])
-                lost = part.likelihood.lost(params, part.values) & part.mask
+                lost = part.likelihood.lost(params, part.values) & part.exact
                 of_query += lost.any(-1).sum(0)
                 of_element += lost.sum(0)
             shares.append(of_query / max(len(z), 1))
@@ -189,6 +219,11 @@ class Observed:
         return self.clock.slices(num_points, size, kind)
 
     @property
+    def outputs(self) -> Tensor:
+        """Where the decoder's flattened output holds what `params` returns, (R, params_size)."""
+        return self._outputs
+
+    @property
     def params_size(self) -> int:
         """How many parameters `params` returns for one point of a query."""
         return self._outputs.shape[-1]
@@ -211,7 +246,7 @@ class Observed:
         if not 0 < most < self.elements.shape[1] or not self.likelihood.by_element:
             return self
         part, outputs = self._copy(), self.params_size // self.elements.shape[1] * most
-        for name in ("elements", "mask", "values"):
+        for name in ("elements", "mask", "exact", "values"):
             setattr(part, name, getattr(self, name)[..., :most])
         part._outputs = self._outputs[..., :outputs]
         part.likelihood = self.likelihood.trimmed(most)
@@ -272,8 +307,7 @@ def _gradient_by_element(part: Observed, z: Tensor) -> Tensor:
         return z
     params = part.params(z.detach()).detach().requires_grad_()
     with torch.enable_grad():
-        log_prob = part.likelihood.masked_log_prob(params, part.values, part.mask)
-        (slope,) = torch.autograd.grad(log_prob.sum(), params)
+        (slope,) = torch.autograd.grad(part.log_prob(params).sum(), params)
     result = torch.empty_like(z)
     for index, direction in enumerate(torch.eye(z.shape[-1]).to(z)):
         change = derivative(part.params, z, direction.expand_as(z), exact=True)
@@ -286,25 +320,37 @@ class ObservedRows(Observed):
 
     _by_query = (*Observed._by_query, "_weight", "_bias")
 
-    def __init__(self, vae: VAE, head: Head, values: Tensor, mask: Tensor) -> None:
-        super().__init__(vae, values, mask)
+    def __init__(
+        self,
+        vae: VAE,
+        head: Head,
+        values: Tensor,
+        mask: Tensor,
+        partial: PartialEvidence | None = None,
+    ) -> None:
+        super().__init__(vae, values, mask, partial)
         self._head = head
         self._weight = head.weight[self._outputs].mT.contiguous()
         self._bias = head.bias[self._outputs]
 
     @classmethod
     def where_faster(
-        cls, vae: VAE, values: Tensor, mask: Tensor, clock: Clock = UNLIMITED
+        cls,
+        vae: VAE,
+        values: Tensor,
+        mask: Tensor,
+        clock: Clock = UNLIMITED,
+        partial: PartialEvidence | None = None,
     ) -> "ObservedRows | None":
         if vae.head is None:
             return None
-        most = _most_observed(mask)
+        most = _most_observed(mask if partial is None else mask | partial.used)
         row_bytes = vae.head.weight[0].numel() * values.element_size()
         size = len(mask) * most * row_bytes * (vae.params_size // vae.data_size)
         few = 0 < most <= _MOST_OBSERVED * vae.data_size
         if not few or size > clock.piece_bytes(_MAX_BYTES):
             return None
-        return cls(vae, vae.head, values, mask)
+        return cls(vae, vae.head, values, mask, partial)
 
     def params(self, z: Tensor) -> Tensor:
         self.clock.tick()

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+_TINY, _EPS = 1e-300, 1e-16
+
 
 class Law(ABC):
     """p(t|z) restricted to what is known of t, for many elements at once, in double.
@@ -59,13 +61,11 @@ class MixtureLaw(Law):
 
     def draw(self, uniforms: Tensor) -> Tensor:
         """The part that holds the uniform number's quantile, and the quantile within it."""
-        rest, result = uniforms.double(), None
-        for part, share in zip(self._parts, self._shares(), strict=True):
-            own = (rest / share.clamp_min(1e-300)).clamp(1e-16, 1 - 1e-16)
-            drawn = part.draw(own)
-            chosen = rest < share
-            result = drawn if result is None else torch.where(taken, result, drawn)
-            taken = chosen if result is drawn else taken | chosen
-            rest = rest - share
-        assert result is not None
-        return result
+        uniforms, shares = uniforms.double(), self._shares()
+        ends = shares.cumsum(0)
+        index = (uniforms >= ends[:-1]).sum(0)
+        drawn = [
+            part.draw(((uniforms - end + share) / share.clamp_min(_TINY)).clamp(_EPS, 1 - _EPS))
+            for part, share, end in zip(self._parts, shares, ends, strict=True)
+        ]
+        return torch.stack(drawn).gather(0, index[None])[0]

@@ -47,9 +47,7 @@ class TruncatedExponential(Law):
         return self._start + self._sign * self._scaled(self._moments()[0])
 
     def variance(self) -> Tensor:
-        first, second = self._moments()
-        scale = torch.where(self._falls.isinf(), 1 / self._rate, self._width)
-        return second * scale.square()
+        return self._scaled(self._scaled(self._moments()[1]))
 
     def _scaled(self, share: Tensor) -> Tensor:
         """Distances from the start, given in widths, or in 1 / rate where there is no end."""

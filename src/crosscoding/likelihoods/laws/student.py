@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import special
 from torch import Tensor
 
 from crosscoding.likelihoods.laws.base import Law
@@ -74,8 +73,8 @@ class TruncatedStudent(Law):
         """The quantile of the uniform numbers."""
         lower, upper = (_cdf(self._df, bound) for bound in (self._below, self._above))
         level = lower + uniforms.double() * (upper - lower)
-        found = special.stdtrit(*(part.detach().cpu().numpy() for part in (self._df, level)))
-        x = torch.as_tensor(found, device=level.device).maximum(self._below).minimum(self._above)
+        x = _of_scipy("stdtrit", self._df, level)
+        x = x.maximum(self._below).minimum(self._above)
         drawn = self._location + self._sign * self._scale * x
         return drawn.maximum(self._low).minimum(self._high)
 
@@ -109,7 +108,14 @@ class _LogMass(torch.autograd.Function):
 
 
 def _cdf(df: Tensor, x: Tensor) -> Tensor:
-    found = special.stdtr(*(part.detach().cpu().numpy() for part in (df, x)))
+    return _of_scipy("stdtr", df, x)
+
+
+def _of_scipy(name: str, df: Tensor, x: Tensor) -> Tensor:
+    """A special function of SciPy, which is not loaded before it is needed."""
+    from scipy import special
+
+    found = getattr(special, name)(*(part.detach().cpu().numpy() for part in (df, x)))
     return torch.as_tensor(np.asarray(found), dtype=x.dtype, device=x.device)
 
 

@@ -218,7 +218,8 @@ class Evidence:
         enter a sum must have a `Gaussian` likelihood, unless they are known exactly.
 
         Args:
-            operator: A, shape (m, *data), or (*batch, m, *data) with one for each query.
+            operator: A, shape (m, *data), or (*batch, m, *data) with one for each query; the latter
+                if its shape begins with that of values and both readings fit.
             values: b, shape (*batch, m). NaN where a query lacks a number.
             noise: Standard deviation of the noise in b, ≥ 0, a number or numbers that broadcast to
                 values. Where it is 0, completions satisfy the sum up to rounding.
@@ -329,7 +330,7 @@ class Evidence:
             self.mask.reshape(shape),
             self.exact.reshape(shape),
             self.uncertain and self.uncertain.reshape(shape),
-            tuple(part.read_for(num_data_dims).flatten() for part in self.sums),
+            tuple(part.flatten() for part in self.sums),
         )
 
     @isolated

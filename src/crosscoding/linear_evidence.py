@@ -39,17 +39,6 @@ class LinearEvidence:
         """Shape of a datum."""
         return self.operator.shape[1 if self.is_shared else self.values.ndim :]
 
-    def read_for(self, num_data_dims: int) -> "LinearEvidence":
-        """The same, its operator read anew if data have this many dimensions and it may be so.
-
-        The shapes of operator and values may be those of one operator for each query, and of one
-        for all; then only the data tell.
-        """
-        num = self.operator.ndim - num_data_dims
-        if num == 1 and not self.is_shared and self.operator.shape[0] == self.values.shape[-1]:
-            return LinearEvidence(self.operator, self.values, self.noise, True)
-        return self
-
     def flatten(self) -> "LinearEvidence":
         """The same with its batch dimensions merged into one."""
         num, count = self.batch_shape.numel(), self.values.shape[-1]

@@ -165,7 +165,7 @@ def _without_dependent(sums: Sums, rounding: Tensor) -> Sums:
     of_rounding = torch.zeros_like(target)
     dropped = torch.zeros_like(exact)
     for row in range(operator.shape[1]):
-        rest, coefficients = operator[:, row], torch.zeros_like(operator[:, :, 0])
+        rest, coefficients = operator[:, row], operator.new_zeros(exact.shape)
         for _ in range(2):  # twice is enough
             along = (basis @ rest[..., None])[..., 0]
             rest = rest - (basis.mT @ along[..., None])[..., 0]

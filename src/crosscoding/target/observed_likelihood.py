@@ -73,6 +73,7 @@ class Observed:
         self._is_whole = torch.equal(self._outputs, everything[None])
         self._counts = self.mask.sum(1)
         self._all_count = bool(self.mask.all())
+        self._has_exact = bool(self.exact.any())
 
     @staticmethod
     def of(
@@ -142,17 +143,23 @@ class Observed:
 
     def log_prob(self, params: Tensor) -> Tensor:
         """log p(x|z) given what `params` returned, (S, B, E, *param_shape) -> (S, B)."""
-        result = self.likelihood.masked_log_prob(params, self.values, self.exact)
-        return result if self.partial is None else result + self.partial.log_prob(params.flatten(2))
+        if self.partial is None:
+            return self.likelihood.masked_log_prob(params, self.values, self.exact)
+        result = self.partial.log_prob(params.flatten(2))
+        if not self._has_exact:
+            return result
+        return result + self.likelihood.masked_log_prob(params, self.values, self.exact)
 
     def fisher_product(self, params: Tensor, tangents: Tensor) -> Tensor:
         """F v of the evidence: params as from `params`, v (*more, *params.shape)."""
-        result = self.likelihood.fisher_product(params, tangents, self.exact)
         if self.partial is None:
-            return result
+            return self.likelihood.fisher_product(params, tangents, self.exact)
         num = params.ndim - 2
-        added = self.partial.fisher_product(params.flatten(2), tangents.flatten(-num))
-        return result + added.reshape(tangents.shape)
+        result = self.partial.fisher_product(params.flatten(2), tangents.flatten(-num))
+        result = result.reshape(tangents.shape)
+        if not self._has_exact:
+            return result
+        return result + self.likelihood.fisher_product(params, tangents, self.exact)
 
     def lost(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The share of points at which an observed element is lost, and the one lost most often.

@@ -188,7 +188,9 @@ def _sums(vae: VAE, evidence: Evidence, groups: Sequence[ElementGroup]) -> Known
         if part.data_shape != vae.data_shape:
             raise ValueError(
                 f"expected an operator of shape (m, {', '.join(map(str, vae.data_shape))}), or "
-                f"(*batch, m, ...), got {tuple(part.operator.shape)}"
+                f"(*batch, m, ...) with values of shape (*batch, m), got "
+                f"{tuple(part.operator.shape)} and {tuple(part.values.shape)}; if it could be read "
+                "as one for each query but is not, expand it to have one for each"
             )
     sums = independent_sums(evidence)
     like = torch.empty(0, dtype=vae.dtype, device=vae.device)

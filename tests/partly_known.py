@@ -177,7 +177,7 @@ def sums_problem() -> SumsProblem:
         (torch.stack([unit[0], unit[1], operator[0]]), [0.5, 0.2, 0.2], [0.0, 0.3, 0.0]),
     )
     rows = tuple(
-        (row, *(torch.tensor(numbers, dtype=DOUBLE) for numbers in of_row))
-        for row, *of_row in known
+        (row, torch.tensor(values, dtype=DOUBLE), torch.tensor(spread, dtype=DOUBLE))
+        for row, values, spread in known
     )
     return SumsProblem(vae, evidence, rows)

@@ -77,8 +77,8 @@ class UncertainValues:
 
     def to(self, dtype: torch.dtype) -> "UncertainValues":
         """The same in another dtype."""
-        numbers = (part.to(dtype) for part in (self.noise, self.low, self.high))
-        return UncertainValues(*numbers, self.allowed)
+        noise, low, high = self.noise.to(dtype), self.low.to(dtype), self.high.to(dtype)
+        return UncertainValues(noise, low, high, self.allowed)
 
     def __getitem__(self, index: int | slice | Tensor) -> "UncertainValues":
         """Entries of the batch, indexed along the first dimension."""
@@ -161,7 +161,7 @@ def noise_of(noise: Numbers, values: Tensor) -> Tensor:
         TypeError: They are no numbers.
         ValueError: One is negative or not finite, or they do not fit the values.
     """
-    if isinstance(noise, (int, float)) and not isinstance(noise, bool):
+    if isinstance(noise, (int, float)):
         scale = torch.full_like(values, float(noise))
     else:
         scale = as_tensor(noise, "noise").detach()
@@ -207,11 +207,13 @@ def bounds_of(low: Numbers, high: Numbers) -> tuple[Tensor, Tensor]:
             raise TypeError(f"expected bounds of a floating-point dtype, got {bound.dtype}")
         if bound.dtype != given[0].dtype or bound.device != given[0].device:
             raise ValueError("expected low and high of one dtype and on one device")
-    low, high = (torch.as_tensor(b, dtype=given[0].dtype, device=given[0].device) for b in bounds)
+    like = given[0]
+    both = [torch.as_tensor(bound, dtype=like.dtype, device=like.device) for bound in bounds]
     try:
-        low, high = torch.broadcast_tensors(low, high)
+        lower, upper = torch.broadcast_tensors(*both)
     except RuntimeError:
         raise ValueError(
-            f"expected low and high that broadcast, got {tuple(low.shape)} and {tuple(high.shape)}"
+            "expected low and high that broadcast, got "
+            f"{tuple(both[0].shape)} and {tuple(both[1].shape)}"
         ) from None
-    return low, high
+    return lower, upper

@@ -268,3 +268,15 @@ def test_a_rounded_value_has_nearly_the_mass_of_its_width():
     exact = cc.Evidence(torch.tensor([3.2]), torch.tensor([True]))
     found, wanted = (cc.condition(vae, e, seed=0).log_evidence for e in (rounded, exact))
     assert abs(found - wanted - math.log(0.1)) < 0.05
+
+
+def test_sums_of_elements_that_are_all_known_change_nothing_or_only_by_their_noise():
+    vae = cc.VAE(nn.Linear(2, 3), 2, likelihoods.Gaussian(0.5))
+    values = cc.Evidence(torch.tensor([1.0, 2.0, 0.0]), torch.tensor([True, True, False]))
+    operator = torch.tensor([[1.0, 1.0, 0.0]])
+    alone = cc.condition(vae, values, seed=0).log_evidence
+    exact = values & cc.Evidence.linear(operator, torch.tensor([3.0]))
+    assert torch.equal(cc.condition(vae, exact, seed=0).log_evidence, alone)
+    noisy = values & cc.Evidence.linear(operator, torch.tensor([3.5]), 0.4)
+    wanted = alone + torch.distributions.Normal(3.0, 0.4).log_prob(torch.tensor(3.5))
+    torch.testing.assert_close(cc.condition(vae, noisy, seed=0).log_evidence, wanted)

@@ -168,10 +168,14 @@ def known_elements(
 
 def _known(elements: Tensor, values: Tensor, uncertain: UncertainValues) -> Known:
     """What is known of elements (n,) of all queries, of shape (B, n)."""
-    parts = (values, uncertain.noise, uncertain.low, uncertain.high)
-    numbers = (part[:, elements].double() for part in parts)
     allowed = uncertain.allowed
-    return Known(*numbers, None if allowed is None else allowed[:, elements])
+    return Known(
+        values[:, elements].double(),
+        uncertain.noise[:, elements].double(),
+        uncertain.low[:, elements].double(),
+        uncertain.high[:, elements].double(),
+        None if allowed is None else allowed[:, elements],
+    )
 
 
 def _known_one_hot(group: ElementGroup, uncertain: UncertainValues) -> Known:

@@ -27,8 +27,8 @@ class Known:
     def select(self, index: Tensor | slice) -> "Known":
         """That of some of the queries."""
         allowed = None if self.allowed is None else self.allowed[index]
-        parts = (part[index] for part in (self.value, self.noise, self.low, self.high))
-        return Known(*parts, allowed)
+        value, noise, low, high = self.value, self.noise, self.low, self.high
+        return Known(value[index], noise[index], low[index], high[index], allowed)
 
     def log_weight(self, values: Tensor) -> Tensor:
         """log p(what is known|t) at values t (…, K) of each element: shape (B, P, K).

@@ -156,8 +156,8 @@ class KnownSums:
         result = torch.zeros_like(tangents)
         along = self._means(tangents)
         if self.whitened is not None:
-            product = _adjoint(self.whitened, _product(self.whitened, along))
-            return self._added(result, self.outputs, product)
+            white = self.whitened.to(along.dtype)
+            return self._added(result, self.outputs, _adjoint(white, _product(white, along)))
         root = self._root(self.scales.variances(self._expanded(output)))
         operator = self.sums.operator.expand(*root.shape[:-1], -1)
         white = torch.linalg.solve_triangular(root, operator, upper=False)

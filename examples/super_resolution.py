@@ -41,7 +41,7 @@ def face() -> tuple[cc.VAE, Tensor, cc.methods.Method]:
     """A face that the model draws itself, as faces have no licence to be shared."""
     vae = cc.zoo.load("anime-64d")
     with torch.no_grad():
-        truth = vae.decode(vae.sample_prior(0).new_tensor(torch.randn(64).tolist()))
+        truth = vae.decode(torch.randn(vae.latent_dim))
     return vae, truth, cc.methods.Auto(purpose="mean", max_seconds=300)
 
 

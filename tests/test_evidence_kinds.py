@@ -237,8 +237,8 @@ ONE_CLASS = torch.tensor([True, False]).expand(3, 2)
         (
             likelihoods.Gaussian(),
             cc.Evidence.linear(torch.ones(1, 3), torch.ones(1))
-            & cc.Evidence.interval(torch.zeros(3)),
-            "sums of elements without intervals",
+            & cc.Evidence.interval(torch.zeros(3), torch.zeros(3)),
+            "intervals wider than one number",
         ),
     ],
 )

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from crosscoding.target.bounded_sums import BoundedElements, BoundedLaw
 from crosscoding.target.independent_sums import Sums
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -71,6 +72,7 @@ class KnownSums:
         half_log_det: ½ log |C|, shape (R,), if σ is fixed.
         root: L, in double, shape (R, m, m), if σ is fixed.
         target: L⁻¹ b, shape (B, m), if σ is fixed.
+        bounded: Those of the elements that have an interval as well; None without any.
     """
 
     sums: Sums
@@ -80,6 +82,7 @@ class KnownSums:
     half_log_det: Tensor | None = None
     root: Tensor | None = None
     target: Tensor | None = None
+    bounded: BoundedElements | None = None
 
     @classmethod
     def of(cls, sums: Sums, outputs: Tensor, scales: Scales, like: Tensor) -> "KnownSums":
@@ -104,7 +107,8 @@ class KnownSums:
 
     def select(self, index: Tensor | slice) -> "KnownSums":
         """Those of some of the queries."""
-        chosen = replace(self, sums=self.sums.select(index))
+        bounded = self.bounded and self.bounded.select(index)
+        chosen = replace(self, sums=self.sums.select(index), bounded=bounded)
         if self.target is not None:
             chosen = replace(chosen, target=self.target[index])
         if len(self.outputs) > 1:
@@ -135,6 +139,12 @@ class KnownSums:
 
     def log_prob(self, output: Tensor) -> Tensor:
         """log p(b|z) in nats: output (S, B or 1, outputs) -> (S, B)."""
+        log_prob = self._log_prob(output)
+        if self.bounded is None:
+            return log_prob
+        return log_prob + self._box(output).log_mass().to(log_prob)
+
+    def _log_prob(self, output: Tensor) -> Tensor:
         constant = self.sums.num_rows.double() * _HALF_LOG_2PI
         means = self._means(output)
         if self.whitened is not None:
@@ -153,6 +163,27 @@ class KnownSums:
 
         F = Aᵀ C⁻¹ A for the means; ½ (aᵢᵀ C⁻¹ aⱼ)² for variances, times the slopes of both.
         """
+        product = self._fisher_product(output, tangents)
+        if self.bounded is None:
+            return product
+        along = self._means(tangents).double()
+        moved = along - self._gain(output, _product(self.sums.operator, along))
+        with torch.no_grad():
+            information = self._box(output).information()
+        chosen = (information @ self.bounded.chosen(moved)[..., None])[..., 0]
+        back = torch.zeros_like(along).scatter_add(
+            -1, self.bounded.columns.expand(chosen.shape), chosen
+        )
+        taken = _adjoint(
+            self.sums.operator,
+            self._solved(
+                output,
+                _product(self.sums.operator, self.scales.variances(self._expanded(output)) * back),
+            ),
+        )
+        return self._added(product, self.outputs, back - taken)
+
+    def _fisher_product(self, output: Tensor, tangents: Tensor) -> Tensor:
         result = torch.zeros_like(tangents)
         along = self._means(tangents)
         if self.whitened is not None:
@@ -171,18 +202,24 @@ class KnownSums:
 
     # ---- predictions -----------------------------------------------------------------------------
 
-    def put_draws(self, data: Tensor, output: Tensor, noise: Tensor) -> Tensor:
+    def put_draws(self, data: Tensor, output: Tensor, noise: Tensor, uniforms: Tensor) -> Tensor:
         """Data (S, B, D), drawn from p(t|z), moved so that they agree with the sums.
 
         Args:
             data: Draws, of which those of summed elements are used.
             output: The decoder's output, shape (S, B, outputs).
             noise: η, standard normal, shape (S, 1, m).
+            uniforms: Uniform numbers for elements with intervals, shape (S, 1, D).
         """
         elements = self.sums.elements
         free = data[..., elements].double()
         gaps = self.sums.values - _product(self.sums.operator, free)
         moved = free + self._gain(output, gaps - self.sums.noise * noise.double())
+        if self.bounded is not None:
+            box = self._box(output)
+            own = self.bounded.chosen(uniforms[..., elements].expand(moved.shape))
+            given = box.draw(own)
+            moved = moved + box.shift(given) - box.shift(self.bounded.chosen(moved))
         # once more for exact sums, of which only rounding error is left
         gaps = self.sums.values - _product(self.sums.operator, moved)
         moved = moved + self._gain(output, torch.where(self.sums.noise > 0, 0.0, gaps))
@@ -190,9 +227,9 @@ class KnownSums:
 
     def put_means(self, data: Tensor, output: Tensor) -> Tensor:
         """Data (S, B, D) with E[t|z, b] of summed elements."""
-        means = self._means(output).double()
-        gaps = self.sums.values - _product(self.sums.operator, means)
-        moved = means + self._gain(output, gaps)
+        moved = self._means_given(output)
+        if self.bounded is not None:
+            moved = moved + self._box(output).mean_shift()
         return self._put(data, torch.where(self.sums.summed, moved, data[..., self.sums.elements]))
 
     def put_variances(self, data: Tensor, output: Tensor) -> Tensor:
@@ -206,15 +243,39 @@ class KnownSums:
             operator = self.sums.operator.expand(*root.shape[:-1], -1)
             white = torch.linalg.solve_triangular(root, operator, upper=False)
             taken = variances.square() * white.square().sum(-2)
-        left = (variances - taken).clamp_min(0)
+        left = variances - taken
+        if self.bounded is not None:
+            left = left + self._box(output).variance_change()
+        left = left.clamp_min(0)
         return self._put(data, torch.where(self.sums.summed, left, data[..., self.sums.elements]))
 
     def _gain(self, output: Tensor, gaps: Tensor) -> Tensor:
         """Σ Aᵀ C⁻¹ gaps, (S, B, T), in double."""
-        variances = self.scales.variances(output)
-        root = self._root(variances) if self.root is None else self.root
-        solved = _solved(root, gaps)
-        return variances * _adjoint(self.sums.operator, solved)
+        variances = self.scales.variances(self._expanded(output))
+        return variances * _adjoint(self.sums.operator, self._solved(output, gaps))
+
+    def _solved(self, output: Tensor, gaps: Tensor) -> Tensor:
+        """C⁻¹ gaps, (*more, S, B, m)."""
+        root = self.root
+        if root is None:
+            root = self._root(self.scales.variances(self._expanded(output)))
+        return _solved(root, gaps)
+
+    def _means_given(self, output: Tensor) -> Tensor:
+        """E[t|z, b] of summed elements, in double, (S, B, T)."""
+        means = self._means(output).double()
+        gaps = self.sums.values - _product(self.sums.operator, means)
+        return means + self._gain(output, gaps)
+
+    def _box(self, output: Tensor) -> BoundedLaw:
+        """The law of elements with intervals, given the sums."""
+        assert self.bounded is not None
+        variances = self.scales.variances(self._expanded(output))
+        root = self._root(self.scales.fixed.square() if self.root is not None else variances)
+        operator = self.sums.operator.expand(*root.shape[:-1], -1)
+        white = torch.linalg.solve_triangular(root, operator, upper=False)
+        own = self.scales.fixed.square()[None] if self.root is not None else variances
+        return self.bounded.law(self._means_given(output), white * own[..., None, :], own)
 
     def _put(self, data: Tensor, own: Tensor) -> Tensor:
         data = data.clone()
@@ -277,9 +338,11 @@ def _adjoint(operator: Tensor, vectors: Tensor) -> Tensor:
 
 
 def _solved(root: Tensor, vectors: Tensor) -> Tensor:
-    """C⁻¹ v for C = L Lᵀ, L (*sample or none, R, m, m), v (*sample, B, m)."""
+    """C⁻¹ v for C = L Lᵀ, L (*sample or none, R, m, m), v (*more, *sample, B, m)."""
     if root.ndim > 3:
+        root = root.expand(*vectors.shape[:-1], *root.shape[-2:])
         return torch.cholesky_solve(vectors[..., None], root)[..., 0]
     if len(root) == 1:
         return torch.cholesky_solve(vectors.flatten(0, -2).mT, root[0]).mT.reshape(vectors.shape)
-    return torch.cholesky_solve(vectors.permute(1, 2, 0), root).permute(2, 0, 1)
+    columns = vectors.flatten(0, -3).permute(1, 2, 0)
+    return torch.cholesky_solve(columns, root).permute(2, 0, 1).reshape(vectors.shape)

@@ -15,6 +15,7 @@ from crosscoding.likelihoods import Gaussian, Likelihood
 from crosscoding.likelihoods.layout import ElementGroup
 from crosscoding.model.vae import VAE
 from crosscoding.random import normal, uniform
+from crosscoding.target.bounded_sums import BoundedElements
 from crosscoding.target.independent_sums import independent_sums
 from crosscoding.target.known_elements import KnownElements, known_elements
 from crosscoding.target.known_sums import KnownSums, Scales
@@ -58,7 +59,12 @@ class PartialEvidence:
         if evidence.uncertain is not None:
             uncertain = evidence.uncertain.reshape(shape)
             _check_kinds(vae, groups, uncertain)
-            _check_apart(vae, uncertain, summed)
+            if sums is not None:
+                places = sums.sums.elements
+                low = torch.where(sums.sums.summed, uncertain.low[:, places], -torch.inf)
+                high = torch.where(sums.sums.summed, uncertain.high[:, places], torch.inf)
+                _check_wide(vae, low, high, places)
+                sums = replace(sums, bounded=BoundedElements.of(low, high))
             which = uncertain.known & ~evidence.exact.reshape(shape) & ~summed
             found = known_elements(groups, values, uncertain, which)
             for part in found:
@@ -78,7 +84,9 @@ class PartialEvidence:
     @property
     def is_normal(self) -> bool:
         """Whether it is normal given a normal z: noisy values and sums with fixed scales only."""
-        return (self.sums is None or self.sums.scales.all_fixed) and all(
+        return (
+            self.sums is None or (self.sums.scales.all_fixed and self.sums.bounded is None)
+        ) and all(
             isinstance(part.likelihood, Gaussian) and not part.is_bounded for part in self.elements
         )
 
@@ -131,7 +139,7 @@ class PartialEvidence:
         """
         for part in self.elements:
             data = part.put_draws(data, output, noise[0])
-        return data if self.sums is None else self.sums.put_draws(data, output, noise[1])
+        return data if self.sums is None else self.sums.put_draws(data, output, noise[1], noise[0])
 
     def put_means(self, data: Tensor, output: Tensor) -> Tensor:
         """Means (S, B, D) of t given z, with E[t|z, known] where something is known."""
@@ -255,11 +263,12 @@ def _check_kinds(vae: VAE, groups: Sequence[ElementGroup], uncertain: UncertainV
 _NAMES = {"interval": "intervals", "noise": "values with noise", "set": "sets"}
 
 
-def _check_apart(vae: VAE, uncertain: UncertainValues, summed: Tensor) -> None:
+def _check_wide(vae: VAE, low: Tensor, high: Tensor, places: Tensor) -> None:
+    """Raise ValueError where an interval of a summed element is a single number."""
     _check(
-        uncertain.is_bounded & summed,
-        vae.element_name,
-        "expected sums of elements without intervals, got a sum with",
+        low == high,
+        lambda place: vae.element_name(int(places[place])),
+        "expected intervals wider than one number, got one as narrow for",
     )
 
 

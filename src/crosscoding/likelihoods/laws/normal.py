@@ -44,6 +44,11 @@ class TruncatedNormal(Law):
         log_mass = log_normal_mass(below, above, width) + log_factor
         self.log_mass = torch.where(empty, -torch.inf, log_mass)
 
+    @property
+    def standard_bounds(self) -> tuple[Tensor, Tensor]:
+        """(low − mean) / scale and (high − mean) / scale, large numbers where there is no bound."""
+        return self._below, self._above
+
     def mean(self) -> Tensor:
         return self._mean + self._scale * self._moments()[0]
 

@@ -240,6 +240,12 @@ ONE_CLASS = torch.tensor([True, False]).expand(3, 2)
             & cc.Evidence.interval(torch.zeros(3), torch.zeros(3)),
             "intervals wider than one number",
         ),
+        (
+            likelihoods.Gaussian(),
+            cc.Evidence.linear(torch.ones(1, 3), torch.full((1,), 9.0))
+            & cc.Evidence.interval(torch.zeros(3), torch.ones(3)),
+            "got 9 left for them in row 0 of query 0, where they allow 0 to 3",
+        ),
     ],
 )
 def test_what_a_model_has_no_use_for(likelihood, evidence, message):

@@ -368,4 +368,4 @@ def test_gradient_and_curvature_of_intervals_of_summed_elements(num_bounded):
     torch.testing.assert_close(slope[..., 0], (ahead - behind) / 2e-4, rtol=1e-5, atol=1e-5)
     bend = target.curvature(z.detach())[..., 0, 0]
     second = -(ahead - 2 * here + behind) / 1e-8
-    torch.testing.assert_close(bend, second, rtol=0.02, atol=0.02)  # of 256 points
+    torch.testing.assert_close(bend, second, rtol=0.02, atol=0.02)  # of 128 points

@@ -196,6 +196,23 @@ def _without_dependent(sums: Sums, rounding: Tensor) -> Sums:
     )
 
 
+def check_reachable(sums: Sums, low: Tensor, high: Tensor) -> None:
+    """Raise ValueError where an exact sum cannot be reached within its elements' bounds (B, T)."""
+    operator = sums.operator
+    down, up = low.double()[:, None], high.double()[:, None]
+    least = torch.where(operator > 0, operator * down, operator * up)
+    most = torch.where(operator > 0, operator * up, operator * down)
+    least, most = (torch.where(operator == 0, 0.0, part).sum(-1) for part in (least, most))
+    wrong = (sums.noise == 0) & ((sums.values < least) | (sums.values > most))
+    if wrong.any():
+        query, row = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            "expected sums without noise that their elements' intervals allow, got "
+            f"{sums.values[query, row]:.6g} left for them in row {row} of query {query}, where "
+            f"they allow {least[query, row]:.6g} to {most[query, row]:.6g}"
+        )
+
+
 def _refuse(wrong: Tensor, row: int, expected: Tensor, values: Tensor) -> NoReturn:
     query = int(wrong.nonzero()[0, 0])
     raise ValueError(

@@ -125,6 +125,11 @@ class KnownSums:
             root=self.root[index],
         )
 
+    @property
+    def numbers_in_box(self) -> int:
+        """About how many numbers it takes to evaluate the probability of intervals, per query."""
+        return 0 if self.bounded is None else self.bounded.numbers
+
     def moved(self, places: Tensor) -> "KnownSums":
         """The same for another output: places (R, outputs) says where each number is there."""
         num = max(len(places), len(self.outputs))

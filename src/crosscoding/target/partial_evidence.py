@@ -16,7 +16,7 @@ from crosscoding.likelihoods.layout import ElementGroup
 from crosscoding.model.vae import VAE
 from crosscoding.random import normal, uniform
 from crosscoding.target.bounded_sums import BoundedElements
-from crosscoding.target.independent_sums import independent_sums
+from crosscoding.target.independent_sums import check_reachable, independent_sums
 from crosscoding.target.known_elements import KnownElements, known_elements
 from crosscoding.target.known_sums import KnownSums, Scales
 from crosscoding.uncertain_values import UncertainValues
@@ -64,6 +64,7 @@ class PartialEvidence:
                 low = torch.where(sums.sums.summed, uncertain.low[:, places], -torch.inf)
                 high = torch.where(sums.sums.summed, uncertain.high[:, places], torch.inf)
                 _check_wide(vae, low, high, places)
+                check_reachable(sums.sums, low, high)
                 sums = replace(sums, bounded=BoundedElements.of(low, high))
             which = uncertain.known & ~evidence.exact.reshape(shape) & ~summed
             found = known_elements(groups, values, uncertain, which)
@@ -95,7 +96,7 @@ class PartialEvidence:
         """About how many numbers it takes per query to evaluate `log_prob`, in data."""
         num = sum(_PER_VARIABLE * part.valid.shape[1] for part in self.elements)
         if self.sums is not None:
-            num += self.sums.sums.values.shape[1]
+            num += self.sums.sums.values.shape[1] + self.sums.numbers_in_box
         return 1 + num // max(self.used.shape[1], 1)
 
     def within(self, outputs: Tensor, num: int) -> "PartialEvidence":

@@ -115,6 +115,8 @@ def log_ndtr(x: Tensor) -> Tensor:
 def log_ndtr_inverse(y: Tensor) -> Tensor:
     """x with log Φ(x) = y ≤ 0: Newton's method on the concave log Φ."""
     near = torch.special.ndtri(y.clamp_min(-30).exp().clamp_max(1 - 1e-16))
+    if bool((y > -30).all()):
+        return near
     x = torch.where(y > -30, near, -(-2 * y).clamp_min(1.0).sqrt())
     for _ in range(_NEWTON_STEPS):
         value = log_ndtr(x)

@@ -194,10 +194,14 @@ def test_normal_masses_are_exact_in_the_tails():
     )
 
 
-def test_log_ndtr_is_smooth_where_its_series_takes_over():
-    x = torch.tensor([-1000.001, -999.999], dtype=DOUBLE)
+def test_log_ndtr_is_exact_on_both_sides_of_where_its_series_takes_over():
+    x = torch.tensor([-1e3, -35.001, -34.999, -5.0, -0.0, 0.3, 7.0, 30.0], dtype=DOUBLE)
     wanted = torch.as_tensor(scipy.stats.norm.logcdf(x.numpy()))
-    torch.testing.assert_close(log_ndtr(x), wanted, rtol=1e-12, atol=0)
+    x.requires_grad_()
+    torch.testing.assert_close(log_ndtr(x).detach(), wanted, rtol=1e-12, atol=0)
+    (slope,) = torch.autograd.grad(log_ndtr(x).sum(), x)
+    log_density = torch.as_tensor(scipy.stats.norm.logpdf(x.detach().numpy()))
+    torch.testing.assert_close(slope, (log_density - wanted).exp(), rtol=1e-10, atol=0)
 
 
 @pytest.mark.parametrize(

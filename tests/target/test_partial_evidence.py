@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from cheap_methods import every_method
 from partly_known import (
     DOUBLE,
     TOTAL,
@@ -369,3 +370,20 @@ def test_gradient_and_curvature_of_intervals_of_summed_elements(num_bounded):
     bend = target.curvature(z.detach())[..., 0, 0]
     second = -(ahead - 2 * here + behind) / 1e-8
     torch.testing.assert_close(bend, second, rtol=0.02, atol=0.02)  # of 128 points
+
+
+# ---- every method --------------------------------------------------------------------------------
+
+
+@every_method
+def test_every_method_answers_evidence_of_every_kind(vae, method):
+    evidence = table_evidence()
+    posterior = cc.condition(vae, evidence, method, seed=0)
+    assert len(posterior.verdicts) == 2
+    draws = posterior.predict(50, seed=1)
+    exact = evidence.exact
+    assert torch.equal(draws[:, exact], evidence.values[exact].expand(50, -1))
+    assert draws[:, 0, 3].min() >= 2
+    assert ((draws @ TOTAL[0]) - torch.tensor([1.0, 0.5])).abs().max() < 1e-5
+    assert posterior.mean().isfinite().all()
+    assert posterior.std().isfinite().all()

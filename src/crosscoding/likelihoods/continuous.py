@@ -145,6 +145,8 @@ class Gaussian(_Real):
         """N(t; μ, σ²) times the density of the noisy value, between the bounds."""
         mean, scale = torch.broadcast_tensors(*self.split(params.double()))
         noisy = known.noise > 0
+        if not bool(noisy.any()):
+            return TruncatedNormal(mean, scale, known.low, known.high)
         total = torch.hypot(scale, known.noise)
         centre = mean + torch.where(noisy, (scale / total).square() * (known.value - mean), 0.0)
         spread = torch.where(noisy, scale * known.noise / total, scale)

@@ -44,3 +44,27 @@ def as_tensor(values: Tensor | np.ndarray, name: str, wanted: str = "float32") -
             f"expected {name} of a dtype that torch has, got an array of {values.dtype}; convert "
             f'it with .astype("{wanted}"), or a pandas object with {of_pandas}'
         ) from None
+
+
+def check_values_and_mask(values: Tensor, mask: Tensor) -> None:
+    """Raise TypeError or ValueError unless values are floats and mask is boolean, on one device."""
+    if not values.is_floating_point():
+        raise TypeError(
+            f"expected values of a floating-point dtype, got {values.dtype}; "
+            'convert them with values.float(), or a NumPy array with .astype("float32")'
+        )
+    if mask.dtype != torch.bool:
+        raise TypeError(
+            f"expected a boolean mask (True = observed), got {mask.dtype}; "
+            "write the condition explicitly, for example mask = mask > 0"
+        )
+    if mask.device != values.device:
+        raise ValueError(
+            f"expected values and mask on one device, got {values.device} and {mask.device}; "
+            "move one with .to(device)"
+        )
+    if values.is_meta:
+        raise ValueError(
+            "expected values that are numbers, got a tensor on the meta device, which holds "
+            "none; create it outside torch.device('meta')"
+        )

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crosscoding.arrays import Numbers, as_tensor
+from crosscoding.arrays import Numbers, as_tensor, check_values_and_mask
 from crosscoding.errors import NonFiniteError
 from crosscoding.isolation import isolated, isolated_class
 from crosscoding.linear_evidence import LinearEvidence, linear_evidence
@@ -73,7 +73,7 @@ class Evidence:
         noise: Numbers = 0.0,
     ) -> None:
         values, mask = as_tensor(values, "values"), as_tensor(mask, "mask", "bool")
-        _check_kinds(values, mask)
+        check_values_and_mask(values, mask)
         try:
             mask = mask.expand(values.shape)
         except RuntimeError:
@@ -252,45 +252,6 @@ class Evidence:
             raise ValueError("expected evidence, got none")
         return found
 
-    def to_parts(self) -> tuple[dict[str, Tensor], list[bool]]:
-        """Its tensors by name, and of each of its sums whether queries share the operator."""
-        tensors = {"values": self.values, "mask": self.exact}
-        if self.uncertain is not None:
-            own = vars(self.uncertain)
-            tensors |= {name: part for name, part in own.items() if part is not None}
-        for index, part in enumerate(self.sums):
-            own = (part.operator, part.values, part.noise)
-            names = (f"sums.{index}.{name}" for name in ("operator", "values", "noise"))
-            tensors |= dict(zip(names, own, strict=True))
-        return {name: tensor.contiguous() for name, tensor in tensors.items()}, [
-            part.is_shared for part in self.sums
-        ]
-
-    @classmethod
-    def from_parts(cls, parts: tuple[dict[str, Tensor], list[bool]]) -> "Evidence":
-        """The evidence that `to_parts` described; raises KeyError, TypeError or ValueError."""
-        tensors, are_shared = parts
-        if "low" not in tensors:
-            evidence = cls(tensors["values"], tensors["mask"])
-        else:
-            known = cls.interval(tensors["low"], tensors["high"])
-            if "allowed" in tensors:
-                known = known & cls.one_of(tensors["allowed"])
-            noise = tensors["noise"]
-            evidence = known & cls(tensors["values"], tensors["mask"] | (noise > 0), noise=noise)
-        sums = tuple(
-            LinearEvidence(
-                tensors[f"sums.{index}.operator"],
-                tensors[f"sums.{index}.values"],
-                tensors[f"sums.{index}.noise"],
-                bool(is_shared),
-            )
-            for index, is_shared in enumerate(are_shared)
-        )
-        return cls._of_checked(
-            evidence.values, evidence.mask, evidence.exact, evidence.uncertain, sums
-        )
-
     def __repr__(self) -> str:
         share = self.mask.to(torch.float32).mean().item() if self.mask.numel() else 0.0
         num_sums = sum(part.values.shape[-1] for part in self.sums)
@@ -301,6 +262,10 @@ class Evidence:
     def num_observed(self) -> Tensor:
         """Total number of elements of which anything is known, a tensor of shape ()."""
         return self.mask.sum()
+
+    def with_sums(self, sums: tuple[LinearEvidence, ...]) -> "Evidence":
+        """The same evidence with these known sums, which fit it, instead of its own."""
+        return Evidence._of_checked(self.values, self.mask, self.exact, self.uncertain, sums)
 
     def in_dtype(self, dtype: torch.dtype) -> "Evidence":
         """The same evidence in another dtype if it holds no numbers, only sets; else itself."""
@@ -426,27 +391,3 @@ def _combined(one: Evidence, other: Evidence) -> Evidence:
     return Evidence._of_checked(
         values, one.mask | other.mask, exact, uncertain, one.sums + other.sums
     )
-
-
-def _check_kinds(values: Tensor, mask: Tensor) -> None:
-    """Raise TypeError or ValueError unless values are floats and mask is boolean, on one device."""
-    if not values.is_floating_point():
-        raise TypeError(
-            f"expected values of a floating-point dtype, got {values.dtype}; "
-            'convert them with values.float(), or a NumPy array with .astype("float32")'
-        )
-    if mask.dtype != torch.bool:
-        raise TypeError(
-            f"expected a boolean mask (True = observed), got {mask.dtype}; "
-            "write the condition explicitly, for example mask = mask > 0"
-        )
-    if mask.device != values.device:
-        raise ValueError(
-            f"expected values and mask on one device, got {values.device} and {mask.device}; "
-            "move one with .to(device)"
-        )
-    if values.is_meta:
-        raise ValueError(
-            "expected values that are numbers, got a tensor on the meta device, which holds "
-            "none; create it outside torch.device('meta')"
-        )

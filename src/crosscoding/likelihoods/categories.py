@@ -38,7 +38,7 @@ class _Classes(FinitelyMany):
         """The class numbers, in double."""
 
     def law(self, params: Tensor, known: Known) -> FiniteLaw:
-        return FiniteLaw(self.all_values(params), self.log_probs(params.double()), known)
+        return FiniteLaw(self.all_values(params), self.log_probs(params), known)
 
     def join(self, outputs: Sequence[Tensor]) -> Tensor:
         """As in the base class, but refuses outputs that could be stacked in two ways."""

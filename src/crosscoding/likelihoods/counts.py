@@ -16,7 +16,14 @@ from crosscoding.likelihoods.base import ADVICE_ON_WHOLE_NUMBERS, Likelihood
 from crosscoding.likelihoods.exponential_family import ExponentialFamily, terms
 from crosscoding.likelihoods.finitely_many import FinitelyMany
 from crosscoding.likelihoods.fisher_sums import expected_products
-from crosscoding.likelihoods.laws import CountLaw, FiniteLaw, Known, Law
+from crosscoding.likelihoods.laws import (
+    CountLaw,
+    FiniteLaw,
+    Known,
+    Law,
+    counts_near,
+    some_count_agrees,
+)
 from crosscoding.likelihoods.location_dispersion import (
     LocationDispersion,
     check_positive,
@@ -27,7 +34,6 @@ from crosscoding.likelihoods.logit_check import look_like_probabilities
 from crosscoding.likelihoods.rounding import MAX_ROUNDING_ERROR, nearly_underflown
 from crosscoding.likelihoods.samplers import binomial, log_gamma, poisson, seeds, substream
 
-_NOISE_REACH = 12.0  # standard deviations of noise, beyond which its density is below e^(−72)
 _MOST_LOG_RATE = 700.0  # exp of more overflows a double
 _INFINITE_LOG_RATE = 1e9  # replaces an infinite log λ; log p is then −λ, at most −1e304
 
@@ -44,7 +50,7 @@ class _Count(Likelihood):
         """By tails for an interval; count by count around a noisy value, or for a set."""
         params = params.double()
         if (known.noise > 0).any() or known.allowed is not None:
-            counts = _counts_near(known)
+            counts = counts_near(known)
             return FiniteLaw(counts, self.log_probs_at(params, counts), known)
         shape = params.shape[: params.ndim - len(self.param_shape)]
 
@@ -62,15 +68,7 @@ class _Count(Likelihood):
         )
 
     def possible(self, known: Known) -> Tensor:
-        low, high = known.low.ceil().clamp_min(0), known.high.floor()
-        if known.allowed is None:
-            return low <= high
-        last = known.allowed.shape[-1] - 1.0
-        has_set = ~known.allowed.all(-1)
-        members = known.allowed & (known.log_weight(_classes_of(known)) > -torch.inf)
-        return (low <= torch.where(has_set, high.clamp_max(last), high)) & (
-            members.any(-1) | ~has_set
-        )
+        return some_count_agrees(known)
 
     def in_support(self, values: Tensor) -> Tensor:
         return values.isfinite() & (values >= 0) & (values == values.floor())
@@ -353,26 +351,6 @@ class BetaBinomial(FinitelyMany, _Count, LocationDispersion):
         hits = log_gamma(concentration * logits.sigmoid(), substream(noise, 0))
         misses = log_gamma(concentration * (-logits).sigmoid(), substream(noise, 1))
         return binomial(total, (hits - misses).sigmoid(), substream(noise, 2)).to(params.dtype)
-
-
-def _classes_of(known: Known) -> Tensor:
-    """The counts that sets can hold, (K,)."""
-    assert known.allowed is not None
-    return torch.arange(known.allowed.shape[-1], dtype=torch.double, device=known.low.device)
-
-
-def _counts_near(known: Known) -> Tensor:
-    """All counts that noisy values or sets leave possible for each element, (B, P, K)."""
-    reach = torch.where(known.noise > 0, _NOISE_REACH * known.noise, torch.inf)
-    low = known.low.maximum(known.value - reach).ceil().clamp_min(0)
-    high = known.high.minimum(known.value + reach).floor()
-    if known.allowed is not None:
-        last = known.allowed.shape[-1] - 1.0
-        high = torch.where(known.allowed.all(-1), high, high.clamp_max(last))
-    high = torch.where(high.isinf(), low, high.maximum(low))  # where nothing is known
-    num = int((high - low).max()) + 1 if low.numel() else 1
-    offsets = torch.arange(num, dtype=torch.double, device=low.device)
-    return low[..., None] + offsets
 
 
 def _cancels(total: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ class FinitelyMany(Likelihood):
         """The values in order, shape (K,), on the device of `like`, in double."""
 
     def law(self, params: Tensor, known: Known) -> FiniteLaw:
-        values, params = self.all_values(params), params.double()
+        values = self.all_values(params)
         return FiniteLaw(values, self.log_probs_at(params, values), known)
 
     def possible(self, known: Known) -> Tensor:

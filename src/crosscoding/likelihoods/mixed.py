@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from crosscoding.likelihoods.base import Likelihood
 from crosscoding.likelihoods.layout import ElementGroup
-from crosscoding.likelihoods.mixed_heads import Head, Part, in_columns
+from crosscoding.likelihoods.mixed_heads import Head, Part, columns_named, in_columns
 from crosscoding.persistence.folder import Contents, prefixed, under
 
 
@@ -372,11 +372,6 @@ class Mixed(Likelihood):
             for (part, _), piece in zip(self.pairs, pieces, strict=True)
         ]
         return _in_order(torch.cat(flat, -1), self._output_order)
-
-
-def columns_named(start: int, num: int) -> str:
-    """Adjacent columns in words: "column 4", "columns 2 to 3"."""
-    return f"column {start}" if num == 1 else f"columns {start} to {start + num - 1}"
 
 
 def _in_order(joined: Tensor, order: Tensor | None) -> Tensor:

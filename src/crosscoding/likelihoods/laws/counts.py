@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from crosscoding.likelihoods.laws.base import Law
+from crosscoding.likelihoods.laws.known import Known
 from crosscoding.likelihoods.samplers import substream
 
 _ONE_BY_ONE = 32  # counts; afterwards a block is as wide as 1 / _ONE_BY_ONE of its distance
 _REACH = 40.0  # of a tail, in the larger of standard deviation and variance over mean
 _MOST_REACH = 1e12
+_NOISE_REACH = 12.0  # standard deviations of noise, beyond which its density is below e^(−72)
 _MOST_ROUNDS = 128  # of rejection, each accepted with probability > 0.3: all fail in 1e-20
 
 
@@ -186,3 +188,33 @@ def _blocks(reach: float, like: Tensor) -> tuple[Tensor, Tensor]:
         torch.tensor(first, dtype=torch.double, device=like.device),
         torch.tensor(width, dtype=torch.double, device=like.device),
     )
+
+
+def _classes_of(known: Known) -> Tensor:
+    """The counts that sets can hold, (K,)."""
+    assert known.allowed is not None
+    return torch.arange(known.allowed.shape[-1], dtype=torch.double, device=known.low.device)
+
+
+def counts_near(known: Known) -> Tensor:
+    """All counts that noisy values or sets leave possible for each element, (B, P, K)."""
+    reach = torch.where(known.noise > 0, _NOISE_REACH * known.noise, torch.inf)
+    low = known.low.maximum(known.value - reach).ceil().clamp_min(0)
+    high = known.high.minimum(known.value + reach).floor()
+    if known.allowed is not None:
+        last = known.allowed.shape[-1] - 1.0
+        high = torch.where(known.allowed.all(-1), high, high.clamp_max(last))
+    high = torch.where(high.isinf(), low, high.maximum(low))  # where nothing is known
+    num = int((high - low).max()) + 1 if low.numel() else 1
+    offsets = torch.arange(num, dtype=torch.double, device=low.device)
+    return low[..., None] + offsets
+
+
+def some_count_agrees(known: Known) -> Tensor:
+    """Whether some count agrees with what is known of each element, boolean (B, P)."""
+    low, high = known.low.ceil().clamp_min(0), known.high.floor()
+    if known.allowed is None:
+        return low <= high
+    has_set = ~known.allowed.all(-1)
+    members = known.allowed & (known.log_weight(_classes_of(known)) > -torch.inf)
+    return (low <= high) & (members.any(-1) | ~has_set)

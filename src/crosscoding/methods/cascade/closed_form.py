@@ -105,10 +105,11 @@ def closed_form(
         chunk = target.clock.piece_bytes(_CHUNK_BYTES)
         for some in rows.split(max(chunk // (8 * numbers), 1)):
             elements = mask[some].nonzero()[:, 1].reshape(len(some), count)
-            own = _observed_rows(linear, elements, values[some].gather(1, elements))
+            more = ()
             if target.partial is not None:
-                own = _joined(own, _partial_rows(linear, target.partial.select(some)))
-            z, *found = _solved(own, eps)
+                more = (_partial_rows(linear, target.partial.select(some)),)
+            own = values[some].gather(1, elements)
+            z, *found = _solved(linear, elements, own, eps, *more)
             draws[:, some] = z.permute(2, 0, 1).to(draws)
             log_evidence[some], error[some] = (part.to(draws) for part in found)
     at_once = target.clock.piece_bytes(_CHUNK_BYTES) // (_BYTES_A_DECODE * target.vae.data_size)
@@ -168,7 +169,7 @@ class _Rows(NamedTuple):
     log_scale: Tensor
 
 
-def _observed_rows(linear: _LinearElements, elements: Tensor, values: Tensor) -> _Rows:
+def _exact_rows(linear: _LinearElements, elements: Tensor, values: Tensor) -> _Rows:
     """Rows of exact values (B, n) of elements (B, n)."""
     scale = linear.scale[elements]
     gaps = (values.double() - linear.bias[elements]) / scale
@@ -211,16 +212,26 @@ def _joined(one: _Rows, other: _Rows) -> _Rows:
     return _Rows(weight, torch.cat([one.gaps, other.gaps], 1), one.log_scale + other.log_scale)
 
 
-def _solved(rows: _Rows, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Draws (B, latent, S), log p(x) and its rounding error, (B,).
+def _solved(
+    linear: _LinearElements,
+    elements: Tensor,
+    values: Tensor,
+    eps: Tensor,
+    more: _Rows | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draws (B, latent, S), log p(x) and its rounding error, (B,), with n exact values each.
 
     P = Rᵀ R by QR of W / σ stacked on I, as squaring W would cost half of the digits.
 
     Args:
-        rows: The observed numbers.
+        linear: The linear elements of a datum.
+        elements: Indices of the elements with exact values, shape (B, n).
+        values: Their values, shape (B, n).
         eps: Standard normal noise, shape (latent, S).
+        more: What else is known.
     """
-    weight, gaps, log_scale = rows
+    rows = _exact_rows(linear, elements, values)
+    weight, gaps, log_scale = rows if more is None else _joined(rows, more)
     dim = weight.shape[-1]
     identity = torch.eye(dim, dtype=weight.dtype, device=weight.device)
     stacked = torch.cat([weight, identity.expand(len(weight), -1, -1)], 1)

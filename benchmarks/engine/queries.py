@@ -85,14 +85,30 @@ def peer_queries(vae: cc.VAE, num: int) -> cc.Evidence:
 
 def faces_vae() -> cc.VAE | None:
     """The 100-d CelebA decoder, or None if CROSSCODING_MODELS does not have it."""
+    return model_of_others("celeba-100d", cc.likelihoods.Gaussian(0.1))
+
+
+def model_of_others(name: str, likelihood: cc.likelihoods.Likelihood) -> cc.VAE | None:
+    """A model in CROSSCODING_MODELS, or None if it is not there."""
     folder = _folder("CROSSCODING_MODELS")
-    if folder is None or not (folder / "celeba-100d").is_dir():
+    if folder is None or not (folder / name).is_dir():
         return None
-    description = json.loads((folder / "celeba-100d" / "model.json").read_text())
-    kind = re.match(r"\w+", description["module"]).group()
-    decoder = getattr(_module("architectures_of_others", folder / "architectures.py"), kind)()
-    decoder.load_state_dict(load_file(folder / "celeba-100d" / "decoder.safetensors"))
-    return cc.VAE(decoder, description["latent_dim"], cc.likelihoods.Gaussian(0.1))
+    description = json.loads((folder / name / "model.json").read_text())
+    kind, sizes = re.fullmatch(r"(\w+)(?:\((.*)\))?", description["module"]).groups()
+    module = getattr(_module("architectures_of_others", folder / "architectures.py"), kind)
+    decoder = module(*[int(size) for size in (sizes or "").split(",") if size])
+    decoder.load_state_dict(load_file(folder / name / "decoder.safetensors"))
+    return cc.VAE(decoder.eval(), description["latent_dim"], likelihood)
+
+
+def wide_digit_queries(num: int) -> cc.Evidence:
+    """`digit_queries`, in pictures of 32 x 32."""
+    evidence = digit_queries(num)
+    values, mask = (
+        torch.nn.functional.pad(part, (2, 2, 2, 2))[:, None]
+        for part in (evidence.values, evidence.mask)
+    )
+    return cc.Evidence(values, mask)
 
 
 def face_queries(vae: cc.VAE, num: int) -> cc.Evidence | None:

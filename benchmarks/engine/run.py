@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import against_peers
+import calibration
 import closed_forms
 import digits
 import faces
 import other_decoders
+import price
 import report
 import scale
 import verdicts
@@ -30,6 +32,8 @@ SECTIONS: dict[str, Callable[[Setup], Section]] = {
     "celeba-100d": faces.elbo,
     "linear": closed_forms.linear,
     "blocks": closed_forms.blocks,
+    "price": price.measure,
+    "calibration": calibration.measure,
     "verdicts": verdicts.measure,
     "others": other_decoders.measure,
     "peers": against_peers.measure,

@@ -49,7 +49,7 @@ def _in_a_child(model: str, size: int) -> dict[str, Any]:
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def _peak_mib() -> float:
+def peak_mib() -> float:
     """Peak memory so far. On Linux, ru_maxrss would include the parent's memory."""
     status = Path("/proc/self/status")
     if status.is_file():
@@ -62,11 +62,11 @@ def _peak_mib() -> float:
 def _call(model: str, size: int) -> dict[str, Any]:
     vae, evidence = cc.zoo.load(model), digit_queries(size)
     cc.condition(vae, evidence[0], cc.methods.Auto(), seed=0)
-    before = _peak_mib()
+    before = peak_mib()
     start = time.perf_counter()
     cc.condition(vae, evidence, cc.methods.Auto(), seed=0)
     seconds = time.perf_counter() - start
-    return {"num": size, "seconds": seconds, "before_mib": before, "peak_mib": _peak_mib()}
+    return {"num": size, "seconds": seconds, "before_mib": before, "peak_mib": peak_mib()}
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from problems import linear_gaussian_problem
 
 import crosscoding as cc
 from crosscoding.methods import Auto, auto
-from crosscoding.methods.cascade import budget, stages
+from crosscoding.methods.cascade import budget, climb_stages, stages
 
 pytestmark = pytest.mark.usefixtures("without_closed_form")
 
@@ -21,6 +21,7 @@ def test_a_query_that_particles_do_not_reach_does_not_affect_others(monkeypatch)
     """The last lies far outside, and is not annealed to; nor do the bank's draws differ there."""
     monkeypatch.setattr(auto, "GRID_DIM", 0)
     monkeypatch.setattr(auto, "_MOST_OPERATIONS", 0.0)  # no swarm, which takes long
+    monkeypatch.setattr(climb_stages.ClimbStages, "search", lambda *_: torch.zeros(1))
     problem = linear_gaussian_problem(2, data_dim=5, scale=0.01, dtype=torch.double)
     values = problem.truth.clone()
     values[3] = 30.0

@@ -14,6 +14,9 @@ from crosscoding.likelihoods.laws import Known, Law, TruncatedExponential, tilte
 from crosscoding.likelihoods.logit_check import look_like_probabilities
 from crosscoding.random import uniform
 
+# Below it, log (1 + eˡ) is 1e-11 or less and taken for 0: its denormal intermediate results take up
+# to ten times as long. In double, that is so below −350 only.
+_LEAST_LOGIT = -25.0
 _NEARLY_FLAT = 0.25  # |logit| below which the series is more accurate than the closed form
 
 
@@ -125,7 +128,8 @@ class Bernoulli(_Probability, FinitelyMany):
 
     def slope_and_offset(self, params: Tensor) -> tuple[Tensor, Tensor]:
         if self.logits:
-            return params, -F.softplus(params)
+            least = _LEAST_LOGIT if params.dtype == torch.float32 else 2 * _LEAST_LOGIT
+            return params, -F.softplus(F.threshold(params, least, -torch.inf))
         probability = self.probability(params)
         offset = (-probability).log1p()
         return probability.log() - offset, offset

@@ -85,6 +85,7 @@ _STAGES = (
     _Stage("grid", 0.3, lambda run: run.has_cells & ~run.is_settled, lambda s: s.integrate),
     _Stage("locate", 0.3, lambda run: run.has_cells & ~run.is_settled, lambda s: s.locate),
     _Stage("fit", 0.35, lambda run: run.is_large & ~run.is_settled, lambda s: s.fit),
+    _Stage("modes", 0.45, lambda run: run.is_near & ~run.is_settled, lambda s: s.climbs.search),
     _Stage("anneal", 0.6, lambda run: run.is_near & ~run.is_settled, lambda s: s.anneal),
     _Stage("climb", 0.7, lambda run: run.is_far & ~run.is_settled, lambda s: s.climbs.climb),
     _Stage("anneal more", 0.8, lambda run: run.is_near & ~run.is_settled, lambda s: s.anneal_more),
@@ -218,7 +219,9 @@ class _Cascade:
         If time is limited, a few points come first, which tells how long more of them take.
         """
         if not self._clock.is_limited:
-            self._run("bank", everything, self._stages.bank)
+            if self._target.latent_dim <= GRID_DIM:
+                self._run("bank", everything, self._stages.start_of_bank)
+            self._run("bank", (~self.is_settled).nonzero()[:, 0], self._stages.bank)
             return
         earlier, seconds = 0, 0.0
         for num in _BANK_POINTS:
@@ -276,12 +279,12 @@ class _Cascade:
     @property
     def is_near(self) -> Tensor:
         """Which queries have a p(z|x) that a few particles reach from the prior."""
-        return self._is_usual & (self._answers.distance <= FAR_FROM_PRIOR)
+        return self._is_usual & (self._stages.bank_points.distance <= FAR_FROM_PRIOR)
 
     @property
     def is_far(self) -> Tensor:
         """Which queries have a p(z|x) that is too narrow for that."""
-        return self._is_usual & (self._answers.distance > FAR_FROM_PRIOR)
+        return self._is_usual & (self._stages.bank_points.distance > FAR_FROM_PRIOR)
 
     @property
     def has_bridge(self) -> Tensor:
@@ -292,7 +295,7 @@ class _Cascade:
     @property
     def has_swarm(self) -> Tensor:
         """Which queries can afford a swarm."""
-        operations = self._budget.swarm_operations(self._answers.distance)
+        operations = self._budget.swarm_operations(self._stages.bank_points.distance)
         return self._is_usual & (operations < _MOST_OPERATIONS)
 
     @property
@@ -303,7 +306,9 @@ class _Cascade:
     @property
     def _can_bridge(self) -> bool:
         """Whether time and decodes suffice for `bridge`."""
-        planned = self._budget.planned_decodes("bridge", self._answers.distance[:1]).item()
+        planned = self._budget.planned_decodes(
+            "bridge", self._stages.bank_points.distance[:1]
+        ).item()
         most = self._settings.max_decodes
         return self._clock.left >= self._budget.bridge_seconds and (most is None or planned <= most)
 
@@ -362,7 +367,7 @@ class _Cascade:
         """The queries that can afford a stage; the others are marked as not finished."""
         if self._settings.max_decodes is None or not len(rows):
             return rows
-        planned = self._budget.planned_decodes(name, self._answers.distance[rows])
+        planned = self._budget.planned_decodes(name, self._stages.bank_points.distance[rows])
         allowed = self._spent[rows] + planned <= self._settings.max_decodes
         self._answers.finished[rows[~allowed]] = False
         return rows[allowed]

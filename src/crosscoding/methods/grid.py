@@ -15,11 +15,13 @@ they give a second, unbiased estimate of p(x).
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
+from torch.nn import functional as F
 
 from crosscoding.diagnostics import importance_ess, log_mean_exp, pareto_smooth
 from crosscoding.errors import BudgetError, counted
@@ -35,6 +37,7 @@ _COARSE_CELLS = {1: 509, 2: 125, 3: 41}
 _NEGLIGIBLE = 1e-4  # of the tolerance: share of p(x) below which a cell is left alone
 _CELLS_EXPECTED = 100  # cells assumed to share the error that `tolerance` allows
 _MAX_LEVELS = 30  # halvings of a side: 16 prior standard deviations to 1.5e-8
+_LEAST_EXPONENT = -40.0  # e⁻⁴⁰ of the largest share is below rounding; denormals are slow
 _SMOOTH = 2.0  # nats by which the density may vary over the parts of a finished cell
 _SHARE_LEFT = 0.2  # of the checking draws, from cells left alone
 _DONE, _BEYOND_BOX, _TOO_MANY = 0, 1, 2  # outcomes
@@ -131,14 +134,15 @@ class Grid(Method):
         log_joint = target.pairwise_log_likelihood(points) + target.log_prior(points)[:, None]
         highest_of_all = log_joint.amax(0)
         relative = log_joint - highest_of_all  # differences keep the digits that large numbers lose
-        log_total = relative.logsumexp(0) + self._log_negligible
+        shares = F.threshold(relative, _LEAST_EXPONENT, -math.inf).exp_()
+        log_total = shares.sum(0).log() + self._log_negligible
         highest, spread = _of_neighbours(relative, count, dim)
         on_edge = points.abs().amax(-1) > radius - width
         beyond = (relative[on_edge] > log_total).any(0) | ~highest_of_all.isfinite()
         matters = (_at_most(relative, spread, highest) > log_total) & ~beyond
         point, owner = matters.nonzero(as_tuple=True)
         log_volume = dim * math.log(width)
-        log_left_out = relative.masked_fill(matters, -math.inf).logsumexp(0) + highest_of_all
+        log_left_out = shares.masked_fill_(matters, 0.0).sum(0).log() + highest_of_all
         cells = _Cells(
             points[point],
             owner,
@@ -300,11 +304,21 @@ def _at_most(log_density: Tensor, rise: Tensor, highest: Tensor) -> Tensor:
 
 def _of_neighbours(log_joint: Tensor, count: int, dim: int) -> tuple[Tensor, Tensor]:
     """Maximum over each cell and its neighbours, and maximum minus minimum, as log_joint."""
-    grid = log_joint.mT.reshape(-1, 1, *[count] * dim)
-    pool = {1: torch.max_pool1d, 2: torch.max_pool2d, 3: torch.max_pool3d}[dim]
-    highest = pool(grid, 3, 1, 1).reshape(log_joint.mT.shape).mT
-    lowest = -pool(-grid, 3, 1, 1).reshape(log_joint.mT.shape).mT
-    return highest, highest - lowest
+    highest = lowest = log_joint.unflatten(0, [count] * dim)
+    for axis in range(dim):
+        highest = _with_next(highest, axis, torch.maximum)
+        lowest = _with_next(lowest, axis, torch.minimum)
+    return highest.flatten(0, dim - 1), (highest - lowest).flatten(0, dim - 1)
+
+
+def _with_next(values: Tensor, axis: int, extreme: Callable[..., Tensor]) -> Tensor:
+    """The extreme of each value and of those before and after it along an axis."""
+    num, result = values.shape[axis] - 1, values.clone()
+    pairs = extreme(values.narrow(axis, 0, num), values.narrow(axis, 1, num))
+    result.narrow(axis, 0, num).copy_(pairs)
+    after = result.narrow(axis, 1, num)
+    extreme(after, pairs, out=after)
+    return result
 
 
 def _findings(

@@ -63,10 +63,23 @@ def spread_starts(target: Target, num: int, *, generator: Generator) -> Tensor:
     still lie apart.
     """
     points, log_likelihood = target.log_likelihood_of_bank()
-    cold = torch.zeros_like(log_likelihood[0])
-    temperature = next_temperature(log_likelihood, cold, min(4.0 * num, 0.5 * len(points)))
-    log_weights = flattened(log_likelihood, temperature)
-    offset = uniform((1,), generator=generator, like=points)
-    index = systematic(log_weights, offset, num)
+    ess = min(4.0 * num, 0.5 * len(points))
+    temperature = next_temperature(log_likelihood, torch.zeros_like(log_likelihood[0]), ess)
+    return points[spread_over(log_likelihood, temperature, num, generator=generator)]
+
+
+def spread_over(
+    log_likelihood: Tensor, temperature: Tensor, num: int, *, generator: Generator
+) -> Tensor:
+    """Indices of points drawn by p(x|z)^t, the best one first, (num, B).
+
+    Args:
+        log_likelihood: log p(x|z) at N points, shape (N, B).
+        temperature: t, shape (B,).
+        num: Number of indices.
+        generator: For the draws.
+    """
+    offset = uniform((1,), generator=generator, like=log_likelihood)
+    index = systematic(flattened(log_likelihood, temperature), offset, num)
     index[0] = log_likelihood.argmax(0)
-    return points[index]
+    return index

@@ -222,7 +222,7 @@ class Findings:
         return replace(
             self,
             **{name: tensor[index] for name, tensor in self._by_query().items()},
-            **{name: tensor[:, index] for name, tensor in self._by_draw().items()},
+            **{name: of_queries(tensor, index) for name, tensor in self._by_draw().items()},
             fitted=fitted,
             stats={name: tensor[index] for name, tensor in self.stats.items()},
             trace=tuple(Stage(s.name, s.decodes[index], s.seconds[index]) for s in self.trace),
@@ -393,3 +393,10 @@ def _joined_traces(parts: Sequence[Findings]) -> tuple[Stage, ...]:
         decodes, seconds = (torch.cat(column) for column in zip(*rows, strict=True))
         stages.append(Stage(name, decodes, seconds))
     return tuple(stages)
+
+
+def of_queries(tensor: Tensor, index: Tensor) -> Tensor:
+    """tensor (S, B, …) for some queries, copied only if that is necessary."""
+    if tensor.stride(1) == 0 and index.dtype == torch.long:
+        return tensor[:, :1].expand(-1, len(index), *tensor.shape[2:])
+    return tensor[:, index]

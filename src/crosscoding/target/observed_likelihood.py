@@ -23,6 +23,7 @@ from crosscoding.clock import UNLIMITED, Clock
 from crosscoding.likelihoods import Likelihood
 from crosscoding.model.last_layer import Head
 from crosscoding.model.vae import VAE
+from crosscoding.target.jacobian import with_jacobian
 from crosscoding.target.observed_gradient import WithGradient
 from crosscoding.target.partial_evidence import PartialEvidence
 
@@ -123,12 +124,16 @@ class Observed:
             params = params.gather(2, self._outputs.expand(len(params), -1, -1))
         return self._counted(params)
 
-    def _counted(self, params: Tensor) -> Tensor:
+    def with_jacobian(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """`params` at z (S, B, latent), and their derivatives, (latent, S, B, E, *param_shape)."""
+        return with_jacobian(self.params, z)
+
+    def _counted(self, params: Tensor, other: float = 1.0) -> Tensor:
         """Flattened parameters of these elements in the shape that the likelihood takes."""
         own = self.likelihood.param_shape
         shape = (params.shape[-1] // math.prod(own), *own)
         params = params.contiguous().unflatten(-1, shape)
-        return params if self._all_count else self.likelihood.only(params, self.mask)
+        return params if self._all_count else self.likelihood.only(params, self.mask, other)
 
     def log_likelihood(self, z: Tensor) -> Tensor:
         """log p(x|z) in nats: z (*sample, B, latent) -> (*sample, B)."""
@@ -303,14 +308,30 @@ class ObservedRows(Observed):
 
     def params(self, z: Tensor) -> Tensor:
         self.clock.tick()
+        return self._counted(self._head.activation(self._linear(self._hidden(z), self._bias)))
+
+    def with_jacobian(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        self.clock.tick()
+        hidden, slopes = with_jacobian(self._hidden, z)
+        output = self._linear(hidden, self._bias)
+        tangents = self._linear(slopes.flatten(0, 1), torch.zeros_like(self._bias))
+        tangents = tangents.unflatten(0, (-1, len(z)))
+        if self._head.activations:
+            points = output.expand_as(tangents)
+            tangents = torch.func.jvp(self._head.activation, (points,), (tangents,))[1]
+        params = self._counted(self._head.activation(output))
+        return params, self._counted(tangents, 0.0)
+
+    def _hidden(self, z: Tensor) -> Tensor:
+        """What the last layer takes: z (*sample, B, latent) -> (S, B, H)."""
         shape = (z.shape[:-2].numel(), z.shape[-2], self._width)
-        hidden = self._head.trunk(z.reshape(-1, z.shape[-1])).reshape(shape)
+        return self._head.trunk(z.reshape(-1, z.shape[-1])).reshape(shape)
+
+    def _linear(self, hidden: Tensor, bias: Tensor) -> Tensor:
+        """The last layer's rows for these elements: (S, B, H) -> (S, B, E)."""
         if len(self.elements) == 1:
-            output = F.linear(hidden, self._weight[0].mT, self._bias[0])
-        else:
-            product = torch.baddbmm(self._bias[:, None], hidden.transpose(0, 1), self._weight)
-            output = product.transpose(0, 1)
-        return self._counted(self._head.activation(output))
+            return F.linear(hidden, self._weight[0].mT, bias[0])
+        return torch.baddbmm(bias[:, None], hidden.transpose(0, 1), self._weight).transpose(0, 1)
 
     @property
     def points_at_once(self) -> int:

@@ -18,7 +18,7 @@ from crosscoding.model.vae import VAE
 from crosscoding.target.base import REACH, Target
 from crosscoding.target.clamps import stuck
 from crosscoding.target.guarded_gradient import gradient
-from crosscoding.target.jacobian import derivative, with_jacobian
+from crosscoding.target.jacobian import derivative
 from crosscoding.target.observed_likelihood import Observed
 from crosscoding.target.partial_evidence import PartialEvidence
 
@@ -290,7 +290,7 @@ def _fisher_curvature(part: Observed, z: Tensor) -> Tensor:
     """Jᵀ F J of the observed elements: z (S, B, latent) -> (S, B, latent, latent), in double."""
     if not z.numel():
         return z.new_zeros(*z.shape, z.shape[-1], dtype=torch.double)
-    params, jacobian = with_jacobian(part.params, z)
+    params, jacobian = part.with_jacobian(z)
     jacobian = jacobian.double()
     bend = _bend(part, params, jacobian)
     if bend.isnan().any():  # perhaps 0 · inf, from the logit of an impossible class

@@ -53,7 +53,7 @@ def test_weights_are_those_of_the_mixture_of_all_proposals():
     pool = pool.drawn(10, even(pool), generator=generator).grown(narrow)
     pool = pool.drawn(30, torch.tensor([[0.2, 0.8]]).expand(6, 2), generator=generator)
     z, target = pool.z, pool.target
-    densities = [part.log_density(z)[..., 0].mT.exp() for part in (wide, narrow)]
+    densities = [part.log_density(z)[:, 0].mT.exp() for part in (wide, narrow)]
     reference = target.log_prior(merged(z)).exp()
     reference = torch.cat(reference.tensor_split(2), 1)
     first = 0.06 * reference + 0.94 * densities[0]

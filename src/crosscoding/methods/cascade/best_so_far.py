@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from crosscoding.methods.importance import FEWEST, not_collapsed
 from crosscoding.methods.numerics.resampling import systematic, taken
 from crosscoding.random import uniform
-from crosscoding.result.findings import Findings, Stage
+from crosscoding.result.findings import Findings, Stage, of_queries
 from crosscoding.result.verdict import MISSED, Figures, k_limits
 from crosscoding.target.base import Target
 
@@ -24,7 +24,6 @@ class BestSoFar:
         num_draws: Draws stored for each answer.
         purpose: What the answers are graded for, one of `purposes.PURPOSES`.
         grade: Index into `verdict.LABELS` of each query's answer, shape (B,); 3: there is none.
-        distance: Approximate number of temperatures from the prior to p(z|x), shape (B,).
         looked: Whether climbs have looked for modes that the answer lacks, shape (B,).
         finished: False where the budget cut a stage short or skipped it, shape (B,).
     """
@@ -41,9 +40,8 @@ class BestSoFar:
         self.error, self.ess, self.pareto_k = unknown.clone(), unknown.clone(), unknown.clone()
         self.missed, self.weighed = unknown.clone(), torch.zeros_like(unknown)
         self.c_elbo, self.c_elbo_error = unknown.clone(), unknown.clone()
-        self.distance = torch.zeros_like(unknown)
-        self._later: Findings | None = None  # postponed offer for all queries
-        self._postponed = torch.zeros_like(unknown, dtype=torch.bool)
+        self._later: Findings | None = None  # postponed offer
+        self._place = torch.full_like(unknown, -1, dtype=torch.long)  # in it; -1: not postponed
         self.finished = torch.ones_like(unknown, dtype=torch.bool)
         self.looked = torch.zeros_like(self.finished)
         self.collapsed = torch.zeros_like(self.finished)
@@ -110,7 +108,7 @@ class BestSoFar:
             self._later = offer
         else:
             self._draws[:, chosen] = draws
-        self._postponed[chosen] = postpone
+        self._place[chosen] = index if postpone else -1
         for name, figure in (new | {"ess": offer.ess}).items():
             getattr(self, name)[chosen] = figure[index]
         self.collapsed[chosen] = False if offer.collapsed is None else offer.collapsed[index]
@@ -162,10 +160,10 @@ class BestSoFar:
 
     def draws_of(self, rows: Tensor) -> Tensor:
         """Equally weighted draws for some queries, (num_draws, rows, latent)."""
-        later = rows[self._postponed[rows]]
+        later = rows[self._place[rows] >= 0]
         if len(later) and self._later is not None:
-            self._draws[:, later] = self._resampled(self._later, later)
-            self._postponed[later] = False
+            self._draws[:, later] = self._resampled(self._later, self._place[later])
+            self._place[later] = -1
         return self._draws[:, rows]
 
     def every_draw(self) -> Tensor:
@@ -235,18 +233,11 @@ def _resampled(offer: Findings, index: Tensor, num: int, generator: Generator) -
     order = torch.randperm(num, generator=generator).to(index.device)
     jitter = uniform((num, 1, offer.draws.shape[-1]), generator=generator, like=offer.draws)
     log_weights = offer.normalised_log_weights()
-    draws, log_weights = _of_queries(offer.draws, index), _of_queries(log_weights, index)
+    draws, log_weights = of_queries(offer.draws, index), of_queries(log_weights, index)
     if (offer.ess[index] < FEWEST).any():  # of a bank: others have been handled
         log_weights, _ = not_collapsed(log_weights, draws, None, None)
     chosen = systematic(log_weights, offset, num)[order]
     z = taken(draws, chosen)
     if offer.cell_width is None:
         return z
-    return z + (jitter - 0.5) * taken(_of_queries(offer.cell_width, index), chosen)[..., None]
-
-
-def _of_queries(tensor: Tensor, index: Tensor) -> Tensor:
-    """tensor (S, B, …) for some queries, copied only if that is necessary."""
-    if tensor.stride(1) == 0:
-        return tensor[:, :1].expand(-1, len(index), *tensor.shape[2:])
-    return tensor if len(index) == tensor.shape[1] else tensor[:, index]
+    return z + (jitter - 0.5) * taken(of_queries(offer.cell_width, index), chosen)[..., None]

@@ -5,8 +5,6 @@ import math
 import torch
 from torch import Tensor
 
-from crosscoding.methods.numerics.resampling import next_temperature
-
 NUM_ISLANDS = 8  # of particles: fewer estimate the error of log p(x) too roughly
 FAR_FROM_PRIOR = 10.0  # temperatures, above which stages climb to p(z|x) instead of annealing
 TOO_FAR_FROM_PRIOR = 25.0  # temperatures, above which no particles get there from the prior
@@ -15,10 +13,13 @@ FEW_PARTICLES, MORE_PARTICLES = 96, 384  # per query; more where few are not eno
 CLIMB_STEPS, SINGLE_CLIMB_STEPS, CLIMB_EVERY = 20, 8, 2
 LEAST_CLIMBS = 16  # that count as a search for modes; if these cost too much, there is one
 NUM_WEIGHED = 1000  # draws from a proposal that climbs found
+# Draws from a Gaussian at the only mode. On a table of 8-64-30, 1,000 settle 88 % of the rows, and
+# 1,200 settle 97 %: the others take 1,500 further decodes each.
+NUM_AT_ONE_MODE = 1200
 # Draws of each round from proposals fitted to annealed particles, few and more.
 FEW_ROUNDS = (1000, 1500, 2000, 2000, 2500, 3000)
 MORE_ROUNDS = (2000, 3000, 4000, 5000, 6000)
-CHECK_STEPS = 8  # of a second look's climbs, which only need to get near a mode
+CHECK_STEPS = 6  # of a search's climbs, which only need to get near a mode
 _NUM_CHECKS, _CHECK_EVERY = 16, 3  # least climbs of a second look, and steps per curvature
 _CHECK_OPERATIONS = 1e9  # multiply-adds per query for more of them
 _NUM_CLIMBS = MOST_CHECKS = 64  # at most, when they cost almost nothing
@@ -139,7 +140,7 @@ class Budget:
         distance, dim, num = distance.clamp_min(1.0), self._dim, self.num_climbs
         steps = CLIMB_STEPS if num >= LEAST_CLIMBS else SINGLE_CLIMB_STEPS
         checks, every = self.num_checks
-        look = checks * (7 * CHECK_STEPS + (CHECK_STEPS / every + 2) * dim) + NUM_WEIGHED
+        look = checks * (7 * CHECK_STEPS + (CHECK_STEPS / every + 2) * dim) + NUM_AT_ONE_MODE
         few, more = sum(FEW_ROUNDS) + look, sum(MORE_ROUNDS) + look
         decodes = {
             "bank": 0.0,
@@ -154,15 +155,14 @@ class Budget:
             + 100 * (48 + dim / 4),
             "swarm": 3 * 4 * self.swarm_size * (distance.clamp_max(TOO_FAR_FROM_PRIOR) + 2) + more,
             "look": look,
+            "modes": LEAST_CLIMBS * (7 * CHECK_STEPS + (CHECK_STEPS + 2) * dim) + NUM_AT_ONE_MODE,
         }[stage]
         return decodes + torch.zeros_like(distance)
 
 
-def distance_from_prior(log_likelihood: Tensor, latent_dim: int) -> Tensor:
+def distance_from_prior(temperature: Tensor, latent_dim: int) -> Tensor:
     """Approximate number of temperatures from the prior to p(z|x), (B,): √(latent / 2) log(1 / t).
 
-    t is the temperature that the bank, (N, B), reaches with an ESS of `FEW_PARTICLES`.
+    t is the temperature that the bank reaches with an ESS of `FEW_PARTICLES`, shape (B,).
     """
-    cold = torch.zeros_like(log_likelihood[0])
-    reached = next_temperature(log_likelihood, cold, float(FEW_PARTICLES))
-    return -math.sqrt(latent_dim / 2) * reached.clamp_min(1e-30).log()
+    return -math.sqrt(latent_dim / 2) * temperature.clamp_min(1e-30).log()

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from crosscoding.clock import Clock
 from crosscoding.crosscoders import Fitted, Gaussian, Mixture
 from crosscoding.methods.base import Report
+from crosscoding.methods.cascade.bank_points import BankPoints
 from crosscoding.methods.cascade.best_so_far import BestSoFar
 from crosscoding.methods.cascade.budget import (
     CHECK_STEPS,
@@ -23,6 +24,7 @@ from crosscoding.methods.cascade.budget import (
     CLIMB_STEPS,
     LEAST_CLIMBS,
     MOST_CHECKS,
+    NUM_AT_ONE_MODE,
     NUM_WEIGHED,
     SINGLE_CLIMB_STEPS,
     Budget,
@@ -39,7 +41,7 @@ from crosscoding.target.base import Target
 
 _NUM_FOR_SINGLE_CLIMB = 500  # draws for an answer if only one climb is affordable
 _MOST_COMPONENTS = 8  # modes in the proposal
-_MOST_KEPT = 16  # modes of a second look whose widths are kept
+_MOST_KEPT = LEAST_CLIMBS  # modes of a search whose widths are kept
 _LEAST_SHARE = -50.0  # log of the share of a component
 _LIGHT = 4.0  # nats below the heaviest mode, where a mode no longer counts
 # Shares of climbs that reach modes that count: smooth decoder networks have 0.3 to 1. Below the
@@ -132,15 +134,8 @@ class ModesFound:
     @staticmethod
     def joined(parts: "Sequence[ModesFound]") -> "ModesFound":
         """The modes of several blocks of queries, one after the other."""
-        heaviest = [part.heaviest for part in parts]
         return ModesFound(
-            Modes(
-                torch.cat([modes.z for modes in heaviest], 1),
-                torch.cat([modes.log_joint for modes in heaviest], 1),
-                torch.cat([modes.precision for modes in heaviest], 1),
-                torch.cat([modes.steps for modes in heaviest], 1),
-                torch.cat([modes.decodes for modes in heaviest]),
-            ),
+            Modes.joined([part.heaviest for part in parts]),
             torch.cat([part.log_weights for part in parts], 1),
             torch.cat([part.z for part in parts], 1),
             torch.cat([part.log_joint for part in parts], 1),
@@ -158,6 +153,7 @@ class ClimbStages:
         clock: When to stop.
         report: Receives progress.
         weigh: Offers answers from proposals.
+        bank_points: Says where to start.
 
     Attributes:
         found: What climbs found, for the queries that they did not settle.
@@ -165,15 +161,24 @@ class ClimbStages:
     """
 
     def __init__(
-        self, answers: BestSoFar, budget: Budget, clock: Clock, report: Report, weigh: Weighing
+        self,
+        answers: BestSoFar,
+        budget: Budget,
+        clock: Clock,
+        report: Report,
+        weigh: Weighing,
+        bank_points: BankPoints,
     ) -> None:
         self._answers = answers
         self._budget = budget
         self._clock = clock
         self._report = report
         self._weigh = weigh
-        self.found: HandedOn[Found] = HandedOn(answers.distance)
-        self.modes: HandedOn[ModesFound] = HandedOn(answers.distance)
+        self._bank_points = bank_points
+        self.found: HandedOn[Found] = HandedOn(answers.ess)
+        self.modes: HandedOn[ModesFound] = HandedOn(answers.ess)
+        self._begun: HandedOn[Modes] = HandedOn(answers.ess)  # where the first climbs ended
+        self._searched = torch.zeros_like(answers.looked)  # by all climbs that are affordable
 
     def climb(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Climb to modes; propose from the Laplace mixture and, if poor, from the best Gaussian."""
@@ -231,7 +236,9 @@ class ClimbStages:
 
     def look(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Check that answers have draws at all modes that climbs from the prior find."""
-        decodes = self.seek(target, rows, generator)
+        decodes = torch.zeros_like(self._answers.error[rows])
+        if len(new := (~self.modes.has(rows)).nonzero()[:, 0]):
+            decodes[new] = self.seek(target.select(new), rows[new], generator)
         if len(known := self.modes.has(rows).nonzero()[:, 0]):
             there = rows[known]
             missed = self.modes.of(there).missing_from(self._answers.draws_of(there))
@@ -239,42 +246,55 @@ class ClimbStages:
             self._answers.looked[there] = True
         return decodes
 
-    def seek(
-        self, target: Target, rows: Tensor, generator: Generator, *, few: bool = False
-    ) -> Tensor:
-        """Climb from the prior to modes, once for each query, and keep them in `modes`.
+    def search(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
+        """Climb 16 times from the prior; keep modes where most climbs reach those that count.
 
-        With `few`, 16 climbs, whose modes are kept only where most reached those that count.
+        Where all climbs end in one mode, its Gaussian may do.
         """
         decodes = torch.zeros_like(self._answers.error[rows])
-        new = (~self.modes.has(rows)).nonzero()[:, 0]
-        if not len(new):
-            return decodes
-        target, rows = target.select(new), rows[new]
+        if len(new := (~self._begun.has(rows) & ~self._searched[rows]).nonzero()[:, 0]):
+            decodes[new] = self._seek(target.select(new), rows[new], generator, few=True)
+        return decodes
+
+    def seek(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
+        """Climb from the prior as often as is affordable, once for each query; keep the modes."""
+        decodes = torch.zeros_like(self._answers.error[rows])
+        new, begun = ~self._searched[rows], self._begun.has(rows)
+        for some in (new & begun, new & ~begun):
+            if len(index := some.nonzero()[:, 0]):
+                decodes[index] = self._seek(target.select(index), rows[index], generator)
+        return decodes
+
+    def _seek(
+        self, target: Target, rows: Tensor, generator: Generator, *, few: bool = False
+    ) -> Tensor:
+        """`search` or `seek` for queries that all have begun or all have not."""
         for_starts, for_gaussian = spawn(generator, 2)
         num, every = self._budget.num_checks
-        few = few and num > LEAST_CLIMBS
-        num = LEAST_CLIMBS if few else num
-        starts = spread_starts(target, num, generator=for_starts)
+        few, begun = few and num > LEAST_CLIMBS, bool(self._begun.has(rows).any())
+        if few:
+            starts = self._bank_points.of(target, rows, for_starts).starts
+        else:
+            starts = spread_starts(target, num - begun * LEAST_CLIMBS, generator=for_starts)
         modes = climb(target, starts, CHECK_STEPS, every=every, stop=self._clock.is_over)
-        decodes[new] = modes.decodes
+        decodes = modes.decodes.clone()
         if self._clock.is_over():
             self._answers.finished[rows] = False
             return decodes
         if few:
+            self._begun.put(rows, modes)
             sure = _reached(*modes.log_weights(modes.bulk)) > _MOST_REACHED
-            some = sure.nonzero()[:, 0]
-            if not len(some):
-                return decodes
-            target, rows, new, modes = (
-                target.select(some),
-                rows[some],
-                new[some],
-                modes.select(some),
-            )
+        else:
+            if begun:
+                modes = self._begun.of(rows).and_more(modes)
+            self._searched[rows] = True
+            sure = torch.ones_like(rows, dtype=torch.bool)
+        if not len(some := sure.nonzero()[:, 0]):
+            return decodes
+        chosen, rows, modes = target.select(some), rows[some], modes.select(some)
         found = ModesFound.of(modes)
         self.modes.put(rows, found)
-        decodes[new] += self._at_one_mode(target, rows, modes, found.overlooked, for_gaussian)
+        decodes[some] += self._at_one_mode(chosen, rows, modes, found.overlooked, for_gaussian)
         return decodes
 
     def _at_one_mode(
@@ -293,7 +313,7 @@ class ClimbStages:
             rows[alone],
             gaussian,
             None,
-            NUM_WEIGHED,
+            NUM_AT_ONE_MODE,
             lambda largest: missed[alone],
             generator,
         )

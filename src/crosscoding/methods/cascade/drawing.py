@@ -143,9 +143,9 @@ class Drawing:
         both = target.select(torch.arange(len(self.rows), device=self.rows.device).repeat(2))
         log_weights = pool.log_weights
         target.clock.tick()
-        clusters = pool.log_kernels[..., _CLUSTERS].log_softmax(-1).clamp_min(_LEAST_LOG)
+        clusters = pool.log_kernels[:, _CLUSTERS].log_softmax(1).clamp_min(_LEAST_LOG)
         fits = []
-        for share in (None, *clusters.unbind(-1)):
+        for share in (None, *clusters.unbind(1)):
             own = log_weights if share is None else log_weights + share.mT
             flat = flat_enough(pool.z, own, both)
             fitted = fit_to_weighted(Gaussian(), pool.z, flat, both, Generator())
@@ -236,9 +236,9 @@ class Drawing:
         """
         pool, num = self.pool, len(self.rows)
         drawn = 1 + self.shares.shape[1]  # later components have no draws yet
-        kernels = pool.log_kernels[:num, :, 1:drawn] + self.shares[:num, None].log()
+        kernels = pool.log_kernels[:num, 1:drawn] + self.shares[:num, :, None].log()
         log_weights = pool.log_weights[:, :num]
-        log_ratio = kernels.logsumexp(-1).mT - pool.log_joint[:, :num] + log_weights
+        log_ratio = kernels.logsumexp(1).mT - pool.log_joint[:, :num] + log_weights
         terms = log_ratio.exp() * (log_weights - log_ratio)
         return terms.mean(0), mean_error(terms)
 

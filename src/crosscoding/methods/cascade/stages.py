@@ -10,11 +10,12 @@ from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor
+from torch.nn import functional as F
 
 from crosscoding.clock import Clock, OutOfTime
 from crosscoding.diagnostics import pareto_smooth
 from crosscoding.methods.base import Report
-from crosscoding.methods.cascade.bank_points import BestOfBank
+from crosscoding.methods.cascade.bank_points import BankPoints
 from crosscoding.methods.cascade.best_so_far import BestSoFar
 from crosscoding.methods.cascade.bridge_stage import BridgeStage
 from crosscoding.methods.cascade.budget import (
@@ -30,14 +31,13 @@ from crosscoding.methods.cascade.budget import (
 )
 from crosscoding.methods.cascade.climb_stages import ClimbStages
 from crosscoding.methods.cascade.drawing import ENOUGH, Drawing
-from crosscoding.methods.cascade.handover import HandedOn
 from crosscoding.methods.cascade.weighing import Weighing
 from crosscoding.methods.grid import Grid
 from crosscoding.methods.numerics.annealing import Annealing
 from crosscoding.methods.numerics.bridge import Bridge
 from crosscoding.methods.numerics.gradients import evaluated
 from crosscoding.methods.numerics.low_rank_fit import FEWEST_DECODES, fit_low_rank
-from crosscoding.methods.numerics.resampling import bounded
+from crosscoding.methods.numerics.resampling import bounded, next_temperature
 from crosscoding.methods.numerics.swarm import Swarm
 from crosscoding.random import spawn
 from crosscoding.result.findings import Findings
@@ -48,11 +48,13 @@ GRID_DIM = 3  # latent dimensions up to which cells are few enough
 _GRID_TOLERANCE = {1: 0.1, 2: 0.1, 3: 0.05}  # nats; the error is about a twentieth of this
 _NUM_GRID_CHECKS, _MOST_CELLS = 300, 30_000  # draws, and cells above which other stages are cheaper
 _BANK_ESS, _BANK_ERROR = 100.0, 0.0375  # what the bank needs for a dense answer; nats, by islands
+_FEW_POINTS, _FEW_POINTS_ESS = 2048, 200.0  # of the bank that are tried first, and what they need
 _SHARE_FOR_FIT = 0.8  # of the time left, for a low-rank fit; the rest is for its weights
 _ISLAND_FACTOR = 1.25  # by which the spread of few islands may understate the error
 _MOST_UNSEEN = 0.1  # share of p(z|x) that climbs may lack if particles are to start from them
 _ESS_SHARE = 0.5  # of the particles, at which the next temperature follows
 _MOST_TEMPERATURES = 40  # of a swarm: about twice as many as TOO_FAR_FROM_PRIOR takes
+_LEAST_EXPONENT = -40.0  # e⁻⁴⁰ is below rounding, and squares of less are denormal, which is slow
 _BYTES = 64 * 2**20  # of the draws of queries worked on together
 
 
@@ -72,16 +74,36 @@ class Stages:
         self._clock = clock
         self._report = report
         self._weigh = Weighing(answers, clock)
-        self._best: HandedOn[BestOfBank] = HandedOn(answers.distance)
-        self.climbs = ClimbStages(answers, budget, clock, report, self._weigh)
+        self.bank_points = BankPoints(answers.ess)
+        self.climbs = ClimbStages(answers, budget, clock, report, self._weigh, self.bank_points)
         self.bridge = BridgeStage(answers, budget, clock, report, self._weigh)
+
+    def start_of_bank(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
+        """The same with its first points, for queries for which they are dense enough already."""
+        first = target.timed(self._clock, _FEW_POINTS)
+        points, log_likelihood = first.log_likelihood_of_bank()
+        offer, dense = self._weighed_bank(first, points, log_likelihood, _FEW_POINTS_ESS)
+        if len(dense):
+            self.answers.keep(rows[dense], offer.select(dense), searched=True)
+        return torch.zeros_like(offer.ess)
 
     def bank(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Importance sampling with the bank, which is dense enough in few dimensions."""
         points, log_likelihood = target.log_likelihood_of_bank()
+        offer, _ = self._weighed_bank(target, points, log_likelihood, _BANK_ESS)
+        if target.latent_dim > GRID_DIM:
+            self.bank_points.keep(rows, points, log_likelihood, generator)
+        self._clock.beat()
+        self.answers.keep(rows, offer, searched=True, postpone=True)
+        return torch.zeros_like(offer.ess)
+
+    def _weighed_bank(
+        self, target: Target, points: Tensor, log_likelihood: Tensor, least_ess: float
+    ) -> tuple[Findings, Tensor]:
+        """Answers from points of the bank, and the queries for which these are dense enough."""
         self._clock.beat()  # with many queries, each of these steps takes a while
         largest = bounded(log_likelihood.amax(0))
-        weights = (log_likelihood - largest).exp()
+        weights = F.threshold(log_likelihood - largest, _LEAST_EXPONENT, -math.inf).exp()
         total, ess = weights.sum(0), weights.sum(0).square() / weights.square().sum(0)
         each = len(points) // NUM_ISLANDS
         self._clock.beat()
@@ -90,8 +112,10 @@ class Stages:
         # Points are evenly spread within each island, and all together have a smaller error yet.
         error = _ISLAND_FACTOR * spread / math.sqrt(NUM_ISLANDS) / (total / len(points))
         pareto_k = torch.full_like(ess, math.inf)
-        if target.latent_dim <= GRID_DIM:
-            dense = ((ess >= _BANK_ESS) & (error <= _BANK_ERROR)).nonzero()[:, 0]
+        dense = ((ess >= least_ess) & (error <= _BANK_ERROR)).nonzero()[:, 0]
+        if target.latent_dim > GRID_DIM:
+            dense = dense[:0]
+        else:
             if target.ends_with_prior:
                 pareto_k = torch.full_like(ess, math.nan)  # bounded weights have no tail
             else:
@@ -99,9 +123,6 @@ class Stages:
             # The number of independent draws with the same error.
             as_draws = error[dense].square().reciprocal().clamp_max(float(len(points)))
             ess[dense] = torch.maximum(ess[dense], as_draws)
-        else:
-            self._located(rows, points, log_likelihood)
-        self._clock.beat()
         unknown = torch.full_like(ess, math.nan)
         offer = Findings(
             draws=points[:, None].expand(-1, target.num_queries, -1),
@@ -114,17 +135,12 @@ class Stages:
             pareto_k=pareto_k,
             missed=torch.zeros_like(ess),
         )
-        self.answers.keep(rows, offer, searched=True, postpone=True)
-        return torch.zeros_like(ess)
+        return offer, dense
 
     def locate(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Record how far p(z|x) is from the prior, and the best points of the bank."""
-        self._located(rows, *target.log_likelihood_of_bank())
-        return torch.zeros_like(self.answers.distance[rows])
-
-    def _located(self, rows: Tensor, points: Tensor, log_likelihood: Tensor) -> None:
-        self.answers.distance[rows] = distance_from_prior(log_likelihood, points.shape[-1])
-        self._best.put(rows, BestOfBank.of(points, log_likelihood))
+        self.bank_points.put(rows, target, generator)
+        return torch.zeros_like(self.answers.ess[rows])
 
     def integrate(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         tolerance = _GRID_TOLERANCE[target.latent_dim]
@@ -143,7 +159,7 @@ class Stages:
         affordable = self._affordable(target)
         if affordable < FEWEST_DECODES:
             self.answers.finished[rows] = False
-            return torch.ones_like(self.answers.distance[rows])
+            return torch.ones_like(self.answers.ess[rows])
         fitted, decodes = fit_low_rank(
             target,
             self._budget.fit_decodes,
@@ -189,7 +205,7 @@ class Stages:
         """
         num = self._budget.swarm_size
         many = Annealing(num, NUM_ISLANDS, 1, 4, _ESS_SHARE, _MOST_TEMPERATURES, gives_up=True)
-        distance, climbed = self.answers.distance[rows], self.climbs.found.has(rows)
+        distance, climbed = self.bank_points.distance[rows], self.climbs.found.has(rows)
         decodes, unseen = torch.zeros_like(distance), torch.full_like(distance, math.nan)
         if climbed.any():
             unseen[climbed] = self.climbs.found.of(rows[climbed]).unseen
@@ -203,8 +219,7 @@ class Stages:
             there = target.select(some)
             bridge = Bridge(there, proposal, num, generator=for_bridge)
             decodes[some] += num
-            length = distance_from_prior(bridge.log_likelihood_of_bank()[1], target.latent_dim)
-            short = (length <= FAR_FROM_PRIOR).nonzero()[:, 0]
+            short = (_length(bridge) <= FAR_FROM_PRIOR).nonzero()[:, 0]
             there, path, some = there.select(short), bridge.select(short), some[short]
             if len(some):
                 decodes[some] += self._anneal(
@@ -228,8 +243,7 @@ class Stages:
         comes from the prior and leads to all of them.
         """
         for_particles, for_climbs, for_rounds = spawn(generator, 3)
-        if len(new := (~self._best.has(rows)).nonzero()[:, 0]):  # contradicted after `locate`
-            self.locate(target.select(new), rows[new], generator)
+        in_bank = self.bank_points.of(target, rows, for_climbs)
         swarm = annealing.run(path, generator=for_particles, stop=self._clock.is_over)
         decodes, there = swarm.decodes, self._arrived(rows, swarm)
         if not len(there):
@@ -248,7 +262,7 @@ class Stages:
             decodes[some] += len(own.z)
             lacking = torch.where(own.stuck, math.nan, share[some])
             drawing = Drawing.of(
-                chosen, rows[some], self._best.of(rows[some]), particles, lacking, self._enough
+                chosen, rows[some], in_bank.select(some), particles, lacking, self._enough
             )
             climbs = Generator().manual_seed(for_climbs.initial_seed())
             self._draw(drawing, some, rounds, seeds, climbs, decodes)
@@ -291,13 +305,12 @@ class Stages:
         self, drawing: Drawing, generator: Generator, place: Tensor, decodes: Tensor
     ) -> Drawing:
         """The drawing with the modes that climbs find; the same if there is no time for them."""
-        plain, rows = drawing.is_plain, drawing.rows
-        for which, few in ((plain, True), (torch.ones_like(plain), False)):
+        plain, rows, found = drawing.is_plain, drawing.rows, self.climbs.modes
+        for work in (self.climbs.search, self.climbs.seek):
+            which = plain if work == self.climbs.search else ~plain | ~found.has(rows)
             if len(some := which.nonzero()[:, 0]):
                 own = Generator().manual_seed(generator.initial_seed())
-                target, there = drawing.pool.target.select(some), rows[some]
-                decodes[place[some]] += self.climbs.seek(target, there, own, few=few)
-        found = self.climbs.modes
+                decodes[place[some]] += work(drawing.pool.target.select(some), rows[some], own)
         return drawing.with_modes(found.of(rows)) if found.has(rows).all() else drawing
 
     def _offer(self, drawing: Drawing) -> None:
@@ -316,6 +329,13 @@ class Stages:
         """Index of the queries whose particles reached p(z|x); marks others as not finished."""
         self.answers.finished[rows[~swarm.reached]] = False
         return swarm.reached.nonzero()[:, 0]
+
+
+def _length(path: Bridge) -> Tensor:
+    """Approximate number of temperatures of a path, as from the prior, shape (B,)."""
+    _, log_ratio = path.log_likelihood_of_bank()
+    cold, ess = torch.zeros_like(log_ratio[0]), float(FEW_PARTICLES)
+    return distance_from_prior(next_temperature(log_ratio, cold, ess), path.latent_dim)
 
 
 def _draw_bytes(target: Target, rounds: tuple[int, ...]) -> int:

@@ -13,8 +13,6 @@ from crosscoding.target.base import Target
 
 BEYOND = 1.0  # nats above the largest weight, where a point lies outside the fit
 _PIECES = 20  # in which draws are weighted if time is limited
-_MOST_STREAMS = 6  # of random numbers for further draws
-_WANTED_ERROR = 0.037  # of log p(x), in nats: a little below what the verdict trusts
 
 
 class Weighing:

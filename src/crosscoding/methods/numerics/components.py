@@ -65,9 +65,9 @@ class Components:
         return Components(mean, root, inverse, parts[0].heavy)
 
     def log_density(self, z: Tensor) -> Tensor:
-        """log k(z) of every component in nats: z (S, C, latent) -> (C, S, K)."""
+        """log k(z) of every component in nats: z (S, C, latent) -> (C, K, S)."""
         squares, dim = self._squares(z), z.shape[-1]
-        log_scale = self.root.diagonal(dim1=-2, dim2=-1).log().sum(-1).to(z)[:, None]
+        log_scale = self.root.diagonal(dim1=-2, dim2=-1).log().sum(-1).to(z)[..., None]
         log_normal = -0.5 * squares - log_scale - 0.5 * dim * math.log(2 * math.pi)
         # log (a₁ e^(−r²/2) + a₂ s⁻ᴰ e^(−r²/2s²)), relative to the first term
         gain = 0.5 * (1 - 1 / _WIDER) * squares - 0.5 * dim * math.log(_WIDER)
@@ -100,13 +100,12 @@ class Components:
         return z
 
     def _squares(self, z: Tensor) -> Tensor:
-        """|L⁻¹ (z − m)|², (C, S, K)."""
+        """|L⁻¹ (z − m)|², (C, K, S)."""
         centre = self.mean.mean(1, keepdim=True)
-        middle = (self.inverse @ (self.mean - centre).to(z)[..., None]).flatten(1)
+        middle = (self.inverse @ (self.mean - centre).to(z)[..., None]).flatten(1, 2)
         away = z.transpose(0, 1) - centre.to(z)
-        white = away @ self.inverse.flatten(1, 2).mT - middle[:, None]
-        white = white.unflatten(-1, (self.num, -1))
-        return torch.linalg.vecdot(white, white)
+        white = torch.baddbmm(middle, self.inverse.flatten(1, 2), away.mT, beta=-1)
+        return white.square_().unflatten(1, (self.num, -1)).sum(2)
 
 
 def _log_cauchy(squares: Tensor, dim: int) -> Tensor:

@@ -8,7 +8,7 @@ Source: Marquardt (1963) for the damping. Differs in: several λ at once.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,6 +60,27 @@ class Modes:
             self.precision[:, index],
             self.steps[:, index],
             self.decodes[index],
+        )
+
+    @staticmethod
+    def joined(parts: "Sequence[Modes]") -> "Modes":
+        """The modes of several blocks of queries, one after the other."""
+        return Modes(
+            torch.cat([part.z for part in parts], 1),
+            torch.cat([part.log_joint for part in parts], 1),
+            torch.cat([part.precision for part in parts], 1),
+            torch.cat([part.steps for part in parts], 1),
+            torch.cat([part.decodes for part in parts]),
+        )
+
+    def and_more(self, others: "Modes") -> "Modes":
+        """The ends of these climbs and of others, of the same queries."""
+        return Modes(
+            torch.cat([self.z, others.z]),
+            torch.cat([self.log_joint, others.log_joint]),
+            torch.cat([self.precision, others.precision]),
+            torch.cat([self.steps, others.steps]),
+            self.decodes + others.decodes,
         )
 
     @property
@@ -258,13 +279,22 @@ def lacking_modes(modes: Modes, log_weights: Tensor, draws: Tensor) -> Tensor:
         log_weights: log of their shares, −inf for a mode found before, shape (K, B).
         draws: Shape (S, B, latent); each counts for the mode whose Gaussian makes it likeliest.
     """
+    counts, weights = log_weights > -_NO_MODE, log_weights.exp()
+    share = counts.to(weights)  # of the draws; of all of them, where one mode counts
+    several = (counts.sum(0) != 1).nonzero()[:, 0]
+    if len(several):
+        share[:, several] = _shares_of(modes.select(several), counts[:, several], draws[:, several])
+    return torch.where(share < 0.2 * weights, weights, 0.0).sum(0)
+
+
+def _shares_of(modes: Modes, counts: Tensor, draws: Tensor) -> Tensor:
+    """Share of the draws whose likeliest mode is this one, of those that count, (K, B)."""
     densities = []
-    for z, precision, log_weight in zip(modes.z, modes.precision, log_weights, strict=True):
+    for z, precision, own in zip(modes.z, modes.precision, counts, strict=True):
         gap = (draws - z).transpose(0, 1).double()
         half_log_det = half_log_determinant(precision)
         density = half_log_det[:, None] - 0.5 * ((gap @ precision) * gap).sum(-1)
-        densities.append(torch.where(log_weight[:, None] > -_NO_MODE, density, -math.inf))
+        densities.append(torch.where(own[:, None], density, -math.inf))
     owner = torch.stack(densities).argmax(0)  # (B, S)
-    number = torch.arange(len(log_weights), device=owner.device)[:, None, None]
-    share = (owner == number).to(log_weights).mean(-1)
-    return torch.where(share < 0.2 * log_weights.exp(), log_weights.exp(), 0.0).sum(0)
+    number = torch.arange(len(counts), device=owner.device)[:, None, None]
+    return (owner == number).to(draws).mean(-1)

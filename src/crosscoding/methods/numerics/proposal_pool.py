@@ -60,7 +60,7 @@ class ProposalPool:
         expected: Σ_j n_j α_j of the prior and of each component, shape (C, 1 + K).
         z: Draws, shape (S, C, latent).
         log_joint: log p(z, x) there, shape (S, C).
-        log_kernels: log q_k there, of the prior and of each component, shape (C, S, 1 + K).
+        log_kernels: log q_k there, of the prior and of each component, shape (C, 1 + K, S).
     """
 
     target: Target
@@ -76,7 +76,7 @@ class ProposalPool:
         like, count = target.like, 2 * target.num_queries
         expected = like.new_zeros(count, 1 + components.num)
         nothing = like.new_zeros(0, count)
-        kernels = like.new_zeros(count, 0, 1 + components.num)
+        kernels = like.new_zeros(count, 1 + components.num, 0)
         return cls(
             target,
             components,
@@ -103,7 +103,7 @@ class ProposalPool:
         together = Components.joined([self.components, components])
         unused = self.expected.new_zeros(len(self.expected), components.num)
         expected = torch.cat([self.expected, unused], 1)
-        kernels = torch.cat([self.log_kernels, components.log_density(self.z)], -1)
+        kernels = torch.cat([self.log_kernels, components.log_density(self.z)], 1)
         return replace(self, components=together, expected=expected, log_kernels=kernels)
 
     def drawn(self, num: int, shares: Tensor, *, generator: Generator) -> "ProposalPool":
@@ -130,7 +130,7 @@ class ProposalPool:
             expected=self.expected + num * mixed,
             z=torch.cat([self.z, z]),
             log_joint=torch.cat([self.log_joint, log_joint]),
-            log_kernels=torch.cat([self.log_kernels, self._log_kernels(z)], 1),
+            log_kernels=torch.cat([self.log_kernels, self._log_kernels(z)], -1),
         )
 
     @property
@@ -156,7 +156,7 @@ class ProposalPool:
         """
         heaviest = log_weights.mT.topk(min(_HEAVIEST, len(log_weights)), -1)
         weights = heaviest.values.softmax(-1)[..., None]
-        kernels = self.components.log_density(taken(z, heaviest.indices.mT))
+        kernels = self.components.log_density(taken(z, heaviest.indices.mT)).mT
         kernels = (kernels - kernels.amax(-1, keepdim=True)).exp()
         count = kernels.shape[-1]
         shares = kernels.new_full((len(kernels), 1, count), 1 / count)
@@ -177,16 +177,16 @@ class ProposalPool:
         return torch.where((chosen == 0)[..., None], beyond, z)
 
     def _log_kernels(self, z: Tensor) -> Tensor:
-        """log q_k of the prior and of each component, (C, N, 1 + K)."""
+        """log q_k of the prior and of each component, (C, 1 + K, N)."""
         self.target.clock.tick()
         log_prior = self.target.log_prior(merged(z))
-        log_prior = torch.cat(log_prior.tensor_split(2), 1).mT[..., None]
-        return torch.cat([log_prior, self.components.log_density(z)], -1)
+        log_prior = torch.cat(log_prior.tensor_split(2), 1).mT[:, None]
+        return torch.cat([log_prior, self.components.log_density(z)], 1)
 
     def _log_mixture(self, log_kernels: Tensor) -> Tensor:
-        """log q̄, (N, C), from kernels (C, N, 1 + K)."""
+        """log q̄, (N, C), from kernels (C, 1 + K, N)."""
         log_shares = (self.expected / len(self.z)).log()
-        return (log_kernels + log_shares[:, None]).logsumexp(-1).mT
+        return (log_kernels + log_shares[..., None]).logsumexp(1).mT
 
 
 def prior_share(target: Target) -> float:

@@ -40,6 +40,7 @@ def test_values_with_noise_are_observed_but_not_exact():
     assert torch.equal(evidence.exact, MASK & torch.tensor([True, False, False]))
     assert torch.equal(cc.Evidence(VALUES, MASK).exact, MASK)
     assert cc.Evidence(VALUES, MASK, noise=0).is_exact
+    assert not cc.Evidence(VALUES, MASK, noise=np.float32(0.1)).is_exact
     assert cc.Evidence(VALUES, MASK, noise=np.full((3,), 0.1, "float32")).num_observed == 4
 
 
@@ -129,6 +130,7 @@ def test_an_operator_that_could_be_read_in_two_ways_is_one_for_each_query():
         (lambda: cc.Evidence(VALUES, MASK, noise=torch.ones(4)), "noise that broadcasts"),
         (lambda: cc.Evidence(VALUES, MASK, noise=torch.ones(3).double()), "noise of the values'"),
         (lambda: cc.Evidence(VALUES, MASK, noise="a"), "expected noise to be"),
+        (lambda: cc.Evidence(VALUES, MASK, noise=True), "standard deviation, got True"),
         (lambda: cc.Evidence.interval(torch.tensor([2.0]), torch.tensor([1.0])), "2 to 1"),
         (lambda: cc.Evidence.interval(torch.tensor([INF])), "low <= high"),
         (lambda: cc.Evidence.interval(0.0, 1.0), "low or high as a tensor"),

@@ -5,10 +5,13 @@ A part of `Evidence`, which checks what it is made of.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from crosscoding.arrays import Numbers, as_tensor
+
+_NUMBER = (int, float, np.number)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +164,9 @@ def noise_of(noise: Numbers, values: Tensor) -> Tensor:
         TypeError: They are no numbers.
         ValueError: One is negative or not finite, or they do not fit the values.
     """
-    if isinstance(noise, (int, float)):
+    if isinstance(noise, bool):
+        raise TypeError(f"expected noise as a standard deviation, got {noise}")
+    if isinstance(noise, _NUMBER):
         scale = torch.full_like(values, float(noise))
     else:
         scale = as_tensor(noise, "noise").detach()
@@ -194,7 +199,7 @@ def bounds_of(low: Numbers, high: Numbers) -> tuple[Tensor, Tensor]:
         ValueError: They differ in dtype, device or shape.
     """
     bounds = [
-        float(bound) if isinstance(bound, (int, float)) else as_tensor(bound, name).detach()
+        float(bound) if isinstance(bound, _NUMBER) else as_tensor(bound, name).detach()
         for name, bound in (("low", low), ("high", high))
     ]
     given = [bound for bound in bounds if isinstance(bound, Tensor)]

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from crosscoding.arrays import as_tensor
 from crosscoding.clock import MAX_BYTES, Clock
 from crosscoding.errors import and_more
-from crosscoding.evidence import Evidence, as_tensor
+from crosscoding.evidence import Evidence
 from crosscoding.isolation import isolated
 from crosscoding.methods import Auto, Method, Report, silent
 from crosscoding.methods.blocks import BlockByBlock
@@ -20,6 +21,7 @@ from crosscoding.progress import followed
 from crosscoding.random import generator_from, spawn
 from crosscoding.result.posterior import Posterior
 from crosscoding.target.base import Target
+from crosscoding.target.partial_evidence import log_agreement
 from crosscoding.target.vae_target import VAETarget
 
 _SURE = 6.0  # standard errors beyond which two estimates contradict each other: 2e-9 if normal
@@ -132,11 +134,13 @@ def query_log_prob(
     truth = as_tensor(truth, "truth")
     check_matches(target.vae, truth, "truth", posterior.batch_shape)
     _check_agrees(target, truth)
-    mask = target.evidence.mask
-    whole = Evidence(torch.where(mask, target.evidence.values, truth), torch.ones_like(mask))
+    mask = target.evidence.exact
+    complete = torch.where(mask, target.evidence.values, truth)
+    agreement = _agreement(target, complete)
+    whole = Evidence(complete, torch.ones_like(mask))
     both = condition(target.vae, whole, method, seed=seed, report=report, progress=progress)
     difference = QueryLogProb(
-        both.log_evidence - posterior.log_evidence,
+        both.log_evidence + agreement - posterior.log_evidence,
         torch.hypot(both.log_evidence_error, posterior.log_evidence_error),
     )
     average = QueryLogProb(*posterior._averaged_query_log_prob(truth))
@@ -156,6 +160,25 @@ def _combined(
     log_prob = torch.where(lacks | better, average.log_prob, log_prob)
     error = torch.where(better, average.error, error)
     return QueryLogProb(log_prob, torch.where(lacks, torch.maximum(gap, error), error))
+
+
+def _agreement(target: VAETarget, complete: Tensor) -> Tensor:
+    """log p(intervals, sets, noisy values, sums|t) of complete data, in nats, (*batch,).
+
+    Raises:
+        ValueError: The data contradict them.
+    """
+    if target.evidence.is_exact:
+        return complete.new_zeros(())
+    flat = target.evidence.flatten(len(target.vae.data_shape))
+    found = log_agreement(flat, complete.reshape(flat.values.shape))
+    wrong = found == -torch.inf
+    if wrong.any():
+        raise ValueError(
+            "expected truth within the evidence's intervals and sets, and with its sums, got "
+            f"query {int(wrong.nonzero()[0, 0])} outside{and_more(int(wrong.sum()) - 1)}"
+        )
+    return found.reshape(target.batch_shape).to(complete)
 
 
 def _target_of(posterior: Posterior) -> VAETarget:
@@ -183,7 +206,7 @@ def _target_of(posterior: Posterior) -> VAETarget:
 
 def _check_agrees(target: VAETarget, truth: Tensor) -> None:
     """Raise ValueError where truth (*batch, *data) contradicts the evidence; NaN never does."""
-    values, mask = target.evidence.values, target.evidence.mask
+    values, mask = target.evidence.values, target.evidence.exact
     wrong = (mask & (truth != values) & ~truth.isnan()).reshape(-1, target.vae.data_size)
     if not wrong.any():
         return

@@ -1,13 +1,17 @@
-"""Evidence: which elements of a datum were observed, and their values."""
+"""Evidence: what is known of a datum. Values, with noise or without, intervals, sets and sums."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from crosscoding.arrays import Numbers, as_tensor, check_values_and_mask
 from crosscoding.errors import NonFiniteError
-from crosscoding.isolation import isolated_class
+from crosscoding.isolation import isolated, isolated_class
+from crosscoding.linear_evidence import LinearEvidence, linear_evidence
+from crosscoding.uncertain_values import UncertainValues, bounds_of, noise_of
 
 
 @isolated_class
@@ -18,6 +22,9 @@ class Evidence:
     Unobserved values are replaced by 0 on entry, so that whatever stood there (NaN included) can
     reach neither a density nor its gradient. Observed values are kept bit for bit.
 
+    Evidence need not be values: `interval`, `one_of` and `linear` make evidence of other kinds, and
+    `a & b` is the evidence that says both. What is not known exactly is part of the answer.
+
     NumPy arrays become CPU tensors of the same dtype. That is usually float64, while a model is
     usually float32: pass `values.astype("float32")`.
 
@@ -25,30 +32,48 @@ class Evidence:
         values: Data, shape (*batch, *data), floating point.
         mask: True = observed, boolean, broadcastable to the shape of values. Broadcasting starts
             from the last dimension: one mask for each of B colour images is (B, 1, height, width).
+        noise: Standard deviation of Gaussian noise that was added to the observed values, ≥ 0, in
+            their units: a number, or numbers that broadcast to the shape of values. 0 means that a
+            value is exact.
 
     Attributes:
         values: The values as a tensor, 0 where nothing was observed.
-        mask: The mask as a tensor of the same shape.
+        mask: Of which elements anything is known, a tensor of the same shape.
+        exact: Which elements are known exactly, of the same shape: they are kept bit for bit.
+        uncertain: Noise, intervals and sets of other elements; None if there are none.
+        sums: Known sums of elements.
 
     Raises:
         TypeError: values or mask is not a tensor or an array, values are not floating point, or
             mask is not boolean.
-        ValueError: mask does not broadcast to values or is on another device, or values are on the
-            meta device, which holds no numbers.
+        ValueError: mask or noise does not broadcast to values or is on another device, noise is
+            negative or not finite, or values are on the meta device, which holds no numbers.
         NonFiniteError: An observed value is NaN or infinite.
 
     Example:
         >>> evidence = Evidence(torch.tensor([1.0, 0.0, 1.0]), torch.tensor([True, False, True]))
         >>> evidence.num_observed
         tensor(2)
+        >>> at_least = Evidence.interval(low=torch.tensor([torch.nan, 2.0, torch.nan]))
+        >>> (evidence & at_least).mask
+        tensor([True, True, True])
     """
 
     values: Tensor
     mask: Tensor
+    exact: Tensor
+    uncertain: UncertainValues | None
+    sums: tuple[LinearEvidence, ...]
 
-    def __init__(self, values: Tensor | np.ndarray, mask: Tensor | np.ndarray) -> None:
+    def __init__(
+        self,
+        values: Tensor | np.ndarray,
+        mask: Tensor | np.ndarray,
+        *,
+        noise: Numbers = 0.0,
+    ) -> None:
         values, mask = as_tensor(values, "values"), as_tensor(mask, "mask", "bool")
-        _check_kinds(values, mask)
+        check_values_and_mask(values, mask)
         try:
             mask = mask.expand(values.shape)
         except RuntimeError:
@@ -64,103 +89,305 @@ class Evidence:
                 f"index {tuple(bad.nonzero()[0].tolist())}; mark missing values as unobserved, "
                 "for example with Evidence.from_nan(values)"
             )
-        self._set(torch.where(mask, values, 0.0), mask.clone())
+        scale = torch.where(mask, noise_of(noise, values), 0.0)
+        uncertain = None
+        if (scale > 0).any():
+            nothing = UncertainValues.nothing(values)
+            uncertain = UncertainValues(scale, nothing.low, nothing.high)
+        exact = mask & (scale == 0)
+        self._set(torch.where(mask, values, 0.0), mask.clone(), exact, uncertain)
 
-    def _set(self, values: Tensor, mask: Tensor) -> "Evidence":
+    def _set(
+        self,
+        values: Tensor,
+        mask: Tensor,
+        exact: Tensor,
+        uncertain: UncertainValues | None = None,
+        sums: tuple[LinearEvidence, ...] = (),
+    ) -> "Evidence":
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "mask", mask)
+        object.__setattr__(self, "exact", exact)
+        object.__setattr__(self, "uncertain", uncertain)
+        object.__setattr__(self, "sums", sums)
         return self
 
     @classmethod
-    def _of_checked(cls, values: Tensor, mask: Tensor) -> "Evidence":
+    def _of_checked(
+        cls,
+        values: Tensor,
+        mask: Tensor,
+        exact: Tensor | None = None,
+        uncertain: UncertainValues | None = None,
+        sums: tuple[LinearEvidence, ...] = (),
+    ) -> "Evidence":
         """Evidence made of parts of other evidence, which was checked already."""
-        return object.__new__(cls)._set(values, mask)
+        exact = mask if exact is None else exact
+        return object.__new__(cls)._set(values, mask, exact, uncertain, sums)
 
     @classmethod
-    def from_nan(cls, values: Tensor | np.ndarray) -> "Evidence":
+    def from_nan(cls, values: Tensor | np.ndarray, *, noise: Numbers = 0.0) -> "Evidence":
         """Evidence from data in which NaN means: not observed."""
         values = as_tensor(values, "values")
-        return cls(values, ~values.isnan())
+        return cls(values, ~values.isnan(), noise=noise)
+
+    @classmethod
+    def interval(cls, low: Numbers = -np.inf, high: Numbers = np.inf) -> "Evidence":
+        """Elements known to lie between two bounds: low ≤ t ≤ high.
+
+        For censored values ("above 5"), rounded ones ("3.2" is 3.15 to 3.25) and counts ("at least
+        4"). Both ends are included, which matters where values are whole numbers: for "more than 4"
+        of them, low is 5.
+
+        Args:
+            low, high: The bounds, numbers or tensors that broadcast to (*batch, *data), at least
+                one of them a tensor of that shape. −∞, ∞ and NaN stand for no bound; an element
+                without bounds is unobserved.
+        Raises:
+            TypeError: Neither is a tensor or an array, or one is not floating point.
+            ValueError: A low is above its high, or an interval holds no finite number.
+
+        Example:
+            >>> Evidence.interval(torch.tensor([3.15, -torch.inf]), torch.tensor([3.25, 0.0])).mask
+            tensor([True, True])
+        """
+        low, high = bounds_of(low, high)
+        low = torch.where(low.isnan(), -torch.inf, low)
+        high = torch.where(high.isnan(), torch.inf, high)
+        empty = (low > high) | (low == torch.inf) | (high == -torch.inf)
+        if empty.any():
+            index = tuple(empty.nonzero()[0].tolist())
+            raise ValueError(
+                f"expected intervals with low <= high, got {int(empty.sum())} empty ones, first "
+                f"{low[index].item():.6g} to {high[index].item():.6g} at index {index}"
+            )
+        nothing = torch.zeros_like(low)
+        known = UncertainValues(nothing, low, high)
+        return cls._of_checked(nothing, known.known, torch.zeros_like(known.known), known)
+
+    @classmethod
+    def one_of(cls, allowed: Tensor | np.ndarray) -> "Evidence":
+        """Elements known to be of one of several classes.
+
+        Args:
+            allowed: Which classes each element may have, boolean, shape (*batch, *data, K), with K
+                the largest number of classes of an element: 2 where elements are 0 or 1, as those
+                of a one-hot variable are. An element whose classes are all allowed is unobserved.
+                For counts, class k is the count k, and counts from K on are not allowed.
+        Raises:
+            TypeError: allowed is not a boolean tensor or array.
+            ValueError: A set has no members.
+
+        Example:
+            >>> allowed = torch.tensor([[True, True, False], [True, True, True]])
+            >>> Evidence.one_of(allowed).mask
+            tensor([ True, False])
+        """
+        allowed = as_tensor(allowed, "allowed", "bool")
+        if allowed.dtype != torch.bool:
+            raise TypeError(
+                f"expected a boolean tensor of allowed classes, got {allowed.dtype}; write the "
+                "condition explicitly, for example allowed = allowed > 0"
+            )
+        if allowed.ndim < 2 or allowed.shape[-1] < 2:
+            raise ValueError(
+                "expected allowed classes of shape (*batch, *data, K) with K >= 2, got "
+                f"{tuple(allowed.shape)}"
+            )
+        empty = ~allowed.any(-1)
+        if empty.any():
+            raise ValueError(
+                f"expected sets of at least one class, got {int(empty.sum())} without any, first "
+                f"at index {tuple(empty.nonzero()[0].tolist())}"
+            )
+        like = torch.zeros(allowed.shape[:-1], dtype=torch.float32, device=allowed.device)
+        nothing = UncertainValues.nothing(like)
+        known = UncertainValues(like, nothing.low, nothing.high, allowed.clone())
+        return cls._of_checked(like, known.known, torch.zeros_like(known.known), known)
+
+    @classmethod
+    def linear(
+        cls,
+        operator: Tensor | np.ndarray,
+        values: Tensor | np.ndarray,
+        noise: Numbers = 0.0,
+    ) -> "Evidence":
+        """Known sums of elements: A t = b, with or without Gaussian noise.
+
+        For totals, averages, and blurred, down-sampled or projected pictures. The elements that
+        enter a sum must have a `Gaussian` likelihood, unless they are known exactly.
+
+        Args:
+            operator: A, shape (m, *data), or (*batch, m, *data) with one for each query; the latter
+                if its shape begins with that of values and both readings fit.
+            values: b, shape (*batch, m). NaN where a query lacks a number.
+            noise: Standard deviation of the noise in b, ≥ 0, a number or numbers that broadcast to
+                values. Where it is 0, completions satisfy the sum up to rounding.
+        Raises:
+            TypeError: operator or values is not a tensor or an array, or not floating point.
+            ValueError: Their shapes, dtypes or devices do not fit, or noise is negative.
+            NonFiniteError: A coefficient is NaN or infinite, or a value is infinite.
+
+        Example:
+            >>> total = Evidence.linear(torch.ones(1, 4), torch.tensor([10.0]))
+            >>> total.values.shape, total.num_observed
+            (torch.Size([4]), tensor(0))
+        """
+        part = linear_evidence(as_tensor(operator, "operator"), as_tensor(values, "values"), noise)
+        nothing = part.values.new_zeros(*part.batch_shape, *part.data_shape)
+        none = torch.zeros_like(nothing, dtype=torch.bool)
+        return cls._of_checked(nothing, none, none, sums=(part,))
+
+    @classmethod
+    def all_of(cls, parts: Iterable["Evidence"]) -> "Evidence":
+        """The evidence that says all of these; `a & b` for more than two.
+
+        Raises:
+            ValueError: There are none, or what `&` raises.
+        """
+        found: Evidence | None = None
+        for part in parts:
+            found = part if found is None else found & part
+        if found is None:
+            raise ValueError("expected evidence, got none")
+        return found
 
     def __repr__(self) -> str:
         share = self.mask.to(torch.float32).mean().item() if self.mask.numel() else 0.0
-        return f"Evidence(shape={tuple(self.values.shape)}, {share:.1%} observed)"
+        num_sums = sum(part.values.shape[-1] for part in self.sums)
+        sums = f", {num_sums} sums" if num_sums else ""
+        return f"Evidence(shape={tuple(self.values.shape)}, {share:.1%} observed{sums})"
 
     @property
     def num_observed(self) -> Tensor:
-        """Total number of observed elements, a tensor of shape ()."""
+        """Total number of elements of which anything is known, a tensor of shape ()."""
         return self.mask.sum()
+
+    def with_sums(self, sums: tuple[LinearEvidence, ...]) -> "Evidence":
+        """The same evidence with these known sums, which fit it, instead of its own."""
+        return Evidence._of_checked(self.values, self.mask, self.exact, self.uncertain, sums)
+
+    def in_dtype(self, dtype: torch.dtype) -> "Evidence":
+        """The same evidence in another dtype if it holds no numbers, only sets; else itself."""
+        numbers = self.sums or self.has_value.any()
+        if numbers or (self.uncertain is not None and self.uncertain.is_bounded.any()):
+            return self
+        uncertain = self.uncertain and self.uncertain.to(dtype)
+        return Evidence._of_checked(self.values.to(dtype), self.mask, self.exact, uncertain)
+
+    @property
+    def has_value(self) -> Tensor:
+        """Which elements have a value, exact or with noise, shape (*batch, *data)."""
+        return self.exact if self.uncertain is None else self.exact | (self.uncertain.noise > 0)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether all that is known are exact values of elements."""
+        return self.uncertain is None and not self.sums
 
     def flatten(self, num_data_dims: int) -> "Evidence":
         """The same evidence with its batch dimensions merged into one, shape (B, *data)."""
         data_shape = self.values.shape[self.values.ndim - num_data_dims :]
         num_queries = self.values.shape[: self.values.ndim - num_data_dims].numel()
-        shape = (num_queries, *data_shape)
-        return Evidence._of_checked(self.values.reshape(shape), self.mask.reshape(shape))
+        shape = torch.Size((num_queries, *data_shape))
+        return Evidence._of_checked(
+            self.values.reshape(shape),
+            self.mask.reshape(shape),
+            self.exact.reshape(shape),
+            self.uncertain and self.uncertain.reshape(shape),
+            tuple(part.flatten() for part in self.sums),
+        )
+
+    @isolated
+    def __and__(self, other: "Evidence") -> "Evidence":
+        """The evidence that says both, for data of one shape; one query may meet a batch of them.
+
+        Raises:
+            ValueError: The data differ in shape, dtype or device; both give a value for an element,
+                unless the values are exact and equal; or they contradict each other.
+        """
+        if not isinstance(other, Evidence):
+            return NotImplemented
+        return _combined(*_alike(self, other))
 
     def __getitem__(self, index: int | slice | Tensor) -> "Evidence":
         """Entries of the batch, indexed along the first dimension."""
-        return Evidence._of_checked(self.values[index], self.mask[index])
-
-
-def _check_kinds(values: Tensor, mask: Tensor) -> None:
-    """Raise TypeError or ValueError unless values are floats and mask is boolean, on one device."""
-    if not values.is_floating_point():
-        raise TypeError(
-            f"expected values of a floating-point dtype, got {values.dtype}; "
-            'convert them with values.float(), or a NumPy array with .astype("float32")'
-        )
-    if mask.dtype != torch.bool:
-        raise TypeError(
-            f"expected a boolean mask (True = observed), got {mask.dtype}; "
-            "write the condition explicitly, for example mask = mask > 0"
-        )
-    if mask.device != values.device:
-        raise ValueError(
-            f"expected values and mask on one device, got {values.device} and {mask.device}; "
-            "move one with .to(device)"
-        )
-    if values.is_meta:
-        raise ValueError(
-            "expected values that are numbers, got a tensor on the meta device, which holds "
-            "none; create it outside torch.device('meta')"
+        return Evidence._of_checked(
+            self.values[index],
+            self.mask[index],
+            self.exact[index],
+            self.uncertain and self.uncertain[index],
+            tuple(part[index] for part in self.sums),
         )
 
 
-def as_tensor(values: Tensor | np.ndarray, name: str, wanted: str = "float32") -> Tensor:
-    """A tensor unchanged; an array as a tensor of the same dtype that shares no memory with it.
+def _alike(one: Evidence, other: Evidence) -> tuple[Evidence, Evidence]:
+    """Both for the larger of their batches, and in one dtype.
 
-    Args:
-        values: A tensor or an array.
-        name: What messages call it.
-        wanted: The dtype that messages recommend, as NumPy names it.
     Raises:
-        TypeError: It is neither a tensor nor an array, is sparse or masked, or has a dtype that
-            torch lacks.
+        ValueError: Their data differ in shape, dtype or device.
     """
-    if isinstance(values, (np.ma.MaskedArray, torch.masked.MaskedTensor)):
-        raise TypeError(
-            f"expected {name} without a mask of its own, got a masked array; "
-            "pass array.data, or for evidence Evidence(array.data, ~np.ma.getmaskarray(array))"
+    small, large = sorted((one, other), key=lambda part: part.values.ndim)
+    shape, num = large.values.shape, small.values.ndim
+    if shape[large.values.ndim - num :] != small.values.shape:
+        raise ValueError(
+            "expected evidence of the same shape, or for one query and a batch of them, got "
+            f"{tuple(one.values.shape)} and {tuple(other.values.shape)}"
         )
-    if isinstance(values, Tensor):
-        if values.layout != torch.strided or values.is_quantized:
-            raise TypeError(
-                f"expected {name} as a dense tensor, got a sparse, nested or quantised one; "
-                "convert it with .to_dense(), .to_padded_tensor(...) or .dequantize()"
+    if one.values.device != other.values.device:
+        raise ValueError(
+            f"expected evidence on one device, got {one.values.device} and {other.values.device}"
+        )
+    one, other = one.in_dtype(other.values.dtype), other.in_dtype(one.values.dtype)
+    if one.values.dtype != other.values.dtype:
+        raise ValueError(
+            f"expected evidence of one dtype, got {one.values.dtype} and {other.values.dtype}; "
+            "convert the values with .to(...)"
+        )
+    return _expanded(one, shape), _expanded(other, shape)
+
+
+def _expanded(evidence: Evidence, shape: torch.Size) -> Evidence:
+    """The same evidence for each query of a larger batch."""
+    if evidence.values.shape == shape:
+        return evidence
+    num_data_dims = evidence.values.ndim  # it is of one query
+    for part in evidence.sums:
+        num_data_dims = evidence.values.ndim - len(part.batch_shape)
+    batch = shape[: len(shape) - num_data_dims]
+    return Evidence._of_checked(
+        evidence.values.expand(shape),
+        evidence.mask.expand(shape),
+        evidence.exact.expand(shape),
+        evidence.uncertain and evidence.uncertain.expand(shape),
+        tuple(part.expand(batch) for part in evidence.sums),
+    )
+
+
+def _combined(one: Evidence, other: Evidence) -> Evidence:
+    """The evidence that says both, for the same queries."""
+    both = one.has_value & other.has_value
+    twice = both & ~(one.exact & other.exact & (one.values == other.values))
+    if twice.any():
+        index = tuple(twice.nonzero()[0].tolist())
+        raise ValueError(
+            f"expected at most one value for each element, got {one.values[index]:.6g} and "
+            f"{other.values[index]:.6g} at index {index}; give the mean of repeated measurements, "
+            "weighted by 1 / noise²"
+        )
+    values = torch.where(one.has_value, one.values, other.values)
+    exact, uncertain = one.exact | other.exact, one.uncertain or other.uncertain
+    if one.uncertain is not None and other.uncertain is not None:
+        uncertain = one.uncertain.combined(other.uncertain)
+    if uncertain is not None:
+        outside = exact & uncertain.excludes(values)
+        if outside.any():
+            index = tuple(outside.nonzero()[0].tolist())
+            raise ValueError(
+                "expected evidence that agrees, got a value outside the element's interval or set: "
+                f"{values[index]:.6g} at index {index}"
             )
-        return values if type(values) is Tensor else values.as_subclass(Tensor)
-    of_pandas = f'.to_numpy("{wanted}", na_value=np.nan)' if wanted != "bool" else ".to_numpy(bool)"
-    if not isinstance(values, np.ndarray):
-        raise TypeError(
-            f"expected {name} to be a torch.Tensor or a NumPy array, got {type(values).__name__}; "
-            f"convert it with torch.as_tensor, or a pandas object with {of_pandas}"
-        )
-    try:
-        # torch accepts only the machine's own byte order
-        return torch.from_numpy(np.array(values, values.dtype.newbyteorder("=")))
-    except TypeError:
-        raise TypeError(
-            f"expected {name} of a dtype that torch has, got an array of {values.dtype}; convert "
-            f'it with .astype("{wanted}"), or a pandas object with {of_pandas}'
-        ) from None
+        uncertain = uncertain.without(exact)
+    return Evidence._of_checked(
+        values, one.mask | other.mask, exact, uncertain, one.sums + other.sums
+    )

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from crosscoding.arrays import as_tensor
 from crosscoding.calibration.ranks import FEWEST, Ranks, randomised_ranks
 from crosscoding.calibration.report import TwinReport
 from crosscoding.calibration.sandwich import Sandwich
 from crosscoding.clock import Clock
 from crosscoding.conditioning import condition
 from crosscoding.errors import check_count
-from crosscoding.evidence import Evidence, as_tensor
+from crosscoding.evidence import Evidence
 from crosscoding.isolation import isolated
 from crosscoding.methods import Auto, Method, Report, silent
 from crosscoding.model.vae import VAE

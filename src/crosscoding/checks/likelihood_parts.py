@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from crosscoding.likelihoods import Likelihood, Mixed
-from crosscoding.likelihoods.mixed import columns_named
+from crosscoding.likelihoods.mixed_heads import columns_named
 from crosscoding.model.check_report import STATUSES, CheckResult
 
 

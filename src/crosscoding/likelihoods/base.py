@@ -14,6 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.errors import ModelFormatError, first_line
+from crosscoding.likelihoods.laws import Known, Law
 from crosscoding.likelihoods.layout import ElementLayout
 from crosscoding.likelihoods.rounding import MAX_ROUNDING_ERROR
 from crosscoding.persistence.folder import Contents
@@ -38,6 +39,8 @@ class Likelihood(ElementLayout, ABC):
             class.
         placeholder: A value that can be observed; it stands in for those that are not.
         num_kept: How many tensors `to_keep` returns.
+        uncertain: What may be known of an element instead of its exact value, where `law` is
+            defined: "interval", "noise" (a value with Gaussian noise) and "set" (of classes).
         kind: What values are: "real", "binary" (0 and 1, or between with a cross-entropy), "counts"
             or "classes". `VAE.check` compares the model with a simple distribution of that kind.
             The default "" skips the comparison. The parts of a `Mixed` have kinds of their own.
@@ -49,6 +52,7 @@ class Likelihood(ElementLayout, ABC):
     placeholder: ClassVar[float] = 0.0
     num_kept: int = 1
     kind: ClassVar[str] = ""
+    uncertain: ClassVar[tuple[str, ...]] = ()
     _advice_on_values: ClassVar[str] = "scale the data as the model was trained on it"
 
     @abstractmethod
@@ -107,6 +111,38 @@ class Likelihood(ElementLayout, ABC):
         `VAE.check` tries it on counts that do not fit.
         """
         return None
+
+    # ---- elements that are known only in part ---------------------------------------------------
+
+    def law(self, params: Tensor, known: Known) -> Law:
+        """p(t|z, what is known of t) for P elements of each query, and its mass.
+
+        Args:
+            params: Parameters, shape (*sample, B, P, *param_shape); settings that are tensors have
+                the shape (B, P).
+            known: What is known. Either no element has a noisy value or a set, or all do.
+        Raises:
+            NotImplementedError: The family has none; `uncertain` is then empty.
+        """
+        raise NotImplementedError(f"{type(self).__name__} takes exact values only")
+
+    def possible(self, known: Known) -> Tensor:
+        """Whether some value of each element agrees with what is known of it, boolean (B, P)."""
+        return known.low < known.high
+
+    def log_probs_at(self, params: Tensor, values: Tensor) -> Tensor:
+        """log p of K values of each element: (*sample, E, K).
+
+        Args:
+            params: Parameters, shape (*sample, E, *param_shape).
+            values: Shape (K,), or a shape that broadcasts with (*sample, E, K).
+        """
+        settings = {
+            name: value.unsqueeze(value.ndim - self.per_element[name])
+            for name, value in self._tensors().items()
+        }
+        params = params.unsqueeze(params.ndim - len(self.param_shape))
+        return self._with(settings).log_prob(params, values)
 
     # ---- parameters that are invalid or rounded too coarsely -------------------------------------
 

@@ -9,6 +9,8 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from crosscoding.likelihoods.exponential_family import ExponentialFamily
+from crosscoding.likelihoods.finitely_many import FinitelyMany
+from crosscoding.likelihoods.laws import Known, Law, TruncatedExponential, tilted_normal
 from crosscoding.likelihoods.logit_check import look_like_probabilities
 from crosscoding.random import uniform
 
@@ -72,7 +74,7 @@ class _Probability(ExponentialFamily):
 
 
 @dataclass(frozen=True)
-class Bernoulli(_Probability):
+class Bernoulli(_Probability, FinitelyMany):
     """Zeros and ones; the decoder outputs logits or probabilities.
 
     Values strictly between 0 and 1 are accepted, because VAEs of grey images are often trained on
@@ -91,6 +93,9 @@ class Bernoulli(_Probability):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "infinite", (-math.inf, math.inf) if self.logits else ())
+
+    def all_values(self, like: Tensor) -> Tensor:
+        return torch.tensor([0.0, 1.0], dtype=torch.double, device=like.device)
 
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
         if self.logits:
@@ -146,10 +151,22 @@ class ContinuousBernoulli(_Probability):
 
     logits: bool = True
     kind = "real"
+    uncertain = ("interval", "noise")
 
     def lost(self, params: Tensor, values: Tensor) -> Tensor:
         low, high = self.clamps(params)
         return super().lost(params, values) | low | high
+
+    def law(self, params: Tensor, known: Known) -> Law:
+        """The exponential density e^(l t) on [0, 1], cut to the bounds."""
+        slope, offset = self.slope_and_offset(params.double())
+        low, high = known.low.clamp_min(0), known.high.clamp_max(1)
+        if not (known.noise > 0).any():
+            return TruncatedExponential(slope, offset, low, high)
+        return tilted_normal(slope, offset, low, high, known)
+
+    def possible(self, known: Known) -> Tensor:
+        return known.low.clamp_min(0) < known.high.clamp_max(1)
 
     def _logit(self, params: Tensor) -> Tensor:
         if self.logits:

@@ -11,8 +11,11 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from crosscoding.isolation import isolated
-from crosscoding.likelihoods.base import ADVICE_ON_WHOLE_NUMBERS, Likelihood
+from crosscoding.likelihoods.base import ADVICE_ON_WHOLE_NUMBERS
 from crosscoding.likelihoods.discretized_logistic import log_interval
+from crosscoding.likelihoods.finitely_many import FinitelyMany
+from crosscoding.likelihoods.laws import FiniteLaw, Known
+from crosscoding.likelihoods.layout import ElementGroup
 from crosscoding.likelihoods.location_dispersion import setting
 from crosscoding.likelihoods.rounding import nearly_underflown
 from crosscoding.random import uniform
@@ -20,7 +23,7 @@ from crosscoding.random import uniform
 _CHUNK_BYTES = 64 * 2**20
 
 
-class _Classes(Likelihood):
+class _Classes(FinitelyMany):
     """A likelihood of classes 0 to K − 1. All log-probabilities are kept, for matrix products."""
 
     kind = "classes"
@@ -29,6 +32,13 @@ class _Classes(Likelihood):
     @abstractmethod
     def log_probs(self, params: Tensor) -> Tensor:
         """log p of each class, shape (*sample, E, K)."""
+
+    @abstractmethod
+    def all_values(self, like: Tensor) -> Tensor:
+        """The class numbers, in double."""
+
+    def law(self, params: Tensor, known: Known) -> FiniteLaw:
+        return FiniteLaw(self.all_values(params), self.log_probs(params), known)
 
     def join(self, outputs: Sequence[Tensor]) -> Tensor:
         """As in the base class, but refuses outputs that could be stacked in two ways."""
@@ -95,6 +105,15 @@ class Categorical(_Classes):
         object.__setattr__(self, "support", words)
         object.__setattr__(self, "infinite", (-torch.inf,))
         object.__setattr__(self, "takes", "logits, at least one of them above -inf")
+
+    def all_values(self, like: Tensor) -> Tensor:
+        return torch.arange(self.num_classes, dtype=torch.double, device=like.device)
+
+    def groups(self, num: int, device: torch.device) -> list[ElementGroup]:
+        if not self.one_hot:
+            return super().groups(num, device)
+        elements = torch.arange(num, device=device).unflatten(0, (-1, self.num_classes))
+        return [ElementGroup(Categorical(self.num_classes), elements, elements)]
 
     def _by_variable(self, flat: Tensor) -> Tensor:
         return flat.unflatten(-1, (-1, self.num_classes)) if self.one_hot else flat
@@ -257,6 +276,10 @@ class Ordinal(_Classes):
             object.__setattr__(self, "num_classes", values.shape[-1] + 1)
         words = f"whole numbers from 0 to {int(self.num_classes or 2) - 1}"
         object.__setattr__(self, "support", words)
+
+    def all_values(self, like: Tensor) -> Tensor:
+        num_classes = self.num_classes or 2
+        return torch.arange(num_classes, dtype=torch.double, device=like.device)
 
     def _cuts(self, params: Tensor) -> Tensor:
         """c_k − η, shape (*sample, E, K − 1).

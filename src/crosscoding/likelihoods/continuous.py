@@ -8,6 +8,16 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
+from crosscoding.likelihoods.laws import (
+    Known,
+    Law,
+    MixtureLaw,
+    TruncatedExponential,
+    TruncatedNormal,
+    TruncatedStudent,
+    log_normal,
+    tilted_normal,
+)
 from crosscoding.likelihoods.location_dispersion import LocationDispersion, check_positive, setting
 from crosscoding.likelihoods.rounding import MAX_ROUNDING_ERROR
 from crosscoding.likelihoods.samplers import seeds, uniforms
@@ -51,6 +61,7 @@ class Gaussian(_Real):
 
     scale: float | Tensor | None = 0.1
     log_variance: bool = field(default=False, kw_only=True)
+    uncertain: ClassVar[tuple[str, ...]] = ("interval", "noise")
     advice_on_output: ClassVar[str] = (
         "output the standard deviation itself, not its logarithm; if it is the logarithm of the "
         "variance, use Gaussian(None, log_variance=True)"
@@ -130,6 +141,18 @@ class Gaussian(_Real):
         mean, scale = self.split(params)
         return mean + scale * noise
 
+    def law(self, params: Tensor, known: Known) -> TruncatedNormal:
+        """N(t; μ, σ²) times the density of the noisy value, between the bounds."""
+        mean, scale = torch.broadcast_tensors(*self.split(params.double()))
+        noisy = known.noise > 0
+        if not bool(noisy.any()):
+            return TruncatedNormal(mean, scale, known.low, known.high)
+        total = torch.hypot(scale, known.noise)
+        centre = mean + torch.where(noisy, (scale / total).square() * (known.value - mean), 0.0)
+        spread = torch.where(noisy, scale * known.noise / total, scale)
+        log_factor = torch.where(noisy, log_normal(known.value - mean, total), 0.0)
+        return TruncatedNormal(centre, spread, known.low, known.high, log_factor)
+
     def masked_log_prob(self, params: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         residual = torch.where(mask, self._standardized(params, values), 0.0)
         squares = residual.square().sum(-1)
@@ -185,6 +208,28 @@ class Laplace(_Real):
     """
 
     scale: float | Tensor | None = 0.1
+    uncertain: ClassVar[tuple[str, ...]] = ("interval", "noise")
+
+    def law(self, params: Tensor, known: Known) -> MixtureLaw:
+        """The exponential pieces below and above the location, each cut to the bounds."""
+        location, scale = torch.broadcast_tensors(*self.split(params.double()))
+        pieces = (
+            (1.0, known.low, known.high.minimum(location)),
+            (-1.0, known.low.maximum(location), known.high),
+        )
+        return MixtureLaw(
+            [self._piece(location, scale, sign, low, high, known) for sign, low, high in pieces]
+        )
+
+    @staticmethod
+    def _piece(
+        location: Tensor, scale: Tensor, sign: float, low: Tensor, high: Tensor, known: Known
+    ) -> Law:
+        """exp(sign (t − μ) / b) / 2b between bounds, times the density of a noisy value."""
+        slope, log_height = sign / scale, -(2 * scale).log()
+        if not (known.noise > 0).any():
+            return TruncatedExponential(slope, log_height - slope * location, low, high)
+        return tilted_normal(slope, log_height - slope * location, low, high, known)
 
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
         location, scale = self.split(params)
@@ -229,6 +274,7 @@ class StudentT(_Real):
     df: float | Tensor = 4.0
     scale: float | Tensor | None = 0.1
     per_element: ClassVar[dict[str, int]] = {"df": 0, "scale": 0}
+    uncertain: ClassVar[tuple[str, ...]] = ("interval",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -259,6 +305,10 @@ class StudentT(_Real):
         df = setting(self.df, params)
         precision = (1 / ((df + 3) * scale.square())).expand_as(location)
         return (df + 1) * precision, 2 * df * precision
+
+    def law(self, params: Tensor, known: Known) -> TruncatedStudent:
+        location, scale = self.split(params.double())
+        return TruncatedStudent(setting(self.df, location), location, scale, known.low, known.high)
 
     def noise(self, shape: Sequence[int], *, generator: Generator, like: Tensor) -> Tensor:
         return seeds(shape, generator=generator, like=like)

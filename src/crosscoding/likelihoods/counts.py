@@ -14,7 +14,16 @@ from torch.nn import functional as F
 from crosscoding.isolation import isolated
 from crosscoding.likelihoods.base import ADVICE_ON_WHOLE_NUMBERS, Likelihood
 from crosscoding.likelihoods.exponential_family import ExponentialFamily, terms
+from crosscoding.likelihoods.finitely_many import FinitelyMany
 from crosscoding.likelihoods.fisher_sums import expected_products
+from crosscoding.likelihoods.laws import (
+    CountLaw,
+    FiniteLaw,
+    Known,
+    Law,
+    counts_near,
+    some_count_agrees,
+)
 from crosscoding.likelihoods.location_dispersion import (
     LocationDispersion,
     check_positive,
@@ -34,7 +43,32 @@ class _Count(Likelihood):
 
     support = "whole numbers from 0"
     kind = "counts"
+    uncertain = ("interval", "noise", "set")
     _advice_on_values = ADVICE_ON_WHOLE_NUMBERS
+
+    def law(self, params: Tensor, known: Known) -> Law:
+        """By tails for an interval; count by count around a noisy value, or for a set."""
+        params = params.double()
+        if (known.noise > 0).any() or known.allowed is not None:
+            counts = counts_near(known)
+            return FiniteLaw(counts, self.log_probs_at(params, counts), known)
+        shape = params.shape[: params.ndim - len(self.param_shape)]
+
+        def draw(noise: Tensor, where: Tensor) -> Tensor:
+            settings = {name: v.expand(shape)[where] for name, v in self._tensors().items()}
+            return self._with(settings).draw(params[where], noise)
+
+        return CountLaw(
+            lambda counts: self.log_probs_at(params, counts),
+            draw,
+            self.mean(params).expand(shape),
+            self.variance(params).expand(shape),
+            known.low,
+            known.high,
+        )
+
+    def possible(self, known: Known) -> Tensor:
+        return some_count_agrees(known)
 
     def in_support(self, values: Tensor) -> Tensor:
         return values.isfinite() & (values >= 0) & (values == values.floor())
@@ -199,7 +233,7 @@ class NegativeBinomial(_Count, LocationDispersion, ExponentialFamily):
 
 
 @dataclass(frozen=True, eq=False)
-class BetaBinomial(_Count, LocationDispersion):
+class BetaBinomial(FinitelyMany, _Count, LocationDispersion):
     """Successes in n trials whose probability is itself a beta variable with mean σ(l).
 
         log p(t|z) = log C(n, t) + log B(t + a, n − t + b) − log B(a, b),
@@ -241,6 +275,20 @@ class BetaBinomial(_Count, LocationDispersion):
 
     def in_support(self, values: Tensor) -> Tensor:
         return super().in_support(values) & (values <= setting(self.total_count, values))
+
+    def all_values(self, like: Tensor) -> Tensor:
+        most = int(to_check(self.total_count).max())
+        return torch.arange(most + 1, dtype=torch.double, device=like.device)
+
+    def log_probs_at(self, params: Tensor, values: Tensor) -> Tensor:
+        """As in the base class; −∞ for more successes than trials."""
+        most = setting(self.total_count, params)[..., None]
+        log_probs = super().log_probs_at(params, values.minimum(most))
+        return torch.where(values <= most, log_probs, -torch.inf)
+
+    def possible(self, known: Known) -> Tensor:
+        most = setting(self.total_count, known.low)
+        return super().possible(known) & (known.low <= most)
 
     def _size(self, values: Tensor) -> Tensor:
         return setting(self.total_count, values).expand_as(values)

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from crosscoding.likelihoods.finitely_many import FinitelyMany
 from crosscoding.likelihoods.fisher_sums import expected_products
 from crosscoding.likelihoods.location_dispersion import LocationDispersion
 from crosscoding.random import uniform
@@ -17,7 +18,7 @@ _ON_GRID = 0.01  # of an interval: how far a value may be from the grid
 
 
 @dataclass(frozen=True, eq=False)
-class DiscretizedLogistic(LocationDispersion):
+class DiscretizedLogistic(LocationDispersion, FinitelyMany):
     """Intensities on an even grid, such as the 256 of a picture, with rounded logistic noise.
 
         p(t|z) = σ((t + ½w − μ) / s) − σ((t − ½w − μ) / s),   w = (high − low) / (bins − 1)
@@ -43,6 +44,7 @@ class DiscretizedLogistic(LocationDispersion):
     high: float = 1.0
     coupled: ClassVar[bool] = True
     kind = "real"
+    uncertain = ("interval", "noise")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,6 +61,10 @@ class DiscretizedLogistic(LocationDispersion):
     def width(self) -> float:
         """The distance w between neighbouring values."""
         return (self.high - self.low) / (self.bins - 1)
+
+    def all_values(self, like: Tensor) -> Tensor:
+        k = torch.arange(self.bins, dtype=torch.double, device=like.device)
+        return self.low + k * self.width
 
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
         return self._log_prob(*self.split(params), (values - self.low) / self.width)

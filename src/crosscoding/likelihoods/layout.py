@@ -7,11 +7,27 @@ for P of them.
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ElementGroup:
+    """Variables of a flattened datum that share a likelihood.
+
+    Args:
+        likelihood: Theirs, for all elements of the group.
+        elements: The elements of the datum that make up each variable, shape (n, k); k is 1 except
+            for one-hot variables.
+        outputs: Where the decoder's flattened output holds the parameters of each, (n, numbers).
+    """
+
+    likelihood: "ElementLayout"
+    elements: Tensor
+    outputs: Tensor
 
 
 class ElementLayout:
@@ -91,6 +107,16 @@ class ElementLayout:
             "use Mixed if each is for columns of its own, or wrap the decoder in a module that "
             f"outputs what {type(self).__name__} takes"
         )
+
+    def groups(self, num: int, device: torch.device) -> "list[ElementGroup]":
+        """The elements of a flattened datum by likelihood, of which `Mixed` has several.
+
+        Args:
+            num: The number of elements.
+            device: Where the indices are wanted.
+        """
+        elements = torch.arange(num, device=device)
+        return [ElementGroup(self, elements[:, None], self.outputs_of(elements[:, None]))]
 
     # ---- settings of a flattened datum, and of some of its elements ------------------------------
 

@@ -9,7 +9,8 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.likelihoods.base import Likelihood
-from crosscoding.likelihoods.mixed_heads import Head, Part, in_columns
+from crosscoding.likelihoods.layout import ElementGroup
+from crosscoding.likelihoods.mixed_heads import Head, Part, columns_named, in_columns
 from crosscoding.persistence.folder import Contents, prefixed, under
 
 
@@ -282,6 +283,16 @@ class Mixed(Likelihood):
         ]
         return torch.cat(found, 1)
 
+    def groups(self, num: int, device: torch.device) -> list[ElementGroup]:
+        elements = self._split_values(torch.arange(num, device=device))
+        outputs = self._split(torch.arange(sum(self._outputs), device=device))
+        found = []
+        for own, (part, places) in zip(elements, outputs, strict=True):
+            for group in part.groups(len(own), device):
+                chosen = places.flatten()[group.outputs]
+                found.append(ElementGroup(group.likelihood, own[group.elements], chosen))
+        return found
+
     def outputs_of(self, elements: Tensor) -> Tensor:
         found, start = [], 0
         for (part, num), own in zip(self.pairs, self._of_parts(elements), strict=True):
@@ -361,11 +372,6 @@ class Mixed(Likelihood):
             for (part, _), piece in zip(self.pairs, pieces, strict=True)
         ]
         return _in_order(torch.cat(flat, -1), self._output_order)
-
-
-def columns_named(start: int, num: int) -> str:
-    """Adjacent columns in words: "column 4", "columns 2 to 3"."""
-    return f"column {start}" if num == 1 else f"columns {start} to {start + num - 1}"
 
 
 def _in_order(joined: Tensor, order: Tensor | None) -> Tensor:

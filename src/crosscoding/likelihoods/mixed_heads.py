@@ -120,3 +120,8 @@ def _expected(part: Likelihood, num: int, after: int) -> str:
     if isinstance(part, LocationDispersion) and own:
         words += f", or a tuple of {own[0]} of shape ({', '.join(['B', str(num), *rest])}),"
     return f"shape {words}"
+
+
+def columns_named(start: int, num: int) -> str:
+    """Adjacent columns in words: "column 4", "columns 2 to 3"."""
+    return f"column {start}" if num == 1 else f"columns {start} to {start + num - 1}"

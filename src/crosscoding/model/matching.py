@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crosscoding.evidence import as_tensor
+from crosscoding.arrays import as_tensor
 from crosscoding.likelihoods import Likelihood
 from crosscoding.likelihoods.decoder_output import on_half_as_many
 

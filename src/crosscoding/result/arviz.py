@@ -69,8 +69,9 @@ def _groups(
     if evidence is not None:
         num_data_dims = evidence.values.ndim - len(batch)
         dims = batch + [f"data_{i}" for i in range(num_data_dims)]
-        values = torch.where(evidence.mask, evidence.values, torch.nan)
-        groups["observed_data"] = {"evidence": (dims, values), "mask": (dims, evidence.mask)}
+        known = evidence.has_value
+        values = torch.where(known, evidence.values, torch.nan)
+        groups["observed_data"] = {"evidence": (dims, values), "mask": (dims, known)}
     return groups
 
 

@@ -12,12 +12,12 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.errors import ModelFormatError
-from crosscoding.evidence import Evidence
 from crosscoding.model.files import some_outputs
 from crosscoding.model.recognition import same_output
 from crosscoding.model.vae import VAE
 from crosscoding.persistence.folder import Contents, prefixed, read_folder, under, write_folder
 from crosscoding.result.findings import Findings
+from crosscoding.result.saved_evidence import evidence_from_parts, evidence_to_parts
 from crosscoding.target.base import Target
 from crosscoding.target.vae_target import VAETarget
 
@@ -47,7 +47,8 @@ class SavedPosterior:
         }
         if isinstance(self.target, VAETarget):
             evidence, vae = self.target.evidence, self.target.vae
-            tensors |= {"evidence.values": evidence.values, "evidence.mask": evidence.mask}
+            own, description["sums"] = evidence_to_parts(evidence)
+            tensors |= prefixed(own, "evidence")
             tensors["fingerprint"] = _fingerprint(vae, self.findings.draws)
             vae_parts = vae.to_parts()
             settings, description["likelihood"] = vae.likelihood.to_parts()
@@ -73,7 +74,8 @@ class SavedPosterior:
         evidence, generator = None, Generator()
         try:
             if description["has_evidence"]:
-                evidence = Evidence(tensors["evidence.values"], tensors["evidence.mask"])
+                own = under(tensors, "evidence"), description.get("sums", [])
+                evidence = evidence_from_parts(own)
             generator.set_state(tensors["generator"])
             batch_shape = torch.Size(description["batch_shape"])
             method, seconds = str(description["method"]), float(description["seconds"])

@@ -60,6 +60,6 @@ class LatentShares:
             return [1.0] if one else [self._measured(row)[0] for row in rows.split(1)]
         between = _WIDER * between
         share = torch.where(between == 0, 0.0, between / (between + within))
-        mask = target.evidence.mask.flatten(1)
+        mask = target.evidence.exact.flatten(1)
         share = torch.where(mask, 0.0, share.nan_to_num(nan=1.0))
         return torch.where(within.isfinite() | mask, share, 1.0).amax(-1).tolist()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.evidence import as_tensor
+from crosscoding.arrays import as_tensor
 from crosscoding.isolation import isolated_class
 from crosscoding.model.matching import check_dtype
 from crosscoding.model.vae import VAE

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from crosscoding.arrays import as_tensor
 from crosscoding.diagnostics import importance_ess, pareto_k_limit, pareto_smooth
 from crosscoding.errors import NonFiniteError
-from crosscoding.evidence import as_tensor
 from crosscoding.model.matching import check_matches
 from crosscoding.model.undefined_elements import nothing_to_predict
 from crosscoding.result.findings import Findings
+from crosscoding.target.partial_evidence import log_agreement
 from crosscoding.target.vae_target import CHUNK_BYTES, VAETarget
 
 _CACHE_BYTES = 4 * 2**20  # of decoder output: pieces that stay in cache take half the time
@@ -33,7 +34,7 @@ class Predictions:
     """
 
     def __init__(self, target: VAETarget, findings: Findings) -> None:
-        self._vae, self._evidence = target.vae, target.evidence
+        self._vae, self._evidence, self._partial = target.vae, target.evidence, target.partial
         self._batch_shape = target.batch_shape
         self._findings = findings
 
@@ -41,9 +42,15 @@ class Predictions:
         """One draw of p(t|z) at each z (S, B, latent), with the evidence, (S, *batch, *data)."""
         likelihood, size = self._vae.flat_likelihood, self._vae.data_size
         noise = likelihood.noise((len(z), 1, size), generator=generator, like=z)
+        partial, more = self._partial, None
+        if partial is not None:
+            more = partial.noise(len(z), generator=generator, like=z)
         data = z.new_empty(len(z), z.shape[1], size)
         for rows, params in self._decoded(z):
             data[rows] = likelihood.draw(params, noise[rows])
+            if partial is not None and more is not None:
+                own = more[0][rows], more[1][rows]
+                data[rows] = partial.put_draws(data[rows], params.flatten(2), own)
             self._check(data[rows].isfinite(), z[rows], params)
         return self._with_evidence(data)
 
@@ -51,42 +58,53 @@ class Predictions:
         """E[t|z] at each z (S, B, latent), with the evidence, (S, *batch, *data)."""
         data = z.new_empty(len(z), z.shape[1], self._vae.data_size)
         for rows, params in self._decoded(z):
-            data[rows] = self._vae.flat_likelihood.mean(params)
+            data[rows] = self._mean_given(params)
         return self._with_evidence(data)
 
     def mean(self) -> Tensor:
         """E[t|x] over the stored draws, with the evidence, (*batch, *data)."""
-        return self._with_evidence(self._moment(self._vae.flat_likelihood.mean))
+        return self._with_evidence(self._moment(self._mean_given))
+
+    def _mean_given(self, params: Tensor) -> Tensor:
+        """E[t|z, known] of all elements: (S, B, E, *param_shape) -> (S, B, E)."""
+        means = self._vae.flat_likelihood.mean(params)
+        partial = self._partial
+        return means if partial is None else partial.put_means(means, params.flatten(2))
+
+    def _variance_given(self, params: Tensor) -> Tensor:
+        """Var[t|z, known] of all elements, as `_mean_given`."""
+        variances = self._vae.flat_likelihood.variance(params)
+        partial = self._partial
+        return variances if partial is None else partial.put_variances(variances, params.flatten(2))
 
     def std(self) -> Tensor:
         """Standard deviation of each element given x, 0 where observed, (*batch, *data).
 
         Computed in double precision, as a variance may overflow where its root does not.
         """
-        likelihood = self._vae.flat_likelihood
-        mean = self._moment(lambda params: likelihood.mean(params.double()))
+        mean = self._moment(lambda params: self._mean_given(params.double()))
 
         def squared_gap(params: Tensor) -> Tensor:
             params = params.double()
-            return likelihood.variance(params) + (likelihood.mean(params) - mean).square()
+            return self._variance_given(params) + (self._mean_given(params) - mean).square()
 
         spread = self._moment(squared_gap).sqrt().to(self._findings.draws.dtype)
         spread = spread.reshape(*self._batch_shape, *self._vae.data_shape)
-        return torch.where(self._evidence.mask, 0.0, spread)
+        return torch.where(self._evidence.exact, 0.0, spread)
 
     def variances(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Var(E[t|z]) and E[Var(t|z)] over draws z (S, B, latent), both (B, E), in double."""
         means, within = [], z.new_zeros((), dtype=torch.double)
         for _, params in self._decoded(z):
             params = params.double()
-            means.append(self._vae.flat_likelihood.mean(params))
-            within = within + self._vae.flat_likelihood.variance(params).sum(0)
+            means.append(self._mean_given(params))
+            within = within + self._variance_given(params).sum(0)
         return torch.cat(means).var(0), within / len(z)
 
     def log_prob(self, truth: Tensor | np.ndarray) -> Tensor:
         """log p(y|x) as an average over the stored draws, 0 where all is observed, (*batch,)."""
         log_prob = self._log_terms(truth).logsumexp(0).reshape(self._batch_shape)
-        everything = self._evidence.mask.flatten(len(self._batch_shape)).all(-1)
+        everything = self._evidence.exact.flatten(len(self._batch_shape)).all(-1)
         return log_prob.masked_fill(everything, 0.0)
 
     def log_prob_and_error(self, truth: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
@@ -112,7 +130,7 @@ class Predictions:
 
     def _log_terms(self, truth: Tensor | np.ndarray) -> Tensor:
         """Logs of the terms that sum to p(y|x), one for each stored draw, (S, B)."""
-        vae, query = self._vae, ~self._evidence.mask
+        vae, query = self._vae, ~self._evidence.exact
         truth = as_tensor(truth, "truth")
         check_matches(vae, truth, "truth", self._batch_shape)
         if (query & ~truth.isfinite()).any():
@@ -122,15 +140,22 @@ class Predictions:
         values = torch.where(query, truth, 0.0).reshape(num_queries, vae.data_size)
         mask = query.reshape(num_queries, vae.data_size)
         log_weights, likelihood = self._findings.normalised_log_weights(), vae.flat_likelihood
-        pieces = [
-            likelihood.masked_log_prob(likelihood.only(params, mask), values, mask)
-            for _, params in self._decoded(self._findings.draws, log_weights)
-        ]
-        return torch.where(log_weights > -math.inf, torch.cat(pieces) + log_weights, -math.inf)
+        pieces = []
+        for _, params in self._decoded(self._findings.draws, log_weights):
+            piece = likelihood.masked_log_prob(likelihood.only(params, mask), values, mask)
+            if self._partial is not None:
+                piece = piece - self._partial.log_prob(params.flatten(2))
+            pieces.append(piece)
+        terms = torch.cat(pieces) + log_weights
+        if self._partial is not None:
+            flat = self._evidence.flatten(len(vae.data_shape))
+            complete = torch.where(query, truth, self._evidence.values)
+            terms = terms + log_agreement(flat, complete.reshape(flat.values.shape)).to(terms)
+        return torch.where(log_weights > -math.inf, terms, -math.inf)
 
     def _moment(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Weighted mean over the stored draws of a function of the decoder's output, (B, E)."""
-        nothing = torch.zeros_like(self._evidence.mask).reshape(-1, self._vae.data_size)
+        nothing = torch.zeros_like(self._evidence.exact).reshape(-1, self._vae.data_size)
         log_weights, total = self._findings.normalised_log_weights(), None
         weights = log_weights.exp().unsqueeze(-1)
         for rows, params in self._decoded(self._findings.draws, log_weights):
@@ -179,7 +204,7 @@ class Predictions:
             params: The decoder's output for them.
         """
         vae = self._vae
-        wrong = ~exists & ~self._evidence.mask.reshape(z.shape[1], vae.data_size)
+        wrong = ~exists & ~self._evidence.exact.reshape(z.shape[1], vae.data_size)
         if wrong.any():
             query = int(wrong.flatten(2).any(-1).any(0).nonzero()[0, 0])
             of_query = z[:, query], params[:, query], wrong[:, query]
@@ -188,7 +213,7 @@ class Predictions:
 
     def _with_evidence(self, flat: Tensor) -> Tensor:
         """Data of shape (*sample, B, E) as (*sample, *batch, *data), observed elements as given."""
-        mask, values = self._evidence.mask, self._evidence.values
+        mask, values = self._evidence.exact, self._evidence.values
         data = flat.reshape(*flat.shape[:-2], *self._batch_shape, *self._vae.data_shape)
         for datum in data if flat.ndim == 3 else [data]:  # in place: a copy may be large
             torch.where(mask, values, datum, out=datum)

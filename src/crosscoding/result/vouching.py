@@ -87,7 +87,9 @@ class Vouching:
         if not self.model.same_as(ModelPrint.of(target.vae)):
             return findings
         similar = torch.zeros_like(findings.ess, dtype=torch.bool)
-        mask = target.evidence.mask.reshape(len(similar), -1)
+        mask = target.evidence.exact.reshape(len(similar), -1)
+        if target.partial is not None:  # the twins have exact values only
+            return findings
         for known in self.masks.to(mask.device):
             similar |= (mask ^ known).sum(-1) <= _SIMILAR * known.sum()
         figures = {

@@ -31,7 +31,7 @@ def stuck(observed: Observed, z: Tensor) -> Tensor:
     far = torch.cat([far, -far, far * z[:1].abs()]).expand(-1, z.shape[1], -1)
     results = [z.new_zeros(0, dtype=torch.long)]
     for rows, part in observed.pieces(len(z)):
-        stays = _same(part, z[:, rows]) & part.mask
+        stays = _same(part, z[:, rows]) & part.exact
         place = stays.to(torch.int8).argmax(1)
         found = stays.any(-1)
         if found.any():

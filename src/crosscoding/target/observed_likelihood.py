@@ -23,8 +23,9 @@ from crosscoding.clock import UNLIMITED, Clock
 from crosscoding.likelihoods import Likelihood
 from crosscoding.model.last_layer import Head
 from crosscoding.model.vae import VAE
-from crosscoding.target.guarded_gradient import gradient
-from crosscoding.target.jacobian import derivative, with_jacobian
+from crosscoding.target.jacobian import with_jacobian
+from crosscoding.target.observed_gradient import WithGradient
+from crosscoding.target.partial_evidence import PartialEvidence
 
 _MOST_OBSERVED = 0.5  # share of the elements above which running the whole layer is faster
 _MAX_BYTES = 512 * 2**20
@@ -43,33 +44,48 @@ class Observed:
         elements: Indices of the elements, shape (R, E), with R = B, or 1 for a shared mask. Queries
             with fewer observed elements are padded with unobserved ones.
         values: x, shape (B, E).
-        mask: Which of the elements are observed, shape (R, E).
+        mask: Which of the elements the evidence needs, shape (R, E).
+        exact: Which of them have an exact value, shape (R, E).
+        partial: What is known beside exact values; None if nothing is.
         likelihood: For these elements.
         clock: Ticked before every piece is decoded.
     """
 
     likelihood: Likelihood
     clock: Clock = UNLIMITED
-    _by_query: tuple[str, ...] = ("elements", "mask", "_outputs", "_counts")
+    _by_query: tuple[str, ...] = ("elements", "mask", "exact", "_outputs", "_counts")
 
-    def __init__(self, vae: VAE, values: Tensor, mask: Tensor) -> None:
+    def __init__(
+        self, vae: VAE, values: Tensor, mask: Tensor, partial: PartialEvidence | None = None
+    ) -> None:
         self._vae, likelihood = vae, vae.flat_likelihood
-        rows = mask[:1] if (mask == mask[:1]).all() else mask
+        used = mask if partial is None else mask | partial.used
+        shared = bool((mask == mask[:1]).all()) and bool((used == used[:1]).all())
+        rows, exact = (used[:1], mask[:1]) if shared else (used, mask)
         self.elements = likelihood.elements_in(rows)
         self.values = values.gather(1, self.elements.expand(len(values), -1))
         self.mask = rows.gather(1, self.elements)
+        self.exact = exact.gather(1, self.elements)
         self.likelihood = likelihood.of_elements(self.elements)
         self._outputs = likelihood.outputs_of(self.elements)
+        self.partial = partial and partial.within(self._outputs, vae.params_size)
         everything = torch.arange(vae.params_size, device=values.device)
         self._is_whole = torch.equal(self._outputs, everything[None])
         self._counts = self.mask.sum(1)
         self._all_count = bool(self.mask.all())
+        self._has_exact = bool(self.exact.any())
 
     @staticmethod
-    def of(vae: VAE, values: Tensor, mask: Tensor, clock: Clock = UNLIMITED) -> "Observed":
+    def of(
+        vae: VAE,
+        values: Tensor,
+        mask: Tensor,
+        clock: Clock = UNLIMITED,
+        partial: PartialEvidence | None = None,
+    ) -> "Observed":
         """The faster class for these queries; values and mask have shape (B, data_size)."""
-        found = ObservedRows.where_faster(vae, values, mask, clock)
-        return (found or Observed(vae, values, mask)).timed(clock)
+        found = ObservedRows.where_faster(vae, values, mask, clock, partial)
+        return (found or Observed(vae, values, mask, partial)).timed(clock)
 
     def timed(self, clock: Clock) -> "Observed":
         """The same with this clock."""
@@ -81,6 +97,7 @@ class Observed:
         """Some of the queries."""
         chosen = self._copy()
         chosen.values = self.values[index]
+        chosen.partial = self.partial and self.partial.select(index)
         if len(self.elements) > 1 or len(self.values) == 1:
             for name in self._by_query:
                 setattr(chosen, name, getattr(self, name)[index])
@@ -121,12 +138,32 @@ class Observed:
     def log_likelihood(self, z: Tensor) -> Tensor:
         """log p(x|z) in nats: z (*sample, B, latent) -> (*sample, B)."""
         if torch.is_grad_enabled() and z.requires_grad:
-            return _WithGradient.apply(z, self)  # pyright: ignore[reportReturnType]
+            return WithGradient.apply(z, self)  # pyright: ignore[reportReturnType]
         return self.in_pieces(z, lambda part, points: part.at(points))
 
     def at(self, points: Tensor) -> Tensor:
         """log p(x|z) in one piece: points (S, B, latent) -> (S, B)."""
-        return self.likelihood.masked_log_prob(self.params(points), self.values, self.mask)
+        return self.log_prob(self.params(points))
+
+    def log_prob(self, params: Tensor) -> Tensor:
+        """log p(x|z) given what `params` returned, (S, B, E, *param_shape) -> (S, B)."""
+        if self.partial is None:
+            return self.likelihood.masked_log_prob(params, self.values, self.exact)
+        result = self.partial.log_prob(params.flatten(2))
+        if not self._has_exact:
+            return result
+        return result + self.likelihood.masked_log_prob(params, self.values, self.exact)
+
+    def fisher_product(self, params: Tensor, tangents: Tensor) -> Tensor:
+        """F v of the evidence: params as from `params`, v (*more, *params.shape)."""
+        if self.partial is None:
+            return self.likelihood.fisher_product(params, tangents, self.exact)
+        num = params.ndim - 2
+        result = self.partial.fisher_product(params.flatten(2), tangents.flatten(-num))
+        result = result.reshape(tangents.shape)
+        if not self._has_exact:
+            return result
+        return result + self.likelihood.fisher_product(params, tangents, self.exact)
 
     def lost(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The share of points at which an observed element is lost, and the one lost most often.
@@ -142,7 +179,7 @@ class Observed:
             of_query = z.new_zeros(len(part.values))
             for some in part.slices(len(z)):
                 params = part.params(z[some, rows])
-                lost = part.likelihood.lost(params, part.values) & part.mask
+                lost = part.likelihood.lost(params, part.values) & part.exact
                 of_query += lost.any(-1).sum(0)
                 of_element += lost.sum(0)
             shares.append(of_query / max(len(z), 1))
@@ -193,6 +230,11 @@ class Observed:
         return self.clock.slices(num_points, size, kind)
 
     @property
+    def outputs(self) -> Tensor:
+        """Where the decoder's flattened output holds what `params` returns, (R, params_size)."""
+        return self._outputs
+
+    @property
     def params_size(self) -> int:
         """How many parameters `params` returns for one point of a query."""
         return self._outputs.shape[-1]
@@ -215,7 +257,7 @@ class Observed:
         if not 0 < most < self.elements.shape[1] or not self.likelihood.by_element:
             return self
         part, outputs = self._copy(), self.params_size // self.elements.shape[1] * most
-        for name in ("elements", "mask", "values"):
+        for name in ("elements", "mask", "exact", "values"):
             setattr(part, name, getattr(self, name)[..., :most])
         part._outputs = self._outputs[..., :outputs]
         part.likelihood = self.likelihood.trimmed(most)
@@ -227,88 +269,42 @@ class Observed:
         return copied
 
 
-class _WithGradient(torch.autograd.Function):
-    """log p(x|z) and, in the same pass, its gradient, piece by piece, without keeping a graph.
-
-    A gradient of the gradient (create_graph=True) builds the graph when it is asked for.
-    """
-
-    @staticmethod
-    def forward(ctx, z: Tensor, observed: Observed) -> Tensor:
-        both = observed.in_pieces(z, _value_and_gradient)
-        ctx.observed = observed
-        ctx.save_for_backward(z, both[..., 1:])
-        return both[..., 0].clone()
-
-    @staticmethod
-    def backward(ctx, *upstream: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        z, slope = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            value = ctx.observed.at(z.reshape(z.shape[:-2].numel(), *z.shape[-2:]))
-            total = (upstream[0] * value.reshape(z.shape[:-1])).sum()
-            return torch.autograd.grad(total, z, create_graph=True)[0], None
-        return upstream[0].unsqueeze(-1) * slope, None
-
-
-def _value_and_gradient(part: Observed, points: Tensor) -> Tensor:
-    """log p(x|z) and its gradient side by side, (S, B, 1 + latent)."""
-    if not points.numel():
-        return points.new_zeros(*points.shape[:-1], 1 + points.shape[-1])
-    value, slope = gradient(part.at, points)
-    unclear = slope.isnan().any(-1) & ~value.isnan()
-    if unclear.any():
-        samples, queries = unclear.any(1), unclear.any(0).nonzero()[:, 0]
-        among = points[samples][:, queries]
-        again = part.select(queries).in_pieces(among, _gradient_by_element, decodes_of_one=2)
-        slope[samples.nonzero(), queries] = torch.where(
-            unclear[samples][:, queries, None], again, slope[samples][:, queries]
-        )
-    return torch.cat([value.unsqueeze(-1), slope], -1)
-
-
-def _gradient_by_element(part: Observed, z: Tensor) -> Tensor:
-    """∇ log p(x|z) as a sum of each element's derivative, at z (S, B, latent), shape of z.
-
-    Forward mode is used, since the backward pass may overflow where the forward pass does not, as
-    in 1 / p for a p that has almost underflowed.
-    """
-    if not z.numel():
-        return z
-    params = part.params(z.detach()).detach().requires_grad_()
-    with torch.enable_grad():
-        log_prob = part.likelihood.masked_log_prob(params, part.values, part.mask)
-        (slope,) = torch.autograd.grad(log_prob.sum(), params)
-    result = torch.empty_like(z)
-    for index, direction in enumerate(torch.eye(z.shape[-1]).to(z)):
-        change = derivative(part.params, z, direction.expand_as(z), exact=True)
-        result[..., index] = torch.where(slope == 0, 0.0, slope * change).flatten(2).sum(-1)
-    return result
-
-
 class ObservedRows(Observed):
     """The same from rows of the decoder's last layer; other elements are not decoded."""
 
     _by_query = (*Observed._by_query, "_weight", "_bias")
 
-    def __init__(self, vae: VAE, head: Head, values: Tensor, mask: Tensor) -> None:
-        super().__init__(vae, values, mask)
+    def __init__(
+        self,
+        vae: VAE,
+        head: Head,
+        values: Tensor,
+        mask: Tensor,
+        partial: PartialEvidence | None = None,
+    ) -> None:
+        super().__init__(vae, values, mask, partial)
         self._head = head
         self._weight = head.weight[self._outputs].mT.contiguous()
         self._bias = head.bias[self._outputs]
 
     @classmethod
     def where_faster(
-        cls, vae: VAE, values: Tensor, mask: Tensor, clock: Clock = UNLIMITED
+        cls,
+        vae: VAE,
+        values: Tensor,
+        mask: Tensor,
+        clock: Clock = UNLIMITED,
+        partial: PartialEvidence | None = None,
     ) -> "ObservedRows | None":
         if vae.head is None:
             return None
-        most = _most_observed(mask)
+        most = _most_observed(mask if partial is None else mask | partial.used)
         row_bytes = vae.head.weight[0].numel() * values.element_size()
         size = len(mask) * most * row_bytes * (vae.params_size // vae.data_size)
         few = 0 < most <= _MOST_OBSERVED * vae.data_size
         if not few or size > clock.piece_bytes(_MAX_BYTES):
             return None
-        return cls(vae, vae.head, values, mask)
+        return cls(vae, vae.head, values, mask, partial)
 
     def params(self, z: Tensor) -> Tensor:
         self.clock.tick()

@@ -20,6 +20,7 @@ from crosscoding.target.clamps import stuck
 from crosscoding.target.guarded_gradient import gradient
 from crosscoding.target.jacobian import derivative
 from crosscoding.target.observed_likelihood import Observed
+from crosscoding.target.partial_evidence import PartialEvidence
 
 CHUNK_BYTES = 64 * 2**20
 _JACOBIAN_BYTES = 32 * 2**20  # largest Jacobian at one z, in double
@@ -51,8 +52,9 @@ class VAETarget(Target):
                 f"expected crosscoding.Evidence, got {type(evidence).__name__}; "
                 "build it with Evidence(values, mask) or Evidence.from_nan(values)"
             )
+        evidence = evidence.in_dtype(vae.dtype)
         check_matches(vae, evidence.values, "evidence", None)
-        vae.likelihood.check_values(evidence.values, evidence.mask)
+        vae.likelihood.check_values(evidence.values, evidence.exact)
         self.vae = vae
         self.evidence = evidence
         self.latent_dim = vae.latent_dim
@@ -61,9 +63,16 @@ class VAETarget(Target):
         self.undefined = torch.zeros(self.num_queries, dtype=torch.bool, device=vae.device)
         flat_shape = (*self.batch_shape, vae.data_size)
         self._values = evidence.values.reshape(flat_shape)
-        self._mask = evidence.mask.reshape(flat_shape)
+        self._mask = evidence.exact.reshape(flat_shape)
+        partial = PartialEvidence.of(vae, evidence.flatten(len(vae.data_shape)))
+        self._partial = partial
         values, mask = (part.reshape(-1, vae.data_size) for part in (self._values, self._mask))
-        self._observer: Callable[[], Observed] = cache(lambda: Observed(vae, values, mask))
+        self._observer: Callable[[], Observed] = cache(lambda: Observed(vae, values, mask, partial))
+
+    @property
+    def partial(self) -> PartialEvidence | None:
+        """What is known beside exact values, for the flattened batch; None if nothing is."""
+        return self._partial
 
     @property
     def _observed(self) -> Observed:
@@ -85,17 +94,23 @@ class VAETarget(Target):
     def pairwise_log_likelihood(self, z: Tensor) -> Tensor:
         values = self._values.reshape(-1, self.vae.data_size)
         mask = self._mask.reshape(-1, self.vae.data_size)
-        of_any = Observed(self.vae, values[:1], mask.any(0, keepdim=True)).timed(self.clock)
+        used = mask if self._partial is None else mask | self._partial.used
+        of_any = Observed(self.vae, values[:1], used.any(0, keepdim=True)).timed(self.clock)
         elements = of_any.elements[0]
         likelihood = self.vae.flat_likelihood.of_elements(elements)
         values, mask = values[:, elements], mask[:, elements]
+        partial = self._partial and self._partial.within(of_any.outputs, self.vae.params_size)
 
         def evaluate(points: Tensor) -> Tensor:
-            kept = likelihood.to_keep(of_any.params(points[:, None])[:, 0])
+            params = of_any.params(points[:, None])
+            kept = likelihood.to_keep(params[:, 0])
             result = likelihood.pairwise_log_prob(kept, values, mask)
+            if partial is not None:
+                result = result + partial.log_prob(params.flatten(2))
             return self._checked(result, points).reshape(len(points), *self.batch_shape)
 
-        slices = self.clock.slices(len(z), self._chunk_size(1, z), "points for all")
+        num_rows = 1 if partial is None else 1 + partial.numbers * self.num_queries
+        slices = self.clock.slices(len(z), self._chunk_size(num_rows, z), "points for all")
         return torch.cat([evaluate(z[some]) for some in slices])
 
     @isolated
@@ -103,8 +118,22 @@ class VAETarget(Target):
         bank = Bank.start_of(self.vae, self.bank_points, self.clock)
         values = self._values.reshape(-1, self.vae.data_size)
         mask = self._mask.reshape(-1, self.vae.data_size)
-        result = self._checked(bank.log_likelihood(values, mask, self.clock), bank.points)
+        result = bank.log_likelihood(values, mask, self.clock)
+        if self._partial is not None:
+            result = result + self._partial_at(bank.points)
+        result = self._checked(result, bank.points)
         return bank.points, result.reshape(len(bank.points), *self.batch_shape)
+
+    def _partial_at(self, points: Tensor) -> Tensor:
+        """What partial evidence adds to log p(x|z) at shared points: (N, latent) -> (N, B)."""
+        partial = self._partial
+        assert partial is not None
+        size = self._chunk_size(1 + partial.numbers * self.num_queries, points)
+        found = [
+            partial.log_prob(self.vae.decode_flat(points[some])[:, None].flatten(2))
+            for some in self.clock.slices(len(points), size, "points for partial evidence")
+        ]
+        return torch.cat(found)
 
     @isolated
     def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
@@ -155,7 +184,9 @@ class VAETarget(Target):
         """The same flat target; it decodes only observed elements where that is faster."""
         prepared = self.select(torch.arange(self.num_queries, device=self.like.device))
         clock = self.clock
-        prepared._observer = cache(lambda: Observed.of(self.vae, self._values, self._mask, clock))
+        prepared._observer = cache(
+            lambda: Observed.of(self.vae, self._values, self._mask, clock, self._partial)
+        )
         return prepared
 
     def coarse(self) -> "VAETarget":
@@ -163,7 +194,9 @@ class VAETarget(Target):
             return self
         chosen = self.select(torch.arange(self.num_queries, device=self.like.device))
         chosen.vae, clock = in_half, self.clock
-        chosen._observer = cache(lambda: Observed(in_half, self._values, self._mask).timed(clock))
+        chosen._observer = cache(
+            lambda: Observed(in_half, self._values, self._mask, self._partial).timed(clock)
+        )
         return chosen
 
     def timed(self, clock: Clock, bank_points: int = MAX_POINTS) -> "VAETarget":
@@ -181,13 +214,16 @@ class VAETarget(Target):
 
     @property
     def sizes(self) -> Tensor:
-        return self._mask.sum(-1)
+        partial = self._partial
+        used = self._mask if partial is None else self._mask | partial.used.view_as(self._mask)
+        return used.sum(-1)
 
     def select(self, index: Tensor) -> "VAETarget":
         chosen = object.__new__(VAETarget)  # its evidence was checked already
         vars(chosen).update(vars(self))
         chosen.evidence = self.evidence[index]
         chosen._values, chosen._mask = self._values[index], self._mask[index]
+        chosen._partial = self._partial and self._partial.select(index)
         chosen.batch_shape = chosen._values.shape[:-1]
         chosen.index = index if self.index is None else self.index[index]
         observer = self._observer
@@ -263,7 +299,7 @@ def _fisher_curvature(part: Observed, z: Tensor) -> Tensor:
 
 
 def _bend(part: Observed, params: Tensor, jacobian: Tensor) -> Tensor:
-    weighted = part.likelihood.fisher_product(params, jacobian, part.mask)
+    weighted = part.fisher_product(params, jacobian)
     weighted, jacobian = (tensor.flatten(3).movedim(0, 2) for tensor in (weighted, jacobian))
     return weighted @ jacobian.mT  # (S, B, latent, outputs) @ (S, B, outputs, latent)
 
@@ -287,7 +323,7 @@ def _fisher_along(part: Observed, both: Tensor, exact: bool) -> Tensor:
 
     def weighted(params: Tensor) -> Tensor:
         own = torch.where(params.isinf(), 0.0, tangents)  # 0 · inf, from an impossible class
-        return part.likelihood.fisher_product(params, own, part.mask)
+        return part.fisher_product(params, own)
 
     along = gradient(part.params, z, weighted)[1]
     if along.isnan().any():  # the backward pass may overflow where the forward pass does not

@@ -11,6 +11,7 @@ Source: Bishop (2006), section 2.3.3. Differs in: nothing.
 import math
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
@@ -22,8 +23,11 @@ from crosscoding.model.vae import VAE
 from crosscoding.random import normal, quasi_normal
 from crosscoding.result.findings import Findings, Stage
 from crosscoding.target.base import Target
+from crosscoding.target.known_sums import KnownSums
+from crosscoding.target.partial_evidence import PartialEvidence
 from crosscoding.target.vae_target import VAETarget
 
+_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 # Models with more latent dimensions, entries of W, or multiply-adds per decode are left to the
 # cascade: looking for linear elements would likely take longer than it saves.
 _MOST_DIM, _MOST_NUMBERS, _MOST_OPERATIONS = 512, 2**22, 1e7
@@ -63,8 +67,10 @@ def has_closed_form(target: Target) -> Tensor:
     none = torch.zeros(target.num_queries, dtype=torch.bool, device=target.like.device)
     if not isinstance(target, VAETarget) or not len(none) or not _is_affordable(target):
         return none
-    linear = _linear_elements(target.vae)
-    return none if linear is None else (linear.found | ~_mask_of(target)).all(-1)
+    linear, partial = _linear_elements(target.vae), target.partial
+    if linear is None or (partial is not None and not partial.is_normal):
+        return none
+    return (linear.found | ~_used_by(target)).all(-1)
 
 
 def closed_form(
@@ -86,6 +92,7 @@ def closed_form(
     num_decoded = min(NUM_DECODED, most_decodes, num_draws)
     wanted_draws, num_draws = num_draws, _affordable_draws(target, num_draws, most_decodes)
     mask, values = _mask_of(target), target.evidence.values.reshape(target.num_queries, -1)
+    used = _used_by(target)
     eps = normal((target.latent_dim, num_draws), generator=generator, like=linear.bias)
     draws = target.like.new_zeros(num_draws, target.num_queries, target.latent_dim)
     log_evidence = target.like.new_zeros(target.num_queries)
@@ -98,12 +105,16 @@ def closed_form(
         chunk = target.clock.piece_bytes(_CHUNK_BYTES)
         for some in rows.split(max(chunk // (8 * numbers), 1)):
             elements = mask[some].nonzero()[:, 1].reshape(len(some), count)
-            z, *found = _solved(linear, elements, values[some].gather(1, elements), eps)
+            more = ()
+            if target.partial is not None:
+                more = (_partial_rows(linear, target.partial.select(some)),)
+            own = values[some].gather(1, elements)
+            z, *found = _solved(linear, elements, own, eps, *more)
             draws[:, some] = z.permute(2, 0, 1).to(draws)
             log_evidence[some], error[some] = (part.to(draws) for part in found)
     at_once = target.clock.piece_bytes(_CHUNK_BYTES) // (_BYTES_A_DECODE * target.vae.data_size)
     for some in torch.arange(len(mask), device=mask.device).split(max(at_once, 1)):
-        confirmed[some] = _is_linear_at(target.vae, linear, draws[:num_decoded, some], mask[some])
+        confirmed[some] = _is_linear_at(target.vae, linear, draws[:num_decoded, some], used[some])
     error = error + torch.finfo(error.dtype).eps * log_evidence.abs()
     nothing = torch.zeros_like(log_evidence)
     seconds = (time.perf_counter() - start) / len(counts)
@@ -146,22 +157,81 @@ def _is_linear_at(vae: VAE, linear: _LinearElements, z: Tensor, mask: Tensor) ->
     return ((gap <= allowed).unflatten(0, z.shape[:2]) | ~mask).all(-1).all(0)
 
 
+class _Rows(NamedTuple):
+    """Observed numbers as rows of x − b = W z + ε with standard normal ε, in double.
+
+    W has the shape (B, n, latent), x − b (B, n), and the sum of the logarithms of what both were
+    divided by, with ½ log 2π for each row, (B,).
+    """
+
+    weight: Tensor
+    gaps: Tensor
+    log_scale: Tensor
+
+
+def _exact_rows(linear: _LinearElements, elements: Tensor, values: Tensor) -> _Rows:
+    """Rows of exact values (B, n) of elements (B, n)."""
+    scale = linear.scale[elements]
+    gaps = (values.double() - linear.bias[elements]) / scale
+    log_scale = (scale.log() + _HALF_LOG_2PI).sum(-1)
+    return _Rows(linear.weight[elements] / scale[..., None], gaps, log_scale)
+
+
+def _partial_rows(linear: _LinearElements, partial: PartialEvidence) -> _Rows:
+    """Rows of noisy values and of known sums, whose noise includes that of the likelihood."""
+    num, dim = len(partial.used), linear.weight.shape[1]
+    rows = _Rows(*(linear.weight.new_zeros(num, *shape) for shape in ((0, dim), (0,), ())))
+    for part in partial.elements:
+        elements, known = part.elements[..., 0], part.known
+        scale = torch.where(part.valid, torch.hypot(linear.scale[elements], known.noise), 1.0)
+        weight, gaps = linear.weight[elements], known.value - linear.bias[elements]
+        own = _Rows(
+            torch.where(part.valid[..., None], weight / scale[..., None], 0.0),
+            torch.where(part.valid, gaps / scale, 0.0),
+            torch.where(part.valid, scale.log() + _HALF_LOG_2PI, 0.0).sum(-1),
+        )
+        rows = _joined(rows, own)
+    return rows if partial.sums is None else _joined(rows, _sum_rows(linear, partial.sums))
+
+
+def _sum_rows(linear: _LinearElements, known: KnownSums) -> _Rows:
+    """Rows of known sums, divided by the root L of their covariance."""
+    sums, root = known.sums, known.root
+    assert root is not None
+    weight, bias = linear.weight[sums.elements], linear.bias[sums.elements]
+    gaps = sums.values - sums.operator @ bias
+    both = torch.cat([(sums.operator @ weight).expand(len(gaps), -1, -1), gaps[..., None]], -1)
+    white = torch.linalg.solve_triangular(root, both, upper=False)
+    log_det = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    log_scale = (log_det + sums.num_rows.double() * _HALF_LOG_2PI).expand(len(gaps))
+    return _Rows(white[..., :-1], white[..., -1], log_scale)
+
+
+def _joined(one: _Rows, other: _Rows) -> _Rows:
+    weight = torch.cat([one.weight, other.weight], 1)
+    return _Rows(weight, torch.cat([one.gaps, other.gaps], 1), one.log_scale + other.log_scale)
+
+
 def _solved(
-    linear: _LinearElements, elements: Tensor, values: Tensor, eps: Tensor
+    linear: _LinearElements,
+    elements: Tensor,
+    values: Tensor,
+    eps: Tensor,
+    more: _Rows | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Draws (B, latent, S), log p(x) and its rounding error, (B,), with n observed elements each.
+    """Draws (B, latent, S), log p(x) and its rounding error, (B,), with n exact values each.
 
     P = Rᵀ R by QR of W / σ stacked on I, as squaring W would cost half of the digits.
 
     Args:
         linear: The linear elements of a datum.
-        elements: Indices of the observed elements, shape (B, n).
+        elements: Indices of the elements with exact values, shape (B, n).
         values: Their values, shape (B, n).
         eps: Standard normal noise, shape (latent, S).
+        more: What else is known.
     """
-    scale = linear.scale[elements]
-    weight = linear.weight[elements] / scale[..., None]
-    gaps = (values.double() - linear.bias[elements]) / scale
+    rows = _exact_rows(linear, elements, values)
+    weight, gaps, log_scale = rows if more is None else _joined(rows, more)
     dim = weight.shape[-1]
     identity = torch.eye(dim, dtype=weight.dtype, device=weight.device)
     stacked = torch.cat([weight, identity.expand(len(weight), -1, -1)], 1)
@@ -170,7 +240,6 @@ def _solved(
     white = ortho.mT @ gaps[..., None]
     rest = gaps - (ortho @ white)[..., 0]
     half_log_det = root.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
-    log_scale = (scale.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
     z = torch.linalg.solve_triangular(root, white + eps, upper=True)
     size = weight.square().sum((1, 2)).sqrt() + gaps.norm(dim=-1) * (1 + rest.norm(dim=-1))
     rounding = torch.finfo(gaps.dtype).eps * dim * size
@@ -178,7 +247,13 @@ def _solved(
 
 
 def _mask_of(target: VAETarget) -> Tensor:
-    return target.evidence.mask.reshape(target.num_queries, -1)
+    return target.evidence.exact.reshape(target.num_queries, -1)
+
+
+def _used_by(target: VAETarget) -> Tensor:
+    """Which elements log p(x|z) depends on, (B, E)."""
+    mask, partial = _mask_of(target), target.partial
+    return mask if partial is None else mask | partial.used
 
 
 def _is_affordable(target: VAETarget) -> bool:

@@ -1,0 +1,229 @@
+"""Known sums as one system a query: exact elements taken out, dependent sums dropped."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from crosscoding.evidence import Evidence
+from crosscoding.linear_evidence import LinearEvidence
+
+_DEPENDENT = 1e-9  # of a row's length: what the other rows leave of it if it follows from them
+_ROUNDING = 1e3  # eps of the data's dtype, relative to the terms of a sum, that it may be off
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """A t = b + s η for each of B queries, t the elements that are not known exactly, in double.
+
+    A row that a query lacks is 0, with b = 0 and s = 1: it adds a constant to log p(b|z), which
+    `num_rows` leaves out.
+
+    Args:
+        elements: The elements t that sums have in any query, shape (T,).
+        operator: A, shape (R, m, T) with R = B, or 1 if all queries share it.
+        values: b, shape (B, m).
+        noise: s, shape (R, m).
+        num_rows: How many rows there are, shape (R,).
+        summed: Which of the elements each query has sums of, shape (R, T).
+        all_summed: Whether these are all.
+    """
+
+    elements: Tensor
+    operator: Tensor
+    values: Tensor
+    noise: Tensor
+    num_rows: Tensor
+    summed: Tensor
+    all_summed: bool
+
+    def select(self, index: Tensor | slice) -> "Sums":
+        """Those of some of the queries."""
+        chosen = replace(self, values=self.values[index])
+        if len(self.operator) == 1 < len(self.values):
+            return chosen
+        names = ("operator", "noise", "num_rows", "summed")
+        return replace(chosen, **{name: getattr(self, name)[index] for name in names})
+
+    def log_density(self, data: Tensor, eps: float) -> Tensor:
+        """log p(b|t) of complete data (B, D), (B,): what it adds to log p(t) for log p(t, b).
+
+        For exact sums −½ log |A Aᵀ| if t satisfies them, as densities of t given b are per volume
+        of the space that they leave; and −∞ if not.
+        """
+        own = data[:, self.elements].double()
+        gaps = self.values - _times(self.operator, own)
+        exact = self.noise == 0
+        noise = torch.where(exact, 1.0, self.noise)
+        present = self.operator.abs().sum(-1) > 0
+        log_normal = -0.5 * (gaps / noise).square() - noise.log() - 0.9189385332046727
+        noisy = torch.where(~exact & present, log_normal, 0.0).sum(-1)
+        size = _times(self.operator.abs(), own.abs()) + self.values.abs()
+        wrong = (exact & (gaps.abs() > _ROUNDING * eps * size)).any(-1)
+        rows = torch.where((exact & present)[..., None], self.operator, 0.0)
+        gram = rows @ rows.mT + (~(exact & present)).double().diag_embed()
+        volume = torch.linalg.slogdet(gram).logabsdet
+        return torch.where(wrong, -torch.inf, noisy - 0.5 * volume)
+
+
+def independent_sums(evidence: Evidence) -> Sums:
+    """The sums of flat evidence, (B, *data), with noisy values of summed elements among them.
+
+    Raises:
+        ValueError: Sums without noise contradict each other or values known exactly.
+    """
+    num, parts = len(evidence.values), evidence.sums
+    values, exact = (part.reshape(num, -1) for part in (evidence.values, evidence.exact))
+    noise = torch.zeros_like(values)
+    if evidence.uncertain is not None:
+        noise = evidence.uncertain.noise.reshape(num, -1)
+    touched = torch.zeros_like(exact[0])
+    for part in parts:
+        touched = touched | (part.operator.reshape(-1, exact.shape[1]) != 0).any(0)
+    touched = touched & ~exact.all(0)
+    elements = touched.nonzero()[:, 0]
+    noisy = elements[(noise[:, elements] > 0).any(0)]
+    shared = _are_shared(parts, exact[:, elements], noise[:, noisy])
+    pieces = [_rows_of(part, values, exact, elements, shared) for part in parts]
+    if len(noisy):
+        pieces.append(_noisy_rows(values, noise, elements, noisy, shared))
+    operator, target, spread, size = (torch.cat(part, 1) for part in zip(*pieces, strict=True))
+    missing = spread.isnan()
+    operator = torch.where(missing[..., None], 0.0, operator)
+    sums = Sums(
+        elements,
+        operator,
+        torch.where(missing, 0.0, target),
+        torch.where(missing, 1.0, spread),
+        (~missing).sum(-1),
+        (operator != 0).any(1),
+        all_summed=False,
+    )
+    rounding = _ROUNDING * torch.finfo(evidence.values.dtype).eps * size.nan_to_num(0.0)
+    sums = _without_dependent(sums, rounding)
+    return replace(sums, all_summed=bool(sums.summed.all()))
+
+
+def _are_shared(parts: Sequence[LinearEvidence], exact: Tensor, noise: Tensor) -> bool:
+    """Whether all queries have the same operator and noise."""
+
+    def same(tensor: Tensor) -> bool:
+        return bool((tensor == tensor[:1]).all())
+
+    return (
+        same(exact)
+        and same(noise)
+        and all(part.is_shared for part in parts)
+        and all(same(part.values.isnan()) and same(part.noise) for part in parts)
+    )
+
+
+def _rows_of(
+    part: LinearEvidence, values: Tensor, exact: Tensor, elements: Tensor, shared: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A (R, m, T), b (B, m) and s (R, m), NaN for missing rows, and the size of b (B, m)."""
+    operator = part.operator.double().flatten(-len(part.data_shape))
+    operator = operator[None] if part.is_shared else operator
+    known = torch.where(exact, values, 0.0).double()
+    target = part.values.double() - _times(operator, known)
+    size = part.values.double().abs() + _times(operator.abs(), known.abs())
+    spread = torch.where(part.values.isnan(), torch.nan, part.noise.double())
+    kept = operator[..., elements]
+    if shared:
+        kept, spread, exact = kept[:1], spread[:1], exact[:1]
+    return torch.where(exact[:, elements][:, None], 0.0, kept), target, spread, size
+
+
+def _noisy_rows(
+    values: Tensor, noise: Tensor, elements: Tensor, noisy: Tensor, shared: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same for noisy values of elements that sums have: t_e = v + s η."""
+    own = (elements == noisy[:, None]).double()
+    spread = noise[:, noisy].double()
+    spread = torch.where(spread > 0, spread, torch.nan)
+    num = 1 if shared else len(values)
+    target = values[:, noisy].double()
+    return own.expand(num, -1, -1), target, spread[:num], target.abs()
+
+
+def _without_dependent(sums: Sums, rounding: Tensor) -> Sums:
+    """The sums without exact ones that follow from others, by Gram–Schmidt, row by row.
+
+    Args:
+        sums: The sums.
+        rounding: How much each may be off, shape (B, m), beside what the others' terms add to it.
+    Raises:
+        ValueError: One that follows from others has another value than they give it.
+    """
+    operator, target = sums.operator, sums.values
+    exact = (sums.noise == 0).expand(len(operator), -1)
+    if not exact.any():
+        return sums
+    basis, of_basis = torch.zeros_like(operator), torch.zeros_like(target)
+    of_rounding = torch.zeros_like(target)
+    dropped = torch.zeros_like(exact)
+    for row in range(operator.shape[1]):
+        rest, coefficients = operator[:, row], operator.new_zeros(exact.shape)
+        for _ in range(2):  # twice is enough
+            along = (basis @ rest[..., None])[..., 0]
+            rest = rest - (basis.mT @ along[..., None])[..., 0]
+            coefficients = coefficients + along
+        length = rest.norm(dim=-1)
+        follows = exact[:, row] & (length <= _DEPENDENT * operator[:, row].norm(dim=-1))
+        expected = (coefficients * of_basis).sum(-1)
+        allowed = (coefficients.abs() * of_rounding).sum(-1) + rounding[:, row]
+        wrong = follows & ((target[:, row] - expected).abs() > allowed)
+        if wrong.any():
+            _refuse(wrong, row, expected, target[:, row])
+        new = (exact[:, row] & ~follows)[:, None]
+        safe = torch.where(new, length[:, None], 1.0)
+        basis[:, row] = torch.where(new, rest / safe, 0.0)
+        of_basis[:, row] = torch.where(new[:, 0], (target[:, row] - expected) / safe[:, 0], 0.0)
+        of_rounding[:, row] = torch.where(new[:, 0], allowed / safe[:, 0], 0.0)
+        dropped[:, row] = follows
+    if not dropped.any():
+        return sums
+    operator = torch.where(dropped[..., None], 0.0, operator)
+    return replace(
+        sums,
+        operator=operator,
+        values=torch.where(dropped, 0.0, target),
+        noise=torch.where(dropped, 1.0, sums.noise),
+        num_rows=sums.num_rows - dropped.sum(-1),
+        summed=(operator != 0).any(1),
+    )
+
+
+def check_reachable(sums: Sums, low: Tensor, high: Tensor) -> None:
+    """Raise ValueError where an exact sum cannot be reached within its elements' bounds (B, T)."""
+    operator = sums.operator
+    down, up = low.double()[:, None], high.double()[:, None]
+    least = torch.where(operator > 0, operator * down, operator * up)
+    most = torch.where(operator > 0, operator * up, operator * down)
+    least, most = (torch.where(operator == 0, 0.0, part).sum(-1) for part in (least, most))
+    wrong = (sums.noise == 0) & ((sums.values < least) | (sums.values > most))
+    if wrong.any():
+        query, row = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            "expected sums without noise that their elements' intervals allow, got "
+            f"{sums.values[query, row]:.6g} left for them in row {row} of query {query}, where "
+            f"they allow {least[query, row]:.6g} to {most[query, row]:.6g}"
+        )
+
+
+def _refuse(wrong: Tensor, row: int, expected: Tensor, values: Tensor) -> NoReturn:
+    query = int(wrong.nonzero()[0, 0])
+    raise ValueError(
+        "expected sums without noise that agree with each other and with values known exactly, got "
+        f"{values[query]:.6g} for row {row} of query {query}, which the others make "
+        f"{expected[query]:.6g}; correct it, or give the sums some noise"
+    )
+
+
+def _times(operator: Tensor, vectors: Tensor) -> Tensor:
+    """A v: A (R, m, T), v (B, T) -> (B, m)."""
+    if len(operator) == 1:
+        return vectors @ operator[0].mT
+    return (operator @ vectors[..., None])[..., 0]

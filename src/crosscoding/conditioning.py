@@ -133,8 +133,9 @@ def query_log_prob(
     check_matches(target.vae, truth, "truth", posterior.batch_shape)
     _check_agrees(target, truth)
     mask = target.evidence.mask
-    whole = Evidence(torch.where(mask, target.evidence.values, truth), torch.ones_like(mask))
-    both = condition(target.vae, whole, method, seed=seed, report=report, progress=progress)
+    values = torch.where(mask, target.evidence.values, truth)
+    whole = Evidence(values, torch.ones_like(mask), given=target.evidence.given)
+    both = condition(target.model, whole, method, seed=seed, report=report, progress=progress)
     difference = QueryLogProb(
         both.log_evidence - posterior.log_evidence,
         torch.hypot(both.log_evidence_error, posterior.log_evidence_error),

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from crosscoding.covariates import Covariates, flattened, mapped
 from crosscoding.errors import NonFiniteError
 from crosscoding.isolation import isolated_class
 
@@ -25,10 +26,13 @@ class Evidence:
         values: Data, shape (*batch, *data), floating point.
         mask: True = observed, boolean, broadcastable to the shape of values. Broadcasting starts
             from the last dimension: one mask for each of B colour images is (B, 1, height, width).
+        given: Covariates of each query, for a model whose decoder takes them beside z, such as
+            labels: a tensor of shape (*batch, *covariates), or a dict or tuple of tensors.
 
     Attributes:
         values: The values as a tensor, 0 where nothing was observed.
         mask: The mask as a tensor of the same shape.
+        given: The covariates as tensors, or None.
 
     Raises:
         TypeError: values or mask is not a tensor or an array, values are not floating point, or
@@ -45,8 +49,11 @@ class Evidence:
 
     values: Tensor
     mask: Tensor
+    given: Covariates
 
-    def __init__(self, values: Tensor | np.ndarray, mask: Tensor | np.ndarray) -> None:
+    def __init__(
+        self, values: Tensor | np.ndarray, mask: Tensor | np.ndarray, *, given: Covariates = None
+    ) -> None:
         values, mask = as_tensor(values, "values"), as_tensor(mask, "mask", "bool")
         _check_kinds(values, mask)
         try:
@@ -64,23 +71,25 @@ class Evidence:
                 f"index {tuple(bad.nonzero()[0].tolist())}; mark missing values as unobserved, "
                 "for example with Evidence.from_nan(values)"
             )
-        self._set(torch.where(mask, values, 0.0), mask.clone())
+        given = mapped(lambda part: as_tensor(part, "covariates").detach(), given)
+        self._set(torch.where(mask, values, 0.0), mask.clone(), given)
 
-    def _set(self, values: Tensor, mask: Tensor) -> "Evidence":
+    def _set(self, values: Tensor, mask: Tensor, given: Covariates) -> "Evidence":
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "mask", mask)
+        object.__setattr__(self, "given", given)
         return self
 
     @classmethod
-    def _of_checked(cls, values: Tensor, mask: Tensor) -> "Evidence":
+    def _of_checked(cls, values: Tensor, mask: Tensor, given: Covariates) -> "Evidence":
         """Evidence made of parts of other evidence, which was checked already."""
-        return object.__new__(cls)._set(values, mask)
+        return object.__new__(cls)._set(values, mask, given)
 
     @classmethod
-    def from_nan(cls, values: Tensor | np.ndarray) -> "Evidence":
+    def from_nan(cls, values: Tensor | np.ndarray, *, given: Covariates = None) -> "Evidence":
         """Evidence from data in which NaN means: not observed."""
         values = as_tensor(values, "values")
-        return cls(values, ~values.isnan())
+        return cls(values, ~values.isnan(), given=given)
 
     def __repr__(self) -> str:
         share = self.mask.to(torch.float32).mean().item() if self.mask.numel() else 0.0
@@ -96,11 +105,13 @@ class Evidence:
         data_shape = self.values.shape[self.values.ndim - num_data_dims :]
         num_queries = self.values.shape[: self.values.ndim - num_data_dims].numel()
         shape = (num_queries, *data_shape)
-        return Evidence._of_checked(self.values.reshape(shape), self.mask.reshape(shape))
+        given = flattened(self.given, self.values.ndim - num_data_dims)
+        return Evidence._of_checked(self.values.reshape(shape), self.mask.reshape(shape), given)
 
     def __getitem__(self, index: int | slice | Tensor) -> "Evidence":
         """Entries of the batch, indexed along the first dimension."""
-        return Evidence._of_checked(self.values[index], self.mask[index])
+        given = mapped(lambda tensor: tensor[index], self.given)
+        return Evidence._of_checked(self.values[index], self.mask[index], given)
 
 
 def _check_kinds(values: Tensor, mask: Tensor) -> None:

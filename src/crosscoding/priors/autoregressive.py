@@ -31,9 +31,10 @@ class Autoregressive(ContinuousPrior):
         TypeError: latent_dim is no int, or network no module.
 
     Example:
-        >>> made = nn.Linear(2, 4)
-        >>> made.weight = nn.Parameter(torch.tensor([[0.0, 0.0], [0.5, 0.0], [0.0, 0.0], [0.3, 0.0]]))
-        >>> Autoregressive(2, made).from_noise(torch.zeros(3, 2)).shape
+        >>> masked = nn.Linear(2, 4)  # its second input is not used, and its first only for z_2
+        >>> mask = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
+        >>> masked.weight = nn.Parameter(masked.weight * mask)
+        >>> Autoregressive(2, masked).from_noise(torch.zeros(3, 2)).shape
         torch.Size([3, 2])
     """
 

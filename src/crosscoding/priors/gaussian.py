@@ -131,8 +131,8 @@ class Gaussian(ContinuousPrior):
 def _check_mean(mean: Tensor, dim: int) -> None:
     if mean.shape != (dim,) or not mean.is_floating_point():
         raise ValueError(
-            f"expected a mean of shape ({dim},) and a floating-point dtype, got {tuple(mean.shape)} "
-            f"of {mean.dtype}"
+            f"expected a mean of shape ({dim},) and a floating-point dtype, got "
+            f"{tuple(mean.shape)} of {mean.dtype}"
         )
     if not mean.isfinite().all():
         raise ValueError("expected a finite mean of the prior, got NaN or infinity")

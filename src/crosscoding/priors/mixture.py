@@ -68,9 +68,7 @@ class Mixture(ContinuousPrior):
 
     @classmethod
     @torch.no_grad()
-    def vamp(
-        cls, pseudo_inputs: Tensor, encoder: nn.Module, weights: Tensor | None = None
-    ) -> Self:
+    def vamp(cls, pseudo_inputs: Tensor, encoder: nn.Module, weights: Tensor | None = None) -> Self:
         """The VampPrior, (1/K) Σ_k q(z|u_k), for an encoder and pseudo-inputs u_k.
 
         Args:
@@ -134,4 +132,3 @@ class Mixture(ContinuousPrior):
         self.register_buffer("log_weights", log_weights)
         self.register_buffer("means", means.detach().clone())
         self.register_buffer("scales", scales.detach().clone())
-

@@ -50,7 +50,9 @@ def mean_and_scale(output: Any, dim: int, name: str) -> tuple[Tensor, Tensor]:
         if joined.shape[-1:] == (2 * dim,):
             mean, log_variance = joined.chunk(2, -1)
             return mean, (0.5 * log_variance).exp()
-    got = ", ".join(str(tuple(p.shape)) if isinstance(p, Tensor) else type(p).__name__ for p in pieces)
+    got = ", ".join(
+        str(tuple(p.shape)) if isinstance(p, Tensor) else type(p).__name__ for p in pieces
+    )
     raise ValueError(
         f"expected mean and log-variance of {dim} numbers each from {name}, side by side or as a "
         f"tuple of two, got {got}"

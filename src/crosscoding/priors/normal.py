@@ -30,7 +30,9 @@ class Normal(ContinuousPrior):
         self, num: int, *, generator: Generator, like: Tensor, given: Covariates = None
     ) -> Tensor:
         if self.fits_any:
-            raise ValueError("expected Normal(latent_dim) to draw from, got Normal() without a size")
+            raise ValueError(
+                "expected Normal(latent_dim) to draw from, got Normal() without a size"
+            )
         return super().sample(num, generator=generator, like=like)
 
     def log_prob(self, z: Tensor, given: Covariates = None) -> Tensor:

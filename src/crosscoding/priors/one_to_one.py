@@ -1,7 +1,7 @@
 """One-to-one maps as modules, whatever library they come from.
 
-Each has `forward_and_ladj(noise) -> (z, ladj)` and `inverse_and_ladj(z) -> (noise, ladj)`, with ladj
-log |det dz/dnoise|, for (*sample, latent). `as_map` makes them of
+Each has `forward_and_ladj(noise) -> (z, ladj)` and `inverse_and_ladj(z) -> (noise, ladj)`, with
+ladj log |det dz/dnoise|, for (*sample, latent). `as_map` makes them of
 
 | what | how it is read |
 | --- | --- |

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from crosscoding.clock import UNLIMITED, Clock
 from crosscoding.likelihoods import Likelihood
+from crosscoding.model.bound import selected
 from crosscoding.model.last_layer import Head
 from crosscoding.model.vae import VAE
 from crosscoding.target.guarded_gradient import gradient
@@ -81,6 +82,7 @@ class Observed:
         """Some of the queries."""
         chosen = self._copy()
         chosen.values = self.values[index]
+        chosen._vae = selected(self._vae, index)
         if len(self.elements) > 1 or len(self.values) == 1:
             for name in self._by_query:
                 setattr(chosen, name, getattr(self, name)[index])
@@ -288,7 +290,6 @@ class ObservedRows(Observed):
 
     def __init__(self, vae: VAE, head: Head, values: Tensor, mask: Tensor) -> None:
         super().__init__(vae, values, mask)
-        self._head = head
         self._weight = head.weight[self._outputs].mT.contiguous()
         self._bias = head.bias[self._outputs]
 
@@ -309,13 +310,14 @@ class ObservedRows(Observed):
     def params(self, z: Tensor) -> Tensor:
         self.clock.tick()
         shape = (z.shape[:-2].numel(), z.shape[-2], self._width)
-        hidden = self._head.trunk(z.reshape(-1, z.shape[-1])).reshape(shape)
+        assert self._vae.head is not None
+        hidden = self._vae.head.trunk(z.reshape(-1, z.shape[-1])).reshape(shape)
         if len(self.elements) == 1:
             output = F.linear(hidden, self._weight[0].mT, self._bias[0])
         else:
             product = torch.baddbmm(self._bias[:, None], hidden.transpose(0, 1), self._weight)
             output = product.transpose(0, 1)
-        return self._counted(self._head.activation(output))
+        return self._counted(self._vae.head.activation(output))
 
     @property
     def points_at_once(self) -> int:

@@ -18,6 +18,7 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, distributions, nn
+from torch.distributions.constraints import real_vector
 
 from crosscoding.crosscoders import Fitted
 from crosscoding.crosscoders.base import Map
@@ -189,7 +190,7 @@ class MadeMap(DistributionMap):
 class _Affine(distributions.Transform):
     """z = L ε + b with L lower triangular."""
 
-    domain = codomain = distributions.constraints.real_vector
+    domain = codomain = real_vector
     bijective = True
 
     def __init__(self, shift: Tensor, matrix: Tensor) -> None:

@@ -160,10 +160,6 @@ class DistributionMap(nn.Module):
             ladj, noise = ladj + _ladj(transform, before, noise), before
         return noise, ladj
 
-    def log_prob(self, z: Tensor) -> Tensor:
-        """log p(z) in nats, as the distribution itself has it."""
-        return self.distribution.log_prob(z)
-
 
 class MadeMap(DistributionMap):
     """A module that makes a distribution when it is called without arguments, as flows of zuko."""

@@ -6,8 +6,8 @@ theorem, with f the density,
 
     dx = (φ(ε) dε − Σ_k Φ((x − m_k) / s_k) dw_k) / f(x),   Σ_k dw_k = 0.
 
-Points have shape (N,), log-weights, which are normalised, (N, K), means and scales (K,). Derivatives
-are those with respect to ε and the log-weights.
+Points have shape (N,), log-weights, which are normalised, (N, K), means and scales (K,).
+Derivatives are those with respect to ε and the log-weights.
 
 Source: the search is `rtsafe` in Press et al. (2007), Numerical Recipes, section 9.4. Differs in:
 all points at once; Newton steps are those of the logarithm.
@@ -22,7 +22,7 @@ from torch import Tensor
 _MOST_STEPS = 100  # Newton and bisection together; six are usual
 _ROUNDING = 4  # eps of log Φ within which F is as close as it can be told
 _SCORE_STEPS = 8  # of a concave function from the left, quadratic: to rounding in double
-_UNDERFLOW = 0.9  # of the distance at which Φ underflows; beyond it, each tail is kept as a logarithm
+_UNDERFLOW = 0.9  # of the distance at which Φ underflows, beyond which tails are logarithms
 _LOG_ROOT = 0.5 * math.log(2 * math.pi)
 
 

@@ -108,7 +108,7 @@ def bound_for(vae: Model, given: Covariates, shape: torch.Size) -> Model:
     batch = batch_shape(given, vae.examples)
     try:
         torch.broadcast_shapes(batch, shape)
-        rows = mapped(lambda t: t.expand(*shape, *t.shape[len(batch) :]), given)
+        rows = mapped(lambda t: t.expand((*shape, *t.shape[len(batch) :])), given)
     except RuntimeError as error:
         raise ValueError(
             f"expected covariates with batch dimensions that broadcast to {tuple(shape)}, got "

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 from torch.jit import ScriptModule
 
 from crosscoding.errors import ModelFormatError, NonFiniteError
 from crosscoding.isolation import isolated
-from crosscoding.model.cost import check_growth
+from crosscoding.model.cost import check_growth, check_prior_growth
 from crosscoding.model.parts import KIND, Arguments, Model
 from crosscoding.model.recognition import TOLERANCE, same_output
 from crosscoding.persistence.folder import Contents, write_folder
@@ -120,7 +121,12 @@ class Savable(ABC):
     @classmethod
     def _of_saved(cls, model: Model) -> Self:
         """The VAE of a model that was read from files; its faults become ModelFormatErrors."""
-        check_growth(model.decoder, (model.latent_dim,))
+        if model.examples is None:
+            seen = torch.zeros(model.latent_dim, device="meta")
+            if model.prior is not None:
+                check_prior_growth(model.prior)
+                seen = model.prior.decoder_input(seen)
+            check_growth(model.decoder, seen.shape)
         try:
             vae = cls._made_of(model)
         except (ModelFormatError, NonFiniteError):

@@ -10,6 +10,7 @@ import crosscoding as cc
 from crosscoding.likelihoods import Gaussian
 from crosscoding.methods import METHODS
 from crosscoding.priors import Gaussian as GaussianPrior
+from crosscoding.priors import Hierarchical
 
 NUM_LABELS = 3
 # Kept points are as many for each label as for the model with that label fixed, and the queries of
@@ -181,6 +182,34 @@ def test_a_prior_of_covariates():
         torch.testing.assert_close(
             grid.log_prob(everything)[:, own], alone.log_prob(z), rtol=1e-3, atol=1e-3
         )
+
+
+class Level(nn.Module):
+    """The second level of a hierarchy: mean and log-variance from the first, and a label."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names, self.last = nn.Embedding(NUM_LABELS, 4), nn.Linear(1, 4)
+        self.double()
+
+    def forward(self, above: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_variance = (self.last(above).tanh() + self.names(label)).chunk(2, -1)
+        return mean, log_variance
+
+
+def test_a_hierarchy_of_covariates():
+    level = Level()
+    prior = Hierarchical((1, 2), [level], last_only=True, takes_given=True)
+    vae = cc.VAE(Labelled(), 3, Gaussian(0.4), prior=prior, given=torch.arange(NUM_LABELS))
+    posterior = cc.condition(vae, EVIDENCE, seed=0)
+    for label in range(NUM_LABELS):
+        own = label == LABELS
+        of_label = Hierarchical((1, 2), [Fixed(level, torch.tensor(label))], last_only=True)
+        plain = cc.VAE(Fixed(Labelled(), torch.tensor(label)), 3, Gaussian(0.4), prior=of_label)
+        alone = cc.condition(plain, cc.Evidence(DATA[own], MASK[own]), seed=0)
+        torch.testing.assert_close(posterior.log_evidence[own], alone.log_evidence, **ROUNDING)
+        draws = posterior.sample(50, seed=1)[:, own]
+        torch.testing.assert_close(draws, alone.sample(50, seed=1), **ROUNDING)
 
 
 def test_batches_of_any_shape():

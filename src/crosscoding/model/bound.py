@@ -29,7 +29,7 @@ Model = TypeVar("Model", bound=Any)
 
 WITHOUT = "the model's decoder takes only z; VAE(..., given=examples) makes it take covariates"
 MOST_KNOWN = 64  # distinct examples, each with decoded points of its own
-_MOST_TRIED = 256  # covariates of evidence, of those that are new, for which to try the decoder
+_MOST_TRIED = 256  # covariates among which to look for the one that a decoder does not take
 
 
 def kept_examples(given: Covariates, device: torch.device) -> Covariates:
@@ -157,18 +157,27 @@ def try_rows(vae: Any, kinds: Tensor) -> None:
     new = mapped(lambda tensor: tensor[kinds < 0], vae.given)
     if (kinds >= 0).all() or all(tensor.is_floating_point() for tensor in tensors(new)):
         return
-    rows = mapped(lambda tensor: tensor[:_MOST_TRIED], distinct(new)[0])
-    z = torch.zeros(1, vae.latent_dim, dtype=vae.dtype, device=vae.device)
-    for index in range(number_of_rows(rows)):
+    rows = distinct(new)[0]
+    found, where = _error_of(vae, rows), ""
+    if not found:
+        return
+    for index in range(min(number_of_rows(rows), _MOST_TRIED)):
         one = mapped(lambda tensor, at=index: tensor[at : at + 1], rows)
-        try:
-            bound(vae.unbound, one).decode_flat(z)
-        except Exception as error:  # a user's module may raise anything
-            got = ", ".join(str(tensor[0].tolist())[:80] for tensor in tensors(one))
-            raise ValueError(
-                f"expected covariates that the decoder takes, but it failed for {got}: "
-                f"{first_line(error)}"
-            ) from error
+        if own := _error_of(vae, one):
+            where = " for " + ", ".join(str(t[0].tolist())[:80] for t in tensors(one))
+            found = own
+            break
+    raise ValueError(f"expected covariates that the decoder takes, but it failed{where}: {found}")
+
+
+def _error_of(vae: Any, rows: Covariates) -> str:
+    """What a decoder raises for covariates; "" if it takes them."""
+    z = torch.zeros(number_of_rows(rows), vae.latent_dim, dtype=vae.dtype, device=vae.device)
+    try:
+        bound(vae.unbound, rows).decode_flat(z)
+    except Exception as error:  # a user's module may raise anything
+        return first_line(error) or type(error).__name__
+    return ""
 
 
 def for_first(vae: Model) -> Model:

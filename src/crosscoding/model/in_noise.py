@@ -28,11 +28,19 @@ class FromNoise(nn.Module):
 
 
 def in_noise(vae: VAE) -> VAE:
-    """The same model with ε as its latent variable; itself if its prior is N(0, I)."""
+    """The same model with ε as its latent variable; itself if its prior is N(0, I).
+
+    Raises:
+        ValueError: The prior has no map from normal noise.
+    """
     if isinstance(vae.prior, Normal):
         return vae
+    if vae.prior.noise_dim is None:
+        raise ValueError(
+            f"expected a prior with a map from normal noise, got {type(vae.prior).__name__}, whose "
+            "z is discrete"
+        )
     if "in noise" not in vae.kept:
-        assert vae.prior.noise_dim is not None
         chosen = object.__new__(VAE)
         vars(chosen).update(vars(vae))
         chosen.decoder = FromNoise(vae.prior, vae.decoder).eval()

@@ -148,7 +148,8 @@ class VAETarget(Target):
 
     @isolated
     def log_likelihood_of_bank(self) -> tuple[Tensor, Tensor]:
-        if self.vae.given is not None and not self._is_known:
+        is_kept = self.vae.given is None or (self._is_known and Bank.is_worth_keeping(self.vae))
+        if not is_kept:
             points = Bank.few_points(self.vae, self.bank_points)
             return points, self._log_likelihood_of_each(points)
         bank = Bank.start_of(self.vae, self.bank_points, self.clock)

@@ -237,6 +237,7 @@ def test_decoding_takes_covariates_that_broadcast():
         torch.testing.assert_close(decoded[:, query], fixed(label).decode(z[:, query]))
     torch.testing.assert_close(vae.decode(z[0, 0], LABELS[1]), fixed(2).decode(z[0, 0]))
     torch.testing.assert_close(vae.decode(z, LABELS[1]), fixed(2).decode(z))
+    assert torch.equal(vae.decode(z, LABELS.numpy()), decoded)
 
 
 def test_models_and_posteriors_are_saved_with_covariates(tmp_path):
@@ -268,6 +269,7 @@ def test_nested_examples_are_saved(tmp_path):
 
 def test_examples_are_kept_once_and_at_most_64():
     assert labelled(given=LABELS).examples.tolist() == [0, 2, 1]
+    assert labelled(given=LABELS.numpy()).examples.tolist() == [0, 2, 1]
 
     class Shifted(nn.Module):
         def __init__(self):
@@ -330,7 +332,12 @@ class Crowd(nn.Module):
     [
         (Labelled, torch.tensor(3), ValueError, r"one row each, .* got shape \(\)"),
         (Labelled, torch.zeros(0).long(), ValueError, "N >= 1"),
-        (Labelled, 3, TypeError, "examples of covariates as tensors, got int"),
+        (
+            Labelled,
+            3,
+            TypeError,
+            "expected covariates to be a torch.Tensor or a NumPy array, got int",
+        ),
         (Labelled, {}, TypeError, "got nothing"),
         (Labelled, (LABELS, LABELS[:2]), ValueError, r"\(6,\), \(2,\)"),
         (Labelled, torch.tensor([0.0, torch.nan]), ValueError, "finite covariates"),

@@ -23,6 +23,7 @@ from crosscoding.covariates import (
     tiled,
 )
 from crosscoding.errors import first_line
+from crosscoding.evidence import as_tensor
 
 Model = TypeVar("Model", bound=Any)
 """A `VAE`."""
@@ -36,15 +37,14 @@ def kept_examples(given: Covariates, device: torch.device) -> Covariates:
     """The first distinct rows of examples, at most `MOST_KNOWN`; None if there are none.
 
     Raises:
-        TypeError: They are no tensors.
+        TypeError: They are neither tensors nor arrays, or empty.
         ValueError: They have no rows, not equally many, are not finite, or are elsewhere.
     """
     if given is None:
         return None
-    kinds = {type(tensor) for tensor in tensors(given)}
-    if not kinds or not all(issubclass(kind, Tensor) for kind in kinds):
-        got = ", ".join(sorted(kind.__name__ for kind in kinds)) or "nothing"
-        raise TypeError(f"expected examples of covariates as tensors, got {got}")
+    given = mapped(lambda part: as_tensor(part, "covariates"), given)
+    if not tensors(given):
+        raise TypeError("expected examples of covariates, at least one tensor, got nothing")
     sizes = {tensor.shape[:1] for tensor in tensors(given)}
     if sizes & {(), (0,)} or len(sizes) > 1:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors(given))
@@ -94,6 +94,7 @@ def bound_for(vae: Model, given: Covariates, shape: torch.Size) -> Model:
     """The model for covariates that broadcast to points (*shape, latent).
 
     Raises:
+        TypeError: They are neither tensors nor arrays.
         ValueError: They do not fit, are missing, or the decoder takes none.
     """
     if vae.examples is None or (given is None and vae.given is not None):
@@ -105,7 +106,9 @@ def bound_for(vae: Model, given: Covariates, shape: torch.Size) -> Model:
             "expected covariates, as the decoder takes some beside z: pass given=..., as in "
             "decode(z, given) or Evidence(values, mask, given=...)"
         )
+    given = mapped(lambda part: as_tensor(part, "covariates"), given)
     batch = batch_shape(given, vae.examples)
+    check_covariates(given, vae.device)
     try:
         torch.broadcast_shapes(batch, shape)
         rows = mapped(lambda t: t.expand((*shape, *t.shape[len(batch) :])), given)

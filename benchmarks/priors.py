@@ -2,8 +2,9 @@
 
     python benchmarks/priors.py [--queries 20]
 
-All models share one decoder, 20 to 256 to 784 (10 and a label for the last two), and observe 20 % of
-the elements. Times are CPU seconds of one process, which load from others hardly changes.
+The decoder goes from 20 numbers (10 and a label in the last two rows) to 256 to 784, and queries
+observe 20 % of the elements. Times are CPU seconds of one process, which load from others hardly
+changes.
 """
 
 import argparse

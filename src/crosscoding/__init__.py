@@ -10,6 +10,7 @@ from crosscoding import (
     diagnostics,
     likelihoods,
     methods,
+    priors,
     zoo,
 )
 from crosscoding.calibration.scale import calibrate_scale
@@ -19,7 +20,8 @@ from crosscoding.errors import BudgetError, ModelFormatError, NonFiniteError
 from crosscoding.evidence import Evidence
 from crosscoding.masks import random_mask, rectangle_mask, stroke_mask
 from crosscoding.model.bank import Bank
-from crosscoding.model.vae import VAE, load_vae
+from crosscoding.model.loading import load_vae
+from crosscoding.model.vae import VAE
 from crosscoding.result.posterior import Posterior
 from crosscoding.target.base import Target
 from crosscoding.target.density import DensityTarget
@@ -48,6 +50,7 @@ __all__ = [
     "likelihoods",
     "load_vae",
     "methods",
+    "priors",
     "query_log_prob",
     "random_mask",
     "rectangle_mask",

@@ -137,8 +137,8 @@ def query_log_prob(
     mask = target.evidence.exact
     complete = torch.where(mask, target.evidence.values, truth)
     agreement = _agreement(target, complete)
-    whole = Evidence(complete, torch.ones_like(mask))
-    both = condition(target.vae, whole, method, seed=seed, report=report, progress=progress)
+    whole = Evidence(complete, torch.ones_like(mask), given=target.evidence.given)
+    both = condition(target.model, whole, method, seed=seed, report=report, progress=progress)
     difference = QueryLogProb(
         both.log_evidence + agreement - posterior.log_evidence,
         torch.hypot(both.log_evidence_error, posterior.log_evidence_error),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from crosscoding.arrays import Numbers, as_tensor, check_values_and_mask
+from crosscoding.covariates import Covariates, flattened, mapped, same
 from crosscoding.errors import NonFiniteError
 from crosscoding.isolation import isolated, isolated_class
 from crosscoding.linear_evidence import LinearEvidence, linear_evidence
@@ -35,6 +36,8 @@ class Evidence:
         noise: Standard deviation of Gaussian noise that was added to the observed values, ≥ 0, in
             their units: a number, or numbers that broadcast to the shape of values. 0 means that a
             value is exact.
+        given: Covariates of each query, for a model whose decoder takes them beside z, such as
+            labels: a tensor of shape (*batch, *covariates), or a dict or tuple of tensors.
 
     Attributes:
         values: The values as a tensor, 0 where nothing was observed.
@@ -42,6 +45,7 @@ class Evidence:
         exact: Which elements are known exactly, of the same shape: they are kept bit for bit.
         uncertain: Noise, intervals and sets of other elements; None if there are none.
         sums: Known sums of elements.
+        given: The covariates as tensors, or None.
 
     Raises:
         TypeError: values or mask is not a tensor or an array, values are not floating point, or
@@ -64,6 +68,7 @@ class Evidence:
     exact: Tensor
     uncertain: UncertainValues | None
     sums: tuple[LinearEvidence, ...]
+    given: Covariates
 
     def __init__(
         self,
@@ -71,6 +76,7 @@ class Evidence:
         mask: Tensor | np.ndarray,
         *,
         noise: Numbers = 0.0,
+        given: Covariates = None,
     ) -> None:
         values, mask = as_tensor(values, "values"), as_tensor(mask, "mask", "bool")
         check_values_and_mask(values, mask)
@@ -95,7 +101,8 @@ class Evidence:
             nothing = UncertainValues.nothing(values)
             uncertain = UncertainValues(scale, nothing.low, nothing.high)
         exact = mask & (scale == 0)
-        self._set(torch.where(mask, values, 0.0), mask.clone(), exact, uncertain)
+        given = mapped(lambda part: as_tensor(part, "covariates").detach().clone(), given)
+        self._set(torch.where(mask, values, 0.0), mask.clone(), exact, uncertain, given=given)
 
     def _set(
         self,
@@ -104,12 +111,14 @@ class Evidence:
         exact: Tensor,
         uncertain: UncertainValues | None = None,
         sums: tuple[LinearEvidence, ...] = (),
+        given: Covariates = None,
     ) -> "Evidence":
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "mask", mask)
         object.__setattr__(self, "exact", exact)
         object.__setattr__(self, "uncertain", uncertain)
         object.__setattr__(self, "sums", sums)
+        object.__setattr__(self, "given", given)
         return self
 
     @classmethod
@@ -120,16 +129,23 @@ class Evidence:
         exact: Tensor | None = None,
         uncertain: UncertainValues | None = None,
         sums: tuple[LinearEvidence, ...] = (),
+        given: Covariates = None,
     ) -> "Evidence":
         """Evidence made of parts of other evidence, which was checked already."""
         exact = mask if exact is None else exact
-        return object.__new__(cls)._set(values, mask, exact, uncertain, sums)
+        return object.__new__(cls)._set(values, mask, exact, uncertain, sums, given)
 
     @classmethod
-    def from_nan(cls, values: Tensor | np.ndarray, *, noise: Numbers = 0.0) -> "Evidence":
+    def from_nan(
+        cls,
+        values: Tensor | np.ndarray,
+        *,
+        noise: Numbers = 0.0,
+        given: Covariates = None,
+    ) -> "Evidence":
         """Evidence from data in which NaN means: not observed."""
         values = as_tensor(values, "values")
-        return cls(values, ~values.isnan(), noise=noise)
+        return cls(values, ~values.isnan(), noise=noise, given=given)
 
     @classmethod
     def interval(cls, low: Numbers = -np.inf, high: Numbers = np.inf) -> "Evidence":
@@ -265,7 +281,13 @@ class Evidence:
 
     def with_sums(self, sums: tuple[LinearEvidence, ...]) -> "Evidence":
         """The same evidence with these known sums, which fit it, instead of its own."""
-        return Evidence._of_checked(self.values, self.mask, self.exact, self.uncertain, sums)
+        own = self.values, self.mask, self.exact, self.uncertain
+        return Evidence._of_checked(*own, sums, self.given)
+
+    def with_given(self, given: Covariates) -> "Evidence":
+        """The same evidence with these covariates, which fit it, instead of its own."""
+        own = self.values, self.mask, self.exact, self.uncertain
+        return Evidence._of_checked(*own, self.sums, given)
 
     def in_dtype(self, dtype: torch.dtype) -> "Evidence":
         """The same evidence in another dtype if it holds no numbers, only sets; else itself."""
@@ -273,7 +295,8 @@ class Evidence:
         if numbers or (self.uncertain is not None and self.uncertain.is_bounded.any()):
             return self
         uncertain = self.uncertain and self.uncertain.to(dtype)
-        return Evidence._of_checked(self.values.to(dtype), self.mask, self.exact, uncertain)
+        own = self.values.to(dtype), self.mask, self.exact, uncertain
+        return Evidence._of_checked(*own, given=self.given)
 
     @property
     def has_value(self) -> Tensor:
@@ -296,6 +319,7 @@ class Evidence:
             self.exact.reshape(shape),
             self.uncertain and self.uncertain.reshape(shape),
             tuple(part.flatten() for part in self.sums),
+            flattened(self.given, self.values.ndim - num_data_dims),
         )
 
     @isolated
@@ -318,6 +342,7 @@ class Evidence:
             self.exact[index],
             self.uncertain and self.uncertain[index],
             tuple(part[index] for part in self.sums),
+            mapped(lambda tensor: tensor[index], self.given),
         )
 
 
@@ -361,6 +386,7 @@ def _expanded(evidence: Evidence, shape: torch.Size) -> Evidence:
         evidence.exact.expand(shape),
         evidence.uncertain and evidence.uncertain.expand(shape),
         tuple(part.expand(batch) for part in evidence.sums),
+        mapped(lambda part: part.expand(*batch, *part.shape), evidence.given),
     )
 
 
@@ -389,5 +415,23 @@ def _combined(one: Evidence, other: Evidence) -> Evidence:
             )
         uncertain = uncertain.without(exact)
     return Evidence._of_checked(
-        values, one.mask | other.mask, exact, uncertain, one.sums + other.sums
+        values,
+        one.mask | other.mask,
+        exact,
+        uncertain,
+        one.sums + other.sums,
+        _given_to(one, other),
     )
+
+
+def _given_to(one: Evidence, other: Evidence) -> Covariates:
+    """The covariates of evidence that says both.
+
+    Raises:
+        ValueError: Both have covariates, and these differ.
+    """
+    if one.given is None or other.given is None:
+        return other.given if one.given is None else one.given
+    if not same(one.given, other.given):
+        raise ValueError("expected evidence with the same covariates, or one of them without any")
+    return one.given

@@ -33,6 +33,7 @@ from crosscoding.isolation import isolated
 from crosscoding.likelihoods import Gaussian, Mixed
 from crosscoding.methods import Report, silent
 from crosscoding.methods.numerics.gauss_newton import Modes, climb
+from crosscoding.model.in_noise import in_noise
 from crosscoding.model.matching import complete_data
 from crosscoding.model.vae import VAE
 from crosscoding.progress import Progress, followed
@@ -129,7 +130,7 @@ def _calibrated(
     tolerance: float,
     told: Progress,
 ) -> float | Tensor | tuple[float | Tensor, ...]:
-    data = complete_data(vae, data)
+    data, vae = complete_data(vae, data), in_noise(vae)
     if rounds < 1 or not tolerance > 0:
         raise ValueError(f"expected rounds >= 1 and tolerance > 0, got {rounds} and {tolerance}")
     evidence = Evidence(data, torch.ones_like(data, dtype=torch.bool))
@@ -167,6 +168,11 @@ def _shares_of(vae: VAE) -> list[_Share]:
     """
     if not isinstance(vae, VAE):
         raise TypeError(f"expected a crosscoding.VAE, got {type(vae).__name__}")
+    if vae.examples is not None:
+        raise ValueError(
+            "expected a VAE whose decoder takes only z, got one that takes covariates; calibrate "
+            "the model of one label: a VAE whose decoder passes that label on"
+        )
     likelihood = vae.likelihood
     if isinstance(likelihood, Mixed):
         places = likelihood.places(vae.data_shape, vae.device)

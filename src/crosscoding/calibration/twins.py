@@ -19,10 +19,13 @@ from crosscoding.calibration.report import TwinReport
 from crosscoding.calibration.sandwich import Sandwich
 from crosscoding.clock import Clock
 from crosscoding.conditioning import condition
+from crosscoding.covariates import tiled
 from crosscoding.errors import check_count
 from crosscoding.evidence import Evidence
 from crosscoding.isolation import isolated
 from crosscoding.methods import Auto, Method, Report, silent
+from crosscoding.model.bound import bound, for_first
+from crosscoding.model.in_noise import in_noise
 from crosscoding.model.vae import VAE
 from crosscoding.progress import followed
 from crosscoding.random import generator_from, spawn
@@ -52,7 +55,8 @@ def calibrate(
 
     Args:
         vae: The model.
-        mask: True = observed, boolean, shape (*data,), or (M, *data) to use M masks in turn.
+        mask: True = observed, boolean, shape (*data,), or (M, *data) to use M masks in turn. If the
+            decoder takes covariates, the model's examples are used in turn too.
         method: The method to check; by default `methods.Auto()`.
         num: Number of simulated data, ≥ 20. With 200, widths that are wrong by a third are noticed.
         seed, report, progress: As in `condition`.
@@ -79,9 +83,11 @@ def calibrate(
     masks = _masks(vae, mask)
     method = Auto() if method is None else method
     for_data, for_answers, for_ranks, for_bounds = spawn(generator_from(seed), 4)
-    z, data = vae.simulate(num, generator=for_data)
+    given = tiled(vae.examples, num)
+    own = in_noise(vae) if given is None else bound(in_noise(vae), given)
+    z, data = own.simulate(num, generator=for_data)
     observed = masks[torch.arange(num, device=masks.device) % len(masks)]
-    twins = _Twins(z, data, Evidence(data, observed))
+    twins = _Twins(z, data, Evidence(data, observed, given=given))
     with followed("calibrating", report, progress) as told:
         posterior = condition(
             vae,
@@ -92,7 +98,7 @@ def calibrate(
             progress=False,
         )
         told(_SHARE_OF_ANSWERS, "ranks")
-        draws = posterior.sample(_NUM_DRAWS, seed=for_ranks)
+        draws = posterior._sample(_NUM_DRAWS, for_ranks)
         ranks = _ranks(twins, posterior, draws, for_ranks)
         told(_SHARE_OF_ANSWERS, "bounds on log p(x)")
         target = _target_of(posterior).flatten().timed(Clock(beat=told.beat))
@@ -101,7 +107,7 @@ def calibrate(
 
 
 class _Twins(NamedTuple):
-    """Simulated data: the latent points (N, latent), data (N, *data) and what is observed."""
+    """Simulated data: noise of the prior (N, latent), data (N, *data) and what is observed."""
 
     z: Tensor
     data: Tensor
@@ -133,14 +139,17 @@ def _target_of(posterior: Posterior) -> VAETarget:
 
 
 def _ranks(twins: _Twins, posterior: Posterior, z: Tensor, generator: Generator) -> Ranks:
-    """Ranks of z*, log p(z*, x) and missing elements among the answers' draws z (S, N, latent)."""
+    """Ranks of z*, log p(z*, x) and missing elements among the answers' draws z (S, N, latent).
+
+    All z are noise; it is the model's own z that is ranked.
+    """
     target = _target_of(posterior)
     vae, num, dim = target.vae, len(twins.z), target.latent_dim
     latents = _spread(torch.arange(dim), _MOST_LATENTS)
     mask = twins.evidence.mask.reshape(num, -1)
     elements = _spread((~mask).any(0).nonzero()[:, 0], _MOST_ELEMENTS)
-    truth = [twins.z[:, latents], target.log_joint(twins.z)[:, None]]
-    draws = [z[..., latents], target.log_joint(z)[..., None]]
+    truth = [target.latents(twins.z)[:, latents], target.log_joint(twins.z)[:, None]]
+    draws = [target.latents(z)[..., latents], target.log_joint(z)[..., None]]
     if len(elements):
         truth.append(twins.data.reshape(num, -1)[:, elements])
         draws.append(_predicted(posterior, z, elements, generator))
@@ -183,7 +192,7 @@ def _report(method: Method, posterior: Posterior, ranks: Ranks, bounds: Sandwich
     target = _target_of(posterior)
     vouching = Vouching(
         repr(replace(method, calibration=None) if isinstance(method, Auto) else method),
-        ModelPrint.of(target.vae),
+        ModelPrint.of(for_first(in_noise(target.model))),
         target.evidence.mask.reshape(target.num_queries, -1).unique(dim=0),
         int(others.sum()),
         like_it.p_value(),

@@ -16,7 +16,9 @@ from crosscoding.checks import decoder, expected_cost, latent_space, units
 from crosscoding.checks.column_baseline import FEWEST
 from crosscoding.checks.subject import Subject
 from crosscoding.isolation import isolated
+from crosscoding.model.bound import for_first
 from crosscoding.model.check_report import CheckReport, CheckResult
+from crosscoding.model.in_noise import in_noise
 from crosscoding.model.matching import complete_data
 from crosscoding.model.vae import VAE
 from crosscoding.random import generator_from
@@ -59,8 +61,8 @@ def check(
     """The report of `VAE.check`, which documents the arguments."""
     generator = generator_from(seed)
     if data is not None:
-        data = _some(complete_data(vae, data).detach(), generator)
-    subject = Subject(vae, generator, data)
+        data = _some(_matching(vae, data), generator)
+    subject = Subject(for_first(in_noise(vae)), generator, data, vae)
     with torch.enable_grad():  # whatever the caller has set
         findings = _run(subject, _OF_OUTPUT)
         if all(finding.status != "error" for finding in findings):
@@ -86,7 +88,8 @@ def check_data(
         seed: Determines the subset, if there are too many data, and the model's draws.
     """
     generator = generator_from(seed)
-    subject = Subject(vae, generator, _some(complete_data(vae, data).detach(), generator))
+    own = _some(_matching(vae, data), generator)
+    subject = Subject(for_first(in_noise(vae)), generator, own, vae)
     checks = _OF_DATA
     if quick or len(data) < FEWEST:
         checks = {name: checks[name] for name in ("units", "counts")}
@@ -113,6 +116,16 @@ def _run(subject: Subject, checks: dict[str, Check]) -> list[CheckResult]:
         if finding is not None:
             findings.append(finding)
     return findings
+
+
+def _matching(vae: VAE, data: Tensor | np.ndarray) -> Tensor:
+    """The data as a tensor; raises what `VAE.check` raises."""
+    if vae.examples is not None:
+        raise ValueError(
+            "expected no data for a decoder that takes covariates, as its checks do not cover "
+            "them; without data, the model is checked for its first example"
+        )
+    return complete_data(vae, data).detach()
 
 
 def _some(data: Tensor, generator: Generator) -> Tensor:

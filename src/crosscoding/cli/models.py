@@ -9,7 +9,8 @@ from crosscoding import zoo
 from crosscoding.cli.console import out, print_json
 from crosscoding.cli.decoder_files import load_decoder
 from crosscoding.errors import ModelFormatError, NonFiniteError, unknown_name
-from crosscoding.model.vae import VAE, load_vae
+from crosscoding.model.loading import load_vae
+from crosscoding.model.vae import VAE
 
 
 def run(name: str | None, *, as_json: bool) -> None:

@@ -10,7 +10,8 @@ from crosscoding.cli.console import out as console
 from crosscoding.cli.console import output_folder, print_json
 from crosscoding.cli.pixels import Pixels
 from crosscoding.errors import unknown_name
-from crosscoding.model.vae import VAE, load_vae
+from crosscoding.model.loading import load_vae
+from crosscoding.model.vae import VAE
 from crosscoding.plots import sheet, write_png
 from crosscoding.random import generator_from, normal
 from crosscoding.zoo.training.fit import Training, train

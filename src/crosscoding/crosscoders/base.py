@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -190,6 +190,13 @@ class Fitted:
         name = type(self.crosscoder).__name__
         return self.params, {"name": name, "settings": settings, "dim": self.dim}
 
+    @staticmethod
+    def family(name: str, settings: Mapping[str, Any]) -> Crosscoder:
+        """The family of this name with these settings; a LookupError or TypeError if unknown."""
+        families = {family.__name__: family for family in _families(Crosscoder)}
+        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+        return families[name](**plain)
+
     @classmethod
     def from_parts(cls, parts: Contents) -> "Fitted":
         """What `to_parts` described.
@@ -198,11 +205,8 @@ class Fitted:
             ModelFormatError: The family is unknown, or the parameters are not its own.
         """
         params, description = parts
-        families = {family.__name__: family for family in _families(Crosscoder)}
         try:
-            settings = description["settings"]
-            plain = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-            crosscoder = families[description["name"]](**plain)
+            crosscoder = cls.family(description["name"], description["settings"])
             like = next(iter(params.values()))
             ones = like.new_ones(len(like), int(description["dim"]))
             wanted = crosscoder.start(ones, ones, generator=Generator())

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from torch import Generator
+from torch import Generator, Tensor
 
 from crosscoding.clock import Clock
 from crosscoding.errors import NonFiniteError
@@ -40,10 +40,11 @@ class BlockByBlock:
         """Findings for all queries of a flat target, in their order."""
         if self.max_bytes < 1:
             raise ValueError(f"expected max_bytes >= 1, got {self.max_bytes}")
-        order = target.sizes.argsort(stable=True)
+        order = _order(target)
         point_bytes = target.like.element_size() * (4 * target.latent_dim + 4)
         query_bytes = self.method.points_at_once * point_bytes + target.query_bytes
-        blocks = order.split(int(max(self.max_bytes // query_bytes, 1)))
+        size = int(max(self.max_bytes // query_bytes, 1))
+        blocks = [block for part in _by_kind(target, order) for block in part.split(size)]
         state, parts = generator.get_state(), []
         look_for_losses = bool(target.may_be_lost().any())
         reserved = self._reserved(target, len(blocks), look_for_losses)
@@ -92,6 +93,19 @@ class BlockByBlock:
         if not before or interrupted or hurried is self.method:
             return runner, None
         return runner, hurried
+
+
+def _order(target: Target) -> Tensor:
+    """The queries by kind, and by size within each."""
+    order = target.sizes.argsort(stable=True)
+    return order if target.kinds is None else order[target.kinds[order].argsort(stable=True)]
+
+
+def _by_kind(target: Target, order: Tensor) -> Sequence[Tensor]:
+    """The ordered queries of each kind."""
+    if target.kinds is None or not len(order):
+        return [order]
+    return order.split(target.kinds[order].unique_consecutive(return_counts=True)[1].tolist())
 
 
 def _found(

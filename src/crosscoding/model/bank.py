@@ -13,9 +13,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from crosscoding.clock import UNLIMITED, Clock, OutOfTime
+from crosscoding.covariates import number_of_rows
 from crosscoding.errors import ModelFormatError
 from crosscoding.isolation import isolated_class
 from crosscoding.likelihoods import Likelihood
+from crosscoding.model.in_noise import in_noise
 from crosscoding.model.recognition import same_output
 from crosscoding.model.vae import VAE
 from crosscoding.persistence.folder import fingerprint, prefixed, read_folder, write_folder
@@ -25,6 +27,7 @@ MAX_POINTS = 16_384  # half of it changes `Auto` on mnist-20d hardly more than a
 _MIN_POINTS = 16
 _MAX_BYTES = 256 * 2**20
 _MAX_OPERATIONS = 2e10  # multiply-adds to build it: about a second
+_FEW = 1024  # points that are decoded for one query; a cascade takes several times as many decodes
 _PER_VALUE = 32  # multiply-adds that take about as long as writing and reading a number
 _CHUNK_BYTES = 64 * 2**20
 _COPIES = 16  # working memory of a likelihood, in copies of what is kept: about eight in double
@@ -47,6 +50,9 @@ class Bank:
     Attributes:
         points: As given.
 
+    Raises:
+        ValueError: The decoder takes covariates, so that no points serve every query.
+
     Example:
         >>> import crosscoding as cc
         >>> bank = cc.Bank.of(cc.zoo.load("mnist-2d"))
@@ -56,6 +62,7 @@ class Bank:
     """
 
     def __init__(self, vae: VAE, points: Tensor) -> None:
+        _check_takes_only_z(vae)
         self.points = points
         self._decoder, self._likelihood = vae.decoder, vae.flat_likelihood
         self._kept = _decoded(vae, points)
@@ -70,9 +77,9 @@ class Bank:
     def of(cls, vae: VAE, *, max_bytes: int | None = None, clock: Clock = UNLIMITED) -> "Bank":
         """The bank of a model: quasi-random draws of its prior, decoded at the first call.
 
-        Every method uses this bank. Its size depends only on the model, through the counted cost of
-        decoding, so answers do not depend on the machine's speed. Making it takes a few seconds,
-        once per model.
+        Every method uses this bank. Its points are noise, which the model's prior maps to z. Its
+        size depends only on the model, through the counted cost of decoding, so answers do not
+        depend on the machine's speed. Making it takes a few seconds, once per model.
 
         Args:
             vae: The model, which keeps the bank.
@@ -80,12 +87,25 @@ class Bank:
                 not keep it; by default it is 256 MiB and kept.
             clock: Ticked before each piece is decoded.
         """
+        _check_takes_only_z(vae)
+        vae = in_noise(vae)
         if max_bytes is not None:
             return cls(vae, prior_points(_num_points(vae, max_bytes), vae.latent_dim, _like(vae)))
         bank = cls.start_of(vae, MAX_POINTS, clock)
         if not bank._is_of_model:
             raise OutOfTime
         return bank
+
+    @staticmethod
+    def few_points(vae: VAE, num: int) -> Tensor:
+        """The first points of a bank, at most `num`, for covariates that are decoded anew."""
+        few = min(num, _FEW, _num_points(vae, num_banks=1))
+        return prior_points(few, vae.latent_dim, _like(vae))
+
+    @staticmethod
+    def is_worth_keeping(vae: VAE) -> bool:
+        """Whether the bank of an example of covariates has at least as many points as that."""
+        return _num_points(vae) >= min(_FEW, _num_points(vae, num_banks=1))
 
     @classmethod
     def start_of(cls, vae: VAE, num: int, clock: Clock) -> "Bank":
@@ -188,6 +208,8 @@ class Bank:
         Raises:
             ModelFormatError: The folder holds no bank, a damaged one, or one of another model.
         """
+        _check_takes_only_z(vae)
+        vae = in_noise(vae)
         tensors, description = read_folder(Path(path), "bank")
         if description.get("model") != _model_fingerprint(vae.decoder, vae.flat_likelihood):
             raise ModelFormatError(f"expected the bank of this model in {path}, got one of another")
@@ -220,12 +242,26 @@ def prior_points(num: int, dim: int, like: Tensor, start: int = 0) -> Tensor:
     return quasi_normal(num, dim, generator=Generator().manual_seed(0), like=like, start=start)
 
 
+def _check_takes_only_z(vae: VAE) -> None:
+    if vae.examples is not None and vae.given is None:
+        raise ValueError(
+            "expected a model whose decoder takes only z, got one that takes covariates, which "
+            "keeps a bank for each of its examples by itself"
+        )
+
+
 def _like(vae: VAE) -> Tensor:
     return torch.empty(0, dtype=vae.dtype, device=vae.device)
 
 
-def _num_points(vae: VAE, max_bytes: int = _MAX_BYTES) -> int:
-    """The number of points that memory and the work of decoding allow."""
+def _num_points(vae: VAE, max_bytes: int = _MAX_BYTES, num_banks: int | None = None) -> int:
+    """The number of points that memory and the work of decoding allow.
+
+    Args:
+        vae: The model.
+        max_bytes: Largest memory of all its banks.
+        num_banks: Their number; None: one for each example of covariates, or one.
+    """
     like = _like(vae)
     params_shape = vae.decode_flat(like.new_zeros(0, vae.latent_dim)).shape[1:]
     kept_of_one = vae.flat_likelihood.to_keep(like.new_zeros(1, *params_shape))
@@ -237,7 +273,9 @@ def _num_points(vae: VAE, max_bytes: int = _MAX_BYTES) -> int:
         _CHUNK_BYTES // at_once, 1
     )  # weights are read once per chunk
     most = int(_MAX_OPERATIONS / max(vae.operations, _PER_VALUE * values))
-    return max(min(MAX_POINTS, max_bytes // row_bytes, most), _MIN_POINTS)
+    if num_banks is None:
+        num_banks = 1 if vae.examples is None else number_of_rows(vae.examples)
+    return max(min(MAX_POINTS, max_bytes // row_bytes // num_banks, most), _MIN_POINTS)
 
 
 def _chunk_size(vae: VAE, clock: Clock = UNLIMITED) -> int:

@@ -19,8 +19,16 @@ _EXPENSIVE = 1e7  # multiply-adds of a decode, below which conversions take what
 
 
 def coarse(vae: VAE) -> VAE:
-    """The same model, decoding in bfloat16 where the device is faster that way; else itself."""
-    if vae.operations < _EXPENSIVE or vae.dtype != torch.float32 or not _is_faster(vae.device):
+    """The same model, decoding in bfloat16 where the device is faster that way; else itself.
+
+    A model that is bound to covariates is not changed.
+    """
+    if (
+        vae.given is not None
+        or vae.operations < _EXPENSIVE
+        or vae.dtype != torch.float32
+        or not _is_faster(vae.device)
+    ):
         return vae
     if "coarse" not in vae.kept:
         chosen = object.__new__(VAE)

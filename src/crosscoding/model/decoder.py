@@ -6,19 +6,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from crosscoding.covariates import Covariates, mapped, number_of_rows, tiled
+from crosscoding.errors import first_line
 from crosscoding.likelihoods import Likelihood
 from crosscoding.likelihoods.decoder_output import doubt_of, joined, wrong_output
+from crosscoding.model.bound import Bound, first_row
 from crosscoding.model.plain_copy import tensors_of
+from crosscoding.model.recognition import same_output
 from crosscoding.model.trial import OutputError, Trial, check_derivatives
+from crosscoding.model.tried_prior import NUM_PROBES, far_probes, prior_probes
 from crosscoding.model.undefined_elements import element_name, sometimes_lost
-from crosscoding.random import generator_from, normal
+from crosscoding.priors import Prior
 
-NUM_PROBES = 5
 # An element that is lost at all of these counts as lost everywhere; one that is lost at 95 % of the
 # prior's draws is lost at all of these with probability 4 %.
 _MORE_PROBES = 64
-_FAR = 4  # how many times farther out, and all on one side, the points beside the probes lie
-_HINT = "check latent_dim, or wrap one that takes more than z in a module that gives it the rest"
+_HINT = (
+    "check latent_dim, or wrap one that takes more than z in a module that gives it the rest; for "
+    "one called as decoder(z, given), pass examples of its covariates: VAE(..., given=...)"
+)
+_WITH_GIVEN = "it is called as decoder(z, given), as given=... has examples; check both"
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +34,7 @@ class TriedDecoder:
 
     Attributes:
         probes: These draws, (N, latent).
+        given: Their covariates, as the decoder takes them beside z: one or none.
         output: The decoder's output for them, (N, *data, *param_shape).
         data_shape: Shape of one datum.
         flat_likelihood: The likelihood for flattened data.
@@ -34,6 +42,7 @@ class TriedDecoder:
     """
 
     probes: Tensor
+    given: tuple[Covariates, ...]
     output: Tensor
     data_shape: torch.Size
     flat_likelihood: Likelihood
@@ -41,40 +50,88 @@ class TriedDecoder:
 
 
 def try_decoder(
-    decoder: nn.Module, latent_dim: int, likelihood: Likelihood, like: Tensor
+    decoder: nn.Module,
+    prior: Prior,
+    likelihood: Likelihood,
+    like: Tensor,
+    examples: Covariates = None,
 ) -> TriedDecoder:
     """Run a frozen decoder on a few draws from the prior, and refuse it if p(t|z) would not exist.
 
     Args:
         decoder: The frozen copy.
-        latent_dim: Size of z.
+        prior: Of z.
         likelihood: What its output means.
         like: An empty tensor of its dtype, on its device.
+        examples: Of the covariates that it takes, if it takes any.
     Raises:
-        ValueError: The decoder does not fit latent_dim or the likelihood, or breaks a rule of
+        ValueError: The decoder does not fit the size of z or the likelihood, or breaks a rule of
             `Trial`.
         NonFiniteError: It outputs NaN or infinity for all elements at a draw from the prior, or
             for one element at all draws.
     """
 
     def run(network: nn.Module, z: Tensor) -> Tensor:
-        return decoder_output(network, likelihood, z)
+        return decoder_output(network, likelihood, prior.decoder_input(z))
 
-    probes = prior_probes(latent_dim, like)
+    given = first_row(examples)
+    if examples is not None:
+        decoder = Bound(decoder, given)
+    probes, far = prior_probes(prior, like, given=given), far_probes(prior, like, given)
     try:
-        trial = Trial(decoder, run, probes, _FAR * probes.abs(), "decoder", _HINT)
+        hint = _HINT if examples is None else _WITH_GIVEN
+        trial = Trial(decoder, run, probes, far, "decoder", hint)
     except OutputError as error:
         raise ValueError(str(error)) from None
     data_shape = _data_shape_of(likelihood, trial.output)
     trial.check(like.dtype)
-    several = torch.cat([probes[:1], _FAR * probes[1:2]])
+    several = torch.cat([probes[:1], far[1:2]])
     check_derivatives(lambda z: run(decoder, z), several, "decoder")
     flat = likelihood.for_data(data_shape, like)
     misread = doubt_of(likelihood, lambda z: run(decoder, z), probes, trial.output)
-    more = prior_probes(latent_dim, like, _MORE_PROBES)
+    more = prior_probes(prior, like, _MORE_PROBES, given)
     lost = _doubt_of_lost(trial, likelihood, flat, data_shape, lambda: run(decoder, more))
     doubts = tuple(filter(None, [lost, misread]))
-    return TriedDecoder(probes, trial.output, data_shape, flat, doubts)
+    _try_examples(run, decoder, examples, probes[:1], trial.output[:1])
+    inputs = () if examples is None else (tiled(given, len(probes)),)
+    return TriedDecoder(probes, inputs, trial.output, data_shape, flat, doubts)
+
+
+@torch.no_grad()
+def _try_examples(
+    run: Callable[[nn.Module, Tensor], Tensor],
+    decoder: nn.Module,
+    examples: Covariates,
+    z: Tensor,
+    output: Tensor,
+) -> None:
+    """Raise ValueError unless the decoder takes every example, each without regard to others.
+
+    Args:
+        run: Gives a decoder's output at z.
+        decoder: Bound to the first example.
+        examples: Of covariates, or None.
+        z: A point, (1, latent).
+        output: The decoder's output there.
+    """
+    if examples is None or number_of_rows(examples) == 1:
+        return
+    assert isinstance(decoder, Bound)
+    points = z.expand(number_of_rows(examples), -1)
+    try:
+        forward = run(Bound(decoder.network, examples), points.clone())
+        back = run(Bound(decoder.network, mapped(lambda t: t.flip(0), examples)), points.clone())
+    except Exception as error:  # a user's module may raise anything
+        raise ValueError(
+            f"expected a decoder that takes all {len(points)} examples of covariates at once, but "
+            f"it failed: {first_line(error)}"
+        ) from error
+    same = forward.shape == back.shape and same_output(forward[:1], output)
+    if not (same and same_output(back.flip(0), forward)):
+        raise ValueError(
+            "expected decoder output for one row that depends only on the z and the covariates of "
+            "that row, got other output beside other covariates"
+        )
 
 
 def empty_like(decoder: nn.Module) -> Tensor:
@@ -91,11 +148,6 @@ def empty_like(decoder: nn.Module) -> Tensor:
             "need the digits; convert it with decoder.float()"
         )
     return torch.empty(0, dtype=like.dtype, device=like.device)
-
-
-def prior_probes(latent_dim: int, like: Tensor, num: int = NUM_PROBES) -> Tensor:
-    """The draws from the prior that a decoder is tried on, (num, latent): always the same."""
-    return normal((num, latent_dim), generator=generator_from(0), like=like)
 
 
 def decoder_output(decoder: nn.Module, likelihood: Likelihood, z: Tensor) -> Tensor:

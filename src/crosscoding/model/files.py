@@ -6,16 +6,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 from torch.jit import ScriptModule
 
 from crosscoding.errors import ModelFormatError, NonFiniteError
 from crosscoding.isolation import isolated
-from crosscoding.model.cost import check_growth
+from crosscoding.model.cost import check_growth, check_prior_growth
 from crosscoding.model.parts import KIND, Arguments, Model
 from crosscoding.model.recognition import TOLERANCE, same_output
 from crosscoding.persistence.folder import Contents, write_folder
 from crosscoding.persistence.layers import describe
+from crosscoding.priors import Prior
+from crosscoding.priors.files import is_data
 
 _KEEP_SCRIPT = (
     "pass the module that it was made from: load_vae(folder, {0}=...); or keep the file that "
@@ -33,6 +36,7 @@ class Savable(ABC):
 
     decoder: nn.Module
     encoder: nn.Module | None
+    prior: Prior
 
     @abstractmethod
     def _model(self, encoder: nn.Module | None) -> Model:
@@ -96,11 +100,13 @@ class Savable(ABC):
 
     @isolated
     def to_parts(self) -> Contents | None:
-        """The model as tensors and JSON, or None if its decoder is no stack of common layers.
+        """The model as tensors and JSON, or None if its decoder or prior is the user's own code.
 
         The encoder is left out, as no answer depends on it.
         """
-        return None if describe(self.decoder) is None else self._model(None).to_parts({})
+        if describe(self.decoder) is None or not is_data(self.prior):
+            return None
+        return self._model(None).to_parts({})
 
     @classmethod
     @isolated
@@ -115,7 +121,12 @@ class Savable(ABC):
     @classmethod
     def _of_saved(cls, model: Model) -> Self:
         """The VAE of a model that was read from files; its faults become ModelFormatErrors."""
-        check_growth(model.decoder, (model.latent_dim,))
+        if model.examples is None:
+            seen = torch.zeros(model.latent_dim, device="meta")
+            if model.prior is not None:
+                check_prior_growth(model.prior)
+                seen = model.prior.decoder_input(seen)
+            check_growth(model.decoder, seen.shape)
         try:
             vae = cls._made_of(model)
         except (ModelFormatError, NonFiniteError):
@@ -147,11 +158,13 @@ def _write(
                 f"arguments make; save without them, and {_KEEP_SCRIPT.format(name)}"
             )
     parts = model.to_parts(arguments)
-    given = {
+    given: dict[str, nn.Module] = {
         name: network
         for name, network in networks.items()
         if network is not None and arguments.get(name) is None and describe(network) is None
     }
+    if model.prior is not None and not is_data(model.prior):
+        given["prior"] = model.prior
     rebuild(Model.from_parts(parts, given, allow_code=True))
     write_folder(folder, KIND, parts)
     return _how_to_load(given) if given else ""

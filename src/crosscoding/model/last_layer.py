@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crosscoding.covariates import Covariates
+
 _TRACING = threading.RLock()
 _ELEMENTWISE_MODULES = (nn.Sigmoid, nn.Tanh, nn.ReLU, nn.LeakyReLU, nn.Softplus, nn.Identity)
 _ELEMENTWISE_FUNCTIONS = (torch.sigmoid, torch.tanh, torch.relu, F.sigmoid, F.tanh, F.relu)
@@ -28,7 +30,7 @@ class Head:
     """A decoder in two parts: h = trunk(z), (N, H), then activation(h Wᵀ + bias), (N, E).
 
     Args:
-        trunk: Everything before the last linear layer.
+        trunk: Everything before the last linear layer; it takes what the decoder takes.
         weight: W, shape (E, H).
         bias: b, shape (E,).
         activations: f, applied in turn.
@@ -46,13 +48,16 @@ class Head:
         return output
 
 
-def find_head(decoder: nn.Module, probes: Tensor, output: Tensor) -> Head | None:
+def find_head(
+    decoder: nn.Module, probes: Tensor, output: Tensor, *given: Covariates
+) -> Head | None:
     """The trunk and last layer of a decoder, or None if they cannot be told apart.
 
     Args:
         decoder: In eval mode.
         probes: Some z, shape (N, latent).
         output: The decoder's output for them, (N, *data), which the two parts must reproduce.
+        given: Their covariates, if the decoder takes any.
     """
     try:
         head = _traced(decoder)
@@ -62,10 +67,10 @@ def find_head(decoder: nn.Module, probes: Tensor, output: Tensor) -> Head | None
         return None
     try:
         with torch.no_grad():
-            again = head.activation(F.linear(head.trunk(probes), head.weight, head.bias))
+            again = head.activation(F.linear(head.trunk(probes, *given), head.weight, head.bias))
     except (RuntimeError, TypeError, ValueError):
         return None
-    same = again.shape == (len(probes), len(head.weight))
+    same = again.shape == (len(output), len(head.weight))
     return head if same and torch.allclose(again, output.flatten(1), 1e-4, 1e-5, True) else None
 
 
@@ -141,7 +146,7 @@ def _before(decoder: nn.Module, graph: Any, node: Any) -> nn.Module:
         if other is node:
             break
         copies[other] = shortened.node_copy(other, lambda n: copies[n])
-        if other.op == "placeholder":  # a trunk may overwrite its input
+        if other.op == "placeholder" and len(copies) == 1:  # a trunk may overwrite z
             copies[other] = shortened.call_method("clone", (copies[other],))
     shortened.output(copies[node.args[0]])
     return fx.GraphModule(decoder, shortened).eval()

@@ -4,33 +4,38 @@
 | --- | --- |
 | architecture, encoder | decoder and encoder: layers, or a class and, if known, its arguments |
 | latent_dim, likelihood | as `VAE` takes them |
+| prior | its class with settings and networks, if it is not N(0, I); `priors.files` |
+| given | how examples of covariates are nested, if the decoder takes any |
 | card | facts about a model of the zoo |
 
-The tensors are weights and the likelihood's settings, under `decoder.`, `encoder.` and
-`likelihood.`, and a few numbers of output by which to recognise the two networks, `outputs` and
-`encoder_outputs`.
+The tensors are weights, the likelihood's settings and examples of covariates, under `decoder.`,
+`encoder.`, `prior.`, `likelihood.` and `given.`, and a few numbers of output by which to recognise
+the networks, `outputs` and `encoder_outputs`.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from crosscoding.covariates import Covariates, from_parts, to_parts
 from crosscoding.errors import ModelFormatError
 from crosscoding.likelihoods import Likelihood
 from crosscoding.model.plain_copy import plain_copy
 from crosscoding.persistence import importable, layers
 from crosscoding.persistence.folder import Contents, Folder, prefixed, under
+from crosscoding.priors import Prior
+from crosscoding.priors.files import empty_prior, prior_to_parts
 
 KIND = "vae"
-_FIELDS = {"decoder": "architecture", "encoder": "encoder"}  # of the description
+_FIELDS = {"decoder": "architecture", "encoder": "encoder", "prior": "prior"}  # of the description
 _OUTPUTS = ("outputs", "encoder_outputs")
 _NEEDED = {"architecture", "latent_dim", "likelihood"}
-_KNOWN = {*_NEEDED, "encoder", "kind", "card", "checksums"}
+_KNOWN = {*_NEEDED, "encoder", "prior", "given", "kind", "card", "checksums"}
 
 Networks = Mapping[str, nn.Module | None]
 Arguments = Mapping[str, Mapping[str, Any] | None]
@@ -45,6 +50,8 @@ class Model:
     latent_dim: int
     likelihood: Likelihood
     encoder: nn.Module | None = None
+    prior: Prior | None = None
+    examples: Covariates = None
     outputs: Tensor | None = None
     encoder_outputs: Tensor | None = None
 
@@ -58,6 +65,12 @@ class Model:
         settings, likelihood = self.likelihood.to_parts()
         tensors = prefixed(settings, "likelihood")
         description = {"latent_dim": self.latent_dim, "likelihood": likelihood}
+        if self.examples is not None:
+            own_tensors, description["given"] = to_parts(self.examples)
+            tensors |= prefixed(own_tensors, "given")
+        if self.prior is not None:
+            weights, description["prior"] = prior_to_parts(self.prior)
+            tensors |= prefixed(weights, "prior")
         for name, network in {"decoder": self.decoder, "encoder": self.encoder}.items():
             own = arguments.get(name)
             if network is not None:
@@ -131,7 +144,7 @@ def _network_to_parts(
 def _empty_networks(
     description: Mapping[str, Any], given: Networks, *, allow_code: bool
 ) -> dict[str, nn.Module]:
-    """Decoder and, if there is one, encoder, before their weights are loaded."""
+    """Decoder and, if there are any, encoder and prior, before their weights are loaded."""
     _check_description(description)
     networks: dict[str, nn.Module] = {}
     for name, field in _FIELDS.items():
@@ -142,6 +155,8 @@ def _empty_networks(
             raise ValueError(f"expected no {name}, as none was saved, got {type(network).__name__}")
         if network is not None:
             networks[name] = plain_copy(network, name)
+        elif name == "prior" and made is not None and "class" not in made:
+            networks[name] = empty_prior(made)
         elif isinstance(made, dict):
             made_new = importable.construct(made, name, allow_code=allow_code)
             networks[name] = plain_copy(made_new, name)
@@ -175,7 +190,7 @@ def _check_shapes(networks: Mapping[str, nn.Module], shapes: Mapping[str, Sequen
         layers.check_shapes(network, under(shapes, name))
     for key in sorted(shapes):
         field, most = key.partition(".")[0], layers.MOST_VALUES
-        if field not in (*networks, "likelihood", *_OUTPUTS):
+        if field not in (*networks, "likelihood", "given", *_OUTPUTS):
             raise ModelFormatError(f"expected tensors of a model, got the unknown {key[:80]!r}")
         if field not in networks and math.prod(shapes[key]) > most:
             raise ModelFormatError(f"expected at most {most} numbers in {key[:80]!r}, got more")
@@ -194,6 +209,8 @@ def _filled(networks: Mapping[str, nn.Module], parts: Contents) -> Model:
         latent_dim=description["latent_dim"],
         likelihood=Likelihood.from_parts((under(rest, "likelihood"), description["likelihood"])),
         encoder=networks.get("encoder"),
+        prior=cast("Prior | None", networks.get("prior")),
+        examples=from_parts(under(tensors, "given"), description.get("given")),
         outputs=rest.get("outputs"),
         encoder_outputs=rest.get("encoder_outputs"),
     )

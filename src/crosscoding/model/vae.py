@@ -1,39 +1,36 @@
-"""A trained VAE as inference sees it: the prior N(0, I), a frozen decoder and a likelihood."""
+"""A trained VAE as inference sees it: a prior, a frozen decoder and a likelihood."""
 
+import copy
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from crosscoding.covariates import Covariates, mapped, tiled
 from crosscoding.errors import NonFiniteError
 from crosscoding.isolation import isolated
 from crosscoding.likelihoods import Likelihood
+from crosscoding.model.bound import bound_for, first_row, for_first, kept_examples
 from crosscoding.model.check_report import CheckReport
 from crosscoding.model.cost import Cost, check_growth, cost_of
-from crosscoding.model.decoder import (
-    NUM_PROBES,
-    decoder_output,
-    empty_like,
-    lost_elements,
-    prior_probes,
-    try_decoder,
-)
+from crosscoding.model.decoder import decoder_output, empty_like, lost_elements, try_decoder
 from crosscoding.model.encoder import encode, encoder_output, tried_encoder
 from crosscoding.model.files import Savable, some_outputs
 from crosscoding.model.last_layer import find_head
 from crosscoding.model.matching import check_matches
 from crosscoding.model.parts import Model
 from crosscoding.model.trial import frozen_copy
+from crosscoding.model.tried_prior import NUM_PROBES, prior_probes, tried_prior
 from crosscoding.model.undefined_elements import element_name, nothing_to_predict
-from crosscoding.random import generator_from, normal
+from crosscoding.priors import Normal, Prior
+from crosscoding.random import generator_from
 
 
 class VAE(Savable):
-    """A trained generative model p(z) p(t|z): z ~ N(0, I), then t from the decoder.
+    """A trained generative model p(z) p(t|z): z from the prior, then t from the decoder.
 
     The decoder is copied, put in eval mode, and its weights are frozen; the module you pass is not
     changed. The copy is then tried on a few points, and refused if its output for one z depends on
@@ -50,10 +47,18 @@ class VAE(Savable):
             data (B, *data) to mean and log-variance of q(z|t), side by side in one tensor
             (B, 2 latent) or as a tuple of two (B, latent). It is copied and tried like the decoder.
             Answers never depend on it; it may only propose where to look.
+        prior: p(z), one of `priors`, if it is not N(0, I). It is copied and tried too. Methods work
+            with the noise that it maps to z; `decode` and all answers have z itself.
+        given: Examples of covariates, if the decoder is called as `decoder(z, given)`: a tensor of
+            shape (N, *covariates), or a dict or tuple of tensors, N ≥ 1, of which 64 distinct ones
+            are kept. Evidence then carries covariates of its own. Points are decoded beforehand
+            for each example that is kept, so give all labels if there are few.
 
     Attributes:
         decoder: The frozen copy.
         encoder: The frozen copy of the encoder, or None.
+        prior: The frozen copy of the prior.
+        examples: Distinct examples of covariates, or None if the decoder takes none.
         data_shape: Shape of one datum.
         head: The decoder's last linear layer, or None if none was found in its code.
         dtype: The decoder's floating-point type, and that of all answers.
@@ -61,13 +66,14 @@ class VAE(Savable):
         kept: Cached results computed from the decoder, by name.
 
     Raises:
-        TypeError: decoder or encoder is not a module, likelihood is not a likelihood, or latent_dim
-            is not an int.
-        ValueError: The decoder does not fit latent_dim or the likelihood, or the encoder does not
-            fit them; or one of the networks mixes the rows of a batch, is not deterministic, or
-            updates itself when it runs.
-        NonFiniteError: The encoder outputs NaN or infinity; or the decoder does, for all elements
-            at a draw from the prior or for one element at all draws.
+        TypeError: decoder or encoder is not a module, likelihood is not a likelihood, prior is not
+            a prior, given are no tensors, or latent_dim is not an int.
+        ValueError: The decoder does not fit latent_dim, given or the likelihood, or encoder or
+            prior do not fit them; the prior is not one-to-one, or contradicts its own density; or
+            one of them mixes the rows of a batch, is not deterministic, or updates itself when it
+            runs.
+        NonFiniteError: Encoder or prior output NaN or infinity; or the decoder does, for all
+            elements at a draw from the prior or for one element at all draws.
 
     Warns:
         UserWarning: The decoder outputs NaN or infinity for some elements at draws from the prior,
@@ -90,6 +96,9 @@ class VAE(Savable):
         latent_dim: int,
         likelihood: Likelihood,
         encoder: nn.Module | None = None,
+        prior: Prior | None = None,
+        *,
+        given: Covariates = None,
     ) -> None:
         self.decoder = frozen_copy(decoder, "decoder")
         _check_types(latent_dim, likelihood)
@@ -98,13 +107,17 @@ class VAE(Savable):
         self.kept: dict[str, Any] = {}
         like = empty_like(self.decoder)
         self.dtype, self.device = like.dtype, like.device
-        tried = try_decoder(self.decoder, latent_dim, likelihood, like)
+        self.examples = kept_examples(given, self.device)
+        self.given: Covariates = None
+        self.prior = tried_prior(prior, latent_dim, like, first_row(self.examples))
+        tried = try_decoder(self.decoder, self.prior, likelihood, like, self.examples)
         self.data_shape, self._params_shape = tried.data_shape, tried.output.shape[1:]
         self._flat_likelihood = tried.flat_likelihood
         for doubt in tried.doubts:
             warnings.warn(doubt, UserWarning, stacklevel=3)
         probes, by_rows = tried.probes, likelihood.by_rows
-        self.head = find_head(self.decoder, probes, tried.output) if by_rows else None
+        seen = self.prior.decoder_input(probes)
+        self.head = find_head(self.decoder, seen, tried.output, *tried.given) if by_rows else None
         self.encoder: nn.Module | None = None
         if encoder is not None:
             self._set_encoder(encoder)
@@ -117,7 +130,8 @@ class VAE(Savable):
     def __repr__(self) -> str:
         name = type(self.decoder).__name__
         shape, likelihood = tuple(self.data_shape), self.likelihood
-        return f"VAE({name}, latent_dim={self.latent_dim}, data_shape={shape}, {likelihood})"
+        prior = "" if isinstance(self.prior, Normal) else f", prior={type(self.prior).__name__}"
+        return f"VAE({name}, latent_dim={self.latent_dim}, data_shape={shape}, {likelihood}{prior})"
 
     @property
     def flat_likelihood(self) -> Likelihood:
@@ -145,7 +159,7 @@ class VAE(Savable):
         """The cost of decoding one z, counted at the first call."""
         if "cost" not in self.kept:
             z = torch.zeros(1, self.latent_dim, dtype=self.dtype, device=self.device)
-            self.kept["cost"] = cost_of(self._run, z)
+            self.kept["cost"] = cost_of(for_first(self)._run, z)
         return self.kept["cost"]
 
     @property
@@ -168,22 +182,29 @@ class VAE(Savable):
         likelihood = Likelihood.from_parts((moved, description))
         decoder = frozen_copy(self.decoder, "decoder").to(device)
         encoder = self.encoder and frozen_copy(self.encoder, "encoder").to(device)
-        return VAE(decoder, self.latent_dim, likelihood, encoder)
+        prior = copy.deepcopy(self.prior).to(device)
+        given = mapped(lambda tensor: tensor.to(device), self.examples)
+        return VAE(decoder, self.latent_dim, likelihood, encoder, prior, given=given)
 
     @isolated
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor, given: Covariates = None) -> Tensor:
         """Parameters of p(t|z).
 
         Args:
             z: Latent points, shape (*sample, latent).
+            given: Covariates, if the decoder takes any: batch dimensions that broadcast to
+                (*sample,), then those of an example.
         Returns:
             Shape (*sample, *data, *param_shape), as the decoder has it.
+        Raises:
+            ValueError: z or given does not fit the model.
         """
         if z.ndim < 1 or z.shape[-1] != self.latent_dim:
             raise ValueError(
                 f"expected z of shape (*sample, {self.latent_dim}), got {tuple(z.shape)}"
             )
-        return self.decode_flat(z).reshape(*z.shape[:-1], *self._params_shape)
+        vae = bound_for(self, given, z.shape[:-1])
+        return vae.decode_flat(z).reshape(*z.shape[:-1], *self._params_shape)
 
     @isolated
     def decode_flat(self, z: Tensor) -> Tensor:
@@ -228,15 +249,26 @@ class VAE(Savable):
         return mean.reshape(*batch, -1), std.reshape(*batch, -1)
 
     @isolated
-    def sample_prior(self, num: int, *, seed: int | torch.Generator | None = None) -> Tensor:
+    def sample_prior(
+        self, num: int, *, seed: int | torch.Generator | None = None, given: Covariates = None
+    ) -> Tensor:
         """Draws of complete data from the model without evidence, shape (num, *data).
 
+        Args:
+            num: Number of draws, ≥ 0.
+            seed: Seed of these draws.
+            given: Covariates of each draw, or of all, if the decoder takes any; by default the
+                model's examples in turn.
         Raises:
+            ValueError: num or given does not fit.
             NonFiniteError: p(t|z) of an element does not exist at a draw of z.
         """
         if num < 0:
             raise ValueError(f"expected a number of draws >= 0, got {num}")
-        return self.simulate(num, generator=generator_from(seed))[1]
+        if given is None:
+            given = tiled(self.examples, num)
+        vae = bound_for(self, given, torch.Size((num,)))
+        return vae.simulate(num, generator=generator_from(seed))[1]
 
     @isolated
     def simulate(self, num: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -252,7 +284,8 @@ class VAE(Savable):
     def _drawn(self, num: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Draws of z, the decoder's output for them, and draws of data, all flattened."""
         like = torch.empty(0, dtype=self.dtype, device=self.device)
-        z = normal((num, self.latent_dim), generator=generator, like=like)
+        own = {"given": tiled(self.given, num)} if self.prior.takes_given else {}
+        z = self.prior.sample(num, generator=generator, like=like, **own)
         params, likelihood = self.decode_flat(z), self._flat_likelihood
         noise = likelihood.noise((num, self.data_size), generator=generator, like=like)
         return z, params, likelihood.draw(params, noise)
@@ -302,7 +335,8 @@ class VAE(Savable):
 
     @classmethod
     def _made_of(cls, model: Model) -> "VAE":
-        vae = cls(model.decoder, model.latent_dim, model.likelihood)
+        parts = model.decoder, model.latent_dim, model.likelihood
+        vae = cls(*parts, prior=model.prior, given=model.examples)
         if model.encoder is not None:
             check_growth(model.encoder, vae.data_shape)
             vae._set_encoder(model.encoder)
@@ -310,8 +344,8 @@ class VAE(Savable):
 
     @torch.no_grad()
     def _model(self, encoder: nn.Module | None) -> Model:
-        like = torch.empty(0, dtype=self.dtype, device=self.device)
-        outputs, encodings = self._run(prior_probes(self.latent_dim, like)), None
+        like, vae = torch.empty(0, dtype=self.dtype, device=self.device), for_first(self)
+        outputs, encodings = vae._run(prior_probes(self.prior, like, given=vae.given)), None
         if encoder is not None:
             encodings = some_outputs(encoder_output(encoder, self._data_for_encoder()))
         return Model(
@@ -319,11 +353,18 @@ class VAE(Savable):
             self.latent_dim,
             self.likelihood,
             encoder,
+            None if isinstance(self.prior, Normal) else self.prior,
+            self.examples,
             outputs=some_outputs(outputs),
             encoder_outputs=encodings,
         )
 
     def _set_encoder(self, encoder: nn.Module) -> None:
+        if self.examples is not None:
+            raise ValueError(
+                "expected no encoder for a decoder that takes covariates; leave it out, as no "
+                "answer depends on it"
+            )
         self.encoder = tried_encoder(encoder, self._data_for_encoder(), self.latent_dim)
 
     def _data_for_encoder(self) -> Tensor:
@@ -332,7 +373,7 @@ class VAE(Savable):
         return torch.where(draws.isfinite(), draws, 0.0).reshape(-1, *self.data_shape)
 
     def _run(self, z: Tensor) -> Tensor:
-        return decoder_output(self.decoder, self.likelihood, z)
+        return decoder_output(self.decoder, self.likelihood, self.prior.decoder_input(z))
 
 
 def _check_types(latent_dim: object, likelihood: object) -> None:
@@ -346,43 +387,3 @@ def _check_types(latent_dim: object, likelihood: object) -> None:
             "expected likelihood to be one of crosscoding.likelihoods, such as Bernoulli(), "
             f"got {likelihood!r}"
         )
-
-
-@isolated
-def load_vae(
-    folder: str | Path,
-    *,
-    decoder: nn.Module | None = None,
-    encoder: nn.Module | None = None,
-    allow_code: bool = False,
-) -> VAE:
-    """Load the model that `VAE.save` or `crosscoding train` wrote to a folder, onto the CPU.
-
-    No code in the folder is run, and everything is checked before it is used. If the folder names
-    a class instead of layers, either pass a network, whose copy gets the saved weights, or allow
-    the class to be imported by its name.
-
-    Args:
-        folder: The folder.
-        decoder: A decoder whose copy gets the saved weights; its own weights do not matter.
-        encoder: The same for the encoder.
-        allow_code: Whether classes that the folder names may be imported and called, which runs
-            their code. Only for folders whose author you trust.
-    Raises:
-        ModelFormatError: The folder holds no model, a damaged one, or one that does not match its
-            description; the first tensor that differs is named.
-        ValueError: A class would have to be imported, and allow_code is False.
-        NonFiniteError: The decoder outputs NaN or infinity.
-
-    Example:
-        >>> from tempfile import mkdtemp
-        >>> from crosscoding.likelihoods import Gaussian
-        >>> folder = Path(mkdtemp()) / "line"
-        >>> VAE(nn.Linear(2, 5), 2, Gaussian(0.1)).save(folder)
-        >>> load_vae(folder).likelihood
-        Gaussian(scale=0.1)
-    """
-    model = Model.read(
-        Path(folder), {"decoder": decoder, "encoder": encoder}, allow_code=allow_code
-    )
-    return VAE._of_saved(model)

@@ -97,6 +97,11 @@ def weights(network: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def flat_stack(network: nn.Module) -> nn.Sequential:
+    """The same layers, not copies, as the stack that `build` makes of their description."""
+    return nn.Sequential(*_layers(network))
+
+
 def build(description: Description) -> nn.Sequential:
     """The network of a description, in eval mode, before its weights are loaded.
 

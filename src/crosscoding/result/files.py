@@ -11,11 +11,14 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
+from crosscoding import covariates
 from crosscoding.errors import ModelFormatError
+from crosscoding.model.bound import selected
 from crosscoding.model.files import some_outputs
 from crosscoding.model.recognition import same_output
 from crosscoding.model.vae import VAE
 from crosscoding.persistence.folder import Contents, prefixed, read_folder, under, write_folder
+from crosscoding.persistence.layers import describe
 from crosscoding.result.findings import Findings
 from crosscoding.result.saved_evidence import evidence_from_parts, evidence_to_parts
 from crosscoding.target.base import Target
@@ -32,6 +35,7 @@ class SavedPosterior:
     method: str
     generator: Generator
     seconds: float
+    in_noise: bool
 
     def write(self, folder: Path) -> None:
         """Write everything or nothing; warn if the decoder cannot be saved."""
@@ -43,13 +47,17 @@ class SavedPosterior:
             "batch_shape": list(self.batch_shape),
             "seconds": self.seconds,
             "has_evidence": isinstance(self.target, VAETarget),
+            "in_noise": self.in_noise,
             "vae": None,
         }
         if isinstance(self.target, VAETarget):
-            evidence, vae = self.target.evidence, self.target.vae
+            evidence, vae = self.target.evidence, self.target.model
             own, description["sums"] = evidence_to_parts(evidence)
             tensors |= prefixed(own, "evidence")
-            tensors["fingerprint"] = _fingerprint(vae, self.findings.draws)
+            if evidence.given is not None:
+                given, description["given"] = covariates.to_parts(evidence.given)
+                tensors |= prefixed(given, "given")
+            tensors["fingerprint"] = _fingerprint(self.target, self.findings.draws)
             vae_parts = vae.to_parts()
             settings, description["likelihood"] = vae.likelihood.to_parts()
             tensors |= prefixed(settings, "likelihood")
@@ -58,8 +66,9 @@ class SavedPosterior:
                 description["vae"] = vae_parts[1]
             else:
                 warnings.warn(
-                    "the decoder is not a stack of common layers, so it is not saved with the "
-                    "posterior; pass the model when loading: Posterior.load(path, vae=...)",
+                    f"the {_not_saved(vae)} is not a stack of common layers, so it is not saved "
+                    "with the posterior; pass the model when loading: "
+                    "Posterior.load(path, vae=...)",
                     stacklevel=4,
                 )
         write_folder(folder, "posterior", (tensors, description))
@@ -74,11 +83,13 @@ class SavedPosterior:
         evidence, generator = None, Generator()
         try:
             if description["has_evidence"]:
+                given = covariates.from_parts(under(tensors, "given"), description.get("given"))
                 own = under(tensors, "evidence"), description.get("sums", [])
-                evidence = evidence_from_parts(own)
+                evidence = evidence_from_parts(own).with_given(given)
             generator.set_state(tensors["generator"])
             batch_shape = torch.Size(description["batch_shape"])
             method, seconds = str(description["method"]), float(description["seconds"])
+            in_noise = bool(description.get("in_noise", False))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ModelFormatError(f"the posterior in {folder} is damaged: {error!r}") from error
         if batch_shape.numel() != len(findings.ess):
@@ -94,7 +105,7 @@ class SavedPosterior:
                     f"expected the model that the posterior in {folder} belongs to: {error}"
                 ) from error
             _check_fits(target, (tensors, description), batch_shape, findings.draws, folder)
-        return SavedPosterior(findings, target, batch_shape, method, generator, seconds)
+        return SavedPosterior(findings, target, batch_shape, method, generator, seconds, in_noise)
 
 
 def _check_fits(
@@ -105,7 +116,7 @@ def _check_fits(
     fits = target.batch_shape == batch_shape and target.latent_dim == draws.shape[-1]
     if not fits or target.vae.dtype != draws.dtype:
         raise ModelFormatError(f"the evidence, model and draws in {folder} do not fit together")
-    here, given = _fingerprint(target.vae, draws), tensors.get("fingerprint")
+    here, given = _fingerprint(target, draws), tensors.get("fingerprint")
     if given is None or (here.shape, here.dtype) != (given.shape, given.dtype):
         raise ModelFormatError(f"expected outputs of the model in {folder}, got {given}")
     if not same_output(here, given):
@@ -123,6 +134,13 @@ def _check_fits(
 
 
 @torch.no_grad()
-def _fingerprint(vae: VAE, draws: Tensor) -> Tensor:
+def _fingerprint(target: VAETarget, draws: Tensor) -> Tensor:
     """Some of the decoder's output at the first draws, to recognise the model by."""
+    few = torch.arange(min(4, target.num_queries), device=draws.device)
+    vae = selected(target.vae, few)
     return some_outputs(vae.decode_flat(draws[0, :4]))
+
+
+def _not_saved(vae: VAE) -> str:
+    """Which network of a model keeps it from being saved."""
+    return "decoder" if describe(vae.decoder) is None else "prior"

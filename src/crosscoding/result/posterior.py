@@ -1,6 +1,7 @@
 """`Posterior`: the answer to a batch of queries, and everything that can be asked of it."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,15 @@ class Posterior:
         method: str,
         generator: Generator,
         seconds: float = 0.0,
+        in_noise: bool | None = None,
     ) -> None:
         self._findings = findings
         self._generator = generator
         self._flat_target = None if target is None else target.flatten()
         self._shares: LatentShares | None = None  # kept, as what is measured is kept there
+        if in_noise is None:
+            in_noise = isinstance(target, VAETarget) and target.vae.prior is not target.model.prior
+        self._in_noise = in_noise  # whether the stored draws are noise that a prior maps to z
         self.target = target
         self.device = findings.draws.device
         self.batch_shape = batch_shape
@@ -149,7 +154,7 @@ class Posterior:
     @property
     def draws(self) -> Tensor:
         """Stored latent draws, shape (S, *batch, latent)."""
-        return self._unflatten(self._findings.draws, 1)
+        return self._unflatten(self._latents(self._findings.draws), 1)
 
     @property
     def log_weights(self) -> Tensor | None:
@@ -169,7 +174,7 @@ class Posterior:
         Returns:
             Shape (num, *batch, latent).
         """
-        return self._unflatten(self._sample(num, self._stream(seed)), 1)
+        return self._unflatten(self._latents(self._sample(num, self._stream(seed))), 1)
 
     def log_prob(self, z: Tensor | np.ndarray) -> Tensor:
         """log q(z|x) in nats, normalised.
@@ -190,6 +195,11 @@ class Posterior:
             raise ValueError(f"expected z of shape ({wanted}), got {tuple(z.shape)}")
         check_dtype(z, "z", findings.draws.dtype)
         flat = z.reshape(*z.shape[: z.ndim - 1 - num_batch_dims], len(findings.ess), dim)
+        outside, ladj = torch.zeros_like(flat[..., 0], dtype=torch.bool), 0.0
+        if self._in_noise:
+            flat, ladj = self._model().noise_and_ladj(flat)
+            outside = ~flat.isfinite().all(-1)  # the prior reaches no such z
+            flat = torch.where(outside.unsqueeze(-1), 0.0, flat)
         if findings.fitted is not None:
             result = findings.fitted.log_prob(flat)
         elif findings.exact_density:
@@ -204,7 +214,7 @@ class Posterior:
             raise NotImplementedError(
                 f"{self.method} gives draws but no density; use Variational or Grid for log_prob"
             )
-        return result.reshape(z.shape[:-1])
+        return torch.where(outside, -math.inf, result + ladj).reshape(z.shape[:-1])
 
     # ---- the datum -----------------------------------------------------------------------------
 
@@ -290,7 +300,8 @@ class Posterior:
         """
         evidence = self.target.evidence if isinstance(self.target, VAETarget) else None
         attributes = {"method": self.method, "seconds": self.seconds}
-        return to_arviz(self._findings, evidence, self.batch_shape, attributes)
+        findings = replace(self._findings, draws=self._latents(self._findings.draws))
+        return to_arviz(findings, evidence, self.batch_shape, attributes)
 
     def save(self, path: str | Path) -> None:
         """Write the posterior to a folder, as safetensors and JSON, completely or not at all.
@@ -305,6 +316,7 @@ class Posterior:
             method=self.method,
             generator=self._generator,
             seconds=self.seconds,
+            in_noise=self._in_noise,
         )
         parts.write(Path(path))
 
@@ -327,6 +339,18 @@ class Posterior:
     def _unflatten(self, tensor: Tensor, num_sample_dims: int = 0) -> Tensor:
         sample, rest = tensor.shape[:num_sample_dims], tensor.shape[num_sample_dims + 1 :]
         return tensor.reshape((*sample, *self.batch_shape, *rest))
+
+    def _latents(self, z: Tensor) -> Tensor:
+        """Stored or new draws, (S, B, latent), in the model's own space."""
+        return self._model().latents(z) if self._in_noise else z
+
+    def _model(self) -> Target:
+        if self._flat_target is None:
+            raise ValueError(
+                "expected the model, whose prior maps the stored draws to z; pass it: "
+                "Posterior.load(path, vae=...)"
+            )
+        return self._flat_target
 
     def _stream(self, seed: int | Generator | None) -> Generator:
         return self._generator if seed is None else generator_from(seed)

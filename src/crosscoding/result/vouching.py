@@ -84,6 +84,8 @@ class Vouching:
         """The findings for a flat target, with what the twins say for the queries like them."""
         if not self.passed or method != self.method or not isinstance(target, VAETarget):
             return findings
+        if target.vae.given is not None:  # the twins' covariates may be others
+            return findings
         if not self.model.same_as(ModelPrint.of(target.vae)):
             return findings
         similar = torch.zeros_like(findings.ess, dtype=torch.bool)

@@ -29,6 +29,8 @@ class Target(ABC):
         prior_scale: Standard deviation of the prior N(0, prior_scale² I), relative to which
             log_likelihood is defined.
         like: An empty tensor with the dtype and device of the target.
+        kinds: A number for each query of a flat target, (B,); those of equal numbers, but −1,
+            decode z alike and are answered together. None: all decode alike.
         index: The places of these queries in the whole batch, shape (B,); None: all of them.
         ends_with_prior: Whether p(z, x) is known to fall off like the prior far out. If not,
             methods have to examine the tails.
@@ -44,6 +46,7 @@ class Target(ABC):
     like: Tensor
     index: Tensor | None = None
     ends_with_prior: bool = False
+    kinds: Tensor | None = None
     undefined: Tensor | None = None
     clock: Clock = UNLIMITED
     bank_points: int = MAX_POINTS
@@ -120,6 +123,17 @@ class Target(ABC):
     def coarse(self) -> "Target":
         """The same flat target in lower precision where that is faster, for gradients only."""
         return self
+
+    def latents(self, z: Tensor) -> Tensor:
+        """The model's own latent variable at z, shape of z but for the last dimension."""
+        return z
+
+    def noise_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the model's own latent variable is z, and log |det| of this map, (*sample, *batch).
+
+        It is the inverse of `latents`; shapes are those of z and of z without the last dimension.
+        """
+        return z, torch.zeros_like(z[..., 0])
 
     @property
     def query_bytes(self) -> int:

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from crosscoding.clock import UNLIMITED, Clock
 from crosscoding.likelihoods import Likelihood
+from crosscoding.model.bound import selected
 from crosscoding.model.last_layer import Head
 from crosscoding.model.vae import VAE
 from crosscoding.target.jacobian import with_jacobian
@@ -98,6 +99,7 @@ class Observed:
         chosen = self._copy()
         chosen.values = self.values[index]
         chosen.partial = self.partial and self.partial.select(index)
+        chosen._vae = selected(self._vae, index)
         if len(self.elements) > 1 or len(self.values) == 1:
             for name in self._by_query:
                 setattr(chosen, name, getattr(self, name)[index])
@@ -283,7 +285,6 @@ class ObservedRows(Observed):
         partial: PartialEvidence | None = None,
     ) -> None:
         super().__init__(vae, values, mask, partial)
-        self._head = head
         self._weight = head.weight[self._outputs].mT.contiguous()
         self._bias = head.bias[self._outputs]
 
@@ -374,6 +375,11 @@ class ObservedRows(Observed):
         result = z.new_empty(len(z))
         result[order] = torch.cat([part.mT.flatten() for part in tiled])[place]
         return result
+
+    @property
+    def _head(self) -> Head:
+        assert self._vae.head is not None
+        return self._vae.head
 
     @property
     def _width(self) -> int:

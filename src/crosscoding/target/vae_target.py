@@ -1,4 +1,8 @@
-"""The target of a VAE with evidence: p(z, x) = p(z) p(x|z), x the observed elements."""
+"""The target of a VAE with evidence: p(z, x) = p(z) p(x|z), x the observed elements.
+
+If the prior is not N(0, I), methods work with the noise ε that it maps to z: p(ε) p(x|z(ε)), with
+p(ε) = N(0, I). Only `latents` and `noise` know of the model's own z.
+"""
 
 import math
 from collections.abc import Callable
@@ -8,11 +12,14 @@ import torch
 from torch import Tensor
 
 from crosscoding.clock import Clock
+from crosscoding.covariates import Covariates, mapped, number_of_rows, places_among
 from crosscoding.errors import NonFiniteError
 from crosscoding.evidence import Evidence
 from crosscoding.isolation import isolated
 from crosscoding.model.bank import MAX_POINTS, Bank
+from crosscoding.model.bound import bound, checked_rows, known, selected, try_rows
 from crosscoding.model.coarse_decoder import coarse
+from crosscoding.model.in_noise import in_noise
 from crosscoding.model.matching import check_matches
 from crosscoding.model.vae import VAE
 from crosscoding.target.base import REACH, Target
@@ -30,17 +37,27 @@ _EXPENSIVE = 1e7  # multiply-adds of a decode above which directional derivative
 class VAETarget(Target):
     """p(z) p(x|z) of a VAE and the observed elements x.
 
+    The z of all its methods is the noise that the model's prior maps to its latent variable; the
+    two are the same if the prior is N(0, I).
+
     Args:
         vae: The trained model.
-        evidence: Values of shape (*batch, *data), in the model's dtype and on its device.
+        evidence: Values of shape (*batch, *data), in the model's dtype and on its device, with
+            covariates if the decoder takes any.
+
+    Attributes:
+        model: The trained model, as it was passed.
+        vae: The same in noise coordinates, for the covariates of these queries.
+        evidence: As it was passed.
 
     Raises:
         TypeError: vae or evidence has the wrong type.
-        ValueError: The evidence does not fit the model, or an observed value is outside the
-            likelihood's support.
+        ValueError: The evidence does not fit the model, an observed value is outside the
+            likelihood's support, or covariates are missing or superfluous.
     """
 
     ends_with_prior = True
+    _is_known = False  # whether z decodes as for one of the model's examples of covariates
 
     @isolated
     def __init__(self, vae: VAE, evidence: Evidence) -> None:
@@ -55,10 +72,15 @@ class VAETarget(Target):
         evidence = evidence.in_dtype(vae.dtype)
         check_matches(vae, evidence.values, "evidence", None)
         vae.likelihood.check_values(evidence.values, evidence.exact)
-        self.vae = vae
-        self.evidence = evidence
-        self.latent_dim = vae.latent_dim
+        self.model, self.evidence = vae, evidence
         self.batch_shape = evidence.values.shape[: evidence.values.ndim - len(vae.data_shape)]
+        self._given = checked_rows(vae, evidence.given, self.batch_shape)
+        vae = in_noise(vae)
+        if self._given is not None:
+            self.kinds = places_among(self._given, vae.examples)
+            vae = bound(vae, self._given)
+            try_rows(vae, self.kinds)
+        self.vae, self.latent_dim = vae, vae.latent_dim
         self.like = torch.empty(0, dtype=vae.dtype, device=vae.device)
         self.undefined = torch.zeros(self.num_queries, dtype=torch.bool, device=vae.device)
         flat_shape = (*self.batch_shape, vae.data_size)
@@ -79,6 +101,30 @@ class VAETarget(Target):
         """Made on first use, as queries that the bank settles never need it."""
         return self._observer()
 
+    @property
+    def decodes_alike(self) -> bool:
+        """Whether a z decodes to the same for all queries."""
+        return self.vae.given is None or number_of_rows(self.vae.given) == 1
+
+    @torch.no_grad()
+    def latents(self, z: Tensor) -> Tensor:
+        if not z.numel():
+            return z.new_zeros(*z.shape[:-1], self.model.latent_dim)
+        flat = z.reshape(-1, self.num_queries, z.shape[-1])
+        latents = self.model.prior.from_noise(flat, self._given_to_prior)
+        return latents.reshape(*z.shape[:-1], -1)
+
+    @torch.no_grad()
+    def noise_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        flat, prior = z.reshape(-1, self.num_queries, z.shape[-1]), self.model.prior
+        noise = prior.to_noise(flat, self._given_to_prior)
+        ladj = prior.log_prob(flat, self._given_to_prior) - self.log_prior(noise)
+        return noise.reshape(*z.shape[:-1], -1), ladj.reshape(z.shape[:-1])
+
+    @property
+    def _given_to_prior(self) -> Covariates:
+        return self._given if self.model.prior.takes_given else None
+
     @isolated
     def log_likelihood(self, z: Tensor, *, checked: bool = True) -> Tensor:
         sample = z.shape[: z.ndim - 1 - len(self.batch_shape)]
@@ -92,6 +138,8 @@ class VAETarget(Target):
 
     @isolated
     def pairwise_log_likelihood(self, z: Tensor) -> Tensor:
+        if not self.decodes_alike:
+            return self._log_likelihood_of_each(z)
         values = self._values.reshape(-1, self.vae.data_size)
         mask = self._mask.reshape(-1, self.vae.data_size)
         used = mask if self._partial is None else mask | self._partial.used
@@ -115,6 +163,10 @@ class VAETarget(Target):
 
     @isolated
     def log_likelihood_of_bank(self) -> tuple[Tensor, Tensor]:
+        is_kept = self.vae.given is None or (self._is_known and Bank.is_worth_keeping(self.vae))
+        if not is_kept:
+            points = Bank.few_points(self.vae, self.bank_points)
+            return points, self._log_likelihood_of_each(points)
         bank = Bank.start_of(self.vae, self.bank_points, self.clock)
         values = self._values.reshape(-1, self.vae.data_size)
         mask = self._mask.reshape(-1, self.vae.data_size)
@@ -134,6 +186,12 @@ class VAETarget(Target):
             for some in self.clock.slices(len(points), size, "points for partial evidence")
         ]
         return torch.cat(found)
+
+    def _log_likelihood_of_each(self, points: Tensor) -> Tensor:
+        """log p(x|z) at shared points (N, latent), decoded anew for each query, (N, *batch)."""
+        shared = points[:, None].expand(-1, self.num_queries, -1)
+        result = self._observed.timed(self.clock).log_likelihood(shared)
+        return self._checked(result, points).reshape(len(points), *self.batch_shape)
 
     @isolated
     def log_likelihood_at(self, z: Tensor, query: Tensor) -> Tensor:
@@ -183,9 +241,12 @@ class VAETarget(Target):
     def prepare(self) -> "VAETarget":
         """The same flat target; it decodes only observed elements where that is faster."""
         prepared = self.select(torch.arange(self.num_queries, device=self.like.device))
-        clock = self.clock
+        kinds = [] if self.kinds is None else self.kinds.unique().tolist()
+        if len(kinds) == 1 and kinds[0] >= 0:
+            prepared.vae, prepared._is_known = known(in_noise(self.model), kinds[0]), True
+        vae, clock = prepared.vae, self.clock
         prepared._observer = cache(
-            lambda: Observed.of(self.vae, self._values, self._mask, clock, self._partial)
+            lambda: Observed.of(vae, self._values, self._mask, clock, self._partial)
         )
         return prepared
 
@@ -224,6 +285,9 @@ class VAETarget(Target):
         chosen.evidence = self.evidence[index]
         chosen._values, chosen._mask = self._values[index], self._mask[index]
         chosen._partial = self._partial and self._partial.select(index)
+        if self.kinds is not None:
+            chosen._given = mapped(lambda tensor: tensor[index], self._given)
+            chosen.kinds, chosen.vae = self.kinds[index], selected(self.vae, index)
         chosen.batch_shape = chosen._values.shape[:-1]
         chosen.index = index if self.index is None else self.index[index]
         observer = self._observer

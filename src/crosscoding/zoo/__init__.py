@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from crosscoding.errors import unknown_name
 from crosscoding.isolation import isolated
-from crosscoding.model.vae import VAE, load_vae
+from crosscoding.model.loading import load_vae
+from crosscoding.model.vae import VAE
 from crosscoding.persistence.folder import read_folder
 
 _HERE = Path(__file__).parent

@@ -65,7 +65,9 @@ class _LinearElements:
 def has_closed_form(target: Target) -> Tensor:
     """Which queries of a flat target have a closed form, boolean (B,)."""
     none = torch.zeros(target.num_queries, dtype=torch.bool, device=target.like.device)
-    if not isinstance(target, VAETarget) or not len(none) or not _is_affordable(target):
+    if not isinstance(target, VAETarget) or not len(none) or not target.decodes_alike:
+        return none
+    if not _is_affordable(target):
         return none
     linear, partial = _linear_elements(target.vae), target.partial
     if linear is None or (partial is not None and not partial.is_normal):

@@ -1,0 +1,52 @@
+"""A VAE in noise coordinates: z = T(ε) with ε ~ N(0, I), for the prior's map T.
+
+p(t|z = T(ε)) is the same model with another latent variable, whose prior is standard normal. All
+methods work there: a prior is whitened by its own map, and none of them has to know it. A decode
+costs one run of T more.
+"""
+
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from crosscoding.covariates import Covariates
+from crosscoding.model.vae import VAE
+from crosscoding.priors import Normal, Prior
+
+
+class FromNoise(nn.Module):
+    """A decoder of noise: the prior's map, then the decoder."""
+
+    def __init__(self, prior: Prior, decoder: nn.Module) -> None:
+        super().__init__()
+        self.prior, self.decoder = prior, decoder
+
+    def forward(self, noise: Tensor, *given: Covariates) -> object:
+        """The decoder's output at z = T(noise), with covariates if it takes any."""
+        z = self.prior.from_noise(noise, *given)
+        return self.decoder(self.prior.decoder_input(z), *given)
+
+
+def in_noise(vae: VAE) -> VAE:
+    """The same model with ε as its latent variable; itself if its prior is N(0, I).
+
+    Raises:
+        ValueError: The prior has no map from normal noise.
+    """
+    if isinstance(vae.prior, Normal):
+        return vae
+    if vae.prior.noise_dim is None:
+        raise ValueError(
+            f"expected a prior with a map from normal noise, got {type(vae.prior).__name__}, whose "
+            "z is discrete"
+        )
+    if "in noise" not in vae.kept:
+        chosen = object.__new__(VAE)
+        vars(chosen).update(vars(vae))
+        chosen.decoder = FromNoise(vae.prior, vae.decoder).eval()
+        if vae.head is not None:
+            chosen.head = replace(vae.head, trunk=FromNoise(vae.prior, vae.head.trunk).eval())
+        chosen.latent_dim = vae.prior.noise_dim
+        chosen.prior, chosen.encoder, chosen.kept = Normal(chosen.latent_dim), None, {}
+        vae.kept["in noise"] = chosen
+    return vae.kept["in noise"]

@@ -50,7 +50,8 @@ _NUM_GRID_CHECKS, _MOST_CELLS = 300, 30_000  # draws, and cells above which othe
 # Half or double of what the bank needs, of _NUM_GRID_CHECKS or of _ISLAND_FACTOR leaves the errors
 # on mnist-2d at 0.009 nats or less, but 0.022 with _BANK_ESS = 50.
 _BANK_ESS, _BANK_ERROR = 100.0, 0.0375  # what the bank needs for a dense answer; nats, by islands
-_FEW_POINTS, _FEW_POINTS_ESS = 2048, 200.0  # of the bank that are tried first, and what they need
+# Of the bank, that are tried first, and the same for them: an error of few points is less certain.
+_FEW_POINTS, _FEW_POINTS_ESS, _FEW_POINTS_ERROR = 2048, 200.0, 0.02
 _SHARE_FOR_FIT = 0.8  # of the time left, for a low-rank fit; the rest is for its weights
 _ISLAND_FACTOR = 1.25  # by which the spread of few islands may understate the error
 _MOST_UNSEEN = 0.1  # share of p(z|x) that climbs may lack if particles are to start from them
@@ -84,7 +85,9 @@ class Stages:
         """The same with its first points, for queries for which they are dense enough already."""
         first = target.timed(self._clock, _FEW_POINTS)
         points, log_likelihood = first.log_likelihood_of_bank()
-        offer, dense = self._weighed_bank(first, points, log_likelihood, _FEW_POINTS_ESS)
+        offer, dense = self._weighed_bank(
+            first, points, log_likelihood, _FEW_POINTS_ESS, _FEW_POINTS_ERROR
+        )
         if len(dense):
             self.answers.keep(rows[dense], offer.select(dense), searched=True)
         return torch.zeros_like(offer.ess)
@@ -92,7 +95,7 @@ class Stages:
     def bank(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Importance sampling with the bank, which is dense enough in few dimensions."""
         points, log_likelihood = target.log_likelihood_of_bank()
-        offer, _ = self._weighed_bank(target, points, log_likelihood, _BANK_ESS)
+        offer, _ = self._weighed_bank(target, points, log_likelihood, _BANK_ESS, _BANK_ERROR)
         if target.latent_dim > GRID_DIM:
             self.bank_points.keep(rows, points, log_likelihood, generator)
         self._clock.beat()
@@ -100,7 +103,12 @@ class Stages:
         return torch.zeros_like(offer.ess)
 
     def _weighed_bank(
-        self, target: Target, points: Tensor, log_likelihood: Tensor, least_ess: float
+        self,
+        target: Target,
+        points: Tensor,
+        log_likelihood: Tensor,
+        least_ess: float,
+        most_error: float,
     ) -> tuple[Findings, Tensor]:
         """Answers from points of the bank, and the queries for which these are dense enough."""
         self._clock.beat()  # with many queries, each of these steps takes a while
@@ -114,7 +122,7 @@ class Stages:
         # Points are evenly spread within each island, and all together have a smaller error yet.
         error = _ISLAND_FACTOR * spread / math.sqrt(NUM_ISLANDS) / (total / len(points))
         pareto_k = torch.full_like(ess, math.inf)
-        dense = ((ess >= least_ess) & (error <= _BANK_ERROR)).nonzero()[:, 0]
+        dense = ((ess >= least_ess) & (error <= most_error)).nonzero()[:, 0]
         if target.latent_dim > GRID_DIM:
             dense = dense[:0]
         else:

@@ -29,7 +29,7 @@ class FromNoise(nn.Module):
 
 def in_noise(vae: VAE) -> VAE:
     """The same model with ε as its latent variable; itself if its prior is N(0, I)."""
-    if isinstance(vae.prior, Normal):
+    if isinstance(vae.prior, Normal) or vae.prior.noise_dim is None:
         return vae
     if "in noise" not in vae.kept:
         assert vae.prior.noise_dim is not None

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from crosscoding.random import uniform
 
 _STEPS = 40
+_MOST_NUMBERS = 2**25  # of the inverses that are in memory at once
 _PENALTY = 10.0  # of the squared weights: those of pairs are about 0.3 without evidence for them
 _BIAS_PENALTY = 0.1
 _SHRUNK, _SHARE = 0.6, 0.1  # factor of the logits of the wide part, and its share
@@ -40,6 +41,14 @@ class AutoregressiveFit:
     @staticmethod
     def to(z: Tensor, log_weights: Tensor, num_values: int) -> "AutoregressiveFit":
         """The fit to weighted draws, z (S, B, D) and log-weights (S, B)."""
+        num_features = z.shape[-1] * (num_values - 1) + 1
+        size = max(_MOST_NUMBERS // (z.shape[-1] * num_features**2), 1)
+        pieces = zip(z.split(size, 1), log_weights.split(size, 1), strict=True)
+        fits = [AutoregressiveFit._to(*piece, num_values) for piece in pieces]
+        return AutoregressiveFit(torch.cat([fit.weight for fit in fits]))
+
+    @staticmethod
+    def _to(z: Tensor, log_weights: Tensor, num_values: int) -> "AutoregressiveFit":
         weights = log_weights.softmax(0).mT
         effective = 1 / weights.square().sum(1)
         values = z.transpose(0, 1)

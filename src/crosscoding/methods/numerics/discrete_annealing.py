@@ -15,7 +15,7 @@ the reference.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Generator, Tensor
@@ -45,6 +45,7 @@ class Particles:
 
     Args:
         z: Shape (S, I, B, D).
+        log_joint: log p(z, x) there in nats, shape (S, I, B).
         log_islands: log Ẑ of each island, shape (I, B).
         num_temperatures: Number of temperatures it took, shape (B,).
         acceptance: Acceptance rate of the last moves, shape (B,).
@@ -54,6 +55,7 @@ class Particles:
     """
 
     z: Tensor
+    log_joint: Tensor
     log_islands: Tensor
     num_temperatures: Tensor
     acceptance: Tensor
@@ -145,10 +147,10 @@ class DiscreteAnnealing:
                 break
             report(1 - len(state.index) / max(target.num_queries, 1), f"temperature {step}")
             (for_step,) = spawn(for_steps, 1)
-            z, log_ratio = self._move(state, chains, generator=for_step)
+            z, log_ratio, log_joint = self._move(state, chains, generator=for_step)
             finished = state.temperature >= 1
             if finished.any():
-                _store(done, state, z, finished)
+                _store(done, state, z, log_joint, finished)
                 left = ~finished
                 state, z, log_ratio = state.select(left), z[:, :, left], log_ratio[..., left]
             if len(state.index):
@@ -196,11 +198,20 @@ class DiscreteAnnealing:
 
     def _move(
         self, state: "_State", chains: Tensor, *, generator: Generator
-    ) -> tuple[Tensor, Tensor]:
-        """All states of the chains, (S, I, B, D), and log p(z, x) / r(z) there, (S, I, B)."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """All states of the chains, and log p(z, x) / r(z) and log p(z, x) there.
+
+        Args:
+            state: Its figures are changed.
+            chains: Where they start, shape (C, I, B, D).
+            generator: For the moves.
+        Returns:
+            Shapes (S, I, B, D), (S, I, B) and (S, I, B).
+        """
         shape, path = chains.shape[:2], (state.temperature, state.reference)
         points = state.target.points(chains.flatten(0, 1), *path)
-        z, log_ratio = [points.z], [points.log_ratio]
+        none = points.changes.new_empty(0)  # as (S, B, D, K) numbers a move are too many to keep
+        states = [replace(points, changes=none)]
         total, fresh = torch.zeros_like(state.temperature), self._fresh(state, shape, generator)
         for step in range(1, self.num_moves):
             if fresh is not None and step % 2:
@@ -214,15 +225,19 @@ class DiscreteAnnealing:
                 )
                 state.cost = adapted(cost, acceptance)
                 total = total + acceptance
-            z.append(points.z)
-            log_ratio.append(points.log_ratio)
+            states.append(replace(points, changes=none))
         num_informed = self.num_moves - 1 if fresh is None else (self.num_moves - 1) // 2
         state.acceptance = total / num_informed
         state.stuck = state.stuck | (state.acceptance < _LEAST_ACCEPTANCE)
         state.num_temperatures = state.num_temperatures + 1
         state.decodes = state.decodes + self.num_moves * shape.numel()
-        together = torch.stack(z).unflatten(1, shape).flatten(0, 1)
-        return together, torch.stack(log_ratio).unflatten(1, shape).flatten(0, 1)
+        z = torch.stack([each.z for each in states])
+        log_ratio = torch.stack([each.log_ratio for each in states])
+        log_joint = log_ratio + torch.stack([each.log_reference for each in states])
+        z, log_ratio, log_joint = (
+            part.unflatten(1, shape).flatten(0, 1) for part in (z, log_ratio, log_joint)
+        )
+        return z, log_ratio, log_joint
 
 
     def _fresh(
@@ -283,6 +298,7 @@ def _nothing(state: _State, shape: tuple[int, ...]) -> Particles:
     zeros = torch.zeros_like(state.temperature)
     return Particles(
         z=zeros.new_zeros(shape),
+        log_joint=zeros.new_zeros(shape[:-1]),
         log_islands=torch.zeros_like(state.log_islands),
         num_temperatures=zeros.clone(),
         acceptance=zeros.clone(),
@@ -292,9 +308,12 @@ def _nothing(state: _State, shape: tuple[int, ...]) -> Particles:
     )
 
 
-def _store(done: Particles, state: _State, z: Tensor, finished: Tensor) -> None:
+def _store(
+    done: Particles, state: _State, z: Tensor, log_joint: Tensor, finished: Tensor
+) -> None:
     rows = state.index[finished]
     done.z[:, :, rows] = z[:, :, finished]
+    done.log_joint[:, :, rows] = log_joint[:, :, finished]
     done.log_islands[:, rows] = state.log_islands[:, finished]
     done.num_temperatures[rows] = state.num_temperatures[finished]
     done.acceptance[rows], done.decodes[rows] = state.acceptance[finished], state.decodes[finished]

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -11,7 +12,8 @@ from crosscoding.clock import OutOfTime
 from crosscoding.diagnostics import importance_ess, log_mean_exp, pareto_smooth
 from crosscoding.methods.numerics.autoregressive_fit import AutoregressiveFit
 from crosscoding.methods.numerics.discrete_annealing import DiscreteAnnealing, Particles
-from crosscoding.methods.numerics.discrete_look import looked
+from crosscoding.methods.numerics.discrete_look import explored, looked
+from crosscoding.methods.numerics.known_states import KnownStates, Stratified
 from crosscoding.methods.numerics.resampling import systematic, taken
 from crosscoding.progress import Report
 from crosscoding.random import spawn, uniform
@@ -24,15 +26,20 @@ _MOST_OPERATIONS = 2e10  # multiply-adds for the draws of the prior: about a sec
 _ESS_SHARE = 0.5
 _ANNEAL = DiscreteAnnealing(NUM_ISLANDS, num_chains=4, num_moves=32, ess_share=_ESS_SHARE)
 _BRIDGE = DiscreteAnnealing(NUM_ISLANDS, num_chains=32, num_moves=16, ess_share=_ESS_SHARE)
+_MORE = DiscreteAnnealing(NUM_ISLANDS, num_chains=16, num_moves=64, ess_share=_ESS_SHARE)
 _TEMPERATURES = 10  # that `anneal` usually takes, to plan by
 _FIRST_DRAWS, _MOST_DRAWS = 2**13, 2**15  # of the fitted density
 _WANTED_ESS = 800.0  # a little more than the verdict asks for
-_MOST_FEATURES = 256  # of the fitted density, above which fitting it takes longer than particles
+_MOST_FEATURES = 512  # of the fitted density, above which fitting it takes longer than particles
 _CONTRADICTION = 3.0  # errors by which another stage's log p(x) may be higher
 _MOST_DISAGREEMENT = 0.25  # nats between islands above which they count as no search for modes
-_BEYOND = 1.0  # nats above the largest weight, where a point lies outside the answer
+_OF_PRIOR, _MOST_KNOWN = 512, 1024  # draws of the prior, and states of all, that S is chosen from
 _STAGES = ("prior", "anneal", "look", "refine", "bridge")
 _STREAMS = (*_STAGES, "refine again")
+
+
+_States = tuple[Tensor, Tensor]
+"""Points, (S, B, D), and log p(z, x) there, (S, B)."""
 
 
 class DiscreteSearch:
@@ -106,24 +113,53 @@ class DiscreteSearch:
             return
         target = self._target.select(rows)
         particles = self._anneal(target, rows, streams["anneal"])
-        ends = self._look(target, rows, streams["look"])
+        found = [self._likeliest_prior_draws(rows), _states(particles)]
+        found.append(self._look(target, rows, streams["look"]))
         if target.latent_dim * (target.prior.num_values - 1) > _MOST_FEATURES:
+            self._anneal_more(target, rows, streams["bridge"])
             return
         fit = AutoregressiveFit.to(*particles.weighted(), target.prior.num_values)
-        self._refine(target, rows, fit, ends, particles, streams["refine"])
-        left = self._grades()[rows] > 0
-        if not left.any():
+        found.append(self._refine(target, rows, fit, _together(found), streams["refine"]))
+        some = self._affordable(rows, 4 * _BRIDGE.num_states + _MOST_DRAWS)
+        if not len(some):
             return
-        spent = sum(stage.decodes[rows] for stage in self._trace.values())
-        affordable = spent + 4 * _BRIDGE.num_states + _MOST_DRAWS <= self._most
-        self._finished[rows[left & ~affordable]] = False
-        if not (left & affordable).any():
-            return
-        some = (left & affordable).nonzero()[:, 0]
-        bridged = self._bridge(target.select(some), rows[some], fit.select(some), streams["bridge"])
+        target, rows = target.select(some), rows[some]
+        bridged = self._bridge(target, rows, fit.select(some), streams["bridge"])
+        found = [(z[:, some], log_joint[:, some]) for z, log_joint in found]
         again = AutoregressiveFit.to(*bridged.weighted(), target.prior.num_values)
-        ends = ends[0][:, some], ends[1][:, some]
-        self._refine(target.select(some), rows[some], again, ends, bridged, streams["refine again"])
+        known = _together([*found, _states(bridged)])
+        self._refine(target, rows, again, known, streams["refine again"])
+
+    def _anneal_more(self, target: DiscreteTarget, rows: Tensor, generator: Generator) -> None:
+        """The same with more particles, where no density can be fitted to them."""
+        some = self._affordable(rows, _TEMPERATURES * _MORE.num_states)
+        if not len(some):
+            return
+        start, rows = time.perf_counter(), rows[some]
+        z = self._draws_of_prior[:, None].expand(-1, len(rows), -1)
+        particles = _MORE.run(
+            target.select(some),
+            z,
+            self._prior_log_likelihood[:, rows],
+            generator=generator,
+            report=self._report,
+        )
+        self._offer(rows, self._of_particles(particles, target, generator))
+        self._record("bridge", rows, start, particles.decodes)
+
+    def _affordable(self, rows: Tensor, decodes: int) -> Tensor:
+        """Which of the rows are open and can afford so many decodes; others are not finished."""
+        left = self._grades()[rows] > 0
+        spent = sum(stage.decodes[rows] for stage in self._trace.values())
+        affordable = spent + decodes <= self._most
+        self._finished[rows[left & ~affordable]] = False
+        return (left & affordable).nonzero()[:, 0]
+
+    def _likeliest_prior_draws(self, rows: Tensor) -> _States:
+        draws, log_likelihood = self._draws_of_prior, self._prior_log_likelihood[:, rows]
+        log_joint = self._target.prior.log_prob(draws)[:, None] + log_likelihood
+        most, place = log_joint.topk(min(_OF_PRIOR, len(draws)), dim=0)
+        return draws[place], most
 
     def _anneal(self, target: DiscreteTarget, rows: Tensor, generator: Generator) -> Particles:
         start = time.perf_counter()
@@ -135,56 +171,59 @@ class DiscreteSearch:
         self._record("anneal", rows, start, particles.decodes)
         return particles
 
-    def _look(
-        self, target: DiscreteTarget, rows: Tensor, generator: Generator
-    ) -> tuple[Tensor, Tensor]:
+    def _look(self, target: DiscreteTarget, rows: Tensor, generator: Generator) -> _States:
         start = time.perf_counter()
-        z, log_weights, decodes = looked(target, generator=generator)
+        z, log_joint, decodes = looked(target, generator=generator)
         self._record("look", rows, start, decodes)
-        return z, log_weights
+        return z, log_joint
 
     def _refine(
         self,
         target: DiscreteTarget,
         rows: Tensor,
         fit: AutoregressiveFit,
-        ends: tuple[Tensor, Tensor],
-        particles: Particles,
+        found: _States,
         generator: Generator,
-    ) -> None:
-        """Weight draws of a fit: a few, and as many more as promise to be enough."""
+    ) -> _States:
+        """Weight draws of a fit: a few, and as many more as promise to be enough.
+
+        Args:
+            target: The target of these queries.
+            rows: Their indices.
+            fit: What to draw from.
+            found: States found so far.
+            generator: For the draws.
+        Returns:
+            The first draws, and the states that are known now.
+        """
         start = time.perf_counter()
         for_first, for_more, for_choice = spawn(generator, 3)
-        z, log_weights = _drawn(target, fit, _FIRST_DRAWS, for_first)
-        ess = importance_ess(log_weights)
-        promising = ess * (_MOST_DRAWS / _FIRST_DRAWS) >= _WANTED_ESS
-        enough = ess >= _WANTED_ESS
+        known = KnownStates.among(*found, _MOST_KNOWN)
+        z, log_joint, log_weights = _drawn(target, fit, _FIRST_DRAWS, for_first)
+        rough = Stratified.of(known, z, log_weights).log_evidence
+        known, missed = explored(target, fit, known, rough)
+        answer = Stratified.of(known, z, log_weights)
+        enough = answer.ess >= _WANTED_ESS
+        promising = answer.ess * (_MOST_DRAWS / _FIRST_DRAWS) >= _WANTED_ESS
+        self._offer(rows, self._of_draws(answer, missed, for_choice))
         self._record("refine", rows, start, float(_FIRST_DRAWS))
-        for which, num in ((enough, 0), (promising & ~enough, _MOST_DRAWS - _FIRST_DRAWS)):
-            own = which.nonzero()[:, 0]
-            if not len(own):
-                continue
+        own = (promising & ~enough).nonzero()[:, 0]
+        if len(own):
             start = time.perf_counter()
-            some, some_z, some_weights = target.select(own), z[:, own], log_weights[:, own]
-            if num:
-                more_z, more_weights = _drawn(some, fit.select(own), num, for_more)
-                some_z = torch.cat([some_z, more_z])
-                some_weights = torch.cat([some_weights, more_weights])
-            state = for_choice.get_state()  # the same for all queries
-            found = self._weighted(some_z, some_weights, for_choice)
-            for_choice.set_state(state)
-            missed = _outside(
-                some, fit.select(own), some_weights, (ends[0][:, own], ends[1][:, own])
-            )
-            also = _left_out(some, fit.select(own), some_weights, particles.select(own))
-            self._offer(rows[own], replace(found, missed=torch.maximum(missed, also)))
-            self._record("refine", rows[own], start, float(num))
+            num = _MOST_DRAWS - _FIRST_DRAWS
+            more, _, more_weights = _drawn(target.select(own), fit.select(own), num, for_more)
+            together = torch.cat([z[:, own], more]), torch.cat([log_weights[:, own], more_weights])
+            stratified = Stratified.of(known.select(own), *together)
+            found_more = self._of_draws(stratified, missed[own], for_choice)
+            self._offer(rows[own], found_more)
+            self._record("refine", rows[own], start, float(len(more)))
+        return torch.cat([z, known.z]), torch.cat([log_joint, known.log_joint])
 
     def _bridge(
         self, target: DiscreteTarget, rows: Tensor, fit: AutoregressiveFit, generator: Generator
     ) -> Particles:
         start = time.perf_counter()
-        z, log_ratio = _drawn(target, fit, _FIRST_DRAWS, generator)
+        z, _, log_ratio = _drawn(target, fit, _FIRST_DRAWS, generator)
         order = torch.randperm(len(z), generator=generator, device=generator.device).to(z.device)
         particles = _BRIDGE.run(
             target, z[order], log_ratio[order], fit, generator=generator, report=self._report
@@ -202,6 +241,22 @@ class DiscreteSearch:
         ess = importance_ess(log_weights)
         num = torch.full_like(ess, len(z))
         return self._findings(z, smoothed, log_evidence, error, ess, pareto_k, num, generator)
+
+    def _of_draws(self, answer: Stratified, missed: Tensor, generator: Generator) -> Findings:
+        num = torch.full_like(answer.ess, float(len(answer.z)))
+        state = generator.get_state()
+        found = self._findings(
+            answer.z,
+            answer.log_weights,
+            answer.log_evidence,
+            answer.error,
+            answer.ess,
+            answer.pareto_k,
+            num,
+            generator,
+        )
+        generator.set_state(state)  # the same choice for all queries
+        return replace(found, missed=missed)
 
     def _of_particles(
         self, particles: Particles, target: DiscreteTarget, generator: Generator
@@ -283,48 +338,18 @@ class DiscreteSearch:
         stage.seconds[rows] += (time.perf_counter() - start) / max(len(rows), 1)
 
 
+def _states(particles: Particles) -> _States:
+    return particles.z.flatten(0, 1), particles.log_joint.flatten(0, 1)
+
+
+def _together(found: Sequence[_States]) -> _States:
+    return torch.cat([z for z, _ in found]), torch.cat([log_joint for _, log_joint in found])
+
+
 def _drawn(
     target: DiscreteTarget, fit: AutoregressiveFit, num: int, generator: Generator
-) -> tuple[Tensor, Tensor]:
-    """Draws of a fit (num, B, D), and log p(z, x) / q(z) there, (num, B)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draws of a fit (num, B, D), and log p(z, x) and log p(z, x) / q(z) there, (num, B)."""
     z = fit.sample(num, generator=generator)
-    return z, target.log_joint(z) - fit.log_density(target.prior.inputs_of(z))
-
-
-def _outside(
-    target: DiscreteTarget,
-    fit: AutoregressiveFit,
-    log_weights: Tensor,
-    ends: tuple[Tensor, Tensor],
-) -> Tensor:
-    """The share of p(z|x), by the chains' weights, at ends where the fit has too little, (B,).
-
-    Args:
-        target: The target.
-        fit: What the answer was drawn from.
-        log_weights: Log-weights of these draws, (S, B).
-        ends: Ends of the chains (C, B, D), and their log-weights, (C, B).
-    """
-    z, own = ends
-    beyond = _is_beyond(target, fit, log_weights, z)
-    log_evidence = log_weights.logsumexp(0) - math.log(len(log_weights))
-    share = (own - log_evidence).clamp_max(0.0).exp() * beyond
-    return share.mean(0)
-
-
-def _left_out(
-    target: DiscreteTarget, fit: AutoregressiveFit, log_weights: Tensor, particles: Particles
-) -> Tensor:
-    """The share of particles at which the fit has too little, (B,)."""
-    z, own = particles.weighted()
-    step = max(len(z) // 256, 1)
-    z, own = z[::step], own[::step].log_softmax(0)
-    return (_is_beyond(target, fit, log_weights, z) * own.exp()).sum(0)
-
-
-def _is_beyond(
-    target: DiscreteTarget, fit: AutoregressiveFit, log_weights: Tensor, z: Tensor
-) -> Tensor:
-    """Where a draw of the fit would have outweighed all others: z (C, B, D) -> boolean (C, B)."""
-    weights = target.log_joint(z) - fit.log_density(target.prior.inputs_of(z))
-    return weights > log_weights.amax(0) + _BEYOND
+    log_joint = target.log_joint(z)
+    return z, log_joint, log_joint - fit.log_density(target.prior.inputs_of(z))

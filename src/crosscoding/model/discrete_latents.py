@@ -19,7 +19,7 @@ from crosscoding.priors import DiscretePrior, Prior
 class _Inputs(Prior):
     """In place of the prior: the decoder's inputs, flattened, stand for z."""
 
-    noise_dim: None = None
+    noise_dim: int | None = None
 
     def __init__(self, shape: torch.Size) -> None:
         super().__init__()

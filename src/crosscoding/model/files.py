@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 from torch.jit import ScriptModule
 
@@ -120,7 +121,7 @@ class Savable(ABC):
     @classmethod
     def _of_saved(cls, model: Model) -> Self:
         """The VAE of a model that was read from files; its faults become ModelFormatErrors."""
-        check_growth(model.decoder, (model.latent_dim,))
+        check_growth(model.decoder, _input_shape(model))
         try:
             vae = cls._made_of(model)
         except (ModelFormatError, NonFiniteError):
@@ -129,6 +130,13 @@ class Savable(ABC):
             raise ModelFormatError(f"the model's parts do not fit: {error}") from error
         _check_recognised(vae._model(vae.encoder), model)
         return vae
+
+
+def _input_shape(model: Model) -> torch.Size:
+    """Shape of what the decoder takes for one z."""
+    if model.prior is None:
+        return torch.Size([model.latent_dim])
+    return model.prior.decoder_input(torch.zeros(1, model.prior.latent_dim)).shape[1:]
 
 
 def _write(

@@ -27,8 +27,17 @@ class FromNoise(nn.Module):
         return self.decoder(self.prior.decoder_input(z), *given)
 
 
+def check_continuous(vae: VAE, who: str) -> None:
+    """Raise ValueError if a model has discrete latents, which `who` does not take."""
+    if vae.prior.noise_dim is None:
+        raise ValueError(
+            f"expected a model with continuous latents, got discrete ones, which {who} does not "
+            "take; crosscoding.condition and crosscoding.calibrate do"
+        )
+
+
 def in_noise(vae: VAE) -> VAE:
-    """The same model with ε as its latent variable; itself if its prior is N(0, I)."""
+    """The same model with ε as its latent variable; itself if that is N(0, I), or discrete."""
     if isinstance(vae.prior, Normal) or vae.prior.noise_dim is None:
         return vae
     if "in noise" not in vae.kept:

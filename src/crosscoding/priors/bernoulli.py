@@ -45,6 +45,9 @@ class Bernoulli(DiscretePrior):
         tensor([0.3655, 0.3655])
     """
 
+    logits: Tensor
+    pairs: Tensor | None
+
     def __init__(self, logits: Tensor, pairs: Tensor | None = None) -> None:
         if checked_logits(logits).ndim != 1:
             raise ValueError(f"expected logits of shape (D,), got {tuple(logits.shape)}")

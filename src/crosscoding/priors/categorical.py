@@ -49,6 +49,8 @@ class Categorical(DiscretePrior):
         tensor([0.1111])
     """
 
+    logits: Tensor | None
+
     def __init__(
         self,
         num_codes: int,
@@ -151,8 +153,8 @@ class Categorical(DiscretePrior):
             output = network(self.inputs_of(codes))
         except Exception as error:  # a user's module may raise anything
             raise ValueError(
-                f"expected a network that takes one-hot codes of shape (N, {shape[0]}, {shape[1]}), "
-                f"but it failed on them: {first_line(error)}"
+                f"expected a network that takes one-hot codes of shape (N, {shape[0]}, "
+                f"{shape[1]}), but it failed on them: {first_line(error)}"
             ) from error
         if not isinstance(output, Tensor) or output.shape != (_NUM_TRIED, *shape):
             got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__

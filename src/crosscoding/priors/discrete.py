@@ -12,6 +12,7 @@ from torch import Tensor
 
 from crosscoding.covariates import Covariates
 from crosscoding.errors import check_count
+from crosscoding.persistence.layers import MOST_VALUES
 from crosscoding.priors.base import Prior
 
 
@@ -28,13 +29,18 @@ class DiscretePrior(Prior):
         input_shape: Shape of what the decoder takes for one z.
     """
 
-    noise_dim: None = None
+    noise_dim: int | None = None
     input_shape: torch.Size
 
     def __init__(self, num_places: int, num_values: int) -> None:
         super().__init__()
         check_count("the number of places", num_places, 1)
         check_count("the number of values", num_values, 2)
+        if num_places * num_values > MOST_VALUES:
+            raise ValueError(
+                f"expected at most {MOST_VALUES} values in all places together, got "
+                f"{num_places} x {num_values}"
+            )
         self.latent_dim, self.num_values = num_places, num_values
 
     @abstractmethod

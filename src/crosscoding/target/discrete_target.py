@@ -24,7 +24,7 @@ class Reference(Protocol):
     """A normalised density r(z) of each query, from which a path leads to p(z, x)."""
 
     def log_density(self, inputs: Tensor) -> Tensor:
-        """log r in nats, differentiable in the inputs that stand for z: (S, B, *input) -> (S, B)."""
+        """log r in nats, differentiable in the inputs for z: (S, B, *input) -> (S, B)."""
         ...
 
     def sample(self, num: int, *, generator: Generator) -> Tensor:
@@ -177,6 +177,11 @@ class DiscreteTarget(VAETarget):
 
     def coarse(self) -> "DiscreteTarget":
         return self
+
+    def select(self, index: Tensor) -> "DiscreteTarget":
+        chosen = super().select(index)
+        assert isinstance(chosen, DiscreteTarget)
+        return chosen
 
     def _inputs(self, z: Tensor) -> Tensor:
         """The decoder's inputs for z (*sample, D), flattened: (*sample, inputs)."""

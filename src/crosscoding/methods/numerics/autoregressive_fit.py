@@ -67,7 +67,9 @@ class AutoregressiveFit:
         weight = ahead = weighted.new_zeros(*hessian.shape[:2], num_values - 1, rows.shape[-1])
         for step in range(_STEPS):
             errors = wanted - _probabilities(features, ahead)
-            slope = torch.einsum("bsp,bsdk->bdkp", weighted, errors) - penalty[:, None, None] * ahead
+            slope = (
+                torch.einsum("bsp,bsdk->bdkp", weighted, errors) - penalty[:, None, None] * ahead
+            )
             new = ahead + (slope * mask) @ inverse
             ahead = new + step / (step + 3) * (new - weight)
             weight = new
@@ -95,7 +97,7 @@ class AutoregressiveFit:
         return z
 
     def log_density(self, inputs: Tensor) -> Tensor:
-        """log q in nats, differentiable in the inputs that stand for z: (S, B, *input) -> (S, B)."""
+        """log q in nats, differentiable in the inputs for z: (S, B, *input) -> (S, B)."""
         binary = inputs.ndim == 3
         own = inputs.unsqueeze(-1) if binary else inputs[..., 1:]
         features = F.pad(own.flatten(2), (0, 1), value=1.0).transpose(0, 1)

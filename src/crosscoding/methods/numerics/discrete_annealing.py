@@ -8,9 +8,9 @@ moves. All states of all chains are weighted for the next temperature, so no dec
 particles form islands that share only temperatures and the cost of moves; the spread of what they
 estimate gives the error, including that from lost modes.
 
-Source: Del Moral, Doucet & Jasra (2006), section 3.3.2; Dau & Chopin (2022), algorithm 3, for chains
-whose states all count. Differs in: the first temperature is reached by weighting many more draws of
-the reference.
+Source: Del Moral, Doucet & Jasra (2006), section 3.3.2; Dau & Chopin (2022), algorithm 3, for
+chains whose states all count. Differs in: the first temperature is reached by weighting many more
+draws of the reference.
 """
 
 import math
@@ -214,9 +214,10 @@ class DiscreteAnnealing:
         states = [replace(points, changes=none)]
         total, fresh = torch.zeros_like(state.temperature), self._fresh(state, shape, generator)
         for step in range(1, self.num_moves):
-            if fresh is not None and step % 2:
+            if state.reference is not None and fresh is not None and step % 2:
+                proposed = fresh[step // 2]
                 points, _ = redrawn(
-                    state.target, points, *path, fresh[step // 2], generator=generator
+                    state.target, points, path[0], state.reference, proposed, generator=generator
                 )
             else:
                 cost = state.cost
@@ -239,10 +240,7 @@ class DiscreteAnnealing:
         )
         return z, log_ratio, log_joint
 
-
-    def _fresh(
-        self, state: "_State", shape: torch.Size, generator: Generator
-    ) -> Tensor | None:
+    def _fresh(self, state: "_State", shape: torch.Size, generator: Generator) -> Tensor | None:
         """Draws of a fitted reference, which every second move proposes: (moves, C I, B, D)."""
         if state.reference is None:
             return None
@@ -268,9 +266,7 @@ class _State:
     stuck: Tensor
 
     @staticmethod
-    def before(
-        target: DiscreteTarget, reference: Reference | None, num_islands: int
-    ) -> "_State":
+    def before(target: DiscreteTarget, reference: Reference | None, num_islands: int) -> "_State":
         """The state at t = 0."""
         nothing = target.like.new_zeros(target.num_queries)
         return _State(
@@ -308,9 +304,7 @@ def _nothing(state: _State, shape: tuple[int, ...]) -> Particles:
     )
 
 
-def _store(
-    done: Particles, state: _State, z: Tensor, log_joint: Tensor, finished: Tensor
-) -> None:
+def _store(done: Particles, state: _State, z: Tensor, log_joint: Tensor, finished: Tensor) -> None:
     rows = state.index[finished]
     done.z[:, :, rows] = z[:, :, finished]
     done.log_joint[:, :, rows] = log_joint[:, :, finished]

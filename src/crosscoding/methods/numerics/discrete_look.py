@@ -36,13 +36,12 @@ def looked(target: DiscreteTarget, *, generator: Generator) -> tuple[Tensor, Ten
     num = target.num_queries
     z = target.draw_prior(_NUM_CHAINS, generator=for_prior)[:, None].expand(-1, num, -1)
     now = z.new_zeros(num)
-    cost = now + _FIRST_COST
+    points, cost = target.points(z.contiguous(), now), now + _FIRST_COST
     for step in torch.linspace(math.log(_FIRST), 0.0, _NUM_MOVES).exp().tolist():
         now = torch.full_like(now, step)
-        points, acceptance = moved(
-            target, target.points(z.contiguous(), now), now, cost, generator=for_moves
-        )
-        z, cost = points.z, adapted(cost, acceptance)
+        points = target.points(points.z, now)
+        points, acceptance = moved(target, points, now, cost, generator=for_moves)
+        cost = adapted(cost, acceptance)
     return z, points.log_reference + points.log_ratio, float(2 * _NUM_CHAINS * _NUM_MOVES)
 
 
@@ -50,7 +49,7 @@ def looked(target: DiscreteTarget, *, generator: Generator) -> tuple[Tensor, Ten
 def explored(
     target: DiscreteTarget, fit: AutoregressiveFit, known: KnownStates, log_evidence: Tensor
 ) -> tuple[KnownStates, Tensor]:
-    """The known states with neighbours of those that a fit lacks, and the share still lacking, (B,).
+    """The known states with neighbours of those that a fit lacks, and the share lacking, (B,).
 
     Args:
         target: The target, flat.

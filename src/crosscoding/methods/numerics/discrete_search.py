@@ -72,7 +72,8 @@ class DiscreteSearch:
 
     def run(self, generator: Generator) -> Findings:
         """Findings for all queries."""
-        streams = dict(zip(_STREAMS, spawn(generator, len(_STREAMS)), strict=True))
+        names: Sequence[str] = _STREAMS
+        streams: dict[str, Generator] = dict(zip(names, spawn(generator, len(names)), strict=True))
         rows = torch.arange(self._target.num_queries, device=self._target.like.device)
         self._prior_draws(rows, streams["prior"])
         try:

@@ -1,15 +1,14 @@
 """Exact answers for discrete latents: p(x) is a sum over all states, decoded once for all queries.
 
-    p(x) = Σ_z p(z) p(x|z),   p(z|x) = p(z) p(x|z) / p(x)
+p(x) = Σ_z p(z) p(x|z),   p(z|x) = p(z) p(x|z) / p(x)
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.methods.numerics.resampling import systematic, taken
+from crosscoding.methods.numerics.resampling import systematic
 from crosscoding.progress import Report
 from crosscoding.random import uniform
 from crosscoding.result.findings import Findings
@@ -68,7 +67,7 @@ def _piece(target: DiscreteTarget, numbers: range) -> tuple[Tensor, Tensor]:
 
 
 def _inverted(log_weights: Tensor, chance: Tensor) -> Tensor:
-    """Indices at which the weights (N, B) sum up to a share of their total: chance (S, 1), (S, B)."""
+    """Indices (S, B) up to which weights (N, B) sum to a share of their total, chance (S, 1)."""
     cumulative = log_weights.double().softmax(0).cumsum(0).mT.contiguous()
     points = chance.double() * cumulative[:, -1:].mT
     index = torch.searchsorted(cumulative, points.mT.contiguous(), right=True)

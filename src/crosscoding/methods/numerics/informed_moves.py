@@ -5,7 +5,8 @@
 
 d_ik is the change of log π, to first order, if place i takes the value k, so each q_i is locally
 balanced: half of the change. The cost c of leaving a value sets how many places change at once; it
-is adapted to the acceptance rate. A large c changes at most one place, as Gibbs with gradients does.
+is adapted to the acceptance rate. A large c changes hardly more than one place, as Gibbs with
+gradients does.
 
 Source: Grathwohl et al. (2021), Oops I took a gradient, eq. 4–5; Zhang, Liu & Liu (2022), a
 Langevin-like sampler for discrete distributions, eq. 3–4. Differs in: c, their 1/2α, is adapted.
@@ -13,7 +14,6 @@ Langevin-like sampler for discrete distributions, eq. 3–4. Differs in: c, thei
 
 import math
 
-import torch
 from torch import Generator, Tensor
 
 from crosscoding.random import uniform

@@ -17,6 +17,9 @@ from crosscoding.diagnostics import pareto_smooth
 
 _SEED = 0x5EED
 _EMPTY = 2**63 - 1  # the number of an empty state
+# Nats: states that neither S nor the draws held were worth up to 0.006 of log p(x) in comparisons
+# with enumeration, where almost all of p(z|x) was in S and the draws' own spread was 0.0001.
+_UNSEEN = 5e-3
 _FEW_OUTSIDE = 0.01  # share of p(z|x) outside S below which the tail of its weights does not count
 
 
@@ -96,19 +99,17 @@ class Stratified:
         rest = outside.logsumexp(0) - math.log(num)
         log_evidence = torch.logaddexp(inside, rest)
         relative = (outside - log_evidence).double().exp()
-        error = (relative.var(0) / num).sqrt().to(log_evidence)
+        variance = relative.var(0).to(log_evidence)
         smoothed, pareto_k = pareto_smooth(outside)
         few = (rest - log_evidence).exp() < _FEW_OUTSIDE
-        smoothed = torch.where(
-            (rest > -math.inf) & ~few, smoothed + rest, outside - math.log(num)
-        )
+        smoothed = torch.where((rest > -math.inf) & ~few, smoothed + rest, outside - math.log(num))
         together = torch.cat([known.log_joint, smoothed])
         return Stratified(
             z=torch.cat([known.z, z]),
             log_weights=together.log_softmax(0),
             log_evidence=log_evidence,
-            error=error,
-            ess=num / (1 + num * error.square()),
+            error=(variance / num + _UNSEEN**2).sqrt(),
+            ess=num / (1 + variance),
             pareto_k=pareto_k.masked_fill(few, math.nan),
         )
 

@@ -107,6 +107,11 @@ class Codes(Family):
         prior_width: Width of the prior's network.
     """
 
+    codes: Tensor
+    counts: Tensor
+    sums: Tensor
+    temperature: Tensor
+
     def __init__(
         self,
         places: int,

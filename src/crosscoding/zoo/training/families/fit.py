@@ -2,8 +2,8 @@
 
     log p(t) ≥ log 1/k Σ_i w_i,   averaged over test data
 
-The checkpoint holds weights and optimiser state. Every epoch has its own generator, so a resumed run
-gives the same weights as an uninterrupted one.
+The checkpoint holds weights and optimiser state. Every epoch has its own generator, so a resumed
+run gives the same weights as an uninterrupted one.
 """
 
 import json

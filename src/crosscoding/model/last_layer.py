@@ -7,13 +7,14 @@ rows. The layer is found by tracing the decoder symbolically; one that cannot be
 """
 
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from crosscoding.covariates import Covariates
 
 _TRACING = threading.RLock()
 _ELEMENTWISE_MODULES = (nn.Sigmoid, nn.Tanh, nn.ReLU, nn.LeakyReLU, nn.Softplus, nn.Identity)
@@ -47,13 +48,16 @@ class Head:
         return output
 
 
-def find_head(decoder: nn.Module, inputs: Sequence[Any], output: Tensor) -> Head | None:
+def find_head(
+    decoder: nn.Module, probes: Tensor, output: Tensor, *given: Covariates
+) -> Head | None:
     """The trunk and last layer of a decoder, or None if they cannot be told apart.
 
     Args:
         decoder: In eval mode.
-        inputs: Some z, shape (N, latent), and their covariates if the decoder takes any.
+        probes: Some z, shape (N, latent).
         output: The decoder's output for them, (N, *data), which the two parts must reproduce.
+        given: Their covariates, if the decoder takes any.
     """
     try:
         head = _traced(decoder)
@@ -63,7 +67,7 @@ def find_head(decoder: nn.Module, inputs: Sequence[Any], output: Tensor) -> Head
         return None
     try:
         with torch.no_grad():
-            again = head.activation(F.linear(head.trunk(*inputs), head.weight, head.bias))
+            again = head.activation(F.linear(head.trunk(probes, *given), head.weight, head.bias))
     except (RuntimeError, TypeError, ValueError):
         return None
     same = again.shape == (len(output), len(head.weight))

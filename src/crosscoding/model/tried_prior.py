@@ -1,7 +1,7 @@
 """Priors: tried on a few draws before any answer rests on them."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from crosscoding.covariates import Covariates
 from crosscoding.errors import NonFiniteError
@@ -99,9 +99,14 @@ def _check_tensors(prior: Prior, like: Tensor) -> None:
 
 def _try_map(prior: Prior, like: Tensor, given: Covariates) -> None:
     noise, name = _noise(prior, like, NUM_PROBES), type(prior).__name__
+
+    def run(network: nn.Module, rows: Tensor) -> Tensor:
+        assert isinstance(network, Prior)
+        return network.from_noise(rows, given)
+
     trial = Trial(
         prior,
-        lambda network, rows: network.from_noise(rows, given),
+        run,
         noise,
         _FAR * noise.abs(),
         "prior",

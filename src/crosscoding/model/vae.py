@@ -115,8 +115,8 @@ class VAE(Savable):
         for doubt in tried.doubts:
             warnings.warn(doubt, UserWarning, stacklevel=3)
         probes, by_rows = tried.probes, likelihood.by_rows
-        inputs = (self.prior.decoder_input(probes), *tried.given)
-        self.head = find_head(self.decoder, inputs, tried.output) if by_rows else None
+        seen = self.prior.decoder_input(probes)
+        self.head = find_head(self.decoder, seen, tried.output, *tried.given) if by_rows else None
         self.encoder: nn.Module | None = None
         if encoder is not None:
             self._set_encoder(encoder)

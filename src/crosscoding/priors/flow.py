@@ -1,5 +1,6 @@
 """Flow priors: a one-to-one map of normal noise, trained with the VAE or after it."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, Self, cast
 
@@ -54,10 +55,9 @@ class Flow(ContinuousPrior):
         return self._map.inverse_and_ladj(z)[0]
 
     def log_prob(self, z: Tensor, given: Covariates = None) -> Tensor:
-        if hasattr(self.bijection, "log_prob"):
-            return cast(Any, self.bijection).log_prob(z)
         noise, ladj = self._map.inverse_and_ladj(z)
-        return standard_log_prob(noise) - ladj
+        outside = ~noise.isfinite().all(-1)  # no noise is mapped to z
+        return (standard_log_prob(noise) - ladj).masked_fill(outside, -math.inf)
 
     def settings(self) -> dict[str, Any] | None:
         maps = self.bijection.maps if isinstance(self.bijection, Chain) else [self.bijection]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -115,7 +115,7 @@ class Gaussian(ContinuousPrior):
         if isinstance(value, nn.Module):
             setattr(self, name, stacked(value, name))
         elif callable(value) and not isinstance(value, Tensor):
-            setattr(self, name, Function(value))
+            setattr(self, name, Function(cast(Callable[[Any], Tensor], value)))
         elif isinstance(value, nn.Parameter):
             setattr(self, name, value)
         elif isinstance(value, Tensor):

@@ -114,16 +114,17 @@ class Mixture(ContinuousPrior):
         self, points: Tensor, function: Callable[[Tensor, Components], tuple[Tensor, Tensor]]
     ) -> Tensor:
         """Apply a function to one element after the other; it also gives this element of z."""
-        log_weights = self.log_weights.expand(*points.shape[:-1], -1)
-        columns = []
+        flat = points.reshape(-1, self.latent_dim)
+        log_weights, columns = self.log_weights.expand(len(flat), -1), []
         for own, mean, scale in zip(
-            points.unbind(-1), self.means.unbind(1), self.scales.unbind(1), strict=True
+            flat.unbind(-1), self.means.unbind(1), self.scales.unbind(1), strict=True
         ):
             mixture = Components(log_weights, mean, scale)
             column, z = function(own, mixture)
-            log_weights = mixture.log_densities(z).log_softmax(-1)
+            log_weights = mixture.log_densities(z)
+            log_weights = log_weights - log_weights.logsumexp(-1, keepdim=True)
             columns.append(column)
-        return torch.stack(columns, -1)
+        return torch.stack(columns, -1).reshape(points.shape)
 
     def _set(self, log_weights: Tensor, means: Tensor, scales: Tensor) -> None:
         self.log_weights: Tensor

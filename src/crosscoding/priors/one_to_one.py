@@ -18,6 +18,7 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, distributions, nn
+from torch.distributions.constraints import real_vector
 
 from crosscoding.crosscoders import Fitted
 from crosscoding.crosscoders.base import Map
@@ -159,10 +160,6 @@ class DistributionMap(nn.Module):
             ladj, noise = ladj + _ladj(transform, before, noise), before
         return noise, ladj
 
-    def log_prob(self, z: Tensor) -> Tensor:
-        """log p(z) in nats, as the distribution itself has it."""
-        return self.distribution.log_prob(z)
-
 
 class MadeMap(DistributionMap):
     """A module that makes a distribution when it is called without arguments, as flows of zuko."""
@@ -189,7 +186,7 @@ class MadeMap(DistributionMap):
 class _Affine(distributions.Transform):
     """z = L ε + b with L lower triangular."""
 
-    domain = codomain = distributions.constraints.real_vector
+    domain = codomain = real_vector
     bijective = True
 
     def __init__(self, shift: Tensor, matrix: Tensor) -> None:

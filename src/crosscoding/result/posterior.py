@@ -195,7 +195,11 @@ class Posterior:
             raise ValueError(f"expected z of shape ({wanted}), got {tuple(z.shape)}")
         check_dtype(z, "z", findings.draws.dtype)
         flat = z.reshape(*z.shape[: z.ndim - 1 - num_batch_dims], len(findings.ess), dim)
-        flat, ladj = self._model().noise_and_ladj(flat) if self._in_noise else (flat, 0.0)
+        outside, ladj = torch.zeros_like(flat[..., 0], dtype=torch.bool), 0.0
+        if self._in_noise:
+            flat, ladj = self._model().noise_and_ladj(flat)
+            outside = ~flat.isfinite().all(-1)  # the prior reaches no such z
+            flat = torch.where(outside.unsqueeze(-1), 0.0, flat)
         if findings.fitted is not None:
             result = findings.fitted.log_prob(flat)
         elif findings.exact_density:
@@ -210,7 +214,7 @@ class Posterior:
             raise NotImplementedError(
                 f"{self.method} gives draws but no density; use Variational or Grid for log_prob"
             )
-        return (result + ladj).reshape(z.shape[:-1])
+        return torch.where(outside, -math.inf, result + ladj).reshape(z.shape[:-1])
 
     # ---- the datum -----------------------------------------------------------------------------
 

@@ -42,7 +42,7 @@ def looked(target: DiscreteTarget, *, generator: Generator) -> tuple[Tensor, Ten
         points = target.points(points.z, now)
         points, acceptance = moved(target, points, now, cost, generator=for_moves)
         cost = adapted(cost, acceptance)
-    return z, points.log_reference + points.log_ratio, float(2 * _NUM_CHAINS * _NUM_MOVES)
+    return points.z, points.log_reference + points.log_ratio, float(2 * _NUM_CHAINS * _NUM_MOVES)
 
 
 @torch.no_grad()

@@ -132,7 +132,7 @@ class MaskedNetwork(nn.Module):
 
     def forward(self, sequence: Tensor, context: Tensor | None = None) -> Tensor:
         """Sequence (*sample, D, inputs), context (B, context) -> (*sample, D, outputs)."""
-        before_hidden, after_hidden = self._masks()
+        before_hidden, after_hidden = self.masks()
         first, second = self.first, self.second
         h = F.linear(sequence.flatten(-2), first.weight * before_hidden, first.bias)
         if self.context is not None and context is not None:
@@ -140,7 +140,7 @@ class MaskedNetwork(nn.Module):
         output = F.linear(F.elu(h), second.weight * after_hidden, second.bias)
         return output.float().unflatten(-1, self.shape)
 
-    def _masks(self) -> tuple[Tensor, Tensor]:
+    def masks(self) -> tuple[Tensor, Tensor]:
         """Which weights exist: (width, D inputs) and (D outputs, width)."""
         (places, outputs), like = self.shape, self.first.weight
         place = torch.arange(places, device=like.device)

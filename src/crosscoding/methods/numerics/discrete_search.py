@@ -30,7 +30,7 @@ _MORE = DiscreteAnnealing(NUM_ISLANDS, num_chains=16, num_moves=64, ess_share=_E
 _TEMPERATURES = 10  # that `anneal` usually takes, to plan by
 _FIRST_DRAWS, _MOST_DRAWS = 2**13, 2**15  # of the fitted density
 _WANTED_ESS = 800.0  # a little more than the verdict asks for
-_MOST_FEATURES = 512  # of the fitted density, above which fitting it takes longer than particles
+_MOST_FEATURES = 256  # of the fitted density, above which fitting it takes longer than particles
 _CONTRADICTION = 3.0  # errors by which another stage's log p(x) may be higher
 _MOST_DISAGREEMENT = 0.25  # nats between islands above which they count as no search for modes
 _OF_PRIOR, _MOST_KNOWN = 512, 1024  # draws of the prior, and states of all, that S is chosen from

@@ -10,7 +10,8 @@ one that the data suggest.
 
 Source: Kingma & Welling (2014); Burda, Grosse & Salakhutdinov (2016), eq. 8 and 13–14; Sønderby et
 al. (2016), eq. 14–19. Differs in: gradients of the k-sample bound come from a few draws that are
-resampled by their weights, which leaves them unbiased; the ladder has no batch norm.
+resampled by their weights, which leaves them unbiased; the ladder has no batch norm, and means and
+log-variances of its p(z_l | z_{l+1}) are bounded.
 """
 
 from itertools import pairwise
@@ -21,6 +22,11 @@ from torch import Generator, Tensor, nn
 from crosscoding.zoo.networks import mlp
 from crosscoding.zoo.training.families.base import NUM_PIXELS, Family, gaussian, standard_normal
 from crosscoding.zoo.training.families.posteriors import Posterior
+
+
+# Bound of means and log-variances between levels, so that each level's noise can be told apart in
+# float32: without it, training made standard deviations as small as 1e-13.
+_MOST = 6.0
 
 
 class Plain(Family):
@@ -100,7 +106,7 @@ class Ladder(Family):
         sizes = zip(hidden, levels, strict=True)
         self.suggest = nn.ModuleList(nn.Linear(width, 2 * size) for width, size in sizes)
         self.down = nn.ModuleList(
-            mlp((above, width, 2 * below))
+            nn.Sequential(*mlp((above, width, 2 * below)), nn.Hardtanh(-_MOST, _MOST))
             for (below, above), width in zip(pairwise(levels), hidden[1:], strict=True)
         )
         self.decoder = mlp((levels[0], *decoder_hidden, NUM_PIXELS))

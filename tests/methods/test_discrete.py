@@ -216,8 +216,10 @@ def test_budgets_leave_an_answer_that_is_not_trusted():
     posterior = cc.condition(vae, evidence, Auto(max_decodes=100), seed=0)
     assert not posterior.trusted.any()
     assert "stopped before it was finished" in str(posterior.verdicts[0].reasons)
-    posterior = cc.condition(vae, evidence, Auto(max_seconds=0.05), seed=0)
-    assert posterior.draws.shape == (1000, 3, 40)
+    for seconds in (1e-9, 0.05):
+        posterior = cc.condition(vae, evidence, Auto(max_seconds=seconds), seed=0)
+        assert posterior.draws.shape == (1000, 3, 40)
+        assert not posterior.trusted.any()
 
 
 def test_two_codes_are_the_same_as_one_bit():

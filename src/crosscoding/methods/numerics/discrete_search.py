@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.clock import OutOfTime
+from crosscoding.clock import UNLIMITED, OutOfTime
 from crosscoding.diagnostics import importance_ess, log_mean_exp, pareto_smooth
 from crosscoding.methods.numerics.autoregressive_fit import AutoregressiveFit
 from crosscoding.methods.numerics.discrete_annealing import DiscreteAnnealing, Particles
@@ -21,7 +21,10 @@ from crosscoding.result.findings import Findings, Stage
 from crosscoding.target.discrete_target import DiscreteTarget
 
 NUM_ISLANDS = 16
-_MAX_PRIOR = 2**14
+_MAX_PRIOR, _FIRST_PRIOR = (
+    2**14,
+    2**8,
+)  # draws of the prior, and those of a piece if time is limited
 _MOST_OPERATIONS = 2e10  # multiply-adds for the draws of the prior: about a second
 _ESS_SHARE = 0.5
 _ANNEAL = DiscreteAnnealing(NUM_ISLANDS, num_chains=4, num_moves=32, ess_share=_ESS_SHARE)
@@ -76,15 +79,17 @@ class DiscreteSearch:
         streams: dict[str, Generator] = dict(zip(names, spawn(generator, len(names)), strict=True))
         rows = torch.arange(self._target.num_queries, device=self._target.like.device)
         self._prior_draws(rows, streams["prior"])
+        interrupted = False
         try:
             open_rows = rows[self._grades() > 0]
             if len(open_rows):
                 self._particles(open_rows, streams)
-        except OutOfTime:
+        except (KeyboardInterrupt, OutOfTime) as cut:
+            interrupted = isinstance(cut, KeyboardInterrupt)
             self._finished &= self._grades() == 0
         assert self._best is not None
         trace = tuple(stage for stage in self._trace.values() if bool((stage.seconds > 0).any()))
-        return replace(self._best, finished=self._finished, trace=trace)
+        return replace(self._best, finished=self._finished, trace=trace, interrupted=interrupted)
 
     # ---- stages ----------------------------------------------------------------------------------
 
@@ -95,11 +100,12 @@ class DiscreteSearch:
         num = max(most // NUM_ISLANDS, 4) * NUM_ISLANDS
         draws = target.draw_prior(num, generator=generator)
         pieces, stop = [], target.clock.within(0.25)
-        size = num // 16 if target.clock.is_limited else num
-        for piece in draws.split(max(size // NUM_ISLANDS, 1) * NUM_ISLANDS):
+        size = _FIRST_PRIOR if target.clock.is_limited else num
+        unlimited = target.timed(UNLIMITED)  # there is always an answer
+        for piece in draws.split(size):
             if pieces and stop():
                 break
-            pieces.append(target.pairwise_log_likelihood(piece))
+            pieces.append(unlimited.pairwise_log_likelihood(piece))
         self._prior_log_likelihood = torch.cat(pieces)
         self._draws_of_prior = draws[: len(self._prior_log_likelihood)]
         z = self._draws_of_prior[:, None].expand(-1, len(rows), -1)

@@ -40,7 +40,7 @@ def test_all_names_in_all_exist(module):
     assert len(set(names)) == len(names)
 
 
-PUBLIC = ("", "adapters", "crosscoders", "diagnostics", "likelihoods", "methods", "zoo")
+PUBLIC = ("", "adapters", "crosscoders", "diagnostics", "likelihoods", "methods", "priors", "zoo")
 
 
 @pytest.mark.parametrize("package", PUBLIC)

@@ -71,7 +71,7 @@ class Evidence:
                 f"index {tuple(bad.nonzero()[0].tolist())}; mark missing values as unobserved, "
                 "for example with Evidence.from_nan(values)"
             )
-        given = mapped(lambda part: as_tensor(part, "covariates").detach(), given)
+        given = mapped(lambda part: as_tensor(part, "covariates").detach().clone(), given)
         self._set(torch.where(mask, values, 0.0), mask.clone(), given)
 
     def _set(self, values: Tensor, mask: Tensor, given: Covariates) -> "Evidence":

@@ -45,7 +45,7 @@ def test_the_density_integrates_to_one(name):
     prior = prior_of(name)
     middle = prior.from_noise(drawn(4000, 2))
     low, high = middle.amin(0) - 2, middle.amax(0) + 2
-    ticks = [torch.linspace(*ends, 801, dtype=torch.double) for ends in zip(low, high, strict=True)]
+    ticks = [torch.linspace(*ends, 401, dtype=torch.double) for ends in zip(low, high, strict=True)]
     grid = torch.stack(torch.meshgrid(*ticks, indexing="ij"), -1)
     density = prior.log_prob(grid).exp()
     cell = math.prod((tick[1] - tick[0]).item() for tick in ticks)

@@ -99,8 +99,13 @@ class Bank:
     @staticmethod
     def few_points(vae: VAE, num: int) -> Tensor:
         """The first points of a bank, at most `num`, for covariates that are decoded anew."""
-        few = min(num, _FEW, _num_points(vae))
+        few = min(num, _FEW, _num_points(vae, num_banks=1))
         return prior_points(few, vae.latent_dim, _like(vae))
+
+    @staticmethod
+    def is_worth_keeping(vae: VAE) -> bool:
+        """Whether the bank of an example of covariates has at least as many points as that."""
+        return _num_points(vae) >= min(_FEW, _num_points(vae, num_banks=1))
 
     @classmethod
     def start_of(cls, vae: VAE, num: int, clock: Clock) -> "Bank":
@@ -250,8 +255,14 @@ def _like(vae: VAE) -> Tensor:
     return torch.empty(0, dtype=vae.dtype, device=vae.device)
 
 
-def _num_points(vae: VAE, max_bytes: int = _MAX_BYTES) -> int:
-    """The number of points that memory and the work of decoding allow."""
+def _num_points(vae: VAE, max_bytes: int = _MAX_BYTES, num_banks: int | None = None) -> int:
+    """The number of points that memory and the work of decoding allow.
+
+    Args:
+        vae: The model.
+        max_bytes: Largest memory of all its banks.
+        num_banks: Their number; None: one for each example of covariates, or one.
+    """
     like = _like(vae)
     params_shape = vae.decode_flat(like.new_zeros(0, vae.latent_dim)).shape[1:]
     kept_of_one = vae.flat_likelihood.to_keep(like.new_zeros(1, *params_shape))
@@ -263,8 +274,9 @@ def _num_points(vae: VAE, max_bytes: int = _MAX_BYTES) -> int:
         _CHUNK_BYTES // at_once, 1
     )  # weights are read once per chunk
     most = int(_MAX_OPERATIONS / max(vae.operations, _PER_VALUE * values))
-    banks = 1 if vae.examples is None else number_of_rows(vae.examples)
-    return max(min(MAX_POINTS, max_bytes // row_bytes // banks, most), _MIN_POINTS)
+    if num_banks is None:
+        num_banks = 1 if vae.examples is None else number_of_rows(vae.examples)
+    return max(min(MAX_POINTS, max_bytes // row_bytes // num_banks, most), _MIN_POINTS)
 
 
 def _chunk_size(vae: VAE, clock: Clock = UNLIMITED) -> int:

@@ -23,28 +23,28 @@ from crosscoding.covariates import (
     tiled,
 )
 from crosscoding.errors import first_line
+from crosscoding.evidence import as_tensor
 
 Model = TypeVar("Model", bound=Any)
 """A `VAE`."""
 
 WITHOUT = "the model's decoder takes only z; VAE(..., given=examples) makes it take covariates"
 MOST_KNOWN = 64  # distinct examples, each with decoded points of its own
-_MOST_TRIED = 256  # covariates of evidence, of those that are new, for which to try the decoder
+_MOST_TRIED = 256  # covariates among which to look for the one that a decoder does not take
 
 
 def kept_examples(given: Covariates, device: torch.device) -> Covariates:
     """The first distinct rows of examples, at most `MOST_KNOWN`; None if there are none.
 
     Raises:
-        TypeError: They are no tensors.
+        TypeError: They are neither tensors nor arrays, or empty.
         ValueError: They have no rows, not equally many, are not finite, or are elsewhere.
     """
     if given is None:
         return None
-    kinds = {type(tensor) for tensor in tensors(given)}
-    if not kinds or not all(issubclass(kind, Tensor) for kind in kinds):
-        got = ", ".join(sorted(kind.__name__ for kind in kinds)) or "nothing"
-        raise TypeError(f"expected examples of covariates as tensors, got {got}")
+    given = mapped(lambda part: as_tensor(part, "covariates"), given)
+    if not tensors(given):
+        raise TypeError("expected examples of covariates, at least one tensor, got nothing")
     sizes = {tensor.shape[:1] for tensor in tensors(given)}
     if sizes & {(), (0,)} or len(sizes) > 1:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors(given))
@@ -94,6 +94,7 @@ def bound_for(vae: Model, given: Covariates, shape: torch.Size) -> Model:
     """The model for covariates that broadcast to points (*shape, latent).
 
     Raises:
+        TypeError: They are neither tensors nor arrays.
         ValueError: They do not fit, are missing, or the decoder takes none.
     """
     if vae.examples is None or (given is None and vae.given is not None):
@@ -105,10 +106,12 @@ def bound_for(vae: Model, given: Covariates, shape: torch.Size) -> Model:
             "expected covariates, as the decoder takes some beside z: pass given=..., as in "
             "decode(z, given) or Evidence(values, mask, given=...)"
         )
+    given = mapped(lambda part: as_tensor(part, "covariates"), given)
     batch = batch_shape(given, vae.examples)
+    check_covariates(given, vae.device)
     try:
         torch.broadcast_shapes(batch, shape)
-        rows = mapped(lambda t: t.expand(*shape, *t.shape[len(batch) :]), given)
+        rows = mapped(lambda t: t.expand((*shape, *t.shape[len(batch) :])), given)
     except RuntimeError as error:
         raise ValueError(
             f"expected covariates with batch dimensions that broadcast to {tuple(shape)}, got "
@@ -157,18 +160,27 @@ def try_rows(vae: Any, kinds: Tensor) -> None:
     new = mapped(lambda tensor: tensor[kinds < 0], vae.given)
     if (kinds >= 0).all() or all(tensor.is_floating_point() for tensor in tensors(new)):
         return
-    rows = mapped(lambda tensor: tensor[:_MOST_TRIED], distinct(new)[0])
-    z = torch.zeros(1, vae.latent_dim, dtype=vae.dtype, device=vae.device)
-    for index in range(number_of_rows(rows)):
+    rows = distinct(new)[0]
+    found, where = _error_of(vae, rows), ""
+    if not found:
+        return
+    for index in range(min(number_of_rows(rows), _MOST_TRIED)):
         one = mapped(lambda tensor, at=index: tensor[at : at + 1], rows)
-        try:
-            bound(vae.unbound, one).decode_flat(z)
-        except Exception as error:  # a user's module may raise anything
-            got = ", ".join(str(tensor[0].tolist())[:80] for tensor in tensors(one))
-            raise ValueError(
-                f"expected covariates that the decoder takes, but it failed for {got}: "
-                f"{first_line(error)}"
-            ) from error
+        if own := _error_of(vae, one):
+            where = " for " + ", ".join(str(t[0].tolist())[:80] for t in tensors(one))
+            found = own
+            break
+    raise ValueError(f"expected covariates that the decoder takes, but it failed{where}: {found}")
+
+
+def _error_of(vae: Any, rows: Covariates) -> str:
+    """What a decoder raises for covariates; "" if it takes them."""
+    z = torch.zeros(number_of_rows(rows), vae.latent_dim, dtype=vae.dtype, device=vae.device)
+    try:
+        bound(vae.unbound, rows).decode_flat(z)
+    except Exception as error:  # a user's module may raise anything
+        return first_line(error) or type(error).__name__
+    return ""
 
 
 def for_first(vae: Model) -> Model:

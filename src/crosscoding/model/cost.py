@@ -1,5 +1,6 @@
 """The cost of running a network, counted and not timed, so that no answer depends on speed."""
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from crosscoding.errors import ModelFormatError, first_line
 from crosscoding.persistence import layers
+from crosscoding.priors import DiscretePrior, Prior
+from crosscoding.priors.files import is_data
 
 _PER_NUMBER = 2**5  # multiply-adds in the time it takes to read or write a number
 _PER_STEP = (
@@ -88,6 +91,35 @@ def check_growth(network: nn.Module, shape: Sequence[int]) -> None:
                     f"expected layers that take at most {layers.MOST_OPERATIONS} multiply-adds "
                     f"{where}"
                 )
+
+
+def check_prior_growth(prior: Prior) -> None:
+    """The same for the networks of a prior that was saved as data, on the meta device.
+
+    Raises:
+        ModelFormatError: They do not fit together, or take too much.
+    """
+    if not is_data(prior) or not prior.networks() or prior.takes_given:
+        return
+    empty = copy.deepcopy(prior).to("meta")
+    shape = prior.input_shape if isinstance(prior, DiscretePrior) else (prior.latent_dim,)
+    row = torch.empty(1, *shape, device="meta")
+    row = row.to(next((p.dtype for p in prior.parameters()), row.dtype))
+    with counting() as cost:
+        try:
+            if isinstance(empty, DiscretePrior):
+                empty.log_density(row)
+            else:
+                empty.from_noise(row)
+        except Exception as error:  # layers have many ways to say that a shape does not fit
+            raise ModelFormatError(
+                f"expected a prior whose networks fit together: {first_line(error)}"
+            ) from error
+    if cost().values > layers.MOST_VALUES or cost().operations > layers.MOST_OPERATIONS:
+        raise ModelFormatError(
+            f"expected a prior whose networks output at most {layers.MOST_VALUES} numbers in at "
+            f"most {layers.MOST_OPERATIONS} multiply-adds for one row, got more"
+        )
 
 
 class Limited(TorchDispatchMode):

@@ -21,7 +21,11 @@ from crosscoding.priors import Prior
 # An element that is lost at all of these counts as lost everywhere; one that is lost at 95 % of the
 # prior's draws is lost at all of these with probability 4 %.
 _MORE_PROBES = 64
-_HINT = "check latent_dim, or wrap one that takes more than z in a module that gives it the rest"
+_HINT = (
+    "check latent_dim, or wrap one that takes more than z in a module that gives it the rest; for "
+    "one called as decoder(z, given), pass examples of its covariates: VAE(..., given=...)"
+)
+_WITH_GIVEN = "it is called as decoder(z, given), as given=... has examples; check both"
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +79,8 @@ def try_decoder(
         decoder = Bound(decoder, given)
     probes, far = prior_probes(prior, like, given=given), far_probes(prior, like, given)
     try:
-        trial = Trial(decoder, run, probes, far, "decoder", _HINT)
+        hint = _HINT if examples is None else _WITH_GIVEN
+        trial = Trial(decoder, run, probes, far, "decoder", hint)
     except OutputError as error:
         raise ValueError(str(error)) from None
     data_shape = _data_shape_of(likelihood, trial.output)

@@ -12,12 +12,12 @@ from torch.jit import ScriptModule
 
 from crosscoding.errors import ModelFormatError, NonFiniteError
 from crosscoding.isolation import isolated
-from crosscoding.model.cost import check_growth
+from crosscoding.model.cost import check_growth, check_prior_growth
 from crosscoding.model.parts import KIND, Arguments, Model
 from crosscoding.model.recognition import TOLERANCE, same_output
 from crosscoding.persistence.folder import Contents, write_folder
 from crosscoding.persistence.layers import describe
-from crosscoding.priors import Prior
+from crosscoding.priors import DiscretePrior, Prior
 from crosscoding.priors.files import is_data
 
 _KEEP_SCRIPT = (
@@ -121,7 +121,15 @@ class Savable(ABC):
     @classmethod
     def _of_saved(cls, model: Model) -> Self:
         """The VAE of a model that was read from files; its faults become ModelFormatErrors."""
-        check_growth(model.decoder, _input_shape(model))
+        if model.examples is None:
+            shape = torch.Size([model.latent_dim])
+            if model.prior is not None:
+                check_prior_growth(model.prior)
+            if isinstance(model.prior, DiscretePrior):
+                shape = model.prior.input_shape
+            elif model.prior is not None:
+                shape = model.prior.decoder_input(torch.zeros(shape, device="meta")).shape
+            check_growth(model.decoder, shape)
         try:
             vae = cls._made_of(model)
         except (ModelFormatError, NonFiniteError):
@@ -130,13 +138,6 @@ class Savable(ABC):
             raise ModelFormatError(f"the model's parts do not fit: {error}") from error
         _check_recognised(vae._model(vae.encoder), model)
         return vae
-
-
-def _input_shape(model: Model) -> torch.Size:
-    """Shape of what the decoder takes for one z."""
-    if model.prior is None:
-        return torch.Size([model.latent_dim])
-    return model.prior.decoder_input(torch.zeros(1, model.prior.latent_dim)).shape[1:]
 
 
 def _write(

@@ -41,12 +41,12 @@ def in_noise(vae: VAE) -> VAE:
     if isinstance(vae.prior, Normal) or vae.prior.noise_dim is None:
         return vae
     if "in noise" not in vae.kept:
-        assert vae.prior.noise_dim is not None
         chosen = object.__new__(VAE)
         vars(chosen).update(vars(vae))
         chosen.decoder = FromNoise(vae.prior, vae.decoder).eval()
         if vae.head is not None:
             chosen.head = replace(vae.head, trunk=FromNoise(vae.prior, vae.head.trunk).eval())
+        assert vae.prior.noise_dim is not None
         chosen.latent_dim = vae.prior.noise_dim
         chosen.prior, chosen.encoder, chosen.kept = Normal(chosen.latent_dim), None, {}
         vae.kept["in noise"] = chosen

@@ -69,14 +69,14 @@ def prior_probes(
 ) -> Tensor:
     """The draws from a prior that networks are tried on, (num, latent): always the same."""
     if prior.noise_dim is None:
-        return prior.sample(num, generator=generator_from(0), like=like, given=given)
+        return prior.sample(num, generator=generator_from(0), like=like)
     return prior.from_noise(_noise(prior, like, num), given)
 
 
 def far_probes(prior: Prior, like: Tensor, given: Covariates = None) -> Tensor:
     """Points unlike the probes, far out if z is continuous, (NUM_PROBES, latent)."""
     if prior.noise_dim is None:
-        return prior.sample(NUM_PROBES, generator=generator_from(1), like=like, given=given)
+        return prior.sample(NUM_PROBES, generator=generator_from(1), like=like)
     return prior.from_noise(_FAR * _noise(prior, like, NUM_PROBES).abs(), given)
 
 

@@ -67,13 +67,14 @@ class VAE(Savable):
         kept: Cached results computed from the decoder, by name.
 
     Raises:
-        TypeError: decoder or encoder is not a module, likelihood is not a likelihood, or latent_dim
-            is not an int.
-        ValueError: The decoder does not fit latent_dim or the likelihood, or the encoder does not
-            fit them; or one of the networks mixes the rows of a batch, is not deterministic, or
-            updates itself when it runs.
-        NonFiniteError: The encoder outputs NaN or infinity; or the decoder does, for all elements
-            at a draw from the prior or for one element at all draws.
+        TypeError: decoder or encoder is not a module, likelihood is not a likelihood, prior is not
+            a prior, given are no tensors, or latent_dim is not an int.
+        ValueError: The decoder does not fit latent_dim, given or the likelihood, or encoder or
+            prior do not fit them; the prior is not one-to-one, or contradicts its own density; or
+            one of them mixes the rows of a batch, is not deterministic, or updates itself when it
+            runs.
+        NonFiniteError: Encoder or prior output NaN or infinity; or the decoder does, for all
+            elements at a draw from the prior or for one element at all draws.
 
     Warns:
         UserWarning: The decoder outputs NaN or infinity for some elements at draws from the prior,
@@ -284,8 +285,8 @@ class VAE(Savable):
     def _drawn(self, num: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Draws of z, the decoder's output for them, and draws of data, all flattened."""
         like = torch.empty(0, dtype=self.dtype, device=self.device)
-        given = tiled(self.given, num) if self.prior.takes_given else None
-        z = self.prior.sample(num, generator=generator, like=like, given=given)
+        own = {"given": tiled(self.given, num)} if self.prior.takes_given else {}
+        z = self.prior.sample(num, generator=generator, like=like, **own)
         params, likelihood = self.decode_flat(z), self._flat_likelihood
         noise = likelihood.noise((num, self.data_size), generator=generator, like=like)
         return z, params, likelihood.draw(params, noise)

@@ -18,7 +18,7 @@ class Prior(nn.Module, ABC):
         noise_dim: Size of the standard normal noise that `from_noise` takes, or None if z is
             discrete and no such map exists.
         takes_given: Whether p(z) depends on covariates of the query. The methods below then need
-            them as `given`, with rows that broadcast against those of z.
+            them as `given`: one row, or a row for each of the B queries of z (*sample, B, latent).
     """
 
     latent_dim: int

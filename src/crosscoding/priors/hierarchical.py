@@ -15,10 +15,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from crosscoding.covariates import Covariates
+from crosscoding.covariates import Covariates, tiled
 from crosscoding.priors.base import ContinuousPrior
 from crosscoding.priors.networks import mean_and_scale, stacked
 from crosscoding.priors.normal import standard_log_prob
+
+_OPTIONS = ("next_only", "last_only", "takes_given")
 
 
 class Hierarchical(ContinuousPrior):
@@ -33,6 +35,7 @@ class Hierarchical(ContinuousPrior):
             as a tuple of two, (N, size).
         next_only: Whether a network takes only the next level above it, as in a ladder VAE.
         last_only: Whether the decoder takes only the last level, z_1.
+        takes_given: Whether networks also take the query's covariates: `network(above, given)`.
 
     Raises:
         TypeError: A size is no int, or a network no module.
@@ -53,6 +56,7 @@ class Hierarchical(ContinuousPrior):
         *,
         next_only: bool = False,
         last_only: bool = False,
+        takes_given: bool = False,
     ) -> None:
         sizes = tuple(sizes)
         if wrong := [s for s in sizes if isinstance(s, bool) or not isinstance(s, int) or s < 1]:
@@ -64,6 +68,7 @@ class Hierarchical(ContinuousPrior):
             )
         super().__init__(sum(sizes))
         self.sizes, self.next_only, self.last_only = sizes, next_only, last_only
+        self.takes_given = takes_given
         self.conditionals = nn.ModuleList(
             stacked(network, f"network {i}") for i, network in enumerate(networks)
         )
@@ -76,15 +81,15 @@ class Hierarchical(ContinuousPrior):
         first, *rest = self.levels(noise)
         above = [first]
         for index, own in enumerate(rest):
-            mean, scale = self._moments(index, above)
+            mean, scale = self._moments(index, above, given)
             above.append(mean + scale * own)
         return torch.cat(above, -1)
 
     def to_noise(self, z: Tensor, given: Covariates = None) -> Tensor:
-        return self._noise_and_ladj(z)[0]
+        return self._noise_and_ladj(z, given)[0]
 
     def log_prob(self, z: Tensor, given: Covariates = None) -> Tensor:
-        noise, ladj = self._noise_and_ladj(z)
+        noise, ladj = self._noise_and_ladj(z, given)
         return standard_log_prob(noise) - ladj
 
     def decoder_input(self, z: Tensor) -> Tensor:
@@ -98,31 +103,35 @@ class Hierarchical(ContinuousPrior):
             "sizes": list(self.sizes),
             "next_only": self.next_only,
             "last_only": self.last_only,
+            "takes_given": self.takes_given,
         }
 
     @classmethod
     def empty(cls, settings: Mapping[str, Any], networks: Mapping[str, nn.Module]) -> Self:
         own = [networks[f"conditionals.{i}"] for i in range(len(networks))]
-        options = {name: bool(settings[name]) for name in ("next_only", "last_only")}
+        options = {name: bool(settings[name]) for name in _OPTIONS}
         return cls(settings["sizes"], own, **options)
 
-    def _noise_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def _noise_and_ladj(self, z: Tensor, given: Covariates) -> tuple[Tensor, Tensor]:
         """ε, and log |det dz/dε| there."""
         levels = self.levels(z)
         noise, ladj = [levels[0]], z.new_zeros(z.shape[:-1])
         for index, own in enumerate(levels[1:]):
-            mean, scale = self._moments(index, levels[: index + 1])
+            mean, scale = self._moments(index, levels[: index + 1], given)
             noise.append((own - mean) / scale)
             ladj = ladj + scale.log().sum(-1)
         return torch.cat(noise, -1), ladj
 
-    def _moments(self, index: int, above: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def _moments(
+        self, index: int, above: Sequence[Tensor], given: Covariates
+    ) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of a level, from the levels above it."""
         seen = above[-1] if self.next_only else torch.cat(list(above), -1)
         size, flat = self.sizes[index + 1], seen.reshape(-1, seen.shape[-1])
         name = f"network {index}, of the level of size {size}"
+        own = (tiled(given, len(flat)),) if self.takes_given else ()
         try:
-            output = self.conditionals[index](flat)
+            output = self.conditionals[index](flat, *own)
         except RuntimeError as error:
             raise ValueError(
                 f"expected {name} to take the {flat.shape[-1]} numbers above it: {error}; are "

@@ -136,7 +136,8 @@ def _searched(noise: Tensor, mixture: Components, *, far: bool) -> Tensor:
     low, high = of_each.amin(-1), of_each.amax(-1)
     found = torch.minimum(torch.maximum((mixture.log_weights.exp() * of_each).sum(-1), low), high)
     wanted, eps = torch.special.log_ndtr(-noise.abs()), torch.finfo(noise.dtype).eps
-    active, x, before, sign = torch.arange(len(noise)), found, high - low, _sign(noise)
+    active = torch.arange(len(noise), device=noise.device)
+    x, before, sign = found, high - low, _sign(noise)
     for _ in range(_MOST_STEPS):
         tail, density = mixture.tail_and_density(x, sign, far)
         miss = tail - wanted

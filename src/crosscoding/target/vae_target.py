@@ -111,19 +111,22 @@ class VAETarget(Target):
 
     @torch.no_grad()
     def latents(self, z: Tensor) -> Tensor:
-        return self.model.prior.from_noise(z, self._given_to_prior())
+        if not z.numel():
+            return z.new_zeros(*z.shape[:-1], self.model.latent_dim)
+        flat = z.reshape(-1, self.num_queries, z.shape[-1])
+        latents = self.model.prior.from_noise(flat, self._given_to_prior)
+        return latents.reshape(*z.shape[:-1], -1)
 
     @torch.no_grad()
     def noise_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        prior, given = self.model.prior, self._given_to_prior()
-        noise = prior.to_noise(z, given)
-        return noise, prior.log_prob(z, given) - self.log_prior(noise)
+        flat, prior = z.reshape(-1, self.num_queries, z.shape[-1]), self.model.prior
+        noise = prior.to_noise(flat, self._given_to_prior)
+        ladj = prior.log_prob(flat, self._given_to_prior) - self.log_prior(noise)
+        return noise.reshape(*z.shape[:-1], -1), ladj.reshape(z.shape[:-1])
 
+    @property
     def _given_to_prior(self) -> Covariates:
-        """Covariates that broadcast against z (*sample, *batch, latent), if the prior needs any."""
-        if not self.model.prior.takes_given:
-            return None
-        return mapped(lambda t: t.reshape(*self.batch_shape, *t.shape[1:]), self._given)
+        return self._given if self.model.prior.takes_given else None
 
     @isolated
     def log_likelihood(self, z: Tensor, *, checked: bool = True) -> Tensor:
@@ -157,7 +160,8 @@ class VAETarget(Target):
 
     @isolated
     def log_likelihood_of_bank(self) -> tuple[Tensor, Tensor]:
-        if self.vae.given is not None and not self._is_known:
+        is_kept = self.vae.given is None or (self._is_known and Bank.is_worth_keeping(self.vae))
+        if not is_kept:
             points = Bank.few_points(self.vae, self.bank_points)
             return points, self._log_likelihood_of_each(points)
         bank = Bank.start_of(self.vae, self.bank_points, self.clock)

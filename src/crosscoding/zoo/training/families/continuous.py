@@ -23,10 +23,10 @@ from crosscoding.zoo.networks import mlp
 from crosscoding.zoo.training.families.base import NUM_PIXELS, Family, gaussian, standard_normal
 from crosscoding.zoo.training.families.posteriors import Posterior
 
-
-# Bound of means and log-variances between levels, so that each level's noise can be told apart in
-# float32: without it, training made standard deviations as small as 1e-13.
-_MOST = 6.0
+# Bounds of means and log-variances between levels. Standard deviations of at least e^-6.5 let each
+# level's noise be told apart in float32: without a bound, training made some as small as 1e-13. On
+# a ladder trained without it, it lowers the bound on log p(t) by 0.15 nats, and −10 by 0.9.
+_LEAST, _MOST = -13.0, 64.0
 
 
 class Plain(Family):
@@ -106,7 +106,7 @@ class Ladder(Family):
         sizes = zip(hidden, levels, strict=True)
         self.suggest = nn.ModuleList(nn.Linear(width, 2 * size) for width, size in sizes)
         self.down = nn.ModuleList(
-            nn.Sequential(*mlp((above, width, 2 * below)), nn.Hardtanh(-_MOST, _MOST))
+            nn.Sequential(*mlp((above, width, 2 * below)), nn.Hardtanh(_LEAST, _MOST))
             for (below, above), width in zip(pairwise(levels), hidden[1:], strict=True)
         )
         self.decoder = mlp((levels[0], *decoder_hidden, NUM_PIXELS))

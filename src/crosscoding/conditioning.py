@@ -21,6 +21,7 @@ from crosscoding.progress import followed
 from crosscoding.random import generator_from, spawn
 from crosscoding.result.posterior import Posterior
 from crosscoding.target.base import Target
+from crosscoding.target.discrete_target import target_of
 from crosscoding.target.partial_evidence import log_agreement
 from crosscoding.target.vae_target import VAETarget
 
@@ -71,7 +72,7 @@ def condition(
         torch.Size([64, 3, 28, 28])
     """
     return infer(
-        VAETarget(vae, evidence),
+        target_of(vae, evidence),
         method,
         seed=seed,
         report=report,
@@ -204,6 +205,21 @@ def _target_of(posterior: Posterior) -> VAETarget:
     )
 
 
+def _check_serves(method: Method, target: Target) -> None:
+    """Raise ValueError if a method is not for the target's latents."""
+    name = type(method).__name__
+    if target.is_discrete and not method.takes_discrete:
+        raise ValueError(
+            f"expected a method for discrete latents, got {name}, which needs continuous ones; use "
+            "Auto() or Discrete()"
+        )
+    if not target.is_discrete and not method.takes_continuous:
+        raise ValueError(
+            f"expected a method for continuous latents, got {name}, which needs discrete ones; use "
+            "Auto()"
+        )
+
+
 def _check_agrees(target: VAETarget, truth: Tensor) -> None:
     """Raise ValueError where truth (*batch, *data) contradicts the evidence; NaN never does."""
     values, mask = target.evidence.values, target.evidence.exact
@@ -243,6 +259,7 @@ def infer(
         raise TypeError(
             f"expected method to be one of crosscoding.methods, such as HMC(), got {method!r}"
         )
+    _check_serves(method, target)
     for_method, for_draws = spawn(generator_from(seed), 2)
     start = time.perf_counter()
     with torch.enable_grad():  # whatever the caller has set

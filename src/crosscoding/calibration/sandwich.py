@@ -24,11 +24,13 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from crosscoding.calibration.discrete_sandwich import discrete_bounds
 from crosscoding.methods.numerics.gradients import Points, evaluated
 from crosscoding.methods.numerics.leapfrog import regularized_covariance
 from crosscoding.methods.numerics.resampling import log_mean_of_islands
 from crosscoding.random import normal, spawn, uniform
 from crosscoding.target.base import Target
+from crosscoding.target.discrete_target import DiscreteTarget
 from crosscoding.target.vae_target import VAETarget
 
 _NUM_CHAINS = 8
@@ -81,6 +83,8 @@ class Sandwich:
 def _bounds(
     target: Target, z: Tensor, draws: Tensor, generator: Generator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if isinstance(target, DiscreteTarget):
+        return discrete_bounds(target, z, generator=generator)
     for_path, for_pilot, for_lower, for_upper = spawn(generator, 4)
     path = _Path.to(target, draws, generator=for_path)
     shape = (_NUM_CHAINS, *z.shape)

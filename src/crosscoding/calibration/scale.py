@@ -33,7 +33,7 @@ from crosscoding.isolation import isolated
 from crosscoding.likelihoods import Gaussian, Mixed
 from crosscoding.methods import Report, silent
 from crosscoding.methods.numerics.gauss_newton import Modes, climb
-from crosscoding.model.in_noise import in_noise
+from crosscoding.model.in_noise import check_continuous, in_noise
 from crosscoding.model.matching import complete_data
 from crosscoding.model.vae import VAE
 from crosscoding.progress import Progress, followed
@@ -130,6 +130,7 @@ def _calibrated(
     tolerance: float,
     told: Progress,
 ) -> float | Tensor | tuple[float | Tensor, ...]:
+    check_continuous(vae, "calibrate_scale")
     data, vae = complete_data(vae, data), in_noise(vae)
     if rounds < 1 or not tolerance > 0:
         raise ValueError(f"expected rounds >= 1 and tolerance > 0, got {rounds} and {tolerance}")

@@ -18,7 +18,7 @@ from crosscoding.checks.subject import Subject
 from crosscoding.isolation import isolated
 from crosscoding.model.bound import for_first
 from crosscoding.model.check_report import CheckReport, CheckResult
-from crosscoding.model.in_noise import in_noise
+from crosscoding.model.in_noise import check_continuous, in_noise
 from crosscoding.model.matching import complete_data
 from crosscoding.model.vae import VAE
 from crosscoding.random import generator_from
@@ -59,6 +59,7 @@ def check(
     seed: int | Generator | None = 0,
 ) -> CheckReport:
     """The report of `VAE.check`, which documents the arguments."""
+    check_continuous(vae, "VAE.check")
     generator = generator_from(seed)
     if data is not None:
         data = _some(_matching(vae, data), generator)
@@ -87,6 +88,7 @@ def check_data(
             also happens if there are too few data for the other checks.
         seed: Determines the subset, if there are too many data, and the model's draws.
     """
+    check_continuous(vae, "VAE.check")
     generator = generator_from(seed)
     own = _some(_matching(vae, data), generator)
     subject = Subject(for_first(in_noise(vae)), generator, own, vae)

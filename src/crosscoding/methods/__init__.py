@@ -9,6 +9,7 @@ from crosscoding.crosscoders import FCN, Gaussian, InverseAutoregressive, Mixtur
 from crosscoding.errors import unknown_name
 from crosscoding.methods.auto import Auto
 from crosscoding.methods.base import Method, Report, silent
+from crosscoding.methods.discrete import Discrete
 from crosscoding.methods.grid import Grid
 from crosscoding.methods.hmc import HMC
 from crosscoding.methods.importance import Importance
@@ -22,6 +23,7 @@ __all__ = [
     "HMC",
     "METHODS",
     "Auto",
+    "Discrete",
     "Entry",
     "Grid",
     "Importance",
@@ -92,6 +94,9 @@ METHODS = {
     ),
     "smc": Entry(
         TemperedSMC(), "SMC", "particles from the prior to p(z|x), over rising temperatures"
+    ),
+    "discrete": Entry(
+        Discrete(), "Discrete", "discrete latents only: enumerates all states, or anneals particles"
     ),
 }
 

@@ -30,6 +30,7 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -41,6 +42,7 @@ from crosscoding.methods.cascade.best_so_far import BestSoFar
 from crosscoding.methods.cascade.budget import FAR_FROM_PRIOR, Budget
 from crosscoding.methods.cascade.closed_form import NUM_DECODED, closed_form, has_closed_form
 from crosscoding.methods.cascade.stages import GRID_DIM, Stages
+from crosscoding.methods.discrete import Discrete
 from crosscoding.methods.numerics.covering_reference import covered
 from crosscoding.model.bank import MAX_POINTS
 from crosscoding.random import spawn
@@ -109,6 +111,8 @@ class Auto(Method):
             for modes, means and intervals of queries like its twins may rest on it.
     """
 
+    takes_discrete: ClassVar[bool] = True
+
     max_seconds: float | None = None
     max_decodes: int | None = None
     num_draws: int = 1000
@@ -148,6 +152,10 @@ class Auto(Method):
 
     def _found(self, target: Target, generator: Generator, report: Report) -> Findings:
         target = target.timed(target.clock.limited(self.max_seconds))
+        if target.is_discrete:
+            most = None if self.max_decodes is None else max(int(self.max_decodes), 1)
+            own = Discrete(self.num_draws, purpose=self.purpose, max_decodes=most)
+            return own.find(target, generator=generator, report=report)
         solved = has_closed_form(target)
         if not solved.any():
             return _Cascade(self, target, generator, report).run()

@@ -19,9 +19,12 @@ class Method(ABC):
     Attributes:
         points_at_once: Roughly how many latent points per query are in memory at once; it limits
             how many queries are processed together.
+        takes_continuous, takes_discrete: Whether the method serves such latents.
     """
 
     points_at_once: ClassVar[int] = MAX_POINTS  # as many as a bank has
+    takes_continuous: ClassVar[bool] = True
+    takes_discrete: ClassVar[bool] = False
 
     @abstractmethod
     def find(self, target: Target, *, generator: Generator, report: Report = silent) -> Findings:

@@ -17,7 +17,7 @@ from crosscoding.covariates import number_of_rows
 from crosscoding.errors import ModelFormatError
 from crosscoding.isolation import isolated_class
 from crosscoding.likelihoods import Likelihood
-from crosscoding.model.in_noise import in_noise
+from crosscoding.model.in_noise import check_continuous, in_noise
 from crosscoding.model.recognition import same_output
 from crosscoding.model.vae import VAE
 from crosscoding.persistence.folder import fingerprint, prefixed, read_folder, write_folder
@@ -243,6 +243,7 @@ def prior_points(num: int, dim: int, like: Tensor, start: int = 0) -> Tensor:
 
 
 def _check_takes_only_z(vae: VAE) -> None:
+    check_continuous(vae, "a bank")
     if vae.examples is not None and vae.given is None:
         raise ValueError(
             "expected a model whose decoder takes only z, got one that takes covariates, which "

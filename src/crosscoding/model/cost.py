@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from crosscoding.errors import ModelFormatError, first_line
 from crosscoding.persistence import layers
-from crosscoding.priors import Prior
+from crosscoding.priors import DiscretePrior, Prior
 from crosscoding.priors.files import is_data
 
 _PER_NUMBER = 2**5  # multiply-adds in the time it takes to read or write a number
@@ -102,11 +102,15 @@ def check_prior_growth(prior: Prior) -> None:
     if not is_data(prior) or not prior.networks() or prior.takes_given:
         return
     empty = copy.deepcopy(prior).to("meta")
-    noise = torch.empty(1, prior.latent_dim, device="meta")
-    noise = noise.to(next((p.dtype for p in prior.parameters()), noise.dtype))
+    shape = prior.input_shape if isinstance(prior, DiscretePrior) else (prior.latent_dim,)
+    row = torch.empty(1, *shape, device="meta")
+    row = row.to(next((p.dtype for p in prior.parameters()), row.dtype))
     with counting() as cost:
         try:
-            empty.from_noise(noise)
+            if isinstance(empty, DiscretePrior):
+                empty.log_density(row)
+            else:
+                empty.from_noise(row)
         except Exception as error:  # layers have many ways to say that a shape does not fit
             raise ModelFormatError(
                 f"expected a prior whose networks fit together: {first_line(error)}"

@@ -17,7 +17,7 @@ from crosscoding.model.parts import KIND, Arguments, Model
 from crosscoding.model.recognition import TOLERANCE, same_output
 from crosscoding.persistence.folder import Contents, write_folder
 from crosscoding.persistence.layers import describe
-from crosscoding.priors import Prior
+from crosscoding.priors import DiscretePrior, Prior
 from crosscoding.priors.files import is_data
 
 _KEEP_SCRIPT = (
@@ -122,11 +122,14 @@ class Savable(ABC):
     def _of_saved(cls, model: Model) -> Self:
         """The VAE of a model that was read from files; its faults become ModelFormatErrors."""
         if model.examples is None:
-            seen = torch.zeros(model.latent_dim, device="meta")
+            shape = torch.Size([model.latent_dim])
             if model.prior is not None:
                 check_prior_growth(model.prior)
-                seen = model.prior.decoder_input(seen)
-            check_growth(model.decoder, seen.shape)
+            if isinstance(model.prior, DiscretePrior):
+                shape = model.prior.input_shape
+            elif model.prior is not None:
+                shape = model.prior.decoder_input(torch.zeros(shape, device="meta")).shape
+            check_growth(model.decoder, shape)
         try:
             vae = cls._made_of(model)
         except (ModelFormatError, NonFiniteError):

@@ -27,25 +27,26 @@ class FromNoise(nn.Module):
         return self.decoder(self.prior.decoder_input(z), *given)
 
 
-def in_noise(vae: VAE) -> VAE:
-    """The same model with ε as its latent variable; itself if its prior is N(0, I).
-
-    Raises:
-        ValueError: The prior has no map from normal noise.
-    """
-    if isinstance(vae.prior, Normal):
-        return vae
+def check_continuous(vae: VAE, who: str) -> None:
+    """Raise ValueError if a model has discrete latents, which `who` does not take."""
     if vae.prior.noise_dim is None:
         raise ValueError(
-            f"expected a prior with a map from normal noise, got {type(vae.prior).__name__}, whose "
-            "z is discrete"
+            f"expected a model with continuous latents, got discrete ones, which {who} does not "
+            "take; crosscoding.condition and crosscoding.calibrate do"
         )
+
+
+def in_noise(vae: VAE) -> VAE:
+    """The same model with ε as its latent variable; itself if that is N(0, I), or discrete."""
+    if isinstance(vae.prior, Normal) or vae.prior.noise_dim is None:
+        return vae
     if "in noise" not in vae.kept:
         chosen = object.__new__(VAE)
         vars(chosen).update(vars(vae))
         chosen.decoder = FromNoise(vae.prior, vae.decoder).eval()
         if vae.head is not None:
             chosen.head = replace(vae.head, trunk=FromNoise(vae.prior, vae.head.trunk).eval())
+        assert vae.prior.noise_dim is not None
         chosen.latent_dim = vae.prior.noise_dim
         chosen.prior, chosen.encoder, chosen.kept = Normal(chosen.latent_dim), None, {}
         vae.kept["in noise"] = chosen

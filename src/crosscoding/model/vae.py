@@ -48,7 +48,8 @@ class VAE(Savable):
             (B, 2 latent) or as a tuple of two (B, latent). It is copied and tried like the decoder.
             Answers never depend on it; it may only propose where to look.
         prior: p(z), one of `priors`, if it is not N(0, I). It is copied and tried too. Methods work
-            with the noise that it maps to z; `decode` and all answers have z itself.
+            with the noise that it maps to z; `decode` and all answers have z itself. If it is
+            discrete, the decoder takes zeros and ones, or one-hot rows (`priors.Categorical`).
         given: Examples of covariates, if the decoder is called as `decoder(z, given)`: a tensor of
             shape (N, *covariates), or a dict or tuple of tensors, N ≥ 1, of which 64 distinct ones
             are kept. Evidence then carries covariates of its own. Points are decoded beforehand

@@ -2,6 +2,9 @@
 
 from crosscoding.priors.autoregressive import Autoregressive
 from crosscoding.priors.base import ContinuousPrior, Prior
+from crosscoding.priors.bernoulli import Bernoulli
+from crosscoding.priors.categorical import Categorical
+from crosscoding.priors.discrete import DiscretePrior
 from crosscoding.priors.flow import Flow
 from crosscoding.priors.gaussian import Gaussian
 from crosscoding.priors.hierarchical import Hierarchical
@@ -10,7 +13,10 @@ from crosscoding.priors.normal import Normal
 
 __all__ = [
     "Autoregressive",
+    "Bernoulli",
+    "Categorical",
     "ContinuousPrior",
+    "DiscretePrior",
     "Flow",
     "Gaussian",
     "Hierarchical",

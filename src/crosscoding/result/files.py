@@ -22,6 +22,7 @@ from crosscoding.persistence.layers import describe
 from crosscoding.result.findings import Findings
 from crosscoding.result.saved_evidence import evidence_from_parts, evidence_to_parts
 from crosscoding.target.base import Target
+from crosscoding.target.discrete_target import target_of
 from crosscoding.target.vae_target import VAETarget
 
 
@@ -99,7 +100,7 @@ class SavedPosterior:
         target = None
         if vae is not None and evidence is not None:
             try:
-                target = VAETarget(vae, evidence)
+                target = target_of(vae, evidence)
             except ValueError as error:
                 raise ModelFormatError(
                     f"expected the model that the posterior in {folder} belongs to: {error}"

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from crosscoding.likelihoods import Likelihood
 from crosscoding.model.recognition import same_output
+from crosscoding.model.tried_prior import prior_probes
 from crosscoding.model.vae import VAE
 from crosscoding.result.findings import Findings
 from crosscoding.target.base import Target
@@ -36,7 +37,13 @@ class ModelPrint:
     @classmethod
     @torch.no_grad()
     def of(cls, vae: VAE) -> "ModelPrint":
-        """That of a model, always at the same points: 0, and further out in all directions."""
+        """That of a model, always at the same points: 0, and further out in all directions.
+
+        If z is discrete, the points are draws of the prior.
+        """
+        if vae.prior.noise_dim is None:
+            like = torch.empty(0, dtype=vae.dtype, device=vae.device)
+            return cls(vae.decode_flat(prior_probes(vae.prior, like, _NUM_POINTS)), vae.likelihood)
         steps = torch.linspace(0, 1, _NUM_POINTS, dtype=vae.dtype, device=vae.device)
         signs = 1 - 2 * (torch.arange(vae.latent_dim, device=vae.device) % 2)
         return cls(vae.decode_flat(steps[:, None] * signs), vae.likelihood)

@@ -38,6 +38,7 @@ class Target(ABC):
             read as −inf, boolean; None: not known.
         clock: Ticked before every piece of work.
         bank_points: Largest number of points in the bank.
+        is_discrete: Whether z is discrete, so that log p(z, x) has no gradient.
     """
 
     latent_dim: int
@@ -50,6 +51,7 @@ class Target(ABC):
     undefined: Tensor | None = None
     clock: Clock = UNLIMITED
     bank_points: int = MAX_POINTS
+    is_discrete: bool = False
 
     def name(self, query: int | Tensor) -> int:
         """The place of a query in the whole batch, for messages."""

@@ -69,6 +69,12 @@ class VAETarget(Target):
                 f"expected crosscoding.Evidence, got {type(evidence).__name__}; "
                 "build it with Evidence(values, mask) or Evidence.from_nan(values)"
             )
+        if (vae.prior.noise_dim is None) != self.is_discrete:
+            wanted, got = ("discrete", "continuous")[:: 1 if self.is_discrete else -1]
+            raise ValueError(
+                f"expected a model with {wanted} latents, got one with {got} ones; "
+                "crosscoding.condition takes both"
+            )
         evidence = evidence.in_dtype(vae.dtype)
         check_matches(vae, evidence.values, "evidence", None)
         vae.likelihood.check_values(evidence.values, evidence.exact)
@@ -89,12 +95,20 @@ class VAETarget(Target):
         partial = PartialEvidence.of(vae, evidence.flatten(len(vae.data_shape)))
         self._partial = partial
         values, mask = (part.reshape(-1, vae.data_size) for part in (self._values, self._mask))
-        self._observer: Callable[[], Observed] = cache(lambda: Observed(vae, values, mask, partial))
+        decoded = self._decoded
+        self._observer: Callable[[], Observed] = cache(
+            lambda: Observed(decoded, values, mask, partial)
+        )
 
     @property
     def partial(self) -> PartialEvidence | None:
         """What is known beside exact values, for the flattened batch; None if nothing is."""
         return self._partial
+
+    @property
+    def _decoded(self) -> VAE:
+        """The model as a function of the points that are decoded."""
+        return self.vae
 
     @property
     def _observed(self) -> Observed:
@@ -143,7 +157,7 @@ class VAETarget(Target):
         values = self._values.reshape(-1, self.vae.data_size)
         mask = self._mask.reshape(-1, self.vae.data_size)
         used = mask if self._partial is None else mask | self._partial.used
-        of_any = Observed(self.vae, values[:1], used.any(0, keepdim=True)).timed(self.clock)
+        of_any = Observed(self._decoded, values[:1], used.any(0, keepdim=True)).timed(self.clock)
         elements = of_any.elements[0]
         likelihood = self.vae.flat_likelihood.of_elements(elements)
         values, mask = values[:, elements], mask[:, elements]
@@ -229,7 +243,7 @@ class VAETarget(Target):
         return bend.double() + directions
 
     def flatten(self) -> "VAETarget":
-        flat = object.__new__(VAETarget)  # its evidence was checked already
+        flat = object.__new__(type(self))  # its evidence was checked already
         vars(flat).update(vars(self))
         flat.evidence = self.evidence.flatten(len(self.vae.data_shape))
         flat.batch_shape = torch.Size((self.num_queries,))
@@ -244,7 +258,7 @@ class VAETarget(Target):
         kinds = [] if self.kinds is None else self.kinds.unique().tolist()
         if len(kinds) == 1 and kinds[0] >= 0:
             prepared.vae, prepared._is_known = known(in_noise(self.model), kinds[0]), True
-        vae, clock = prepared.vae, self.clock
+        vae, clock = prepared._decoded, self.clock
         prepared._observer = cache(
             lambda: Observed.of(vae, self._values, self._mask, clock, self._partial)
         )
@@ -280,7 +294,7 @@ class VAETarget(Target):
         return used.sum(-1)
 
     def select(self, index: Tensor) -> "VAETarget":
-        chosen = object.__new__(VAETarget)  # its evidence was checked already
+        chosen = object.__new__(type(self))  # its evidence was checked already
         vars(chosen).update(vars(self))
         chosen.evidence = self.evidence[index]
         chosen._values, chosen._mask = self._values[index], self._mask[index]

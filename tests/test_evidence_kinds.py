@@ -247,7 +247,13 @@ ONE_CLASS = torch.tensor([True, False]).expand(3, 2)
             likelihoods.Gaussian(),
             cc.Evidence.linear(torch.ones(1, 3), torch.full((1,), 9.0))
             & cc.Evidence.interval(torch.zeros(3), torch.ones(3)),
-            "got 9 left for them in row 0 of query 0, where they allow 0 to 3",
+            "an interval for at most one of the elements that a query's sums have, got 3",
+        ),
+        (
+            likelihoods.Gaussian(),
+            cc.Evidence.linear(torch.tensor([[1.0, 1, 0], [1, -1, 0]]), torch.tensor([1.0, 3]))
+            & cc.Evidence.interval(torch.tensor([NAN, 0.0, NAN])),
+            "got 0 to inf for an element of query 0 that the sums make -1",
         ),
     ],
 )

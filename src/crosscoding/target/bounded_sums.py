@@ -1,42 +1,29 @@
-"""Elements of known sums that have intervals as well: a normal law in a box.
+"""An element of a query's known sums that has an interval as well: a normal law between two bounds.
 
-Given z and the sums, the k bounded elements of a query are jointly normal, y ~ N(m, V). For k = 1
-the probability of the interval is exact. For more, the box's is an average over 128 quasi-random
-points of a product of k one-dimensional masses:
-
-    y = m + L u,  V = L Lᵀ:   P(box) = E ∏ᵢ [Φ(βᵢ) − Φ(αᵢ)],   uᵢ drawn between αᵢ and βᵢ
-
-with bounds α, β that depend on the uⱼ, j < i.
-
-Source: Genz (1992), the separation of variables. Differs in: nothing.
+Given z and the sums, the element is normal, y ~ N(m, V), so the probability of the interval and the
+moments within it are exact. Those of several elements at once would be integrals over a box, which
+cannot be had with an error that is known; more than one is refused.
 """
 
-import math
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
-from torch.quasirandom import SobolEngine
 
 from crosscoding.likelihoods.laws import TruncatedNormal
-from crosscoding.likelihoods.laws.normal import normal_quantile
-from crosscoding.likelihoods.samplers import substream
 
-_NUM_POINTS = 128  # twice as many change log p(x) by 1e-3
-_NUMBERS_A_POINT = 8  # in memory at once
+_NUMBERS = 8  # in memory at once
 _JITTER = 1e-12  # of a variance, added to it: sums may determine an element completely
-_DETERMINED = 1e-5  # standard deviations that are left of an element that sums determine
 
 
 @dataclass(frozen=True, eq=False)
 class BoundedElements:
-    """Up to k elements of each query's sums that have an interval.
+    """The element of each query's sums that has an interval, if there is one; k = 1.
 
     Args:
-        columns: Which of the T summed elements they are, shape (B, k).
+        columns: Which of the T summed elements it is, shape (B, k).
         low, high: Bounds, in double, shape (B, k); ±∞ where there is none.
-        valid: Which of them there are, shape (B, k).
+        valid: Which queries have one, shape (B, k).
     """
 
     columns: Tensor
@@ -46,20 +33,29 @@ class BoundedElements:
 
     @classmethod
     def of(cls, low: Tensor, high: Tensor) -> "BoundedElements | None":
-        """Those among T summed elements with bounds (B, T); None if there are none."""
+        """Those among T summed elements with bounds (B, T); None if there are none.
+
+        Raises:
+            ValueError: A query has several.
+        """
         bounded = low.isfinite() | high.isfinite()
-        most = int(bounded.sum(1).max())
-        if not most:
+        counts = bounded.sum(1)
+        if not counts.any():
             return None
-        columns = bounded.to(torch.int8).sort(dim=1, descending=True, stable=True)[1][:, :most]
+        if (counts > 1).any():
+            query = int((counts > 1).nonzero()[0, 0])
+            raise ValueError(
+                "expected an interval for at most one of the elements that a query's sums have, "
+                f"got {int(counts[query])} for query {query}; leave out the sums or other intervals"
+            )
+        columns = bounded.to(torch.int8).argmax(1, keepdim=True)
         bounds = (part.gather(1, columns).double() for part in (low, high))
         return cls(columns, *bounds, bounded.gather(1, columns))  # pyright: ignore[reportCallIssue]
 
     @property
     def numbers(self) -> int:
         """About how many numbers are in memory for each query while a mass is computed."""
-        num = self.columns.shape[1]
-        return _NUMBERS_A_POINT * (1 if num == 1 else num * _NUM_POINTS)
+        return _NUMBERS
 
     def select(self, index: Tensor | slice) -> "BoundedElements":
         """Those of some of the queries."""
@@ -118,77 +114,22 @@ class BoundedLaw:
         self._elements, self._mean, self.variance = elements, mean, variance
         self._root = torch.linalg.cholesky(variance)
         self.gain = torch.cholesky_solve(spread.mT, self._root).mT  # (*sample, B, T, k)
-        self._num = mean.shape[-1]
-        size = self._root.abs() > _DETERMINED * variance_before[..., None].sqrt()
-        order = torch.arange(1, self._num + 1, device=mean.device)
-        self._settled_by = (size * order).amax(-1) - 1  # −1: by the sums alone
 
     def log_mass(self) -> Tensor:
-        """log P(box) in nats, (S, B)."""
-        if self._num == 1:
-            return torch.where(self._elements.valid, self._single().log_mass, 0.0).sum(-1)
-        log_weights = self._walk(_points(self._num, self._mean)[:, None, None])[1]
-        return log_weights.logsumexp(0) - math.log(_NUM_POINTS)
+        """log P(low ≤ y ≤ high) in nats, (S, B)."""
+        return torch.where(self._elements.valid, self._single().log_mass, 0.0).sum(-1)
 
     def _single(self) -> TruncatedNormal:
         scale = self.variance[..., 0].sqrt()
         return TruncatedNormal(self._mean, scale, self._elements.low, self._elements.high)
 
-    def _walk(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        """y, and the logarithm of its weight: uniforms (N, *sample, k) -> (N, S, B, k), (N, S, B).
-
-        One element after the other is drawn between its bounds given those before it.
-        """
-        log_weight = torch.zeros_like(self._mean[..., 0])
-        shape = torch.broadcast_shapes(uniforms.shape, self._mean.shape)
-        values, drawn = self._mean.expand(shape), []
-        for index in range(self._num):
-            law = self._given_others(index, values)
-            log_weight = log_weight + law.log_mass
-            u = normal_quantile(uniforms[..., index], *law.standard_bounds)
-            values = values + self._root[..., index] * u[..., None]
-            drawn.append(u)
-        return values, log_weight
-
-    def _given_others(self, index: int, values: Tensor) -> TruncatedNormal:
-        """The law of uᵢ given those before it: within the bounds of all y that it settles.
-
-        An element that the sums and those before it determine is settled with the last uⱼ that
-        it depends on.
-        """
-        low, high = (
-            torch.full_like(values[..., 0], -torch.inf),
-            torch.full_like(values[..., 0], torch.inf),
-        )
-        for place in range(index, self._num):
-            settled = self._settled_by[..., place] == index
-            settled = settled & self._elements.valid[:, place]
-            factor = torch.where(settled, self._root[..., place, index], 1.0)
-            ends = [
-                torch.where(
-                    end.isinf(),
-                    end * factor.sign(),
-                    (end.nan_to_num(0, 0, 0) - values[..., place]) / factor,
-                )
-                for end in (self._elements.low[:, place], self._elements.high[:, place])
-            ]
-            low = torch.where(settled, low.maximum(torch.minimum(*ends)), low)
-            high = torch.where(settled, high.minimum(torch.maximum(*ends)), high)
-        return TruncatedNormal(torch.zeros_like(low), torch.ones_like(low), low, high)
-
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean, (S, B, k), and covariance, (S, B, k, k), of y in the box."""
-        if self._num == 1:
-            law = self._single()
-            return law.mean(), law.variance()[..., None]
-        values, log_weights = self._walk(_points(self._num, self._mean)[:, None, None])
-        weights = log_weights.softmax(0)[..., None]
-        mean = (weights * values).sum(0)
-        gaps = values - mean
-        return mean, torch.einsum("nsbi,nsbj->sbij", weights * gaps, gaps)
+        """Mean, (S, B, k), and covariance, (S, B, k, k), of y between its bounds."""
+        law = self._single()
+        return law.mean(), law.variance()[..., None]
 
     def mean_shift(self) -> Tensor:
-        """What the box adds to the mean of all summed elements, (S, B, T)."""
+        """What the bounds add to the mean of all summed elements, (S, B, T)."""
         return self.shift(self.moments()[0])
 
     def shift(self, values: Tensor) -> Tensor:
@@ -196,26 +137,19 @@ class BoundedLaw:
         return (self.gain @ (values - self._mean)[..., None])[..., 0]
 
     def variance_change(self) -> Tensor:
-        """What the box adds to the variances of all summed elements, (S, B, T)."""
+        """What the bounds add to the variances of all summed elements, (S, B, T)."""
         change = self.moments()[1] - self.variance
         return torch.einsum("...ti,...ij,...tj->...t", *self._with_gain(change))
 
     def information(self) -> Tensor:
-        """−∂² log P(box) / ∂m², (S, B, k, k)."""
+        """−∂² log P / ∂m², (S, B, k, k)."""
         left = self.variance - self.moments()[1]
         return torch.cholesky_solve(torch.cholesky_solve(left, self._whole).mT, self._whole)
 
     def draw(self, uniforms: Tensor) -> Tensor:
-        """A draw of y in the box, (S, B, k), from uniform numbers of that shape."""
+        """A draw of y between its bounds, (S, B, k), from uniform numbers of that shape."""
         uniforms = uniforms.clamp(1e-12, 1 - 1e-12)
-        if self._num == 1:
-            return self._single().draw(uniforms)
-        shifted = (_points(self._num, self._mean)[:, None, None] + uniforms).frac()
-        values, log_weights = self._walk(shifted.clamp(1e-12, 1 - 1e-12))
-        ends = log_weights.softmax(0).cumsum(0)
-        chosen = (substream(uniforms[..., 0], 0) * ends[-1] >= ends).sum(0).clamp_max(len(ends) - 1)
-        index = chosen[None, ..., None].expand(1, *values.shape[1:])
-        return values.gather(0, index)[0].maximum(self._elements.low).minimum(self._elements.high)
+        return self._single().draw(uniforms)
 
     @property
     def _whole(self) -> Tensor:
@@ -224,14 +158,3 @@ class BoundedLaw:
     def _with_gain(self, change: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         gain = self.gain.expand(*change.shape[:-2], *self.gain.shape[-2:])
         return gain, change, gain
-
-
-def _points(num: int, like: Tensor) -> Tensor:
-    """Fixed quasi-random points in the unit cube, (N, k)."""
-    return _sobol(num).to(like)
-
-
-@cache
-def _sobol(num: int) -> Tensor:
-    engine = SobolEngine(num, scramble=True, seed=0)
-    return engine.draw(_NUM_POINTS, dtype=torch.double).clamp(1e-9, 1 - 1e-9)

@@ -11,6 +11,7 @@ from crosscoding.evidence import Evidence
 from crosscoding.linear_evidence import LinearEvidence
 
 _DEPENDENT = 1e-9  # of a row's length: what the other rows leave of it if it follows from them
+_DETERMINED = 1e-7  # of an element that sums leave undetermined; less is rounding
 _ROUNDING = 1e3  # eps of the data's dtype, relative to the terms of a sum, that it may be off
 
 
@@ -197,19 +198,29 @@ def _without_dependent(sums: Sums, rounding: Tensor) -> Sums:
 
 
 def check_reachable(sums: Sums, low: Tensor, high: Tensor) -> None:
-    """Raise ValueError where an exact sum cannot be reached within its elements' bounds (B, T)."""
-    operator = sums.operator
-    down, up = low.double()[:, None], high.double()[:, None]
-    least = torch.where(operator > 0, operator * down, operator * up)
-    most = torch.where(operator > 0, operator * up, operator * down)
-    least, most = (torch.where(operator == 0, 0.0, part).sum(-1) for part in (least, most))
-    wrong = (sums.noise == 0) & ((sums.values < least) | (sums.values > most))
+    """Raise ValueError where sums without noise leave an element outside its bounds (B, T).
+
+    They determine element e if a combination w of them is e alone, Aᵀ w = e; it is then wᵀ b.
+    """
+    query, element = (low.isfinite() | high.isfinite()).nonzero(as_tuple=True)
+    shared = len(sums.operator) == 1
+    exact = (sums.noise == 0)[..., None]
+    operator = torch.where(exact, sums.operator, 0.0)[query * (not shared)]
+    unit = torch.nn.functional.one_hot(element, low.shape[1]).to(operator)[..., None]
+    combination = torch.linalg.pinv(operator.mT) @ unit
+    rest = (operator.mT @ combination - unit).norm(dim=(1, 2))
+    value = (combination[..., 0] * sums.values[query]).sum(-1)
+    size = (combination[..., 0].abs() * sums.values[query].abs()).sum(-1)
+    rounding = _ROUNDING * torch.finfo(low.dtype).eps * size
+    below, above = low[query, element] - rounding, high[query, element] + rounding
+    wrong = (rest < _DETERMINED) & ((value < below) | (value > above))
     if wrong.any():
-        query, row = wrong.nonzero()[0].tolist()
+        first = int(wrong.nonzero()[0, 0])
+        own = query[first], element[first]
         raise ValueError(
-            "expected sums without noise that their elements' intervals allow, got "
-            f"{sums.values[query, row]:.6g} left for them in row {row} of query {query}, where "
-            f"they allow {least[query, row]:.6g} to {most[query, row]:.6g}"
+            "expected intervals that agree with sums without noise, got "
+            f"{low[own].item():.6g} to {high[own].item():.6g} for an element of query "
+            f"{int(query[first])} that the sums make {value[first].item():.6g}"
         )
 
 

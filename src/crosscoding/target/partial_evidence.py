@@ -64,12 +64,14 @@ class PartialEvidence:
                 low = torch.where(sums.sums.summed, uncertain.low[:, places], -torch.inf)
                 high = torch.where(sums.sums.summed, uncertain.high[:, places], torch.inf)
                 _check_wide(vae, low, high, places)
-                check_reachable(sums.sums, low, high)
                 sums = replace(sums, bounded=BoundedElements.of(low, high))
+                check_reachable(sums.sums, low, high)
             which = uncertain.known & ~evidence.exact.reshape(shape) & ~summed
             found = known_elements(groups, values, uncertain, which)
             for part in found:
                 _check_possible(vae, part)
+        if sums is None and not found:
+            return None
         used = summed
         for part in found:
             used = used | part.mask(values)

@@ -124,7 +124,7 @@ def test_tensors_on_the_meta_device_are_refused():
         decoder, values = nn.Linear(2, 6), torch.zeros(6)
         with pytest.raises(ValueError, match="is on the meta device"):
             cc.VAE(decoder, 2, GAUSSIAN.likelihood)
-        with pytest.raises(ValueError, match="values that are numbers, got a tensor on the meta"):
+        with pytest.raises(ValueError, match="values with numbers in it, got a tensor on the meta"):
             cc.Evidence(values, values > 0)
 
 

@@ -109,3 +109,66 @@ def test_bits_and_sums_together():
     torch.testing.assert_close(answer.log_evidence, exact)
     draws = answer.predict(20, seed=0)
     torch.testing.assert_close(draws.sum(-1), total[:, 0].expand(20, -1), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        cc.Evidence.interval(torch.tensor([-10.0, -torch.inf])),
+        cc.Evidence.interval(torch.full((2,), math.nan)),
+        cc.Evidence.one_of(torch.ones(2, 3, dtype=torch.bool)),
+    ],
+)
+def test_what_values_settle_adds_nothing(other):
+    """Such evidence once had nothing left that is known in part, and crashed."""
+    torch.manual_seed(0)
+    decoder = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 2))
+    vae = cc.VAE(decoder, 2, likelihoods.Gaussian(0.5))
+    value = cc.Evidence(torch.tensor([0.3, 0.0]), torch.tensor([True, False]))
+    together, alone = (cc.condition(vae, e, seed=0) for e in (value & other, value))
+    assert torch.equal(together.log_evidence, alone.log_evidence)
+
+
+def test_a_query_without_bounds_is_answered_alone_as_in_its_batch():
+    torch.manual_seed(0)
+    decoder = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 2))
+    vae = cc.VAE(decoder, 2, likelihoods.Gaussian(0.5))
+    evidence = cc.Evidence.interval(torch.tensor([[0.1, -torch.inf], [math.nan, -torch.inf]]))
+    batch = cc.condition(vae, evidence, seed=0)
+    assert cc.condition(vae, evidence[1], seed=0).log_evidence == batch.log_evidence[1] == 0
+
+
+def test_empty_batches():
+    vae, evidence, _ = labelled()
+    assert cc.condition(vae, evidence[:0], seed=0).log_evidence.shape == (0,)
+    vae, data, _ = bits()
+    answer = cc.condition(vae, cc.Evidence(data[:0], torch.tensor(True)), seed=0)
+    assert answer.log_prob(answer.sample(2)).shape == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: cc.Evidence.interval(torch.zeros(2, device="meta")), "low with numbers in it"),
+        (lambda: priors.Gaussian(torch.zeros(2, device="meta"), 1.0), "mean with numbers in it"),
+        (lambda: priors.Mixture([1.0, 1.0], torch.zeros(2, 2), 1.0), "expected weights to be"),
+    ],
+)
+def test_what_holds_no_numbers_is_refused(make, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        make()
+
+
+def test_noise_of_counts_is_bounded():
+    vae = cc.VAE(nn.Linear(2, 2), 2, likelihoods.Poisson())
+    evidence = cc.Evidence(torch.ones(2), torch.tensor(True), noise=1e20)
+    with pytest.raises(ValueError, match="noise of at most 1,000 for counts"):
+        cc.condition(vae, evidence, seed=0)
+
+
+def test_noise_of_sums_below_rounding_is_none():
+    vae = cc.VAE(nn.Linear(2, 3), 2, likelihoods.Gaussian(0.5))
+    for noise in (0.0, 1e-20):
+        evidence = cc.Evidence.linear(torch.ones(1, 3), torch.tensor([1.0]), noise)
+        answer = cc.condition(vae, evidence, seed=0)
+        assert cc.query_log_prob(answer, answer.predict(1, seed=1)[0]).log_prob > -100

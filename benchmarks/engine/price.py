@@ -25,11 +25,11 @@ _CASES: dict[str, tuple[int, int, float | None, int | None, float]] = {
     "mnist-2d": (1000, 1000, 4, None, 1.0),
     "mnist-20d": (200, 200, 5, 9000, 0.95),
     "mnist-10d-conv": (24, 8, 12, 6000, 0.9),
-    "celeba-10d-conv": (4, 0, None, None, 0.9),
-    "tvae 0.3": (12, 12, None, 6000, 0.9),
-    "tvae 0.1": (12, 12, None, 6000, 0.9),
-    "tvae 0.03": (12, 12, None, 6000, 0.9),
-    "tvae 0.01": (12, 12, None, 6000, 0.9),
+    "celeba-10d-conv": (2, 0, None, None, 0.9),
+    "tvae 0.3": (12, 0, None, 6000, 0.9),
+    "tvae 0.1": (12, 0, None, 6000, 0.9),
+    "tvae 0.03": (12, 0, None, 6000, 0.9),
+    "tvae 0.01": (12, 0, None, 6000, 0.9),
 }
 _SECONDS = {"celeba-10d-conv": 3.0, "wide": 30 / 200_000} | {
     name: 0.2 for name in _CASES if name.startswith("tvae")

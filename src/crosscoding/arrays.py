@@ -46,6 +46,21 @@ def as_tensor(values: Tensor | np.ndarray, name: str, wanted: str = "float32") -
         ) from None
 
 
+def numbers_in(values: Tensor | np.ndarray, name: str, wanted: str = "float32") -> Tensor:
+    """`as_tensor` of what holds numbers.
+
+    Raises:
+        ValueError: It is on the meta device.
+    """
+    tensor = as_tensor(values, name, wanted)
+    if tensor.is_meta:
+        raise ValueError(
+            f"expected {name} with numbers in it, got a tensor on the meta device, which holds "
+            "none; create it outside torch.device('meta')"
+        )
+    return tensor
+
+
 def check_values_and_mask(values: Tensor, mask: Tensor) -> None:
     """Raise TypeError or ValueError unless values are floats and mask is boolean, on one device."""
     if not values.is_floating_point():
@@ -63,8 +78,4 @@ def check_values_and_mask(values: Tensor, mask: Tensor) -> None:
             f"expected values and mask on one device, got {values.device} and {mask.device}; "
             "move one with .to(device)"
         )
-    if values.is_meta:
-        raise ValueError(
-            "expected values that are numbers, got a tensor on the meta device, which holds "
-            "none; create it outside torch.device('meta')"
-        )
+    numbers_in(values, "values")

@@ -178,7 +178,8 @@ def from_parts(parts: Mapping[str, Tensor], layout: Any) -> Covariates:
 
 def _as_table(given: Covariates) -> Tensor:
     """All numbers of each row side by side, in double, (N, C)."""
-    return torch.cat([tensor.reshape(len(tensor), -1).double() for tensor in tensors(given)], 1)
+    rows = [tensor.reshape(len(tensor), tensor.shape[1:].numel()) for tensor in tensors(given)]
+    return torch.cat([part.double() for part in rows], 1)
 
 
 def _in_words(given: Covariates) -> str:

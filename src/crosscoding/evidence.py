@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crosscoding.arrays import Numbers, as_tensor, check_values_and_mask
+from crosscoding.arrays import Numbers, as_tensor, check_values_and_mask, numbers_in
 from crosscoding.covariates import Covariates, flattened, mapped, same
 from crosscoding.errors import NonFiniteError
 from crosscoding.isolation import isolated, isolated_class
@@ -199,7 +199,7 @@ class Evidence:
             >>> Evidence.one_of(allowed).mask
             tensor([ True, False])
         """
-        allowed = as_tensor(allowed, "allowed", "bool")
+        allowed = numbers_in(allowed, "allowed", "bool")
         if allowed.dtype != torch.bool:
             raise TypeError(
                 f"expected a boolean tensor of allowed classes, got {allowed.dtype}; write the "
@@ -238,7 +238,8 @@ class Evidence:
                 if its shape begins with that of values and both readings fit.
             values: b, shape (*batch, m). NaN where a query lacks a number.
             noise: Standard deviation of the noise in b, ≥ 0, a number or numbers that broadcast to
-                values. Where it is 0, completions satisfy the sum up to rounding.
+                values. Where it is 0, or below rounding, completions satisfy the sum up to
+                rounding.
         Raises:
             TypeError: operator or values is not a tensor or an array, or not floating point.
             ValueError: Their shapes, dtypes or devices do not fit, or noise is negative.
@@ -249,7 +250,9 @@ class Evidence:
             >>> total.values.shape, total.num_observed
             (torch.Size([4]), tensor(0))
         """
-        part = linear_evidence(as_tensor(operator, "operator"), as_tensor(values, "values"), noise)
+        part = linear_evidence(
+            numbers_in(operator, "operator"), numbers_in(values, "values"), noise
+        )
         nothing = part.values.new_zeros(*part.batch_shape, *part.data_shape)
         none = torch.zeros_like(nothing, dtype=torch.bool)
         return cls._of_checked(nothing, none, none, sums=(part,))

@@ -85,5 +85,7 @@ def linear_evidence(operator: Tensor, values: Tensor, noise: Numbers) -> LinearE
         raise NonFiniteError(
             "expected finite coefficients, and values that are finite or, where unknown, NaN"
         )
-    values = values.detach()
-    return LinearEvidence(operator.detach(), values, noise_of(noise, values), not own)
+    values, noise = values.detach(), noise_of(noise, values.detach())
+    size = operator.detach().flatten(num if own else 1).abs().sum(-1) + values.nan_to_num(0.0).abs()
+    noise = torch.where(noise < torch.finfo(values.dtype).eps * size, 0.0, noise)
+    return LinearEvidence(operator.detach(), values, noise, not own)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crosscoding.arrays import Numbers, as_tensor
+from crosscoding.arrays import Numbers, as_tensor, numbers_in
 
 _NUMBER = (int, float, np.number)
 
@@ -199,7 +199,7 @@ def bounds_of(low: Numbers, high: Numbers) -> tuple[Tensor, Tensor]:
         ValueError: They differ in dtype, device or shape.
     """
     bounds = [
-        float(bound) if isinstance(bound, _NUMBER) else as_tensor(bound, name).detach()
+        float(bound) if isinstance(bound, _NUMBER) else numbers_in(bound, name).detach()
         for name, bound in (("low", low), ("high", high))
     ]
     given = [bound for bound in bounds if isinstance(bound, Tensor)]

@@ -4,9 +4,11 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Self, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from crosscoding.arrays import numbers_in
 from crosscoding.covariates import Covariates
 from crosscoding.priors.base import ContinuousPrior
 from crosscoding.priors.networks import Function, stacked
@@ -37,10 +39,14 @@ class Gaussian(ContinuousPrior):
 
     def __init__(
         self,
-        mean: Tensor | float | Callable[[Any], Tensor],
-        scale: Tensor | float | Callable[[Any], Tensor],
+        mean: Tensor | np.ndarray | float | Callable[[Any], Tensor],
+        scale: Tensor | np.ndarray | float | Callable[[Any], Tensor],
         latent_dim: int | None = None,
     ) -> None:
+        mean, scale = (
+            numbers_in(part, name) if isinstance(part, Tensor | np.ndarray) else part
+            for part, name in ((mean, "mean"), (scale, "scale"))
+        )
         sizes = [t.shape[-1] for t in (mean, scale) if isinstance(t, Tensor) and t.ndim]
         if latent_dim is None and not sizes:
             raise ValueError(

@@ -16,6 +16,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from crosscoding.arrays import numbers_in
 from crosscoding.covariates import Covariates
 from crosscoding.priors.base import ContinuousPrior
 from crosscoding.priors.networks import mean_and_scale
@@ -40,6 +41,7 @@ class Mixture(ContinuousPrior):
     """
 
     def __init__(self, weights: Tensor, means: Tensor, scales: Tensor | float) -> None:
+        weights, means = numbers_in(weights, "weights"), numbers_in(means, "means")
         if means.ndim != 2 or not means.is_floating_point():
             raise ValueError(
                 "expected floating-point means of shape (K, latent), got "
@@ -80,7 +82,7 @@ class Mixture(ContinuousPrior):
             ValueError: The encoder's output is something else.
         """
         was_training = encoder.training
-        output = encoder.eval()(pseudo_inputs)
+        output = encoder.eval()(numbers_in(pseudo_inputs, "pseudo_inputs"))
         encoder.train(was_training)
         size = output.shape[-1] // 2 if isinstance(output, Tensor) else output[0].shape[-1]
         means, scales = mean_and_scale(output, size, "the encoder")

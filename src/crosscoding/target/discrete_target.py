@@ -185,7 +185,7 @@ class DiscreteTarget(VAETarget):
 
     def _inputs(self, z: Tensor) -> Tensor:
         """The decoder's inputs for z (*sample, D), flattened: (*sample, inputs)."""
-        return self.prior.decoder_input(z).reshape(*z.shape[:-1], -1)
+        return self.prior.decoder_input(z).reshape(*z.shape[:-1], math.prod(self.prior.input_shape))
 
 
 def _with_slope(function: Callable[[Tensor], Tensor], given: Tensor) -> tuple[Tensor, Tensor]:

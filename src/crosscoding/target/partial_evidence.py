@@ -21,6 +21,7 @@ from crosscoding.target.known_elements import KnownElements, known_elements
 from crosscoding.target.known_sums import KnownSums, Scales
 from crosscoding.uncertain_values import UncertainValues
 
+_MOST_NOISE_OF_COUNTS = 1000.0  # with which four elements take half a minute
 _PER_VARIABLE = 64  # numbers in memory for a variable that is known in part: some in double
 
 
@@ -251,6 +252,13 @@ def _check_kinds(vae: VAE, groups: Sequence[ElementGroup], uncertain: UncertainV
                 where[:, elements],
                 lambda place, own=elements: vae.element_name(int(own[place])),
                 f"expected {words} for {type(likelihood).__name__}, got {_NAMES[kind]} for",
+            )
+        if likelihood.kind == "counts":
+            _check(
+                uncertain.noise[:, elements] > _MOST_NOISE_OF_COUNTS,
+                lambda place, own=elements: vae.element_name(int(own[place])),
+                f"expected noise of at most {_MOST_NOISE_OF_COUNTS:,.0f} for counts, whose laws "
+                "are sums over it, got more for",
             )
         num = getattr(likelihood, "num_classes", 2 if likelihood.kind == "binary" else 0)
         wanted = 2 if len(group.elements[0]) > 1 else num

@@ -84,8 +84,11 @@ class VAETarget(Target):
         vae = in_noise(vae)
         if self._given is not None:
             self.kinds = places_among(self._given, vae.examples)
-            vae = bound(vae, self._given)
-            try_rows(vae, self.kinds)
+            if len(self.kinds):
+                vae = bound(vae, self._given)
+                try_rows(vae, self.kinds)
+            else:
+                vae = known(vae, 0)
         self.vae, self.latent_dim = vae, vae.latent_dim
         self.like = torch.empty(0, dtype=vae.dtype, device=vae.device)
         self.undefined = torch.zeros(self.num_queries, dtype=torch.bool, device=vae.device)

@@ -120,6 +120,7 @@ def test_shapes_of_no_one_and_many_queries():
         assert posterior.predict(3).shape == (3, *values.shape)
 
 
+@pytest.mark.slow
 def test_ranks_of_simulated_truths_are_uniform():
     vae = model(PRIORS["autoregressive"], 4.0)
     for method in (None, SEARCH):

@@ -78,6 +78,7 @@ EVIDENCE = cc.Evidence(DATA, MASK, given=LABELS)
 @pytest.mark.parametrize(
     "name", [name for name, entry in METHODS.items() if entry.method.takes_continuous]
 )
+@pytest.mark.slow
 def test_every_method_answers_as_with_the_label_fixed(name):
     method = cheap(METHODS[name].method)
     together = cc.condition(labelled(), EVIDENCE, method, seed=0)

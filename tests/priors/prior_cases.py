@@ -1,10 +1,19 @@
 """A prior of every kind in two dimensions, in double precision."""
 
+from functools import cache
+
 import torch
 from problems import seeded
 from torch import Tensor, distributions, nn
 
-from crosscoding.crosscoders import InverseAutoregressive, Planar, Spline, fit_to_draws
+from crosscoding.crosscoders import (
+    Crosscoder,
+    Fitted,
+    InverseAutoregressive,
+    Planar,
+    Spline,
+    fit_to_draws,
+)
 from crosscoding.priors import (
     Autoregressive,
     Flow,
@@ -85,6 +94,12 @@ def bent(num: int = 300) -> Tensor:
     return z
 
 
+@cache
+def fitted(family: type[Crosscoder], *settings: int) -> Fitted:
+    """A cross-coder fitted to these draws, once for all tests, as it takes a second or two."""
+    return fit_to_draws(family(*settings), bent(), generator=seeded())
+
+
 def transformed() -> distributions.Distribution:
     base = distributions.MultivariateNormal(
         torch.tensor([0.2, -0.1], dtype=torch.double),
@@ -115,12 +130,12 @@ AS_DATA = {
     "diagonal": lambda: Gaussian(drawn(2), torch.tensor([0.5, 2.0]).double()),
     "full": lambda: Gaussian(drawn(2), torch.tensor([[0.7, 0.0], [-0.4, 1.2]], dtype=torch.double)),
     "one scale": lambda: Gaussian(drawn(2), 1.7),
-    "planar": lambda: Flow(fit_to_draws(Planar(3), bent(), generator=seeded())),
-    "spline": lambda: Flow(fit_to_draws(Spline(2, 4, 8), bent(), generator=seeded())),
+    "planar": lambda: Flow(fitted(Planar, 3)),
+    "spline": lambda: Flow(fitted(Spline, 2, 4, 8)),
     "two maps": lambda: Flow(
         [
-            fit_to_draws(InverseAutoregressive(4, 1), bent(), generator=seeded()),
-            fit_to_draws(Planar(2), bent(), generator=seeded()),
+            fitted(InverseAutoregressive, 4, 1),
+            fitted(Planar, 2),
         ]
     ),
     "levels": lambda: Hierarchical((1, 1), [narrow(mlp(1, 2))]),
@@ -137,7 +152,7 @@ WITH_CODE = {
         [distributions.AffineTransform(0.2, 0.4), distributions.ExpTransform()], latent_dim=2
     ),
     "bijection": lambda: Flow(Sinh(), latent_dim=2),
-    "mixed maps": lambda: Flow([Sinh(0.3), fit_to_draws(Planar(2), bent(), generator=seeded())]),
+    "mixed maps": lambda: Flow([Sinh(0.3), fitted(Planar, 2)]),
     "masked": lambda: Autoregressive(2, Masked()),
 }
 """Priors that hold code of the user's."""

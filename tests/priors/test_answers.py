@@ -77,6 +77,7 @@ METHODS = {
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", ["full", "levels", "mixture"])
+@pytest.mark.slow
 def test_every_method_answers_in_the_models_own_space(method, name):
     vae, evidence = problem(name)
     posterior, wanted = cc.condition(vae, evidence, METHODS[method], seed=0), exact(vae, evidence)

@@ -44,7 +44,9 @@ class Gaussian(ContinuousPrior):
         latent_dim: int | None = None,
     ) -> None:
         mean, scale = (
-            numbers_in(part, name) if isinstance(part, Tensor | np.ndarray) else part
+            numbers_in(part, name)
+            if isinstance(part, Tensor | np.ndarray) and not isinstance(part, nn.Parameter)
+            else part
             for part, name in ((mean, "mean"), (scale, "scale"))
         )
         sizes = [t.shape[-1] for t in (mean, scale) if isinstance(t, Tensor) and t.ndim]

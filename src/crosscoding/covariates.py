@@ -26,11 +26,18 @@ def tensors(given: Covariates) -> list[Tensor]:
     return [] if given is None else tree_leaves(given)
 
 
-def same(one: Covariates, other: Covariates) -> bool:
-    """Whether two covariates are nested alike and equal."""
-    if tree_flatten(one)[1] != tree_flatten(other)[1]:
-        return False
-    return all(map(torch.equal, tensors(one), tensors(other)))
+def agreed(one: Covariates, other: Covariates) -> Covariates:
+    """The covariates that two parts of evidence have, or one of them.
+
+    Raises:
+        ValueError: Both have covariates, and these differ.
+    """
+    if one is None or other is None:
+        return other if one is None else one
+    alike = tree_flatten(one)[1] == tree_flatten(other)[1]
+    if not alike or not all(map(torch.equal, tensors(one), tensors(other))):
+        raise ValueError("expected evidence with the same covariates, or one of them without any")
+    return one
 
 
 def number_of_rows(given: Covariates) -> int:

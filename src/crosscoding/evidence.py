@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from crosscoding.arrays import Numbers, as_tensor, check_values_and_mask, numbers_in
-from crosscoding.covariates import Covariates, flattened, mapped, same
+from crosscoding.covariates import Covariates, agreed, flattened, mapped
 from crosscoding.errors import NonFiniteError
 from crosscoding.isolation import isolated, isolated_class
 from crosscoding.linear_evidence import LinearEvidence, linear_evidence
-from crosscoding.uncertain_values import UncertainValues, bounds_of, noise_of
+from crosscoding.uncertain_values import UncertainValues, intervals_of, noise_of, sets_of
 
 
 @isolated_class
@@ -167,18 +167,8 @@ class Evidence:
             >>> Evidence.interval(torch.tensor([3.15, -torch.inf]), torch.tensor([3.25, 0.0])).mask
             tensor([True, True])
         """
-        low, high = bounds_of(low, high)
-        low = torch.where(low.isnan(), -torch.inf, low)
-        high = torch.where(high.isnan(), torch.inf, high)
-        empty = (low > high) | (low == torch.inf) | (high == -torch.inf)
-        if empty.any():
-            index = tuple(empty.nonzero()[0].tolist())
-            raise ValueError(
-                f"expected intervals with low <= high, got {int(empty.sum())} empty ones, first "
-                f"{low[index].item():.6g} to {high[index].item():.6g} at index {index}"
-            )
-        nothing = torch.zeros_like(low)
-        known = UncertainValues(nothing, low, high)
+        known = intervals_of(low, high)
+        nothing = torch.zeros_like(known.low)
         return cls._of_checked(nothing, known.known, torch.zeros_like(known.known), known)
 
     @classmethod
@@ -199,27 +189,9 @@ class Evidence:
             >>> Evidence.one_of(allowed).mask
             tensor([ True, False])
         """
-        allowed = numbers_in(allowed, "allowed", "bool")
-        if allowed.dtype != torch.bool:
-            raise TypeError(
-                f"expected a boolean tensor of allowed classes, got {allowed.dtype}; write the "
-                "condition explicitly, for example allowed = allowed > 0"
-            )
-        if allowed.ndim < 2 or allowed.shape[-1] < 2:
-            raise ValueError(
-                "expected allowed classes of shape (*batch, *data, K) with K >= 2, got "
-                f"{tuple(allowed.shape)}"
-            )
-        empty = ~allowed.any(-1)
-        if empty.any():
-            raise ValueError(
-                f"expected sets of at least one class, got {int(empty.sum())} without any, first "
-                f"at index {tuple(empty.nonzero()[0].tolist())}"
-            )
-        like = torch.zeros(allowed.shape[:-1], dtype=torch.float32, device=allowed.device)
-        nothing = UncertainValues.nothing(like)
-        known = UncertainValues(like, nothing.low, nothing.high, allowed.clone())
-        return cls._of_checked(like, known.known, torch.zeros_like(known.known), known)
+        known = sets_of(numbers_in(allowed, "allowed", "bool"))
+        nothing = torch.zeros_like(known.noise)
+        return cls._of_checked(nothing, known.known, torch.zeros_like(known.known), known)
 
     @classmethod
     def linear(
@@ -423,18 +395,5 @@ def _combined(one: Evidence, other: Evidence) -> Evidence:
         exact,
         uncertain,
         one.sums + other.sums,
-        _given_to(one, other),
+        agreed(one.given, other.given),
     )
-
-
-def _given_to(one: Evidence, other: Evidence) -> Covariates:
-    """The covariates of evidence that says both.
-
-    Raises:
-        ValueError: Both have covariates, and these differ.
-    """
-    if one.given is None or other.given is None:
-        return other.given if one.given is None else one.given
-    if not same(one.given, other.given):
-        raise ValueError("expected evidence with the same covariates, or one of them without any")
-    return one.given

@@ -191,7 +191,45 @@ def noise_of(noise: Numbers, values: Tensor) -> Tensor:
     return scale
 
 
-def bounds_of(low: Numbers, high: Numbers) -> tuple[Tensor, Tensor]:
+def intervals_of(low: Numbers, high: Numbers) -> UncertainValues:
+    """Intervals with these bounds; raises what `Evidence.interval` raises."""
+    low, high = _bounds_of(low, high)
+    low = torch.where(low.isnan(), -torch.inf, low)
+    high = torch.where(high.isnan(), torch.inf, high)
+    empty = (low > high) | (low == torch.inf) | (high == -torch.inf)
+    if empty.any():
+        index = tuple(empty.nonzero()[0].tolist())
+        raise ValueError(
+            f"expected intervals with low <= high, got {int(empty.sum())} empty ones, first "
+            f"{low[index].item():.6g} to {high[index].item():.6g} at index {index}"
+        )
+    return UncertainValues(torch.zeros_like(low), low, high)
+
+
+def sets_of(allowed: Tensor) -> UncertainValues:
+    """Sets of allowed classes (*shape, K); raises what `Evidence.one_of` raises."""
+    if allowed.dtype != torch.bool:
+        raise TypeError(
+            f"expected a boolean tensor of allowed classes, got {allowed.dtype}; write the "
+            "condition explicitly, for example allowed = allowed > 0"
+        )
+    if allowed.ndim < 2 or allowed.shape[-1] < 2:
+        raise ValueError(
+            "expected allowed classes of shape (*batch, *data, K) with K >= 2, got "
+            f"{tuple(allowed.shape)}"
+        )
+    empty = ~allowed.any(-1)
+    if empty.any():
+        raise ValueError(
+            f"expected sets of at least one class, got {int(empty.sum())} without any, first "
+            f"at index {tuple(empty.nonzero()[0].tolist())}"
+        )
+    like = torch.zeros(allowed.shape[:-1], dtype=torch.float32, device=allowed.device)
+    nothing = UncertainValues.nothing(like)
+    return UncertainValues(like, nothing.low, nothing.high, allowed.clone())
+
+
+def _bounds_of(low: Numbers, high: Numbers) -> tuple[Tensor, Tensor]:
     """Both bounds as tensors of one shape.
 
     Raises:

@@ -46,8 +46,9 @@ from crosscoding.methods.discrete import Discrete
 from crosscoding.methods.numerics.covering_reference import covered
 from crosscoding.model.bank import MAX_POINTS
 from crosscoding.random import spawn
-from crosscoding.result.findings import Findings, Stage
+from crosscoding.result.findings import Findings
 from crosscoding.result.purposes import check_purpose
+from crosscoding.result.trace import Stage
 from crosscoding.result.vouching import HasVouching
 from crosscoding.target.base import Target
 

@@ -12,6 +12,7 @@ from crosscoding.crosscoders import Fitted
 from crosscoding.errors import ModelFormatError
 from crosscoding.persistence.folder import Contents, prefixed, under
 from crosscoding.random import uniform
+from crosscoding.result.trace import Stage
 from crosscoding.result.verdict import Figures
 
 # Fields that the verdict rests on, by their names in `Posterior.stats` and in saved posteriors.
@@ -29,21 +30,6 @@ _PUBLIC_NAMES = {
     "twins_coverage": "twins_coverage",
 }
 _BOOLEAN = ("finished", "collapsed", "unsearchable")
-
-
-@dataclass(frozen=True, eq=False)
-class Stage:
-    """What one stage of a method did.
-
-    Attributes:
-        name: Name of the stage.
-        decodes: Decoder evaluations for each query, shape (*batch,); 0 where it did not run.
-        seconds: Each query's share of its wall-clock time, shape (*batch,).
-    """
-
-    name: str
-    decodes: Tensor
-    seconds: Tensor
 
 
 @dataclass(eq=False)

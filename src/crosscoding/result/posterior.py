@@ -16,9 +16,10 @@ from crosscoding.model.vae import VAE
 from crosscoding.random import generator_from
 from crosscoding.result.arviz import to_arviz
 from crosscoding.result.files import SavedPosterior
-from crosscoding.result.findings import Findings, Stage
+from crosscoding.result.findings import Findings
 from crosscoding.result.latent_share import LatentShares
 from crosscoding.result.predictions import Predictions
+from crosscoding.result.trace import Stage
 from crosscoding.result.verdict import Verdicts
 from crosscoding.target.base import Target
 from crosscoding.target.vae_target import VAETarget

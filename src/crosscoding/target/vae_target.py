@@ -24,8 +24,11 @@ from crosscoding.model.matching import check_matches
 from crosscoding.model.vae import VAE
 from crosscoding.target.base import REACH, Target
 from crosscoding.target.clamps import stuck
-from crosscoding.target.guarded_gradient import gradient
-from crosscoding.target.jacobian import derivative
+from crosscoding.target.fisher_curvature import (
+    fisher_along,
+    fisher_at,
+    fisher_by_columns,
+)
 from crosscoding.target.observed_likelihood import Observed
 from crosscoding.target.partial_evidence import PartialEvidence
 
@@ -231,9 +234,9 @@ class VAETarget(Target):
     def curvature(self, z: Tensor) -> Tensor:
         most = self.clock.piece_bytes(_JACOBIAN_BYTES)
         if self.latent_dim * self._observed.params_size * torch.double.itemsize > most:
-            bend = self._observed.in_pieces(z, _fisher_by_columns, decodes_of_one=2)
+            bend = self._observed.in_pieces(z, fisher_by_columns, decodes_of_one=2)
         else:
-            bend = self._observed.in_pieces(z, _fisher_curvature, decodes_of_one=self.latent_dim)
+            bend = self._observed.in_pieces(z, fisher_at, decodes_of_one=self.latent_dim)
         return bend + torch.eye(self.latent_dim, dtype=bend.dtype, device=bend.device)
 
     @isolated
@@ -241,7 +244,7 @@ class VAETarget(Target):
         exact = self.vae.operations < _EXPENSIVE
         both = torch.cat([z, directions], -1)
         bend = self._observed.in_pieces(
-            both, lambda part, some: _fisher_along(part, some, exact), decodes_of_one=2
+            both, lambda part, some: fisher_along(part, some, exact), decodes_of_one=2
         )
         return bend.double() + directions
 
@@ -365,49 +368,3 @@ class VAETarget(Target):
     def _chunk_size(self, num_rows: int, like: Tensor) -> int:
         row_bytes = max(self.vae.row_values * like.element_size() * num_rows, 1)
         return max(self.clock.piece_bytes(CHUNK_BYTES) // row_bytes, 1)
-
-
-def _fisher_curvature(part: Observed, z: Tensor) -> Tensor:
-    """Jᵀ F J of the observed elements: z (S, B, latent) -> (S, B, latent, latent), in double."""
-    if not z.numel():
-        return z.new_zeros(*z.shape, z.shape[-1], dtype=torch.double)
-    params, jacobian = part.with_jacobian(z)
-    jacobian = jacobian.double()
-    bend = _bend(part, params, jacobian)
-    if bend.isnan().any():  # perhaps 0 · inf, from the logit of an impossible class
-        bend = _bend(part, params, torch.where(params.isinf(), 0.0, jacobian))
-    return bend
-
-
-def _bend(part: Observed, params: Tensor, jacobian: Tensor) -> Tensor:
-    weighted = part.fisher_product(params, jacobian)
-    weighted, jacobian = (tensor.flatten(3).movedim(0, 2) for tensor in (weighted, jacobian))
-    return weighted @ jacobian.mT  # (S, B, latent, outputs) @ (S, B, outputs, latent)
-
-
-def _fisher_by_columns(part: Observed, z: Tensor) -> Tensor:
-    """The same, one direction at a time, if the Jacobian is too large for memory."""
-    columns = []
-    for direction in torch.eye(z.shape[-1]).to(z):
-        both = torch.cat([z, direction.expand_as(z)], -1)
-        columns.append(_fisher_along(part, both, exact=False).double())
-    bend = torch.stack(columns, -1)
-    return 0.5 * (bend + bend.mT)
-
-
-def _fisher_along(part: Observed, both: Tensor, exact: bool) -> Tensor:
-    """Jᵀ F J v of the observed elements: z and v side by side, (S, B, 2 latent), shape of z."""
-    z, directions = both.tensor_split(2, -1)
-    if not z.numel():
-        return z
-    tangents = derivative(part.params, z, directions, exact=exact)
-
-    def weighted(params: Tensor) -> Tensor:
-        own = torch.where(params.isinf(), 0.0, tangents)  # 0 · inf, from an impossible class
-        return part.fisher_product(params, own)
-
-    along = gradient(part.params, z, weighted)[1]
-    if along.isnan().any():  # the backward pass may overflow where the forward pass does not
-        bend = part.in_pieces(z, _fisher_curvature, decodes_of_one=z.shape[-1])
-        along = (bend @ directions.double()[..., None])[..., 0].to(along)
-    return along

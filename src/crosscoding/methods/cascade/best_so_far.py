@@ -9,7 +9,8 @@ from torch import Generator, Tensor
 from crosscoding.methods.importance import FEWEST, not_collapsed
 from crosscoding.methods.numerics.resampling import systematic, taken
 from crosscoding.random import uniform
-from crosscoding.result.findings import Findings, Stage, of_queries
+from crosscoding.result.findings import Findings, of_queries
+from crosscoding.result.trace import Stage
 from crosscoding.result.verdict import MISSED, Figures, k_limits
 from crosscoding.target.base import Target
 

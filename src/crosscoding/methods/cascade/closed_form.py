@@ -21,7 +21,8 @@ from crosscoding.likelihoods import Gaussian, Likelihood, Mixed
 from crosscoding.model.bank import MAX_POINTS
 from crosscoding.model.vae import VAE
 from crosscoding.random import normal, quasi_normal
-from crosscoding.result.findings import Findings, Stage
+from crosscoding.result.findings import Findings
+from crosscoding.result.trace import Stage
 from crosscoding.target.base import Target
 from crosscoding.target.known_sums import KnownSums
 from crosscoding.target.partial_evidence import PartialEvidence

@@ -22,7 +22,7 @@ from crosscoding.diagnostics import (
     pareto_smooth,
 )
 from crosscoding.methods.cascade.bank_points import BestOfBank
-from crosscoding.methods.cascade.climb_stages import ModesFound
+from crosscoding.methods.cascade.modes_found import ModesFound
 from crosscoding.methods.importance import weighted_findings
 from crosscoding.methods.numerics.adapted_mixture import fit_to_weighted, flat_enough
 from crosscoding.methods.numerics.components import Components

@@ -17,7 +17,8 @@ from crosscoding.methods.numerics.known_states import KnownStates, Stratified
 from crosscoding.methods.numerics.resampling import systematic, taken
 from crosscoding.progress import Report
 from crosscoding.random import spawn, uniform
-from crosscoding.result.findings import Findings, Stage
+from crosscoding.result.findings import Findings
+from crosscoding.result.trace import Stage
 from crosscoding.target.discrete_target import DiscreteTarget
 
 NUM_ISLANDS = 16

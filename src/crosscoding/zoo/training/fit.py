@@ -7,21 +7,18 @@ along half a cosine. Every epoch has its own generator, seeded by the recipe's s
 number, so a run resumed from a checkpoint gives the same weights as an uninterrupted one.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 
 from crosscoding.likelihoods import Likelihood
 from crosscoding.progress import Report, followed, silent
+from crosscoding.zoo.training.checkpoints import load_checkpoint, save_checkpoint
 from crosscoding.zoo.training.recipe import Recipe
-
-_CHECKPOINT = "checkpoint.safetensors"
 
 
 def reconstruct(
@@ -106,34 +103,15 @@ class Training:
 
     def save(self, folder: Path) -> None:
         """Write weights and optimiser state atomically to a checkpoint in `folder`."""
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {f"network.{k}": v for k, v in self.networks.state_dict().items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
-        written = folder / f"{_CHECKPOINT}.part"
-        metadata = {"epoch": str(self.epoch), "seconds": f"{self.seconds:.3f}"}
-        save_file({k: v.contiguous() for k, v in tensors.items()}, written, metadata=metadata)
-        written.replace(folder / _CHECKPOINT)
+        words = {"epoch": str(self.epoch), "seconds": f"{self.seconds:.3f}"}
+        save_checkpoint(folder, self.networks, self.optimizer, words)
 
     def resume(self, folder: Path) -> bool:
         """Load the checkpoint in `folder`; returns False if there is none."""
-        path = folder / _CHECKPOINT
-        if not path.is_file():
+        words = load_checkpoint(folder, self.networks, self.optimizer)
+        if words is None:
             return False
-        tensors = load_file(path)
-        self.networks.load_state_dict(
-            {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
-        )
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("optimizer."):
-                _, index, name = key.split(".")
-                state.setdefault(int(index), {})[name] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        self.epoch = int(header["__metadata__"]["epoch"])
-        self.seconds = float(header["__metadata__"].get("seconds", "0"))
+        self.epoch, self.seconds = int(words["epoch"]), float(words.get("seconds", "0"))
         return True
 
 

@@ -13,14 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor
 
+from crosscoding.zoo.training.checkpoints import load_checkpoint, save_checkpoint
 from crosscoding.zoo.training.families.recipes import FamilyRecipe
 from crosscoding.zoo.training.fit import draw_weights
 
-CHECKPOINT = "checkpoint.safetensors"
 _NUM_FOR_START = 1000  # data that a family may look at before the first step
 _DRAWS_AT_ONCE = 2000  # draws, of all data together, that are decoded at once
 
@@ -75,32 +73,15 @@ class FamilyTraining:
 
     def save(self, folder: Path) -> None:
         """Write weights and optimiser state atomically to a checkpoint in `folder`."""
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {f"network.{k}": v for k, v in self.family.state_dict().items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
         figures = {"epoch": self.epoch, "seconds": self.seconds, "history": self.history}
-        written = folder / f"{CHECKPOINT}.part"
-        tensors = {k: v.contiguous() for k, v in tensors.items()}
-        save_file(tensors, written, metadata={"figures": json.dumps(figures)})
-        written.replace(folder / CHECKPOINT)
+        save_checkpoint(folder, self.family, self.optimizer, {"figures": json.dumps(figures)})
 
     def resume(self, folder: Path) -> bool:
         """Load the checkpoint in `folder`; returns False if there is none."""
-        path = folder / CHECKPOINT
-        if not path.is_file():
+        words = load_checkpoint(folder, self.family, self.optimizer)
+        if words is None:
             return False
-        tensors, state = load_file(path), {}
-        self.family.load_state_dict(
-            {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
-        )
-        for key, value in tensors.items():
-            if key.startswith("optimizer."):
-                _, index, name = key.split(".")
-                state.setdefault(int(index), {})[name] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-        with safe_open(path, "pt") as file:
-            figures = json.loads(file.metadata()["figures"])
+        figures = json.loads(words["figures"])
         self.epoch, self.seconds = figures["epoch"], figures["seconds"]
         self.history = figures["history"]
         return True

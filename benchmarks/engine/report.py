@@ -50,8 +50,8 @@ _MISSED = """## Missed targets, and what was measured by hand
 - **2 ms per query in 2-d.** A third of the 1,000 queries, those with the most observed pixels, have
   a p(z|x) too narrow for the bank. They are integrated on the grid, which takes 3 ms each,
   including the draws that check it. The bank itself takes 0.5 ms per query.
-- **50 ms per query in 20-d.** 12,300 decodes take about 0.1 s per query. Better proposals than Gaussians
-  would help, as they need fewer decodes.
+- **50 ms per query in 20-d.** 12,300 decodes take about 0.1 s per query. Better proposals than
+  Gaussians would help, as they need fewer decodes.
 - **The price of an answer** (rows "price"; "before" is the version before the cascade was
   redesigned, measured in the same run). A table row takes 2.3 ms; a quarter of that is the bank,
   and most of the rest are 16 climbs. Rows of closed forms take 0.04 ms in 2 dimensions, of which

@@ -84,6 +84,23 @@ def test_the_gradient_is_that_of_the_whole_decoder(case, kind):
 
 @every_case
 @every_mask
+@pytest.mark.parametrize("num_queries", [1, NUM])
+@pytest.mark.parametrize("num", [1, 4])
+def test_the_jacobian_is_that_of_the_whole_decoder(case, kind, num_queries, num):
+    vae = model(case)
+    values, mask = (part[:num_queries] for part in queries(case, kind))
+    rows = ObservedRows.where_faster(vae, values, mask)
+    z = points(num, num_queries)
+    _, jacobian = rows.with_jacobian(z)
+    decoded = torch.func.vmap(torch.func.vmap(torch.func.jacrev(vae.decode_flat)))(z)
+    wanted = decoded.movedim(-1, 0)  # (latent, num, num_queries, SIZE)
+    for query in range(num_queries):
+        found = jacobian[:, :, query, : int(mask[query].sum())]
+        torch.testing.assert_close(found, wanted[:, :, query][..., mask[query]])
+
+
+@every_case
+@every_mask
 def test_parameters_are_the_decoders_output_at_those_elements(case, kind):
     vae, (values, mask) = model(case), queries(case, kind)
     rows, z = ObservedRows.where_faster(vae, values, mask), points(4, NUM)

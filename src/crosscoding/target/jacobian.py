@@ -57,10 +57,16 @@ def derivative(decode: Decode, z: Tensor, directions: Tensor, *, exact: bool) ->
 def _pushed(decode: Decode, z: Tensor, directions: Tensor) -> Tensor:
     """Derivatives of decode(z) along directions (N, latent), (N, S, B, *out)."""
 
-    def along(direction: Tensor) -> Tensor:
-        return torch.func.jvp(decode, (z,), (direction.expand_as(z),))[1]
+    return pushed_forward(decode, z, directions[:, None, None].expand(-1, *z.shape))
 
-    return torch.func.vmap(along)(directions)
+
+def pushed_forward(function: Decode, points: Tensor, tangents: Tensor) -> Tensor:
+    """Derivatives of function(points) along each of tangents (N, *points.shape), by forward mode."""
+
+    def along(tangent: Tensor) -> Tensor:
+        return torch.func.jvp(function, (points,), (tangent,))[1]
+
+    return torch.func.vmap(along)(tangents)
 
 
 def _as_duals(decode: Decode, z: Tensor, directions: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from crosscoding.likelihoods import Likelihood
 from crosscoding.model.bound import selected
 from crosscoding.model.last_layer import Head
 from crosscoding.model.vae import VAE
-from crosscoding.target.jacobian import with_jacobian
+from crosscoding.target.jacobian import pushed_forward, with_jacobian
 from crosscoding.target.observed_gradient import WithGradient
 from crosscoding.target.partial_evidence import PartialEvidence
 
@@ -318,8 +318,7 @@ class ObservedRows(Observed):
         tangents = self._linear(slopes.flatten(0, 1), torch.zeros_like(self._bias))
         tangents = tangents.unflatten(0, (-1, len(z)))
         if self._head.activations:
-            points = output.expand_as(tangents)
-            tangents = torch.func.jvp(self._head.activation, (points,), (tangents,))[1]
+            tangents = pushed_forward(self._head.activation, output, tangents)
         params = self._counted(self._head.activation(output))
         return params, self._counted(tangents, 0.0)
 

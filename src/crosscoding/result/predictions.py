@@ -161,7 +161,7 @@ class Predictions:
         return torch.where(log_weights > -math.inf, terms, -math.inf)
 
     def _by_block(self, work: Callable[["Predictions"], Tensor]) -> Tensor:
-        """What `work` gives for blocks of queries, of each of which a decoded draw fits in cache."""
+        """What `work` gives for blocks of queries, one decoded draw of which fits in cache."""
         num, size = len(self._findings.ess), max(self._piece_bytes // self._row_bytes, 1)
         if num <= size:
             return work(self)

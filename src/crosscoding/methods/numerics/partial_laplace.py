@@ -155,10 +155,10 @@ class PartialLaplace:
     def draw(self, num: int, *, generator: Generator) -> Draws:
         """`num` draws for each query."""
         narrow, wide = self.directions.narrow, self.directions.wide
-        shape = (num, *wide.shape[:2])
-        u = self.directions.rest_of(normal(shape, generator=generator, like=wide))
+        u = normal((num, 1, wide.shape[1]), generator=generator, like=wide)
+        u = self.directions.rest_of(u.expand(-1, len(wide), -1))
         own = across(wide, u)
-        from_prior = uniform((num, len(wide), 1), generator=generator, like=wide) < _PRIOR_OF_Y
+        from_prior = uniform((num, 1, 1), generator=generator, like=wide) < _PRIOR_OF_Y
         y = torch.where(from_prior, own, self.mean + along(self.root, own))
         u = u + along(wide, y - own)
         inside = self._inside(u, y, generator)
@@ -176,7 +176,7 @@ class PartialLaplace:
     def beside(self, z: Tensor, *, generator: Generator) -> Tensor:
         """Points z (N, B, latent) with other v: where climbs along V end from prior draws of v."""
         narrow, u = self.directions.narrow, self.directions.rest_of(z)
-        start = normal((1, *z.shape[:2], narrow.shape[-1]), generator=generator, like=z)
+        start = _noise(1, u, narrow, generator)
         return u + along(narrow, _Inside.of(self.target, u, narrow, start).mean[0])
 
     def fitted_to(self, draws: Draws) -> "PartialLaplace":
@@ -195,9 +195,9 @@ class PartialLaplace:
 
     def _inside(self, u: Tensor, y: Tensor, generator: Generator) -> "_Inside":
         guess = along(self.guess, torch.cat([torch.ones_like(y[..., :1]), y], -1))[None]
-        others = (self.num_starts - 1, *guess.shape[1:])
-        start = torch.cat([guess, normal(others, generator=generator, like=guess)])
-        return _Inside.of(self.target, u, self.directions.narrow, start)
+        narrow = self.directions.narrow
+        start = torch.cat([guess, _noise(self.num_starts - 1, u, narrow, generator)])
+        return _Inside.of(self.target, u, narrow, start)
 
     def _log_weights(self, z: Tensor, y: Tensor, v: Tensor, inside: "_Inside") -> Tensor:
         white = torch.linalg.solve_triangular(
@@ -234,8 +234,8 @@ class _Inside:
     def draw(self, generator: Generator) -> Tensor:
         """A draw of q(v|u) for each u, (S, B, K)."""
         num, *shape = self.mean.shape
-        noise = normal(shape, generator=generator, like=self.mean)
-        own, which = uniform((2, *shape[:2], 1), generator=generator, like=self.mean)
+        own, which = uniform((2, shape[0], 1, 1), generator=generator, like=self.mean)
+        noise = _noise(1, self.mean[0], self.mean[0], generator)[0]
         which = (which * num).long().clamp_max(num - 1)[None]
         mean = self.mean.gather(0, which.expand(1, *shape))[0]
         root = self.root.gather(0, which[..., None].expand(1, *shape, shape[-1]))[0]
@@ -250,6 +250,16 @@ class _Inside:
         near = _log_normal(white) + log_det - v.shape[-1] * math.log(_WIDER)
         near = near.logsumexp(0) - math.log(len(near))
         return _mixed(near, _log_normal(v).to(near), _PRIOR_OF_V).to(v)
+
+
+def _noise(num: int, u: Tensor, narrow: Tensor, generator: Generator) -> Tensor:
+    """N(0, I) for v, the same for all queries and for any number of directions, (num, S, B, K)."""
+    shape = (narrow.shape[-1], num, len(u), 1)
+    return (
+        normal(shape, generator=generator, like=u)
+        .permute(1, 2, 3, 0)
+        .expand(-1, -1, u.shape[1], -1)
+    )
 
 
 def _mixed(fitted: Tensor, prior: Tensor, share: float) -> Tensor:

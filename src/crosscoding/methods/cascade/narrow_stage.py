@@ -37,7 +37,7 @@ _NUM_POINTS, _TIMES = 16, 2  # where directions are taken from, again and again
 _PILOTS = (256, 256)  # draws that the proposal is fitted to
 _ROUNDS = (500, 1000, 1500, 2000, 2500)  # draws that count
 _NUM_STARTS = (1, 4)  # climbs in each plane: more where one leaves out solutions
-_HOPELESS = 0.02  # ESS per draw, below which more draws are no use
+_HOPELESS = 0.05  # ESS per draw, below which all rounds together are no use
 _NUM_BESIDE, _NUM_OF_BANK = 64, 32  # points at which the proposal is checked
 _BYTES = 32 * 2**20  # of a round's draws of queries worked on together
 

@@ -7,6 +7,8 @@ from crosscoding.likelihoods.continuous import Gaussian, Laplace, StudentT
 from crosscoding.likelihoods.counts import BetaBinomial, NegativeBinomial, Poisson
 from crosscoding.likelihoods.discretized_logistic import DiscretizedLogistic
 from crosscoding.likelihoods.mixed import Mixed
+from crosscoding.likelihoods.mixture import Mixture
+from crosscoding.likelihoods.zero_inflated import ZeroInflated
 
 __all__ = [
     "Bernoulli",
@@ -18,10 +20,12 @@ __all__ = [
     "Laplace",
     "Likelihood",
     "Mixed",
+    "Mixture",
     "NegativeBinomial",
     "Ordinal",
     "Poisson",
     "StudentT",
+    "ZeroInflated",
 ]
 
 

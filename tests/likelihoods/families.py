@@ -20,6 +20,7 @@ from crosscoding.likelihoods import (
     Gaussian,
     Laplace,
     Likelihood,
+    LogNormal,
     Mixed,
     Mixture,
     NegativeBinomial,
@@ -101,6 +102,13 @@ def line(location: Tensor, scale: Tensor) -> Rule:
     """Trapezoids in u of t = location + scale · sinh u: for tails as heavy as 1 / t²."""
     u = torch.linspace(-22, 22, 8001, dtype=DOUBLE).reshape(-1, *[1] * location.ndim)
     return location + scale * u.sinh(), scale * u.cosh() * (44 / 8000)
+
+
+def positive_line(location: Tensor, scale: Tensor) -> Rule:
+    """Trapezoids in log t."""
+    u = torch.linspace(-12, 12, 4001, dtype=DOUBLE).reshape(-1, *[1] * location.ndim)
+    values = (location + scale * u).exp()
+    return values, scale * values * (24 / 4000)
 
 
 def sharp(location: Tensor, scale: Tensor) -> Rule:
@@ -258,6 +266,24 @@ FAMILIES = {
         pair,
         torch_log_prob(lambda p: distributions.Laplace(p[..., 0], p[..., 1])),
         lambda p: sharp(p[..., 0], p[..., 1]),
+    ),
+    "log-normal": Family(
+        LogNormal(0.3 * SPREAD),
+        single,
+        torch_log_prob(lambda p: distributions.LogNormal(p, 0.3 * SPREAD)),
+        lambda p: positive_line(p, 0.3 * SPREAD),
+    ),
+    "log-normal of decoded scale": Family(
+        LogNormal(None),
+        lambda noise: pair(noise) * torch.tensor([1.0, 0.3]),
+        torch_log_prob(lambda p: distributions.LogNormal(p[..., 0], p[..., 1])),
+        lambda p: positive_line(p[..., 0], p[..., 1]),
+    ),
+    "log-normal of decoded log variance": Family(
+        LogNormal(None, log_variance=True),
+        lambda noise: torch.stack([noise[..., 0], 0.5 * noise[..., 1] - 2], -1),
+        torch_log_prob(lambda p: distributions.LogNormal(p[..., 0], (0.5 * p[..., 1]).exp())),
+        lambda p: positive_line(p[..., 0], (0.5 * p[..., 1]).exp()),
     ),
     "Student": Family(
         StudentT(5.0, 0.3),

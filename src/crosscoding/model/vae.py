@@ -23,6 +23,7 @@ from crosscoding.model.files import Savable, some_outputs
 from crosscoding.model.last_layer import find_head
 from crosscoding.model.matching import check_matches
 from crosscoding.model.parts import Model
+from crosscoding.model.rows import Rows
 from crosscoding.model.tabular import checked_table, of_frame
 from crosscoding.model.trial import frozen_copy
 from crosscoding.model.tried_prior import NUM_PROBES, prior_probes, tried_prior
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class VAE(Savable):
+class VAE(Savable, Rows):
     """A trained generative model p(z) p(t|z): z from the prior, then t from the decoder.
 
     The decoder is copied, put in eval mode, and its weights are frozen; the module you pass is not

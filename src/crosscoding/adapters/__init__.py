@@ -9,9 +9,18 @@ from crosscoding.adapters.diffusers import from_diffusers
 from crosscoding.adapters.export import from_export
 from crosscoding.adapters.onnx import from_onnx
 from crosscoding.adapters.pythae import from_pythae
+from crosscoding.adapters.scvi import from_scvi
 from crosscoding.adapters.sdv import from_sdv
 
-__all__ = ["from_ctgan", "from_diffusers", "from_export", "from_onnx", "from_pythae", "from_sdv"]
+__all__ = [
+    "from_ctgan",
+    "from_diffusers",
+    "from_export",
+    "from_onnx",
+    "from_pythae",
+    "from_scvi",
+    "from_sdv",
+]
 
 
 def __dir__() -> list[str]:

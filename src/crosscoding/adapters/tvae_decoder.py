@@ -73,12 +73,14 @@ class ClassSpan:
 
     @property
     def likelihood(self) -> Likelihood:
-        return Categorical(self.size) if self.size > 1 else Categorical(2)
+        return Categorical(max(self.size, 2))
 
     def affine(self, start: int, power: float) -> list[Tensor]:
-        """As in `NumberSpan`."""
-        zeros = np.zeros(self.size)
-        rows = [start + np.arange(self.size), np.full(self.size, power), zeros, zeros]
+        """As in `NumberSpan`; a single category gets an impossible one beside it."""
+        num = self.likelihood.param_shape[0]
+        places = start + np.minimum(np.arange(num), self.size - 1)
+        shifts = np.where(np.arange(num) < self.size, 0.0, -np.inf)
+        rows = [places, np.full(num, power), np.zeros(num), shifts]
         return [torch.from_numpy(row) for row in rows]
 
 

@@ -53,7 +53,7 @@ def frame_of(
         return table.from_tensors(flat, rows=rows, whole=whole, limits=limits)
 
     if what == "mean":
-        return made(_mean(answers, table), whole=False)
+        return made(means_of(answers, table), whole=False)
     if what == "mode":
         return made(answers.mode(seed=seed))
     if what == "draw":
@@ -99,7 +99,7 @@ def _about(posterior: Any, rows: "pd.DataFrame | None") -> tuple[Table, Any, Any
     return table, rows, own and own.limits
 
 
-def _mean(answers: _Answers, table: Table) -> Tensor:
+def means_of(answers: _Answers, table: Table) -> Tensor:
     """Means of numbers, likeliest categories of others."""
     listed = torch.tensor([column.is_listed for column in table.columns])
     mean = answers.mean()

@@ -1,8 +1,23 @@
 """DataFrames: columns, conditions on them, and completed tables."""
 
-from crosscoding.columns import Column, Table, TableEvidence
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Column", "Table", "TableEvidence"]
+from crosscoding.columns import Column, Table, TableEvidence
+from crosscoding.tables.pooling import Pooled, rubin
+
+if TYPE_CHECKING:
+    from crosscoding.tables.imputer import VAEImputer
+
+__all__ = ["Column", "Pooled", "Table", "TableEvidence", "VAEImputer", "rubin"]
+
+
+def __getattr__(name: str) -> Any:
+    """`VAEImputer`, which loads scikit-learn when it is first used."""
+    if name == "VAEImputer":
+        from crosscoding.tables.imputer import VAEImputer
+
+        return VAEImputer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -149,9 +149,9 @@ class ElementAnswers(ABC):
 
         Args:
             what: "mean"; "mode", the likeliest values; "draw", a draw of the complete rows, each
-                independent of the others; "quantile", at q, a gap for unordered classes; "interval" of probability `level`,
-                with columns (name, "low") and (name, "high"); or "probabilities", with columns
-                (name, category).
+                independent of the others; "quantile", at q, a gap for unordered classes;
+                "interval" of probability `level`, with columns (name, "low") and (name, "high"); or
+                "probabilities", with columns (name, category).
             q: The quantile's level.
             level: The interval's probability.
             num, seed: Draws for quantiles and intervals, and the seed of draws.
@@ -166,7 +166,8 @@ class ElementAnswers(ABC):
             >>> table = cc.tables.Table(df)
             >>> decoder = torch.nn.Linear(2, table.num_params)
             >>> vae = cc.VAE(decoder, 2, table.likelihood(), table=table)
-            >>> posterior = cc.condition(vae, pd.DataFrame({"x": [0.7, None]}, index=[4, 9]), seed=0)
+            >>> rows = pd.DataFrame({"x": [0.7, None]}, index=[4, 9])
+            >>> posterior = cc.condition(vae, rows, seed=0)
             >>> completed = posterior.frame("draw", seed=0)
             >>> completed.index.tolist(), completed["x"].iloc[0], list(completed.columns)
             ([4, 9], 0.7, ['x', 'y'])

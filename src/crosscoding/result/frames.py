@@ -115,7 +115,7 @@ def _side_by_side(frames: dict[str, "pd.DataFrame"]) -> "pd.DataFrame":
 
     first = next(iter(frames.values()))
     both = {(name, which): frames[which][name] for name in first.columns for which in frames}
-    joined = pd.DataFrame({place: series for place, series in enumerate(both.values())})
+    joined = pd.DataFrame(dict(enumerate(both.values())))
     joined.columns = pd.MultiIndex.from_tuples(both)
     return joined
 

@@ -187,7 +187,7 @@ class Marginals(Predictions):
         places = (levels * (len(draws) - 1)).round().long().to(draws.device)
         candidates = draws.sort(0).values[places]
         best = torch.full_like(candidates, -math.inf, dtype=torch.double)
-        for rows, params in self._decoded(z[:_FOR_DENSITY]):
+        for _, params in self._decoded(z[:_FOR_DENSITY]):
             log_mass = self._log_masses(params)
             for place, values in enumerate(candidates):
                 terms = self._log_prob_at(params, values) - log_mass

@@ -61,10 +61,13 @@ class ColumnOutputs(nn.Module):
     @property
     def log_variances(self) -> Tensor:
         """Which of the decoder's outputs are log variances, boolean, (outputs,)."""
-        flags = [torch.arange(part.num) == 1 if _is_normal(part) else torch.zeros(part.num).bool()
-                 for part in self._parts]
+        flags = [
+            torch.arange(part.num) == 1 if _is_normal(part) else torch.zeros(part.num).bool()
+            for part in self._parts
+        ]
         return torch.cat(flags)
 
+    @property
     def normal_columns(self) -> Tensor:
         """Which columns these log variances are of, their places."""
         return torch.tensor([p for p, part in enumerate(self._parts) if _is_normal(part)]).long()
@@ -103,7 +106,7 @@ class ColumnOutputs(nn.Module):
     def _trained(self, place: int) -> Likelihood:
         likelihood = self._parts[place].likelihood
         if isinstance(likelihood, NegativeBinomial):
-            return NegativeBinomial(float(self.learned[str(place)].exp()))
+            return NegativeBinomial(self.learned[str(place)].exp().item())
         if isinstance(likelihood, Ordinal):
             return Ordinal(self._cut_points(place).tolist())
         return likelihood
@@ -127,7 +130,9 @@ def _learned(part: _Part, values: Tensor) -> Tensor | None:
 def _marginal(column: Column, values: Tensor) -> Tensor:
     """The decoder's output that suits the column's values, (numbers,)."""
     if column.kind == "positive":
-        return torch.stack([values.log().mean(), values.log().var(correction=0).clamp_min(0.01).log()])
+        return torch.stack(
+            [values.log().mean(), values.log().var(correction=0).clamp_min(0.01).log()]
+        )
     if column.kind in ("number", "date"):
         return torch.stack([values.mean(), values.var(correction=0).clamp_min(0.01).log()])
     if column.kind == "count":

@@ -19,7 +19,11 @@ from crosscoding.tables.estimator_state import from_state, to_state
 from crosscoding.tables.training import Training, train
 
 try:
-    from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+    from sklearn.base import (  # pyright: ignore[reportMissingImports]
+        BaseEstimator,
+        OneToOneFeatureMixin,
+        TransformerMixin,
+    )
 except ImportError as error:  # the class then says so when it is made
     BaseEstimator = TransformerMixin = object
     OneToOneFeatureMixin = type("OneToOneFeatureMixin", (), {})
@@ -195,9 +199,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # pyri
             filled[:, rows] = posterior._independent(num, None).double()
         return [self._like(df, frame, table, whole=True) for table in filled]
 
-    def condition(
-        self, df: "pd.DataFrame | np.ndarray", *, seed: int | None = None
-    ) -> Posterior:
+    def condition(self, df: "pd.DataFrame | np.ndarray", *, seed: int | None = None) -> Posterior:
         """The posterior of each row: `frame("interval")`, `quantile`, verdicts and the like.
 
         It holds 1,000 draws of z for each row: pass some thousand rows at once, not a million.
@@ -220,7 +222,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # pyri
 
     def _seed(self) -> int:
         """A seed from `random_state`: the same each time if that is an int."""
-        from sklearn.utils import check_random_state
+        from sklearn.utils import check_random_state  # pyright: ignore[reportMissingImports]
 
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
@@ -247,16 +249,17 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # pyri
     def _frame(self, X: Any, *, reset: bool) -> "pd.DataFrame":  # noqa: N803
         """The rows as a DataFrame, after scikit-learn's checks."""
         import pandas as pd
-        from sklearn.utils.validation import validate_data
+        from sklearn.utils import validation  # pyright: ignore[reportMissingImports]
 
+        validate: Any = validation.validate_data
         if is_frame(X):
             if not X.columns.is_unique:
                 twice = X.columns[X.columns.duplicated()][0]
                 raise ValueError(f"expected columns of different names, got two called {twice!r}")
-            validate_data(self, X, reset=reset, skip_check_array=True)
+            validate(self, X, reset=reset, skip_check_array=True)
             return X
         kinds = [np.float64, np.float32]
-        array = validate_data(self, X, reset=reset, dtype=kinds, ensure_all_finite="allow-nan")
+        array = validate(self, X, reset=reset, dtype=kinds, ensure_all_finite="allow-nan")
         return pd.DataFrame(array, columns=self._names(array.shape[1]))
 
     def _names(self, num: int) -> list[Any]:
@@ -265,7 +268,9 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # pyri
         return list(range(num)) if table is None or len(table) != num else list(table.names)
 
     def _checked(self, X: Any) -> "pd.DataFrame":  # noqa: N803
-        from sklearn.utils.validation import check_is_fitted
+        from sklearn.utils.validation import (  # pyright: ignore[reportMissingImports]
+            check_is_fitted,
+        )
 
         check_is_fitted(self)
         return self._frame(X, reset=False)
@@ -282,9 +287,9 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # pyri
                 stands; otherwise noise differs.
         """
         self.table_.to_tensors(frame.iloc[:0])  # names are checked even if nothing is missing
-        gaps = frame.reindex(columns=list(self.table_.names)).isna().to_numpy().any(1).nonzero()[0]
-        complete = np.setdiff1d(np.arange(len(frame)), gaps)
-        self.table_.to_tensors(frame.iloc[complete])
+        missing = np.asarray(frame.reindex(columns=list(self.table_.names)).isna()).any(axis=1)
+        gaps = np.flatnonzero(missing)
+        self.table_.to_tensors(frame[~missing])  # the others are checked on the way
         doubtful = 0
         for block, start in enumerate(range(0, len(gaps), _ROWS_AT_ONCE)):
             rows = gaps[start : start + _ROWS_AT_ONCE]
@@ -296,18 +301,15 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # pyri
         if doubtful:
             warnings.warn(
                 f"expected answers that can be trusted, got unreliable ones for "
-                f"{counted(doubtful, 'row')} of {len(frame)}; imputer.condition(rows).verdicts says "
-                "why",
+                f"{counted(doubtful, 'row')} of {len(frame)}; .condition(rows).verdicts say why",
                 UserWarning,
                 stacklevel=4,
             )
 
-    def _like(
-        self, X: Any, frame: "pd.DataFrame", values: np.ndarray, *, whole: bool  # noqa: N803
-    ) -> Any:
-        """The completed rows as X is."""
+    def _like(self, given: Any, frame: "pd.DataFrame", values: np.ndarray, *, whole: bool) -> Any:
+        """The completed rows as what was given is."""
         done = self.table_.from_tensors(values, rows=frame, whole=whole)
-        if is_frame(X):
+        if is_frame(given):
             return done
         return done.to_numpy(dtype=frame.dtypes.iloc[0])
 
@@ -337,4 +339,3 @@ def _table_of(model: Any) -> Table:
     if model.table is None:
         raise ValueError("expected a model with a table, VAE(..., table=...), got one without")
     return model.table
-

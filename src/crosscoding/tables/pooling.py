@@ -72,8 +72,10 @@ def rubin(estimates: Sequence[Any], variances: Sequence[Any], *, df: float = np.
             f"expected estimates and variances of the same m >= 2 tables, got {num} and "
             f"{len(variances)}"
         )
-    values, own = (np.stack([np.asarray(part, dtype="float64") for part in parts])
-                   for parts in (_aligned(estimates), _aligned(variances)))
+    values, own = (
+        np.stack([np.asarray(part, dtype="float64") for part in parts])
+        for parts in (_aligned(estimates), _aligned(variances))
+    )
     if values.shape != own.shape:
         raise ValueError(f"expected variances of shape {values.shape[1:]}, got {own.shape[1:]}")
     if not (np.isfinite(values).all() and np.isfinite(own).all() and (own >= 0).all()):

@@ -19,7 +19,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from crosscoding.clock import Clock
-from crosscoding.columns import Table
+from crosscoding.columns import Column, Table
 from crosscoding.model.vae import VAE
 from crosscoding.progress import Progress
 from crosscoding.random import normal
@@ -123,12 +123,13 @@ class _Networks(nn.Module):
         hidden, latent = settings.hidden, settings.latent_dim
         self.decoder = _network(latent, hidden, len(self.outputs.start), generator)
         self.encoder = _network(self.features.num, hidden, 2 * latent, generator)
+        last = self.decoder[-1]
+        assert isinstance(last, nn.Linear)
         with torch.no_grad():
-            self.decoder[-1].bias.copy_(self.outputs.start)
-            self.decoder[-1].weight.mul_(0.5)  # columns start close to their own distributions
-        log_variances = self.outputs.log_variances
-        self.register_buffer("log_variances", log_variances, persistent=False)
-        self.register_buffer("normal_columns", self.outputs.normal_columns(), persistent=False)
+            last.bias.copy_(self.outputs.start)
+            last.weight.mul_(0.5)  # columns start close to their own distributions
+        self._log_variances = self.outputs.log_variances
+        self._normal_columns = self.outputs.normal_columns
 
     def bound(
         self, values: Tensor, mask: Tensor, generator: Generator, *, blurred: bool = False
@@ -148,9 +149,9 @@ class _Networks(nn.Module):
         output = self.decoder(z)
         there = torch.where(mask, values, 0.0)
         log_prob = self.flat_likelihood.masked_log_prob(self.outputs(output), there, mask)
-        if blurred and len(self.normal_columns):
-            seen = mask[:, self.normal_columns]
-            precision = (-output[..., self.log_variances]).exp()
+        if blurred and len(self._normal_columns):
+            seen = mask[:, self._normal_columns]
+            precision = (-output[..., self._log_variances]).exp()
             log_prob = log_prob - 0.5 * _BLUR**2 * torch.where(seen, precision, 0.0).sum(-1)
         return (log_prob + log_ratio).logsumexp(0) - math.log(self.num_samples)
 
@@ -169,7 +170,7 @@ class _Features(nn.Module):
         self.num = sum(self._width(column) for column in table.columns) + len(table.columns)
 
     @staticmethod
-    def _width(column) -> int:
+    def _width(column: Column) -> int:
         return len(column.categories) if column.kind == "class" else 1
 
     def forward(self, values: Tensor, mask: Tensor) -> Tensor:
@@ -191,7 +192,10 @@ class _Features(nn.Module):
 def _network(num_in: int, hidden: int, num_out: int, generator: Generator) -> nn.Sequential:
     """Two hidden layers; all weights from the generator."""
     network = nn.Sequential(
-        nn.Linear(num_in, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh(),
+        nn.Linear(num_in, hidden),
+        nn.Tanh(),
+        nn.Linear(hidden, hidden),
+        nn.Tanh(),
         nn.Linear(hidden, num_out),
     )
     for layer in network:

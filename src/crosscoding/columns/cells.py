@@ -222,17 +222,22 @@ def _cells(column: Column, values: np.ndarray, dtype: Any) -> np.ndarray:
     if column.is_listed:
         listed = np.empty(len(column.categories), dtype=object)
         listed[:] = column.categories
-        return listed[values.astype("int64")]
+        own = listed[values.astype("int64")]
+        return own.astype(_numpy(dtype)) if pd.api.types.is_numeric_dtype(dtype) else own
     if pd.api.types.is_integer_dtype(dtype):
-        numpy_dtype = getattr(dtype, "numpy_dtype", dtype)
-        limits = np.iinfo(numpy_dtype)
+        limits = np.iinfo(_numpy(dtype))
         highest = np.nextafter(float(limits.max), 0) if limits.max > 2**53 else limits.max
-        return np.clip(np.rint(values), limits.min, highest).astype(numpy_dtype)
+        return np.clip(np.rint(values), limits.min, highest).astype(_numpy(dtype))
     if pd.api.types.is_bool_dtype(dtype):
         return np.rint(values).clip(0, 1).astype(bool)
     if not pd.api.types.is_numeric_dtype(dtype) and column.step == 1:
         return values.round().astype("int64").astype(object)
     return values
+
+
+def _numpy(dtype: Any) -> Any:
+    """The dtype of a nullable dtype's numbers."""
+    return getattr(dtype, "numpy_dtype", dtype)
 
 
 def _times(column: Column, values: np.ndarray, dtype: Any) -> Any:

@@ -80,6 +80,7 @@ class Column:
     total_count: float | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "name", _plain(self.name))
         if isinstance(self.name, bool) or not isinstance(self.name, (str, int)):
             raise ValueError(
                 f"expected column names that are text or whole numbers, got {self.name!r}; rename "
@@ -228,6 +229,6 @@ class Column:
             ) from error
 
 
-def _plain(category: Any) -> Any:
+def _plain(value: Any) -> Any:
     """NumPy's scalars as Python's."""
-    return category.item() if isinstance(category, np.generic) else category
+    return value.item() if isinstance(value, np.generic) else value

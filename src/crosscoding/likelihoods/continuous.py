@@ -53,7 +53,7 @@ class NormalNoise(_Real):
     log_variance: bool = field(default=False, kw_only=True)
     advice_on_output: ClassVar[str] = (
         "output the standard deviation itself, not its logarithm; if it is the logarithm of the "
-        "variance, use log_variance=True"
+        "variance, use Gaussian(None, log_variance=True)"
     )
 
     def __post_init__(self) -> None:

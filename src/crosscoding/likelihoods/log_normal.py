@@ -26,6 +26,10 @@ class LogNormal(NormalNoise):
 
     support: ClassVar[str] = "numbers > 0"
     placeholder: ClassVar[float] = 1.0
+    advice_on_output: ClassVar[str] = (
+        "output the standard deviation itself, not its logarithm; if it is the logarithm of the "
+        "variance, use LogNormal(None, log_variance=True)"
+    )
     uncertain: ClassVar[tuple[str, ...]] = ("interval",)
 
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:

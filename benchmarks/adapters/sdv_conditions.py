@@ -3,11 +3,11 @@
     python benchmarks/adapters/sdv_conditions.py synthesizer.pkl table.csv [--draws 2000000]
 
 The synthesizer is one that you trained and trust (it is a pickle), on the columns of the table of
-diamonds in CONDITIONS and depth. The reference is rejection from many draws of the prior in its most
-efficient form: z is kept with probability p(conditions|z). The distance of rows to it is the mean
-over the other columns of Kolmogorov–Smirnov distances (numbers) and total variations (classes);
-"floor" is that of as many rows of the reference itself. "One in" is how rarely a draw of the model
-passes SDV's test of a row, which allows floats 1 %.
+diamonds in CONDITIONS and depth. The reference is rejection from many draws of the prior in its
+most efficient form: z is kept with probability p(conditions|z). The distance of rows to it is the
+mean over the other columns of Kolmogorov–Smirnov distances (numbers) and total variations
+(classes); "floor" is that of as many rows of the reference itself. "One in" is how rarely a draw of
+the model passes SDV's test of a row, which allows floats 1 %.
 """
 
 import argparse
@@ -84,13 +84,14 @@ def distance(rows: pd.DataFrame, exact: pd.DataFrame, condition: dict) -> float:
     return float(np.mean(found))
 
 
-def timed(function):
+def timed(function, *arguments, **settings):
     """A function's rows, none if SDV gives up, and its CPU seconds."""
     start = time.process_time()
     try:
-        rows = function()
+        rows = function(*arguments, **settings)
     except ValueError:
         rows = pd.DataFrame()
+    rows = next(iter(rows.values())) if isinstance(rows, dict) else rows
     return rows, time.process_time() - start
 
 
@@ -123,11 +124,10 @@ def main() -> None:
         log_prob = own.logsumexp(0).item() - np.log(len(own)) - scales
         asked = [Condition(condition, num_rows=num)]
         cells = []
-        for ask in (
-            lambda: next(iter(synthesizer.sample_from_conditions(asked).values())),
-            lambda: vae.sample(num, condition, seed=0, progress=False),
+        for rows, seconds in (
+            timed(synthesizer.sample_from_conditions, asked),
+            timed(vae.sample, num, condition, seed=0, progress=False),
         ):
-            rows, seconds = timed(ask)
             apart, floor = "", ""
             if len(rows):
                 half = reference(vae, own, condition, MOST_REFERENCE + len(rows)).iloc[
@@ -139,12 +139,11 @@ def main() -> None:
         rarity = f"{1 / (np.exp(log_prob) * window(condition)):.2g}"
         print(f"| {name} | {rarity} | {ess:.0f} | {' | '.join(cells)} |", flush=True)
     known = df[KNOWN].sample(20, random_state=0)
-    theirs, their_seconds = timed(
-        lambda: next(iter(synthesizer.sample_remaining_columns(known).values()))
-    )
-    ours, seconds = timed(lambda: vae.sample_remaining(known, seed=0, progress=False))
-    print(f"{len(known)} rows with {', '.join(KNOWN)} known: SDV {len(theirs)} rows, "
-          f"{their_seconds:.0f} CPU s; crosscoding {len(ours)} rows, {seconds:.0f} CPU s")  # fmt: skip
+    theirs, their_seconds = timed(synthesizer.sample_remaining_columns, known)
+    ours, seconds = timed(vae.sample_remaining, known, seed=0, progress=False)
+    print(f"{len(known)} rows with {', '.join(KNOWN)} known:")
+    print(f"SDV {len(theirs)} rows, {their_seconds:.0f} CPU s")
+    print(f"crosscoding {len(ours)} rows, {seconds:.0f} CPU s")
 
 
 if __name__ == "__main__":

@@ -90,9 +90,12 @@ def test_ctgans_own_encoding_reproduces_the_density(tvae, vae):
         component = int(row[1:].argmax())
         if abs(row[0]) >= 0.99:  # ctgan clips residuals
             continue
-        s = info.transform._bgm_transformer.covariances_[
-            info.transform.valid_component_indicator, 0, 0
-        ][component] ** 0.5
+        s = (
+            info.transform._bgm_transformer.covariances_[
+                info.transform.valid_component_indicator, 0, 0
+            ][component]
+            ** 0.5
+        )
         weight = scipy.special.softmax(y[0, 1:])[component]
         total += weight * scipy.stats.norm.pdf(row[0], np.tanh(y[0, 0]), sigma) / (4 * s)
     column = vae.table["gain"]
@@ -112,7 +115,9 @@ def test_p_of_a_class_is_a_softmax(tvae, vae):
         values = torch.zeros(3, 4, dtype=torch.double)
         values[:, 1] = place
         found = vae.flat_likelihood.log_prob(vae.decode_flat(z), values)[:, 1]
-        torch.testing.assert_close(found, torch.from_numpy(expected[:, place]), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            found, torch.from_numpy(expected[:, place]), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_log_prob_is_the_mean_over_draws_from_the_prior(vae):

@@ -88,7 +88,8 @@ def test_densities_are_those_of_scvi(name, library):
         given["library"], log_library = size, size.log()
     else:
         moments = [library_moments(model, int(code)) for code in batch[:, 0]]
-        log_library = torch.tensor([[m + s * float(e)] for (m, s), e in zip(moments, z[:, -1])])
+        mean, deviation = torch.tensor(moments).T[:, :, None]
+        log_library = mean + deviation * z[:, -1:]
     own = z[:, :3].softmax(-1) if name == "logistic normal" else z[:, :3]
     theirs = module.generative(
         z=own,

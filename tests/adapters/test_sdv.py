@@ -10,10 +10,10 @@ from tvae_tables import log_prob_by_prior_draws, table
 from crosscoding.adapters import from_sdv
 
 pytest.importorskip("sdv", reason="needs the extra `sdv`")
-from rdt.transformers import FloatFormatter, GaussianNormalizer  # noqa: E402 (after the skip)
-from sdv.cag import Inequality  # noqa: E402
-from sdv.metadata import Metadata  # noqa: E402
-from sdv.single_table import CTGANSynthesizer, TVAESynthesizer  # noqa: E402
+from rdt.transformers import FloatFormatter, GaussianNormalizer
+from sdv.cag import Inequality
+from sdv.metadata import Metadata
+from sdv.single_table import CTGANSynthesizer, TVAESynthesizer
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # SDV's own
 
@@ -149,7 +149,7 @@ def test_what_cannot_be_served_is_said():
         from_sdv(CTGANSynthesizer(metadata_of(df)))
     with pytest.raises(ValueError, match="call its fit first"):
         from_sdv(TVAESynthesizer(metadata_of(df)))
-    with pytest.raises(ValueError, match="column 'age': .* got GaussianNormalizer"):
+    with pytest.raises(ValueError, match=r"column 'age': .* got GaussianNormalizer"):
         from_sdv(fitted(df, {"age": GaussianNormalizer()}, epochs=1))
     older = df.assign(income=df["age"] + 5.0)
     constrained = TVAESynthesizer(metadata_of(older), epochs=1, enable_gpu=False)

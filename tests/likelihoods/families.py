@@ -409,7 +409,7 @@ FAMILIES |= {
     "mixture of negative binomials": Family(
         Mixture(NegativeBinomial(None), 2),
         lambda noise: torch.cat([noise[..., :4], 0.1 + noise[..., 4:].abs()], -1),
-        mixture(lambda l, r: distributions.NegativeBinomial(r, logits=l), 2),
+        mixture(lambda logits, r: distributions.NegativeBinomial(r, logits=logits), 2),
         lambda p: counts(1500)(first(p)),
         fisher_error=0.01,
     ),

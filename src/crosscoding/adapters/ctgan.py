@@ -79,8 +79,8 @@ def spans_of(tvae: Any, columns: dict[str, Column]) -> list[Span]:
 
     Args:
         tvae: The model.
-        columns: What is known of each column, by name in its transformer; of numbers the kind, dtype
-            and step, and how much one of ctgan's units is in `scale`, from `shift` on.
+        columns: What is known of each column, by name in its transformer. The value of a number n
+            of ctgan's is shift + scale · n.
     """
     sigma, start, found = tvae.decoder.sigma.detach().cpu().double().numpy(), 0, []
     for info in tvae.transformer._column_transform_info_list:
@@ -102,9 +102,9 @@ def _number_span(normalizer: Any, column: Column, sigma: float) -> NumberSpan:
     """
     if normalizer.null_transformer.models_missing_values():
         raise ValueError(
-            f"{column.where}: expected a number without missing values in training, got some, which "
-            "ctgan replaced by the mean but cannot sample; train with SDV's TVAESynthesizer, or "
-            "on rows without gaps"
+            f"{column.where}: expected a number without missing values in training, got some, "
+            "which ctgan replaced by the mean but cannot sample; train with SDV's TVAESynthesizer, "
+            "or on rows without gaps"
         )
     mixture, valid = normalizer._bgm_transformer, normalizer.valid_component_indicator
     means = column.shift + column.scale * mixture.means_.reshape(-1)[valid]

@@ -3,8 +3,8 @@
     μ_g = exp(library) softmax_g(z, batch, covariates),   p(t_g|z) = ZINB, NB or Poisson of mean μ_g
 
 scvi takes a cell's library as the logarithm of its total count, which is unknown when genes are
-missing. Here it is one more latent, with the prior that scvi gives it where it has one: normal, with
-the mean and variance of log total counts of the cell's batch.
+missing. Here it is one more latent, with the prior that scvi gives it where it has one: normal,
+with the mean and variance of log total counts of the cell's batch.
 """
 
 import copy
@@ -45,10 +45,10 @@ def from_scvi(model: Any, *, library: str = "latent") -> VAE:
     """The `VAE` of a trained scvi-tools SCVI or LinearSCVI model, with a table of the genes.
 
     Data are counts, one element a gene. If the model has batches, covariates or labels that its
-    decoder uses, evidence carries them, a row for each cell: `Evidence(counts, mask, given={"batch":
-    codes})`, with scvi's codes, whole numbers from 0, in shape (N, 1). The keys are "batch",
-    "categories" and "continuous" for further covariates, "labels" and "library", and only those
-    that the decoder takes; `vae.examples` shows them.
+    decoder uses, evidence carries them, a row for each cell, as `Evidence(counts, mask,
+    given={"batch": codes})` with scvi's codes, whole numbers from 0, in shape (N, 1). The keys are
+    "batch", "categories" and "continuous" for further covariates, "labels" and "library", and only
+    those that the decoder takes; `vae.examples` shows them.
 
     Args:
         model: A trained `scvi.model.SCVI` or `scvi.model.LinearSCVI`, with its AnnData.
@@ -93,8 +93,8 @@ def _check(model: Any, scvi: Any) -> None:
         )
     if type(model) not in (scvi.model.SCVI, scvi.model.LinearSCVI):
         raise TypeError(
-            f"expected an SCVI or LinearSCVI model of scvi-tools, got {type(model).__name__}, whose "
-            "decoder or prior is another"
+            f"expected an SCVI or LinearSCVI model of scvi-tools, got {type(model).__name__}, "
+            "whose decoder or prior is another"
         )
     if not model.is_trained_:
         raise ValueError("expected a trained model, got one that is not; call its train first")
@@ -115,29 +115,30 @@ class _Decoder(nn.Module):
         keys: Of the covariates.
     """
 
+    decoder: Any
+    log_dispersion: Tensor
+    prior: Tensor | None
+
     def __init__(self, module: Any, prior: Tensor | None, keys: set[str]) -> None:
         super().__init__()
-        kept = ("decoder", "px_r", "embeddings_dict")
-        self.parts = nn.Module()
-        for name in kept:
-            if hasattr(module, name):
-                setattr(self.parts, name, copy.deepcopy(getattr(module, name)).cpu())
+        self.decoder = copy.deepcopy(module.decoder).cpu()
         self.is_linear = not hasattr(module.decoder, "px_scale_decoder")
         if not self.is_linear and not module.use_size_factor_key:
-            self.parts.decoder.px_scale_decoder[-1] = nn.LogSoftmax(-1)
+            self.decoder.px_scale_decoder[-1] = nn.LogSoftmax(-1)
+        self.register_buffer("log_dispersion", _copied(getattr(module, "px_r", None)))
         self.register_buffer("prior", prior)
         self.keys = keys
-        for name in ("dispersion", "gene_likelihood", "n_batch", "n_labels", "n_latent"):
-            setattr(self, name, getattr(module, name))
+        self.dispersion, self.gene_likelihood = module.dispersion, module.gene_likelihood
+        self.num_latents = module.n_latent
         self.is_positive = module.use_size_factor_key
         self.is_simplex = module.latent_distribution == "ln"
-        self.is_embedded = module.batch_representation == "embedding"
+        self.embedding = None
+        if module.batch_representation == "embedding":
+            self.embedding = copy.deepcopy(module.get_embedding("batch")).cpu()
 
     def likelihood(self) -> Likelihood:
         """What `forward` outputs the parameters of."""
-        total: Any = None
-        if self.dispersion == "gene" and hasattr(self.parts, "px_r"):
-            total = self.parts.px_r.detach().exp()
+        total = self.log_dispersion.exp() if self.dispersion == "gene" else None
         return {
             "zinb": lambda: ZeroInflated(NegativeBinomial(total)),
             "nb": lambda: NegativeBinomial(total),
@@ -149,12 +150,12 @@ class _Decoder(nn.Module):
         given = given or {}
         codes = {k: given[k].long() for k in self.keys & {_BATCH, _LABELS, _CATEGORIES}}
         batch = codes.get(_BATCH, torch.zeros_like(z[:, :1], dtype=torch.long))
-        log_library, own = self._log_library(z, batch, given), z[:, : self.n_latent]
+        log_library, own = self._log_library(z, batch, given), z[:, : self.num_latents]
         own = own.softmax(-1) if self.is_simplex else own
         inputs = [own, *([given[_CONTINUOUS].to(z)] if _CONTINUOUS in self.keys else [])]
         categories = codes[_CATEGORIES].split(1, 1) if _CATEGORIES in codes else ()
-        if self.is_embedded:
-            inputs.append(self.parts.embeddings_dict["batch"](batch[:, 0]))
+        if self.embedding is not None:
+            inputs.append(self.embedding(batch[:, 0]))
         else:
             categories = (batch, *categories)
         log_scale, logits, of_cell = self._decoded(torch.cat(inputs, -1), categories)
@@ -171,7 +172,7 @@ class _Decoder(nn.Module):
         self, inputs: Tensor, categories: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """log of the genes' shares, logits of extra zeros, and log dispersions of the cell."""
-        decoder: Any = self.parts.decoder
+        decoder = self.decoder
         if self.is_linear:
             raw = decoder.factor_regressor(inputs, *categories)
             return raw.log_softmax(-1), decoder.px_dropout_decoder(inputs, *categories), None
@@ -188,7 +189,7 @@ class _Decoder(nn.Module):
         if self.dispersion == "gene":
             return None
         which = batch if self.dispersion == "gene-batch" else codes.get(_LABELS, 0 * batch)
-        return self.parts.px_r[:, which[:, 0]].T
+        return self.log_dispersion[:, which[:, 0]].T
 
     def _params(self, log_mean: Tensor, logits: Tensor, log_r: Tensor | None) -> Tensor:
         """Parameters as `likelihood` takes them."""
@@ -197,11 +198,15 @@ class _Decoder(nn.Module):
         if self.gene_likelihood == "normal":
             mean = log_mean.exp()
             return mean if log_r is None else torch.stack([mean, log_r.exp()], -1)
-        own = self.parts.px_r if log_r is None else log_r
+        own = self.log_dispersion if log_r is None else log_r
         parts = [log_mean - own] if log_r is None else [log_mean - own, own.exp()]
         if self.gene_likelihood == "zinb":
             parts = [logits, *parts]
         return parts[0] if len(parts) == 1 else torch.stack(parts, -1)
+
+
+def _copied(parameter: Tensor | None) -> Tensor | None:
+    return None if parameter is None else parameter.detach().cpu().clone()
 
 
 def _covariates_of(model: Any) -> dict[str, np.ndarray]:
@@ -227,7 +232,9 @@ def _library_prior(model: Any, module: Any) -> Tensor:
         return torch.cat(parts).float()
     totals, batch = _totals(model), model.adata_manager.get_from_registry(_KEYS[_BATCH])
     codes = np.asarray(batch).reshape(-1)
-    logs = [np.log(totals[(codes == code) & (totals > 0)]) for code in range(max(module.n_batch, 1))]
+    logs = [
+        np.log(totals[(codes == code) & (totals > 0)]) for code in range(max(module.n_batch, 1))
+    ]
     # a batch without cells: scvi's placeholders
     moments = [(own.mean(), own.var()) if len(own) else (0.0, 1.0) for own in logs]
     return torch.tensor(np.array(moments).T, dtype=torch.float32)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-
 from crosscoding.adapters.ctgan import (
     check_model,
     check_power,
@@ -19,6 +18,7 @@ from crosscoding.model.vae import VAE
 _NUMBERS = "FloatFormatter"
 _DATES = ("UnixTimestampEncoder", "OptimizedTimestampEncoder")
 _DAY = 86400.0
+_IN_2000 = 946_684_800.0  # seconds from 1970 to 2000
 
 
 @isolated
@@ -46,7 +46,9 @@ def from_sdv(synthesizer: Any, *, power: float = 1.0) -> VAE:
     check_power(power)
     tvae = getattr(synthesizer, "_model", None)
     if tvae is None or not hasattr(tvae, "transformer"):
-        raise ValueError("expected a fitted TVAESynthesizer, got one that is not; call its fit first")
+        raise ValueError(
+            "expected a fitted TVAESynthesizer, got one that is not; call its fit first"
+        )
     constraints = synthesizer.get_constraints()
     if constraints:
         raise ValueError(
@@ -82,9 +84,9 @@ def _column(info: Any, transformer: Any) -> Column:
             "the other's transformer, with synthesizer.update_transformers, and fit again"
         )
     raise ValueError(
-        f"column {name!r}: expected it to be transformed by SDV's defaults, {_NUMBERS} for numbers, "
-        f"{_DATES[0]} for dates and nothing for categories, got {kind}; fit a synthesizer without "
-        "update_transformers for this column"
+        f"column {name!r}: expected it to be transformed by SDV's defaults, {_NUMBERS} for "
+        f"numbers, {_DATES[0]} for dates and nothing for categories, got {kind}; fit a synthesizer "
+        "without update_transformers for this column"
     )
 
 
@@ -108,13 +110,13 @@ def _date(name: str, encoder: Any) -> Column:
     form = encoder.datetime_format
     if encoder._timezone_offset is not None or encoder._has_multiple_timezones:
         raise ValueError(
-            f"column {name!r}: expected dates without a time zone, got the format {form!r}; convert "
-            "them to UTC without a zone and fit again"
+            f"column {name!r}: expected dates without a time zone, got the format {form!r}; "
+            "convert them to UTC without a zone and fit again"
         )
-    days = pd.Series(pd.to_datetime(["2000-01-01", "2000-01-11"]))
+    days = pd.Series(pd.to_datetime([_IN_2000, _IN_2000 + 10 * _DAY], unit="s"))
     text = days.dt.strftime(encoder._get_pandas_datetime_format()) if form else days
-    start, end = encoder._transform_helper(text if encoder._dtype == object else days)
+    start, end = encoder._transform_helper(days if encoder._dtype.kind == "M" else text)
     scale = 10 * _DAY / (end - start)
-    shift = days[0].timestamp() - scale * start
+    shift = _IN_2000 - scale * start
     step = None if form is None or any(part in form for part in ("%H", "%I", "%c", "%X")) else _DAY
     return Column(name, "date", shift=float(shift), scale=float(scale), step=step)

@@ -2,7 +2,7 @@
 
 ctgan encodes a number c as a component k of a mixture of normal distributions, drawn with its
 posterior probability, and a residual r = (c − μ_k) / 4 s_k in it. For each number the network
-outputs a location m and a logit for each component. As p(r|z) = N(r; tanh m, σ), and k is not known,
+outputs a location m and a logit for each component. As p(r|z) = N(r; tanh m, σ), and k is unknown,
 
     p(c|z) = Σ_k π_k(z) N(c; μ_k + 4 s_k tanh m(z), 4 s_k σ)
 """
@@ -104,8 +104,10 @@ class TVAEDecoder(nn.Module):
     def __init__(self, layers: nn.Module, spans: Sequence[Span], power: float) -> None:
         super().__init__()
         self.layers = layers
-        starts = np.cumsum([0, *(span.size for span in spans)])
-        each = [span.affine(int(start), power) for span, start in zip(spans, starts)]
+        ends = np.cumsum([span.size for span in spans])
+        each = [
+            span.affine(int(end) - span.size, power) for span, end in zip(spans, ends, strict=True)
+        ]
         names = ("places", "factors", "squashed", "shifts")
         for name, parts in zip(names, zip(*each, strict=True), strict=True):
             self.register_buffer(name, torch.cat(parts))

@@ -123,8 +123,10 @@ class Mixture(OfOther):
 
     def fisher_product(self, params: Tensor, tangents: Tensor, mask: Tensor) -> Tensor:
         mask = mask.expand(params.shape[-3:-1])
-        settings = {name: value.expand(*mask.shape, *value.shape[2:])[mask]
-                    for name, value in self._tensors().items()}
+        settings = {
+            name: value.expand(*mask.shape, *value.shape[2:])[mask]
+            for name, value in self._tensors().items()
+        }
         matrix = self._with(settings)._information(params[..., mask, :]).to(tangents.dtype)
         product = torch.zeros_like(tangents)
         product[..., mask, :] = (matrix @ tangents[..., mask, :, None])[..., 0]
@@ -142,7 +144,7 @@ class Mixture(OfOther):
         index = (place >= ends[..., :-1]).sum(-1)
         more = len(self.other.param_shape)
         where = index.reshape(*index.shape, *[1] * (1 + more))
-        own = own.expand(*index.shape, *own.shape[own.ndim - 1 - more:])
+        own = own.expand(*index.shape, *own.shape[own.ndim - 1 - more :])
         chosen = own.gather(index.ndim, where.expand(*index.shape, 1, *self.other.param_shape))
         return self.other.draw(chosen.squeeze(index.ndim), noise).to(params.dtype)
 
@@ -171,7 +173,7 @@ class Mixture(OfOther):
         return logits.isfinite().all(-1) & self.other.with_dimension().valid(own).all(-1)
 
     def lost(self, params: Tensor, values: Tensor) -> Tensor:
-        """As in the base class; or where the other's is, in one that may have produced the value."""
+        """As in the base class; or where the other's is, in one that may have drawn the value."""
         logits, own = self._split(params)
         other, values_ = self.other.with_dimension(), values[..., None]
         shares = (logits.log_softmax(-1) + other.log_prob(own, values_)).softmax(-1)

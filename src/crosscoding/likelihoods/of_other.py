@@ -35,8 +35,8 @@ class OfOther(Likelihood):
             )
         if isinstance(other, Mixed) or (isinstance(other, Categorical) and other.one_hot):
             raise TypeError(
-                f"expected a likelihood of single elements in {type(self).__name__}, got {other!r}; "
-                f"use Mixed with a {type(self).__name__} for each group of columns"
+                f"expected a likelihood of single elements in {type(self).__name__}, got "
+                f"{other!r}; use Mixed with a {type(self).__name__} for each group of columns"
             )
         for name in ("support", "placeholder", "kind", "uncertain", "_advice_on_values"):
             object.__setattr__(self, name, getattr(other, name))
@@ -87,4 +87,3 @@ def choice_noise(noise: Tensor) -> Tensor:
     They are hashes of the noise's digits, so that a draw still needs one number per element.
     """
     return uniforms(noise, _STREAM)
-

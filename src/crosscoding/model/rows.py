@@ -1,6 +1,6 @@
 """Models whose data are rows of a table: rows drawn given conditions, and their densities."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from torch import Generator, Tensor
@@ -21,11 +21,9 @@ class RowLogProb(NamedTuple):
 class RowAnswers(Protocol):
     """What `Rows` calls. Set by `crosscoding.tables`, which is a layer above (decision 0006)."""
 
-    def sample(self, vae: Any, num: int, given: Any, **settings: Any) -> "pd.DataFrame": ...
-
-    def sample_remaining(self, vae: Any, df: Any, given: Any, **settings: Any) -> "pd.DataFrame": ...
-
-    def log_prob(self, vae: Any, df: Any, given: Any, **settings: Any) -> RowLogProb: ...
+    sample: Callable[..., "pd.DataFrame"]
+    sample_remaining: Callable[..., "pd.DataFrame"]
+    log_prob: Callable[..., RowLogProb]
 
 
 class Rows:

@@ -25,8 +25,9 @@ from crosscoding.result.posterior import Posterior
 if TYPE_CHECKING:
     import pandas as pd
 
+
 class TableAnswers:
-    """The functions behind the methods of `model.rows.Rows`, where their arguments are explained."""
+    """The functions behind the methods of `model.rows.Rows`, which explains their arguments."""
 
     @staticmethod
     @isolated
@@ -51,7 +52,7 @@ class TableAnswers:
         values = posterior.predict(num, seed=for_rows)[:, 0]
         rows = _in_dtypes(table, evidence.frame).iloc[np.zeros(num, dtype=int)]
         rows = rows.reset_index(drop=True)
-        return _frame(table, values, rows, evidence)[list(table.names)]
+        return _frame(table, values, rows, evidence).reindex(columns=list(table.names))
 
     @staticmethod
     @isolated
@@ -75,8 +76,7 @@ class TableAnswers:
             own = evidence[torch.from_numpy(queries).to(vae.device)]
             settled = method or _for_rows(most)
             posteriors.append(condition(vae, own, settled, seed=for_method, progress=progress))
-            drawn = posteriors[-1].predict(most, seed=for_rows)
-            values[rows] = drawn[ranks]
+            values[rows] = posteriors[-1]._independent(most, for_rows)[ranks]
         _warn(posteriors, "interval")
         return _frame(table, values, evidence.frame, evidence)
 
@@ -197,7 +197,7 @@ def _equal_rows(
 
 
 def _log_units(table: Table, evidence: TableEvidence) -> Tensor:
-    """Σ log of the size of tensors' units over exact values, (N,): what densities are too high by."""
+    """Σ log of tensors' units over exact values, (N,), by which their densities are too high."""
     scales = [math.log(column.scale) for column in table.columns]
     sizes = torch.tensor(scales, dtype=evidence.values.dtype, device=evidence.values.device)
     return torch.where(evidence.exact, sizes, 0.0).sum(-1)

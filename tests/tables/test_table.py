@@ -164,7 +164,9 @@ def test_a_column_of_which_nothing_is_observed_gets_the_tables_dtype():
 def test_whole_numbers_are_drawn_whole_but_means_are_not():
     df = pd.DataFrame({"a": [30.0, 40.0, np.nan, 51.0]})
     table, gap = Table(df), torch.full((4, 1), 0.123)
-    assert table.from_tensors(gap, rows=df)["a"].iloc[2] == round(table["a"].shift + 0.123 * table["a"].scale)
+    assert table.from_tensors(gap, rows=df)["a"].iloc[2] == round(
+        table["a"].shift + 0.123 * table["a"].scale
+    )
     assert table.from_tensors(gap, rows=df, whole=False)["a"].iloc[2] % 1 > 0
     small = pd.DataFrame({"a": pd.array([100, None], "Int8")})
     assert table.from_tensors(torch.full((2, 1), 1e3), rows=small)["a"].tolist() == [100, 127]
@@ -221,10 +223,16 @@ def refuses(message: str, *words: str, error: type[Exception] = ValueError):
         (pd.DataFrame({"a": [None, np.nan]}), ["column 'a'", "got none"]),
         (pd.DataFrame({"a": [1.0, np.inf]}), ["column 'a'", "1 infinite"]),
         (pd.DataFrame({"a": [1j, 2.0]}), ["column 'a'", "complex"]),
-        (pd.DataFrame({"a": pd.period_range("2020", periods=3, freq="D")}), ["column 'a'", "period"]),
+        (
+            pd.DataFrame({"a": pd.period_range("2020", periods=3, freq="D")}),
+            ["column 'a'", "period"],
+        ),
         (pd.DataFrame({"a": pd.cut([1, 2, 3], 2)}), ["column 'a'", ".astype(str)"]),
         (pd.DataFrame({"a": [[1], [2]]}), ["column 'a'", "unhashable"]),
-        (pd.DataFrame({"a": [f"name {i}" for i in range(99)]}), ["column 'a'", "99 different texts"]),
+        (
+            pd.DataFrame({"a": [f"name {i}" for i in range(99)]}),
+            ["column 'a'", "99 different texts"],
+        ),
         (pd.DataFrame({("a", 1): [1, 2]}), ["column names that are text"]),
     ],
 )

@@ -4,6 +4,7 @@ import pickle
 import re
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -278,3 +279,12 @@ def test_it_must_be_fitted_and_give_tables():
         VAEImputer().transform(gappy())
     with pytest.raises(ValueError, match="num >= 1"):
         VAEImputer(**QUICK).fit(gappy()).complete(gappy(), num=0)
+
+
+def test_the_first_lines_of_the_docs_run():
+    page = (Path(__file__).parents[2] / "docs" / "tables.md").read_text()
+    lines = page.split("```python\n")[1].split("```")[0]
+    names: dict = {"df": gappy(80)}
+    exec(lines.replace("random_state=0", "random_state=0, max_epochs=2"), names)
+    assert not names["completed"].isna().any(axis=None)
+    assert names["intervals"].columns[0] == ("area", "low")

@@ -230,9 +230,9 @@ def _cells(column: Column, values: np.ndarray, dtype: Any) -> np.ndarray:
         return np.clip(np.rint(values), limits.min, highest).astype(_numpy(dtype))
     if pd.api.types.is_bool_dtype(dtype):
         return np.rint(values).clip(0, 1).astype(bool)
-    if not pd.api.types.is_numeric_dtype(dtype) and column.step == 1:
-        return values.round().astype("int64").astype(object)
-    return values
+    if pd.api.types.is_numeric_dtype(dtype):
+        return values.astype(_numpy(dtype))
+    return values.round().astype("int64").astype(object) if column.step == 1 else values
 
 
 def _numpy(dtype: Any) -> Any:

@@ -194,8 +194,8 @@ class Table:
             rows: A DataFrame of N rows whose gaps are filled: its observed cells, index, dtypes and
                 order of columns stay; columns that it lacks come last. By default all cells are
                 made anew, with the table's dtypes.
-            whole: Whether numbers are rounded to the column's step, such as whole numbers. Dtypes
-                that only hold whole numbers always get them.
+            whole: Whether numbers are rounded to the column's step, such as whole numbers. Dates
+                always are, and dtypes that only hold whole numbers always get them.
             limits: Low and high bounds of columns in their units, (N,) each, by name, within which
                 values are put that rounding has moved outside.
         Raises:
@@ -216,7 +216,7 @@ class Table:
             place = self.names.index(name)
             column = self.columns[place]
             cells = column.from_tensor(numbers[:, place])
-            cells = column.rounded(cells) if whole else cells
+            cells = column.rounded(cells) if whole or column.kind == "date" else cells
             if limits and name in limits:
                 cells = np.clip(cells, *limits[name])
             there = None if rows is None or name not in rows.columns else column_of(rows, name)

@@ -169,7 +169,7 @@ class ElementAnswers(ABC):
             >>> rows = pd.DataFrame({"x": [0.7, None]}, index=[4, 9])
             >>> posterior = cc.condition(vae, rows, seed=0)
             >>> completed = posterior.frame("draw", seed=0)
-            >>> completed.index.tolist(), completed["x"].iloc[0], list(completed.columns)
+            >>> completed.index.tolist(), float(completed["x"].iloc[0]), list(completed.columns)
             ([4, 9], 0.7, ['x', 'y'])
         """
         return frame_of(self, what, rows, q=q, level=level, num=num, seed=seed)

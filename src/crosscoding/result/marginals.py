@@ -16,8 +16,9 @@ from crosscoding.likelihoods.layout import ElementGroup
 from crosscoding.result.predictions import Predictions
 
 _CANDIDATES = 128  # values tried for the likeliest: quantiles of draws, 0.02 deviations apart
-_FOR_CANDIDATES = 1024  # draws that they are quantiles of
-_FOR_DENSITY = 256  # draws of z over which densities are averaged
+_FOR_MODE = (
+    1024  # draws of z over which densities are averaged, and of whose draws these are quantiles
+)
 
 
 def checked_levels(q: float | Sequence[float] | Tensor) -> Tensor:
@@ -182,12 +183,12 @@ class Marginals(Predictions):
     def _densest(self, z: Tensor, generator: Generator) -> Tensor:
         """The candidates of largest p(t_e|x), (B, E)."""
         size = self._vae.data_size
-        draws = self.draws(z[:_FOR_CANDIDATES], generator).flatten(1).reshape(-1, z.shape[1], size)
+        draws = self.draws(z[:_FOR_MODE], generator).flatten(1).reshape(-1, z.shape[1], size)
         levels = torch.linspace(0, 1, _CANDIDATES + 2, dtype=torch.double)[1:-1]
         places = (levels * (len(draws) - 1)).round().long().to(draws.device)
         candidates = draws.sort(0).values[places]
         best = torch.full_like(candidates, -math.inf, dtype=torch.double)
-        for _, params in self._decoded(z[:_FOR_DENSITY]):
+        for _, params in self._decoded(z[:_FOR_MODE]):
             log_mass = self._log_masses(params)
             for place, values in enumerate(candidates):
                 terms = self._log_prob_at(params, values) - log_mass

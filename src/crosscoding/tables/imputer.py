@@ -288,7 +288,9 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # pyri
         self.table_.to_tensors(frame.iloc[:0])  # names are checked even if nothing is missing
         missing = np.asarray(frame.reindex(columns=list(self.table_.names)).isna()).any(axis=1)
         gaps = np.flatnonzero(missing)
-        self.table_.to_tensors(frame.iloc[np.flatnonzero(~missing)])  # the others are checked on the way
+        self.table_.to_tensors(
+            frame.iloc[np.flatnonzero(~missing)]
+        )  # the others are checked on the way
         doubtful = 0
         for block, start in enumerate(range(0, len(gaps), _ROWS_AT_ONCE)):
             rows = gaps[start : start + _ROWS_AT_ONCE]

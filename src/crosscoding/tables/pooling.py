@@ -63,7 +63,7 @@ def rubin(estimates: Sequence[Any], variances: Sequence[Any], *, df: float = np.
 
     Example:
         >>> pooled = rubin([1.0, 1.2, 0.8], [0.04, 0.04, 0.04])
-        >>> round(pooled.estimate, 3), round(pooled.error, 3)
+        >>> round(float(pooled.estimate), 3), round(float(pooled.error), 3)
         (1.0, 0.306)
     """
     num = len(estimates)

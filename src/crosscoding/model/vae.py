@@ -80,8 +80,7 @@ class VAE(Savable, Rows):
             a prior, given are no tensors, or latent_dim is not an int.
         ValueError: The decoder does not fit latent_dim, given or the likelihood, or encoder or
             prior do not fit them; the prior is not one-to-one, or contradicts its own density; or
-            one of them mixes the rows of a batch, is not deterministic, or updates itself when it
-            runs.
+            one of them mixes the rows of a batch, is not deterministic, or updates itself.
         NonFiniteError: Encoder or prior output NaN or infinity; or the decoder does, for all
             elements at a draw from the prior or for one element at all draws.
 

@@ -46,7 +46,8 @@ def tables() -> dict[str, np.ndarray]:
 def vae(train: np.ndarray, test: np.ndarray, clock: dict[str, float]) -> Answer:
     names = [f"x{place}" for place in range(train.shape[1])]
     start = time.process_time()
-    imputer = VAEImputer(random_state=0, progress=False, max_seconds=60).fit(pd.DataFrame(train, columns=names))
+    imputer = VAEImputer(random_state=0, progress=False, max_seconds=60)
+    imputer.fit(pd.DataFrame(train, columns=names))
     clock["fit"] = time.process_time() - start
     rows = pd.DataFrame(test, columns=names)
     start = time.process_time()

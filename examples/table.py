@@ -22,7 +22,8 @@ def houses(num: int, rng: np.random.Generator) -> pd.DataFrame:
             "rooms": rng.poisson(np.exp(1.2 + 0.3 * size)),
             "garden": rng.random(num) < 1 / (1 + np.exp(3 * place - 2 * size)),
             "district": np.select([place > 0.7, place > -0.7], ["centre", "ring"], "village"),
-            "built": pd.Timestamp("1985-01-01") + pd.to_timedelta(4000 * place, unit="D").round("D"),
+            "built": pd.Timestamp("1985-01-01")
+            + pd.to_timedelta(4000 * place, unit="D").round("D"),
         }
     )
 

@@ -48,3 +48,15 @@ LISTED = {
     name: cheap(entry.method) for name, entry in METHODS.items() if entry.method.takes_continuous
 }
 every_method = pytest.mark.parametrize("method", LISTED.values(), ids=LISTED.keys())
+# The same, but of the fits that differ in their map alone, only one is among the quick tests.
+every_method_one_fit = pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(
+            method,
+            id=name,
+            marks=[pytest.mark.slow] if isinstance(method, Variational) and name != "gvi" else [],
+        )
+        for name, method in LISTED.items()
+    ],
+)

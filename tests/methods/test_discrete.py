@@ -47,7 +47,7 @@ def test_many_states_are_enumerated_in_pieces_and_drawn_from():
 
 
 @every_prior
-@pytest.mark.parametrize("strength", [3.0, 8.0])
+@pytest.mark.parametrize("strength", [3.0, pytest.param(8.0, marks=pytest.mark.slow)])
 def test_particles_agree_with_enumeration(name, strength):
     vae = model(PRIORS[name], strength)
     evidence = queries(vae, 12)
@@ -63,6 +63,7 @@ def test_particles_agree_with_enumeration(name, strength):
     assert wrong.max() < 0.35  # of 1,000 draws with an ESS of 600: 0.05 a standard error
 
 
+@pytest.mark.slow
 def test_lost_modes_are_never_trusted():
     """Two isolated groups of states, one narrow: all answers that are trusted have both."""
     for seed in range(3):

@@ -14,6 +14,15 @@ from crosscoding.priors import Gaussian as GaussianPrior
 from crosscoding.priors import Hierarchical
 
 each = pytest.mark.parametrize("name", [name for name in PRIORS if name != "normal"])
+FITTED = ("planar", "spline", "mixed maps", "two maps")  # whose inverse takes most of a test's time
+each_quickly = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in FITTED else [])
+        for name in PRIORS
+        if name != "normal"
+    ],
+)
 STANDARD_ERRORS = 4.5
 
 
@@ -52,7 +61,7 @@ def exact(vae: cc.VAE, evidence: cc.Evidence) -> Exact:
     return Exact(log_evidence, mean, (weights.mT @ grid.square() - mean.square()).sqrt())
 
 
-@each
+@each_quickly
 def test_auto_agrees_with_a_grid_in_the_models_own_space(name):
     vae, evidence = problem(name)
     posterior, wanted = cc.condition(vae, evidence, seed=0), exact(vae, evidence)
@@ -92,7 +101,7 @@ def test_every_method_answers_in_the_models_own_space(method, name):
     assert ((z.mean(0) - wanted.mean).abs() < STANDARD_ERRORS * wanted.std / few + loose).all()
 
 
-@each
+@each_quickly
 def test_log_prob_is_the_density_of_z(name):
     vae, evidence = problem(name)
     posterior, wanted = cc.condition(vae, evidence, cc.methods.Grid(), seed=0), exact(vae, evidence)
@@ -233,6 +242,7 @@ def test_calibrate_scale_works_with_a_prior():
     assert abs(cc.calibrate_scale(unknown, data) - 0.7) < 0.05
 
 
+@pytest.mark.slow
 def test_check_compares_data_with_the_prior():
     vae, _ = problem("mixture")
     data = vae.sample_prior(300, seed=1)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from crosscoding.result.findings import Findings
+from crosscoding.result.joining import joined
 
 
 def block() -> Findings:
@@ -17,11 +18,11 @@ def block() -> Findings:
 @pytest.mark.parametrize("first", [True, False], ids=["in the first", "in the second"])
 def test_losses_in_a_single_block_are_kept(first):
     lossy = replace(block(), lost=torch.tensor([0.0, 1.0]), lost_element=torch.tensor([0.0, 7.0]))
-    joined = Findings.joined([lossy, block()] if first else [block(), lossy])
-    assert joined.lost is not None
-    assert joined.lost_element is not None
-    assert joined.lost.tolist() == ([0, 1, 0, 0] if first else [0, 0, 0, 1])
-    assert joined.lost_element.tolist() == ([0, 7, 0, 0] if first else [0, 0, 0, 7])
+    together = joined([lossy, block()] if first else [block(), lossy])
+    assert together.lost is not None
+    assert together.lost_element is not None
+    assert together.lost.tolist() == ([0, 1, 0, 0] if first else [0, 0, 0, 1])
+    assert together.lost_element.tolist() == ([0, 7, 0, 0] if first else [0, 0, 0, 7])
 
 
 def test_blocks_with_fewer_unweighted_draws_are_not_padded_with_other_draws():
@@ -30,6 +31,6 @@ def test_blocks_with_fewer_unweighted_draws_are_not_padded_with_other_draws():
         Findings(torch.full((num, 1, 2), float(num)), figure, figure, figure, figure, figure)
         for num in (3, 5)
     )
-    drawn = Findings.joined([few, many]).sample(200, generator=torch.Generator().manual_seed(0))
+    drawn = joined([few, many]).sample(200, generator=torch.Generator().manual_seed(0))
     assert (drawn[:, 0] == 3).all()
     assert (drawn[:, 1] == 5).all()

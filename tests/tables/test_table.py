@@ -323,6 +323,35 @@ def test_other_dtypes_of_the_same_values():
     assert values.tolist() == [3.0, 1.0, 1.0, 1.0]
 
 
+def test_cells_of_arrow():
+    pytest.importorskip("pyarrow")
+    dtypes = {"n": "double", "k": "int64", "c": "string", "b": "bool"}
+    dtypes |= {"d": "timestamp[us]", "z": "timestamp[us, tz=UTC]"}
+    df = everything()[["float", "count", "text", "boolean", "date", "aware"]].set_axis(
+        list(dtypes), axis=1
+    )
+    df = df.astype({name: f"{dtype}[pyarrow]" for name, dtype in dtypes.items()})
+    table = Table(df)
+    assert [c.kind for c in table.columns] == [
+        "number",
+        "count",
+        "class",
+        "boolean",
+        "date",
+        "date",
+    ]
+    values, mask = table.to_tensors(df)
+    done = table.from_tensors(torch.where(mask, values, 1.0), rows=df)
+    assert done.dtypes.to_dict() == df.dtypes.to_dict()
+    assert not done.isna().any(axis=None)
+    for name in df.columns:
+        seen = df[name].notna().to_numpy()
+        assert done[name][seen].tolist() == df[name][seen].tolist(), name
+    assert (
+        table.from_tensors(torch.where(mask, values, 1.0)).dtypes.to_dict() == df.dtypes.to_dict()
+    )
+
+
 def test_a_single_category_is_the_only_one_that_is_filled_in():
     table = Table(pd.DataFrame({"c": ["a", None, "a"]}))
     assert table.from_tensors(torch.tensor([[0.0], [1.0]]))["c"].tolist() == ["a", "a"]

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from cheap_methods import every_method
+from cheap_methods import every_method_one_fit
 from partly_known import (
     DOUBLE,
     TOTAL,
@@ -375,7 +375,7 @@ def test_gradient_and_curvature_of_an_interval_of_a_summed_element(bounded):
 # ---- every method --------------------------------------------------------------------------------
 
 
-@every_method
+@every_method_one_fit
 def test_every_method_answers_evidence_of_every_kind(vae, method):
     evidence = table_evidence()
     posterior = cc.condition(vae, evidence, method, seed=0)

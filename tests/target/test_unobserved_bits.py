@@ -190,6 +190,7 @@ class Table(nn.Module):
         return torch.cat([column(z).flatten(1) for column in self.each], 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("method", FAST.values(), ids=FAST)
 def test_a_table_answers_to_the_bit_as_without_its_other_columns(method, dtype):

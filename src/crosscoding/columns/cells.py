@@ -99,8 +99,8 @@ def _seconds(cells: Any, column: Column) -> np.ndarray:
     import pandas as pd
 
     dtype = getattr(cells, "dtype", None)
-    aware = isinstance(dtype, pd.DatetimeTZDtype)
-    if not aware and not (isinstance(dtype, np.dtype) and dtype.kind == "M"):
+    aware = _zone(dtype) is not None
+    if not pd.api.types.is_datetime64_any_dtype(dtype):
         raise ValueError(
             f"{column.where}: expected dates, got {dtype} values such as {cells[0]!r}; convert "
             "them with pd.to_datetime(...)"
@@ -248,6 +248,10 @@ def _times(column: Column, values: np.ndarray, dtype: Any) -> Any:
     if column.kind != "date":
         return pd.to_timedelta(micro, unit="us").array
     times = pd.to_datetime(micro, unit="us")
-    if isinstance(dtype, pd.DatetimeTZDtype):
-        times = times.tz_localize("UTC").tz_convert(dtype.tz)
-    return times.array
+    zone = _zone(dtype)
+    return (times if zone is None else times.tz_localize("UTC").tz_convert(zone)).array
+
+
+def _zone(dtype: Any) -> Any:
+    """The time zone of a dtype of pandas or Arrow, or None."""
+    return getattr(getattr(dtype, "pyarrow_dtype", dtype), "tz", None)

@@ -47,6 +47,7 @@ from crosscoding.methods.numerics.covering_reference import covered
 from crosscoding.model.bank import MAX_POINTS
 from crosscoding.random import spawn
 from crosscoding.result.findings import Findings
+from crosscoding.result.joining import joined
 from crosscoding.result.purposes import check_purpose
 from crosscoding.result.trace import Stage
 from crosscoding.result.vouching import HasVouching
@@ -173,8 +174,7 @@ class Auto(Method):
         if not len(rows):
             return _Cascade(self, target, generator, report).run()
         searched = _Cascade(self, target.select(others), generator, report).run()
-        back = torch.cat([rows, others]).argsort()
-        together = Findings.joined([exact, searched]).select(back)
+        together = joined([exact, searched], torch.cat([rows, others]))
         return replace(together, interrupted=searched.interrupted)
 
 

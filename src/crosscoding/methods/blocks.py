@@ -16,6 +16,7 @@ from crosscoding.errors import NonFiniteError
 from crosscoding.methods.base import Method, Report
 from crosscoding.methods.second_looks import impossible_evidence, with_clamps, with_losses
 from crosscoding.result.findings import Findings
+from crosscoding.result.joining import joined
 from crosscoding.target.base import Target
 
 _JOINING = 1e-5  # seconds per query and latent dimension to join the draws of several blocks
@@ -61,11 +62,9 @@ class BlockByBlock:
                 found = with_losses(chosen, found, self.clock_of_rest(target.clock))
             parts.append(with_clamps(chosen, found, self.clock_of_rest(target.clock)))
         target.clock.beat()
-        together = Findings.joined(parts)
-        parts.clear()  # as their draws take as much memory as the answer's
-        target.clock.beat()
-        in_order = bool((order[1:] > order[:-1]).all())
-        return together if in_order else together.select(order.argsort())
+        if len(parts) == 1 and bool((order[1:] > order[:-1]).all()):
+            return parts[0]
+        return joined(parts, order)
 
     def clock_of_rest(self, clock: Clock) -> Clock:
         """A clock for the rest of the method's own time limit, if it has one."""

@@ -1,7 +1,6 @@
 """What a method found out about a flat batch of queries, as plain tensors."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -207,68 +206,23 @@ class Findings:
         fitted = None if self.fitted is None else self.fitted.select(index)
         return replace(
             self,
-            **{name: tensor[index] for name, tensor in self._by_query().items()},
-            **{name: of_queries(tensor, index) for name, tensor in self._by_draw().items()},
+            **{name: tensor[index] for name, tensor in self.by_query().items()},
+            **{name: of_queries(tensor, index) for name, tensor in self.by_draw().items()},
             fitted=fitted,
             stats={name: tensor[index] for name, tensor in self.stats.items()},
             trace=tuple(Stage(s.name, s.decodes[index], s.seconds[index]) for s in self.trace),
         )
 
-    @staticmethod
-    def joined(parts: "Sequence[Findings]") -> "Findings":
-        """The findings of several blocks of queries, one after the other.
-
-        A block with fewer draws than another is padded with draws of weight 0, and one in which
-        nothing is known to be lost counts as one that lost nothing.
-        """
-        if len(parts) == 1:
-            return parts[0]
-        lengths = {len(part.draws) for part in parts}
-        if len(lengths) > 1 or any(part.log_weights is not None for part in parts):
-            parts = [replace(part, log_weights=part.normalised_log_weights()) for part in parts]
-        if any(part.lost is not None for part in parts):
-            parts = [part._with_losses() for part in parts]
-        first, most = parts[0], max(len(part.draws) for part in parts)
-        parts = [part._padded(most) for part in parts]
-        by_query = [part._by_query() for part in parts]
-        by_draw = [part._by_draw() for part in parts]
-        fits = [part.fitted for part in parts if part.fitted is not None]
-        return replace(
-            first,
-            **{name: torch.cat([each[name] for each in by_query]) for name in by_query[0]},
-            **{name: torch.cat([each[name] for each in by_draw], 1) for name in by_draw[0]},
-            fitted=Fitted.joined(fits) if fits else None,
-            stats={name: torch.cat([p.stats[name] for p in parts]) for name in first.stats},
-            trace=_joined_traces(parts),
-        )
-
-    def _by_query(self) -> dict[str, Tensor]:
+    def by_query(self) -> dict[str, Tensor]:
+        """The fields with one value a query, (B,), that are known."""
         names = ("log_evidence", "log_evidence_error", "c_elbo", "c_elbo_error", "ess", "pareto_k")
         names += tuple(_PUBLIC_NAMES)
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
-    def _by_draw(self) -> dict[str, Tensor]:
+    def by_draw(self) -> dict[str, Tensor]:
+        """The fields with a value for each draw, (S, B, …), that are known."""
         names = ("draws", "log_weights", "cell_width")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
-
-    def _with_losses(self) -> "Findings":
-        nothing = torch.zeros_like(self.ess)
-        lost, element = _or(self.lost, nothing), _or(self.lost_element, nothing)
-        return replace(self, lost=lost, lost_element=element)
-
-    def _padded(self, num: int) -> "Findings":
-        """These findings with `num` draws; the added ones have weight 0."""
-        missing = num - len(self.draws)
-        if not missing:
-            return self
-        pads = {"draws": 0.0, "log_weights": -math.inf, "cell_width": 0.0}
-        return replace(
-            self,
-            **{
-                name: torch.cat([tensor, tensor.new_full((missing, *tensor.shape[1:]), pads[name])])
-                for name, tensor in self._by_draw().items()
-            },
-        )
 
     def to_parts(self) -> Contents:
         """The findings as tensors and JSON."""
@@ -362,23 +316,6 @@ class Findings:
 
 def _or(figure: Tensor | None, default: Tensor) -> Tensor:
     return default if figure is None else figure
-
-
-def _joined_traces(parts: Sequence[Findings]) -> tuple[Stage, ...]:
-    """The stages of all blocks by name, with 0 for the queries of a block without that stage."""
-    names = list(dict.fromkeys(stage.name for part in parts for stage in part.trace))
-    stages = []
-    for name in names:
-        rows = [
-            next(
-                ((s.decodes, s.seconds) for s in part.trace if s.name == name),
-                (torch.zeros_like(part.ess), torch.zeros_like(part.ess)),
-            )
-            for part in parts
-        ]
-        decodes, seconds = (torch.cat(column) for column in zip(*rows, strict=True))
-        stages.append(Stage(name, decodes, seconds))
-    return tuple(stages)
 
 
 def of_queries(tensor: Tensor, index: Tensor) -> Tensor:

@@ -31,12 +31,15 @@ class Predictions:
     Args:
         target: The model with its evidence, of any batch shape.
         findings: The draws and their weights, for the flattened batch of B queries.
+        first: What messages call the first query.
     """
 
-    def __init__(self, target: VAETarget, findings: Findings) -> None:
+    def __init__(self, target: VAETarget, findings: Findings, first: int = 0) -> None:
+        self._target = target
         self._vae, self._evidence, self._partial = target.vae, target.evidence, target.partial
         self._batch_shape = target.batch_shape
         self._findings = findings
+        self._first = first
 
     def draws(self, z: Tensor, generator: Generator, *, independent: bool = False) -> Tensor:
         """One draw of p(t|z) at each z (S, B, latent), with the evidence, (S, *batch, *data).
@@ -70,7 +73,7 @@ class Predictions:
 
     def mean(self) -> Tensor:
         """E[t|x] over the stored draws, with the evidence, (*batch, *data)."""
-        return self._with_evidence(self._moment(self._mean_given))
+        return self._with_evidence(self._by_block(lambda own: own._moment(own._mean_given)))
 
     def _mean_given(self, params: Tensor) -> Tensor:
         """E[t|z, known] of all elements: (S, B, E, *param_shape) -> (S, B, E)."""
@@ -89,15 +92,19 @@ class Predictions:
 
         Computed in double precision, as a variance may overflow where its root does not.
         """
+        spread = self._by_block(Predictions._variance).sqrt().to(self._findings.draws.dtype)
+        spread = spread.reshape(*self._batch_shape, *self._vae.data_shape)
+        return torch.where(self._evidence.exact, 0.0, spread)
+
+    def _variance(self) -> Tensor:
+        """Var[t|x] over the stored draws, (B, E), in double precision."""
         mean = self._moment(lambda params: self._mean_given(params.double()))
 
         def squared_gap(params: Tensor) -> Tensor:
             params = params.double()
             return self._variance_given(params) + (self._mean_given(params) - mean).square()
 
-        spread = self._moment(squared_gap).sqrt().to(self._findings.draws.dtype)
-        spread = spread.reshape(*self._batch_shape, *self._vae.data_shape)
-        return torch.where(self._evidence.exact, 0.0, spread)
+        return self._moment(squared_gap)
 
     def variances(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Var(E[t|z]) and E[Var(t|z)] over draws z (S, B, latent), both (B, E), in double."""
@@ -160,6 +167,18 @@ class Predictions:
             terms = terms + log_agreement(flat, complete.reshape(flat.values.shape)).to(terms)
         return torch.where(log_weights > -math.inf, terms, -math.inf)
 
+    def _by_block(self, work: Callable[["Predictions"], Tensor]) -> Tensor:
+        """What `work` gives for blocks of queries, one decoded draw of which fits in cache."""
+        num, size = len(self._findings.ess), max(self._piece_bytes // self._row_bytes, 1)
+        if num <= size:
+            return work(self)
+        flat, parts = self._target.flatten(), []
+        for rows in torch.arange(num, device=self._findings.ess.device).split(size):
+            first = self._first + int(rows[0])
+            own = Predictions(flat.select(rows), self._findings.select(rows), first)
+            parts.append(work(own))
+        return torch.cat(parts)
+
     def _moment(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Weighted mean over the stored draws of a function of the decoder's output, (B, E)."""
         nothing = torch.zeros_like(self._evidence.exact).reshape(-1, self._vae.data_size)
@@ -167,14 +186,30 @@ class Predictions:
         weights = log_weights.exp().unsqueeze(-1)
         for rows, params in self._decoded(self._findings.draws, log_weights):
             own, values = weights[rows], function(params)
-            # NaN where the distribution has no such moment
-            usual = function(self._vae.flat_likelihood.only(params[:1], nothing))
-            exists = values.isfinite() | ~usual.isfinite() | (own == 0)
-            self._check(exists, self._findings.draws[rows], params)
-            piece = torch.where(own > 0, own * values, 0.0).sum(0)
+            piece = (own * values).sum(0)
+            if not piece.isfinite().all():
+                # NaN where the distribution has no such moment
+                usual = function(self._vae.flat_likelihood.only(params[:1], nothing))
+                exists = values.isfinite() | ~usual.isfinite() | (own == 0)
+                self._check(exists, self._findings.draws[rows], params)
+                piece = torch.where(own > 0, own * values, 0.0).sum(0)
             total = piece if total is None else total.add_(piece)
         assert total is not None  # there is at least one draw
         return total
+
+    @property
+    def _row_bytes(self) -> int:
+        """Bytes that decoding one draw of one query takes."""
+        return max(self._vae.row_values * self._findings.draws.element_size(), 1)
+
+    @property
+    def _piece_bytes(self) -> int:
+        """Bytes that a piece of draws may take while it is decoded.
+
+        Each piece reads all of the decoder's weights, so it should be no smaller than they are.
+        """
+        weight_bytes = sum(parameter.nbytes for parameter in self._vae.decoder.parameters())
+        return min(max(_CACHE_BYTES, weight_bytes), CHUNK_BYTES)
 
     def _decoded(
         self, z: Tensor, log_weights: Tensor | None = None
@@ -188,11 +223,7 @@ class Predictions:
             NonFiniteError: For an unobserved element, p(t|z) does not exist.
         """
         vae = self._vae
-        row_bytes = max(vae.row_values * z.element_size() * z.shape[1], 1)
-        # Each piece reads all of the decoder's weights, so it should be no smaller than they are.
-        weight_bytes = sum(parameter.nbytes for parameter in vae.decoder.parameters())
-        piece = min(max(_CACHE_BYTES, weight_bytes), CHUNK_BYTES)
-        size = max(piece // row_bytes, 1)
+        size = max(self._piece_bytes // max(self._row_bytes * z.shape[1], 1), 1)
         for start in range(0, len(z), size):
             rows = slice(start, start + size)
             params = vae.decode_flat(z[rows])
@@ -216,7 +247,7 @@ class Predictions:
             query = int(wrong.flatten(2).any(-1).any(0).nonzero()[0, 0])
             of_query = z[:, query], params[:, query], wrong[:, query]
             naming = vae.flat_likelihood, vae.element_name
-            raise NonFiniteError(nothing_to_predict(*naming, *of_query, query))
+            raise NonFiniteError(nothing_to_predict(*naming, *of_query, self._first + query))
 
     def _with_evidence(self, flat: Tensor) -> Tensor:
         """Data of shape (*sample, B, E) as (*sample, *batch, *data), observed elements as given."""

@@ -26,6 +26,7 @@ from crosscoding.random import normal
 from crosscoding.tables.dispersion import ColumnOutputs
 
 _BLUR = 0.03  # standard deviations: a scale below it does not pay
+_LEAST_STEPS = 50  # of an epoch: in a table of 100 rows, a pass of two steps shows no progress
 _MOST_LOG_VARIANCE = 10.0  # of the encoder
 
 
@@ -106,7 +107,12 @@ def _held_out(networks: "_Networks", values: Tensor, mask: Tensor, batch_size: i
 
 
 def _batches(rows: Tensor, size: int, generator: Generator) -> Iterator[Tensor]:
-    yield from rows[torch.randperm(len(rows), generator=generator)].split(size)
+    """Rows in random order, all of them once, and again until there were enough steps."""
+    num = 0
+    while num < _LEAST_STEPS:
+        for batch in rows[torch.randperm(len(rows), generator=generator)].split(size):
+            yield batch
+            num += 1
 
 
 class _Networks(nn.Module):

@@ -61,7 +61,7 @@ def _pushed(decode: Decode, z: Tensor, directions: Tensor) -> Tensor:
 
 
 def pushed_forward(function: Decode, points: Tensor, tangents: Tensor) -> Tensor:
-    """Derivatives of function(points) along each of tangents (N, *points.shape), by forward mode."""
+    """Derivatives of function(points) along each of tangents (N, *points.shape), forward."""
 
     def along(tangent: Tensor) -> Tensor:
         return torch.func.jvp(function, (points,), (tangent,))[1]

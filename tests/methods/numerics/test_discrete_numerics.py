@@ -106,6 +106,7 @@ def test_a_fit_recovers_a_density_of_its_own_kind():
     ).abs().max() < 0.05  # a tenth is drawn from shrunk logits
 
 
+@pytest.mark.slow
 @every_prior
 def test_redrawn_points_leave_the_density_invariant(name):
     target, z, log_p, _ = problem(name)

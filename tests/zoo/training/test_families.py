@@ -67,6 +67,7 @@ def test_training_raises_the_bound_and_resumes_with_the_same_weights(name, tmp_p
         assert torch.equal(tensor, resumed.family.state_dict()[key]), key
 
 
+@pytest.mark.slow
 @every_family
 def test_weights_have_the_evidence_as_their_mean(name):
     """E[w] = p(t), the p(x) of the model that the family becomes, with everything observed.

@@ -18,6 +18,7 @@ from crosscoding.methods.numerics.resampling import systematic, taken
 from crosscoding.progress import Report
 from crosscoding.random import spawn, uniform
 from crosscoding.result.findings import Findings
+from crosscoding.result.joining import joined
 from crosscoding.result.trace import Stage
 from crosscoding.target.discrete_target import DiscreteTarget
 
@@ -322,12 +323,12 @@ class DiscreteSearch:
         grades = [each.figures.grades_for(self._purpose) for each in (old, new)]
         better = grades[1] < grades[0]
         better |= (grades[1] == grades[0]) & (new.log_evidence_error < old.log_evidence_error)
-        chosen = Findings.joined([new, old]).select(
+        chosen = joined([new, old]).select(
             torch.where(better, 0, len(rows)) + torch.arange(len(rows), device=rows.device)
         )
         place = torch.arange(self._target.num_queries, device=rows.device)
         place[rows] = len(place) + torch.arange(len(rows), device=rows.device)
-        self._best = Findings.joined([self._best, chosen]).select(place)
+        self._best = joined([self._best, chosen]).select(place)
 
     def _doubted(self, found: Findings, rows: Tensor) -> Findings:
         gap = self._highest[rows] - found.log_evidence

@@ -9,7 +9,7 @@ help:
 	@echo "make demo       complete a real digit with every method; writes pictures and a table to $(OUT)"
 	@echo "make test       run the quick tests"
 	@echo "make test-all   run all tests; CROSSCODING_DATA and CROSSCODING_MODELS add those on real data"
-	@echo "make adapters   test the adapters for diffusers, pythae and ONNX, in their own environment"
+	@echo "make adapters   test the adapters on the libraries themselves, in environments of their own"
 	@echo "make reproduce  draw the paper's figures from small runs, in minutes, into out/reproduce"
 	@echo "make bench      run the next three, in this order (hours, the first time)"
 	@echo "make speed      measure the speed of the paper's methods"
@@ -51,8 +51,11 @@ test-all: setup
 
 ADAPTERS := .venv-adapters
 
-adapters: $(ADAPTERS)/ready
+# SDV and scvi-tools have environments of their own, as SDV needs pandas 2.
+adapters: $(ADAPTERS)/ready .venv-sdv/ready .venv-scvi/ready
 	@$(ADAPTERS)/bin/python -m pytest tests/adapters
+	@.venv-sdv/bin/python -m pytest $(addprefix tests/adapters/test_,ctgan.py sdv.py docs.py)
+	@.venv-scvi/bin/python -m pytest $(addprefix tests/adapters/test_,scvi.py docs.py)
 
 $(ADAPTERS)/ready: requirements.lock requirements-adapters.lock pyproject.toml
 	@echo "Setting up $(ADAPTERS) from requirements.lock and requirements-adapters.lock (once) ..."
@@ -61,6 +64,15 @@ $(ADAPTERS)/ready: requirements.lock requirements-adapters.lock pyproject.toml
 	@$(ADAPTERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		-r requirements-adapters.lock
 	@$(ADAPTERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--no-build-isolation --editable . --editable crosscoding-faces
+	@touch $@
+
+.venv-%/ready: requirements-%.lock pyproject.toml
+	@echo "Setting up .venv-$* from requirements-$*.lock (once) ..."
+	@test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		-r requirements-$*.lock
+	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		--no-build-isolation --editable . --editable crosscoding-faces
 	@touch $@
 

@@ -15,7 +15,7 @@ import crosscoding
 ROOT = Path(crosscoding.__file__).parent
 
 OPTIONAL = (
-    *("matplotlib", "PIL", "typer", "rich", "scipy", "arviz", "xarray", "pandas"),
+    *("matplotlib", "PIL", "typer", "rich", "scipy", "arviz", "xarray", "pandas", "sklearn"),
     *("diffusers", "onnx", "onnx2pytorch", "onnxruntime", "pythae", "torchvision"),
 )
 
@@ -40,7 +40,10 @@ def test_all_names_in_all_exist(module):
     assert len(set(names)) == len(names)
 
 
-PUBLIC = ("", "adapters", "crosscoders", "diagnostics", "likelihoods", "methods", "priors", "zoo")
+PUBLIC = (
+    *("", "adapters", "crosscoders", "diagnostics", "likelihoods", "methods", "priors"),
+    *("tables", "zoo"),
+)
 
 
 @pytest.mark.parametrize("package", PUBLIC)

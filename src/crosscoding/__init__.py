@@ -11,6 +11,7 @@ from crosscoding import (
     likelihoods,
     methods,
     priors,
+    tables,
     zoo,
 )
 from crosscoding.calibration.scale import calibrate_scale
@@ -55,6 +56,7 @@ __all__ = [
     "random_mask",
     "rectangle_mask",
     "stroke_mask",
+    "tables",
     "zoo",
 ]
 

@@ -1,7 +1,7 @@
 """The front door: what is p(y|x), for this VAE and this evidence?"""
 
 import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from crosscoding.methods import Auto, Method, Report, silent
 from crosscoding.methods.blocks import BlockByBlock
 from crosscoding.methods.second_looks import with_coverage, with_edges
 from crosscoding.model.matching import check_matches
+from crosscoding.model.tabular import evidence_of_frame, truth_of_frame
 from crosscoding.model.vae import VAE
 from crosscoding.progress import followed
 from crosscoding.random import generator_from, spawn
@@ -25,13 +26,16 @@ from crosscoding.target.discrete_target import target_of
 from crosscoding.target.partial_evidence import log_agreement
 from crosscoding.target.vae_target import VAETarget
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 _SURE = 6.0  # standard errors beyond which two estimates contradict each other: 2e-9 if normal
 
 
 @isolated
 def condition(
     vae: VAE,
-    evidence: Evidence,
+    evidence: "Evidence | pd.DataFrame",
     method: Method | None = None,
     *,
     seed: int | Generator | None = None,
@@ -43,7 +47,8 @@ def condition(
 
     Args:
         vae: The trained model.
-        evidence: Values of shape (*batch, *data); each entry of the batch is a query.
+        evidence: Values of shape (*batch, *data); each entry of the batch is a query. If the model
+            has a table, a DataFrame, whose rows are the queries and whose gaps are asked for.
         method: The inference method; by default `methods.Auto()`, which adapts to each query.
         seed: Int ≥ 0 or generator. The same seed gives the same bits on the same machine.
         report: Called about once a second in the caller's thread, with the share of the work done,
@@ -72,7 +77,7 @@ def condition(
         torch.Size([64, 3, 28, 28])
     """
     return infer(
-        target_of(vae, evidence),
+        target_of(vae, evidence_of_frame(vae, evidence) if isinstance(vae, VAE) else evidence),
         method,
         seed=seed,
         report=report,
@@ -91,7 +96,7 @@ class QueryLogProb(NamedTuple):
 @isolated
 def query_log_prob(
     posterior: Posterior,
-    truth: Tensor | np.ndarray,
+    truth: "Tensor | np.ndarray | pd.DataFrame",
     method: Method | None = None,
     *,
     seed: int | Generator | None = None,
@@ -110,6 +115,7 @@ def query_log_prob(
     Args:
         posterior: Of a VAE, by a method that estimates log p(x).
         truth: Complete data, shape (*batch, *data); observed elements as in the evidence, or NaN.
+            If the model has a table, a DataFrame; the density is that of the table's tensors.
         method: Used to condition on the complete data; by default `methods.Auto()`.
         seed, report, progress: As in `condition`.
 
@@ -132,7 +138,7 @@ def query_log_prob(
         True
     """
     target = _target_of(posterior)
-    truth = as_tensor(truth, "truth")
+    truth = as_tensor(truth_of_frame(target.model, truth), "truth")
     check_matches(target.vae, truth, "truth", posterior.batch_shape)
     _check_agrees(target, truth)
     mask = target.evidence.exact

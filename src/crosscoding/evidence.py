@@ -267,7 +267,11 @@ class Evidence:
     def in_dtype(self, dtype: torch.dtype) -> "Evidence":
         """The same evidence in another dtype if it holds no numbers, only sets; else itself."""
         numbers = self.sums or self.has_value.any()
-        if numbers or (self.uncertain is not None and self.uncertain.is_bounded.any()):
+        if (
+            self.values.dtype == dtype
+            or numbers
+            or (self.uncertain is not None and self.uncertain.is_bounded.any())
+        ):
             return self
         uncertain = self.uncertain and self.uncertain.to(dtype)
         own = self.values.to(dtype), self.mask, self.exact, uncertain

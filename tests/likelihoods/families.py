@@ -20,11 +20,14 @@ from crosscoding.likelihoods import (
     Gaussian,
     Laplace,
     Likelihood,
+    LogNormal,
     Mixed,
+    Mixture,
     NegativeBinomial,
     Ordinal,
     Poisson,
     StudentT,
+    ZeroInflated,
 )
 
 E = 6
@@ -46,12 +49,14 @@ class Family:
         params: Makes parameters that a decoder could output from normal noise (*shape, E, P).
         log_prob: The reference log p of params and values, in double.
         rule: The values and weights to sum over, given params.
+        fisher_error: How far the Fisher matrix may be from the sum over the values, relatively.
     """
 
     likelihood: Likelihood
     params: Callable[[Tensor], Tensor]
     log_prob: Callable[[Tensor, Tensor], Tensor]
     rule: Callable[[Tensor], Rule]
+    fisher_error: float = 1e-5
 
     def decoded(self, *shape: int, seed: int = 1) -> Tensor:
         """Parameters, shape (*shape, E, *param_shape)."""
@@ -97,6 +102,13 @@ def line(location: Tensor, scale: Tensor) -> Rule:
     """Trapezoids in u of t = location + scale · sinh u: for tails as heavy as 1 / t²."""
     u = torch.linspace(-22, 22, 8001, dtype=DOUBLE).reshape(-1, *[1] * location.ndim)
     return location + scale * u.sinh(), scale * u.cosh() * (44 / 8000)
+
+
+def positive_line(location: Tensor, scale: Tensor) -> Rule:
+    """Trapezoids in log t."""
+    u = torch.linspace(-12, 12, 4001, dtype=DOUBLE).reshape(-1, *[1] * location.ndim)
+    values = (location + scale * u).exp()
+    return values, scale * values * (24 / 4000)
 
 
 def sharp(location: Tensor, scale: Tensor) -> Rule:
@@ -178,6 +190,38 @@ def beta_binomial(total: float | Tensor, concentration: float | None):
     return log_prob
 
 
+def inflated(log_prob: Callable[[Tensor, Tensor], Tensor]):
+    """The definition, with p and not log p."""
+
+    def log_prob_of(params: Tensor, values: Tensor) -> Tensor:
+        extra = params[..., 0].sigmoid()
+        mass = (1 - extra) * log_prob(params[..., 1:], values).exp()
+        return (mass + extra * (values == 0)).log()
+
+    return log_prob_of
+
+
+def mixture(make: Callable[..., distributions.Distribution], num: int):
+    """torch's mixture of num distributions, made of their parameters (..., num)."""
+
+    def log_prob(params: Tensor, values: Tensor) -> Tensor:
+        logits, *parts = params.unflatten(-1, (-1, num)).unbind(-2)
+        weights = distributions.Categorical(logits=logits)
+        return distributions.MixtureSameFamily(weights, make(*parts)).log_prob(values)
+
+    return log_prob
+
+
+def of_mixture(*scales: int) -> Callable[[Tensor], Tensor]:
+    """Parameters of a mixture from noise, the groups of numbers at `scales` made positive."""
+
+    def params(noise: Tensor) -> Tensor:
+        parts = torch.stack([noise, noise.roll(1, -1) * 1.5, 0.4 + 0.5 * noise.sin().abs()], -2)
+        return parts[..., : 2 + len(scales), :].flatten(-2)
+
+    return params
+
+
 def torch_log_prob(make: Callable[[Tensor], distributions.Distribution]):
     return lambda params, values: make(params).log_prob(values)
 
@@ -222,6 +266,24 @@ FAMILIES = {
         pair,
         torch_log_prob(lambda p: distributions.Laplace(p[..., 0], p[..., 1])),
         lambda p: sharp(p[..., 0], p[..., 1]),
+    ),
+    "log-normal": Family(
+        LogNormal(0.3 * SPREAD),
+        single,
+        torch_log_prob(lambda p: distributions.LogNormal(p, 0.3 * SPREAD)),
+        lambda p: positive_line(p, 0.3 * SPREAD),
+    ),
+    "log-normal of decoded scale": Family(
+        LogNormal(None),
+        lambda noise: pair(noise) * torch.tensor([1.0, 0.3]),
+        torch_log_prob(lambda p: distributions.LogNormal(p[..., 0], p[..., 1])),
+        lambda p: positive_line(p[..., 0], p[..., 1]),
+    ),
+    "log-normal of decoded log variance": Family(
+        LogNormal(None, log_variance=True),
+        lambda noise: torch.stack([noise[..., 0], 0.5 * noise[..., 1] - 2], -1),
+        torch_log_prob(lambda p: distributions.LogNormal(p[..., 0], (0.5 * p[..., 1]).exp())),
+        lambda p: positive_line(p[..., 0], (0.5 * p[..., 1]).exp()),
     ),
     "Student": Family(
         StudentT(5.0, 0.3),
@@ -307,6 +369,49 @@ FAMILIES = {
         single,
         logistic_mass(64, -1.0, 1.0, 0.05),
         grid(64, -1.0, 1.0),
+    ),
+}
+
+
+FAMILIES |= {
+    "zero-inflated Poisson": Family(
+        ZeroInflated(Poisson()),
+        lambda noise: torch.stack([noise[..., 0], 1 + 0.5 * noise[..., 1]], -1),
+        inflated(lambda p, t: distributions.Poisson(p[..., 0].exp()).log_prob(t)),
+        lambda p: counts(200)(first(p)),
+    ),
+    "zero-inflated negative binomial of tensor": Family(
+        ZeroInflated(NegativeBinomial(SPREAD)),
+        lambda noise: noise,
+        inflated(lambda p, t: negative_binomial(SPREAD)(p[..., 0], t)),
+        lambda p: counts(1500)(first(p)),
+    ),
+    "zero-inflated negative binomial of decoded total": Family(
+        ZeroInflated(NegativeBinomial(None)),
+        lambda noise: torch.cat([noise[..., :1], pair(noise[..., 1:])], -1),
+        inflated(negative_binomial(None)),
+        lambda p: counts(1500)(first(p)),
+    ),
+    "mixture of Gaussians": Family(
+        Mixture(Gaussian(None), 3),
+        lambda noise: of_mixture(1)(noise[..., :3]),
+        mixture(distributions.Normal, 3),
+        lambda p: line(p[..., 3], p[..., 6]),
+        fisher_error=0.01,
+    ),
+    "mixture of Gaussians of tensor scale": Family(
+        Mixture(Gaussian(SPREAD), 2),
+        lambda noise: torch.cat([noise[..., :1], noise[..., 1:]], -1),
+        lambda p, t: mixture(lambda m: distributions.Normal(m, SPREAD[:, None]), 2)(p, t),
+        lambda p: line(p[..., 2], SPREAD),
+        fisher_error=0.01,
+    ),
+    "mixture of negative binomials": Family(
+        Mixture(NegativeBinomial(None), 2),
+        lambda noise: torch.cat([noise[..., :4], 0.1 + noise[..., 4:].abs()], -1),
+        mixture(lambda logits, r: distributions.NegativeBinomial(r, logits=logits), 2),
+        lambda p: counts(1500)(first(p)),
+        fisher_error=0.01,
     ),
 }
 

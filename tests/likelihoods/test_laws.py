@@ -48,6 +48,8 @@ def bounds_for(likelihood: Likelihood) -> tuple[torch.Tensor, torch.Tensor]:
         return LOW.abs().clamp_max(1).floor(), (LOW.abs().clamp_max(1).floor() + 1)
     if type(likelihood).__name__ in ("ContinuousBernoulli", "DiscretizedLogistic"):
         return LOW.abs().clamp_max(0.6), LOW.abs().clamp_max(0.6) + 0.3
+    if likelihood.support == "numbers > 0":
+        return LOW.abs(), LOW.abs() + 0.4
     return LOW.clamp(-0.9, 0.5), LOW.clamp(-0.9, 0.5) + 0.4
 
 
@@ -55,6 +57,7 @@ def reference(name: str, params: torch.Tensor, known: Known) -> tuple[torch.Tens
     """log mass, mean and variance by a sum over values, or an integral between finite bounds."""
     likelihood = of_two(PARTLY[name])
     ends = (0, 1) if type(likelihood).__name__ == "ContinuousBernoulli" else (-40, 40)
+    ends = (1e-9, 40) if likelihood.support == "numbers > 0" else ends
     low, high = known.low.clamp_min(ends[0]), known.high.clamp_max(ends[1])
     if is_discrete(likelihood):
         values = torch.arange(2000, dtype=DOUBLE)

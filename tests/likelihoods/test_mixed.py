@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from families import FAMILIES, Family, single
 from problems import seeded
 from torch import Tensor, nn
 
@@ -260,3 +261,16 @@ def test_a_table_is_completed_from_any_of_its_columns():
     # an average of p(y|z) over 1,000 draws or more: off by a few tenths if y is informative
     assert ((query - difference).abs()[:5] < 0.5).all()
     assert query[5] == 0
+
+
+BERNOULLI = Family(Bernoulli(), single, lambda p, v: p, lambda p: (p, p))
+
+
+@pytest.mark.parametrize("name", ["Bernoulli", *FAMILIES])
+def test_a_part_is_not_lost_beside_parts_that_may_be(name):
+    """`Mixed` asks all parts if one may have lost a value."""
+    family = BERNOULLI if name == "Bernoulli" else FAMILIES[name]
+    likelihood, params = family.likelihood, family.decoded(200)
+    values = family.values(params)
+    safe = ~likelihood.may_be_lost(values)
+    assert not (likelihood.lost(params, values) & safe).any()

@@ -20,6 +20,7 @@ have several modes, and a scale may apply to only some elements.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -35,10 +36,14 @@ from crosscoding.methods import Report, silent
 from crosscoding.methods.numerics.gauss_newton import Modes, climb
 from crosscoding.model.in_noise import check_continuous, in_noise
 from crosscoding.model.matching import complete_data
+from crosscoding.model.tabular import of_frame
 from crosscoding.model.vae import VAE
 from crosscoding.progress import Progress, followed
 from crosscoding.target.jacobian import with_jacobian
 from crosscoding.target.vae_target import CHUNK_BYTES, VAETarget
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Halving or doubling any of these moves the scales of four models by at most 6e-4 of themselves.
 _STARTS = 4  # climbs per datum, from the most likely points of the bank
@@ -51,7 +56,7 @@ _LEAST_FREEDOM = 1e-3  # mean of 1 − h below which residuals carry no informat
 @isolated
 def calibrate_scale(
     vae: VAE,
-    data: Tensor | np.ndarray,
+    data: "Tensor | np.ndarray | pd.DataFrame",
     *,
     rounds: int = 100,
     tolerance: float = 1e-3,
@@ -67,8 +72,8 @@ def calibrate_scale(
     Args:
         vae: A model with a Gaussian likelihood of fixed scale, or a `Mixed` with such parts.
         data: Complete data like those you will condition on, shape (N, *data) with N ≥ 1, a tensor
-            or NumPy array of the model's dtype. A few tens are enough for one scale, as every
-            element of each datum counts.
+            or NumPy array of the model's dtype, or a DataFrame if the model has a table. A few tens
+            are enough for one scale, as every element of each datum counts.
         rounds: Most rounds, ≥ 1. One scale settles quickly, a scale per element slowly.
         tolerance: Stop when no scale changes by more than this share of itself, > 0.
         report, progress: As in `condition`.
@@ -93,7 +98,7 @@ def calibrate_scale(
     """
     shares = _shares_of(vae)
     with followed("calibrating", report, progress) as told:
-        return _calibrated(vae, data, shares, rounds, tolerance, told)
+        return _calibrated(vae, of_frame(vae, data), shares, rounds, tolerance, told)
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,14 +17,17 @@ from torch import Tensor
 
 from crosscoding.checks.likelihood_parts import parts_of
 from crosscoding.cli.console import formatted, out, write_json
+from crosscoding.cli.frames import write_frames
 from crosscoding.cli.pixels import Pixels
 from crosscoding.cli.table_style import TableStyle
 from crosscoding.cli.tables import DataTable, write_table
+from crosscoding.columns import TableEvidence
 from crosscoding.errors import counted
 from crosscoding.likelihoods import Categorical
 from crosscoding.model.vae import VAE
 from crosscoding.plots import sheet, write_png
 from crosscoding.result.posterior import Posterior
+from crosscoding.target.vae_target import VAETarget
 
 _PIXELS = 6 * 28  # approximate width of a datum in pictures
 _FEW = 20  # effective draws below which log p(y|x) is an underestimate
@@ -124,7 +127,13 @@ class Answers:
 
     # ---- files ---------------------------------------------------------------------------------
 
-    def write(self, folder: Path, summary: Summary, table: DataTable | None) -> None:
+    def write(
+        self,
+        folder: Path,
+        summary: Summary,
+        table: DataTable | None,
+        style: TableStyle | None = None,
+    ) -> None:
         """Write samples.npz, tables or pictures where the data are such, and summary.json last.
 
         A folder that has a summary.json is therefore complete, and all its files are from one run.
@@ -133,13 +142,17 @@ class Answers:
             folder: Where to write.
             summary: The summary, including the request.
             table: The table that the values come from, if any; written tables have its style.
+            style: That of the rows of a model with a table.
         """
         (folder / "summary.json").unlink(missing_ok=True)
         arrays = ("completions", "latent", "mask", "mean", "std")
         np.savez_compressed(
             folder / "samples.npz", **{name: getattr(self, name).numpy() for name in arrays}
         )
-        if len(self.vae.data_shape) == 1:
+        target = self.posterior.target
+        if isinstance(target, VAETarget) and isinstance(target.evidence, TableEvidence):
+            write_frames(folder, self.posterior, style or TableStyle(), summary["seed"])
+        elif len(self.vae.data_shape) == 1:
             self._write_tables(folder, table)
         if Pixels.suit(self.vae) and self.posterior.batch_shape.numel() == 1:
             self._write_pictures(folder)

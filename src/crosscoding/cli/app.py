@@ -151,8 +151,8 @@ def check(
             metavar="FILE",
             callback=expanded,
             help="Complete data: .npy, .npz (or .npz:NAME for one array in it), a table (.csv, "
-            ".tsv, .txt, or - for standard input), or a .zip of colour pictures. Pixels from 0 to "
-            "255 are rescaled.",
+            ".tsv, .txt, - for standard input, or .parquet if the model has a table), or a .zip of "
+            "colour pictures. Pixels from 0 to 255 are rescaled.",
         ),
     ] = None,
     delimiter: Delimiter = None,
@@ -214,10 +214,11 @@ def condition(
             "--data",
             metavar="FILE",
             callback=expanded,
-            help="Instead of --image: one or more data in the model's units. A table (.csv, .tsv, "
-            ".txt, or - for standard input) with one datum per line and empty cells for missing "
-            "values, or .npy or .npz (or .npz:NAME) with NaN for them. Arrays of bytes that hold "
-            "pixels are rescaled like --image.",
+            help="Instead of --image: one or more data in the model's units, or in those of its "
+            "table. A table (.csv, .tsv, .txt, - for standard input, or .parquet if the model has "
+            "a table) with one datum per line and empty cells for missing values, or .npy or .npz "
+            "(or .npz:NAME) with NaN for them. Arrays of bytes that hold pixels are rescaled like "
+            "--image.",
         ),
     ] = None,
     delimiter: Delimiter = None,

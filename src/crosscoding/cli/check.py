@@ -34,7 +34,7 @@ def run(request: Request, *, as_json: bool) -> bool:
     if request.data is not None:
         data = read_data(request.data, vae, request.style)
         note(*data.notes)
-        some = data.values
+        some = data.values if data.frame is None else data.frame
     with err.status("checking"):
         report = vae.check(some, seed=request.seed)
     if as_json:

@@ -58,7 +58,7 @@ def run(request: Request, *, as_json: bool) -> None:
     note(*data.notes)
     mask = _mask(request, vae, data.values)
     folder = output_folder(request.out)
-    evidence = Evidence(data.values, mask)
+    evidence = _evidence(data, mask, vae)
     vae.likelihood.check_values(evidence.values, mask)
     with _errors_of_method(request.method):
         posterior = condition(vae, evidence, method, seed=request.seed)
@@ -78,11 +78,22 @@ def run(request: Request, *, as_json: bool) -> None:
         "samples": request.samples,
     }
     summary = asked | answers.summary() | {"doubts": doubts(answers)}
-    answers.write(folder, summary, data.table)
+    answers.write(folder, summary, data.table, request.style)
     if as_json:
         print_json(summary)
     else:
         answers.print(summary, folder)
+
+
+def _evidence(data: Data, mask: Tensor, vae: VAE) -> Evidence:
+    """The observed elements; those of a model's table keep the rows that they come from."""
+    if data.frame is None or vae.table is None:
+        return Evidence(data.values, mask)
+    frame = data.frame.copy()
+    for place, name in enumerate(vae.table.names):
+        if name in frame.columns:
+            frame[name] = frame[name].where(mask[:, place].numpy())
+    return vae.table.evidence(frame, dtype=vae.dtype)
 
 
 def _data(request: Request, vae: VAE) -> Data:

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from crosscoding.cli.frames import PARQUET, read_frame
 from crosscoding.cli.pixels import Pixels
 from crosscoding.cli.table_headers import UNNAMED, counts
 from crosscoding.cli.table_style import TableStyle
@@ -19,6 +21,9 @@ from crosscoding.likelihoods import Bernoulli
 from crosscoding.model.vae import VAE
 from crosscoding.persistence.archives import ARCHIVE_ERRORS, COMPRESSIONS
 from crosscoding.zoo.training.data import load_pictures
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _MOST_PICTURES = 1000
 _MOST_BYTES = 2**32  # of an unpacked array
@@ -36,11 +41,13 @@ class Data:
         values: Shape (N, *data), in the model's dtype; NaN where a value is missing.
         name: The file's name, for messages.
         table: The table that the values come from, if the file is one.
+        frame: The rows in the user's units, if the model has a table and the file is one.
     """
 
     values: Tensor
     name: str
     table: DataTable | None = None
+    frame: "pd.DataFrame | None" = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -82,8 +89,8 @@ def read_data(words: str, vae: VAE, style: TableStyle | None = None) -> Data:
 
     Args:
         words: FILE.npy, FILE.npz, FILE.npz:NAME for one array in it, a table FILE.csv, .tsv or
-            .txt, or - for a table on standard input (empty cells become NaN), or FILE.zip of
-            colour pictures.
+            .txt, or - for a table on standard input (empty cells become NaN), FILE.parquet for a
+            model with a table, or FILE.zip of colour pictures.
         vae: The model. An array must have as many elements per row as the model's data.
         style: How a table is written, if options say so.
 
@@ -95,6 +102,12 @@ def read_data(words: str, vae: VAE, style: TableStyle | None = None) -> Data:
         path, name = Path(words.rpartition(":")[0]), words.rpartition(":")[2]
     if words != STDIN and not path.is_file():
         raise ValueError(f"expected data in {path}, but there is no such file")
+    is_parquet = path.suffix.lower() == PARQUET
+    if vae.table is not None and (is_table(path) or is_parquet):
+        frame = read_frame(path, vae.table, style or TableStyle())
+        return Data(vae.table.to_tensors(frame, dtype=vae.dtype)[0], str(path), frame=frame)
+    if is_parquet:
+        raise ValueError(f"expected a model with a table for {path}; convert it to .csv")
     if is_table(path):
         return _of_table(read_table(path, style or TableStyle()), vae)
     if style not in (None, TableStyle()):

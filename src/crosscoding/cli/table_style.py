@@ -4,7 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 
-_MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}
+MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}
 _NAMED = {"tab": "\t", "\\t": "\t", "space": " ", "comma": ",", "semicolon": ";"}
 _DELIMITERS = {"\t": "tab", ";": "';'", "|": "'|'", ",": "','", " ": "space"}  # option values
 _DIGITS = re.compile(r"[+-]?[\d.,' ]*\d[\d.,' ]*([eE][+-]?\d+)?")
@@ -65,7 +65,7 @@ class TableStyle:
         Python's underscores between digits are not accepted, as no other program writes them.
         """
         cell = cell.strip()
-        if cell.lower() in _MISSING:
+        if cell.lower() in MISSING:
             return math.nan
         if "_" in cell or (self.decimal == "," and "." in cell):
             return None
@@ -112,7 +112,7 @@ class TableStyle:
 
 def is_missing(cell: str) -> bool:
     """Whether a cell holds no value."""
-    return cell.strip().lower() in _MISSING
+    return cell.strip().lower() in MISSING
 
 
 def is_whole(cell: str) -> bool:

@@ -6,7 +6,10 @@ from crosscoding.likelihoods.categories import Categorical, Ordinal
 from crosscoding.likelihoods.continuous import Gaussian, Laplace, StudentT
 from crosscoding.likelihoods.counts import BetaBinomial, NegativeBinomial, Poisson
 from crosscoding.likelihoods.discretized_logistic import DiscretizedLogistic
+from crosscoding.likelihoods.log_normal import LogNormal
 from crosscoding.likelihoods.mixed import Mixed
+from crosscoding.likelihoods.mixture import Mixture
+from crosscoding.likelihoods.zero_inflated import ZeroInflated
 
 __all__ = [
     "Bernoulli",
@@ -17,11 +20,14 @@ __all__ = [
     "Gaussian",
     "Laplace",
     "Likelihood",
+    "LogNormal",
     "Mixed",
+    "Mixture",
     "NegativeBinomial",
     "Ordinal",
     "Poisson",
     "StudentT",
+    "ZeroInflated",
 ]
 
 

@@ -42,7 +42,10 @@ class _Probability(ExponentialFamily):
         return torch.where((params >= 0) & (params <= 1), clamped, torch.nan)
 
     def clamps(self, params: Tensor) -> tuple[Tensor, Tensor]:
-        """Where `probability` changes p: at the lower end, and at the upper end."""
+        """Where `probability` changes p: at the lower end, and at the upper end; no logits."""
+        if self.logits:
+            nowhere = torch.zeros_like(params, dtype=torch.bool)
+            return nowhere, nowhere
         return params < torch.finfo(params.dtype).tiny, params >= 1
 
     def valid(self, params: Tensor) -> Tensor:

@@ -45,23 +45,12 @@ class _Real(LocationDispersion):
         return super().lost(params, values) | self.is_coarse(params)
 
 
-@dataclass(frozen=True, eq=False)
-class Gaussian(_Real):
-    """Real values with independent normal noise, N(t; μ(z), σ²), including the normaliser.
-
-        log p(t|z) = −(t − μ)² / 2σ² − log σ − ½ log 2π
-
-    Args:
-        scale: σ > 0 in the data's units: a number, a tensor that broadcasts to the data's shape,
-            or None if the decoder outputs it too, as a pair (mean, scale) or as a last dimension of
-            size 2.
-        log_variance: With scale=None, whether the decoder outputs log σ² instead of the scale, as a
-            pair (mean, log variance) or as a last dimension of size 2. It may be any finite number.
-    """
+@dataclass(frozen=True, eq=False, repr=False)
+class NormalNoise(_Real):
+    """A normal variable, which is the value of a `Gaussian` or the logarithm of a `LogNormal`'s."""
 
     scale: float | Tensor | None = 0.1
     log_variance: bool = field(default=False, kw_only=True)
-    uncertain: ClassVar[tuple[str, ...]] = ("interval", "noise")
     advice_on_output: ClassVar[str] = (
         "output the standard deviation itself, not its logarithm; if it is the logarithm of the "
         "variance, use Gaussian(None, log_variance=True)"
@@ -82,7 +71,7 @@ class Gaussian(_Real):
 
     def __repr__(self) -> str:
         more = ", log_variance=True" if self.log_variance else ""
-        return f"Gaussian(scale={self.scale!r}{more})"
+        return f"{type(self).__name__}(scale={self.scale!r}{more})"
 
     @property
     def positive(self) -> bool:
@@ -131,7 +120,8 @@ class Gaussian(_Real):
         return precision, 2 * precision
 
     def _advice_on(self, num: int) -> str:
-        more = ", or Gaussian(None, log_variance=True) if it is the logarithm of the variance"
+        name = type(self).__name__
+        more = f", or {name}(None, log_variance=True) if it is the logarithm of the variance"
         return super()._advice_on(num) + more * (not self.decoded and num == 2)
 
     def noise(self, shape: Sequence[int], *, generator: Generator, like: Tensor) -> Tensor:
@@ -140,18 +130,6 @@ class Gaussian(_Real):
     def draw(self, params: Tensor, noise: Tensor) -> Tensor:
         mean, scale = self.split(params)
         return mean + scale * noise
-
-    def law(self, params: Tensor, known: Known) -> TruncatedNormal:
-        """N(t; μ, σ²) times the density of the noisy value, between the bounds."""
-        mean, scale = torch.broadcast_tensors(*self.split(params.double()))
-        noisy = known.noise > 0
-        if not bool(noisy.any()):
-            return TruncatedNormal(mean, scale, known.low, known.high)
-        total = torch.hypot(scale, known.noise)
-        centre = mean + torch.where(noisy, (scale / total).square() * (known.value - mean), 0.0)
-        spread = torch.where(noisy, scale * known.noise / total, scale)
-        log_factor = torch.where(noisy, log_normal(known.value - mean, total), 0.0)
-        return TruncatedNormal(centre, spread, known.low, known.high, log_factor)
 
     def masked_log_prob(self, params: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         residual = torch.where(mask, self._standardized(params, values), 0.0)
@@ -195,6 +173,35 @@ class Gaussian(_Real):
         if not self.log_variance:  # folders saved before this setting existed lack it
             del description["settings"]["log_variance"]
         return tensors, description
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Gaussian(NormalNoise):
+    """Real values with independent normal noise, N(t; μ(z), σ²), including the normaliser.
+
+        log p(t|z) = −(t − μ)² / 2σ² − log σ − ½ log 2π
+
+    Args:
+        scale: σ > 0 in the data's units: a number, a tensor that broadcasts to the data's shape,
+            or None if the decoder outputs it too, as a pair (mean, scale) or as a last dimension of
+            size 2.
+        log_variance: With scale=None, whether the decoder outputs log σ² instead of the scale, as a
+            pair (mean, log variance) or as a last dimension of size 2. It may be any finite number.
+    """
+
+    uncertain: ClassVar[tuple[str, ...]] = ("interval", "noise")
+
+    def law(self, params: Tensor, known: Known) -> TruncatedNormal:
+        """N(t; μ, σ²) times the density of the noisy value, between the bounds."""
+        mean, scale = torch.broadcast_tensors(*self.split(params.double()))
+        noisy = known.noise > 0
+        if not bool(noisy.any()):
+            return TruncatedNormal(mean, scale, known.low, known.high)
+        total = torch.hypot(scale, known.noise)
+        centre = mean + torch.where(noisy, (scale / total).square() * (known.value - mean), 0.0)
+        spread = torch.where(noisy, scale * known.noise / total, scale)
+        log_factor = torch.where(noisy, log_normal(known.value - mean, total), 0.0)
+        return TruncatedNormal(centre, spread, known.low, known.high, log_factor)
 
 
 @dataclass(frozen=True, eq=False)

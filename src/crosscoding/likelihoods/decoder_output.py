@@ -9,7 +9,7 @@ from torch import Tensor
 
 from crosscoding.errors import first_line
 from crosscoding.likelihoods.base import Likelihood
-from crosscoding.likelihoods.continuous import Gaussian
+from crosscoding.likelihoods.continuous import NormalNoise
 from crosscoding.likelihoods.location_dispersion import LocationDispersion
 from crosscoding.likelihoods.mixed import Mixed
 from crosscoding.likelihoods.mixed_heads import shapes
@@ -113,10 +113,10 @@ def _on_halves(likelihood: LocationDispersion) -> str:
     """What to do about a decoder that outputs all locations first, and then all dispersions."""
     name, dispersion = type(likelihood).__name__, likelihood.dispersion
     use, words = f" and use {name}({dispersion}=None)", ""
-    if isinstance(likelihood, Gaussian) and likelihood.log_variance:
+    if isinstance(likelihood, NormalNoise) and likelihood.log_variance:
         dispersion, use = "logarithm of the variance", ""
-    elif isinstance(likelihood, Gaussian):
-        words = ", or Gaussian(None, log_variance=True) if it is the logarithm of the variance"
+    elif isinstance(likelihood, NormalNoise):
+        words = f", or {name}(None, log_variance=True) if it is the logarithm of the variance"
     return (
         f"; if the second half of the decoder's output is the {dispersion} of each element, let it "
         f"output the tuple output.chunk(2, 1){use}{words}"

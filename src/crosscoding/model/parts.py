@@ -6,6 +6,7 @@
 | latent_dim, likelihood | as `VAE` takes them |
 | prior | its class with settings and networks, if it is not N(0, I); `priors.files` |
 | given | how examples of covariates are nested, if the decoder takes any |
+| table | its columns, if data are rows of a table |
 | card | facts about a model of the zoo |
 
 The tensors are weights, the likelihood's settings and examples of covariates, under `decoder.`,
@@ -22,6 +23,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from crosscoding.columns import Table
 from crosscoding.covariates import Covariates, from_parts, to_parts
 from crosscoding.errors import ModelFormatError
 from crosscoding.likelihoods import Likelihood
@@ -35,7 +37,7 @@ KIND = "vae"
 _FIELDS = {"decoder": "architecture", "encoder": "encoder", "prior": "prior"}  # of the description
 _OUTPUTS = ("outputs", "encoder_outputs")
 _NEEDED = {"architecture", "latent_dim", "likelihood"}
-_KNOWN = {*_NEEDED, "encoder", "prior", "given", "kind", "card", "checksums"}
+_KNOWN = {*_NEEDED, "encoder", "prior", "given", "table", "kind", "card", "checksums"}
 
 Networks = Mapping[str, nn.Module | None]
 Arguments = Mapping[str, Mapping[str, Any] | None]
@@ -52,6 +54,7 @@ class Model:
     encoder: nn.Module | None = None
     prior: Prior | None = None
     examples: Covariates = None
+    table: Table | None = None
     outputs: Tensor | None = None
     encoder_outputs: Tensor | None = None
 
@@ -71,6 +74,8 @@ class Model:
         if self.prior is not None:
             weights, description["prior"] = prior_to_parts(self.prior)
             tensors |= prefixed(weights, "prior")
+        if self.table is not None:
+            description["table"] = self.table.to_json()
         for name, network in {"decoder": self.decoder, "encoder": self.encoder}.items():
             own = arguments.get(name)
             if network is not None:
@@ -211,6 +216,7 @@ def _filled(networks: Mapping[str, nn.Module], parts: Contents) -> Model:
         encoder=networks.get("encoder"),
         prior=cast("Prior | None", networks.get("prior")),
         examples=from_parts(under(tensors, "given"), description.get("given")),
+        table=None if (table := description.get("table")) is None else Table.from_json(table),
         outputs=rest.get("outputs"),
         encoder_outputs=rest.get("encoder_outputs"),
     )

@@ -3,12 +3,13 @@
 import copy
 import warnings
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from crosscoding.columns import Table
 from crosscoding.covariates import Covariates, mapped, tiled
 from crosscoding.errors import NonFiniteError
 from crosscoding.isolation import isolated
@@ -22,14 +23,19 @@ from crosscoding.model.files import Savable, some_outputs
 from crosscoding.model.last_layer import find_head
 from crosscoding.model.matching import check_matches
 from crosscoding.model.parts import Model
+from crosscoding.model.rows import Rows
+from crosscoding.model.tabular import checked_table, of_frame
 from crosscoding.model.trial import frozen_copy
 from crosscoding.model.tried_prior import NUM_PROBES, prior_probes, tried_prior
 from crosscoding.model.undefined_elements import element_name, nothing_to_predict
 from crosscoding.priors import Normal, Prior
 from crosscoding.random import generator_from
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-class VAE(Savable):
+
+class VAE(Savable, Rows):
     """A trained generative model p(z) p(t|z): z from the prior, then t from the decoder.
 
     The decoder is copied, put in eval mode, and its weights are frozen; the module you pass is not
@@ -54,12 +60,15 @@ class VAE(Savable):
             shape (N, *covariates), or a dict or tuple of tensors, N ≥ 1, of which 64 distinct ones
             are kept. Evidence then carries covariates of its own. Points are decoded beforehand
             for each example that is kept, so give all labels if there are few.
+        table: A `tables.Table` with a column for each element, if data are rows of a table.
+            Everything that takes evidence then takes DataFrames.
 
     Attributes:
         decoder: The frozen copy.
         encoder: The frozen copy of the encoder, or None.
         prior: The frozen copy of the prior.
         examples: Distinct examples of covariates, or None if the decoder takes none.
+        table: The table, or None.
         data_shape: Shape of one datum.
         head: The decoder's last linear layer, or None if none was found in its code.
         dtype: The decoder's floating-point type, and that of all answers.
@@ -71,8 +80,7 @@ class VAE(Savable):
             a prior, given are no tensors, or latent_dim is not an int.
         ValueError: The decoder does not fit latent_dim, given or the likelihood, or encoder or
             prior do not fit them; the prior is not one-to-one, or contradicts its own density; or
-            one of them mixes the rows of a batch, is not deterministic, or updates itself when it
-            runs.
+            one of them mixes the rows of a batch, is not deterministic, or updates itself.
         NonFiniteError: Encoder or prior output NaN or infinity; or the decoder does, for all
             elements at a draw from the prior or for one element at all draws.
 
@@ -100,6 +108,7 @@ class VAE(Savable):
         prior: Prior | None = None,
         *,
         given: Covariates = None,
+        table: Table | None = None,
     ) -> None:
         self.decoder = frozen_copy(decoder, "decoder")
         _check_types(latent_dim, likelihood)
@@ -114,6 +123,7 @@ class VAE(Savable):
         tried = try_decoder(self.decoder, self.prior, likelihood, like, self.examples)
         self.data_shape, self._params_shape = tried.data_shape, tried.output.shape[1:]
         self._flat_likelihood = tried.flat_likelihood
+        self.table = checked_table(table, self.data_shape)
         for doubt in tried.doubts:
             warnings.warn(doubt, UserWarning, stacklevel=3)
         probes, by_rows = tried.probes, likelihood.by_rows
@@ -122,8 +132,7 @@ class VAE(Savable):
         self.encoder: nn.Module | None = None
         if encoder is not None:
             self._set_encoder(encoder)
-        # torch takes a while to load its operation counter and its forward mode: do it now, not
-        # within a time budget.
+        # torch takes long to load its operation counter and forward mode: not in a time budget
         _ = self.cost
         torch.func.jvp(torch.neg, (probes,), (probes,))
 
@@ -167,8 +176,8 @@ class VAE(Savable):
     def row_values(self) -> int:
         """Numbers per z to size pieces by: a third of what decoding holds, at least the output.
 
-        torch frees a layer's output once the next layer has used it, so at most two outputs of the
-        largest size are in memory, beside the decoder's own output.
+        As torch frees a layer's output once the next layer has used it, at most two of the largest
+        are in memory, beside the decoder's own.
         """
         return max(self.params_size, (self.params_size + 2 * self.cost.largest) // 3)
 
@@ -184,8 +193,8 @@ class VAE(Savable):
         decoder = frozen_copy(self.decoder, "decoder").to(device)
         encoder = self.encoder and frozen_copy(self.encoder, "encoder").to(device)
         prior = copy.deepcopy(self.prior).to(device)
-        given = mapped(lambda tensor: tensor.to(device), self.examples)
-        return VAE(decoder, self.latent_dim, likelihood, encoder, prior, given=given)
+        more = {"given": mapped(lambda t: t.to(device), self.examples), "table": self.table}
+        return VAE(decoder, self.latent_dim, likelihood, encoder, prior, **more)
 
     @isolated
     def decode(self, z: Tensor, given: Covariates = None) -> Tensor:
@@ -302,7 +311,7 @@ class VAE(Savable):
     @isolated
     def check(
         self,
-        data: Tensor | np.ndarray | None = None,
+        data: "Tensor | np.ndarray | pd.DataFrame | None" = None,
         *,
         seed: int | torch.Generator | None = 0,
     ) -> CheckReport:
@@ -316,28 +325,28 @@ class VAE(Savable):
 
         Args:
             data: Complete data like those the model was trained on, (N, *data), a tensor or NumPy
-                array of the model's dtype. A few hundred are plenty; of more than 2,000, a random
-                subset is used.
+                array of the model's dtype, or a DataFrame without gaps. A few hundred are plenty;
+                of more than 2,000, a random subset is used.
             seed: Determines the random points and, if there are too many data, the subset.
         Returns:
             A report: `print` shows it, `ok` is True if it has no error, `findings` holds one result
             per check, and `as_dict()` is ready for JSON.
 
         Raises:
-            TypeError: data is not a tensor or an array.
-            ValueError: The data do not fit the model.
+            TypeError: data is not a tensor, an array, or a DataFrame for a model with a table.
+            ValueError: The data do not fit the model, or a cell of a DataFrame is missing.
 
         Example:
             >>> import crosscoding as cc
             >>> cc.zoo.load("mnist-2d").check(cc.zoo.digits()[0])["units"].status
             'ok'
         """
-        return VAE.checker(self, data, seed=seed)
+        return VAE.checker(self, of_frame(self, data), seed=seed)
 
     @classmethod
     def _made_of(cls, model: Model) -> "VAE":
         parts = model.decoder, model.latent_dim, model.likelihood
-        vae = cls(*parts, prior=model.prior, given=model.examples)
+        vae = cls(*parts, prior=model.prior, given=model.examples, table=model.table)
         if model.encoder is not None:
             check_growth(model.encoder, vae.data_shape)
             vae._set_encoder(model.encoder)
@@ -356,6 +365,7 @@ class VAE(Savable):
             encoder,
             None if isinstance(self.prior, Normal) else self.prior,
             self.examples,
+            self.table,
             outputs=some_outputs(outputs),
             encoder_outputs=encodings,
         )

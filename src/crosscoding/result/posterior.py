@@ -15,10 +15,11 @@ from crosscoding.model.matching import check_dtype
 from crosscoding.model.vae import VAE
 from crosscoding.random import generator_from
 from crosscoding.result.arviz import to_arviz
+from crosscoding.result.element_answers import ElementAnswers
 from crosscoding.result.files import SavedPosterior
 from crosscoding.result.findings import Findings
 from crosscoding.result.latent_share import LatentShares
-from crosscoding.result.predictions import Predictions
+from crosscoding.result.marginals import Marginals
 from crosscoding.result.trace import Stage
 from crosscoding.result.verdict import Verdicts
 from crosscoding.target.base import Target
@@ -26,7 +27,7 @@ from crosscoding.target.vae_target import VAETarget
 
 
 @isolated_class
-class Posterior:
+class Posterior(ElementAnswers):
     """p(z|x) and p(y|x) for each query of a batch, as approximated by a method.
 
     `condition` makes it; do not construct it yourself. It draws from its own stream of random
@@ -364,9 +365,9 @@ class Posterior:
             raise ValueError(f"expected a number of draws >= 0, got {num}")
         return self._findings.sample(num, generator=generator)
 
-    def _predictions(self) -> Predictions:
+    def _predictions(self) -> Marginals:
         if isinstance(self.target, VAETarget):
-            return Predictions(self.target, self._findings)
+            return Marginals(self.target, self._findings)
         if self.target is None:
             raise ValueError(
                 "expected a posterior with a decoder, got one that was loaded without its model; "

@@ -41,13 +41,20 @@ class Predictions:
         self._findings = findings
         self._first = first
 
-    def draws(self, z: Tensor, generator: Generator) -> Tensor:
-        """One draw of p(t|z) at each z (S, B, latent), with the evidence, (S, *batch, *data)."""
+    def draws(self, z: Tensor, generator: Generator, *, independent: bool = False) -> Tensor:
+        """One draw of p(t|z) at each z (S, B, latent), with the evidence, (S, *batch, *data).
+
+        Args:
+            z: Draws of z.
+            generator: Of the noise.
+            independent: Whether each query has noise of its own; by default they share it.
+        """
         likelihood, size = self._vae.flat_likelihood, self._vae.data_size
-        noise = likelihood.noise((len(z), 1, size), generator=generator, like=z)
+        rows = z.shape[1] if independent else 1
+        noise = likelihood.noise((len(z), rows, size), generator=generator, like=z)
         partial, more = self._partial, None
         if partial is not None:
-            more = partial.noise(len(z), generator=generator, like=z)
+            more = partial.noise(len(z), rows, generator=generator, like=z)
         data = z.new_empty(len(z), z.shape[1], size)
         for rows, params in self._decoded(z):
             data[rows] = likelihood.draw(params, noise[rows])

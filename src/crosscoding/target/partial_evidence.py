@@ -126,12 +126,17 @@ class PartialEvidence:
 
     # ---- predictions -----------------------------------------------------------------------------
 
-    def noise(self, num: int, *, generator: Generator, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Base noise for `num` draws: uniform (num, 1, D) and normal (num, 1, sums), in double."""
+    def noise(
+        self, num: int, rows: int = 1, *, generator: Generator, like: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Base noise for `num` draws: uniform (num, rows, D), normal (num, rows, sums), in double.
+
+        All queries share one row of noise; with as many rows as queries they are independent.
+        """
         like, size = like.double(), self.used.shape[1]
-        uniforms = uniform((num, 1, size), generator=generator, like=like)
+        uniforms = uniform((num, rows, size), generator=generator, like=like)
         num_sums = self.sums.sums.values.shape[1] if self.sums is not None else 0
-        return uniforms, normal((num, 1, num_sums), generator=generator, like=like)
+        return uniforms, normal((num, rows, num_sums), generator=generator, like=like)
 
     def put_draws(self, data: Tensor, output: Tensor, noise: tuple[Tensor, Tensor]) -> Tensor:
         """Draws (S, B, D) from p(t|z), with those of p(t|z, known) where something is known.

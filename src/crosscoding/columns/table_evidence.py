@@ -1,0 +1,238 @@
+"""Evidence that comes from a DataFrame, and conditions on its columns in the user's units."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crosscoding.columns.cells import dtype_of, filled, units_of, values_of
+from crosscoding.columns.column import Column
+from crosscoding.columns.frames import checked_frame, column_of
+from crosscoding.errors import unknown_name
+from crosscoding.evidence import Evidence
+from crosscoding.uncertain_values import UncertainValues
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from crosscoding.columns.table import Table
+
+Limits = Mapping[str | int, tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True, eq=False, init=False)
+class TableEvidence(Evidence):
+    """Evidence made of a DataFrame by `Table.evidence` or `Table.query`.
+
+    Parts of it, and combinations with other evidence, are plain `Evidence`.
+
+    Attributes:
+        table: The table.
+        frame: The rows, as they were passed; gaps are the query.
+        conditions: Intervals and sets, by name, as they were passed.
+        limits: Low and high bounds of columns in their units, each (N,), by name.
+    """
+
+    table: "Table"
+    frame: "pd.DataFrame"
+    conditions: Mapping[str | int, Any]
+    limits: Limits
+
+    @staticmethod
+    def made(evidence: Evidence, **more: Any) -> "TableEvidence":
+        """Evidence with the attributes of this class."""
+        found = object.__new__(TableEvidence)
+        for name, value in {**vars(evidence), **more}.items():
+            object.__setattr__(found, name, value)
+        return found
+
+    def to(self, dtype: torch.dtype, device: torch.device) -> "TableEvidence":
+        """The same in another dtype and on another device."""
+        found = self
+        if dtype != self.values.dtype:
+            found = query_evidence(self.table, self.conditions, self.frame, None, dtype)
+        if found.values.device == device:
+            return found
+        moved: dict[str, Any] = {
+            name: getattr(found, name).to(device) for name in ("values", "mask", "exact")
+        }
+        if (known := found.uncertain) is not None:
+            allowed = None if known.allowed is None else known.allowed.to(device)
+            noise, low, high = (part.to(device) for part in (known.noise, known.low, known.high))
+            moved["uncertain"] = UncertainValues(noise, low, high, allowed)
+        return TableEvidence.made(found, **moved)
+
+
+def rows_evidence(table: "Table", frame: "pd.DataFrame", dtype: torch.dtype) -> TableEvidence:
+    """`Table.evidence`."""
+    return query_evidence(table, {}, frame, None, dtype)
+
+
+def query_evidence(
+    table: "Table",
+    conditions: Mapping[Any, Any],
+    rows: "pd.DataFrame | None",
+    num: int | None,
+    dtype: torch.dtype,
+) -> TableEvidence:
+    """`Table.query`."""
+    for name in conditions:
+        if name not in table.names:
+            raise unknown_name("column", str(name), map(str, table.names))
+    frame = _rows(rows, num)
+    for name, condition in conditions.items():
+        if not isinstance(condition, (tuple, set, frozenset)):
+            frame = _with_value(frame, table[name], condition)
+    found = Evidence(*table.to_tensors(frame, dtype=dtype))
+    limits, kept = {}, {}
+    for name, condition in conditions.items():
+        column, more = table[name], None
+        if isinstance(condition, tuple):
+            limits[name] = _limits(column, condition, len(frame))
+            more = _interval(table, name, limits[name], found.values)
+        elif isinstance(condition, (set, frozenset)):
+            more = _one_of(table, name, condition, found.values)
+        if more is not None:
+            kept[name] = condition
+            try:
+                found = found & more
+            except ValueError as error:
+                raise ValueError(f"{column.where}: {error}") from None
+    return TableEvidence.made(found, table=table, frame=frame, conditions=kept, limits=limits)
+
+
+def _rows(rows: "pd.DataFrame | None", num: int | None) -> "pd.DataFrame":
+    import pandas as pd
+
+    if rows is not None:
+        if num not in (None, len(rows)):
+            raise ValueError(f"expected num to be left out with {len(rows)} rows, got {num}")
+        return checked_frame(rows)
+    num = 1 if num is None else num
+    if isinstance(num, bool) or not isinstance(num, int) or num < 0:
+        raise ValueError(f"expected a number of rows >= 0, got {num!r}")
+    return pd.DataFrame(index=pd.RangeIndex(num))
+
+
+def _series(column: Column, value: Any, num: int) -> "pd.Series":
+    """One value for all rows, or one for each, as cells."""
+    import pandas as pd
+
+    if isinstance(value, list):
+        raise ValueError(
+            f"{column.where}: expected a value, a tuple (low, high) or a set of categories, got a "
+            "list; write {...} for a set, or give an array with a value for each row"
+        )
+    if column.kind == "date" and isinstance(value, str):
+        value = pd.Timestamp(value)
+        zone = dtype_of(column).tz if "," in column.dtype else None
+        value = value.tz_localize(zone) if zone is not None and value.tz is None else value
+    if isinstance(value, (pd.Series, np.ndarray)) and np.ndim(value):
+        if np.shape(value) != (num,):
+            raise ValueError(
+                f"{column.where}: expected one value for each of {num} rows, got {len(value)}"
+            )
+        return pd.Series(getattr(value, "array", value))
+    return pd.Series([value] * num)
+
+
+def _with_value(frame: "pd.DataFrame", column: Column, value: Any) -> "pd.DataFrame":
+    """The rows with a value in a column, which no other cell of it contradicts."""
+    series = _series(column, value, len(frame))
+    values, there = values_of(series, column)
+    name = column.name
+    if name not in frame.columns or bool(column_of(frame, name).isna().all()):
+        series.index = frame.index
+        return frame.assign(**{name: series}) if isinstance(name, str) else _set(frame, series)
+    known, observed = values_of(column_of(frame, name), column)
+    apart = observed & there & (known != values)
+    if apart.any():
+        raise ValueError(
+            f"{column.where}: expected rows that agree with the condition, got "
+            f"{column_of(frame, name).iloc[int(apart.argmax())]!r} where it says {value!r}"
+        )
+    return _set(frame, filled(column_of(frame, name), column, values, frame.index))
+
+
+def _set(frame: "pd.DataFrame", series: "pd.Series") -> "pd.DataFrame":
+    copy = frame.copy(deep=False)
+    copy[series.name] = series
+    return copy
+
+
+# ---- intervals and sets --------------------------------------------------------------------------
+
+
+def _limits(column: Column, condition: tuple[Any, ...], num: int) -> tuple[np.ndarray, np.ndarray]:
+    """Low and high in the column's units, (num,) each.
+
+    Raises:
+        ValueError: The condition is no pair, is empty, or does not suit the column's kind.
+    """
+    if column.kind in ("class", "boolean"):
+        raise ValueError(
+            f"{column.where}: expected a category or a set of them, as a {column.kind} has no "
+            f"order, got the interval {condition}"
+        )
+    if len(condition) != 2:
+        raise ValueError(f"{column.where}: expected a tuple (low, high), got {condition}")
+    low, high = (
+        _bound(column, bound, none, num)
+        for bound, none in zip(condition, (-np.inf, np.inf), strict=True)
+    )
+    least = {"positive": np.nextafter(0, 1), "count": 0.0}.get(column.kind, -np.inf)
+    empty = (low > high) | (high < least)
+    if column.kind == "count":
+        empty |= np.ceil(low) > np.floor(high)
+    if empty.any():
+        row = int(empty.argmax())
+        raise ValueError(
+            f"{column.where}: expected an interval with low <= high that holds a possible value, "
+            f"got {condition[0]!r} to {condition[1]!r} in row {row}"
+        )
+    return low, high
+
+
+def _bound(column: Column, bound: Any, none: float, num: int) -> np.ndarray:
+    if bound is None:
+        return np.full(num, none)
+    found, there = units_of(_series(column, bound, num), column)
+    return np.where(there, found, none)
+
+
+def _interval(
+    table: "Table", name: str | int, limits: tuple[np.ndarray, np.ndarray], like: Tensor
+) -> Evidence:
+    """A column's limits as evidence on data of the shape of `like`."""
+    place, column = table.names.index(name), table[name]
+    low, high = (torch.full_like(like, bound) for bound in (-torch.inf, torch.inf))
+    for tensor, bound in ((low, limits[0]), (high, limits[1])):
+        tensor[:, place] = torch.from_numpy(column.to_tensor(bound)).to(like.dtype)
+    return Evidence.interval(low, high)
+
+
+def _one_of(
+    table: "Table", name: str | int, condition: set[Any] | frozenset[Any], like: Tensor
+) -> Evidence:
+    """The possible categories of a column as evidence on data of the shape of `like`.
+
+    Raises:
+        ValueError: There are none, one is unknown, or the column has no categories.
+    """
+    column = table[name]
+    if not condition or (not column.is_listed and column.kind != "count"):
+        wanted = "a tuple (low, high)" if condition else "at least one category"
+        raise ValueError(
+            f"{column.where}: expected {wanted} for a {column.kind}, got {set(condition)}"
+        )
+    import pandas as pd
+
+    places = values_of(pd.Series(list(condition), dtype=object), column)[0].astype("int64")
+    num = max(len(column.categories), int(places.max()) + 1, 2)
+    allowed = torch.ones(*like.shape, num, dtype=torch.bool)
+    allowed[:, table.names.index(name)] = False
+    allowed[:, table.names.index(name), torch.from_numpy(places)] = True
+    return Evidence.one_of(allowed).in_dtype(like.dtype)

@@ -1,0 +1,134 @@
+"""Answers as DataFrames, for models with a table."""
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.columns import Table, TableEvidence
+from crosscoding.errors import unknown_name
+from crosscoding.target.base import Target
+from crosscoding.target.vae_target import VAETarget
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KINDS = ("mean", "mode", "draw", "quantile", "interval", "probabilities")
+
+
+class _Answers(Protocol):
+    """The part of a `Posterior` that frames are made of."""
+
+    target: Target | None
+    batch_shape: torch.Size
+
+    def _independent(self, num: int, seed: int | Generator | None) -> Tensor: ...
+    def mean(self) -> Tensor: ...
+    def mode(self, *, seed: int | Generator | None = None) -> Tensor: ...
+    def probabilities(self) -> Tensor: ...
+    def quantile(
+        self, q: Any, *, num: int = ..., seed: int | Generator | None = None
+    ) -> Tensor: ...
+    def interval(
+        self, level: float, *, num: int = ..., seed: int | Generator | None = None
+    ) -> tuple[Tensor, Tensor]: ...
+
+
+def frame_of(
+    posterior: Any,
+    what: str,
+    rows: "pd.DataFrame | None",
+    *,
+    q: float,
+    level: float,
+    num: int,
+    seed: int | Generator | None,
+) -> "pd.DataFrame":
+    """`Posterior.frame`, which documents the arguments."""
+    table, rows, limits = _about(posterior, rows)
+    answers: _Answers = posterior
+
+    def made(values: Tensor, whole: bool = True) -> "pd.DataFrame":
+        flat = values.reshape(-1, len(table)).cpu()
+        return table.from_tensors(flat, rows=rows, whole=whole, limits=limits)
+
+    if what == "mean":
+        return made(means_of(answers, table), whole=False)
+    if what == "mode":
+        return made(answers.mode(seed=seed))
+    if what == "draw":
+        return made(answers._independent(1, seed)[0])
+    if what == "quantile":
+        return made(answers.quantile(q, num=num, seed=seed))
+    if what == "interval":
+        low, high = map(made, answers.interval(level, num=num, seed=seed))
+        return _side_by_side({"low": low, "high": high})
+    if what == "probabilities":
+        found = answers.probabilities()
+        return _probabilities(found.reshape(-1, *found.shape[-2:]), table, rows)
+    raise unknown_name("frame", what, KINDS)
+
+
+def _about(posterior: Any, rows: "pd.DataFrame | None") -> tuple[Table, Any, Any]:
+    """The table, the rows that were conditioned on, and the bounds of their columns.
+
+    Raises:
+        ValueError: The model has no table, or rows are others.
+    """
+    target = posterior.target
+    table = target.model.table if isinstance(target, VAETarget) else None
+    if table is None:
+        raise ValueError(
+            "expected the posterior of a model with a table, VAE(..., table=...), got one without"
+        )
+    evidence = target.evidence
+    if len(posterior.batch_shape) > 1:
+        raise ValueError(
+            f"expected one dimension of queries for a DataFrame, got {tuple(posterior.batch_shape)}"
+        )
+    own = evidence if isinstance(evidence, TableEvidence) else None
+    if rows is None:
+        return table, own and own.frame, own and own.limits
+    values, mask = table.to_tensors(rows, dtype=evidence.values.dtype)
+    exact = evidence.exact.reshape(-1, len(table)).cpu()
+    seen = evidence.values.reshape(exact.shape).cpu()
+    if mask.shape != exact.shape or not ((mask == exact) & (~exact | (values == seen))).all():
+        raise ValueError(
+            "expected the rows that the posterior was conditioned on, got rows with other cells"
+        )
+    return table, rows, own and own.limits
+
+
+def means_of(answers: _Answers, table: Table) -> Tensor:
+    """Means of numbers, likeliest categories of others."""
+    listed = torch.tensor([column.is_listed for column in table.columns])
+    mean = answers.mean()
+    if not listed.any():
+        return mean
+    likeliest = answers.probabilities().nan_to_num(0.0).argmax(-1)
+    return torch.where(listed.to(mean.device), likeliest.to(mean.dtype), mean)
+
+
+def _side_by_side(frames: dict[str, "pd.DataFrame"]) -> "pd.DataFrame":
+    """Frames with the same columns as one with columns (name, which), column after column."""
+    import pandas as pd
+
+    first = next(iter(frames.values()))
+    both = {(name, which): frames[which][name] for name in first.columns for which in frames}
+    joined = pd.DataFrame(dict(enumerate(both.values())))
+    joined.columns = pd.MultiIndex.from_tuples(both)
+    return joined
+
+
+def _probabilities(flat: Tensor, table: Table, rows: "pd.DataFrame | None") -> "pd.DataFrame":
+    """Columns (name, category) of the columns that have categories."""
+    import pandas as pd
+
+    names = {}
+    for place, column in enumerate(table.columns):
+        for number, category in enumerate(column.categories):
+            names[(column.name, category)] = flat[:, place, number].double().cpu().numpy()
+    index = pd.RangeIndex(len(flat)) if rows is None else rows.index
+    joined = pd.DataFrame(dict(enumerate(names.values())), index=index)
+    joined.columns = pd.MultiIndex.from_tuples(list(names)) if names else joined.columns
+    return joined

@@ -17,6 +17,8 @@ from crosscoding.crosscoders import Gaussian
 from crosscoding.methods import HMC, Rejection, Variational
 from crosscoding.persistence import folder
 from crosscoding.zoo.training import recipe as recipes
+from crosscoding.zoo.training.families.discrete import BinaryPairs
+from crosscoding.zoo.training.families.recipes import FAMILIES, FamilyRecipe
 from crosscoding.zoo.training.recipe import DigitRecipe, FaceRecipe
 
 
@@ -142,6 +144,20 @@ def test_train_writes_a_model_its_card_and_pictures(tmp_path, monkeypatch, tiny)
     for name in ("prior", "reconstructions"):
         assert pixels(out / f"tiny-{name}.png").shape[:2] == (side, side)
     assert "wrote the model to" in run(*words).stdout
+
+
+def test_train_trains_a_family(tmp_path, monkeypatch):
+    tiny_digits(tmp_path)
+    family = FamilyRecipe(
+        about="tiny", make=lambda: BinaryPairs((2, 3), (4,), (4,), num_draws=2), epochs=1
+    )
+    monkeypatch.setitem(FAMILIES, "tiny", family)
+    words = ("train", "tiny", "--data", tmp_path, "--out", tmp_path / "out")
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    assert "tiny-prior.png" in result.stdout
+    assert pixels(tmp_path / "out" / "tiny-prior.png").shape[:2] == (604, 604)
+    assert cc.load_vae(tmp_path / "out" / "tiny").prior.latent_dim == 5
 
 
 @pytest.mark.slow

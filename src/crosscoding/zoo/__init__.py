@@ -141,7 +141,5 @@ def _folder(name: str) -> Path:
         return folders[name]
     for package, models in _COMPANIONS.items():
         if name in models:
-            raise ValueError(
-                f"{name} is in a package that is not installed: pip install {package}"
-            )
+            raise ValueError(f"{name} is in a package that is not installed: pip install {package}")
     raise unknown_name("model of the zoo", name, sorted(folders))

@@ -39,11 +39,13 @@ class FamilyRecipe:
 FAMILIES: dict[str, FamilyRecipe] = {
     "mnist-iwae": FamilyRecipe(
         about="importance-weighted autoencoder, k = 50 (Burda, Grosse & Salakhutdinov 2016)",
-        make=lambda: ImportanceWeighted(Diagonal(20, _WIDTHS), _WIDTHS, 50, 4), epochs=24
+        make=lambda: ImportanceWeighted(Diagonal(20, _WIDTHS), _WIDTHS, 50, 4),
+        epochs=24,
     ),
     "mnist-planar": FamilyRecipe(
         about="VAE trained with a posterior of 16 planar maps (Rezende & Mohamed 2015)",
-        make=lambda: Plain(PlanarFlow(20, _WIDTHS, num_maps=16), _WIDTHS), epochs=80
+        make=lambda: Plain(PlanarFlow(20, _WIDTHS, num_maps=16), _WIDTHS),
+        epochs=80,
     ),
     "mnist-iaf": FamilyRecipe(
         about="VAE trained with a posterior of 4 inverse autoregressive maps (Kingma et al. 2016)",
@@ -54,15 +56,19 @@ FAMILIES: dict[str, FamilyRecipe] = {
     ),
     "mnist-ladder": FamilyRecipe(
         about="ladder VAE with levels of 8, 12 and 20 (Sønderby et al. 2016)",
-        make=lambda: Ladder((20, 12, 8), (400, 200, 100), _WIDTHS), epochs=100, warm_epochs=10
+        make=lambda: Ladder((20, 12, 8), (400, 200, 100), _WIDTHS),
+        epochs=100,
+        warm_epochs=10,
     ),
     "mnist-dvae": FamilyRecipe(
         about="discrete VAE, 64 binary latents, pairs between groups of 12 and 52 (Rolfe 2017)",
-        make=lambda: BinaryPairs((12, 52), (400,), (400,), num_draws=4), epochs=100
+        make=lambda: BinaryPairs((12, 52), (400,), (400,), num_draws=4),
+        epochs=100,
     ),
     "mnist-vqvae": FamilyRecipe(
         about="VQ-VAE, 16 places of 32 codes, autoregressive prior (van den Oord et al. 2017)",
-        make=lambda: Codes(16, 32, 8, (400,), (400,), prior_width=256), epochs=60
+        make=lambda: Codes(16, 32, 8, (400,), (400,), prior_width=256),
+        epochs=60,
     ),
 }
 """Recipes, by the name of the model in the zoo."""

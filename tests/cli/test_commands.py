@@ -64,7 +64,8 @@ def test_check_takes_the_folder_of_a_model(tmp_path):
         (
             *("mnist-2", None),
             "expected a folder of a model, or a model among anime-64d, celeba-100d, mnist-20d, "
-            "mnist-2d, got 'mnist-2'; did you mean 'mnist-2d'?",
+            "mnist-2d, mnist-dvae, mnist-iaf, mnist-iwae, mnist-ladder, mnist-planar, mnist-vqvae, "
+            "got 'mnist-2'; did you mean 'mnist-2d'?",
         ),
         ("file.txt", None, "expected a model's name or a folder written by vae.save"),
         (".", None, "description.json"),

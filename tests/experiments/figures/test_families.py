@@ -13,21 +13,24 @@ from crosscoding.experiments.problem import digest
 from crosscoding.experiments.recorded_runs import run
 from crosscoding.priors import Gaussian
 
-TINY = families.Settings(num_digits=2, num_complete=3, num_sets=2, num_draws=20, steps=5)
+TINY = families.Settings(num_digits=1, num_complete=3, num_sets=2, num_draws=20, steps=5)
 EXPERIMENT = replace(families.FAMILIES_ON_DIGITS, full=TINY)
 
 
 def test_every_model_gets_verdicts_costs_and_pictures(tmp_path, monkeypatch, mnist_2d):
     monkeypatch.setattr(families.zoo, "load", lambda name: mnist_2d)
+    monkeypatch.setattr(families, "FAMILIES", ("mnist-iwae", "mnist-ladder"))
+    for module in (families, claims):
+        monkeypatch.setattr(module, "SAME_DECODER", ("mnist-iwae",))
     record, _ = run(EXPERIMENT, Context(tmp_path))
     numbers, names = record["numbers"], [families.PLAIN, *families.FAMILIES]
     assert list(numbers["models"]) == names
     for model in numbers["models"].values():
-        assert sum(sum(each.values()) for each in model["verdicts"].values()) == 8
+        assert sum(sum(each.values()) for each in model["verdicts"].values()) == 4
         assert model["processor_seconds_a_query"] > 0
-        assert model["decodes_a_query"] >= 1000
+        assert model["decodes_a_query"] > 100
         assert len(model["complete"]["log_prob"]) == 3
-        assert len(model["query_log_prob"]) == 8
+        assert len(model["query_log_prob"]) == 4
     assert list(numbers["same_decoder"]) == [families.PLAIN, *families.SAME_DECODER]
     pictures = {f"families-{name}.png" for name in (*names, "complete", "same-decoder")}
     assert pictures <= set(record["files"])

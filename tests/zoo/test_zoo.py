@@ -304,7 +304,7 @@ def test_a_family_answers_a_query_and_its_verdict_is_honest(name):
     """Another seed finds the same log p(x), and the same seed the same bits."""
     vae = cc.zoo.load(name)
     mask = cc.rectangle_mask(vae.data_shape, rows=(0, 13))
-    evidence = cc.Evidence(cc.zoo.digits()[0][[29, 35]], mask)
+    evidence = cc.Evidence(cc.zoo.digits()[0][[29]], mask)
     first, again, other = (cc.condition(vae, evidence, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(first.draws, again.draws)
     assert torch.equal(first.log_evidence, again.log_evidence)
@@ -316,8 +316,7 @@ def test_a_family_answers_a_query_and_its_verdict_is_honest(name):
     assert (gap[settled] < 0.15).all()
     assert (gap[~settled] < 4 * error[~settled] + 0.5).all()
     assert {verdict.label for verdict in first.verdicts} <= {"trusted", "approximate", "unreliable"}
-    seen = mask.expand(2, 28, 28)
-    assert torch.equal(first.predict(1, seed=0)[0][seen], evidence.values[seen])
+    assert torch.equal(first.predict(1, seed=0)[0, 0, mask], evidence.values[0, mask])
 
 
 @every_family

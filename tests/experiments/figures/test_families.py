@@ -17,6 +17,7 @@ TINY = families.Settings(num_digits=1, num_complete=3, num_sets=2, num_draws=20,
 EXPERIMENT = replace(families.FAMILIES_ON_DIGITS, full=TINY)
 
 
+@pytest.mark.slow
 def test_every_model_gets_verdicts_costs_and_pictures(tmp_path, monkeypatch, mnist_2d):
     monkeypatch.setattr(families.zoo, "load", lambda name: mnist_2d)
     monkeypatch.setattr(families, "FAMILIES", ("mnist-iwae", "mnist-ladder"))

@@ -151,23 +151,31 @@ def _complete(vae: VAE, settings: Settings, context: Context) -> Result:
 
 
 def draw(result: Result) -> dict[str, Figure]:
-    """Completions of each model, its log p(t), and the cross-coders' gaps and log p(y|x)."""
+    """Completions by all models with Figure 2's evidence, and by each with all kinds of evidence.
+
+    Also log p(t) of complete digits, and the cross-coders' gaps and log p(y|x).
+    """
     models = result.numbers["models"]
-    figures = {f"families-{name}": _draw_completions(name, result) for name in models}
+    columns = ["datum", "evidence"]
+    figures = {
+        "families": plots.labelled({name: _row(result, name, 0) for name in models}, columns)
+    }
+    for name in models:
+        rows = {split: _row(result, name, place) for place, split in enumerate(_SPLITS)}
+        figures[f"families-{name}"] = plots.labelled(rows, columns)
     figures["families-complete"] = _draw_complete(models)
     figures["families-same-decoder"] = _draw_same_decoder(result.numbers["same_decoder"])
     return figures
 
 
-def _draw_completions(name: str, result: Result) -> Figure:
-    """One row per kind of evidence: the datum, the evidence, and draws marked with it."""
-    data, masks, means = (result.tensors[f"{each}.{name}"] for each in ("data", "masks", "means"))
-    rows = {}
-    for split, datum, mask, drawn in zip(_SPLITS, data, masks.numpy(), means, strict=True):
-        picture = plots.colour(datum.numpy())
-        completed = [plots.mark_evidence(plots.colour(mean.numpy()), mask) for mean in drawn]
-        rows[split] = [picture, plots.mark_evidence(picture, mask, hide=True), *completed]
-    return plots.labelled(rows, ["datum", "evidence"])
+def _row(result: Result, name: str, place: int) -> list[plots.Picture]:
+    """The datum, one of the kinds of evidence on it, and draws that are marked with it."""
+    datum, mask, means = (
+        result.tensors[f"{each}.{name}"][place].numpy() for each in ("data", "masks", "means")
+    )
+    picture = plots.colour(datum)
+    drawn = [plots.mark_evidence(plots.colour(mean), mask) for mean in means]
+    return [picture, plots.mark_evidence(picture, mask, hide=True), *drawn]
 
 
 def _draw_complete(models: dict[str, Any]) -> Figure:
@@ -186,20 +194,18 @@ def _draw_complete(models: dict[str, Any]) -> Figure:
 def _draw_same_decoder(models: dict[str, Any]) -> Figure:
     figure = plots.new_figure(11, 7)
     upper, lower = figure.add_subplot(2, 1, 1), figure.add_subplot(2, 1, 2)
-    gaps, queries = {}, {}
+    gaps, gains = {}, {}
     for name, methods in models.items():
         exact = column(methods["Auto"], "log_evidence")
         for label in ("GVI", "NF"):
-            gaps[f"{label}, {name}"] = exact - column(methods[label], "c_elbo")
-        for label in methods:
-            queries[f"{label}, {name}"] = column(methods[label], "query_log_prob")
+            gaps[f"{label}\n{name}"] = exact - column(methods[label], "c_elbo")
+        for label in methods if name != PLAIN else ():
+            plain = column(models[PLAIN][label], "query_log_prob")
+            gains[f"{label}\n{name}"] = column(methods[label], "query_log_prob") - plain
     title = "What C-ELBO falls short of the cascade's log p(x), one dot for each evidence set"
-    plots.violins(upper, gaps, title=title, y="nats", body=False)
-    upper.set_yscale("symlog", linthresh=0.1)
-    plots.violins(lower, queries, title="Query marginal log-likelihood log p(y|x)", y="nats")
-    for axes in (upper, lower):
-        labels = [label.get_text().replace(", ", "\n") for label in axes.get_xticklabels()]
-        axes.set_xticks(axes.get_xticks(), labels)
+    plots.violins(upper, gaps, title=title, y="nats")
+    title = f"log p(y|x) by each method, less that under {PLAIN}"
+    plots.violins(lower, gains, title=title, y="nats")
     return figure
 
 

@@ -328,11 +328,14 @@ def test_samples_of_a_familys_prior_look_like_digits(name):
     assert draws.flatten(1).mean(1).std() > 0.01
 
 
-@every_family
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "mnist-vqvae"])
 @pytest.mark.slow
 def test_a_familys_log_prob_of_digits_agrees_with_its_cards_bound(name):
-    """Twenty digits of all classes; the bound is of 500 others, and below log p(t)."""
-    digits = cc.zoo.digits()[0][::2]
+    """Ten digits, one of each class; the bound is of 500 others, and below log p(t).
+
+    `mnist-vqvae` is left out, as it takes ten seconds of a core for each digit.
+    """
+    digits = cc.zoo.digits()[0][::4]
     everything = cc.Evidence(digits, torch.ones(28, 28, dtype=torch.bool))
     found = cc.condition(cc.zoo.load(name), everything, seed=0).log_evidence
     error = found.std() / len(found) ** 0.5

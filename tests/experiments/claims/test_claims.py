@@ -240,7 +240,7 @@ def test_the_page_has_the_families_with_their_papers_figures(tmp_path):
     write(tmp_path, "families", SUPPORTED["families"])
     run(CLAIMS_TABLE, Context(tmp_path))
     page = (tmp_path / "reproduction.md").read_text()
-    assert "| mnist-ladder | 20 | 1 | 0 |  | −81.74 | Sønderby" in page
+    assert "| mnist-ladder | 20 | 1 | 0 |  | -81.74 | Sønderby" in page
     assert "| 2.00 ± 0.00 | 3, 1, 0 | 0.50 | 1,000 |" in page
     assert "| mnist-iwae | 1.00 ± 0.00 | 1.00 ± 0.00 | -60.00 ± 0.00 |" in page
     assert page.index("## The five families") < page.index("## Running times")

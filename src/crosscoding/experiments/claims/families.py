@@ -96,9 +96,10 @@ digits, by the cascade, which needs no encoder. Queries are four kinds of eviden
 digits, answered in one call. Figures are in nats."""
 
 _CHANGES = """\
-What training changes for conditional inference, for models with the same decoder and prior, on the
-evidence sets of Figure 4. For GVI and NF, log p(y|x) is that of the average p(y|z) of the draws,
-which is too low, the more so the more pixels are asked for; for Auto, it is log p(x, y) − log p(x)."""
+What training changes for conditional inference, for models with the same decoder and prior, on
+the evidence sets of Figure 4. For GVI and NF, log p(y|x) is that of the average p(y|z) of the
+draws, which is too low, the more so the more pixels are asked for; for Auto, it is log p(x, y)
+− log p(x)."""
 
 
 def section(numbers: Numbers) -> list[str]:

@@ -94,7 +94,10 @@ def families(gain, trusted):
     models = {
         name: {
             "card": {"latent_dim": 20, "recipe": {"epochs": 1, "seed": 0}},
-            "complete": {"log_prob": around(-80 + (0 if name == "mnist-20d" else gain))},
+            "complete": {
+                "log_prob": around(-80 + (0 if name == "mnist-20d" else gain)),
+                "verdict": ["trusted"] * NUM,
+            },
             "verdicts": counts,
             "processor_seconds_a_query": 0.5,
             "decodes_a_query": 1000.0,
@@ -202,6 +205,19 @@ def test_every_claim_is_of_an_experiment_and_says_its_rule():
         assert claim.rule
     texts = [claim.text for claim in CLAIMS]
     assert len(set(texts)) == len(texts)
+
+
+def test_unreliable_log_probs_of_digits_are_left_out():
+    numbers = families(2.0, 3)
+    complete = numbers["models"]["mnist-ladder"]["complete"]
+    complete["log_prob"][0], complete["verdict"][0] = -900.0, "unreliable"
+    found = labels(SUPPORTED | {"families": numbers})
+    assert (
+        found["a ladder VAE gives a better model (Sønderby et al. 2016)", "mnist-ladder"] == AGREE
+    )
+    complete["verdict"] = ["unreliable"] * NUM
+    found = labels(SUPPORTED | {"families": numbers})
+    assert found["a ladder VAE gives a better model (Sønderby et al. 2016)", "mnist-ladder"] == OPEN
 
 
 def write(folder, name, numbers, *, quick=False):

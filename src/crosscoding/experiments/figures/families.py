@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor
 
 from crosscoding import plots, zoo
@@ -174,6 +175,16 @@ def _complete(vae: VAE, chosen: Tensor, context: Context) -> Result:
     return Result(numbers)
 
 
+def gain(models: dict[str, Any], name: str) -> NDArray[np.floating]:
+    """log p(t) of complete digits minus that under `PLAIN`; NaN where either is unreliable."""
+    found = []
+    for each in (name, PLAIN):
+        complete = models[each]["complete"]
+        unreliable = np.array(complete["verdict"]) == "unreliable"
+        found.append(np.where(unreliable, np.nan, column(complete, "log_prob")))
+    return found[0] - found[1]
+
+
 def draw(result: Result) -> dict[str, Figure]:
     """Completions by all models with Figure 2's evidence, and by each with all kinds of evidence.
 
@@ -204,12 +215,7 @@ def _row(result: Result, name: str, place: int) -> list[plots.Picture]:
 
 def _draw_complete(models: dict[str, Any]) -> Figure:
     figure = plots.new_figure(9, 3.6)
-    plain = column(models[PLAIN]["complete"], "log_prob")
-    gains = {
-        name: column(numbers["complete"], "log_prob") - plain
-        for name, numbers in models.items()
-        if name != PLAIN
-    }
+    gains = {name: gain(models, name) for name in models if name != PLAIN}
     title = f"log p(t) of complete digits, less that under {PLAIN}, one dot for each digit"
     plots.violins(figure.add_subplot(), gains, title=title, y="nats")
     return figure

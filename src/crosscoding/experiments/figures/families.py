@@ -245,7 +245,7 @@ FAMILIES_ON_DIGITS = Experiment(
     wanted="cross-coding applies to all of them; flows and importance weights fit better than a "
     "plain VAE",
     full=Settings(),
-    quick=Settings(num_digits=1, num_complete=4, num_sets=6, num_draws=100, steps=200),
+    quick=Settings(num_digits=1, num_complete=2, num_sets=3, num_draws=100, steps=200),
     measure=measure,
     draw=draw,
     subjects=subjects,

@@ -148,6 +148,7 @@ def test_train_writes_a_model_its_card_and_pictures(tmp_path, monkeypatch, tiny)
 
 
 def test_train_trains_a_family(tmp_path, monkeypatch):
+    monkeypatch.setattr("crosscoding.zoo.training.families.publishing._NUM_WEIGHTS", 100)
     tiny_digits(tmp_path)
     family = FamilyRecipe(
         about="tiny", make=lambda: BinaryPairs((2, 3), (4,), (4,), num_draws=2), epochs=1

@@ -165,6 +165,7 @@ def test_decoders_of_saved_families_are_stacks_of_layers(tmp_path):
 
 @every_family
 def test_a_published_family_loads_and_its_card_states_its_bound(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("crosscoding.zoo.training.families.publishing._NUM_WEIGHTS", 100)
     training, data = FamilyTraining(recipe(name), digits()), digits()
     training.run_epoch(data)
     card = publish_family(training, data, tmp_path / "models" / "tiny")

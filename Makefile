@@ -20,14 +20,17 @@ help:
 
 setup: .venv/ready
 
-.venv/ready: requirements.lock pyproject.toml
+COMPANIONS := crosscoding-faces/pyproject.toml crosscoding-families/pyproject.toml
+
+.venv/ready: requirements.lock pyproject.toml $(COMPANIONS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "crosscoding needs Python 3.11 or later; choose one with make PYTHON=python3.12"; exit 1; }
 	@echo "Setting up .venv from requirements.lock (once; torch is large) ..."
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
-		--no-build-isolation --editable . --editable crosscoding-faces
+		--no-build-isolation --editable . --editable crosscoding-faces \
+		--editable crosscoding-families
 	@touch $@
 
 demo: setup
@@ -57,14 +60,15 @@ adapters: $(ADAPTERS)/ready .venv-sdv/ready .venv-scvi/ready
 	@.venv-sdv/bin/python -m pytest $(addprefix tests/adapters/test_,ctgan.py sdv.py docs.py)
 	@.venv-scvi/bin/python -m pytest $(addprefix tests/adapters/test_,scvi.py docs.py)
 
-$(ADAPTERS)/ready: requirements.lock requirements-adapters.lock pyproject.toml
+$(ADAPTERS)/ready: requirements.lock requirements-adapters.lock pyproject.toml $(COMPANIONS)
 	@echo "Setting up $(ADAPTERS) from requirements.lock and requirements-adapters.lock (once) ..."
 	@test -x $(ADAPTERS)/bin/python || $(PYTHON) -m venv $(ADAPTERS)
 	@$(ADAPTERS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(ADAPTERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		-r requirements-adapters.lock
 	@$(ADAPTERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
-		--no-build-isolation --editable . --editable crosscoding-faces
+		--no-build-isolation --editable . --editable crosscoding-faces \
+		--editable crosscoding-families
 	@touch $@
 
 .venv-%/ready: requirements-%.lock pyproject.toml

@@ -26,7 +26,7 @@ _FIRST = 0.02  # the lowest temperature; they rise by equal factors
 _FIRST_COST = 1.0
 # Of looking at neighbours: rounds, states whose neighbours are looked at, and states that may join.
 _ROUNDS, _AT_ONCE, _MOST_ADDED = 3, 6, 256
-_BEYOND = math.log(20.0)  # log p(z, x) / q(z) p(x) above which a state is likelier than q allows
+BEYOND = math.log(20.0)  # log p(z, x) / q(z) p(x) above which a state is likelier than q allows
 
 
 @torch.no_grad()
@@ -60,7 +60,7 @@ def explored(
 
     def lacking(z: Tensor, log_joint: Tensor) -> Tensor:
         log_q = fit.log_density(target.prior.inputs_of(z))
-        return log_joint - log_q > log_evidence + _BEYOND
+        return log_joint - log_q > log_evidence + BEYOND
 
     missed = target.like.new_zeros(target.num_queries)
     new = lacking(known.z, known.log_joint)

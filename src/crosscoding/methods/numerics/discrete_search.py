@@ -13,6 +13,7 @@ from crosscoding.diagnostics import importance_ess, log_mean_exp, pareto_smooth
 from crosscoding.methods.numerics.autoregressive_fit import AutoregressiveFit
 from crosscoding.methods.numerics.discrete_annealing import DiscreteAnnealing, Particles
 from crosscoding.methods.numerics.discrete_look import explored, looked
+from crosscoding.methods.numerics.discrete_strays import DECODES, opposites, strays
 from crosscoding.methods.numerics.known_states import KnownStates, Stratified
 from crosscoding.methods.numerics.resampling import systematic, taken
 from crosscoding.progress import Report
@@ -39,7 +40,7 @@ _CONTRADICTION = 3.0  # errors by which another stage's log p(x) may be higher
 _MOST_DISAGREEMENT = 0.25  # nats between islands above which they count as no search for modes
 _OF_PRIOR, _MOST_KNOWN = 512, 1024  # draws of the prior, and states of all, that S is chosen from
 _STAGES = ("prior", "anneal", "look", "refine", "bridge")
-_STREAMS = (*_STAGES, "refine again")
+_STREAMS = (*_STAGES, "refine again", "strays")
 
 
 _States = tuple[Tensor, Tensor]
@@ -126,8 +127,8 @@ class DiscreteSearch:
         if target.latent_dim * (target.prior.num_values - 1) > _MOST_FEATURES:
             self._anneal_more(target, rows, streams["bridge"])
             return
-        fit = AutoregressiveFit.to(*particles.weighted(), target.prior.num_values)
-        found.append(self._refine(target, rows, fit, _together(found), streams["refine"]))
+        fit, more = self._fitted(target, rows, particles, streams["strays"])
+        found += [more, self._refine(target, rows, fit, _together([*found, more]), streams["refine"])]
         some = self._affordable(rows, 4 * _BRIDGE.num_states + _MOST_DRAWS)
         if not len(some):
             return
@@ -184,6 +185,30 @@ class DiscreteSearch:
         z, log_joint, decodes = looked(target, generator=generator)
         self._record("look", rows, start, decodes)
         return z, log_joint
+
+    def _fitted(
+        self, target: DiscreteTarget, rows: Tensor, particles: Particles, generator: Generator
+    ) -> tuple[AutoregressiveFit, _States]:
+        """A fit to particles, and to strays in equal parts where there are any; and these states."""
+        start = time.perf_counter()
+        for_starts, for_moves = spawn(generator, 2)
+        z, log_weights = particles.weighted()
+        num_values = target.prior.num_values
+        fit = AutoregressiveFit.to(z, log_weights, num_values)
+        opposite = opposites(z, log_weights, num_values, generator=for_starts)
+        draws = self._draws_of_prior, self._prior_log_likelihood[:, rows]
+        log_evidence, _ = particles.log_evidence
+        more, log_joint, stray = strays(
+            target, fit, log_evidence, draws, opposite, generator=for_moves
+        )
+        own = stray.any(0).nonzero()[:, 0]
+        if len(own):
+            equal = torch.where(stray[:, own], 0.0, -math.inf).log_softmax(0)
+            both = torch.cat([log_weights[:, own].log_softmax(0), equal])
+            again = AutoregressiveFit.to(torch.cat([z, more])[:, own], both, num_values)
+            fit = fit.replaced(own, again)
+        self._record("look", rows, start, DECODES)
+        return fit, (more, log_joint)
 
     def _refine(
         self,

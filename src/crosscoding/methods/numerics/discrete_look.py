@@ -22,6 +22,7 @@ from crosscoding.random import spawn
 from crosscoding.target.discrete_target import DiscreteTarget
 
 _NUM_CHAINS, _NUM_MOVES = 64, 48
+LOOK_DECODES = float(2 * _NUM_CHAINS * _NUM_MOVES)  # decoder evaluations of a query
 _FIRST = 0.02  # the lowest temperature; they rise by equal factors
 _FIRST_COST = 1.0
 # Of looking at neighbours: rounds, states whose neighbours are looked at, and states that may join.
@@ -30,8 +31,8 @@ BEYOND = math.log(20.0)  # log p(z, x) / q(z) p(x) above which a state is likeli
 
 
 @torch.no_grad()
-def looked(target: DiscreteTarget, *, generator: Generator) -> tuple[Tensor, Tensor, float]:
-    """Ends of the chains, (C, B, D), log p(z, x) there, (C, B), and the decodes of each query."""
+def looked(target: DiscreteTarget, *, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Ends of the chains, (C, B, D), and log p(z, x) there, (C, B)."""
     for_prior, for_moves = spawn(generator, 2)
     num = target.num_queries
     z = target.draw_prior(_NUM_CHAINS, generator=for_prior)[:, None].expand(-1, num, -1)
@@ -42,7 +43,7 @@ def looked(target: DiscreteTarget, *, generator: Generator) -> tuple[Tensor, Ten
         points = target.points(points.z, now)
         points, acceptance = moved(target, points, now, cost, generator=for_moves)
         cost = adapted(cost, acceptance)
-    return points.z, points.log_reference + points.log_ratio, float(2 * _NUM_CHAINS * _NUM_MOVES)
+    return points.z, points.log_reference + points.log_ratio
 
 
 @torch.no_grad()

@@ -29,17 +29,51 @@ _NUM_STARTS, _NUM_OPPOSITE = 4096, 64
 _NUM_CHAINS, _NUM_MOVES, _NUM_KEPT = 64, 24, 12  # the last states of each chain are kept
 _AT_ONCE = 512  # starts, as each needs (B, D, K) numbers
 _COST = 1.0
-# Of gradients that jumps and moves take, and of values at the ends of jumps.
-DECODES = float(2 * (_NUM_STARTS + _NUM_OPPOSITE) + 2 * _NUM_CHAINS * _NUM_MOVES)
+# Decoder evaluations of a query: gradients before jumps and moves, and values after them.
+STRAY_DECODES = float(2 * (_NUM_STARTS + _NUM_OPPOSITE) + 2 * _NUM_CHAINS * _NUM_MOVES)
 
 
 @torch.no_grad()
+def fitted(
+    target: DiscreteTarget,
+    particles: tuple[Tensor, Tensor],
+    log_evidence: Tensor,
+    draws: tuple[Tensor, Tensor],
+    *,
+    generator: Generator,
+) -> tuple[AutoregressiveFit, tuple[Tensor, Tensor]]:
+    """A density fitted to particles, or where there are strays to both, half to each.
+
+    Args:
+        target: The target, flat.
+        particles: Points (S, B, D) and their log-weights, (S, B).
+        log_evidence: log p(x) as the particles estimate it, shape (B,).
+        draws: Draws of the prior, (N, D), and their log p(x|z), (N, B).
+        generator: For starts and moves.
+    Returns:
+        The fit; and states that the search found, (S', B, D), with log p(z, x) there, (S', B).
+    """
+    for_starts, for_moves = spawn(generator, 2)
+    z, log_weights = particles
+    num_values = target.prior.num_values
+    fit = AutoregressiveFit.to(z, log_weights, num_values)
+    opposite = opposites(z, log_weights, num_values, generator=for_starts)
+    starts = torch.cat([_starts(*draws), opposite])
+    more, log_joint, stray = strays(target, fit, log_evidence, starts, generator=for_moves)
+    own = stray.any(0).nonzero()[:, 0]
+    if len(own):
+        equal = torch.where(stray[:, own], 0.0, -torch.inf).log_softmax(0)
+        both = torch.cat([log_weights[:, own].log_softmax(0), equal])
+        again = AutoregressiveFit.to(torch.cat([z, more])[:, own], both, num_values)
+        fit = fit.replaced(own, again)
+    return fit, (more, log_joint)
+
+
 def strays(
     target: DiscreteTarget,
     fit: AutoregressiveFit,
     log_evidence: Tensor,
-    draws: tuple[Tensor, Tensor],
-    opposite: Tensor,
+    starts: Tensor,
     *,
     generator: Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -49,8 +83,7 @@ def strays(
         target: The target, flat.
         fit: The density fitted to particles, q.
         log_evidence: Their log p(x), shape (B,).
-        draws: Draws of the prior, (N, D), and their log p(x|z), (N, B).
-        opposite: Draws of `opposites`, (M, B, D).
+        starts: Where jumps start, shape (N, B, D).
         generator: For the moves.
     Returns:
         Points (S, B, D), log p(z, x) there, (S, B), and which of them belong to chains that stayed
@@ -60,8 +93,7 @@ def strays(
     def lack(z: Tensor, log_joint: Tensor) -> Tensor:
         return log_joint - fit.log_density(target.prior.inputs_of(z)) - log_evidence
 
-    z = torch.cat([_starts(*draws), opposite])
-    ends, heights = _jumped(target, z)
+    ends, heights = _jumped(target, starts)
     chosen = lack(ends, heights).nan_to_num(nan=-torch.inf).topk(_NUM_CHAINS, dim=0).indices
     now = torch.ones_like(log_evidence)
     points, cost = target.points(taken(ends, chosen), now), now * _COST
@@ -78,9 +110,7 @@ def strays(
     return z.flatten(0, 1), log_joint.flatten(0, 1), stays.flatten(0, 1)
 
 
-def opposites(
-    z: Tensor, log_weights: Tensor, num_values: int, *, generator: Generator
-) -> Tensor:
+def opposites(z: Tensor, log_weights: Tensor, num_values: int, *, generator: Generator) -> Tensor:
     """Draws with probabilities ∝ 1 − p for each value, which particles have with probability p.
 
     Args:

@@ -251,6 +251,39 @@ def test_sums_that_follow_from_others_change_nothing():
     torch.testing.assert_close(found.log_evidence, problem.log_evidence(), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("evidence", "words"),
+    [
+        (cc.Evidence.interval(torch.tensor([1e30, math.nan])), "which lies between 1e.30 and inf"),
+        (
+            cc.Evidence(torch.tensor([1e30, 0.0]), torch.tensor([True, False]), noise=1.0),
+            "whose value is 1e.30",
+        ),
+        (
+            cc.Evidence.linear(torch.ones(1, 2), torch.tensor([1e30])),
+            "of which a sum or a set is known",
+        ),
+    ],
+    ids=["interval", "noise", "sum"],
+)
+def test_evidence_too_far_out_for_its_precision_is_named(evidence, words):
+    decoder = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 2))
+    model = cc.VAE(decoder, 2, likelihoods.Gaussian(0.5))
+    with pytest.raises(cc.NonFiniteError, match=rf"possible at some z.*element 0, {words}"):
+        cc.condition(model, evidence, cc.methods.TemperedSMC(160), seed=0)
+
+
+def test_an_interval_too_far_out_for_its_precision_gives_a_reason():
+    decoder = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 2))
+    far = cc.Evidence.interval(torch.tensor([1e30, math.nan]))
+    answer = cc.condition(cc.VAE(decoder, 2, likelihoods.Gaussian(0.5)), far, seed=0)
+    assert answer.verdicts[0].label == "unreliable"
+    assert "-inf at every z that was tried" in answer.verdicts[0].reasons[0]
+    assert "in double" in answer.verdicts[0].advice
+    student = cc.VAE(decoder, 2, likelihoods.StudentT(40.0, 0.5))
+    assert cc.condition(student, far, seed=0).log_evidence.isfinite()  # it falls as a power
+
+
 def test_one_operator_per_query():
     problem = sums_problem()
     part = problem.evidence.sums[0]

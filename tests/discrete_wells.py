@@ -3,7 +3,8 @@
     log p(x|z) = D (a max(m₁ − c₁, 0) + b max(m₂ − c₂, 0)) + constant
 
 m is the overlap of z with a pattern: 1 if they are equal, 0 on average. Between the groups
-log p(x|z) is flat, so entropy alone draws particles, away from both. log p(x) is a sum over overlaps.
+log p(x|z) is flat, so entropy alone draws particles, away from both. log p(x) is a sum over
+overlaps.
 """
 
 import math

@@ -81,7 +81,7 @@ class VAETarget(Target):
         evidence = evidence.in_dtype(vae.dtype)
         check_matches(vae, evidence.values, "evidence", None)
         vae.likelihood.check_values(evidence.values, evidence.exact)
-        self.model, self.evidence = vae, evidence
+        self.model, self.evidence, self.may_be_steep = vae, evidence, vae.prior.may_be_steep
         self.batch_shape = evidence.values.shape[: evidence.values.ndim - len(vae.data_shape)]
         self._given = checked_rows(vae, evidence.given, self.batch_shape)
         vae = in_noise(vae)

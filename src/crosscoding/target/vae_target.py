@@ -29,6 +29,7 @@ from crosscoding.target.fisher_curvature import (
     fisher_at,
     fisher_by_columns,
 )
+from crosscoding.target.folded_sums import FoldedSums
 from crosscoding.target.observed_likelihood import Observed
 from crosscoding.target.partial_evidence import PartialEvidence
 
@@ -265,9 +266,13 @@ class VAETarget(Target):
         if len(kinds) == 1 and kinds[0] >= 0:
             prepared.vae, prepared._is_known = known(in_noise(self.model), kinds[0]), True
         vae, clock = prepared._decoded, self.clock
-        prepared._observer = cache(
-            lambda: Observed.of(vae, self._values, self._mask, clock, self._partial)
-        )
+        parts = vae, self._values, self._mask
+
+        def observer() -> Observed:
+            folded = FoldedSums.where_possible(*parts, self._partial)
+            return (folded or Observed.of(*parts, clock, self._partial)).timed(clock)
+
+        prepared._observer = cache(observer)
         return prepared
 
     def coarse(self) -> "VAETarget":

@@ -12,7 +12,7 @@ from problems import seeded
 
 from crosscoding.likelihoods import Bernoulli, Gaussian, Laplace, Likelihood, Ordinal, StudentT
 from crosscoding.likelihoods.laws import CountLaw, Known, TruncatedNormal, TruncatedStudent
-from crosscoding.likelihoods.laws.normal import log_ndtr
+from crosscoding.likelihoods.laws.normal import _by_logarithms, log_ndtr, log_normal_mass
 
 PARTLY = {
     "Gaussian": Gaussian(SPREAD),
@@ -193,6 +193,26 @@ def test_normal_masses_are_exact_in_the_tails():
     torch.testing.assert_close(
         law.mean()[1], -1e5 + 1 - torch.tensor(1e-5).double(), rtol=1e-12, atol=0
     )
+
+
+def test_gradients_of_normal_masses_are_those_of_logarithms_and_differentiable():
+    """Of wide and narrow intervals, tails, and bounds on one side."""
+    below = torch.tensor([-1.0, 3.0, -40.0, 1e5, -1e100, 0.2], dtype=DOUBLE, requires_grad=True)
+    width = torch.tensor([2.0, 1e-7, 3.0, 1.0, 1e100, 1e-3], dtype=DOUBLE, requires_grad=True)
+    upstream = torch.linspace(0.5, 2.0, 6, dtype=DOUBLE)
+
+    def slopes(function, *, create_graph=False):
+        value = function(below, below + width, width)
+        return torch.autograd.grad(value, [below, width], upstream, create_graph=create_graph)
+
+    for found, wanted in zip(slopes(log_normal_mass), slopes(_by_logarithms), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+    ordinary = torch.tensor([1.0, 0, 0, 0, 0, 1.0], dtype=DOUBLE)
+    seconds = []
+    for function in (log_normal_mass, _by_logarithms):
+        first, _ = slopes(function, create_graph=True)
+        seconds.append(torch.autograd.grad((first * ordinary).sum(), below)[0])
+    torch.testing.assert_close(*seconds, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("sigmas", [5.0, 10.0, 30.0])

@@ -428,3 +428,18 @@ def test_every_method_answers_evidence_of_every_kind(vae, method):
     assert ((draws @ TOTAL[0]) - torch.tensor([1.0, 0.5])).abs().max() < 1e-5
     assert posterior.mean().isfinite().all()
     assert posterior.std().isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["interval", "noise", "sums"])
+def test_budgets_of_decodes_hold_with_partial_evidence(kind):
+    problem = sums_problem() if kind == "sums" else None
+    model = table_vae() if problem is None else problem.vae
+    known = {
+        "interval": lambda: cc.Evidence.interval(torch.tensor([-0.1] + [math.nan] * 9)),
+        "noise": lambda: cc.Evidence.from_nan(torch.tensor([0.3] + [math.nan] * 9), noise=0.2),
+        "sums": lambda: problem.evidence,
+    }[kind]()
+    for most in (100, 9000):
+        answer = cc.condition(model, known, cc.methods.Auto(max_decodes=most), seed=0)
+        spent = [stage.decodes for stage in answer.trace]
+        assert not spent or (torch.stack(spent).sum(0) <= most).all()

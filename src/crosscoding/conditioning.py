@@ -15,6 +15,7 @@ from crosscoding.isolation import isolated
 from crosscoding.methods import Auto, Method, Report, silent
 from crosscoding.methods.blocks import BlockByBlock
 from crosscoding.methods.second_looks import with_coverage, with_edges
+from crosscoding.methods.steep_priors import warn_of_steep_priors
 from crosscoding.model.matching import check_matches
 from crosscoding.model.tabular import evidence_of_frame, truth_of_frame
 from crosscoding.model.vae import VAE
@@ -275,6 +276,7 @@ def infer(
             run = BlockByBlock(method, max_bytes, start)
             findings = run.find(flat.timed(clock), generator=for_method, report=told)
             findings = with_coverage(flat, findings, run.clock_of_rest(clock))
+    warn_of_steep_priors(flat, findings, stacklevel=3)
     findings = with_edges(flat, findings, stacklevel=3)
     return Posterior(
         findings,

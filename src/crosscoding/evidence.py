@@ -260,7 +260,8 @@ class Evidence:
         return Evidence._of_checked(*own, sums, self.given)
 
     def with_given(self, given: Covariates) -> "Evidence":
-        """The same evidence with these covariates, which fit it, instead of its own."""
+        """The same evidence with these covariates, one row a query, instead of its own."""
+        given = mapped(lambda part: as_tensor(part, "covariates"), given)
         own = self.values, self.mask, self.exact, self.uncertain
         return Evidence._of_checked(*own, self.sums, given)
 

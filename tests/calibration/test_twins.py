@@ -325,6 +325,7 @@ def test_auto_takes_a_report(unsearched, tmp_path):
         ((HALF, None, 20.5), TypeError, "num to be an int"),
         ((HALF[:5],), ValueError, r"shape \(8,\), or several, \(M, 8\), got \(5,\)"),
         ((HALF.float(),), TypeError, "boolean mask"),
+        ((cc.Evidence(HALF.float(), HALF),), TypeError, r"got Evidence.*pass evidence\.exact"),
         ((HALF, "auto"), TypeError, "expected method"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import math
 
+import mpmath
 import numpy as np
 import pytest
 import scipy.stats
@@ -9,9 +10,9 @@ import torch
 from families import CUTS, DOUBLE, FAMILIES, SPREAD, TOTALS, E
 from problems import seeded
 
-from crosscoding.likelihoods import Bernoulli, Gaussian, Likelihood, Ordinal
-from crosscoding.likelihoods.laws import CountLaw, Known, TruncatedNormal
-from crosscoding.likelihoods.laws.normal import log_ndtr
+from crosscoding.likelihoods import Bernoulli, Gaussian, Laplace, Likelihood, Ordinal, StudentT
+from crosscoding.likelihoods.laws import CountLaw, Known, TruncatedNormal, TruncatedStudent
+from crosscoding.likelihoods.laws.normal import _by_logarithms, log_ndtr, log_normal_mass
 
 PARTLY = {
     "Gaussian": Gaussian(SPREAD),
@@ -195,6 +196,86 @@ def test_normal_masses_are_exact_in_the_tails():
     torch.testing.assert_close(
         law.mean()[1], -1e5 + 1 - torch.tensor(1e-5).double(), rtol=1e-12, atol=0
     )
+
+
+def test_gradients_of_normal_masses_are_those_of_logarithms_and_differentiable():
+    """Of wide and narrow intervals, tails, and bounds on one side."""
+    below = torch.tensor([-1.0, 3.0, -40.0, 1e5, -1e100, 0.2], dtype=DOUBLE, requires_grad=True)
+    width = torch.tensor([2.0, 1e-7, 3.0, 1.0, 1e100, 1e-3], dtype=DOUBLE, requires_grad=True)
+    upstream = torch.linspace(0.5, 2.0, 6, dtype=DOUBLE)
+
+    def slopes(function, *, create_graph=False):
+        value = function(below, below + width, width)
+        return torch.autograd.grad(value, [below, width], upstream, create_graph=create_graph)
+
+    for found, wanted in zip(slopes(log_normal_mass), slopes(_by_logarithms), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+    ordinary = torch.tensor([1.0, 0, 0, 0, 0, 1.0], dtype=DOUBLE)
+    seconds = []
+    for function in (log_normal_mass, _by_logarithms):
+        first, _ = slopes(function, create_graph=True)
+        seconds.append(torch.autograd.grad((first * ordinary).sum(), below)[0])
+    torch.testing.assert_close(*seconds, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("sigmas", [5.0, 10.0, 30.0])
+@pytest.mark.parametrize("width", [1e-3, 1.0, math.inf])
+@pytest.mark.parametrize("side", [-1.0, 1.0])
+def test_masses_of_tails_are_those_of_sixty_digits(sigmas, width, side):
+    """log(F(b) − F(a)), for each tail, of every density of real numbers."""
+    near, far = mpmath.mpf(sigmas), mpmath.mpf(sigmas + width)
+    ends = sorted([side * sigmas, side * (sigmas + width)])
+    known = Known(NOTHING[:1, :1], NOTHING[:1, :1], *(NOTHING[:1, :1] + end for end in ends))
+    upper_tails = {
+        "Gaussian": lambda x: mpmath.erfc(x / mpmath.sqrt(2)) / 2,
+        "Laplace": lambda x: mpmath.exp(-x) / 2,
+        "StudentT": lambda x: mpmath.betainc(20, 0.5, 0, 40 / (40 + x**2), regularized=True) / 2,
+    }
+    laws = {"Gaussian": Gaussian(1.0), "Laplace": Laplace(1.0), "StudentT": StudentT(40.0, 1.0)}
+    with mpmath.workdps(60):
+        for name, tail in upper_tails.items():
+            wanted = mpmath.log(tail(near) - (tail(far) if far < mpmath.inf else 0))
+            mean = torch.zeros(1, 1, 1, dtype=DOUBLE, requires_grad=True)
+            found = laws[name].law(mean, known).log_mass
+            assert found.item() == pytest.approx(float(wanted), rel=1e-11), name
+            (slope,) = torch.autograd.grad(found.sum(), mean)
+            assert side * slope.item() > 0
+
+
+@pytest.mark.parametrize(
+    ("df", "low", "high"),
+    [
+        (1000, 100, 101),
+        (1000, 37, math.inf),
+        (1e6, -42, -40),
+        (40, 1e30, math.inf),
+        (3, -2e9, -1e9),
+    ],
+)
+def test_student_masses_draws_and_means_where_probabilities_underflow(df, low, high):
+    location = torch.zeros(1, 1, dtype=DOUBLE, requires_grad=True)
+    scale, degrees = torch.ones(1, 1, dtype=DOUBLE), torch.full((1, 1), float(df), dtype=DOUBLE)
+    bounds = (torch.full((1, 1), float(end), dtype=DOUBLE) for end in (low, high))
+    law = TruncatedStudent(degrees, location, scale, *bounds)
+    near, far = sorted([abs(low), abs(high)])
+    with mpmath.workdps(60):
+
+        def tail(x):
+            v = mpmath.mpf(df)
+            share = v / (v + mpmath.mpf(x) ** 2)
+            return mpmath.betainc(v / 2, 0.5, 0, share, regularized=True) / 2 if x < math.inf else 0
+
+        mass = tail(near) - tail(far)
+        assert law.log_mass.item() == pytest.approx(float(mpmath.log(mass)), rel=1e-11)
+        levels = torch.tensor([[0.1], [0.5], [0.999]], dtype=DOUBLE)
+        drawn = law.draw(levels[:, None]).detach().flatten().tolist()
+        # what is left of the interval beyond the draw, away from the location
+        shares = [float((tail(abs(x)) - tail(far)) / mass) for x in drawn]
+        assert shares == pytest.approx(levels.flatten().tolist(), abs=1e-8)
+    assert low <= law.mean().item() <= high
+    (slope,) = torch.autograd.grad(law.log_mass.sum(), location)
+    by_power = df / near if near > 1e3 * df**0.5 else None  # log F falls as −ν log |x|
+    assert by_power is None or abs(slope.item()) >= 0.9 * by_power
 
 
 def test_log_ndtr_is_exact_on_both_sides_of_where_its_series_takes_over():

@@ -215,6 +215,46 @@ def test_a_hierarchy_of_covariates():
         torch.testing.assert_close(draws, alone.sample(50, seed=1), **ROUNDING)
 
 
+class Blind(nn.Module):
+    """A decoder of z alone, a class of the user's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(2, 8).double()
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.last(z)
+
+
+@pytest.mark.parametrize("kind", [Blind, lambda: nn.Sequential(Blind().last)])
+def test_a_prior_of_covariates_beside_a_decoder_that_takes_none(kind, tmp_path):
+    means = nn.Sequential(nn.Embedding(NUM_LABELS, 2)).double()
+    decoder = kind()
+    prior = GaussianPrior(means, torch.tensor([0.5, 1.5]).double())
+    options = {"prior": prior, "given": torch.arange(NUM_LABELS)}
+    vae = cc.VAE(decoder, 2, Gaussian(0.4), **options)
+    posterior = cc.condition(vae, EVIDENCE, seed=0)
+    assert posterior.trusted.all()
+    weight, bias = (part.detach() for part in decoder.parameters())
+    scale = torch.tensor([0.5, 1.5]).double()
+    for query, label in enumerate(LABELS.tolist()):
+        own = MASK[query]
+        mean = weight[own] @ means[0].weight[label].detach() + bias[own]
+        covariance = weight[own] * scale.square() @ weight[own].mT + 0.16 * torch.eye(
+            int(own.sum())
+        )
+        exact = torch.distributions.MultivariateNormal(mean, covariance.double())
+        exact = exact.log_prob(DATA[query, own])
+        torch.testing.assert_close(posterior.log_evidence[query], exact, rtol=0, atol=0.02)
+    mine = {"prior": prior} | ({"decoder": kind()} if isinstance(decoder, Blind) else {})
+    with pytest.warns(UserWarning, match="prior=Gaussian"):
+        vae.save(tmp_path / "model")
+    loaded = cc.load_vae(tmp_path / "model", **mine)
+    assert str(loaded) == str(vae)
+    again = cc.condition(loaded, EVIDENCE, seed=0)
+    assert torch.equal(again.log_evidence, posterior.log_evidence)
+
+
 def test_batches_of_any_shape():
     shaped = cc.Evidence(DATA.reshape(2, 3, 8), MASK.reshape(2, 3, 8), given=LABELS.reshape(2, 3))
     posterior, flat = (cc.condition(labelled(), e, seed=0) for e in (shaped, EVIDENCE))

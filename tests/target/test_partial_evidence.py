@@ -251,6 +251,44 @@ def test_sums_that_follow_from_others_change_nothing():
     torch.testing.assert_close(found.log_evidence, problem.log_evidence(), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("evidence", "words"),
+    [
+        (cc.Evidence.interval(torch.tensor([1e30, math.nan])), "which lies between 1e.30 and inf"),
+        (
+            cc.Evidence(torch.tensor([1e30, 0.0]), torch.tensor([True, False]), noise=1.0),
+            "whose value is 1e.30",
+        ),
+        (
+            cc.Evidence.linear(torch.ones(1, 2), torch.tensor([1e30])),
+            "of which a sum or a set is known",
+        ),
+    ],
+    ids=["interval", "noise", "sum"],
+)
+def test_evidence_too_far_out_for_its_precision_is_named(evidence, words):
+    decoder = nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        decoder.weight.copy_(torch.eye(2))
+    model = cc.VAE(decoder, 2, likelihoods.Gaussian(0.5))
+    with pytest.raises(cc.NonFiniteError, match=rf"possible at some z.*element 0, {words}"):
+        cc.condition(model, evidence, cc.methods.TemperedSMC(160), seed=0)
+
+
+def test_an_interval_too_far_out_for_its_precision_gives_a_reason():
+    decoder = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 2))
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=seeded(0)))
+    far = cc.Evidence.interval(torch.tensor([1e30, math.nan]))
+    answer = cc.condition(cc.VAE(decoder, 2, likelihoods.Gaussian(0.5)), far, seed=0)
+    assert answer.verdicts[0].label == "unreliable"
+    assert "-inf at every z that was tried" in answer.verdicts[0].reasons[0]
+    assert "in double" in answer.verdicts[0].advice
+    student = cc.VAE(decoder, 2, likelihoods.StudentT(40.0, 0.5))
+    assert cc.condition(student, far, seed=0).log_evidence.isfinite()  # it falls as a power
+
+
 def test_one_operator_per_query():
     problem = sums_problem()
     part = problem.evidence.sums[0]
@@ -264,7 +302,10 @@ def test_one_operator_per_query():
 
 
 def test_a_rounded_value_has_nearly_the_mass_of_its_width():
-    vae = cc.VAE(nn.Linear(1, 1), 1, likelihoods.Gaussian(0.5))
+    linear = nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        linear.weight.fill_(1.0)
+    vae = cc.VAE(linear, 1, likelihoods.Gaussian(0.5))
     rounded = cc.Evidence.interval(torch.tensor([3.15]), torch.tensor([3.25]))
     exact = cc.Evidence(torch.tensor([3.2]), torch.tensor([True]))
     found, wanted = (cc.condition(vae, e, seed=0).log_evidence for e in (rounded, exact))
@@ -387,3 +428,18 @@ def test_every_method_answers_evidence_of_every_kind(vae, method):
     assert ((draws @ TOTAL[0]) - torch.tensor([1.0, 0.5])).abs().max() < 1e-5
     assert posterior.mean().isfinite().all()
     assert posterior.std().isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["interval", "noise", "sums"])
+def test_budgets_of_decodes_hold_with_partial_evidence(kind):
+    problem = sums_problem() if kind == "sums" else None
+    model = table_vae() if problem is None else problem.vae
+    known = {
+        "interval": lambda: cc.Evidence.interval(torch.tensor([-0.1] + [math.nan] * 9)),
+        "noise": lambda: cc.Evidence.from_nan(torch.tensor([0.3] + [math.nan] * 9), noise=0.2),
+        "sums": lambda: problem.evidence,
+    }[kind]()
+    for most in (100, 9000):
+        answer = cc.condition(model, known, cc.methods.Auto(max_decodes=most), seed=0)
+        spent = [stage.decodes for stage in answer.trace]
+        assert not spent or (torch.stack(spent).sum(0) <= most).all()

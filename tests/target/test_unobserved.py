@@ -123,6 +123,7 @@ def test_evidence_that_no_z_allows_is_unreliable_or_raises():
     answer = cc.condition(vae, impossible, seed=0)
     assert answer.log_evidence == -math.inf
     assert answer.verdicts[0].label == "unreliable"
+    assert answer.verdicts[0].reasons[0].startswith("log p(x|z) is -inf at every z that was tried")
     words = r"evidence that is possible at some z, got log p.x.z. = -inf for query 0 at all"
     with pytest.raises(cc.NonFiniteError, match=words + r".*, -inf \(Categorical.*for element 0"):
         cc.condition(vae, impossible, TemperedSMC(160), seed=0)

@@ -120,6 +120,11 @@ def _masks(vae: VAE, mask: Tensor | np.ndarray) -> Tensor:
     Raises:
         TypeError, ValueError: It is no boolean mask, or of another shape.
     """
+    if isinstance(mask, Evidence):
+        raise TypeError(
+            "expected a mask (True = observed), got Evidence: twins observe exact values, and how "
+            "intervals, sets, noise or sums came about is not known; pass evidence.exact"
+        )
     mask = as_tensor(mask, "mask", "bool")
     if mask.dtype != torch.bool:
         raise TypeError(f"expected a boolean mask (True = observed), got {mask.dtype}")

@@ -15,6 +15,7 @@ from crosscoding.clock import Clock
 from crosscoding.errors import NonFiniteError
 from crosscoding.methods.base import Method, Report
 from crosscoding.methods.second_looks import impossible_evidence, with_clamps, with_losses
+from crosscoding.methods.steep_priors import with_steep_priors
 from crosscoding.result.findings import Findings
 from crosscoding.result.joining import joined
 from crosscoding.target.base import Target
@@ -60,6 +61,7 @@ class BlockByBlock:
             found = _found(chosen, runner, hurried, generator, report_block)
             if look_for_losses:
                 found = with_losses(chosen, found, self.clock_of_rest(target.clock))
+            found = with_steep_priors(chosen, found, self.clock_of_rest(target.clock))
             parts.append(with_clamps(chosen, found, self.clock_of_rest(target.clock)))
         target.clock.beat()
         if len(parts) == 1 and bool((order[1:] > order[:-1]).all()):

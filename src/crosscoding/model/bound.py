@@ -5,6 +5,7 @@ or any number of points if B = 1. All methods use it as any other.
 """
 
 import copy
+import inspect
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -71,6 +72,30 @@ class Bound(nn.Module):
 
     def forward(self, z: Tensor) -> Any:
         return self.network(z, tiled(self.rows, len(z)))
+
+
+class WithoutCovariates(nn.Module):
+    """A decoder of z alone, called as one that takes covariates: only the prior depends on them."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, z: Tensor, given: Covariates) -> Any:
+        return self.network(z)
+
+
+def takes_covariates(network: nn.Module) -> bool:
+    """Whether a network can be called with a second argument, as far as its signature tells."""
+    try:
+        signature = inspect.signature(network.forward)
+    except (TypeError, ValueError):  # of compiled code
+        return True
+    try:
+        signature.bind(None, None)
+    except TypeError:
+        return False
+    return True
 
 
 def bound(vae: Model, rows: Covariates) -> Model:

@@ -37,6 +37,17 @@ class _Inputs(Prior):
         raise NotImplementedError("inputs of a decoder have no distribution")
 
 
+class _Unflattened(nn.Module):
+    """A network of one-hot rows as one of the same, flattened; with covariates if it takes any."""
+
+    def __init__(self, shape: torch.Size, network: nn.Module) -> None:
+        super().__init__()
+        self.shape, self.network = shape, network
+
+    def forward(self, inputs: Tensor, *given: Covariates) -> Any:
+        return self.network(inputs.unflatten(1, self.shape), *given)
+
+
 def relaxed(vae: VAE) -> VAE:
     """The same model as a function of the decoder's inputs, flattened, instead of z."""
     if "relaxed" in vae.kept:
@@ -46,8 +57,7 @@ def relaxed(vae: VAE) -> VAE:
     chosen: Any = copy.copy(vae)
     chosen.prior, chosen.latent_dim = _Inputs(prior.input_shape), prior.input_shape.numel()
     if vae.head is not None and len(prior.input_shape) > 1:
-        trunk = nn.Sequential(nn.Unflatten(1, tuple(prior.input_shape)), vae.head.trunk)
-        chosen.head = replace(vae.head, trunk=trunk)
+        chosen.head = replace(vae.head, trunk=_Unflattened(prior.input_shape, vae.head.trunk))
     if vae.given is not None:
         chosen.unbound = relaxed(chosen.unbound)
     chosen.kept = {"cost": vae.cost}

@@ -12,6 +12,7 @@ from torch.jit import ScriptModule
 
 from crosscoding.errors import ModelFormatError, NonFiniteError
 from crosscoding.isolation import isolated
+from crosscoding.model.bound import WithoutCovariates
 from crosscoding.model.cost import check_growth, check_prior_growth
 from crosscoding.model.parts import KIND, Arguments, Model
 from crosscoding.model.recognition import TOLERANCE, same_output
@@ -37,6 +38,12 @@ class Savable(ABC):
     decoder: nn.Module
     encoder: nn.Module | None
     prior: Prior
+
+    @property
+    def own_decoder(self) -> nn.Module:
+        """The frozen copy of the decoder that was passed."""
+        decoder = self.decoder
+        return decoder.network if isinstance(decoder, WithoutCovariates) else decoder
 
     @abstractmethod
     def _model(self, encoder: nn.Module | None) -> Model:
@@ -104,7 +111,7 @@ class Savable(ABC):
 
         The encoder is left out, as no answer depends on it.
         """
-        if describe(self.decoder) is None or not is_data(self.prior):
+        if describe(self.own_decoder) is None or not is_data(self.prior):
             return None
         return self._model(None).to_parts({})
 

@@ -14,7 +14,14 @@ from crosscoding.covariates import Covariates, mapped, tiled
 from crosscoding.errors import NonFiniteError
 from crosscoding.isolation import isolated
 from crosscoding.likelihoods import Likelihood
-from crosscoding.model.bound import bound_for, first_row, for_first, kept_examples
+from crosscoding.model.bound import (
+    WithoutCovariates,
+    bound_for,
+    first_row,
+    for_first,
+    kept_examples,
+    takes_covariates,
+)
 from crosscoding.model.check_report import CheckReport
 from crosscoding.model.cost import Cost, check_growth, cost_of
 from crosscoding.model.decoder import decoder_output, empty_like, lost_elements, try_decoder
@@ -120,6 +127,8 @@ class VAE(Savable, Rows):
         self.examples = kept_examples(given, self.device)
         self.given: Covariates = None
         self.prior = tried_prior(prior, latent_dim, like, first_row(self.examples))
+        if self.prior.takes_given and not takes_covariates(self.decoder):
+            self.decoder = WithoutCovariates(self.decoder)
         tried = try_decoder(self.decoder, self.prior, likelihood, like, self.examples)
         self.data_shape, self._params_shape = tried.data_shape, tried.output.shape[1:]
         self._flat_likelihood = tried.flat_likelihood
@@ -138,7 +147,7 @@ class VAE(Savable, Rows):
 
     @isolated
     def __repr__(self) -> str:
-        name = type(self.decoder).__name__
+        name = type(self.own_decoder).__name__
         shape, likelihood = tuple(self.data_shape), self.likelihood
         prior = "" if isinstance(self.prior, Normal) else f", prior={type(self.prior).__name__}"
         return f"VAE({name}, latent_dim={self.latent_dim}, data_shape={shape}, {likelihood}{prior})"
@@ -190,7 +199,7 @@ class VAE(Savable, Rows):
         tensors, description = self.likelihood.to_parts()
         moved = {name: tensor.to(device) for name, tensor in tensors.items()}
         likelihood = Likelihood.from_parts((moved, description))
-        decoder = frozen_copy(self.decoder, "decoder").to(device)
+        decoder = frozen_copy(self.own_decoder, "decoder").to(device)
         encoder = self.encoder and frozen_copy(self.encoder, "encoder").to(device)
         prior = copy.deepcopy(self.prior).to(device)
         more = {"given": mapped(lambda t: t.to(device), self.examples), "table": self.table}
@@ -359,7 +368,7 @@ class VAE(Savable, Rows):
         if encoder is not None:
             encodings = some_outputs(encoder_output(encoder, self._data_for_encoder()))
         return Model(
-            self.decoder,
+            self.own_decoder,
             self.latent_dim,
             self.likelihood,
             encoder,

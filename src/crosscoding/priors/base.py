@@ -19,11 +19,14 @@ class Prior(nn.Module, ABC):
             discrete and no such map exists.
         takes_given: Whether p(z) depends on covariates of the query. The methods below then need
             them as `given`: one row, or a row for each of the B queries of z (*sample, B, latent).
+        may_be_steep: Whether the map from noise may be so steep that it magnifies rounding, which
+            answers are then examined for.
     """
 
     latent_dim: int
     noise_dim: int | None
     takes_given: bool = False
+    may_be_steep: bool = False
 
     @abstractmethod
     def sample(

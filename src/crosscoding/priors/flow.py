@@ -40,6 +40,8 @@ class Flow(ContinuousPrior):
         torch.Size([5, 2])
     """
 
+    may_be_steep = True
+
     def __init__(self, flow: Any, latent_dim: int | None = None) -> None:
         bijection = as_map(flow)
         dim = _dim_of(bijection) if latent_dim is None else latent_dim

@@ -40,6 +40,8 @@ class Mixture(ContinuousPrior):
         torch.Size([1, 2])
     """
 
+    may_be_steep = True  # between distant components
+
     def __init__(self, weights: Tensor, means: Tensor, scales: Tensor | float) -> None:
         weights, means = numbers_in(weights, "weights"), numbers_in(means, "means")
         if means.ndim != 2 or not means.is_floating_point():
@@ -98,6 +100,12 @@ class Mixture(ContinuousPrior):
         gaps = (z.unsqueeze(-2) - self.means) / self.scales
         log_densities = -0.5 * (gaps.square() + math.log(2 * math.pi)) - self.scales.log()
         return (self.log_weights + log_densities.sum(-1)).logsumexp(-1)
+
+    def precision(self, z: Tensor) -> Tensor:
+        """About −∂² log p(z) / ∂z_d², the components' by their shares: shape of z."""
+        gaps = (z.unsqueeze(-2) - self.means) / self.scales
+        log_shares = self.log_weights - (0.5 * gaps.square() + self.scales.log()).sum(-1)
+        return (log_shares.softmax(-1).unsqueeze(-1) * self.scales.pow(-2)).sum(-2)
 
     def settings(self) -> dict[str, Any]:
         return {"latent_dim": self.latent_dim, "components": len(self.log_weights)}

@@ -144,4 +144,4 @@ def _fingerprint(target: VAETarget, draws: Tensor) -> Tensor:
 
 def _not_saved(vae: VAE) -> str:
     """Which network of a model keeps it from being saved."""
-    return "decoder" if describe(vae.decoder) is None else "prior"
+    return "decoder" if describe(vae.own_decoder) is None else "prior"

@@ -134,6 +134,7 @@ class Figures:
             "density": lambda: [self._of_log_evidence(), self._of_ess()],
         }
         return [
+            self._of_possibility(),
             self._of_end(),
             *own[purpose](),
             self._of_weights(),
@@ -158,6 +159,17 @@ class Figures:
             "raise max_seconds or max_decodes if one is set; otherwise look at vae.check(data) or, "
             "for a bare density, try another prior_scale",
             priority=9,
+        )
+
+    def _of_possibility(self) -> Check:
+        return fault(
+            torch.where(self.log_evidence_error == math.inf, 2, 0),
+            lambda q: (
+                "log p(x|z) is -inf at every z that was tried: the evidence is impossible, or so "
+                "improbable that the model's precision has no number for it"
+            ),
+            "check the values and bounds of the evidence and their units, or use a model in double",
+            priority=10,
         )
 
     def _of_log_evidence(self) -> Check:

@@ -39,6 +39,7 @@ class Target(ABC):
         clock: Ticked before every piece of work.
         bank_points: Largest number of points in the bank.
         is_discrete: Whether z is discrete, so that log p(z, x) has no gradient.
+        may_be_steep: Whether the map from z to the model's latent may magnify rounding.
     """
 
     latent_dim: int
@@ -52,6 +53,7 @@ class Target(ABC):
     clock: Clock = UNLIMITED
     bank_points: int = MAX_POINTS
     is_discrete: bool = False
+    may_be_steep: bool = False
 
     def name(self, query: int | Tensor) -> int:
         """The place of a query in the whole batch, for messages."""

@@ -119,6 +119,21 @@ class PartialEvidence:
         terms = [part.log_prob(output) for part in self._parts()]
         return torch.stack(terms).sum(0) if terms else output.new_zeros(())
 
+    def impossible(self, output: Tensor) -> int:
+        """The first element of one query whose share of log p(x|z) is −inf or NaN; −1 if none.
+
+        Args:
+            output: The decoder's for one z, shape (1, outputs).
+        """
+        for part in self.elements:
+            masses = part.law(output[None]).log_mass[0, 0].to(output.dtype)
+            wrong = (part.valid[0] & ~masses.isfinite()).nonzero()
+            if len(wrong):
+                return int(part.elements[0, wrong[0, 0], 0])
+        if self.sums is not None and not self.sums.log_prob(output[None]).isfinite().all():
+            return int(self.sums.sums.elements[self.sums.sums.summed[0]][0])
+        return -1
+
     def fisher_product(self, output: Tensor, tangents: Tensor) -> Tensor:
         """F v: output (S, B, outputs), v (*more, S, B, outputs), in that shape."""
         products = [part.fisher_product(output, tangents) for part in self._parts()]

@@ -29,6 +29,7 @@ from crosscoding.target.fisher_curvature import (
     fisher_at,
     fisher_by_columns,
 )
+from crosscoding.target.folded_sums import FoldedSums
 from crosscoding.target.observed_likelihood import Observed
 from crosscoding.target.partial_evidence import PartialEvidence
 
@@ -81,7 +82,7 @@ class VAETarget(Target):
         evidence = evidence.in_dtype(vae.dtype)
         check_matches(vae, evidence.values, "evidence", None)
         vae.likelihood.check_values(evidence.values, evidence.exact)
-        self.model, self.evidence = vae, evidence
+        self.model, self.evidence, self.may_be_steep = vae, evidence, vae.prior.may_be_steep
         self.batch_shape = evidence.values.shape[: evidence.values.ndim - len(vae.data_shape)]
         self._given = checked_rows(vae, evidence.given, self.batch_shape)
         vae = in_noise(vae)
@@ -265,9 +266,13 @@ class VAETarget(Target):
         if len(kinds) == 1 and kinds[0] >= 0:
             prepared.vae, prepared._is_known = known(in_noise(self.model), kinds[0]), True
         vae, clock = prepared._decoded, self.clock
-        prepared._observer = cache(
-            lambda: Observed.of(vae, self._values, self._mask, clock, self._partial)
-        )
+        parts = vae, self._values, self._mask
+
+        def observer() -> Observed:
+            folded = FoldedSums.where_possible(*parts, self._partial)
+            return (folded or Observed.of(*parts, clock, self._partial)).timed(clock)
+
+        prepared._observer = cache(observer)
         return prepared
 
     def coarse(self) -> "VAETarget":
@@ -358,12 +363,28 @@ class VAETarget(Target):
         undefined = mask & log_probs.isnan()
         found = (undefined if undefined.any() else mask & log_probs.isinf()).nonzero()
         where = f"at a z of norm {z.norm():.3g} the decoder outputs"
+        if not len(found) and self._partial is not None:
+            place = self._partial.select(torch.as_tensor(query).reshape(1)).impossible(params[None])
+            found = mask.new_tensor([[place]], dtype=torch.long) if place >= 0 else found
         if not len(found):
             return f"{where} NaN or infinity, or its derivative is NaN"
         element = int(found[0, 0])
-        return (
-            f"{where} {likelihood.describe(params, element)} for {self.vae.element_name(element)}"
-        )
+        name = self.vae.element_name(element)
+        known = "" if undefined.any() else self._what_is_known(int(query), element)
+        return f"{where} {likelihood.describe(params, element)} for {name}{known}"
+
+    def _what_is_known(self, query: int, element: int) -> str:
+        """What the evidence says of an element, as a clause."""
+        value, uncertain = self._values.reshape(-1, self.vae.data_size)[query, element], None
+        if self.evidence.uncertain is not None:
+            uncertain = self.evidence.uncertain.reshape(torch.Size((-1, self.vae.data_size)))[query]
+        if uncertain is not None and uncertain.is_bounded[element]:
+            low, high = uncertain.low[element].item(), uncertain.high[element].item()
+            return f", which lies between {low:.6g} and {high:.6g}"
+        is_value = self._mask.reshape(-1, self.vae.data_size)[query, element]
+        if is_value or (uncertain is not None and uncertain.noise[element] > 0):
+            return f", whose value is {value.item():.6g}"
+        return ", of which a sum or a set is known"
 
     def _chunk_size(self, num_rows: int, like: Tensor) -> int:
         row_bytes = max(self.vae.row_values * like.element_size() * num_rows, 1)

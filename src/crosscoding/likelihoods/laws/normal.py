@@ -6,6 +6,7 @@ with both bounds mirrored if they are mostly above 0, where Φ would round to 1.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 _ROOT_HALF = math.sqrt(0.5)
 _TAIL = -35.0  # below, five terms of the asymptotic series of log Φ are right to 1e-12
 _END = 1e100  # stands for an infinite bound: beyond it log Φ is 0 or, in effect, −∞
+# Of erfc: the share that is left of a difference, and the number, below which logarithms are used.
+_CANCELS, _UNDERFLOWS = 1e-5, 1e-280
 _NARROW = 1e-5  # width times slope of log φ below which the density is as good as linear
 _NEWTON_STEPS = 8
 _NODES = 48
@@ -82,6 +85,54 @@ class TruncatedNormal(Law):
 
 def log_normal_mass(below: Tensor, above: Tensor, width: Tensor) -> Tensor:
     """log(Φ(above) − Φ(below)) in double; width is above − below to all digits."""
+    return _LogMass.apply(*torch.broadcast_tensors(below, above, width))  # pyright: ignore[reportReturnType]
+
+
+class _LogMass(torch.autograd.Function):
+    """The same, and its gradient, φ(bound) / mass for each bound, without a graph of all steps.
+
+    Tails, where erfc underflows, and close bounds take logarithms, and the gradient of these.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, below: Tensor, above: Tensor, width: Tensor) -> Tensor:
+        low, high = _mostly_negative(below, above)
+        upper = torch.erfc(high * -_ROOT_HALF)
+        mass = upper - torch.erfc(low * -_ROOT_HALF)
+        rough = ~((mass > _CANCELS * upper) & (upper > _UNDERFLOWS))
+        result = mass.mul_(0.5).log_()
+        if bool(rough.any()):
+            own = (part[rough] for part in (below, above, width))
+            result[rough] = _by_logarithms(*own)
+        ctx.save_for_backward(below, above, width, result, rough)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        *bounds, result, rough = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for a gradient of the gradient
+            bounds = [bound.view_as(bound) for bound in bounds]  # one may depend on another
+            value, needed = _by_logarithms(*bounds), [b for b in bounds if b.requires_grad]
+            options = {"create_graph": True, "materialize_grads": True}
+            found = iter(torch.autograd.grad(value, needed, upstream[0], **options))
+            return tuple(next(found) if bound.requires_grad else None for bound in bounds)
+        slopes = [
+            sign * (-0.5 * bound.square() - _HALF_LOG_2PI - result).exp_()
+            for sign, bound in zip((-1, 1), bounds, strict=False)
+        ]
+        slopes.append(torch.zeros_like(result))
+        if bool(rough.any()):
+            with torch.enable_grad():
+                own = [bound[rough].requires_grad_() for bound in bounds]
+                value = _by_logarithms(*own).sum()
+                exact = torch.autograd.grad(value, own, materialize_grads=True)
+            for slope, part in zip(slopes, exact, strict=True):
+                slope[rough] = part
+        return tuple(upstream[0] * slope for slope in slopes)
+
+
+def _by_logarithms(below: Tensor, above: Tensor, width: Tensor) -> Tensor:
+    """The same in logarithms only."""
     below, above = _mostly_negative(below, above)
     upper, ratio = log_ndtr(above), log_ndtr(below)
     ratio = ratio - upper

@@ -1,6 +1,11 @@
 """Student-t variables between two bounds.
 
-Distribution functions and quantiles are SciPy's, computed on the CPU.
+Distribution functions and quantiles are SciPy's, computed on the CPU. Where those underflow, the
+tail below x < 0 is, with V = ν + x² and p the density,
+
+    F(x) = p(x) √V / ν · ∫₀^∞ e^(−w) (1 − (ν / V) e^(−2w/ν))^(−½) dw,   w = ½ ν log((ν + t²) / V),
+
+which Gauss–Laguerre quadrature integrates, as its square root is almost constant there.
 """
 
 import math
@@ -14,6 +19,9 @@ from crosscoding.likelihoods.laws.base import Law
 from crosscoding.likelihoods.laws.normal import gauss_legendre
 
 _NARROW = 1e-6  # width below which the density is as good as constant
+_FAR = 1e-280  # F below which its logarithm is computed directly
+_LAGUERRE_NODES = 24  # right to 1e-12 where F < _FAR, where x < −35
+_NEWTON_STEPS = 12
 
 
 class TruncatedStudent(Law):
@@ -53,19 +61,19 @@ class TruncatedStudent(Law):
         return torch.where(self._open & (self._df <= 1), torch.nan, variance)
 
     def _moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and variance in units of the scale, by quadrature in θ, x = √ν tan θ."""
+        """Mean and variance in units of the scale, by quadrature in φ, x = −√ν / tan φ."""
         below, above, df = self._below.detach(), self._above.detach(), self._df
         nearest = torch.zeros_like(below).maximum(below).minimum(above)
         reach = ((df + nearest.square()) * (80 / (df + 1)).exp() - df).sqrt()  # e^(−40) is left
         ends = (below.maximum(-reach), above.minimum(reach))
-        start, end = ((bound / df.sqrt()).atan() for bound in ends)
+        start, end = (torch.atan2(df.sqrt(), -bound) for bound in ends)
         nodes, weights = gauss_legendre(df)
-        theta = start[..., None] + (end - start)[..., None] * nodes
-        log_density = (df[..., None] - 1) * theta.cos().clamp_min(1e-300).log()
+        phi = start[..., None] + (end - start)[..., None] * nodes
+        log_density = (df[..., None] - 1) * phi.sin().clamp_min(1e-300).log()
         log_density = log_density - log_density.amax(-1, keepdim=True)
         density = log_density.exp() * weights
         density = density / density.sum(-1, keepdim=True)
-        x = df.sqrt()[..., None] * theta.tan()
+        x = -df.sqrt()[..., None] / phi.tan()
         mean = (density * x).sum(-1)
         return mean, (density * (x - mean[..., None]).square()).sum(-1)
 
@@ -74,6 +82,10 @@ class TruncatedStudent(Law):
         lower, upper = (_cdf(self._df, bound) for bound in (self._below, self._above))
         level = lower + uniforms.double() * (upper - lower)
         x = _of_scipy("stdtrit", self._df, level)
+        far = ((upper < _FAR) & (self._above < 0)).expand(x.shape)
+        if bool(far.any()):
+            parts = (self._df, self._below, self._above, uniforms)
+            x[far] = _far_quantile(*(part.expand(x.shape)[far] for part in parts))
         x = x.maximum(self._below).minimum(self._above)
         drawn = self._location + self._sign * self._scale * x
         return drawn.maximum(self._low).minimum(self._high)
@@ -84,7 +96,12 @@ class _LogMass(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, below: Tensor, above: Tensor, df: Tensor) -> Tensor:
-        mass = (_cdf(df, above) - _cdf(df, below)).log()
+        upper = _cdf(df, above)
+        mass = (upper - _cdf(df, below)).log()
+        far = (upper < _FAR) & (above < 0)
+        if bool(far.any()):
+            low, high = (_log_tail(bound[far], df[far]) for bound in (below, above))
+            mass[far] = high + (-(low - high).exp()).log1p()
         narrow = (above - below) / (1 + below.abs()) < _NARROW
         by_density = _log_density(0.5 * (above + below), df) + (above - below).log()
         result = torch.where(narrow, by_density, mass)
@@ -109,6 +126,35 @@ class _LogMass(torch.autograd.Function):
 
 def _cdf(df: Tensor, x: Tensor) -> Tensor:
     return _of_scipy("stdtr", df, x)
+
+
+def _log_tail(x: Tensor, df: Tensor) -> Tensor:
+    """log F(x) for x far below 0, where F itself may underflow; −∞ at −∞."""
+    nodes, weights = np.polynomial.laguerre.laggauss(_LAGUERRE_NODES)
+    w, weights = (torch.from_numpy(part).to(x) for part in (nodes, weights))
+    finite = torch.where(x.isinf(), -1.0, x)
+    log_spread = (finite.abs() / df.sqrt()).square().log1p()  # log V / ν
+    shrunk = (-log_spread[..., None] - 2 * w / df[..., None]).exp()
+    integral = ((1 - shrunk).rsqrt() * weights).sum(-1)
+    found = _log_density(finite, df) + 0.5 * (log_spread - df.log()) + integral.log()
+    return torch.where(x.isinf(), -torch.inf, found)
+
+
+def _far_quantile(df: Tensor, below: Tensor, above: Tensor, uniforms: Tensor) -> Tensor:
+    """x with F(x) = F(below) + u (F(above) − F(below)) for bounds far below 0.
+
+    Newton's method on log F, which is nearly linear in log V, from the bound above.
+    """
+    low, high = (_log_tail(bound, df) for bound in (below, above))
+    share = uniforms.double()
+    wanted = high + (share + (1 - share) * (low - high).exp()).log()
+    spread = (above / df.sqrt()).square().log1p()  # log V / ν
+    for _ in range(_NEWTON_STEPS):
+        x = -(df * spread.expm1()).sqrt()
+        value = _log_tail(x, df)
+        slope = (_log_density(x, df) - value).exp() * df * spread.exp() / (2 * x)
+        spread = spread + (wanted - value) / slope
+    return -(df * spread.expm1()).sqrt()
 
 
 def _of_scipy(name: str, df: Tensor, x: Tensor) -> Tensor:

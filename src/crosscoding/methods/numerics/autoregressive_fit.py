@@ -115,6 +115,10 @@ class AutoregressiveFit:
         """The fits of some queries."""
         return AutoregressiveFit(self.weight[index])
 
+    def replaced(self, index: Tensor, other: "AutoregressiveFit") -> "AutoregressiveFit":
+        """These fits, but `other` for the queries with these indices."""
+        return AutoregressiveFit(self.weight.index_copy(0, index, other.weight))
+
 
 def _indicators(values: Tensor, num_values: int) -> Tensor:
     """Which places have which of the values 1 to K − 1: (B, S, D) -> (B, S, D, K − 1)."""

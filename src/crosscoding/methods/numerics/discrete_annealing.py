@@ -125,6 +125,7 @@ class DiscreteAnnealing:
         log_ratio: Tensor,
         reference: Reference | None = None,
         *,
+        most_decodes: Tensor | None = None,
         generator: Generator,
         report: Report,
     ) -> Particles:
@@ -135,11 +136,14 @@ class DiscreteAnnealing:
             draws: Draws of the reference, (N, B, D), with N a multiple of the number of islands.
             log_ratio: log p(z, x) / r(z) there, (N, B).
             reference: r; None: p(z).
+            most_decodes: Most evaluations of each query, (B,), after which it stops on its way;
+                None: no limit.
             generator: For all random numbers.
             report: Receives progress.
         """
         for_start, for_steps = spawn(generator, 2)
         state = _State.before(target, reference, self.num_islands)
+        most = torch.full_like(state.decodes, math.inf) if most_decodes is None else most_decodes
         chains = self._start(state, draws, log_ratio, generator=for_start)
         done = _nothing(state, (self.num_moves * self.num_chains, *chains.shape[1:]))
         for step in range(MAX_TEMPERATURES):
@@ -149,9 +153,11 @@ class DiscreteAnnealing:
             (for_step,) = spawn(for_steps, 1)
             z, log_ratio, log_joint = self._move(state, chains, generator=for_step)
             finished = state.temperature >= 1
-            if finished.any():
+            over = state.decodes + self.num_states > most[state.index]
+            if (finished | over).any():
                 _store(done, state, z, log_joint, finished)
-                left = ~finished
+                done.decodes[state.index] = state.decodes
+                left = ~finished & ~over
                 state, z, log_ratio = state.select(left), z[:, :, left], log_ratio[..., left]
             if len(state.index):
                 (for_step,) = spawn(for_steps, 1)

@@ -22,16 +22,17 @@ from crosscoding.random import spawn
 from crosscoding.target.discrete_target import DiscreteTarget
 
 _NUM_CHAINS, _NUM_MOVES = 64, 48
+LOOK_DECODES = float(2 * _NUM_CHAINS * _NUM_MOVES)  # decoder evaluations of a query
 _FIRST = 0.02  # the lowest temperature; they rise by equal factors
 _FIRST_COST = 1.0
 # Of looking at neighbours: rounds, states whose neighbours are looked at, and states that may join.
 _ROUNDS, _AT_ONCE, _MOST_ADDED = 3, 6, 256
-_BEYOND = math.log(20.0)  # log p(z, x) / q(z) p(x) above which a state is likelier than q allows
+BEYOND = math.log(20.0)  # log p(z, x) / q(z) p(x) above which a state is likelier than q allows
 
 
 @torch.no_grad()
-def looked(target: DiscreteTarget, *, generator: Generator) -> tuple[Tensor, Tensor, float]:
-    """Ends of the chains, (C, B, D), log p(z, x) there, (C, B), and the decodes of each query."""
+def looked(target: DiscreteTarget, *, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Ends of the chains, (C, B, D), and log p(z, x) there, (C, B)."""
     for_prior, for_moves = spawn(generator, 2)
     num = target.num_queries
     z = target.draw_prior(_NUM_CHAINS, generator=for_prior)[:, None].expand(-1, num, -1)
@@ -42,7 +43,7 @@ def looked(target: DiscreteTarget, *, generator: Generator) -> tuple[Tensor, Ten
         points = target.points(points.z, now)
         points, acceptance = moved(target, points, now, cost, generator=for_moves)
         cost = adapted(cost, acceptance)
-    return points.z, points.log_reference + points.log_ratio, float(2 * _NUM_CHAINS * _NUM_MOVES)
+    return points.z, points.log_reference + points.log_ratio
 
 
 @torch.no_grad()
@@ -60,7 +61,7 @@ def explored(
 
     def lacking(z: Tensor, log_joint: Tensor) -> Tensor:
         log_q = fit.log_density(target.prior.inputs_of(z))
-        return log_joint - log_q > log_evidence + _BEYOND
+        return log_joint - log_q > log_evidence + BEYOND
 
     missed = target.like.new_zeros(target.num_queries)
     new = lacking(known.z, known.log_joint)

@@ -12,7 +12,8 @@ from crosscoding.clock import UNLIMITED, OutOfTime
 from crosscoding.diagnostics import importance_ess, log_mean_exp, pareto_smooth
 from crosscoding.methods.numerics.autoregressive_fit import AutoregressiveFit
 from crosscoding.methods.numerics.discrete_annealing import DiscreteAnnealing, Particles
-from crosscoding.methods.numerics.discrete_look import explored, looked
+from crosscoding.methods.numerics.discrete_look import LOOK_DECODES, explored, looked
+from crosscoding.methods.numerics.discrete_strays import STRAY_DECODES, fitted
 from crosscoding.methods.numerics.known_states import KnownStates, Stratified
 from crosscoding.methods.numerics.resampling import systematic, taken
 from crosscoding.progress import Report
@@ -40,7 +41,7 @@ _CONTRADICTION = 3.0  # errors by which another stage's log p(x) may be higher
 _MOST_DISAGREEMENT = 0.25  # nats between islands above which they count as no search for modes
 _OF_PRIOR, _MOST_KNOWN = 512, 1024  # draws of the prior, and states of all, that S is chosen from
 _STAGES = ("prior", "anneal", "look", "refine", "bridge")
-_STREAMS = (*_STAGES, "refine again")
+_STREAMS = (*_STAGES, "refine again", "strays")
 
 
 _States = tuple[Tensor, Tensor]
@@ -116,18 +117,26 @@ class DiscreteSearch:
         self._record("prior", rows, start, 0.0)
 
     def _particles(self, rows: Tensor, streams: dict[str, Generator]) -> None:
-        planned = _TEMPERATURES * _ANNEAL.num_states
-        if planned > self._most:
+        if _TEMPERATURES * _ANNEAL.num_states > self._most:
             self._finished[rows] = False
             return
+        particles = self._anneal(self._target.select(rows), rows, streams["anneal"])
+        fits = self._target.latent_dim * (self._target.prior.num_values - 1) <= _MOST_FEATURES
+        planned = LOOK_DECODES + (STRAY_DECODES + _FIRST_DRAWS if fits else 0)
+        some = (planned <= self._left(rows)).nonzero()[:, 0]
+        self._finished[rows] = False
+        rows, particles = rows[some], particles.select(some)
+        if not len(rows):
+            return
+        self._finished[rows] = True
         target = self._target.select(rows)
-        particles = self._anneal(target, rows, streams["anneal"])
         found = [self._likeliest_prior_draws(rows), _states(particles)]
         found.append(self._look(target, rows, streams["look"]))
-        if target.latent_dim * (target.prior.num_values - 1) > _MOST_FEATURES:
+        if not fits:
             self._anneal_more(target, rows, streams["bridge"])
             return
-        fit = AutoregressiveFit.to(*particles.weighted(), target.prior.num_values)
+        fit, strays = self._fitted(target, rows, particles, streams["strays"])
+        found.append(strays)
         found.append(self._refine(target, rows, fit, _together(found), streams["refine"]))
         some = self._affordable(rows, 4 * _BRIDGE.num_states + _MOST_DRAWS)
         if not len(some):
@@ -144,25 +153,20 @@ class DiscreteSearch:
         some = self._affordable(rows, _TEMPERATURES * _MORE.num_states)
         if not len(some):
             return
-        start, rows = time.perf_counter(), rows[some]
-        z = self._draws_of_prior[:, None].expand(-1, len(rows), -1)
-        particles = _MORE.run(
-            target.select(some),
-            z,
-            self._prior_log_likelihood[:, rows],
-            generator=generator,
-            report=self._report,
-        )
-        self._offer(rows, self._of_particles(particles, target, generator))
-        self._record("bridge", rows, start, particles.decodes)
+        target, rows = target.select(some), rows[some]
+        self._anneal(target, rows, generator, _MORE, "bridge")
 
     def _affordable(self, rows: Tensor, decodes: int) -> Tensor:
         """Which of the rows are open and can afford so many decodes; others are not finished."""
         left = self._grades()[rows] > 0
-        spent = sum(stage.decodes[rows] for stage in self._trace.values())
-        affordable = spent + decodes <= self._most
+        affordable = decodes <= self._left(rows)
         self._finished[rows[left & ~affordable]] = False
         return (left & affordable).nonzero()[:, 0]
+
+    def _left(self, rows: Tensor) -> Tensor:
+        """Evaluations that queries may still take, (B,)."""
+        spent = torch.stack([stage.decodes[rows] for stage in self._trace.values()]).sum(0)
+        return self._most - spent
 
     def _likeliest_prior_draws(self, rows: Tensor) -> _States:
         draws, log_likelihood = self._draws_of_prior, self._prior_log_likelihood[:, rows]
@@ -170,21 +174,44 @@ class DiscreteSearch:
         most, place = log_joint.topk(min(_OF_PRIOR, len(draws)), dim=0)
         return draws[place], most
 
-    def _anneal(self, target: DiscreteTarget, rows: Tensor, generator: Generator) -> Particles:
+    def _anneal(
+        self,
+        target: DiscreteTarget,
+        rows: Tensor,
+        generator: Generator,
+        settings: DiscreteAnnealing = _ANNEAL,
+        name: str = "anneal",
+    ) -> Particles:
         start = time.perf_counter()
         z = self._draws_of_prior[:, None].expand(-1, len(rows), -1)
-        particles = _ANNEAL.run(
-            target, z, self._prior_log_likelihood[:, rows], generator=generator, report=self._report
+        particles = settings.run(
+            target,
+            z,
+            self._prior_log_likelihood[:, rows],
+            most_decodes=self._left(rows),
+            generator=generator,
+            report=self._report,
         )
         self._offer(rows, self._of_particles(particles, target, generator))
-        self._record("anneal", rows, start, particles.decodes)
+        self._record(name, rows, start, particles.decodes)
         return particles
 
     def _look(self, target: DiscreteTarget, rows: Tensor, generator: Generator) -> _States:
         start = time.perf_counter()
-        z, log_joint, decodes = looked(target, generator=generator)
-        self._record("look", rows, start, decodes)
+        z, log_joint = looked(target, generator=generator)
+        self._record("look", rows, start, LOOK_DECODES)
         return z, log_joint
+
+    def _fitted(
+        self, target: DiscreteTarget, rows: Tensor, particles: Particles, generator: Generator
+    ) -> tuple[AutoregressiveFit, _States]:
+        """A fit to particles and to strays, if there are any; and these."""
+        start = time.perf_counter()
+        draws = self._draws_of_prior, self._prior_log_likelihood[:, rows]
+        log_evidence, _ = particles.log_evidence
+        result = fitted(target, particles.weighted(), log_evidence, draws, generator=generator)
+        self._record("look", rows, start, STRAY_DECODES)
+        return result
 
     def _refine(
         self,
@@ -235,7 +262,13 @@ class DiscreteSearch:
         z, _, log_ratio = _drawn(target, fit, _FIRST_DRAWS, generator)
         order = torch.randperm(len(z), generator=generator, device=generator.device).to(z.device)
         particles = _BRIDGE.run(
-            target, z[order], log_ratio[order], fit, generator=generator, report=self._report
+            target,
+            z[order],
+            log_ratio[order],
+            fit,
+            most_decodes=self._left(rows) - _FIRST_DRAWS,
+            generator=generator,
+            report=self._report,
         )
         self._offer(rows, self._of_particles(particles, target, generator))
         self._record("bridge", rows, start, particles.decodes + _FIRST_DRAWS)

@@ -9,7 +9,7 @@ help:
 	@echo "make demo       complete a real digit with every method; writes pictures and a table to $(OUT)"
 	@echo "make test       run the quick tests"
 	@echo "make test-all   run all tests; CROSSCODING_DATA and CROSSCODING_MODELS add those on real data"
-	@echo "make adapters   test the adapters for diffusers, pythae and ONNX, in their own environment"
+	@echo "make adapters   test the adapters on the libraries themselves, in environments of their own"
 	@echo "make reproduce  draw the paper's figures from small runs, in minutes, into out/reproduce"
 	@echo "make bench      run the next three, in this order (hours, the first time)"
 	@echo "make speed      measure the speed of the paper's methods"
@@ -20,14 +20,17 @@ help:
 
 setup: .venv/ready
 
-.venv/ready: requirements.lock pyproject.toml
+COMPANIONS := crosscoding-faces/pyproject.toml crosscoding-families/pyproject.toml
+
+.venv/ready: requirements.lock pyproject.toml $(COMPANIONS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "crosscoding needs Python 3.11 or later; choose one with make PYTHON=python3.12"; exit 1; }
 	@echo "Setting up .venv from requirements.lock (once; torch is large) ..."
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
-		--no-build-isolation --editable . --editable crosscoding-faces
+		--no-build-isolation --editable . --editable crosscoding-faces \
+		--editable crosscoding-families
 	@touch $@
 
 demo: setup
@@ -51,16 +54,29 @@ test-all: setup
 
 ADAPTERS := .venv-adapters
 
-adapters: $(ADAPTERS)/ready
+# SDV and scvi-tools have environments of their own, as SDV needs pandas 2.
+adapters: $(ADAPTERS)/ready .venv-sdv/ready .venv-scvi/ready
 	@$(ADAPTERS)/bin/python -m pytest tests/adapters
+	@.venv-sdv/bin/python -m pytest $(addprefix tests/adapters/test_,ctgan.py sdv.py docs.py)
+	@.venv-scvi/bin/python -m pytest $(addprefix tests/adapters/test_,scvi.py docs.py)
 
-$(ADAPTERS)/ready: requirements.lock requirements-adapters.lock pyproject.toml
+$(ADAPTERS)/ready: requirements.lock requirements-adapters.lock pyproject.toml $(COMPANIONS)
 	@echo "Setting up $(ADAPTERS) from requirements.lock and requirements-adapters.lock (once) ..."
 	@test -x $(ADAPTERS)/bin/python || $(PYTHON) -m venv $(ADAPTERS)
 	@$(ADAPTERS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(ADAPTERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		-r requirements-adapters.lock
 	@$(ADAPTERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--no-build-isolation --editable . --editable crosscoding-faces \
+		--editable crosscoding-families
+	@touch $@
+
+.venv-%/ready: requirements-%.lock pyproject.toml
+	@echo "Setting up .venv-$* from requirements-$*.lock (once) ..."
+	@test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		-r requirements-$*.lock
+	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		--no-build-isolation --editable . --editable crosscoding-faces
 	@touch $@
 

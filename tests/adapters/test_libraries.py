@@ -6,14 +6,24 @@ from types import ModuleType
 import pytest
 from torch import nn
 
-from crosscoding.adapters import from_diffusers, from_onnx, from_pythae
+from crosscoding.adapters import (
+    from_ctgan,
+    from_diffusers,
+    from_onnx,
+    from_pythae,
+    from_scvi,
+    from_sdv,
+)
 from crosscoding.adapters.libraries import library
 from crosscoding.likelihoods import Gaussian
 
 CALLS = {
+    "ctgan": lambda path: from_ctgan(nn.Linear(2, 3)),
     "diffusers": lambda path: from_diffusers(nn.Linear(2, 3), 8),
     "onnx": lambda path: from_onnx(path / "decoder.onnx", Gaussian(0.1)),
     "pythae": lambda path: from_pythae(nn.Linear(2, 3)),
+    "scvi": lambda path: from_scvi(nn.Linear(2, 3)),
+    "sdv": lambda path: from_sdv(nn.Linear(2, 3)),
 }
 
 

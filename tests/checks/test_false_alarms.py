@@ -4,11 +4,12 @@ import pytest
 
 import crosscoding as cc
 from crosscoding.zoo.training.data import load_digits, load_pictures, scaled
+from crosscoding.zoo.training.recipe import RECIPES
 
 
 @pytest.mark.parametrize(
     ("name", "with_encoder"),
-    [(name, True) for name in cc.zoo.names()] + [("mnist-2d", False), ("mnist-20d", False)],
+    [(name, True) for name in RECIPES] + [("mnist-2d", False), ("mnist-20d", False)],
 )
 @pytest.mark.slow
 def test_no_model_of_the_zoo_raises_a_false_alarm(name, with_encoder, data_folder):

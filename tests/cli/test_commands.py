@@ -17,6 +17,8 @@ from crosscoding.crosscoders import Gaussian
 from crosscoding.methods import HMC, Rejection, Variational
 from crosscoding.persistence import folder
 from crosscoding.zoo.training import recipe as recipes
+from crosscoding.zoo.training.families.discrete import BinaryPairs
+from crosscoding.zoo.training.families.recipes import FAMILIES, FamilyRecipe
 from crosscoding.zoo.training.recipe import DigitRecipe, FaceRecipe
 
 
@@ -62,7 +64,8 @@ def test_check_takes_the_folder_of_a_model(tmp_path):
         (
             *("mnist-2", None),
             "expected a folder of a model, or a model among anime-64d, celeba-100d, mnist-20d, "
-            "mnist-2d, got 'mnist-2'; did you mean 'mnist-2d'?",
+            "mnist-2d, mnist-dvae, mnist-iaf, mnist-iwae, mnist-ladder, mnist-planar, mnist-vqvae, "
+            "got 'mnist-2'; did you mean 'mnist-2d'?",
         ),
         ("file.txt", None, "expected a model's name or a folder written by vae.save"),
         (".", None, "description.json"),
@@ -142,6 +145,21 @@ def test_train_writes_a_model_its_card_and_pictures(tmp_path, monkeypatch, tiny)
     for name in ("prior", "reconstructions"):
         assert pixels(out / f"tiny-{name}.png").shape[:2] == (side, side)
     assert "wrote the model to" in run(*words).stdout
+
+
+def test_train_trains_a_family(tmp_path, monkeypatch):
+    monkeypatch.setattr("crosscoding.zoo.training.families.publishing._NUM_WEIGHTS", 100)
+    tiny_digits(tmp_path)
+    family = FamilyRecipe(
+        about="tiny", make=lambda: BinaryPairs((2, 3), (4,), (4,), num_draws=2), epochs=1
+    )
+    monkeypatch.setitem(FAMILIES, "tiny", family)
+    words = ("train", "tiny", "--data", tmp_path, "--out", tmp_path / "out")
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    assert "tiny-prior.png" in result.stdout
+    assert pixels(tmp_path / "out" / "tiny-prior.png").shape[:2] == (604, 604)
+    assert cc.load_vae(tmp_path / "out" / "tiny").prior.latent_dim == 5
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import json
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from PIL import Image
 
 import crosscoding as cc
 from crosscoding import methods as registry
+from crosscoding.cli.data_doubts import doubts
 from crosscoding.likelihoods import (
     Bernoulli,
     BetaBinomial,
@@ -260,6 +262,20 @@ def test_unreliable_answers_come_with_what_check_finds_in_the_data(num):
     assert "scale the data as in training" in " ".join(
         condition(pd.DataFrame(1000 * rows + 300).to_csv(index=False)).stdout.split()
     )
+
+
+def test_models_with_discrete_latents_come_without_doubts():
+    """The checks take continuous latents only, also where an answer is not trusted."""
+    prior = cc.priors.Bernoulli(torch.zeros(2))
+    decoder = torch.nn.Linear(2, 3)
+    vae = cc.VAE(decoder, 2, Gaussian(0.1), prior=prior)
+    unreliable = SimpleNamespace(on=lambda purpose: SimpleNamespace(label="unreliable"))
+    posterior = SimpleNamespace(verdicts=[unreliable])
+    values, mask = torch.zeros(1, 3), torch.ones(1, 3, dtype=torch.bool)
+    answers = SimpleNamespace(
+        vae=vae, posterior=posterior, values=values, mask=mask, completions=values[None]
+    )
+    assert doubts(answers) == []
 
 
 def test_trusted_answers_come_without_doubts():

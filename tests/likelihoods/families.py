@@ -22,10 +22,12 @@ from crosscoding.likelihoods import (
     Likelihood,
     LogNormal,
     Mixed,
+    Mixture,
     NegativeBinomial,
     Ordinal,
     Poisson,
     StudentT,
+    ZeroInflated,
 )
 
 E = 6
@@ -47,12 +49,14 @@ class Family:
         params: Makes parameters that a decoder could output from normal noise (*shape, E, P).
         log_prob: The reference log p of params and values, in double.
         rule: The values and weights to sum over, given params.
+        fisher_error: How far the Fisher matrix may be from the sum over the values, relatively.
     """
 
     likelihood: Likelihood
     params: Callable[[Tensor], Tensor]
     log_prob: Callable[[Tensor, Tensor], Tensor]
     rule: Callable[[Tensor], Rule]
+    fisher_error: float = 1e-5
 
     def decoded(self, *shape: int, seed: int = 1) -> Tensor:
         """Parameters, shape (*shape, E, *param_shape)."""
@@ -184,6 +188,38 @@ def beta_binomial(total: float | Tensor, concentration: float | None):
         return by_scipy(scipy.stats.betabinom.logpmf, *parts)
 
     return log_prob
+
+
+def inflated(log_prob: Callable[[Tensor, Tensor], Tensor]):
+    """The definition, with p and not log p."""
+
+    def log_prob_of(params: Tensor, values: Tensor) -> Tensor:
+        extra = params[..., 0].sigmoid()
+        mass = (1 - extra) * log_prob(params[..., 1:], values).exp()
+        return (mass + extra * (values == 0)).log()
+
+    return log_prob_of
+
+
+def mixture(make: Callable[..., distributions.Distribution], num: int):
+    """torch's mixture of num distributions, made of their parameters (..., num)."""
+
+    def log_prob(params: Tensor, values: Tensor) -> Tensor:
+        logits, *parts = params.unflatten(-1, (-1, num)).unbind(-2)
+        weights = distributions.Categorical(logits=logits)
+        return distributions.MixtureSameFamily(weights, make(*parts)).log_prob(values)
+
+    return log_prob
+
+
+def of_mixture(*scales: int) -> Callable[[Tensor], Tensor]:
+    """Parameters of a mixture from noise, the groups of numbers at `scales` made positive."""
+
+    def params(noise: Tensor) -> Tensor:
+        parts = torch.stack([noise, noise.roll(1, -1) * 1.5, 0.4 + 0.5 * noise.sin().abs()], -2)
+        return parts[..., : 2 + len(scales), :].flatten(-2)
+
+    return params
 
 
 def torch_log_prob(make: Callable[[Tensor], distributions.Distribution]):
@@ -333,6 +369,49 @@ FAMILIES = {
         single,
         logistic_mass(64, -1.0, 1.0, 0.05),
         grid(64, -1.0, 1.0),
+    ),
+}
+
+
+FAMILIES |= {
+    "zero-inflated Poisson": Family(
+        ZeroInflated(Poisson()),
+        lambda noise: torch.stack([noise[..., 0], 1 + 0.5 * noise[..., 1]], -1),
+        inflated(lambda p, t: distributions.Poisson(p[..., 0].exp()).log_prob(t)),
+        lambda p: counts(200)(first(p)),
+    ),
+    "zero-inflated negative binomial of tensor": Family(
+        ZeroInflated(NegativeBinomial(SPREAD)),
+        lambda noise: noise,
+        inflated(lambda p, t: negative_binomial(SPREAD)(p[..., 0], t)),
+        lambda p: counts(1500)(first(p)),
+    ),
+    "zero-inflated negative binomial of decoded total": Family(
+        ZeroInflated(NegativeBinomial(None)),
+        lambda noise: torch.cat([noise[..., :1], pair(noise[..., 1:])], -1),
+        inflated(negative_binomial(None)),
+        lambda p: counts(1500)(first(p)),
+    ),
+    "mixture of Gaussians": Family(
+        Mixture(Gaussian(None), 3),
+        lambda noise: of_mixture(1)(noise[..., :3]),
+        mixture(distributions.Normal, 3),
+        lambda p: line(p[..., 3], p[..., 6]),
+        fisher_error=0.01,
+    ),
+    "mixture of Gaussians of tensor scale": Family(
+        Mixture(Gaussian(SPREAD), 2),
+        lambda noise: torch.cat([noise[..., :1], noise[..., 1:]], -1),
+        lambda p, t: mixture(lambda m: distributions.Normal(m, SPREAD[:, None]), 2)(p, t),
+        lambda p: line(p[..., 2], SPREAD),
+        fisher_error=0.01,
+    ),
+    "mixture of negative binomials": Family(
+        Mixture(NegativeBinomial(None), 2),
+        lambda noise: torch.cat([noise[..., :4], 0.1 + noise[..., 4:].abs()], -1),
+        mixture(lambda logits, r: distributions.NegativeBinomial(r, logits=logits), 2),
+        lambda p: counts(1500)(first(p)),
+        fisher_error=0.01,
     ),
 }
 

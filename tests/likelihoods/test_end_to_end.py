@@ -111,7 +111,7 @@ def test_a_model_that_is_saved_is_the_same_model(name):
     num = max(sum(likelihood.param_shape), 1)
     linear = nn.Linear(LATENT, E * num)
     nn.init.zeros_(linear.weight)
-    bias = torch.tensor([0.2, 0.6, 1.1, 1.5][:num]).repeat(E)
+    bias = torch.tensor([0.2, 0.6, 1.1, 1.5]).repeat(num)[:num].repeat(E)
     linear.bias = nn.Parameter(bias)
     shape = (E, *likelihood.param_shape)
     vae = cc.VAE(nn.Sequential(linear, nn.Unflatten(1, shape)), LATENT, likelihood)

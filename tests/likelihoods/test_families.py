@@ -77,7 +77,7 @@ def test_fisher_is_the_expected_product_of_scores(name):
     family = FAMILIES[name]
     params = family.decoded(3)
     expected = expectation(family, params, lambda values: squared_scores(family, params, values))
-    check_fisher(family.likelihood, params, expected, rtol=1e-5)
+    check_fisher(family.likelihood, params, expected, rtol=family.fisher_error)
 
 
 def squared_scores(family: Family, params: Tensor, values: Tensor) -> Tensor:

@@ -243,7 +243,7 @@ def test_advice_can_be_given_in_other_words():
     assert verdict.advice_in(words).endswith("chains or particles")
 
 
-@pytest.mark.parametrize("method", ["Auto", "HMC", "TemperedSMC", "Grid"])
+@pytest.mark.parametrize("method", ["Auto", "HMC", "TemperedSMC", "Grid", "Discrete"])
 def test_advice_on_models_names_every_call_by_its_key(method):
     """Otherwise the command line would show calls of Python."""
     words = dict.fromkeys(IN_PYTHON, "something")
@@ -274,6 +274,12 @@ def test_advice_does_not_lead_in_a_circle(changed, density_dim):
     assert "Auto" not in named("Auto")
     last = named("Auto") | {"TemperedSMC", "Grid"}
     assert not any("Auto" in named(method) for method in last - {"HMC"})
+
+
+@pytest.mark.parametrize("changed", EFFORT, ids=str)
+def test_advice_on_discrete_latents_names_no_method_that_refuses_them(changed):
+    (verdict,) = figures(**changed).verdicts("Discrete")
+    assert verdict.advice == "compare it with the answer by another seed, or observe more elements"
 
 
 @pytest.mark.parametrize("method", ["Auto", "TemperedSMC"])

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.checks import data as data_checks
-from crosscoding.checks import decoder, expected_cost, latent_space, units
+from crosscoding.checks import decoder, expected_cost, latent_space, own_likelihood, units
 from crosscoding.checks.column_baseline import FEWEST
 from crosscoding.checks.subject import Subject
 from crosscoding.isolation import isolated
@@ -32,6 +32,7 @@ _OF_OUTPUT: dict[str, Check] = {"output": decoder.output, "repeatability": decod
 _OF_DECODER: dict[str, Check] = {
     "batch norm": decoder.batch_norm,
     "far out": decoder.far_out,
+    "likelihood": own_likelihood.likelihood,
     "gradients": decoder.gradients,
     "latent": latent_space.use,
 }

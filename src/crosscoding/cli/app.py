@@ -296,7 +296,8 @@ def train(
 ) -> None:
     """Train a model of the zoo from scratch. An interrupted run resumes where it stopped.
 
-    Writes the model's folder, and beside it pictures of prior draws and reconstructions.
+    Writes the model's folder, and beside it pictures of prior draws and, where the model keeps its
+    encoder, of reconstructions.
 
     Example: crosscoding train mnist-2d --data ~/data --out out/mnist-2d
     """

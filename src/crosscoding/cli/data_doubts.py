@@ -5,6 +5,7 @@ import torch
 from crosscoding.checks import check_data
 from crosscoding.cli.answer_files import PURPOSE, Answers
 from crosscoding.model.check_report import STATUSES
+from crosscoding.priors import DiscretePrior
 
 _MANY = 0.5  # share of answers that must fail for the data to be suspected
 
@@ -13,9 +14,11 @@ def doubts(answers: Answers) -> list[dict[str, str]]:
     """The most severe findings of the data checks, if they are warnings or errors.
 
     The checks need complete data, so each datum is completed by one draw. Nothing is checked if
-    most answers are trusted; if less than half are unreliable, only the quick checks of
-    units and counts are run.
+    most answers are trusted, or if latents are discrete, which the checks do not take; if less than
+    half are unreliable, only the quick checks of units and counts are run.
     """
+    if isinstance(answers.vae.prior, DiscretePrior):
+        return []
     labels = [verdict.on(PURPOSE).label for verdict in answers.posterior.verdicts]
     if labels.count("trusted") > (1 - _MANY) * len(labels):
         return []

@@ -183,7 +183,11 @@ class Column:
     def rounded(self, values: np.ndarray) -> np.ndarray:
         """Values in the column's units, rounded to multiples of its step."""
         step = 1.0 if self.kind == "count" else self.step
-        return values if step is None else np.rint(values / step) * step
+        if step is None:
+            return values
+        if step < 1:  # tenths are divided, as 0.1 has no exact float
+            return np.rint(values / step) / np.rint(1 / step)
+        return np.rint(values / step) * step
 
     def __str__(self) -> str:
         words = {

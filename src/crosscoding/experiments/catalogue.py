@@ -11,6 +11,7 @@ from crosscoding.experiments.figures import (
     face_completions,
     face_scores,
     face_seconds,
+    families,
     hmc_acceptance,
     mixture_without_vae,
     one_digit,
@@ -36,6 +37,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         cvae_comparison.CVAE,
         convergence.VARIANCE,
         face_seconds.SECONDS,
+        families.FAMILIES_ON_DIGITS,
         table.CLAIMS_TABLE,
     )
 }

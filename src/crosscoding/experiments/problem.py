@@ -1,6 +1,7 @@
 """A batch of queries, and a method's answer to it as a part of an experiment."""
 
 import hashlib
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,25 +50,30 @@ def answer(context: Context, problem: Problem, name: str, method: Method) -> Res
         name: Label of the method.
         method: The method with its settings.
     Returns:
-        Numbers: label, method, seconds, device, bound, and lists over the queries: c_elbo,
-        c_elbo_error, log_evidence, log_evidence_error and query_log_prob in nats, ess, pareto_k,
-        verdict, and the method's own `stats`. Tensors: draws (num_draws, num_queries, latent) as
+        Numbers: label, method, seconds, processor_seconds, device, bound, and lists over the
+        queries: decodes if the method counts them, c_elbo, c_elbo_error, log_evidence,
+        log_evidence_error and query_log_prob in nats, ess, pareto_k, verdict, and the method's own
+        `stats`. Tensors: draws (num_draws, num_queries, latent) as
         the method keeps them; those of NG lack the weights with which its log p(y|x) is computed.
         If the method gave up, the numbers are label, method and `failed`, the reason.
     """
     settings = {"method": method, **problem.settings}
 
     def work() -> Result:
+        start = time.process_time()
         try:
             posterior = condition(
                 problem.vae, problem.evidence, method, seed=context.seed, report=context.report
             )
         except BudgetError as error:
             return Result({"label": name, "method": repr(method), "failed": str(error)})
+        took = time.process_time() - start
         numbers = {
             "label": name,
             "method": repr(method),
             "seconds": posterior.seconds,
+            "processor_seconds": took,
+            "decodes": sum(stage.decodes for stage in posterior.trace) if posterior.trace else None,
             "device": problem.vae.device.type,
             "bound": posterior.bound,
             "c_elbo": posterior.c_elbo,
@@ -97,9 +103,10 @@ def column(numbers: dict[str, Any], name: str) -> NDArray[np.floating]:
 
 
 def digest(vae: VAE) -> str:
-    """Twelve hexadecimal digits that identify a model's weights and likelihood."""
+    """Twelve hexadecimal digits that identify a model's weights, prior and likelihood."""
     content = hashlib.sha256(repr(vae.likelihood).encode())
-    for name, tensor in sorted(vae.decoder.state_dict().items()):
+    weights = sorted(vae.decoder.state_dict().items()) + sorted(vae.prior.state_dict().items())
+    for name, tensor in weights:
         content.update(name.encode())
         content.update(tensor.cpu().contiguous().numpy().tobytes())
     return content.hexdigest()[:12]

@@ -8,6 +8,8 @@ from crosscoding.likelihoods.counts import BetaBinomial, NegativeBinomial, Poiss
 from crosscoding.likelihoods.discretized_logistic import DiscretizedLogistic
 from crosscoding.likelihoods.log_normal import LogNormal
 from crosscoding.likelihoods.mixed import Mixed
+from crosscoding.likelihoods.mixture import Mixture
+from crosscoding.likelihoods.zero_inflated import ZeroInflated
 
 __all__ = [
     "Bernoulli",
@@ -20,10 +22,12 @@ __all__ = [
     "Likelihood",
     "LogNormal",
     "Mixed",
+    "Mixture",
     "NegativeBinomial",
     "Ordinal",
     "Poisson",
     "StudentT",
+    "ZeroInflated",
 ]
 
 

@@ -137,12 +137,8 @@ class Likelihood(ElementLayout, ABC):
             params: Parameters, shape (*sample, E, *param_shape).
             values: Shape (K,), or a shape that broadcasts with (*sample, E, K).
         """
-        settings = {
-            name: value.unsqueeze(value.ndim - self.per_element[name])
-            for name, value in self._tensors().items()
-        }
         params = params.unsqueeze(params.ndim - len(self.param_shape))
-        return self._with(settings).log_prob(params, values)
+        return self.with_dimension().log_prob(params, values)
 
     # ---- parameters that are invalid or rounded too coarsely -------------------------------------
 

@@ -3,7 +3,7 @@
 F = Σ_k p(k) s(k) s(k)ᵀ,   s(k) = ∇ log p(k), the gradient in the parameters
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -31,25 +31,28 @@ def expected_products(
         last: Largest count; broadcasts to (*sample, E).
         centre, reach: centre ± reach holds nearly all of p outside the ends, shape (*sample, E).
     """
-    low = (centre - reach).floor().clamp_min(_ENDS)
-    num = ((centre + reach).ceil().minimum(last - _ENDS) - low + 1).clamp_min(0)
-    many = num > _NODES
     total, sums = torch.zeros_like(centre), [torch.zeros_like(centre) for _ in range(3)]
-
-    def add(k: Tensor, weight: Tensor | float) -> None:
-        nonlocal total
+    for k, weight in count_nodes(last, centre, reach):
         mass = log_prob(k).exp() * weight
         first, second = scores(k)
         total = total + mass
         for index, product in enumerate((first * first, first * second, second * second)):
             sums[index] = sums[index] + mass * product
+    first, mixed, second = (product / total for product in sums)
+    return first, mixed, second
 
+
+def count_nodes(last: Tensor, centre: Tensor, reach: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The counts that `expected_products` takes, and their weights, each of shape (*sample, E)."""
+    low = (centre - reach).floor().clamp_min(_ENDS)
+    num = ((centre + reach).ceil().minimum(last - _ENDS) - low + 1).clamp_min(0)
+    many = num > _NODES
     last = last.expand_as(centre)
     half = (last / 2).floor()
     for step in range(_ENDS):
         k = torch.full_like(centre, float(step)).minimum(last)
-        add(k, (step <= half).to(k))
-        add(last - k, (last - step > half).to(k))
+        yield k, (step <= half).to(k)
+        yield last - k, (last - step > half).to(k)
     for node in range(_NODES):
         inside = node < num
         if not inside.any():
@@ -57,6 +60,4 @@ def expected_products(
         x = (node + 0.5) / _NODES
         between = (low - 0.5 + num * x**2 * (3 - 2 * x)).maximum(low)
         weight = torch.where(many, num * (6 * x * (1 - x) / _NODES), inside.to(num))
-        add(torch.where(inside, torch.where(many, between, low + node), 0.0), weight)
-    first, mixed, second = (product / total for product in sums)
-    return first, mixed, second
+        yield torch.where(inside, torch.where(many, between, low + node), 0.0), weight

@@ -174,6 +174,15 @@ class ElementLayout:
         """The result of `of_elements` for the first `num` of its elements."""
         return self._with({name: value[:, :num] for name, value in self._tensors().items()})
 
+    def with_dimension(self) -> Self:
+        """The same likelihood for several values or parameters of each element, (*shape, E, K)."""
+        return self._with(
+            {
+                name: value.unsqueeze(value.ndim - self.per_element[name])
+                for name, value in self._tensors().items()
+            }
+        )
+
     def _tensors(self) -> dict[str, Tensor]:
         """The settings that are tensors, by name."""
         settings = {name: getattr(self, name) for name in self.per_element}

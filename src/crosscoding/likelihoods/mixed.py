@@ -183,8 +183,10 @@ class Mixed(Likelihood):
     # ---- parameters that are invalid or rounded too coarsely -------------------------------------
 
     def allowed(self, params: Tensor) -> Tensor:
-        pieces = params.movedim(self.dim, -1).split(self._outputs, -1)
-        found = [part.allowed(own) for (part, _), own in zip(self.pairs, pieces, strict=True)]
+        found = [
+            part.allowed(own).flatten(own.ndim - 1 - len(part.param_shape))
+            for part, own in self._own_params(params)
+        ]
         return torch.cat(found, -1).movedim(-1, self.dim)
 
     def valid(self, params: Tensor) -> Tensor:

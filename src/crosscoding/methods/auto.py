@@ -6,8 +6,11 @@
     locate  latent ≤ 3: what `bank` does in more dimensions, where the grid has not answered
     fit     very many dimensions, or a large decoder: a Gaussian at one mode, narrow in as many
             directions as are affordable (`low_rank_fit`); no other stage follows
+    modes   climbs from the bank; where all end in one mode, draws of its Gaussian
     anneal  a few particles go from the prior to p(z|x). Rounds of draws follow, from proposals
             fitted to the particles, to modes that climbs find and to earlier draws (`drawing`)
+    narrow  32 dimensions or more, few of them narrow: along these, Laplace's approximation at each
+            draw from the others (`partial_laplace`)
     climb   instead, where p(z|x) is too narrow to anneal to: Gauss–Newton from many points, then a
             proposal from the modes found, and where that is poor the best Gaussian
     anneal more   the same as `anneal`, with more particles and draws
@@ -41,6 +44,7 @@ from crosscoding.methods.base import Method, Report, silent
 from crosscoding.methods.cascade.best_so_far import BestSoFar
 from crosscoding.methods.cascade.budget import FAR_FROM_PRIOR, Budget
 from crosscoding.methods.cascade.closed_form import NUM_DECODED, closed_form, has_closed_form
+from crosscoding.methods.cascade.narrow_stage import NARROW_DIM
 from crosscoding.methods.cascade.stages import GRID_DIM, Stages
 from crosscoding.methods.discrete import Discrete
 from crosscoding.methods.numerics.covering_reference import covered
@@ -91,6 +95,7 @@ _STAGES = (
     _Stage("fit", 0.35, lambda run: run.is_large & ~run.is_settled, lambda s: s.fit),
     _Stage("modes", 0.45, lambda run: run.is_near & ~run.is_settled, lambda s: s.climbs.search),
     _Stage("anneal", 0.6, lambda run: run.is_near & ~run.is_settled, lambda s: s.anneal),
+    _Stage("narrow", 0.65, lambda run: run.has_prior & ~run.is_settled, lambda s: s.narrow),
     _Stage("climb", 0.7, lambda run: run.is_far & ~run.is_settled, lambda s: s.climbs.climb),
     _Stage("anneal more", 0.8, lambda run: run.is_near & ~run.is_settled, lambda s: s.anneal_more),
     _Stage("bridge", 0.85, lambda run: run.has_bridge & ~run.is_settled, lambda s: s.bridge),
@@ -284,6 +289,13 @@ class _Cascade:
     def is_large(self) -> Tensor:
         """Which queries can afford nothing but `fit`: all or none."""
         return torch.full_like(self.is_settled, self._budget.low_rank and not self._only_bridge)
+
+    @property
+    def has_prior(self) -> Tensor:
+        """Which queries may be narrow in few of many directions, where others have the prior."""
+        return (
+            self._is_usual & self._target.ends_with_prior & (self._target.latent_dim >= NARROW_DIM)
+        )
 
     @property
     def is_near(self) -> Tensor:

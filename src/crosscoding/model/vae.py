@@ -23,6 +23,7 @@ from crosscoding.model.files import Savable, some_outputs
 from crosscoding.model.last_layer import find_head
 from crosscoding.model.matching import check_matches
 from crosscoding.model.parts import Model
+from crosscoding.model.rows import Rows
 from crosscoding.model.tabular import checked_table, of_frame
 from crosscoding.model.trial import frozen_copy
 from crosscoding.model.tried_prior import NUM_PROBES, prior_probes, tried_prior
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class VAE(Savable):
+class VAE(Savable, Rows):
     """A trained generative model p(z) p(t|z): z from the prior, then t from the decoder.
 
     The decoder is copied, put in eval mode, and its weights are frozen; the module you pass is not
@@ -79,8 +80,7 @@ class VAE(Savable):
             a prior, given are no tensors, or latent_dim is not an int.
         ValueError: The decoder does not fit latent_dim, given or the likelihood, or encoder or
             prior do not fit them; the prior is not one-to-one, or contradicts its own density; or
-            one of them mixes the rows of a batch, is not deterministic, or updates itself when it
-            runs.
+            one of them mixes the rows of a batch, is not deterministic, or updates itself.
         NonFiniteError: Encoder or prior output NaN or infinity; or the decoder does, for all
             elements at a draw from the prior or for one element at all draws.
 

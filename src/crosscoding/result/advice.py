@@ -16,6 +16,7 @@ IN_PYTHON = {
 # Advice after the methods that other advice leads to: which settings to change.
 _SETTINGS = {
     "TemperedSMC": "raise num_particles, to 10_000 say, and num_moves",
+    "Discrete": "compare it with the answer by {seed}, or observe more elements",
     "Grid": "raise radius and num_checks, or lower tolerance",
 }
 _ON_DENSITIES = {

@@ -23,6 +23,7 @@ from crosscoding.result.marginals import Marginals
 from crosscoding.result.trace import Stage
 from crosscoding.result.verdict import Verdicts
 from crosscoding.target.base import Target
+from crosscoding.target.discrete_target import DiscreteTarget
 from crosscoding.target.vae_target import VAETarget
 
 
@@ -131,12 +132,13 @@ class Posterior(ElementAnswers):
         `verdicts[i].purposes` says whether means or intervals may be trusted although that is not.
         """
         figures, target, density_dim = self._findings.figures, self._flat_target, None
+        method = "Discrete" if isinstance(target, DiscreteTarget) else self.method
         if isinstance(target, VAETarget):
             if self._shares is None:
                 self._shares = LatentShares(target, self._findings, figures.depends_on_share)
         elif target is not None:
             density_dim = self._findings.draws.shape[-1]
-        return Verdicts(figures, self.method, density_dim, self._shares)
+        return Verdicts(figures, method, density_dim, self._shares)
 
     @property
     def trusted(self) -> Tensor:

@@ -3,7 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 from crosscoding.columns import Column, Table, TableEvidence
+from crosscoding.model.vae import VAE
 from crosscoding.tables.pooling import Pooled, rubin
+from crosscoding.tables.row_answers import TableAnswers
 
 if TYPE_CHECKING:
     from crosscoding.tables.imputer import VAEImputer
@@ -18,6 +20,9 @@ def __getattr__(name: str) -> Any:
 
         return VAEImputer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+VAE.row_answers = TableAnswers()
 
 
 def __dir__() -> list[str]:

@@ -2,13 +2,21 @@
 
     mnist-2d       digits, 784-64-2-64-784, the paper's
     mnist-20d      digits, 784-400-20-400-784
+    mnist-ladder   digits, a ladder VAE with levels of 8, 12 and 20
+    mnist-dvae     digits, a discrete VAE with 64 binary latents and a pair prior
+    mnist-iwae     digits, decoder 20-400-784, trained by the bound of 50 weights
+    mnist-planar   the same, trained with a posterior of planar maps
+    mnist-iaf      the same, trained with a posterior of inverse autoregressive maps
+    mnist-vqvae    digits, a VQ-VAE with 16 places of 32 codes and an autoregressive prior
     anime-64d      drawn faces, 3 x 64 x 64, the paper's convolutional networks
     celeba-100d    photographed faces, the same with 100 latent dimensions
 
-The two models of faces have their own licence and come with the package `crosscoding-faces`.
+The two models of faces have their own licence and come with the package `crosscoding-faces`. Four
+of the digits come with `crosscoding-families`, because of their size.
 
 `training.recipe` defines the models, `training.fit` trains them, and `training.publishing` writes
-them to folders. `crosscoding train` runs all three.
+them to folders; `training.families` does this for the models between `mnist-ladder` and
+`mnist-vqvae`. `crosscoding train` runs all of it.
 """
 
 from functools import cache
@@ -28,7 +36,11 @@ from crosscoding.persistence.folder import read_folder
 
 _HERE = Path(__file__).parent
 _MODELS = _HERE / "models"
-_FACES = ("anime-64d", "celeba-100d")  # in the package crosscoding-faces
+_COMPANIONS = {
+    "crosscoding-faces": ("anime-64d", "celeba-100d"),
+    "crosscoding-families": ("mnist-iaf", "mnist-iwae", "mnist-planar", "mnist-vqvae"),
+}
+"""Packages with further models, and their names."""
 
 __all__ = ["card", "digits", "encoder", "load", "names"]
 
@@ -66,23 +78,31 @@ def encoder(name: str) -> nn.Module:
     Returns:
         Module from t (B, *data) to mean and log-variance of q(z|t), shape (B, 2 latent).
 
+    Raises:
+        ValueError: As `load`; or the model comes without an encoder, as the families do, most of
+            which are trained with a q(z|t) that is no Gaussian.
+
     Example:
         >>> encoder("mnist-2d")(digits()[0]).shape
         torch.Size([40, 4])
     """
     network = load(name).encoder
-    assert network is not None
+    if network is None:
+        raise ValueError(f"expected a model that comes with its encoder, got {name}")
     return network
 
 
 def card(name: str) -> dict[str, Any]:
-    """Architecture, likelihood, data, licences, recipe and test ELBO (nats) of a model."""
+    """Architecture, likelihood, data, licences, recipe and test ELBO (nats) of a model.
+
+    It names encoder and prior only where the model has one, or one that is not N(0, I).
+    """
     _, description = read_folder(_folder(name), "vae")
     return {
         "name": name,
         "latent_dim": description["latent_dim"],
         "decoder": description["architecture"],
-        "encoder": description["encoder"],
+        **{part: description[part] for part in ("encoder", "prior") if part in description},
         "likelihood": description["likelihood"],
         **description["card"],
     }
@@ -106,11 +126,12 @@ def digits() -> tuple[Tensor, Tensor]:
 
 
 def _folders() -> dict[str, Path]:
-    """The folders of all models by name, including `crosscoding_faces` if it is installed."""
-    faces = find_spec("crosscoding_faces")
+    """The folders of all models by name, including those of the companions that are installed."""
     roots = [_MODELS]
-    if faces is not None and faces.origin is not None:
-        roots.append(Path(faces.origin).parent / "models")
+    for package in _COMPANIONS:
+        found = find_spec(package.replace("-", "_"))
+        if found is not None and found.origin is not None:
+            roots.append(Path(found.origin).parent / "models")
     return {folder.name: folder for root in roots for folder in root.iterdir() if folder.is_dir()}
 
 
@@ -118,8 +139,7 @@ def _folder(name: str) -> Path:
     folders = _folders()
     if name in folders:
         return folders[name]
-    if name in _FACES:
-        raise ValueError(
-            f"{name} is in a package that is not installed: pip install crosscoding-faces"
-        )
+    for package, models in _COMPANIONS.items():
+        if name in models:
+            raise ValueError(f"{name} is in a package that is not installed: pip install {package}")
     raise unknown_name("model of the zoo", name, sorted(folders))

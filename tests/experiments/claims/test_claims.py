@@ -11,6 +11,7 @@ from crosscoding.experiments.claims.rules import AGREE, DIFFER, LABELS, OPEN
 from crosscoding.experiments.claims.table import CLAIMS_TABLE
 from crosscoding.experiments.experiment import Context
 from crosscoding.experiments.recorded_runs import run
+from crosscoding.zoo.training.families.recipes import FAMILIES
 
 NUM = 12
 
@@ -87,6 +88,28 @@ def fixed(own, few, many):
     return {"fixed": {"log_evidence": -10.0, "runs": runs}}
 
 
+def families(gain, trusted):
+    """Every family better by `gain` nats than the plain VAE; `trusted` of four queries trusted."""
+    counts = {"top half": {"trusted": trusted, "approximate": 4 - trusted}}
+    models = {
+        name: {
+            "card": {"latent_dim": 20, "recipe": {"epochs": 1, "seed": 0}},
+            "complete": {
+                "log_prob": around(-80 + (0 if name == "mnist-20d" else gain)),
+                "verdict": ["trusted"] * NUM,
+            },
+            "verdicts": counts,
+            "processor_seconds_a_query": 0.5,
+            "decodes_a_query": 1000.0,
+        }
+        for name in ("mnist-20d", *FAMILIES)
+    }
+    method = {"c_elbo": around(-31), "log_evidence": around(-30), "query_log_prob": around(-60)}
+    method["verdict"] = ["trusted"] * NUM
+    methods = dict.fromkeys(("GVI", "NF", "Auto"), method)
+    return {"models": models, "same_decoder": dict.fromkeys(models, methods)}
+
+
 SUPPORTED = {
     "fig3": {"methods": {"GVI": {"share_outside": 0.1}}, "num_draws": 500},
     "fig4": digits(-11, -10, -10, (-101, -101, -101, -101, -150, -100)),
@@ -96,6 +119,7 @@ SUPPORTED = {
     "fig9": mixture(0.001, 0.001, 0.2, 0.1),
     "cvae": split(-90, -100, 60.0),
     "variance": fixed(5.0, -900.0, -12.0),
+    "families": families(2.0, 3),
 }
 CONTRADICTED = {
     "fig3": {"methods": {"GVI": {"share_outside": 0.0}}, "num_draws": 500},
@@ -106,6 +130,7 @@ CONTRADICTED = {
     "fig9": mixture(0.1, 0.1, 0.01, 0.4),
     "cvae": split(-100, -90, 0.01),
     "variance": fixed(-20.0, -12.0, -900.0),
+    "families": families(-2.0, 1),
 }
 
 
@@ -182,6 +207,19 @@ def test_every_claim_is_of_an_experiment_and_says_its_rule():
     assert len(set(texts)) == len(texts)
 
 
+def test_unreliable_log_probs_of_digits_are_left_out():
+    numbers = families(2.0, 3)
+    complete = numbers["models"]["mnist-ladder"]["complete"]
+    complete["log_prob"][0], complete["verdict"][0] = -900.0, "unreliable"
+    found = labels(SUPPORTED | {"families": numbers})
+    assert (
+        found["a ladder VAE gives a better model (Sønderby et al. 2016)", "mnist-ladder"] == AGREE
+    )
+    complete["verdict"] = ["unreliable"] * NUM
+    found = labels(SUPPORTED | {"families": numbers})
+    assert found["a ladder VAE gives a better model (Sønderby et al. 2016)", "mnist-ladder"] == OPEN
+
+
 def write(folder, name, numbers, *, quick=False):
     record = {
         "name": name,
@@ -212,6 +250,16 @@ def test_the_page_has_every_claim_and_says_what_was_not_measured(tmp_path):
     assert {row["label"] for row in record["numbers"]["claims"]} <= {*LABELS, "not measured"}
     _, was_there = run(CLAIMS_TABLE, Context(tmp_path))
     assert was_there
+
+
+def test_the_page_has_the_families_with_their_papers_figures(tmp_path):
+    write(tmp_path, "families", SUPPORTED["families"])
+    run(CLAIMS_TABLE, Context(tmp_path))
+    page = (tmp_path / "reproduction.md").read_text()
+    assert "| mnist-ladder | 20 | 1 | 0 |  | -81.74 | Sønderby" in page
+    assert "| 2.00 ± 0.00 | 3, 1, 0 | 0.50 | 1,000 |" in page
+    assert "| mnist-iwae | 1.00 ± 0.00 | 1.00 ± 0.00 | -60.00 ± 0.00 |" in page
+    assert page.index("## The five families") < page.index("## Running times")
 
 
 @pytest.mark.parametrize("numbers", [CONTRADICTED, SUPPORTED])

@@ -20,16 +20,19 @@ from crosscoding.zoo.training.families.posteriors import (
     MaskedNetwork,
     PlanarFlow,
 )
+from crosscoding.zoo.training.families.publishing import publish_family
 from crosscoding.zoo.training.families.recipes import FAMILIES, FamilyRecipe
 
 WIDTHS = (16,)
 SMALL = {
-    "iwae": lambda: ImportanceWeighted(Diagonal(2, WIDTHS), WIDTHS, 20, 2),
-    "planar": lambda: Plain(PlanarFlow(2, WIDTHS, num_maps=2), WIDTHS),
-    "iaf": lambda: Plain(AutoregressiveFlow(2, WIDTHS, num_maps=2, width=8, context=4), WIDTHS),
-    "ladder": lambda: Ladder((2, 2, 1), (16, 8, 8), WIDTHS),
-    "dvae": lambda: BinaryPairs((2, 4), WIDTHS, WIDTHS, num_draws=3),
-    "vqvae": lambda: Codes(3, 4, 2, WIDTHS, WIDTHS, prior_width=16),
+    "mnist-iwae": lambda: ImportanceWeighted(Diagonal(2, WIDTHS), WIDTHS, 20, 2),
+    "mnist-planar": lambda: Plain(PlanarFlow(2, WIDTHS, num_maps=2), WIDTHS),
+    "mnist-iaf": lambda: Plain(
+        AutoregressiveFlow(2, WIDTHS, num_maps=2, width=8, context=4), WIDTHS
+    ),
+    "mnist-ladder": lambda: Ladder((2, 2, 1), (16, 8, 8), WIDTHS),
+    "mnist-dvae": lambda: BinaryPairs((2, 4), WIDTHS, WIDTHS, num_draws=3),
+    "mnist-vqvae": lambda: Codes(3, 4, 2, WIDTHS, WIDTHS, prior_width=16),
 }
 every_family = pytest.mark.parametrize("name", SMALL)
 
@@ -44,7 +47,7 @@ def digits(num=64):
 
 def recipe(name, epochs=2, **changes):
     changes = {"batch_size": 16, "learning_rate": 0.01} | changes
-    return FamilyRecipe(make=SMALL[name], epochs=epochs, **changes)
+    return FamilyRecipe(about="a small one", make=SMALL[name], epochs=epochs, **changes)
 
 
 def test_every_family_has_a_recipe():
@@ -159,3 +162,24 @@ def test_decoders_of_saved_families_are_stacks_of_layers(tmp_path):
         assert isinstance(vae.decoder, nn.Sequential)
         vae.save(tmp_path / name)
         assert repr(cc.load_vae(tmp_path / name)) == repr(vae)
+
+
+@every_family
+def test_a_published_family_loads_and_its_card_states_its_bound(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("crosscoding.zoo.training.families.publishing._NUM_WEIGHTS", 100)
+    training, data = FamilyTraining(recipe(name), digits()), digits()
+    training.run_epoch(data)
+    card = publish_family(training, data, tmp_path / "models" / "tiny")
+    monkeypatch.setattr(cc.zoo, "_MODELS", tmp_path / "models")
+    vae, shown = cc.zoo.load("tiny"), cc.zoo.card("tiny")
+    assert {key: shown[key] for key in card} == card
+    assert shown["test_bound_nats"] > shown["test_elbo_nats"]
+    assert shown["family"] == "a small one"
+    assert ("prior" in shown) == (name in ("mnist-ladder", "mnist-dvae", "mnist-vqvae"))
+    # The published weights are those of the family, rounded: of sums of 17 products or fewer.
+    own = as_vae(training.family)
+    z = own.prior.sample(20, generator=seeded(0), like=torch.empty(0))
+    torch.testing.assert_close(vae.decode(z), own.decode(z), rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(vae.prior.log_prob(z), own.prior.log_prob(z), rtol=2e-3, atol=2e-3)
+    with pytest.raises(ValueError, match="expected a model that comes with its encoder, got tiny"):
+        cc.zoo.encoder("tiny")

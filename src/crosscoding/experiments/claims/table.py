@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from crosscoding.experiments.claims import CLAIMS
+from crosscoding.experiments.claims import CLAIMS, families
 from crosscoding.experiments.claims.rules import AGREE, DIFFER, OPEN
 from crosscoding.experiments.experiment import Context, Experiment, Result
 from crosscoding.experiments.recorded_runs import Record, finished
@@ -27,7 +27,8 @@ The experiments differ from the paper's in a few points, besides the implementat
 many chains, the default here, and with one chain at an acceptance rate of 0.75, as in the paper.
 Methods start near weighted draws from the prior. The mixture of Figure 9 is our own, as the paper
 does not state its mixture. "Auto" is `methods.Auto`, the cascade; "NG" fits GVI's family by natural
-gradients. "paper-celeba-100d" is the paper's own decoder, with a scale of 0.1.
+gradients. "paper-celeba-100d" is the paper's own decoder, with a scale of 0.1. Claims that name
+authors are those of the papers on families of VAEs.
 """
 
 
@@ -51,8 +52,11 @@ def measure(settings: Settings, context: Context) -> Result:
             row = {"subject": "", "label": _MISSING, "measured": "—", "run": ""}
             claims.append(shared | row | {"reason": "not run, or the model is missing"})
     took = {name: _cost(record) for name, record in records.items()}
-    counts = dict(Counter(row["label"] for row in claims))
-    return Result({"claims": claims, "counts": counts, "figures": took})
+    numbers = {"claims": claims, "figures": took}
+    numbers["counts"] = dict(Counter(row["label"] for row in claims))
+    if "families" in records:
+        numbers["families"] = families.section(records["families"]["numbers"])
+    return Result(numbers)
 
 
 def _records(context: Context) -> dict[str, Record]:
@@ -87,8 +91,11 @@ def pages(result: Result) -> dict[str, str]:
     """The table as Markdown."""
     claims, counts = result.numbers["claims"], result.numbers["counts"]
     summary = ", ".join(f"{counts.get(each, 0)} {each}" for each in (AGREE, DIFFER, OPEN, _MISSING))
-    lines = [_HEAD, f"In all: {summary}.", "", *_claims_table(claims), "", "## Running times", ""]
+    lines = [_HEAD, f"In all: {summary}.", "", *_claims_table(claims), ""]
+    lines += result.numbers.get("families", [])
     lines += [
+        "## Running times",
+        "",
         "Seconds are wall-clock time; processor seconds are those of this program alone. The load",
         "is the number of processes that wanted a core before the run, so a high load means that",
         "the machine was busy with other work.",

@@ -1,6 +1,6 @@
 """Figure 4: many random evidence sets on digits, answered by every method and exactly."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from matplotlib.figure import Figure
@@ -14,18 +14,44 @@ from crosscoding.experiments.figures.digit_methods import QUICK, Settings
 from crosscoding.experiments.problem import Problem, answer, column, digest
 from crosscoding.masks import random_mask
 from crosscoding.methods import Grid
+from crosscoding.model.vae import VAE
 from crosscoding.random import generator_from
 
 
+class Sets(Protocol):
+    """Settings that say how many evidence sets there are, and of which sizes."""
+
+    @property
+    def num_sets(self) -> int:
+        """Number of evidence sets."""
+        ...
+
+    @property
+    def fractions(self) -> tuple[float, ...]:
+        """Shares of observed pixels."""
+        ...
+
+
 def many_sets(settings: Settings, seed: int) -> Problem:
-    """The evidence sets of Figure 4: the forty digits in turn, with random pixels observed."""
-    vae, generator = zoo.load(digit_methods.MODEL), generator_from(seed)
-    images = zoo.digits()[0]
+    """The evidence sets of Figure 4."""
+    return random_sets("digits", zoo.load(digit_methods.MODEL), settings, seed)
+
+
+def random_sets(name: str, vae: VAE, settings: Sets, seed: int) -> Problem:
+    """The forty digits in turn, with random pixels observed.
+
+    Args:
+        name: Prefix of the names of the parts that hold the answers.
+        vae: The model.
+        settings: Number of evidence sets, and shares of observed pixels, which they take in turn.
+        seed: Of the pixels.
+    """
+    generator, images = generator_from(seed), zoo.digits()[0]
     truth = images[torch.arange(settings.num_sets) % len(images)]
     shares = [settings.fractions[i % len(settings.fractions)] for i in range(settings.num_sets)]
     mask = torch.stack([random_mask(vae.data_shape, s, seed=generator) for s in shares])
     described = {"model": digest(vae), "sets": settings.num_sets, "fractions": settings.fractions}
-    return Problem("digits", vae, truth, mask, described)
+    return Problem(name, vae, truth, mask, described)
 
 
 def measure_sets(settings: Settings, context: Context) -> Result:

@@ -1,6 +1,6 @@
 """p(t|z) of elements that are known only in part, and the mass of what is known."""
 
-from crosscoding.likelihoods.laws.base import Law, MixtureLaw
+from crosscoding.likelihoods.laws.base import Law, MixtureLaw, WeightedLaw
 from crosscoding.likelihoods.laws.counts import CountLaw, counts_near, some_count_agrees
 from crosscoding.likelihoods.laws.exponential import TruncatedExponential
 from crosscoding.likelihoods.laws.finite import FiniteLaw
@@ -19,6 +19,7 @@ __all__ = [
     "TruncatedExponential",
     "TruncatedNormal",
     "TruncatedStudent",
+    "WeightedLaw",
     "counts_near",
     "log_normal",
     "some_count_agrees",

@@ -32,6 +32,28 @@ class Law(ABC):
         """A draw of t, as a function of one uniform number per element in (0, 1)."""
 
 
+class WeightedLaw(Law):
+    """Another law, its mass multiplied by a weight.
+
+    Args:
+        law: The other law.
+        log_weight: The logarithm of the weight, shape of the law's log_mass.
+    """
+
+    def __init__(self, law: Law, log_weight: Tensor) -> None:
+        self._law = law
+        self.log_mass = law.log_mass + log_weight
+
+    def mean(self) -> Tensor:
+        return self._law.mean()
+
+    def variance(self) -> Tensor:
+        return self._law.variance()
+
+    def draw(self, uniforms: Tensor) -> Tensor:
+        return self._law.draw(uniforms)
+
+
 class MixtureLaw(Law):
     """A law that is a sum of others, each with a mass of its own.
 

@@ -31,6 +31,7 @@ from crosscoding.methods.cascade.budget import (
 )
 from crosscoding.methods.cascade.climb_stages import ClimbStages
 from crosscoding.methods.cascade.drawing import ENOUGH, Drawing
+from crosscoding.methods.cascade.narrow_stage import NarrowStage
 from crosscoding.methods.cascade.weighing import Weighing
 from crosscoding.methods.grid import Grid
 from crosscoding.methods.numerics.annealing import Annealing
@@ -79,6 +80,7 @@ class Stages:
         self._weigh = Weighing(answers, clock)
         self.bank_points = BankPoints(answers.ess)
         self.climbs = ClimbStages(answers, budget, clock, report, self._weigh, self.bank_points)
+        self.narrow = NarrowStage(answers, clock, report, self.bank_points)
         self.bridge = BridgeStage(answers, budget, clock, report, self._weigh)
 
     def start_of_bank(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:

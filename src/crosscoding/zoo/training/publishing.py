@@ -127,7 +127,7 @@ def publish(training: Training, data: Tensor, test_data: Tensor, folder: Path) -
         raise ValueError("expected a decoder that is a stack of common layers, got another module")
     tensors = parts[0] | prefixed(dict(encoder.state_dict()), "encoder")
     if recipe.half:
-        tensors = {name: _halved(tensor) for name, tensor in tensors.items()}
+        tensors = {name: halved(tensor) for name, tensor in tensors.items()}
     description = parts[1] | {"encoder": describe(encoder), "card": card}
     write_folder(folder, "vae", (tensors, description))
     return card
@@ -146,9 +146,9 @@ def _fitting_likelihood(training: Training, data: Tensor) -> Likelihood:
 def round_to_half(networks: nn.Module) -> None:
     """Round the weights of linear and convolutional layers to half precision."""
     for parameter in networks.parameters():
-        parameter.copy_(_halved(parameter))
+        parameter.copy_(halved(parameter))
 
 
-def _halved(tensor: Tensor) -> Tensor:
+def halved(tensor: Tensor) -> Tensor:
     """Convert matrices and filters to half precision; biases and batch norm stay in float32."""
     return tensor.half() if tensor.ndim >= 2 and tensor.is_floating_point() else tensor

@@ -85,11 +85,7 @@ class DigitRecipe(Recipe):
 
     @property
     def about(self) -> dict[str, str]:
-        return {
-            "data": "MNIST, 60,000 training digits, 28 x 28, pixels above 127 are 1",
-            "data_licence": "CC BY-SA 3.0, Yann LeCun and Corinna Cortes",
-            "weights_licence": "MIT",
-        }
+        return DIGITS
 
     def networks(self) -> tuple[nn.Sequential, nn.Sequential]:
         encoder = mlp_encoder(self.data_shape, self.hidden[::-1], self.latent_dim)
@@ -164,6 +160,13 @@ class FaceRecipe(Recipe):
         mirrored = torch.rand(len(data), generator=generator) < 0.5
         return torch.where(mirrored[:, None, None, None], data.flip(-1), data)
 
+
+DIGITS = {
+    "data": "MNIST, 60,000 training digits, 28 x 28, pixels above 127 are 1",
+    "data_licence": "CC BY-SA 3.0, Yann LeCun and Corinna Cortes",
+    "weights_licence": "MIT",
+}
+"""The cards' entries about digits."""
 
 FACES = {
     "anime": {

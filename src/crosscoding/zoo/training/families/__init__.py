@@ -1,4 +1,5 @@
 """Trains VAEs of the five families that the paper names, on black and white digits.
 
-`FAMILIES` lists their recipes, `fit` trains one of them, and `bound` gives its test bound.
+`recipes` lists what is trained, `fit` trains it and gives its test bound, `as_vae` turns it into a
+model to condition, and `publishing` writes that as a model of the zoo.
 """

@@ -16,6 +16,7 @@ class FamilyRecipe:
     """A member of a family and all that determines its weights.
 
     Args:
+        about: What it is, for its card.
         make: Makes the networks, with any weights.
         epochs: Passes over the training data.
         warm_epochs: Epochs in which the weight of the divergence rises from 0 to 1.
@@ -25,6 +26,7 @@ class FamilyRecipe:
         bfloat16: Whether matrix products are trained in bfloat16.
     """
 
+    about: str
     make: Callable[[], Family]
     epochs: int
     warm_epochs: int = 0
@@ -35,26 +37,38 @@ class FamilyRecipe:
 
 
 FAMILIES: dict[str, FamilyRecipe] = {
-    "iwae": FamilyRecipe(
-        make=lambda: ImportanceWeighted(Diagonal(20, _WIDTHS), _WIDTHS, 50, 4), epochs=24
+    "mnist-iwae": FamilyRecipe(
+        about="importance-weighted autoencoder, k = 50 (Burda, Grosse & Salakhutdinov 2016)",
+        make=lambda: ImportanceWeighted(Diagonal(20, _WIDTHS), _WIDTHS, 50, 4),
+        epochs=24,
     ),
-    "planar": FamilyRecipe(
-        make=lambda: Plain(PlanarFlow(20, _WIDTHS, num_maps=16), _WIDTHS), epochs=80
+    "mnist-planar": FamilyRecipe(
+        about="VAE trained with a posterior of 16 planar maps (Rezende & Mohamed 2015)",
+        make=lambda: Plain(PlanarFlow(20, _WIDTHS, num_maps=16), _WIDTHS),
+        epochs=80,
     ),
-    "iaf": FamilyRecipe(
+    "mnist-iaf": FamilyRecipe(
+        about="VAE trained with a posterior of 4 inverse autoregressive maps (Kingma et al. 2016)",
         make=lambda: Plain(
             AutoregressiveFlow(20, _WIDTHS, num_maps=4, width=160, context=80), _WIDTHS
         ),
         epochs=100,
     ),
-    "ladder": FamilyRecipe(
-        make=lambda: Ladder((20, 12, 8), (400, 200, 100), _WIDTHS), epochs=100, warm_epochs=10
+    "mnist-ladder": FamilyRecipe(
+        about="ladder VAE with levels of 8, 12 and 20 (Sønderby et al. 2016)",
+        make=lambda: Ladder((20, 12, 8), (400, 200, 100), _WIDTHS),
+        epochs=100,
+        warm_epochs=10,
     ),
-    "dvae": FamilyRecipe(
-        make=lambda: BinaryPairs((12, 52), (400,), (400,), num_draws=4), epochs=100
+    "mnist-dvae": FamilyRecipe(
+        about="discrete VAE, 64 binary latents, pairs between groups of 12 and 52 (Rolfe 2017)",
+        make=lambda: BinaryPairs((12, 52), (400,), (400,), num_draws=4),
+        epochs=100,
     ),
-    "vqvae": FamilyRecipe(
-        make=lambda: Codes(16, 32, 8, (400,), (400,), prior_width=256), epochs=60
+    "mnist-vqvae": FamilyRecipe(
+        about="VQ-VAE, 16 places of 32 codes, autoregressive prior (van den Oord et al. 2017)",
+        make=lambda: Codes(16, 32, 8, (400,), (400,), prior_width=256),
+        epochs=60,
     ),
 }
-"""Recipes by name."""
+"""Recipes, by the name of the model in the zoo."""

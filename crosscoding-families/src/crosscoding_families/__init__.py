@@ -1,0 +1,1 @@
+"""Four VAEs of digits, each of another family, as `crosscoding.zoo` reads them."""

@@ -58,7 +58,7 @@ KINDS = {
 
 def test_kinds_are_learned_from_dtypes_and_cells():
     table = Table(everything())
-    assert {column.name: column.kind for column in table.columns} == KINDS
+    assert table.kinds == KINDS
     assert table["ordered"].categories == ("s", "m", "l")
     assert table["category"].categories == ("y", "x", "z")  # with one that no cell has
 

@@ -106,6 +106,11 @@ class Table:
         """The columns' names."""
         return tuple(column.name for column in self.columns)
 
+    @property
+    def kinds(self) -> dict[str | int, str]:
+        """The kind of each column, by name."""
+        return {column.name: column.kind for column in self.columns}
+
     def __len__(self) -> int:
         return len(self.columns)
 

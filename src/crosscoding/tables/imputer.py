@@ -165,9 +165,9 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # pyri
         filled = np.full((1, *frame.shape), np.nan)
         for rows, posterior in self._answers(frame, self._seed(), shared=not self.sample_posterior):
             if self.sample_posterior:
-                filled[:, rows] = posterior._independent(1, None).double()
+                filled[:, rows] = posterior._independent(1, None).double().cpu()
             else:
-                filled[:, rows] = means_of(posterior, self.table_).double()
+                filled[:, rows] = means_of(posterior, self.table_).double().cpu()
         return self._like(X, frame, filled[0], whole=self.sample_posterior)
 
     def complete(
@@ -195,7 +195,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # pyri
         frame = self._checked(df)
         filled = np.full((num, *frame.shape), np.nan)
         for rows, posterior in self._answers(frame, self._seed() if seed is None else seed):
-            filled[:, rows] = posterior._independent(num, None).double()
+            filled[:, rows] = posterior._independent(num, None).double().cpu()
         return [self._like(df, frame, table, whole=True) for table in filled]
 
     def condition(self, df: "pd.DataFrame | np.ndarray", *, seed: int | None = None) -> Posterior:

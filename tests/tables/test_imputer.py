@@ -68,6 +68,7 @@ def linear(share: float = 0.4, num: int = 400) -> tuple[cc.VAE, "pd.DataFrame", 
     return vae, df, exact.detach().numpy() * 2 + 5
 
 
+@pytest.mark.slow
 def test_it_passes_scikit_learns_checks():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -160,6 +161,7 @@ def test_arrays_come_back_as_arrays_and_set_output_makes_frames():
     assert np.isfinite(scaled).all()
 
 
+@pytest.mark.slow
 def test_pickled_and_cloned_imputers_give_the_same_answers():
     df = gappy(60)
     imputer = VAEImputer(**QUICK).fit(df)

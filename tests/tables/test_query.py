@@ -125,6 +125,7 @@ def test_a_frame_is_evidence_in_the_models_dtype():
     assert wide.uncertain.low[0, 0] == (30.1 - 40) / 10  # not rounded to single precision before
 
 
+@pytest.mark.slow
 def test_check_calibrate_and_query_log_prob_take_frames():
     table = Table.of([Column("a", "number", shift=3.0, scale=2.0), Column("b", "number")])
     likelihood = cc.likelihoods.Gaussian(0.5)

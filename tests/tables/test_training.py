@@ -93,6 +93,7 @@ def test_columns_start_at_their_own_distributions():
     torch.testing.assert_close(logits.softmax(0)[1], frequencies, atol=0.01, rtol=0)
 
 
+@pytest.mark.slow
 def test_training_raises_the_bound_and_learns_dispersions():
     table, values, mask = prepared()
     progress = Progress(silent)
@@ -105,6 +106,7 @@ def test_training_raises_the_bound_and_learns_dispersions():
     assert list(cuts) == sorted(cuts) != list(start.pairs[4][0].cut_points)
 
 
+@pytest.mark.slow
 def test_the_same_seed_trains_the_same_model():
     table, values, mask = prepared()
     few = settings(max_epochs=2)
@@ -115,6 +117,7 @@ def test_the_same_seed_trains_the_same_model():
         assert torch.equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_column_of_one_value_does_not_end_in_a_spike():
     df = pd.DataFrame({"x": [3.5] * 50, "y": np.random.default_rng(0).normal(size=50)})
     table = Table(df)

@@ -30,6 +30,7 @@ runs out. `trace` says what each stage did.
 """
 
 import itertools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -210,7 +211,7 @@ class _Cascade:
         answers = BestSoFar(
             self._target, self._settings.num_draws, self._seed, self._settings.purpose
         )
-        return answers, Stages(answers, self._budget, self._clock, self._tell)
+        return answers, Stages(answers, self._budget, self._clock, self._tell, self._left)
 
     def run(self) -> Findings:
         everything = torch.arange(self._target.num_queries, device=self._spent.device)
@@ -389,9 +390,14 @@ class _Cascade:
         if self._settings.max_decodes is None or not len(rows):
             return rows
         planned = self._budget.planned_decodes(name, self._stages.bank_points.distance[rows])
-        allowed = self._spent[rows] + planned <= self._settings.max_decodes
+        allowed = planned <= self._left(rows)
         self._answers.finished[rows[~allowed]] = False
         return rows[allowed]
+
+    def _left(self, rows: Tensor) -> Tensor:
+        """Decodes that queries may still take, shape of `rows`."""
+        most = self._settings.max_decodes
+        return (math.inf if most is None else most) - self._spent[rows]
 
     def _work(self, name: str, rows: Tensor, work: Work) -> None:
         """Run a stage on one group of queries; every group gets the same random numbers."""

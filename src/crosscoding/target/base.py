@@ -139,6 +139,16 @@ class Target(ABC):
         """
         return z, torch.zeros_like(z[..., 0])
 
+    def is_common(self, z: Tensor) -> Tensor:
+        """Whether prior draws are common at z, so that NaN there is an error, boolean.
+
+        Args:
+            z: Shape (*sample, *batch, latent).
+        Returns:
+            Shape (*sample, *batch).
+        """
+        return (z.abs() < REACH * self.prior_scale).all(-1)
+
     @property
     def query_bytes(self) -> int:
         """Approximate memory that a prepared query takes."""

@@ -1,7 +1,9 @@
 """Evidence that is narrow in few of many directions: `Auto` is right or not trusted."""
 
 import pytest
+import torch
 from bent_problem import bent, exact_log_evidence
+from torch import Tensor, nn
 
 import crosscoding as cc
 
@@ -33,3 +35,33 @@ def test_the_answer_of_a_query_does_not_depend_on_others():
     both = cc.infer(bent(0.3, VALUES, latent_dim=40), seed=0)
     alone = cc.infer(bent(0.3, VALUES[1:], latent_dim=40), seed=0)
     assert (both.log_evidence[1] - alone.log_evidence[0]).abs() < 1e-3
+
+
+class Overflowing(nn.Module):
+    """(eᶻ¹, exp exp 4 z₂, z₃): the gradient is NaN where the second overflows."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.stack([z[..., 0].exp(), (4 * z[..., 1]).exp().exp(), z[..., 2]], -1)
+
+
+@pytest.mark.filterwarnings("ignore:the decoder outputs inf")
+def test_gradients_that_are_nan_in_some_planes_are_no_error():
+    vae = cc.VAE(Overflowing(), 40, cc.likelihoods.Gaussian(0.01))
+    data = torch.tensor([[0.5, 5.0, 0.1]])
+    posterior = cc.condition(vae, cc.Evidence(data, torch.ones_like(data).bool()), seed=0)
+    assert decodes_of(posterior, "narrow") > 0
+    standard = torch.distributions.Normal(0.0, 1.0)
+    z = data.clone()
+    z[0, 0], z[0, 1] = data[0, 0].log(), data[0, 1].log().log() / 4
+    stretch = data[0, 0].log() + (4 * data[0, 1] * data[0, 1].log()).log()
+    exact = standard.log_prob(z).sum() - stretch  # of data without noise
+    assert ((posterior.log_evidence - exact).abs() < 0.1).all()
+
+
+def test_a_limit_of_decodes_holds():
+    most = 150_000
+    method = cc.methods.Auto(max_decodes=most)
+    posterior = cc.infer(bent(1.0, VALUES, latent_dim=40), method, seed=0)
+    assert decodes_of(posterior, "narrow") > 0
+    total = torch.stack([stage.decodes for stage in posterior.trace]).sum(0)
+    assert (total < 1.1 * most).all()

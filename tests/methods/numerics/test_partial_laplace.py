@@ -9,6 +9,7 @@ from bent_problem import SCALE, bent, exact_log_evidence
 from problems import linear_gaussian_problem, points, seeded
 
 import crosscoding as cc
+from crosscoding.clock import Clock
 from crosscoding.diagnostics import importance_ess, log_mean_exp
 from crosscoding.methods.numerics.fibres import Fibres, across
 from crosscoding.methods.numerics.partial_laplace import Directions, PartialLaplace, num_narrow
@@ -94,3 +95,43 @@ def test_fibres_have_the_density_and_curvature_of_their_target():
     whole = directions.mT.double() @ target.curvature(z) @ directions.double()
     found = fibres.curvature(v)[0].unflatten(0, (4, 3))
     torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-3)
+
+
+def test_draws_of_a_query_do_not_depend_on_others_with_more_narrow_directions():
+    problem = linear_gaussian_problem(32, 40, SCALE, batch=2, dtype=torch.double)
+    mask = torch.zeros(2, 40, dtype=torch.bool)
+    mask[0, :1], mask[1, :4] = True, True
+    target = cc.VAETarget(problem.vae, cc.Evidence(problem.truth, mask)).flatten()
+    alone = target.select(torch.tensor([0]))
+    both, own = proposal_of(target), proposal_of(alone)
+    assert both.directions.narrow.shape[-1] == 4
+    assert own.directions.narrow.shape[-1] == 1
+    for num_starts in (1, 3):
+        both, own = replace(both, num_starts=num_starts), replace(own, num_starts=num_starts)
+        together = both.draw(40, generator=seeded(0)).select(torch.tensor([0]))
+        separate = own.draw(40, generator=seeded(0))
+        torch.testing.assert_close(together.z, separate.z)
+        torch.testing.assert_close(together.log_weights, separate.log_weights)
+        torch.testing.assert_close(together.decodes, separate.decodes)
+
+
+def test_few_directions_are_narrow_and_curvatures_that_overflow_count_as_the_priors():
+    curvature = torch.eye(40, dtype=torch.double).expand(3, 2, 40, 40).clone()
+    curvature[:, 0] *= 100.0
+    curvature[:, 1, 0, 0] = math.inf
+    assert num_narrow(curvature).tolist() == [40, 0]
+    directions = Directions.of(curvature, points(1))
+    assert directions.narrow.shape == (2, 40, 5)
+    assert directions.narrow[0].any(0).all()
+    assert not directions.narrow[1].any()
+
+
+def test_planes_climbed_in_a_few_at_a_time_have_the_same_draws():
+    target = bent(0.3, (0.2, 1.5)).flatten()
+    proposal = proposal_of(target)
+    whole = proposal.draw(50, generator=seeded(0))
+    little = Clock(max_bytes=2**17)  # 64 MiB of 1 GiB is then 8 KiB
+    pieces = replace(proposal, target=target.timed(little)).draw(50, generator=seeded(0))
+    torch.testing.assert_close(pieces.z, whole.z)
+    torch.testing.assert_close(pieces.log_weights, whole.log_weights, atol=1e-3, rtol=0.0)
+    torch.testing.assert_close(pieces.decodes, whole.decodes)

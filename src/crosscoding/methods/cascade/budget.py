@@ -158,7 +158,8 @@ class Budget:
             + 100 * (48 + dim / 4),
             "swarm": 3 * 4 * self.swarm_size * (distance.clamp_max(TOO_FAR_FROM_PRIOR) + 2) + more,
             "look": look,
-            "narrow": 16 * (5 * CHECK_STEPS + 4 * dim) + 8000 * 40.0,
+            # its fit and first round; of further rounds, it makes those that can be afforded
+            "narrow": 16 * (5 * CHECK_STEPS + 4 * dim) + 1200 * 6.0 * (min(dim / 8, 16) + 7),
             "modes": LEAST_CLIMBS * (7 * CHECK_STEPS + (CHECK_STEPS + 2) * dim) + NUM_AT_ONE_MODE,
         }[stage]
         return decodes + torch.zeros_like(distance)

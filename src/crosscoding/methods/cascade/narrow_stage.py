@@ -5,6 +5,7 @@ but bend: no Gaussian or mixture fits p(z|x), and particles need hundreds of tem
 from `partial_laplace` follow the bend, one by one.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -15,11 +16,12 @@ from crosscoding.diagnostics import log_mean_exp
 from crosscoding.methods.base import Report
 from crosscoding.methods.cascade.bank_points import BankPoints, BestOfBank
 from crosscoding.methods.cascade.best_so_far import BestSoFar
-from crosscoding.methods.cascade.budget import CHECK_STEPS
+from crosscoding.methods.cascade.budget import CHECK_STEPS, LEAST_CLIMBS
 from crosscoding.methods.cascade.weighing import BEYOND
 from crosscoding.methods.importance import weighted_findings
 from crosscoding.methods.numerics.gauss_newton import Modes, climb
 from crosscoding.methods.numerics.partial_laplace import (
+    MOST_NARROW,
     Directions,
     Draws,
     PartialLaplace,
@@ -31,7 +33,6 @@ from crosscoding.result.verdict import MISSED
 from crosscoding.target.base import Target
 
 NARROW_DIM = 32  # latent dimensions from which on few directions may be narrow
-_MOST_NARROW = 0.125  # of all directions, that count as few
 _EVERY = 3  # steps of climbs per curvature
 _NUM_POINTS, _TIMES = 16, 2  # where directions are taken from, again and again
 _PILOTS = (256, 256)  # draws that the proposal is fitted to
@@ -39,6 +40,7 @@ _ROUNDS = (500, 1000, 1500, 2000, 2500)  # draws that count
 _NUM_STARTS = (1, 4)  # climbs in each plane: more where one leaves out solutions
 _HOPELESS = 0.05  # ESS per draw, below which all rounds together are no use
 _NUM_BESIDE, _NUM_OF_BANK = 64, 32  # points at which the proposal is checked
+_NUM_CHECKED = LEAST_CLIMBS + _NUM_OF_BANK + 2 * _NUM_BESIDE  # draws that cost as much as this
 _BYTES = 32 * 2**20  # of a round's draws of queries worked on together
 
 
@@ -50,15 +52,22 @@ class NarrowStage:
         clock: When to stop.
         report: Receives progress.
         bank_points: Where to climb from.
+        left: Gives the decodes that queries may still take.
     """
 
     def __init__(
-        self, answers: BestSoFar, clock: Clock, report: Report, bank_points: BankPoints
+        self,
+        answers: BestSoFar,
+        clock: Clock,
+        report: Report,
+        bank_points: BankPoints,
+        left: Callable[[Tensor], Tensor],
     ) -> None:
         self._answers = answers
         self._clock = clock
         self._report = report
         self._bank_points = bank_points
+        self._left = left
 
     def __call__(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Answer queries whose evidence is narrow in few directions at the bank's best point."""
@@ -66,7 +75,7 @@ class NarrowStage:
         in_bank = self._bank_points.of(target, rows, for_starts)
         num = num_narrow(target.curvature(in_bank.starts[:1]))
         decodes = torch.full_like(self._answers.ess[rows], float(target.latent_dim))
-        some = ((num > 0) & (num <= _MOST_NARROW * target.latent_dim)).nonzero()[:, 0]
+        some = ((num > 0) & (num <= MOST_NARROW * target.latent_dim)).nonzero()[:, 0]
         bytes_of_one = max(_ROUNDS) * 4 * target.latent_dim * target.like.element_size()
         seed = for_answers.initial_seed()
         blocks = some.split(max(self._clock.piece_bytes(_BYTES) // bytes_of_one, 1))
@@ -84,18 +93,25 @@ class NarrowStage:
         modes = climb(
             target, in_bank.starts, CHECK_STEPS, every=_EVERY, stop=self._clock.within(0.3)
         )
-        proposal, decodes = _fitted(target, modes, for_fit)
+        proposal, decodes, each = _fitted(target, modes, for_fit)
         decodes += modes.decodes
         left = torch.arange(len(rows), device=rows.device)
         for num_starts, stream in zip(_NUM_STARTS, streams, strict=True):
-            own = replace(proposal.select(left), num_starts=num_starts)
-            known = modes.select(left), in_bank.select(left)
-            more, missed = self._drawn(own, rows[left], *known, stream)
-            decodes[left] += more
-            left = left[missed > MISSED]
+            cost = (_ROUNDS[0] + _NUM_CHECKED) * num_starts * each[left]
+            left = left[self._can_afford(rows[left], decodes[left] + cost)]
             if not len(left):
                 break
+            own = replace(proposal.select(left), num_starts=num_starts)
+            known = modes.select(left), in_bank.select(left)
+            decodes[left], missed = self._drawn(own, rows[left], *known, decodes[left], stream)
+            left = left[missed > MISSED]
         return decodes
+
+    def _can_afford(self, rows: Tensor, decodes: Tensor) -> Tensor:
+        """Which queries may take so many decodes, boolean; marks others as not finished."""
+        affordable = decodes <= self._left(rows)
+        self._answers.finished[rows[~affordable]] = False
+        return affordable
 
     def _drawn(
         self,
@@ -103,19 +119,27 @@ class NarrowStage:
         rows: Tensor,
         modes: Modes,
         in_bank: BestOfBank,
+        decodes: Tensor,
         generator: Generator,
     ) -> tuple[Tensor, Tensor]:
-        """Offer answers from rounds of draws; returns decodes, and the shares of p(z|x) outside."""
+        """Offer answers from rounds of draws.
+
+        Returns the decodes, with those before, and the shares of p(z|x) outside, all (B,).
+        """
         for_draws, for_check = spawn(generator, 2)
         draws = proposal.draw(_ROUNDS[0], generator=for_draws)
         missed = _outside(proposal, draws, modes, in_bank, for_check)
-        decodes, left = draws.decodes, torch.arange(len(rows), device=rows.device)
+        checks = (_NUM_CHECKED * draws.decodes / _ROUNDS[0]).round()
+        decodes = decodes + draws.decodes + checks
+        left = torch.arange(len(rows), device=rows.device)
         for num in (*_ROUNDS[1:], 0):
             offer = weighted_findings(draws.z, draws.log_weights, None)
             offer.missed = missed[left]
             self._answers.keep(rows[left], offer, searched=True)
             going = (self._answers.grade[rows[left]] > 0) & (offer.missed <= MISSED)
             going = (going & (offer.ess > _HOPELESS * len(draws.z))).nonzero()[:, 0]
+            cost = num * draws.decodes[going] / len(draws.z)
+            going = going[self._can_afford(rows[left[going]], decodes[left[going]] + cost)]
             if not len(going) or not num:
                 break
             left, proposal = left[going], proposal.select(going)
@@ -126,8 +150,10 @@ class NarrowStage:
         return decodes, missed
 
 
-def _fitted(target: Target, modes: Modes, generator: Generator) -> tuple[PartialLaplace, Tensor]:
-    """A proposal for each query, and the decodes it took."""
+def _fitted(
+    target: Target, modes: Modes, generator: Generator
+) -> tuple[PartialLaplace, Tensor, Tensor]:
+    """A proposal for each query, the decodes that it took, and those that a draw takes."""
     best = modes.log_joint.argmax(0)[None]
     directions = Directions.of(taken(modes.precision, best), target.like)
     decodes = torch.zeros_like(modes.decodes)
@@ -141,7 +167,7 @@ def _fitted(target: Target, modes: Modes, generator: Generator) -> tuple[Partial
     pilot = proposal.draw(_PILOTS[0], generator=generator)
     for num in _PILOTS[1:]:
         pilot = pilot.and_more(proposal.fitted_to(pilot).draw(num, generator=generator))
-    return proposal.fitted_to(pilot), decodes + pilot.decodes
+    return proposal.fitted_to(pilot), decodes + pilot.decodes, pilot.decodes / len(pilot.z)
 
 
 def _outside(

@@ -6,6 +6,7 @@ finds is kept where it is better than the best so far. It returns the decodes th
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -70,9 +71,17 @@ class Stages:
         budget: How much each stage may do.
         clock: When to stop.
         report: Receives progress.
+        left: Gives the decodes that queries may still take.
     """
 
-    def __init__(self, answers: BestSoFar, budget: Budget, clock: Clock, report: Report) -> None:
+    def __init__(
+        self,
+        answers: BestSoFar,
+        budget: Budget,
+        clock: Clock,
+        report: Report,
+        left: Callable[[Tensor], Tensor],
+    ) -> None:
         self.answers = answers
         self._budget = budget
         self._clock = clock
@@ -80,7 +89,7 @@ class Stages:
         self._weigh = Weighing(answers, clock)
         self.bank_points = BankPoints(answers.ess)
         self.climbs = ClimbStages(answers, budget, clock, report, self._weigh, self.bank_points)
-        self.narrow = NarrowStage(answers, clock, report, self.bank_points)
+        self.narrow = NarrowStage(answers, clock, report, self.bank_points, left)
         self.bridge = BridgeStage(answers, budget, clock, report, self._weigh)
 
     def start_of_bank(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:

@@ -67,6 +67,14 @@ class Fibres(Target):
         chosen.batch_shape, chosen.index = chosen._target.batch_shape, chosen._target.index
         return chosen
 
+    def is_common(self, z: Tensor) -> Tensor:
+        # The target itself checks log p(x|z), and in one plane all gradients may well be NaN.
+        return torch.zeros_like(z[..., 0], dtype=torch.bool)
+
+    @property
+    def query_bytes(self) -> int:
+        return self._target.query_bytes
+
     @property
     def operations(self) -> float:
         return self._target.operations

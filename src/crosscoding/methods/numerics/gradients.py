@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from crosscoding.errors import NonFiniteError, counted
-from crosscoding.target.base import REACH, Target
+from crosscoding.target.base import Target
 
 _FAR = 1e3  # prior standard deviations from 0, where a path has diverged
 
@@ -57,8 +57,7 @@ def evaluated(target: Target, density: Density, z: Tensor) -> Points:
     undefined = log_density.isnan()
     # Where an unobserved element overflows, its gradient is NaN and any step is as good as another.
     blind = gradient.isnan().any(-1) & ~undefined
-    near = (inside.abs() < REACH * target.prior_scale).all(-1)
-    wrong = near & (undefined | blind.all(0))
+    wrong = target.is_common(inside) & (undefined | blind.all(0))
     if wrong.any():
         query = wrong.any(0).nonzero()[0, 0]
         point = inside.detach()[wrong[:, query].nonzero()[0, 0], query]

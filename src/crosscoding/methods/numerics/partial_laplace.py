@@ -22,18 +22,20 @@ from torch import Generator, Tensor
 from crosscoding.crosscoders.precision_factors import precision_root
 from crosscoding.diagnostics import importance_ess
 from crosscoding.methods.numerics.fibres import Fibres, across, along
-from crosscoding.methods.numerics.gauss_newton import climb
+from crosscoding.methods.numerics.gauss_newton import climb, positive
 from crosscoding.methods.numerics.resampling import flattened, next_temperature
-from crosscoding.random import normal, uniform
+from crosscoding.random import normal, spawn, uniform
 from crosscoding.target.base import Target
 
 _NARROW = 8.0  # precision beyond the prior's, from which a direction is narrow
+MOST_NARROW = 0.125  # of all directions, that count as few
 _MOST_WIDE = 16  # directions in which q(y) is fitted
 _STEPS = 15  # at most, of a climb along the narrow directions
 _PRIOR_OF_V, _PRIOR_OF_Y = 0.05, 0.2  # shares of draws from the prior, where a fit may be too thin
 _WIDER = 1.05  # standard deviations of Laplace's approximation are multiplied by this
 _FITTED_TO = 60.0  # effective draws that q(y) is fitted to at least
 _AS_PRIOR = 30.0  # effective draws that the prior's covariance counts as in a fit
+_BYTES = 64 * 2**20  # of the evidence of planes that are climbed in together
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +52,12 @@ class Directions:
 
     @classmethod
     def of(cls, curvature: Tensor, like: Tensor) -> "Directions":
-        """From curvatures of log p(z, x) at points of p(z|x), (S, B, latent, latent)."""
-        dim = curvature.shape[-1]
-        num = num_narrow(curvature)
+        """From curvatures of log p(z, x) at points of p(z|x), (S, B, latent, latent).
+
+        At most an eighth of all directions are narrow, as each costs a decode in every step.
+        """
+        dim, curvature = curvature.shape[-1], positive(curvature, 1.0)
+        num = num_narrow(curvature).clamp_max(int(MOST_NARROW * dim))
         most = max(int(num.amax()), 1)
         used = torch.arange(most, device=num.device) < num[:, None]
         narrow = torch.linalg.eigh(curvature.mean(0))[1].flip(-1)[..., :most] * used[:, None]
@@ -76,7 +81,8 @@ class Directions:
 
 def num_narrow(curvature: Tensor) -> Tensor:
     """The number of narrow directions, the median over points: (S, B, latent, latent) -> (B,)."""
-    return (torch.linalg.eigvalsh(curvature) > 1 + _NARROW).sum(-1).median(0).values
+    values = torch.linalg.eigvalsh(positive(curvature, 1.0))
+    return (values > 1 + _NARROW).sum(-1).median(0).values
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +182,7 @@ class PartialLaplace:
     def beside(self, z: Tensor, *, generator: Generator) -> Tensor:
         """Points z (N, B, latent) with other v: where climbs along V end from prior draws of v."""
         narrow, u = self.directions.narrow, self.directions.rest_of(z)
-        start = _noise(1, u, narrow, generator)
+        start = _noise(1, len(u), narrow, generator)
         return u + along(narrow, _Inside.of(self.target, u, narrow, start).mean[0])
 
     def fitted_to(self, draws: Draws) -> "PartialLaplace":
@@ -196,7 +202,7 @@ class PartialLaplace:
     def _inside(self, u: Tensor, y: Tensor, generator: Generator) -> "_Inside":
         guess = along(self.guess, torch.cat([torch.ones_like(y[..., :1]), y], -1))[None]
         narrow = self.directions.narrow
-        start = torch.cat([guess, _noise(self.num_starts - 1, u, narrow, generator)])
+        start = torch.cat([guess, _noise(self.num_starts - 1, len(u), narrow, generator)])
         return _Inside.of(self.target, u, narrow, start)
 
     def _log_weights(self, z: Tensor, y: Tensor, v: Tensor, inside: "_Inside") -> Tensor:
@@ -216,26 +222,33 @@ class _Inside:
     Args:
         mean: Shape (C, S, B, K).
         root: Cholesky factors of the precisions, in double, shape (C, S, B, K, K).
+        narrow: V, shape (B, latent, K).
         decodes: Approximate number of decoder evaluations, shape (B,).
     """
 
     mean: Tensor
     root: Tensor
+    narrow: Tensor
     decodes: Tensor
 
     @classmethod
     def of(cls, target: Target, u: Tensor, narrow: Tensor, start: Tensor) -> "_Inside":
-        """At u (S, B, latent), by climbs from u + V start, (C, S, B, K)."""
-        shape = u.shape[:2]
-        ends = climb(Fibres(target, u, narrow), start.flatten(1, 2), _STEPS)
-        mean, root = ends.z.unflatten(1, shape), precision_root(ends.precision)
-        return cls(mean, root.unflatten(1, shape), ends.decodes.unflatten(0, shape).sum(0))
+        """At u (S, B, latent), by climbs from u + V start, (C, S, B, K).
+
+        Each plane has a copy of its query's evidence, so few of them may fit in memory.
+        """
+        bytes_of_one = len(narrow) * max(target.query_bytes, 1)
+        size = max(target.clock.piece_bytes(_BYTES) // bytes_of_one, 1)
+        pieces = zip(u.split(size), start.split(size, 1), strict=True)
+        parts = [_climbed(target, points, narrow, begin) for points, begin in pieces]
+        means, roots, decodes = zip(*parts, strict=True)
+        return cls(torch.cat(means, 1), torch.cat(roots, 1), narrow, torch.stack(decodes).sum(0))
 
     def draw(self, generator: Generator) -> Tensor:
         """A draw of q(v|u) for each u, (S, B, K)."""
         num, *shape = self.mean.shape
         own, which = uniform((2, shape[0], 1, 1), generator=generator, like=self.mean)
-        noise = _noise(1, self.mean[0], self.mean[0], generator)[0]
+        noise = _noise(1, shape[0], self.narrow, generator)[0]
         which = (which * num).long().clamp_max(num - 1)[None]
         mean = self.mean.gather(0, which.expand(1, *shape))[0]
         root = self.root.gather(0, which[..., None].expand(1, *shape, shape[-1]))[0]
@@ -247,19 +260,37 @@ class _Inside:
         """log q(v|u), (S, B)."""
         white = across(self.root, (v - self.mean).double()) / _WIDER
         log_det = self.root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        near = _log_normal(white) + log_det - v.shape[-1] * math.log(_WIDER)
+        near = _log_normal(white) + log_det - _used(self.narrow).sum(-1) * math.log(_WIDER)
         near = near.logsumexp(0) - math.log(len(near))
         return _mixed(near, _log_normal(v).to(near), _PRIOR_OF_V).to(v)
 
 
-def _noise(num: int, u: Tensor, narrow: Tensor, generator: Generator) -> Tensor:
-    """N(0, I) for v, the same for all queries and for any number of directions, (num, S, B, K)."""
-    shape = (narrow.shape[-1], num, len(u), 1)
-    return (
-        normal(shape, generator=generator, like=u)
-        .permute(1, 2, 3, 0)
-        .expand(-1, -1, u.shape[1], -1)
-    )
+def _climbed(
+    target: Target, u: Tensor, narrow: Tensor, start: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Where climbs from u + V start end, roots of the precisions there, and their decodes."""
+    ends = climb(Fibres(target, u, narrow), start.flatten(1, 2), _STEPS)
+    mean, root = ends.z.unflatten(1, u.shape[:2]), precision_root(ends.precision)
+    # A query alone would take no decodes for directions that only others have.
+    unused = (~_used(narrow)).sum(-1) * (ends.steps + 1).sum(0).unflatten(0, u.shape[:2])
+    decodes = (ends.decodes.unflatten(0, u.shape[:2]) - unused).sum(0)
+    return mean, root.unflatten(1, u.shape[:2]), decodes
+
+
+def _used(narrow: Tensor) -> Tensor:
+    """Which directions a query has, (B, latent, K) -> (B, K)."""
+    return narrow.any(-2)
+
+
+def _noise(num: int, size: int, narrow: Tensor, generator: Generator) -> Tensor:
+    """N(0, I) for v, (num, size, B, K), and 0 along directions that a query does not have.
+
+    It is the same for all queries, and does not depend on how many directions others have.
+    """
+    (own,) = spawn(generator, 1)
+    shape, most = (num, size, 1), narrow.shape[-1]
+    noise = [normal(shape, generator=own, like=narrow) for _ in range(most)]
+    return torch.stack(noise, -1) * _used(narrow)
 
 
 def _mixed(fitted: Tensor, prior: Tensor, share: float) -> Tensor:

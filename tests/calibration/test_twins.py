@@ -125,6 +125,67 @@ def test_several_masks_are_used_in_turn():
     assert sorted(report.vouching.masks.tolist()) == sorted(masks.tolist())
 
 
+# ---- evidence of values --------------------------------------------------------------------------
+
+NOISY = cc.Evidence(torch.zeros(8), torch.arange(8) < 6, noise=torch.arange(8) * 0.2)
+
+
+class Noiseless(Method):
+    """Exact answers for values that are taken to have no noise."""
+
+    def find(self, target, *, generator, report=silent):
+        evidence = cc.Evidence(target.evidence.values, target.evidence.mask)
+        return Auto().find(cc.VAETarget(PROBLEM.vae, evidence), generator=generator)
+
+
+def test_evidence_of_exact_values_is_a_mask(exact):
+    report = calibrated(Exact(), 200, cc.Evidence(torch.ones(8), HALF))
+    assert torch.equal(report.ranks.values, exact.ranks.values)
+    assert torch.equal(report.vouching.masks, exact.vouching.masks)
+
+
+def test_twins_observe_noise():
+    report = calibrated(mask=NOISY, num=200)
+    assert report.ranks.names[3:] == tuple(PROBLEM.vae.element_name(e) for e in range(1, 8))
+    assert report.p_value() > 0.01
+    value, error = report.coverage(0.9)
+    assert abs(value - 0.9) < 3 * error
+    assert report.below.sum() + report.above.sum() <= 3
+    assert not len(report.vouching.masks)  # exact values are another kind of query
+
+
+def test_noise_that_is_left_out_is_caught():
+    assert calibrated(Noiseless(), 200, NOISY).p_value() < 1e-4
+
+
+def test_twins_have_the_covariates_and_the_noise_of_each_query_in_turn(monkeypatch):
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(2, 8)
+
+        def forward(self, z, shift):
+            return self.linear(z) + 100 * shift[:, None]
+
+    vae = cc.VAE(Shifted(), 2, Gaussian(0.5), given=torch.zeros(1))
+    given, noise = torch.tensor([0.0, 1.0, 2.0]), torch.tensor([0.0, 0.1, 0.2])[:, None]
+    kind = cc.Evidence(torch.zeros(3, 8), HALF, noise=noise, given=given)
+    asked = []
+
+    def recorded(model, evidence, *args, **options):
+        asked.append(evidence)
+        return cc.condition(model, evidence, *args, **options)
+
+    monkeypatch.setattr("crosscoding.calibration.twins.condition", recorded)
+    cc.calibrate(vae, kind, cc.methods.Laplace(), 20, progress=False)
+    (seen,) = asked
+    assert torch.equal(seen.given, given[torch.arange(20) % 3])
+    own = seen.values[:, :4].mean(1) / 100
+    torch.testing.assert_close(own, seen.given, rtol=0, atol=0.1)
+    assert torch.equal(seen.uncertain.noise[:, 0], noise[torch.arange(20) % 3, 0])
+    assert torch.equal(seen.exact[:, 0], torch.arange(20) % 3 == 0)
+
+
 # ---- wrong answers are caught --------------------------------------------------------------------
 
 
@@ -325,7 +386,15 @@ def test_auto_takes_a_report(unsearched, tmp_path):
         ((HALF, None, 20.5), TypeError, "num to be an int"),
         ((HALF[:5],), ValueError, r"shape \(8,\), or several, \(M, 8\), got \(5,\)"),
         ((HALF.float(),), TypeError, "boolean mask"),
-        ((cc.Evidence(HALF.float(), HALF),), TypeError, r"got Evidence.*pass evidence\.exact"),
+        ((cc.Evidence.interval(HALF.float()),), TypeError, "got intervals or sets too"),
+        ((cc.Evidence.linear(torch.ones(1, 8), torch.ones(1)),), TypeError, "got sums too"),
+        ((cc.Evidence(torch.zeros(5), HALF[:5]),), ValueError, r"evidence of shape \(\*batch, 8\)"),
+        ((cc.Evidence(torch.zeros(0, 8), HALF),), ValueError, "at least one query"),
+        (
+            (cc.Evidence(torch.zeros(8), HALF, given=torch.tensor(0)),),
+            ValueError,
+            "evidence without covariates",
+        ),
         ((HALF, "auto"), TypeError, "expected method"),
     ],
 )

@@ -205,10 +205,14 @@ def test_continuous_latents_are_refused():
 
 def test_what_needs_continuous_latents_says_so():
     vae = model(PRIORS["pairs"])
-    data = vae.sample_prior(8, seed=0)
-    for ask in (vae.check, lambda: cc.Bank.of(vae), lambda: vae.check(data)):
-        with pytest.raises(ValueError, match="continuous latents, got discrete ones"):
-            ask()
+    with pytest.raises(ValueError, match="continuous latents, got discrete ones"):
+        cc.Bank.of(vae)
+    with pytest.raises(ValueError, match="no encoder for discrete latents"):
+        cc.VAE(vae.decoder, vae.latent_dim, vae.likelihood, torch.nn.Linear(40, 24), vae.prior)
+    gaussian = cc.VAE(vae.decoder, vae.latent_dim, cc.likelihoods.Gaussian(0.1), prior=vae.prior)
+    data = gaussian.sample_prior(8, seed=0)
+    with pytest.raises(ValueError, match="calibrate_scale does not take"):
+        cc.calibrate_scale(gaussian, data)
     with pytest.raises(ValueError, match="continuous latents, got one with discrete ones"):
         cc.VAETarget(vae, queries(vae))
 

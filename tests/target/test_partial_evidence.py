@@ -18,6 +18,7 @@ from torch import nn
 
 import crosscoding as cc
 from crosscoding import likelihoods
+from crosscoding.target.independent_sums import independent_sums
 
 Z = torch.randn(40, 2, generator=seeded(0))
 
@@ -249,6 +250,39 @@ def test_sums_that_follow_from_others_change_nothing():
     more = cc.Evidence.linear(operator, torch.tensor([[2.0, 2.0], [0.4, 0.7]], dtype=DOUBLE))
     found = cc.condition(problem.vae, problem.evidence & more, seed=0)
     torch.testing.assert_close(found.log_evidence, problem.log_evidence(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("change", "num_rows"), [(1e-2, 3), (1e-6, 3), (1e-12, 2), (0.0, 2)])
+@pytest.mark.parametrize("num", [1, 2])
+def test_sums_that_nearly_follow_from_others(change, num_rows, num):
+    """What one row has beside the others is compared with its length, however it is found."""
+    rows = torch.tensor([[1, 1, 0, 0.0], [0, 1, 1, 0], [1, 2, 1, change]], dtype=DOUBLE)
+    values = torch.tensor([1.0, 2.0, 3.0], dtype=DOUBLE)
+    of_one = cc.Evidence.linear(rows.expand(num, 3, 4), values.expand(num, 3))
+    found = independent_sums(of_one.flatten(1))
+    assert (found.num_rows == num_rows).all()
+    noisy = cc.Evidence.linear(rows, values, torch.tensor([0.0, 0.0, 0.1], dtype=DOUBLE))
+    assert independent_sums(noisy.flatten(1)).num_rows.tolist() == [3]
+
+
+def test_outputs_of_the_bank_are_decoded_once(monkeypatch):
+    vae, num = table_vae(), 0
+    run = vae._run
+
+    def counted(z):
+        nonlocal num
+        num += len(z)
+        return run(z)
+
+    monkeypatch.setattr(vae, "_run", counted)
+    target = cc.VAETarget(vae, table_evidence())
+    points, first = target.log_likelihood_of_bank()
+    assert num == 2 * len(points)  # for exact values, and for all others
+    again = cc.VAETarget(vae, table_evidence()).log_likelihood_of_bank()[1]
+    assert num == 2 * len(points)
+    assert torch.equal(first, again)
+    wanted = target.log_likelihood(points[:50, None].expand(-1, target.num_queries, -1))
+    torch.testing.assert_close(first[:50], wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from crosscoding.clock import Clock
+from crosscoding.covariates import Covariates
 from crosscoding.crosscoders.precision_factors import precision_root
 from crosscoding.errors import BudgetError, counted
 from crosscoding.evidence import Evidence
@@ -34,6 +35,7 @@ from crosscoding.isolation import isolated
 from crosscoding.likelihoods import Gaussian, Mixed
 from crosscoding.methods import Report, silent
 from crosscoding.methods.numerics.gauss_newton import Modes, climb
+from crosscoding.model.bound import bound_for, selected
 from crosscoding.model.in_noise import check_continuous, in_noise
 from crosscoding.model.matching import complete_data
 from crosscoding.model.tabular import of_frame
@@ -58,6 +60,7 @@ def calibrate_scale(
     vae: VAE,
     data: "Tensor | np.ndarray | pd.DataFrame",
     *,
+    given: Covariates = None,
     rounds: int = 100,
     tolerance: float = 1e-3,
     report: Report = silent,
@@ -74,6 +77,7 @@ def calibrate_scale(
         data: Complete data like those you will condition on, shape (N, *data) with N ≥ 1, a tensor
             or NumPy array of the model's dtype, or a DataFrame if the model has a table. A few tens
             are enough for one scale, as every element of each datum counts.
+        given: Covariates of the data, a row for each or one for all, if the decoder takes any.
         rounds: Most rounds, ≥ 1. One scale settles quickly, a scale per element slowly.
         tolerance: Stop when no scale changes by more than this share of itself, > 0.
         report, progress: As in `condition`.
@@ -86,7 +90,8 @@ def calibrate_scale(
     Raises:
         TypeError: vae or data has the wrong type, or no part of the likelihood is a Gaussian with a
             fixed scale.
-        ValueError: The scale is decoded, the data do not fit, or an argument is out of range.
+        ValueError: The scale is decoded, the data or covariates do not fit, or an argument is out
+            of range.
         BudgetError: z can match the data exactly, so that a scale falls towards zero; or a scale
             still changes after the last round.
 
@@ -98,7 +103,8 @@ def calibrate_scale(
     """
     shares = _shares_of(vae)
     with followed("calibrating", report, progress) as told:
-        return _calibrated(vae, of_frame(vae, data), shares, rounds, tolerance, told)
+        data = complete_data(vae, of_frame(vae, data))
+        return _calibrated(vae, _complete(vae, data, given), shares, rounds, tolerance, told)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,28 +133,33 @@ class _Share:
         return values.reshape(shape)
 
 
+def _complete(vae: VAE, data: Tensor, given: Covariates) -> Evidence:
+    """Data (N, *data) as evidence, with covariates of each."""
+    rows = bound_for(vae, given, data.shape[:1]).given
+    return Evidence(data, torch.ones_like(data, dtype=torch.bool), given=rows)
+
+
 def _calibrated(
     vae: VAE,
-    data: Tensor | np.ndarray,
+    evidence: Evidence,
     shares: list[_Share],
     rounds: int,
     tolerance: float,
     told: Progress,
 ) -> float | Tensor | tuple[float | Tensor, ...]:
-    check_continuous(vae, "calibrate_scale")
-    data, vae = complete_data(vae, data), in_noise(vae)
+    data, vae = evidence.values, in_noise(vae)
     if rounds < 1 or not tolerance > 0:
         raise ValueError(f"expected rounds >= 1 and tolerance > 0, got {rounds} and {tolerance}")
-    evidence = Evidence(data, torch.ones_like(data, dtype=torch.bool))
-    z = nearest = _nearest(vae, evidence)
-    scales, change, looked_again = _first(vae, data, nearest, shares), torch.inf, False
+    unscaled = VAETarget(vae, evidence)
+    z = nearest = _nearest(unscaled)
+    scales, change, looked_again = _first(unscaled.vae, data, nearest, shares), torch.inf, False
     for done in range(rounds):
         told(done / rounds, f"round {done + 1}, mean scale {_means(scales)}")
         scaled = _with_scales(vae, scales)
         target = VAETarget(scaled, evidence).timed(Clock(beat=told.beat))
         modes = climb(target, z, _STEPS, every=_EVERY)
         weights = modes.log_weights()[0].double().exp()
-        last, scales = scales, _fitting(scaled, data, modes, weights, shares, scales)
+        last, scales = scales, _fitting(target.vae, data, modes, weights, shares, scales)
         change = max(
             ((new - old).abs() / old).max().item() for new, old in zip(scales, last, strict=True)
         )
@@ -174,11 +185,7 @@ def _shares_of(vae: VAE) -> list[_Share]:
     """
     if not isinstance(vae, VAE):
         raise TypeError(f"expected a crosscoding.VAE, got {type(vae).__name__}")
-    if vae.examples is not None:
-        raise ValueError(
-            "expected a VAE whose decoder takes only z, got one that takes covariates; calibrate "
-            "the model of one label: a VAE whose decoder passes that label on"
-        )
+    check_continuous(vae, "calibrate_scale")
     likelihood = vae.likelihood
     if isinstance(likelihood, Mixed):
         places = likelihood.places(vae.data_shape, vae.device)
@@ -228,7 +235,7 @@ def _with_scales(vae: VAE, scales: Sequence[Tensor]) -> VAE:
         likelihood = Mixed(parts, likelihood.dim)
     elif isinstance(likelihood, Gaussian):
         likelihood = replace(likelihood, scale=next(left))
-    return VAE(vae.decoder, vae.latent_dim, likelihood)
+    return VAE(vae.decoder, vae.latent_dim, likelihood, given=vae.examples)
 
 
 def _as_given(share: _Share, scale: Tensor, like: Tensor) -> float | Tensor:
@@ -240,9 +247,9 @@ def _means(scales: Sequence[Tensor]) -> str:
     return ", ".join(f"{scale.mean():.4g}" for scale in scales)
 
 
-def _nearest(vae: VAE, evidence: Evidence) -> Tensor:
+def _nearest(target: VAETarget) -> Tensor:
     """The most likely points of the bank for each datum, (K, N, latent)."""
-    points, log_likelihood = VAETarget(vae, evidence).log_likelihood_of_bank()
+    points, log_likelihood = target.log_likelihood_of_bank()
     return points[log_likelihood.topk(min(_STARTS, len(points)), dim=0).indices]
 
 
@@ -274,7 +281,7 @@ def _fitting(
     """The M-step: the scales that agree with the residuals at the modes.
 
     Args:
-        vae: The model with the present scales.
+        vae: The model with the present scales, for the covariates of the data.
         data: Shape (N, *data).
         modes: K for each datum.
         weights: Weights of the modes, (K, N), which sum to 1 for each datum.
@@ -296,8 +303,9 @@ def _fitting(
     size = CHUNK_BYTES // (8 * vae.latent_dim * vae.params_size) + 1
     squares = freedom = torch.zeros_like(variance)
     for k, n in zip(mode.split(size), datum.split(size), strict=True):
+        own = selected(vae, n)
         mean, jacobian = with_jacobian(
-            lambda z: vae.decode_flat(z)[..., means], modes.z[None, k, n]
+            lambda z, own=own: own.decode_flat(z)[..., means], modes.z[None, k, n]
         )
         root = precision_root(modes.precision[k, n])
         along = jacobian[:, 0].movedim(0, 1).double()  # (pairs, latent, E)

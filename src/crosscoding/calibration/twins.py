@@ -1,9 +1,9 @@
 """Simulation-based calibration of a kind of query: how are twins of it answered?
 
 A twin is simulated from the model: z* ~ p(z), t* ~ p(t|z*), and the elements of t* in the mask are
-observed. Then z* is an exact draw from p(z|x*), whatever the model, so its rank among the draws of
-the answer is uniform if the method is right. Reports are about queries that the model finds
-ordinary; they say nothing about data that do not fit it.
+observed, with noise where the query has noise. Then z* is an exact draw from p(z|x*), whatever the
+model, so its rank among the draws of the answer is uniform if the method is right. Reports are
+about queries that the model finds ordinary; they say nothing about data that do not fit it.
 """
 
 from dataclasses import replace
@@ -19,16 +19,17 @@ from crosscoding.calibration.report import TwinReport
 from crosscoding.calibration.sandwich import Sandwich
 from crosscoding.clock import Clock
 from crosscoding.conditioning import condition
-from crosscoding.covariates import tiled
+from crosscoding.covariates import Covariates, tiled
 from crosscoding.errors import check_count
 from crosscoding.evidence import Evidence
 from crosscoding.isolation import isolated
 from crosscoding.methods import Auto, Method, Report, silent
-from crosscoding.model.bound import bound, for_first
+from crosscoding.model.bound import bound, checked_rows, for_first
 from crosscoding.model.in_noise import in_noise
+from crosscoding.model.matching import check_matches
 from crosscoding.model.vae import VAE
 from crosscoding.progress import followed
-from crosscoding.random import generator_from, spawn
+from crosscoding.random import generator_from, normal, spawn
 from crosscoding.result.posterior import Posterior
 from crosscoding.result.predictions import Predictions
 from crosscoding.result.purposes import PURPOSES
@@ -43,7 +44,7 @@ _SHARE_OF_ANSWERS = 0.8  # of the time, roughly
 @isolated
 def calibrate(
     vae: VAE,
-    mask: Tensor | np.ndarray,
+    mask: Tensor | np.ndarray | Evidence,
     method: Method | None = None,
     num: int = 200,
     seed: int | Generator | None = 0,
@@ -56,14 +57,17 @@ def calibrate(
     Args:
         vae: The model.
         mask: True = observed, boolean, shape (*data,), or (M, *data) to use M masks in turn. If the
-            decoder takes covariates, the model's examples are used in turn too.
+            decoder takes covariates, the model's examples are used in turn too. Or evidence of
+            values: twins observe what it does, with as much noise and with its covariates, each
+            query in turn; its values do not matter.
         method: The method to check; by default `methods.Auto()`.
         num: Number of simulated data, ≥ 20. With 200, widths that are wrong by a third are noticed.
         seed, report, progress: As in `condition`.
 
     Returns:
         A report: `print(report.summary())`, `report.plot()`. `methods.Auto(calibration=report)`
-        uses it for queries whose masks differ from the twins' in few elements.
+        uses it for queries whose masks differ from the twins' in few elements, unless there is
+        noise.
 
     Raises:
         TypeError, ValueError: An argument has the wrong type or value.
@@ -80,14 +84,14 @@ def calibrate(
     if not isinstance(vae, VAE):
         raise TypeError(f"expected a crosscoding.VAE, got {type(vae).__name__}")
     check_count("num", num, FEWEST)
-    masks = _masks(vae, mask)
+    kind = _kind_of_query(vae, mask)
     method = Auto() if method is None else method
-    for_data, for_answers, for_ranks, for_bounds = spawn(generator_from(seed), 4)
-    given = tiled(vae.examples, num)
+    streams = spawn(generator_from(seed), 5)
+    for_data, for_answers, for_ranks, for_bounds, for_noise = streams
+    given = tiled(vae.examples if kind.given is None else kind.given, num)
     own = in_noise(vae) if given is None else bound(in_noise(vae), given)
     z, data = own.simulate(num, generator=for_data)
-    observed = masks[torch.arange(num, device=masks.device) % len(masks)]
-    twins = _Twins(z, data, Evidence(data, observed, given=given))
+    twins = _Twins(z, data, _observed(kind, data, given, for_noise))
     with followed("calibrating", report, progress) as told:
         posterior = condition(
             vae,
@@ -114,17 +118,48 @@ class _Twins(NamedTuple):
     evidence: Evidence
 
 
+def _kind_of_query(vae: VAE, mask: Tensor | np.ndarray | Evidence) -> Evidence:
+    """Evidence of which only its mask, noise and covariates count, (M, *data).
+
+    Raises:
+        TypeError, ValueError: It is neither a mask nor evidence of values, or does not fit.
+    """
+    if not isinstance(mask, Evidence):
+        masks = _masks(vae, mask)
+        return Evidence(torch.zeros_like(masks, dtype=vae.dtype), masks)
+    uncertain = mask.uncertain
+    if mask.sums or (uncertain is not None and (uncertain.is_bounded | uncertain.has_set).any()):
+        got = "sums" if mask.sums else "intervals or sets"
+        raise TypeError(
+            f"expected evidence of values, exact or with noise, got {got} too, which have no "
+            "simulated twins yet; leave them out, or pass evidence.exact as a mask"
+        )
+    check_matches(vae, mask.values, "evidence", None)
+    kind = mask.flatten(len(vae.data_shape))
+    if not len(kind.values):
+        raise ValueError("expected evidence of at least one query, got none")
+    if kind.given is not None:
+        checked_rows(vae, kind.given, kind.values.shape[:1])
+    return kind
+
+
+def _observed(kind: Evidence, data: Tensor, given: Covariates, generator: Generator) -> Evidence:
+    """What twins (N, *data) observe: as the kinds of query do in turn, with fresh noise."""
+    index = torch.arange(len(data), device=data.device) % len(kind.values)
+    mask = kind.mask[index]
+    if kind.uncertain is None:
+        return Evidence(data, mask, given=given)
+    noise = kind.uncertain.noise[index]
+    values = data + noise * normal(data.shape, generator=generator, like=data)
+    return Evidence(values, mask, noise=noise, given=given)
+
+
 def _masks(vae: VAE, mask: Tensor | np.ndarray) -> Tensor:
     """The masks, (M, *data).
 
     Raises:
         TypeError, ValueError: It is no boolean mask, or of another shape.
     """
-    if isinstance(mask, Evidence):
-        raise TypeError(
-            "expected a mask (True = observed), got Evidence: twins observe exact values, and how "
-            "intervals, sets, noise or sums came about is not known; pass evidence.exact"
-        )
     mask = as_tensor(mask, "mask", "bool")
     if mask.dtype != torch.bool:
         raise TypeError(f"expected a boolean mask (True = observed), got {mask.dtype}")
@@ -151,7 +186,7 @@ def _ranks(twins: _Twins, posterior: Posterior, z: Tensor, generator: Generator)
     target = _target_of(posterior)
     vae, num, dim = target.vae, len(twins.z), target.latent_dim
     latents = _spread(torch.arange(dim), _MOST_LATENTS)
-    mask = twins.evidence.mask.reshape(num, -1)
+    mask = twins.evidence.exact.reshape(num, -1)
     elements = _spread((~mask).any(0).nonzero()[:, 0], _MOST_ELEMENTS)
     truth = [target.latents(twins.z)[:, latents], target.log_joint(twins.z)[:, None]]
     draws = [target.latents(z)[..., latents], target.log_joint(z)[..., None]]
@@ -195,10 +230,13 @@ def _report(method: Method, posterior: Posterior, ranks: Ranks, bounds: Sandwich
     others = figures.missed.isnan() & (searched.grades_for("interval") == 0)
     like_it = ranks.select(others.cpu())
     target = _target_of(posterior)
+    masks = target.evidence.mask.reshape(target.num_queries, -1).unique(dim=0)
+    if not target.evidence.is_exact:  # they say nothing of exact values
+        masks = masks[:0]
     vouching = Vouching(
         repr(replace(method, calibration=None) if isinstance(method, Auto) else method),
         ModelPrint.of(for_first(in_noise(target.model))),
-        target.evidence.mask.reshape(target.num_queries, -1).unique(dim=0),
+        masks,
         int(others.sum()),
         like_it.p_value(),
         *like_it.coverage(0.9),

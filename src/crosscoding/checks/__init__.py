@@ -15,10 +15,11 @@ from crosscoding.checks import data as data_checks
 from crosscoding.checks import decoder, expected_cost, latent_space, own_likelihood, units
 from crosscoding.checks.column_baseline import FEWEST
 from crosscoding.checks.subject import Subject
+from crosscoding.covariates import Covariates, mapped, places_among
 from crosscoding.isolation import isolated
-from crosscoding.model.bound import for_first
+from crosscoding.model.bound import bound, bound_for, try_rows
 from crosscoding.model.check_report import CheckReport, CheckResult
-from crosscoding.model.in_noise import check_continuous, in_noise
+from crosscoding.model.in_noise import in_noise
 from crosscoding.model.matching import complete_data
 from crosscoding.model.vae import VAE
 from crosscoding.random import generator_from
@@ -51,26 +52,33 @@ _OF_WORK: dict[str, Check] = {
     "methods": expected_cost.methods,
 }
 
+# of a continuous z, or points between its draws
+_NEED_CONTINUOUS = {"far out", "gradients", "latent", "bank", "explanation", "scale", "prior"}
+
 
 @isolated
 def check(
     vae: VAE,
     data: Tensor | np.ndarray | None = None,
     *,
+    given: Covariates = None,
     seed: int | Generator | None = 0,
 ) -> CheckReport:
     """The report of `VAE.check`, which documents the arguments."""
-    check_continuous(vae, "VAE.check")
     generator = generator_from(seed)
+    if data is None and given is not None:
+        raise ValueError("expected data for these covariates, check(data, given=...), got none")
+    subject = beside = _subject(vae, generator)
     if data is not None:
-        data = _some(_matching(vae, data), generator)
-    subject = Subject(for_first(in_noise(vae)), generator, data, vae)
+        beside = _with_data(vae, data, given, generator)
+        if vae.examples is None:
+            subject = beside  # of the same probes
     with torch.enable_grad():  # whatever the caller has set
         findings = _run(subject, _OF_OUTPUT)
         if all(finding.status != "error" for finding in findings):
             findings += _run(subject, _OF_DECODER)
             findings += _run(subject, _OF_WORK)
-            findings += _of_data(subject, _OF_DATA)
+            findings += _of_data(beside, _OF_DATA)
     return CheckReport(repr(vae), tuple(findings))
 
 
@@ -78,21 +86,24 @@ VAE.checker = check
 
 
 def check_data(
-    vae: VAE, data: Tensor, *, quick: bool = False, seed: int | Generator | None = 0
+    vae: VAE,
+    data: Tensor,
+    *,
+    given: Covariates = None,
+    quick: bool = False,
+    seed: int | Generator | None = 0,
 ) -> tuple[CheckResult, ...]:
     """Run only the checks that compare a model with data.
 
     Args:
         vae: The model.
         data: Complete data, (N, *data), N ≥ 1.
+        given: Their covariates, if the decoder takes any.
         quick: Whether to check only support, units and counts, which takes a few decodes. This
             also happens if there are too few data for the other checks.
         seed: Determines the subset, if there are too many data, and the model's draws.
     """
-    check_continuous(vae, "VAE.check")
-    generator = generator_from(seed)
-    own = _some(_matching(vae, data), generator)
-    subject = Subject(for_first(in_noise(vae)), generator, own, vae)
+    subject = _with_data(vae, data, given, generator_from(seed))
     checks = _OF_DATA
     if quick or len(data) < FEWEST:
         checks = {name: checks[name] for name in ("units", "counts")}
@@ -111,6 +122,8 @@ def _of_data(subject: Subject, checks: dict[str, Check]) -> list[CheckResult]:
 def _run(subject: Subject, checks: dict[str, Check]) -> list[CheckResult]:
     """The results of the checks; a check that raises gives an error."""
     findings = []
+    if subject.is_discrete:
+        checks = {name: look for name, look in checks.items() if name not in _NEED_CONTINUOUS}
     for name, look in checks.items():
         try:
             finding = look(subject)
@@ -121,17 +134,28 @@ def _run(subject: Subject, checks: dict[str, Check]) -> list[CheckResult]:
     return findings
 
 
-def _matching(vae: VAE, data: Tensor | np.ndarray) -> Tensor:
-    """The data as a tensor; raises what `VAE.check` raises."""
+def _subject(vae: VAE, generator: Generator) -> Subject:
+    """The subject of the checks without data, which go through the examples of covariates."""
+    model = in_noise(vae)
     if vae.examples is not None:
-        raise ValueError(
-            "expected no data for a decoder that takes covariates, as its checks do not cover "
-            "them; without data, the model is checked for its first example"
-        )
-    return complete_data(vae, data).detach()
+        model = bound(model, vae.examples)
+    return Subject(model, generator, None, vae)
 
 
-def _some(data: Tensor, generator: Generator) -> Tensor:
-    """The data in random order, at most as many as the checks need."""
+def _with_data(
+    vae: VAE, data: Tensor | np.ndarray, given: Covariates, generator: Generator
+) -> Subject:
+    """The subject of the checks of data: at most as many as these need, in random order.
+
+    Raises:
+        TypeError, ValueError: As `VAE.check`.
+    """
+    data = complete_data(vae, data).detach()
+    rows = bound_for(vae, given, data.shape[:1]).given
     order = torch.randperm(len(data), generator=generator, device=generator.device)
-    return data[order[:_MOST_DATA].to(data.device)]
+    order = order[:_MOST_DATA].to(data.device)
+    model = in_noise(vae)
+    if rows is not None:
+        model = bound(model, mapped(lambda tensor: tensor[order], rows))
+        try_rows(model, places_among(model.given, vae.examples))
+    return Subject(model, generator, data[order], vae)

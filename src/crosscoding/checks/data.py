@@ -94,7 +94,7 @@ def scale(subject: Subject) -> CheckResult | None:
     """
     vae, fits, likelihood = subject.vae, subject.fits, subject.vae.likelihood
     if _is_scaled(likelihood):
-        params = subject.flat(vae.decode(fits.mean))
+        params = subject.flat(fits.vae.decode(fits.mean))
         residual = (fits.data.flatten(1) - vae.flat_likelihood.mean(params)).double()
         squares = (residual.square() / vae.flat_likelihood.variance(params)).sum(1)
         return _scale_result(squares, vae.data_size, fits.mean.double(), fits.precision)
@@ -122,7 +122,7 @@ def _scale_of(
     vae, fits = subject.vae, subject.fits
     likelihood = part.likelihood.for_data(elements.shape, subject.like)
     means, jacobian = with_jacobian(
-        lambda z: vae.decode_flat(z)[..., outputs.flatten()], fits.mean[None]
+        lambda z: fits.vae.decode_flat(z)[..., outputs.flatten()], fits.mean[None]
     )
     deviation = likelihood.variance(means[0]).double().sqrt()
     residual = (fits.data.flatten(1)[:, elements.flatten()] - means[0]).double() / deviation

@@ -52,8 +52,12 @@ def repeatability(subject: Subject) -> CheckResult:
     vae, z, first = subject.vae, subject.probes, subject.output
     largest = torch.where(first.isfinite(), first, 0.0).abs().max().clamp_min(1e-6)
     training = [name or type(m).__name__ for name, m in vae.decoder.named_modules() if m.training]
-    alone = torch.cat([subject.decoded(point[None]) for point in z[:_NUM_ALONE]])
-    among = subject.decoded(torch.cat([3 * z.flip(0)[: len(z) // 2], z]))[-len(z) :]
+    places = torch.arange(len(z), device=z.device)
+    pairs = zip(z[:_NUM_ALONE].split(1), places.split(1), strict=False)
+    alone = torch.cat([subject.decoded(*pair) for pair in pairs])
+    others = places.flip(0)[: len(z) // 2]
+    beside = z[others] if subject.is_discrete else 3 * z[others]
+    among = subject.decoded(torch.cat([beside, z]), torch.cat([others, places]))[-len(z) :]
     differences = {
         "when it is decoded again": _gap(subject.decoded(z), first),
         "when it is decoded alone": _gap(alone, first[:_NUM_ALONE]),

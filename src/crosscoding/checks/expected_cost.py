@@ -7,8 +7,11 @@ from torch import nn
 
 from crosscoding.checks.subject import Subject
 from crosscoding.errors import counted
+from crosscoding.methods.numerics.enumeration import MAX_STATES
 from crosscoding.model.bank import Bank
+from crosscoding.model.bound import free, known
 from crosscoding.model.check_report import CheckResult
+from crosscoding.priors.discrete import DiscretePrior
 
 _GRID_DIM = 3  # largest latent size for a grid
 _FITTED_DIM = 32  # largest latent size at which importance weights of a fit mostly work
@@ -35,6 +38,8 @@ def cost(subject: Subject) -> CheckResult:
 def bank(subject: Subject) -> CheckResult:
     """The bank: its size, and what making and asking it takes."""
     vae = subject.vae
+    if vae.given is not None:  # each of the model's examples has a bank of its own
+        vae = known(free(vae), 0)
     start = time.perf_counter()
     points = Bank.of(vae)
     to_make = time.perf_counter() - start
@@ -78,6 +83,8 @@ def head(subject: Subject) -> CheckResult:
 
 def methods(subject: Subject) -> CheckResult:
     """What to expect from methods at this latent size."""
+    if isinstance(subject.vae.prior, DiscretePrior):
+        return _methods_for_states(subject.vae.prior)
     dim = subject.vae.latent_dim
     if dim <= _GRID_DIM:
         words = "Auto (the default) integrates over a grid, almost exactly; all methods work"
@@ -87,6 +94,16 @@ def methods(subject: Subject) -> CheckResult:
         words = "Auto (the default) gives the best Gaussian, seldom trusted; compare with HMC"
         return CheckResult("methods", "note", f"{counted(dim, 'latent dimension')}: {words}")
     return CheckResult("methods", "ok", f"{counted(dim, 'latent dimension')}: {words}")
+
+
+def _methods_for_states(prior: DiscretePrior) -> CheckResult:
+    """What to expect from methods at this number of discrete states."""
+    size = f"{counted(prior.latent_dim, 'place')} of {counted(prior.num_values, 'value')}"
+    if prior.num_states <= MAX_STATES:
+        words = "Auto (the default) goes through all states, exactly"
+    else:
+        words = "Auto (the default) draws by annealing and checks itself"
+    return CheckResult("methods", "ok", f"{size}: {words}")
 
 
 def _seconds(seconds: float) -> str:

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from crosscoding.covariates import mapped
 from crosscoding.evidence import Evidence
 from crosscoding.methods.numerics.gauss_newton import climb, half_log_determinant
+from crosscoding.model.bound import free
 from crosscoding.model.vae import VAE
 from crosscoding.target.vae_target import VAETarget
 
@@ -30,12 +32,14 @@ class Fits:
     """Gaussian approximations of p(z|t) for N data.
 
     Args:
+        vae: The model, for the covariates of these data.
         data: The data, (N, *data).
         mean: z*, shape (N, latent).
         precision: H, in double, (N, latent, latent).
         log_prob: Approximate log p(t) in nats, (N,).
     """
 
+    vae: VAE
     data: Tensor
     mean: Tensor
     precision: Tensor
@@ -46,7 +50,7 @@ def fit(vae: VAE, data: Tensor, first: Tensor | None) -> Fits:
     """Fits to the first few data, as many as a bounded amount of work allows.
 
     Args:
-        vae: The model.
+        vae: The model, bound to the covariates of the data if its decoder takes any.
         data: Complete data in its support, (N, *data).
         first: A guess at z for each, (N, latent), or None.
     """
@@ -54,7 +58,9 @@ def fit(vae: VAE, data: Tensor, first: Tensor | None) -> Fits:
     num_climbs = int(max(min(_OPERATIONS / (passes * vae.operations), _MOST), _FEWEST))
     num_starts = 2 if num_climbs >= _MANY else 1
     data = data[: num_climbs // num_starts]
-    target = VAETarget(vae, Evidence(data, torch.ones_like(data, dtype=torch.bool)))
+    given = mapped(lambda tensor: tensor[: len(data)], vae.given)
+    whole = torch.ones_like(data, dtype=torch.bool)
+    target = VAETarget(free(vae), Evidence(data, whole, given=given))
     points, log_likelihood = target.log_likelihood_of_bank()
     starts = points[log_likelihood.topk(min(num_starts, len(points)), dim=0).indices]
     if first is not None:
@@ -63,4 +69,4 @@ def fit(vae: VAE, data: Tensor, first: Tensor | None) -> Fits:
     constant = 0.5 * vae.latent_dim * math.log(2 * math.pi)
     log_prob = modes.log_joint.double() - half_log_determinant(modes.precision) + constant
     best = log_prob.argmax(0), torch.arange(len(data), device=data.device)
-    return Fits(data, modes.z[best], modes.precision[best], log_prob[best])
+    return Fits(target.vae, data, modes.z[best], modes.precision[best], log_prob[best])

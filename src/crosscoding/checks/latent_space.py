@@ -31,8 +31,9 @@ def use(subject: Subject) -> CheckResult:
     num = int(max(min(_OPERATIONS / (vae.operations * dim), _MOST_JACOBIANS), 2))
     everything = torch.ones(1, vae.data_size, dtype=torch.bool, device=vae.device)
     information = torch.zeros(dim, dtype=torch.double, device=vae.device)
-    for z in subject.probes[:num]:
-        params, jacobian = with_jacobian(vae.decode_flat, z[None, None])
+    for index, z in enumerate(subject.probes[:num]):
+        decode = subject.of_probe(torch.tensor([index], device=z.device)).decode_flat
+        params, jacobian = with_jacobian(decode, z[None, None])
         product = vae.flat_likelihood.fisher_product(params, jacobian, everything)
         information += (jacobian.double() * product).flatten(1).sum(1) / num
     ignored = (~(information > _ACTIVE)).nonzero()[:, 0].tolist()

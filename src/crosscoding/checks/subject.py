@@ -7,6 +7,8 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.checks.laplace_fits import Fits, fit
+from crosscoding.covariates import number_of_rows
+from crosscoding.model.bound import selected
 from crosscoding.model.vae import VAE
 from crosscoding.random import normal
 
@@ -22,7 +24,9 @@ class Subject:
     """A model under examination.
 
     Args:
-        vae: The model, in noise coordinates: all z here are noise, whatever the prior.
+        vae: The model, in noise coordinates: all z here are noise, unless latents are discrete.
+            A decoder that takes covariates is bound to those of the data, or to the model's
+            examples; points have them in turn.
         generator: The source of all random numbers.
         data: Complete data that fit the model, (N, *data), or None.
         model: The model as the user has it, with its encoder.
@@ -83,8 +87,15 @@ class Subject:
             noise = self.model.prior.to_noise(z)
             return noise.mean(0), noise.var(0)
 
+    @property
+    def is_discrete(self) -> bool:
+        """Whether latents are discrete."""
+        return self.vae.prior.noise_dim is None
+
     def draw_prior(self, num: int) -> Tensor:
         """Points of the prior, (num, latent)."""
+        if self.is_discrete:
+            return self.vae.prior.sample(num, generator=self.generator, like=self.like)
         return normal((num, self.vae.latent_dim), generator=self.generator, like=self.like)
 
     @property
@@ -92,12 +103,26 @@ class Subject:
         """An empty tensor of the model's dtype, on its device."""
         return torch.empty(0, dtype=self.vae.dtype, device=self.vae.device)
 
+    def of_probe(self, index: Tensor) -> VAE:
+        """The model for the covariates of the probes with these indices, (N,)."""
+        if self.vae.given is None:
+            return self.vae
+        return selected(self.vae, index % number_of_rows(self.vae.given))
+
     @torch.no_grad()
-    def decoded(self, z: Tensor) -> Tensor:
-        """The decoder's output at z (N, latent), computed in pieces."""
+    def decoded(self, z: Tensor, index: Tensor | None = None) -> Tensor:
+        """The decoder's output at z (N, latent), computed in pieces.
+
+        Args:
+            z: Points.
+            index: The probes whose covariates they have, (N,); by default they are the first N.
+        """
+        if index is None:
+            index = torch.arange(len(z), device=z.device)
         row_bytes = max(self.vae.row_values * z.element_size(), 1)
         size = max(_CHUNK_BYTES // row_bytes, 1)
-        return torch.cat([self.vae.decode(piece) for piece in z.split(size)])
+        pieces = zip(z.split(size), index.split(size), strict=True)
+        return torch.cat([self.of_probe(own).decode(piece) for piece, own in pieces])
 
     def flat(self, output: Tensor) -> Tensor:
         """A decoder's output (N, *data, *param_shape) flattened as likelihoods take it."""

@@ -26,6 +26,7 @@ from crosscoding.random import quasi_normal
 MAX_POINTS = 16_384  # half of it changes `Auto` on mnist-20d hardly more than another seed does
 _MIN_POINTS = 16
 _MAX_BYTES = 256 * 2**20
+_MAX_OUTPUT_BYTES = 128 * 2**20  # of the whole outputs that are kept beside it
 _MAX_OPERATIONS = 2e10  # multiply-adds to build it: about a second
 _FEW = 1024  # points that are decoded for one query; a cascade takes several times as many decodes
 _PER_VALUE = 32  # multiply-adds that take about as long as writing and reading a number
@@ -235,6 +236,22 @@ class Bank:
         bank._is_of_model = True
         vae.kept["bank"] = bank
         return bank
+
+
+def kept_outputs(vae: VAE, points: Tensor, clock: Clock = UNLIMITED) -> Tensor | None:
+    """The decoder's whole output at the first points of the model's bank, (N, E, *param_shape).
+
+    A bank keeps only what exact values need; the model keeps these for all other evidence. None if
+    they are too large to keep.
+    """
+    if len(points) * vae.params_size * vae.dtype.itemsize > _MAX_OUTPUT_BYTES:
+        return None
+    kept = vae.kept.get("outputs of bank")
+    if kept is None or len(kept) < len(points):
+        slices = clock.slices(len(points), _chunk_size(vae, clock), "outputs of bank")
+        kept = torch.cat([vae.decode_flat(points[some]) for some in slices])
+        vae.kept["outputs of bank"] = kept
+    return kept[: len(points)]
 
 
 def prior_points(num: int, dim: int, like: Tensor, start: int = 0) -> Tensor:

@@ -108,6 +108,11 @@ def bound(vae: Model, rows: Covariates) -> Model:
     return chosen
 
 
+def free(vae: Model) -> Model:
+    """The model before it was bound to covariates; itself if it is not bound."""
+    return vae if vae.given is None else vae.unbound
+
+
 def selected(vae: Model, index: Tensor | slice) -> Model:
     """The model for some of the queries; itself if no decoder was bound, or to one row for all."""
     if vae.given is None or number_of_rows(vae.given) == 1:

@@ -322,6 +322,7 @@ class VAE(Savable, Rows):
         self,
         data: "Tensor | np.ndarray | pd.DataFrame | None" = None,
         *,
+        given: Covariates = None,
         seed: int | torch.Generator | None = 0,
     ) -> CheckReport:
         """Check the model for common mistakes before you use it; takes a few seconds.
@@ -330,12 +331,16 @@ class VAE(Savable, Rows):
         output, batch norm, derivatives, NaN far out, unused latent dimensions) and, if you pass
         data, compares them with the model (support, units, counts, log p against that of each
         column alone, the scale, and whether they lie where the prior does). It also reports what
-        decoding costs and which methods suit.
+        decoding costs and which methods suit. The checks that need derivatives or Gaussian fits
+        are left out for discrete latents: far out, gradients, latent, bank, explanation, scale and
+        prior.
 
         Args:
             data: Complete data like those the model was trained on, (N, *data), a tensor or NumPy
                 array of the model's dtype, or a DataFrame without gaps. A few hundred are plenty;
                 of more than 2,000, a random subset is used.
+            given: Covariates of the data, a row for each or one for all, if the decoder takes any.
+                Without data, the model's own examples are used.
             seed: Determines the random points and, if there are too many data, the subset.
         Returns:
             A report: `print` shows it, `ok` is True if it has no error, `findings` holds one result
@@ -343,14 +348,15 @@ class VAE(Savable, Rows):
 
         Raises:
             TypeError: data is not a tensor, an array, or a DataFrame for a model with a table.
-            ValueError: The data do not fit the model, or a cell of a DataFrame is missing.
+            ValueError: The data do not fit the model, or a cell of a DataFrame is missing; or
+                covariates are missing, superfluous, or do not fit the data.
 
         Example:
             >>> import crosscoding as cc
             >>> cc.zoo.load("mnist-2d").check(cc.zoo.digits()[0])["units"].status
             'ok'
         """
-        return VAE.checker(self, of_frame(self, data), seed=seed)
+        return VAE.checker(self, of_frame(self, data), given=given, seed=seed)
 
     @classmethod
     def _made_of(cls, model: Model) -> "VAE":
@@ -384,6 +390,11 @@ class VAE(Savable, Rows):
             raise ValueError(
                 "expected no encoder for a decoder that takes covariates; leave it out, as no "
                 "answer depends on it"
+            )
+        if self.prior.noise_dim is None:
+            raise ValueError(
+                "expected no encoder for discrete latents, as its mean and variance are of "
+                "continuous ones; leave it out, as no answer depends on it"
             )
         self.encoder = tried_encoder(encoder, self._data_for_encoder(), self.latent_dim)
 

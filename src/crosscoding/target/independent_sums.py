@@ -11,6 +11,7 @@ from crosscoding.evidence import Evidence
 from crosscoding.linear_evidence import LinearEvidence
 
 _DEPENDENT = 1e-9  # of a row's length: what the other rows leave of it if it follows from them
+_CLEAR = 1e-4  # of a row's length, whose square is far above rounding of a Gram matrix, 1e-12 or so
 _DETERMINED = 1e-7  # of an element that sums leave undetermined; less is rounding
 _ROUNDING = 1e3  # eps of the data's dtype, relative to the terms of a sum, that it may be off
 
@@ -160,7 +161,7 @@ def _without_dependent(sums: Sums, rounding: Tensor) -> Sums:
     """
     operator, target = sums.operator, sums.values
     exact = (sums.noise == 0).expand(len(operator), -1)
-    if not exact.any():
+    if not exact.any() or _are_independent(torch.where(exact[..., None], operator, 0.0), exact):
         return sums
     basis, of_basis = torch.zeros_like(operator), torch.zeros_like(target)
     of_rounding = torch.zeros_like(target)
@@ -168,9 +169,9 @@ def _without_dependent(sums: Sums, rounding: Tensor) -> Sums:
     for row in range(operator.shape[1]):
         rest, coefficients = operator[:, row], operator.new_zeros(exact.shape)
         for _ in range(2):  # twice is enough
-            along = (basis @ rest[..., None])[..., 0]
-            rest = rest - (basis.mT @ along[..., None])[..., 0]
-            coefficients = coefficients + along
+            along = (basis[:, :row] @ rest[..., None])[..., 0]
+            rest = rest - (basis[:, :row].mT @ along[..., None])[..., 0]
+            coefficients[:, :row] += along
         length = rest.norm(dim=-1)
         follows = exact[:, row] & (length <= _DEPENDENT * operator[:, row].norm(dim=-1))
         expected = (coefficients * of_basis).sum(-1)
@@ -195,6 +196,26 @@ def _without_dependent(sums: Sums, rounding: Tensor) -> Sums:
         num_rows=sums.num_rows - dropped.sum(-1),
         summed=(operator != 0).any(1),
     )
+
+
+def _are_independent(rows: Tensor, exact: Tensor) -> bool:
+    """Whether every row clearly differs from what those before it combine to.
+
+    Judged by the Cholesky factor of their Gram matrix.
+
+    Its diagonal is what the rows before leave of each, for rows of length 1. It has half the digits
+    of Gram–Schmidt, so rows that are nearly dependent are left to that.
+
+    Args:
+        rows: Shape (R, m, T), 0 where not exact.
+        exact: Which rows are, (R, m).
+    """
+    length = rows.norm(dim=-1)
+    if (exact & (length == 0)).any():
+        return False
+    unit = rows / torch.where(exact, length, 1.0)[..., None]
+    factor, failed = torch.linalg.cholesky_ex(unit @ unit.mT + (~exact).to(rows).diag_embed())
+    return not failed.any() and bool((factor.diagonal(dim1=-2, dim2=-1) > _CLEAR).all())
 
 
 def check_reachable(sums: Sums, low: Tensor, high: Tensor) -> None:

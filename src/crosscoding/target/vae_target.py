@@ -16,7 +16,7 @@ from crosscoding.covariates import Covariates, mapped, number_of_rows, places_am
 from crosscoding.errors import NonFiniteError
 from crosscoding.evidence import Evidence
 from crosscoding.isolation import isolated
-from crosscoding.model.bank import MAX_POINTS, Bank
+from crosscoding.model.bank import MAX_POINTS, Bank, kept_outputs
 from crosscoding.model.bound import bound, checked_rows, known, selected, try_rows
 from crosscoding.model.coarse_decoder import coarse
 from crosscoding.model.in_noise import in_noise
@@ -198,15 +198,17 @@ class VAETarget(Target):
         return bank.points, result.reshape(len(bank.points), *self.batch_shape)
 
     def _partial_at(self, points: Tensor) -> Tensor:
-        """What partial evidence adds to log p(x|z) at shared points: (N, latent) -> (N, B)."""
-        partial = self._partial
+        """What partial evidence adds to log p(x|z) at a bank's points: (N, latent) -> (N, B)."""
+        partial, kept = self._partial, kept_outputs(self.vae, points, self.clock)
         assert partial is not None
         size = self._chunk_size(1 + partial.numbers * self.num_queries, points)
-        found = [
-            partial.log_prob(self.vae.decode_flat(points[some])[:, None].flatten(2))
-            for some in self.clock.slices(len(points), size, "points for partial evidence")
-        ]
-        return torch.cat(found)
+
+        def at(some: slice) -> Tensor:
+            output = self.vae.decode_flat(points[some]) if kept is None else kept[some]
+            return partial.log_prob(output[:, None].flatten(2))
+
+        slices = self.clock.slices(len(points), size, "points for partial evidence")
+        return torch.cat([at(some) for some in slices])
 
     def _log_likelihood_of_each(self, points: Tensor) -> Tensor:
         """log p(x|z) at shared points (N, latent), decoded anew for each query, (N, *batch)."""

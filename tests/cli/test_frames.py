@@ -116,7 +116,7 @@ def test_check_reads_complete_rows_and_names_gaps(model, tmp_path):
         ("age,Plz\n4,01067\n", "did you mean 'plz'"),
         ("age\nold\n", "column 'age': expected a number in row 1"),
         ("plz\n1067\n", "column 'plz': expected a category among '01067'"),
-        ("sold\nyesterday\n", "column 'sold'"),
+        ("sold\nyesterday\n", "column 'sold': expected dates such as 2020-12-31"),
         ("price\n-3\n", "column 'price': expected numbers > 0"),
         ("age\n", "expected rows in"),
         ("", "got an empty file"),

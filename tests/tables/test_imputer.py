@@ -255,6 +255,7 @@ def test_tables_that_cannot_be_transformed(change, words):
         ({"hidden": 0}, ValueError, "hidden >= 1"),
         ({"num_samples": 1.5}, TypeError, "num_samples to be an int"),
         ({"validation": 1.0}, ValueError, "validation < 1"),
+        ({"max_seconds": 0}, ValueError, "max_seconds > 0 or None, got 0"),
         ({"learning_rate": 0.0}, ValueError, "learning_rate > 0"),
         ({"kinds": {"x": "number"}}, ValueError, "column in kinds"),
         ({"model": "mnist"}, TypeError, "model to be a crosscoding.VAE"),

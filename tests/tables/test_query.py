@@ -1,6 +1,7 @@
 """Conditions on columns in the user's units, and DataFrames as evidence."""
 
 import re
+from datetime import date
 
 import numpy as np
 import pytest
@@ -80,6 +81,60 @@ def test_values_are_exact():
     evidence = TABLE.query(n=45, c="b", b=True, d="1970-01-03")
     assert evidence.exact.nonzero()[:, 1].tolist() == [0, 3, 5, 6]
     assert evidence.values[0, [0, 3, 5, 6]].tolist() == [0.5, 1.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "bound", "value"),
+    [("n", 45, 0.5), ("p", 4.0, 2.0), ("d", "1970-01-03", 2.0), ("d", date(1970, 1, 3), 2.0)],
+)
+def test_an_interval_of_one_number_is_that_value(name, bound, value):
+    for query in (TABLE.query({name: (bound, bound)}), TABLE.query({name: bound})):
+        place = TABLE.names.index(name)
+        assert query.exact.nonzero().tolist() == [[0, place]]
+        assert query.values[0, place] == value
+    counts = TABLE.query(k=(2, 2), o=("m", "m"))
+    assert counts.mask.sum() == 2
+    assert not counts.exact.any()
+    assert TABLE.query(n=(45, 45 + 1e-9)).exact.any()  # the same number in single precision
+
+
+def test_some_rows_may_have_intervals_of_one_number():
+    posterior = cc.condition(
+        vae_of(TABLE),
+        TABLE.query(n=(np.array([45.0, 30.0]), np.array([45.0, 50.0])), num=2),
+        seed=0,
+    )
+    drawn = posterior.frame("draw", seed=0)
+    assert drawn["n"].dtype == "float64"
+    assert drawn["n"][0] == 45
+    assert 30 <= drawn["n"][1] <= 50
+
+
+def test_values_take_the_dtypes_of_their_columns():
+    conditions = {"n": np.int32(45), "k": 2.0, "c": "b", "b": 1, "d": date(1970, 1, 3)}
+    found = TABLE.query(conditions).frame
+    assert {name: str(found[name].dtype) for name in conditions} == {
+        name: TABLE[name].dtype for name in conditions
+    }
+    assert found["b"].tolist() == [True]
+    inexact = Table.of([Column("i", "number", dtype="int64")]).query(i=2.5)
+    assert inexact.frame["i"].tolist() == [2.5]
+
+
+@pytest.mark.parametrize("nothing", [None, np.nan, pd.NA, pd.NaT, (None, None)])
+def test_a_missing_value_is_no_condition(nothing):
+    vae = vae_of(Table.of([Column("i", "number", dtype="int64"), Column("c", "class", ("a", "b"))]))
+    assert not vae.table.query(i=nothing).mask.any()
+    free, drawn = vae.sample(3, seed=0), vae.sample(3, {"i": nothing}, seed=0)
+    pd.testing.assert_frame_equal(free, drawn)
+
+
+def test_messages_about_elements_name_the_column():
+    low = torch.full((1, len(TABLE)), -INF)
+    low[0, 1] = 1.0
+    same = cc.Evidence.interval(low, torch.where(low == 1, low, INF))
+    with pytest.raises(ValueError, match="none between 1 and 1 for column 'p' of query 0"):
+        cc.condition(vae_of(TABLE), same, seed=0)
 
 
 def test_each_row_may_have_its_own_bounds_and_values():
@@ -163,6 +218,14 @@ def test_check_calibrate_and_query_log_prob_take_frames():
         ({"o": ("m", "xl")}, ["column 'o'", "'xl'"]),
         ({"c": "d"}, ["column 'c'", "'d'"]),
         ({"z": (pd.Timestamp("2020-01-01"), None)}, ["column 'z'", "time zone"]),
+        ({"n": (INF, None)}, ["column 'n'", "possible value", "inf to None"]),
+        ({"n": (None, -INF)}, ["column 'n'", "possible value", "None to -inf"]),
+        ({"n": pd.Timestamp("2020-01-01")}, ["column 'n'", "numbers", "kind 'date'"]),
+        ({"n": pd.Timedelta("1h")}, ["column 'n'", "as in float64", "a duration"]),
+        ({"d": "soon"}, ["column 'd'", "a date", "'soon'"]),
+        ({"d": ("soon", None)}, ["column 'd'", "a date", "'soon'"]),
+        ({"c": {None, "a"}}, ["column 'c'", "without missing values"]),
+        ({"k": {10**9}}, ["column 'k'", "up to 10,000", "interval"]),
     ],
 )
 def test_conditions_that_cannot_be(condition, words):
@@ -171,10 +234,19 @@ def test_conditions_that_cannot_be(condition, words):
 
 
 def test_conditions_that_contradict_cells():
-    rows = pd.DataFrame({"n": [45.0], "c": ["a"]})
-    for condition in ({"n": 46}, {"n": (50, 60)}, {"c": {"b"}}, {"c": "b"}):
-        (name,) = condition
-        with pytest.raises(ValueError, match=f"column '{name}'.*agree"):
+    rows = pd.DataFrame({"n": [45.0], "c": ["a"], "o": ["s"], "d": [pd.Timestamp("1970-01-02")]})
+    for condition, cell in (
+        ({"n": 46}, "45.0"),
+        ({"n": (50, 60)}, "45.0"),
+        ({"n": (46, 46)}, "45.0"),
+        ({"c": {"b"}}, "'a'"),
+        ({"c": "b"}, "'a'"),
+        ({"o": ("m", None)}, "'s'"),
+        ({"d": ("1970-01-03", None)}, "Timestamp"),
+    ):
+        ((name, says),) = condition.items()
+        words = f"column '{name}'.*agree.*got {cell}.* in row 0 where it says {says!r}"
+        with pytest.raises(ValueError, match=words.translate({40: r"\(", 41: r"\)"})):
             TABLE.query(condition, rows=rows)
     with pytest.raises(ValueError, match="num to be left out with 1 rows, got 2"):
         TABLE.query(rows=rows, num=2)
@@ -202,8 +274,16 @@ def test_missing_cells_are_refused_where_data_must_be_complete():
 
 def test_no_rows_are_no_queries():
     posterior = cc.condition(vae_of(TABLE), pd.DataFrame({"n": np.zeros(0)}), seed=0)
-    assert posterior.frame("mean").shape == (0, len(TABLE))
-    assert posterior.frame("draw").shape == (0, len(TABLE))
+    for what in ("mean", "mode", "draw", "quantile"):
+        assert posterior.frame(what, seed=0).shape == (0, len(TABLE))
+    assert posterior.frame("interval", seed=0).shape == (0, 2 * len(TABLE))
+    assert posterior.frame("probabilities").shape == (0, 3 + 3 + 2)
+
+
+def test_a_frame_has_one_quantile():
+    posterior = cc.condition(vae_of(TABLE), pd.DataFrame({"n": [45.0]}), seed=0)
+    with pytest.raises(ValueError, match=r"one number q .* got \[0.1, 0.9\]"):
+        posterior.frame("quantile", q=[0.1, 0.9])  # pyright: ignore
 
 
 def test_the_table_is_saved_with_the_model(tmp_path):

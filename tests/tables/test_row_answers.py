@@ -8,7 +8,7 @@ from torch import nn
 
 import crosscoding as cc
 from crosscoding.likelihoods import Categorical, Gaussian, Mixed
-from crosscoding.tables import Column, Table
+from crosscoding.tables import Column, Table, row_answers
 
 NAMES = ["height", "weight", "income"]
 SHIFT, SCALE, NOISE = np.array([170.0, 70.0, 3e4]), np.array([10.0, 12.0, 8e3]), 0.4
@@ -41,6 +41,24 @@ def log_normal(places: list[int], values: np.ndarray) -> float:
 @pytest.fixture(scope="module")
 def vae() -> cc.VAE:
     return linear()
+
+
+def test_rows_without_gaps_are_not_asked(vae, monkeypatch):
+    df = vae.sample(3, seed=0).set_axis(["x", "y", "z"])
+    partly = df.assign(income=df["income"].where(df.index == "y", np.nan))
+    asked, condition = [], row_answers.condition
+
+    def counted(vae, evidence, *rest, **more):
+        asked.append(len(evidence.values))
+        return condition(vae, evidence, *rest, **more)
+
+    monkeypatch.setattr(row_answers, "condition", counted)
+    pd.testing.assert_frame_equal(vae.sample_remaining(df, seed=0), df)
+    assert asked == []
+    done = vae.sample_remaining(partly, seed=0)
+    assert asked == [2]
+    assert done.notna().all(axis=None)
+    assert done.loc["y", "income"] == df.loc["y", "income"]
 
 
 def test_rows_have_the_conditional_moments(vae):

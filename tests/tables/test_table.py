@@ -375,3 +375,13 @@ def test_a_single_category_is_the_only_one_that_is_filled_in():
 def test_columns_that_cannot_be(column, words):
     with refuses(*words):
         column()
+
+
+def test_numbers_are_no_durations():
+    table = Table(
+        pd.DataFrame({"wait": pd.to_timedelta([1, 2, 5], unit="h"), "n": [1.5, 2.5, 4.0]})
+    )
+    with pytest.raises(ValueError, match=r"column 'wait': expected durations, as in timedelta64"):
+        table.to_tensors(pd.DataFrame({"wait": [3600.0]}))
+    with pytest.raises(ValueError, match="column 'n': expected numbers, as in float64, got a dura"):
+        table.to_tensors(pd.DataFrame({"n": pd.to_timedelta([1], unit="h")}))

@@ -105,7 +105,9 @@ def _read(cells: "pd.Series", column: Column, style: TableStyle) -> "pd.Series":
         if column.dtype.startswith("timedelta"):
             return pd.to_timedelta(there)
     except ValueError as error:
-        raise ValueError(f"{column.where}: {error}") from None
+        reason = str(error).partition("\n")[0].partition(". You might")[0]
+        wanted = "dates such as 2020-12-31" if column.kind == "date" else "durations"
+        raise ValueError(f"{column.where}: expected {wanted}; {reason}") from None
     numbers = [style.number(cell) for cell in bare]
     for line, (number, cell) in enumerate(zip(numbers, bare, strict=True)):
         if number is None:

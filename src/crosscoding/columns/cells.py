@@ -12,14 +12,13 @@ if TYPE_CHECKING:
 
 _NUMBERS = ("integer", "floating", "mixed-integer-float", "decimal", "boolean")
 _ADVICE = {
-    "datetime": "pd.to_datetime(...)",
-    "date": "pd.to_datetime(...)",
-    "datetime64": "kind 'date'",
-    "timedelta": "pd.to_timedelta(...)",
-    "period": ".dt.to_timestamp()",
-    "complex": "its real and imaginary parts as two columns",
-    "string": "pd.to_numeric(...) if they are numbers",
-    "categorical": "pd.to_numeric(...), or kind 'class' or 'ordinal'",
+    "datetime": "dates are columns of kind 'date'",
+    "date": "dates are columns of kind 'date'",
+    "timedelta": "convert them with pd.to_timedelta(...)",
+    "period": "convert them with .dt.to_timestamp()",
+    "complex": "give their real and imaginary parts as two columns",
+    "string": "convert them with pd.to_numeric(...) if they are numbers",
+    "categorical": "convert them with pd.to_numeric(...), or use kind 'class' or 'ordinal'",
 }
 
 
@@ -45,8 +44,20 @@ def units_of(series: "pd.Series", column: Column) -> tuple[np.ndarray, np.ndarra
     elif column.kind == "date":
         values[observed] = _seconds(own, column)
     else:
+        _check_unit(own, column)
         values[observed] = numbers_of(own, column.where)
     return values, observed
+
+
+def _check_unit(cells: Any, column: Column) -> None:
+    """Raise ValueError where a number stands for a duration or the reverse: the unit is unknown."""
+    is_duration = getattr(getattr(cells, "dtype", None), "kind", "") == "m"
+    if is_duration != column.dtype.startswith(("timedelta", "duration")):
+        wanted, got = ("numbers", "a duration") if is_duration else ("durations", "a number")
+        raise ValueError(
+            f"{column.where}: expected {wanted}, as in {column.dtype}, got {got}, "
+            f"{shown(cells[0])}; convert them first"
+        )
 
 
 def observed_cells(series: "pd.Series") -> tuple[Any, np.ndarray]:
@@ -83,10 +94,10 @@ def numbers_of(cells: Any, where: str) -> np.ndarray:
         return np.asarray(cells).astype("timedelta64[ns]").astype("int64") / 1e9
     found = pd.api.types.infer_dtype(cells, skipna=True)
     if found not in _NUMBERS:
-        advice = _ADVICE.get(found.rstrip("0123456789"), _ADVICE.get(found, ""))
+        advice = _ADVICE.get(found.rstrip("0123456789"), "")
         raise ValueError(
             f"{where}: expected numbers, got {found} values such as {cells[0]!r}"
-            + (f"; convert them with {advice}" if advice else "")
+            + (f"; {advice}" if advice else "")
         )
     try:
         return np.asarray(cells, dtype="float64")
@@ -134,7 +145,7 @@ def _places(cells: Any, column: Column) -> np.ndarray:
         more = ", …" if len(column.categories) > 10 else ""
         raise ValueError(
             f"{column.where}: expected a category among {known}{more}, got "
-            f"{_shown(cells[int(unknown.argmax())])}{and_more(int(unknown.sum()) - 1)}, which the "
+            f"{shown(cells[int(unknown.argmax())])}{and_more(int(unknown.sum()) - 1)}, which the "
             "model has never seen"
         )
     return places
@@ -160,7 +171,8 @@ def _check(values: np.ndarray, column: Column) -> None:
         )
 
 
-def _shown(cell: Any) -> str:
+def shown(cell: Any) -> str:
+    """A cell in a message, a number of numpy as a plain one."""
     return repr(cell.item() if isinstance(cell, np.generic) else cell)
 
 

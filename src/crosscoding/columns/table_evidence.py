@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from crosscoding.columns.cells import dtype_of, filled, units_of, values_of
+from crosscoding.columns.cells import dtype_of, filled, shown, units_of, values_of
 from crosscoding.columns.column import Column
 from crosscoding.columns.frames import checked_frame, column_of
 from crosscoding.errors import unknown_name
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from crosscoding.columns.table import Table
 
 Limits = Mapping[str | int, tuple[np.ndarray, np.ndarray]]
+
+_LARGEST_IN_SET = 10_000  # of a count: a set is a boolean for each value up to it, in each cell
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -82,25 +85,27 @@ def query_evidence(
     for name in conditions:
         if name not in table.names:
             raise unknown_name("column", str(name), map(str, table.names))
-    frame = _rows(rows, num)
+    frame, limits, kept = _rows(rows, num), {}, {}
     for name, condition in conditions.items():
-        if not isinstance(condition, (tuple, set, frozenset)):
-            frame = _with_value(frame, table[name], condition)
-    found = Evidence(*table.to_tensors(frame, dtype=dtype))
-    limits, kept = {}, {}
-    for name, condition in conditions.items():
-        column, more = table[name], None
+        value = condition
         if isinstance(condition, tuple):
-            limits[name] = _limits(column, condition, len(frame))
-            more = _interval(table, name, limits[name], found.values)
+            limits[name] = _limits(table[name], condition, len(frame))
+            value, kept[name] = _points(table[name], condition, limits[name], dtype), condition
         elif isinstance(condition, (set, frozenset)):
+            value, kept[name] = None, condition
+        if value is not None:
+            frame = _with_value(frame, table[name], value, condition)
+    found = Evidence(*table.to_tensors(frame, dtype=dtype))
+    for name, condition in kept.items():
+        if isinstance(condition, tuple):
+            more = _interval(table, name, limits[name], found.values)
+        else:
             more = _one_of(table, name, condition, found.values)
-        if more is not None:
-            kept[name] = condition
-            try:
-                found = found & more
-            except ValueError as error:
-                raise ValueError(f"{column.where}: {error}") from None
+        if more.uncertain is not None:
+            outside = (found.exact & more.uncertain.excludes(found.values)).numpy()
+            place = table.names.index(name)
+            _check_agrees(frame, table[name], condition, outside[:, place])
+        found = found & more
     return TableEvidence.made(found, table=table, frame=frame, conditions=kept, limits=limits)
 
 
@@ -126,8 +131,12 @@ def _series(column: Column, value: Any, num: int) -> "pd.Series":
             f"{column.where}: expected a value, a tuple (low, high) or a set of categories, got a "
             "list; write {...} for a set, or give an array with a value for each row"
         )
-    if column.kind == "date" and isinstance(value, str):
-        value = pd.Timestamp(value)
+    is_day = isinstance(value, date) and not isinstance(value, datetime)
+    if column.kind == "date" and (is_day or isinstance(value, str)):
+        try:
+            value = pd.Timestamp(value)
+        except ValueError as error:
+            raise ValueError(f"{column.where}: expected a date, got {value!r}: {error}") from None
         zone = dtype_of(column).tz if "," in column.dtype else None
         value = value.tz_localize(zone) if zone is not None and value.tz is None else value
     if isinstance(value, (pd.Series, np.ndarray)) and np.ndim(value):
@@ -139,28 +148,43 @@ def _series(column: Column, value: Any, num: int) -> "pd.Series":
     return pd.Series([value] * num)
 
 
-def _with_value(frame: "pd.DataFrame", column: Column, value: Any) -> "pd.DataFrame":
-    """The rows with a value in a column, which no other cell of it contradicts."""
-    series = _series(column, value, len(frame))
+def _with_value(
+    frame: "pd.DataFrame", column: Column, value: Any, condition: Any
+) -> "pd.DataFrame":
+    """The rows with the value of a condition in a column, which no cell of it contradicts."""
+    name, series = column.name, _series(column, value, len(frame))
     values, there = values_of(series, column)
-    name = column.name
+    if len(there) and not there.any():
+        return frame
     if name not in frame.columns or bool(column_of(frame, name).isna().all()):
         series.index = frame.index
-        return frame.assign(**{name: series}) if isinstance(name, str) else _set(frame, series)
+        return _set(frame, name, _in_dtype(series, column, values))
     known, observed = values_of(column_of(frame, name), column)
-    apart = observed & there & (known != values)
+    _check_agrees(frame, column, condition, observed & there & (known != values))
+    return _set(frame, name, filled(column_of(frame, name), column, values, frame.index))
+
+
+def _in_dtype(series: "pd.Series", column: Column, values: np.ndarray) -> "pd.Series":
+    """Cells in the dtype of their column, if that holds them exactly."""
+    own = filled(None, column, values, series.index)
+    holds = own.dtype == dtype_of(column) and bool((own == series)[series.notna()].all())
+    return own if holds else series
+
+
+def _set(frame: "pd.DataFrame", name: str | int, series: "pd.Series") -> "pd.DataFrame":
+    copy = frame.copy(deep=False)
+    copy[name] = series
+    return copy
+
+
+def _check_agrees(frame: "pd.DataFrame", column: Column, says: Any, apart: np.ndarray) -> None:
+    """Raise ValueError if a condition contradicts the cells of some rows."""
     if apart.any():
+        row = int(apart.argmax())
         raise ValueError(
             f"{column.where}: expected rows that agree with the condition, got "
-            f"{column_of(frame, name).iloc[int(apart.argmax())]!r} where it says {value!r}"
+            f"{shown(column_of(frame, column.name).iloc[row])} in row {row} where it says {says!r}"
         )
-    return _set(frame, filled(column_of(frame, name), column, values, frame.index))
-
-
-def _set(frame: "pd.DataFrame", series: "pd.Series") -> "pd.DataFrame":
-    copy = frame.copy(deep=False)
-    copy[series.name] = series
-    return copy
 
 
 # ---- intervals and sets --------------------------------------------------------------------------
@@ -184,7 +208,7 @@ def _limits(column: Column, condition: tuple[Any, ...], num: int) -> tuple[np.nd
         for bound, none in zip(condition, (-np.inf, np.inf), strict=True)
     )
     least = {"positive": np.nextafter(0, 1), "count": 0.0}.get(column.kind, -np.inf)
-    empty = (low > high) | (high < least)
+    empty = (low > high) | (high < least) | (low == np.inf) | (high == -np.inf)
     if column.kind == "count":
         empty |= np.ceil(low) > np.floor(high)
     if empty.any():
@@ -194,6 +218,23 @@ def _limits(column: Column, condition: tuple[Any, ...], num: int) -> tuple[np.nd
             f"got {condition[0]!r} to {condition[1]!r} in row {row}"
         )
     return low, high
+
+
+def _points(
+    column: Column,
+    condition: tuple[Any, ...],
+    limits: tuple[np.ndarray, np.ndarray],
+    dtype: torch.dtype,
+) -> "pd.Series | None":
+    """The exact values of rows whose interval holds one number, as a density has no mass there.
+
+    Counts and ordinals have: their intervals stay.
+    """
+    if column.is_listed or column.kind == "count":
+        return None
+    low, high = (torch.from_numpy(column.to_tensor(bound)).to(dtype) for bound in limits)
+    same = (low == high).numpy()
+    return _series(column, condition[0], len(same)).where(same) if same.any() else None
 
 
 def _bound(column: Column, bound: Any, none: float, num: int) -> np.ndarray:
@@ -220,7 +261,8 @@ def _one_of(
     """The possible categories of a column as evidence on data of the shape of `like`.
 
     Raises:
-        ValueError: There are none, one is unknown, or the column has no categories.
+        ValueError: There are none, one is unknown, missing or large, or the column has no
+            categories.
     """
     column = table[name]
     if not condition or (not column.is_listed and column.kind != "count"):
@@ -230,7 +272,17 @@ def _one_of(
         )
     import pandas as pd
 
-    places = values_of(pd.Series(list(condition), dtype=object), column)[0].astype("int64")
+    values, there = values_of(pd.Series(list(condition), dtype=object), column)
+    if not there.all():
+        raise ValueError(
+            f"{column.where}: expected a set without missing values, got {set(condition)}"
+        )
+    if (values > _LARGEST_IN_SET).any():
+        raise ValueError(
+            f"{column.where}: expected counts up to {_LARGEST_IN_SET:,} in a set, got "
+            f"{set(condition)}; use an interval (low, high)"
+        )
+    places = values.astype("int64")
     num = max(len(column.categories), int(places.max()) + 1, 2)
     allowed = torch.ones(*like.shape, num, dtype=torch.bool)
     allowed[:, table.names.index(name)] = False

@@ -235,7 +235,9 @@ class VAE(Savable, Rows):
         return self._run(points).reshape(shape)
 
     def element_name(self, element: int) -> str:
-        """An element of a flattened datum, by its index in the data's shape, for messages."""
+        """An element of a flattened datum for messages: its column, or its index in the data."""
+        if self.table is not None:
+            return self.table.columns[element].where
         return element_name(self.data_shape, element)
 
     @isolated

@@ -59,6 +59,8 @@ def frame_of(
     if what == "draw":
         return made(answers._independent(1, seed)[0])
     if what == "quantile":
+        if isinstance(q, bool) or not isinstance(q, (int, float)):
+            raise ValueError(f"expected one number q from 0 to 1 for a DataFrame, got {q!r}")
         return made(answers.quantile(q, num=num, seed=seed))
     if what == "interval":
         low, high = map(made, answers.interval(level, num=num, seed=seed))

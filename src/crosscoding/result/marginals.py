@@ -183,7 +183,8 @@ class Marginals(Predictions):
     def _densest(self, z: Tensor, generator: Generator) -> Tensor:
         """The candidates of largest p(t_e|x), (B, E)."""
         size = self._vae.data_size
-        draws = self.draws(z[:_FOR_MODE], generator).flatten(1).reshape(-1, z.shape[1], size)
+        draws = self.draws(z[:_FOR_MODE], generator)
+        draws = draws.reshape(len(draws), z.shape[1], size)
         levels = torch.linspace(0, 1, _CANDIDATES + 2, dtype=torch.double)[1:-1]
         places = (levels * (len(draws) - 1)).round().long().to(draws.device)
         candidates = draws.sort(0).values[places]

@@ -242,6 +242,8 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # pyri
             raise ValueError(f"expected 0 <= validation < 1, got {self.validation}")
         if not self.learning_rate > 0:
             raise ValueError(f"expected learning_rate > 0, got {self.learning_rate}")
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise ValueError(f"expected max_seconds > 0 or None, got {self.max_seconds}")
         own = {name: getattr(self, name) for name in Training.__annotations__}
         return Training(**own | {"latent_dim": latent_dim})
 

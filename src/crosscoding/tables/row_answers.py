@@ -10,8 +10,6 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.columns import Table, TableEvidence, is_frame
-from crosscoding.columns.cells import dtype_of
-from crosscoding.columns.frames import column_of
 from crosscoding.conditioning import condition
 from crosscoding.errors import counted
 from crosscoding.isolation import isolated
@@ -50,7 +48,7 @@ class TableAnswers:
         posterior = condition(vae, evidence, method, seed=for_method, progress=progress)
         _warn([posterior], "interval")
         values = posterior.predict(num, seed=for_rows)[:, 0]
-        rows = _in_dtypes(table, evidence.frame).iloc[np.zeros(num, dtype=int)]
+        rows = evidence.frame.iloc[np.zeros(num, dtype=int)]
         rows = rows.reset_index(drop=True)
         return _frame(table, values, rows, evidence).reindex(columns=list(table.names))
 
@@ -168,7 +166,7 @@ def _warn(posteriors: Sequence[Posterior], purpose: str) -> None:
 def _equal_rows(
     evidence: TableEvidence,
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]]:
-    """Rows that ask the same, together, so that each distinct query is answered once.
+    """Rows with gaps that ask the same, together, so that each distinct query is answered once.
 
     Queries that as many rows ask, up to a factor of two, come together, so that draws for all of
     them are at most twice the rows.
@@ -182,9 +180,12 @@ def _equal_rows(
         allowed = [] if known.allowed is None else [known.allowed.flatten(1)]
         parts += [known.low, known.high, *allowed]
     numbers = torch.cat([part.double() for part in parts], 1).cpu().numpy()
-    if not len(numbers):
+    asked = np.flatnonzero(~evidence.exact.all(1).cpu().numpy())
+    if not len(asked):
         return
-    unique = np.unique(numbers, axis=0, return_index=True, return_inverse=True, return_counts=True)
+    unique = np.unique(
+        numbers[asked], axis=0, return_index=True, return_inverse=True, return_counts=True
+    )
     first, query, num = unique[1], unique[2].reshape(-1), unique[3]
     order = np.argsort(query, kind="stable")
     rank = np.empty_like(order)
@@ -193,7 +194,7 @@ def _equal_rows(
     for size in np.unique(group):
         queries, rows = np.flatnonzero(group == size), np.flatnonzero(group[query] == size)
         places = np.searchsorted(queries, query[rows])
-        yield int(num[queries].max()), first[queries], rows, (rank[rows], places)
+        yield int(num[queries].max()), asked[first[queries]], asked[rows], (rank[rows], places)
 
 
 def _log_units(table: Table, evidence: TableEvidence) -> Tensor:
@@ -201,16 +202,6 @@ def _log_units(table: Table, evidence: TableEvidence) -> Tensor:
     scales = [math.log(column.scale) for column in table.columns]
     sizes = torch.tensor(scales, dtype=evidence.values.dtype, device=evidence.values.device)
     return torch.where(evidence.exact, sizes, 0.0).sum(-1)
-
-
-def _in_dtypes(table: Table, rows: "pd.DataFrame") -> "pd.DataFrame":
-    """Conditions in the dtypes of their columns, where these hold them."""
-    found = {}
-    for name in rows.columns:
-        cells = column_of(rows, name)
-        cast = cells.astype(dtype_of(table[name]))
-        found[name] = cast if bool((cast == cells).all()) else cells
-    return type(rows)(found, index=rows.index)
 
 
 def _frame(

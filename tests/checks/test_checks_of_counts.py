@@ -144,9 +144,10 @@ def test_a_likelihood_without_a_kind_is_not_compared(mixed):
 
 
 def test_every_likelihood_says_its_kind():
-    """Except `Mixed`, whose parts say theirs."""
-    names = set(cc.likelihoods.__all__) - {"Likelihood", "Mixed"}
+    """Except those made of others, which say theirs."""
+    names = set(cc.likelihoods.__all__) - {"Likelihood", "Mixed", "Mixture", "ZeroInflated"}
     kinds = {getattr(cc.likelihoods, name).kind for name in names}
     assert kinds == {"real", "binary", "counts", "classes"}
     assert cc.likelihoods.Bernoulli.kind == "binary"
     assert cc.likelihoods.Ordinal.kind == "classes"
+    assert cc.likelihoods.ZeroInflated(cc.likelihoods.Poisson()).kind == "counts"

@@ -138,6 +138,7 @@ def test_gaussian_parts_of_a_table_get_the_scales_of_their_data(dtype, guess):
     assert found == pytest.approx((0.3, 1.2), rel=0.066)
 
 
+@pytest.mark.slow
 def test_scales_of_a_table_are_those_of_the_likelihood_on_a_grid():
     data = table((0.3, 1.2), latent_dim=1).sample_prior(60, seed=1)
     found = cc.calibrate_scale(table((1.0, 1.0), latent_dim=1), data)

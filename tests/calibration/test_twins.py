@@ -144,6 +144,7 @@ def test_evidence_of_exact_values_is_a_mask(exact):
     assert torch.equal(report.vouching.masks, exact.vouching.masks)
 
 
+@pytest.mark.slow
 def test_twins_observe_noise():
     report = calibrated(mask=NOISY, num=200)
     assert report.ranks.names[3:] == tuple(PROBLEM.vae.element_name(e) for e in range(1, 8))
@@ -154,10 +155,12 @@ def test_twins_observe_noise():
     assert not len(report.vouching.masks)  # exact values are another kind of query
 
 
+@pytest.mark.slow
 def test_noise_that_is_left_out_is_caught():
     assert calibrated(Noiseless(), 200, NOISY).p_value() < 1e-4
 
 
+@pytest.mark.slow
 def test_twins_have_the_covariates_and_the_noise_of_each_query_in_turn(monkeypatch):
     class Shifted(nn.Module):
         def __init__(self):
@@ -210,6 +213,7 @@ def test_a_missing_mode_is_caught():
     assert cc.calibrate(vae, mask, Auto(), 60, progress=False).p_values()["z[0]"] > 1e-3
 
 
+@pytest.mark.slow
 def test_a_wrong_log_evidence_is_outside_the_bounds():
     assert calibrated(Exact(shift=2.0), 40).above.float().mean() > 0.9
     assert calibrated(Exact(shift=-2.0), 40).below.float().mean() > 0.9

@@ -49,6 +49,7 @@ def test_logarithms_that_are_mistaken_for_rates(shift):
 
 
 @pytest.mark.parametrize("likelihood", [Poisson(), NegativeBinomial(3.0), BetaBinomial(9, 4.0)])
+@pytest.mark.slow
 def test_counts_of_other_data(likelihood):
     vae = cc.VAE(network(), LATENT, likelihood)
     data = drawn(vae, 400)

@@ -104,6 +104,7 @@ def model(likelihood, outputs: int = 3) -> cc.VAE:
     ],
     ids=["alone", "in a table", "in a mixture", "a count", "inflated"],
 )
+@pytest.mark.slow
 def test_a_right_likelihood_passes(likelihood, outputs):
     if isinstance(likelihood, (Mixture, ZeroInflated)):
         num = likelihood.param_shape[0]

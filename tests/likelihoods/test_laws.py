@@ -157,6 +157,7 @@ def test_gradients_of_the_mass_are_those_of_differences(name):
 
 
 @pytest.mark.parametrize("name", PARTLY)
+@pytest.mark.slow
 def test_draws_have_the_moments_of_the_law_and_stay_within_bounds(name):
     num = 4000
     likelihood, params = (

@@ -32,6 +32,7 @@ def test_a_query_that_particles_do_not_reach_does_not_affect_others(monkeypatch)
     assert_entries_are_those_alone(posterior, seed=0)
 
 
+@pytest.mark.slow
 def test_the_size_of_a_swarm_does_not_depend_on_the_rest_of_the_batch(monkeypatch):
     """The number of particles follows the cost, and the queries' distances differ."""
     monkeypatch.setattr(stages, "FEW_ROUNDS", (100,))  # too few draws: all need the swarm

@@ -73,6 +73,7 @@ def test_narrow_blocks_are_right_or_not_trusted(dim, scale):
         assert_right_or_not_trusted(cc.infer(target, Auto(), seed=seed), target)
 
 
+@pytest.mark.slow
 def test_modes_found_by_a_single_climb_show_how_many_are_missing(monkeypatch):
     """Of 256 modes 64 climbs find a part, and draws from that part show nothing amiss."""
     monkeypatch.setattr(climb_stages, "_MOST_COMPONENTS", 64)  # a proposal from all that were found

@@ -271,6 +271,7 @@ def test_long_steps_without_decodes_respect_the_time_limit(step, monkeypatch):
     assert_usable(posterior)
 
 
+@pytest.mark.slow
 def test_a_density_is_differentiated_twice_column_by_column(monkeypatch):
     seconds, whole = [0.0], torch.autograd.grad
 

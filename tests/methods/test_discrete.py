@@ -100,6 +100,7 @@ def test_half_of_the_mass_beyond_a_flat_region_is_found():
     assert abs(float(posterior.log_evidence) - log_evidence) < 0.05
 
 
+@pytest.mark.slow
 def test_more_latents_than_can_be_enumerated_give_the_same_answer_twice():
     vae = model(Bernoulli(torch.randn(40, generator=seeded(0))), 3.0)
     evidence = queries(vae, 4)

@@ -103,6 +103,7 @@ def test_it_samples_the_mixture_and_undersamples_the_far_mode_at_worst():
 # ---- step size and acceptance --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_step_size_that_is_given_is_kept_for_every_query():
     problem = linear_gaussian_problem(3)
     method = HMC(step_size=0.05, **QUICK)
@@ -110,6 +111,7 @@ def test_a_step_size_that_is_given_is_kept_for_every_query():
     torch.testing.assert_close(posterior.stats["step_size"], torch.full((4,), 0.05))
 
 
+@pytest.mark.slow
 def test_with_a_step_size_nothing_is_learned_from_the_warm_up():
     """The metric stays the identity: the paper's tuning study needs the same ε everywhere."""
     target = gaussian_target(torch.diag(torch.tensor([1.0, 1e-4])))
@@ -122,6 +124,7 @@ def test_with_a_step_size_nothing_is_learned_from_the_warm_up():
     assert unstable < 0.05
 
 
+@pytest.mark.slow
 def test_the_step_size_counts_in_prior_standard_deviations():
     def target(scale):
         return cc.DensityTarget(
@@ -175,6 +178,7 @@ def test_scales_that_differ_by_orders_of_magnitude_are_learned(smallest):
     assert_moments(posterior.draws[:, None], posterior.ess[None], zero, sd.square().diag())
 
 
+@pytest.mark.slow
 def test_a_vae_with_sharp_and_loose_directions_is_learned():
     weights = torch.tensor([1.0, 10.0, 100.0])
     decoder = nn.Linear(3, 3, bias=False)
@@ -190,6 +194,7 @@ def test_a_vae_with_sharp_and_loose_directions_is_learned():
     assert_moments(posterior.draws[:, None], posterior.ess[None], mean, variance.diag())
 
 
+@pytest.mark.slow
 def test_the_dense_metric_follows_a_narrow_ridge_that_the_diagonal_one_does_not():
     covariance = torch.tensor([[1.0, 0.999], [0.999, 1.0]])
     target = gaussian_target(covariance)
@@ -238,6 +243,7 @@ def test_a_gradient_of_nan_raises():
 # ---- figures -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_figures_are_computed_from_the_draws():
     problem = linear_gaussian_problem(3)
     posterior = cc.condition(problem.vae, problem.evidence, HMC(**QUICK), seed=0)

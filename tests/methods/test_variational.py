@@ -175,6 +175,7 @@ def test_the_c_elbo_is_never_above_the_log_evidence_of_the_mixture(family):
     assert_never_above(posterior, 0.0)
 
 
+@pytest.mark.slow
 def test_only_one_to_one_families_call_their_c_elbo_a_bound():
     problem = linear_gaussian_problem(2)
     bounds = {
@@ -316,6 +317,7 @@ def test_the_learning_rate_hardly_matters(learning_rate):
 
 
 @pytest.mark.parametrize("scale", [0.01, 0.03])
+@pytest.mark.slow
 def test_posteriors_far_narrower_than_the_prior_are_reached(scale):
     problem = linear_gaussian_problem(2, data_dim=6, scale=scale, dtype=torch.double)
     evidence = cc.Evidence(problem.truth, torch.tensor(True))
@@ -365,6 +367,7 @@ def test_pareto_k_is_that_of_the_weights_of_its_draws():
     torch.testing.assert_close(posterior.pareto_k, expected, rtol=0, atol=0.02)
 
 
+@pytest.mark.slow
 def test_pareto_k_separates_a_good_fit_from_one_whose_tails_are_too_light():
     """A Gaussian for a Gaussian; a Gaussian for a Cauchy, whose weights have k = 1."""
     limit = cc.diagnostics.pareto_k_limit(4000)

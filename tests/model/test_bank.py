@@ -148,6 +148,7 @@ def test_numbers_written_to_memory_count_as_work(monkeypatch):
     assert int(2e9 / work) == len(Bank.of(vae).points) > 16
 
 
+@pytest.mark.slow
 def test_a_decoder_of_wide_layers_is_run_on_few_points_at_once():
     vae = cc.VAE(Wide(2**20), LATENT, LIKELIHOODS["number"])
     vae.decoder.rows.clear()

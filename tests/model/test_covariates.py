@@ -200,6 +200,7 @@ class Level(nn.Module):
         return mean, log_variance
 
 
+@pytest.mark.slow
 def test_a_hierarchy_of_covariates():
     level = Level()
     prior = Hierarchical((1, 2), [level], last_only=True, takes_given=True)
@@ -263,6 +264,7 @@ def test_batches_of_any_shape():
     assert torch.equal(posterior.predict(5, seed=0).reshape(5, 6, 8), flat.predict(5, seed=0))
 
 
+@pytest.mark.slow
 def test_query_log_prob_and_calibration_know_the_covariates():
     posterior = cc.condition(labelled(), EVIDENCE, seed=0)
     found, error = cc.query_log_prob(posterior, DATA, seed=0)

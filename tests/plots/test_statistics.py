@@ -64,6 +64,7 @@ def test_a_logarithmic_axis_has_plain_numbers():
     assert {"100", "200"} <= {label.get_text() for label in axes.get_xticklabels()}
 
 
+@pytest.mark.slow
 def test_figures_are_saved_as_png_and_svg_of_the_same_bits(tmp_path):
     picture = np.zeros((4, 4, 3))
     made = {

@@ -122,6 +122,7 @@ def test_log_prob_is_minus_infinity_where_the_prior_has_no_mass():
 
 
 @each
+@pytest.mark.slow
 def test_a_posterior_is_saved_with_its_prior(name, tmp_path):
     vae, evidence = problem(name)
     posterior = cc.condition(vae, evidence, seed=0)

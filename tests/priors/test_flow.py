@@ -19,6 +19,7 @@ def test_log_prob_is_that_of_the_distribution():
     torch.testing.assert_close(flow.log_prob(z), wanted.log_prob(z))
 
 
+@pytest.mark.slow
 def test_a_fitted_crosscoder_keeps_its_density():
     fitted = fit_to_draws(Planar(3), bent(), generator=seeded())
     z = drawn(9, 2)

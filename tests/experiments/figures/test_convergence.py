@@ -71,6 +71,7 @@ def test_the_objective_is_log_evidence_at_the_exact_posterior(target, log_eviden
     assert found.item() == pytest.approx(log_evidence, abs=4 * (DIM / 2) ** 0.5 / 20_000**0.5)
 
 
+@pytest.mark.slow
 def test_objectives_rise_and_are_recorded(tmp_path, monkeypatch):
     monkeypatch.setattr(convergence, "_FAMILIES", {"mnist-2d": {"GVI": cc.crosscoders.Gaussian()}})
     settings = convergence.Settings(

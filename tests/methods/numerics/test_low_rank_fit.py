@@ -66,6 +66,7 @@ def curved(batch: int, dtype: torch.dtype = torch.double) -> cc.VAETarget:
     return cc.VAETarget(vae, cc.Evidence(truth, cc.random_mask((80,), 0.3, seed=2))).flatten()
 
 
+@pytest.mark.slow
 def test_a_curved_model_gains_by_adam_and_by_a_second_round():
     target = curved(3)
     one, adam, two = (

@@ -137,6 +137,7 @@ def test_a_finished_run_is_not_trained_further(kind, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "gain"), [("digits", 0.1), ("faces", 100.0)])
+@pytest.mark.slow
 def test_training_raises_the_elbo_and_reports_every_epoch(kind, gain, tmp_path):
     long = replace(TINY[kind], epochs=30, learning_rate=0.01)
     seen = []

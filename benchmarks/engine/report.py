@@ -56,12 +56,12 @@ _MISSED = """## Missed targets, and what was measured by hand
   redesigned, measured in the same run). A table row takes 2.3 ms; a quarter of that is the bank,
   and most of the rest are 16 climbs. Rows of closed forms take 0.04 ms in 2 dimensions, of which
   most are looks at the answers. 200,000 rows take 24 s; mean() decodes 2e8 points. Its row is older
-  than two changes: blocks of answers are joined in place, and averaged a block at a time, which left
-  1.8 GiB beside the answers and 20 CPU seconds for mean(). A convolutional decoder takes 8,400
-  decodes, 6,000 of which are draws. On faces with 10 latent dimensions, one draw in twenty counts, as
-  p(z|x) is bent. The rows "tvae" are older than the stage `narrow`, with which 12, 10, 8 and 10 of 12
-  answers are trusted at scales 0.3, 0.1, 0.03 and 0.01, for 1.7, 5.6, 5.8 and 3.4 CPU seconds each
-  (decision 0012).
+  than two changes: blocks of answers are joined in place, and averaged a block at a time, which
+  left 1.8 GiB beside the answers and 20 CPU seconds for mean(). A convolutional decoder takes 8,400
+  decodes, 6,000 of which are draws. On faces with 10 latent dimensions, one draw in twenty counts,
+  as p(z|x) is bent. The rows "tvae" are older than the stage `narrow`, with which 12, 10, 8 and 10
+  of 12 answers are trusted at scales 0.3, 0.1, 0.03 and 0.01, for 1.7, 5.6, 5.8 and 3.4 CPU seconds
+  each (decision 0012).
 - **Linear-Gaussian, D = 2.** The bank answers; its own error is about 0.002 nats.
 - **Products of blocks, D = 16 and 64.** The answers miss the tolerance but are not called trusted:
   4,000 particles are too few for 2^32 modes.

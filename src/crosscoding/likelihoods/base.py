@@ -44,6 +44,7 @@ class Likelihood(ElementLayout, ABC):
         kind: What values are: "real", "binary" (0 and 1, or between with a cross-entropy), "counts"
             or "classes". `VAE.check` compares the model with a simple distribution of that kind.
             The default "" skips the comparison. The parts of a `Mixed` have kinds of their own.
+        has_cheap_fisher: Whether `fisher` costs little beside decoding.
     """
 
     support: str
@@ -52,6 +53,7 @@ class Likelihood(ElementLayout, ABC):
     placeholder: ClassVar[float] = 0.0
     num_kept: int = 1
     kind: ClassVar[str] = ""
+    has_cheap_fisher: bool = True
     uncertain: ClassVar[tuple[str, ...]] = ()
     _advice_on_values: ClassVar[str] = "scale the data as the model was trained on it"
 

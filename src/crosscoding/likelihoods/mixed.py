@@ -58,6 +58,8 @@ class Mixed(Likelihood):
             )
         object.__setattr__(self, "parts", parts)
         object.__setattr__(self, "num_kept", sum(part.num_kept for part, _ in parts))
+        cheap = all(part.has_cheap_fisher for part, _ in parts)
+        object.__setattr__(self, "has_cheap_fisher", cheap)
 
     # ---- shapes ----------------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ class Mixture(OfOther):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "has_cheap_fisher", False)  # a quadrature
         if isinstance(self.num, bool) or not isinstance(self.num, int):
             raise TypeError(f"expected num to be an int, got {self.num!r}")
         if self.num < 1:

@@ -38,7 +38,8 @@ class OfOther(Likelihood):
                 f"expected a likelihood of single elements in {type(self).__name__}, got "
                 f"{other!r}; use Mixed with a {type(self).__name__} for each group of columns"
             )
-        for name in ("support", "placeholder", "kind", "uncertain", "_advice_on_values"):
+        shared = ("support", "placeholder", "kind", "uncertain", "has_cheap_fisher")
+        for name in (*shared, "_advice_on_values"):
             object.__setattr__(self, name, getattr(other, name))
 
     @property

@@ -294,9 +294,9 @@ class _Cascade:
     @property
     def has_prior(self) -> Tensor:
         """Which queries may be narrow in few of many directions, where others have the prior."""
-        return (
-            self._is_usual & self._target.ends_with_prior & (self._target.latent_dim >= NARROW_DIM)
-        )
+        target = self._target
+        possible = target.ends_with_prior and target.has_cheap_curvature
+        return self._is_usual & (possible and target.latent_dim >= NARROW_DIM)
 
     @property
     def is_near(self) -> Tensor:

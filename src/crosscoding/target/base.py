@@ -34,6 +34,7 @@ class Target(ABC):
         index: The places of these queries in the whole batch, shape (B,); None: all of them.
         ends_with_prior: Whether p(z, x) is known to fall off like the prior far out. If not,
             methods have to examine the tails.
+        has_cheap_curvature: Whether a column of `curvature` costs about as much as a few decodes.
         undefined: For which queries of the whole batch log p(x|z) was NaN somewhere far out and
             read as −inf, boolean; None: not known.
         clock: Ticked before every piece of work.
@@ -49,6 +50,7 @@ class Target(ABC):
     index: Tensor | None = None
     ends_with_prior: bool = False
     kinds: Tensor | None = None
+    has_cheap_curvature: bool = True
     undefined: Tensor | None = None
     clock: Clock = UNLIMITED
     bank_points: int = MAX_POINTS

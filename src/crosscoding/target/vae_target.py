@@ -95,6 +95,7 @@ class VAETarget(Target):
                 vae = known(vae, 0)
         self.vae, self.latent_dim = vae, vae.latent_dim
         self.like = torch.empty(0, dtype=vae.dtype, device=vae.device)
+        self.has_cheap_curvature = vae.likelihood.has_cheap_fisher
         self.undefined = torch.zeros(self.num_queries, dtype=torch.bool, device=vae.device)
         flat_shape = (*self.batch_shape, vae.data_size)
         self._values = evidence.values.reshape(flat_shape)

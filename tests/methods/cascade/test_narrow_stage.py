@@ -65,3 +65,11 @@ def test_a_limit_of_decodes_holds():
     assert decodes_of(posterior, "narrow") > 0
     total = torch.stack([stage.decodes for stage in posterior.trace]).sum(0)
     assert (total < 1.1 * most).all()
+
+
+def test_mixtures_whose_fisher_matrices_are_quadratures_are_left_to_other_stages():
+    likelihoods = cc.likelihoods
+    mixture = likelihoods.Mixture(likelihoods.Gaussian(None), 2)
+    assert likelihoods.Gaussian(0.5).has_cheap_fisher
+    assert not mixture.has_cheap_fisher
+    assert not likelihoods.Mixed([(likelihoods.Gaussian(0.5), 1), (mixture, 1)]).has_cheap_fisher

@@ -43,7 +43,10 @@ def in_words(column: Column, value: float, *, given: bool = False) -> str:
     if is_duration(column):
         name, seconds = unit_of(abs(value))
         return f"{shown_number(value / seconds, 3)} {name}"
-    return shown_number(value, _DIGITS)
+    text = shown_number(value, _DIGITS)
+    if given and "." in text and "e" not in text:
+        text = text.rstrip("0").rstrip(".")
+    return text
 
 
 def is_duration(column: Column) -> bool:

@@ -92,6 +92,7 @@ def draw_contours(
     """Fill contours that enclose 20 to 99.9 % of the mass; arguments as of `contour_panels`."""
     density = np.exp(log_density - log_density.max())
     levels = _levels_of_mass(torch.from_numpy(density))
+    levels = levels if len(levels) > 1 else [0.5 * levels[0], *levels]  # all in one cell
     shades = [str(0.95 - 0.4 * i / len(levels)) for i in range(len(levels))]
     panel.contourf(*axes, density.T, levels=levels, colors=shades, extend="max")
     panel.set_xlim(*axes[0, [0, -1]])

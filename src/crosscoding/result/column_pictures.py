@@ -30,7 +30,7 @@ _SIZE = (2.7, 2.0)
 _ACROSS, _MOST_COLUMNS = 4, 12
 _PLACES, _MORE_PLACES = 128, 64  # of a density: even ones, and quantiles of draws
 _TAIL = 0.002  # beyond these quantiles nothing is drawn
-_MOST_COUNTS = 400
+_MOST_NAMED = 6  # counts of a set
 _MOST_TERMS = 1e8  # evaluations of densities: about two seconds
 
 
@@ -120,13 +120,13 @@ class _Columns:
     def draw(self, axes: Any, query: int, place: int, num_lines: int) -> None:
         """One panel, with its name above so many lines of words."""
         column, exact = self._table.columns[place], bool(self._known.exact[query, place])
+        tidy(axes)
         if column.is_listed:
             self._draw_listed(axes, query, place)
         elif exact:
             self._draw_given(axes, query, place)
         else:
             self._draw_number(axes, query, place)
-        tidy(axes)
         axes.tick_params(labelsize=8)
         axes.set_title(plain(f"{column.name}"), fontsize=10, loc="left", pad=8 + 11 * num_lines)
         words = {"transform": axes.transAxes, "fontsize": 8, "color": "0.35", "va": "bottom"}
@@ -205,10 +205,19 @@ class _Columns:
             parts.append(f"known: {words}")
         if known.noise[query, place] > 0:
             parts.append(f"given with noise: {said(known.value[query, place], given=True)}")
+        if column.kind == "count" and known.allowed is not None:
+            allowed = known.allowed[query, place]
+            if not allowed.all():
+                parts.append(f"known: one of {_listed(np.flatnonzero(allowed).tolist())}")
         if not column.is_listed:
             ends = self._low[query, place], self._high[query, place]
             parts.append(f"{self._level:.0%}: {said(ends[0])} to {said(ends[1])}")
         return "\n".join(parts)
+
+
+def _listed(numbers: list[int]) -> str:
+    """The first of some numbers."""
+    return ", ".join(map(str, numbers[:_MOST_NAMED])) + ", …" * (len(numbers) > _MOST_NAMED)
 
 
 class _Unit:

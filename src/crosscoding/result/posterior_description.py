@@ -6,8 +6,6 @@ Of a large batch there are counts and ranges; words and pictures are made of the
 import math
 from typing import Any
 
-from torch import Tensor
-
 from crosscoding.columns import Table
 from crosscoding.columns.words import in_words
 from crosscoding.display import (
@@ -41,9 +39,8 @@ def in_one_line(posterior: Any) -> str:
         return f"{start}, no queries)"
     if posterior.batch_shape.numel() == 1:
         label = posterior.verdicts.labels("density")[0]
-        figure = with_error(*_single(posterior.log_evidence, posterior.log_evidence_error))
         ess = shown_number(float(posterior.ess.reshape(())))
-        return f"{start}, {label}, log p(x)={figure} nats, ess={ess})"
+        return f"{start}, {label}, log p(x) {_log_evidence(posterior)}, ESS {ess})"
     counts = posterior.verdicts.counts("density")
     labels = ", ".join(f"{num:,} {label}" for label, num in counts.items() if num)
     return f"{start}, {labels})"
@@ -79,9 +76,8 @@ def _facts_of_one(posterior: Any) -> list[tuple[str, Cell]]:
     facts: list[tuple[str, Cell]] = [
         (f"verdict on {purpose}", marked(label)) for purpose, label in labels.items()
     ]
-    figure = with_error(*_single(posterior.log_evidence, posterior.log_evidence_error))
     ess = float(posterior.ess.reshape(()))
-    facts.append(("log p(x)", f"{figure} nats"))
+    facts.append(("log p(x)", _log_evidence(posterior)))
     facts.append(("ESS", _COMPUTED if ess == math.inf else shown_number(ess)))
     if posterior.pareto_k.isfinite().all():
         facts.append(("Pareto k", f"{float(posterior.pareto_k.reshape(())):.2f}"))
@@ -169,8 +165,13 @@ def _notes(verdicts: Verdicts) -> tuple[str, ...]:
     return ()
 
 
-def _single(*figures: Tensor) -> list[float]:
-    return [float(figure.reshape(())) for figure in figures]
+def _log_evidence(posterior: Any) -> str:
+    """log p(x) of the only query with its error."""
+    value, error = (
+        float(figure.reshape(()))
+        for figure in (posterior.log_evidence, posterior.log_evidence_error)
+    )
+    return "not estimated" if math.isnan(value) else f"{with_error(value, error)} nats"
 
 
 # ---- data ----------------------------------------------------------------------------------------

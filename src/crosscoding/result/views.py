@@ -88,7 +88,7 @@ class View:
     def means_at_draws(self, num: int) -> NDArray[Any]:
         """E[t|z] at draws of z, (num, B, E)."""
         found = self.answers.means_at(self.latents(num))
-        return array(found.reshape(num, len(self.names), -1))
+        return array(found.reshape(num, len(self.names), self.target.model.data_size))
 
     @torch.no_grad()
     def interval(self, level: float) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -237,7 +237,7 @@ def test_a_decoder_without_predictions_is_still_shown():
             picture[:, 5, 5] = torch.where(z[:, 0] > 0, torch.nan, picture[:, 5, 5])
             return picture
 
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="NaN"):
         vae = cc.VAE(Undefined(), 1, Gaussian(0.1))
     mask = torch.zeros(6, 6, dtype=torch.bool)
     mask[0, 0] = True

@@ -196,7 +196,7 @@ def test_columns_by_name_and_several_rows(table_posterior):
     assert panels.shape == (2, 2)
     figure_of(panels)
     assert panels[1, 0].get_ylabel() == f"row 2\n{table_posterior.verdicts[2].label}"
-    with pytest.raises(ValueError, match="expected a column in only among .*, got 'nothing'"):
+    with pytest.raises(ValueError, match=r"expected a column in only among .*, got 'nothing'"):
         table_posterior.plot(only=["nothing"])
     with pytest.raises(ValueError, match="at least one column"):
         table_posterior.plot(only=[])
@@ -430,7 +430,7 @@ def test_batches_of_any_shape_are_numbered_flat():
 
 
 def test_wrong_arguments_are_named(digit_posterior):
-    with pytest.raises(ValueError, match="a kind among .*, got 'pixels'; did you mean 'pictures'"):
+    with pytest.raises(ValueError, match=r"a kind among .*, got 'pixels'; did you mean 'pictures'"):
         digit_posterior.plot("pixels")
     with pytest.raises(ValueError, match="model with a table for kind='columns'"):
         digit_posterior.plot("columns")

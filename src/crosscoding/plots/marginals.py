@@ -76,7 +76,7 @@ def draw_elements(axes: Axes, elements: ElementValues, *, interval: str, legend:
         apart = elements.is_class & free
         axes.plot(places[apart], elements.mean[apart], ".", color=ANSWER, ms=4)
     _mark_values(axes, elements, places, few)
-    _mark_bounds(axes, elements, places)
+    _mark_bounds(axes, elements, places, few)
     axes.set_xlim(-0.6 if few else 0, num - 0.4 if few else max(num - 1, 1))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     tidy(axes, x="element")
@@ -114,7 +114,7 @@ def _mark_values(axes: Axes, elements: ElementValues, places: Values, few: bool)
         axes.plot(places[noisy] + 0.22, elements.mean[noisy], "o", color=ANSWER, ms=4, ls="none")
 
 
-def _mark_bounds(axes: Axes, elements: ElementValues, places: Values) -> None:
+def _mark_bounds(axes: Axes, elements: ElementValues, places: Values, few: bool) -> None:
     """Known bounds as dashes: two are joined by a line, one alone points to what is possible."""
     low, high = elements.at_least, elements.at_most
     style = {"color": EVIDENCE, "ls": "none", "zorder": 3}
@@ -122,9 +122,9 @@ def _mark_bounds(axes: Axes, elements: ElementValues, places: Values) -> None:
     axes.vlines(places[both], low[both], high[both], color=EVIDENCE, lw=1.2)
     for bound, pointing in ((low, CARETUPBASE), (high, CARETDOWNBASE)):
         known = np.isfinite(bound)
-        axes.plot(places[known], bound[known], "_", ms=12, mew=1.8, **style)
+        axes.plot(places[known], bound[known], "_", ms=12 if few else 5, mew=1.8, **style)
         alone = known & ~both
-        axes.plot(places[alone], bound[alone], marker=pointing, ms=6, **style)
+        axes.plot(places[alone], bound[alone], marker=pointing, ms=6 if few else 3, **style)
 
 
 def _legend(elements: ElementValues, interval: str, few: bool) -> list[Line2D]:
@@ -190,8 +190,7 @@ def draw_density(
     axes.plot(places, density, color=ANSWER, lw=1.4)
     _draw_interval(axes, interval, mean, top)
     _draw_knowledge(axes, bounds, value, top)
-    axes.set_yticks([])
-    axes.spines["left"].set_visible(False)
+    _without_heights(axes)
 
 
 def draw_counts(
@@ -212,9 +211,7 @@ def draw_counts(
         axes.fill_between(counts, probabilities, step="mid", color=ANSWER, alpha=0.45, lw=0)
     _draw_interval(axes, interval, mean, top)
     _draw_knowledge(axes, bounds, value, top)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_yticks([])
-    axes.spines["left"].set_visible(False)
+    _without_heights(axes, integer=True)
 
 
 def draw_categories(
@@ -258,8 +255,14 @@ def draw_given(axes: Axes, value: float, low: float, high: float) -> None:
     axes.axvline(value, color=EVIDENCE, lw=2)
     axes.set_xlim(low, high)
     axes.set_ylim(0, 1)
+    _without_heights(axes)
+
+
+def _without_heights(axes: Axes, *, integer: bool = False) -> None:
+    """No vertical axis, and few ticks on the other, as numbers may be long."""
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=integer))
 
 
 def _draw_interval(axes: Axes, interval: tuple[float, float], mean: float, top: float) -> None:

@@ -30,6 +30,7 @@ _SIZE = (2.7, 2.0)
 _ACROSS, _MOST_COLUMNS = 4, 12
 _PLACES, _MORE_PLACES = 128, 64  # of a density: even ones, and quantiles of draws
 _TAIL = 0.002  # beyond these quantiles nothing is drawn
+_LEAST_BAR = 3e-3  # of the highest bar of a count, below which none is seen
 _MOST_NAMED = 6  # counts of a set
 _MOST_TERMS = 1e8  # evaluations of densities: about two seconds
 
@@ -175,7 +176,7 @@ class _Columns:
         if column.kind == "count":
             places, first = np.unique(places, return_index=True)
             density = density[first]
-            keep = density > 1e-4 * density.max()
+            keep = density > _LEAST_BAR * density.max()
             places, density = places[keep], density[keep]
         kind(
             axes,

@@ -237,7 +237,7 @@ def test_a_decoder_without_predictions_is_still_shown():
             picture[:, 5, 5] = torch.where(z[:, 0] > 0, torch.nan, picture[:, 5, 5])
             return picture
 
-    with pytest.warns(UserWarning, match="NaN"):
+    with pytest.warns(UserWarning, match="outputs nan"):
         vae = cc.VAE(Undefined(), 1, Gaussian(0.1))
     mask = torch.zeros(6, 6, dtype=torch.bool)
     mask[0, 0] = True
@@ -285,3 +285,23 @@ def test_a_query_that_skipped_a_stage_is_not_counted():
 
 def test_grid_answers_are_computed():
     assert "computed, not sampled" in printed(posterior_of((2,), Grid()))
+
+
+def test_the_only_category_of_a_column_is_certain():
+    df = pd.DataFrame({"x": [0.1, 0.5, 0.9], "only": ["a", "a", "a"]})
+    table = cc.tables.Table(df)
+    torch.manual_seed(0)
+    vae = cc.VAE(nn.Linear(2, table.num_params), 2, table.likelihood(), table=table)
+    posterior = cc.condition(vae, pd.DataFrame({"x": [0.3]}), seed=0)
+    assert "a (100%)" in posterior._repr_html_()
+    bars = posterior.plot()[0, 1].patches
+    assert [bar.get_width() for bar in bars] == pytest.approx([1.0])
+
+
+def test_elements_without_a_mean_have_intervals_only():
+    vae = cc.VAE(nn.Linear(2, 6), 2, cc.likelihoods.StudentT(1.0, 0.5))
+    posterior = cc.condition(vae, cc.Evidence(torch.zeros(6), torch.arange(6) < 3), seed=0)
+    legend = posterior.plot()[0, 0].get_legend()
+    words = [text.get_text() for text in legend.get_texts()]
+    assert "90% interval" in words
+    assert not any("class" in word for word in words)

@@ -32,7 +32,12 @@ BERLIN = "datetime64[us, Europe/Berlin]"
         (Column("n", "date", scale=DAY), NOON, False, "2021-03-04 12:00"),
         (Column("n", "date", scale=1000 * DAY), NOON + 60, False, "2021-03-05"),
         (Column("n", "date", scale=1000 * DAY), NOON - 60, False, "2021-03-04"),
-        (Column("n", "date", scale=1000 * DAY, shift=NOON), NOON / 1e9 + NOON, True, "2021-03-04 12:00"),
+        (
+            Column("n", "date", scale=1000 * DAY, shift=NOON),
+            NOON / 1e9 + NOON,
+            True,
+            "2021-03-04 12:00",
+        ),
         (Column("n", "date", scale=1000 * DAY, shift=NOON), NOON + DAY / 2 - 9, True, "2021-03-05"),
         (Column("n", "date", dtype=BERLIN, scale=DAY), NOON, False, "2021-03-04 13:00"),
         (Column("n", "date"), 1e15, False, "1e+15 s"),

@@ -128,12 +128,13 @@ def _mark_bounds(axes: Axes, elements: ElementValues, places: Values, few: bool)
 
 
 def _legend(elements: ElementValues, interval: str, few: bool) -> list[Line2D]:
-    dots = few or elements.is_class.all()
-    marker = "o" if dots else ""
-    lines = [Line2D([], [], color=ANSWER, marker=marker, lw=0 if dots else 1.6, ms=5, label="mean")]
+    dots, lines = few or elements.is_class.all(), []
+    if not np.isnan(elements.mean).all():
+        marker, width = ("o", 0.0) if dots else ("", 1.6)
+        lines.append(Line2D([], [], color=ANSWER, marker=marker, lw=width, ms=5, label="mean"))
     if not elements.is_class.all():
         lines.append(Line2D([], [], color=ANSWER, lw=5, alpha=0.4 if few else 0.25, label=interval))
-    if np.isnan(elements.mean).any():
+    if (np.isnan(elements.mean) & elements.is_class & np.isnan(elements.value)).any():
         words = "class (area: probability)"
         lines.append(Line2D([], [], color=ANSWER, marker="o", lw=0, ms=8, alpha=0.7, label=words))
     if not dots and len(elements.draws):
@@ -250,12 +251,12 @@ def draw_categories(
     axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
 
 
-def draw_given(axes: Axes, value: float, low: float, high: float) -> None:
-    """A value that was observed exactly, on an axis from low to high."""
+def draw_given(axes: Axes, value: float, low: float, high: float, *, integer: bool = False) -> None:
+    """A value that was observed exactly, on an axis from low to high, of whole numbers or all."""
     axes.axvline(value, color=EVIDENCE, lw=2)
     axes.set_xlim(low, high)
     axes.set_ylim(0, 1)
-    _without_heights(axes)
+    _without_heights(axes, integer=integer)
 
 
 def _without_heights(axes: Axes, *, integer: bool = False) -> None:
@@ -263,6 +264,7 @@ def _without_heights(axes: Axes, *, integer: bool = False) -> None:
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=integer))
+    axes.xaxis.get_offset_text().set_fontsize(8)
 
 
 def _draw_interval(axes: Axes, interval: tuple[float, float], mean: float, top: float) -> None:

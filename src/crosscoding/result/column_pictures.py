@@ -21,7 +21,7 @@ from crosscoding.plots import (
     plain,
     tidy,
 )
-from crosscoding.result.views import View, array
+from crosscoding.result.views import View, array, of_categories
 
 if TYPE_CHECKING:
     from crosscoding.result.drawing import Look
@@ -148,7 +148,7 @@ class _Columns:
             allowed &= numbers >= known.low[query, place]
             allowed &= numbers <= known.high[query, place]
             status = ["" if free else "excluded" for free in allowed]
-        probabilities = self._probabilities[query, place, : len(names)]
+        probabilities = of_categories(self._probabilities[query, place], len(names))
         draw_categories(axes, [plain(name) for name in names], probabilities, status)
 
     def _draw_given(self, axes: Any, query: int, place: int) -> None:
@@ -156,7 +156,7 @@ class _Columns:
         around = (value - 3, value + 3) if column.kind in ("number", "date") else (0, 2 * value + 1)
         unit = _Unit(column)
         shown, *ends = unit.shown(np.array([value, *around]))
-        draw_given(axes, shown, *ends)
+        draw_given(axes, shown, *ends, integer=column.kind == "count")
         unit.set_axis(axes)
 
     def _draw_number(self, axes: Any, query: int, place: int) -> None:

@@ -1,7 +1,7 @@
 """`Posterior.plot`: pictures of answers, of any model's data and of z.
 
-It asks the posterior and hands arrays to `plots`, which knows neither. matplotlib is loaded here
-and not with the package.
+It asks the posterior and hands arrays to `plots`, which knows nothing else. The modules that draw
+are imported when they are needed, as matplotlib takes longer to load than this package.
 """
 
 from collections.abc import Sequence

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from crosscoding.display import Description, Displayed
 from crosscoding.isolation import isolated_class
+from crosscoding.result.drawing import Look, drawn
 from crosscoding.result.lazy_verdicts import Verdicts
 from crosscoding.result.posterior_description import described, in_one_line
 from crosscoding.result.summary import SummaryTable, summary_of
@@ -140,8 +141,6 @@ class Looks(Displayed):
             >>> posterior.plot().shape, posterior.plot("latent", queries=[0, 1]).shape
             ((1, 1), (1, 2))
         """
-        from crosscoding.result.drawing import Look, drawn  # loads matplotlib
-
         if ax is not None and axes is not None:
             raise ValueError("expected ax or axes, got both")
         look = Look(kind, queries, only, shape, dims, num, level, limits, seed)

@@ -4,9 +4,13 @@ Of a large batch there are counts and ranges; words and pictures are made of the
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
-from crosscoding.columns import Table
+import numpy as np
+from numpy.typing import NDArray
+
+from crosscoding.columns import Column, Table
 from crosscoding.columns.words import in_words
 from crosscoding.display import (
     Cell,
@@ -19,14 +23,17 @@ from crosscoding.display import (
     with_error,
 )
 from crosscoding.errors import NonFiniteError, counted
+from crosscoding.result.drawing import name_of
 from crosscoding.result.lazy_verdicts import Verdicts, marked
 from crosscoding.result.summary import decodes_of, known_elements
+from crosscoding.result.views import Knowledge, View, of_categories
 from crosscoding.target.vae_target import VAETarget
 
 _FEW = 5  # queries that are shown one by one
 _FEW_COLUMNS = 8
 _MEASURED = 2e10  # multiply-adds that a look may take to measure labels for means: about a second
 _PICTURED = 4e9  # multiply-adds for pictures or completed rows
+_DRAWS_OF_A_ROW = 3000  # decoded for its mean, its intervals and its probabilities
 _COMPUTED = "∞: computed, not sampled"
 _DRAWS_OF_A_LABEL = 128  # that `latent_share` decodes
 
@@ -133,8 +140,6 @@ def _counts(verdicts: Verdicts, target: Any) -> Grid:
 
 def _rows(posterior: Any) -> Grid:
     """The first queries, a row for each."""
-    from crosscoding.result.drawing import name_of
-
     num = posterior.batch_shape.numel()
     few = range(min(num, _FEW))
     figures = (posterior.log_evidence, posterior.log_evidence_error, posterior.ess)
@@ -179,44 +184,50 @@ def _log_evidence(posterior: Any) -> str:
 
 def _completed(posterior: Any, table: Table) -> tuple[Grid, ...]:
     """The first rows, with what was given in bold and 90 % intervals elsewhere."""
-    from crosscoding.result.drawing import name_of
-    from crosscoding.result.views import View
-
     queries = list(range(min(posterior.batch_shape.numel(), _FEW)))
-    if posterior.target.operations * len(queries) * 2000 > _PICTURED:
+    if posterior.target.operations * len(queries) * _DRAWS_OF_A_ROW > _PICTURED:
         return ()
     view = View(posterior._of(queries), [name_of(posterior, q) for q in queries], 0)
-    mean, (low, high), p = view.mean(), view.interval(0.9), view.probabilities()
-    rows = []
-    for query, name in enumerate(view.names):
-        cells: list[Cell] = [name.partition(" ")[2]]
-        for place, column in enumerate(table.columns[:_FEW_COLUMNS]):
-            given = bool(view.known.exact[query, place])
-
-            def said(value: float, column: Any = column, given: bool = given) -> str:
-                return in_words(column, float(column.from_tensor(value)), given=given)
-
-            if given:
-                cells.append(Mark(said(view.known.value[query, place]), "strong"))
-            elif column.is_listed:
-                best = int(p[query, place, : len(column.categories)].argmax())
-                cells.append(f"{said(best)} ({p[query, place, best]:.0%})")
-            else:
-                ends = f"{said(low[query, place])} to {said(high[query, place])}"
-                cells.append(f"{said(mean[query, place])} ({ends})")
-        rows.append(tuple(cells))
-    names = [str(column.name) for column in table.columns]
-    more = f"… {len(names) - _FEW_COLUMNS} more columns" if len(names) > _FEW_COLUMNS else ""
-    title = "Completed: given, likeliest class (probability), or mean (90 % interval)"
-    return (
-        Grid(
-            tuple(rows), (view.names[0].partition(" ")[0], *names[:_FEW_COLUMNS]), title, more=more
-        ),
+    words = _Words(view.known, view.mean(), *view.interval(0.9), view.probabilities())
+    columns = table.columns[:_FEW_COLUMNS]
+    rows = tuple(
+        (name.partition(" ")[2], *(words.cell(q, c, column) for c, column in enumerate(columns)))
+        for q, name in enumerate(view.names)
     )
+    names = (view.names[0].partition(" ")[0], *(str(column.name) for column in columns))
+    more = f"… {len(table) - _FEW_COLUMNS} more columns" if len(table) > _FEW_COLUMNS else ""
+    title = "Completed: given, likeliest class (probability), or mean (90 % interval)"
+    return (Grid(rows, names, title, more=more),)
+
+
+@dataclass(frozen=True)
+class _Words:
+    """What is known of cells, and answers for them, each (B, columns) in tensors' units."""
+
+    known: Knowledge
+    mean: NDArray[Any]
+    low: NDArray[Any]
+    high: NDArray[Any]
+    probabilities: NDArray[Any]
+
+    def cell(self, query: int, place: int, column: Column) -> Cell:
+        """One cell in words."""
+        given = bool(self.known.exact[query, place])
+
+        def said(value: float) -> str:
+            return in_words(column, float(column.from_tensor(np.array(value))), given=given)
+
+        if given:
+            return Mark(said(self.known.value[query, place]), "strong")
+        if column.is_listed:
+            own = of_categories(self.probabilities[query, place], len(column.categories))
+            return f"{said(int(own.argmax()))} ({own.max():.0%})"
+        ends = f"{said(self.low[query, place])} to {said(self.high[query, place])}"
+        return f"{said(self.mean[query, place])} ({ends})"
 
 
 def _strip(posterior: Any) -> tuple[Strip, ...]:
     """What was observed, means and draws of the first queries, if data are pictures."""
-    from crosscoding.result.strips import strip_of_posterior
+    from crosscoding.result.strips import strip_of_posterior  # loads matplotlib
 
     return strip_of_posterior(posterior, _PICTURED)

@@ -139,3 +139,11 @@ def array(tensor: Tensor) -> NDArray[Any]:
     """A tensor of any device as an array, in double if it holds numbers with a fraction."""
     tensor = tensor.detach().cpu()
     return (tensor.double() if tensor.is_floating_point() else tensor).numpy()
+
+
+def of_categories(probabilities: NDArray[Any], num: int) -> NDArray[Any]:
+    """Probabilities (K,) of `num` categories; the last stands for all classes from there on.
+
+    A likelihood has at least two classes, a column may have one category.
+    """
+    return np.append(probabilities[: num - 1], np.nansum(probabilities[num - 1 :]))

@@ -103,6 +103,9 @@ def test_new_panels_have_one_figure_without_empty_axes():
     assert tuple(panels.figure.get_size_inches()) == (8.0, 2.0)
     assert isinstance(panels[:, :2], Panels)
     assert panels._repr_png_()[:4] == b"\x89PNG"
+    part = Figure().subfigures(1, 2)[0]
+    within = np.array([part.add_subplot()], dtype=object).view(Panels)
+    assert isinstance(within.figure, Figure)
     others = np.array([Figure().add_subplot(), Figure().add_subplot()], dtype=object)
     with pytest.raises(ValueError, match="axes of one figure, got axes of 2"):
         _ = others.view(Panels).figure

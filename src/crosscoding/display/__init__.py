@@ -8,7 +8,6 @@ from crosscoding.display.description import (
     Grid,
     Mark,
     Strip,
-    in_columns,
 )
 from crosscoding.display.numbers import shown_number, shown_range, with_error
 
@@ -20,7 +19,6 @@ __all__ = [
     "Grid",
     "Mark",
     "Strip",
-    "in_columns",
     "shown_number",
     "shown_range",
     "with_error",

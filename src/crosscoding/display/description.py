@@ -5,7 +5,6 @@ An object says what is shown of it in `_described`; `Displayed` gives it a form 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -109,13 +108,3 @@ class Displayed(ABC):
         from crosscoding.display.notebook import as_html
 
         return as_html(self._described(pictures=True))
-
-
-def in_columns(names: Sequence[str], *columns: Sequence[Cell]) -> Grid:
-    """A grid of columns, of which all but the first hold numbers unless they hold marks."""
-    numbers = frozenset(
-        place
-        for place, column in enumerate(columns)
-        if place and not any(isinstance(cell, Mark) for cell in column)
-    )
-    return Grid(tuple(zip(*columns, strict=True)), tuple(names), numbers=numbers)

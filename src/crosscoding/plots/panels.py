@@ -22,10 +22,10 @@ class Panels(np.ndarray):
         Raises:
             ValueError: There are no axes, or they belong to several figures.
         """
-        figures = {id(axes.get_figure(root=True)): axes.get_figure(root=True) for axes in self.flat}
+        figures = {axes.figure.figure for axes in self.flat}  # the second is that of a subfigure
         if len(figures) != 1:
             raise ValueError(f"expected axes of one figure, got axes of {len(figures)}")
-        return next(iter(figures.values()))
+        return figures.pop()
 
     def _repr_png_(self) -> bytes | None:
         """What notebooks show."""

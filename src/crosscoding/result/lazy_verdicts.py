@@ -98,8 +98,12 @@ class Verdict(Displayed):
 
     def _described(self, *, pictures: bool) -> Description:
         facts = tuple((name, marked(label)) for name, label in self.purposes.items())
-        notes = self.reasons + ((f"Next step: {self.advice}.",) if self.advice else ())
-        return Description(f"Verdict for the purpose {self._purpose!r}", facts, notes=notes)
+        return Description(f"Verdict for the purpose {self._purpose!r}", facts, notes=self._notes())
+
+    def _notes(self) -> tuple[str, ...]:
+        """Reasons, line by line, and what to do next."""
+        advice = (f"Next step: {self.advice}.",) if self.advice else ()
+        return tuple(f"• {reason}" for reason in self.reasons) + advice
 
 
 _SHOWN = ("label", "purposes", "reasons", "advice")

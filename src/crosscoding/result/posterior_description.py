@@ -62,7 +62,7 @@ def described(posterior: Any, *, pictures: bool) -> Description:
         return Description(title, (("batch shape", str(tuple(posterior.batch_shape))),))
     facts = _facts_of_one(posterior) if num == 1 else _facts_of_many(posterior)
     grids = () if num == 1 else (_counts(posterior.verdicts, posterior.target), _rows(posterior))
-    strips, notes = (), _notes(posterior.verdicts)
+    strips, notes = (), _notes(posterior)
     target = posterior.target
     if isinstance(target, VAETarget):
         try:
@@ -154,18 +154,18 @@ def _rows(posterior: Any) -> Grid:
     return Grid(tuple(rows), head, numbers=frozenset({2, 3}), more=more)
 
 
-def _notes(verdicts: Verdicts) -> tuple[str, ...]:
+def _notes(posterior: Any) -> tuple[str, ...]:
     """Reasons and advice: of the only answer, or of the first that is not trusted."""
+    verdicts = posterior.verdicts
     if len(verdicts) == 1:
-        verdict = verdicts[0]
-        advice = (f"Next step: {verdict.advice}.",) if verdict.advice else ()
-        return tuple(f"• {reason}" for reason in verdict.reasons) + advice
+        return verdicts[0]._notes()
     labels = verdicts.labels("density")
     for label in ("unreliable", "approximate"):
         if label in labels:
             query = labels.index(label)
             verdict = verdicts[query]
-            start = f"Query {query} is {label}: {verdict.reasons[0]}"
+            name = name_of(posterior, query)
+            start = f"{name[0].upper()}{name[1:]} is {label}: {verdict.reasons[0]}"
             return (f"{start}. Next step: {verdict.advice}.",)
     return ()
 

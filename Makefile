@@ -3,13 +3,16 @@
 PYTHON ?= python3
 OUT ?= out/demo
 
-.PHONY: help setup demo reproduce test test-all adapters bench speed peers engine lint clean
+.PHONY: help setup demo docs docs-serve examples reproduce test test-all adapters bench speed peers engine
+.PHONY: lint clean
 
 help:
 	@echo "make demo       complete a real digit with every method; writes pictures and a table to $(OUT)"
 	@echo "make test       run the quick tests"
 	@echo "make test-all   run all tests; CROSSCODING_DATA and CROSSCODING_MODELS add those on real data"
 	@echo "make adapters   test the adapters on the libraries themselves, in environments of their own"
+	@echo "make docs       build the documentation as a site, into out/site; make docs-serve shows it"
+	@echo "make examples   run the examples and write their pages, docs/examples"
 	@echo "make reproduce  draw the paper's figures from small runs, in minutes, into out/reproduce"
 	@echo "make bench      run the next three, in this order (hours, the first time)"
 	@echo "make speed      measure the speed of the paper's methods"
@@ -80,6 +83,26 @@ $(ADAPTERS)/ready: requirements.lock requirements-adapters.lock pyproject.toml $
 		--no-build-isolation --editable . --editable crosscoding-faces
 	@touch $@
 
+# Material for MkDocs 9 announces MkDocs 2, which this site does not use.
+MKDOCS := NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs
+
+docs: .venv-docs/ready
+	@$(MKDOCS) build --quiet --strict
+	@echo "built out/site; open out/site/index.html"
+
+docs-serve: .venv-docs/ready
+	@$(MKDOCS) serve --dev-addr 127.0.0.1:8000
+
+.venv-docs/ready: requirements-docs.lock pyproject.toml
+	@echo "Setting up .venv-docs from requirements-docs.lock (once) ..."
+	@test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		-r requirements-docs.lock
+	@touch $@
+
+examples: setup
+	@.venv/bin/python docs/tools/examples.py
+
 # One after the other, even under make -j, as they would slow each other down. If the peers cannot be
 # installed, their earlier results stay.
 bench: setup
@@ -115,4 +138,4 @@ lint: setup
 	@.venv/bin/lint-imports
 
 clean:
-	rm -rf .venv $(ADAPTERS) $(PEERS)/.venv out dist build
+	rm -rf .venv $(ADAPTERS) .venv-docs $(PEERS)/.venv out dist build

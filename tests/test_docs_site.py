@@ -1,0 +1,101 @@
+"""The docs site: its API reference is complete, and its tools find what they should."""
+
+import importlib.util
+import re
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+import crosscoding as cc
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+
+def tool(name: str):
+    """A module of docs/tools, none of which is part of the package."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def public_names() -> set[str]:
+    names = set()
+    for name in cc.__all__:
+        value = getattr(cc, name)
+        if isinstance(value, types.ModuleType):
+            names |= {f"crosscoding.{name}.{each}" for each in value.__all__}
+        else:
+            names.add(f"crosscoding.{name}")
+    return names
+
+
+def test_every_public_name_is_in_the_api_reference():
+    pages = "".join(page.read_text() for page in sorted((DOCS / "api").glob("*.md")))
+    listed = re.findall(r"^::: (\S+)$", pages, re.MULTILINE)
+    assert public_names() - set(listed) == set(), "add them to a page in docs/api"
+    assert len(listed) == len(set(listed))
+
+
+def test_names_are_read_from_the_source_as_they_are_imported():
+    assert set(tool("checks").public_names(ROOT / "src")) == public_names()
+
+
+def test_a_public_name_without_a_heading_is_reported(tmp_path):
+    checks = tool("checks")
+    headings = [f'<h2 id="{name}">' for name in sorted(public_names()) if name != "crosscoding.VAE"]
+    (tmp_path / "page.html").write_text("\n".join(headings))
+    (found,) = checks.missing_names(tmp_path, ROOT / "src")
+    assert found.startswith("crosscoding.VAE is public but not in the API reference")
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("page.html", '<script src="https://example.com/a.js"></script>'),
+        ("page.html", '<link rel="stylesheet" href="//example.com/a.css">'),
+        ("page.html", "<img alt=x src=http://example.com/a.png>"),
+        ("site.css", '@import "https://example.com/fonts.css";'),
+        ("site.css", "@font-face { src: url(https://example.com/a.woff2) }"),
+    ],
+)
+def test_what_a_page_would_load_from_elsewhere_is_reported(tmp_path, file, text):
+    (tmp_path / "fine.html").write_text('<a href="https://example.com">x</a><img src="a.png">')
+    checks = tool("checks")
+    assert checks.loaded_from_elsewhere(tmp_path) == []
+    (tmp_path / file).write_text(text)
+    (found,) = checks.loaded_from_elsewhere(tmp_path)
+    assert found.startswith(f"{file} loads from elsewhere: ")
+
+
+def test_docstrings_are_rewritten_for_griffe(monkeypatch):
+    griffe = types.SimpleNamespace(Extension=object, Object=object)
+    monkeypatch.setitem(sys.modules, "griffe", griffe)
+    rewritten = tool("docstrings").rewritten
+    ours = """Draws (*sample, *batch), as `(*sample)`.
+
+Args:
+    low, high: Ends of both,
+        shape (*data,).
+    *names: Any.
+
+Example:
+    >>> print(*names)
+"""
+    theirs = r"""Draws (\*sample, \*batch), as `(*sample)`.
+
+Args:
+    low: Ends of both,
+        shape (\*data,).
+    high: Ends of both,
+        shape (\*data,).
+    *names: Any.
+
+Examples:
+    >>> print(*names)
+"""
+    assert rewritten(ours) == theirs
+    assert rewritten(theirs) == theirs

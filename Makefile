@@ -100,8 +100,13 @@ docs-serve: .venv-docs/ready
 		-r requirements-docs.lock
 	@touch $@
 
-examples: setup
-	@.venv/bin/python docs/tools/examples.py
+# In the environments of make adapters, as each library needs its own.
+RECORD := docs/tools/examples.py
+examples: setup $(ADAPTERS)/ready .venv-sdv/ready .venv-scvi/ready
+	@.venv/bin/python $(RECORD)
+	@$(ADAPTERS)/bin/python $(RECORD) pythae_picture diffusers_picture onnx_file exported_program
+	@.venv-sdv/bin/python $(RECORD) ctgan_table sdv_table
+	@.venv-scvi/bin/python $(RECORD) scvi_counts
 
 # One after the other, even under make -j, as they would slow each other down. If the peers cannot be
 # installed, their earlier results stay.

@@ -99,3 +99,28 @@ Examples:
 """
     assert rewritten(ours) == theirs
     assert rewritten(theirs) == theirs
+
+
+EXAMPLES = {path.stem: path for path in sorted((ROOT / "examples").rglob("*.py"))}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_page_of_an_example_has_its_code(name):
+    page = (DOCS / "examples" / f"{name}.md").read_text()
+    code = EXAMPLES[name].read_text().rstrip()
+    assert f"```python\n{code}\n```" in page, f"run python docs/tools/examples.py {name}"
+    assert f"]({name}.md)" in (DOCS / "examples" / "index.md").read_text()
+
+
+def test_a_script_is_run_and_described(tmp_path):
+    script = tmp_path / "small.py"
+    code = '"""Says hello.\n\n    python examples/small.py\n\nTo everybody.\n"""\n\nprint("hello ")'
+    script.write_text(code)
+    examples = tool("examples")
+    assert examples.page(script, examples.run(script, tmp_path)) == (
+        "# Says hello\n\n```\npython examples/small.py\n```\n\nTo everybody.\n\n"
+        f"## Output\n\n```text\nhello\n```\n\n## Code\n\n```python\n{code}\n```\n"
+    )
+    script.write_text("raise ValueError('no')")
+    with pytest.raises(SystemExit, match="no"):
+        examples.run(script, tmp_path)

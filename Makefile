@@ -60,8 +60,8 @@ ADAPTERS := .venv-adapters
 # SDV and scvi-tools have environments of their own, as SDV needs pandas 2.
 adapters: $(ADAPTERS)/ready .venv-sdv/ready .venv-scvi/ready
 	@$(ADAPTERS)/bin/python -m pytest tests/adapters
-	@.venv-sdv/bin/python -m pytest $(addprefix tests/adapters/test_,ctgan.py sdv.py docs.py)
-	@.venv-scvi/bin/python -m pytest $(addprefix tests/adapters/test_,scvi.py docs.py)
+	@.venv-sdv/bin/python -m pytest $(addprefix tests/adapters/test_,ctgan.py sdv.py docs.py examples.py)
+	@.venv-scvi/bin/python -m pytest $(addprefix tests/adapters/test_,scvi.py docs.py examples.py)
 
 $(ADAPTERS)/ready: requirements.lock requirements-adapters.lock pyproject.toml $(COMPANIONS)
 	@echo "Setting up $(ADAPTERS) from requirements.lock and requirements-adapters.lock (once) ..."

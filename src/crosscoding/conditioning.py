@@ -57,8 +57,8 @@ def condition(
         progress: Whether to show progress when no `report` is given: on a terminal or in a
             notebook, once the call has taken two seconds.
         max_bytes: Approximate working memory, beside the model, its `Bank` (up to 256 MiB, made at
-            the first call and kept) and the answers, ≥ 1. It decides how much is decoded at once;
-            queries that do not fit together are answered block by block.
+            the first call and kept) and the answers, ≥ 1; by default 1 GiB. It decides how much is
+            decoded at once; queries that do not fit together are answered block by block.
 
     Returns:
         A posterior of batch shape (*batch,). Each entry is what its query would give alone.

@@ -24,12 +24,16 @@ def render(results: dict[str, Any], folder: Path) -> None:
     """Write benchmarks.md and images/*.png to `folder`."""
     sections: Sections = results["sections"]
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    pictures = [draw(sections, folder / "images") for draw in (_versus, _verdicts, _scale)]
+    drawn = {"peers": _versus, "verdicts": _verdicts, "scale": _scale}
+    pictures = {name: draw(sections, folder / "images") for name, draw in drawn.items()}
     parts = [
         _HEAD,
         _summary(sections),
-        *(picture for picture in pictures if picture),
-        *(_section(name, section["rows"]) for name, section in sections.items()),
+        *(
+            part
+            for name, section in sections.items()
+            for part in (_section(name, section["rows"]), pictures.get(name, ""))
+        ),
         _peers(sections),
         _MISSED,
         _how(sections),

@@ -50,7 +50,7 @@ def main() -> None:
 
     truth = digits[[0, 12, 24]]
     seen = cc.random_mask((28, 28), 0.33, seed=0).unsqueeze(0)
-    # one Gaussian, which is never trusted; Auto() checks itself, and takes minutes here
+    # one Gaussian, which is never trusted: a first look, in seconds
     method = cc.methods.Variational(cc.crosscoders.Gaussian(rank=8), steps=300)
     posterior = cc.condition(vae, cc.Evidence(truth, seen), method, seed=0)
     for verdict in posterior.verdicts:

@@ -87,7 +87,7 @@ $(ADAPTERS)/ready: requirements.lock requirements-adapters.lock pyproject.toml $
 MKDOCS := NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs
 
 docs: .venv-docs/ready
-	@$(MKDOCS) build --quiet --strict
+	@$(MKDOCS) build --strict
 	@echo "built out/site; open out/site/index.html"
 
 docs-serve: .venv-docs/ready

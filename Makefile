@@ -88,7 +88,7 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs
 
 docs: .venv-docs/ready
 	@$(MKDOCS) build --strict
-	@echo "built out/site; open out/site/index.html"
+	@echo "built out/site: open out/site/index.html, or make docs-serve, where search works too"
 
 docs-serve: .venv-docs/ready
 	@$(MKDOCS) serve --dev-addr 127.0.0.1:8000

@@ -124,3 +124,18 @@ def test_a_script_is_run_and_described(tmp_path):
     script.write_text("raise ValueError('no')")
     with pytest.raises(SystemExit, match="no"):
         examples.run(script, tmp_path)
+
+
+PAGES_OUTSIDE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "crosscoding-faces/README.md")
+
+
+@pytest.mark.parametrize("page", PAGES_OUTSIDE)
+def test_links_from_outside_the_site_lead_somewhere(page):
+    path = ROOT / page
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)]+))?\)", path.read_text()):
+        found = path.parent / target if target else path
+        assert found.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.+)$", found.read_text(), re.MULTILINE)
+            slugs = {re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in titles}
+            assert anchor in slugs, f"{target}#{anchor}"

@@ -272,7 +272,7 @@ class Likelihood(ElementLayout, ABC):
         if len(elements) == mask.shape[1]:
             return self.pairwise_log_prob(kept, values, mask)
         likelihood = self.of_elements(elements)
-        own = tuple(part[:, elements] for part in kept)
+        own = tuple(part.transpose(0, 1)[elements].transpose(0, 1) for part in kept)
         return likelihood.pairwise_log_prob(own, values[:, elements], mask[:, elements])
 
     def fisher_product(self, params: Tensor, tangents: Tensor, mask: Tensor) -> Tensor:

@@ -165,7 +165,7 @@ class VAETarget(Target):
         values = self._values.reshape(-1, self.vae.data_size)
         mask = self._mask.reshape(-1, self.vae.data_size)
         used = mask if self._partial is None else mask | self._partial.used
-        of_any = Observed(self._decoded, values[:1], used.any(0, keepdim=True)).timed(self.clock)
+        of_any = Observed.of(self._decoded, values[:1], used.any(0, keepdim=True), self.clock)
         elements = of_any.elements[0]
         likelihood = self.vae.flat_likelihood.of_elements(elements)
         values, mask = values[:, elements], mask[:, elements]

@@ -41,8 +41,8 @@ def test_all_names_in_all_exist(module):
 
 
 PUBLIC = (
-    *("", "adapters", "crosscoders", "diagnostics", "likelihoods", "methods", "priors"),
-    *("tables", "zoo"),
+    *("", "adapters", "crosscoders", "diagnostics", "likelihoods", "methods", "plots"),
+    *("priors", "tables", "zoo"),
 )
 
 

@@ -3,6 +3,9 @@
 Given any observed part x of a datum t = (x, y): what is p(y|x)? `condition` answers.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from crosscoding import (
     adapters,
     checks,  # noqa: F401 (puts what `VAE.check` calls in its place)
@@ -28,6 +31,9 @@ from crosscoding.target.base import Target
 from crosscoding.target.density import DensityTarget
 from crosscoding.target.vae_target import VAETarget
 
+if TYPE_CHECKING:
+    from crosscoding import plots
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -51,6 +57,7 @@ __all__ = [
     "likelihoods",
     "load_vae",
     "methods",
+    "plots",
     "priors",
     "query_log_prob",
     "random_mask",
@@ -59,6 +66,12 @@ __all__ = [
     "tables",
     "zoo",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "plots":  # loaded when it is first used, as matplotlib takes long to load
+        return import_module("crosscoding.plots")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

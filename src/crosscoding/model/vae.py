@@ -35,6 +35,7 @@ from crosscoding.model.tabular import checked_table, of_frame
 from crosscoding.model.trial import frozen_copy
 from crosscoding.model.tried_prior import NUM_PROBES, prior_probes, tried_prior
 from crosscoding.model.undefined_elements import element_name, nothing_to_predict
+from crosscoding.model.vae_description import Shown
 from crosscoding.priors import Normal, Prior
 from crosscoding.random import generator_from
 
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class VAE(Savable, Rows):
+class VAE(Savable, Rows, Shown):
     """A trained generative model p(z) p(t|z): z from the prior, then t from the decoder.
 
     The decoder is copied, put in eval mode, and its weights are frozen; the module you pass is not

@@ -12,17 +12,20 @@ from crosscoding import (
     crosscoders,
     diagnostics,
     likelihoods,
+    masks,
     methods,
     priors,
     tables,
     zoo,
 )
+from crosscoding.amortisation import amortise
 from crosscoding.calibration.scale import calibrate_scale
 from crosscoding.calibration.twins import calibrate
 from crosscoding.conditioning import condition, infer, query_log_prob
 from crosscoding.errors import BudgetError, ModelFormatError, NonFiniteError
 from crosscoding.evidence import Evidence
 from crosscoding.masks import random_mask, rectangle_mask, stroke_mask
+from crosscoding.model.amortised import Amortised
 from crosscoding.model.bank import Bank
 from crosscoding.model.loading import load_vae
 from crosscoding.model.vae import VAE
@@ -38,6 +41,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "VAE",
+    "Amortised",
     "Bank",
     "BudgetError",
     "DensityTarget",
@@ -48,6 +52,7 @@ __all__ = [
     "Target",
     "VAETarget",
     "adapters",
+    "amortise",
     "calibrate",
     "calibrate_scale",
     "condition",
@@ -56,6 +61,7 @@ __all__ = [
     "infer",
     "likelihoods",
     "load_vae",
+    "masks",
     "methods",
     "plots",
     "priors",

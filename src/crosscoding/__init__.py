@@ -20,6 +20,7 @@ from crosscoding.conditioning import condition, infer, query_log_prob
 from crosscoding.errors import BudgetError, ModelFormatError, NonFiniteError
 from crosscoding.evidence import Evidence
 from crosscoding.masks import random_mask, rectangle_mask, stroke_mask
+from crosscoding.model.amortised import Amortised
 from crosscoding.model.bank import Bank
 from crosscoding.model.loading import load_vae
 from crosscoding.model.vae import VAE
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "VAE",
+    "Amortised",
     "Bank",
     "BudgetError",
     "DensityTarget",

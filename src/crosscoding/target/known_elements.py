@@ -51,7 +51,9 @@ class KnownElements:
     def moved(self, places: Tensor) -> "KnownElements":
         """The same for another output: places (R, outputs) says where each number is there."""
         flat = places.expand(len(self.outputs), -1).gather(1, self.outputs.flatten(1))
-        return replace(self, outputs=flat.reshape(self.outputs.shape))
+        # those that fill up may lie beyond an output that has only what some queries need
+        outputs = torch.where(self.valid[..., None], flat.reshape(self.outputs.shape), 0)
+        return replace(self, outputs=outputs)
 
     def mask(self, like: Tensor) -> Tensor:
         """Which elements of the data these are, of the shape of `like`, (B, D)."""

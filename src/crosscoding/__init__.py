@@ -9,11 +9,13 @@ from crosscoding import (
     crosscoders,
     diagnostics,
     likelihoods,
+    masks,
     methods,
     priors,
     tables,
     zoo,
 )
+from crosscoding.amortisation import amortise
 from crosscoding.calibration.scale import calibrate_scale
 from crosscoding.calibration.twins import calibrate
 from crosscoding.conditioning import condition, infer, query_log_prob
@@ -44,6 +46,7 @@ __all__ = [
     "Target",
     "VAETarget",
     "adapters",
+    "amortise",
     "calibrate",
     "calibrate_scale",
     "condition",
@@ -52,6 +55,7 @@ __all__ = [
     "infer",
     "likelihoods",
     "load_vae",
+    "masks",
     "methods",
     "priors",
     "query_log_prob",

@@ -19,6 +19,7 @@ from crosscoding.crosscoders import Crosscoder, Gaussian, Mixture
 from crosscoding.crosscoders.base import Fitted
 from crosscoding.crosscoders.packed_numbers import num_numbers, unpacked_numbers
 from crosscoding.isolation import isolated
+from crosscoding.model.amortised_record import Record
 from crosscoding.model.model_print import ModelPrint
 from crosscoding.model.trial import OutputError, Trial, frozen_copy
 
@@ -41,12 +42,14 @@ class Amortised:
         crosscoder: The family whose parameters ψ are, a `Mixture` or a `Gaussian`.
         latent_dim: Size of z.
         made_for: The model, by its outputs and its likelihood.
+        record: How it was trained, and what it reaches; None for a network of your own.
     """
 
     network: nn.Module
     crosscoder: Crosscoder
     latent_dim: int
     made_for: ModelPrint
+    record: Record | None = None
 
     @classmethod
     @isolated
@@ -85,6 +88,10 @@ class Amortised:
         numbers = self.network(values.clone(), mask.clone())
         params = unpacked_numbers(self.crosscoder, numbers, self.latent_dim)
         return Fitted(self.crosscoder, params, self.latent_dim)
+
+    def with_record(self, record: Record | None) -> "Amortised":
+        """The same with a record of its training."""
+        return replace(self, record=record)
 
     def to(self, device: torch.device | str) -> "Amortised":
         """The same on another device."""

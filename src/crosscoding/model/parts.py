@@ -4,7 +4,8 @@
 | --- | --- |
 | architecture, encoder | decoder and encoder: layers, or a class and, if known, its arguments |
 | latent_dim, likelihood | as `VAE` takes them |
-| amortised, crosscoder | the network that proposes z, as the encoder or as data; its family |
+| amortised | the network that proposes z: its class as above, or a `MaskedNetwork` as data |
+| crosscoder | the family of its proposals, and the record of its training |
 | prior | its class with settings and networks, if it is not N(0, I); `priors.files` |
 | given | how examples of covariates are nested, if the decoder takes any |
 | table | its columns, if data are rows of a table |
@@ -30,6 +31,7 @@ from crosscoding.crosscoders import Crosscoder
 from crosscoding.crosscoders.base import Fitted, family_to_json
 from crosscoding.errors import ModelFormatError
 from crosscoding.likelihoods import Likelihood
+from crosscoding.model.amortised_record import Record
 from crosscoding.model.masked_network import MaskedNetwork
 from crosscoding.model.plain_copy import plain_copy
 from crosscoding.persistence import importable, layers
@@ -79,6 +81,7 @@ class Model:
     encoder_outputs: Tensor | None = None
     network: nn.Module | None = None
     crosscoder: Crosscoder | None = None
+    record: Record | None = None
 
     @property
     def of_classes(self) -> dict[str, nn.Module | None]:
@@ -104,7 +107,8 @@ class Model:
         if self.table is not None:
             description["table"] = self.table.to_json()
         if self.crosscoder is not None:
-            description["crosscoder"] = family_to_json(self.crosscoder)
+            record = None if self.record is None else self.record.to_json()
+            description["crosscoder"] = family_to_json(self.crosscoder) | {"record": record}
         for name, network in self.of_classes.items():
             own = arguments.get(name)
             if network is not None:
@@ -262,6 +266,7 @@ def _filled(networks: Mapping[str, nn.Module], parts: Contents) -> Model:
         encoder_outputs=rest.get("encoder_outputs"),
         network=networks.get("amortised"),
         crosscoder=_crosscoder(description.get("crosscoder")),
+        record=_record(description.get("crosscoder")),
     )
 
 
@@ -273,6 +278,12 @@ def _crosscoder(description: Any) -> Crosscoder | None:
         return Fitted.family(description["name"], description["settings"])
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise ModelFormatError(f"expected a known cross-coder, got {description!r:.80}") from error
+
+
+def _record(description: Any) -> Record | None:
+    """The record of an amortised cross-coder's training, or None if there is none."""
+    entry = None if description is None else description.get("record")
+    return None if entry is None else Record.from_json(entry)
 
 
 def _widened(tensor: Tensor, own: Tensor | None) -> Tensor:

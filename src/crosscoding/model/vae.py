@@ -372,7 +372,8 @@ class VAE(Savable, Proposing, Rows):
             check_growth(model.encoder, vae.data_shape)
             vae._set_encoder(model.encoder)
         if model.network is not None and model.crosscoder is not None:
-            vae = vae.with_amortised(Amortised.of(vae, model.network, model.crosscoder))
+            made = Amortised.of(vae, model.network, model.crosscoder)
+            vae = vae.with_amortised(made.with_record(model.record))
         return vae
 
     @torch.no_grad()
@@ -399,6 +400,7 @@ class VAE(Savable, Proposing, Rows):
             encoder_outputs=encodings,
             network=amortised and amortised.network,
             crosscoder=amortised and amortised.crosscoder,
+            record=amortised and amortised.record,
         )
 
     def _set_encoder(self, encoder: nn.Module) -> None:

@@ -85,7 +85,7 @@ class KnownElements:
         """F v: output (S, B, outputs), v (*more, S, B, outputs), in that shape."""
         params, own = self._params(output), self._params(tangents)
         share = self._share_known(params).to(tangents.dtype)
-        product = self.likelihood.fisher_product(params, own, self.valid)
+        product = self.likelihood.curvature_product(params, own, self.valid)
         product = product * share.reshape(*share.shape, *[1] * len(self.likelihood.param_shape))
         index = self.outputs.flatten(1).expand(*tangents.shape[:-1], -1)
         flat = product.reshape(index.shape)

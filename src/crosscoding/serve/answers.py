@@ -17,6 +17,7 @@ from crosscoding.serve.table_answers import columns_of, rows_of
 
 _FOR_MODES = 400  # draws that are divided into groups
 _SHOWN = 48  # draws of a group over which its picture is averaged
+_DRAWN = ("draws", "completions", "interval")  # whose first dimension is not that of queries
 _IN_JSON = {
     "auto": "no max_seconds and no max_decodes",
     "hmc": "methods.HMC() in Python",
@@ -57,6 +58,7 @@ class _Answers:
             "std": posterior.std,
             "interval": lambda: torch.stack(posterior.interval(LEVEL, seed=asked.seed)),
             "probabilities": posterior.probabilities,
+            "completions": lambda: posterior.predict_mean(wanted.draws, seed=asked.seed),
         }
         self._parts: dict[str, Tensor] = {
             name: makers[name]() for name in wanted.outputs if name in makers
@@ -69,7 +71,7 @@ class _Answers:
     def of(self, question: Question, start: int, end: int) -> list[dict[str, Any]]:
         """The answers to the queries from `start` to `end`, which are those of a question."""
         parts = {
-            name: part[:, start:end] if name in ("draws", "interval") else part[start:end]
+            name: part[:, start:end] if name in _DRAWN else part[start:end]
             for name, part in self._parts.items()
         }
         figures = [self._figures(query) for query in range(start, end)]
@@ -102,7 +104,7 @@ class _Answers:
                 ends = (encoded(end[query], encoding) for end in part)
                 found[name] = {"level": LEVEL, **dict(zip(("low", "high"), ends, strict=True))}
             else:
-                own = part[:, query] if name == "draws" else part[query]
+                own = part[:, query] if name in _DRAWN else part[query]
                 found[name] = encoded(own, encoding)
         return found
 

@@ -21,7 +21,6 @@ from crosscoding.serve.limits import Limits
 from crosscoding.serve.table_rows import evidence_of_rows
 from crosscoding.target.discrete_target import target_of
 
-OUTPUTS = ("mean", "std", "interval", "probabilities", "modes")
 LEVEL = 0.9  # of intervals
 
 
@@ -30,8 +29,8 @@ class Wanted:
     """What an answer is to hold beside log p(x) and the verdict.
 
     Args:
-        outputs: Some of `OUTPUTS`.
-        draws: Number of completions.
+        outputs: Some of "mean", "std", "interval", "probabilities", "completions" and "modes".
+        draws: Number of draws of complete data, and of completions.
         encoding: How arrays are sent.
     """
 
@@ -41,7 +40,7 @@ class Wanted:
 
     def numbers(self, num_values: int, num_latent: int, stored: int) -> int:
         """Numbers in the answer to a query, and those stored to make it."""
-        sizes = {"interval": 2, "modes": 4}
+        sizes = {"interval": 2, "modes": 4, "completions": self.draws}
         parts = sum(sizes.get(output, 1) for output in self.outputs) + self.draws
         return parts * num_values + stored * num_latent
 

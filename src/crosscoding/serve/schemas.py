@@ -119,12 +119,15 @@ class Request(BaseModel):
     num_draws: StrictInt = Field(
         1000, ge=2, le=100_000, description="Latent draws on which means and intervals rest."
     )
-    outputs: list[Literal["mean", "std", "interval", "probabilities", "modes"]] = Field(
-        ["mean", "std"],
-        description="Parts of the answer, beside log p(x) and the verdict. `interval` holds an "
-        "element with probability 0.9; `modes` are completions that differ, with their shares.",
+    outputs: list[Literal["mean", "std", "interval", "probabilities", "completions", "modes"]] = (
+        Field(
+            ["mean", "std"],
+            description="Parts of the answer, beside log p(x) and the verdict. `interval` holds an "
+            "element with probability 0.9; `completions` are the means at the z of the draws; "
+            "`modes` are completions that differ, with their shares.",
+        )
     )
-    draws: StrictInt = Field(0, ge=0, le=10_000, description="Number of completions to send.")
+    draws: StrictInt = Field(0, ge=0, le=10_000, description="Number of draws of complete data.")
     encoding: Literal["list", "base64"] = Field("list", description="How arrays are sent.")
     alone: bool = Field(
         False,

@@ -39,6 +39,9 @@ def columns_of(question: Question, parts: Mapping[str, Tensor]) -> list[dict[str
                 continue
             about: dict[str, Any] = {"known": bool(exact[row, place])}
             about |= {name: cells[row][text] for name, cells in frames.items()}
+            if "mean" in parts and not column.is_listed and column.kind != "date":
+                mean = float(parts["mean"][row, place])  # a cell would be rounded to its dtype
+                about["mean"] = number(column.shift + column.scale * mean)
             if "std" in parts and not column.is_listed:
                 about["std"] = number(float(parts["std"][row, place]) * column.scale)
             if column.is_listed and "probabilities" in parts:

@@ -11,7 +11,7 @@ from crosscoding.result.frames import means_of
 from crosscoding.result.lazy_verdicts import Verdict
 from crosscoding.result.posterior import Posterior
 from crosscoding.serve.json_arrays import encoded, number
-from crosscoding.serve.modes import groups
+from crosscoding.serve.modes import groups, with_different_data
 from crosscoding.serve.questions import LEVEL, Question
 from crosscoding.serve.table_answers import columns_of, rows_of
 
@@ -112,8 +112,9 @@ class _Answers:
         """The ways in which a datum may be completed, the likeliest first."""
         posterior, seed = self._posterior, self._seed
         z = posterior.sample(_FOR_MODES, seed=seed)[:, query]
-        label = groups(z.cpu(), generator=generator_from(seed))
         means = posterior.predict_mean(_FOR_MODES, seed=seed)[:, query]
+        label = groups(z.cpu(), generator=generator_from(seed))
+        label = with_different_data(label, means.cpu())
         found = []
         for group in range(int(label.max()) + 1):
             own = label == group

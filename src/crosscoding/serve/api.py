@@ -27,7 +27,7 @@ from crosscoding.errors import BudgetError, unknown_name
 from crosscoding.serve.anytime import stages
 from crosscoding.serve.catalogue import Served
 from crosscoding.serve.engine import AbandonedError, BusyError, Engine, Job
-from crosscoding.serve.guard import BodyTooLargeError, Guard, too_large
+from crosscoding.serve.guard import Guard
 from crosscoding.serve.json_arrays import packed
 from crosscoding.serve.limits import Limits
 from crosscoding.serve.monitoring import Counted, Monitoring
@@ -115,7 +115,7 @@ class _Server:
         )
         app.get("/", include_in_schema=False)(self._page)
         app.mount("/page", StaticFiles(directory=_PAGE))
-        _handle_errors(app, self._limits)
+        _handle_errors(app)
         app.add_middleware(Guard, token=token, hosts=hosts, max_bytes=self._limits.max_bytes)
         app.add_middleware(Counted, monitoring=self._monitoring)
         return app
@@ -216,7 +216,7 @@ class _Server:
 
         def tell(job: Job) -> None:
             final = job is jobs[-1]
-            job.result.add_done_callback(lambda done: put(*_event(done, final, self._limits)))
+            job.result.add_done_callback(lambda done: put(*_event(done, final)))
 
         for job in jobs:
             tell(job)
@@ -256,13 +256,13 @@ class _Server:
         return FileResponse(_PAGE / "index.html", headers={"Cache-Control": "no-cache"})
 
 
-def _handle_errors(app: FastAPI, limits: Limits) -> None:
+def _handle_errors(app: FastAPI) -> None:
     """Answer every error with a sentence."""
 
     async def answered(_: HttpRequest, error: Exception) -> JSONResponse:
-        return _problem(*_status(error, limits))
+        return _problem(*_status(error))
 
-    refused = (RequestValidationError, HTTPException, *_REFUSED, BodyTooLargeError)
+    refused = (RequestValidationError, HTTPException, *_REFUSED)
     for kind in (*refused, BusyError, BudgetError, AbandonedError):
         app.add_exception_handler(kind, answered)
 
@@ -270,7 +270,7 @@ def _handle_errors(app: FastAPI, limits: Limits) -> None:
 _REFUSED = (ValueError, TypeError, NotImplementedError)
 
 
-def _status(error: Any, limits: Limits) -> tuple[int, str, dict[str, str]]:
+def _status(error: Any) -> tuple[int, str, dict[str, str]]:
     """The status, the sentence and the headers that answer an error."""
     if isinstance(error, RequestValidationError):
         return 422, _sentence(error), {}
@@ -281,8 +281,6 @@ def _status(error: Any, limits: Limits) -> tuple[int, str, dict[str, str]]:
     if isinstance(error, (BudgetError, AbandonedError)):
         words = str(error) or "the server is stopping"
         return 503, words, {"Retry-After": str(_RETRY)}
-    if isinstance(error, BodyTooLargeError):
-        return 413, too_large(limits.max_bytes), {}
     if isinstance(error, _REFUSED):
         return 422, str(error), {}
     _LOG.error("a question could not be answered", exc_info=error)
@@ -320,12 +318,12 @@ _ARRAY = (
 )
 
 
-def _event(done: "Future[dict[str, Any]]", final: bool, limits: Limits) -> tuple[str, Any]:
+def _event(done: "Future[dict[str, Any]]", final: bool) -> tuple[str, Any]:
     """The event that tells how a job ended."""
     error = done.exception()
     if error is None:
         return "answer", {**done.result(), "final": final}
-    status, words, _ = _status(error, limits)
+    status, words, _ = _status(error)
     return "problem", {"status": status, "detail": words}
 
 

@@ -67,8 +67,10 @@ class Guard:
         if refused is not None:
             await _refuse(send_with_headers, *refused)
             return
-        limited = _Limited(receive, self._max_bytes)
-        await self._app(scope, limited, send_with_headers)
+        body = _Body(receive, self._max_bytes)
+        if await _answered(self._app, scope, body, send_with_headers):
+            return
+        await _refuse(send_with_headers, 413, _too_large(self._max_bytes))
 
     def _refused(self, scope: Scope) -> tuple[int, str] | None:
         """The status and the sentence with which a request is refused; None if it is not."""
@@ -88,31 +90,50 @@ class Guard:
         if not size.isdigit():
             return 400, f"expected a number of bytes as Content-Length, got {_shown(size)}"
         if int(size[:20]) > self._max_bytes:
-            return 413, too_large(self._max_bytes)
+            return 413, _too_large(self._max_bytes)
         return None
 
 
-def too_large(max_bytes: int) -> str:
+def _too_large(max_bytes: int) -> str:
     """The sentence for a body that is too large."""
     return f"expected a body of up to {max_bytes:,} bytes; ask for fewer queries at once"
 
 
-class BodyTooLargeError(Exception):
+class _BodyTooLargeError(Exception):
     """A body without a declared size is larger than allowed."""
 
 
-class _Limited:
+class _Body:
     """A stream of messages that ends with an error once the body is too large."""
 
     def __init__(self, receive: Receive, max_bytes: int) -> None:
         self._receive, self._left = receive, max_bytes
 
+    @property
+    def is_too_large(self) -> bool:
+        """Whether more was received than is allowed."""
+        return self._left < 0
+
     async def __call__(self) -> Message:
         message = await self._receive()
         self._left -= len(message.get("body", b""))
-        if self._left < 0:
-            raise BodyTooLargeError
+        if self.is_too_large:
+            raise _BodyTooLargeError
         return message
+
+
+async def _answered(app: App, scope: Scope, body: _Body, send: Send) -> bool:
+    """Let an application answer; False if its answer is that the body could not be read."""
+
+    async def send_unless_too_large(message: Message) -> None:
+        if not body.is_too_large:
+            await send(message)
+
+    try:
+        await app(scope, body, send_unless_too_large)
+    except _BodyTooLargeError:
+        return False
+    return not body.is_too_large
 
 
 async def _refuse(send: Send, status: int, words: str) -> None:

@@ -17,6 +17,7 @@ _FEWEST = 40  # draws that are divided: of fewer, half a peak may be chance
 _VALLEY = 0.35  # of the lower peak, that the density between two groups may have at most
 _DIRECTIONS = 8  # principal directions in which groups are sought
 _ROUNDS = 20  # of k-means, which has settled long before
+_LEAST_APART = 0.5  # standard deviations between the means of an element in two groups
 _GRID = 128  # points at which the density along a direction is computed
 
 
@@ -39,9 +40,35 @@ def groups(z: Tensor, *, generator: Generator) -> Tensor:
         if right is not None:
             label[members[right]] = int(label.max()) + 1
             waiting += [members[~right], members[right]]
-    sizes = label.bincount()
-    rank = sizes.argsort(descending=True).argsort()
-    return rank[label]
+    return _by_size(label)
+
+
+def with_different_data(label: Tensor, means: Tensor) -> Tensor:
+    """The groups again, without those that differ in z but not in the data.
+
+    Args:
+        label: The group of each draw, (S,).
+        means: The decoder's mean at each draw, (S, *data).
+    """
+    flat = means.flatten(1).double()
+    spread = flat.std(0)
+    centres = torch.stack([flat[label == group].mean(0) for group in range(int(label.max()) + 1)])
+    kept: list[int] = []
+    found = label.clone()
+    for group, centre in enumerate(centres):
+        apart = [((centre - centres[k]).abs() > _LEAST_APART * spread).any() for k in kept]
+        if all(apart):
+            kept.append(group)
+        else:
+            found[label == group] = kept[apart.index(False)]
+    return _by_size(found)
+
+
+def _by_size(label: Tensor) -> Tensor:
+    """The groups numbered from the largest."""
+    _, own, sizes = label.unique(return_inverse=True, return_counts=True)
+    rank = sizes.argsort(descending=True, stable=True).argsort()
+    return rank[own]
 
 
 def _divided(z: Tensor, fitted: Tensor, least: float) -> Tensor | None:

@@ -56,11 +56,10 @@ def with_different_data(label: Tensor, means: Tensor) -> Tensor:
     kept: list[int] = []
     found = label.clone()
     for group, centre in enumerate(centres):
-        apart = [((centre - centres[k]).abs() > _LEAST_APART * spread).any() for k in kept]
-        if all(apart):
-            kept.append(group)
-        else:
-            found[label == group] = kept[apart.index(False)]
+        apart = ((centres[kept] - centre).abs() > _LEAST_APART * spread).any(-1)
+        same = [k for k, is_apart in zip(kept, apart.tolist(), strict=True) if not is_apart]
+        kept += [] if same else [group]
+        found[label == group] = (same or [group])[0]
     return _by_size(found)
 
 

@@ -100,11 +100,14 @@ export class Painting {
       }[this.ink]();
   }
 
+  // A disc, as round as so few pixels can be.
   stamp(row, column) {
-    const radius = (this.size - 1) / 2;
-    for (let r = Math.ceil(row - radius); r <= row + radius; r++)
-      for (let c = Math.ceil(column - radius); c <= column + radius; c++)
-        if ((r - row) ** 2 + (c - column) ** 2 <= (radius + 0.3) ** 2) this.dab(r, c);
+    const before = Math.floor((this.size - 1) / 2);
+    const most = 0.85 * (this.size / 2) ** 2;
+    const middle = (this.size - 1) / 2;
+    for (let r = 0; r < this.size; r++)
+      for (let c = 0; c < this.size; c++)
+        if ((r - middle) ** 2 + (c - middle) ** 2 <= most) this.dab(row - before + r, column - before + c);
   }
 
   line([r0, c0], [r1, c1]) {

@@ -8,6 +8,7 @@ import typer
 import crosscoding
 from crosscoding.cli.console import clear_errors
 from crosscoding.cli.paths import expanded
+from crosscoding.cli.serve import serve
 from crosscoding.methods import METHODS
 
 _EXAMPLES = """
@@ -26,6 +27,8 @@ Examples:
   crosscoding condition my-model --data rows-with-gaps.csv --out answer
 
   crosscoding condition my-model --data excel.csv --delimiter ";" --decimal ","
+
+  crosscoding serve mnist-2d
 
   crosscoding reproduce fig4 --quick
 """
@@ -278,6 +281,9 @@ def condition(
             seed=seed,
         )
         run(request, as_json=json)
+
+
+app.command()(serve)
 
 
 @app.command()

@@ -171,7 +171,7 @@ def check(
     Examples: crosscoding check mnist-2d; crosscoding check my-model --data mine.npz:test
     """
     from crosscoding.cli.check import Request, run
-    from crosscoding.cli.table_style import TableStyle
+    from crosscoding.formats.table_style import TableStyle
 
     with clear_errors():
         style = TableStyle.parse(delimiter, decimal, header)
@@ -264,7 +264,7 @@ def condition(
       crosscoding condition my-model --decoder networks.py:Decoder --data rows-with-gaps.csv
     """
     from crosscoding.cli.condition import Request, run
-    from crosscoding.cli.table_style import TableStyle
+    from crosscoding.formats.table_style import TableStyle
 
     with clear_errors():
         request = Request(

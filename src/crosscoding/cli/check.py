@@ -8,7 +8,7 @@ from rich.table import Table
 from crosscoding.cli.console import err, note, out, print_json, use_one_thread
 from crosscoding.cli.data_files import read_data
 from crosscoding.cli.models import load_model
-from crosscoding.cli.table_style import TableStyle
+from crosscoding.formats.table_style import TableStyle
 from crosscoding.model.check_report import CheckReport
 
 _COLOURS = {"ok": "green", "note": "blue", "warning": "yellow", "error": "red"}

@@ -5,6 +5,7 @@ Given any observed part x of a datum t = (x, y): what is p(y|x)? `condition` ans
 
 from crosscoding import (
     adapters,
+    batch,
     checks,  # noqa: F401 (puts what `VAE.check` calls in its place)
     crosscoders,
     diagnostics,
@@ -42,6 +43,7 @@ __all__ = [
     "Target",
     "VAETarget",
     "adapters",
+    "batch",
     "calibrate",
     "calibrate_scale",
     "condition",

@@ -179,7 +179,7 @@ def _observed(rows: Rows, observe: np.ndarray, vae: VAE) -> Rows:
     for place in lacking.any(1).nonzero()[:, 0].tolist():
         where = vae.element_name(int(lacking[place].nonzero()[0, 0]))
         rejected[int(rows.numbers[place])] = (
-            f"{where}: expected a value, as it is observed, got NaN"
+            f"{where}: expected a value, as it is observed, got a gap"
         )
     fine = rows[np.flatnonzero(~lacking.any(1).numpy())]
     mask = chosen.expand(fine.values.shape)

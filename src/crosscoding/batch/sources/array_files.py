@@ -106,17 +106,25 @@ class NumpyFile(Source):
         return cast(BinaryIO, zipfile.ZipFile(self.path).open(f"{self._name}.npy"))
 
     def _read(self, start: int, stop: int) -> Read:
-        if self._opened is None:  # kept open, as a deflated file is read from its beginning
-            self._opened = self._open()
         try:
-            self._opened.seek(self._begin + start * self._row_bytes)
-            content = self._opened.read((stop - start) * self._row_bytes)
-        except (*ARCHIVE_ERRORS,) as error:
+            content = self._bytes(start * self._row_bytes, (stop - start) * self._row_bytes)
+        except ARCHIVE_ERRORS as error:
             raise ValueError(str(error)) from error
         if len(content) < (stop - start) * self._row_bytes:
             raise ValueError("the file ends early")
         found = np.frombuffer(content, dtype=self._dtype).reshape(-1, *self._shape)
         return Read(found.astype(self._dtype.newbyteorder("=")), np.arange(start, stop))
+
+    def _bytes(self, begin: int, num: int) -> bytes:
+        """Bytes of the array. An archive stays open, as a deflated file is read from its start."""
+        if self._name is None:
+            with self._open() as file:
+                file.seek(self._begin + begin)
+                return file.read(num)
+        if self._opened is None:
+            self._opened = self._open()
+        self._opened.seek(self._begin + begin)
+        return self._opened.read(num)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}

@@ -121,10 +121,6 @@ class CsvFile(Source):
         import pandas as pd
 
         lines = self._lines(start, stop)
-        if len(lines) != stop - start:
-            raise ValueError(
-                "a quote is not closed or stands within a cell, or lines do not end in line feeds"
-            )
         why = {n: self._fault(cells) for n, cells in enumerate(lines)}
         places = [n for n in why if not why[n]]
         bad = {start + n: fault for n, fault in why.items() if fault}
@@ -157,7 +153,12 @@ class CsvFile(Source):
             file.seek(self._offsets[shard])
             text = file.read(self._offsets[last] - self._offsets[shard])
         content = text.decode(errors="replace").removeprefix(_MARK)
-        return list(_rows_in(io.StringIO(content, newline=""), self._style))[: stop - start]
+        lines = list(_rows_in(io.StringIO(content, newline=""), self._style))
+        if len(lines) != min(last * self._every, self.num_rows) - start:
+            raise ValueError(
+                "a quote is not closed or stands within a cell, or lines do not end in line feeds"
+            )
+        return lines[: stop - start]
 
     def _numbers(
         self, frame: "pd.DataFrame", rows: np.ndarray, bad: dict[int, str]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from crosscoding import (
     adapters,
+    batch,
     checks,  # noqa: F401 (puts what `VAE.check` calls in its place)
     crosscoders,
     diagnostics,
@@ -53,6 +54,7 @@ __all__ = [
     "VAETarget",
     "adapters",
     "amortise",
+    "batch",
     "calibrate",
     "calibrate_scale",
     "condition",

@@ -17,13 +17,13 @@ from torch import Tensor
 from crosscoding.checks.likelihood_parts import parts_of
 from crosscoding.cli.console import formatted, out, write_json
 from crosscoding.cli.frames import write_frames
-from crosscoding.cli.pixels import Pixels
-from crosscoding.cli.table_style import TableStyle
 from crosscoding.cli.tables import DataTable, write_table
 from crosscoding.columns import TableEvidence
 from crosscoding.display import Cell, Description
 from crosscoding.display.terminal import as_rich
 from crosscoding.errors import counted
+from crosscoding.formats.pixels import Pixels
+from crosscoding.formats.table_style import TableStyle
 from crosscoding.likelihoods import Categorical
 from crosscoding.model.vae import VAE
 from crosscoding.plots import sheet, write_png

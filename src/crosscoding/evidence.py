@@ -10,14 +10,15 @@ from torch import Tensor
 from crosscoding.arrays import Numbers, as_tensor, check_values_and_mask, numbers_in
 from crosscoding.covariates import Covariates, agreed, flattened, mapped
 from crosscoding.errors import NonFiniteError
+from crosscoding.evidence_words import EvidenceWords
 from crosscoding.isolation import isolated, isolated_class
 from crosscoding.linear_evidence import LinearEvidence, linear_evidence
 from crosscoding.uncertain_values import UncertainValues, intervals_of, noise_of, sets_of
 
 
 @isolated_class
-@dataclass(frozen=True, eq=False, init=False)
-class Evidence:
+@dataclass(frozen=True, eq=False, init=False, repr=False)
+class Evidence(EvidenceWords):
     """Observed values x and where they are; everything else is the query y.
 
     Unobserved values are replaced by 0 on entry, so that whatever stood there (NaN included) can
@@ -242,12 +243,6 @@ class Evidence:
         if found is None:
             raise ValueError("expected evidence, got none")
         return found
-
-    def __repr__(self) -> str:
-        share = self.mask.to(torch.float32).mean().item() if self.mask.numel() else 0.0
-        num_sums = sum(part.values.shape[-1] for part in self.sums)
-        sums = f", {num_sums} sums" if num_sums else ""
-        return f"Evidence(shape={tuple(self.values.shape)}, {share:.1%} observed{sums})"
 
     @property
     def num_observed(self) -> Tensor:

@@ -3,10 +3,12 @@
 import math
 import pickle
 from dataclasses import dataclass, replace
+from io import StringIO
 
 import pytest
 import torch
 from problems import linear_gaussian_problem, mirrored_vae, seeded
+from rich.console import Console
 from torch import nn
 
 import crosscoding as cc
@@ -422,6 +424,17 @@ def test_the_summary_has_the_figures(exact):
     assert "90% intervals cover" in text
     assert f"{exact.gap:.2g} nats apart" in text
     assert repr(exact) == f"TwinReport(200 twins, Exact, p={exact.p_value():.2g})"
+
+
+def test_a_report_is_shown_in_notebooks_and_terminals(exact):
+    console = Console(file=StringIO(), width=200, color_system=None)
+    console.print(exact)
+    coverage = f"{exact.coverage(0.9)[0]:.1%}"
+    for shown in (exact._repr_html_(), console.file.getvalue()):
+        for word in ("200 twins, answered by Exact", f"p = {exact.p_value():.2g}", coverage):
+            assert word in shown
+        assert shown.count("200") >= 4
+        assert "nats apart on average" in shown
 
 
 def test_the_picture_has_four_panels(exact):

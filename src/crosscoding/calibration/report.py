@@ -1,5 +1,6 @@
 """What `calibrate` reports: ranks, coverage and bounds on log p(x), in words and in a picture."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,14 +10,16 @@ from torch import Tensor
 
 from crosscoding.calibration.ranks import LEVELS, Ranks, band, ecdf_difference
 from crosscoding.calibration.sandwich import Sandwich
+from crosscoding.display import Description, Displayed, Grid, Mark, shown_number
 from crosscoding.errors import counted
 from crosscoding.result.vouching import Vouching
 
+_UNIFORM = 0.01  # p-value below which ranks are not uniform
 _SURE = 3.0  # standard errors beyond which log p(x) contradicts a bound
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class TwinReport:
+class TwinReport(Displayed):
     """How a method answers queries that were simulated from the model itself.
 
     Attributes:
@@ -106,7 +109,7 @@ class TwinReport:
         if not tested:
             return [f"{whose}: too few for a test of their ranks"]
         worst = min(tested, key=lambda name: tested[name])
-        fits = "uniform" if own.p_value() >= 0.01 else "not uniform"
+        fits = "uniform" if own.p_value() >= _UNIFORM else "not uniform"
         line = f"{whose}: ranks are {fits} (p = {own.p_value():.2g}, the least for {worst})"
         if not own.is_element.any():
             return [line]
@@ -122,6 +125,41 @@ class TwinReport:
 
     def __repr__(self) -> str:
         return f"TwinReport({self.num} twins, {self.method}, p={self.p_value():.2g})"
+
+    def _described(self, *, pictures: bool) -> Description:
+        labels = ("trusted", "approximate", "unreliable")
+        counts = tuple(
+            (purpose, *(f"{own.get(label, 0):,}" for label in labels))
+            for purpose, own in self.purposes.items()
+        )
+        grids = (Grid(counts, ("for", *labels), numbers=frozenset({1, 2, 3})), self._grid())
+        known = int(self.log_evidence.isfinite().sum())
+        facts = (
+            ("bounds on log p(x)", f"{shown_number(self.gap, 2)} nats apart on average"),
+            ("below their lower bound", f"{int(self.below.sum())} of {known:,}"),
+            ("above their upper bound", f"{int(self.above.sum())} of {known:,}"),
+        )
+        title = f"{counted(self.num, 'twin')}, answered by {self.method}"
+        return Description(title, facts, grids)
+
+    def _grid(self) -> Grid:
+        """Ranks and coverage of all answers, and of trusted ones."""
+        rows = []
+        for trusted in (False, True):
+            own, num = self._ranks(trusted), int(self.trusted.sum()) if trusted else self.num
+            p = own.p_value()
+            said = Mark("too few to test", "note")
+            if not math.isnan(p):
+                good = p >= _UNIFORM
+                words = "uniform" if good else "not uniform"
+                said = Mark(f"{words}, p = {p:.2g}", "good" if good else "bad")
+            covered = [own.coverage(level) for level in LEVELS]
+            words = [f"{value:.1%} ± {error:.1%}" for value, error in covered]
+            shown = [w if v == v else "—" for w, (v, _) in zip(words, covered, strict=True)]
+            rows.append(("trusted" if trusted else "all", f"{num:,}", said, *shown))
+        head = ("answers", "number", "ranks", *(f"{level:.0%}" for level in LEVELS))
+        title = "Ranks, and how often intervals of missing elements held the truth"
+        return Grid(tuple(rows), head, title, numbers=frozenset({1, 3, 4, 5}))
 
     def plot(self) -> Any:
         """A matplotlib figure: histogram and ECDF of the ranks, coverage, and bounds on log p(x).

@@ -12,20 +12,22 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from rich.table import Table
 from torch import Tensor
 
 from crosscoding.checks.likelihood_parts import parts_of
 from crosscoding.cli.console import formatted, out, write_json
 from crosscoding.cli.frames import write_frames
-from crosscoding.cli.pixels import Pixels
-from crosscoding.cli.table_style import TableStyle
 from crosscoding.cli.tables import DataTable, write_table
 from crosscoding.columns import TableEvidence
+from crosscoding.display import Cell, Description
+from crosscoding.display.terminal import as_rich
 from crosscoding.errors import counted
+from crosscoding.formats.pixels import Pixels
+from crosscoding.formats.table_style import TableStyle
 from crosscoding.likelihoods import Categorical
 from crosscoding.model.vae import VAE
 from crosscoding.plots import sheet, write_png
+from crosscoding.result.lazy_verdicts import marked
 from crosscoding.result.posterior import Posterior
 from crosscoding.target.vae_target import VAETarget
 
@@ -197,25 +199,20 @@ class Answers:
     def print(self, summary: Summary, folder: Path) -> None:
         """Print the most important figures."""
         queries = summary.get("queries", [summary])
-        table = Table(show_header=False)
         rows = _of_one(summary, queries[0]) if len(queries) == 1 else _of_many(summary, queries)
-        for name, value in rows.items():
-            table.add_row(name, value)
-        out.print(table)
+        notes = []
         if len(queries) == 1:
-            for reason in queries[0]["reasons"]:
-                out.print(f"  {reason}", markup=False)
-            if queries[0]["advice"]:
-                out.print(f"  next step: {queries[0]['advice']}", markup=False)
-        for doubt in summary["doubts"]:
-            out.print(f"  {doubt['name']}: {doubt['message']}", markup=False)
+            notes += queries[0]["reasons"]
+            notes += [f"next step: {queries[0]['advice']}"] if queries[0]["advice"] else []
+        notes += [f"{doubt['name']}: {doubt['message']}" for doubt in summary["doubts"]]
+        out.print(as_rich(Description(facts=tuple(rows.items()), notes=tuple(notes))))
         num = summary["samples"]
         what = f"{counted(num, 'completion')}{' of each query' * (len(queries) > 1)}"
         out.print(f"wrote {what} and a summary to {folder}", markup=False)
 
 
-def _of_one(summary: Summary, query: Summary) -> dict[str, str]:
-    rows = {
+def _of_one(summary: Summary, query: Summary) -> dict[str, Cell]:
+    rows: dict[str, Cell] = {
         "method": summary["method"],
         "observed elements": str(query["num_observed"]),
         "log p(x), nats": formatted(query["log_evidence"], 2),
@@ -229,11 +226,11 @@ def _of_one(summary: Summary, query: Summary) -> dict[str, str]:
     return rows | {
         "effective sample size": formatted(query["ess"], 2),
         "seconds": formatted(summary["seconds"], 2),
-        f"verdict on {PURPOSE}s": query["verdict"],
+        f"verdict on {PURPOSE}s": marked(query["verdict"]),
     }
 
 
-def _of_many(summary: Summary, queries: list[Summary]) -> dict[str, str]:
+def _of_many(summary: Summary, queries: list[Summary]) -> dict[str, Cell]:
     verdicts = Counter(query["verdict"] for query in queries).most_common()
     return {
         "method": summary["method"],

@@ -2,16 +2,10 @@
 
 from dataclasses import dataclass
 
-from rich.markup import escape
-from rich.table import Table
-
 from crosscoding.cli.console import err, note, out, print_json, use_one_thread
 from crosscoding.cli.data_files import read_data
 from crosscoding.cli.models import load_model
-from crosscoding.cli.table_style import TableStyle
-from crosscoding.model.check_report import CheckReport
-
-_COLOURS = {"ok": "green", "note": "blue", "warning": "yellow", "error": "red"}
+from crosscoding.formats.table_style import TableStyle
 
 
 @dataclass(frozen=True)
@@ -40,15 +34,5 @@ def run(request: Request, *, as_json: bool) -> bool:
     if as_json:
         print_json(report.as_dict())
     else:
-        _print(report)
+        out.print(report)
     return report.ok
-
-
-def _print(report: CheckReport) -> None:
-    table = Table(show_header=False, title=escape(report.model), title_justify="left")
-    for finding in report.findings:
-        colour = _COLOURS[finding.status]
-        status = f"[{colour}]{finding.status}[/]"
-        table.add_row(status, finding.name, escape(finding.message))
-    out.print(table)
-    out.print(report.summary)

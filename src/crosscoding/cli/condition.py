@@ -14,11 +14,11 @@ from crosscoding.cli.data_doubts import doubts
 from crosscoding.cli.data_files import Data, read_data
 from crosscoding.cli.models import load_model
 from crosscoding.cli.observed_elements import parse_mask
-from crosscoding.cli.pixels import Pixels
-from crosscoding.cli.table_style import TableStyle
 from crosscoding.conditioning import condition
 from crosscoding.errors import BudgetError
 from crosscoding.evidence import Evidence
+from crosscoding.formats.pixels import Pixels
+from crosscoding.formats.table_style import TableStyle
 from crosscoding.methods import METHODS, Auto
 from crosscoding.methods import method as method_named
 from crosscoding.model.vae import VAE

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from crosscoding.cli.frames import PARQUET, read_frame
-from crosscoding.cli.pixels import Pixels
-from crosscoding.cli.table_headers import UNNAMED, counts
-from crosscoding.cli.table_style import TableStyle
 from crosscoding.cli.tables import STDIN, DataTable, is_table, read_table, shown
 from crosscoding.errors import counted
+from crosscoding.formats.pixels import Pixels
+from crosscoding.formats.table_headers import UNNAMED, counts
+from crosscoding.formats.table_style import TableStyle
 from crosscoding.likelihoods import Bernoulli
 from crosscoding.model.vae import VAE
 from crosscoding.persistence.archives import ARCHIVE_ERRORS, COMPRESSIONS

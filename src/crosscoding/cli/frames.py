@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from crosscoding.cli.table_style import MISSING, TableStyle
-from crosscoding.columns import Column, Table
+from crosscoding.columns import Table
+from crosscoding.formats.table_style import TableStyle
+from crosscoding.formats.text_cells import cells_of_text
 from crosscoding.result.posterior import Posterior
 
 if TYPE_CHECKING:
@@ -77,51 +76,10 @@ def _text(path: Path, table: Table, style: TableStyle) -> "pd.DataFrame":
     read = {}
     for place, name in enumerate(cells.columns):
         column, own = by_text.get(str(name)), cells.iloc[:, place]
-        read[place] = own if column is None else _read(own, column, style)
+        read[place] = own if column is None else cells_of_text(own, column, style)
     frame = pd.DataFrame(read)
     frame.columns = [by_text[str(n)].name if str(n) in by_text else n for n in cells.columns]
     return frame
-
-
-def _read(cells: "pd.Series", column: Column, style: TableStyle) -> "pd.Series":
-    """The cells of a column, which are text, as what it holds."""
-    import pandas as pd
-
-    bare = cells.str.strip()
-    missing = bare.str.lower().isin(list(MISSING))
-    if column.is_listed:
-        written = {str(category): category for category in column.categories}
-        if column.kind == "boolean":  # true and TRUE are True
-            written |= {cell.lower(): c for cell, c in written.items()}
-            bare = bare.where(bare.isin(list(written)), bare.str.lower())
-        missing &= ~bare.isin(list(written))
-        read = [written.get(cell, _number(cell, style, cell)) for cell in bare]
-        return pd.Series(read, dtype=object).where(~missing.to_numpy(), None)
-    there = bare.where(~missing, None)
-    try:
-        if column.kind == "date":
-            found = pd.to_datetime(there, utc="," in column.dtype, format="ISO8601")
-            return found if "," not in column.dtype else found.dt.tz_convert("UTC")
-        if column.dtype.startswith("timedelta"):
-            return pd.to_timedelta(there)
-    except ValueError as error:
-        reason = str(error).partition("\n")[0].partition(". You might")[0]
-        wanted = "dates such as 2020-12-31" if column.kind == "date" else "durations"
-        raise ValueError(f"{column.where}: expected {wanted}; {reason}") from None
-    numbers = [style.number(cell) for cell in bare]
-    for line, (number, cell) in enumerate(zip(numbers, bare, strict=True)):
-        if number is None:
-            raise ValueError(
-                f"{column.where}: expected a number in row {line + 1}, or an empty cell, got "
-                f"{cell[:40]!r}; {style.advice(cell)}"
-            )
-    return pd.Series(numbers, dtype="float64")
-
-
-def _number(cell: str, style: TableStyle, other: str) -> float | str:
-    """A number, for categories that are numbers but written in another way; else the text."""
-    number = style.number(cell)
-    return other if number is None or np.isnan(number) else number
 
 
 def write_frames(folder: Path, posterior: Posterior, style: TableStyle, seed: int) -> None:

@@ -190,6 +190,11 @@ class Column:
         return np.rint(values / step) * step
 
     def __str__(self) -> str:
+        return f"{self.name}: {self.kind} ({self.words}), {self.dtype}"
+
+    @property
+    def words(self) -> str:
+        """Its centre and scale, or its categories."""
         words = {
             "number": f"mean {self.shift:.6g}, standard deviation {self.scale:.6g}",
             "positive": f"geometric mean {self.scale:.6g}",
@@ -200,7 +205,7 @@ class Column:
         }.get(self.kind) or ", ".join(map(str, self.categories[:6]))
         more = ", …" if len(self.categories) > 6 else ""
         step = "" if self.step is None or self.kind == "date" else f", in steps of {self.step:g}"
-        return f"{self.name}: {self.kind} ({words}{more}{step}), {self.dtype}"
+        return f"{words}{more}{step}"
 
     def _date(self) -> str:
         try:

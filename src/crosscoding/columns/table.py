@@ -13,14 +13,17 @@ from crosscoding.columns.column import KINDS, Column
 from crosscoding.columns.frames import check_names, checked_frame, column_of
 from crosscoding.columns.learning import learned
 from crosscoding.columns.table_evidence import Limits, TableEvidence, query_evidence, rows_evidence
-from crosscoding.errors import ModelFormatError, unknown_name
+from crosscoding.display import Description, Displayed, Grid
+from crosscoding.errors import ModelFormatError, counted, unknown_name
 from crosscoding.likelihoods import Mixed
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_MOST_SHOWN = 50  # columns in a terminal or a notebook
 
-class Table:
+
+class Table(Displayed):
     """What the columns of a DataFrame hold: kinds, scales and categories.
 
     It is learned from a DataFrame, gaps and all, and makes tensors of other DataFrames with the
@@ -94,6 +97,12 @@ class Table:
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.columns))
+
+    def _described(self, *, pictures: bool) -> Description:
+        rows = tuple((str(c.name), c.kind, c.words, c.dtype) for c in self.columns[:_MOST_SHOWN])
+        more = f"… {len(self) - _MOST_SHOWN:,} more" if len(self) > _MOST_SHOWN else ""
+        grid = Grid(rows, ("column", "kind", "values", "dtype"), more=more)
+        return Description(f"Table of {counted(len(self), 'column')}", grids=(grid,))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Table) and self.columns == other.columns

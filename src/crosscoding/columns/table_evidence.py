@@ -1,7 +1,7 @@
 """Evidence that comes from a DataFrame, and conditions on its columns in the user's units."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,8 @@ from torch import Tensor
 from crosscoding.columns.cells import dtype_of, filled, shown, units_of, values_of
 from crosscoding.columns.column import Column
 from crosscoding.columns.frames import checked_frame, column_of
+from crosscoding.columns.words import grid_of_rows
+from crosscoding.display import Description
 from crosscoding.errors import unknown_name
 from crosscoding.evidence import Evidence
 from crosscoding.uncertain_values import UncertainValues
@@ -26,7 +28,7 @@ Limits = Mapping[str | int, tuple[np.ndarray, np.ndarray]]
 _LARGEST_IN_SET = 10_000  # of a count: a set is a boolean for each value up to it, in each cell
 
 
-@dataclass(frozen=True, eq=False, init=False)
+@dataclass(frozen=True, eq=False, init=False, repr=False)
 class TableEvidence(Evidence):
     """Evidence made of a DataFrame by `Table.evidence` or `Table.query`.
 
@@ -43,6 +45,10 @@ class TableEvidence(Evidence):
     frame: "pd.DataFrame"
     conditions: Mapping[str | int, Any]
     limits: Limits
+
+    def _described(self, *, pictures: bool) -> Description:
+        found = super()._described(pictures=pictures)
+        return replace(found, title="Evidence of a table", grids=(grid_of_rows(self),))
 
     @staticmethod
     def made(evidence: Evidence, **more: Any) -> "TableEvidence":

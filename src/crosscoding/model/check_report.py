@@ -2,11 +2,14 @@
 
 import math
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any
+
+from crosscoding.display import Description, Displayed, Grid, Mark
 
 STATUSES = ("ok", "note", "warning", "error")
 """From best to worst. A note is worth knowing, a warning may spoil answers, an error does."""
+
+_MARKS = {"ok": "good", "note": "note", "warning": "doubtful", "error": "bad"}
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class CheckResult:
 
 
 @dataclass(frozen=True, repr=False)
-class CheckReport:
+class CheckReport(Displayed):
     """The report of `VAE.check`, printed as a table of one line per check.
 
     Attributes:
@@ -62,20 +65,11 @@ class CheckReport:
         lines = [f"{f.status:<8} {f.name:<{width}}  {f.message}" for f in self.findings]
         return "\n".join([self.model, *lines, self.summary])
 
-    __repr__ = __str__  # what notebooks and the Python prompt show
+    __repr__ = __str__  # what the Python prompt shows
 
-    def _repr_html_(self) -> str:
-        """The same table for a notebook."""
-        rows = "".join(
-            "<tr>"
-            + "".join(f"<td>{escape(text)}</td>" for text in (f.status, f.name, f.message))
-            + "</tr>"
-            for f in self.findings
-        )
-        return (
-            f"<table><caption>{escape(self.model)}</caption>{rows}</table>"
-            f"<p>{escape(self.summary)}</p>"
-        )
+    def _described(self, *, pictures: bool) -> Description:
+        rows = tuple((Mark(f.status, _MARKS[f.status]), f.name, f.message) for f in self.findings)
+        return Description(self.model, grids=(Grid(rows),) if rows else (), notes=(self.summary,))
 
     @property
     def summary(self) -> str:

@@ -1,13 +1,17 @@
 """The common style of all figures: a colour per method, tidy axes, reproducible PNG and SVG."""
 
+from datetime import tzinfo
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from numpy.typing import NDArray
 
 # Okabe & Ito (2008): distinguishable with any common colour blindness, and in print.
 COLOURS = {
@@ -68,3 +72,23 @@ def save(figure: Figure, path: Path) -> list[str]:
         figure.savefig(path.with_name(f"{path.name}.png"), dpi=_DPI)
         figure.savefig(path.with_name(f"{path.name}.svg"), dpi=_DPI, metadata={"Date": None})
     return [f"{path.name}.png", f"{path.name}.svg"]
+
+
+def plain(text: str) -> str:
+    """Text of a user for matplotlib, which takes what is between two dollar signs for a formula."""
+    return text.replace("$", r"\$")
+
+
+def as_dates(seconds: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Seconds since 1970 as matplotlib counts dates; infinite and NaN stay as they are."""
+    known = np.isfinite(seconds)
+    origin = float(date2num(np.datetime64("1970-01-01")))
+    return np.where(known, origin + np.where(known, seconds, 0.0) / 86400, seconds)
+
+
+def date_axis(axes: Axes, zone: tzinfo) -> None:
+    """Label an x-axis of `as_dates` with few and short dates of a time zone."""
+    locator = AutoDateLocator(tz=zone, minticks=3, maxticks=5)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=zone))
+    axes.xaxis.get_offset_text().set_fontsize(8)

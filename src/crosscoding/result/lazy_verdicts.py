@@ -4,6 +4,7 @@ The labels of a batch come from a few tensor operations. Words are made for one 
 when somebody reads them, as a batch may have hundreds of thousands of answers.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any, overload
 
 import torch
 
+from crosscoding.display import LABEL_STATUS, Description, Displayed, Grid, Mark
+from crosscoding.errors import counted
 from crosscoding.result.advice import IN_PYTHON, last_resort
 from crosscoding.result.check import LABELS, Check
 from crosscoding.result.purposes import PURPOSES, check_purpose
@@ -22,8 +25,8 @@ Measure = Callable[[int], float]
 """Gives the largest share of a missing element's variance that comes from z, for a query."""
 
 
-class Verdict:
-    """The verdict on one query's answer.
+class Verdict(Displayed):
+    """The verdict on one query's answer; `rich.print` and notebooks show it line by line.
 
     Attributes:
         label: "trusted", "approximate" or "unreliable", for the purpose "density".
@@ -93,11 +96,22 @@ class Verdict:
     def __reduce__(self) -> tuple[Any, ...]:
         return Verdict, (self._all.alone(self._query), 0, self._purpose)
 
+    def _described(self, *, pictures: bool) -> Description:
+        facts = tuple((name, marked(label)) for name, label in self.purposes.items())
+        notes = self.reasons + ((f"Next step: {self.advice}.",) if self.advice else ())
+        return Description(f"Verdict for the purpose {self._purpose!r}", facts, notes=notes)
+
 
 _SHOWN = ("label", "purposes", "reasons", "advice")
+_FEW = 5  # verdicts whose words are shown
 
 
-class Verdicts(Sequence[Verdict]):
+def marked(label: str) -> Mark:
+    """A label in its colour."""
+    return Mark(label, LABEL_STATUS[label])
+
+
+class Verdicts(Sequence[Verdict], Displayed):
     """The verdicts on all answers of a flattened batch; it compares and slices like a list.
 
     Args:
@@ -122,10 +136,35 @@ class Verdicts(Sequence[Verdict]):
         """The label of an answer for a purpose."""
         if purpose == "mean" and self._depends(query):
             return LABELS[self._share(query) > self._most_share[query]]
+        return self._sure_labels(purpose)[query]
+
+    def labels(self, purpose: str, *, measure: bool = True) -> list[str]:
+        """The labels of all answers for a purpose.
+
+        Args:
+            purpose: One of `PURPOSES`.
+            measure: Whether to decode draws where a label for means depends on that. Without, these
+                have the label that is sure.
+        """
+        if measure and purpose == "mean" and self.num_to_measure:
+            return [self.label(query, purpose) for query in range(len(self))]
+        return self._sure_labels(purpose)
+
+    def counts(self, purpose: str = "density", *, measure: bool = True) -> dict[str, int]:
+        """How many answers have each label, best first; arguments as for `labels`."""
+        found = Counter(self.labels(purpose, measure=measure))
+        return {label: found[label] for label in LABELS}
+
+    @property
+    def num_to_measure(self) -> int:
+        """For how many answers draws have to be decoded for their label for means."""
+        return 0 if self._measure is None else sum(self._depending)
+
+    def _sure_labels(self, purpose: str) -> list[str]:
         if purpose not in self._labels:
             grades = self._figures.grades_for(purpose).tolist()
             self._labels[purpose] = [LABELS[grade] for grade in grades]
-        return self._labels[purpose][query]
+        return self._labels[purpose]
 
     def figures_of(self, query: int, purpose: str) -> "Figures":
         """The figures of one answer, with the measured share of its variance if that matters."""
@@ -174,7 +213,34 @@ class Verdicts(Sequence[Verdict]):
     __hash__ = None  # pyright: ignore[reportAssignmentType]
 
     def __repr__(self) -> str:
-        return repr(list(self))
+        shown = ", ".join(map(repr, self[:_FEW]))
+        more = f", … {len(self) - _FEW:,} more" if len(self) > _FEW else ""
+        return f"[{shown}{more}]"
+
+    def _described(self, *, pictures: bool) -> Description:
+        grids = (self.grid_of_counts(),) if len(self) > 1 else ()
+        if len(self):
+            rows = (
+                (str(query), marked(verdict.label), verdict.reasons[0])
+                for query, verdict in enumerate(self[:_FEW])
+            )
+            more = f"… {len(self) - _FEW:,} more" if len(self) > _FEW else ""
+            grids += (Grid(tuple(rows), ("query", "label", "first reason"), more=more),)
+        return Description(counted(len(self), "verdict"), grids=grids)
+
+    def grid_of_counts(self, *, measure: bool = False) -> Grid:
+        """How many answers have which label, by purpose."""
+        counts = {purpose: self.counts(purpose, measure=measure) for purpose in PURPOSES}
+        rows = tuple(
+            (purpose, *(f"{num:,}" for num in own.values())) for purpose, own in counts.items()
+        )
+        more = ""
+        if not measure and self.num_to_measure:
+            more = (
+                f"means of up to {counted(self.num_to_measure, 'answer')} may be better than "
+                "shown: summary() decodes draws to tell"
+            )
+        return Grid(rows, ("for", *LABELS), numbers=frozenset({1, 2, 3}), more=more)
 
     def __reduce__(self) -> tuple[Any, ...]:
         figures = self._figures

@@ -188,14 +188,40 @@ class Marginals(Predictions):
         levels = torch.linspace(0, 1, _CANDIDATES + 2, dtype=torch.double)[1:-1]
         places = (levels * (len(draws) - 1)).round().long().to(draws.device)
         candidates = draws.sort(0).values[places]
-        best = torch.full_like(candidates, -math.inf, dtype=torch.double)
-        for _, params in self._decoded(z[:_FOR_MODE]):
-            log_mass = self._log_masses(params)
-            for place, values in enumerate(candidates):
-                terms = self._log_prob_at(params, values) - log_mass
-                best[place] = torch.logaddexp(best[place], terms.logsumexp(0))
-        best = best.nan_to_num(nan=-math.inf, neginf=-math.inf) + self._log_noise(candidates)
+        found = self._log_average(z[:_FOR_MODE], candidates)
+        best = found.nan_to_num(nan=-math.inf, neginf=-math.inf) + self._log_noise(candidates)
         return candidates.gather(0, best.argmax(0, keepdim=True))[0]
+
+    def density(self, z: Tensor, values: Tensor) -> Tensor:
+        """p(t_e|x) at values of each element by itself, 0 where what is known excludes them.
+
+        An average over draws of z, in double precision, in units of the data; of counts and classes
+        the probability. Of exactly observed elements it has no meaning.
+
+        Args:
+            z: Draws, (S, B, latent).
+            values: Shape (P, B, E).
+        Returns:
+            Shape (P, B, E).
+        """
+        log_density = self._log_average(z, values) - math.log(len(z))
+        uncertain = self._evidence.uncertain
+        if uncertain is not None:
+            flat = uncertain.reshape(self._flat_shape)
+            log_density = log_density + self._log_noise(values)
+            outside = torch.stack([flat.excludes(own) for own in values])
+            log_density = log_density.masked_fill(outside, -math.inf)
+        return log_density.exp()
+
+    def _log_average(self, z: Tensor, values: Tensor) -> Tensor:
+        """log of the sum over draws z of p(t_e|z) / p(known of t_e|z) at values, (P, B, E)."""
+        found = torch.full_like(values, -math.inf, dtype=torch.double)
+        for _, params in self._decoded(z):
+            log_mass = self._log_masses(params)
+            for place, own in enumerate(values):
+                terms = self._log_prob_at(params, own) - log_mass
+                found[place] = torch.logaddexp(found[place], terms.logsumexp(0))
+        return found
 
     def _log_prob_at(self, params: Tensor, values: Tensor) -> Tensor:
         """log p(t|z) of each element, (S, B, E); normal with its moments if in a known sum."""

@@ -1,6 +1,7 @@
 """`Posterior`: the answer to a batch of queries, and everything that can be asked of it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from crosscoding.result.element_answers import ElementAnswers
 from crosscoding.result.files import SavedPosterior
 from crosscoding.result.findings import Findings
 from crosscoding.result.latent_share import LatentShares
+from crosscoding.result.looks import Looks
 from crosscoding.result.marginals import Marginals
-from crosscoding.result.trace import Stage
+from crosscoding.result.trace import Stage, Trace
 from crosscoding.result.verdict import Verdicts
 from crosscoding.target.base import Target
 from crosscoding.target.discrete_target import DiscreteTarget
@@ -28,7 +30,7 @@ from crosscoding.target.vae_target import VAETarget
 
 
 @isolated_class
-class Posterior(ElementAnswers):
+class Posterior(ElementAnswers, Looks):
     """p(z|x) and p(y|x) for each query of a batch, as approximated by a method.
 
     `condition` makes it; do not construct it yourself. It draws from its own stream of random
@@ -64,10 +66,6 @@ class Posterior(ElementAnswers):
         self.batch_shape = batch_shape
         self.method = method
         self.seconds = seconds
-
-    def __repr__(self) -> str:
-        shape = tuple(self.batch_shape)
-        return f"Posterior(method={self.method}, batch_shape={shape}, seconds={self.seconds:.3g})"
 
     # ---- figures -------------------------------------------------------------------------------
 
@@ -146,12 +144,16 @@ class Posterior(ElementAnswers):
         return self._unflatten(self._findings.figures.grades == 0)
 
     @property
-    def trace(self) -> list[Stage]:
-        """What the method's stages did, in order; empty for a method without stages."""
-        return [
+    def trace(self) -> Trace:
+        """What the method's stages did, in order; empty for a method without stages.
+
+        A list of stages, with tensors of each query's decodes and seconds; `print` shows how many
+        queries went through which stage and what that took.
+        """
+        return Trace(
             Stage(s.name, self._unflatten(s.decodes), self._unflatten(s.seconds))
             for s in self._findings.trace
-        ]
+        )
 
     # ---- z -------------------------------------------------------------------------------------
 
@@ -339,6 +341,19 @@ class Posterior(ElementAnswers):
         return Posterior(**vars(SavedPosterior.read(Path(path), vae)))
 
     # ---- parts ---------------------------------------------------------------------------------
+
+    def _of(self, queries: Sequence[int]) -> "Posterior":
+        """The answers to some queries of the flattened batch, with a random stream of their own."""
+        index = torch.tensor(list(queries), dtype=torch.long, device=self.device)
+        return Posterior(
+            self._findings.select(index),
+            target=None if self._flat_target is None else self._flat_target.select(index),
+            batch_shape=index.shape,
+            method=self.method,
+            generator=Generator().manual_seed(0),
+            seconds=self.seconds,
+            in_noise=self._in_noise,
+        )
 
     def _unflatten(self, tensor: Tensor, num_sample_dims: int = 0) -> Tensor:
         sample, rest = tensor.shape[:num_sample_dims], tensor.shape[num_sample_dims + 1 :]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from crosscoding.clock import Clock
 from crosscoding.covariates import Covariates, mapped, number_of_rows, places_among
+from crosscoding.crosscoders import Fitted
 from crosscoding.errors import NonFiniteError
 from crosscoding.evidence import Evidence
 from crosscoding.isolation import isolated
@@ -142,6 +143,19 @@ class VAETarget(Target):
         noise = prior.to_noise(flat, self._given_to_prior)
         ladj = prior.log_prob(flat, self._given_to_prior) - self.log_prior(noise)
         return noise.reshape(*z.shape[:-1], -1), ladj.reshape(z.shape[:-1])
+
+    @property
+    def is_amortised(self) -> Tensor:
+        """As in `Target`: those whose evidence is exact values, if the model has a network."""
+        nothing = super().is_amortised
+        if self.model.amortised is None or self._partial is None:
+            return nothing if self.model.amortised is None else ~nothing
+        return ~self._partial.used.any(-1).reshape(self.batch_shape)
+
+    def propose(self) -> Fitted:
+        if self.model.amortised is None:
+            return super().propose()
+        return self.model.amortised.propose(self.evidence.values, self.evidence.exact)
 
     @property
     def _given_to_prior(self) -> Covariates:

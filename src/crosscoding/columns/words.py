@@ -1,0 +1,127 @@
+"""A value of a column as text, in the user's units."""
+
+import math
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import numpy as np
+
+from crosscoding.columns.cells import units_of
+from crosscoding.columns.column import Column
+from crosscoding.columns.frames import column_of
+from crosscoding.display import Cell, Grid, shown_number
+
+if TYPE_CHECKING:
+    from crosscoding.columns.table_evidence import TableEvidence
+
+_DIGITS = 4
+_WEEK = 7 * 86400.0
+_PRECISION = 2.0**-22  # of a float32 in a tensor, doubled
+_ROWS, _COLUMNS = 5, 8  # of a table that are shown
+_UNITS = (("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
+
+
+def in_words(column: Column, value: float, *, given: bool = False) -> str:
+    """A value in the column's units as text: a category, a date, a duration or a number.
+
+    Args:
+        column: What it is a value of.
+        value: As `Column.from_tensor` gives it; NaN is shown as a dash.
+        given: Whether it is a user's value, whose last digits a tensor may have lost. Other dates
+            that lie weeks apart are rounded to days.
+    """
+    if math.isnan(value):
+        return shown_number(value)
+    if given:
+        value = float(column.rounded(np.array(value)))
+    if column.is_listed:
+        return str(column.categories[min(max(round(value), 0), len(column.categories) - 1)])
+    if column.kind == "date":
+        slack = _PRECISION * (abs(value - column.shift) + column.scale) if given else 0.0
+        return _date(value, zone_of(column), slack, whole=not given and column.scale > _WEEK)
+    if is_duration(column):
+        name, seconds = unit_of(abs(value))
+        return f"{shown_number(value / seconds, 3)} {name}"
+    text = shown_number(value, _DIGITS)
+    if given and "." in text and "e" not in text:
+        text = text.rstrip("0").rstrip(".")
+    return text
+
+
+def is_duration(column: Column) -> bool:
+    """Whether a column's numbers are seconds of durations."""
+    return column.dtype.startswith(("timedelta", "duration"))
+
+
+def unit_of(seconds: float) -> tuple[str, float]:
+    """The largest unit of time that is not longer, and its seconds."""
+    return next((unit for unit in _UNITS if seconds >= unit[1]), _UNITS[-1])
+
+
+def zone_of(column: Column) -> tzinfo:
+    """The time zone of a column of dates; UTC if it has none or is unknown here."""
+    name = column.dtype.partition(",")[2].strip(" ]")
+    try:
+        return ZoneInfo(name) if name else UTC
+    except (ZoneInfoNotFoundError, ValueError):
+        return UTC
+
+
+def _date(seconds: float, zone: tzinfo, slack: float, *, whole: bool) -> str:
+    """A point in time; a day if it is rounded to one, or is so many seconds from its start."""
+    try:
+        found = datetime.fromtimestamp(round(seconds), tz=UTC).astimezone(zone)
+        later = found + timedelta(seconds=slack)
+        since = timedelta(hours=later.hour, minutes=later.minute, seconds=later.second)
+        if whole:
+            return (found + timedelta(hours=12)).strftime("%Y-%m-%d")
+    except (OverflowError, ValueError, OSError):
+        return f"{seconds:.6g} s"
+    if since.total_seconds() <= 2 * slack:
+        return later.strftime("%Y-%m-%d")
+    return found.strftime("%Y-%m-%d %H:%M")
+
+
+def grid_of_rows(evidence: "TableEvidence") -> Grid:
+    """The first rows: cells that are given, and what is known of others; a dash for gaps."""
+    frame, table = evidence.frame, evidence.table
+    columns = table.columns[:_COLUMNS]
+    cells = [_cells(evidence, column) for column in columns]
+    index = [str(label) for label in frame.index[:_ROWS]]
+    rows = tuple(zip(index, *cells, strict=True))
+    more = []
+    if len(frame) > _ROWS:
+        more.append(f"{len(frame) - _ROWS:,} more rows")
+    if len(table) > _COLUMNS:
+        more.append(f"{len(table) - _COLUMNS:,} more columns")
+    names = ("", *(str(column.name) for column in columns))
+    return Grid(rows, names, more=f"… {', '.join(more)}" if more else "")
+
+
+def _cells(evidence: "TableEvidence", column: Column) -> list[Cell]:
+    """The first cells of a column."""
+    frame, name = evidence.frame, column.name
+    num, condition = min(len(frame), _ROWS), evidence.conditions.get(name)
+    known = [math.nan] * num
+    if name in frame.columns:
+        known = units_of(column_of(frame, name).iloc[:num], column)[0].tolist()
+    if name in evidence.limits:
+        low, high = evidence.limits[name]
+        between = [_between(column, *ends) for ends in zip(low[:num], high[:num], strict=True)]
+    elif condition is not None:
+        between = [f"one of {', '.join(sorted(map(str, condition)))}"] * num
+    else:
+        between = [shown_number(math.nan)] * num
+    return [
+        in_words(column, value, given=True) if not math.isnan(value) else words
+        for value, words in zip(known, between, strict=True)
+    ]
+
+
+def _between(column: Column, low: Any, high: Any) -> str:
+    """An interval in words."""
+    if math.isinf(low) or math.isinf(high):
+        end = in_words(column, high if math.isinf(low) else low, given=True)
+        return f"≤ {end}" if math.isinf(low) else f"≥ {end}"
+    return f"{in_words(column, low, given=True)} to {in_words(column, high, given=True)}"

@@ -1,0 +1,27 @@
+"""What is shown of an object, described once, for terminals (rich) and for notebooks (HTML)."""
+
+from crosscoding.display.description import (
+    LABEL_STATUS,
+    Cell,
+    Description,
+    Displayed,
+    Grid,
+    Mark,
+    Strip,
+    in_columns,
+)
+from crosscoding.display.numbers import shown_number, shown_range, with_error
+
+__all__ = [
+    "LABEL_STATUS",
+    "Cell",
+    "Description",
+    "Displayed",
+    "Grid",
+    "Mark",
+    "Strip",
+    "in_columns",
+    "shown_number",
+    "shown_range",
+    "with_error",
+]

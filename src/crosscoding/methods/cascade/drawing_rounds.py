@@ -1,0 +1,112 @@
+"""Rounds of draws until each query's draws are worth enough, and a search for modes they lack."""
+
+from torch import Generator, Tensor
+
+from crosscoding.clock import Clock, OutOfTime
+from crosscoding.methods.cascade.best_so_far import BestSoFar
+from crosscoding.methods.cascade.climb_stages import ClimbStages
+from crosscoding.methods.cascade.drawing import ENOUGH, Drawing
+from crosscoding.result.purposes import draws_to_find
+from crosscoding.target.base import Target
+
+_BYTES = 64 * 2**20  # of the draws of queries worked on together
+
+
+class DrawingRounds:
+    """Draws in rounds, and offers the answers.
+
+    Args:
+        answers: Takes the offers.
+        climbs: Looks for modes.
+        clock: Says how much memory there is.
+    """
+
+    def __init__(self, answers: BestSoFar, climbs: ClimbStages, clock: Clock) -> None:
+        self._answers = answers
+        self._climbs = climbs
+        self._clock = clock
+
+    @property
+    def enough(self) -> float:
+        """Effective draws at which a query needs no more of them."""
+        if self._answers.purpose == "density":
+            return ENOUGH
+        return draws_to_find(self._answers.purpose, self._answers.num_draws)
+
+    def num_at_once(self, target: Target, rounds: tuple[int, ...]) -> int:
+        """How many queries to work on together, so that all their draws fit in memory."""
+        width = target.latent_dim + 4 * len(rounds) + 8
+        bytes_of_one = 2 * sum(rounds) * width * target.like.element_size()
+        return max(self._clock.piece_bytes(_BYTES) // bytes_of_one, 1)
+
+    def run(
+        self,
+        drawing: Drawing,
+        place: Tensor,
+        rounds: tuple[int, ...],
+        seeds: list[int],
+        for_climbs: Generator,
+        decodes: Tensor,
+        least: float = 0.0,
+        at_one_mode: bool = True,
+    ) -> None:
+        """Draw in rounds until each query's draws are worth enough, and offer the answers.
+
+        After the first round, climbs look for modes that the draws may lack: few where these are
+        plain.
+
+        Args:
+            drawing: The queries, before the first round.
+            place: Where in `decodes` they are.
+            rounds: Draws of each round.
+            seeds: A seed for each round.
+            for_climbs: For the starts of climbs.
+            decodes: Gets the decodes of each query added.
+            least: Effective draws of the first round, below which a query is given up.
+            at_one_mode: Whether the Gaussian at a single mode is tried too.
+        """
+        for number, (num, seed) in enumerate(zip(rounds, seeds, strict=True)):
+            try:
+                fitted = drawing.refitted() if number else drawing
+                drawing = fitted.drawn(num, generator=Generator().manual_seed(seed))
+                decodes[place] += num
+                if not number:
+                    hopeful = (drawing.ess >= least).nonzero()[:, 0]
+                    if not len(hopeful):
+                        return
+                    drawing, place = drawing.select(hopeful), place[hopeful]
+                    drawing = self._with_modes(drawing, for_climbs, place, decodes, at_one_mode)
+            except (OutOfTime, KeyboardInterrupt):
+                self._offer(drawing)
+                raise
+            done = drawing.is_done
+            left, ready = (~done).nonzero()[:, 0], done.nonzero()[:, 0]
+            if len(ready):
+                self._offer(drawing.select(ready))
+            if not len(left):
+                return
+            drawing, place = drawing.select(left), place[left]
+        self._offer(drawing)
+
+    def _with_modes(
+        self,
+        drawing: Drawing,
+        generator: Generator,
+        place: Tensor,
+        decodes: Tensor,
+        at_one_mode: bool,
+    ) -> Drawing:
+        """The drawing with the modes that climbs find; the same if there is no time for them."""
+        plain, rows, found = drawing.is_plain, drawing.rows, self._climbs.modes
+        for work in (self._climbs.search, self._climbs.seek):
+            which = plain if work == self._climbs.search else ~plain | ~found.has(rows)
+            if len(some := which.nonzero()[:, 0]):
+                own = Generator().manual_seed(generator.initial_seed())
+                target = drawing.pool.target.select(some)
+                decodes[place[some]] += work(target, rows[some], own, answers=at_one_mode)
+        return drawing.with_modes(found.of(rows)) if found.has(rows).all() else drawing
+
+    def _offer(self, drawing: Drawing) -> None:
+        """Offer answers from the draws."""
+        if drawing.pool.num:
+            self._answers.keep(drawing.rows, drawing.findings(), searched=drawing.is_searched)

@@ -27,7 +27,8 @@ def public_names() -> set[str]:
     for name in cc.__all__:
         value = getattr(cc, name)
         if isinstance(value, types.ModuleType):
-            names |= {f"crosscoding.{name}.{each}" for each in value.__all__}
+            own = [each for each in value.__all__ if each not in cc.__all__]
+            names |= {f"crosscoding.{name}.{each}" for each in own}
         else:
             names.add(f"crosscoding.{name}")
     return names

@@ -48,11 +48,12 @@ def missing_names(pages: Path, source: Path) -> list[str]:
 
 def public_names(source: Path) -> list[str]:
     """Names in `__all__` of the package and of the modules that it exports, with dots."""
-    names = []
-    for name in _exported(source / "crosscoding" / "__init__.py"):
+    top, names = _exported(source / "crosscoding" / "__init__.py"), []
+    for name in top:
         module = source / "crosscoding" / name / "__init__.py"
-        own = _exported(module) if module.exists() else [None]
-        names += [".".join(filter(None, ("crosscoding", name, each))) for each in own]
+        own = _exported(module) if module.exists() else [""]
+        # what the package exports itself, such as `random_mask`, is listed there
+        names += [f"crosscoding.{name}.{each}".rstrip(".") for each in own if each not in top]
     return names
 
 

@@ -32,8 +32,7 @@ def main(names: list[str]) -> None:
         print(script.relative_to(ROOT), flush=True)
         with tempfile.TemporaryDirectory() as folder:
             output = run(script, Path(folder))
-            picture = Path(folder, f"{script.stem}.png")
-            if picture.exists():
+            for picture in pictures_of(script, Path(folder)):
                 (DOCS / "images" / picture.name).write_bytes(picture.read_bytes())
         (DOCS / "examples" / f"{script.stem}.md").write_text(page(script, output))
 
@@ -75,8 +74,8 @@ def page(script: Path, output: str) -> str:
     title, *rest = (ast.get_docstring(ast.parse(code)) or "").split("\n\n")
     command, *about = rest
     parts = [f"# {title.removesuffix('.')}", f"```\n{_unindented(command)}\n```", *about]
-    if f"{script.stem}.png" in code:
-        parts.append(f"![What the script draws](../images/{script.stem}.png)")
+    drawn = pictures_of(script, DOCS / "images")
+    parts += [f"![{_shown(picture)}](../images/{picture.name})" for picture in drawn]
     lines = output.rstrip().splitlines()
     if len(lines) > _LONGEST:
         lines = [*lines[:_LONGEST], "..."]
@@ -84,6 +83,15 @@ def page(script: Path, output: str) -> str:
         parts += ["## Output", "```text\n" + "\n".join(map(str.rstrip, lines)) + "\n```"]
     parts += ["## Code", f"```python\n{code.rstrip()}\n```"]
     return "\n\n".join(parts) + "\n"
+
+
+def pictures_of(script: Path, folder: Path) -> list[Path]:
+    """The pictures in a folder that are named after a script: NAME.png and NAME_….png."""
+    return [*folder.glob(f"{script.stem}.png"), *sorted(folder.glob(f"{script.stem}_*.png"))]
+
+
+def _shown(picture: Path) -> str:
+    return f"{picture.stem.replace('_', ' ')}, as the script draws it"
 
 
 def _unindented(text: str) -> str:

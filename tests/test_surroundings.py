@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from cheap_methods import LISTED, every_method
@@ -50,7 +51,7 @@ ARGUMENTS: dict[str, Callable[[Case, cc.Posterior, Any], tuple[tuple, dict]]] = 
     "load": lambda case, posterior, folder: ((folder,), {}),
 }
 # times; compared by what they hold; extras
-NOT_BITS = {"seconds", "trace", "target", "to_arviz", "frame"}
+NOT_BITS = {"seconds", "trace", "target", "to_arviz", "frame", "summary", "plot"}
 
 
 def public_results(case: Case, posterior: cc.Posterior, folder: Any) -> dict[str, Any]:
@@ -68,7 +69,10 @@ def public_results(case: Case, posterior: cc.Posterior, folder: Any) -> dict[str
         if isinstance(member, cc.Posterior):
             member = (member.draws, member.predict(2, seed=5))
         results[name] = member
+    lines = posterior.plot("elements", queries=0)[0, 0].lines
     return results | {
+        "summary": posterior.summary().drop(columns="seconds").to_dict("list"),
+        "plot": [np.asarray(line.get_ydata()).tolist() for line in lines],
         "decodes": [stage.decodes for stage in posterior.trace],
         "evidence": (posterior.target.evidence.values, posterior.target.evidence.mask),
     }

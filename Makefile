@@ -3,8 +3,8 @@
 PYTHON ?= python3
 OUT ?= out/demo
 
-.PHONY: help setup demo docs docs-serve examples reproduce test test-all adapters bench speed peers engine
-.PHONY: lint clean
+.PHONY: help setup demo docs docs-serve examples reproduce test test-all adapters page bench speed
+.PHONY: peers engine lint clean
 
 help:
 	@echo "make demo       complete a real digit with every method; writes pictures and a table to $(OUT)"
@@ -13,6 +13,7 @@ help:
 	@echo "make adapters   test the adapters on the libraries themselves, in environments of their own"
 	@echo "make docs       build the documentation as a site, into out/site; make docs-serve shows it"
 	@echo "make examples   run the examples and write their pages, docs/examples"
+	@echo "make page       test crosscoding serve, its page in Chromium included, in an environment of its own"
 	@echo "make reproduce  draw the paper's figures from small runs, in minutes, into out/reproduce"
 	@echo "make bench      run the next three, in this order (hours, the first time)"
 	@echo "make speed      measure the speed of the paper's methods"
@@ -62,6 +63,10 @@ adapters: $(ADAPTERS)/ready .venv-sdv/ready .venv-scvi/ready
 	@$(ADAPTERS)/bin/python -m pytest tests/adapters
 	@.venv-sdv/bin/python -m pytest $(addprefix tests/adapters/test_,ctgan.py sdv.py docs.py examples.py)
 	@.venv-scvi/bin/python -m pytest $(addprefix tests/adapters/test_,scvi.py docs.py examples.py)
+
+# The tests of the page need Chromium on the path, and are skipped without.
+page: .venv-serve/ready
+	@OMP_NUM_THREADS=1 .venv-serve/bin/python -m pytest tests/serve tests/cli/test_serve.py
 
 $(ADAPTERS)/ready: requirements.lock requirements-adapters.lock pyproject.toml $(COMPANIONS)
 	@echo "Setting up $(ADAPTERS) from requirements.lock and requirements-adapters.lock (once) ..."
@@ -143,4 +148,4 @@ lint: setup
 	@.venv/bin/lint-imports
 
 clean:
-	rm -rf .venv $(ADAPTERS) .venv-docs $(PEERS)/.venv out dist build
+	rm -rf .venv .venv-serve .venv-docs $(ADAPTERS) $(PEERS)/.venv out dist build

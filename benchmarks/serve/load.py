@@ -36,7 +36,7 @@ def questions() -> list[dict]:
         rows = (0, 13) if number % 2 else (10, 27)
         mask = cc.rectangle_mask((28, 28), rows=rows)
         pixels = torch.where(mask, digits[number : number + 1 + number % 3], torch.nan)
-        values = np.where(np.isnan(pixels), None, pixels.double()).tolist()
+        values = np.where(np.isnan(pixels.numpy()), None, pixels.double().numpy()).tolist()
         question = {"model": MODELS[number % 4 == 3], "values": values, "draws": number % 3}
         question["outputs"] = ["mean"] if number % 2 else ["mean", "std"]
         if number % 8 == 7:

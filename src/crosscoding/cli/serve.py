@@ -1,6 +1,7 @@
 """`crosscoding serve`: the page to paint evidence on, and the HTTP API."""
 
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -80,17 +81,16 @@ def _run(
     """
     from crosscoding.serve import Limits, application, served_model
 
+    served = [served_model(expanded(name)) for name in names]
+    limits = Limits(max_seconds=max_seconds, max_queries=max_queries)
+    own = host in _LOOPBACK
     try:
         import uvicorn  # pyright: ignore[reportMissingImports]
 
-        served = [served_model(expanded(name)) for name in names]
-        limits = Limits(max_seconds=max_seconds, max_queries=max_queries)
-        own = host in _LOOPBACK
         app = application(served, limits, token=token, hosts=_NAMES if own else None)
     except ImportError as error:
         raise ValueError(
-            f"expected fastapi, uvicorn and prometheus-client, got none of {error.name}; "
-            "pip install 'crosscoding[serve]'"
+            f"expected {error.name}, which is not installed; pip install 'crosscoding[serve]'"
         ) from None
     if not own and token is None:
         note(
@@ -105,7 +105,8 @@ def _run(
         config = uvicorn.Config(
             app, log_level="warning", timeout_graceful_shutdown=_GRACE, server_header=False
         )
-        uvicorn.Server(config).run(sockets=[listening])
+        with suppress(KeyboardInterrupt):  # the usual end
+            uvicorn.Server(config).run(sockets=[listening])
 
 
 def _choose_threads(served: list["Served"]) -> None:

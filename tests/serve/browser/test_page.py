@@ -127,6 +127,9 @@ def test_a_part_of_a_picture_is_observed(address, open_page):
     page.fill("#fraction", "20")
     page.click("[data-part=random]")
     assert 100 < count(page) < 220
+    choose_picture(page)  # again: it is put away
+    expect(page.get_by_label("White")).to_be_checked()
+    expect(page.get_by_label("Uncover")).to_be_disabled()
 
 
 def test_an_uploaded_picture(address, open_page, tmp_path):

@@ -246,6 +246,13 @@ function uncover(levels) {
   $("source-hint").textContent = "Paint over it to uncover pixels, or take a part:";
 }
 
+function putAway() {
+  painting.setSource(null);
+  select("white");
+  document.querySelector('input[name="ink"][value="reveal"]').disabled = true;
+  $("source-hint").textContent = "Choose one, then uncover what should be known.";
+}
+
 async function showSamples() {
   const own = model;
   const found = await api.samples(model.name, sampleSeed).catch(() => []);
@@ -261,8 +268,10 @@ async function showSamples() {
       button.title = where;
       drawDatum(button.appendChild(document.createElement("canvas")), datum, model.data_shape, model.pixels);
       button.addEventListener("click", () => {
-        for (const other of $("samples").children) other.setAttribute("aria-pressed", String(other === button));
-        uncover(levelsOf(datum, model.pixels));
+        const chosen = button.getAttribute("aria-pressed") === "false";
+        for (const other of $("samples").children) other.setAttribute("aria-pressed", String(chosen && other === button));
+        if (chosen) uncover(levelsOf(datum, model.pixels));
+        else putAway();
       });
       return button;
     })));

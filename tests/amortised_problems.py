@@ -9,10 +9,14 @@ from crosscoding import crosscoders
 
 
 class ExactGaussian(nn.Module):
-    """The exact posterior of a linear-Gaussian VAE for any mask, as the numbers of a `Gaussian`."""
+    """The exact posterior of a linear-Gaussian VAE for any mask, as the numbers of a `Gaussian`.
 
-    def __init__(self, problem: LinearGaussianProblem) -> None:
+    factor: What its standard deviations are multiplied by.
+    """
+
+    def __init__(self, problem: LinearGaussianProblem, factor: float = 1.0) -> None:
         super().__init__()
+        self.factor = factor
         weight, bias, scale = problem._parameters()
         for name, tensor in {"weight": weight, "bias": bias, "precision": scale**-2}.items():
             self.register_buffer(name, tensor.to(problem.truth))
@@ -23,7 +27,7 @@ class ExactGaussian(nn.Module):
         precision = identity + self.weight.mT @ (each[..., None] * self.weight)
         covariance = torch.linalg.inv(precision)
         mean = (covariance @ ((each * (values - self.bias)) @ self.weight)[..., None])[..., 0]
-        root = torch.linalg.cholesky(covariance)
+        root = self.factor * torch.linalg.cholesky(covariance)
         row, column = torch.tril_indices(*identity.shape, -1)
         diagonal = root.diagonal(dim1=-2, dim2=-1).log()
         return torch.cat([mean, diagonal, root[..., row, column]], -1)

@@ -308,6 +308,46 @@ def train(
 
 
 @app.command()
+def amortise(
+    model: Model,
+    out: Annotated[
+        Path,
+        typer.Option("--out", callback=expanded, help="Folder for the model with its network."),
+    ],
+    masks: Annotated[
+        str,
+        typer.Option(
+            "--masks",
+            help="What queries observe: mixed, halves, rectangles, or shares:0.05-0.3 for 5 to "
+            "30 % at random.",
+        ),
+    ] = "mixed",
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=1.0, help="Time for training.")
+    ] = 300.0,
+    allow_code: AllowCode = False,
+    decoder: Decoder = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Train a network that makes a model's answers faster, on the model's own draws.
+
+    Writes the model with its network to a new folder, which all commands take. An interrupted run
+    resumes where it stopped.
+
+    Examples:
+
+      crosscoding amortise mnist-20d --out faster
+
+      crosscoding condition faster --digit 29 --observe rows:0-13
+    """
+    from crosscoding.cli.amortise import Request, run
+
+    with clear_errors():
+        run(Request(model, masks, seconds, out, allow_code, decoder, seed), as_json=json)
+
+
+@app.command()
 def reproduce(
     names: Annotated[
         list[str] | None, typer.Argument(help="Figures or comparisons, such as fig4, or all.")

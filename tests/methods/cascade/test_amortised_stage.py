@@ -29,6 +29,16 @@ def test_draws_of_the_exact_posterior_are_trusted_at_once(without_closed_form):
     assert (spent(posterior) <= spent(without)).all()
 
 
+@pytest.mark.parametrize("factor", [0.3, 0.7, 1.5, 4.0])
+def test_proposals_that_are_too_narrow_or_too_wide_are_weighed(factor, without_closed_form):
+    problem = linear_gaussian_problem(6, 12, batch=8)
+    made = cc.Amortised.of(problem.vae, ExactGaussian(problem, factor), Gaussian())
+    posterior = cc.condition(problem.vae.with_amortised(made), problem.evidence, seed=0)
+    error = (posterior.log_evidence - problem.exact_log_evidence()).abs()
+    assert (error < 4 * posterior.log_evidence_error + 1e-3).all()
+    assert posterior.trusted.all()
+
+
 @pytest.mark.parametrize("log_scale", [-2.0, 0.0])
 def test_a_network_that_is_far_off_leaves_queries_to_other_stages(log_scale, without_closed_form):
     problem = linear_gaussian_problem(6, 12, scale=0.2, batch=4)

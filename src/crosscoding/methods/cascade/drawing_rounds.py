@@ -1,5 +1,6 @@
 """Rounds of draws until each query's draws are worth enough, and a search for modes they lack."""
 
+import torch
 from torch import Generator, Tensor
 
 from crosscoding.clock import Clock, OutOfTime
@@ -47,8 +48,9 @@ class DrawingRounds:
         seeds: list[int],
         for_climbs: Generator,
         decodes: Tensor,
-        least: float = 0.0,
-        at_one_mode: bool = True,
+        *,
+        is_amortised: bool = False,
+        least_ess: float = 0.0,
     ) -> None:
         """Draw in rounds until each query's draws are worth enough, and offer the answers.
 
@@ -62,8 +64,9 @@ class DrawingRounds:
             seeds: A seed for each round.
             for_climbs: For the starts of climbs.
             decodes: Gets the decodes of each query added.
-            least: Effective draws of the first round, below which a query is given up.
-            at_one_mode: Whether the Gaussian at a single mode is tried too.
+            least_ess: Effective draws per draw, below which a query gets no further round.
+            is_amortised: Whether they come from a cross-coder before any climb. Then 16 climbs
+                suffice where all end in one mode, as in `modes`, and no Gaussian there is tried.
         """
         for number, (num, seed) in enumerate(zip(rounds, seeds, strict=True)):
             try:
@@ -71,15 +74,11 @@ class DrawingRounds:
                 drawing = fitted.drawn(num, generator=Generator().manual_seed(seed))
                 decodes[place] += num
                 if not number:
-                    hopeful = (drawing.ess >= least).nonzero()[:, 0]
-                    if not len(hopeful):
-                        return
-                    drawing, place = drawing.select(hopeful), place[hopeful]
-                    drawing = self._with_modes(drawing, for_climbs, place, decodes, at_one_mode)
+                    drawing = self._with_modes(drawing, for_climbs, place, decodes, is_amortised)
             except (OutOfTime, KeyboardInterrupt):
                 self._offer(drawing)
                 raise
-            done = drawing.is_done
+            done = drawing.is_done | (drawing.ess < least_ess * drawing.pool.num)
             left, ready = (~done).nonzero()[:, 0], done.nonzero()[:, 0]
             if len(ready):
                 self._offer(drawing.select(ready))
@@ -94,16 +93,22 @@ class DrawingRounds:
         generator: Generator,
         place: Tensor,
         decodes: Tensor,
-        at_one_mode: bool,
+        is_amortised: bool,
     ) -> Drawing:
         """The drawing with the modes that climbs find; the same if there is no time for them."""
         plain, rows, found = drawing.is_plain, drawing.rows, self._climbs.modes
+        few = torch.ones_like(plain) if is_amortised else plain
         for work in (self._climbs.search, self._climbs.seek):
-            which = plain if work == self._climbs.search else ~plain | ~found.has(rows)
+            which = few
+            if work == self._climbs.seek:
+                known = found.has(rows)
+                if is_amortised and known.any():
+                    plain[known] |= found.of(rows[known]).is_single
+                which = ~plain | ~known
             if len(some := which.nonzero()[:, 0]):
                 own = Generator().manual_seed(generator.initial_seed())
                 target = drawing.pool.target.select(some)
-                decodes[place[some]] += work(target, rows[some], own, answers=at_one_mode)
+                decodes[place[some]] += work(target, rows[some], own, answers=not is_amortised)
         return drawing.with_modes(found.of(rows)) if found.has(rows).all() else drawing
 
     def _offer(self, drawing: Drawing) -> None:

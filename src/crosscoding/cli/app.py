@@ -249,8 +249,8 @@ def condition(
 
     Writes samples.npz (draws, mean, standard deviation) and summary.json (figures and verdict).
     For a picture, it also writes samples.png, mean.png, uncertainty.png and evidence.png; for
-    rows, mean.csv, low.csv and high.csv. At least 90 % of the draws lie between low and high,
-    which are empty for classes.
+    rows, mean.csv, low.csv and high.csv, or .parquet where the data are. At least 90 % of the draws
+    lie between low and high, which are empty for classes.
 
     Examples:
 

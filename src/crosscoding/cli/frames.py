@@ -4,6 +4,7 @@ A .parquet file has dtypes. In a text file every cell is text, which the table s
 a number, a date, or the category that is written like it.
 """
 
+import importlib.util
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,8 @@ def read_frame(path: Path, table: Table, style: TableStyle) -> "pd.DataFrame":
             f"expected pandas to read {path}; pip install 'crosscoding[tables]'"
         ) from None
     try:
-        if path.suffix.lower() == PARQUET:
+        if is_parquet(path):
+            _check_parquet(path)
             frame = pd.read_parquet(path)
         else:
             frame = _text(path, table, style.of(path.suffix.lower()))
@@ -53,6 +55,19 @@ def read_frame(path: Path, table: Table, style: TableStyle) -> "pd.DataFrame":
     if not len(frame):
         raise ValueError(f"expected rows in {path}, got none")
     return frame
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a file is one of Parquet, by its name."""
+    return path.suffix.lower() == PARQUET
+
+
+def _check_parquet(path: Path) -> None:
+    """Raise ValueError unless a library is installed with which pandas reads Parquet."""
+    if not any(importlib.util.find_spec(name) for name in ("pyarrow", "fastparquet")):
+        raise ValueError(
+            f"expected pyarrow to read {path}; pip install pyarrow, or convert the file to .csv"
+        )
 
 
 def _text(path: Path, table: Table, style: TableStyle) -> "pd.DataFrame":
@@ -82,10 +97,18 @@ def _text(path: Path, table: Table, style: TableStyle) -> "pd.DataFrame":
     return frame
 
 
-def write_frames(folder: Path, posterior: Posterior, style: TableStyle, seed: int) -> None:
-    """Write mean.csv, low.csv and high.csv, the ends of 90 % intervals, in the user's units."""
+def write_frames(
+    folder: Path, posterior: Posterior, style: TableStyle, seed: int, *, parquet: bool
+) -> None:
+    """Write mean, low and high, the ends of 90 % intervals, in the user's units.
+
+    They are .csv files, or .parquet files with the dtypes of the rows.
+    """
     for name, asked in _FRAMES.items():
         frame = posterior.frame(**asked, seed=seed)
-        frame.to_csv(
-            folder / f"{name}.csv", index=False, sep=style.delimiter or ",", decimal=style.decimal
-        )
+        text, binary = folder / f"{name}.csv", folder / f"{name}{PARQUET}"
+        if parquet:
+            frame.to_parquet(binary, index=False)
+        else:
+            frame.to_csv(text, index=False, sep=style.delimiter or ",", decimal=style.decimal)
+        (text if parquet else binary).unlink(missing_ok=True)  # of an earlier run

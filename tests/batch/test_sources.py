@@ -152,9 +152,7 @@ def test_a_file_that_changes_is_noticed(tmp_path, kind):
     source = opened(path, numbers_model())
     file = path if path.is_file() else next(f for f in sorted(path.rglob("*")) if f.is_file())
     os.utime(file, ns=(1, 2**62))
-    with pytest.raises(
-        SourceChangedError, match="was when the run began, but it has changed"
-    ):
+    with pytest.raises(SourceChangedError, match="was when the run began, but it has changed"):
         all_cells(source)
 
 

@@ -111,13 +111,26 @@ class Driver:
 
     def run(self, engine: Engine) -> Result:
         """Answer what is left, by an engine."""
+        try:
+            return self._run(engine)
+        except OSError as error:
+            if error.errno not in _NO_SPACE:
+                raise
+            raise StoppedError(
+                f"no space for further results in {self.job.out} ({error.strerror}); finished "
+                "shards are kept: free some space and run again"
+            ) from error
+
+    def _run(self, engine: Engine) -> Result:
         began, folder = time.monotonic(), self.job.folder
         folder.make()
         with folder.locked():
             check_same(folder, self.request)
             folder.sweep()
             done, notes = self._done(folder)
-            write_manifest(folder, self.request, self._in_order(folder, done), complete=False)
+            if len(done) < self.job.num_shards:
+                before = self._in_order(folder, done)
+                write_manifest(folder, self.request, before, complete=False)
             with stopping_on_signals(folder.stop, self.grace) as signals:
                 self._answer(engine, self._for_workers(engine, folder), done)
             complete = len(done) == self.job.num_shards
@@ -176,29 +189,18 @@ class Driver:
         left = [shard for shard in range(self.job.num_shards) if shard not in done]
         with job.folder.log.open("a", encoding="utf-8") as log:
             self._tell(Progress(rows, total, rejected, len(done), None, None), log)
-            try:
-                for record in engine(job, left) if left else ():
-                    done[record.shard] = record.stop - record.start, len(record.rejected)
-                    new += record.stop - record.start
-                    rejected += len(record.rejected)
-                    rate = new / max(time.monotonic() - began, 1e-9)
-                    rest = (total - rows - new) / rate
-                    self._tell(Progress(rows + new, total, rejected, len(done), rate, rest), log)
-            except OSError as error:
-                raise self._stopped(error, len(done)) from error
+            for record in engine(job, left) if left else ():
+                done[record.shard] = record.stop - record.start, len(record.rejected)
+                new += record.stop - record.start
+                rejected += len(record.rejected)
+                rate = new / max(time.monotonic() - began, 1e-9)
+                rest = (total - rows - new) / rate
+                self._tell(Progress(rows + new, total, rejected, len(done), rate, rest), log)
 
     def _tell(self, progress: Progress, log: Any) -> None:
         log.write(json.dumps({"time": time.time(), **vars(progress)}) + "\n")
         log.flush()
         self.listener(progress)
-
-    def _stopped(self, error: OSError, num: int) -> Exception:
-        if error.errno not in _NO_SPACE:
-            return error
-        return StoppedError(
-            f"no space for the next shard in {self.job.out} ({error.strerror}); {num} of "
-            f"{self.job.num_shards} shards are finished; free some space and run again"
-        )
 
     def _in_order(self, folder: Folder, done: Iterable[int]) -> Iterable[Record]:
         for shard in sorted(done):

@@ -70,7 +70,9 @@ def check_same(folder: Folder, request: dict[str, Any]) -> None:
     """Raise ValueError if a folder has another run, or something else, in it."""
     if not folder.manifest.exists():
         others = [path.name for path in folder.path.iterdir() if not path.name.startswith(".")]
-        if unknown := sorted(set(others) - {"shards", "records", "model", "log.jsonl"}):
+        if unknown := sorted(
+            set(others) - {"shards", "records", "model", "log.jsonl", "rejected.jsonl"}
+        ):
             raise ValueError(
                 f"expected a new folder, or one of an earlier run, got {folder.path} with "
                 f"{unknown[0]} in it"

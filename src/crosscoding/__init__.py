@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from crosscoding import (
     adapters,
-    batch,
     checks,  # noqa: F401 (puts what `VAE.check` calls in its place)
     crosscoders,
     diagnostics,
@@ -36,7 +35,7 @@ from crosscoding.target.density import DensityTarget
 from crosscoding.target.vae_target import VAETarget
 
 if TYPE_CHECKING:
-    from crosscoding import plots
+    from crosscoding import batch, plots
 
 __version__ = "0.1.0"
 
@@ -77,8 +76,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "plots":  # loaded when it is first used, as matplotlib takes long to load
-        return import_module("crosscoding.plots")
+    if name in ("batch", "plots"):  # loaded when first used, as matplotlib takes long to load
+        return import_module(f"crosscoding.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

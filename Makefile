@@ -3,13 +3,17 @@
 PYTHON ?= python3
 OUT ?= out/demo
 
-.PHONY: help setup demo reproduce test test-all adapters bench speed peers engine lint clean
+.PHONY: help setup demo docs docs-serve examples reproduce test test-all adapters page bench speed
+.PHONY: peers engine lint clean
 
 help:
 	@echo "make demo       complete a real digit with every method; writes pictures and a table to $(OUT)"
 	@echo "make test       run the quick tests"
 	@echo "make test-all   run all tests; CROSSCODING_DATA and CROSSCODING_MODELS add those on real data"
 	@echo "make adapters   test the adapters on the libraries themselves, in environments of their own"
+	@echo "make docs       build the documentation as a site, into out/site; make docs-serve shows it"
+	@echo "make examples   run the examples and write their pages, docs/examples"
+	@echo "make page       test crosscoding serve, its page in Chromium included, in an environment of its own"
 	@echo "make reproduce  draw the paper's figures from small runs, in minutes, into out/reproduce"
 	@echo "make bench      run the next three, in this order (hours, the first time)"
 	@echo "make speed      measure the speed of the paper's methods"
@@ -57,8 +61,12 @@ ADAPTERS := .venv-adapters
 # SDV and scvi-tools have environments of their own, as SDV needs pandas 2.
 adapters: $(ADAPTERS)/ready .venv-sdv/ready .venv-scvi/ready
 	@$(ADAPTERS)/bin/python -m pytest tests/adapters
-	@.venv-sdv/bin/python -m pytest $(addprefix tests/adapters/test_,ctgan.py sdv.py docs.py)
-	@.venv-scvi/bin/python -m pytest $(addprefix tests/adapters/test_,scvi.py docs.py)
+	@.venv-sdv/bin/python -m pytest $(addprefix tests/adapters/test_,ctgan.py sdv.py docs.py examples.py)
+	@.venv-scvi/bin/python -m pytest $(addprefix tests/adapters/test_,scvi.py docs.py examples.py)
+
+# The tests of the page need Chromium on the path, and are skipped without.
+page: .venv-serve/ready
+	@OMP_NUM_THREADS=1 .venv-serve/bin/python -m pytest tests/serve tests/cli/test_serve.py
 
 $(ADAPTERS)/ready: requirements.lock requirements-adapters.lock pyproject.toml $(COMPANIONS)
 	@echo "Setting up $(ADAPTERS) from requirements.lock and requirements-adapters.lock (once) ..."
@@ -79,6 +87,31 @@ $(ADAPTERS)/ready: requirements.lock requirements-adapters.lock pyproject.toml $
 	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		--no-build-isolation --editable . --editable crosscoding-faces
 	@touch $@
+
+# Material for MkDocs 9 announces MkDocs 2, which this site does not use.
+MKDOCS := NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs
+
+docs: .venv-docs/ready
+	@$(MKDOCS) build --strict
+	@echo "built out/site: open out/site/index.html, or make docs-serve, where search works too"
+
+docs-serve: .venv-docs/ready
+	@$(MKDOCS) serve --dev-addr 127.0.0.1:8000
+
+.venv-docs/ready: requirements-docs.lock pyproject.toml
+	@echo "Setting up .venv-docs from requirements-docs.lock (once) ..."
+	@test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		-r requirements-docs.lock
+	@touch $@
+
+# In the environments of make adapters, as each library needs its own.
+RECORD := docs/tools/examples.py
+examples: setup $(ADAPTERS)/ready .venv-sdv/ready .venv-scvi/ready
+	@.venv/bin/python $(RECORD)
+	@$(ADAPTERS)/bin/python $(RECORD) pythae_picture diffusers_picture onnx_file exported_program
+	@.venv-sdv/bin/python $(RECORD) ctgan_table sdv_table
+	@.venv-scvi/bin/python $(RECORD) scvi_counts
 
 # One after the other, even under make -j, as they would slow each other down. If the peers cannot be
 # installed, their earlier results stay.
@@ -115,4 +148,4 @@ lint: setup
 	@.venv/bin/lint-imports
 
 clean:
-	rm -rf .venv $(ADAPTERS) $(PEERS)/.venv out dist build
+	rm -rf .venv .venv-serve .venv-docs $(ADAPTERS) $(PEERS)/.venv out dist build

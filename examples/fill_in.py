@@ -1,4 +1,4 @@
-"""Draws the picture at the top of the README: digits whose lower half is filled in.
+"""Fills in the lower half of digits: the picture at the top of the README.
 
     python examples/fill_in.py
 

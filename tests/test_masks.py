@@ -106,3 +106,64 @@ def test_stroke_mask_joins_all_its_corners_in_every_channel():
 def test_stroke_mask_refuses_other_shapes_and_missing_points(shape, points):
     with pytest.raises(ValueError, match=r"shape of an image and at least one \(row, column\)"):
         cc.stroke_mask(shape, points)
+
+
+DISTRIBUTIONS = [
+    cc.masks.mixed(),
+    cc.masks.shares(0.1, 0.4),
+    cc.masks.rectangles(),
+    cc.masks.halves(),
+]
+
+
+@pytest.mark.parametrize("masks", DISTRIBUTIONS, ids=repr)
+@pytest.mark.parametrize("shape", [(8, 6), (3, 8, 6)])
+def test_masks_are_drawn_for_pictures(masks, shape):
+    drawn = masks.draw(500, shape, generator=seeded(0))
+    assert drawn.shape == (500, *shape)
+    assert drawn.dtype == torch.bool
+    assert torch.equal(drawn, masks.draw(500, shape, generator=seeded(0)))
+    assert masks.draw(0, shape, generator=seeded(0)).shape == (0, *shape)
+    assert len(drawn.unique(dim=0)) > 5
+
+
+def test_shares_are_uniform_between_their_bounds():
+    drawn = cc.masks.shares(0.1, 0.4).draw(2000, (400,), generator=seeded(0))
+    share = drawn.float().mean(1)
+    assert abs(share.mean() - 0.25) < 4 * 0.09 / 2000**0.5 + 0.001
+    assert share.min() > 0.03
+    assert share.max() < 0.5
+
+
+def test_rows_are_observed_from_none_to_all():
+    counts = cc.masks.mixed().draw(4000, (5,), generator=seeded(0)).sum(1)
+    frequency = counts.bincount(minlength=6) / 4000  # uniform, as the share is
+    assert ((frequency - 1 / 6).abs() < 4 * (5 / 36 / 4000) ** 0.5).all()
+
+
+def test_rectangles_are_rectangles_of_all_channels():
+    drawn = cc.masks.rectangles(0.5).draw(200, (2, 8, 6), generator=seeded(0))
+    assert torch.equal(drawn[:, 0], drawn[:, 1])
+    rows, columns = drawn[:, 0].any(2), drawn[:, 0].any(1)
+    assert torch.equal(drawn[:, 0], rows[:, :, None] & columns[:, None])
+    assert rows.sum(1).min() == 4
+    assert rows.sum(1).max() == 8
+    gaps = rows.int().diff(dim=1)
+    assert (gaps == 1).sum(1).max() <= 1
+
+
+def test_halves_and_quadrants_come_equally_often():
+    drawn = cc.masks.halves().draw(4000, (4, 6), generator=seeded(0))
+    kinds, counts = drawn.unique(dim=0, return_counts=True)
+    assert len(kinds) == 8
+    assert sorted(kinds.flatten(1).sum(1).tolist()) == [6] * 4 + [12] * 4
+    assert ((counts / 4000 - 1 / 8).abs() < 4 * (7 / 64 / 4000) ** 0.5).all()
+
+
+def test_bounds_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match="expected 0 <= least < most <= 1"):
+        cc.masks.shares(0.5, 0.4)
+    with pytest.raises(ValueError, match="expected least above 0"):
+        cc.masks.rectangles(0.0)
+    with pytest.raises(ValueError, match="expected the shape of a picture"):
+        cc.masks.rectangles().draw(1, (5,), generator=seeded(0))

@@ -24,11 +24,16 @@ def render(results: dict[str, Any], folder: Path) -> None:
     """Write benchmarks.md and images/*.png to `folder`."""
     sections: Sections = results["sections"]
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    pictures = [draw(sections, folder / "images") for draw in (_versus, _verdicts, _scale)]
+    drawn = {"peers": _versus, "verdicts": _verdicts, "scale": _scale}
+    pictures = {name: draw(sections, folder / "images") for name, draw in drawn.items()}
     parts = [
         _HEAD,
-        _table(sections),
-        *(picture for picture in pictures if picture),
+        _summary(sections),
+        *(
+            part
+            for name, section in sections.items()
+            for part in (_section(name, section["rows"]), pictures.get(name, ""))
+        ),
         _peers(sections),
         _MISSED,
         _how(sections),
@@ -42,7 +47,22 @@ This page compares the cascade, `cc.methods.Auto()`, with its targets. `make eng
 this again and writes `benchmarks/results/engine.json`, from which this page is generated. Errors
 are relative to exact answers, or to references with a known standard error. A query on digits is an
 MNIST test digit with 5, 15 or 25 % of its pixels observed at random, or one quadrant, in equal
-parts; every query is about another digit. All times are for whole calls, in one process."""
+parts; every query is about another digit. All times are for whole calls, in one process, on two
+CPU cores ([machine](#machine))."""
+
+_TITLES = {
+    "mnist-2d": "Digits in 2 dimensions",
+    "mnist-20d": "Digits in 20 dimensions",
+    "celeba-100d": "Faces in 100 dimensions",
+    "linear": "Linear-Gaussian models",
+    "blocks": "Products of bimodal blocks",
+    "price": "The price of an answer",
+    "verdicts": "Verdicts against the truth",
+    "others": "Other decoders and likelihoods",
+    "peers": "Against other libraries",
+    "machinery": "A step of a fit",
+    "scale": "More queries in one call",
+}
 
 
 _MISSED = """## Missed targets, and what was measured by hand
@@ -87,19 +107,57 @@ _MISSED = """## Missed targets, and what was measured by hand
 - **Answers that a review found trusted but wrong** are now right or no longer trusted, and have
   tests: thin ridges and ripples on the grid, funnels, tails heavier than the prior's, evidence far
   outside the model. One case remains: a mode inside a broader one, narrower by a factor r, is
-  missed if r^latent is large (docs/methods.md)."""
+  missed if r^latent is large ([how narrow](densities.md#how-far-to-trust-it))."""
 
 
 # ---- tables --------------------------------------------------------------------------------------
 
 
-def _table(sections: Sections) -> str:
-    lines = ["| what | target | measured | met | how |", "| --- | --- | --- | --- | --- |"]
-    for section in sections.values():
-        for row in section["rows"]:
-            cells = [row["target"], row["wanted"], row["measured"], word(row["met"]), row["how"]]
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines)
+def _summary(sections: Sections) -> str:
+    """How many targets of each section are met."""
+    lines = ["## Summary", "", "| section | targets met | missed |", "| --- | --- | --- |"]
+    for name, section in sections.items():
+        judged = [row for row in section["rows"] if row["met"] is not None]
+        missed = [row["target"] for row in judged if not row["met"]]
+        title = _title(name)
+        cells = [
+            f"[{title}](#{_anchor(title)})",
+            f"{len(judged) - len(missed)} of {len(judged)}" if judged else "none set",
+            "; ".join(target.removeprefix("price: ") for target in missed),
+        ]
+        lines.append(_row(cells))
+    why = "[What was missed, and why](#missed-targets-and-what-was-measured-by-hand)."
+    return "\n".join([*lines, "", why])
+
+
+def _section(name: str, rows: list[dict[str, Any]]) -> str:
+    """A table of a section's targets, and below it how each was measured."""
+    lines = [f"## {_title(name)}", "", "| what | target | measured | met |"]
+    lines.append("| --- | --- | --- | --- |")
+    lines += [
+        _row([row["target"], row["wanted"], row["measured"], word(row["met"])]) for row in rows
+    ]
+    notes: dict[str, list[str]] = {}
+    for row in rows:
+        notes.setdefault(row["how"], []).append(row["target"])
+    lines += ["", "<details markdown><summary>How it was measured</summary>", ""]
+    if len(notes) == 1:
+        lines.append(f"{next(iter(notes))}.")
+    else:
+        lines += [f"- **{'; '.join(targets)}**: {how}." for how, targets in notes.items()]
+    return "\n".join([*lines, "", "</details>"])
+
+
+def _title(name: str) -> str:
+    return _TITLES.get(name, name)
+
+
+def _anchor(title: str) -> str:
+    return title.lower().replace(" ", "-")
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _peers(sections: Sections) -> str:

@@ -12,17 +12,20 @@ from crosscoding import (
     crosscoders,
     diagnostics,
     likelihoods,
+    masks,
     methods,
     priors,
     tables,
     zoo,
 )
+from crosscoding.amortisation import amortise
 from crosscoding.calibration.scale import calibrate_scale
 from crosscoding.calibration.twins import calibrate
 from crosscoding.conditioning import condition, infer, query_log_prob
 from crosscoding.errors import BudgetError, ModelFormatError, NonFiniteError
 from crosscoding.evidence import Evidence
 from crosscoding.masks import random_mask, rectangle_mask, stroke_mask
+from crosscoding.model.amortised import Amortised
 from crosscoding.model.bank import Bank
 from crosscoding.model.loading import load_vae
 from crosscoding.model.vae import VAE
@@ -32,12 +35,13 @@ from crosscoding.target.density import DensityTarget
 from crosscoding.target.vae_target import VAETarget
 
 if TYPE_CHECKING:
-    from crosscoding import plots
+    from crosscoding import batch, plots
 
 __version__ = "0.1.0"
 
 __all__ = [
     "VAE",
+    "Amortised",
     "Bank",
     "BudgetError",
     "DensityTarget",
@@ -48,6 +52,8 @@ __all__ = [
     "Target",
     "VAETarget",
     "adapters",
+    "amortise",
+    "batch",
     "calibrate",
     "calibrate_scale",
     "condition",
@@ -56,6 +62,7 @@ __all__ = [
     "infer",
     "likelihoods",
     "load_vae",
+    "masks",
     "methods",
     "plots",
     "priors",
@@ -69,8 +76,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "plots":  # loaded when it is first used, as matplotlib takes long to load
-        return import_module("crosscoding.plots")
+    if name in ("batch", "plots"):  # loaded when first used, as matplotlib takes long to load
+        return import_module(f"crosscoding.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -16,7 +16,7 @@ from crosscoding.methods import Auto, Method, Report, silent
 from crosscoding.methods.blocks import BlockByBlock
 from crosscoding.methods.second_looks import with_coverage, with_edges
 from crosscoding.methods.steep_priors import warn_of_steep_priors
-from crosscoding.model.matching import check_matches
+from crosscoding.model.matching import check_complete, check_matches
 from crosscoding.model.tabular import evidence_of_frame, truth_of_frame
 from crosscoding.model.vae import VAE
 from crosscoding.progress import followed
@@ -57,8 +57,8 @@ def condition(
         progress: Whether to show progress when no `report` is given: on a terminal or in a
             notebook, once the call has taken two seconds.
         max_bytes: Approximate working memory, beside the model, its `Bank` (up to 256 MiB, made at
-            the first call and kept) and the answers, ≥ 1. It decides how much is decoded at once;
-            queries that do not fit together are answered block by block.
+            the first call and kept) and the answers, ≥ 1; by default 1 GiB. It decides how much is
+            decoded at once; queries that do not fit together are answered block by block.
 
     Returns:
         A posterior of batch shape (*batch,). Each entry is what its query would give alone.
@@ -128,6 +128,7 @@ def query_log_prob(
         TypeError: posterior is not a `Posterior`.
         ValueError: The posterior has no model, truth does not fit it, or truth contradicts the
             evidence.
+        NonFiniteError: An unobserved element of truth is missing or infinite; the message names it.
 
     Example:
         >>> import crosscoding as cc
@@ -143,6 +144,7 @@ def query_log_prob(
     check_matches(target.vae, truth, "truth", posterior.batch_shape)
     _check_agrees(target, truth)
     mask = target.evidence.exact
+    check_complete(target.vae, truth, ~mask)
     complete = torch.where(mask, target.evidence.values, truth)
     agreement = _agreement(target, complete)
     whole = Evidence(complete, torch.ones_like(mask), given=target.evidence.given)

@@ -90,12 +90,13 @@ def followed(title: str, report: Report, shown: bool) -> Iterator[Progress]:
 
     Args:
         title: Title of the display.
-        report: The caller's report; `silent` if there is none.
+        report: The caller's report; `silent` if there is none. A `Progress` is used as it is, so
+            that a subclass hears of every piece of work (`beat`).
         shown: Whether to show a display if there is no report: on a terminal or in a notebook, once
             work has taken two seconds.
     """
     if report is not silent:
-        progress = Progress(report)
+        progress = report if isinstance(report, Progress) else Progress(report)
         yield progress
         progress.end()
         return

@@ -1,5 +1,6 @@
 """Files of rows for models with a table: cells in the user's units, in and out."""
 
+import importlib.util
 import json
 
 import numpy as np
@@ -86,6 +87,26 @@ def test_parquet_and_the_same_text_give_the_same_answers(model, tmp_path):
         condition(model, tmp_path / f"rows.{suffix}", tmp_path / suffix)
         outs[suffix] = arrays(tmp_path / suffix)["completions"]
     np.testing.assert_array_equal(outs["parquet"], outs["csv"])
+    mean = pd.read_parquet(tmp_path / "parquet" / "mean.parquet")
+    high = pd.read_parquet(tmp_path / "parquet" / "high.parquet")
+    assert (mean.columns.tolist(), mean["sold"].dtype) == (list(rows()), rows()["sold"].dtype)
+    pd.testing.assert_series_equal(mean["sold"].iloc[[0]], rows()["sold"].iloc[[0]])
+    assert mean["price"].iloc[1] == high["price"].iloc[1] == 150000.5
+    assert not (tmp_path / "parquet" / "mean.csv").exists()
+    condition(model, tmp_path / "rows.csv", tmp_path / "parquet")
+    assert not (tmp_path / "parquet" / "mean.parquet").exists()
+
+
+def test_parquet_needs_pyarrow(model, tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    missing = ("pyarrow", "fastparquet")
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: name not in missing and find(name, *rest)
+    )
+    (tmp_path / "rows.parquet").write_bytes(b"")
+    result = run("condition", model, "--data", tmp_path / "rows.parquet", "--out", tmp_path / "out")
+    assert result.exit_code != 0
+    assert "expected pyarrow to read" in result.output.replace("\n", " ")
 
 
 def test_other_delimiters_decimal_commas_and_hidden_columns(model, tmp_path):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from crosscoding.cli.table_style import TableStyle
 from crosscoding.cli.tables import read_table, write_table
+from crosscoding.formats.table_style import TableStyle
 
 ROWS = "0.5,,1.5\n2.5,3.5,\n"  # floats with gaps, as pandas writes them
 

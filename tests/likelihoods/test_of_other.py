@@ -130,3 +130,45 @@ def test_a_decoder_with_heads_serves_a_table_with_mixtures():
     posterior = cc.condition(vae, evidence, seed=0)
     assert posterior.trusted.all()
     assert vae.likelihood.in_support(posterior.predict(9, seed=0)).all()
+
+
+def units_and_products(likelihood, params, name):
+    """What a product of `likelihood` makes of all unit tangents: matrices (E, P, P)."""
+    num = params.shape[-1]
+    units = torch.eye(num, dtype=DOUBLE)[:, None, None].expand(num, 1, *params.shape[-2:])
+    mask = torch.ones(params.shape[-2], dtype=torch.bool)
+    return getattr(likelihood, name)(params[None], units, mask[None])[:, 0].movedim(0, -1)
+
+
+@pytest.mark.parametrize("other", [Gaussian(None), StudentT(4.0, None), Poisson(), Categorical(3)])
+def test_curvature_of_a_mixture_is_at_least_its_fisher_matrix(other):
+    likelihood = Mixture(other, 3)
+    params = torch.randn(5, likelihood.param_shape[0], generator=seeded(3), dtype=DOUBLE).abs()
+    bound = units_and_products(likelihood, params, "curvature_product")
+    fisher = units_and_products(likelihood, params, "fisher_product")
+    torch.testing.assert_close(bound, bound.mT)
+    least = torch.linalg.eigvalsh(bound - fisher).amin()
+    assert least > -0.01 * fisher.abs().max()  # the quadrature's error
+    assert (bound - fisher).abs().max() > 0.05 * fisher.abs().max()  # they overlap
+
+
+def test_curvature_of_separate_distributions_is_the_fisher_matrix():
+    likelihood = Mixture(Gaussian(None), 3)
+    params = torch.tensor([[0.3, -0.5, 1.0, -50.0, 2.0, 60.0, 1.0, 0.5, 2.0]], dtype=DOUBLE)
+    bound = units_and_products(likelihood, params, "curvature_product")
+    fisher = units_and_products(likelihood, params, "fisher_product")
+    torch.testing.assert_close(bound, fisher, rtol=1e-6, atol=1e-6)
+
+
+def test_curvature_of_a_part_leaves_out_what_is_not_observed():
+    mixture = Mixture(Gaussian(None), 2)
+    table = Mixed([(mixture, 2), (Poisson(), 1)])
+    params = torch.randn(1, 1, 13, generator=seeded(0), dtype=DOUBLE).abs()
+    tangents = torch.randn(4, 1, 1, 13, generator=seeded(1), dtype=DOUBLE)
+    mask = torch.tensor([[False, True, True]])
+    product = table.curvature_product(params, tangents, mask)
+    own = params[..., 6:12].unflatten(-1, (1, 6)), tangents[..., 6:12].unflatten(-1, (1, 6))
+    assert (product[..., :6] == 0).all()
+    expected = mixture.curvature_product(*own, mask[:, 1:2]).flatten(-2)
+    torch.testing.assert_close(product[..., 6:12], expected)
+    torch.testing.assert_close(product[..., 12], params[..., 12].exp() * tangents[..., 12])

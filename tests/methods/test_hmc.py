@@ -45,8 +45,9 @@ def assert_moments(draws, ess, mean, covariance):
     assert ((draws.std(0) / sd - 1).abs().amax(-1) < allowed).all()
 
 
-@pytest.mark.parametrize("latent_dim", [1, 2, 5, 10])
-@pytest.mark.parametrize("dense", [False, True], ids=["diagonal", "dense"])
+@pytest.mark.parametrize(
+    ("latent_dim", "dense"), [(1, False), (2, True), (5, False), (10, False), (10, True)]
+)
 @pytest.mark.slow
 def test_linear_gaussian_moments_are_exact(latent_dim, dense):
     problem = linear_gaussian_problem(latent_dim, data_dim=2 * latent_dim + 2)
@@ -56,7 +57,7 @@ def test_linear_gaussian_moments_are_exact(latent_dim, dense):
 
 
 @pytest.mark.parametrize("dense", [False, True], ids=["diagonal", "dense"])
-@pytest.mark.parametrize("latent_dim", [1, 2, 10])
+@pytest.mark.parametrize("latent_dim", [1, 10])
 @pytest.mark.slow
 def test_the_default_settings_mix_on_a_gaussian(latent_dim, dense):
     """A path of fixed length returns to its start if the step size is unlucky."""

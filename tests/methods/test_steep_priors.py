@@ -40,8 +40,7 @@ def exact(linear, means, weights, data, mask):
 
 
 @pytest.mark.filterwarnings("ignore:p.z.x. of query:UserWarning")
-@pytest.mark.parametrize("weights", [(1.0, 1.0), (0.3, 0.7)])
-@pytest.mark.parametrize("distance", [6.0, 10.0])
+@pytest.mark.parametrize(("distance", "weights"), [(6.0, (0.3, 0.7)), (10.0, (1.0, 1.0))])
 @pytest.mark.slow
 def test_evidence_between_distant_components_is_never_trusted_wrongly(distance, weights):
     """Right up to 20 nats too high, and trusted, before steep maps were examined."""

@@ -235,6 +235,18 @@ def test_queries_are_answered_as_they_would_be_alone(vae):
         assert gap.abs().max() < 1e-4
 
 
+def test_a_query_of_exact_values_alone_beside_noisy_ones():
+    """It needs fewer outputs of the decoder than the others' noisy values do."""
+    torch.manual_seed(0)
+    vae = cc.VAE(nn.Linear(3, 6), 3, likelihoods.Gaussian(0.5))
+    data, mask = vae.sample_prior(2, seed=1), torch.arange(6) < torch.tensor([[2], [5]])
+    evidence = cc.Evidence(data, mask, noise=torch.tensor([[0.0], [0.5]]))
+    z = torch.randn(4, 2, 3, generator=seeded(0))
+    both = cc.VAETarget(vae, evidence).flatten()
+    alone = both.select(torch.tensor([0])).log_likelihood(z[:, :1])
+    torch.testing.assert_close(alone, both.log_likelihood(z)[:, :1])
+
+
 def test_a_saved_posterior_has_the_same_predictions(tmp_path, vae):
     posterior = cc.condition(vae, table_evidence(), seed=0)
     with pytest.warns(UserWarning, match="not a stack of common layers"):

@@ -27,13 +27,14 @@ from crosscoding.methods import Auto, Method, Report, silent
 from crosscoding.model.bound import bound, checked_rows, for_first
 from crosscoding.model.in_noise import in_noise
 from crosscoding.model.matching import check_matches
+from crosscoding.model.model_print import ModelPrint
 from crosscoding.model.vae import VAE
 from crosscoding.progress import followed
 from crosscoding.random import generator_from, normal, spawn
 from crosscoding.result.posterior import Posterior
 from crosscoding.result.predictions import Predictions
 from crosscoding.result.purposes import PURPOSES
-from crosscoding.result.vouching import ModelPrint, Vouching
+from crosscoding.result.vouching import Vouching
 from crosscoding.target.vae_target import CHUNK_BYTES, VAETarget
 
 _NUM_DRAWS = 1000  # of each answer, that ranks are among

@@ -17,13 +17,13 @@ from torch import Tensor
 from crosscoding.checks.likelihood_parts import parts_of
 from crosscoding.cli.console import formatted, out, write_json
 from crosscoding.cli.frames import write_frames
-from crosscoding.cli.pixels import Pixels
-from crosscoding.cli.table_style import TableStyle
 from crosscoding.cli.tables import DataTable, write_table
 from crosscoding.columns import TableEvidence
 from crosscoding.display import Cell, Description
 from crosscoding.display.terminal import as_rich
 from crosscoding.errors import counted
+from crosscoding.formats.pixels import Pixels
+from crosscoding.formats.table_style import TableStyle
 from crosscoding.likelihoods import Categorical
 from crosscoding.model.vae import VAE
 from crosscoding.plots import sheet, write_png
@@ -135,6 +135,8 @@ class Answers:
         summary: Summary,
         table: DataTable | None,
         style: TableStyle | None = None,
+        *,
+        parquet: bool = False,
     ) -> None:
         """Write samples.npz, tables or pictures where the data are such, and summary.json last.
 
@@ -145,6 +147,7 @@ class Answers:
             summary: The summary, including the request.
             table: The table that the values come from, if any; written tables have its style.
             style: That of the rows of a model with a table.
+            parquet: Whether these are written as .parquet, not .csv.
         """
         (folder / "summary.json").unlink(missing_ok=True)
         arrays = ("completions", "latent", "mask", "mean", "std")
@@ -153,7 +156,8 @@ class Answers:
         )
         target = self.posterior.target
         if isinstance(target, VAETarget) and isinstance(target.evidence, TableEvidence):
-            write_frames(folder, self.posterior, style or TableStyle(), summary["seed"])
+            own = self.posterior, style or TableStyle(), summary["seed"]
+            write_frames(folder, *own, parquet=parquet)
         elif len(self.vae.data_shape) == 1:
             self._write_tables(folder, table)
         if Pixels.suit(self.vae) and self.posterior.batch_shape.numel() == 1:

@@ -8,6 +8,7 @@ import typer
 import crosscoding
 from crosscoding.cli.console import clear_errors
 from crosscoding.cli.paths import expanded
+from crosscoding.cli.serve import serve
 from crosscoding.methods import METHODS
 
 _EXAMPLES = """
@@ -26,6 +27,10 @@ Examples:
   crosscoding condition my-model --data rows-with-gaps.csv --out answer
 
   crosscoding condition my-model --data excel.csv --delimiter ";" --decimal ","
+
+  crosscoding serve mnist-2d
+
+  crosscoding batch my-model ten-million-rows.parquet --out answers --workers 8
 
   crosscoding reproduce fig4 --quick
 """
@@ -171,7 +176,7 @@ def check(
     Examples: crosscoding check mnist-2d; crosscoding check my-model --data mine.npz:test
     """
     from crosscoding.cli.check import Request, run
-    from crosscoding.cli.table_style import TableStyle
+    from crosscoding.formats.table_style import TableStyle
 
     with clear_errors():
         style = TableStyle.parse(delimiter, decimal, header)
@@ -244,8 +249,8 @@ def condition(
 
     Writes samples.npz (draws, mean, standard deviation) and summary.json (figures and verdict).
     For a picture, it also writes samples.png, mean.png, uncertainty.png and evidence.png; for
-    rows, mean.csv, low.csv and high.csv. At least 90 % of the draws lie between low and high,
-    which are empty for classes.
+    rows, mean.csv, low.csv and high.csv, or .parquet where the data are. At least 90 % of the draws
+    lie between low and high, which are empty for classes.
 
     Examples:
 
@@ -264,7 +269,7 @@ def condition(
       crosscoding condition my-model --decoder networks.py:Decoder --data rows-with-gaps.csv
     """
     from crosscoding.cli.condition import Request, run
-    from crosscoding.cli.table_style import TableStyle
+    from crosscoding.formats.table_style import TableStyle
 
     with clear_errors():
         request = Request(
@@ -278,6 +283,132 @@ def condition(
             seed=seed,
         )
         run(request, as_json=json)
+
+
+app.command()(serve)
+
+
+@app.command()
+def batch(
+    model: Model,
+    source: Annotated[
+        str,
+        typer.Argument(
+            callback=expanded,
+            help="FILE.csv, .tsv, .txt, .parquet, .npy, .npz (or .npz:NAME), a Zarr array or group "
+            "(or PATH:NAME), or a folder of .parquet files or pictures.",
+        ),
+    ],
+    out: Out = Path("out/batch"),
+    observe: Annotated[
+        str | None,
+        typer.Option(
+            "--observe",
+            help="Which elements are observed in all rows, as for `condition`. Default: all values "
+            "that are present.",
+        ),
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help=f"One of {', '.join(METHODS)}. Default: auto.")
+    ] = None,
+    level: Annotated[
+        float, typer.Option("--level", min=0, max=1, help="Probability of the intervals.")
+    ] = 0.9,
+    quantile: Annotated[
+        list[float] | None,
+        typer.Option("--quantile", min=0, max=1, help="A further quantile. Repeatable."),
+    ] = None,
+    draws: Annotated[
+        int, typer.Option("--draws", min=0, max=1000, help="Draws of each complete row.")
+    ] = 0,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep",
+            help="A column that is not the model's, such as a key, to be copied to the results. "
+            "Repeatable.",
+        ),
+    ] = None,
+    shard_rows: Annotated[int, typer.Option("--shard-rows", min=1, help="Rows of a shard.")] = 1000,
+    format: Annotated[
+        str, typer.Option("--format", help="Of the shards: parquet or zarr.")
+    ] = "parquet",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            min=1,
+            help="Processes on this machine, or with --address actors on the cluster. Default: "
+            "this process; on a cluster as many as fit.",
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address", help="Address of a Ray cluster, such as auto or ray://host:10001."
+        ),
+    ] = None,
+    gpus: Annotated[
+        float, typer.Option("--gpus", min=0, help="GPUs, or share of one, of each actor on Ray.")
+    ] = 0.0,
+    grace: Annotated[
+        float,
+        typer.Option("--grace", min=0, help="Seconds after SIGTERM to finish the shards at hand."),
+    ] = 60.0,
+    delimiter: Delimiter = None,
+    decimal: Decimal = ".",
+    header: Header = None,
+    allow_code: AllowCode = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Answer a sample, print what the run would take, and write nothing."
+        ),
+    ] = False,
+    seed: Seed = 0,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print progress and the result as lines of JSON.")
+    ] = False,
+) -> None:
+    """Answer all rows of a file, however many, into a folder. Run it again to resume.
+
+    Writes shards of answers, rejected.jsonl with rows that cannot be answered, and manifest.json.
+
+    Exits with 0 if all rows are done; with 75 if the run was stopped before, by SIGTERM, a full
+    disk or dying workers, and should be run again; with 130 after Ctrl-C; with 2 if something has
+    to be changed first.
+
+    Examples:
+
+      crosscoding batch my-model rows.csv --out answers --keep id
+
+      crosscoding batch my-model rows.parquet --out answers --dry-run
+
+      crosscoding batch mnist-20d digits.npy --observe rows:0-13 --format zarr --workers 4
+
+      crosscoding batch my-model rows.parquet --out /shared/answers --address auto
+    """
+    from crosscoding.cli.batch import Request, run
+    from crosscoding.formats.table_style import TableStyle
+
+    with clear_errors():
+        style = TableStyle.parse(delimiter, decimal, header)
+        settings = {
+            "seed": seed,
+            "level": level,
+            "quantiles": quantile or (),
+            "draws": draws,
+            "keep": keep or (),
+            "shard_rows": shard_rows,
+            "format": format,
+        }
+        engine = {"workers": workers, "address": address, "num_gpus": gpus, "grace": grace}
+        request = Request(
+            *(model, source, out, observe, method), style, allow_code, settings, engine
+        )
+        code = run(request, dry_run=dry_run, as_json=json)
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()
@@ -305,6 +436,46 @@ def train(
 
     with clear_errors():
         run(name, data, out, as_json=json)
+
+
+@app.command()
+def amortise(
+    model: Model,
+    out: Annotated[
+        Path,
+        typer.Option("--out", callback=expanded, help="Folder for the model with its network."),
+    ],
+    masks: Annotated[
+        str,
+        typer.Option(
+            "--masks",
+            help="What queries observe: mixed, halves, rectangles, or shares:0.05-0.3 for 5 to "
+            "30 % at random.",
+        ),
+    ] = "mixed",
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=1.0, help="Time for training.")
+    ] = 300.0,
+    allow_code: AllowCode = False,
+    decoder: Decoder = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Train a network that makes a model's answers faster, on the model's own draws.
+
+    Writes the model with its network to a new folder, which all commands take. An interrupted run
+    resumes where it stopped.
+
+    Examples:
+
+      crosscoding amortise mnist-20d --out faster
+
+      crosscoding condition faster --digit 29 --observe rows:0-13
+    """
+    from crosscoding.cli.amortise import Request, run
+
+    with clear_errors():
+        run(Request(model, masks, seconds, out, allow_code, decoder, seed), as_json=json)
 
 
 @app.command()

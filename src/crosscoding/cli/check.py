@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from crosscoding.cli.console import err, note, out, print_json, use_one_thread
 from crosscoding.cli.data_files import read_data
 from crosscoding.cli.models import load_model
-from crosscoding.cli.table_style import TableStyle
+from crosscoding.formats.table_style import TableStyle
 
 
 @dataclass(frozen=True)

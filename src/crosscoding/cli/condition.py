@@ -12,13 +12,14 @@ from crosscoding.cli.answer_files import PURPOSE, Answers
 from crosscoding.cli.console import note, output_folder, print_json, use_one_thread
 from crosscoding.cli.data_doubts import doubts
 from crosscoding.cli.data_files import Data, read_data
+from crosscoding.cli.frames import is_parquet
 from crosscoding.cli.models import load_model
 from crosscoding.cli.observed_elements import parse_mask
-from crosscoding.cli.pixels import Pixels
-from crosscoding.cli.table_style import TableStyle
 from crosscoding.conditioning import condition
 from crosscoding.errors import BudgetError
 from crosscoding.evidence import Evidence
+from crosscoding.formats.pixels import Pixels
+from crosscoding.formats.table_style import TableStyle
 from crosscoding.methods import METHODS, Auto
 from crosscoding.methods import method as method_named
 from crosscoding.model.vae import VAE
@@ -78,7 +79,8 @@ def run(request: Request, *, as_json: bool) -> None:
         "samples": request.samples,
     }
     summary = asked | answers.summary() | {"doubts": doubts(answers)}
-    answers.write(folder, summary, data.table, request.style)
+    parquet = data.frame is not None and is_parquet(Path(data.name))
+    answers.write(folder, summary, data.table, request.style, parquet=parquet)
     if as_json:
         print_json(summary)
     else:

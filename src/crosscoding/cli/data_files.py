@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crosscoding.cli.frames import PARQUET, read_frame
-from crosscoding.cli.pixels import Pixels
-from crosscoding.cli.table_headers import UNNAMED, counts
-from crosscoding.cli.table_style import TableStyle
+from crosscoding.cli.frames import is_parquet, read_frame
 from crosscoding.cli.tables import STDIN, DataTable, is_table, read_table, shown
 from crosscoding.errors import counted
+from crosscoding.formats.pixels import Pixels
+from crosscoding.formats.table_headers import UNNAMED, counts
+from crosscoding.formats.table_style import TableStyle
 from crosscoding.likelihoods import Bernoulli
 from crosscoding.model.vae import VAE
 from crosscoding.persistence.archives import ARCHIVE_ERRORS, COMPRESSIONS
@@ -102,11 +102,10 @@ def read_data(words: str, vae: VAE, style: TableStyle | None = None) -> Data:
         path, name = Path(words.rpartition(":")[0]), words.rpartition(":")[2]
     if words != STDIN and not path.is_file():
         raise ValueError(f"expected data in {path}, but there is no such file")
-    is_parquet = path.suffix.lower() == PARQUET
-    if vae.table is not None and (is_table(path) or is_parquet):
+    if vae.table is not None and (is_table(path) or is_parquet(path)):
         frame = read_frame(path, vae.table, style or TableStyle())
         return Data(vae.table.to_tensors(frame, dtype=vae.dtype)[0], str(path), frame=frame)
-    if is_parquet:
+    if is_parquet(path):
         raise ValueError(f"expected a model with a table for {path}; convert it to .csv")
     if is_table(path):
         return _of_table(read_table(path, style or TableStyle()), vae)

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from crosscoding.cli.paths import expanded
-from crosscoding.cli.pixels import read_picture
+from crosscoding.formats.pixels import read_picture
 from crosscoding.masks import random_mask, rectangle_mask
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from crosscoding.cli.table_headers import check_index, find_header
-from crosscoding.cli.table_style import TableStyle
 from crosscoding.errors import counted
+from crosscoding.formats.table_headers import check_index, find_header
+from crosscoding.formats.table_style import TableStyle
 
 SUFFIXES = (".csv", ".tsv", ".txt")
 STDIN = "-"

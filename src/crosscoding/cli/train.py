@@ -9,8 +9,8 @@ from torch import Tensor
 
 from crosscoding.cli.console import out as console
 from crosscoding.cli.console import output_folder, print_json
-from crosscoding.cli.pixels import Pixels
 from crosscoding.errors import unknown_name
+from crosscoding.formats.pixels import Pixels
 from crosscoding.model.loading import load_vae
 from crosscoding.model.vae import VAE
 from crosscoding.plots import sheet, write_png

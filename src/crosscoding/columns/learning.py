@@ -40,7 +40,8 @@ def learned(series: "pd.Series", kind: str | None) -> Column:
         ValueError: Nothing is observed, the cells do not suit the kind, or none suits them.
         NonFiniteError: A number is infinite.
     """
-    where = f"column {series.name!r}"
+    name = getattr(series.name, "item", lambda: series.name)()  # NumPy's integers as Python's
+    where = f"column {name!r}"
     observed, _ = observed_cells(series)
     if not len(observed):
         raise ValueError(
@@ -48,7 +49,7 @@ def learned(series: "pd.Series", kind: str | None) -> Column:
             "what it is with Table.of([Column(...), ...])"
         )
     kind = _kind(series, observed, where) if kind is None else kind
-    basic = Column(series.name, kind, _categories(observed, kind, where), str(series.dtype))  # pyright: ignore[reportArgumentType]
+    basic = Column(name, kind, _categories(observed, kind, where), str(series.dtype))  # pyright: ignore[reportArgumentType]
     values, there = values_of(series, basic)
     return _scaled(basic, values[there], series)
 

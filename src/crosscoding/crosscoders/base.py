@@ -186,9 +186,7 @@ class Fitted:
 
     def to_parts(self) -> Contents:
         """The parameters, and the family by name with its settings."""
-        settings = {f.name: getattr(self.crosscoder, f.name) for f in fields(self.crosscoder)}  # pyright: ignore[reportArgumentType]
-        name = type(self.crosscoder).__name__
-        return self.params, {"name": name, "settings": settings, "dim": self.dim}
+        return self.params, family_to_json(self.crosscoder) | {"dim": self.dim}
 
     @staticmethod
     def family(name: str, settings: Mapping[str, Any]) -> Crosscoder:
@@ -222,6 +220,12 @@ class Fitted:
         if {k: v.shape for k, v in params.items()} != {k: v.shape for k, v in wanted.items()}:
             raise ModelFormatError(f"expected the parameters of {crosscoder}, got others")
         return cls(crosscoder, params, ones.shape[-1])
+
+
+def family_to_json(crosscoder: Crosscoder) -> dict[str, Any]:
+    """The name and settings of a family; `Fitted.family` makes it of them."""
+    settings = {f.name: getattr(crosscoder, f.name) for f in fields(crosscoder)}  # pyright: ignore[reportArgumentType]
+    return {"name": type(crosscoder).__name__, "settings": settings}
 
 
 def _families(above: type[Crosscoder]) -> list[type[Crosscoder]]:

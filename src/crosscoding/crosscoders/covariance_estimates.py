@@ -33,7 +33,8 @@ def leave_one_out_covariance(points: Tensor, weights: Tensor) -> Tensor:
     """`towards_diagonal` with the λ that maximises the leave-one-out likelihood of the draws.
 
     Uncertain correlations shrink and strong ones stay. Leaving out draw s subtracts one term,
-    w_s x xᵀ, from Σ, so the loss of each λ costs no more than one likelihood:
+    w_s x xᵀ, from Σ, so the loss of each λ costs no more than one likelihood, and eigenvectors of
+    the correlations serve all λ:
 
         Σ_s w_s (log |G| + log(1 − β_s r_s) + r_s / (1 − β_s r_s)),   r_s = x_sᵀ G⁻¹ x_s
 
@@ -42,22 +43,19 @@ def leave_one_out_covariance(points: Tensor, weights: Tensor) -> Tensor:
     Source: Hoffbeck & Landgrebe (1996). Differs in: weights; λ is one of `_INTENSITIES`.
     """
     covariance = weighted_covariance(points, weights)
-    identity = torch.eye(points.shape[-1], dtype=points.dtype, device=points.device)
-    candidates, losses = [], []
-    for value in _INTENSITIES:
-        intensity = points.new_full((len(points),), value)
-        candidate = towards_diagonal(covariance, intensity)
-        root = torch.linalg.cholesky(candidate)
-        inverse = torch.linalg.solve_triangular(root, identity.expand_as(root), upper=False)
-        white = inverse @ points.mT
-        squares = white.square().sum(-2)
-        left = (1 - (1 - value) * weights * squares).clamp_min(FLOOR)  # at least 0 up to rounding
-        log_det = 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        losses.append(log_det + (weights * (left.log() + squares / left)).sum(-1))
-        candidates.append(candidate)
-    best = torch.stack(losses).argmin(0)
-    rows = torch.arange(len(points), device=points.device)
-    return torch.stack(candidates)[best, rows]
+    scale = covariance.diagonal(dim1=-2, dim2=-1).clamp_min(FLOOR).sqrt()
+    correlation = covariance / scale[:, :, None] / scale[:, None, :]
+    correlation.diagonal(dim1=-2, dim2=-1).fill_(1.0)
+    values, vectors = torch.linalg.eigh(correlation)
+    along = ((points / scale.unsqueeze(-2)) @ vectors).square()
+    intensities = points.new_tensor(_INTENSITIES)
+    spectra = (1 - intensities) * values.clamp_min(0).unsqueeze(-1) + intensities  # (B, dim, λ)
+    squares = along @ spectra.reciprocal()  # (B, S, λ); |G| is the same for all λ up to a factor
+    left = 1 - (1 - intensities) * weights.unsqueeze(-1) * squares
+    left = left.clamp_min(FLOOR)  # at least 0 up to rounding
+    losses = weights.unsqueeze(-1) * (left.log() + squares / left)
+    best = (spectra.log().sum(-2) + losses.sum(-2)).argmin(-1)
+    return towards_diagonal(covariance, intensities[best])
 
 
 def factor_analysis(

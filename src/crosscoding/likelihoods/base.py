@@ -272,7 +272,7 @@ class Likelihood(ElementLayout, ABC):
         if len(elements) == mask.shape[1]:
             return self.pairwise_log_prob(kept, values, mask)
         likelihood = self.of_elements(elements)
-        own = tuple(part[:, elements] for part in kept)
+        own = tuple(part.transpose(0, 1)[elements].transpose(0, 1) for part in kept)
         return likelihood.pairwise_log_prob(own, values[:, elements], mask[:, elements])
 
     def fisher_product(self, params: Tensor, tangents: Tensor, mask: Tensor) -> Tensor:
@@ -289,6 +289,15 @@ class Likelihood(ElementLayout, ABC):
         """
         counts = mask.reshape(*mask.shape, *[1] * len(self.param_shape))
         return tangents * torch.where(counts, self.fisher(params), 0.0)
+
+    def curvature_product(self, params: Tensor, tangents: Tensor, mask: Tensor) -> Tensor:
+        """As `fisher_product`, with a matrix for steps and proposals in place of F.
+
+        It is F itself unless F is expensive; a family may then give a matrix that is positive
+        semi-definite and near F or above. Answers stay exact: proposals are weighed, and steps are
+        judged by log p.
+        """
+        return self.fisher_product(params, tangents, mask)
 
     # ---- saving ----------------------------------------------------------------------------------
 

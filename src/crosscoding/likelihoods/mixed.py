@@ -160,10 +160,17 @@ class Mixed(Likelihood):
         return self._joined_outputs([part.fisher(own) for part, own in self._split(params)])
 
     def fisher_product(self, params: Tensor, tangents: Tensor, mask: Tensor) -> Tensor:
+        return self._joined_products("fisher_product", params, tangents, mask)
+
+    def curvature_product(self, params: Tensor, tangents: Tensor, mask: Tensor) -> Tensor:
+        return self._joined_products("curvature_product", params, tangents, mask)
+
+    def _joined_products(self, name: str, params: Tensor, tangents: Tensor, mask: Tensor) -> Tensor:
+        """What a method of each part, such as `fisher_product`, returns."""
         masks, directions = self._split_values(mask), self._split(tangents)
         return self._joined_outputs(
             [
-                part.fisher_product(own, direction, counts)
+                getattr(part, name)(own, direction, counts)
                 for (part, own), (_, direction), counts in zip(
                     self._split(params), directions, masks, strict=True
                 )

@@ -133,6 +133,32 @@ class Mixture(OfOther):
         product[..., mask, :] = (matrix @ tangents[..., mask, :, None])[..., 0]
         return product
 
+    def curvature_product(self, params: Tensor, tangents: Tensor, mask: Tensor) -> Tensor:
+        """As in the base class, with the Fisher matrix of t and the distribution that drew it.
+
+            diag(π) − π πᵀ for the logits, π_k F_k for the parameters of distribution k
+
+        It needs no quadrature, and exceeds the Fisher matrix of t by what t leaves open about the
+        choice: nothing if the distributions are separate.
+
+        Source: Dempster, Laird and Rubin (1977), the information of complete data; that it is the
+        larger one follows from Louis (1982), eq. 3.1. Differs in: nothing.
+        """
+        logits, own = self._split(self.only(params, mask))
+        of_logits, of_own = self._split(tangents)
+        weights, more = logits.softmax(-1), len(self.other.param_shape)
+        mean = (weights * of_logits).sum(-1, keepdim=True)
+        products = [
+            self.other.curvature_product(part, along, mask)
+            for part, along in zip(
+                own.unbind(own.ndim - 1 - more), of_own.unbind(of_own.ndim - 1 - more), strict=True
+            )
+        ]
+        each = torch.stack(products, of_own.ndim - 1 - more)
+        each = each * weights.reshape(*weights.shape, *[1] * more)
+        product = self._joined(weights * (of_logits - mean), each)
+        return torch.where(mask[..., None], product, 0.0)
+
     # ---- draws, and elements known in part -------------------------------------------------------
 
     def noise(self, shape: Sequence[int], *, generator: Generator, like: Tensor) -> Tensor:

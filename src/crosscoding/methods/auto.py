@@ -4,6 +4,8 @@
     bank    every query at every stored point of the prior: where is p(z|x), and how narrow?
     grid    latent ≤ 3: integration, checked by draws
     locate  latent ≤ 3: what `bank` does in more dimensions, where the grid has not answered
+    amortised  where the model has an amortised cross-coder: draws of it in rounds, refitted to the
+            earlier ones, and climbs that look for modes it may lack
     fit     very many dimensions, or a large decoder: a Gaussian at one mode, narrow in as many
             directions as are affordable (`low_rank_fit`); no other stage follows
     modes   climbs from the bank; where all end in one mode, draws of its Gaussian
@@ -93,6 +95,7 @@ _STAGES = (
     _Stage("bank", 0.05, lambda run: ~run.is_settled, lambda s: s.bank),
     _Stage("grid", 0.3, lambda run: run.has_cells & ~run.is_settled, lambda s: s.integrate),
     _Stage("locate", 0.3, lambda run: run.has_cells & ~run.is_settled, lambda s: s.locate),
+    _Stage("amortised", 0.33, lambda run: run.has_network & ~run.is_settled, lambda s: s.amortised),
     _Stage("fit", 0.35, lambda run: run.is_large & ~run.is_settled, lambda s: s.fit),
     _Stage("modes", 0.45, lambda run: run.is_near & ~run.is_settled, lambda s: s.climbs.search),
     _Stage("anneal", 0.6, lambda run: run.is_near & ~run.is_settled, lambda s: s.anneal),
@@ -285,6 +288,11 @@ class _Cascade:
     def has_cells(self) -> Tensor:
         """Which queries a grid may integrate: all or none."""
         return torch.full_like(self.is_settled, self._target.latent_dim <= GRID_DIM)
+
+    @property
+    def has_network(self) -> Tensor:
+        """Which queries an amortised cross-coder proposes z for, where there is no grid."""
+        return self._is_usual & ~self.has_cells & self._target.is_amortised
 
     @property
     def is_large(self) -> Tensor:

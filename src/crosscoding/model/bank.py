@@ -66,7 +66,7 @@ class Bank:
         _check_takes_only_z(vae)
         self.points = points
         self._decoder, self._likelihood = vae.decoder, vae.flat_likelihood
-        self._kept = _decoded(vae, points)
+        self._kept = tuple(_by_element(part) for part in _decoded(vae, points))
         self._is_of_model = False
 
     @property
@@ -132,7 +132,8 @@ class Bank:
             began = time.perf_counter()
             piece = _piece_of(vae, decoded, min(size, total - decoded))
             if not parts:  # allocated once: joining pieces would take twice the memory
-                parts = tuple(part.new_empty(total, *part.shape[1:]) for part in piece)
+                points, *kept = (part.new_empty(total, *part.shape[1:]) for part in piece)
+                parts = (points, *map(_by_element, kept))
             for part, own in zip(parts, piece, strict=True):  # other threads may write the same
                 part[decoded : decoded + len(own)] = own
             decoded, seconds = decoded + len(piece[0]), time.perf_counter() - began
@@ -169,7 +170,8 @@ class Bank:
         Returns:
             Shape (N, B).
         """
-        row_bytes = max(_COPIES * self._kept[0][:1].nbytes, 1)
+        share_used = int(mask.any(0).sum()) / max(mask.shape[1], 1)
+        row_bytes = max(_COPIES * share_used * self._kept[0][:1].nbytes, 1)
         # Every tile also needs a few copies of values: as much memory as data_size more rows.
         tile = max(_TILE_BYTES / (8 * max(len(values), 1)), values.shape[1])
         chunk = clock.piece_bytes(_CHUNK_BYTES)
@@ -195,7 +197,7 @@ class Bank:
                 f"expected the bank that Bank.of(vae) makes, got one of {len(self.points)} other "
                 "points: a loaded bank stands for the prior"
             )
-        kept = {f"kept.{index}": tensor for index, tensor in enumerate(self._kept)}
+        kept = {f"kept.{index}": part.contiguous() for index, part in enumerate(self._kept)}
         model = _model_fingerprint(self._decoder, self._likelihood)
         write_folder(Path(path), "bank", (kept, {"num_points": len(self.points), "model": model}))
 
@@ -216,7 +218,7 @@ class Bank:
             raise ModelFormatError(f"expected the bank of this model in {path}, got one of another")
         points = prior_points(_num_points(vae), vae.latent_dim, _like(vae))
         names = sorted(tensors, key=lambda name: (len(name), name))  # kept.2 before kept.10
-        kept = tuple(tensors[name].to(vae.device) for name in names)
+        kept = tuple(_by_element(tensors[name].to(vae.device)) for name in names)
         generator = Generator().manual_seed(int(fingerprint(tensors, {})[:15], 16))
         rows = torch.randperm(len(points), generator=generator)[:_NUM_CHECKED].to(vae.device)
         wanted = _decoded(vae, points[rows])
@@ -305,6 +307,14 @@ def _chunk_size(vae: VAE, clock: Clock = UNLIMITED) -> int:
 def _decoded(vae: VAE, points: Tensor) -> tuple[Tensor, ...]:
     """What the likelihood keeps from the decoder's output at points."""
     return _together([_kept_of(vae, piece) for piece in points.split(_chunk_size(vae))])
+
+
+def _by_element(kept: Tensor) -> Tensor:
+    """The same numbers, those of each element of a datum side by side in memory.
+
+    Few elements are then selected 30 times as fast: 39 of 784 take 0.3 ms instead of 10.
+    """
+    return kept.transpose(0, 1).contiguous().transpose(0, 1)
 
 
 def _together(pieces: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:

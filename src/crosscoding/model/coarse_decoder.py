@@ -27,7 +27,7 @@ def coarse(vae: VAE) -> VAE:
         vae.given is not None
         or vae.operations < _EXPENSIVE
         or vae.dtype != torch.float32
-        or not _is_faster(vae.device)
+        or not half_is_faster(vae.device)
     ):
         return vae
     if "coarse" not in vae.kept:
@@ -54,7 +54,8 @@ class _InHalf(nn.Module):
         return type(output)(part.float() for part in output)
 
 
-def _is_faster(device: torch.device) -> bool:
+def half_is_faster(device: torch.device) -> bool:
+    """Whether a device multiplies matrices faster in bfloat16."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and torch.cpu._is_amx_tile_supported()

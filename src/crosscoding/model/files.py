@@ -14,10 +14,9 @@ from crosscoding.errors import ModelFormatError, NonFiniteError
 from crosscoding.isolation import isolated
 from crosscoding.model.bound import WithoutCovariates
 from crosscoding.model.cost import check_growth, check_prior_growth
-from crosscoding.model.parts import KIND, Arguments, Model
+from crosscoding.model.parts import KIND, Arguments, Model, describe
 from crosscoding.model.recognition import TOLERANCE, same_output
 from crosscoding.persistence.folder import Contents, write_folder
-from crosscoding.persistence.layers import describe
 from crosscoding.priors import DiscretePrior, Prior
 from crosscoding.priors.files import is_data
 
@@ -61,6 +60,7 @@ class Savable(ABC):
         *,
         decoder_arguments: Mapping[str, Any] | None = None,
         encoder_arguments: Mapping[str, Any] | None = None,
+        amortised_arguments: Mapping[str, Any] | None = None,
     ) -> None:
         """Write the model to a folder of safetensors and JSON; either all of it or nothing.
 
@@ -83,6 +83,8 @@ class Savable(ABC):
             folder: A new folder, or one with a saved model, which is replaced.
             decoder_arguments: Constructor arguments of the decoder, if its class can be imported.
             encoder_arguments: The same for the encoder.
+            amortised_arguments: The same for the amortised cross-coder's network, if it is a class
+                of your own; that of `crosscoding.amortise` is written as data.
         Raises:
             TypeError: JSON cannot hold the arguments.
             ValueError: The arguments do not make the network, or the folder cannot be written.
@@ -100,7 +102,11 @@ class Savable(ABC):
             >>> load_vae(folder)
             VAE(Sequential, latent_dim=2, data_shape=(784,), Bernoulli(logits=True))
         """
-        arguments = {"decoder": decoder_arguments, "encoder": encoder_arguments}
+        arguments = {
+            "decoder": decoder_arguments,
+            "encoder": encoder_arguments,
+            "amortised": amortised_arguments,
+        }
         advice = _write(Path(folder), self._model(self.encoder), arguments, self._of_saved)
         if advice:
             warnings.warn(advice, UserWarning, stacklevel=3)
@@ -160,7 +166,7 @@ def _write(
     Returns:
         Advice on how to load it where a network's class is not saved; "" otherwise.
     """
-    networks = {"decoder": model.decoder, "encoder": model.encoder}
+    networks = model.of_classes
     for name, network in networks.items():
         if isinstance(network, ScriptModule) and arguments.get(name) is not None:
             raise ValueError(

@@ -17,6 +17,7 @@ def load_vae(
     decoder: nn.Module | None = None,
     encoder: nn.Module | None = None,
     prior: Prior | None = None,
+    amortised: nn.Module | None = None,
     allow_code: bool = False,
 ) -> VAE:
     """Load the model that `VAE.save` or `crosscoding train` wrote to a folder, onto the CPU.
@@ -30,6 +31,7 @@ def load_vae(
         decoder: A decoder whose copy gets the saved weights; its own weights do not matter.
         encoder: The same for the encoder.
         prior: The same for the prior, where it holds networks of your own classes.
+        amortised: The same for the network of the amortised cross-coder.
         allow_code: Whether classes that the folder names may be imported and called, which runs
             their code. Only for folders whose author you trust.
     Raises:
@@ -46,6 +48,6 @@ def load_vae(
         >>> load_vae(folder).likelihood
         Gaussian(scale=0.1)
     """
-    given = {"decoder": decoder, "encoder": encoder, "prior": prior}
+    given = {"decoder": decoder, "encoder": encoder, "prior": prior, "amortised": amortised}
     model = Model.read(Path(folder), given, allow_code=allow_code)
     return VAE._of_saved(model)

@@ -1,5 +1,6 @@
 """Whether data fit a model: shape, dtype and device. Nothing is cast or moved silently."""
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from crosscoding.arrays import as_tensor
+from crosscoding.errors import NonFiniteError, and_more
 from crosscoding.likelihoods import Likelihood
 from crosscoding.likelihoods.decoder_output import on_half_as_many
 
@@ -19,6 +21,14 @@ class _Model(Protocol):
     data_shape: torch.Size
     dtype: torch.dtype
     device: torch.device
+
+
+class _Named(Protocol):
+    """The part of a `VAE` that names its elements."""
+
+    data_shape: torch.Size
+
+    def element_name(self, element: int) -> str: ...
 
 
 def complete_data(vae: _Model, data: Tensor | np.ndarray) -> Tensor:
@@ -62,6 +72,28 @@ def check_matches(
             f"expected {name} on the model's device {vae.device}, got {values.device}; "
             f"move with .to({str(vae.device)!r})"
         )
+
+
+def check_complete(vae: _Named, truth: Tensor, unobserved: Tensor, first: int = 0) -> None:
+    """Raise NonFiniteError unless unobserved elements of truth, both (*batch, *data), are finite.
+
+    Args:
+        vae: The model, whose names of elements messages use.
+        truth: The data.
+        unobserved: Which elements must be there, boolean.
+        first: Number of the first query, for messages.
+    """
+    wrong = (unobserved & ~truth.isfinite()).reshape(-1, math.prod(vae.data_shape))
+    if not wrong.any():
+        return
+    query, element = wrong.nonzero()[0].tolist()
+    found = "NaN" if truth.reshape(wrong.shape)[query, element].isnan() else "infinity"
+    more = and_more(int(wrong.sum()) - 1)
+    raise NonFiniteError(
+        f"expected finite unobserved elements of truth, got {found} for "
+        f"{vae.element_name(element)} of query {first + query}{more}; leave out rows that are not "
+        "complete"
+    )
 
 
 def check_dtype(values: Tensor, name: str, dtype: torch.dtype) -> None:

@@ -4,14 +4,16 @@
 | --- | --- |
 | architecture, encoder | decoder and encoder: layers, or a class and, if known, its arguments |
 | latent_dim, likelihood | as `VAE` takes them |
+| amortised | the network that proposes z: its class as above, or a `MaskedNetwork` as data |
+| crosscoder | the family of its proposals, and the record of its training |
 | prior | its class with settings and networks, if it is not N(0, I); `priors.files` |
 | given | how examples of covariates are nested, if the decoder takes any |
 | table | its columns, if data are rows of a table |
 | card | facts about a model of the zoo |
 
 The tensors are weights, the likelihood's settings and examples of covariates, under `decoder.`,
-`encoder.`, `prior.`, `likelihood.` and `given.`, and a few numbers of output by which to recognise
-the networks, `outputs` and `encoder_outputs`.
+`encoder.`, `amortised.`, `prior.`, `likelihood.` and `given.`, and a few numbers of output by which
+to recognise the networks, `outputs` and `encoder_outputs`.
 """
 
 import math
@@ -25,8 +27,12 @@ from torch import Tensor, nn
 
 from crosscoding.columns import Table
 from crosscoding.covariates import Covariates, from_parts, to_parts
+from crosscoding.crosscoders import Crosscoder
+from crosscoding.crosscoders.base import Fitted, family_to_json
 from crosscoding.errors import ModelFormatError
 from crosscoding.likelihoods import Likelihood
+from crosscoding.model.amortised_record import Record
+from crosscoding.model.masked_network import MaskedNetwork
 from crosscoding.model.plain_copy import plain_copy
 from crosscoding.persistence import importable, layers
 from crosscoding.persistence.folder import Contents, Folder, prefixed, under
@@ -34,14 +40,30 @@ from crosscoding.priors import Prior
 from crosscoding.priors.files import empty_prior, prior_to_parts
 
 KIND = "vae"
-_FIELDS = {"decoder": "architecture", "encoder": "encoder", "prior": "prior"}  # of the description
+_FIELDS = {  # of the description
+    "decoder": "architecture",
+    "encoder": "encoder",
+    "prior": "prior",
+    "amortised": "amortised",
+}
 _OUTPUTS = ("outputs", "encoder_outputs")
 _NEEDED = {"architecture", "latent_dim", "likelihood"}
-_KNOWN = {*_NEEDED, "encoder", "prior", "given", "table", "kind", "card", "checksums"}
+_KNOWN = {
+    *_NEEDED,
+    "encoder",
+    "prior",
+    "amortised",
+    "crosscoder",
+    "given",
+    "table",
+    "kind",
+    "card",
+    "checksums",
+}
 
 Networks = Mapping[str, nn.Module | None]
 Arguments = Mapping[str, Mapping[str, Any] | None]
-"""Constructor arguments for users' own classes, by "decoder" and "encoder"."""
+"""Constructor arguments for users' own classes, by "decoder", "encoder" and "amortised"."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +79,14 @@ class Model:
     table: Table | None = None
     outputs: Tensor | None = None
     encoder_outputs: Tensor | None = None
+    network: nn.Module | None = None
+    crosscoder: Crosscoder | None = None
+    record: Record | None = None
+
+    @property
+    def of_classes(self) -> dict[str, nn.Module | None]:
+        """The networks that may be of the user's own classes, by name."""
+        return {"decoder": self.decoder, "encoder": self.encoder, "amortised": self.network}
 
     def to_parts(self, arguments: Arguments) -> Contents:
         """The model as tensors, on the CPU, and JSON.
@@ -76,7 +106,10 @@ class Model:
             tensors |= prefixed(weights, "prior")
         if self.table is not None:
             description["table"] = self.table.to_json()
-        for name, network in {"decoder": self.decoder, "encoder": self.encoder}.items():
+        if self.crosscoder is not None:
+            record = None if self.record is None else self.record.to_json()
+            description["crosscoder"] = family_to_json(self.crosscoder) | {"record": record}
+        for name, network in self.of_classes.items():
             own = arguments.get(name)
             if network is not None:
                 weights, description[_FIELDS[name]] = _network_to_parts(network, name, own)
@@ -120,6 +153,13 @@ class Model:
         return _filled(networks, folder.read())
 
 
+def describe(network: nn.Module) -> Any:
+    """A network as data, or None if its code is not known."""
+    if type(network) is MaskedNetwork:
+        return network.describe()
+    return layers.describe(network)
+
+
 def _network_to_parts(
     network: nn.Module, name: str, own: Mapping[str, Any] | None
 ) -> tuple[dict[str, Tensor], Any]:
@@ -127,9 +167,10 @@ def _network_to_parts(
 
     Without arguments only the name of the class is kept, and whoever loads it makes the network.
     """
-    made = layers.describe(network) if own is None else None
+    made = describe(network) if own is None else None
     if made is not None:
-        weights = layers.weights(network)
+        is_stack = isinstance(made, list)
+        weights = layers.weights(network) if is_stack else network.state_dict()
     else:
         weights, made = network.state_dict(), importable.refer(network, own)
     for key, value in weights.items():
@@ -162,6 +203,8 @@ def _empty_networks(
             networks[name] = plain_copy(network, name)
         elif name == "prior" and made is not None and "class" not in made:
             networks[name] = empty_prior(made)
+        elif name == "amortised" and isinstance(made, dict) and "class" not in made:
+            networks[name] = MaskedNetwork.empty(made)
         elif isinstance(made, dict):
             made_new = importable.construct(made, name, allow_code=allow_code)
             networks[name] = plain_copy(made_new, name)
@@ -180,6 +223,8 @@ def _check_description(description: Mapping[str, Any]) -> None:
         raise ModelFormatError(
             f"expected a model's description, got the unknown field {field[:80]!r} in it"
         )
+    if ("amortised" in description) != ("crosscoder" in description):
+        raise ModelFormatError("expected both or none of 'amortised' and 'crosscoder', got one")
     latent_dim = description["latent_dim"]
     if isinstance(latent_dim, bool) or not isinstance(latent_dim, int):
         raise ModelFormatError(f"expected an int for latent_dim, got {latent_dim!r:.80}")
@@ -219,7 +264,26 @@ def _filled(networks: Mapping[str, nn.Module], parts: Contents) -> Model:
         table=None if (table := description.get("table")) is None else Table.from_json(table),
         outputs=rest.get("outputs"),
         encoder_outputs=rest.get("encoder_outputs"),
+        network=networks.get("amortised"),
+        crosscoder=_crosscoder(description.get("crosscoder")),
+        record=_record(description.get("crosscoder")),
     )
+
+
+def _crosscoder(description: Any) -> Crosscoder | None:
+    """The family of an amortised cross-coder, or None if there is none."""
+    if description is None:
+        return None
+    try:
+        return Fitted.family(description["name"], description["settings"])
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ModelFormatError(f"expected a known cross-coder, got {description!r:.80}") from error
+
+
+def _record(description: Any) -> Record | None:
+    """The record of an amortised cross-coder's training, or None if there is none."""
+    entry = None if description is None else description.get("record")
+    return None if entry is None else Record.from_json(entry)
 
 
 def _widened(tensor: Tensor, own: Tensor | None) -> Tensor:

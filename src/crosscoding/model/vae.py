@@ -14,6 +14,7 @@ from crosscoding.covariates import Covariates, mapped, tiled
 from crosscoding.errors import NonFiniteError
 from crosscoding.isolation import isolated
 from crosscoding.likelihoods import Likelihood
+from crosscoding.model.amortised import Amortised, Proposing
 from crosscoding.model.bound import (
     WithoutCovariates,
     bound_for,
@@ -29,6 +30,7 @@ from crosscoding.model.encoder import encode, encoder_output, tried_encoder
 from crosscoding.model.files import Savable, some_outputs
 from crosscoding.model.last_layer import find_head
 from crosscoding.model.matching import check_matches
+from crosscoding.model.model_print import ModelPrint
 from crosscoding.model.parts import Model
 from crosscoding.model.rows import Rows
 from crosscoding.model.tabular import checked_table, of_frame
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class VAE(Savable, Rows, Shown):
+class VAE(Savable, Proposing, Rows, Shown):
     """A trained generative model p(z) p(t|z): z from the prior, then t from the decoder.
 
     The decoder is copied, put in eval mode, and its weights are frozen; the module you pass is not
@@ -75,6 +77,7 @@ class VAE(Savable, Rows, Shown):
         decoder: The frozen copy.
         encoder: The frozen copy of the encoder, or None.
         prior: The frozen copy of the prior.
+        amortised: The network that proposes z for evidence, or None; `with_amortised` sets it.
         examples: Distinct examples of covariates, or None if the decoder takes none.
         table: The table, or None.
         data_shape: Shape of one datum.
@@ -204,7 +207,8 @@ class VAE(Savable, Rows, Shown):
         encoder = self.encoder and frozen_copy(self.encoder, "encoder").to(device)
         prior = copy.deepcopy(self.prior).to(device)
         more = {"given": mapped(lambda t: t.to(device), self.examples), "table": self.table}
-        return VAE(decoder, self.latent_dim, likelihood, encoder, prior, **more)
+        there = VAE(decoder, self.latent_dim, likelihood, encoder, prior, **more)
+        return there.with_amortised(self.amortised and self.amortised.to(wanted))
 
     @isolated
     def decode(self, z: Tensor, given: Covariates = None) -> Tensor:
@@ -368,14 +372,23 @@ class VAE(Savable, Rows, Shown):
         if model.encoder is not None:
             check_growth(model.encoder, vae.data_shape)
             vae._set_encoder(model.encoder)
+        if model.network is not None and model.crosscoder is not None:
+            made = Amortised.of(vae, model.network, model.crosscoder)
+            vae = vae.with_amortised(made.with_record(model.record))
         return vae
 
     @torch.no_grad()
-    def _model(self, encoder: nn.Module | None) -> Model:
+    def own_print(self) -> ModelPrint:
+        """By what this model is recognised: its likelihood, and outputs at draws of its prior."""
         like, vae = torch.empty(0, dtype=self.dtype, device=self.device), for_first(self)
-        outputs, encodings = vae._run(prior_probes(self.prior, like, given=vae.given)), None
+        outputs = vae._run(prior_probes(self.prior, like, given=vae.given))
+        return ModelPrint(some_outputs(outputs), self.likelihood)
+
+    @torch.no_grad()
+    def _model(self, encoder: nn.Module | None) -> Model:
+        encodings, amortised = None, self.amortised
         if encoder is not None:
-            encodings = some_outputs(encoder_output(encoder, self._data_for_encoder()))
+            encodings = some_outputs(encoder_output(encoder, self.data_for_trial()))
         return Model(
             self.own_decoder,
             self.latent_dim,
@@ -384,8 +397,11 @@ class VAE(Savable, Rows, Shown):
             None if isinstance(self.prior, Normal) else self.prior,
             self.examples,
             self.table,
-            outputs=some_outputs(outputs),
+            outputs=self.own_print().outputs,
             encoder_outputs=encodings,
+            network=amortised and amortised.network,
+            crosscoder=amortised and amortised.crosscoder,
+            record=amortised and amortised.record,
         )
 
     def _set_encoder(self, encoder: nn.Module) -> None:
@@ -399,9 +415,9 @@ class VAE(Savable, Rows, Shown):
                 "expected no encoder for discrete latents, as its mean and variance are of "
                 "continuous ones; leave it out, as no answer depends on it"
             )
-        self.encoder = tried_encoder(encoder, self._data_for_encoder(), self.latent_dim)
+        self.encoder = tried_encoder(encoder, self.data_for_trial(), self.latent_dim)
 
-    def _data_for_encoder(self) -> Tensor:
+    def data_for_trial(self) -> Tensor:
         """Draws from the model, always the same, with 0 wherever a draw is not finite."""
         draws = self._drawn(NUM_PROBES, generator_from(0))[2]
         return torch.where(draws.isfinite(), draws, 0.0).reshape(-1, *self.data_shape)

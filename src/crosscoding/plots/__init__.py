@@ -3,6 +3,7 @@
 All functions take arrays. `posterior.plot()` draws answers with them.
 """
 
+from crosscoding.plots.axes import Panels, panels_on
 from crosscoding.plots.calibration import calibration_figure
 from crosscoding.plots.data_shapes import images_of, is_picture, lines_of, value_range
 from crosscoding.plots.densities import (
@@ -24,7 +25,6 @@ from crosscoding.plots.marginals import (
     draw_elements,
     draw_given,
 )
-from crosscoding.plots.panels import Panels, panels_on
 from crosscoding.plots.pictures import (
     Picture,
     colour,

@@ -135,9 +135,9 @@ class ElementAnswers(ABC):
         self,
         what: str = "mean",
         *,
-        q: float = 0.5,
-        level: float = 0.9,
-        num: int = _NUM_DRAWS,
+        q: float | None = None,
+        level: float | None = None,
+        num: int | None = None,
         seed: int | Generator | None = None,
         rows: "pd.DataFrame | None" = None,
     ) -> "pd.DataFrame":
@@ -152,13 +152,15 @@ class ElementAnswers(ABC):
                 independent of the others; "quantile", at q, a gap for unordered classes;
                 "interval" of probability `level`, with columns (name, "low") and (name, "high"); or
                 "probabilities", with columns (name, category).
-            q: The quantile's level.
-            level: The interval's probability.
-            num, seed: Draws for quantiles and intervals, and the seed of draws.
+            q: The quantile's level; 0.5 by default.
+            level: The interval's probability; 0.9 by default.
+            num: Draws for quantiles and intervals; 1,000 by default.
+            seed: Seed of the draws.
             rows: The rows that were conditioned on, if the posterior does not know them because it
                 was loaded or the evidence was tensors. Without, cells are made of the tensors.
         Raises:
-            ValueError: The model has no table, `what` is unknown, or rows are others.
+            ValueError: The model has no table, `what` is unknown or takes no such setting, or rows
+                are others.
 
         Example:
             >>> import pandas as pd, crosscoding as cc

@@ -1,5 +1,6 @@
 """Answers as DataFrames, for models with a table."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -13,7 +14,16 @@ from crosscoding.target.vae_target import VAETarget
 if TYPE_CHECKING:
     import pandas as pd
 
-KINDS = ("mean", "mode", "draw", "quantile", "interval", "probabilities")
+# What each kind of frame takes beside seed and rows.
+_TAKES: dict[str, tuple[str, ...]] = {
+    "mean": (),
+    "mode": (),
+    "draw": (),
+    "quantile": ("q", "num"),
+    "interval": ("level", "num"),
+    "probabilities": (),
+}
+_DEFAULTS = {"q": 0.5, "level": 0.9, "num": 1000}  # a quantile of 0.05 is then one of 0.05 ± 0.007
 
 
 class _Answers(Protocol):
@@ -39,12 +49,11 @@ def frame_of(
     what: str,
     rows: "pd.DataFrame | None",
     *,
-    q: float,
-    level: float,
-    num: int,
     seed: int | Generator | None,
+    **settings: Any,
 ) -> "pd.DataFrame":
-    """`Posterior.frame`, which documents the arguments."""
+    """`Posterior.frame`, which documents the arguments; settings of None have their defaults."""
+    q, level, num = _checked(what, settings)
     table, rows, limits = _about(posterior, rows)
     answers: _Answers = posterior
 
@@ -65,10 +74,27 @@ def frame_of(
     if what == "interval":
         low, high = map(made, answers.interval(level, num=num, seed=seed))
         return _side_by_side({"low": low, "high": high})
-    if what == "probabilities":
-        found = answers.probabilities()
-        return _probabilities(found.reshape(-1, *found.shape[-2:]), table, rows)
-    raise unknown_name("frame", what, KINDS)
+    found = answers.probabilities()
+    return _probabilities(found.reshape(-1, *found.shape[-2:]), table, rows)
+
+
+def _checked(what: str, given: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """q, level and num, by default where None is given.
+
+    Raises:
+        ValueError: There is no such frame, or it takes no such setting.
+    """
+    if what not in _TAKES:
+        raise unknown_name("frame", what, tuple(_TAKES))
+    for name, value in given.items():
+        if value is not None and name not in _TAKES[what]:
+            others = " or ".join(f"{kind!r}" for kind, takes in _TAKES.items() if name in takes)
+            raise ValueError(
+                f"expected {name} only with the frame {others}, got {name}={value!r} with {what!r}"
+            )
+    found = (default if given[name] is None else given[name] for name, default in _DEFAULTS.items())
+    q, level, num = found
+    return q, level, num
 
 
 def _about(posterior: Any, rows: "pd.DataFrame | None") -> tuple[Table, Any, Any]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from crosscoding.result.verdict import Verdicts
 from crosscoding.target.base import Target
 from crosscoding.target.discrete_target import DiscreteTarget
 from crosscoding.target.vae_target import VAETarget
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @isolated_class
@@ -261,7 +264,7 @@ class Posterior(ElementAnswers, Looks):
         return self._predictions().std()
 
     @torch.no_grad()
-    def query_log_prob(self, truth: Tensor | np.ndarray) -> Tensor:
+    def query_log_prob(self, truth: "Tensor | np.ndarray | pd.DataFrame") -> Tensor:
         """log p(y|x) = log E_{q(z|x)}[p(y|z)] of the unobserved elements of truth, in nats.
 
         This is the paper's estimate, an average over the stored draws. Where few of them predict
@@ -269,8 +272,8 @@ class Posterior(ElementAnswers, Looks):
         conditioning again, and also gives a standard error.
 
         Args:
-            truth: Complete data, shape (*batch, *data). Its observed elements are ignored, even
-                where they contradict the evidence.
+            truth: Complete data, shape (*batch, *data), or a DataFrame if the model has a table.
+                Its observed elements are ignored, even where they contradict the evidence.
         Returns:
             Shape (*batch,); 0 where everything was observed.
         Raises:
@@ -280,7 +283,9 @@ class Posterior(ElementAnswers, Looks):
         return self._predictions().log_prob(truth)
 
     @torch.no_grad()
-    def _averaged_query_log_prob(self, truth: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
+    def _averaged_query_log_prob(
+        self, truth: "Tensor | np.ndarray | pd.DataFrame"
+    ) -> tuple[Tensor, Tensor]:
         """`query_log_prob` and its standard error in nats, both (*batch,); raises what that raises.
 
         The error is infinite where too few draws contribute for it to mean anything.
@@ -288,7 +293,7 @@ class Posterior(ElementAnswers, Looks):
         return self._predictions().log_prob_and_error(truth)
 
     @torch.no_grad()
-    def query_ess(self, truth: Tensor | np.ndarray) -> Tensor:
+    def query_ess(self, truth: "Tensor | np.ndarray | pd.DataFrame") -> Tensor:
         """Effective number of draws in `query_log_prob`, (*batch,); raises what that raises."""
         return self._predictions().ess(truth)
 

@@ -7,6 +7,7 @@ has weight; otherwise it is named in a `NonFiniteError`.
 
 import math
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,11 +16,15 @@ from torch import Generator, Tensor
 from crosscoding.arrays import as_tensor
 from crosscoding.diagnostics import importance_ess, pareto_k_limit, pareto_smooth
 from crosscoding.errors import NonFiniteError
-from crosscoding.model.matching import check_matches
+from crosscoding.model.matching import check_complete, check_matches
+from crosscoding.model.tabular import truth_of_frame
 from crosscoding.model.undefined_elements import nothing_to_predict
 from crosscoding.result.findings import Findings
 from crosscoding.target.partial_evidence import log_agreement
 from crosscoding.target.vae_target import CHUNK_BYTES, VAETarget
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _CACHE_BYTES = 4 * 2**20  # of decoder output: pieces that stay in cache take half the time
 _FEW_COUNT = 50.0  # effective draws below which the error of an average means little
@@ -115,13 +120,15 @@ class Predictions:
             within = within + self._variance_given(params).sum(0)
         return torch.cat(means).var(0), within / len(z)
 
-    def log_prob(self, truth: Tensor | np.ndarray) -> Tensor:
+    def log_prob(self, truth: "Tensor | np.ndarray | pd.DataFrame") -> Tensor:
         """log p(y|x) as an average over the stored draws, 0 where all is observed, (*batch,)."""
         log_prob = self._log_terms(truth).logsumexp(0).reshape(self._batch_shape)
         everything = self._evidence.exact.flatten(len(self._batch_shape)).all(-1)
         return log_prob.masked_fill(everything, 0.0)
 
-    def log_prob_and_error(self, truth: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
+    def log_prob_and_error(
+        self, truth: "Tensor | np.ndarray | pd.DataFrame"
+    ) -> tuple[Tensor, Tensor]:
         """The average of `log_prob` and its standard error in nats, both (*batch,).
 
         The error is infinite where too few draws contribute for it to mean anything.
@@ -138,17 +145,16 @@ class Predictions:
         error = torch.where(few | heavy, math.inf, error).to(log_prob)
         return log_prob.reshape(self._batch_shape), error.reshape(self._batch_shape)
 
-    def ess(self, truth: Tensor | np.ndarray) -> Tensor:
+    def ess(self, truth: "Tensor | np.ndarray | pd.DataFrame") -> Tensor:
         """Effective number of draws in `log_prob`, (*batch,)."""
         return importance_ess(self._log_terms(truth)).reshape(self._batch_shape)
 
-    def _log_terms(self, truth: Tensor | np.ndarray) -> Tensor:
+    def _log_terms(self, truth: "Tensor | np.ndarray | pd.DataFrame") -> Tensor:
         """Logs of the terms that sum to p(y|x), one for each stored draw, (S, B)."""
         vae, query = self._vae, ~self._evidence.exact
-        truth = as_tensor(truth, "truth")
+        truth = as_tensor(truth_of_frame(vae, truth), "truth")
         check_matches(vae, truth, "truth", self._batch_shape)
-        if (query & ~truth.isfinite()).any():
-            raise NonFiniteError("expected finite unobserved elements of truth, got NaN or inf")
+        check_complete(vae, truth, query, self._first)
         vae.likelihood.check_values(truth, query, "elements of truth")
         num_queries = len(self._findings.ess)
         values = torch.where(query, truth, 0.0).reshape(num_queries, vae.data_size)

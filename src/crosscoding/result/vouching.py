@@ -12,10 +12,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from crosscoding.likelihoods import Likelihood
-from crosscoding.model.recognition import same_output
-from crosscoding.model.tried_prior import prior_probes
-from crosscoding.model.vae import VAE
+from crosscoding.model.model_print import ModelPrint
 from crosscoding.result.findings import Findings
 from crosscoding.target.base import Target
 from crosscoding.target.vae_target import VAETarget
@@ -24,39 +21,6 @@ _FEWEST_TWINS = 100  # with which the standard error of 90 % coverage is 3 point
 _LEAST_P = 0.01  # so that one calibrated report in a hundred does not vouch
 _OFF = 0.02  # most error of coverage, as in `purposes`, beyond two standard errors
 _SIMILAR = 0.1  # most elements of which only one mask observes, as a share of the twins' observed
-_NUM_POINTS = 4  # latent points at which models are compared
-
-
-@dataclass(frozen=True, eq=False)
-class ModelPrint:
-    """By what a model is recognised: its likelihood, and its outputs at a few points."""
-
-    outputs: Tensor
-    likelihood: Likelihood
-
-    @classmethod
-    @torch.no_grad()
-    def of(cls, vae: VAE) -> "ModelPrint":
-        """That of a model, always at the same points: 0, and further out in all directions.
-
-        If z is discrete, the points are draws of the prior.
-        """
-        if vae.prior.noise_dim is None:
-            like = torch.empty(0, dtype=vae.dtype, device=vae.device)
-            return cls(vae.decode_flat(prior_probes(vae.prior, like, _NUM_POINTS)), vae.likelihood)
-        steps = torch.linspace(0, 1, _NUM_POINTS, dtype=vae.dtype, device=vae.device)
-        signs = 1 - 2 * (torch.arange(vae.latent_dim, device=vae.device) % 2)
-        return cls(vae.decode_flat(steps[:, None] * signs), vae.likelihood)
-
-    def same_as(self, other: "ModelPrint") -> bool:
-        """Whether both are of one model."""
-        (here, named), (there, also) = self.likelihood.to_parts(), other.likelihood.to_parts()
-        same = named == also and here.keys() == there.keys()
-        return (
-            same
-            and all(torch.equal(here[name].cpu(), there[name].cpu()) for name in here)
-            and same_output(self.outputs, other.outputs)
-        )
 
 
 @dataclass(frozen=True, eq=False)

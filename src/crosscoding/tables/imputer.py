@@ -9,7 +9,7 @@ import torch
 
 from crosscoding.columns import Table, is_frame
 from crosscoding.conditioning import condition
-from crosscoding.errors import check_count, counted
+from crosscoding.errors import and_more, check_count, counted
 from crosscoding.methods import Auto, Method, Report, silent
 from crosscoding.model.vae import VAE
 from crosscoding.progress import followed
@@ -257,11 +257,27 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # pyri
             if not X.columns.is_unique:
                 twice = X.columns[X.columns.duplicated()][0]
                 raise ValueError(f"expected columns of different names, got two called {twice!r}")
+            if not reset:
+                self._check_plain_names(X)
             validate(self, X, reset=reset, skip_check_array=True)
             return X
         kinds = [np.float64, np.float32]
         array = validate(self, X, reset=reset, dtype=kinds, ensure_all_finite="allow-nan")
         return pd.DataFrame(array, columns=self._names(array.shape[1]))
+
+    def _check_plain_names(self, frame: "pd.DataFrame") -> None:
+        """Raise ValueError if a column is missing whose name scikit-learn does not look at.
+
+        It looks at names only if all are text.
+        """
+        if hasattr(self, "feature_names_in_") or not hasattr(self, "table_"):
+            return
+        lacking = [name for name in self.table_.names if name not in frame.columns]
+        if lacking:
+            raise ValueError(
+                f"expected the columns of fit, got none called {lacking[0]!r}"
+                f"{and_more(len(lacking) - 1)}"
+            )
 
     def _names(self, num: int) -> list[Any]:
         """Names for the columns of arrays: those of `fit`, or 0, 1, 2, …"""

@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding.clock import UNLIMITED, Clock
+from crosscoding.crosscoders import Fitted
 from crosscoding.isolation import isolated
 from crosscoding.model.bank import MAX_POINTS
 from crosscoding.random import normal
@@ -140,6 +141,19 @@ class Target(ABC):
         It is the inverse of `latents`; shapes are those of z and of z without the last dimension.
         """
         return z, torch.zeros_like(z[..., 0])
+
+    @property
+    def is_amortised(self) -> Tensor:
+        """Which queries an amortised cross-coder proposes z for, boolean, (*batch,)."""
+        return torch.zeros(self.batch_shape, dtype=torch.bool, device=self.like.device)
+
+    def propose(self) -> Fitted:
+        """The proposals of the amortised cross-coder, for a flat target of such queries.
+
+        Raises:
+            LookupError: There is none.
+        """
+        raise LookupError("expected a model with an amortised cross-coder, got none")
 
     def is_common(self, z: Tensor) -> Tensor:
         """Whether prior draws are common at z, so that NaN there is an error, boolean.

@@ -1,6 +1,7 @@
 """The curvature Jᵀ F J of log p(x|z).
 
-J is the Jacobian of the decoder's output for the observed elements, F their Fisher matrix.
+J is the Jacobian of the decoder's output for the observed elements, F their Fisher matrix, or
+what the likelihood puts in its place (`Likelihood.curvature_product`).
 """
 
 import torch
@@ -24,7 +25,7 @@ def fisher_at(part: Observed, z: Tensor) -> Tensor:
 
 
 def _bend(part: Observed, params: Tensor, jacobian: Tensor) -> Tensor:
-    weighted = part.fisher_product(params, jacobian)
+    weighted = part.curvature_product(params, jacobian)
     weighted, jacobian = (tensor.flatten(3).movedim(0, 2) for tensor in (weighted, jacobian))
     return weighted @ jacobian.mT  # (S, B, latent, outputs) @ (S, B, outputs, latent)
 
@@ -48,7 +49,7 @@ def fisher_along(part: Observed, both: Tensor, exact: bool) -> Tensor:
 
     def weighted(params: Tensor) -> Tensor:
         own = torch.where(params.isinf(), 0.0, tangents)  # 0 · inf, from an impossible class
-        return part.fisher_product(params, own)
+        return part.curvature_product(params, own)
 
     along = gradient(part.params, z, weighted)[1]
     if along.isnan().any():  # the backward pass may overflow where the forward pass does not

@@ -51,7 +51,9 @@ class KnownElements:
     def moved(self, places: Tensor) -> "KnownElements":
         """The same for another output: places (R, outputs) says where each number is there."""
         flat = places.expand(len(self.outputs), -1).gather(1, self.outputs.flatten(1))
-        return replace(self, outputs=flat.reshape(self.outputs.shape))
+        # those that fill up may lie beyond an output that has only what some queries need
+        outputs = torch.where(self.valid[..., None], flat.reshape(self.outputs.shape), 0)
+        return replace(self, outputs=outputs)
 
     def mask(self, like: Tensor) -> Tensor:
         """Which elements of the data these are, of the shape of `like`, (B, D)."""
@@ -83,7 +85,7 @@ class KnownElements:
         """F v: output (S, B, outputs), v (*more, S, B, outputs), in that shape."""
         params, own = self._params(output), self._params(tangents)
         share = self._share_known(params).to(tangents.dtype)
-        product = self.likelihood.fisher_product(params, own, self.valid)
+        product = self.likelihood.curvature_product(params, own, self.valid)
         product = product * share.reshape(*share.shape, *[1] * len(self.likelihood.param_shape))
         index = self.outputs.flatten(1).expand(*tangents.shape[:-1], -1)
         flat = product.reshape(index.shape)

@@ -156,16 +156,19 @@ class Observed:
             return result
         return result + self.likelihood.masked_log_prob(params, self.values, self.exact)
 
-    def fisher_product(self, params: Tensor, tangents: Tensor) -> Tensor:
-        """F v of the evidence: params as from `params`, v (*more, *params.shape)."""
+    def curvature_product(self, params: Tensor, tangents: Tensor) -> Tensor:
+        """F v of the evidence: params as from `params`, v (*more, *params.shape).
+
+        F is the Fisher matrix, or what the likelihood puts in its place.
+        """
         if self.partial is None:
-            return self.likelihood.fisher_product(params, tangents, self.exact)
+            return self.likelihood.curvature_product(params, tangents, self.exact)
         num = params.ndim - 2
         result = self.partial.fisher_product(params.flatten(2), tangents.flatten(-num))
         result = result.reshape(tangents.shape)
         if not self._has_exact:
             return result
-        return result + self.likelihood.fisher_product(params, tangents, self.exact)
+        return result + self.likelihood.curvature_product(params, tangents, self.exact)
 
     def lost(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The share of points at which an observed element is lost, and the one lost most often.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from crosscoding.clock import Clock
 from crosscoding.covariates import Covariates, mapped, number_of_rows, places_among
+from crosscoding.crosscoders import Fitted
 from crosscoding.errors import NonFiniteError
 from crosscoding.evidence import Evidence
 from crosscoding.isolation import isolated
@@ -144,6 +145,19 @@ class VAETarget(Target):
         return noise.reshape(*z.shape[:-1], -1), ladj.reshape(z.shape[:-1])
 
     @property
+    def is_amortised(self) -> Tensor:
+        """As in `Target`: those whose evidence is exact values, if the model has a network."""
+        nothing = super().is_amortised
+        if self.model.amortised is None or self._partial is None:
+            return nothing if self.model.amortised is None else ~nothing
+        return ~self._partial.used.any(-1).reshape(self.batch_shape)
+
+    def propose(self) -> Fitted:
+        if self.model.amortised is None:
+            return super().propose()
+        return self.model.amortised.propose(self.evidence.values, self.evidence.exact)
+
+    @property
     def _given_to_prior(self) -> Covariates:
         return self._given if self.model.prior.takes_given else None
 
@@ -165,7 +179,7 @@ class VAETarget(Target):
         values = self._values.reshape(-1, self.vae.data_size)
         mask = self._mask.reshape(-1, self.vae.data_size)
         used = mask if self._partial is None else mask | self._partial.used
-        of_any = Observed(self._decoded, values[:1], used.any(0, keepdim=True)).timed(self.clock)
+        of_any = Observed.of(self._decoded, values[:1], used.any(0, keepdim=True), self.clock)
         elements = of_any.elements[0]
         likelihood = self.vae.flat_likelihood.of_elements(elements)
         values, mask = values[:, elements], mask[:, elements]

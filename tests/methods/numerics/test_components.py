@@ -67,3 +67,12 @@ def test_a_narrow_component_far_from_the_others_is_exact_enough():
     z = mean[:, 1] + torch.tensor([[[1e-3, -2e-3]]], dtype=torch.double)
     difference = double.log_density(z) - single.log_density(z.float())
     assert difference[:, 1].abs().max() < 0.01
+
+
+def test_each_draw_is_that_of_its_own_component_whatever_others_are_chosen():
+    some = components(3, 4, columns=5)
+    chosen = torch.randint(4, (37, 5), generator=Generator().manual_seed(2))
+    z = some.draw(chosen, generator=Generator().manual_seed(1))
+    for k in range(4):
+        alone = some.draw(torch.full_like(chosen, k), generator=Generator().manual_seed(1))
+        torch.testing.assert_close(z[chosen == k], alone[chosen == k])

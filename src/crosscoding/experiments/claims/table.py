@@ -15,6 +15,7 @@ from crosscoding.experiments.recorded_runs import Record, finished
 
 _PAGE = "reproduction.md"
 _MISSING = "not measured"
+_LABELS = (AGREE, DIFFER, OPEN, _MISSING)
 _HEAD = """# The paper's claims, and what we measured
 
 `crosscoding reproduce claims` generates this page from the figures' JSON files; do not edit it.
@@ -90,8 +91,18 @@ def subjects(context: Context) -> dict[str, str]:
 def pages(result: Result) -> dict[str, str]:
     """The table as Markdown."""
     claims, counts = result.numbers["claims"], result.numbers["counts"]
-    summary = ", ".join(f"{counts.get(each, 0)} {each}" for each in (AGREE, DIFFER, OPEN, _MISSING))
-    lines = [_HEAD, f"In all: {summary}.", "", *_claims_table(claims), ""]
+    summary = ", ".join(f"{counts.get(each, 0)} {each}" for each in _LABELS)
+    titles = {name: took["title"] for name, took in result.numbers["figures"].items()}
+    lines = [
+        _HEAD,
+        "## Summary",
+        "",
+        f"In all: {summary}.",
+        "",
+        *_summary_table(claims, titles),
+        "",
+    ]
+    lines += ["## The claims, figure by figure", "", *_claims_tables(claims, titles)]
     lines += result.numbers.get("families", [])
     lines += [
         "## Running times",
@@ -109,13 +120,37 @@ def pages(result: Result) -> dict[str, str]:
     return {_PAGE: "\n".join(lines) + "\n"}
 
 
-def _claims_table(claims: list[dict[str, Any]]) -> list[str]:
-    rows = ["| the paper says | figure | on | we measured | verdict | why |", "|" + " --- |" * 6]
+def _by_figure(claims: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each figure, in the order of the claims."""
+    figures: dict[str, list[dict[str, Any]]] = {}
     for row in claims:
-        figure = f"{row['experiment']} ({row['run']})" if row["run"] else row["experiment"]
-        cells = (row["claim"], figure, row["subject"], row["measured"])
-        rows.append(_row(*cells, f"**{row['label']}**", row["reason"]))
+        figures.setdefault(row["experiment"], []).append(row)
+    return figures
+
+
+def _summary_table(claims: list[dict[str, Any]], titles: dict[str, str]) -> list[str]:
+    """How many claims of each figure got which verdict."""
+    rows = [_row("figure", "shows", *_LABELS), "|" + " --- |" * (2 + len(_LABELS))]
+    for name, own in _by_figure(claims).items():
+        counts = Counter(row["label"] for row in own)
+        numbers = (str(counts[label] or "") for label in _LABELS)
+        rows.append(_row(f"[{name}](#{name})", titles.get(name, ""), *numbers))
     return rows
+
+
+def _claims_tables(claims: list[dict[str, Any]], titles: dict[str, str]) -> list[str]:
+    """A section with a table for each figure."""
+    lines = []
+    for name, own in _by_figure(claims).items():
+        lines += [f"### {name}", "", *([f"{titles[name]}.", ""] if name in titles else [])]
+        lines += ["| the paper says | figure | on | we measured | verdict | why |"]
+        lines += ["|" + " --- |" * 6]
+        for row in own:
+            figure = f"{name} ({row['run']})" if row["run"] else name
+            cells = (row["claim"], figure, row["subject"], row["measured"])
+            lines.append(_row(*cells, f"**{row['label']}**", row["reason"]))
+        lines.append("")
+    return lines
 
 
 def _cost_table(figures: dict[str, Any]) -> list[str]:

@@ -169,27 +169,44 @@ class ClimbStages:
             self._answers.looked[there] = True
         return decodes
 
-    def search(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
+    def search(
+        self, target: Target, rows: Tensor, generator: Generator, *, answers: bool = True
+    ) -> Tensor:
         """Climb 16 times from the prior; keep modes where most climbs reach those that count.
 
-        Where all climbs end in one mode, its Gaussian may do.
+        Where all climbs end in one mode, its Gaussian may do; it is tried if it `answers`.
         """
         decodes = torch.zeros_like(self._answers.error[rows])
         if len(new := (~self._begun.has(rows) & ~self._searched[rows]).nonzero()[:, 0]):
-            decodes[new] = self._seek(target.select(new), rows[new], generator, few=True)
+            decodes[new] = self._seek(
+                target.select(new), rows[new], generator, few=True, answers=answers
+            )
         return decodes
 
-    def seek(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        """Climb from the prior as often as is affordable, once for each query; keep the modes."""
+    def seek(
+        self, target: Target, rows: Tensor, generator: Generator, *, answers: bool = True
+    ) -> Tensor:
+        """Climb from the prior as often as is affordable, once for each query; keep the modes.
+
+        `answers` is as in `search`.
+        """
         decodes = torch.zeros_like(self._answers.error[rows])
         new, begun = ~self._searched[rows], self._begun.has(rows)
         for some in (new & begun, new & ~begun):
             if len(index := some.nonzero()[:, 0]):
-                decodes[index] = self._seek(target.select(index), rows[index], generator)
+                decodes[index] = self._seek(
+                    target.select(index), rows[index], generator, answers=answers
+                )
         return decodes
 
     def _seek(
-        self, target: Target, rows: Tensor, generator: Generator, *, few: bool = False
+        self,
+        target: Target,
+        rows: Tensor,
+        generator: Generator,
+        *,
+        few: bool = False,
+        answers: bool = True,
     ) -> Tensor:
         """`search` or `seek` for queries that all have begun or all have not."""
         for_starts, for_gaussian = spawn(generator, 2)
@@ -217,7 +234,8 @@ class ClimbStages:
         chosen, rows, modes = target.select(some), rows[some], modes.select(some)
         found = ModesFound.of(modes)
         self.modes.put(rows, found)
-        decodes[some] += self._at_one_mode(chosen, rows, modes, found.overlooked, for_gaussian)
+        if answers:
+            decodes[some] += self._at_one_mode(chosen, rows, modes, found.overlooked, for_gaussian)
         return decodes
 
     def _at_one_mode(

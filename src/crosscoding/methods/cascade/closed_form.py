@@ -318,13 +318,17 @@ def _found_linear_elements(vae: VAE, scale: Tensor) -> _LinearElements | None:
     near = quasi_normal(
         _num_near(vae), vae.latent_dim, generator=Generator().manual_seed(0), like=like
     )
-    for factor in _TIMES_AS_FAR:
+    for factor in sorted(_TIMES_AS_FAR, reverse=True):  # few points far away rule out most
         for points in (near if factor == 1 else factor * probes).split(_AT_ONCE):
-            allowed = rounding * (points.double().abs() @ weight.mT.abs() + bias.abs())
+            some = found.nonzero()[:, 0]
+            if not len(some):
+                return None
+            there, size = points.double() @ weight[some].mT, bias[some].abs()
+            allowed = rounding * (points.double().abs() @ weight[some].mT.abs() + size)
             if factor == 1:
-                allowed = allowed.minimum(_OF_SCALE * scale)
-            gap = _means(vae, points) - points.double() @ weight.mT - bias
-            found = found & (gap.abs() <= allowed).all(0)
+                allowed = allowed.minimum(_OF_SCALE * scale[some])
+            gap = _means(vae, points)[:, some] - there - bias[some]
+            found[some] = (gap.abs() <= allowed).all(0)
     weight, bias = torch.where(found[:, None], weight, 0.0), torch.where(found, bias, 0.0)
     return _LinearElements(weight, bias, scale, found) if found.any() else None
 

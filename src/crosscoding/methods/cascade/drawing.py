@@ -1,8 +1,9 @@
 """Importance sampling in rounds, each from a proposal fitted to particles and to all earlier draws.
 
-The first components are fitted to the scores of particles (`score_matching`), and others lie at the
-modes that climbs find. Each further round adds components fitted to the draws by their weights, and
-one where p(z|x) exceeds the proposals most. All draws count (`proposal_pool`).
+The first components are fitted to the scores of particles (`score_matching`), or come from an
+amortised cross-coder, and others lie at the modes that climbs find. Each further round adds
+components fitted to the draws by their weights, and one where p(z|x) exceeds the proposals most.
+All draws count (`proposal_pool`).
 """
 
 import math
@@ -11,8 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.bijections import scale_matrix
 from crosscoding.crosscoders import Fitted, Gaussian, Mixture
+from crosscoding.crosscoders.gaussian_parts import gaussian_parts
 from crosscoding.crosscoders.precision_factors import covariance_root
 from crosscoding.diagnostics import (
     importance_ess,
@@ -45,8 +46,6 @@ from crosscoding.target.base import Target
 # of ENOUGH, _WORTH or _MOST_MODES, log p(x) by at most 0.09 nats, about as another seed does, and
 # decodes by up to 40 %; of _WIDENING, decodes by 70 %.
 _NUM_CLUSTERS = 2  # of particles, for which components are fitted
-_NUM_FIRST = 2 + _NUM_CLUSTERS  # components that are fitted to particles
-_CLUSTERS = slice(3, 1 + _NUM_FIRST)  # among the densities of a pool: after the prior and two
 # Of a fit to scores, in standard deviations: it fits the bulk, not the tails (decision 0009).
 _WIDENING = 1.16
 _LEAST_LOG = -70.0  # of a share
@@ -74,6 +73,8 @@ class Drawing:
         lacking: Share of p(z|x) that the particles lack, shape (B,); NaN where that is unknown.
         pool: Components and draws so far; columns are the two halves.
         shares: Shares of the components in the next proposal, shape (2B, K).
+        num_first: How many components are there before the first draw.
+        num_clusters: How many of these, the last ones, are parts of p(z|x) to fit to separately.
         enough: Effective draws to stop at.
         modes: The modes that climbs found; None: nothing has climbed yet.
     """
@@ -84,6 +85,8 @@ class Drawing:
     lacking: Tensor
     pool: ProposalPool
     shares: Tensor
+    num_first: int
+    num_clusters: int
     enough: float = ENOUGH
     modes: ModesFound | None = None
 
@@ -110,19 +113,35 @@ class Drawing:
         shares = like.new_tensor([1.0, 1.0, *[1 / _NUM_CLUSTERS] * _NUM_CLUSTERS])
         shares = (shares / shares.sum()).expand(2 * len(rows), -1)
         pool = ProposalPool.of(target, components)
-        return cls(rows, bank, particles, lacking, pool, shares, enough)
+        first, clusters = components.num, _NUM_CLUSTERS
+        return cls(rows, bank, particles, lacking, pool, shares, first, clusters, enough)
+
+    @classmethod
+    def of_proposal(
+        cls, target: Target, rows: Tensor, bank: BestOfBank, proposal: Fitted, enough: float
+    ) -> "Drawing":
+        """Before the first round, from a Gaussian or mixture; there are no particles."""
+        log_shares, mean, root = gaussian_parts(proposal)
+        components = Components.of(mean.repeat(2, 1, 1), root.repeat(2, 1, 1, 1), target.like)
+        shares = log_shares.exp().to(target.like).repeat(2, 1)
+        none = target.like.new_zeros(0, len(rows))
+        points = none[..., None].expand(0, len(rows), target.latent_dim)
+        particles, lacking = Points(points, none, points), torch.zeros_like(shares[: len(rows), 0])
+        pool, num = ProposalPool.of(target, components), components.num
+        clusters = num if num > 1 else 0
+        return cls(rows, bank, particles, lacking, pool, shares, num, clusters, enough)
 
     def select(self, index: Tensor) -> "Drawing":
         """Some of the queries."""
-        return Drawing(
-            self.rows[index],
-            self.bank.select(index),
-            self.particles.select(index),
-            self.lacking[index],
-            self.pool.select(index),
-            self.shares[in_halves(index, len(self.rows))],
-            self.enough,
-            None if self.modes is None else self.modes.select(index),
+        return replace(
+            self,
+            rows=self.rows[index],
+            bank=self.bank.select(index),
+            particles=self.particles.select(index),
+            lacking=self.lacking[index],
+            pool=self.pool.select(index),
+            shares=self.shares[in_halves(index, len(self.rows))],
+            modes=None if self.modes is None else self.modes.select(index),
         )
 
     def with_modes(self, found: ModesFound) -> "Drawing":
@@ -146,7 +165,9 @@ class Drawing:
         both = target.select(torch.arange(len(self.rows), device=self.rows.device).repeat(2))
         log_weights = pool.log_weights
         target.clock.tick()
-        clusters = pool.log_kernels[:, _CLUSTERS].log_softmax(1).clamp_min(_LEAST_LOG)
+        last = 1 + self.num_first  # after the prior
+        clusters = pool.log_kernels[:, last - self.num_clusters : last]
+        clusters = clusters.log_softmax(1).clamp_min(_LEAST_LOG)
         fits = []
         for share in (None, *clusters.unbind(1)):
             own = log_weights if share is None else log_weights + share.mT
@@ -170,7 +191,7 @@ class Drawing:
         if self.modes is None:
             return shares
         laplace = self.modes.log_weights[:_MOST_MODES].mT.clamp_min(_LEAST_LOG).softmax(-1)
-        at_modes = slice(_NUM_FIRST, _NUM_FIRST + laplace.shape[1])
+        at_modes = slice(self.num_first, self.num_first + laplace.shape[1])
         if (self.pool.expected[:, 1:][:, at_modes] > 0).any():
             return shares
         shares = 0.5 * shares
@@ -205,6 +226,11 @@ class Drawing:
             (z, self.pool.log_weights_at(torch.cat([z, z], 1), torch.cat([log_joint] * 2, 1)))
             for z, log_joint in points
         ]
+
+    @property
+    def ess(self) -> Tensor:
+        """Effective draws so far, (B,)."""
+        return importance_ess(merged(self.pool.log_weights))
 
     @property
     def is_done(self) -> Tensor:
@@ -281,15 +307,16 @@ class Drawing:
         may be luck, so one is added wherever any is found.
         """
         limit = self._limit.repeat(2)
+        halves = (2, len(self.rows))
         bank, particles, *modes = (
-            (w > limit).unflatten(1, (2, -1)).all(1) for _, w in self._elsewhere()
+            (w > limit).unflatten(1, halves).all(1) for _, w in self._elsewhere()
         )
         in_bank = self.bank.log_likelihood - self.bank.log_size
         in_bank = in_bank - log_mean_exp(merged(self.pool.log_weights))[0]
         weighed = torch.where(bank, in_bank, -math.inf).logsumexp(0).exp()
         counted = bank.sum(0) / self.num_telling.clamp_min(_TELLING)
         count = particles.to(weighed).sum(0)
-        share = torch.maximum(weighed, counted) + (count + (count > 0)) / len(particles)
+        share = torch.maximum(weighed, counted) + (count + (count > 0)) / max(len(particles), 1)
         if self.modes is None:
             return share
         of_modes = torch.where(modes[0], self.modes.all_log_weights, -math.inf).logsumexp(0).exp()
@@ -301,15 +328,12 @@ def _parts_of(fitted: Fitted, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Shapes (B, K, latent), (B, K, latent, latent) and (S, B, K).
     """
-    params = {name: tensor.double() for name, tensor in fitted.params.items()}
+    _, mean, root = gaussian_parts(fitted)
     if isinstance(fitted.crosscoder, Mixture):
         joint = fitted.crosscoder.joint_log_prob(fitted.params, z).double()
     else:
-        params = {name: tensor[:, None] for name, tensor in params.items()}
         joint = torch.zeros_like(z[..., :1], dtype=torch.double)
-    root = scale_matrix(params["log_diagonal"].flatten(0, 1), params["lower"].flatten(0, 1))
-    mean = params["shift"]
-    return mean, root.unflatten(0, mean.shape[:2]), joint.log_softmax(-1)
+    return mean, root, joint.log_softmax(-1)
 
 
 def _matched(

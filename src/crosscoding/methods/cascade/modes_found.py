@@ -63,6 +63,11 @@ class ModesFound:
             _overlooked(log_weights, climbs),
         )
 
+    @property
+    def is_single(self) -> Tensor:
+        """Whether all climbs ended in one mode, boolean (B,)."""
+        return (self.all_log_weights > -math.inf).sum(0) == 1
+
     def missing_from(self, draws: Tensor) -> Tensor:
         """Share of p(z|x) that an answer with these draws (S, B, latent) lacks, (B,)."""
         lacking = lacking_modes(self.heaviest, self.log_weights, draws)

@@ -13,9 +13,10 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from crosscoding.clock import Clock, OutOfTime
+from crosscoding.clock import Clock
 from crosscoding.diagnostics import pareto_smooth
 from crosscoding.methods.base import Report
+from crosscoding.methods.cascade.amortised_stage import AmortisedStage
 from crosscoding.methods.cascade.bank_points import BankPoints
 from crosscoding.methods.cascade.best_so_far import BestSoFar
 from crosscoding.methods.cascade.bridge_stage import BridgeStage
@@ -31,7 +32,8 @@ from crosscoding.methods.cascade.budget import (
     distance_from_prior,
 )
 from crosscoding.methods.cascade.climb_stages import ClimbStages
-from crosscoding.methods.cascade.drawing import ENOUGH, Drawing
+from crosscoding.methods.cascade.drawing import Drawing
+from crosscoding.methods.cascade.drawing_rounds import DrawingRounds
 from crosscoding.methods.cascade.narrow_stage import NarrowStage
 from crosscoding.methods.cascade.weighing import Weighing
 from crosscoding.methods.grid import Grid
@@ -43,7 +45,6 @@ from crosscoding.methods.numerics.resampling import bounded, next_temperature
 from crosscoding.methods.numerics.swarm import Swarm
 from crosscoding.random import spawn
 from crosscoding.result.findings import Findings
-from crosscoding.result.purposes import draws_to_find
 from crosscoding.target.base import Target
 
 GRID_DIM = 3  # latent dimensions up to which cells are few enough
@@ -60,7 +61,6 @@ _MOST_UNSEEN = 0.1  # share of p(z|x) that climbs may lack if particles are to s
 _ESS_SHARE = 0.5  # of the particles, at which the next temperature follows
 _MOST_TEMPERATURES = 40  # of a swarm: about twice as many as TOO_FAR_FROM_PRIOR takes
 _LEAST_EXPONENT = -40.0  # e⁻⁴⁰ is below rounding, and squares of less are denormal, which is slow
-_BYTES = 64 * 2**20  # of the draws of queries worked on together
 
 
 class Stages:
@@ -90,6 +90,8 @@ class Stages:
         self.bank_points = BankPoints(answers.ess)
         self.climbs = ClimbStages(answers, budget, clock, report, self._weigh, self.bank_points)
         self.narrow = NarrowStage(answers, clock, report, self.bank_points, left)
+        self._rounds = DrawingRounds(answers, self.climbs, clock)
+        self.amortised = AmortisedStage(self._rounds, self.bank_points, clock)
         self.bridge = BridgeStage(answers, budget, clock, report, self._weigh)
 
     def start_of_bank(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
@@ -275,7 +277,7 @@ class Stages:
             found, missed = arrived.findings(), arrived.missed + share[there]
             error = _ISLAND_FACTOR * found.log_evidence_error
             self.answers.keep(rows[there], replace(found, log_evidence_error=error, missed=missed))
-        size = max(self._clock.piece_bytes(_BYTES) // _draw_bytes(target, rounds), 1)
+        size = self._rounds.num_at_once(target, rounds)
         seeds = [stream.initial_seed() for stream in spawn(for_rounds, len(rounds))]
         for some in there.split(size):
             chosen, own = target.select(some), swarm.select(some)
@@ -283,68 +285,11 @@ class Stages:
             decodes[some] += len(own.z)
             lacking = torch.where(own.stuck, math.nan, share[some])
             drawing = Drawing.of(
-                chosen, rows[some], in_bank.select(some), particles, lacking, self._enough
+                chosen, rows[some], in_bank.select(some), particles, lacking, self._rounds.enough
             )
             climbs = Generator().manual_seed(for_climbs.initial_seed())
-            self._draw(drawing, some, rounds, seeds, climbs, decodes)
+            self._rounds.run(drawing, some, rounds, seeds, climbs, decodes)
         return decodes
-
-    def _draw(
-        self,
-        drawing: Drawing,
-        place: Tensor,
-        rounds: tuple[int, ...],
-        seeds: list[int],
-        for_climbs: Generator,
-        decodes: Tensor,
-    ) -> None:
-        """Draw in rounds until each query's draws are worth enough, and offer the answers.
-
-        After the first round, climbs look for modes that the draws may lack: few where these are
-        plain. `place` says where in `decodes` the queries are, and each round has a seed.
-        """
-        for number, (num, seed) in enumerate(zip(rounds, seeds, strict=True)):
-            try:
-                fitted = drawing.refitted() if number else drawing
-                drawing = fitted.drawn(num, generator=Generator().manual_seed(seed))
-                decodes[place] += num
-                if not number:
-                    drawing = self._with_modes(drawing, for_climbs, place, decodes)
-            except (OutOfTime, KeyboardInterrupt):
-                self._offer(drawing)
-                raise
-            done = drawing.is_done
-            left, ready = (~done).nonzero()[:, 0], done.nonzero()[:, 0]
-            if len(ready):
-                self._offer(drawing.select(ready))
-            if not len(left):
-                return
-            drawing, place = drawing.select(left), place[left]
-        self._offer(drawing)
-
-    def _with_modes(
-        self, drawing: Drawing, generator: Generator, place: Tensor, decodes: Tensor
-    ) -> Drawing:
-        """The drawing with the modes that climbs find; the same if there is no time for them."""
-        plain, rows, found = drawing.is_plain, drawing.rows, self.climbs.modes
-        for work in (self.climbs.search, self.climbs.seek):
-            which = plain if work == self.climbs.search else ~plain | ~found.has(rows)
-            if len(some := which.nonzero()[:, 0]):
-                own = Generator().manual_seed(generator.initial_seed())
-                decodes[place[some]] += work(drawing.pool.target.select(some), rows[some], own)
-        return drawing.with_modes(found.of(rows)) if found.has(rows).all() else drawing
-
-    def _offer(self, drawing: Drawing) -> None:
-        """Offer answers from the draws."""
-        if drawing.pool.num:
-            self.answers.keep(drawing.rows, drawing.findings(), searched=drawing.is_searched)
-
-    @property
-    def _enough(self) -> float:
-        """Effective draws at which a query needs no more of them."""
-        if self.answers.purpose == "density":
-            return ENOUGH
-        return draws_to_find(self.answers.purpose, self.answers.num_draws)
 
     def _arrived(self, rows: Tensor, swarm: Swarm) -> Tensor:
         """Index of the queries whose particles reached p(z|x); marks others as not finished."""
@@ -357,8 +302,3 @@ def _length(path: Bridge) -> Tensor:
     _, log_ratio = path.log_likelihood_of_bank()
     cold, ess = torch.zeros_like(log_ratio[0]), float(FEW_PARTICLES)
     return distance_from_prior(next_temperature(log_ratio, cold, ess), path.latent_dim)
-
-
-def _draw_bytes(target: Target, rounds: tuple[int, ...]) -> int:
-    """Bytes for a query's draws, and for the work on them."""
-    return 2 * sum(rounds) * (target.latent_dim + 4 * len(rounds) + 8) * target.like.element_size()

@@ -119,11 +119,15 @@ def fit_to_weighted(
     return fit_to_draws(family, apart, log_weights, generator=generator, tick=tick)
 
 
+def enough_to_fit(latent_dim: int, num: int) -> float:
+    """Effective draws, of `num`, that a Gaussian is fitted to."""
+    return min(6.0 * latent_dim + 24, num / 3)
+
+
 def flat_enough(draws: Tensor, log_weights: Tensor, target: Target) -> Tensor:
     """Log-weights (S, B), flattened until the ESS is large enough to fit a mixture to."""
-    enough = 6.0 * target.latent_dim + 24
     cold = torch.zeros_like(log_weights[0])
-    flatness = next_temperature(log_weights, cold, min(enough, len(draws) / 3))
+    flatness = next_temperature(log_weights, cold, enough_to_fit(target.latent_dim, len(draws)))
     flat = flattened(log_weights, flatness)
     if isinstance(target, Covered):  # keeps a few draws far out in the tails from widening the fit
         beyond = target.reference.squares(draws) / target.latent_dim

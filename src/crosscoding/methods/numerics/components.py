@@ -93,10 +93,18 @@ class Components:
             once = normal((num, 1), generator=generator, like=like).abs()
             cauchy = once.clamp_min(torch.finfo(once.dtype).tiny).reciprocal()
             scale = torch.where(level > 1 - _TAIL_SHARE, cauchy, scale)
+        noise = (noise * scale).reshape(num, dim)
         z = torch.zeros(*chosen.shape, dim, dtype=like.dtype, device=like.device)
+        columns = torch.arange(chosen.shape[1], device=chosen.device)
         for k in range(self.num):
-            own = (noise * scale) @ self.root[:, k].to(like).mT + self.mean[:, None, k].to(like)
-            z = torch.where((chosen == k)[..., None], own.transpose(0, 1), z)
+            is_own = chosen == k
+            most = is_own.sum(0).amax() if is_own.numel() else 0
+            own_first = is_own.to(torch.int8).argsort(dim=0, descending=True, stable=True)[:most]
+            own = noise[own_first].transpose(0, 1) @ self.root[:, k].to(like).mT
+            own = (own + self.mean[:, None, k].to(like)).transpose(0, 1)
+            others = z[own_first, columns]
+            filled = torch.where(is_own.gather(0, own_first)[..., None], own, others)
+            z[own_first, columns] = filled
         return z
 
     def _squares(self, z: Tensor) -> Tensor:

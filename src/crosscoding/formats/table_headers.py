@@ -7,7 +7,7 @@ has to give --header or --no-header.
 
 from collections.abc import Sequence
 
-from crosscoding.cli.table_style import TableStyle, is_missing, is_whole
+from crosscoding.formats.table_style import TableStyle, is_missing, is_whole
 
 UNNAMED = ("", "Unnamed: 0")  # pandas' name for its index when written once, and when written twice
 _SURE = 3  # from this many columns on, 0, 1, 2, … are taken as names

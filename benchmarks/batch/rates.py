@@ -1,0 +1,196 @@
+"""Rates, memory and start-up of `crosscoding batch`, for docs/batch.md.
+
+    python benchmarks/batch/rates.py [--rows 1000000] [--only NAME]
+
+Rates are rows per CPU second, of this process and its children, so that other programs on the
+machine matter little. Writes benchmarks/results/batch.json.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+import crosscoding as cc
+from crosscoding.result.purposes import PURPOSES
+
+RESULTS = Path(__file__).parents[1] / "results" / "batch.json"
+SHARD = 1000
+
+
+def linear_model():
+    """Two latents, three numbers: answered in closed form, the cheapest model there is."""
+    torch.manual_seed(1)
+    return cc.VAE(nn.Linear(2, 3), 2, cc.likelihoods.Gaussian(0.5))
+
+
+def network_model():
+    """Four latents, eight numbers, a hidden layer: goes through the cascade."""
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 8))
+    return cc.VAE(network, 4, cc.likelihoods.Gaussian(0.5))
+
+
+def gappy(vae, num, seed=0):
+    values = vae.sample_prior(num, seed=seed).numpy()
+    values[np.random.default_rng(seed).random(values.shape) < 0.3] = np.nan
+    return values
+
+
+def with_rows(vae, num):
+    return vae, gappy(vae, num)
+
+
+def cpu_seconds():
+    own, children = (resource.getrusage(who) for who in (0, -1))
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+
+
+def bare(vae, values):
+    """The same answers by the library alone, in blocks of a shard."""
+    method = cc.methods.Auto(purpose="interval")
+    for block in torch.from_numpy(values).split(SHARD):
+        evidence = cc.Evidence.from_nan(block)
+        posterior = cc.condition(vae, evidence, method, seed=0, progress=False)
+        posterior.mean()
+        posterior.quantile([0.05, 0.95], seed=0)
+        verdicts = posterior.verdicts
+        for purpose in PURPOSES:
+            [verdicts.label(row, purpose) for row in range(len(block))]
+
+
+def rates(folder, vae, values):
+    """Rows per CPU second, bare and by a run, the median of three in turn."""
+    torch.set_num_threads(1)
+    num = len(values)
+    np.save(folder / "rows.npy", values)
+    bare(vae, values[:1])  # points that the model keeps
+    found = {"bare": [], "run": []}
+    for repeat in range(3):
+        began = time.process_time()
+        bare(vae, values)
+        found["bare"].append(num / (time.process_time() - began))
+        began = time.process_time()
+        cc.batch.run(vae, folder / "rows.npy", folder / f"{repeat}", progress=False)
+        found["run"].append(num / (time.process_time() - began))
+    medians = {name: float(np.median(own)) for name, own in found.items()}
+    return {"rows": num, **medians, "ratio": medians["run"] / medians["bare"]}
+
+
+def two_workers(folder, vae, num):
+    """CPU seconds that two workers take for rows, against one, without what they take to start."""
+    vae.save(folder / "model")
+    np.save(folder / "rows.npy", gappy(vae, num))
+    np.save(folder / "few.npy", gappy(vae, 2 * SHARD))
+    taken = {}
+    for workers in (1, 2):
+        for name in ("few", "rows"):
+            began, wall = cpu_seconds(), time.perf_counter()
+            source = folder / f"{name}.npy"
+            out = folder / f"{name}-{workers}"
+            cc.batch.run(folder / "model", source, out, workers=workers, progress=False)
+            taken[name, workers] = cpu_seconds() - began, time.perf_counter() - wall
+    rest = {w: taken["rows", w][0] - taken["few", w][0] for w in (1, 2)}
+    walls = {w: taken["rows", w][1] - taken["few", w][1] for w in (1, 2)}
+    return {
+        "rows": num,
+        "cpu_seconds": rest,
+        "wall_seconds": walls,
+        "speed_up_if_cores_are_free": 2 * rest[1] / rest[2],
+        "speed_up_by_wall_clock": walls[1] / walls[2],
+        "load": os.getloadavg()[0],
+    }
+
+
+def memory(folder, num):
+    """Resident memory of a run over many rows, as it goes on."""
+    vae = linear_model()
+    block = gappy(vae, 100_000)
+    path = folder / "rows.npy"
+    whole = np.lib.format.open_memmap(path, "w+", block.dtype, (num, 3))
+    for start in range(0, num, len(block)):
+        whole[start : start + len(block)] = block[: num - start]
+    whole.flush()
+    del whole
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import rates;"
+        "rates.watched(sys.argv[2], sys.argv[3])"
+    )
+    words = [sys.executable, "-c", code, str(Path(__file__).parent), str(path), str(folder / "out")]
+    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout)
+
+
+def watched(path, out):
+    """A run that prints its resident memory at 100,000 rows, and the most after them."""
+    seen, page = {}, resource.getpagesize()
+
+    def look(now):
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * page
+        if now.rows <= 100_000:
+            seen["at_100000"] = max(resident, seen.get("at_100000", 0))
+        seen["most"] = max(resident, seen.get("most", 0))
+
+    began = time.process_time()
+    options = {"shard_rows": 10_000, "on_progress": look, "progress": False}
+    result = cc.batch.run(linear_model(), path, out, **options)
+    seen["rows"], seen["cpu_seconds"] = result.rows, time.process_time() - began
+    seen["ratio"] = seen["most"] / seen["at_100000"]
+    print(json.dumps(seen))
+
+
+def start_up(folder):
+    """CPU seconds from the command to its first shard, of one row."""
+    np.save(folder / "rows.npy", gappy(linear_model(), 1))
+    linear_model().save(folder / "model")
+    words = ["batch", str(folder / "model"), str(folder / "rows.npy"), "--out", str(folder / "out")]
+    before, wall = cpu_seconds(), time.perf_counter()
+    subprocess.run([sys.executable, "-m", "crosscoding", *words], check=True, capture_output=True)
+    return {
+        "cpu_seconds": cpu_seconds() - before,
+        "wall_seconds": time.perf_counter() - wall,
+        "load": os.getloadavg()[0],
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000, help="for memory")
+    parser.add_argument("--only")
+    asked = parser.parse_args()
+    sections = {
+        "linear": lambda folder: rates(folder, *with_rows(linear_model(), 20_000)),
+        "network": lambda folder: rates(folder, *with_rows(network_model(), 2_000)),
+        "digits": digits,
+        "two workers": lambda folder: two_workers(folder, network_model(), 10_000),
+        "memory": lambda folder: memory(folder, asked.rows),
+        "start-up": start_up,
+    }
+    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for name, measure in sections.items():
+        if asked.only in (None, name):
+            with tempfile.TemporaryDirectory() as folder:
+                found[name] = measure(Path(folder))
+            print(name, found[name], flush=True)
+            RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def digits(folder):
+    """Rates on pictures: mnist-2d, upper halves."""
+    vae = cc.zoo.load("mnist-2d")
+    values = cc.zoo.digits()[0].numpy().repeat(5, 0)
+    values[:, 14:] = np.nan
+    return rates(folder, vae, values)
+
+
+if __name__ == "__main__":
+    main()

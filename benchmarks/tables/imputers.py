@@ -1,0 +1,106 @@
+"""The imputers that `run.py` compares. Each fits training rows and completes test rows.
+
+All take arrays in which NaN is missing, and return the rows with means, draws of them where there
+are any, and CPU seconds. miceforest is left out where it is not installed.
+"""
+
+import importlib.util
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from miwae import PublishedMIWAE
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.experimental import enable_iterative_imputer  # noqa: F401
+from sklearn.impute import IterativeImputer, KNNImputer
+
+from crosscoding.tables import VAEImputer
+
+DRAWS = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """Filled-in rows (N, D), draws of them (S, N, D) or None, and CPU seconds to fit and for all
+    rows."""
+
+    filled: np.ndarray
+    draws: np.ndarray | None
+    fit: float
+    rows: float
+
+
+def vae(train: np.ndarray, test: np.ndarray) -> Answer:
+    start = time.process_time()
+    imputer = VAEImputer(random_state=0, progress=False, max_seconds=300).fit(_frame(train))
+    fit, rows = time.process_time() - start, _frame(test)
+    start = time.process_time()
+    filled = imputer.transform(rows).to_numpy(dtype=float)
+    seconds = time.process_time() - start
+    draws = [table.to_numpy(dtype=float) for table in imputer.complete(rows, num=DRAWS)]
+    return Answer(filled, np.stack(draws), fit, seconds)
+
+
+def miwae(train: np.ndarray, test: np.ndarray) -> Answer:
+    start = time.process_time()
+    model = PublishedMIWAE().fit(train)
+    fit, start = time.process_time() - start, time.process_time()
+    filled, draws = model.impute(test, DRAWS)
+    return Answer(filled, draws, fit, time.process_time() - start)
+
+
+def knn(train: np.ndarray, test: np.ndarray) -> Answer:
+    return _fitted(KNNImputer(), train, test)
+
+
+def linear(train: np.ndarray, test: np.ndarray) -> Answer:
+    mean = _fitted(IterativeImputer(random_state=0, max_iter=20), train, test)
+    drawing = IterativeImputer(random_state=0, max_iter=20, sample_posterior=True).fit(train)
+    draws = np.stack([drawing.transform(test) for _ in range(DRAWS)])
+    return Answer(mean.filled, draws, mean.fit, mean.rows)
+
+
+def forests(train: np.ndarray, test: np.ndarray) -> Answer:
+    forest = RandomForestRegressor(n_estimators=30, random_state=0)
+    return _fitted(IterativeImputer(forest, random_state=0, max_iter=5), train, test)
+
+
+def miceforest(train: np.ndarray, test: np.ndarray) -> Answer:
+    import miceforest
+
+    start = time.process_time()
+    kernel = miceforest.ImputationKernel(_frame(train), random_state=0)
+    kernel.mice(5, num_threads=1)
+    fit, rows = time.process_time() - start, _frame(test)
+    start = time.process_time()
+    draws = [
+        kernel.impute_new_data(rows, random_state=seed).complete_data(0).to_numpy(dtype=float)
+        for seed in range(DRAWS)
+    ]
+    seconds = (time.process_time() - start) / DRAWS
+    return Answer(np.mean(draws, 0), np.stack(draws), fit, seconds)
+
+
+def _fitted(imputer: KNNImputer | IterativeImputer, train: np.ndarray, test: np.ndarray) -> Answer:
+    start = time.process_time()
+    imputer.fit(train)
+    fit, start = time.process_time() - start, time.process_time()
+    filled = imputer.transform(test)
+    return Answer(filled, None, fit, time.process_time() - start)
+
+
+def _frame(rows: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=[f"x{place}" for place in range(rows.shape[1])])
+
+
+METHODS: dict[str, Callable[[np.ndarray, np.ndarray], Answer]] = {
+    "VAEImputer": vae,
+    "MIWAE as published": miwae,
+    "IterativeImputer, BayesianRidge": linear,
+    "IterativeImputer, forests": forests,
+    "KNNImputer": knn,
+}
+if importlib.util.find_spec("miceforest"):
+    METHODS["miceforest"] = miceforest

@@ -1,0 +1,209 @@
+"""The driver of a run: finds what is left to do, has it done, and keeps the books."""
+
+import errno
+import json
+import signal
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from crosscoding.batch.engines import Engine, here
+from crosscoding.batch.errors import StoppedError
+from crosscoding.batch.folder import Folder, checksum
+from crosscoding.batch.manifest import check_same, write_manifest
+from crosscoding.batch.models import folder_for_workers
+from crosscoding.batch.rows import rows_for
+from crosscoding.batch.signals import stopping_on_signals
+from crosscoding.batch.sources.base import SourceChangedError
+from crosscoding.batch.worker import Job, Record
+from crosscoding.model.vae import VAE
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        rows, of: Rows that are done, answered or rejected, and all rows.
+        rejected: How many of them were rejected.
+        shards: Finished shards.
+        rows_per_second: In this run; None at its beginning.
+        seconds_left: At this rate; None at its beginning.
+    """
+
+    rows: int
+    of: int
+    rejected: int
+    shards: int
+    rows_per_second: float | None
+    seconds_left: float | None
+
+
+Listener = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run left behind.
+
+    Attributes:
+        out: The folder.
+        manifest: The content of its manifest.json.
+        complete: Whether all rows are done; otherwise it was told to stop.
+        rows: Number of rows of the source.
+        answered, rejected: Number of rows that were answered, and that could not be.
+        verdicts: By purpose, how many answers have which label.
+        notes: What a user should know, such as shards that had to be answered again.
+        interrupted: Whether it was stopped by Ctrl-C.
+        seconds: Wall-clock time of this run.
+    """
+
+    out: Path
+    manifest: dict[str, Any]
+    notes: tuple[str, ...]
+    interrupted: bool
+    seconds: float
+
+    @property
+    def complete(self) -> bool:
+        return self.manifest["complete"]
+
+    @property
+    def rows(self) -> int:
+        return self.manifest["source"]["rows"]
+
+    @property
+    def answered(self) -> int:
+        return self.manifest["answered"]
+
+    @property
+    def rejected(self) -> int:
+        return self.manifest["rejected"]
+
+    @property
+    def verdicts(self) -> dict[str, dict[str, int]]:
+        return self.manifest["verdicts"]
+
+
+@dataclass(frozen=True, eq=False)
+class Driver:
+    """Runs a job.
+
+    Args:
+        job: The job.
+        vae: Its model.
+        name: Of the model, by which workers load it; None: it is saved for them.
+        request: What the run is about, for the manifest.
+        grace: Seconds after SIGTERM within which shards at hand may be finished.
+        listener: Told about progress after each shard.
+    """
+
+    job: Job
+    vae: VAE
+    name: str | None
+    request: dict[str, Any]
+    grace: float
+    listener: Listener
+
+    def run(self, engine: Engine) -> Result:
+        """Answer what is left, by an engine."""
+        try:
+            return self._run(engine)
+        except OSError as error:
+            if error.errno not in _NO_SPACE:
+                raise
+            raise StoppedError(
+                f"no space for further results in {self.job.out} ({error.strerror}); finished "
+                "shards are kept: free some space and run again"
+            ) from error
+
+    def _run(self, engine: Engine) -> Result:
+        began, folder = time.monotonic(), self.job.folder
+        folder.make()
+        with folder.locked():
+            check_same(folder, self.request)
+            folder.sweep()
+            done, notes = self._done(folder)
+            if len(done) < self.job.num_shards:
+                before = self._in_order(folder, done)
+                write_manifest(folder, self.request, before, complete=False)
+            with stopping_on_signals(folder.stop, self.grace) as signals:
+                self._answer(engine, self._for_workers(engine, folder), done)
+            complete = len(done) == self.job.num_shards
+            if not complete and not folder.stop.asked():
+                raise StoppedError(
+                    f"workers left {self.job.num_shards - len(done)} of {self.job.num_shards} "
+                    f"shards unanswered in {self.job.out}; run again"
+                )
+            folder.stop.clear()
+            records = self._in_order(folder, done)
+            manifest = write_manifest(folder, self.request, records, complete=complete)
+        seconds = time.monotonic() - began
+        return Result(self.job.out, manifest, tuple(notes), signal.SIGINT in signals, seconds)
+
+    def _for_workers(self, engine: Engine, folder: Folder) -> Job:
+        """The job, with a model that other processes can load."""
+        if engine is here:
+            return self.job
+        name = self.name or folder_for_workers(self.vae, folder)
+        path = Path(name)  # workers may run in another folder
+        return replace(self.job, model=str(path.resolve()) if path.is_dir() else name)
+
+    def _done(self, folder: Folder) -> tuple[dict[int, tuple[int, int]], list[str]]:
+        """Rows and rejected rows of the shards that are finished, and notes about others."""
+        done, notes = {}, []
+        for shard in range(self.job.num_shards):
+            record = Record.read(folder.record(shard))
+            if record is None or record.run != self.job.run:
+                continue
+            path = folder.shard(shard)
+            if not path.exists() or checksum(path) != record.sha256:
+                what = "changed" if path.exists() else "removed"
+                notes.append(f"shard {shard} was {what}, and is answered again")
+                continue
+            self._check_rows(record)
+            done[shard] = record.stop - record.start, len(record.rejected)
+        return done, notes
+
+    def _check_rows(self, record: Record) -> None:
+        """Raise SourceChangedError if the rows of a finished shard are others now."""
+        job = self.job
+        if record.stamp == job.source.stamp(record.start, record.stop):
+            return
+        settings, rows = job.settings, (record.start, record.stop)
+        now = rows_for(self.vae, job.source, *rows, settings.observe, job.pixels)
+        if now.digest() != record.input:
+            raise SourceChangedError(
+                f"expected {job.source.path} as it was, but rows {rows[0]} to {rows[1] - 1}, which "
+                f"are answered in {job.out}, have changed; choose another folder for the new rows"
+            )
+
+    def _answer(self, engine: Engine, job: Job, done: dict[int, tuple[int, int]]) -> None:
+        """Have what is left answered, and tell about it."""
+        began, total, new = time.monotonic(), self.job.source.num_rows, 0
+        rows, rejected = (sum(counts) for counts in zip((0, 0), *done.values(), strict=True))
+        left = [shard for shard in range(self.job.num_shards) if shard not in done]
+        with job.folder.log.open("a", encoding="utf-8") as log:
+            self._tell(Progress(rows, total, rejected, len(done), None, None), log)
+            for record in engine(job, left) if left else ():
+                done[record.shard] = record.stop - record.start, len(record.rejected)
+                new += record.stop - record.start
+                rejected += len(record.rejected)
+                rate = new / max(time.monotonic() - began, 1e-9)
+                rest = (total - rows - new) / rate
+                self._tell(Progress(rows + new, total, rejected, len(done), rate, rest), log)
+
+    def _tell(self, progress: Progress, log: Any) -> None:
+        log.write(json.dumps({"time": time.time(), **vars(progress)}) + "\n")
+        log.flush()
+        self.listener(progress)
+
+    def _in_order(self, folder: Folder, done: Iterable[int]) -> Iterable[Record]:
+        for shard in sorted(done):
+            record = Record.read(folder.record(shard))
+            if record is not None:
+                yield record

@@ -1,0 +1,40 @@
+"""Models by name or folder, for the driver and for workers, which load them by themselves."""
+
+from pathlib import Path
+
+from crosscoding import zoo
+from crosscoding.batch.folder import Folder
+from crosscoding.errors import ModelFormatError, unknown_name
+from crosscoding.model.loading import load_vae
+from crosscoding.model.vae import VAE
+
+
+def load_model(name: str | Path, *, allow_code: bool) -> VAE:
+    """The model of a name of the zoo, or of a folder that `VAE.save` wrote.
+
+    Raises:
+        ValueError: There is no such model, or its class would have to be imported.
+    """
+    if str(name) in zoo.names():
+        return zoo.load(str(name))
+    if not Path(name).is_dir():
+        raise unknown_name("folder of a model, or a model", str(name), zoo.names())
+    return load_vae(name, allow_code=allow_code)
+
+
+def folder_for_workers(vae: VAE, folder: Folder) -> str:
+    """Save a model where workers can load it, and return that place.
+
+    Raises:
+        ValueError: It can only be loaded by code of its own.
+    """
+    try:
+        vae.save(folder.model)
+        load_vae(folder.model)
+    except (ValueError, TypeError, ModelFormatError) as error:
+        raise ValueError(
+            "expected a model that workers can load from a folder, got one with networks of your "
+            f"own classes ({error}); save it with vae.save(folder, decoder_arguments=...), and "
+            "pass the folder and allow_code=True, or use workers=None"
+        ) from None
+    return str(folder.model.resolve())

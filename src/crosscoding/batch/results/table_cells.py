@@ -1,0 +1,59 @@
+"""Numbers of tensors as cells of a table: in the columns' units, observed cells as they were.
+
+What a cell becomes depends on the table alone, not on the other rows of its shard, as dtypes that
+pandas infers would.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from crosscoding.columns import Column
+
+
+def arrow_type(column: Column) -> Any:
+    """The Arrow type of a column's cells."""
+    import pyarrow as pa  # pyright: ignore[reportMissingImports]
+
+    if column.kind == "date":
+        return pa.timestamp("us", tz="UTC" if "," in column.dtype else None)
+    if column.dtype.startswith(("timedelta", "duration")):
+        return pa.duration("us")
+    if not column.is_listed:
+        return pa.float64()
+    kinds = {type(category) for category in column.categories}
+    if kinds == {bool}:
+        return pa.bool_()
+    if kinds == {int}:
+        return pa.int64()
+    return pa.float64() if kinds <= {int, float} else pa.string()
+
+
+def cells_in_units(
+    column: Column, numbers: np.ndarray, observed: np.ndarray, *, possible: bool
+) -> Any:
+    """A column's cells as an Arrow array.
+
+    Args:
+        column: What it holds.
+        numbers: In tensors' units, (n,); NaN leaves a gap.
+        observed: Observed cells in the column's units, which are kept, NaN where missing, (n,).
+        possible: Whether cells are values that may occur, so rounded as those of the column.
+    """
+    import pyarrow as pa  # pyright: ignore[reportMissingImports]
+
+    units = column.from_tensor(numbers)
+    units = column.rounded(units) if possible or column.kind == "date" else units
+    units = np.where(np.isnan(observed), units, observed)
+    gaps, kind = np.isnan(units), arrow_type(column)
+    if column.is_listed:
+        categories = np.empty(len(column.categories), dtype=object)
+        categories[:] = [
+            str(category) if pa.types.is_string(kind) else category
+            for category in column.categories
+        ]
+        return pa.array(categories[np.where(gaps, 0, units).astype(np.int64)], kind, mask=gaps)
+    if pa.types.is_floating(kind):
+        return pa.array(units, kind, mask=gaps)
+    micro = np.rint(np.where(gaps, 0, units) * 1e6).astype(np.int64)
+    return pa.array(micro, pa.int64(), mask=gaps).cast(kind)

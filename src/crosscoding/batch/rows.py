@@ -1,0 +1,187 @@
+"""Rows as a model takes them; those that it cannot take are set apart, each with the reason."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crosscoding.batch.sources.base import Read, Source
+from crosscoding.columns import Table
+from crosscoding.columns.cells import units_of
+from crosscoding.columns.frames import column_of
+from crosscoding.formats.pixels import Pixels
+from crosscoding.model.vae import VAE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows that can be answered.
+
+    Attributes:
+        numbers: Their numbers in the source, (n,).
+        values: Shape (n, *data), in the model's dtype, NaN where missing.
+        mask: True = observed, the same shape.
+        units: Observed cells of a table in its columns' units, NaN where missing, (n, columns).
+        kept: Columns that are copied to the results.
+        rejected: Why each of the other rows cannot be answered, by number.
+    """
+
+    numbers: np.ndarray
+    values: Tensor
+    mask: Tensor
+    units: np.ndarray | None
+    kept: "pd.DataFrame | None"
+    rejected: dict[int, str]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, places: slice | np.ndarray) -> "Rows":
+        index = places if isinstance(places, slice) else torch.from_numpy(places)
+        return Rows(
+            self.numbers[places],
+            self.values[index],
+            self.mask[index],
+            None if self.units is None else self.units[places],
+            None if self.kept is None else self.kept.iloc[places],
+            {},
+        )
+
+    def digest(self) -> str:
+        """SHA-256 of what the answers depend on, in hex."""
+        found = hashlib.sha256(repr(sorted(self.rejected.items())).encode())
+        for array in (self.numbers, self.mask.numpy(), self.values.nan_to_num(0.0).numpy()):
+            found.update(np.ascontiguousarray(array).tobytes())
+        if self.kept is not None:
+            found.update(self.kept.to_csv(index=False).encode())
+        return found.hexdigest()
+
+
+def rows_for(
+    vae: VAE, source: Source, start: int, stop: int, observe: np.ndarray | None, pixels: bool
+) -> Rows:
+    """Rows start to stop of a source.
+
+    Args:
+        vae: The model.
+        source: Where they are read.
+        start, stop: Which rows.
+        observe: Which elements are observed, in the shape of a datum; None: all that are present.
+        pixels: Whether numbers are pixels from 0 to 255.
+    """
+    read = source.read(start, stop)
+    if vae.table is not None:
+        found = _of_frame(vae.table, source, read, vae.dtype)
+    else:
+        found = _of_numbers(vae, read, pixels)
+    return found if observe is None else _observed(found, observe, vae)
+
+
+def _of_numbers(vae: VAE, read: Read, pixels: bool) -> Rows:
+    """Rows of numbers, of which every one that is present must be in the likelihood's support."""
+    cells = read.cells if isinstance(read.cells, np.ndarray) else read.cells.to_numpy()
+    values = torch.from_numpy(cells.reshape(-1, *vae.data_shape))
+    values = (Pixels.of(vae).scaled(values) if pixels else values).to(vae.dtype)
+    mask = ~values.isnan()
+    known = torch.where(mask, values, 0.0)
+    wrong = known.isinf() | (mask & ~vae.likelihood.in_support(known))
+    rejected = dict(read.bad)
+    for place in wrong.flatten(1).any(1).nonzero()[:, 0].tolist():
+        rejected[int(read.rows[place])] = _fault(vae, known[place], wrong[place])
+    fine = ~wrong.flatten(1).any(1).numpy()
+    kept = None if read.kept is None else read.kept.loc[fine]
+    return Rows(read.rows[fine], values[fine], mask[fine], None, kept, rejected)
+
+
+def _fault(vae: VAE, values: Tensor, wrong: Tensor) -> str:
+    """What is wrong with a row's first value that cannot be data."""
+    element = int(wrong.flatten().nonzero()[0, 0])
+    where, value = vae.element_name(element), float(values.flatten()[element])
+    if np.isinf(value):
+        return f"{where}: expected a finite number that {vae.dtype} holds, got {value}"
+    only = torch.zeros_like(wrong).flatten()
+    only[element] = True
+    try:
+        vae.likelihood.check_values(values, only.reshape(wrong.shape), "a value")
+    except ValueError as error:
+        return f"{where}: {error}"
+    return f"{where}: expected a value {vae.likelihood.support}, got {value:.6g}"
+
+
+def _of_frame(table: Table, source: Source, read: Read, dtype: torch.dtype) -> Rows:
+    """Rows of a table. A row whose cells do not suit its columns is found by halving."""
+    frame = cast("pd.DataFrame", read.cells)  # sources of other kinds are refused
+    rejected, parts = dict(read.bad), []
+    for low, high, found in _good_parts(table, source, read, dtype):
+        if isinstance(found, str):
+            rejected[int(read.rows[low])] = found
+        else:
+            parts.append((np.arange(low, high), *found))
+    if not parts:
+        none = _tensors(table, frame.iloc[:0], dtype)
+        parts.append((np.arange(0), *none))
+    places, values, mask, units = zip(*parts, strict=True)
+    at = np.concatenate(places)
+    return Rows(
+        read.rows[at],
+        torch.cat(values),
+        torch.cat(mask),
+        np.concatenate(units),
+        None if read.kept is None else read.kept.iloc[at],
+        rejected,
+    )
+
+
+_Tensors = tuple[Tensor, Tensor, np.ndarray]
+
+
+def _good_parts(
+    table: Table, source: Source, read: Read, dtype: torch.dtype
+) -> Iterator[tuple[int, int, _Tensors | str]]:
+    """Ranges of rows with their tensors, and single rows with the reason why they have none."""
+    frame = cast("pd.DataFrame", read.cells)
+    todo = [(0, len(read.rows))] if len(read.rows) else []
+    while todo:
+        low, high = todo.pop()
+        try:
+            cells = source.cells_of(frame.iloc[low:high], int(read.rows[low]))
+            yield low, high, _tensors(table, cells, dtype)
+        except (ValueError, TypeError) as error:
+            if high - low == 1:
+                yield low, high, str(error)
+            else:
+                middle = (low + high) // 2
+                todo += [(middle, high), (low, middle)]
+
+
+def _tensors(table: Table, frame: "pd.DataFrame", dtype: torch.dtype) -> _Tensors:
+    """Values, mask and observed cells in the columns' units, all of shape (n, columns)."""
+    values, mask = table.to_tensors(frame, dtype=dtype)
+    units = np.full(values.shape, np.nan)
+    for place, column in enumerate(table.columns):
+        if column.name in frame.columns:
+            units[:, place] = units_of(column_of(frame, column.name), column)[0]
+    return values, mask, units
+
+
+def _observed(rows: Rows, observe: np.ndarray, vae: VAE) -> Rows:
+    """The rows with only the chosen elements observed, which must be there."""
+    chosen = torch.from_numpy(observe)
+    lacking = (chosen & ~rows.mask).flatten(1)
+    rejected = dict(rows.rejected)
+    for place in lacking.any(1).nonzero()[:, 0].tolist():
+        where = vae.element_name(int(lacking[place].nonzero()[0, 0]))
+        rejected[int(rows.numbers[place])] = (
+            f"{where}: expected a value, as it is observed, got a gap"
+        )
+    fine = rows[np.flatnonzero(~lacking.any(1).numpy())]
+    mask = chosen.expand(fine.values.shape)
+    units = None if fine.units is None else np.where(observe, fine.units, np.nan)
+    return Rows(fine.numbers, fine.values, mask.clone(), units, fine.kept, rejected)

@@ -1,0 +1,297 @@
+"""`run` and `estimate`: what a user calls."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crosscoding.batch.driver import Driver, Listener, Progress, Result
+from crosscoding.batch.engines import Engine, here, in_processes
+from crosscoding.batch.manifest import asked, run_digest
+from crosscoding.batch.models import load_model
+from crosscoding.batch.on_ray import on_ray, ray_is_running
+from crosscoding.batch.settings import checked_settings
+from crosscoding.batch.sources.opening import holds_pixels, open_source
+from crosscoding.batch.worker import Job, Worker
+from crosscoding.clock import MAX_BYTES
+from crosscoding.conditioning import condition
+from crosscoding.errors import check_count
+from crosscoding.evidence import Evidence
+from crosscoding.formats.table_style import TableStyle
+from crosscoding.methods import Method
+from crosscoding.model.vae import VAE
+from crosscoding.progress import followed, silent
+
+_SAMPLE = 200  # rows that are answered for an estimate
+
+
+def run(
+    model: VAE | str | Path,
+    source: str | Path,
+    out: str | Path,
+    *,
+    method: Method | None = None,
+    seed: int = 0,
+    observe: Tensor | np.ndarray | None = None,
+    level: float = 0.9,
+    quantiles: Sequence[float] = (),
+    draws: int = 0,
+    keep: Sequence[str] = (),
+    shard_rows: int = 1000,
+    format: str = "parquet",
+    workers: int | tuple[int, int] | None = None,
+    address: str | None = None,
+    num_gpus: float = 0.0,
+    device: str | None = None,
+    allow_code: bool = False,
+    style: TableStyle | None = None,
+    max_bytes: int = MAX_BYTES,
+    grace: float = 60.0,
+    on_progress: Callable[[Progress], None] | None = None,
+    progress: bool = True,
+) -> Result:
+    """Answer all rows of a source, shard by shard, into a folder; run it again to resume.
+
+    The answer to a row depends on the row, the seed and the model: not on its shard, on the worker,
+    or on how often the run was interrupted. Rows that the model cannot take are listed in
+    `rejected.jsonl` with the reason, and do not stop the run.
+
+    Args:
+        model: The model: a VAE, a name of the zoo, or a folder that `VAE.save` wrote.
+        source: FILE.csv, .tsv, .txt, .parquet, .npy, .npz (or .npz:NAME for one array), a Zarr
+            array or group (or PATH:NAME), or a folder of .parquet files or of pictures. Empty
+            cells, nulls and NaN are missing. The columns of a model with a table are found by name.
+        out: The folder of the results: a new one, or that of the same run.
+        method: How rows are answered; by default `methods.Auto(purpose="interval")`.
+        seed: Of all random numbers, ≥ 0.
+        observe: Which elements are observed, boolean, in the shape of a datum. A row that lacks one
+            of them is rejected. By default all values that are present.
+        level: Probability of the intervals from `low` to `high`, 0 to 1.
+        quantiles: Levels of further quantiles.
+        draws: Number of draws of each complete row, at most 1000.
+        keep: Columns of a CSV or Parquet source that the model does not get, such as a key; they
+            are copied to the results.
+        shard_rows: Number of rows of a shard, ≥ 1: what is lost at most when a worker dies.
+        format: Of the shards: "parquet", or "zarr" for data without columns.
+        workers: Number of processes on this machine; None: this process alone. On Ray: number of
+            actors, or least and most of them; None: from 1 to as many as there is room for.
+        address: Of a Ray cluster, such as "auto". Also without it, Ray is used if this program has
+            called `ray.init`.
+        num_gpus: GPUs, or the share of one, that each of Ray's actors needs.
+        device: Where the model runs; by default on a GPU if num_gpus > 0, else where it is.
+        allow_code: Whether a model's folder may name classes to import, which runs their code.
+        style: How a CSV file is written, `batch.TableStyle`.
+        max_bytes: Approximate working memory of each worker, beside the model.
+        grace: Seconds after SIGTERM within which shards at hand may be finished. Ctrl-C stops at
+            once. Either way the result says that it is not complete.
+        on_progress: Called after each shard.
+        progress: Whether to show progress on a terminal or in a notebook.
+
+    Returns:
+        Where the results are, and what was counted.
+
+    Raises:
+        TypeError, ValueError: An argument has the wrong type or value, the source does not suit the
+            model, the folder holds another run, or another run is at work in it.
+        ImportError: A library that the source, format or engine needs is not installed.
+        batch.SourceChangedError: The source changed while it was read, or since it was.
+        batch.StoppedError: The disk is full, or workers keep dying.
+
+    Example:
+        >>> import tempfile, numpy as np, crosscoding as cc
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> np.save(folder / "digits.npy", cc.zoo.digits()[0][:4].numpy())
+        >>> upper_half = cc.rectangle_mask((28, 28), rows=(0, 13))
+        >>> result = cc.batch.run(  # doctest: +SKIP
+        ...     "mnist-2d", folder / "digits.npy", folder / "out", observe=upper_half
+        ... )
+        >>> result.complete, result.answered, result.rejected  # doctest: +SKIP
+        (True, 4, 0)
+    """
+    job, vae, request = _planned(
+        *(
+            model,
+            source,
+            out,
+            style,
+            device or ("cuda" if num_gpus else None),
+            allow_code,
+            max_bytes,
+        ),
+        method=method,
+        seed=seed,
+        observe=observe,
+        level=level,
+        quantiles=quantiles,
+        draws=draws,
+        shard_rows=shard_rows,
+        format=format,
+        keep=keep,
+    )
+    engine = _engine(workers, address, num_gpus)
+    name = None if isinstance(model, VAE) else str(model)
+    with _listener(on_progress, progress) as listener:
+        return Driver(job, vae, name, request, grace, listener).run(engine)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run would take, from a sample of its first rows.
+
+    Attributes:
+        rows, shards: Their numbers.
+        sample: Number of rows that were answered to find out.
+        rejected: How many of these were rejected.
+        seconds: Of computing, for one worker on this machine.
+        bytes: Of the results.
+    """
+
+    rows: int
+    shards: int
+    sample: int
+    rejected: int
+    seconds: float
+    bytes: int
+
+
+def estimate(
+    model: VAE | str | Path,
+    source: str | Path,
+    *,
+    allow_code: bool = False,
+    style: TableStyle | None = None,
+    device: str | None = None,
+    max_bytes: int = MAX_BYTES,
+    **settings: Any,
+) -> Estimate:
+    """How long a run would take, and how much disk, from up to 200 of its first rows.
+
+    Nothing is written except to a temporary folder.
+
+    Args:
+        model, source, allow_code, style, device, max_bytes: As for `run`.
+        settings: The same as `method`, `seed`, `observe`, `level`, `quantiles`, `draws`, `keep`,
+            `shard_rows` and `format` of `run`.
+    Raises:
+        TypeError, ValueError, ImportError: As `run`.
+    """
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as folder:
+        given = {**_DEFAULTS, **settings}
+        job, _, _ = _planned(model, source, folder, style, device, allow_code, max_bytes, **given)
+        job.folder.make()
+        worker, num = Worker(job), min(_SAMPLE, job.source.num_rows, job.settings.shard_rows)
+        worker.sample(1)  # the first call on a model decodes points that it keeps
+        began = time.perf_counter()
+        record = worker.sample(num)
+        seconds = time.perf_counter() - began
+    return Estimate(
+        job.source.num_rows,
+        job.num_shards,
+        num,
+        len(record.rejected),
+        seconds * job.source.num_rows / num,
+        round(record.bytes * job.source.num_rows / num),
+    )
+
+
+_DEFAULTS = {
+    "method": None,
+    "seed": 0,
+    "observe": None,
+    "level": 0.9,
+    "quantiles": (),
+    "draws": 0,
+    "keep": (),
+    "shard_rows": 1000,
+    "format": "parquet",
+}
+
+
+def _planned(
+    model: VAE | str | Path,
+    source: str | Path,
+    out: str | Path,
+    style: TableStyle | None,
+    device: str | None,
+    allow_code: bool,
+    max_bytes: int,
+    **settings: Any,
+) -> tuple[Job, VAE, dict[str, Any]]:
+    """The job, its model, and what the manifest says of it; nothing is written yet.
+
+    Raises:
+        TypeError, ValueError, ImportError: As `run`.
+    """
+    vae = model if isinstance(model, VAE) else load_model(model, allow_code=allow_code)
+    if vae.examples is not None:
+        raise ValueError("expected a model without covariates, which batches cannot give it")
+    check_count("max_bytes", max_bytes, 1)
+    checked = checked_settings(vae, **settings)
+    _check_libraries(checked.format)
+    nothing = torch.zeros(0, *vae.data_shape, dtype=vae.dtype, device=vae.device)
+    evidence = Evidence(nothing, nothing.bool())
+    condition(vae, evidence, checked.method, seed=0, progress=False)  # does the method serve it?
+    rows = open_source(str(source), vae, style or TableStyle(), checked.shard_rows, checked.keep)
+    request = asked(vae, rows, checked)
+    job = Job(
+        model=vae,
+        allow_code=allow_code,
+        source=rows,
+        settings=checked,
+        pixels=holds_pixels(rows, vae, checked.shard_rows),
+        out=Path(out).absolute(),
+        run=run_digest(request),
+        max_bytes=max_bytes,
+        device=device or str(vae.device),
+    )
+    return job, vae, request
+
+
+def _check_libraries(format: str) -> None:
+    """Raise ImportError if the library that writes this format is not installed."""
+    from importlib.util import find_spec
+
+    from crosscoding.batch.sources.base import needs
+
+    module = {"parquet": "pyarrow", "zarr": "zarr"}[format]
+    if find_spec(module) is None:
+        raise needs(f"results in {format}", module)
+
+
+def _engine(workers: int | tuple[int, int] | None, address: str | None, num_gpus: float) -> Engine:
+    """Ray if there is a cluster, processes if several are asked for, otherwise this process."""
+    counts = () if workers is None else workers if isinstance(workers, tuple) else (workers,)
+    for count in counts:
+        check_count("workers", count, 1)
+    if address is not None or ray_is_running():
+        return on_ray(workers, address, num_gpus)
+    if isinstance(workers, tuple) or num_gpus:
+        raise ValueError(
+            "expected workers as a range, and num_gpus, only on Ray; give an address, or call "
+            "ray.init() first"
+        )
+    return here if workers is None else in_processes(workers)
+
+
+@contextmanager
+def _listener(on_progress: Listener | None, shown: bool) -> Iterator[Listener]:
+    """What is told about progress: the caller and, if asked for, a display."""
+    with followed("batch", silent, shown) as display:
+
+        def listen(now: Progress) -> None:
+            words = f"{now.rows:,} of {now.of:,} rows"
+            if now.rows_per_second is not None:
+                words += f", {now.rows_per_second:.3g} a second"
+            display(now.rows / now.of, words)
+            if on_progress is not None:
+                on_progress(now)
+
+        yield listen

@@ -1,0 +1,1 @@
+"""Files of rows that are read range by range, as they may be larger than memory."""

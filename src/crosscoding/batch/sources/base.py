@@ -1,0 +1,144 @@
+"""`Source`: rows in files, read range by range, and whether the files are still what they were.
+
+A source is opened once, when its rows are counted. Workers get a copy of it, with what was found,
+and open the files again. Every read checks size and modification time of the files that it touched.
+"""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Stamp = tuple[int, int]
+"""Size in bytes and time of the last modification in nanoseconds."""
+
+
+class SourceChangedError(RuntimeError):
+    """A file of the source is not what it was when the run began."""
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """What was read of a range of rows.
+
+    Attributes:
+        cells: One row for each that could be read: numbers of shape (n, ...) with NaN where
+            missing, or a DataFrame.
+        rows: The numbers of these rows in the source, (n,).
+        bad: Why each of the other rows could not be read, by number.
+        kept: Columns to be copied to the results, if any were asked for.
+    """
+
+    cells: "np.ndarray | pd.DataFrame"
+    rows: np.ndarray
+    bad: dict[int, str] = field(default_factory=dict)
+    kept: "pd.DataFrame | None" = None
+
+
+class Source(ABC):
+    """Rows in files, in a fixed order, counted from 0.
+
+    Attributes:
+        kind: What messages and the manifest call it.
+        path: As the user gave it.
+        num_rows: Number of rows.
+        names: Names of the columns that the model gets, if the file has any.
+    """
+
+    kind: ClassVar[str]
+    num_rows: int
+    names: tuple[str | int, ...] | None = None
+
+    def __init__(self, path: Path, files: Iterable[Path]) -> None:
+        self.path = path
+        self.files = list(files)
+        self._stamps = [stamp_of(file) for file in self.files]
+
+    @abstractmethod
+    def _read(self, start: int, stop: int) -> Read:
+        """Rows start to stop."""
+
+    def _touched(self, start: int, stop: int) -> Sequence[int]:
+        """Which of the files hold these rows; by default all of them."""
+        return range(len(self.files))
+
+    def cells_of(self, cells: "pd.DataFrame", first: int) -> "pd.DataFrame":
+        """Cells as what the columns hold, where a file only has text; raises ValueError.
+
+        Args:
+            cells: Some of the rows that were read.
+            first: Number of the first of them.
+        """
+        return cells
+
+    def read(self, start: int, stop: int) -> Read:
+        """Rows start to stop, start a multiple of the number of rows of a shard.
+
+        Raises:
+            SourceChangedError: A file that they are in has changed since the source was opened.
+        """
+        try:
+            found = self._read(start, stop)
+        except (OSError, ValueError, EOFError) as error:
+            self._check_same(start, stop)
+            raise ValueError(
+                f"cannot read rows {start} to {stop - 1} of {self.path}: {error}"
+            ) from error
+        self._check_same(start, stop)
+        return found
+
+    def stamp(self, start: int, stop: int) -> list[list[int]]:
+        """Sizes and modification times of the files that hold these rows, when it was opened."""
+        return [list(self._stamps[place]) for place in self._touched(start, stop)]
+
+    def _check_same(self, start: int, stop: int) -> None:
+        for place in self._touched(start, stop):
+            file, was = self.files[place], self._stamps[place]
+            try:
+                now = stamp_of(file)
+            except ValueError:
+                now = None
+            if now != was:
+                raise SourceChangedError(
+                    f"expected {file} as it was when the run began, but it "
+                    f"{'is gone' if now is None else 'has changed'}; finished shards are kept if "
+                    "their rows are still the same when you run again"
+                )
+
+    def describe(self) -> dict[str, Any]:
+        """The source for the manifest."""
+        return {"kind": self.kind, "path": str(self.path), "rows": self.num_rows}
+
+
+def stamp_of(path: Path) -> Stamp:
+    """Size and modification time of a file or, of a folder, of all files in it together.
+
+    Raises:
+        ValueError: There is no such file.
+    """
+    try:
+        found = path.stat()
+        if not path.is_dir():
+            return found.st_size, found.st_mtime_ns
+        size, latest = 0, 0
+        for folder, _, names in os.walk(path):
+            for name in names:
+                own = os.stat(os.path.join(folder, name))
+                size, latest = size + own.st_size, max(latest, own.st_mtime_ns)
+        return size, latest
+    except OSError as error:
+        raise ValueError(f"expected data in {path}: {error.strerror}") from None
+
+
+def needs(what: str, module: str) -> ImportError:
+    """The error for a library that is not installed."""
+    return ImportError(
+        f"expected {module} for {what}, but it is not installed; pip install 'crosscoding[batch]'"
+    )

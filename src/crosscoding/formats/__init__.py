@@ -1,0 +1,1 @@
+"""How tables and pictures are written in files: delimiters, headers, cells, pixels."""

@@ -1,0 +1,201 @@
+"""Distributions of masks: which parts of a datum may be asked about.
+
+Each is a small frozen object with `draw`. `mixed` suits most models; a distribution of your own is
+a subclass of `MaskDistribution`.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from crosscoding.random import uniform
+
+_LEAST_SIDE = 4  # pixels: data with two last dimensions of at least this are pictures
+
+
+class MaskDistribution(ABC):
+    """A distribution of masks. True = observed."""
+
+    @abstractmethod
+    def draw(self, num: int, shape: Sequence[int], *, generator: Generator) -> Tensor:
+        """Independent masks of data of this shape, boolean, (num, *shape)."""
+
+
+@dataclass(frozen=True)
+class Shares(MaskDistribution):
+    """Elements at random: a share for each mask, and each element observed with that probability.
+
+    Args:
+        least, most: Bounds of the share, 0 ≤ least < most ≤ 1.
+        even: Whether shares are uniform between them; otherwise their logarithms are.
+    """
+
+    least: float
+    most: float
+    even: bool = True
+
+    def draw(self, num: int, shape: Sequence[int], *, generator: Generator) -> Tensor:
+        like = torch.empty(0)
+        level = uniform((num,), generator=generator, like=like)
+        if self.even:
+            share = self.least + (self.most - self.least) * level
+        else:
+            share = self.least * (self.most / self.least) ** level
+        noise = uniform((num, math.prod(shape)), generator=generator, like=like)
+        return (noise < share[:, None]).reshape(num, *shape)
+
+
+@dataclass(frozen=True)
+class Rectangles(MaskDistribution):
+    """A rectangle of a picture, all its channels; its sides are uniform, and so is its place.
+
+    Args:
+        least: Least share of each side of the picture, > 0 and ≤ 1.
+    """
+
+    least: float = 0.15
+
+    def draw(self, num: int, shape: Sequence[int], *, generator: Generator) -> Tensor:
+        _check_picture(shape)
+        rows, columns = (self._spans(num, size, generator) for size in shape[-2:])
+        return _of_spans(rows, columns, shape)
+
+    def _spans(self, num: int, size: int, generator: Generator) -> Tensor:
+        """Which of `size` rows or columns are inside, (num, size)."""
+        level = uniform((2, num), generator=generator, like=torch.empty(0))
+        least = max(round(self.least * size), 1)
+        length = least + (level[0] * (size - least + 1)).floor()
+        first = (level[1] * (size - length + 1)).floor()
+        place = torch.arange(size)
+        return (place >= first[:, None]) & (place < (first + length)[:, None])
+
+
+@dataclass(frozen=True)
+class Halves(MaskDistribution):
+    """A half or a quadrant of a picture, each of the eight equally often."""
+
+    def draw(self, num: int, shape: Sequence[int], *, generator: Generator) -> Tensor:
+        _check_picture(shape)
+        kind = torch.randint(8, (num,), generator=generator)
+        # 0 and 1: rows; 2 and 3: columns; 4 to 7: both
+        rows = torch.where(kind < 2, kind, torch.where(kind < 4, 2, kind // 2 % 2))
+        columns = torch.where(kind < 2, 2, kind % 2)
+        return _of_spans(_half(rows, shape[-2]), _half(columns, shape[-1]), shape)
+
+
+@dataclass(frozen=True)
+class Mixture(MaskDistribution):
+    """One of several distributions for each mask.
+
+    Args:
+        parts: The distributions.
+        weights: How often each of them, in proportion.
+    """
+
+    parts: tuple[MaskDistribution, ...]
+    weights: tuple[float, ...]
+
+    def draw(self, num: int, shape: Sequence[int], *, generator: Generator) -> Tensor:
+        weights = torch.tensor(self.weights)
+        chosen = weights.multinomial(num, replacement=True, generator=generator) if num else None
+        masks = torch.zeros(num, *shape, dtype=torch.bool)
+        for index, part in enumerate(self.parts):
+            own = part.draw(num, shape, generator=generator)
+            if chosen is not None:
+                masks[chosen == index] = own[chosen == index]
+        return masks
+
+
+@dataclass(frozen=True)
+class Mixed(MaskDistribution):
+    """Masks for data of any shape; `mixed` says which."""
+
+    def draw(self, num: int, shape: Sequence[int], *, generator: Generator) -> Tensor:
+        is_picture = len(shape) >= 2 and min(shape[-2:]) >= _LEAST_SIDE
+        of_shape = _OF_PICTURES if is_picture else _OF_ROWS
+        return of_shape.draw(num, shape, generator=generator)
+
+
+@dataclass(frozen=True, eq=False)
+class Given(MaskDistribution):
+    """One of given masks, each equally often.
+
+    Args:
+        masks: Boolean, shape (M, *data), M ≥ 1.
+    """
+
+    masks: Tensor
+
+    def draw(self, num: int, shape: Sequence[int], *, generator: Generator) -> Tensor:
+        if tuple(self.masks.shape[1:]) != tuple(shape):
+            raise ValueError(
+                f"expected masks of shape {tuple(shape)}, or several, (M, *{tuple(shape)}), got "
+                f"{tuple(self.masks.shape)}"
+            )
+        return self.masks[torch.randint(len(self.masks), (num,), generator=generator)]
+
+
+_OF_PICTURES = Mixture((Shares(0.01, 0.9, even=False), Rectangles(), Halves()), (0.6, 0.2, 0.2))
+_OF_ROWS = Shares(0.0, 1.0)
+
+
+def mixed() -> MaskDistribution:
+    """Masks of many kinds, for models of pictures and of rows.
+
+    For pictures, 60 % of the masks are pixels at random, with a share whose logarithm is uniform
+    from 1 % to 90 %; 20 % are rectangles, 20 % halves and quadrants. For other data, elements are
+    observed at random, with a share that is uniform from 0 to 1.
+    """
+    return Mixed()
+
+
+def shares(least: float, most: float) -> MaskDistribution:
+    """Elements at random, with a share that is uniform between two bounds.
+
+    Raises:
+        ValueError: They are not 0 ≤ least < most ≤ 1.
+    """
+    if not 0 <= least < most <= 1:
+        raise ValueError(f"expected 0 <= least < most <= 1, got {least} and {most}")
+    return Shares(least, most)
+
+
+def rectangles(least: float = 0.15) -> MaskDistribution:
+    """Rectangles in pictures, with sides from `least` of the picture's to all of it.
+
+    Raises:
+        ValueError: least is not between 0 and 1.
+    """
+    if not 0 < least <= 1:
+        raise ValueError(f"expected least above 0 and at most 1, got {least}")
+    return Rectangles(least)
+
+
+def halves() -> MaskDistribution:
+    """Halves and quadrants of pictures, each of the eight equally often."""
+    return Halves()
+
+
+def _check_picture(shape: Sequence[int]) -> None:
+    if len(shape) < 2:
+        raise ValueError(
+            f"expected the shape of a picture, (*channels, height, width), got {tuple(shape)}; "
+            "masks.mixed() and masks.shares(...) take data of any shape"
+        )
+
+
+def _half(kind: Tensor, size: int) -> Tensor:
+    """The first half, the second, or all of `size` places, for kinds 0, 1 and 2: (num, size)."""
+    place, kind = torch.arange(size), kind[:, None]
+    return (kind == 2) | ((place >= size // 2) == (kind == 1))
+
+
+def _of_spans(rows: Tensor, columns: Tensor, shape: Sequence[int]) -> Tensor:
+    """Masks of rectangles, (num, *shape), from the rows and columns inside."""
+    inside = rows[:, :, None] & columns[:, None, :]
+    channels = [1] * (len(shape) - 2)
+    return inside.reshape(len(inside), *channels, *shape[-2:]).expand(-1, *shape).clone()

@@ -1,0 +1,324 @@
+"""The engine: a queue of questions, and one thread that answers them, in batches.
+
+Only one thread computes, as torch's forward mode serves no two at once. Questions that wait at the
+same time and have the same settings are answered in one call. Work stops as soon as nobody waits
+for its result, and at the time limit, with the best answer so far.
+"""
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from crosscoding.conditioning import condition
+from crosscoding.errors import BudgetError
+from crosscoding.evidence import Evidence
+from crosscoding.methods import Auto
+from crosscoding.model.bound import first_row
+from crosscoding.progress import Progress, Report, silent
+from crosscoding.result.posterior import Posterior
+from crosscoding.serve.answers import answers_of
+from crosscoding.serve.catalogue import Served
+from crosscoding.serve.joining import joined
+from crosscoding.serve.limits import Limits
+from crosscoding.serve.questions import Question
+
+_TOGETHER = 0.003  # seconds that an idle engine waits for further questions
+_USUAL_SECONDS = 0.5  # of a question, before any was timed
+_WEIGHT = 0.2  # of the latest question in the mean number of seconds
+
+
+class BusyError(RuntimeError):
+    """The queue is full, or one client has too many questions in it.
+
+    Attributes:
+        status: The HTTP status that says so: 429 for the client, 503 for the server.
+        retry_after: Seconds after which to ask again, ≥ 1.
+    """
+
+    def __init__(self, words: str, status: int, retry_after: int) -> None:
+        super().__init__(words)
+        self.status, self.retry_after = status, retry_after
+
+
+class AbandonedError(Exception):
+    """Nobody waits for the answer any more."""
+
+
+@dataclass(eq=False)
+class Job:
+    """A question that waits for its answer.
+
+    Args:
+        question: The question.
+        client: The address that asks.
+        report: Called in the engine's thread with the share of the work done and the step.
+        urgent: Whether it goes before questions that are not.
+    """
+
+    question: Question
+    client: str = ""
+    report: Report = silent
+    urgent: bool = False
+    result: Future[dict[str, Any]] = field(default_factory=Future)
+    asked: float = field(default_factory=time.perf_counter)
+    is_abandoned: bool = False
+
+
+@dataclass(frozen=True)
+class Done:
+    """What happened to a batch, for the metrics.
+
+    Args:
+        jobs: The jobs.
+        seconds: Seconds of work.
+        outcome: "answered", "abandoned" or "failed".
+    """
+
+    jobs: Sequence[Job]
+    seconds: float
+    outcome: str
+
+
+class Engine:
+    """A queue of jobs and the thread that does them.
+
+    Args:
+        limits: The server's limits.
+        done: Called after each batch, in the engine's thread.
+    """
+
+    def __init__(self, limits: Limits, done: Callable[[Done], None] = lambda done: None) -> None:
+        self._limits, self._done = limits, done
+        self._changed = threading.Condition()
+        self._waiting: deque[Job] = deque()
+        self._clients: Counter[str] = Counter()
+        self._running: list[Job] = []
+        self._is_closed = False
+        self._seconds = _USUAL_SECONDS
+        self._thread = threading.Thread(target=self._work, name="crosscoding", daemon=True)
+        self.is_ready = False
+
+    def start(self, models: Sequence[Served]) -> None:
+        """Start the thread, which first prepares each model for its first question."""
+        self._models = models
+        self._thread.start()
+
+    def close(self) -> None:
+        """Abandon all jobs, and end the thread after its present piece of work."""
+        with self._changed:
+            self._is_closed = True
+            for job in (*self._waiting, *self._running):
+                job.is_abandoned = True
+            self._changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(timeout=10)
+
+    @property
+    def num_waiting(self) -> int:
+        """Number of jobs that wait."""
+        return len(self._waiting)
+
+    def submit(self, *jobs: Job) -> None:
+        """Add jobs of one client to the queue.
+
+        Raises:
+            BusyError: There are too many, or the server is about to stop.
+        """
+        with self._changed:
+            client = jobs[0].client
+            if self._is_closed:
+                raise BusyError("the server is stopping", 503, self._retry_after())
+            if len(self._waiting) + len(jobs) > self._limits.max_waiting:
+                raise BusyError(
+                    f"{len(self._waiting)} requests are waiting, as many as the server takes; ask "
+                    "again later",
+                    503,
+                    self._retry_after(),
+                )
+            if self._clients[client] + len(jobs) > self._limits.max_per_client:
+                raise BusyError(
+                    f"{self._clients[client]} requests from your address are waiting; ask again "
+                    "once some of them are answered",
+                    429,
+                    self._retry_after(),
+                )
+            for job in jobs:
+                self._clients[client] += 1
+                self._waiting.append(job)
+            self._changed.notify_all()
+
+    def abandon(self, *jobs: Job) -> None:
+        """Say that nobody waits for the answers to these jobs any more."""
+        with self._changed:
+            for job in jobs:
+                job.is_abandoned = True
+                if job in self._waiting:
+                    self._waiting.remove(job)
+                    self._drop([job])
+
+    def _retry_after(self) -> int:
+        return max(round(self._seconds * (len(self._waiting) + 1)), 1)
+
+    # ---- the thread ------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        for served in self._models:
+            _prepare(served)
+        self.is_ready = True
+        while (batch := self._next()) is not None:
+            self._finish(batch)
+
+    def _next(self) -> list[Job] | None:
+        """The next jobs to be answered together; None when the engine is closed."""
+        with self._changed:
+            was_idle = not self._waiting
+            while not self._waiting and not self._is_closed:
+                self._changed.wait()
+            if self._is_closed:
+                self._drop(list(self._waiting))
+                self._waiting.clear()
+                return None
+            if was_idle and not self._waiting[0].urgent:
+                self._changed.wait(_TOGETHER)
+            first = next((job for job in self._waiting if job.urgent), self._waiting[0])
+            self._running = self._like(first)
+            for job in self._running:
+                self._waiting.remove(job)
+            return self._running
+
+    def _like(self, first: Job) -> list[Job]:
+        """The job and those that wait for answers with the same settings."""
+        key, chosen, num = first.question.key, [first], first.question.num_queries
+        for job in self._waiting if key is not None else ():
+            if job is not first and job.question.key == key:
+                num += job.question.num_queries
+                if num > self._limits.max_queries:
+                    break
+                chosen.append(job)
+        return chosen
+
+    def _finish(self, batch: list[Job]) -> None:
+        """Answer a batch, and tell everybody who waits for it."""
+        start = time.perf_counter()
+        wanted = [job for job in batch if not job.is_abandoned]
+        outcome = self._answer(wanted) if wanted else "abandoned"
+        seconds = time.perf_counter() - start
+        if outcome == "answered":
+            self._seconds += _WEIGHT * (seconds / len(wanted) - self._seconds)
+        with self._changed:
+            self._running = []
+            self._drop(batch)
+        self._done(Done(batch, seconds, outcome))
+
+    def _drop(self, batch: Sequence[Job]) -> None:
+        """Forget jobs; those without an answer by now get none."""
+        for job in batch:
+            self._clients[job.client] -= 1
+            if self._clients[job.client] <= 0:
+                del self._clients[job.client]
+            if not job.result.done():
+                job.result.set_exception(AbandonedError())
+
+    def _answer(self, batch: list[Job]) -> str:
+        try:
+            found = _answered(batch, self._limits.max_seconds)
+        except AbandonedError:
+            return "abandoned"
+        except Exception as error:  # whatever happens, the thread goes on
+            if len(batch) == 1:
+                batch[0].result.set_exception(error)
+                return "failed"
+            outcomes = {self._answer([job]) for job in batch}  # one of them is at fault
+            return "failed" if "failed" in outcomes else "answered"
+        for job, answer in zip(batch, found, strict=True):
+            job.result.set_result(answer)
+        return "answered"
+
+
+class _Watch(Progress):
+    """Progress that ends the work when nobody waits for it, or when its time is up.
+
+    Args:
+        batch: The jobs.
+        max_seconds: Seconds after which the best answer so far is given.
+    """
+
+    def __init__(self, batch: Sequence[Job], max_seconds: float) -> None:
+        super().__init__(self._told)
+        self._batch = batch
+        self._end = time.perf_counter() + max_seconds
+        self.is_late = False
+
+    def __call__(self, share: float, what: str) -> None:
+        self._check()
+        super().__call__(share, what)
+
+    def beat(self) -> None:
+        self._check()
+        super().beat()
+
+    def _check(self) -> None:
+        if all(job.is_abandoned for job in self._batch):
+            raise AbandonedError
+        if not self.is_late and time.perf_counter() > self._end:
+            self.is_late = True
+            raise KeyboardInterrupt  # upon which a method gives its best answer so far
+
+    def _told(self, share: float, what: str) -> None:
+        for job in self._batch:
+            job.report(share, what)
+
+
+def _answered(batch: Sequence[Job], max_seconds: float) -> list[dict[str, Any]]:
+    """The answers to a batch of jobs, in their order."""
+    questions = [job.question for job in batch]
+    start = time.perf_counter()
+    watch = _Watch(batch, max_seconds)
+    try:
+        posterior = _asked(questions, watch)
+    except KeyboardInterrupt:
+        raise BudgetError(
+            f"no answer was found within {max_seconds:g} seconds; ask fewer queries at once"
+        ) from None
+    found = answers_of(posterior, questions)
+    seconds = time.perf_counter() - start
+    return [
+        {
+            "model": question.served.name,
+            "method": posterior.method,
+            "purpose": question.method.purpose,
+            "seed": question.seed,
+            "seconds": seconds,
+            "waited": start - job.asked,
+            "batched_with": len(batch) - 1,
+            "stopped_early": watch.is_late,
+            "answers": answers,
+        }
+        for job, question, answers in zip(batch, questions, found, strict=True)
+    ]
+
+
+def _asked(questions: Sequence[Question], report: Report) -> Posterior:
+    first = questions[0]
+    return condition(
+        first.served.vae,
+        joined([question.evidence for question in questions]),
+        first.method,
+        seed=first.seed,
+        report=report,
+    )
+
+
+def _prepare(served: Served) -> None:
+    """Answer one query, so that the bank and all else that is made once is there."""
+    vae = served.vae
+    nothing = torch.full((1, *vae.data_shape), torch.nan, dtype=vae.dtype, device=vae.device)
+    given = None if vae.examples is None else first_row(vae.examples)
+    condition(vae, Evidence.from_nan(nothing, given=given), Auto(max_seconds=2.0), seed=0)
+    condition(vae, Evidence.from_nan(nothing, given=given), Auto(max_decodes=64), seed=0)

@@ -1,0 +1,68 @@
+"""A server on loopback in this process, and models for it."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pandas as pd
+import torch
+from problems import linear_gaussian_problem
+
+import crosscoding as cc
+from crosscoding.serve import Limits, Served, application
+
+NEEDS = "needs the extra: pip install 'crosscoding[serve]'"
+
+
+def line() -> Served:
+    """A linear-Gaussian model of six elements, whose answers have closed forms."""
+    return Served("line", linear_gaussian_problem().vae, "")
+
+
+def table() -> Served:
+    """An untrained model of a table with a column of each kind."""
+    df = pd.DataFrame(
+        {
+            "age": [25.5, 41.0, 33.25, 58.0],
+            "city": ["Bonn", "Ulm", "Kiel", "Ulm"],
+            "children": [0, 2, 1, 3],
+            "grade": pd.Categorical(["low", "high", "mid", "low"], ["low", "mid", "high"], True),
+            "owner": [True, False, True, False],
+            "since": pd.to_datetime(["2020-01-01", "2021-05-05", "2019-03-03", "2022-12-31"]),
+        }
+    )
+    own = cc.tables.Table(df)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        decoder = torch.nn.Linear(2, own.num_params)
+    return Served("people", cc.VAE(decoder, 2, own.likelihood(), table=own), "")
+
+
+@contextmanager
+def served(models: Sequence[Served], limits: Limits | None = None, **more) -> Iterator[str]:
+    """The address of a server with these models, ready to answer."""
+    import uvicorn
+
+    app = application(models, limits, **more)
+    config = uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        address = f"http://127.0.0.1:{port}"
+        _wait_until_ready(address)
+        yield address
+    finally:
+        server.should_exit = True
+        thread.join(timeout=20)
+
+
+def _wait_until_ready(address: str) -> None:
+    import httpx
+
+    while httpx.get(f"{address}/readyz").status_code != 200:
+        time.sleep(0.02)

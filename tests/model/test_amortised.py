@@ -187,3 +187,9 @@ def test_models_that_cannot_have_one_are_refused():
     vae = cc.VAE(Labelled(), 2, cc.likelihoods.Gaussian(0.1), given=given)
     with pytest.raises(ValueError, match="without covariates"):
         narrow_at(vae, torch.zeros(2), 0.0)
+
+
+def test_a_model_with_a_network_says_so_where_it_is_shown():
+    vae = small_vae()
+    assert "amortised" not in vae._repr_html_()
+    assert "MaskedNetwork, a proposal for Auto" in amortised(vae)._repr_html_()

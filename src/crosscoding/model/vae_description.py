@@ -40,6 +40,8 @@ def described(vae: Any, *, pictures: bool) -> Description:
     ]
     if vae.encoder is not None:
         facts.append(("encoder", type(vae.encoder).__name__))
+    if vae.amortised is not None:
+        facts.append(("amortised", f"{type(vae.amortised.network).__name__}, a proposal for Auto"))
     if vae.examples is not None:
         shapes = [str(tuple(own.shape[1:])) for own in covariates.tensors(vae.examples)]
         facts.append(("covariates", f"{', '.join(shapes)} a query"))

@@ -14,6 +14,7 @@ WHAT_STAGES_DO = {
     "prior": "weighs draws of the prior",
     "grid": "integrates over cells of z",
     "locate": "says how far p(z|x) is from the prior",
+    "amortised": "weighs draws of the network that was trained for this model",
     "fit": "climbs to one mode and fits a Gaussian there",
     "modes": "climbs 16 times, and draws from a Gaussian if there is one mode",
     "anneal": "anneals particles from the prior, and draws from what was fitted to them",

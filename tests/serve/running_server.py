@@ -20,6 +20,25 @@ def line() -> Served:
     return Served("line", linear_gaussian_problem().vae, "")
 
 
+class Labelled(torch.nn.Module):
+    """Means that depend on z and, by much more, on a label of three."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_z, self.of_label = torch.nn.Linear(2, 4), torch.nn.Linear(3, 4)
+
+    def forward(self, z: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return self.of_z(z) + 10 * self.of_label(label)
+
+
+def labelled() -> Served:
+    """A model whose decoder takes labels."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vae = cc.VAE(Labelled(), 2, cc.likelihoods.Gaussian(0.1), given=torch.eye(3))
+    return Served("labelled", vae, "")
+
+
 def table() -> Served:
     """An untrained model of a table with a column of each kind."""
     df = pd.DataFrame(

@@ -37,7 +37,7 @@ function question() {
     encoding: "base64",
   };
   if (model.expensive) asked.num_draws = 400;
-  if (model.given) asked.given = [model.given.examples[0]];
+  if (model.given) asked.given = model.given.examples[0];
   if (isPicture()) {
     const outputs = ["mean", "std", "completions", "modes"];
     return { ...asked, values: api.packed(painting.values(), model.data_shape), outputs, draws: NUM_SHOWN };

@@ -39,6 +39,25 @@ def labelled() -> Served:
     return Served("labelled", vae, "")
 
 
+class Slow(torch.nn.Module):
+    """Means that are no linear function of z, after `delay` seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.delay = torch.nn.Linear(8, 8), 0.0
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        time.sleep(self.delay)
+        return torch.sin(self.linear(z))
+
+
+def slow() -> Served:
+    """A model that is slow once its decoder's `delay` is set."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Served("slow", cc.VAE(Slow(), 8, cc.likelihoods.Gaussian(0.1)), "")
+
+
 def table() -> Served:
     """An untrained model of a table with a column of each kind."""
     df = pd.DataFrame(

@@ -5,12 +5,13 @@ import json
 import re
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 import torch
 from problems import linear_gaussian_problem
-from running_server import NEEDS, labelled, line, served, table
+from running_server import NEEDS, labelled, line, served, slow, table
 
 import crosscoding as cc
 from crosscoding.serve import Limits, application, served_model
@@ -317,6 +318,20 @@ def test_the_token_is_needed_for_all_but_the_page():
             assert api.get(path).status_code == 401
             assert api.get(path, headers={"Authorization": "Bearer secret"}).status_code == 200
         assert api.get("/").status_code == 200
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+def test_work_for_a_client_that_goes_away_is_stopped(accept):
+    model = slow()
+    with served([model]) as address, httpx.Client(base_url=address, timeout=10) as api:
+        model.vae.own_decoder.delay = 0.05
+        asked, headers = {"values": [0.5] * 4 + [None] * 4}, {"Accept": accept}
+        with pytest.raises(httpx.ReadTimeout):  # no event in time, or no answer
+            api.post("/v1/condition", json=asked, headers=headers, timeout=0.3)
+        ends = time.monotonic() + 20
+        while 'outcome="abandoned"' not in api.get("/metrics").text:
+            assert time.monotonic() < ends
+            time.sleep(0.05)
 
 
 def test_a_model_may_be_left_out_if_it_is_the_only_one():

@@ -162,6 +162,16 @@ def test_a_link_restores_the_question_and_its_answer(address, open_page):
     assert again.locator("#figures").inner_text() == found
 
 
+def test_a_link_pasted_into_an_open_tab(address, open_page):
+    page, other = open_page(address), open_page(address)
+    choose_picture(page)
+    page.click("[data-part=top]")
+    answered(page)
+    other.goto(page.url)
+    expect(other.locator("#count")).to_contain_text("392 of 784")
+    answered(other)
+
+
 def test_two_tabs_at_once_get_their_own_answers(address, open_page):
     one, other = open_page(address), open_page(address)
     for page, number in ((one, 0), (other, 5)):

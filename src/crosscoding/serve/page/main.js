@@ -377,5 +377,6 @@ document.addEventListener("keydown", (event) => {
   else painting.undo();
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (model) { painting.draw(); ask(0); } });
+window.addEventListener("hashchange", start); // a link that was pasted into this tab
 
 start();

@@ -253,3 +253,22 @@ def test_a_terminal_sees_a_bar_and_a_pipe_does_not():
     assert shown.stdout == "done\n"
     assert "working" in written
     assert "half" in written
+
+
+def test_a_progress_of_ones_own_hears_of_every_piece_of_work_and_may_end_it():
+    class Ended(Exception):  # noqa: N818
+        pass
+
+    class Watch(Progress):
+        beats = 0
+
+        def beat(self) -> None:
+            self.beats += 1
+            if self.beats == 5:
+                raise Ended
+            super().beat()
+
+    problem, watch = linear_gaussian_problem(), Watch(silent)
+    with pytest.raises(Ended):
+        cc.condition(problem.vae, problem.evidence, Auto(), seed=0, report=watch)
+    assert watch.beats == 5

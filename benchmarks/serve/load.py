@@ -25,6 +25,7 @@ import crosscoding as cc
 MODELS = ("mnist-2d", "mnist-20d")
 ROUNDS = 5
 NUM_QUESTIONS = 24
+_PATIENCE = 1800  # seconds; a request without an answer by then counts as lost
 _AGREED = 0.2  # nats: both log p(x) are right to 0.1 where they are trusted
 
 
@@ -35,9 +36,9 @@ def questions() -> list[dict]:
     for number in range(NUM_QUESTIONS):
         rows = (0, 13) if number % 2 else (10, 27)
         mask = cc.rectangle_mask((28, 28), rows=rows)
-        pixels = torch.where(mask, digits[number : number + 1 + number % 3], torch.nan)
+        pixels = torch.where(mask, digits[number : number + 1 + number // 20], torch.nan)
         values = np.where(np.isnan(pixels.numpy()), None, pixels.double().numpy()).tolist()
-        question = {"model": MODELS[number % 4 == 3], "values": values, "draws": number % 3}
+        question = {"model": MODELS[number % 8 == 3], "values": values, "draws": number % 2}
         question["outputs"] = ["mean"] if number % 2 else ["mean", "std"]
         if number % 8 == 7:
             question["values"] = [1, 2, 3]
@@ -86,7 +87,7 @@ async def loaded(address: str, asked: list[dict], wanted: list, total: int, most
     headers = {"Content-Type": "application/json"}
     latencies, judgements, gate = [], Counter(), asyncio.Semaphore(most)
     limits = httpx.Limits(max_connections=most)
-    async with httpx.AsyncClient(base_url=address, timeout=300, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=address, timeout=_PATIENCE, limits=limits) as client:
 
         async def one(number: int) -> None:
             place = number % len(asked)

@@ -20,6 +20,44 @@ def line() -> Served:
     return Served("line", linear_gaussian_problem().vae, "")
 
 
+class Labelled(torch.nn.Module):
+    """Means that depend on z and, by much more, on a label of three."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_z, self.of_label = torch.nn.Linear(2, 4), torch.nn.Linear(3, 4)
+
+    def forward(self, z: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return self.of_z(z) + 10 * self.of_label(label)
+
+
+def labelled() -> Served:
+    """A model whose decoder takes labels."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vae = cc.VAE(Labelled(), 2, cc.likelihoods.Gaussian(0.1), given=torch.eye(3))
+    return Served("labelled", vae, "")
+
+
+class Slow(torch.nn.Module):
+    """Means that are no linear function of z, after `delay` seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.delay = torch.nn.Linear(8, 8), 0.0
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        time.sleep(self.delay)
+        return torch.sin(self.linear(z))
+
+
+def slow() -> Served:
+    """A model that is slow once its decoder's `delay` is set."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Served("slow", cc.VAE(Slow(), 8, cc.likelihoods.Gaussian(0.1)), "")
+
+
 def table() -> Served:
     """An untrained model of a table with a column of each kind."""
     df = pd.DataFrame(

@@ -5,12 +5,13 @@ import json
 import re
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 import torch
 from problems import linear_gaussian_problem
-from running_server import NEEDS, line, served, table
+from running_server import NEEDS, labelled, line, served, slow, table
 
 import crosscoding as cc
 from crosscoding.serve import Limits, application, served_model
@@ -26,7 +27,7 @@ EVIDENCE, TRUTH = PROBLEM.evidence, PROBLEM.truth
 def api():
     limits = Limits(max_queries=40, max_bytes=200_000, max_numbers=300_000)
     with (
-        served([line(), table(), served_model("mnist-2d")], limits) as address,
+        served([line(), table(), labelled(), served_model("mnist-2d")], limits) as address,
         httpx.Client(base_url=address, timeout=60) as client,
     ):
         yield client
@@ -107,6 +108,17 @@ def test_bounds_noise_and_nothing_at_all(api):
     assert noisy["std"][0] > 0
     (prior,) = ask(api)["answers"]
     assert prior["log_evidence"] == pytest.approx(0, abs=1e-6)
+
+
+def test_labels_are_those_of_each_query(api):
+    vae, labels = labelled().vae, torch.eye(3)
+    nothing = torch.full((3, 4), torch.nan)
+    wanted = cc.condition(vae, cc.Evidence.from_nan(nothing, given=labels), seed=0).mean()
+    found = ask(api, model="labelled", values=[[None] * 4] * 3, given=labels.tolist())["answers"]
+    torch.testing.assert_close(torch.tensor([answer["mean"] for answer in found]), wanted)
+    (one,) = ask(api, model="labelled", values=[None] * 4, given=labels[1].tolist())["answers"]
+    torch.testing.assert_close(torch.tensor(one["mean"]), wanted[1])
+    assert "covariates" in refused(api, model="labelled")
 
 
 def test_modes_of_an_ambiguous_digit_have_shares_that_sum_to_one(api):
@@ -306,6 +318,20 @@ def test_the_token_is_needed_for_all_but_the_page():
             assert api.get(path).status_code == 401
             assert api.get(path, headers={"Authorization": "Bearer secret"}).status_code == 200
         assert api.get("/").status_code == 200
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+def test_work_for_a_client_that_goes_away_is_stopped(accept):
+    model = slow()
+    with served([model]) as address, httpx.Client(base_url=address, timeout=10) as api:
+        model.vae.own_decoder.delay = 0.05
+        asked, headers = {"values": [0.5] * 4 + [None] * 4}, {"Accept": accept}
+        with pytest.raises(httpx.ReadTimeout):  # no event in time, or no answer
+            api.post("/v1/condition", json=asked, headers=headers, timeout=0.3)
+        ends = time.monotonic() + 20
+        while 'outcome="abandoned"' not in api.get("/metrics").text:
+            assert time.monotonic() < ends
+            time.sleep(0.05)
 
 
 def test_a_model_may_be_left_out_if_it_is_the_only_one():

@@ -346,6 +346,7 @@ async def _unless_gone(
     finally:
         leaving.cancel()
     if not result.done():
+        result.add_done_callback(lambda late: late.exception())  # which nobody else will look at
         raise AbandonedError
     return result.result()
 

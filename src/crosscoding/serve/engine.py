@@ -5,6 +5,7 @@ same time and have the same settings are answered in one call. Work stops as soo
 for its result, and at the time limit, with the best answer so far.
 """
 
+import logging
 import threading
 import time
 from collections import Counter, deque
@@ -28,6 +29,7 @@ from crosscoding.serve.joining import joined
 from crosscoding.serve.limits import Limits
 from crosscoding.serve.questions import Question
 
+_LOG = logging.getLogger(__name__)
 _TOGETHER = 0.003  # seconds that an idle engine waits for further questions
 _USUAL_SECONDS = 0.5  # of a question, before any was timed
 _WEIGHT = 0.2  # of the latest question in the mean number of seconds
@@ -169,7 +171,10 @@ class Engine:
 
     def _work(self) -> None:
         for served in self._models:
-            _prepare(served)
+            try:
+                _prepare(served)
+            except Exception:  # a question will say what is wrong, to whoever asks it
+                _LOG.exception("%s could not be prepared", served.name)
         self.is_ready = True
         while (batch := self._next()) is not None:
             self._finish(batch)

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from running_server import NEEDS, line, served, table
+from running_server import NEEDS, labelled, line, served, table
 
 from crosscoding.serve import Limits, served_model
 
@@ -24,7 +24,7 @@ MODELS = ("mnist-2d", "mnist-20d")
 
 @pytest.fixture(scope="module")
 def address():
-    models = [*map(served_model, MODELS), table(), line()]
+    models = [*map(served_model, MODELS), table(), line(), labelled()]
     with served(models, Limits(max_seconds=20)) as found:
         yield found
 
@@ -162,6 +162,16 @@ def test_a_link_restores_the_question_and_its_answer(address, open_page):
     assert again.locator("#figures").inner_text() == found
 
 
+def test_a_link_pasted_into_an_open_tab(address, open_page):
+    page, other = open_page(address), open_page(address)
+    choose_picture(page)
+    page.click("[data-part=top]")
+    answered(page)
+    other.goto(page.url)
+    expect(other.locator("#count")).to_contain_text("392 of 784")
+    answered(other)
+
+
 def test_two_tabs_at_once_get_their_own_answers(address, open_page):
     one, other = open_page(address), open_page(address)
     for page, number in ((one, 0), (other, 5)):
@@ -222,6 +232,13 @@ def test_elements_of_a_model_without_a_table(address, open_page):
     page.fill("input[aria-label='element 0']", "1.5")
     answered(page)
     expect(page.locator("article")).to_have_count(7)
+
+
+def test_a_model_that_takes_labels(address, open_page):
+    page = open_page(address)
+    page.select_option("#model", "labelled")
+    answered(page)
+    expect(page.locator("article")).to_have_count(4)
 
 
 def test_downloads_run_and_can_be_read(address, open_page, tmp_path):

@@ -24,7 +24,7 @@ export function showVerdict({ verdict, log_evidence: evidence, log_evidence_erro
   const margin = error === null ? "" : ` ± ${Number(error.toPrecision(2))}`;
   const known = evidence === null ? "not estimated" : `${evidence.toFixed(2)}${margin} nats`;
   const rows = [["log p(x)", known.replace("-", "−")]];
-  if (final && label !== "trusted") for (const [purpose, words] of Object.entries(PURPOSES)) rows.push([words, verdict.purposes[purpose]]);
+  if (final && !isAllTrusted(verdict)) for (const [purpose, words] of Object.entries(PURPOSES)) rows.push([words, verdict.purposes[purpose]]);
   $("figures").replaceChildren(...rows.map(([name, value]) => {
     const row = document.createElement("div");
     row.appendChild(document.createElement("dt")).textContent = name;
@@ -40,10 +40,14 @@ export function showVerdict({ verdict, log_evidence: evidence, log_evidence_erro
   $("advice").textContent = verdict.advice ? `What helps: ${verdict.advice}.` : "";
 }
 
-function meaning({ purposes }, label) {
-  const fine = ["mean", "interval"].filter((purpose) => purposes[purpose] === "trusted").map((p) => PURPOSES[p]);
-  if (label === "first" || label === "trusted" || !fine.length) return MEANINGS[label];
-  return `You can rely on ${fine.join(" and ")}, but not on log p(x) and the shares of different answers.`;
+const isAllTrusted = ({ purposes }) => Object.values(purposes).every((label) => label === "trusted");
+
+// What the answer is good for: the label is for the purpose that was asked for, and there are others.
+function meaning(verdict, label) {
+  const [fine, poor] = [true, false].map((is) => Object.keys(PURPOSES)
+    .filter((purpose) => (verdict.purposes[purpose] === "trusted") === is).map((purpose) => PURPOSES[purpose]));
+  if (label === "first" || !fine.length || !poor.length) return MEANINGS[label];
+  return `You can rely on ${fine.join(" and ")}, but not on ${poor.join(" and ")}.`;
 }
 
 // ---- pictures

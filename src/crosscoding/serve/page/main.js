@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { showColumns, showPictures, showVerdict } from "./answer.js";
+import { arraysOf, asColumns, columnsOf } from "./elements.js";
 import { csv, npy, save } from "./files.js";
 import { Form } from "./form.js";
 import { fromText, hashOf, stateOf, toText } from "./link.js";
@@ -37,33 +38,14 @@ function question() {
     encoding: "base64",
   };
   if (model.expensive) asked.num_draws = 400;
-  if (model.given) asked.given = [model.given.examples[0]];
+  if (model.given) asked.given = model.given.examples[0];
   if (isPicture()) {
     const outputs = ["mean", "std", "completions", "modes"];
     return { ...asked, values: api.packed(painting.values(), model.data_shape), outputs, draws: NUM_SHOWN };
   }
   const outputs = ["mean", "std", "interval", "probabilities"];
   if (model.kind === "table") return { ...asked, rows: [form.cells()], outputs, draws: NUM_ROWS };
-  return { ...asked, ...arraysOf(form.cells()), outputs, draws: NUM_ROWS, encoding: "list" };
-}
-
-// The cells of elements without a table as arrays.
-function arraysOf(cells) {
-  const names = model.columns.map(({ name }) => name);
-  const of = (pick) => nested(names.map((name) => (name in cells ? pick(cells[name]) : null)), model.data_shape);
-  const isBetween = (cell) => typeof cell === "object";
-  const found = { values: of((cell) => (isBetween(cell) ? null : cell)) };
-  if (Object.values(cells).some(isBetween)) {
-    found.low = of((cell) => (isBetween(cell) ? cell.low : null));
-    found.high = of((cell) => (isBetween(cell) ? cell.high : null));
-  }
-  return found;
-}
-
-function nested(flat, shape) {
-  if (shape.length < 2) return flat;
-  const size = flat.length / shape[0];
-  return Array.from({ length: shape[0] }, (_, i) => nested(flat.slice(i * size, (i + 1) * size), shape.slice(1)));
+  return { ...asked, ...arraysOf(model, form.cells()), outputs, draws: NUM_ROWS, encoding: "list" };
 }
 
 function ask(wait) {
@@ -120,25 +102,11 @@ function show(content) {
   $("columns").hidden = isPicture();
   showVerdict(found, content.final);
   if (isPicture()) showPictures(found, model);
-  else showColumns(model.kind === "table" ? found : asColumns(found), model.columns);
+  else showColumns(model.kind === "table" ? found : asColumns(model, form.cells(), found), model.columns);
   $("status").textContent = content.final
     ? `Answered in ${content.seconds.toFixed(1)} s${content.stopped_early ? ", stopped at the time limit" : ""}`
     : "Refining…";
   $("get-draws").disabled = false;
-}
-
-// The answer about elements without a table, as if they were columns.
-function asColumns(found) {
-  const flat = (array) => array.flat(Infinity);
-  const [mean, low, high] = [found.mean, found.interval.low, found.interval.high].map(flat);
-  const cells = form.cells();
-  const columns = {};
-  model.columns.forEach(({ name }, i) => {
-    const known = name in cells && typeof cells[name] !== "object";
-    columns[name] = { known, mean: mean[i], low: low[i], high: high[i] };
-  });
-  const draws = found.draws.map((draw) => Object.fromEntries(flat(draw).map((x, i) => [model.columns[i].name, x])));
-  return { columns, draws };
 }
 
 function nothing(words) {
@@ -196,7 +164,7 @@ async function choose(name, state = null) {
     counted();
     await showSamples();
   } else {
-    model.columns ??= Array.from({ length: model.data_shape.reduce((a, b) => a * b, 1) }, (_, i) => ({ name: `element ${i}`, kind: "number" }));
+    model.columns ??= columnsOf(model.data_shape);
     form.start(model.columns, state?.cells);
   }
   ask(0);
@@ -409,5 +377,6 @@ document.addEventListener("keydown", (event) => {
   else painting.undo();
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (model) { painting.draw(); ask(0); } });
+window.addEventListener("hashchange", start); // a link that was pasted into this tab
 
 start();

@@ -34,9 +34,7 @@ def main() -> None:
     parser.add_argument("cases", nargs="+", choices=sorted(CASES))
     parser.add_argument("--seconds", type=float, default=300.0, help="of training, by the clock")
     parser.add_argument("--queries", type=int, default=200)
-    parser.add_argument(
-        "--twins", type=int, default=200, help="simulated queries, for ranks"
-    )
+    parser.add_argument("--twins", type=int, default=200, help="simulated queries, for ranks")
     args = parser.parse_args()
     torch.set_num_threads(1)
     path = ROOT / "benchmarks" / "results" / "amortise.json"

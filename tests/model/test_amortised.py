@@ -123,6 +123,17 @@ def test_a_network_of_a_users_class_is_passed_again(tmp_path):
     assert cc.load_vae(tmp_path / "other", allow_code=True).amortised is not None
 
 
+def test_a_saved_posterior_does_not_hold_the_network(tmp_path):
+    vae = small_vae()
+    vae = vae.with_amortised(cc.Amortised.of(vae, Shallow(6, 8), Gaussian(diagonal=True)))
+    evidence = cc.Evidence(vae.sample_prior(2, seed=0), torch.arange(6) < 3)
+    posterior = cc.condition(vae, evidence, seed=0)
+    posterior.save(tmp_path / "answer")
+    again = cc.Posterior.load(tmp_path / "answer")
+    assert torch.equal(again.draws, posterior.draws)
+    assert again.target.model.amortised is None
+
+
 def test_a_damaged_description_is_refused(tmp_path):
     amortised(small_vae()).save(tmp_path / "model")
     path = tmp_path / "model" / "description.json"

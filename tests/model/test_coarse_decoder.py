@@ -26,7 +26,7 @@ def test_a_small_decoder_is_left_as_it_is():
 
 def test_gradients_are_nearly_those_of_the_decoder(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(coarse_decoder, "_EXPENSIVE", 0)
-    monkeypatch.setattr(coarse_decoder, "_is_faster", lambda device: True)
+    monkeypatch.setattr(coarse_decoder, "half_is_faster", lambda device: True)
     vae = _faces()
     half = coarse(vae)
     assert half is not vae
@@ -50,6 +50,6 @@ def test_a_decoder_that_fails_in_half_precision_is_left_as_it_is(monkeypatch: py
             return hidden
 
     monkeypatch.setattr(coarse_decoder, "_EXPENSIVE", 0)
-    monkeypatch.setattr(coarse_decoder, "_is_faster", lambda device: True)
+    monkeypatch.setattr(coarse_decoder, "half_is_faster", lambda device: True)
     vae = cc.VAE(Strict(), 4, cc.likelihoods.Gaussian(0.1))
     assert coarse(vae) is vae

@@ -4,8 +4,8 @@
     bank    every query at every stored point of the prior: where is p(z|x), and how narrow?
     grid    latent ≤ 3: integration, checked by draws
     locate  latent ≤ 3: what `bank` does in more dimensions, where the grid has not answered
-    amortised  where the model has an amortised cross-coder: draws of it in rounds, refitted to the
-            earlier ones, and climbs that look for modes it may lack
+    amortised  where the model has an amortised cross-coder: draws of it, or of fits to scores at
+            its draws, and climbs that look for modes they may lack
     fit     very many dimensions, or a large decoder: a Gaussian at one mode, narrow in as many
             directions as are affordable (`low_rank_fit`); no other stage follows
     modes   climbs from the bank; where all end in one mode, draws of its Gaussian

@@ -45,8 +45,11 @@ class Savable(ABC):
         return decoder.network if isinstance(decoder, WithoutCovariates) else decoder
 
     @abstractmethod
-    def _model(self, encoder: nn.Module | None) -> Model:
-        """What this VAE is made of, with some outputs by which to recognise its networks."""
+    def _model(self, *, whole: bool) -> Model:
+        """What this VAE is made of, with some outputs by which to recognise its networks.
+
+        Encoder and amortised cross-coder, on which no answer depends, only if `whole`.
+        """
 
     @classmethod
     @abstractmethod
@@ -107,7 +110,7 @@ class Savable(ABC):
             "encoder": encoder_arguments,
             "amortised": amortised_arguments,
         }
-        advice = _write(Path(folder), self._model(self.encoder), arguments, self._of_saved)
+        advice = _write(Path(folder), self._model(whole=True), arguments, self._of_saved)
         if advice:
             warnings.warn(advice, UserWarning, stacklevel=3)
 
@@ -115,11 +118,11 @@ class Savable(ABC):
     def to_parts(self) -> Contents | None:
         """The model as tensors and JSON, or None if its decoder or prior is the user's own code.
 
-        The encoder is left out, as no answer depends on it.
+        Encoder and amortised cross-coder are left out, as no answer depends on them.
         """
         if describe(self.own_decoder) is None or not is_data(self.prior):
             return None
-        return self._model(None).to_parts({})
+        return self._model(whole=False).to_parts({})
 
     @classmethod
     @isolated
@@ -149,7 +152,7 @@ class Savable(ABC):
             raise
         except (TypeError, ValueError) as error:
             raise ModelFormatError(f"the model's parts do not fit: {error}") from error
-        _check_recognised(vae._model(vae.encoder), model)
+        _check_recognised(vae._model(whole=True), model)
         return vae
 
 

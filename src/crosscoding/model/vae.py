@@ -385,8 +385,9 @@ class VAE(Savable, Proposing, Rows, Shown):
         return ModelPrint(some_outputs(outputs), self.likelihood)
 
     @torch.no_grad()
-    def _model(self, encoder: nn.Module | None) -> Model:
-        encodings, amortised = None, self.amortised
+    def _model(self, *, whole: bool) -> Model:
+        encoder, amortised = (self.encoder, self.amortised) if whole else (None, None)
+        encodings = None
         if encoder is not None:
             encodings = some_outputs(encoder_output(encoder, self.data_for_trial()))
         return Model(

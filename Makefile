@@ -3,13 +3,14 @@
 PYTHON ?= python3
 OUT ?= out/demo
 
-.PHONY: help setup demo reproduce test test-all adapters bench speed peers engine lint clean
+.PHONY: help setup demo reproduce test test-all adapters ray bench speed peers engine lint clean
 
 help:
 	@echo "make demo       complete a real digit with every method; writes pictures and a table to $(OUT)"
 	@echo "make test       run the quick tests"
 	@echo "make test-all   run all tests; CROSSCODING_DATA and CROSSCODING_MODELS add those on real data"
 	@echo "make adapters   test the adapters on the libraries themselves, in environments of their own"
+	@echo "make ray        test batch runs on a small Ray cluster, in an environment of its own"
 	@echo "make reproduce  draw the paper's figures from small runs, in minutes, into out/reproduce"
 	@echo "make bench      run the next three, in this order (hours, the first time)"
 	@echo "make speed      measure the speed of the paper's methods"
@@ -59,6 +60,11 @@ adapters: $(ADAPTERS)/ready .venv-sdv/ready .venv-scvi/ready
 	@$(ADAPTERS)/bin/python -m pytest tests/adapters
 	@.venv-sdv/bin/python -m pytest $(addprefix tests/adapters/test_,ctgan.py sdv.py docs.py)
 	@.venv-scvi/bin/python -m pytest $(addprefix tests/adapters/test_,scvi.py docs.py)
+
+# Batch runs with Parquet, Zarr and Ray, and the example on a cluster of two nodes.
+ray: .venv-ray/ready
+	@OMP_NUM_THREADS=1 .venv-ray/bin/python -m pytest tests/batch
+	@OMP_NUM_THREADS=1 .venv-ray/bin/python examples/batch.py
 
 $(ADAPTERS)/ready: requirements.lock requirements-adapters.lock pyproject.toml $(COMPANIONS)
 	@echo "Setting up $(ADAPTERS) from requirements.lock and requirements-adapters.lock (once) ..."

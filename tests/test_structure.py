@@ -17,6 +17,7 @@ ROOT = Path(crosscoding.__file__).parent
 OPTIONAL = (
     *("matplotlib", "PIL", "typer", "rich", "scipy", "arviz", "xarray", "pandas", "sklearn"),
     *("diffusers", "onnx", "onnx2pytorch", "onnxruntime", "pythae", "torchvision"),
+    *("pyarrow", "ray", "zarr"),
 )
 
 
@@ -41,7 +42,7 @@ def test_all_names_in_all_exist(module):
 
 
 PUBLIC = (
-    *("", "adapters", "crosscoders", "diagnostics", "likelihoods", "methods", "priors"),
+    *("", "adapters", "batch", "crosscoders", "diagnostics", "likelihoods", "methods", "priors"),
     *("tables", "zoo"),
 )
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import arrays, run
-from crosscoding.cli.table_style import TableStyle
+from crosscoding.formats.table_style import TableStyle
 from torch import nn
 
 import crosscoding as cc

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from command_line import arrays, run
-from crosscoding.formats.table_style import TableStyle
 from torch import nn
 
 import crosscoding as cc
 from crosscoding.cli.frames import read_frame
+from crosscoding.formats.table_style import TableStyle
 from crosscoding.tables import Column, Table
 
 pd = pytest.importorskip("pandas")

@@ -88,7 +88,7 @@ def killed_drivers(bench, kills):
     moments, out, runs, done = random.Random(0), bench.new(), 0, 0
     while done < kills:
         child = bench.forked(lambda out=out: bench.run(out))
-        time.sleep(moments.uniform(0, bench.seconds / 4))
+        time.sleep(moments.uniform(0, bench.seconds / 10))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if os.WIFSIGNALED(status):

@@ -277,7 +277,6 @@ def main():
         "actor killed": (killed_actors, 5),
         "node left, another joined": (lost_nodes, 2),
     }
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder))
         for name, (inject, times) in faults.items():
@@ -286,8 +285,10 @@ def main():
             if inject in (killed_actors, lost_nodes) and find_spec("ray") is None:
                 print(name, "needs Ray", file=sys.stderr)
                 continue
-            found[name] = inject(bench, times)
-            print(name, found[name], flush=True)
+            counts = inject(bench, times)
+            print(name, counts, flush=True)
+            found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+            found[name] = counts
             RESULTS.write_text(json.dumps(found, indent=1) + "\n")
 
 

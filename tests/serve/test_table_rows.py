@@ -90,7 +90,8 @@ def test_each_row_has_its_own_cells():
         ({"city": {"low": "Bonn"}}, "column 'city': expected a category or a set"),
         ({"children": 1.5}, "column 'children': expected counts"),
         ({"since": 3}, "column 'since': expected a date"),
-        ({"since": "soon"}, "column 'since': expected dates such as"),
+        ({"since": "soon"}, "column 'since': expected a date such as 2020-12-31, got 'soon'$"),
+        ({"since": {"low": "2020-13-01"}}, "expected a date such as 2020-12-31, got '2020-13-01'$"),
     ],
 )
 def test_errors_name_the_column(row, words):

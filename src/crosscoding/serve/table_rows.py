@@ -13,6 +13,8 @@ from crosscoding.evidence import Evidence
 if TYPE_CHECKING:
     import pandas as pd
 
+CELL = 'a value, null, {"low": …, "high": …} or {"one_of": […]} with at least one member'
+
 
 def evidence_of_rows(
     table: Table, rows: Sequence[Mapping[str, Any]], dtype: torch.dtype
@@ -71,10 +73,7 @@ class _Cell:
             members = cell.get("one_of")
             if set(cell) == {"one_of"} and isinstance(members, list) and members:
                 return cls(one_of=members)
-        raise ValueError(
-            f'{column.where}: expected a value, null, {{"low": …, "high": …}} or '
-            f'{{"one_of": […]}} with at least one member, got {cell!r:.80}'
-        )
+        raise ValueError(f"{column.where}: expected {CELL}, got {cell!r:.80}")
 
 
 def _one_of(
@@ -115,6 +114,8 @@ def _series(column: Column, cells: list[Any]) -> "pd.Series":
         if cell is not None and (isinstance(cell, bool) or not isinstance(cell, wanted)):
             words = "a date such as 2020-12-31" if column.kind == "date" else "a number"
             raise ValueError(f"{column.where}: expected {words}, got {cell!r:.80}")
+    if column.kind == "date":
+        _check_dates(column, cells)
     try:
         if column.kind == "date":
             zone = "," in column.dtype
@@ -127,3 +128,15 @@ def _series(column: Column, cells: list[Any]) -> "pd.Series":
         reason = str(error).partition("\n")[0].partition(". You might")[0]
         wanted_words = "dates such as 2020-12-31" if column.kind == "date" else "numbers"
         raise ValueError(f"{column.where}: expected {wanted_words}; {reason}") from None
+
+
+def _check_dates(column: Column, cells: list[Any]) -> None:
+    """Raise ValueError with the first text that is no date."""
+    import pandas as pd
+
+    found = pd.to_datetime(pd.Series(cells), utc=True, format="ISO8601", errors="coerce")
+    for cell, is_none in zip(cells, found.isna(), strict=True):
+        if cell is not None and is_none:
+            raise ValueError(
+                f"{column.where}: expected a date such as 2020-12-31, got {cell!r:.80}"
+            )

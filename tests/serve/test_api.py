@@ -367,7 +367,9 @@ def test_applications_that_make_no_sense(models, more, words):
 
 def test_models_that_are_not_there(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"expected a folder of a model, or a model among .*'mine'"):
+    with pytest.raises(
+        ValueError, match=r"expected a folder of a model, or a model among .*'mine'"
+    ):
         served_model("mine")
 
 

@@ -3,7 +3,7 @@
 PYTHON ?= python3
 OUT ?= out/demo
 
-.PHONY: help setup demo docs docs-serve examples reproduce test test-all adapters page bench speed
+.PHONY: help setup demo docs docs-serve examples reproduce test test-all adapters page ray bench speed
 .PHONY: peers engine lint clean
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make docs       build the documentation as a site, into out/site; make docs-serve shows it"
 	@echo "make examples   run the examples and write their pages, docs/examples"
 	@echo "make page       test crosscoding serve, its page in Chromium included, in an environment of its own"
+	@echo "make ray        test batch runs on a small Ray cluster, in an environment of its own"
 	@echo "make reproduce  draw the paper's figures from small runs, in minutes, into out/reproduce"
 	@echo "make bench      run the next three, in this order (hours, the first time)"
 	@echo "make speed      measure the speed of the paper's methods"
@@ -67,6 +68,11 @@ adapters: $(ADAPTERS)/ready .venv-sdv/ready .venv-scvi/ready
 # The tests of the page need Chromium on the path, and are skipped without.
 page: .venv-serve/ready
 	@OMP_NUM_THREADS=1 .venv-serve/bin/python -m pytest tests/serve tests/cli/test_serve.py
+
+# Batch runs with Parquet, Zarr and Ray, and the example on a cluster of two nodes.
+ray: .venv-ray/ready
+	@OMP_NUM_THREADS=1 .venv-ray/bin/python -m pytest tests/batch
+	@OMP_NUM_THREADS=1 .venv-ray/bin/python examples/batch.py
 
 $(ADAPTERS)/ready: requirements.lock requirements-adapters.lock pyproject.toml $(COMPANIONS)
 	@echo "Setting up $(ADAPTERS) from requirements.lock and requirements-adapters.lock (once) ..."
@@ -148,4 +154,4 @@ lint: setup
 	@.venv/bin/lint-imports
 
 clean:
-	rm -rf .venv .venv-serve .venv-docs $(ADAPTERS) $(PEERS)/.venv out dist build
+	rm -rf .venv .venv-serve .venv-ray .venv-docs $(ADAPTERS) $(PEERS)/.venv out dist build

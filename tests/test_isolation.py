@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import crosscoding as cc
 from crosscoding.isolation import isolated
 from crosscoding.methods import HMC
+from crosscoding.target.jacobian import with_jacobian
 
 pytestmark = pytest.mark.usefixtures("short_start")
 
@@ -190,3 +191,13 @@ def test_models_are_made_in_several_threads_while_others_run_modules():
     together(work, 3)
     assert None not in heads
     assert nn.Module.__call__ is call
+
+
+def test_derivatives_are_right_while_other_threads_take_derivatives():
+    """torch counts levels of dual numbers for all threads at once."""
+    decoder = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 5)).requires_grad_(False)
+    z = torch.linspace(-1, 1, 24).reshape(4, 2, 3)
+    _, alone = with_jacobian(decoder, z)
+    found = []
+    together(lambda index: found.extend(with_jacobian(decoder, z)[1] for _ in range(30)), 4)
+    assert all(torch.equal(jacobian, alone) for jacobian in found)

@@ -18,6 +18,7 @@ OPTIONAL = (
     *("matplotlib", "PIL", "typer", "rich", "scipy", "arviz", "xarray", "pandas", "sklearn"),
     *("diffusers", "onnx", "onnx2pytorch", "onnxruntime", "pythae", "torchvision"),
     *("fastapi", "pydantic", "prometheus_client", "uvicorn"),
+    *("pyarrow", "ray", "zarr"),
 )
 
 
@@ -47,7 +48,7 @@ def test_all_names_in_all_exist(module):
 
 
 PUBLIC = (
-    *("", "adapters", "crosscoders", "diagnostics", "likelihoods", "methods", "plots"),
+    *("", "adapters", "batch", "crosscoders", "diagnostics", "likelihoods", "methods", "plots"),
     *("priors", "tables", "zoo"),
 )
 

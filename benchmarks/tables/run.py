@@ -70,7 +70,8 @@ def scores(truth: np.ndarray, gaps: np.ndarray, answer: Answer) -> dict[str, flo
     return found
 
 
-def run(name: str, data: np.ndarray, pattern: str) -> dict[str, dict[str, float]]:
+def run(name: str, data: np.ndarray, pattern: str) -> None:
+    """Compare all methods on one table and pattern; the results of each are saved at once."""
     rng = np.random.default_rng(0)
     num = min(len(data) // 2, MOST_ROWS)
     rows = data[rng.permutation(len(data))[: 2 * num]]
@@ -78,18 +79,24 @@ def run(name: str, data: np.ndarray, pattern: str) -> dict[str, dict[str, float]
     rows = (rows - rows[:num].mean(0)) / np.where(scale > 0, scale, 1.0)
     hidden = hidden_cells(rows, pattern, rng)
     gappy = np.where(hidden, np.nan, rows)
-    found = {}
     for method, impute in METHODS.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             answer = impute(gappy[:num], gappy[num:])
-        found[method] = scores(rows[num:], hidden[num:], answer) | {
+        found = scores(rows[num:], hidden[num:], answer) | {
             "fit_seconds": answer.fit,
             "milliseconds_per_row": 1000 * answer.rows / num,
         }
-        words = ", ".join(f"{key} {value:.3f}" for key, value in found[method].items())
+        save(f"{name}, {pattern}", method, found)
+        words = ", ".join(f"{key} {value:.3f}" for key, value in found.items())
         print(f"{name}, {pattern} missing, {method}: {words}", flush=True)
-    return found
+
+
+def save(place: str, method: str, found: dict[str, float]) -> None:
+    """Add results to those that other runs may have saved meanwhile."""
+    results = saved()
+    results.setdefault(place, {})[method] = found
+    RESULTS.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n")
 
 
 def printed(results: dict[str, dict[str, dict[str, float]]]) -> str:
@@ -126,9 +133,7 @@ def main() -> None:
     if "--print" not in sys.argv:
         for name, data in tables().items():
             for pattern in PATTERNS if not wanted or name in wanted else ():
-                found = run(name, data, pattern)
-                both = saved() | {f"{name}, {pattern}": found}  # others may have run meanwhile
-                RESULTS.write_text(json.dumps(dict(sorted(both.items())), indent=1) + "\n")
+                run(name, data, pattern)
     print(printed(saved()))
 
 

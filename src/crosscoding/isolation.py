@@ -22,6 +22,10 @@ _ACCELERATOR = torch.accelerator.current_accelerator()
 _DEVICE_TYPES = ("cpu",) if _ACCELERATOR is None else ("cpu", _ACCELERATOR.type)
 _CPU = torch.device("cpu")
 
+# Held while tangents are pushed forward: torch counts levels of dual numbers for all threads at
+# once, so that two threads in forward mode fail, or lose their derivatives' digits.
+FORWARD_MODE = threading.RLock()
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Class = TypeVar("_Class", bound=type)
 

@@ -10,6 +10,8 @@ from command_line import arrays, run
 from torch import nn
 
 import crosscoding as cc
+from crosscoding.cli.frames import read_frame
+from crosscoding.formats.table_style import TableStyle
 from crosscoding.tables import Column, Table
 
 pd = pytest.importorskip("pandas")
@@ -149,3 +151,20 @@ def test_cells_that_do_not_suit(model, tmp_path, text, words):
     result = run("condition", model, "--data", tmp_path / "rows.csv", "--out", tmp_path / "out")
     assert result.exit_code != 0
     assert words in " ".join(result.output.split()), result.output
+
+
+def test_text_without_a_time_zone_is_in_the_columns(tmp_path):
+    dates = pd.Series(pd.date_range("2021-06-01", periods=5, tz="Europe/Berlin"), name="sold")
+    table = Table(dates.to_frame())
+    path = tmp_path / "rows.csv"
+    path.write_text(
+        "sold\n2021-06-01 12:00\n2021-06-01T12:00Z\n2021-06-01 12:00:00+05:00\n2021-06-01\nNA\n"
+    )
+    read = read_frame(path, table, TableStyle())["sold"]
+    hours = ["12:00+02:00", "14:00+02:00", "09:00+02:00", "00:00+02:00"]
+    assert read.iloc[:4].tolist() == [pd.Timestamp(f"2021-06-01T{hour}") for hour in hours]
+    assert read.isna().tolist() == [False] * 4 + [True]
+    assert read.dtype.tz == dates.dtype.tz
+    path.write_text("sold\n2021-03-28 02:30\n")
+    with pytest.raises(ValueError, match=r"column 'sold': expected dates .* nonexistent time"):
+        read_frame(path, table, TableStyle())

@@ -294,6 +294,7 @@ def test_problems_in_a_stream_are_an_event_and_others_a_status(api):
     assert response.status_code == 422
 
 
+@pytest.mark.slow  # each script loads torch anew
 @pytest.mark.parametrize(
     "body",
     [

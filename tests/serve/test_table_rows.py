@@ -74,6 +74,12 @@ def test_each_row_has_its_own_cells():
                 assert not one.uncertain.allowed[..., num:][known].any()
 
 
+def test_sets_of_large_counts_in_many_rows_are_refused():
+    rows = [{"children": {"one_of": [9999]}}] * 1000
+    with pytest.raises(ValueError, match="expected smaller counts in sets, or fewer rows"):
+        evidence(*rows)
+
+
 @pytest.mark.parametrize(
     ("row", "words"),
     [

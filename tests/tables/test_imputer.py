@@ -248,6 +248,15 @@ def test_tables_that_cannot_be_transformed(change, words):
         imputer.transform(change(gappy()))
 
 
+def test_columns_with_numbers_for_names_are_missed_by_name():
+    array = np.random.default_rng(0).normal(size=(30, 3))
+    imputer = VAEImputer(**QUICK).fit(array)
+    with pytest.raises(ValueError, match="expected the columns of fit, got none called 1 and 1 mo"):
+        imputer.transform(pd.DataFrame(array[:1, :1]))
+    with pytest.raises(ValueError, match="column 1: expected at least one observed value"):
+        VAEImputer(**QUICK).fit(np.where([True, False, True], array, np.nan))
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "words"),
     [

@@ -197,6 +197,44 @@ def test_check_calibrate_and_query_log_prob_take_frames():
     )
 
 
+def test_truth_with_gaps_is_refused_by_the_name_of_the_column():
+    vae = vae_of(TABLE)
+    rows = TABLE.from_tensors(vae.sample_prior(2, seed=0))
+    posterior = cc.condition(vae, rows[["n", "c"]], seed=0)
+    alone = posterior.query_log_prob(rows)
+    torch.testing.assert_close(alone, posterior.query_log_prob(TABLE.complete_tensor(rows)))
+    rows["p"] = rows["p"].where([True, False])
+    for call in (
+        lambda: cc.query_log_prob(posterior, rows, seed=0),
+        lambda: posterior.query_log_prob(rows),
+        lambda: posterior.query_ess(rows),
+    ):
+        with pytest.raises(
+            cc.NonFiniteError, match="got NaN or infinity for column 'p' of query 1; leave out"
+        ):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("what", "setting"),
+    [
+        ("mean", {"level": 0.5}),
+        ("mode", {"num": 10}),
+        ("draw", {"q": 0.5}),
+        ("quantile", {"level": 0.5}),
+        ("interval", {"q": 0.5}),
+        ("probabilities", {"num": 10}),
+    ],
+)
+def test_a_frame_refuses_settings_that_it_would_ignore(what, setting):
+    posterior = cc.condition(vae_of(TABLE), pd.DataFrame({"n": [45.0]}), seed=0)
+    ((name, value),) = setting.items()
+    with pytest.raises(ValueError, match=f"expected {name} only with .*, got {name}={value} with"):
+        posterior.frame(what, **setting)
+    with pytest.raises(ValueError, match=r"expected a frame among .* did you mean 'mean'"):
+        posterior.frame("means")
+
+
 @pytest.mark.parametrize(
     ("condition", "words"),
     [
@@ -223,6 +261,8 @@ def test_check_calibrate_and_query_log_prob_take_frames():
         ({"n": pd.Timestamp("2020-01-01")}, ["column 'n'", "numbers", "kind 'date'"]),
         ({"n": pd.Timedelta("1h")}, ["column 'n'", "as in float64", "a duration"]),
         ({"d": "soon"}, ["column 'd'", "a date", "'soon'"]),
+        ({"z": "2020-03-29 02:30"}, ["column 'z'", "a date", "nonexistent"]),
+        ({"z": ("2020-10-25 02:30", None)}, ["column 'z'", "a date", "dst time"]),
         ({"d": ("soon", None)}, ["column 'd'", "a date", "'soon'"]),
         ({"c": {None, "a"}}, ["column 'c'", "without missing values"]),
         ({"k": {10**9}}, ["column 'k'", "up to 10,000", "interval"]),
@@ -315,3 +355,23 @@ def test_the_table_is_saved_with_the_model(tmp_path):
     assert loaded.frame("mean", rows=rows)["n"].tolist() == [45.5, 1 / 3]
     with pytest.raises(ValueError, match="rows with other cells"):
         loaded.frame("mean", rows=rows + 1)
+
+
+def test_the_table_is_saved_with_a_posterior_whose_decoder_is_not(tmp_path):
+    class Own(nn.Module):
+        def __init__(self, layers):
+            super().__init__()
+            self.layers = layers
+
+        def forward(self, z):
+            return self.layers(z)
+
+    decoder = Own(vae_of(TABLE).decoder)
+    vae = cc.VAE(decoder, 2, TABLE.likelihood(), table=TABLE)
+    posterior = cc.condition(vae, pd.DataFrame({"n": [45.0]}), seed=0)
+    with pytest.warns(UserWarning, match="pass the model when loading"):
+        posterior.save(tmp_path / "posterior")
+    bare = cc.VAE(decoder, 2, TABLE.likelihood())
+    loaded = cc.Posterior.load(tmp_path / "posterior", vae=bare)
+    pd.testing.assert_frame_equal(loaded.frame("mean"), posterior.frame("mean"), check_exact=False)
+    assert bare.table is None

@@ -13,7 +13,6 @@ from crosscoding.batch.sources.base import Read, Source
 from crosscoding.columns import Table
 from crosscoding.columns.cells import units_of
 from crosscoding.columns.frames import column_of
-from crosscoding.formats.pixels import Pixels
 from crosscoding.model.vae import VAE
 
 if TYPE_CHECKING:
@@ -88,7 +87,11 @@ def _of_numbers(vae: VAE, read: Read, pixels: bool) -> Rows:
     """Rows of numbers, of which every one that is present must be in the likelihood's support."""
     cells = read.cells if isinstance(read.cells, np.ndarray) else read.cells.to_numpy()
     values = torch.from_numpy(cells.reshape(-1, *vae.data_shape))
-    values = (Pixels.of(vae).scaled(values) if pixels else values).to(vae.dtype)
+    if pixels:
+        from crosscoding.formats.pixels import Pixels  # which loads Pillow
+
+        values = Pixels.of(vae).scaled(values)
+    values = values.to(vae.dtype)
     mask = ~values.isnan()
     known = torch.where(mask, values, 0.0)
     wrong = known.isinf() | (mask & ~vae.likelihood.in_support(known))

@@ -444,7 +444,7 @@ def amortise(
     out: Annotated[
         Path,
         typer.Option("--out", callback=expanded, help="Folder for the model with its network."),
-    ],
+    ] = Path("out/amortise"),
     masks: Annotated[
         str,
         typer.Option(

@@ -140,11 +140,12 @@ def _series(column: Column, value: Any, num: int) -> "pd.Series":
     is_day = isinstance(value, date) and not isinstance(value, datetime)
     if column.kind == "date" and (is_day or isinstance(value, str)):
         try:
-            value = pd.Timestamp(value)
+            time = pd.Timestamp(value)
+            zone = dtype_of(column).tz if "," in column.dtype else None
+            value = time.tz_localize(zone) if zone is not None and time.tz is None else time
         except ValueError as error:
-            raise ValueError(f"{column.where}: expected a date, got {value!r}: {error}") from None
-        zone = dtype_of(column).tz if "," in column.dtype else None
-        value = value.tz_localize(zone) if zone is not None and value.tz is None else value
+            reason = str(error).rstrip(".").partition(" Try ")[0].partition(", try ")[0]
+            raise ValueError(f"{column.where}: expected a date, got {value!r}: {reason}") from None
     if isinstance(value, (pd.Series, np.ndarray)) and np.ndim(value):
         if np.shape(value) != (num,):
             raise ValueError(

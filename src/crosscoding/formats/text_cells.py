@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crosscoding.columns import Column
+from crosscoding.columns.cells import dtype_of
 from crosscoding.formats.table_style import MISSING, TableStyle
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_ZONE = r":\d\d.*(?:[Zz]|[+-]\d\d(?::?\d\d)?)$"  # at the end of a time
 
 
 def cells_of_text(
@@ -39,8 +42,9 @@ def cells_of_text(
     there = bare.where(~missing, None)
     try:
         if column.kind == "date":
-            found = pd.to_datetime(there, utc="," in column.dtype, format="ISO8601")
-            return found if "," not in column.dtype else found.dt.tz_convert("UTC")
+            if "," in column.dtype:
+                return _with_zone(there, column)
+            return pd.to_datetime(there, format="ISO8601")
         if column.dtype.startswith("timedelta"):
             return pd.to_timedelta(there)
     except ValueError as error:
@@ -55,6 +59,17 @@ def cells_of_text(
                 f"{cell[:40]!r}; {style.advice(cell)}"
             )
     return pd.Series(numbers, dtype="float64")
+
+
+def _with_zone(cells: "pd.Series", column: Column) -> "pd.Series":
+    """Dates in the column's time zone, which is also that of cells without one."""
+    import pandas as pd
+
+    zone = dtype_of(column).tz
+    has_zone = cells.str.contains(_ZONE, na=True)
+    given = pd.to_datetime(cells.where(has_zone, None), utc=True, format="ISO8601")
+    local = pd.to_datetime(cells.where(~has_zone, None), format="ISO8601")
+    return given.dt.tz_convert(zone).fillna(local.dt.tz_localize(zone))
 
 
 def _number(cell: str, style: TableStyle, other: str) -> float | str:

@@ -36,8 +36,8 @@ class Record:
         bound: E log q(z*|x*) of held-out simulated z* and x*, in nats: the cross-entropy of q,
             negative, at most the negative entropy of p(z|x) on average.
         error: Its standard error.
-        outside: Share of held-out z* where p(z, x) / q(z|x) is over e times that at any draw from
-            q: about the share of p(z|x) that q lacks, on average.
+        outside: Share of held-out z* where p(z, x) / q(z|x) is over e times that at any of 500
+            draws from q: about the share of p(z|x) that so many draws do not cover, on average.
         shares: ESS of bare proposals by share observed.
     """
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from crosscoding.columns import Table
 from crosscoding.covariates import Covariates, mapped, tiled
 from crosscoding.errors import NonFiniteError
-from crosscoding.isolation import isolated
+from crosscoding.isolation import FORWARD_MODE, isolated
 from crosscoding.likelihoods import Likelihood
 from crosscoding.model.amortised import Amortised, Proposing
 from crosscoding.model.bound import (
@@ -147,7 +147,8 @@ class VAE(Savable, Proposing, Rows, Shown):
             self._set_encoder(encoder)
         # torch takes long to load its operation counter and forward mode: not in a time budget
         _ = self.cost
-        torch.func.jvp(torch.neg, (probes,), (probes,))
+        with FORWARD_MODE:
+            torch.func.jvp(torch.neg, (probes,), (probes,))
 
     @isolated
     def __repr__(self) -> str:

@@ -4,6 +4,7 @@ The decoder is saved if it is a stack of common layers. A few of its outputs are
 that the model can be recognised when it is passed to `Posterior.load`.
 """
 
+import copy
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from crosscoding import covariates
+from crosscoding.columns import Table
 from crosscoding.errors import ModelFormatError
 from crosscoding.model.bound import selected
 from crosscoding.model.files import some_outputs
@@ -59,6 +61,7 @@ class SavedPosterior:
                 given, description["given"] = covariates.to_parts(evidence.given)
                 tensors |= prefixed(given, "given")
             tensors["fingerprint"] = _fingerprint(self.target, self.findings.draws)
+            description["table"] = None if vae.table is None else vae.table.to_json()
             vae_parts = vae.to_parts()
             settings, description["likelihood"] = vae.likelihood.to_parts()
             tensors |= prefixed(settings, "likelihood")
@@ -98,6 +101,9 @@ class SavedPosterior:
                 f"expected {batch_shape.numel()} queries in {folder}, got {len(findings.ess)}"
             )
         target = None
+        if vae is not None and vae.table is None and description.get("table") is not None:
+            vae = copy.copy(vae)
+            vae.table = Table.from_json(description["table"])
         if vae is not None and evidence is not None:
             try:
                 target = target_of(vae, evidence)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 CELL = 'a value, null, {"low": …, "high": …} or {"one_of": […]} with at least one member'
 
 
+_MOST_CLASSES = 50_000_000  # of all cells of all rows: a byte for each
+
+
 def evidence_of_rows(
     table: Table, rows: Sequence[Mapping[str, Any]], dtype: torch.dtype
 ) -> tuple[Evidence, Limits]:
@@ -86,8 +89,13 @@ def _one_of(
         one = table.query({name: set(cells)}, dtype=like.dtype).uncertain
         assert one is not None
         assert one.allowed is not None
-        found[name, members] = one.allowed[0, table.names.index(name)]
+        found[name, members] = one.allowed[0, table.names.index(name)].clone()
     num_classes = max(len(allowed) for allowed in found.values())
+    if like.numel() * num_classes > _MOST_CLASSES:
+        raise ValueError(
+            f"expected smaller counts in sets, or fewer rows, got counts up to {num_classes - 1} "
+            f"and {len(like)} rows; use an interval, or ask in parts"
+        )
     allowed = torch.ones(*like.shape, num_classes, dtype=torch.bool)
     for (row, name), members in sets.items():
         own = found[name, members]

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from crosscoding.isolation import FORWARD_MODE
+
 _TANGENT_BYTES = 2 * 2**20
 _MANY = 32  # points above which dual numbers beat vmap
 
@@ -48,7 +50,8 @@ def derivative(decode: Decode, z: Tensor, directions: Tensor, *, exact: bool) ->
     """
     if exact:
         try:
-            return torch.func.jvp(decode, (z,), (directions,))[1]
+            with FORWARD_MODE:
+                return torch.func.jvp(decode, (z,), (directions,))[1]
         except RuntimeError:  # an operation has no forward mode
             pass
     return _differences(decode, z, directions[None])[0]
@@ -66,14 +69,15 @@ def pushed_forward(function: Decode, points: Tensor, tangents: Tensor) -> Tensor
     def along(tangent: Tensor) -> Tensor:
         return torch.func.jvp(function, (points,), (tangent,))[1]
 
-    return torch.func.vmap(along)(tangents)
+    with FORWARD_MODE:
+        return torch.func.vmap(along)(tangents)
 
 
 def _as_duals(decode: Decode, z: Tensor, directions: Tensor) -> Tensor:
     """The same with dual numbers, which decode z once for each direction."""
     shape = (len(directions), *z.shape)
     tangents = directions[:, None, None].expand(shape).contiguous()
-    with forward_ad.dual_level():
+    with FORWARD_MODE, forward_ad.dual_level():
         points = z.expand(shape).contiguous()  # dual tensors must own their memory
         duals = forward_ad.make_dual(points.flatten(0, 1), tangents.flatten(0, 1))
         tangent = forward_ad.unpack_dual(decode(duals)).tangent

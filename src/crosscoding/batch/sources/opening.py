@@ -4,15 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
-from crosscoding.batch.sources import array_files, csv_file, parquet_files, pictures
+from crosscoding.batch.sources import array_files, csv_file, parquet_files
 from crosscoding.batch.sources.array_files import NumpyFile, ZarrArray
 from crosscoding.batch.sources.base import Source
 from crosscoding.batch.sources.csv_file import CsvFile
 from crosscoding.batch.sources.parquet_files import ParquetFiles
-from crosscoding.batch.sources.pictures import Pictures
 from crosscoding.columns import Table
 from crosscoding.errors import unknown_name
-from crosscoding.formats.pixels import Pixels
 from crosscoding.formats.table_style import TableStyle
 from crosscoding.model.vae import VAE
 
@@ -71,16 +69,23 @@ def _opened(
     if suffix == parquet_files.SUFFIX or (path.is_dir() and any(path.glob("*.parquet"))):
         return ParquetFiles(path, vae.table, vae.data_size, keep)
     if path.is_dir():
-        if not Pixels.suit(vae):
-            raise ValueError(
-                f"expected a folder of .parquet files in {path}; pictures are only for models of "
-                f"grey or colour pictures, not for data of shape {shape}"
-            )
-        return Pictures(path, Pixels.of(vae))
+        return _pictures(path, vae)
     raise ValueError(
         "expected .csv, .tsv, .txt, .parquet, .npy or .npz, a Zarr folder, or a folder of Parquet "
-        f"files or {', '.join(pictures.SUFFIXES[:2])} pictures, got {path}"
+        f"files or pictures, got {path}"
     )
+
+
+def _pictures(path: Path, vae: VAE) -> Source:
+    from crosscoding.batch.sources.pictures import Pictures  # which loads Pillow
+    from crosscoding.formats.pixels import Pixels
+
+    if not Pixels.suit(vae):
+        raise ValueError(
+            f"expected a folder of .parquet files in {path}; pictures are only for models of grey "
+            f"or colour pictures, not for data of shape {tuple(vae.data_shape)}"
+        )
+    return Pictures(path, Pixels.of(vae))
 
 
 def _check_columns(source: Source, table: Table) -> None:
@@ -102,7 +107,11 @@ def holds_pixels(source: Source, vae: VAE, every: int) -> bool:
 
     It does if its numbers are bytes, some above 1, and the model's data are pictures.
     """
-    if source.kind not in ("numpy", "zarr") or not Pixels.suit(vae):
+    if source.kind not in ("numpy", "zarr"):
+        return False
+    from crosscoding.formats.pixels import Pixels  # which loads Pillow
+
+    if not Pixels.suit(vae):
         return False
     for start in range(0, source.num_rows, every):
         cells = source.read(start, min(start + every, source.num_rows)).cells

@@ -98,6 +98,7 @@ class DrawingRounds:
         """The drawing with the modes that climbs find; the same if there is no time for them."""
         plain, rows, found = drawing.is_plain, drawing.rows, self._climbs.modes
         few = torch.ones_like(plain) if is_amortised else plain
+        options = {"answers": False} if is_amortised else {}
         for work in (self._climbs.search, self._climbs.seek):
             which = few
             if work == self._climbs.seek:
@@ -108,7 +109,7 @@ class DrawingRounds:
             if len(some := which.nonzero()[:, 0]):
                 own = Generator().manual_seed(generator.initial_seed())
                 target = drawing.pool.target.select(some)
-                decodes[place[some]] += work(target, rows[some], own, answers=not is_amortised)
+                decodes[place[some]] += work(target, rows[some], own, **options)
         return drawing.with_modes(found.of(rows)) if found.has(rows).all() else drawing
 
     def _offer(self, drawing: Drawing) -> None:

@@ -120,7 +120,7 @@ def test_errors_of_durations_and_of_dates_with_and_without_a_zone():
         (({"wait": 3}, {"wait": True}), "column 'wait': expected a duration in seconds, got True$"),
         (
             ({"since": "2020-01-01"}, {"since": "2020-01-01T00:00Z"}),
-            "column 'since'.*Mixed timezones detected$",
+            "'since'.*Mixed timezones detected$",
         ),
         (({"since": "2020-01-01"}, {"since": ""}), "expected a date such as 2020-12-31, got ''$"),
     ):

@@ -137,9 +137,8 @@ def _series(column: Column, cells: list[Any]) -> "pd.Series":
         else:
             return pd.Series(cells, dtype="float64")
     except (ValueError, OverflowError) as error:
-        raise ValueError(
-            f"{column.where}: expected {words}; {first_line(error).partition('. ')[0]}"
-        ) from None
+        reason = first_line(error).partition(". ")[0]  # what follows is advice on pandas
+        raise ValueError(f"{column.where}: expected {words}; {reason}") from None
     for cell, is_none in zip(cells, found.isna(), strict=True):
         if cell is not None and is_none:
             raise ValueError(f"{column.where}: expected {words}, got {cell!r:.80}")

@@ -88,7 +88,7 @@ def killed_drivers(bench, kills):
     moments, out, runs, done = random.Random(0), bench.new(), 0, 0
     while done < kills:
         child = bench.forked(lambda out=out: bench.run(out))
-        time.sleep(moments.uniform(0, bench.seconds / 4))
+        time.sleep(moments.uniform(0, bench.seconds / 10))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if os.WIFSIGNALED(status):
@@ -277,7 +277,6 @@ def main():
         "actor killed": (killed_actors, 5),
         "node left, another joined": (lost_nodes, 2),
     }
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder))
         for name, (inject, times) in faults.items():
@@ -286,8 +285,10 @@ def main():
             if inject in (killed_actors, lost_nodes) and find_spec("ray") is None:
                 print(name, "needs Ray", file=sys.stderr)
                 continue
-            found[name] = inject(bench, times)
-            print(name, found[name], flush=True)
+            counts = inject(bench, times)
+            print(name, counts, flush=True)
+            found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+            found[name] = counts
             RESULTS.write_text(json.dumps(found, indent=1) + "\n")
 
 

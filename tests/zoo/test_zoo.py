@@ -50,7 +50,7 @@ def test_a_model_is_a_frozen_vae_in_float32_of_its_recipes_shape(name):
 def test_without_their_packages_models_are_refused_with_advice(monkeypatch):
     everything = set(cc.zoo.names())
     monkeypatch.setattr(cc.zoo, "find_spec", lambda name: None)
-    assert cc.zoo.names() == ["mnist-20d", "mnist-2d", "mnist-dvae", "mnist-ladder"]
+    assert cc.zoo.names() == ["mnist-20d", "mnist-2d", "mnist-ladder"]
     for package, models in cc.zoo._COMPANIONS.items():
         for name in models:
             with pytest.raises(ValueError, match=f"not installed: pip install {package}$"):

@@ -11,7 +11,7 @@
     anime-64d      drawn faces, 3 x 64 x 64, the paper's convolutional networks
     celeba-100d    photographed faces, the same with 100 latent dimensions
 
-The two models of faces have their own licence and come with the package `crosscoding-faces`. Four
+The two models of faces have their own licence and come with the package `crosscoding-faces`. Five
 of the digits come with `crosscoding-families`, because of their size.
 
 `training.recipe` defines the models, `training.fit` trains them, and `training.publishing` writes
@@ -38,7 +38,13 @@ _HERE = Path(__file__).parent
 _MODELS = _HERE / "models"
 _COMPANIONS = {
     "crosscoding-faces": ("anime-64d", "celeba-100d"),
-    "crosscoding-families": ("mnist-iaf", "mnist-iwae", "mnist-planar", "mnist-vqvae"),
+    "crosscoding-families": (
+        "mnist-dvae",
+        "mnist-iaf",
+        "mnist-iwae",
+        "mnist-planar",
+        "mnist-vqvae",
+    ),
 }
 """Packages with further models, and their names."""
 

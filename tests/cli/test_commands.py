@@ -58,6 +58,13 @@ def test_check_takes_the_folder_of_a_model(tmp_path):
     assert statuses["batch norm"] == "error"
 
 
+def test_models_of_a_package_that_is_not_installed(monkeypatch):
+    monkeypatch.setattr(cc.zoo, "find_spec", lambda name: None)
+    found = run("check", "anime-64d")
+    assert found.exit_code == 2
+    assert "not installed: pip install crosscoding-faces" in " ".join(found.output.split())
+
+
 @pytest.mark.parametrize(
     ("model", "data", "message"),
     [

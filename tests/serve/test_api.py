@@ -178,6 +178,12 @@ def test_rows_together_are_answered_as_each_alone(api):
         ({"values": ["1"] * 8}, "values: expected nested lists of numbers and nulls"),
         ({"values": [[1.0] * 8, [1.0]]}, "values: expected nested lists of one shape"),
         ({"values": {"base64": "AA==", "shape": [8]}}, "values: expected 32 bytes"),
+        (
+            {"values": {"base64": "AA==", "shape": [-8]}},
+            r"values\.shape.*greater than or",
+        ),
+        ({"values": {"base64": "AA==", "dtype": "f", "shape": [8]}}, "dtype: .* 'float64'"),
+        ({"values": {"dtype": "float32"}}, r"values\.base64: field required"),
         ({"values": [1e300] * 8}, "values: expected finite numbers that torch.float32 holds"),
         ({"noise": 1.0}, "noise: expected the values"),
         ({"values": [1.0] * 8, "noise": -1}, "expected noise"),
@@ -187,6 +193,10 @@ def test_rows_together_are_answered_as_each_alone(api):
         ({"rows": [{"a": 1}]}, "rows: expected values, as line has no table"),
         ({"model": "people", "rows": [{"aeg": 1}]}, "expected a column among"),
         ({"model": "people", "rows": [{"age": "x"}]}, "column 'age': expected a number"),
+        ({"model": "people", "rows": [{"age": [1]}]}, r"rows\.0\.age: expected a value, null, {"),
+        ({"model": "people", "rows": [{"age": {"min": 1}}]}, r"rows\.0\.age: expected a value"),
+        ({"model": "people", "rows": [{}, {"city": {"one_of": []}}]}, r"rows\.1\.city: .*member"),
+        ({"model": "people", "rows": [None]}, r"rows\.0: expected an object with a cell for each"),
         ({"model": "people", "rows": [{}], "values": [1.0] * 6}, "either rows or arrays"),
         ({"model": "mnist-2d", "values": [[2.0] * 28] * 28}, "expected observed values between 0"),
         ({"seed": -1}, "seed: input should be greater"),
@@ -206,7 +216,9 @@ def test_bodies_that_are_no_json_or_too_large(api):
     headers = {"Content-Type": "application/json"}
     post = lambda content: api.post("/v1/condition", content=content, headers=headers)  # noqa: E731
     assert "expected JSON" in post("{nope").json()["detail"]
-    assert post("[" * 50_000).status_code in (400, 422)
+    for odd in ("[" * 50_000 + "]" * 50_000, b'{"model": "\xff"}'):
+        assert "expected JSON" in post(odd).json()["detail"]
+        assert post(odd).status_code == 400
     assert post("x" * 200_001).status_code == 413
     assert post(iter([b"x" * 150_000] * 2)).status_code == 413
     assert post('{"model": "line", "values": [NaN,1,1,1,1,1,1,1]}').status_code in (200, 422)
@@ -352,6 +364,14 @@ def test_applications_that_make_no_sense(models, more, words):
     own = [line(), line()] if models == ["twice"] else [line()] * len(models)
     with pytest.raises(ValueError, match=words):
         application(own, **more)
+
+
+def test_models_that_are_not_there(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"expected a folder of a model, or a model among .*'mine'"
+    ):
+        served_model("mine")
 
 
 def test_limits_are_positive():

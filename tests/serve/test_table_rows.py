@@ -5,6 +5,7 @@ import pytest
 import torch
 from running_server import table
 
+from crosscoding.columns import Table
 from crosscoding.serve.table_rows import evidence_of_rows
 
 TABLE = table().vae.table
@@ -89,16 +90,39 @@ def test_sets_of_large_counts_in_many_rows_are_refused():
         ({"age": {"low": 40, "high": 30}}, "column 'age': expected an interval"),
         ({"age": {"lowest": 40}}, "column 'age': expected a value, null"),
         ({"age": [1]}, "column 'age': expected a value, null"),
-        ({"age": {"one_of": [1.0]}}, "column 'age': expected a tuple"),
+        ({"age": {"one_of": [1.0]}}, "column 'age': expected a value or an interval.*got a set$"),
+        ({"since": {"one_of": ["2020-01-01"]}}, "column 'since': expected a value or an interval"),
         ({"city": "Rome"}, "column 'city': expected a category among"),
         ({"city": {"one_of": ["Rome"]}}, "column 'city': expected a category among"),
         ({"city": {"one_of": []}}, "column 'city': .*at least one member"),
         ({"city": {"low": "Bonn"}}, "column 'city': expected a category or a set"),
         ({"children": 1.5}, "column 'children': expected counts"),
         ({"since": 3}, "column 'since': expected a date"),
-        ({"since": "soon"}, "column 'since': expected dates such as"),
+        ({"since": "soon"}, "column 'since': expected a date such as 2020-12-31, got 'soon'$"),
+        ({"since": {"low": "2020-13-01"}}, "expected a date such as 2020-12-31, got '2020-13-01'$"),
     ],
 )
 def test_errors_name_the_column(row, words):
     with pytest.raises(ValueError, match=words):
         evidence(row)
+
+
+def test_errors_of_durations_and_of_dates_with_and_without_a_zone():
+    rows = pd.DataFrame(
+        {"wait": pd.to_timedelta([3, 9], "s"), "since": ["2020-01-01", "2021-02-02"]}
+    )
+    frame = rows.assign(since=pd.to_datetime(rows["since"]))
+    own = Table(frame)
+    ask = lambda *rows: evidence_of_rows(own, rows, torch.float32)[0]  # noqa: E731
+    same(ask({"wait": 3}, {"wait": "9s"}), own.evidence(frame[["wait"]]))
+    for rows, words in (
+        (({"wait": "soon"},), "column 'wait': expected a duration in seconds, got 'soon'$"),
+        (({"wait": 3}, {"wait": True}), "column 'wait': expected a duration in seconds, got True$"),
+        (
+            ({"since": "2020-01-01"}, {"since": "2020-01-01T00:00Z"}),
+            "'since'.*Mixed timezones detected$",
+        ),
+        (({"since": "2020-01-01"}, {"since": ""}), "expected a date such as 2020-12-31, got ''$"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            ask(*rows)

@@ -282,7 +282,7 @@ def test_conditions_that_contradict_cells():
         ({"c": {"b"}}, "'a'"),
         ({"c": "b"}, "'a'"),
         ({"o": ("m", None)}, "'s'"),
-        ({"d": ("1970-01-03", None)}, "Timestamp"),
+        ({"d": ("1970-01-03", None)}, "1970-01-02"),
     ):
         ((name, says),) = condition.items()
         words = f"column '{name}'.*agree.*got {cell}.* in row 0 where it says {says!r}"
@@ -290,6 +290,23 @@ def test_conditions_that_contradict_cells():
             TABLE.query(condition, rows=rows)
     with pytest.raises(ValueError, match="num to be left out with 1 rows, got 2"):
         TABLE.query(rows=rows, num=2)
+
+
+def test_messages_show_the_bounds_of_the_row_and_not_all():
+    low, high = pd.Series([1.0, 50.0, 2.0]), np.array([3, 40, 4])
+    days = pd.to_datetime(pd.Series(["2020-01-01", "2021-05-06", "2020-01-01"]))
+    rows = pd.DataFrame({"n": [2.0, 7.0, 3.0]})
+    for condition, rest, words in (
+        ({"n": (low, high)}, {"num": 3}, "got 50.0 to 40 in row 1"),
+        ({"n": (low, 40)}, {"num": 3}, "got 50.0 to 40 in row 1"),
+        ({"d": (days, "2020-02-02")}, {"num": 3}, "got 2021-05-06 to '2020-02-02' in row 1"),
+        ({"n": (None, pd.Series([9, 6, 9]))}, {"rows": rows}, r"says \(None, 6\)$"),
+        ({"n": np.array([2.0, 8.0, 3.0])}, {"rows": rows}, r"got 7.0 in row 1 where it says 8.0$"),
+        ({"c": (pd.Series(["a"] * 3), None)}, {"num": 3}, r"got an interval \(low, high\)$"),
+        ({"n": (low, high, low)}, {"num": 3}, "got one of length 3$"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            TABLE.query(condition, **rest)
 
 
 def test_models_without_a_table_refuse_frames():

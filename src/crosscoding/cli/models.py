@@ -8,7 +8,7 @@ from rich.table import Column, Table
 from crosscoding import zoo
 from crosscoding.cli.console import out, print_json
 from crosscoding.cli.decoder_files import load_decoder
-from crosscoding.errors import ModelFormatError, NonFiniteError, unknown_name
+from crosscoding.errors import ModelFormatError, NonFiniteError
 from crosscoding.model.loading import load_vae
 from crosscoding.model.vae import VAE
 
@@ -53,7 +53,7 @@ def load_model(name: str, *, allow_code: bool, decoder: str | None) -> VAE:
             raise ValueError(f"expected --decoder only with the folder of a model, got {name}")
         return zoo.load(name)
     if not Path(name).is_dir():
-        raise unknown_name("folder of a model, or a model", name, zoo.names())
+        raise zoo.unknown_model(name, "folder of a model, or a model")
     if allow_code:
         sys.path.append(str(Path.cwd()))
     network = None if decoder is None else load_decoder(decoder)

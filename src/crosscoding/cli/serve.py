@@ -29,7 +29,9 @@ def serve(
     host: Annotated[
         str,
         typer.Option(
-            "--host", help="Address to listen on. Others than this machine can reach any other one."
+            "--host",
+            help="Address to listen on. By default, only this machine can reach the server; "
+            "0.0.0.0 opens it to the network.",
         ),
     ] = "127.0.0.1",
     port: Annotated[

@@ -1,5 +1,6 @@
 """Cells of a DataFrame's column to numbers, and numbers into the gaps of a column."""
 
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -172,7 +173,9 @@ def _check(values: np.ndarray, column: Column) -> None:
 
 
 def shown(cell: Any) -> str:
-    """A cell in a message, a number of numpy as a plain one."""
+    """A cell in a message: a number of numpy as a plain one, a date or a duration in ISO form."""
+    if isinstance(cell, (date, timedelta, np.datetime64, np.timedelta64)):
+        return str(cell).removesuffix(" 00:00:00")
     return repr(cell.item() if isinstance(cell, np.generic) else cell)
 
 

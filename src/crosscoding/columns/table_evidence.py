@@ -190,8 +190,18 @@ def _check_agrees(frame: "pd.DataFrame", column: Column, says: Any, apart: np.nd
         row = int(apart.argmax())
         raise ValueError(
             f"{column.where}: expected rows that agree with the condition, got "
-            f"{shown(column_of(frame, column.name).iloc[row])} in row {row} where it says {says!r}"
+            f"{shown(column_of(frame, column.name).iloc[row])} in row {row} where it says "
+            f"{_in_row(says, row)}"
         )
+
+
+def _in_row(condition: Any, row: int) -> str:
+    """What a condition says of one row, in a message: arrays and Series have a value for each."""
+    if isinstance(condition, tuple):
+        return f"({', '.join(_in_row(bound, row) for bound in condition)})"
+    if np.ndim(condition) and hasattr(condition, "dtype"):
+        return shown(list(condition)[row])
+    return shown(condition)
 
 
 # ---- intervals and sets --------------------------------------------------------------------------
@@ -206,10 +216,12 @@ def _limits(column: Column, condition: tuple[Any, ...], num: int) -> tuple[np.nd
     if column.kind in ("class", "boolean"):
         raise ValueError(
             f"{column.where}: expected a category or a set of them, as a {column.kind} has no "
-            f"order, got the interval {condition}"
+            "order, got an interval (low, high)"
         )
     if len(condition) != 2:
-        raise ValueError(f"{column.where}: expected a tuple (low, high), got {condition}")
+        raise ValueError(
+            f"{column.where}: expected a tuple (low, high), got one of length {len(condition)}"
+        )
     low, high = (
         _bound(column, bound, none, num)
         for bound, none in zip(condition, (-np.inf, np.inf), strict=True)
@@ -222,7 +234,7 @@ def _limits(column: Column, condition: tuple[Any, ...], num: int) -> tuple[np.nd
         row = int(empty.argmax())
         raise ValueError(
             f"{column.where}: expected an interval with low <= high that holds a possible value, "
-            f"got {condition[0]!r} to {condition[1]!r} in row {row}"
+            f"got {_in_row(condition[0], row)} to {_in_row(condition[1], row)} in row {row}"
         )
     return low, high
 

@@ -34,6 +34,7 @@ from crosscoding.serve.monitoring import Counted, Monitoring
 from crosscoding.serve.questions import ARRAYS, Question, question_of
 from crosscoding.serve.schemas import Answers, Problem, Request
 from crosscoding.serve.scripts import script_of
+from crosscoding.serve.table_rows import CELL
 
 _PAGE = Path(__file__).parent / "page"
 _LOG = logging.getLogger(__name__)
@@ -274,6 +275,8 @@ def _status(error: Any) -> tuple[int, str, dict[str, str]]:
     """The status, the sentence and the headers that answer an error."""
     if isinstance(error, RequestValidationError):
         return 422, _sentence(error), {}
+    if isinstance(error, HTTPException) and error.status_code == 400:  # fastapi's, in its own words
+        return 400, "expected JSON in UTF-8, of ordinary depth", {}
     if isinstance(error, HTTPException):
         return error.status_code, str(error.detail), dict(error.headers or {})
     if isinstance(error, BusyError):
@@ -298,8 +301,13 @@ def _sentence(error: RequestValidationError) -> str:
     where = ".".join(fields[:4]) or "body"
     if first["type"] == "json_invalid":
         return f"expected JSON, got {first.get('ctx', {}).get('error', 'something else')}"
-    if fields[:1] and fields[0] in (*ARRAYS, "given"):
+    in_base64 = "Base64Array" in first["loc"][:-1]
+    if fields[:1] == ["given"] or (fields[:1] and fields[0] in ARRAYS and not in_base64):
         return f"{fields[0]}: {_ARRAY}"
+    if fields[:1] == ["rows"] and len(fields) > 1:
+        row, *column = first["loc"][2:4]
+        cell = CELL if column else "an object with a cell for each column"
+        return f"{'.'.join(['rows', str(row), *map(str, column)])}: expected {cell}"
     if first["type"] == "extra_forbidden":
         return f"{where}: expected no such field"
     message = str(first["msg"])

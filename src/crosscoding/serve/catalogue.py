@@ -142,8 +142,10 @@ def served_model(name: str) -> Served:
         >>> served_model("mnist-2d").kind
         'picture'
     """
-    if name in zoo.names() or not Path(name).is_dir():
+    if name in zoo.names():
         return Served(name, zoo.load(name), f"cc.zoo.load({name!r})")
+    if not Path(name).is_dir():
+        raise zoo.unknown_model(name, "folder of a model, or a model")
     folder = Path(name).resolve()
     return Served(folder.name, load_vae(folder), f"cc.load_vae({str(folder)!r})")
 

@@ -7,11 +7,13 @@ import torch
 
 from crosscoding.columns import Column, Table
 from crosscoding.columns.table_evidence import Limits
-from crosscoding.errors import unknown_name
+from crosscoding.errors import first_line, unknown_name
 from crosscoding.evidence import Evidence
 
 if TYPE_CHECKING:
     import pandas as pd
+
+CELL = 'a value, null, {"low": …, "high": …} or {"one_of": […]} with at least one member'
 
 
 _MOST_CLASSES = 50_000_000  # of all cells of all rows: a byte for each
@@ -74,16 +76,20 @@ class _Cell:
             members = cell.get("one_of")
             if set(cell) == {"one_of"} and isinstance(members, list) and members:
                 return cls(one_of=members)
-        raise ValueError(
-            f'{column.where}: expected a value, null, {{"low": …, "high": …}} or '
-            f'{{"one_of": […]}} with at least one member, got {cell!r:.80}'
-        )
+        raise ValueError(f"{column.where}: expected {CELL}, got {cell!r:.80}")
 
 
 def _one_of(
     table: Table, sets: Mapping[tuple[int, str | int], Any], like: torch.Tensor
 ) -> Evidence:
     """The sets of some cells as evidence of the shape of `like`."""
+    for _, name in sets:
+        column = table[name]
+        if not column.is_listed and column.kind != "count":
+            raise ValueError(
+                f"{column.where}: expected a value or an interval, as a {column.kind} has no "
+                "categories, got a set"
+            )
     found = {}
     for name, members in {(name, members) for (_, name), members in sets.items()}:
         cells = _series(table[name], list(members))
@@ -110,28 +116,46 @@ def _series(column: Column, cells: list[Any]) -> "pd.Series":
     """Cells in JSON as the column holds them.
 
     Raises:
-        ValueError: A cell is of another type; the message names the column.
+        ValueError: A cell is of another type, or no date or duration; the message names the column.
     """
     import pandas as pd
 
     if column.is_listed:
         return pd.Series(cells, dtype=object)
-    is_duration = column.dtype.startswith("timedelta")
-    wanted: tuple[type, ...] = (str,) if column.kind == "date" else (int, float)
-    wanted += (str,) if is_duration else ()
+    is_date, is_duration = column.kind == "date", column.dtype.startswith("timedelta")
+    words = "a duration in seconds" if is_duration else "a number"
+    words = "a date such as 2020-12-31" if is_date else words
+    wanted = (str,) if is_date else (int, float, str) if is_duration else (int, float)
     for cell in cells:
         if cell is not None and (isinstance(cell, bool) or not isinstance(cell, wanted)):
-            words = "a date such as 2020-12-31" if column.kind == "date" else "a number"
             raise ValueError(f"{column.where}: expected {words}, got {cell!r:.80}")
     try:
-        if column.kind == "date":
-            zone = "," in column.dtype
-            return pd.Series(pd.to_datetime(pd.Series(cells), utc=zone, format="ISO8601"))
-        if is_duration:
-            seconds = [c if c is None or isinstance(c, str) else f"{c} s" for c in cells]
-            return pd.Series(pd.to_timedelta(pd.Series(seconds)))
-        return pd.Series(cells, dtype="float64")
+        if is_date:
+            found = _dates(column, cells)
+        elif is_duration:
+            found = _durations(cells)
+        else:
+            return pd.Series(cells, dtype="float64")
     except (ValueError, OverflowError) as error:
-        reason = str(error).partition("\n")[0].partition(". You might")[0]
-        wanted_words = "dates such as 2020-12-31" if column.kind == "date" else "numbers"
-        raise ValueError(f"{column.where}: expected {wanted_words}; {reason}") from None
+        reason = first_line(error).partition(". ")[0]  # what follows is advice on pandas
+        raise ValueError(f"{column.where}: expected {words}; {reason}") from None
+    for cell, is_none in zip(cells, found.isna(), strict=True):
+        if cell is not None and is_none:
+            raise ValueError(f"{column.where}: expected {words}, got {cell!r:.80}")
+    return found
+
+
+def _dates(column: Column, cells: list[Any]) -> "pd.Series":
+    """Texts as dates, NaT where they are none."""
+    import pandas as pd
+
+    zone = "," in column.dtype
+    return pd.to_datetime(pd.Series(cells), utc=zone, format="ISO8601", errors="coerce")
+
+
+def _durations(cells: list[Any]) -> "pd.Series":
+    """Seconds, or texts such as "1h", as durations, NaT where they are none."""
+    import pandas as pd
+
+    seconds = [c if c is None or isinstance(c, str) else f"{c} s" for c in cells]
+    return pd.to_timedelta(pd.Series(seconds), errors="coerce")

@@ -145,7 +145,19 @@ def _folder(name: str) -> Path:
     folders = _folders()
     if name in folders:
         return folders[name]
+    raise unknown_model(name, "model of the zoo")
+
+
+def unknown_model(name: str, wanted: str) -> ValueError:
+    """The error for a name that no installed model has; it says which package has it, if one does.
+
+    Args:
+        name: The name.
+        wanted: What was expected among the known names, in words.
+    """
     for package, models in _COMPANIONS.items():
         if name in models:
-            raise ValueError(f"{name} is in a package that is not installed: pip install {package}")
-    raise unknown_name("model of the zoo", name, sorted(folders))
+            return ValueError(
+                f"{name} is in a package that is not installed: pip install {package}"
+            )
+    return unknown_name(wanted, name, names())

@@ -6,10 +6,14 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from running_server import NEEDS, labelled, line, served, table
 
-from crosscoding.serve import Limits, served_model
+import crosscoding as cc
+from crosscoding.serve import Limits, Served, served_model
+from crosscoding.tables import Table
 
 pytest.importorskip("fastapi", reason=NEEDS)
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
@@ -266,6 +270,52 @@ def test_downloads_run_and_can_be_read(address, open_page, tmp_path):
         page.click("#get-draws")
     download.value.save_as(tmp_path / "rows.csv")
     assert len((tmp_path / "rows.csv").read_text().splitlines()) == 1001
+
+
+def test_draws_that_take_long_are_those_of_the_model_that_was_asked(address, open_page, tmp_path):
+    page = open_page(address)
+    stroke(page)
+    answered(page)
+    held = []
+
+    def hold(route):
+        is_download = '"alone":true' in route.request.post_data
+        held.append(route) if is_download else route.continue_()
+
+    page.route("**/v1/condition", hold)
+    with page.expect_download() as download:
+        page.click("#get-draws")
+        expect(page.locator("#get-draws")).to_have_text("Drawing…")
+        page.select_option("#model", "people")
+        answered(page)
+        held[0].continue_()
+    assert download.value.suggested_filename == "mnist-2d.npy"
+    download.value.save_as(tmp_path / "draws.npy")
+    assert np.load(tmp_path / "draws.npy").shape == (64, 28, 28)
+    expect(page.locator("#get-draws")).to_have_text("Draws")
+
+
+def test_of_many_categories_the_others_are_added_up(open_page):
+    own = Table(pd.DataFrame({"town": [f"town {i:02}" for i in range(15)] * 2}))
+    decoder = torch.nn.Linear(2, own.num_params)
+    torch.nn.init.zeros_(decoder.weight)
+    torch.nn.init.zeros_(decoder.bias)  # all towns are equally likely
+    vae = cc.VAE(decoder, 2, own.likelihood(), table=own)
+    with served([Served("towns", vae, "")]) as address:
+        page = open_page(address)
+        answered(page)
+        words = page.locator(".bars").inner_text().split("\n")
+    assert words[0] == "town 00"
+    assert [words[-2:], len(words)] == [["3 others", "20.0 %"], 2 * 13]
+
+
+def test_dates_fit_into_their_fields(address, open_page):
+    page = open_page(address)
+    page.select_option("#model", "people")
+    page.select_option('select[aria-label="since: what is known"]', "between")
+    page.fill('input[aria-label="since: at least"]', "2020-12-31")
+    fits = "e => e.scrollWidth <= e.clientWidth"
+    assert page.locator('input[aria-label="since: at least"]').evaluate(fits)
 
 
 def test_a_server_that_is_gone(open_page):

@@ -103,11 +103,18 @@ function shares(draws) {
   return values.map((value) => ({ value, probability: draws.filter((x) => x === value).length / draws.length }));
 }
 
+// A bar for each value, in order; if there are too many, for the likeliest and for all others.
 function bars(probabilities) {
   const box = document.createElement("div");
   box.className = "bars";
-  const least = [...probabilities].map(({ probability }) => probability).sort((a, b) => b - a)[MOST_BARS] ?? -1;
-  for (const { value, probability } of probabilities.filter((each) => each.probability > least)) {
+  const likeliest = new Set([...probabilities].sort((a, b) => b.probability - a.probability).slice(0, MOST_BARS));
+  const others = probabilities.filter((each) => !likeliest.has(each));
+  const shown = probabilities.filter((each) => likeliest.has(each));
+  if (others.length) {
+    const rest = others.reduce((sum, { probability }) => sum + probability, 0);
+    shown.push({ value: `${others.length} other${others.length > 1 ? "s" : ""}`, probability: rest });
+  }
+  for (const { value, probability } of shown) {
     const name = box.appendChild(document.createElement("span"));
     name.textContent = value;
     const bar = box.appendChild(document.createElement("span"));

@@ -129,6 +129,7 @@ function failed(error) {
   }
   $("results").hidden = $("empty").hidden = true; // what is there answers another question
   hasAnswer = false;
+  $("get-draws").disabled = true;
   $("problem").hidden = false;
   $("problem").textContent = error.message;
 }
@@ -311,13 +312,21 @@ const getScript = () => attempt(async () => {
 });
 
 const getDraws = () => attempt(async () => {
-  const outputs = [];
-  const num = isPicture() ? 64 : 1000;
-  const { answers } = await api.complete({ ...question(), outputs, draws: num, encoding: "base64", alone: true });
-  if (model.kind === "table") save(`${model.name}.csv`, csv(answers[0].draws, model.columns.map(({ name }) => name)), "text/csv");
-  else {
-    const { values, shape } = api.unpacked(answers[0].draws);
-    save(`${model.name}.npy`, npy(values, shape), "application/octet-stream");
+  const [button, asked] = [$("get-draws"), model]; // another model may be chosen before they come
+  const words = button.textContent;
+  button.disabled = true;
+  button.textContent = "Drawing…";
+  try {
+    const num = isPicture() ? 64 : 1000;
+    const { answers } = await api.complete({ ...question(), outputs: [], draws: num, encoding: "base64", alone: true });
+    if (asked.kind === "table") save(`${asked.name}.csv`, csv(answers[0].draws, asked.columns.map(({ name }) => name)), "text/csv");
+    else {
+      const { values, shape } = api.unpacked(answers[0].draws);
+      save(`${asked.name}.npy`, npy(values, shape), "application/octet-stream");
+    }
+  } finally {
+    button.textContent = words;
+    button.disabled = !hasAnswer;
   }
 });
 

@@ -321,6 +321,23 @@ def test_the_token_is_needed_for_all_but_the_page():
         assert api.get("/").status_code == 200
 
 
+@pytest.mark.parametrize("root", ["", "/cc"])
+def test_a_mounted_application_needs_the_token_too(root):
+    applications = pytest.importorskip("starlette.applications", reason=NEEDS)
+    routing, testing = (
+        pytest.importorskip(f"starlette.{name}", reason=NEEDS) for name in ("routing", "testclient")
+    )
+    own = application([line()], token="secret", hosts=None)
+    outer = applications.Starlette(routes=[routing.Mount("/api", app=own)])
+    api = testing.TestClient(outer, root_path=root)
+    for path, status in (("/v1/models", 200), ("/metrics", 200), ("/openapi.json", 200)):
+        assert api.get(f"{root}/api{path}").status_code == 401
+        sent = {"Authorization": "Bearer secret"}
+        assert api.get(f"{root}/api{path}", headers=sent).status_code == status
+    for path in ("/", "/page/main.js"):
+        assert api.get(f"{root}/api{path}").status_code == 200
+
+
 @pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
 def test_work_for_a_client_that_goes_away_is_stopped(accept):
     model = slow()

@@ -352,6 +352,41 @@ def test_work_for_a_client_that_goes_away_is_stopped(accept):
             time.sleep(0.05)
 
 
+def test_a_server_whose_worker_does_not_run_says_so():
+    testing = pytest.importorskip("starlette.testclient", reason=NEEDS)
+    api = testing.TestClient(application([line()], hosts=None))  # nobody runs its lifespan
+    for response in (
+        api.get("/healthz"),
+        api.get("/readyz"),
+        api.post("/v1/condition", json={}),
+        api.post("/v1/condition", json={}, headers={"Accept": "text/event-stream"}),
+    ):
+        assert response.status_code == 503
+        assert "the server's worker does not run" in response.json()["detail"]
+
+
+def test_a_model_that_cannot_be_prepared_is_unavailable_and_others_are_not(monkeypatch):
+    prepare = cc.serve.engine._prepare
+
+    def fails(served):
+        if served.name == "labelled":
+            raise RuntimeError("no memory")
+        prepare(served)
+
+    monkeypatch.setattr("crosscoding.serve.engine._prepare", fails)
+    testing = pytest.importorskip("starlette.testclient", reason=NEEDS)
+    with testing.TestClient(application([labelled(), line()], hosts=None)) as api:
+        while api.get("/readyz").status_code != 200:
+            time.sleep(0.01)
+        assert "labelled could not be prepared" in refused(api, status=503, model="labelled")
+        assert ask(api)["answers"]
+    with testing.TestClient(application([labelled()], hosts=None)) as api:
+        while "being prepared" in api.get("/readyz").text:
+            time.sleep(0.01)
+        assert "labelled could not be prepared" in api.get("/readyz").json()["detail"]
+        assert api.get("/healthz").status_code == 200
+
+
 def test_a_model_may_be_left_out_if_it_is_the_only_one():
     with served([line()]) as address, httpx.Client(base_url=address) as api:
         assert api.post("/v1/condition", json={}).status_code == 200

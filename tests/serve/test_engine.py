@@ -10,9 +10,16 @@ from problems import linear_gaussian_problem
 from running_server import line
 
 import crosscoding as cc
+from crosscoding.errors import BudgetError
 from crosscoding.methods import Auto
 from crosscoding.serve.catalogue import Served
-from crosscoding.serve.engine import AbandonedError, BusyError, Engine, Job
+from crosscoding.serve.engine import (
+    AbandonedError,
+    BusyError,
+    Engine,
+    Job,
+    UnpreparedError,
+)
 from crosscoding.serve.limits import Limits
 from crosscoding.serve.questions import Question, Wanted
 
@@ -219,3 +226,58 @@ def test_progress_is_told_to_all_who_wait(engine):
     job.result.result(20)
     assert told[-1] == 1
     assert told == sorted(told)
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("no memory"), SystemExit("of a decoder")])
+def test_a_model_that_cannot_be_prepared_fails_alone(monkeypatch, failure):
+    good, bad = line(), Served("bad", slow().vae, "")
+
+    def fails(served):
+        if served is bad:
+            raise failure
+
+    monkeypatch.setattr("crosscoding.serve.engine._prepare", fails)
+    made = Engine(Limits())
+    made.start([bad, good])
+    job = Job(question(good), "a")
+    made.submit(job)
+    assert job.result.result(20)["answers"]
+    assert made.is_ready
+    with pytest.raises(
+        UnpreparedError, match=r"bad could not be prepared.*" + type(failure).__name__
+    ):
+        made.submit(Job(question(bad), "a"))
+    assert made.is_alive
+    made.close()
+    assert not made.is_alive
+
+
+def test_a_model_that_was_too_slow_to_prepare_is_still_asked(monkeypatch):
+    def late(served):
+        raise BudgetError("no answer was found within 2 seconds")
+
+    monkeypatch.setattr("crosscoding.serve.engine._prepare", late)
+    made = Engine(Limits())
+    made.start([line()])
+    job = Job(question(line()), "a")
+    made.submit(job)
+    assert job.result.result(20)["answers"]
+    made.close()
+
+
+def test_errors_of_the_metrics_and_of_a_cancelled_job_do_not_end_the_thread():
+    def fails(done):
+        raise RuntimeError("no metrics")
+
+    made = Engine(Limits(), fails)
+    cancelled, later = (Job(question(line(), query=query), "a") for query in range(2))
+    cancelled.result.cancel()
+    made.submit(cancelled)
+    made.start([])
+    made.submit(later)
+    assert later.result.result(20)["answers"]
+    again = Job(question(line()), "a")
+    made.submit(again)
+    assert again.result.result(20)["answers"]
+    assert made.is_alive
+    made.close()

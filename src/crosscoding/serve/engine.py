@@ -9,8 +9,9 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +47,10 @@ class BusyError(RuntimeError):
     def __init__(self, words: str, status: int, retry_after: int) -> None:
         super().__init__(words)
         self.status, self.retry_after = status, retry_after
+
+
+class UnpreparedError(RuntimeError):
+    """The model of a question could not be prepared."""
 
 
 class AbandonedError(Exception):
@@ -104,6 +109,7 @@ class Engine:
         self._is_closed = False
         self._seconds = _USUAL_SECONDS
         self._thread = threading.Thread(target=self._work, name="crosscoding", daemon=True)
+        self._failed: dict[str, str] = {}  # models that could not be prepared, and why
         self.is_ready = False
 
     def start(self, models: Sequence[Served]) -> None:
@@ -122,6 +128,21 @@ class Engine:
             self._thread.join(timeout=10)
 
     @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs, without which nobody gets an answer."""
+        return self._thread.is_alive()
+
+    def check_prepared(self, served: Served) -> None:
+        """Raise UnpreparedError if a model could not be prepared."""
+        if (reason := self._failed.get(served.name)) is not None:
+            raise UnpreparedError(reason)
+
+    @property
+    def failed(self) -> Mapping[str, str]:
+        """Why models could not be prepared, a sentence for each, by the model's name."""
+        return self._failed
+
+    @property
     def num_waiting(self) -> int:
         """Number of jobs that wait."""
         return len(self._waiting)
@@ -131,7 +152,10 @@ class Engine:
 
         Raises:
             BusyError: There are too many, or the server is about to stop.
+            UnpreparedError: Their model could not be prepared.
         """
+        for job in jobs:
+            self.check_prepared(job.question.served)
         with self._changed:
             client = jobs[0].client
             if self._is_closed:
@@ -171,13 +195,25 @@ class Engine:
 
     def _work(self) -> None:
         for served in self._models:
-            try:
-                _prepare(served)
-            except Exception:  # a question will say what is wrong, to whoever asks it
-                _LOG.exception("%s could not be prepared", served.name)
+            self._try_to_prepare(served)
         self.is_ready = True
         while (batch := self._next()) is not None:
-            self._finish(batch)
+            try:
+                self._finish(batch)
+            except BaseException:  # whatever happens, the thread goes on
+                _LOG.exception("a batch could not be finished")
+
+    def _try_to_prepare(self, served: Served) -> None:
+        try:
+            _prepare(served)
+        except BudgetError:  # a slow model may answer questions that have more time
+            _LOG.warning("%s was not prepared in time", served.name)
+        except BaseException as error:  # whatever happens, the others are served
+            _LOG.exception("%s could not be prepared", served.name)
+            self._failed[served.name] = (
+                f"{served.name} could not be prepared, as the server's log explains: "
+                f"{type(error).__name__}"
+            )
 
     def _next(self) -> list[Job] | None:
         """The next jobs to be answered together; None when the engine is closed."""
@@ -210,16 +246,18 @@ class Engine:
 
     def _finish(self, batch: list[Job]) -> None:
         """Answer a batch, and tell everybody who waits for it."""
-        start = time.perf_counter()
+        start, outcome = time.perf_counter(), "failed"
         wanted = [job for job in batch if not job.is_abandoned]
-        outcome = self._answer(wanted) if wanted else "abandoned"
-        seconds = time.perf_counter() - start
-        if outcome == "answered":
-            self._seconds += _WEIGHT * (seconds / len(wanted) - self._seconds)
-        with self._changed:
-            self._running = []
-            self._drop(batch)
-        self._done(Done(batch, seconds, outcome))
+        try:
+            outcome = self._answer(wanted) if wanted else "abandoned"
+        finally:
+            seconds = time.perf_counter() - start
+            if outcome == "answered":
+                self._seconds += _WEIGHT * (seconds / len(wanted) - self._seconds)
+            with self._changed:
+                self._running = []
+                self._drop(batch)
+            self._done(Done(batch, seconds, outcome))
 
     def _drop(self, batch: Sequence[Job]) -> None:
         """Forget jobs; those without an answer by now get none."""
@@ -227,8 +265,7 @@ class Engine:
             self._clients[job.client] -= 1
             if self._clients[job.client] <= 0:
                 del self._clients[job.client]
-            if not job.result.done():
-                job.result.set_exception(AbandonedError())
+            _settle(job, AbandonedError())
 
     def _answer(self, batch: list[Job]) -> str:
         try:
@@ -237,13 +274,22 @@ class Engine:
             return "abandoned"
         except Exception as error:  # whatever happens, the thread goes on
             if len(batch) == 1:
-                batch[0].result.set_exception(error)
+                _settle(batch[0], error)
                 return "failed"
             outcomes = {self._answer([job]) for job in batch}  # one of them is at fault
             return "failed" if "failed" in outcomes else "answered"
         for job, answer in zip(batch, found, strict=True):
-            job.result.set_result(answer)
+            _settle(job, answer)
         return "answered"
+
+
+def _settle(job: Job, outcome: dict[str, Any] | Exception) -> None:
+    """Tell whoever waits for a job how it ended, unless that was told or nobody waits."""
+    with suppress(InvalidStateError):
+        if isinstance(outcome, Exception):
+            job.result.set_exception(outcome)
+        else:
+            job.result.set_result(outcome)
 
 
 class _Watch(Progress):

@@ -25,7 +25,7 @@ EVIDENCE, TRUTH = PROBLEM.evidence, PROBLEM.truth
 
 @pytest.fixture(scope="module")
 def api():
-    limits = Limits(max_queries=40, max_bytes=200_000, max_numbers=300_000)
+    limits = Limits(max_queries=40, max_bytes=200_000, max_numbers=400_000)
     with (
         served([line(), table(), labelled(), served_model("mnist-2d")], limits) as address,
         httpx.Client(base_url=address, timeout=60) as client,
@@ -195,7 +195,7 @@ def test_rows_together_are_answered_as_each_alone(api):
         ({"num_draws": 10, "purpose": "mean"}, "expected num_draws >= 400"),
         ({"drwas": 3}, "drwas: expected no such field"),
         ({"values": [[0.0] * 8] * 41}, "expected 1 to 40 queries"),
-        ({"values": [[0.0] * 8] * 40, "num_draws": 5000}, "expected an answer of up to 300,000"),
+        ({"values": [[0.0] * 8] * 40, "num_draws": 5000}, "expected an answer of up to 400,000"),
     ],
 )
 def test_bad_questions_get_a_sentence(api, body, words):

@@ -13,13 +13,8 @@ import crosscoding as cc
 from crosscoding.errors import BudgetError
 from crosscoding.methods import Auto
 from crosscoding.serve.catalogue import Served
-from crosscoding.serve.engine import (
-    AbandonedError,
-    BusyError,
-    Engine,
-    Job,
-    UnpreparedError,
-)
+from crosscoding.serve.engine import Engine
+from crosscoding.serve.jobs import AbandonedError, BusyError, Job, UnpreparedError
 from crosscoding.serve.limits import Limits
 from crosscoding.serve.questions import Question, Wanted
 
@@ -280,4 +275,46 @@ def test_errors_of_the_metrics_and_of_a_cancelled_job_do_not_end_the_thread():
     made.submit(again)
     assert again.result.result(20)["answers"]
     assert made.is_alive
+    made.close()
+
+
+@pytest.mark.parametrize("gives_an_answer", [True, False])
+def test_questions_that_take_too_long_together_are_answered_one_by_one(
+    monkeypatch, gives_an_answer
+):
+    whole = cc.condition
+
+    def slow_together(vae, evidence, *args, report, **more):
+        if len(evidence.values) > 1:
+            try:
+                while True:
+                    report(0.5, "a step")
+            except KeyboardInterrupt:
+                if not gives_an_answer:
+                    raise
+        return whole(vae, evidence, *args, report=report, **more)
+
+    monkeypatch.setattr("crosscoding.serve.engine.condition", slow_together)
+    done, served = Batches(), line()
+    made = Engine(Limits(max_seconds=0.2), done)
+    jobs = [Job(question(served, query=query), "a") for query in range(3)]
+    made.submit(*jobs)
+    made.start([])
+    for job in jobs:
+        found = job.result.result(20)
+        assert not found["stopped_early"]
+        assert found["batched_with"] == 0
+    made.close()
+    assert [batch.outcome for batch in done] == ["divided"] + ["answered"] * 3
+    assert not made._clients
+    assert made.num_waiting == 0
+
+
+def test_no_batch_has_more_numbers_than_one_request_may_have():
+    served = line()
+    jobs = [Job(question(served, query=query), "a") for query in range(3)]
+    made = Engine(Limits(max_numbers=2 * jobs[0].question.num_numbers))
+    made.submit(*jobs)
+    made.start([])
+    assert [job.result.result(20)["batched_with"] for job in jobs] == [1, 1, 0]
     made.close()

@@ -26,14 +26,9 @@ from starlette.exceptions import HTTPException  # pyright: ignore[reportMissingI
 from crosscoding.errors import BudgetError, unknown_name
 from crosscoding.serve.anytime import stages
 from crosscoding.serve.catalogue import Served
-from crosscoding.serve.engine import (
-    AbandonedError,
-    BusyError,
-    Engine,
-    Job,
-    UnpreparedError,
-)
+from crosscoding.serve.engine import Engine
 from crosscoding.serve.guard import Guard
+from crosscoding.serve.jobs import AbandonedError, BusyError, Job, UnpreparedError
 from crosscoding.serve.json_arrays import packed
 from crosscoding.serve.limits import Limits
 from crosscoding.serve.monitoring import Counted, Monitoring

@@ -10,9 +10,8 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import InvalidStateError
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,10 +21,18 @@ from crosscoding.errors import BudgetError
 from crosscoding.evidence import Evidence
 from crosscoding.methods import Auto
 from crosscoding.model.bound import first_row
-from crosscoding.progress import Progress, Report, silent
+from crosscoding.progress import Report
 from crosscoding.result.posterior import Posterior
 from crosscoding.serve.answers import answers_of
 from crosscoding.serve.catalogue import Served
+from crosscoding.serve.jobs import (
+    AbandonedError,
+    BusyError,
+    Done,
+    Job,
+    UnpreparedError,
+    Watch,
+)
 from crosscoding.serve.joining import joined
 from crosscoding.serve.limits import Limits
 from crosscoding.serve.questions import Question
@@ -34,62 +41,6 @@ _LOG = logging.getLogger(__name__)
 _TOGETHER = 0.003  # seconds that an idle engine waits for further questions
 _USUAL_SECONDS = 0.5  # of a question, before any was timed
 _WEIGHT = 0.2  # of the latest question in the mean number of seconds
-
-
-class BusyError(RuntimeError):
-    """The queue is full, or one client has too many questions in it.
-
-    Attributes:
-        status: The HTTP status that says so: 429 for the client, 503 for the server.
-        retry_after: Seconds after which to ask again, ≥ 1.
-    """
-
-    def __init__(self, words: str, status: int, retry_after: int) -> None:
-        super().__init__(words)
-        self.status, self.retry_after = status, retry_after
-
-
-class UnpreparedError(RuntimeError):
-    """The model of a question could not be prepared."""
-
-
-class AbandonedError(Exception):
-    """Nobody waits for the answer any more."""
-
-
-@dataclass(eq=False)
-class Job:
-    """A question that waits for its answer.
-
-    Args:
-        question: The question.
-        client: The address that asks.
-        report: Called in the engine's thread with the share of the work done and the step.
-        urgent: Whether it goes before questions that are not.
-    """
-
-    question: Question
-    client: str = ""
-    report: Report = silent
-    urgent: bool = False
-    result: Future[dict[str, Any]] = field(default_factory=Future)
-    asked: float = field(default_factory=time.perf_counter)
-    is_abandoned: bool = False
-
-
-@dataclass(frozen=True)
-class Done:
-    """What happened to a batch, for the metrics.
-
-    Args:
-        jobs: The jobs.
-        seconds: Seconds of work.
-        outcome: "answered", "abandoned" or "failed".
-    """
-
-    jobs: Sequence[Job]
-    seconds: float
-    outcome: str
 
 
 class Engine:
@@ -235,11 +186,13 @@ class Engine:
 
     def _like(self, first: Job) -> list[Job]:
         """The job and those that wait for answers with the same settings."""
-        key, chosen, num = first.question.key, [first], first.question.num_queries
+        chosen, key, limits = [first], first.key, self._limits
+        queries, numbers = first.question.num_queries, first.question.num_numbers
         for job in self._waiting if key is not None else ():
-            if job is not first and job.question.key == key:
-                num += job.question.num_queries
-                if num > self._limits.max_queries:
+            if job is not first and job.key == key:
+                queries += job.question.num_queries
+                numbers += job.question.num_numbers
+                if queries > limits.max_queries or numbers > limits.max_numbers:
                     break
                 chosen.append(job)
         return chosen
@@ -256,8 +209,17 @@ class Engine:
                 self._seconds += _WEIGHT * (seconds / len(wanted) - self._seconds)
             with self._changed:
                 self._running = []
-                self._drop(batch)
+                again = self._divided(wanted) if outcome == "divided" else []
+                self._drop([job for job in batch if job not in again])
             self._done(Done(batch, seconds, outcome))
+
+    def _divided(self, batch: Sequence[Job]) -> list[Job]:
+        """The jobs that somebody still waits for, each alone and at the head of the queue."""
+        again = [job for job in batch if not job.is_abandoned and not self._is_closed]
+        for job in reversed(again):
+            job.alone = True
+            self._waiting.appendleft(job)
+        return again
 
     def _drop(self, batch: Sequence[Job]) -> None:
         """Forget jobs; those without an answer by now get none."""
@@ -273,11 +235,10 @@ class Engine:
         except AbandonedError:
             return "abandoned"
         except Exception as error:  # whatever happens, the thread goes on
-            if len(batch) == 1:
-                _settle(batch[0], error)
-                return "failed"
-            outcomes = {self._answer([job]) for job in batch}  # one of them is at fault
-            return "failed" if "failed" in outcomes else "answered"
+            if len(batch) > 1:  # one of them is at fault, or all together take too long
+                return "divided"
+            _settle(batch[0], error)
+            return "failed"
         for job, answer in zip(batch, found, strict=True):
             _settle(job, answer)
         return "answered"
@@ -292,52 +253,26 @@ def _settle(job: Job, outcome: dict[str, Any] | Exception) -> None:
             job.result.set_result(outcome)
 
 
-class _Watch(Progress):
-    """Progress that ends the work when nobody waits for it, or when its time is up.
-
-    Args:
-        batch: The jobs.
-        max_seconds: Seconds after which the best answer so far is given.
-    """
-
-    def __init__(self, batch: Sequence[Job], max_seconds: float) -> None:
-        super().__init__(self._told)
-        self._batch = batch
-        self._end = time.perf_counter() + max_seconds
-        self.is_late = False
-
-    def __call__(self, share: float, what: str) -> None:
-        self._check()
-        super().__call__(share, what)
-
-    def beat(self) -> None:
-        self._check()
-        super().beat()
-
-    def _check(self) -> None:
-        if all(job.is_abandoned for job in self._batch):
-            raise AbandonedError
-        if not self.is_late and time.perf_counter() > self._end:
-            self.is_late = True
-            raise KeyboardInterrupt  # upon which a method gives its best answer so far
-
-    def _told(self, share: float, what: str) -> None:
-        for job in self._batch:
-            job.report(share, what)
+class _TooLateError(Exception):
+    """Time was up for a batch of jobs, each of which has a right to as much."""
 
 
 def _answered(batch: Sequence[Job], max_seconds: float) -> list[dict[str, Any]]:
     """The answers to a batch of jobs, in their order."""
     questions = [job.question for job in batch]
     start = time.perf_counter()
-    watch = _Watch(batch, max_seconds)
+    watch = Watch(batch, max_seconds)
     try:
         posterior = _asked(questions, watch)
     except KeyboardInterrupt:
         raise BudgetError(
             f"no answer was found within {max_seconds:g} seconds; ask fewer queries at once"
         ) from None
-    found = answers_of(posterior, questions)
+    if watch.is_late and len(batch) > 1:
+        raise _TooLateError
+    found = answers_of(posterior, questions, watch)
+    if watch.is_late and len(batch) > 1:
+        raise _TooLateError
     seconds = time.perf_counter() - start
     return [
         {

@@ -25,7 +25,7 @@ EVIDENCE, TRUTH = PROBLEM.evidence, PROBLEM.truth
 
 @pytest.fixture(scope="module")
 def api():
-    limits = Limits(max_queries=40, max_bytes=200_000, max_numbers=300_000)
+    limits = Limits(max_queries=40, max_bytes=200_000, max_numbers=400_000)
     with (
         served([line(), table(), labelled(), served_model("mnist-2d")], limits) as address,
         httpx.Client(base_url=address, timeout=60) as client,
@@ -205,7 +205,7 @@ def test_rows_together_are_answered_as_each_alone(api):
         ({"num_draws": 10, "purpose": "mean"}, "expected num_draws >= 400"),
         ({"drwas": 3}, "drwas: expected no such field"),
         ({"values": [[0.0] * 8] * 41}, "expected 1 to 40 queries"),
-        ({"values": [[0.0] * 8] * 40, "num_draws": 5000}, "expected an answer of up to 300,000"),
+        ({"values": [[0.0] * 8] * 40, "num_draws": 5000}, "expected an answer of up to 400,000"),
     ],
 )
 def test_bad_questions_get_a_sentence(api, body, words):
@@ -333,6 +333,23 @@ def test_the_token_is_needed_for_all_but_the_page():
         assert api.get("/").status_code == 200
 
 
+@pytest.mark.parametrize("root", ["", "/cc"])
+def test_a_mounted_application_needs_the_token_too(root):
+    applications = pytest.importorskip("starlette.applications", reason=NEEDS)
+    routing, testing = (
+        pytest.importorskip(f"starlette.{name}", reason=NEEDS) for name in ("routing", "testclient")
+    )
+    own = application([line()], token="secret", hosts=None)
+    outer = applications.Starlette(routes=[routing.Mount("/api", app=own)])
+    api = testing.TestClient(outer, root_path=root)
+    for path, status in (("/v1/models", 200), ("/metrics", 200), ("/openapi.json", 200)):
+        assert api.get(f"{root}/api{path}").status_code == 401
+        sent = {"Authorization": "Bearer secret"}
+        assert api.get(f"{root}/api{path}", headers=sent).status_code == status
+    for path in ("/", "/page/main.js"):
+        assert api.get(f"{root}/api{path}").status_code == 200
+
+
 @pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
 def test_work_for_a_client_that_goes_away_is_stopped(accept):
     model = slow()
@@ -345,6 +362,41 @@ def test_work_for_a_client_that_goes_away_is_stopped(accept):
         while 'outcome="abandoned"' not in api.get("/metrics").text:
             assert time.monotonic() < ends
             time.sleep(0.05)
+
+
+def test_a_server_whose_worker_does_not_run_says_so():
+    testing = pytest.importorskip("starlette.testclient", reason=NEEDS)
+    api = testing.TestClient(application([line()], hosts=None))  # nobody runs its lifespan
+    for response in (
+        api.get("/healthz"),
+        api.get("/readyz"),
+        api.post("/v1/condition", json={}),
+        api.post("/v1/condition", json={}, headers={"Accept": "text/event-stream"}),
+    ):
+        assert response.status_code == 503
+        assert "the server's worker does not run" in response.json()["detail"]
+
+
+def test_a_model_that_cannot_be_prepared_is_unavailable_and_others_are_not(monkeypatch):
+    prepare = cc.serve.engine._prepare
+
+    def fails(served):
+        if served.name == "labelled":
+            raise RuntimeError("no memory")
+        prepare(served)
+
+    monkeypatch.setattr("crosscoding.serve.engine._prepare", fails)
+    testing = pytest.importorskip("starlette.testclient", reason=NEEDS)
+    with testing.TestClient(application([labelled(), line()], hosts=None)) as api:
+        while api.get("/readyz").status_code != 200:
+            time.sleep(0.01)
+        assert "labelled could not be prepared" in refused(api, status=503, model="labelled")
+        assert ask(api)["answers"]
+    with testing.TestClient(application([labelled()], hosts=None)) as api:
+        while "being prepared" in api.get("/readyz").text:
+            time.sleep(0.01)
+        assert "labelled could not be prepared" in api.get("/readyz").json()["detail"]
+        assert api.get("/healthz").status_code == 200
 
 
 def test_a_model_may_be_left_out_if_it_is_the_only_one():

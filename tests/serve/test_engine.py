@@ -10,9 +10,11 @@ from problems import linear_gaussian_problem
 from running_server import line
 
 import crosscoding as cc
+from crosscoding.errors import BudgetError
 from crosscoding.methods import Auto
 from crosscoding.serve.catalogue import Served
-from crosscoding.serve.engine import AbandonedError, BusyError, Engine, Job
+from crosscoding.serve.engine import Engine
+from crosscoding.serve.jobs import AbandonedError, BusyError, Job, UnpreparedError
 from crosscoding.serve.limits import Limits
 from crosscoding.serve.questions import Question, Wanted
 
@@ -219,3 +221,100 @@ def test_progress_is_told_to_all_who_wait(engine):
     job.result.result(20)
     assert told[-1] == 1
     assert told == sorted(told)
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("no memory"), SystemExit("of a decoder")])
+def test_a_model_that_cannot_be_prepared_fails_alone(monkeypatch, failure):
+    good, bad = line(), Served("bad", slow().vae, "")
+
+    def fails(served):
+        if served is bad:
+            raise failure
+
+    monkeypatch.setattr("crosscoding.serve.engine._prepare", fails)
+    made = Engine(Limits())
+    made.start([bad, good])
+    job = Job(question(good), "a")
+    made.submit(job)
+    assert job.result.result(20)["answers"]
+    assert made.is_ready
+    with pytest.raises(
+        UnpreparedError, match=r"bad could not be prepared.*" + type(failure).__name__
+    ):
+        made.submit(Job(question(bad), "a"))
+    assert made.is_alive
+    made.close()
+    assert not made.is_alive
+
+
+def test_a_model_that_was_too_slow_to_prepare_is_still_asked(monkeypatch):
+    def late(served):
+        raise BudgetError("no answer was found within 2 seconds")
+
+    monkeypatch.setattr("crosscoding.serve.engine._prepare", late)
+    made = Engine(Limits())
+    made.start([line()])
+    job = Job(question(line()), "a")
+    made.submit(job)
+    assert job.result.result(20)["answers"]
+    made.close()
+
+
+def test_errors_of_the_metrics_and_of_a_cancelled_job_do_not_end_the_thread():
+    def fails(done):
+        raise RuntimeError("no metrics")
+
+    made = Engine(Limits(), fails)
+    cancelled, later = (Job(question(line(), query=query), "a") for query in range(2))
+    cancelled.result.cancel()
+    made.submit(cancelled)
+    made.start([])
+    made.submit(later)
+    assert later.result.result(20)["answers"]
+    again = Job(question(line()), "a")
+    made.submit(again)
+    assert again.result.result(20)["answers"]
+    assert made.is_alive
+    made.close()
+
+
+@pytest.mark.parametrize("gives_an_answer", [True, False])
+def test_questions_that_take_too_long_together_are_answered_one_by_one(
+    monkeypatch, gives_an_answer
+):
+    whole = cc.condition
+
+    def slow_together(vae, evidence, *args, report, **more):
+        if len(evidence.values) > 1:
+            try:
+                while True:
+                    report(0.5, "a step")
+            except KeyboardInterrupt:
+                if not gives_an_answer:
+                    raise
+        return whole(vae, evidence, *args, report=report, **more)
+
+    monkeypatch.setattr("crosscoding.serve.engine.condition", slow_together)
+    done, served = Batches(), line()
+    made = Engine(Limits(max_seconds=0.2), done)
+    jobs = [Job(question(served, query=query), "a") for query in range(3)]
+    made.submit(*jobs)
+    made.start([])
+    for job in jobs:
+        found = job.result.result(20)
+        assert not found["stopped_early"]
+        assert found["batched_with"] == 0
+    made.close()
+    assert [batch.outcome for batch in done] == ["divided"] + ["answered"] * 3
+    assert not made._clients
+    assert made.num_waiting == 0
+
+
+def test_no_batch_has_more_numbers_than_one_request_may_have():
+    served = line()
+    jobs = [Job(question(served, query=query), "a") for query in range(3)]
+    made = Engine(Limits(max_numbers=2 * jobs[0].question.num_numbers))
+    made.submit(*jobs)
+    made.start([])
+    assert [job.result.result(20)["batched_with"] for job in jobs] == [1, 1, 0]
+    made.close()

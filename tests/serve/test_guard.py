@@ -15,11 +15,20 @@ async def _echo(scope, receive, send):
     await send({"type": "http.response.body", "body": b""})
 
 
-def ask(path="/v1/models", body=(b"",), hosts=("localhost",), token=None, max_bytes=10, **headers):
+def ask(
+    path="/v1/models",
+    root="",
+    body=(b"",),
+    hosts=("localhost",),
+    token=None,
+    max_bytes=10,
+    **headers,
+):
     pairs = {"host": "localhost:8000", **headers}
     scope = {
         "type": "http",
         "path": path,
+        "root_path": root,
         "headers": [(k.replace("_", "-").encode(), v.encode()) for k, v in pairs.items()],
     }
     pieces, sent = list(body), []
@@ -80,9 +89,32 @@ def test_the_api_needs_the_token(given, status):
     assert ask(token="secret", path="/metrics", authorization=given)[0] == status
 
 
-def test_the_page_and_health_need_no_token():
-    for path in ("/", "/healthz", "/readyz", "/page/main.js"):
-        assert ask(path=path, token="secret")[0] == 200
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/", 200),
+        ("/healthz", 200),
+        ("/readyz", 200),
+        ("/page/main.js", 200),
+        ("/v1/models", 401),
+        ("/v1", 401),
+        ("/metrics", 401),
+        ("/openapi.json", 401),
+        ("/unknown", 401),
+        ("/healthz/more", 401),
+        ("/pages", 401),
+        ("//", 401),
+    ],
+)
+def test_only_the_page_and_health_need_no_token(path, status):
+    assert ask(path=path, token="secret")[0] == status
+    assert ask(path=f"/cc{path}", root="/cc", token="secret")[0] == status  # mounted
+    assert ask(path=path, root="/cc", token="secret")[0] == status  # a proxy removed the prefix
+
+
+def test_a_path_that_merely_begins_like_the_root_is_not_shortened():
+    assert ask(path="/cc-page/main.js", root="/cc-", token="secret")[0] == 401
+    assert ask(path="/cc/healthz", token="secret")[0] == 401
 
 
 def test_large_bodies_are_refused_declared_or_not():

@@ -28,7 +28,8 @@ def application(
     Args:
         models: The models, each made by `served_model`; their names differ.
         limits: What a request may ask for; by default `Limits()`.
-        token: What requests to the API have to send as a bearer token; None: nothing.
+        token: What all requests but those for the page and the server's health have to send as a
+            bearer token; None: nothing.
         hosts: Names under which the server may be addressed, without ports; None: any. On loopback,
             a page of another site could otherwise reach it under a name of its own.
     Raises:

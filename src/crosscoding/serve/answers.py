@@ -10,12 +10,12 @@ from crosscoding.random import generator_from
 from crosscoding.result.frames import means_of
 from crosscoding.result.lazy_verdicts import Verdict
 from crosscoding.result.posterior import Posterior
+from crosscoding.serve.jobs import Watch
 from crosscoding.serve.json_arrays import encoded, number
 from crosscoding.serve.modes import groups, with_different_data
-from crosscoding.serve.questions import LEVEL, Question
+from crosscoding.serve.questions import FOR_MODES, LEVEL, Question
 from crosscoding.serve.table_answers import columns_of, rows_of
 
-_FOR_MODES = 400  # draws that are divided into groups
 _SHOWN = 48  # draws of a group over which its picture is averaged
 _DRAWN = ("draws", "completions", "interval")  # whose first dimension is not that of queries
 _IN_JSON = {
@@ -29,15 +29,21 @@ _IN_JSON = {
 """What `result.advice` names, for users of the API."""
 
 
-def answers_of(posterior: Posterior, questions: Sequence[Question]) -> list[list[dict[str, Any]]]:
+def answers_of(
+    posterior: Posterior, questions: Sequence[Question], watch: Watch | None = None
+) -> list[list[dict[str, Any]]]:
     """The answers to questions that were asked in one batch, a list for each question.
 
     Args:
         posterior: Of the batch of all their queries, in order.
         questions: The questions, which want the same.
+        watch: Ends the work when nobody waits for it any more. Once its time is up, no modes are
+            sought for queries after the first.
+    Raises:
+        AbandonedError: Nobody waits any more.
     """
     first = questions[0]
-    found = _Answers(posterior, first)
+    found = _Answers(posterior, first, watch)
     ends = torch.tensor([question.num_queries for question in questions]).cumsum(0).tolist()
     starts = [0, *ends[:-1]]
     return [
@@ -49,9 +55,9 @@ def answers_of(posterior: Posterior, questions: Sequence[Question]) -> list[list
 class _Answers:
     """Everything wanted of a batch, computed once for all of its queries."""
 
-    def __init__(self, posterior: Posterior, asked: Question) -> None:
+    def __init__(self, posterior: Posterior, asked: Question, watch: Watch | None) -> None:
         wanted, self._seed = asked.wanted, asked.seed
-        self._posterior, self._asked = posterior, asked
+        self._posterior, self._asked, self._watch = posterior, asked, watch
         table = asked.served.vae.table
         makers: dict[str, Callable[[], Any]] = {
             "mean": lambda: posterior.mean() if table is None else means_of(posterior, table),
@@ -60,13 +66,20 @@ class _Answers:
             "probabilities": posterior.probabilities,
             "completions": lambda: posterior.predict_mean(wanted.draws, seed=asked.seed),
         }
-        self._parts: dict[str, Tensor] = {
-            name: makers[name]() for name in wanted.outputs if name in makers
-        }
+        self._parts: dict[str, Tensor] = {}
+        for name in wanted.outputs:
+            if name in makers:
+                self._check_wanted()
+                self._parts[name] = makers[name]()
         if table is not None and "probabilities" not in self._parts and self._parts:
             self._parts["probabilities"] = posterior.probabilities()
         if wanted.draws:
+            self._check_wanted()
             self._parts["draws"] = posterior.predict(wanted.draws, seed=asked.seed)
+
+    def _check_wanted(self) -> None:
+        if self._watch is not None:
+            self._watch.check_wanted()
 
     def of(self, question: Question, start: int, end: int) -> list[dict[str, Any]]:
         """The answers to the queries from `start` to `end`, which are those of a question."""
@@ -109,19 +122,21 @@ class _Answers:
         return found
 
     def _modes(self, query: int) -> list[dict[str, Any]]:
-        """The ways in which a datum may be completed, the likeliest first."""
-        posterior, seed = self._posterior, self._seed
-        z = posterior.sample(_FOR_MODES, seed=seed)[:, query]
-        means = posterior.predict_mean(_FOR_MODES, seed=seed)[:, query]
+        """The ways in which a datum may be completed, the likeliest first; none without time."""
+        if query > 0 and self._watch is not None and self._watch.stops():
+            return []
+        own, seed = self._posterior._of([query]), self._seed
+        z = own.sample(FOR_MODES, seed=seed)[:, 0]
+        means = own.predict_mean(FOR_MODES, seed=seed)[:, 0]
         label = groups(z.cpu(), generator=generator_from(seed))
         label = with_different_data(label, means.cpu())
         found = []
         for group in range(int(label.max()) + 1):
-            own = label == group
-            mean = means[own.to(means.device)][:_SHOWN].mean(0)
+            members = label == group
+            mean = means[members.to(means.device)][:_SHOWN].mean(0)
             found.append(
                 {
-                    "share": float(own.double().mean()),
+                    "share": float(members.double().mean()),
                     "mean": encoded(mean, self._asked.wanted.encoding),
                 }
             )

@@ -26,8 +26,9 @@ from starlette.exceptions import HTTPException  # pyright: ignore[reportMissingI
 from crosscoding.errors import BudgetError, unknown_name
 from crosscoding.serve.anytime import stages
 from crosscoding.serve.catalogue import Served
-from crosscoding.serve.engine import AbandonedError, BusyError, Engine, Job
+from crosscoding.serve.engine import Engine
 from crosscoding.serve.guard import Guard
+from crosscoding.serve.jobs import AbandonedError, BusyError, Job, UnpreparedError
 from crosscoding.serve.json_arrays import packed
 from crosscoding.serve.limits import Limits
 from crosscoding.serve.monitoring import Counted, Monitoring
@@ -40,6 +41,10 @@ _PAGE = Path(__file__).parent / "page"
 _LOG = logging.getLogger(__name__)
 _MOST_SAMPLES = 40
 _RETRY = 5  # seconds until a server that is not ready, or a question that took too long, may be
+_NOT_ALIVE = (
+    "the server's worker does not run; start the application with its lifespan, which a server "
+    "that mounts it has to run, or start it again"
+)
 _Responses = dict[int | str, dict[str, Any]]
 _PROBLEMS: _Responses = {
     400: {"model": Problem, "description": "The body is no JSON."},
@@ -48,7 +53,10 @@ _PROBLEMS: _Responses = {
     413: {"model": Problem, "description": "The body is too large."},
     422: {"model": Problem, "description": "What is wrong with the request, in one sentence."},
     429: {"model": Problem, "description": "Too many requests of this client are waiting."},
-    503: {"model": Problem, "description": "Too many requests are waiting, or time was up."},
+    503: {
+        "model": Problem,
+        "description": "Too many requests are waiting, time was up, or the model failed to start.",
+    },
 }
 _STREAM = {
     "text/event-stream": {
@@ -109,8 +117,8 @@ class _Server:
         app.post(
             "/v1/script", tags=["questions"], response_class=PlainTextResponse, responses=_PROBLEMS
         )(self._script)
-        app.get("/healthz", tags=["monitoring"])(self._health)
-        app.get("/readyz", tags=["monitoring"], responses={503: {"model": Problem}})(self._ready)
+        for path, route in (("/healthz", self._health), ("/readyz", self._ready)):
+            app.get(path, tags=["monitoring"], responses={503: {"model": Problem}})(route)
         app.get("/metrics", tags=["monitoring"], response_class=PlainTextResponse, responses=only)(
             self._metrics
         )
@@ -169,7 +177,7 @@ class _Server:
             own = stages(question) if asked.anytime else [question]
             return self._stream(own, client)
         job = Job(question, client)
-        self._engine.submit(job)
+        self._submit(job)
         try:
             found = await _unless_gone(asyncio.wrap_future(job.result), http)
         finally:
@@ -183,13 +191,14 @@ class _Server:
         return PlainTextResponse(script, media_type="text/x-python")
 
     def _question(self, asked: Request) -> Question:
-        """The question of a request; raises what `question_of` raises."""
+        """The question of a request; raises what `question_of` raises, or UnpreparedError."""
         name = asked.model
         if name is None and len(self._models) > 1:
             raise ValueError(f"model: expected one of {', '.join(sorted(self._models))}, got none")
         served = next(iter(self._models.values())) if name is None else self._models.get(name)
         if served is None:
             raise unknown_name("model", str(name), self._models)
+        self._engine.check_prepared(served)
         return question_of(
             served,
             asked.asked(),
@@ -199,6 +208,11 @@ class _Server:
             self._limits,
             alone=asked.alone or asked.anytime,
         )
+
+    def _submit(self, *jobs: Job) -> None:
+        """Put the jobs of one client in the queue; raises what `Engine.submit` raises."""
+        self._check_alive()
+        self._engine.submit(*jobs)
 
     def _stream(self, questions: Sequence[Question], client: str) -> StreamingResponse:
         """The answers to a question under growing budgets, as server-sent events."""
@@ -221,7 +235,7 @@ class _Server:
 
         for job in jobs:
             tell(job)
-        self._engine.submit(*jobs)
+        self._submit(*jobs)
 
         async def sent() -> AsyncIterator[bytes]:
             try:
@@ -239,14 +253,23 @@ class _Server:
 
     # ---- monitoring ------------------------------------------------------------------------------
 
+    def _check_alive(self) -> None:
+        """Raise HTTPException if nobody would answer questions."""
+        if not self._engine.is_alive:
+            raise HTTPException(503, _NOT_ALIVE)
+
     async def _health(self) -> dict[str, str]:
-        """Whether the server is up."""
+        """Whether the server is up, and its worker too."""
+        self._check_alive()
         return {"status": "up"}
 
     async def _ready(self) -> dict[str, str]:
-        """Whether all models are prepared, so that the first answer does not wait for them."""
+        """Whether models are prepared, so that the first answer does not wait for them."""
+        self._check_alive()
         if not self._engine.is_ready:
             raise HTTPException(503, "the models are being prepared", {"Retry-After": str(_RETRY)})
+        if len(self._engine.failed) == len(self._models):
+            raise HTTPException(503, next(iter(self._engine.failed.values())))
         return {"status": "ready"}
 
     async def _metrics(self) -> Response:
@@ -264,7 +287,7 @@ def _handle_errors(app: FastAPI) -> None:
         return _problem(*_status(error))
 
     refused = (RequestValidationError, HTTPException, *_REFUSED)
-    for kind in (*refused, BusyError, BudgetError, AbandonedError):
+    for kind in (*refused, BusyError, UnpreparedError, BudgetError, AbandonedError):
         app.add_exception_handler(kind, answered)
 
 
@@ -281,6 +304,8 @@ def _status(error: Any) -> tuple[int, str, dict[str, str]]:
         return error.status_code, str(error.detail), dict(error.headers or {})
     if isinstance(error, BusyError):
         return error.status, str(error), {"Retry-After": str(error.retry_after)}
+    if isinstance(error, UnpreparedError):
+        return 503, str(error), {}
     if isinstance(error, (BudgetError, AbandonedError)):
         words = str(error) or "the server is stopping"
         return 503, words, {"Retry-After": str(_RETRY)}

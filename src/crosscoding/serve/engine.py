@@ -9,9 +9,9 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import InvalidStateError
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -21,10 +21,18 @@ from crosscoding.errors import BudgetError
 from crosscoding.evidence import Evidence
 from crosscoding.methods import Auto
 from crosscoding.model.bound import first_row
-from crosscoding.progress import Progress, Report, silent
+from crosscoding.progress import Report
 from crosscoding.result.posterior import Posterior
 from crosscoding.serve.answers import answers_of
 from crosscoding.serve.catalogue import Served
+from crosscoding.serve.jobs import (
+    AbandonedError,
+    BusyError,
+    Done,
+    Job,
+    UnpreparedError,
+    Watch,
+)
 from crosscoding.serve.joining import joined
 from crosscoding.serve.limits import Limits
 from crosscoding.serve.questions import Question
@@ -33,58 +41,6 @@ _LOG = logging.getLogger(__name__)
 _TOGETHER = 0.003  # seconds that an idle engine waits for further questions
 _USUAL_SECONDS = 0.5  # of a question, before any was timed
 _WEIGHT = 0.2  # of the latest question in the mean number of seconds
-
-
-class BusyError(RuntimeError):
-    """The queue is full, or one client has too many questions in it.
-
-    Attributes:
-        status: The HTTP status that says so: 429 for the client, 503 for the server.
-        retry_after: Seconds after which to ask again, ≥ 1.
-    """
-
-    def __init__(self, words: str, status: int, retry_after: int) -> None:
-        super().__init__(words)
-        self.status, self.retry_after = status, retry_after
-
-
-class AbandonedError(Exception):
-    """Nobody waits for the answer any more."""
-
-
-@dataclass(eq=False)
-class Job:
-    """A question that waits for its answer.
-
-    Args:
-        question: The question.
-        client: The address that asks.
-        report: Called in the engine's thread with the share of the work done and the step.
-        urgent: Whether it goes before questions that are not.
-    """
-
-    question: Question
-    client: str = ""
-    report: Report = silent
-    urgent: bool = False
-    result: Future[dict[str, Any]] = field(default_factory=Future)
-    asked: float = field(default_factory=time.perf_counter)
-    is_abandoned: bool = False
-
-
-@dataclass(frozen=True)
-class Done:
-    """What happened to a batch, for the metrics.
-
-    Args:
-        jobs: The jobs.
-        seconds: Seconds of work.
-        outcome: "answered", "abandoned" or "failed".
-    """
-
-    jobs: Sequence[Job]
-    seconds: float
-    outcome: str
 
 
 class Engine:
@@ -104,6 +60,7 @@ class Engine:
         self._is_closed = False
         self._seconds = _USUAL_SECONDS
         self._thread = threading.Thread(target=self._work, name="crosscoding", daemon=True)
+        self._failed: dict[str, str] = {}  # models that could not be prepared, and why
         self.is_ready = False
 
     def start(self, models: Sequence[Served]) -> None:
@@ -122,6 +79,21 @@ class Engine:
             self._thread.join(timeout=10)
 
     @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs, without which nobody gets an answer."""
+        return self._thread.is_alive()
+
+    def check_prepared(self, served: Served) -> None:
+        """Raise UnpreparedError if a model could not be prepared."""
+        if (reason := self._failed.get(served.name)) is not None:
+            raise UnpreparedError(reason)
+
+    @property
+    def failed(self) -> Mapping[str, str]:
+        """Why models could not be prepared, a sentence for each, by the model's name."""
+        return self._failed
+
+    @property
     def num_waiting(self) -> int:
         """Number of jobs that wait."""
         return len(self._waiting)
@@ -131,7 +103,10 @@ class Engine:
 
         Raises:
             BusyError: There are too many, or the server is about to stop.
+            UnpreparedError: Their model could not be prepared.
         """
+        for job in jobs:
+            self.check_prepared(job.question.served)
         with self._changed:
             client = jobs[0].client
             if self._is_closed:
@@ -171,13 +146,25 @@ class Engine:
 
     def _work(self) -> None:
         for served in self._models:
-            try:
-                _prepare(served)
-            except Exception:  # a question will say what is wrong, to whoever asks it
-                _LOG.exception("%s could not be prepared", served.name)
+            self._try_to_prepare(served)
         self.is_ready = True
         while (batch := self._next()) is not None:
-            self._finish(batch)
+            try:
+                self._finish(batch)
+            except BaseException:  # whatever happens, the thread goes on
+                _LOG.exception("a batch could not be finished")
+
+    def _try_to_prepare(self, served: Served) -> None:
+        try:
+            _prepare(served)
+        except BudgetError:  # a slow model may answer questions that have more time
+            _LOG.warning("%s was not prepared in time", served.name)
+        except BaseException as error:  # whatever happens, the others are served
+            _LOG.exception("%s could not be prepared", served.name)
+            self._failed[served.name] = (
+                f"{served.name} could not be prepared, as the server's log explains: "
+                f"{type(error).__name__}"
+            )
 
     def _next(self) -> list[Job] | None:
         """The next jobs to be answered together; None when the engine is closed."""
@@ -199,27 +186,40 @@ class Engine:
 
     def _like(self, first: Job) -> list[Job]:
         """The job and those that wait for answers with the same settings."""
-        key, chosen, num = first.question.key, [first], first.question.num_queries
+        chosen, key, limits = [first], first.key, self._limits
+        queries, numbers = first.question.num_queries, first.question.num_numbers
         for job in self._waiting if key is not None else ():
-            if job is not first and job.question.key == key:
-                num += job.question.num_queries
-                if num > self._limits.max_queries:
+            if job is not first and job.key == key:
+                queries += job.question.num_queries
+                numbers += job.question.num_numbers
+                if queries > limits.max_queries or numbers > limits.max_numbers:
                     break
                 chosen.append(job)
         return chosen
 
     def _finish(self, batch: list[Job]) -> None:
         """Answer a batch, and tell everybody who waits for it."""
-        start = time.perf_counter()
+        start, outcome = time.perf_counter(), "failed"
         wanted = [job for job in batch if not job.is_abandoned]
-        outcome = self._answer(wanted) if wanted else "abandoned"
-        seconds = time.perf_counter() - start
-        if outcome == "answered":
-            self._seconds += _WEIGHT * (seconds / len(wanted) - self._seconds)
-        with self._changed:
-            self._running = []
-            self._drop(batch)
-        self._done(Done(batch, seconds, outcome))
+        try:
+            outcome = self._answer(wanted) if wanted else "abandoned"
+        finally:
+            seconds = time.perf_counter() - start
+            if outcome == "answered":
+                self._seconds += _WEIGHT * (seconds / len(wanted) - self._seconds)
+            with self._changed:
+                self._running = []
+                again = self._divided(wanted) if outcome == "divided" else []
+                self._drop([job for job in batch if job not in again])
+            self._done(Done(batch, seconds, outcome))
+
+    def _divided(self, batch: Sequence[Job]) -> list[Job]:
+        """The jobs that somebody still waits for, each alone and at the head of the queue."""
+        again = [job for job in batch if not job.is_abandoned and not self._is_closed]
+        for job in reversed(again):
+            job.alone = True
+            self._waiting.appendleft(job)
+        return again
 
     def _drop(self, batch: Sequence[Job]) -> None:
         """Forget jobs; those without an answer by now get none."""
@@ -227,8 +227,7 @@ class Engine:
             self._clients[job.client] -= 1
             if self._clients[job.client] <= 0:
                 del self._clients[job.client]
-            if not job.result.done():
-                job.result.set_exception(AbandonedError())
+            _settle(job, AbandonedError())
 
     def _answer(self, batch: list[Job]) -> str:
         try:
@@ -236,62 +235,44 @@ class Engine:
         except AbandonedError:
             return "abandoned"
         except Exception as error:  # whatever happens, the thread goes on
-            if len(batch) == 1:
-                batch[0].result.set_exception(error)
-                return "failed"
-            outcomes = {self._answer([job]) for job in batch}  # one of them is at fault
-            return "failed" if "failed" in outcomes else "answered"
+            if len(batch) > 1:  # one of them is at fault, or all together take too long
+                return "divided"
+            _settle(batch[0], error)
+            return "failed"
         for job, answer in zip(batch, found, strict=True):
-            job.result.set_result(answer)
+            _settle(job, answer)
         return "answered"
 
 
-class _Watch(Progress):
-    """Progress that ends the work when nobody waits for it, or when its time is up.
+def _settle(job: Job, outcome: dict[str, Any] | Exception) -> None:
+    """Tell whoever waits for a job how it ended, unless that was told or nobody waits."""
+    with suppress(InvalidStateError):
+        if isinstance(outcome, Exception):
+            job.result.set_exception(outcome)
+        else:
+            job.result.set_result(outcome)
 
-    Args:
-        batch: The jobs.
-        max_seconds: Seconds after which the best answer so far is given.
-    """
 
-    def __init__(self, batch: Sequence[Job], max_seconds: float) -> None:
-        super().__init__(self._told)
-        self._batch = batch
-        self._end = time.perf_counter() + max_seconds
-        self.is_late = False
-
-    def __call__(self, share: float, what: str) -> None:
-        self._check()
-        super().__call__(share, what)
-
-    def beat(self) -> None:
-        self._check()
-        super().beat()
-
-    def _check(self) -> None:
-        if all(job.is_abandoned for job in self._batch):
-            raise AbandonedError
-        if not self.is_late and time.perf_counter() > self._end:
-            self.is_late = True
-            raise KeyboardInterrupt  # upon which a method gives its best answer so far
-
-    def _told(self, share: float, what: str) -> None:
-        for job in self._batch:
-            job.report(share, what)
+class _TooLateError(Exception):
+    """Time was up for a batch of jobs, each of which has a right to as much."""
 
 
 def _answered(batch: Sequence[Job], max_seconds: float) -> list[dict[str, Any]]:
     """The answers to a batch of jobs, in their order."""
     questions = [job.question for job in batch]
     start = time.perf_counter()
-    watch = _Watch(batch, max_seconds)
+    watch = Watch(batch, max_seconds)
     try:
         posterior = _asked(questions, watch)
     except KeyboardInterrupt:
         raise BudgetError(
             f"no answer was found within {max_seconds:g} seconds; ask fewer queries at once"
         ) from None
-    found = answers_of(posterior, questions)
+    if watch.is_late and len(batch) > 1:
+        raise _TooLateError
+    found = answers_of(posterior, questions, watch)
+    if watch.is_late and len(batch) > 1:
+        raise _TooLateError
     seconds = time.perf_counter() - start
     return [
         {

@@ -16,10 +16,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-OPEN = ("/healthz", "/readyz")
-"""Paths that need no token: they tell nothing but whether the server is up."""
-
-_PROTECTED = ("/v1/", "/metrics")
+_OPEN = ("/", "/healthz", "/readyz")  # they tell nothing but whether the server is up
+_OPEN_FOLDER = "/page/"  # the page's own files
 _HEADERS = (
     (
         b"content-security-policy",
@@ -39,7 +37,8 @@ class Guard:
 
     Args:
         app: The other one.
-        token: What requests to the API have to send as a bearer token; None: nothing.
+        token: What all requests but those for the page and the server's health have to send as a
+            bearer token; None: nothing.
         hosts: Names under which the server may be addressed, without ports; None: any.
         max_bytes: Most bytes of a request's body.
     """
@@ -82,7 +81,7 @@ class Guard:
         origin = headers.get(b"origin")
         if origin is not None and origin.lower().partition(b"://")[2] != host:
             return 403, f"expected requests from the server's own page, got {_shown(origin)}"
-        if self._token is not None and scope["path"].startswith(_PROTECTED):
+        if self._token is not None and not _is_open(scope):
             kind, _, given = headers.get(b"authorization", b"").partition(b" ")
             if kind.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._token):
                 return 401, "expected the server's token, sent as Authorization: Bearer TOKEN"
@@ -92,6 +91,14 @@ class Guard:
         if int(size[:20]) > self._max_bytes:
             return 413, _too_large(self._max_bytes)
         return None
+
+
+def _is_open(scope: Scope) -> bool:
+    """Whether a path needs no token, wherever the application is mounted."""
+    path, root = scope["path"], scope.get("root_path", "")
+    if root and path.startswith(root + "/"):
+        path = path[len(root) :]  # as the routes see it
+    return path in _OPEN or path.startswith(_OPEN_FOLDER)
 
 
 def _too_large(max_bytes: int) -> str:

@@ -11,7 +11,8 @@ class Limits:
         max_seconds: Seconds of work on one request; then the best answer so far is sent.
         max_queries: Queries in a request, and in a batch of requests that are answered together.
         max_bytes: Bytes of a request's body.
-        max_numbers: Numbers in an answer, and latent draws stored for it.
+        max_numbers: Numbers in an answer and those stored to make it, such as latent draws; also
+            of all requests that are answered together.
         max_waiting: Requests that wait for an answer; further ones get 503.
         max_per_client: Requests of one address that wait for an answer; further ones get 429.
 
@@ -22,7 +23,7 @@ class Limits:
     max_seconds: float = 60.0
     max_queries: int = 1000
     max_bytes: int = 16 * 2**20
-    max_numbers: int = 5_000_000
+    max_numbers: int = 6_000_000
     max_waiting: int = 256
     max_per_client: int = 64
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Generator, Tensor
 
-_MOST = 4  # groups
+MOST_GROUPS = 4
 _LEAST_SHARE = 0.05  # of all draws in a group; a tail of a few draws is none
 _FEWEST = 40  # draws that are divided: of fewer, half a peak may be chance
 _VALLEY = 0.35  # of the lower peak, that the density between two groups may have at most
@@ -34,7 +34,7 @@ def groups(z: Tensor, *, generator: Generator) -> Tensor:
     fitted[order[: len(z) // 2]] = True
     least = max(_LEAST_SHARE * len(z), 2)
     waiting = [torch.arange(len(z))]
-    while waiting and int(label.max()) < _MOST - 1:
+    while waiting and int(label.max()) < MOST_GROUPS - 1:
         members = waiting.pop(0)
         right = _divided(z[members].double(), fitted[members], least)
         if right is not None:

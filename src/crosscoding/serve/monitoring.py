@@ -11,8 +11,9 @@ from prometheus_client.exposition import (  # pyright: ignore[reportMissingImpor
     CONTENT_TYPE_LATEST,
 )
 
-from crosscoding.serve.engine import Done, Engine
+from crosscoding.serve.engine import Engine
 from crosscoding.serve.guard import App, Message, Receive, Scope, Send
+from crosscoding.serve.jobs import Done
 
 _SECONDS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)

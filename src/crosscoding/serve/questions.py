@@ -18,10 +18,12 @@ from crosscoding.methods import Auto
 from crosscoding.serve.catalogue import Served
 from crosscoding.serve.json_arrays import Encoding, array_of, mask_of
 from crosscoding.serve.limits import Limits
+from crosscoding.serve.modes import MOST_GROUPS
 from crosscoding.serve.table_rows import evidence_of_rows
 from crosscoding.target.discrete_target import target_of
 
 LEVEL = 0.9  # of intervals
+FOR_MODES = 400  # draws of a query that are divided into groups
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,17 @@ class Wanted:
     encoding: Encoding = "list"
 
     def numbers(self, num_values: int, num_latent: int, stored: int) -> int:
-        """Numbers in the answer to a query, and those stored to make it."""
-        sizes = {"interval": 2, "modes": 4, "completions": self.draws}
+        """Numbers in the answer to a query, and those stored to make it.
+
+        Those that only one query of a batch needs at a time are in `numbers_at_once`.
+        """
+        sizes = {"interval": 2, "modes": MOST_GROUPS, "completions": self.draws}
         parts = sum(sizes.get(output, 1) for output in self.outputs) + self.draws
         return parts * num_values + stored * num_latent
+
+    def numbers_at_once(self, num_values: int, num_latent: int) -> int:
+        """Numbers stored for one query after the other."""
+        return FOR_MODES * (num_values + num_latent) if "modes" in self.outputs else 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +82,11 @@ class Question:
     def num_queries(self) -> int:
         """Number of queries."""
         return len(self.evidence.values)
+
+    @property
+    def num_numbers(self) -> int:
+        """Numbers in its answer, and those stored to make it."""
+        return _num_numbers(self.served, self.num_queries, self.method, self.wanted)
 
     @property
     def key(self) -> tuple[Any, ...] | None:
@@ -128,14 +142,20 @@ def _check_count(served: Served, num: int, method: Auto, wanted: Wanted, limits:
     """Raise ValueError unless there are queries, and no more than the limits allow."""
     if not 1 <= num <= limits.max_queries:
         raise ValueError(f"expected 1 to {limits.max_queries} queries in a request, got {num}")
-    vae = served.vae
-    numbers = num * wanted.numbers(vae.data_size, vae.latent_dim, method.num_draws)
+    numbers = _num_numbers(served, num, method, wanted)
     if numbers > limits.max_numbers:
         raise ValueError(
             f"expected an answer of up to {limits.max_numbers:,} numbers, got {numbers:,} for "
-            f"{num} queries, with the latent draws that are stored; ask for fewer queries at once, "
-            "fewer draws, or a smaller num_draws"
+            f"{num} queries, with the draws that are stored; ask for fewer queries at once, fewer "
+            "draws, a smaller num_draws, or no modes"
         )
+
+
+def _num_numbers(served: Served, num: int, method: Auto, wanted: Wanted) -> int:
+    """Numbers in the answer to some queries, and those stored to make it."""
+    vae = served.vae
+    each = wanted.numbers(vae.data_size, vae.latent_dim, method.num_draws)
+    return num * each + wanted.numbers_at_once(vae.data_size, vae.latent_dim)
 
 
 # ---- arrays --------------------------------------------------------------------------------------

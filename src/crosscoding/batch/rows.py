@@ -86,7 +86,7 @@ def rows_for(
 def _of_numbers(vae: VAE, read: Read, pixels: bool) -> Rows:
     """Rows of numbers, of which every one that is present must be in the likelihood's support."""
     cells = read.cells if isinstance(read.cells, np.ndarray) else read.cells.to_numpy()
-    values = torch.from_numpy(cells.reshape(-1, *vae.data_shape))
+    values = torch.from_numpy(np.array(cells).reshape(-1, *vae.data_shape))
     if pixels:
         from crosscoding.formats.pixels import Pixels  # which loads Pillow
 

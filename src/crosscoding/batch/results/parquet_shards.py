@@ -98,7 +98,7 @@ def _lists(answers: Answers, settings: Settings) -> dict[str, Any]:
 
     found = {}
     for part in parts(settings):
-        flat = answers.arrays[part].reshape(len(answers.rows), -1)
-        size = int(np.prod(answers.arrays[part].shape[1:], dtype=np.int64))
-        found[part] = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), size)
+        array = answers.arrays[part]
+        size = int(np.prod(array.shape[1:], dtype=np.int64))
+        found[part] = pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), size)
     return found

@@ -1,16 +1,13 @@
 """Rows of Parquet files: one file, or a folder of them in the order of their names."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from crosscoding.batch.sources.base import Read, Source, needs
 from crosscoding.columns import Table
 from crosscoding.errors import counted
-
-if TYPE_CHECKING:
-    pass
 
 SUFFIX = ".parquet"
 

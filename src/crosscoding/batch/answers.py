@@ -1,8 +1,9 @@
 """The answers to rows, as arrays: moments, quantiles, draws, log p(x) and verdicts.
 
-Each row's answer depends on the row, the seed and the model, as queries share their noise. Draws of
-different rows should not all repeat the same noise, so each row takes its draws from other places
-among `NUM_DRAWS` of them; the place follows from the row's number in the source.
+Each row's answer depends on the row, the seed and the model, as queries share their noise; to Monte
+Carlo error only, as products of matrices are rounded otherwise in other blocks. Draws of different
+rows should not all repeat the same noise, so each row takes its draws from other places among
+`NUM_DRAWS` of them; the place follows from the row's number in the source.
 """
 
 from dataclasses import dataclass, field

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_runs import rejected, run
+from small_runs import rejected, rows, run, table_model, write_csv
 from torch import nn
 
 import crosscoding as cc
@@ -60,3 +60,22 @@ def test_a_shard_of_bad_rows_only_is_empty(tmp_path, kind, format):
     assert sorted(rejected(tmp_path / "out")) == [2, 3]
     if format == "parquet":
         assert pd.read_parquet(tmp_path / "out" / "shards")["row"].tolist() == [0, 1, 4]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_so_is_one_of_a_table_which_has_the_columns_of_the_others(tmp_path, kind):
+    import pyarrow.parquet as pq
+
+    cells = [["k", *row] for row in rows(5)]
+    cells[2][2] = cells[3][2] = "Rome"
+    path = write_csv(tmp_path / "rows.csv", cells, ("key", *table_model().table.names))
+    if kind == "parquet":
+        frame = pd.read_csv(path, dtype={"city": str})
+        frame["sold"] = pd.to_datetime(frame["sold"])
+        path = tmp_path / "rows.parquet"
+        frame.to_parquet(path)
+    result = run(table_model(), path, tmp_path / "out", shard_rows=2, keep=["key"])
+    assert (result.answered, result.rejected) == (3, 2)
+    schemas = [pq.read_schema(shard) for shard in sorted((tmp_path / "out" / "shards").iterdir())]
+    assert schemas[0].equals(schemas[1])
+    assert schemas[0].equals(schemas[2])

@@ -95,9 +95,13 @@ def _of_block(vae: VAE, rows: Rows, settings: Settings, max_bytes: int, report: 
     )
     if posterior._findings.interrupted:  # in haste, so not the answer that the row gets elsewhere
         raise KeyboardInterrupt
-    arrays = _figures(posterior) | _of_elements(vae.table, posterior, settings)
+    arrays = _of_elements(vae.table, posterior, settings)
     if settings.draws:
         arrays |= _draws(posterior, rows.numbers, settings)
+    if vae.table is None and rows.units is not None:  # not as rounded to the model's dtype
+        known = rows.mask.numpy()
+        arrays = {name: np.where(known, rows.units, own) for name, own in arrays.items()}
+    arrays |= _figures(posterior)
     verdicts = posterior.verdicts
     labels = {p: [verdicts.label(i, p) for i in range(len(rows))] for p in PURPOSES}
     return Answers(rows, arrays, labels)

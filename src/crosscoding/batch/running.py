@@ -16,6 +16,7 @@ from crosscoding.batch.engines import Engine, here, in_processes
 from crosscoding.batch.manifest import asked, run_digest
 from crosscoding.batch.models import load_model
 from crosscoding.batch.on_ray import on_ray, ray_is_running
+from crosscoding.batch.results.parquet_shards import check_names
 from crosscoding.batch.settings import checked_settings
 from crosscoding.batch.sources.opening import holds_pixels, open_source
 from crosscoding.batch.worker import Job, Worker
@@ -233,6 +234,8 @@ def _planned(
     evidence = Evidence(nothing, nothing.bool())
     condition(vae, evidence, checked.method, seed=0, progress=False)  # does the method serve it?
     rows = open_source(str(source), vae, style or TableStyle(), checked.shard_rows, checked.keep)
+    if checked.format == "parquet":
+        check_names(checked, vae.table, rows.names)
     request = asked(vae, rows, checked)
     job = Job(
         model=vae,

@@ -56,7 +56,7 @@ class Settings:
     @property
     def quantile_names(self) -> list[str]:
         """A name for each of the levels."""
-        return ["low", "high", *(f"q{level:g}" for level in self.quantiles)]
+        return ["low", "high", *(f"q{level!r}" for level in self.quantiles)]
 
     def to_json(self) -> dict[str, Any]:
         """The settings as the manifest lists them."""

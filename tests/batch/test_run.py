@@ -68,6 +68,23 @@ def test_shards_of_any_size_give_the_same_answers(tmp_path, vae, csv):
         pd.testing.assert_frame_equal(found[0], other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
+def test_shards_of_any_size_agree_to_monte_carlo_error_in_20_dimensions(tmp_path):
+    """Rounding differs with the size of a batch, and may decide when a method stops."""
+    digits = cc.zoo.digits()[0][:12].numpy()
+    np.save(tmp_path / "digits.npy", digits)
+    mask = cc.rectangle_mask((28, 28), rows=(0, 13))
+    options = {"observe": mask, "method": None}
+    for size in (1, 12):
+        run("mnist-20d", tmp_path / "digits.npy", tmp_path / f"{size}", shard_rows=size, **options)
+    one, many = answers(tmp_path / "1"), answers(tmp_path / "12")
+    # estimates of 1000 draws or so, of numbers in [0, 1]: 5 standard errors of a mean
+    means = [np.stack(found["mean"]) for found in (one, many)]
+    np.testing.assert_allclose(*means, atol=5 * 0.5 / 1000**0.5)
+    np.testing.assert_allclose(one["log_evidence"], many["log_evidence"], atol=0.05)
+    assert one["interval_verdict"].tolist() == many["interval_verdict"].tolist()
+
+
 def test_answers_are_those_of_condition(tmp_path, vae, csv):
     run(vae, csv, tmp_path / "out", quantiles=[0.25])
     cells = [[cell or None for cell in row] for row in rows(30)]
@@ -150,6 +167,8 @@ def test_another_model_seed_setting_or_source_is_refused_by_name(tmp_path, vae, 
         ("method as in", (vae, csv), {"method": cc.methods.Importance(num_draws=200)}),
         ("shard_rows as in .*, 10, got 11", (vae, csv), {"shard_rows": 11}),
         ("observe as in", (vae, csv), {"observe": np.array([True, *[False] * 4])}),
+        ("max_bytes as in the run", (vae, csv), {"max_bytes": 10**8}),
+        ("device as in the run in .*, 'cpu', got 'meta'", (vae, csv), {"device": "meta"}),
         ("path of the source", (vae, write_csv(tmp_path / "b.csv", rows(30))), {}),
     ):
         with pytest.raises(ValueError, match=words):
@@ -180,6 +199,9 @@ def test_a_folder_of_something_else_is_refused(tmp_path, vae, csv):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "manifest.json").write_text("{")
     with pytest.raises(ValueError, match=r"expected JSON in .*choose another folder"):
+        run(vae, csv, tmp_path / "other")
+    (tmp_path / "other" / "manifest.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"expected a manifest in .*choose another folder"):
         run(vae, csv, tmp_path / "other")
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="expected a writable folder"):
@@ -321,6 +343,7 @@ def test_an_estimate_writes_nothing_and_counts(tmp_path, vae, csv):
         ({"workers": 0}, "workers >= 1"),
         ({"workers": (1, 2)}, "only on Ray"),
         ({"max_bytes": 0}, "max_bytes >= 1"),
+        ({"device": "abacus"}, "expected a device such as"),
     ],
 )
 def test_settings_that_cannot_be(tmp_path, vae, csv, options, words):

@@ -207,8 +207,9 @@ def test_a_table_needs_its_columns(tmp_path):
     path = write_csv(tmp_path / "rows.csv", [["7", *cells] for cells in rows(3)], names)
     with pytest.raises(ValueError, match=r"got 'id' in .*keep it beside the answers"):
         opened(path, table_model())
+    pytest.importorskip("pyarrow")
     read = opened(path, table_model(), keep=("id",)).read(0, 3)
-    assert read.kept["id"].tolist() == ["7"] * 3
+    assert read.kept["id"].to_pylist() == ["7"] * 3
     with pytest.raises(ValueError, match="expected a column 'key' to keep"):
         opened(path, table_model(), keep=("key",))
     np.save(tmp_path / "rows.npy", np.zeros((4, 5)))

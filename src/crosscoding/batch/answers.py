@@ -1,8 +1,9 @@
 """The answers to rows, as arrays: moments, quantiles, draws, log p(x) and verdicts.
 
-Each row's answer depends on the row, the seed and the model, as queries share their noise. Draws of
-different rows should not all repeat the same noise, so each row takes its draws from other places
-among `NUM_DRAWS` of them; the place follows from the row's number in the source.
+Each row's answer depends on the row, the seed and the model, as queries share their noise; to Monte
+Carlo error only, as products of matrices are rounded otherwise in other blocks. Draws of different
+rows should not all repeat the same noise, so each row takes its draws from other places among
+`NUM_DRAWS` of them; the place follows from the row's number in the source.
 """
 
 from dataclasses import dataclass, field
@@ -94,9 +95,13 @@ def _of_block(vae: VAE, rows: Rows, settings: Settings, max_bytes: int, report: 
     )
     if posterior._findings.interrupted:  # in haste, so not the answer that the row gets elsewhere
         raise KeyboardInterrupt
-    arrays = _figures(posterior) | _of_elements(vae.table, posterior, settings)
+    arrays = _of_elements(vae.table, posterior, settings)
     if settings.draws:
         arrays |= _draws(posterior, rows.numbers, settings)
+    if vae.table is None and rows.units is not None:  # not as rounded to the model's dtype
+        known = rows.mask.numpy()
+        arrays = {name: np.where(known, rows.units, own) for name, own in arrays.items()}
+    arrays |= _figures(posterior)
     verdicts = posterior.verdicts
     labels = {p: [verdicts.label(i, p) for i in range(len(rows))] for p in PURPOSES}
     return Answers(rows, arrays, labels)

@@ -54,8 +54,9 @@ def in_processes(num: int) -> Engine:
             if deaths == _MOST_DEATHS:
                 raise StoppedError(
                     f"workers died {_MOST_DEATHS} times in a row, at one of the shards from "
-                    f"{left[0]} on; if memory ran out, take fewer workers, a smaller max_bytes or "
-                    "smaller shards; a script has to call this under if __name__ == '__main__':"
+                    f"{left[0]} on; if memory ran out, take fewer workers or, in a "
+                    "new folder, a smaller max_bytes or smaller shards; a script has to call this "
+                    "under if __name__ == '__main__':"
                 )
 
     return answer

@@ -9,37 +9,66 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from crosscoding.batch.folder import Folder, read_json, write_json, write_whole
 from crosscoding.batch.settings import Settings
 from crosscoding.batch.sources.base import Source
 from crosscoding.batch.worker import Record
 from crosscoding.errors import ModelFormatError
+from crosscoding.model.files import some_outputs
+from crosscoding.model.tried_prior import prior_probes
 from crosscoding.model.vae import VAE
 from crosscoding.persistence.folder import fingerprint, prefixed
 from crosscoding.result.purposes import PURPOSES
 
 _VERSION = 1
+_NUM_OUTPUTS = 8  # of each row, to recognise a network by
 _ASKED = ("version", "crosscoding", "model", "source", "settings")
 _OF_SHARDS = ("file", "start", "stop", "answered", "bytes", "sha256", "input")
 
 
 def model_fingerprint(vae: VAE) -> str:
-    """SHA-256 of a model's weights, structure, likelihood, prior and table, in hex."""
+    """SHA-256 of a model, with its amortised cross-coder, in hex.
+
+    It covers weights, structure, likelihood, prior and table, and rounded outputs, as the code or
+    the plain attributes of a network of the user's own may have changed.
+    """
     tensors, likelihood = vae.likelihood.to_parts()
     tensors = prefixed(tensors, "likelihood")
-    for name, network in {"decoder": vae.own_decoder, "prior": vae.prior}.items():
+    networks: dict[str, nn.Module] = {"decoder": vae.own_decoder, "prior": vae.prior}
+    probes = prior_probes(vae.prior, torch.empty(0, dtype=vae.dtype, device=vae.device))
+    with torch.no_grad():
+        outputs = {"decoder": vae.own_print().outputs, "prior": vae.prior.log_prob(probes)[:, None]}
+    if vae.amortised is not None:
+        networks["amortised"] = vae.amortised.network
+        data = vae.data_for_trial()
+        mask = torch.ones_like(data, dtype=torch.bool)
+        with torch.no_grad():
+            outputs["amortised"] = some_outputs(vae.amortised.network(data, mask))
+    for name, network in networks.items():
         weights = {k: v for k, v in network.state_dict().items() if isinstance(v, Tensor)}
         tensors |= prefixed(weights, name)
     description = {
         "likelihood": likelihood,
         "latent_dim": vae.latent_dim,
-        "decoder": str(vae.own_decoder),
-        "prior": str(vae.prior),
+        "networks": {name: str(network) for name, network in networks.items()},
+        "outputs": {name: _rounded(output) for name, output in outputs.items()},
+        "crosscoder": None if vae.amortised is None else repr(vae.amortised.crosscoder),
         "table": None if vae.table is None else vae.table.to_json(),
     }
     return fingerprint(tensors, description)
+
+
+def _rounded(outputs: Tensor) -> list[int]:
+    """A few outputs in hundredths of the largest.
+
+    So few and so coarse, as those of two processors, 2e-6 apart, must not be rounded differently.
+    """
+    few = outputs[:, :: -(-outputs.shape[1] // _NUM_OUTPUTS)].double()
+    few = torch.where(few.isfinite(), few, 0.0).cpu()
+    return (100 * few / few.abs().max().clamp_min(1e-300)).round().long().flatten().tolist()
 
 
 def asked(vae: VAE, source: Source, settings: Settings) -> dict[str, Any]:
@@ -82,6 +111,11 @@ def check_same(folder: Folder, request: dict[str, Any]) -> None:
         found = read_json(folder.manifest)
     except ModelFormatError as error:
         raise ValueError(f"{error}; move {folder.path} away, or choose another folder") from None
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"expected a manifest in {folder.manifest}, got {_short(found)}; move {folder.path} "
+            "away, or choose another folder"
+        )
     for part in _ASKED:
         before, now = found.get(part), request[part]
         if before == now:

@@ -17,6 +17,7 @@ from crosscoding.model.vae import VAE
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa  # pyright: ignore[reportMissingImports]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +28,9 @@ class Rows:
         numbers: Their numbers in the source, (n,).
         values: Shape (n, *data), in the model's dtype, NaN where missing.
         mask: True = observed, the same shape.
-        units: Observed cells of a table in its columns' units, NaN where missing, (n, columns).
+        units: Observed cells of a table in its columns' units, NaN where missing, (n, columns); or
+            numbers as they are in the source, (n, *data); None if values are rescaled pixels.
+        integers: Cells of the columns of `Source.integers`, if there are any.
         kept: Columns that are copied to the results.
         rejected: Why each of the other rows cannot be answered, by number.
     """
@@ -36,7 +39,8 @@ class Rows:
     values: Tensor
     mask: Tensor
     units: np.ndarray | None
-    kept: "pd.DataFrame | None"
+    integers: "pa.Table | None"
+    kept: "pa.Table | None"
     rejected: dict[int, str]
 
     def __len__(self) -> int:
@@ -44,22 +48,33 @@ class Rows:
 
     def __getitem__(self, places: slice | np.ndarray) -> "Rows":
         index = places if isinstance(places, slice) else torch.from_numpy(places)
+        at = np.arange(len(self))[places]
         return Rows(
             self.numbers[places],
             self.values[index],
             self.mask[index],
             None if self.units is None else self.units[places],
-            None if self.kept is None else self.kept.iloc[places],
+            None if self.integers is None else self.integers.take(at),
+            None if self.kept is None else self.kept.take(at),
             {},
         )
 
+    def integers_of(self, name: str | int) -> "pa.Array | None":
+        """The cells of one of the columns of `Source.integers`; None if it is none of them."""
+        if self.integers is None or str(name) not in self.integers.column_names:
+            return None
+        return self.integers[str(name)].combine_chunks()
+
     def digest(self) -> str:
-        """SHA-256 of what the answers depend on, in hex."""
+        """SHA-256 of what the results depend on, in hex."""
         found = hashlib.sha256(repr(sorted(self.rejected.items())).encode())
         for array in (self.numbers, self.mask.numpy(), self.values.nan_to_num(0.0).numpy()):
             found.update(np.ascontiguousarray(array).tobytes())
-        if self.kept is not None:
-            found.update(self.kept.to_csv(index=False).encode())
+        if self.units is not None:
+            found.update(np.nan_to_num(self.units).tobytes())
+        for columns in (self.integers, self.kept):
+            if columns is not None:
+                found.update(repr(columns.to_pydict()).encode())
         return found.hexdigest()
 
 
@@ -86,7 +101,8 @@ def rows_for(
 def _of_numbers(vae: VAE, read: Read, pixels: bool) -> Rows:
     """Rows of numbers, of which every one that is present must be in the likelihood's support."""
     cells = read.cells if isinstance(read.cells, np.ndarray) else read.cells.to_numpy()
-    values = torch.from_numpy(cells.reshape(-1, *vae.data_shape))
+    cells = np.array(cells).reshape(-1, *vae.data_shape)
+    values = torch.from_numpy(cells)
     if pixels:
         from crosscoding.formats.pixels import Pixels  # which loads Pillow
 
@@ -99,8 +115,11 @@ def _of_numbers(vae: VAE, read: Read, pixels: bool) -> Rows:
     for place in wrong.flatten(1).any(1).nonzero()[:, 0].tolist():
         rejected[int(read.rows[place])] = _fault(vae, known[place], wrong[place])
     fine = ~wrong.flatten(1).any(1).numpy()
-    kept = None if read.kept is None else read.kept.loc[fine]
-    return Rows(read.rows[fine], values[fine], mask[fine], None, kept, rejected)
+    units = None if pixels else cells[fine].astype(np.result_type(cells.dtype, np.float32))
+    integers, kept = (
+        None if columns is None else columns.filter(fine) for columns in (read.integers, read.kept)
+    )
+    return Rows(read.rows[fine], values[fine], mask[fine], units, integers, kept, rejected)
 
 
 def _fault(vae: VAE, values: Tensor, wrong: Tensor) -> str:
@@ -137,7 +156,8 @@ def _of_frame(table: Table, source: Source, read: Read, dtype: torch.dtype) -> R
         torch.cat(values),
         torch.cat(mask),
         np.concatenate(units),
-        None if read.kept is None else read.kept.iloc[at],
+        None if read.integers is None else read.integers.take(at),
+        None if read.kept is None else read.kept.take(at),
         rejected,
     )
 
@@ -187,4 +207,4 @@ def _observed(rows: Rows, observe: np.ndarray, vae: VAE) -> Rows:
     fine = rows[np.flatnonzero(~lacking.any(1).numpy())]
     mask = chosen.expand(fine.values.shape)
     units = None if fine.units is None else np.where(observe, fine.units, np.nan)
-    return Rows(fine.numbers, fine.values, mask.clone(), units, fine.kept, rejected)
+    return Rows(fine.numbers, fine.values, mask.clone(), units, fine.integers, fine.kept, rejected)

@@ -16,6 +16,7 @@ from crosscoding.batch.engines import Engine, here, in_processes
 from crosscoding.batch.manifest import asked, run_digest
 from crosscoding.batch.models import load_model
 from crosscoding.batch.on_ray import on_ray, ray_is_running
+from crosscoding.batch.results.parquet_shards import check_names
 from crosscoding.batch.settings import checked_settings
 from crosscoding.batch.sources.opening import holds_pixels, open_source
 from crosscoding.batch.worker import Job, Worker
@@ -58,9 +59,10 @@ def run(
 ) -> Result:
     """Answer all rows of a source, shard by shard, into a folder; run it again to resume.
 
-    The answer to a row depends on the row, the seed and the model: not on its shard, on the worker,
-    or on how often the run was interrupted. Rows that the model cannot take are listed in
-    `rejected.jsonl` with the reason, and do not stop the run.
+    The answer to a row depends on the row, the seed, the model and the settings: not on the worker,
+    or on how often the run was interrupted. In shards of another size it is the same to Monte Carlo
+    error, as products of matrices of another size are rounded otherwise. Rows that the model cannot
+    take are listed in `rejected.jsonl` with the reason, and do not stop the run.
 
     Args:
         model: The model: a VAE, a name of the zoo, or a folder that `VAE.save` wrote.
@@ -87,7 +89,8 @@ def run(
         device: Where the model runs; by default on a GPU if num_gpus > 0, else where it is.
         allow_code: Whether a model's folder may name classes to import, which runs their code.
         style: How a CSV file is written, `batch.TableStyle`.
-        max_bytes: Approximate working memory of each worker, beside the model.
+        max_bytes: Approximate working memory of each worker, beside the model. Like all settings,
+            it must be the same when a run is resumed.
         grace: Seconds after SIGTERM within which shards at hand may be finished. Ctrl-C stops at
             once. Either way the result says that it is not complete.
         on_progress: Called after each shard.
@@ -115,15 +118,7 @@ def run(
         (True, 4, 0)
     """
     job, vae, request = _planned(
-        *(
-            model,
-            source,
-            out,
-            style,
-            device or ("cuda" if num_gpus else None),
-            allow_code,
-            max_bytes,
-        ),
+        *(model, source, out, style, allow_code),
         method=method,
         seed=seed,
         observe=observe,
@@ -133,6 +128,8 @@ def run(
         shard_rows=shard_rows,
         format=format,
         keep=keep,
+        max_bytes=max_bytes,
+        device=device or ("cuda" if num_gpus else None),
     )
     engine = _engine(workers, address, num_gpus)
     name = None if isinstance(model, VAE) else str(model)
@@ -184,8 +181,8 @@ def estimate(
     from tempfile import TemporaryDirectory
 
     with TemporaryDirectory() as folder:
-        given = {**_DEFAULTS, **settings}
-        job, _, _ = _planned(model, source, folder, style, device, allow_code, max_bytes, **given)
+        given = {**_DEFAULTS, "max_bytes": max_bytes, "device": device, **settings}
+        job, _, _ = _planned(model, source, folder, style, allow_code, **given)
         job.folder.make()
         worker, num = Worker(job), min(_SAMPLE, job.source.num_rows, job.settings.shard_rows)
         worker.sample(1)  # the first call on a model decodes points that it keeps
@@ -220,9 +217,7 @@ def _planned(
     source: str | Path,
     out: str | Path,
     style: TableStyle | None,
-    device: str | None,
     allow_code: bool,
-    max_bytes: int,
     **settings: Any,
 ) -> tuple[Job, VAE, dict[str, Any]]:
     """The job, its model, and what the manifest says of it; nothing is written yet.
@@ -233,13 +228,14 @@ def _planned(
     vae = model if isinstance(model, VAE) else load_model(model, allow_code=allow_code)
     if vae.examples is not None:
         raise ValueError("expected a model without covariates, which batches cannot give it")
-    check_count("max_bytes", max_bytes, 1)
     checked = checked_settings(vae, **settings)
     _check_libraries(checked.format)
     nothing = torch.zeros(0, *vae.data_shape, dtype=vae.dtype, device=vae.device)
     evidence = Evidence(nothing, nothing.bool())
     condition(vae, evidence, checked.method, seed=0, progress=False)  # does the method serve it?
     rows = open_source(str(source), vae, style or TableStyle(), checked.shard_rows, checked.keep)
+    if checked.format == "parquet":
+        check_names(checked, vae.table, rows.names)
     request = asked(vae, rows, checked)
     job = Job(
         model=vae,
@@ -249,8 +245,6 @@ def _planned(
         pixels=holds_pixels(rows, vae, checked.shard_rows),
         out=Path(out).absolute(),
         run=run_digest(request),
-        max_bytes=max_bytes,
-        device=device or str(vae.device),
     )
     return job, vae, request
 

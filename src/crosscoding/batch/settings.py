@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from crosscoding.errors import check_count, unknown_name
@@ -31,6 +32,8 @@ class Settings:
         shard_rows: Number of rows of a shard.
         format: "parquet" or "zarr".
         keep: Columns that are copied to the results.
+        max_bytes: Approximate working memory, which decides how many rows are answered at once.
+        device: Where the model runs.
     """
 
     method: Method
@@ -42,6 +45,8 @@ class Settings:
     shard_rows: int
     format: str
     keep: tuple[str, ...]
+    max_bytes: int
+    device: str
 
     @property
     def levels(self) -> list[float]:
@@ -51,7 +56,7 @@ class Settings:
     @property
     def quantile_names(self) -> list[str]:
         """A name for each of the levels."""
-        return ["low", "high", *(f"q{level:g}" for level in self.quantiles)]
+        return ["low", "high", *(f"q{level!r}" for level in self.quantiles)]
 
     def to_json(self) -> dict[str, Any]:
         """The settings as the manifest lists them."""
@@ -70,6 +75,8 @@ class Settings:
             "shard_rows": self.shard_rows,
             "format": self.format,
             "keep": list(self.keep),
+            "max_bytes": self.max_bytes,
+            "device": torch.device(self.device).type,
         }
 
 
@@ -85,6 +92,8 @@ def checked_settings(
     shard_rows: int,
     format: str,
     keep: Sequence[str],
+    max_bytes: int,
+    device: str | None,
 ) -> Settings:
     """Settings that a model can be run with.
 
@@ -117,6 +126,7 @@ def checked_settings(
         )
     if len(set(keep)) < len(keep):
         raise ValueError(f"expected distinct columns to keep, got {list(keep)}")
+    check_count("max_bytes", max_bytes, 1)
     return Settings(
         method,
         seed,
@@ -127,7 +137,16 @@ def checked_settings(
         shard_rows,
         format,
         tuple(keep),
+        max_bytes,
+        _checked_device(device, vae),
     )
+
+
+def _checked_device(device: str | None, vae: VAE) -> str:
+    try:
+        return str(vae.device if device is None else torch.device(device))
+    except (RuntimeError, TypeError):
+        raise ValueError(f"expected a device such as 'cpu' or 'cuda:0', got {device!r}") from None
 
 
 def _checked_mask(observe: "Tensor | np.ndarray | None", vae: VAE) -> np.ndarray | None:

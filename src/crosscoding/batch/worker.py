@@ -107,8 +107,6 @@ class Job:
         pixels: Whether the source's numbers are pixels from 0 to 255.
         out: The folder of the run.
         run: Digest of model, source and settings.
-        max_bytes: Approximate working memory.
-        device: Where the model runs.
     """
 
     model: VAE | str
@@ -118,8 +116,6 @@ class Job:
     pixels: bool
     out: Path
     run: str
-    max_bytes: int
-    device: str
 
     @property
     def num_shards(self) -> int:
@@ -147,7 +143,7 @@ class Worker:
         vae = job.model
         if not isinstance(vae, VAE):
             vae = load_model(vae, allow_code=job.allow_code)
-        self._vae = vae.to(job.device)
+        self._vae = vae.to(job.settings.device)
 
     def answer(self, shard: int) -> Record | None:
         """Answer a shard and write it, first its file, then its record.
@@ -172,7 +168,7 @@ class Worker:
         job, began = self._job, time.perf_counter()
         rows = rows_for(self._vae, job.source, start, stop, job.settings.observe, job.pixels)
         with _one_thread():
-            answers = answers_to(self._vae, rows, job.settings, job.max_bytes, self._go_on)
+            answers = answers_to(self._vae, rows, job.settings, job.settings.max_bytes, self._go_on)
         path = self._folder.shard(shard)
         self._write(path, answers)
         record = Record(

@@ -12,14 +12,16 @@
 """
 
 import io
+from collections import Counter
 from typing import Any
 
 import numpy as np
 
 from crosscoding.batch.answers import Answers
-from crosscoding.batch.results.table_cells import cells_in_units
+from crosscoding.batch.results.table_cells import cells_in_units, with_integers
 from crosscoding.batch.settings import Settings
-from crosscoding.columns import Table
+from crosscoding.columns import Column, Table
+from crosscoding.result.purposes import PURPOSES
 
 SUFFIX = ".parquet"
 _FIGURES = ("log_evidence", "log_evidence_error", "ess")
@@ -39,22 +41,50 @@ def parquet_shard(
     import pyarrow as pa  # pyright: ignore[reportMissingImports]
     import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
 
-    columns: dict[str, Any] = {"row": pa.array(answers.rows.numbers, pa.int64())}
+    columns: list[Any] = [pa.array(answers.rows.numbers, pa.int64())]
     if answers.rows.kept is not None:
-        for name, cells in answers.rows.kept.items():
-            columns[str(name)] = pa.array(cells, from_pandas=True)
+        columns += answers.rows.kept.columns
     if table is not None:
-        columns |= _cells_of_table(answers, settings, table)
+        columns += _cells_of_table(answers, settings, table)
     elif names is not None:
-        columns |= _cells_by_name(answers, settings, names)
+        columns += _cells_by_name(answers, settings, names)
     else:
-        columns |= _lists(answers, settings)
-    columns |= {name: pa.array(answers.arrays[name], from_pandas=True) for name in _FIGURES}
-    for purpose, labels in answers.verdicts.items():
-        columns[f"{purpose}_verdict"] = pa.array(labels, pa.string())
+        columns += _lists(answers, settings)
+    columns += [pa.array(answers.arrays[name], from_pandas=True) for name in _FIGURES]
+    columns += [pa.array(answers.verdicts[purpose], pa.string()) for purpose in PURPOSES]
     content = io.BytesIO()
-    pq.write_table(pa.table(columns), content, compression="zstd")
+    found = pa.table(columns, names=column_names(settings, table, names))
+    pq.write_table(found, content, compression="zstd")
     return content.getvalue()
+
+
+def column_names(
+    settings: Settings, table: Table | None, names: tuple[Any, ...] | None
+) -> list[str]:
+    """Names of a shard's columns, in their order.
+
+    Args:
+        settings, table, names: As for `parquet_shard`.
+    """
+    own = parts(settings)
+    if table is not None:
+        own = [f"{c.name}_{part}" for c in table.columns for part in _parts_of(c, settings)]
+    elif names is not None:
+        own = [f"{name}_{part}" for name in names for part in own]
+    verdicts = [f"{purpose}_verdict" for purpose in PURPOSES]
+    return ["row", *settings.keep, *own, *_FIGURES, *verdicts]
+
+
+def check_names(settings: Settings, table: Table | None, names: tuple[Any, ...] | None) -> None:
+    """Raise ValueError if two columns of the results would have one name."""
+    counts = Counter(column_names(settings, table, names))
+    twice, count = counts.most_common(1)[0]
+    if count == 1:
+        return
+    way = "keep it under another name" if twice in settings.keep else "rename one of the source's"
+    raise ValueError(
+        f"expected columns of different names in the results, got {count} called {twice!r}; {way}"
+    )
 
 
 def parts(settings: Settings) -> list[str]:
@@ -62,43 +92,53 @@ def parts(settings: Settings) -> list[str]:
     return ["mean", *settings.quantile_names, *(f"draw_{draw}" for draw in range(settings.draws))]
 
 
-def _cells_of_table(answers: Answers, settings: Settings, table: Table) -> dict[str, Any]:
+def _parts_of(column: Column, settings: Settings) -> list[str]:
+    """What is told about a column of a table: no quantiles, if it has no order."""
+    found = parts(settings)
+    if column.kind in ("class", "boolean"):
+        found = [part for part in found if part not in settings.quantile_names]
+    return [*found, "probability"] if column.is_listed else found
+
+
+def _cells_of_table(answers: Answers, settings: Settings, table: Table) -> list[Any]:
     import pyarrow as pa  # pyright: ignore[reportMissingImports]
 
     assert answers.rows.units is not None  # rows of a table have them
-    found = {}
+    found = []
     for place, column in enumerate(table.columns):
         observed = answers.rows.units[:, place]
-        for part in parts(settings):
-            ordered = column.kind not in ("class", "boolean")
-            if part in settings.quantile_names and not ordered:
-                continue
+        own = None if column.is_listed else answers.rows.integers_of(column.name)
+        for part in _parts_of(column, settings):
             numbers = answers.arrays[part][:, place].astype(np.float64)
-            found[f"{column.name}_{part}"] = cells_in_units(
-                column, numbers, observed, possible=part != "mean"
-            )
-        if column.is_listed:
-            shares = answers.arrays["probability"][:, place].astype(np.float64)
-            found[f"{column.name}_probability"] = pa.array(shares)
+            if part == "probability":
+                found.append(pa.array(numbers))
+                continue
+            found.append(cells_in_units(column, numbers, observed, own, possible=part != "mean"))
     return found
 
 
-def _cells_by_name(answers: Answers, settings: Settings, names: tuple[Any, ...]) -> dict[str, Any]:
+def _cells_by_name(answers: Answers, settings: Settings, names: tuple[Any, ...]) -> list[Any]:
     import pyarrow as pa  # pyright: ignore[reportMissingImports]
 
-    return {
-        f"{name}_{part}": pa.array(answers.arrays[part][:, place], from_pandas=True)
-        for place, name in enumerate(names)
-        for part in parts(settings)
-    }
+    found = []
+    for place, name in enumerate(names):
+        own = answers.rows.integers_of(name)
+        known = answers.rows.mask.flatten(1)[:, place].numpy()
+        for part in parts(settings):
+            cells = answers.arrays[part].reshape(len(answers.rows), len(names))[:, place]
+            exact = own is not None
+            found.append(
+                with_integers(cells, known, own) if exact else pa.array(cells, from_pandas=True)
+            )
+    return found
 
 
-def _lists(answers: Answers, settings: Settings) -> dict[str, Any]:
+def _lists(answers: Answers, settings: Settings) -> list[Any]:
     import pyarrow as pa  # pyright: ignore[reportMissingImports]
 
-    found = {}
+    found = []
     for part in parts(settings):
-        flat = answers.arrays[part].reshape(len(answers.rows), -1)
-        size = int(np.prod(answers.arrays[part].shape[1:], dtype=np.int64))
-        found[part] = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), size)
+        array = answers.arrays[part]
+        size = int(np.prod(array.shape[1:], dtype=np.int64))
+        found.append(pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), size))
     return found

@@ -30,7 +30,12 @@ def arrow_type(column: Column) -> Any:
 
 
 def cells_in_units(
-    column: Column, numbers: np.ndarray, observed: np.ndarray, *, possible: bool
+    column: Column,
+    numbers: np.ndarray,
+    observed: np.ndarray,
+    integers: Any = None,
+    *,
+    possible: bool,
 ) -> Any:
     """A column's cells as an Arrow array.
 
@@ -38,13 +43,17 @@ def cells_in_units(
         column: What it holds.
         numbers: In tensors' units, (n,); NaN leaves a gap.
         observed: Observed cells in the column's units, which are kept, NaN where missing, (n,).
+        integers: Cells of the source as an Arrow array, if they are integers that no float holds.
         possible: Whether cells are values that may occur, so rounded as those of the column.
     """
     import pyarrow as pa  # pyright: ignore[reportMissingImports]
 
     units = column.from_tensor(numbers)
     units = column.rounded(units) if possible or column.kind == "date" else units
-    units = np.where(np.isnan(observed), units, observed)
+    known = ~np.isnan(observed)
+    if integers is not None:
+        return with_integers(column.rounded(units), known, integers)
+    units = np.where(known, observed, units)
     gaps, kind = np.isnan(units), arrow_type(column)
     if column.is_listed:
         categories = np.empty(len(column.categories), dtype=object)
@@ -57,3 +66,22 @@ def cells_in_units(
         return pa.array(units, kind, mask=gaps)
     micro = np.rint(np.where(gaps, 0, units) * 1e6).astype(np.int64)
     return pa.array(micro, pa.int64(), mask=gaps).cast(kind)
+
+
+def with_integers(numbers: np.ndarray, known: np.ndarray, cells: Any) -> Any:
+    """Integers of the source where they are observed, and rounded numbers elsewhere.
+
+    Args:
+        numbers: What stands where nothing is observed, (n,).
+        known: Where cells are observed, (n,).
+        cells: Those of the source, an Arrow array of integers, (n,).
+    """
+    import pyarrow as pa  # pyright: ignore[reportMissingImports]
+    import pyarrow.compute as pc  # pyright: ignore[reportMissingImports]
+
+    dtype = np.dtype(cells.type.to_pandas_dtype())
+    limits = np.iinfo(dtype)
+    whole = np.rint(np.nan_to_num(numbers.astype(np.float64)))
+    whole = whole.clip(limits.min, np.nextafter(float(limits.max), 0)).astype(dtype)
+    gaps = np.isnan(numbers) & ~known
+    return pc.if_else(pa.array(known), cells, pa.array(whole, cells.type, mask=gaps))

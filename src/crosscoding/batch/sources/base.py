@@ -6,15 +6,17 @@ and open the files again. Every read checks size and modification time of the fi
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa  # pyright: ignore[reportMissingImports]
 
 Stamp = tuple[int, int]
 """Size in bytes and time of the last modification in nanoseconds."""
@@ -34,12 +36,14 @@ class Read:
         rows: The numbers of these rows in the source, (n,).
         bad: Why each of the other rows could not be read, by number.
         kept: Columns to be copied to the results, if any were asked for.
+        integers: The columns of `Source.integers`, as they are in the file, if there are any.
     """
 
     cells: "np.ndarray | pd.DataFrame"
     rows: np.ndarray
     bad: dict[int, str] = field(default_factory=dict)
-    kept: "pd.DataFrame | None" = None
+    kept: "pa.Table | None" = None
+    integers: "pa.Table | None" = None
 
 
 class Source(ABC):
@@ -50,11 +54,13 @@ class Source(ABC):
         path: As the user gave it.
         num_rows: Number of rows.
         names: Names of the columns that the model gets, if the file has any.
+        integers: Arrow types of columns with integers beyond 2**53, which no float64 holds.
     """
 
     kind: ClassVar[str]
     num_rows: int
     names: tuple[str | int, ...] | None = None
+    integers: Mapping[str | int, Any] = MappingProxyType({})
 
     def __init__(self, path: Path, files: Iterable[Path]) -> None:
         self.path = path

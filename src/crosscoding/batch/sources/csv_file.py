@@ -23,6 +23,7 @@ from crosscoding.formats.text_cells import cells_of_text
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa  # pyright: ignore[reportMissingImports]
 
 SUFFIXES = (".csv", ".tsv", ".txt")
 _PIECE = 2**22  # bytes that are scanned at once
@@ -129,13 +130,18 @@ class CsvFile(Source):
         if self._header is None and self._table is not None:
             columns = self._table.names
         frame = pd.DataFrame(good, columns=list(columns), dtype=object)
-        kept = frame.loc[:, list(self._keep)] if self._keep else None
+        kept = self._kept(frame) if self._keep else None
         frame = frame.drop(columns=list(self._keep))
         rows = np.array(places, dtype=np.int64) + start
         if self._table is not None:
             return Read(frame, rows, bad, kept)
         numbers, fine = self._numbers(frame, rows, bad)
-        return Read(numbers[fine], rows[fine], bad, None if kept is None else kept.loc[fine])
+        return Read(numbers[fine], rows[fine], bad, None if kept is None else kept.filter(fine))
+
+    def _kept(self, frame: "pd.DataFrame") -> "pa.Table":
+        import pyarrow as pa  # pyright: ignore[reportMissingImports]
+
+        return pa.table({name: pa.array(frame[name], pa.string()) for name in self._keep})
 
     def _fault(self, cells: list[str]) -> str:
         """Why the cells of a line are no row; "" if they are."""

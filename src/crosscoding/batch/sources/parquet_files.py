@@ -1,7 +1,7 @@
 """Rows of Parquet files: one file, or a folder of them in the order of their names."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -9,10 +9,8 @@ from crosscoding.batch.sources.base import Read, Source, needs
 from crosscoding.columns import Table
 from crosscoding.errors import counted
 
-if TYPE_CHECKING:
-    pass
-
 SUFFIX = ".parquet"
+_WIDE = 2**53  # the largest integer up to which float64 holds all of them
 
 
 class ParquetFiles(Source):
@@ -46,6 +44,12 @@ class ParquetFiles(Source):
         self._group_ends = [np.cumsum(own) for own in sizes]
         self.num_rows = int(self._ends[-1])
         self._set_columns(schema, width)
+        self._kept_schema = self._joined([other.schema_arrow for other in opened])
+        self.integers = {
+            name: schema.field(own).type
+            for own, name in self._columns.items()
+            if any(_has_wide_integers(other, own) for other in opened)
+        }
         if not self.num_rows:
             raise ValueError(f"expected rows in {path}, got none")
         self._cached: tuple[tuple[int, int], Any] | None = None
@@ -79,6 +83,18 @@ class ParquetFiles(Source):
                 f"elements, got {len(own)}; others can be copied to the results with keep"
             )
 
+    def _joined(self, schemas: list[Any]) -> Any:
+        """The schema of kept columns, whose types may differ between files, as int32 and int64."""
+        import pyarrow as pa  # pyright: ignore[reportMissingImports]
+
+        own = [pa.schema([schema.field(name) for name in self._keep]) for schema in schemas]
+        try:
+            return pa.unify_schemas(own, promote_options="permissive").remove_metadata()
+        except pa.ArrowException as error:
+            raise ValueError(
+                f"expected kept columns of one type in all files of {self.path}: {error}"
+            ) from None
+
     def _touched(self, start: int, stop: int) -> range:
         first, last = np.searchsorted(self._ends, [start, stop - 1], side="right")
         return range(int(first), int(last) + 1)
@@ -90,14 +106,19 @@ class ParquetFiles(Source):
         for place in self._touched(start, stop):
             begin = 0 if not place else int(self._ends[place - 1])
             pieces += self._of_file(place, max(start - begin, 0), stop - begin)
-        frame = pa.concat_tables(pieces, promote_options="permissive").to_pandas()
+        table = pa.concat_tables(pieces, promote_options="permissive")
         rows = np.arange(start, stop)
-        kept = frame.loc[:, list(self._keep)] if self._keep else None
-        frame = frame[list(self._columns)].rename(columns=self._columns)
+        kept = table.select(self._keep).cast(self._kept_schema) if self._keep else None
+        table = table.select(list(self._columns))
+        integers = None
+        if self.integers:
+            own = dict(zip(self._columns.values(), table.columns, strict=True))
+            integers = pa.table({str(name): own[name].cast(t) for name, t in self.integers.items()})
+        frame = table.to_pandas().rename(columns=self._columns)
         if self._table is not None:
-            return Read(frame, rows, kept=kept)
+            return Read(frame, rows, kept=kept, integers=integers)
         numbers = frame.to_numpy(dtype="float64", na_value=np.nan)
-        return Read(numbers, rows, kept=kept)
+        return Read(numbers, rows, kept=kept, integers=integers)
 
     def _of_file(self, place: int, start: int, stop: int) -> list[Any]:
         """Rows start to stop of a file, as tables, one for each row group."""
@@ -119,6 +140,28 @@ class ParquetFiles(Source):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cached": None}
+
+
+def _has_wide_integers(opened: Any, name: str) -> bool:
+    """Whether a column has integers beyond 2**53, by its statistics or, without, by its cells."""
+    import pyarrow as pa  # pyright: ignore[reportMissingImports]
+    import pyarrow.compute as pc  # pyright: ignore[reportMissingImports]
+
+    kind = opened.schema_arrow.field(name).type
+    if not pa.types.is_int64(kind) and not pa.types.is_uint64(kind):
+        return False
+    for group in range(opened.metadata.num_row_groups):
+        row_group = opened.metadata.row_group(group)
+        chunks = (row_group.column(place) for place in range(row_group.num_columns))
+        statistics = next(chunk.statistics for chunk in chunks if chunk.path_in_schema == name)
+        if statistics is not None and statistics.has_min_max:
+            ends = statistics.min, statistics.max
+        else:
+            cells = opened.read_row_group(group, columns=[name]).column(0)
+            ends = pc.min_max(cells).as_py().values()
+        if any(end is not None and abs(end) > _WIDE for end in ends):
+            return True
+    return False
 
 
 def _opened(path: Path) -> Any:

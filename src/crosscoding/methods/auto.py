@@ -199,10 +199,11 @@ class _Cascade:
         self._shares = 0.0, _STAGES[0].until  # of all work, when a stage begins and ends
         self._only_bridge = False  # whether `bridge` replaces all stages but the bank
         self._part = (0.0, 1.0)  # share of a stage that is done, and of the next group
-        names = [stage.name for stage in _STAGES]
-        self._streams = dict(zip(names, spawn(generator, len(names)), strict=True))
+        # The youngest stage comes last: a seed gives models without a network what it always gave.
+        names = sorted((stage.name for stage in _STAGES), key=lambda name: name == "amortised")
+        *others, seed, last = spawn(generator, len(names) + 1)
+        self._streams = dict(zip(names, [*others, last], strict=True))
         self._states = {name: stream.get_state() for name, stream in self._streams.items()}
-        (seed,) = spawn(generator, 1)
         self._seed = seed.initial_seed()
         self._budget = Budget(target.latent_dim, target.operations)
         self._answers, self._stages = self._none_yet()

@@ -32,7 +32,7 @@ from crosscoding.serve.jobs import AbandonedError, BusyError, Job, UnpreparedErr
 from crosscoding.serve.json_arrays import packed
 from crosscoding.serve.limits import Limits
 from crosscoding.serve.monitoring import Counted, Monitoring
-from crosscoding.serve.questions import ARRAYS, Question, question_of
+from crosscoding.serve.questions import Question, question_of
 from crosscoding.serve.schemas import Answers, Problem, Request
 from crosscoding.serve.scripts import script_of
 
@@ -319,28 +319,17 @@ def _problem(status: int, words: str, headers: Mapping[str, str] | None = None) 
 def _sentence(error: RequestValidationError) -> str:
     """What is wrong with a request's form: its field, and what was expected there."""
     first = error.errors()[0]
-    fields = [str(part) for part in first["loc"][1:] if not _is_branch(part)]
-    where = ".".join(fields[:4]) or "body"
     if first["type"] == "json_invalid":
         return f"expected JSON, got {first.get('ctx', {}).get('error', 'something else')}"
-    if fields[:1] and fields[0] in (*ARRAYS, "given"):
-        return f"{fields[0]}: {_ARRAY}"
-    if first["type"] == "extra_forbidden":
-        return f"{where}: expected no such field"
+    fields = [str(part) for part in first["loc"][1:]]
     message = str(first["msg"])
-    return f"{where}: {message[:1].lower()}{message[1:]}"
+    if not fields:
+        return message if first["type"] == "first_wrong" else f"body: {_lowered(message)}"
+    return f"{'.'.join(fields[:4])}: {_lowered(message)}"
 
 
-def _is_branch(part: object) -> bool:
-    """Whether a part of a location is a branch of a union, not a field or a place in a list."""
-    return isinstance(part, str) and (part.startswith(("function", "list[")) or part in _BRANCHES)
-
-
-_BRANCHES = ("str", "bool", "int", "float", "Interval", "OneOf", "Base64Array", "Numbers", "none")
-_ARRAY = (
-    "expected nested lists of numbers and nulls (of true and false for one_of), or an object with "
-    "base64, dtype and shape"
-)
+def _lowered(message: str) -> str:
+    return f"{message[:1].lower()}{message[1:]}"
 
 
 def _event(done: "Future[dict[str, Any]]", final: bool) -> tuple[str, Any]:

@@ -1,7 +1,8 @@
 """`crosscoding serve`: a page to paint evidence on, and an HTTP API.
 
 `application` makes the ASGI application that the command runs, for those who run it in a server of
-their own. The modules `schemas`, `api` and `monitoring` need the extra `serve`; all others do not.
+their own. The modules `schemas`, `api`, `streams` and `monitoring` need the extra `serve`; all
+others do not.
 """
 
 from collections.abc import Sequence

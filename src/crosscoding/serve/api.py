@@ -18,7 +18,6 @@ from fastapi.responses import (  # pyright: ignore[reportMissingImports]
     JSONResponse,
     PlainTextResponse,
     Response,
-    StreamingResponse,
 )
 from fastapi.staticfiles import StaticFiles  # pyright: ignore[reportMissingImports]
 from starlette.exceptions import HTTPException  # pyright: ignore[reportMissingImports]
@@ -35,6 +34,7 @@ from crosscoding.serve.monitoring import Counted, Monitoring
 from crosscoding.serve.questions import Question, question_of
 from crosscoding.serve.schemas import Answers, Problem, Request
 from crosscoding.serve.scripts import script_of
+from crosscoding.serve.streams import EventStream
 
 _PAGE = Path(__file__).parent / "page"
 _LOG = logging.getLogger(__name__)
@@ -213,7 +213,7 @@ class _Server:
         self._check_alive()
         self._engine.submit(*jobs)
 
-    def _stream(self, questions: Sequence[Question], client: str) -> StreamingResponse:
+    def _stream(self, questions: Sequence[Question], client: str) -> EventStream:
         """The answers to a question under growing budgets, as server-sent events."""
         loop, events = asyncio.get_running_loop(), asyncio.Queue[tuple[str, Any]]()
 
@@ -237,18 +237,15 @@ class _Server:
         self._submit(*jobs)
 
         async def sent() -> AsyncIterator[bytes]:
-            try:
-                is_last = False
-                while not is_last:
-                    name, content = await events.get()
-                    if name == "progress" and not events.empty():
-                        continue  # a newer one is there
-                    is_last = name == "problem" or (name == "answer" and content["final"])
-                    yield b"event: " + name.encode() + b"\ndata: " + _json(content) + b"\n\n"
-            finally:
-                self._engine.abandon(*jobs)
+            is_last = False
+            while not is_last:
+                name, content = await events.get()
+                if name == "progress" and not events.empty():
+                    continue  # a newer one is there
+                is_last = name == "problem" or (name == "answer" and content["final"])
+                yield b"event: " + name.encode() + b"\ndata: " + _json(content) + b"\n\n"
 
-        return StreamingResponse(sent(), media_type="text/event-stream")
+        return EventStream(sent(), lambda: self._engine.abandon(*jobs))
 
     # ---- monitoring ------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from crosscoding.serve.catalogue import Served, served_model
+from crosscoding.serve.guard import LOOPBACK
 from crosscoding.serve.limits import Limits
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def application(
     limits: Limits | None = None,
     *,
     token: str | None = None,
-    hosts: Sequence[str] | None = ("localhost", "127.0.0.1", "[::1]"),
+    hosts: Sequence[str] | None = LOOPBACK,
 ) -> "FastAPI":
     """The ASGI application that answers for some models; run it in one process.
 
@@ -32,7 +33,8 @@ def application(
         token: What all requests but those for the page and the server's health have to send as a
             bearer token; None: nothing.
         hosts: Names under which the server may be addressed, without ports; None: any. On loopback,
-            a page of another site could otherwise reach it under a name of its own.
+            a page of another site could otherwise reach it under a name of its own. Scripts name
+            the folders of models only if all these names are those of this machine.
     Raises:
         ImportError: The extra is not installed: pip install 'crosscoding[serve]'.
         ValueError: There are no models, two have the same name, or the token is empty.

@@ -26,7 +26,7 @@ from crosscoding.errors import BudgetError, unknown_name
 from crosscoding.serve.anytime import stages
 from crosscoding.serve.catalogue import Served
 from crosscoding.serve.engine import Engine
-from crosscoding.serve.guard import Guard
+from crosscoding.serve.guard import LOOPBACK, Guard
 from crosscoding.serve.jobs import AbandonedError, BusyError, Job, UnpreparedError
 from crosscoding.serve.json_arrays import packed
 from crosscoding.serve.limits import Limits
@@ -76,14 +76,15 @@ def made(
         raise ValueError(f"expected models of different names, at least one, got {names}")
     if token is not None and not token.strip():
         raise ValueError("expected a token that is not empty")
-    return _Server(by_name, limits).application(token, hosts)
+    here = hosts is not None and set(hosts) <= set(LOOPBACK)
+    return _Server(by_name, limits, here).application(token, hosts)
 
 
 class _Server:
     """The routes, and what they share."""
 
-    def __init__(self, models: dict[str, Served], limits: Limits) -> None:
-        self._models, self._limits = models, limits
+    def __init__(self, models: dict[str, Served], limits: Limits, here: bool) -> None:
+        self._models, self._limits, self._here = models, limits, here
         self._monitoring = Monitoring()
         self._engine = Engine(limits, self._monitoring.count)
         self._monitoring.watch(self._engine)
@@ -186,7 +187,7 @@ class _Server:
     async def _script(self, asked: Request) -> PlainTextResponse:
         """The Python script that asks the same question, with the same seed and budget."""
         question = await run_in_threadpool(self._question, asked)
-        script = await run_in_threadpool(script_of, question)
+        script = await run_in_threadpool(script_of, question, here=self._here)
         return PlainTextResponse(script, media_type="text/x-python")
 
     def _question(self, asked: Request) -> Question:

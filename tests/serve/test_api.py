@@ -322,6 +322,21 @@ def test_the_script_runs_and_gives_the_same_answer(tmp_path, body):
     assert found == pytest.approx(answer["log_evidence"], abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("hosts", "shown"),
+    [(None, False), (["localhost", "example.org"], False), (["127.0.0.1", "localhost"], True)],
+)
+def test_scripts_tell_no_other_machine_where_models_are(tmp_path, hosts, shown):
+    testing = pytest.importorskip("starlette.testclient", reason=NEEDS)
+    line().vae.save(tmp_path / "own")
+    app = application([served_model(str(tmp_path / "own"))], hosts=hosts)
+    script = testing.TestClient(app, base_url="http://localhost").post("/v1/script", json={}).text
+    assert (str(tmp_path) in script) == shown
+    (loads,) = re.findall(r"^vae = (.*)$", script, re.MULTILINE)
+    assert shown or loads == "cc.load_vae('own')  # your copy of the model's folder"
+    compile(script, "script", "exec")
+
+
 # ---- the application -----------------------------------------------------------------------------
 
 

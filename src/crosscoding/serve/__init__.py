@@ -1,13 +1,15 @@
 """`crosscoding serve`: a page to paint evidence on, and an HTTP API.
 
 `application` makes the ASGI application that the command runs, for those who run it in a server of
-their own. The modules `schemas`, `api` and `monitoring` need the extra `serve`; all others do not.
+their own. The modules `schemas`, `api`, `streams` and `monitoring` need the extra `serve`; all
+others do not.
 """
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from crosscoding.serve.catalogue import Served, served_model
+from crosscoding.serve.guard import LOOPBACK
 from crosscoding.serve.limits import Limits
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ def application(
     limits: Limits | None = None,
     *,
     token: str | None = None,
-    hosts: Sequence[str] | None = ("localhost", "127.0.0.1", "[::1]"),
+    hosts: Sequence[str] | None = LOOPBACK,
 ) -> "FastAPI":
     """The ASGI application that answers for some models; run it in one process.
 
@@ -31,7 +33,8 @@ def application(
         token: What all requests but those for the page and the server's health have to send as a
             bearer token; None: nothing.
         hosts: Names under which the server may be addressed, without ports; None: any. On loopback,
-            a page of another site could otherwise reach it under a name of its own.
+            a page of another site could otherwise reach it under a name of its own. Scripts name
+            the folders of models only if all these names are those of this machine.
     Raises:
         ImportError: The extra is not installed: pip install 'crosscoding[serve]'.
         ValueError: There are no models, two have the same name, or the token is empty.

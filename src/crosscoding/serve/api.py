@@ -18,7 +18,6 @@ from fastapi.responses import (  # pyright: ignore[reportMissingImports]
     JSONResponse,
     PlainTextResponse,
     Response,
-    StreamingResponse,
 )
 from fastapi.staticfiles import StaticFiles  # pyright: ignore[reportMissingImports]
 from starlette.exceptions import HTTPException  # pyright: ignore[reportMissingImports]
@@ -27,15 +26,15 @@ from crosscoding.errors import BudgetError, unknown_name
 from crosscoding.serve.anytime import stages
 from crosscoding.serve.catalogue import Served
 from crosscoding.serve.engine import Engine
-from crosscoding.serve.guard import Guard
+from crosscoding.serve.guard import LOOPBACK, Guard
 from crosscoding.serve.jobs import AbandonedError, BusyError, Job, UnpreparedError
 from crosscoding.serve.json_arrays import packed
 from crosscoding.serve.limits import Limits
 from crosscoding.serve.monitoring import Counted, Monitoring
-from crosscoding.serve.questions import ARRAYS, Question, question_of
+from crosscoding.serve.questions import Question, question_of
 from crosscoding.serve.schemas import Answers, Problem, Request
 from crosscoding.serve.scripts import script_of
-from crosscoding.serve.table_rows import CELL
+from crosscoding.serve.streams import EventStream
 
 _PAGE = Path(__file__).parent / "page"
 _LOG = logging.getLogger(__name__)
@@ -77,14 +76,15 @@ def made(
         raise ValueError(f"expected models of different names, at least one, got {names}")
     if token is not None and not token.strip():
         raise ValueError("expected a token that is not empty")
-    return _Server(by_name, limits).application(token, hosts)
+    here = hosts is not None and set(hosts) <= set(LOOPBACK)
+    return _Server(by_name, limits, here).application(token, hosts)
 
 
 class _Server:
     """The routes, and what they share."""
 
-    def __init__(self, models: dict[str, Served], limits: Limits) -> None:
-        self._models, self._limits = models, limits
+    def __init__(self, models: dict[str, Served], limits: Limits, here: bool) -> None:
+        self._models, self._limits, self._here = models, limits, here
         self._monitoring = Monitoring()
         self._engine = Engine(limits, self._monitoring.count)
         self._monitoring.watch(self._engine)
@@ -187,7 +187,7 @@ class _Server:
     async def _script(self, asked: Request) -> PlainTextResponse:
         """The Python script that asks the same question, with the same seed and budget."""
         question = await run_in_threadpool(self._question, asked)
-        script = await run_in_threadpool(script_of, question)
+        script = await run_in_threadpool(script_of, question, here=self._here)
         return PlainTextResponse(script, media_type="text/x-python")
 
     def _question(self, asked: Request) -> Question:
@@ -214,7 +214,7 @@ class _Server:
         self._check_alive()
         self._engine.submit(*jobs)
 
-    def _stream(self, questions: Sequence[Question], client: str) -> StreamingResponse:
+    def _stream(self, questions: Sequence[Question], client: str) -> EventStream:
         """The answers to a question under growing budgets, as server-sent events."""
         loop, events = asyncio.get_running_loop(), asyncio.Queue[tuple[str, Any]]()
 
@@ -238,18 +238,15 @@ class _Server:
         self._submit(*jobs)
 
         async def sent() -> AsyncIterator[bytes]:
-            try:
-                is_last = False
-                while not is_last:
-                    name, content = await events.get()
-                    if name == "progress" and not events.empty():
-                        continue  # a newer one is there
-                    is_last = name == "problem" or (name == "answer" and content["final"])
-                    yield b"event: " + name.encode() + b"\ndata: " + _json(content) + b"\n\n"
-            finally:
-                self._engine.abandon(*jobs)
+            is_last = False
+            while not is_last:
+                name, content = await events.get()
+                if name == "progress" and not events.empty():
+                    continue  # a newer one is there
+                is_last = name == "problem" or (name == "answer" and content["final"])
+                yield b"event: " + name.encode() + b"\ndata: " + _json(content) + b"\n\n"
 
-        return StreamingResponse(sent(), media_type="text/event-stream")
+        return EventStream(sent(), lambda: self._engine.abandon(*jobs))
 
     # ---- monitoring ------------------------------------------------------------------------------
 
@@ -322,33 +319,19 @@ def _problem(status: int, words: str, headers: Mapping[str, str] | None = None) 
 def _sentence(error: RequestValidationError) -> str:
     """What is wrong with a request's form: its field, and what was expected there."""
     first = error.errors()[0]
-    fields = [str(part) for part in first["loc"][1:] if not _is_branch(part)]
-    where = ".".join(fields[:4]) or "body"
     if first["type"] == "json_invalid":
         return f"expected JSON, got {first.get('ctx', {}).get('error', 'something else')}"
-    in_base64 = "Base64Array" in first["loc"][:-1]
-    if fields[:1] == ["given"] or (fields[:1] and fields[0] in ARRAYS and not in_base64):
-        return f"{fields[0]}: {_ARRAY}"
-    if fields[:1] == ["rows"] and len(fields) > 1:
-        row, *column = first["loc"][2:4]
-        cell = CELL if column else "an object with a cell for each column"
-        return f"{'.'.join(['rows', str(row), *map(str, column)])}: expected {cell}"
+    fields = [str(part) for part in first["loc"][1:]]
     if first["type"] == "extra_forbidden":
-        return f"{where}: expected no such field"
+        return f"{'.'.join(fields[:4])}: expected no such field"
     message = str(first["msg"])
-    return f"{where}: {message[:1].lower()}{message[1:]}"
+    if not fields:
+        return message if first["type"] == "first_wrong" else f"body: {_lowered(message)}"
+    return f"{'.'.join(fields[:4])}: {_lowered(message)}"
 
 
-def _is_branch(part: object) -> bool:
-    """Whether a part of a location is a branch of a union, not a field or a place in a list."""
-    return isinstance(part, str) and (part.startswith(("function", "list[")) or part in _BRANCHES)
-
-
-_BRANCHES = ("str", "bool", "int", "float", "Interval", "OneOf", "Base64Array", "Numbers", "none")
-_ARRAY = (
-    "expected nested lists of numbers and nulls (of true and false for one_of), or an object with "
-    "base64, dtype and shape"
-)
+def _lowered(message: str) -> str:
+    return f"{message[:1].lower()}{message[1:]}"
 
 
 def _event(done: "Future[dict[str, Any]]", final: bool) -> tuple[str, Any]:

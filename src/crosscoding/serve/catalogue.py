@@ -43,12 +43,15 @@ class Served:
     Args:
         name: Its name in requests.
         vae: The model.
-        source: The Python expression that loads it, for scripts.
+        source: The Python expression that loads it, for scripts on the server's machine.
+        source_elsewhere: The same for other machines, which are not to know the server's folders;
+            None: `source`.
     """
 
     name: str
     vae: VAE
     source: str
+    source_elsewhere: str | None = None
 
     @cached_property
     def scale(self) -> Scale | None:
@@ -147,7 +150,10 @@ def served_model(name: str) -> Served:
     if not Path(name).is_dir():
         raise zoo.unknown_model(name, "folder of a model, or a model")
     folder = Path(name).resolve()
-    return Served(folder.name, load_vae(folder), f"cc.load_vae({str(folder)!r})")
+    here, elsewhere = (f"cc.load_vae({path!r})" for path in (str(folder), folder.name))
+    return Served(
+        folder.name, load_vae(folder), here, f"{elsewhere}  # your copy of the model's folder"
+    )
 
 
 def _words(likelihood: object) -> str:

@@ -16,6 +16,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+"""Names of this machine in requests that come from itself."""
+
 _OPEN = ("/", "/healthz", "/readyz")  # they tell nothing but whether the server is up
 _OPEN_FOLDER = "/page/"  # the page's own files
 _HEADERS = (

@@ -1,22 +1,39 @@
-"""What requests to the API hold, as pydantic models, from which the OpenAPI description is made."""
+"""What requests to the API hold, as pydantic models, from which the OpenAPI description is made.
 
+Arrays and rows are checked by `request_checks` instead of by their types, which describe them.
+"""
+
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (  # pyright: ignore[reportMissingImports]
     BaseModel,
+    BeforeValidator,
     ConfigDict,
+    FailFast,
     Field,
     FiniteFloat,
     StrictBool,
     StrictFloat,
     StrictInt,
     StrictStr,
+    model_validator,
 )
+from pydantic_core import PydanticCustomError  # pyright: ignore[reportMissingImports]
 from typing_extensions import TypeAliasType
 
 from crosscoding.methods import Auto
 from crosscoding.serve.json_arrays import Packed
 from crosscoding.serve.questions import ARRAYS, Wanted
+from crosscoding.serve.request_checks import (
+    ARRAY,
+    FLAGS,
+    NUMBERS,
+    check_fields,
+    check_nested,
+    check_rows,
+)
 
 _MOST_SEED = 2**53 - 1  # the largest integer that every reader of JSON keeps
 
@@ -31,11 +48,7 @@ class Base64Array(BaseModel):
 
     base64: str
     dtype: Literal["float32", "float64", "uint8", "bool"] = "float32"
-    shape: list[Annotated[int, Field(ge=0, le=2**31)]]
-
-    def plain(self) -> Packed:
-        """The array as the modules below know it."""
-        return Packed(self.base64, self.dtype, self.shape)
+    shape: Annotated[list[Annotated[int, Field(ge=0, le=2**31)]], FailFast()]
 
 
 class Interval(BaseModel):
@@ -55,8 +68,57 @@ class OneOf(BaseModel):
     one_of: list[StrictStr | StrictBool | StrictInt | StrictFloat] = Field(min_length=1)
 
 
-Array: TypeAlias = Base64Array | Numbers
 Cell: TypeAlias = StrictStr | StrictBool | StrictInt | StrictFloat | Interval | OneOf | None
+
+
+def _checked(check: Callable[[Any], Any], given: Any) -> Any:
+    """What a check makes of a field, its ValueError as pydantic's."""
+    try:
+        return given if given is None else check(given)
+    except ValueError as error:
+        raise PydanticCustomError("first_wrong", "{words}", {"words": str(error)}) from None
+
+
+def _array(given: Any, leaves: frozenset[type] = NUMBERS) -> Any:
+    """An array in JSON; one in base64 as the modules below know it."""
+    if not isinstance(given, dict):
+        check_nested(given, leaves)
+        return given
+    try:
+        check_fields(given, Base64Array.model_fields)
+        found = Base64Array.model_validate(given)
+    except ValueError:
+        raise ValueError(ARRAY) from None
+    return Packed(found.base64, found.dtype, found.shape)
+
+
+def _covariates(given: Any) -> Any:
+    """An array, or several by name."""
+    if isinstance(given, dict) and not isinstance(given.get("base64"), str):
+        return {name: _array(part) for name, part in given.items()}
+    return _array(given)
+
+
+def _rows(given: Any) -> Any:
+    check_rows(given)
+    return given
+
+
+def _read_by(check: Callable[[Any], Any], described: Any) -> BeforeValidator:
+    return BeforeValidator(partial(_checked, check), json_schema_input_type=described)
+
+
+Array: TypeAlias = Annotated[Any, _read_by(_array, Base64Array | Numbers)]
+Mask: TypeAlias = Annotated[
+    Any, _read_by(partial(_array, leaves=FLAGS), Base64Array | Flags | None)
+]
+Given: TypeAlias = Annotated[
+    Any, _read_by(_covariates, Base64Array | Numbers | dict[str, Base64Array | Numbers])
+]
+_Described: TypeAlias = Annotated[list[dict[str, Cell]], Field(min_length=1)] | None
+Rows: TypeAlias = Annotated[Any, _read_by(_rows, _Described)]
+
+Output: TypeAlias = Literal["mean", "std", "interval", "probabilities", "completions", "modes"]
 
 _VALUES = (
     "Observed values in the model's units, null where missing: nested lists of the data's shape, "
@@ -88,21 +150,18 @@ class Request(BaseModel):
     )
 
     model: str | None = Field(None, description="The model; may be left out if only one is served.")
-    values: Array | None = Field(None, description=_VALUES)
-    noise: Array | None = Field(
+    values: Array = Field(None, description=_VALUES)
+    noise: Array = Field(
         None, description="Standard deviation of noise in the values: a number or an array."
     )
-    low: Array | None = Field(None, description="Lower bounds, included; null where there is none.")
-    high: Array | None = Field(None, description="Upper bounds, as `low`.")
-    one_of: Base64Array | Flags | None = Field(
+    low: Array = Field(None, description="Lower bounds, included; null where there is none.")
+    high: Array = Field(None, description="Upper bounds, as `low`.")
+    one_of: Mask = Field(
         None, description="Possible classes of each element: true and false, (data's shape, K)."
     )
-    given: Array | dict[str, Array] | None = Field(
-        None, description="Covariates, for a model whose decoder takes them."
-    )
-    rows: list[dict[str, Cell]] | None = Field(
+    given: Given = Field(None, description="Covariates, for a model whose decoder takes them.")
+    rows: Rows = Field(
         None,
-        min_length=1,
         description="For a model with a table, instead of arrays: objects by column, in the user's "
         "units. A cell is a value, null, an interval or a set.",
     )
@@ -119,13 +178,11 @@ class Request(BaseModel):
     num_draws: StrictInt = Field(
         1000, ge=2, le=100_000, description="Latent draws on which means and intervals rest."
     )
-    outputs: list[Literal["mean", "std", "interval", "probabilities", "completions", "modes"]] = (
-        Field(
-            ["mean", "std"],
-            description="Parts of the answer, beside log p(x) and the verdict. `interval` holds an "
-            "element with probability 0.9; `completions` are the means at the z of the draws; "
-            "`modes` are completions that differ, with their shares.",
-        )
+    outputs: Annotated[list[Output], FailFast()] = Field(
+        ["mean", "std"],
+        description="Parts of the answer, beside log p(x) and the verdict. `interval` holds an "
+        "element with probability 0.9; `completions` are the means at the z of the draws; "
+        "`modes` are completions that differ, with their shares.",
     )
     draws: StrictInt = Field(0, ge=0, le=10_000, description="Number of draws of complete data.")
     encoding: Literal["list", "base64"] = Field("list", description="How arrays are sent.")
@@ -141,15 +198,16 @@ class Request(BaseModel):
         "replaced by better ones.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_known_fields(cls, given: Any) -> Any:
+        if isinstance(given, dict):
+            _checked(lambda fields: check_fields(fields, cls.model_fields), given)
+        return given
+
     def asked(self) -> dict[str, Any]:
         """The evidence, as `questions.question_of` takes it."""
-        parts = {name: _plain(getattr(self, name)) for name in (*ARRAYS, "given")}
-        rows = (
-            None
-            if self.rows is None
-            else [{name: _cell(cell) for name, cell in row.items()} for row in self.rows]
-        )
-        return {**parts, "rows": rows}
+        return {name: getattr(self, name) for name in (*ARRAYS, "given", "rows")}
 
     def wanted(self) -> Wanted:
         """What the answer is to hold."""
@@ -162,16 +220,6 @@ class Request(BaseModel):
             ValueError: There are too few draws for the purpose.
         """
         return Auto(self.max_seconds, self.max_decodes, self.num_draws, self.purpose)
-
-
-def _plain(array: Any) -> Any:
-    if isinstance(array, dict):
-        return {name: _plain(part) for name, part in array.items()}
-    return array.plain() if isinstance(array, Base64Array) else array
-
-
-def _cell(cell: Any) -> Any:
-    return cell.model_dump(exclude_unset=True) if isinstance(cell, BaseModel) else cell
 
 
 class Verdict(BaseModel):

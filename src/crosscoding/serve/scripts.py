@@ -15,11 +15,17 @@ from crosscoding.uncertain_values import UncertainValues
 _LINE = 92  # characters of base64 in a line
 
 
-def script_of(question: Question) -> str:
+def script_of(question: Question, *, here: bool) -> str:
     """A complete script that asks the question with the same settings, and prints the answer.
 
     Its evidence is the request's, bit for bit, so that the same seed gives the same draws.
+
+    Args:
+        question: The question.
+        here: Whether all clients are on the server's machine, and so may know its folders.
     """
+    served = question.served
+    elsewhere = served.source_elsewhere or served.source
     arrays, lines = _evidence(question.evidence)
     packed = io.BytesIO()
     np.savez_compressed(packed, allow_pickle=False, **arrays)
@@ -40,7 +46,7 @@ def script_of(question: Question) -> str:
         {content}
         )))  # NaN: not observed
         '''
-    ).format(source=question.served.source, content=content)
+    ).format(source=served.source if here else elsewhere, content=content)
     return head + "\n".join([*lines, *_asking(question)]) + "\n"
 
 

@@ -191,6 +191,25 @@ def test_a_source_may_be_touched_but_not_changed(tmp_path, vae, csv):
         run(vae, csv, tmp_path / "out")
 
 
+@pytest.mark.parametrize("hidden", ["time", "stamp"])
+def test_a_changed_source_of_the_same_size_and_time_is_noticed(tmp_path, monkeypatch, hidden):
+    """As after `cp -p`; and where the file system tells no difference at all, in the first rows."""
+    from crosscoding.batch.sources import base
+
+    if hidden == "stamp":
+        monkeypatch.setattr(base, "stamp_of", lambda path: (1, 1, 1, 1))
+    path, data = tmp_path / "rows.npy", np.full((40, 3), 0.1, dtype=np.float32)
+    np.save(path, data)
+    before = path.stat()
+    run(linear_model(), path, tmp_path / "out")
+    data[0 if hidden == "stamp" else -1] = 0.9
+    np.save(path, data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    (tmp_path / "out" / "shards" / "shard-00000001.parquet").unlink()
+    with pytest.raises(SourceChangedError, match=r"have changed; choose another folder"):
+        run(linear_model(), path, tmp_path / "out")
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path, vae, csv):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("")

@@ -86,10 +86,27 @@ def test_lines_that_are_no_rows_are_named(tmp_path):
     }
 
 
-def test_a_quote_that_is_not_closed_is_noticed(tmp_path):
-    (tmp_path / "rows.csv").write_text('x,y,z\n1,5" pipe,3\n1,2,3\n4,5,6\n7,8,9\n1,2,3\n')
-    with pytest.raises(ValueError, match="a quote is not closed"):
+@pytest.mark.parametrize(
+    ("line", "other", "words"),
+    [
+        ('1,5" pipe,3', "1,2,3", "line 5: a quote is not closed, or stands within"),
+        ('1,"5,3', "1,2,3", "line 5: a quote is not closed, or stands within"),
+        ('1,5" pipe,3', '1,7" pipe,3', "line 5: a quote is not closed, or stands within"),
+        ("1,2," + "x" * 140_000, "1,2,3", "line 5: field larger than field limit"),
+    ],
+)
+@pytest.mark.parametrize("lines", [1, 2000])
+def test_the_line_of_a_stray_quote_is_named(tmp_path, line, other, words, lines):
+    text = 'x,y,z\n\n1,2,"\n3"\n' + f"{line}\n" + "1,2,3\n" * lines + f"{other}\n4,5,6\n"
+    (tmp_path / "rows.csv").write_text(text)
+    with pytest.raises(ValueError, match=rf"cannot read .*rows.csv: {words}"):
         all_cells(opened(tmp_path / "rows.csv", numbers_model(), every=1), 1)
+
+
+def test_lines_without_line_feeds_are_named(tmp_path):
+    (tmp_path / "rows.csv").write_bytes(b"x,y,z\n1,2,3\r4,5,6\r")
+    with pytest.raises(ValueError, match=r"rows\.csv: lines do not end in line feeds"):
+        all_cells(opened(tmp_path / "rows.csv", numbers_model()))
 
 
 DATA = np.arange(30, dtype=np.float32).reshape(10, 3)

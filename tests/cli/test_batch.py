@@ -62,6 +62,13 @@ def test_a_dry_run_writes_nothing(folder):
     assert not (folder / "out").exists()
 
 
+def test_an_estimate_for_a_range_of_workers_counts_the_most(folder, capsys):
+    engine = {"workers": (1, 4)}
+    request = batch.Request("m", "s", folder, None, None, None, False, {}, engine)
+    batch._show_estimate(cc.batch.Estimate(10, 1, 1, 0, 8.0, 100), request, as_json=False)
+    assert "about 2 s with 4 workers" in " ".join(capsys.readouterr().out.split())
+
+
 def test_exit_codes(folder, monkeypatch):
     result = run("batch", "model", "rows.csv", "--out", "out")
     assert result.exit_code == 2

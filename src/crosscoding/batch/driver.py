@@ -165,14 +165,17 @@ class Driver:
                 what = "changed" if path.exists() else "removed"
                 notes.append(f"shard {shard} was {what}, and is answered again")
                 continue
-            self._check_rows(record)
+            self._check_rows(record, surely=not done)
             done[shard] = record.stop - record.start, len(record.rejected)
         return done, notes
 
-    def _check_rows(self, record: Record) -> None:
-        """Raise SourceChangedError if the rows of a finished shard are others now."""
+    def _check_rows(self, record: Record, *, surely: bool) -> None:
+        """Raise SourceChangedError if the rows of a finished shard are others now.
+
+        They are read again if the stamps of their files are others or, `surely`, in any case.
+        """
         job = self.job
-        if record.stamp == job.source.stamp(record.start, record.stop):
+        if not surely and record.stamp == job.source.stamp(record.start, record.stop):
             return
         settings, rows = job.settings, (record.start, record.stop)
         now = rows_for(self.vae, job.source, *rows, settings.observe, job.pixels)

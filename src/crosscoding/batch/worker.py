@@ -55,7 +55,7 @@ class Record:
         sha256: Of the file.
         bytes: Size of the file.
         input: SHA-256 of the rows as the model got them.
-        stamp: Size and modification time of the source's files that hold them.
+        stamp: Sizes, times and inodes of the source's files that hold them.
         seconds: What the answers took.
         run: The run that it belongs to.
     """

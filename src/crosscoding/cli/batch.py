@@ -86,7 +86,8 @@ def _show_estimate(found: Estimate, request: Request, as_json: bool) -> None:
         _print_json(vars(found))
         return
     table = Table(show_header=False)
-    workers = request.engine["workers"] or 1
+    asked = request.engine["workers"] or 1
+    workers = asked[-1] if isinstance(asked, tuple) else asked  # the most of them
     table.add_row("rows", f"{found.rows:,}")
     table.add_row("shards", f"{found.shards:,}")
     time = in_words(found.seconds / workers)

@@ -84,4 +84,5 @@ def with_integers(numbers: np.ndarray, known: np.ndarray, cells: Any) -> Any:
     whole = np.rint(np.nan_to_num(numbers.astype(np.float64)))
     whole = whole.clip(limits.min, np.nextafter(float(limits.max), 0)).astype(dtype)
     gaps = np.isnan(numbers) & ~known
-    return pc.if_else(pa.array(known), cells, pa.array(whole, cells.type, mask=gaps))
+    others = pa.array(whole, cells.type, mask=gaps)
+    return pc.call_function("if_else", [pa.array(known), cells, others])

@@ -1,7 +1,7 @@
 """`Source`: rows in files, read range by range, and whether the files are still what they were.
 
 A source is opened once, when its rows are counted. Workers get a copy of it, with what was found,
-and open the files again. Every read checks size and modification time of the files that it touched.
+and open the files again. Every read checks size and times of the files that it touched.
 """
 
 import os
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa  # pyright: ignore[reportMissingImports]
 
-Stamp = tuple[int, int]
-"""Size in bytes and time of the last modification in nanoseconds."""
+Stamp = tuple[int, int, int, int]
+"""Size in bytes, times of the last changes of content and of status in nanoseconds, and inode.
+
+Whoever changes a file may set the first of the times back, as `cp -p` does, but not the second.
+"""
 
 
 class SourceChangedError(RuntimeError):
@@ -101,7 +104,7 @@ class Source(ABC):
         return found
 
     def stamp(self, start: int, stop: int) -> list[list[int]]:
-        """Sizes and modification times of the files that hold these rows, when it was opened."""
+        """Stamps of the files that hold these rows, when it was opened."""
         return [list(self._stamps[place]) for place in self._touched(start, stop)]
 
     def _check_same(self, start: int, stop: int) -> None:
@@ -111,7 +114,7 @@ class Source(ABC):
                 now = stamp_of(file)
             except ValueError:
                 now = None
-            if now != was:
+            if now is None or now[:3] != was[:3]:  # machines may number a shared file differently
                 raise SourceChangedError(
                     f"expected {file} as it was when the run began, but it "
                     f"{'is gone' if now is None else 'has changed'}; finished shards are kept if "
@@ -124,7 +127,7 @@ class Source(ABC):
 
 
 def stamp_of(path: Path) -> Stamp:
-    """Size and modification time of a file or, of a folder, of all files in it together.
+    """The stamp of a file or, of a folder, of all files in it together.
 
     Raises:
         ValueError: There is no such file.
@@ -132,13 +135,15 @@ def stamp_of(path: Path) -> Stamp:
     try:
         found = path.stat()
         if not path.is_dir():
-            return found.st_size, found.st_mtime_ns
-        size, latest = 0, 0
+            return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+        size = modified = changed = inodes = 0
         for folder, _, names in os.walk(path):
             for name in names:
                 own = os.stat(os.path.join(folder, name))
-                size, latest = size + own.st_size, max(latest, own.st_mtime_ns)
-        return size, latest
+                size, inodes = size + own.st_size, inodes ^ own.st_ino
+                modified = max(modified, own.st_mtime_ns)
+                changed = max(changed, own.st_ctime_ns)
+        return size, modified, changed, inodes
     except OSError as error:
         raise ValueError(f"expected data in {path}: {error.strerror}") from None
 

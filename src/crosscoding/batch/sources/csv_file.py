@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crosscoding.batch.sources.base import Read, Source
+from crosscoding.batch.sources.csv_faults import fault_of_lines
 from crosscoding.columns import Table
 from crosscoding.columns.frames import column_of
 from crosscoding.errors import counted
@@ -68,9 +69,7 @@ class CsvFile(Source):
         )
         self._set_columns(width)
         has_header = self._header is not None
-        self._offsets, self.num_rows = _row_offsets(
-            path, int(has_header), every, self._style.delimiter or ","
-        )
+        self._offsets, self.num_rows = _row_offsets(path, int(has_header), every, self._style)
         if not self.num_rows:
             raise ValueError(f"expected rows in {path}, got none")
 
@@ -115,8 +114,9 @@ class CsvFile(Source):
                     if number > _FIRST_LINES:
                         return
                     yield cells
-            except csv.Error as error:
-                raise ValueError(f"cannot read the table in {self.path}: {error}") from None
+            except csv.Error:
+                fault = fault_of_lines(self.path, 0, self._style)
+                raise ValueError(f"cannot read the table in {self.path}: {fault}") from None
 
     def _read(self, start: int, stop: int) -> Read:
         import pandas as pd
@@ -159,11 +159,12 @@ class CsvFile(Source):
             file.seek(self._offsets[shard])
             text = file.read(self._offsets[last] - self._offsets[shard])
         content = text.decode(errors="replace").removeprefix(_MARK)
-        lines = list(_rows_in(io.StringIO(content, newline=""), self._style))
+        try:
+            lines = list(_rows_in(io.StringIO(content, newline=""), self._style))
+        except csv.Error:
+            lines = []
         if len(lines) != min(last * self._every, self.num_rows) - start:
-            raise ValueError(
-                "a quote is not closed or stands within a cell, or lines do not end in line feeds"
-            )
+            raise ValueError(fault_of_lines(self.path, int(self._offsets[shard]), self._style))
         return lines[: stop - start]
 
     def _numbers(
@@ -234,6 +235,11 @@ class _RowCounter:
         self._is_content = np.ones(256, dtype=np.int64)
         self._is_content[blank] = 0
 
+    @property
+    def is_within_quotes(self) -> bool:
+        """Whether a quote was opened, and not closed yet."""
+        return self._quotes % 2 == 1
+
     def scan(self, piece: np.ndarray) -> None:
         """Take the next bytes, uint8."""
         breaks = np.flatnonzero(piece == _LINE_BREAK)
@@ -262,11 +268,17 @@ class _RowCounter:
         return np.concatenate([*self._offsets, [self._base]]).astype(np.int64)
 
 
-def _row_offsets(path: Path, skipped: int, every: int, delimiter: str) -> tuple[np.ndarray, int]:
-    """Where in a file each shard begins, and at last its end; and the number of rows."""
-    counter = _RowCounter(skipped, every, delimiter)
+def _row_offsets(path: Path, skipped: int, every: int, style: TableStyle) -> tuple[np.ndarray, int]:
+    """Where in a file each shard begins, and at last its end; and the number of rows.
+
+    Raises:
+        ValueError: A quote has no second one.
+    """
+    counter = _RowCounter(skipped, every, style.delimiter or ",")
     with path.open("rb") as file:
         while piece := file.read(_PIECE):
             counter.scan(np.frombuffer(piece, dtype=np.uint8))
+    if counter.is_within_quotes:
+        raise ValueError(f"cannot read the table in {path}: {fault_of_lines(path, 0, style)}")
     offsets = counter.end()
     return offsets, max(counter.num, 0)

@@ -158,7 +158,7 @@ def _has_wide_integers(opened: Any, name: str) -> bool:
             ends = statistics.min, statistics.max
         else:
             cells = opened.read_row_group(group, columns=[name]).column(0)
-            ends = pc.min_max(cells).as_py().values()
+            ends = pc.call_function("min_max", [cells]).as_py().values()
         if any(end is not None and abs(end) > _WIDE for end in ends):
             return True
     return False

@@ -4,8 +4,9 @@
     bank    every query at every stored point of the prior: where is p(z|x), and how narrow?
     grid    latent ≤ 3: integration, checked by draws
     locate  latent ≤ 3: what `bank` does in more dimensions, where the grid has not answered
-    amortised  where the model has an amortised cross-coder: draws of it, or of fits to scores at
-            its draws, and climbs that look for modes they may lack
+    amortised  where the model has an amortised cross-coder and particles get there from the prior:
+            draws of it, or of fits to scores at its draws, once the climbs of `modes` and, where
+            these alone would not do, the particles of `anneal` have looked for modes they may lack
     fit     very many dimensions, or a large decoder: a Gaussian at one mode, narrow in as many
             directions as are affordable (`low_rank_fit`); no other stage follows
     modes   climbs from the bank; where all end in one mode, draws of its Gaussian
@@ -202,6 +203,7 @@ class _Cascade:
         names = [stage.name for stage in _STAGES]
         self._streams = dict(zip(names, spawn(generator, len(names)), strict=True))
         self._states = {name: stream.get_state() for name, stream in self._streams.items()}
+        self._states["amortised"] = self._states["anneal"]  # the same search, network or not
         (seed,) = spawn(generator, 1)
         self._seed = seed.initial_seed()
         self._budget = Budget(target.latent_dim, target.operations)
@@ -291,8 +293,11 @@ class _Cascade:
 
     @property
     def has_network(self) -> Tensor:
-        """Which queries an amortised cross-coder proposes z for, where there is no grid."""
-        return self._is_usual & ~self.has_cells & self._target.is_amortised
+        """Which queries an amortised cross-coder proposes z for, where there is no grid.
+
+        What it may miss is looked for by particles from the prior, so these must get there.
+        """
+        return self.is_near & ~self.has_cells & self._target.is_amortised
 
     @property
     def is_large(self) -> Tensor:

@@ -1,8 +1,9 @@
 """The search for modes that draws of an amortised cross-coder may lack.
 
 A network can miss a mode, and its draws cannot show that. So nothing that they give is an answer
-before the search that the query would get without a network: the same climbs and, unless `modes`
-alone would have settled it, all climbs that are affordable and the particles of `anneal`.
+before the search that the query would get without a network: 16 climbs, which suffice where `modes`
+would settle it, and else the particles of `anneal`, with all climbs that are affordable where
+p(z|x) is far from a Gaussian.
 """
 
 import math
@@ -22,6 +23,10 @@ from crosscoding.methods.cascade.modes_found import ModesFound
 from crosscoding.methods.numerics.annealing import Annealing
 from crosscoding.methods.numerics.gradients import evaluated
 from crosscoding.methods.numerics.proposal_pool import merged
+
+# ESS per draw of Laplace's Gaussian, from which on fits to particles would be even too, so that few
+# climbs suffice beside the particles, as in `anneal`.
+_EVEN = 0.4
 
 
 @dataclass(frozen=True)
@@ -53,15 +58,17 @@ class AmortisedCheck:
         rows, found = drawing.rows, self.climbs.modes
         decodes[place] += self._climb(drawing, for_climbs, few=True)
         known = found.has(rows).nonzero()[:, 0]
-        at_one = torch.zeros_like(rows, dtype=torch.bool)
+        ess = torch.zeros_like(drawing.lacking)
         if len(known):
-            at_one[known] = _is_laplace(drawing.select(known), found.of(rows[known]))
+            ess[known] = _ess_of_laplace(drawing.select(known), found.of(rows[known]))
+        at_one = ess >= ENOUGH / NUM_AT_ONE_MODE
         if len(some := at_one.nonzero()[:, 0]):
             own = drawing.select(some)
             yield own.with_modes(found.of(own.rows)), place[some]
         if len(some := (~at_one).nonzero()[:, 0]):
-            drawing, place = drawing.select(some), place[some]
-            decodes[place] += self._climb(drawing, for_climbs, few=False)
+            drawing, place, plain = drawing.select(some), place[some], ess[some] >= _EVEN
+            if len(more := (~(plain & drawing.is_plain)).nonzero()[:, 0]):
+                decodes[place[more]] += self._climb(drawing.select(more), for_climbs, few=False)
             drawing, arrived = self._with_particles(drawing, place, for_particles, decodes)
             whole = arrived & found.has(drawing.rows)
             if len(some := whole.nonzero()[:, 0]):
@@ -87,16 +94,15 @@ class AmortisedCheck:
         return replace(drawing, particles=particles, lacking=lacking), swarm.reached
 
 
-def _is_laplace(drawing: Drawing, found: ModesFound) -> Tensor:
-    """Where there is one mode and its Gaussian N would do as the proposal, boolean (B,).
+def _ess_of_laplace(drawing: Drawing, found: ModesFound) -> Tensor:
+    """ESS per draw of Laplace's Gaussian N, (B,); 0 where climbs ended in several modes.
 
-    That is where `modes` settles a query. ESS per draw of N is p(x) / E_{p(z|x)}[p(z, x) / N(z)],
-    and the draws estimate both.
+    It is p(x) / E_{p(z|x)}[p(z, x) / N(z)], and the draws estimate both.
     """
     pool, best = drawing.pool, found.heaviest
     gaussian = Gaussian.from_precision(best.z[0], best.precision[0])
     log_weights, log_joint = merged(pool.log_weights), merged(pool.log_joint)
     log_ratio = log_joint - gaussian.log_prob(merged(pool.z))
     expected = (log_weights.log_softmax(0) + log_ratio).logsumexp(0)
-    log_ess = log_mean_exp(log_weights)[0] - expected
-    return found.is_single & (log_ess >= math.log(ENOUGH / NUM_AT_ONE_MODE))
+    ess = (log_mean_exp(log_weights)[0] - expected).exp()
+    return torch.where(found.is_single, ess, 0.0)

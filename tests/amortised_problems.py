@@ -1,5 +1,7 @@
 """Amortised cross-coders whose quality is known. Import as `from amortised_problems import …`."""
 
+import math
+
 import torch
 from problems import LinearGaussianProblem
 from torch import Tensor, nn
@@ -42,6 +44,42 @@ class Constant(nn.Module):
 
     def forward(self, values: Tensor, mask: Tensor) -> Tensor:
         return self.numbers.expand(len(values), -1).clone()
+
+
+class TwoBumps(nn.Module):
+    """A likelihood of one element that is the sum of two Gaussian bumps in z and a constant.
+
+    The bumps lie at z₀ = 1 and z₀ = −1.5 and have the given widths; the second has `share` of the
+    mass of both. log p(x|z) at x = 0 is −mean(z)²/2 − log √2π, with mean(z) so chosen.
+    """
+
+    def __init__(self, dim: int, widths: tuple[float, float], share: float) -> None:
+        super().__init__()
+        centres = torch.zeros(2, dim)
+        centres[:, 0] = torch.tensor([1.0, -1.5])
+        self.register_buffer("centres", centres)
+        variances = torch.tensor(widths) ** 2
+        self.register_buffer("variances", variances)
+        log_mass = 0.5 * dim * (variances / (1 + variances)).log()
+        log_mass = log_mass - 0.5 * centres.square().sum(-1) / (1 + variances)
+        height = float(log_mass[0] - log_mass[1]) + math.log(share / (1 - share))
+        self.heights = 0.0, height, -12.0
+        log_masses = [*log_mass.double(), torch.zeros((), dtype=torch.double)]
+        terms = [mass + own for mass, own in zip(log_masses, self.heights, strict=True)]
+        constant = 0.5 * math.log(2 * math.pi)
+        self.log_evidence = float(torch.stack(terms).logsumexp(0)) - height - 1 - constant
+
+    def forward(self, z: Tensor) -> Tensor:
+        squared = (z[..., None, :] - self.centres).square().sum(-1) / (2 * self.variances)
+        parts = torch.cat([-squared, torch.zeros_like(squared[..., :1])], -1)
+        height = (parts + torch.tensor(self.heights).to(z)).logsumexp(-1)
+        return (2 * (self.heights[1] + 1 - height).clamp_min(1e-6)).sqrt()[..., None]
+
+    def network(self, vae: cc.VAE) -> cc.Amortised:
+        """A network that proposes the exact posterior of the first bump alone."""
+        variance = self.variances[0]
+        mean = self.centres[0] / (1 + variance)
+        return narrow_at(vae, mean, 0.5 * float((variance / (1 + variance)).log()))
 
 
 def narrow_at(vae: cc.VAE, mode: Tensor, log_scale: float) -> cc.Amortised:

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 import crosscoding as cc
 from crosscoding.amortisation.networks import default_network
+from crosscoding.amortisation.record import record_of
+from crosscoding.amortisation.training import Training
 from crosscoding.crosscoders import Gaussian, Mixture
 from crosscoding.likelihoods import Categorical, LogNormal, Mixed, Poisson
 
@@ -81,6 +83,22 @@ def test_the_held_out_bound_is_never_above_minus_the_entropy(linear):
     assert record.bound > terms.mean() - 0.6
 
 
+def test_the_bound_is_that_of_twins_that_chose_no_weights(linear):
+    vae, problem = linear
+    masks, network = cc.masks.mixed(), small_network(8, 9)
+    training = Training(problem.vae, masks, network, Gaussian(), seed=0)
+    training.bounds = torch.full((2000,), 100.0)
+    record = record_of(problem.vae, vae.amortised, masks, training)
+    assert abs(record.bound - vae.amortised.record.bound) < 1e-5
+    assert record.error == pytest.approx(vae.amortised.record.error)
+
+
+@pytest.mark.parametrize("seed", [2**53, 2**63])
+def test_every_seed_will_do(seed):
+    vae = cc.amortise(linear_gaussian_problem().vae, max_steps=2, seed=seed, **QUICK)
+    assert vae.amortised.record.steps == 2
+
+
 def test_the_record_says_what_it_was_trained_on(linear):
     vae, _ = linear
     record = vae.amortised.record
@@ -112,7 +130,7 @@ def test_forward_divergence_covers_both_of_two_mirrored_modes():
     draws, _ = found.rsample_and_log_prob(2000, generator=seeded(0))
     share = float((draws[:, 0] @ z > 0).float().mean())
     assert 0.2 < share < 0.8
-    assert vae.amortised.record.outside < 0.02
+    assert vae.amortised.record.outside < 0.05  # 0.02 to 0.03; 0.5 with one mode alone
 
 
 def mixed_table() -> cc.VAE:

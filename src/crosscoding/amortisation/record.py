@@ -32,11 +32,9 @@ def record_of(
     each = max(vae.operations, _OF_ELEMENT * vae.data_size)
     affordable = int(_OPERATIONS / (each * _NUM_DRAWS))
     num = min(max(affordable, 16), _NUM_TWINS)
-    for_twins, for_draws = spawn(Generator().manual_seed(0), 2)
+    for_twins, for_draws = spawn(training.for_record, 2)
     twins = simulated(in_noise(vae), masks, num, for_twins)
-    ess, outside = _weighed(vae, amortised, twins, for_draws)
-    bounds = training.bounds
-    assert bounds is not None
+    ess, outside, bounds = _weighed(vae, amortised, twins, for_draws)
     share = twins.mask.flatten(1).double().mean(1)
     return Record(
         masks=repr(masks),
@@ -55,16 +53,17 @@ def record_of(
 
 def _weighed(
     vae: VAE, amortised: Amortised, twins: Twins, generator: Generator
-) -> tuple[Tensor, Tensor]:
-    """ESS per draw, and whether z* lies outside of the draws, both (N,)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """ESS per draw, whether z* lies outside of the draws, and log q(z*|x), all (N,)."""
     target = VAETarget(vae, Evidence(twins.data, twins.mask)).flatten()
     proposal = amortised.propose(twins.values, twins.mask)
     z, log_q = proposal.rsample_and_log_prob(_NUM_DRAWS, generator=generator)
     log_weights = target.log_joint(z, checked=False) - log_q
     log_weights = log_weights.nan_to_num(nan=-math.inf)
-    there = target.log_joint(twins.z, checked=False) - proposal.log_prob(twins.z)
+    bounds = proposal.log_prob(twins.z)
+    there = target.log_joint(twins.z, checked=False) - bounds
     outside = there > log_weights.amax(0) + _BEYOND
-    return importance_ess(log_weights) / _NUM_DRAWS, outside
+    return importance_ess(log_weights) / _NUM_DRAWS, outside, bounds
 
 
 def _of_share(low: float, high: float, ess: Tensor) -> ShareRecord:

@@ -26,6 +26,7 @@ from crosscoding.masks import MaskDistribution
 from crosscoding.model.coarse_decoder import half_is_faster
 from crosscoding.model.vae import VAE
 from crosscoding.progress import Progress
+from crosscoding.random import spawn
 from crosscoding.zoo.training.checkpoints import load_checkpoint, save_checkpoint
 
 _BATCH = 512
@@ -86,6 +87,7 @@ class Training:
         steps: Steps so far.
         seconds: Their time.
         bounds: log q of the held-out twins after the best step so far, (N,); None: not checked.
+        for_record: Random numbers for the record.
     """
 
     def __init__(
@@ -100,7 +102,8 @@ class Training:
         self.network, self._crosscoder = network, crosscoder
         self._optimizer = torch.optim.Adam(network.parameters(), lr=_LEARNING_RATE)
         self._in_half = vae.dtype == torch.float32 and half_is_faster(vae.device)
-        self._held_out = self._twins(_NUM_HELD_OUT, 0)
+        for_held_out, self._for_steps, self.for_record = spawn(Generator().manual_seed(seed), 3)
+        self._held_out = simulated(vae, masks, _NUM_HELD_OUT, for_held_out)
         self.steps, self.seconds = 0, 0.0
         self.bounds: Tensor | None = None
         self._best = copy.deepcopy(network.state_dict())
@@ -138,7 +141,8 @@ class Training:
         rate = _LEARNING_RATE * min(self.steps / _WARM_UP, 1.0) * min(max(fall, 0.0), 1.0)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        twins = self._twins(_BATCH, self.steps)
+        (for_step,) = spawn(self._for_steps, 1)
+        twins = simulated(self._vae, self._masks, _BATCH, for_step)
         loss = -self._log_prob(twins, in_half=self._in_half).mean()
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -152,11 +156,6 @@ class Training:
         numbers = numbers.to(twins.z.dtype)
         params = unpacked_numbers(self._crosscoder, numbers, self._vae.latent_dim)
         return self._crosscoder.log_prob(params, twins.z[None])[0]
-
-    def _twins(self, num: int, stream: int) -> Twins:
-        """Twins from a generator of their own, so that a resumed run sees the same ones."""
-        generator = Generator().manual_seed(self._seed * 1_000_003 + stream)
-        return simulated(self._vae, self._masks, num, generator)
 
     @torch.no_grad()
     def _check(self, share: float) -> None:
@@ -209,6 +208,8 @@ class Training:
         if words["of"] != self._name:
             raise ValueError(_other(folder))
         self.steps, self.seconds = int(words["steps"]), float(words["seconds"])
+        for _ in range(self.steps):  # what follows sees the twins that it would have seen
+            spawn(self._for_steps, 1)
         self._left, self._decay_from = int(words["left"]), float(words["decay_from"])
         self._best = copy.deepcopy(both["best"].state_dict())
         current = copy.deepcopy(self.network.state_dict())

@@ -4,8 +4,9 @@
     bank    every query at every stored point of the prior: where is p(z|x), and how narrow?
     grid    latent ≤ 3: integration, checked by draws
     locate  latent ≤ 3: what `bank` does in more dimensions, where the grid has not answered
-    amortised  where the model has an amortised cross-coder: draws of it, or of fits to scores at
-            its draws, and climbs that look for modes they may lack
+    amortised  where the model has an amortised cross-coder and particles get there from the prior:
+            draws of it, or of fits to scores at its draws, once the climbs of `modes` and, where
+            these alone would not do, the particles of `anneal` have looked for modes they may lack
     fit     very many dimensions, or a large decoder: a Gaussian at one mode, narrow in as many
             directions as are affordable (`low_rank_fit`); no other stage follows
     modes   climbs from the bank; where all end in one mode, draws of its Gaussian
@@ -199,11 +200,12 @@ class _Cascade:
         self._shares = 0.0, _STAGES[0].until  # of all work, when a stage begins and ends
         self._only_bridge = False  # whether `bridge` replaces all stages but the bank
         self._part = (0.0, 1.0)  # share of a stage that is done, and of the next group
-        # The youngest stage comes last: a seed gives models without a network what it always gave.
-        names = sorted((stage.name for stage in _STAGES), key=lambda name: name == "amortised")
-        *others, seed, last = spawn(generator, len(names) + 1)
-        self._streams = dict(zip(names, [*others, last], strict=True))
+        names = [stage.name for stage in _STAGES if stage.name != "amortised"]
+        self._streams = dict(zip(names, spawn(generator, len(names)), strict=True))
         self._states = {name: stream.get_state() for name, stream in self._streams.items()}
+        self._streams["amortised"] = Generator()  # the same search as `anneal`, network or not
+        self._states["amortised"] = self._states["anneal"]
+        (seed,) = spawn(generator, 1)
         self._seed = seed.initial_seed()
         self._budget = Budget(target.latent_dim, target.operations)
         self._answers, self._stages = self._none_yet()
@@ -292,8 +294,11 @@ class _Cascade:
 
     @property
     def has_network(self) -> Tensor:
-        """Which queries an amortised cross-coder proposes z for, where there is no grid."""
-        return self._is_usual & ~self.has_cells & self._target.is_amortised
+        """Which queries an amortised cross-coder proposes z for, where there is no grid.
+
+        What it may miss is looked for by particles from the prior, so these must get there.
+        """
+        return self.is_near & ~self.has_cells & self._target.is_amortised
 
     @property
     def is_large(self) -> Tensor:

@@ -2,15 +2,17 @@
 
 Where its draws have even weights, more of them are drawn. Where they do not, some of them, chosen
 by their weights, take the place of annealed particles: components are fitted to the scores there.
-Both are weighed, checked and refitted as in `anneal`, with climbs from the prior that look for
-modes they may lack. So no answer rests on what the network was trained on, and where hardly any
-draw has weight, as with masks far from those of its training, other stages answer.
+Both are weighed, checked and refitted as in `anneal`, once climbs and particles from the prior have
+looked for modes they may lack (`amortised_check`). So no answer rests on what the network was
+trained on, and where hardly any draw has weight, as with masks far from those of its training,
+other stages answer.
 """
 
 import torch
 from torch import Generator, Tensor
 
 from crosscoding.clock import Clock
+from crosscoding.methods.cascade.amortised_check import AmortisedCheck
 from crosscoding.methods.cascade.bank_points import BankPoints, BestOfBank
 from crosscoding.methods.cascade.budget import (
     AMORTISED_PILOT,
@@ -39,20 +41,29 @@ class AmortisedStage:
     """Draws from the amortised cross-coder, then from refits to these draws.
 
     Args:
-        rounds: Draws, weighs, and looks for modes.
+        rounds: Draws and weighs.
+        check: Looks for modes.
         bank_points: Say where climbs start.
         clock: When to stop.
     """
 
-    def __init__(self, rounds: DrawingRounds, bank_points: BankPoints, clock: Clock) -> None:
+    def __init__(
+        self, rounds: DrawingRounds, check: AmortisedCheck, bank_points: BankPoints, clock: Clock
+    ) -> None:
         self._rounds = rounds
+        self._check = check
         self._bank_points = bank_points
         self._clock = clock
 
     def __call__(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        """Offer answers to queries that the network proposes z for; returns their decodes."""
-        for_bank, for_pilot, for_climbs, for_rounds = spawn(generator, 4)
-        in_bank = self._bank_points.of(target, rows, for_bank)
+        """Offer answers to queries that the network proposes z for; returns their decodes.
+
+        Particles and climbs are those of `anneal`, if that gets a generator in the same state.
+        """
+        for_particles, for_climbs, for_rounds = spawn(generator, 3)
+        (for_pilot,) = spawn(generator, 1)
+        search = for_particles, for_climbs
+        in_bank = self._bank_points.of(target, rows, for_climbs)
         seeds = [stream.initial_seed() for stream in spawn(for_rounds, len(FITTED_ROUNDS))]
         decodes = torch.zeros_like(in_bank.log_likelihood[0])
         everything = torch.arange(len(rows), device=rows.device)
@@ -60,7 +71,7 @@ class AmortisedStage:
         for some in everything.split(self._rounds.num_at_once(target, most)):
             own = target.select(some), rows[some], in_bank.select(some)
             pilot = Generator().manual_seed(for_pilot.initial_seed())
-            self._answer(*own, some, seeds, pilot, for_climbs, decodes)
+            self._answer(*own, some, seeds, pilot, search, decodes)
         return decodes
 
     def _answer(
@@ -71,7 +82,7 @@ class AmortisedStage:
         place: Tensor,
         seeds: list[int],
         for_pilot: Generator,
-        for_climbs: Generator,
+        search: tuple[Generator, Generator],
         decodes: Tensor,
     ) -> None:
         """Offer answers to some queries, whose places in `decodes` are given."""
@@ -88,12 +99,12 @@ class AmortisedStage:
         even = pilot.ess >= _EVEN * AMORTISED_PILOT
         fair = ~even & (_power(pilot) >= _LEAST_POWER)
         if len(some := even.nonzero()[:, 0]):
-            self._run(pilot.select(some), place[some], EVEN_ROUNDS, seeds, for_climbs, decodes)
+            self._run(pilot.select(some), place[some], EVEN_ROUNDS, seeds, search, decodes)
         rest, seed = fair.nonzero()[:, 0], for_pilot.initial_seed()
         blocks = rest.split(self._rounds.num_at_once(target, FITTED_ROUNDS))
         for some in blocks if len(rest) else ():
             own = pilot.select(some), place[some], seeds, Generator().manual_seed(seed)
-            self._refit(*own, for_climbs, decodes)
+            self._refit(*own, search, decodes)
 
     def _refit(
         self,
@@ -101,7 +112,7 @@ class AmortisedStage:
         place: Tensor,
         seeds: list[int],
         for_points: Generator,
-        for_climbs: Generator,
+        search: tuple[Generator, Generator],
         decodes: Tensor,
     ) -> None:
         """Offer answers from proposals that are fitted to a pilot's draws."""
@@ -110,7 +121,7 @@ class AmortisedStage:
         decodes[place] += 3 * FEW_PARTICLES + FITTED_ROUNDS[0]
         if len(some := (fitted.ess >= _LEAST_ESS * fitted.pool.num).nonzero()[:, 0]):
             rounds = fitted.select(some), place[some], FITTED_ROUNDS[1:], seeds[1:]
-            self._run(*rounds, for_climbs, decodes)
+            self._run(*rounds, search, decodes)
 
     def _run(
         self,
@@ -118,12 +129,15 @@ class AmortisedStage:
         place: Tensor,
         rounds: tuple[int, ...],
         seeds: list[int],
-        for_climbs: Generator,
+        search: tuple[Generator, Generator],
         decodes: Tensor,
     ) -> None:
-        own, seeds = Generator().manual_seed(for_climbs.initial_seed()), seeds[: len(rounds)]
-        more = {"is_amortised": True, "least_ess": _LEAST_ESS}
-        self._rounds.run(drawing, place, rounds, seeds, own, decodes, **more)
+        """Draw, look for modes that the draws lack, then draw in rounds from refits."""
+        drawing = drawing.drawn(rounds[0], generator=Generator().manual_seed(seeds[0]))
+        decodes[place] += rounds[0]
+        rest = rounds[1:], seeds[1 : len(rounds)]
+        for own, where in self._check.searched(drawing, place, *search, decodes):
+            self._rounds.go_on(own, where, *rest, decodes, least_ess=_LEAST_ESS)
 
 
 def _power(pilot: Drawing) -> Tensor:

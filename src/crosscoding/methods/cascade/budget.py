@@ -154,7 +154,10 @@ class Budget:
             "locate": 0.0,
             "fit": float(self.fit_decodes + self.num_drawn),
             "grid": 10_000.0,
-            "amortised": AMORTISED_PILOT + 3 * FEW_PARTICLES + sum(FITTED_ROUNDS) + look,
+            "amortised": AMORTISED_PILOT
+            + 3 * FEW_PARTICLES * (3 * (distance + 2) + 1)
+            + sum(FITTED_ROUNDS)
+            + look,
             "anneal": 3 * 3 * FEW_PARTICLES * (distance + 2) + few,
             "climb": num * (steps * (dim / CLIMB_EVERY + 7.0) + dim) + 10 * NUM_WEIGHED,
             "anneal more": 3 * 3 * MORE_PARTICLES * (distance + 2) + more,

@@ -1,6 +1,5 @@
 """Rounds of draws until each query's draws are worth enough, and a search for modes they lack."""
 
-import torch
 from torch import Generator, Tensor
 
 from crosscoding.clock import Clock, OutOfTime
@@ -48,9 +47,6 @@ class DrawingRounds:
         seeds: list[int],
         for_climbs: Generator,
         decodes: Tensor,
-        *,
-        is_amortised: bool = False,
-        least_ess: float = 0.0,
     ) -> None:
         """Draw in rounds until each query's draws are worth enough, and offer the answers.
 
@@ -64,52 +60,66 @@ class DrawingRounds:
             seeds: A seed for each round.
             for_climbs: For the starts of climbs.
             decodes: Gets the decodes of each query added.
-            least_ess: Effective draws per draw, below which a query gets no further round.
-            is_amortised: Whether they come from a cross-coder before any climb. Then 16 climbs
-                suffice where all end in one mode, as in `modes`, and no Gaussian there is tried.
         """
-        for number, (num, seed) in enumerate(zip(rounds, seeds, strict=True)):
+        try:
+            drawing = drawing.drawn(rounds[0], generator=Generator().manual_seed(seeds[0]))
+            decodes[place] += rounds[0]
+            drawing = self._with_modes(drawing, for_climbs, place, decodes)
+        except (OutOfTime, KeyboardInterrupt):
+            self._offer(drawing)
+            raise
+        self.go_on(drawing, place, rounds[1:], seeds[1:], decodes)
+
+    def go_on(
+        self,
+        drawing: Drawing,
+        place: Tensor,
+        rounds: tuple[int, ...],
+        seeds: list[int],
+        decodes: Tensor,
+        *,
+        least_ess: float = 0.0,
+    ) -> None:
+        """The rounds after the first, for queries that have draws; arguments as in `run`.
+
+        Args:
+            least_ess: Effective draws per draw, below which a query gets no further round.
+        """
+        drawing, place = self._not_done(drawing, place, least_ess)
+        for num, seed in zip(rounds, seeds, strict=True):
+            if not len(place):
+                return
             try:
-                fitted = drawing.refitted() if number else drawing
+                fitted = drawing.refitted()
                 drawing = fitted.drawn(num, generator=Generator().manual_seed(seed))
                 decodes[place] += num
-                if not number:
-                    drawing = self._with_modes(drawing, for_climbs, place, decodes, is_amortised)
             except (OutOfTime, KeyboardInterrupt):
                 self._offer(drawing)
                 raise
-            done = drawing.is_done | (drawing.ess < least_ess * drawing.pool.num)
-            left, ready = (~done).nonzero()[:, 0], done.nonzero()[:, 0]
-            if len(ready):
-                self._offer(drawing.select(ready))
-            if not len(left):
-                return
-            drawing, place = drawing.select(left), place[left]
-        self._offer(drawing)
+            drawing, place = self._not_done(drawing, place, least_ess)
+        if len(place):
+            self._offer(drawing)
+
+    def _not_done(
+        self, drawing: Drawing, place: Tensor, least_ess: float
+    ) -> tuple[Drawing, Tensor]:
+        """The queries that need further draws, and their places; offers answers to the others."""
+        done = drawing.is_done | (drawing.ess < least_ess * drawing.pool.num)
+        left, ready = (~done).nonzero()[:, 0], done.nonzero()[:, 0]
+        if len(ready):
+            self._offer(drawing.select(ready))
+        return drawing.select(left), place[left]
 
     def _with_modes(
-        self,
-        drawing: Drawing,
-        generator: Generator,
-        place: Tensor,
-        decodes: Tensor,
-        is_amortised: bool,
+        self, drawing: Drawing, generator: Generator, place: Tensor, decodes: Tensor
     ) -> Drawing:
         """The drawing with the modes that climbs find; the same if there is no time for them."""
         plain, rows, found = drawing.is_plain, drawing.rows, self._climbs.modes
-        few = torch.ones_like(plain) if is_amortised else plain
-        options = {"answers": False} if is_amortised else {}
         for work in (self._climbs.search, self._climbs.seek):
-            which = few
-            if work == self._climbs.seek:
-                known = found.has(rows)
-                if is_amortised and known.any():
-                    plain[known] |= found.of(rows[known]).is_single
-                which = ~plain | ~known
+            which = plain if work == self._climbs.search else ~plain | ~found.has(rows)
             if len(some := which.nonzero()[:, 0]):
                 own = Generator().manual_seed(generator.initial_seed())
-                target = drawing.pool.target.select(some)
-                decodes[place[some]] += work(target, rows[some], own, **options)
+                decodes[place[some]] += work(drawing.pool.target.select(some), rows[some], own)
         return drawing.with_modes(found.of(rows)) if found.has(rows).all() else drawing
 
     def _offer(self, drawing: Drawing) -> None:

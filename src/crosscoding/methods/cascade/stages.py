@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from crosscoding.clock import Clock
 from crosscoding.diagnostics import pareto_smooth
 from crosscoding.methods.base import Report
+from crosscoding.methods.cascade.amortised_check import AmortisedCheck
 from crosscoding.methods.cascade.amortised_stage import AmortisedStage
 from crosscoding.methods.cascade.bank_points import BankPoints
 from crosscoding.methods.cascade.best_so_far import BestSoFar
@@ -91,7 +92,9 @@ class Stages:
         self.climbs = ClimbStages(answers, budget, clock, report, self._weigh, self.bank_points)
         self.narrow = NarrowStage(answers, clock, report, self.bank_points, left)
         self._rounds = DrawingRounds(answers, self.climbs, clock)
-        self.amortised = AmortisedStage(self._rounds, self.bank_points, clock)
+        self._few = Annealing(FEW_PARTICLES, 1, 1, 3, _ESS_SHARE)
+        check = AmortisedCheck(self.climbs, self._few, clock)
+        self.amortised = AmortisedStage(self._rounds, check, self.bank_points, clock)
         self.bridge = BridgeStage(answers, budget, clock, report, self._weigh)
 
     def start_of_bank(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
@@ -213,8 +216,7 @@ class Stages:
 
     def anneal(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """Anneal a few particles, climb to modes, and draw in rounds from fits to both."""
-        few = Annealing(FEW_PARTICLES, 1, 1, 3, _ESS_SHARE)
-        return self._anneal(few, target, rows, target, None, FEW_ROUNDS, generator)
+        return self._anneal(self._few, target, rows, target, None, FEW_ROUNDS, generator)
 
     def anneal_more(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """The same with more particles, and more draws."""

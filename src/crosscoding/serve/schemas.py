@@ -18,6 +18,7 @@ from pydantic import (  # pyright: ignore[reportMissingImports]
     StrictFloat,
     StrictInt,
     StrictStr,
+    ValidationError,
     model_validator,
 )
 from pydantic_core import PydanticCustomError  # pyright: ignore[reportMissingImports]
@@ -84,11 +85,15 @@ def _array(given: Any, leaves: frozenset[type] = NUMBERS) -> Any:
     if not isinstance(given, dict):
         check_nested(given, leaves)
         return given
+    if given.keys().isdisjoint(Base64Array.model_fields):
+        raise ValueError(ARRAY)
+    check_fields(given, Base64Array.model_fields)
     try:
-        check_fields(given, Base64Array.model_fields)
         found = Base64Array.model_validate(given)
-    except ValueError:
-        raise ValueError(ARRAY) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        field, message = ".".join(map(str, first["loc"])), first["msg"]
+        raise ValueError(f"{field}: {message[:1].lower()}{message[1:]}") from None
     return Packed(found.base64, found.dtype, found.shape)
 
 

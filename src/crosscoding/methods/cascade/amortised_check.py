@@ -26,7 +26,7 @@ from crosscoding.methods.numerics.proposal_pool import merged
 
 # ESS per draw of Laplace's Gaussian, from which on fits to particles would be even too, so that few
 # climbs suffice beside the particles, as in `anneal`.
-_EVEN = 0.4
+_EVEN = 0.25
 
 
 @dataclass(frozen=True)

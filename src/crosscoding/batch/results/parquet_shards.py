@@ -5,6 +5,7 @@
 | row | its number in the source, from 0 |
 | columns that are kept | as in the source |
 | NAME_mean, NAME_low, NAME_high, NAME_q0.25, NAME_draw_0 | of the column NAME |
+| (the same) | integers, if the source has some beyond 2**53 in that column |
 | NAME_probability | of the likeliest category, of columns that have them |
 | mean, low, high, q0.25, draw_0 | lists of all elements, of data without names |
 | log_evidence, log_evidence_error, ess | log p(x) in nats; effective sample size |

@@ -45,8 +45,10 @@ def amortise(
     its error. `print(vae.amortised.record)` says what it reaches.
 
     `Auto` weighs and checks what the network proposes, and answers as without it where that does
-    not hold, as for masks unlike those of training. Answers remain as right. In up to three
-    dimensions it does not ask the network, as the bank and the grid answer at less cost.
+    not hold, as for masks unlike those of training. It looks for modes that the network may miss as
+    hard as without it, so do measure whether it pays. It does not ask the network in up to three
+    dimensions, where the bank and the grid answer at less cost, nor where particles from the prior
+    would not get to p(z|x).
 
     Args:
         vae: The model; it is not changed.

@@ -50,6 +50,15 @@ def test_a_network_that_is_far_off_leaves_queries_to_other_stages(log_scale, wit
     assert posterior.trusted.all()
 
 
+def test_a_network_is_not_asked_where_no_particles_could_check_it(without_closed_form):
+    problem = linear_gaussian_problem(6, 12, scale=0.002, batch=1, dtype=torch.double)
+    made = narrow_at(problem.vae, torch.zeros(6, dtype=torch.double), -5.0)
+    posterior = cc.condition(problem.vae.with_amortised(made), problem.evidence, seed=0)
+    assert "amortised" not in stages_of(posterior)
+    error = (posterior.log_evidence - problem.exact_log_evidence()).abs()
+    assert ((error < 0.1) | ~posterior.trusted).all()
+
+
 @pytest.mark.parametrize("log_scale", [-3.0, -1.0])
 def test_a_network_that_knows_one_of_two_modes_loses_none(log_scale):
     """p(z|x) = p(−z|x): half of the draws lie on each side."""

@@ -24,7 +24,7 @@ from crosscoding.plots import (
 from crosscoding.result.views import View, array, of_categories
 
 if TYPE_CHECKING:
-    from crosscoding.result.drawing import Look
+    from crosscoding.result.look import Look
 
 _SIZE = (2.7, 2.0)
 _ACROSS, _MOST_COLUMNS = 4, 12

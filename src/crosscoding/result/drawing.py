@@ -5,14 +5,13 @@ are imported when they are needed, as matplotlib takes longer to load than this 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Generator
 
 from crosscoding.columns import TableEvidence
-from crosscoding.errors import check_count, counted, unknown_name
+from crosscoding.errors import counted
+from crosscoding.result.look import Look
 from crosscoding.result.views import View
 from crosscoding.target.vae_target import VAETarget
 
@@ -21,33 +20,7 @@ if TYPE_CHECKING:
 
     from crosscoding.plots import Panels
 
-KINDS = ("pictures", "elements", "columns", "latent")
 _USUAL_QUERIES = {"pictures": 4, "elements": 3, "columns": 1, "latent": 1}
-
-
-@dataclass(frozen=True)
-class Look:
-    """What `Posterior.plot` is to draw; its arguments, which it documents."""
-
-    kind: str | None
-    queries: int | Sequence[int] | None
-    only: Sequence[str | int] | None
-    shape: Sequence[int] | None
-    dims: Sequence[int]
-    num: int
-    level: float
-    limits: tuple[float, float] | None
-    seed: int | Generator
-
-    def check(self) -> None:
-        """Raise TypeError or ValueError unless the arguments that need no posterior are right."""
-        if self.kind is not None and self.kind not in KINDS:
-            raise unknown_name("kind", str(self.kind), KINDS)
-        check_count("num", self.num, 0)
-        if not 0 < self.level < 1:
-            raise ValueError(
-                f"expected the probability of an interval, between 0 and 1, got {self.level}"
-            )
 
 
 def drawn(posterior: Any, look: Look, given: Any) -> "Axes | Panels":

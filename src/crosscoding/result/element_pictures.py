@@ -12,7 +12,7 @@ from crosscoding.result.picture_answers import picture_shape
 from crosscoding.result.views import View
 
 if TYPE_CHECKING:
-    from crosscoding.result.drawing import Look
+    from crosscoding.result.look import Look
 
 _SIZE = (8.0, 2.3)
 

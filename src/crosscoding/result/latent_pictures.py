@@ -11,7 +11,7 @@ from crosscoding.plots import Panels, draw_curve, draw_plane, on_grid, panels_on
 from crosscoding.result.views import View, array
 
 if TYPE_CHECKING:
-    from crosscoding.result.drawing import Look
+    from crosscoding.result.look import Look
 
 _SIZE = (3.2, 3.3)
 _NUM_DRAWS = 500

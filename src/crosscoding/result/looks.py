@@ -10,8 +10,9 @@ from torch import Generator, Tensor
 
 from crosscoding.display import Description, Displayed
 from crosscoding.isolation import isolated_class
-from crosscoding.result.drawing import Look, drawn
+from crosscoding.result.drawing import drawn
 from crosscoding.result.lazy_verdicts import Verdicts
+from crosscoding.result.look import Look
 from crosscoding.result.posterior_description import described, in_one_line
 from crosscoding.result.summary import SummaryTable, summary_of
 from crosscoding.result.trace import Trace

@@ -24,7 +24,7 @@ from crosscoding.plots import (
 from crosscoding.result.views import View
 
 if TYPE_CHECKING:
-    from crosscoding.result.drawing import Look
+    from crosscoding.result.look import Look
 
 _SIDE = 0.95  # inches of a picture
 _MOST_CHANNELS = 8

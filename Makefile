@@ -69,9 +69,9 @@ adapters: $(ADAPTERS)/ready .venv-sdv/ready .venv-scvi/ready
 page: .venv-serve/ready
 	@OMP_NUM_THREADS=1 .venv-serve/bin/python -m pytest tests/serve tests/cli/test_serve.py
 
-# Batch runs with Parquet, Zarr and Ray, and the example on a cluster of two nodes.
+# Batch runs on Ray, and the example on a cluster of two nodes; other tests of batches are in make test.
 ray: .venv-ray/ready
-	@OMP_NUM_THREADS=1 .venv-ray/bin/python -m pytest tests/batch
+	@OMP_NUM_THREADS=1 .venv-ray/bin/python -m pytest tests/batch/test_ray.py
 	@OMP_NUM_THREADS=1 .venv-ray/bin/python examples/batch.py
 
 $(ADAPTERS)/ready: requirements.lock requirements-adapters.lock pyproject.toml $(COMPANIONS)

@@ -70,8 +70,8 @@ _MISSED = """## Missed targets, and what was measured by hand
 - **2 ms per query in 2-d.** A third of the 1,000 queries, those with the most observed pixels, have
   a p(z|x) too narrow for the bank. They are integrated on the grid, which takes 3 ms each,
   including the draws that check it. The bank itself takes 0.5 ms per query.
-- **One query alone.** Its rows, and those of peers, are older than a bank whose outputs lie element by
-  element. In one run on a quiet machine, one query of mnist-2d took 61 ms before and 23 after it
+- **One query alone.** Its rows, and those of peers, are older than a bank whose outputs lie element
+  by element. In one run on a quiet machine, one query of mnist-2d took 61 ms before and 23 after it
   (medians of 10), and one of mnist-20d 232 and 198.
 - **50 ms per query in 20-d.** 12,300 decodes take about 0.1 s per query. Better proposals than
   Gaussians would help, as they need fewer decodes.

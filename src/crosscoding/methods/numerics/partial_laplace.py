@@ -271,9 +271,7 @@ def _climbed(
     """Where climbs from u + V start end, roots of the precisions there, and their decodes."""
     ends = climb(Fibres(target, u, narrow), start.flatten(1, 2), _STEPS)
     mean, root = ends.z.unflatten(1, u.shape[:2]), precision_root(ends.precision)
-    # A query alone would take no decodes for directions that only others have.
-    unused = (~_used(narrow)).sum(-1) * (ends.steps + 1).sum(0).unflatten(0, u.shape[:2])
-    decodes = (ends.decodes.unflatten(0, u.shape[:2]) - unused).sum(0)
+    decodes = ends.decodes.unflatten(0, u.shape[:2]).sum(0)
     return mean, root.unflatten(1, u.shape[:2]), decodes
 
 

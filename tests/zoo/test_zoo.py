@@ -71,7 +71,7 @@ def test_a_folder_is_found_by_a_name_of_the_zoo_before_a_path(tmp_path, monkeypa
     assert cc.zoo.model_folder("mine") == Path("mine")
     assert cc.zoo.model_folder(tmp_path / "mnist-2d") == tmp_path / "mnist-2d"
     with pytest.raises(
-        ValueError, match="expected a folder of a model, or a model among .* mnist-2d"
+        ValueError, match=r"expected a folder of a model, or a model among .* mnist-2d"
     ):
         cc.zoo.model_folder("mnist-3d")
 

@@ -18,6 +18,7 @@ from crosscoding.likelihoods import Bernoulli, Categorical, Gaussian, Mixed
 from crosscoding.methods import Auto, Method
 from crosscoding.methods.base import silent
 from crosscoding.result.findings import Findings
+from crosscoding.result.lazy_verdicts import Verdicts
 
 PROBLEM = linear_gaussian_problem(2, 8, 0.5, batch=1)
 HALF = torch.arange(8) < 4
@@ -320,7 +321,7 @@ def answered(report, vae=PROBLEM.vae, mask=HALF, **changed):
     vouching = replace(report.vouching, method="Auto", **changed)
     found = Exact(searched=False).find(cc.VAETarget(PROBLEM.vae, evidence), generator=seeded(0))
     vouched = vouching.for_answers(found, cc.VAETarget(vae, evidence).flatten(), "Auto")
-    return vouched.figures.verdicts("Auto")[0]
+    return Verdicts(vouched.figures, "Auto")[0]
 
 
 @pytest.fixture(scope="module")

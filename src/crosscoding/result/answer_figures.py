@@ -9,8 +9,8 @@ from torch import Tensor
 from crosscoding.isolation import isolated_class
 from crosscoding.result.findings import Findings
 from crosscoding.result.latent_share import LatentShares
+from crosscoding.result.lazy_verdicts import Verdicts
 from crosscoding.result.trace import Stage, Trace
-from crosscoding.result.verdict import Verdicts
 from crosscoding.target.base import Target
 from crosscoding.target.discrete_target import DiscreteTarget
 from crosscoding.target.vae_target import VAETarget

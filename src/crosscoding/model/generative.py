@@ -71,7 +71,7 @@ class Generative(ABC):
     @isolated
     def simulate(self, num: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draws of z, (num, latent), and of data, (num, *data); raises what `sample_prior` does."""
-        z, params, draws = self.drawn(num, generator)
+        z, params, draws = self._drawn(num, generator)
         wrong = ~(self.flat_likelihood.valid(params) & draws.isfinite())
         if wrong.any():
             words = nothing_to_predict(self.flat_likelihood, self.element_name, z, params, wrong)
@@ -79,7 +79,7 @@ class Generative(ABC):
         return z, draws.reshape(num, *self.data_shape)
 
     @torch.no_grad()
-    def drawn(self, num: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def _drawn(self, num: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Draws of z, the decoder's output for them, and draws of data, all flattened."""
         like = torch.empty(0, dtype=self.dtype, device=self.device)
         own = {"given": tiled(self.given, num)} if self.prior.takes_given else {}
@@ -90,5 +90,5 @@ class Generative(ABC):
 
     def data_for_trial(self) -> Tensor:
         """Draws from the model, always the same, with 0 wherever a draw is not finite."""
-        draws = self.drawn(NUM_PROBES, generator_from(0))[2]
+        draws = self._drawn(NUM_PROBES, generator_from(0))[2]
         return torch.where(draws.isfinite(), draws, 0.0).reshape(-1, *self.data_shape)

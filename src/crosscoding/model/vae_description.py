@@ -90,4 +90,4 @@ def _prior_means(vae: Any) -> torch.Tensor:
     """Shape (pictures, E)."""
     given = covariates.tiled(vae.examples, _PICTURES)
     bound = bound_for(vae, given, torch.Size((_PICTURES,)))
-    return bound.flat_likelihood.mean(bound.drawn(_PICTURES, generator_from(0))[1])
+    return bound.flat_likelihood.mean(bound._drawn(_PICTURES, generator_from(0))[1])

@@ -14,6 +14,7 @@ A date is a number of seconds, and so is a duration, whose kind is number.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,9 @@ from crosscoding.likelihoods import (
 
 KINDS = ("number", "positive", "count", "class", "ordinal", "boolean", "date")
 LISTED = ("class", "ordinal", "boolean")  # kinds with categories
+Limits = Mapping[str | int, tuple[np.ndarray, np.ndarray]]
+"""Low and high bounds of columns in their units, each (N,), by name."""
+
 _DTYPES = {
     "count": "int64",
     "class": "object",

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from crosscoding.columns.cells import filled, values_of
-from crosscoding.columns.column import KINDS, Column
+from crosscoding.columns.column import KINDS, Column, Limits
 from crosscoding.columns.frames import check_names, checked_frame, column_of
 from crosscoding.columns.learning import learned
-from crosscoding.columns.table_evidence import Limits, TableEvidence, query_evidence, rows_evidence
+from crosscoding.columns.table_evidence import TableEvidence, query_evidence, rows_evidence
 from crosscoding.display import Description, Displayed, Grid
 from crosscoding.errors import ModelFormatError, counted, unknown_name
 from crosscoding.likelihoods import Mixed

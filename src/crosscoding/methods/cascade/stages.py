@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor
-from torch.nn import functional as F
 
 from crosscoding.clock import Clock
 from crosscoding.diagnostics import pareto_smooth
@@ -129,7 +128,7 @@ class Stages:
         """Answers from points of the bank, and the queries for which these are dense enough."""
         self._clock.beat()  # with many queries, each of these steps takes a while
         largest = bounded(log_likelihood.amax(0))
-        weights = F.threshold_(log_likelihood - largest, _LEAST_EXPONENT, -math.inf).exp_()
+        weights = torch.threshold_(log_likelihood - largest, _LEAST_EXPONENT, -math.inf).exp_()
         total = weights.sum(0)
         ess = (total / torch.linalg.vector_norm(weights, dim=0)).square()
         each = len(points) // NUM_ISLANDS

@@ -93,6 +93,25 @@ def test_columns_start_at_their_own_distributions():
     torch.testing.assert_close(logits.softmax(0)[1], frequencies, atol=0.01, rtol=0)
 
 
+def test_adjacent_columns_of_a_kind_are_one_part_of_the_likelihood():
+    """Each part is a step of its own in all computations; outputs keep their meaning."""
+    rng = np.random.default_rng(0)
+    df = pd.DataFrame(rng.normal(size=(60, 3)), columns=["a", "b", "c"])
+    df.insert(2, "k", rng.negative_binomial(2, 0.4, 60))
+    df.insert(3, "l", rng.negative_binomial(1, 0.2, 60))
+    table = Table(df)
+    values, mask = table.to_tensors(df)
+    networks = _Networks(table, values, mask, settings(), seeded(0))
+    vae = networks.vae(table)
+    parts = [(type(part).__name__, num) for part, num in networks.outputs.likelihood.pairs]
+    assert parts == [("Gaussian", 2), ("NegativeBinomial", 2), ("Gaussian", 1)]
+    assert [num for _, num in vae.likelihood.pairs] == [2, 1, 1, 1]  # total counts differ
+    with torch.no_grad():
+        output = networks.decoder(torch.randn(60, 1, generator=seeded(1)))
+        training = networks.flat_likelihood.log_prob(networks.outputs(output), values)
+    torch.testing.assert_close(training, vae.flat_likelihood.log_prob(output, values))
+
+
 @pytest.mark.slow
 def test_training_raises_the_bound_and_learns_dispersions():
     table, values, mask = prepared()

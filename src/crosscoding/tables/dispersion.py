@@ -144,7 +144,9 @@ def _marginal(column: Column, values: Tensor) -> Tensor:
         return torch.zeros(1)
     if column.kind == "boolean":
         return values.mean().clamp(_LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY).logit().reshape(1)
-    return _shares(values, max(len(column.categories), 2)).log()
+    if len(column.categories) == 1:  # the likelihood has a second one, which nothing is
+        return torch.tensor([0.0, -torch.inf])
+    return _shares(values, len(column.categories)).log()
 
 
 def _shares(values: Tensor, num: int) -> Tensor:

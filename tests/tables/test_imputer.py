@@ -248,6 +248,17 @@ def test_tables_that_cannot_be_transformed(change, words):
         imputer.transform(change(gappy()))
 
 
+def test_columns_that_are_no_frame_of_pandas():
+    imputer = VAEImputer(**QUICK)
+    with pytest.raises(TypeError, match="pandas DataFrame, got dict"):
+        imputer.fit({"area": [80.0, 90.0]})
+    polars = type("DataFrame", (), {"to_pandas": None})()
+    with pytest.raises(TypeError, match=r"pandas DataFrame, got DataFrame; .*to_pandas"):
+        imputer.fit(polars)
+    with pytest.raises(TypeError, match="expected seed to be an int >= 0, got 'a'"):
+        imputer.fit(gappy()).complete(gappy(), seed="a")  # pyright: ignore
+
+
 def test_a_single_category_has_all_of_the_probability():
     df = gappy(40)[["area"]].assign(
         kind=pd.Series(["x", None] * 20, dtype=object).to_numpy(),

@@ -1,7 +1,7 @@
 """`VAEImputer`: completes tables with gaps, as an estimator of scikit-learn."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -264,7 +264,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # pyri
                 self._check_plain_names(X)
             validate(self, X, reset=reset, skip_check_array=True)
             return X
-        if isinstance(X, Mapping) or hasattr(X, "to_pandas"):
+        if type(X) is dict or hasattr(X, "to_pandas"):  # a sparse array may be a subclass of dict
             checked_frame(X)  # raises: it has columns, but is no DataFrame of pandas
         kinds = [np.float64, np.float32]
         array = validate(self, X, reset=reset, dtype=kinds, ensure_all_finite="allow-nan")

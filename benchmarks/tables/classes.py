@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
+import printing
 import torch
 from run import RESULTS, num_training, tables
 from sklearn.datasets import load_breast_cancer, load_iris, load_wine
@@ -87,7 +88,8 @@ def main() -> None:
     results = {name: accuracies(data) for name, data in classed_tables().items()}
     text = json.dumps(results, indent=1)
     (RESULTS.parent / "table_classes.json").write_text(text + "\n")
-    lines = [["table, test rows", *METHODS], ["---"] * (1 + len(METHODS))]
+    heads = [printing.METHODS.get(method, method) for method in METHODS]
+    lines = [["table, test rows", *heads], ["---"] * (1 + len(METHODS))]
     for name, found in results.items():
         cells = [f"{100 * found[method]:.0f} %" for method in METHODS]
         lines.append([f"{name}, {found['rows']}", *cells])

@@ -6,6 +6,7 @@ rows should not all repeat the same noise, so each row takes its draws from othe
 `NUM_DRAWS` of them; the place follows from the row's number in the source.
 """
 
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +16,7 @@ from crosscoding.batch.rows import Rows
 from crosscoding.batch.settings import NUM_DRAWS, Settings
 from crosscoding.columns import Table
 from crosscoding.conditioning import condition
+from crosscoding.covariates import mapped
 from crosscoding.errors import BudgetError
 from crosscoding.evidence import Evidence
 from crosscoding.model.vae import VAE
@@ -35,7 +37,8 @@ class Answers:
         rows: The rows that were answered.
         arrays: By name: "mean", "low", "high", other quantiles and "draw_0" onwards of shape
             (n, *data), in the units of tensors; "probability" of the likeliest category, NaN where
-            there is none; "log_evidence", its "log_evidence_error" and "ess", (n,).
+            there is none; "log_evidence", its "log_evidence_error" and "ess", (n,); "seconds",
+            each row's share of the wall-clock time, (n,).
         verdicts: Labels by purpose, n each.
         rejected: Why other rows could not be answered, by number.
     """
@@ -84,7 +87,9 @@ def answers_to(vae: VAE, rows: Rows, settings: Settings, max_bytes: int, report:
 
 
 def _of_block(vae: VAE, rows: Rows, settings: Settings, max_bytes: int, report: Report) -> Answers:
-    evidence = Evidence(rows.values.to(vae.device), rows.mask.to(vae.device))
+    began = time.perf_counter()
+    given = mapped(lambda tensor: tensor.to(vae.device), rows.given)
+    evidence = Evidence(rows.values.to(vae.device), rows.mask.to(vae.device), given=given)
     posterior = condition(
         vae,
         evidence,
@@ -104,7 +109,16 @@ def _of_block(vae: VAE, rows: Rows, settings: Settings, max_bytes: int, report: 
     arrays |= _figures(posterior)
     verdicts = posterior.verdicts
     labels = {p: [verdicts.label(i, p) for i in range(len(rows))] for p in PURPOSES}
+    arrays["seconds"] = _seconds(posterior, time.perf_counter() - began)
     return Answers(rows, arrays, labels)
+
+
+def _seconds(posterior: Posterior, total: float) -> np.ndarray:
+    """Each row's share of the time of its block: of stages its own, an equal one of the rest."""
+    own = np.zeros(posterior.batch_shape[0])
+    for stage in posterior.trace:
+        own += stage.seconds.double().cpu().numpy()
+    return own + max(total - own.sum(), 0.0) / max(len(own), 1)
 
 
 def _figures(posterior: Posterior) -> dict[str, np.ndarray]:

@@ -26,6 +26,7 @@ from crosscoding.result.posterior import Posterior
 from crosscoding.result.purposes import PURPOSES
 
 _COPIES = 3  # of all draws of a block, while they are sorted
+_MOST_ROWS = 1000  # at once on a CPU: 3 numbers a row took 0.13 ms a row, and 0.18 ms for 20,000
 _STEP = 0x9E3779B97F4A7C15  # Weyl's sequence on 64 bits: the golden ratio, as in SplitMix64
 
 
@@ -63,6 +64,7 @@ def answers_to(vae: VAE, rows: Rows, settings: Settings, max_bytes: int, report:
     """
     of_row = NUM_DRAWS * (_COPIES * vae.data_size + 2 * vae.latent_dim)
     size = max(max_bytes // (of_row * rows.values.element_size()), 1)
+    size = min(size, _MOST_ROWS) if vae.device.type == "cpu" else size
     todo = [(low, min(low + size, len(rows))) for low in range(0, len(rows), size)][::-1]
     parts, rejected = [], {}
     while todo:

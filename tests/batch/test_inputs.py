@@ -77,6 +77,28 @@ def test_covariates_reach_the_decoder(tmp_path, kind):
         assert "site" not in found
 
 
+@pytest.mark.parametrize("workers", [None, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_prior_may_take_covariates(tmp_path, workers):
+    """z ~ N(c, 1) and x = z + noise: given nothing else, the mean of x is c."""
+    torch.manual_seed(0)
+    shift, decoder = nn.Linear(1, 1), nn.Linear(1, 1)
+    for network in (shift, decoder):
+        network.weight.data.fill_(1.0)
+        network.bias.data.zero_()
+    prior = cc.priors.Gaussian(shift, 1.0, latent_dim=1)
+    likelihood = cc.likelihoods.Gaussian(0.5)
+    vae = cc.VAE(decoder, 1, likelihood, prior=prior, given=torch.zeros(1, 1))
+    frame = pd.DataFrame({"x": [None, None, 3.0], "c": [-4.0, 5.0, 1.0]})
+    frame.to_parquet(tmp_path / "rows.parquet")
+    options = {"given": "c", "method": None, "shard_rows": 2, "workers": workers}
+    run(vae, tmp_path / "rows.parquet", tmp_path / "out", **options)
+    found = answers(tmp_path / "out")
+    # 1000 draws of a deviation of 1: 5 standard errors
+    np.testing.assert_allclose(found["x_mean"], [-4, 5, 3], atol=5 / 1000**0.5)
+    exact = torch.distributions.Normal(1.0, 1.25**0.5).log_prob(torch.tensor(3.0))
+    np.testing.assert_allclose(found["log_evidence"], [0, 0, exact], atol=1e-2)
+
+
 def test_rows_whose_covariates_no_decoder_takes_are_set_apart(tmp_path):
     vae, (values, labels, doses) = shifted_model(), sample()
     frame = frame_of(values, labels, doses).astype({"site": str, "dose": str})

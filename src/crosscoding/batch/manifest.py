@@ -18,6 +18,7 @@ from crosscoding.batch.results import parquet_shards, zarr_shards
 from crosscoding.batch.settings import Settings
 from crosscoding.batch.worker import Record
 from crosscoding.errors import ModelFormatError
+from crosscoding.model.bound import for_first
 from crosscoding.model.files import some_outputs
 from crosscoding.model.tried_prior import prior_probes
 from crosscoding.model.vae import VAE
@@ -40,9 +41,11 @@ def model_fingerprint(vae: VAE) -> str:
     tensors, likelihood = vae.likelihood.to_parts()
     tensors = prefixed(tensors, "likelihood")
     networks: dict[str, nn.Module] = {"decoder": vae.own_decoder, "prior": vae.prior}
-    probes = prior_probes(vae.prior, torch.empty(0, dtype=vae.dtype, device=vae.device))
+    like, given = torch.empty(0, dtype=vae.dtype, device=vae.device), for_first(vae).given
+    probes = prior_probes(vae.prior, like, given=given)
     with torch.no_grad():
-        outputs = {"decoder": vae.own_print().outputs, "prior": vae.prior.log_prob(probes)[:, None]}
+        log_prior = vae.prior.log_prob(probes, given)[:, None]
+        outputs = {"decoder": vae.own_print().outputs, "prior": log_prior}
     if vae.amortised is not None:
         networks["amortised"] = vae.amortised.network
         data = vae.data_for_trial()

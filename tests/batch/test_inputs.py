@@ -1,5 +1,7 @@
 """Masks and covariates of each row, beside the source or in its columns."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import nn
 
 import crosscoding as cc
 from crosscoding.batch import SourceChangedError
+from crosscoding.batch.sources.covariate_sources import CovariateArrays
 
 pd = pytest.importorskip("pandas")
 pytest.importorskip("pyarrow")
@@ -152,6 +155,24 @@ def test_covariates_of_dates_of_arrays_and_of_models_without_any(tmp_path):
     csv = write_csv(tmp_path / "rows.csv", rows(3))
     with pytest.raises(ValueError, match="expected given only for a model whose decoder takes"):
         run(table_model(), csv, tmp_path / "out", given="age")
+
+
+def test_nested_covariates_are_found_by_their_names(tmp_path):
+    examples = {
+        "site": (torch.zeros(2, dtype=torch.long), torch.zeros(2, 3)),
+        "flag": torch.zeros(2, dtype=torch.bool),
+    }
+    arrays = {"site.0": np.arange(5), "site.1": np.ones((5, 3)), "flag": np.eye(5)[0]}
+    np.savez(tmp_path / "beside.npz", **arrays)
+    source = pickle.loads(pickle.dumps(CovariateArrays(str(tmp_path / "beside.npz"), examples)))
+    given, faults = source.read(np.array([0, 3]), None)
+    assert not faults
+    assert given["site"][0].tolist() == [0, 3]
+    assert given["site"][1].shape == (2, 3)
+    assert given["flag"].tolist() == [True, False]
+    assert given["site"][1].dtype == torch.float32
+    none, _ = source.read(np.array([], dtype=np.int64), None)
+    assert none["site"][1].shape == (0, 3)
 
 
 @pytest.mark.parametrize("kind", ["npy", "npz", "csv"])

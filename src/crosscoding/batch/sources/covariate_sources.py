@@ -64,7 +64,7 @@ class CovariateSource(ABC):
     sources: Sequence[Source] = ()
 
     def __init__(self, examples: Covariates) -> None:
-        self._leaves, self._structure = leaves(examples), tree_structure(examples)
+        self._leaves, self._examples = leaves(examples), examples
         self._ends = np.cumsum([leaf.size for leaf in self._leaves])
 
     @abstractmethod
@@ -108,7 +108,7 @@ class CovariateSource(ABC):
             torch.from_numpy(part).to(like.dtype).reshape(len(fine), *like.shape[1:])
             for part, (_, like, _) in zip(parts, self._leaves, strict=True)
         ]
-        return tree_unflatten(made, self._structure), faults
+        return tree_unflatten(made, tree_structure(self._examples)), faults
 
 
 def _holds(dtype: torch.dtype, cells: np.ndarray) -> np.ndarray:

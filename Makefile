@@ -4,7 +4,7 @@ PYTHON ?= python3
 OUT ?= out/demo
 
 .PHONY: help setup demo docs docs-serve examples reproduce test test-all adapters page ray bench speed
-.PHONY: peers engine lint clean
+.PHONY: peers engine batch faults lint clean
 
 help:
 	@echo "make demo       complete a real digit with every method; writes pictures and a table to $(OUT)"
@@ -16,10 +16,12 @@ help:
 	@echo "make page       test crosscoding serve, its page in Chromium included, in an environment of its own"
 	@echo "make ray        test batch runs on a small Ray cluster, in an environment of its own"
 	@echo "make reproduce  draw the paper's figures from small runs, in minutes, into out/reproduce"
-	@echo "make bench      run the next three, in this order (hours, the first time)"
+	@echo "make bench      run the next four, in this order (hours, the first time)"
 	@echo "make speed      measure the speed of the paper's methods"
 	@echo "make peers      measure NumPyro, Pyro and BlackJAX on the same queries"
 	@echo "make engine     measure the cascade against its targets, for docs/benchmarks.md"
+	@echo "make batch      measure batch runs: rates, memory over ten million rows, start-up"
+	@echo "make faults     inject faults into batch runs, also on a small Ray cluster (an hour)"
 	@echo "make lint       check style, types and layers"
 	@echo "make clean      remove .venv and generated files"
 
@@ -125,6 +127,7 @@ bench: setup
 	@$(MAKE) --no-print-directory speed
 	-@$(MAKE) --no-print-directory $(PEERS)/.venv/ready && $(MAKE) --no-print-directory peers
 	@$(MAKE) --no-print-directory engine
+	@$(MAKE) --no-print-directory batch
 
 speed: setup
 	@.venv/bin/python benchmarks/speed.py
@@ -146,6 +149,12 @@ peers: setup
 # Real digits and faces: CROSSCODING_DATA=folder CROSSCODING_MODELS=folder make engine
 engine: setup
 	@.venv/bin/python benchmarks/engine/run.py
+
+batch: setup
+	@.venv/bin/python benchmarks/batch/rates.py
+
+faults: .venv-ray/ready
+	@OMP_NUM_THREADS=1 .venv-ray/bin/python benchmarks/batch/faults.py
 
 lint: setup
 	@.venv/bin/ruff format --check .

@@ -1,9 +1,11 @@
 """Rates, memory and start-up of `crosscoding batch`, for docs/batch.md.
 
-    python benchmarks/batch/rates.py [--rows 1000000] [--only NAME]
+    python benchmarks/batch/rates.py [--only NAME] [--rows 10000000] [--share 1]
 
-Rates are rows per CPU second, of this process and its children, so that other programs on the
-machine matter little. Writes benchmarks/results/batch.json.
+"linear", "network" and "digits" compare a run in one process with the library alone, in rows per
+CPU second, so that other programs on the machine matter little. "two workers" and "many rows" are
+timed by the clock, so nothing else should run. --share 0.01 takes a hundredth of all rows, to
+try it out. Writes benchmarks/results/batch.json.
 """
 
 import argparse
@@ -90,14 +92,15 @@ def two_workers(folder, vae, num):
     """CPU seconds that two workers take for rows, against one, without what they take to start."""
     vae.save(folder / "model")
     np.save(folder / "rows.npy", gappy(vae, num))
-    np.save(folder / "few.npy", gappy(vae, 2 * SHARD))
+    np.save(folder / "few.npy", gappy(vae, max(num // 10, 1)))
     taken = {}
     for workers in (1, 2):
         for name in ("few", "rows"):
             began, wall = cpu_seconds(), time.perf_counter()
             source = folder / f"{name}.npy"
             out = folder / f"{name}-{workers}"
-            cc.batch.run(folder / "model", source, out, workers=workers, progress=False)
+            options = {"workers": workers, "shard_rows": max(num // 40, 1), "progress": False}
+            cc.batch.run(folder / "model", source, out, **options)
             taken[name, workers] = cpu_seconds() - began, time.perf_counter() - wall
     rest = {w: taken["rows", w][0] - taken["few", w][0] for w in (1, 2)}
     walls = {w: taken["rows", w][1] - taken["few", w][1] for w in (1, 2)}
@@ -111,9 +114,10 @@ def two_workers(folder, vae, num):
     }
 
 
-def memory(folder, num):
-    """Resident memory of a run over many rows, as it goes on."""
+def many_rows(folder, num):
+    """Two workers on many rows of the cheapest model: time, and memory as it goes on."""
     vae = linear_model()
+    vae.save(folder / "model")
     block = gappy(vae, 100_000)
     path = folder / "rows.npy"
     whole = np.lib.format.open_memmap(path, "w+", block.dtype, (num, 3))
@@ -121,31 +125,44 @@ def memory(folder, num):
         whole[start : start + len(block)] = block[: num - start]
     whole.flush()
     del whole
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import rates;"
-        "rates.watched(sys.argv[2], sys.argv[3])"
-    )
-    words = [sys.executable, "-c", code, str(Path(__file__).parent), str(path), str(folder / "out")]
-    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout)
-
-
-def watched(path, out):
-    """A run that prints its resident memory at 100,000 rows, and the most after them."""
-    seen, page = {}, resource.getpagesize()
+    early, most = {}, {}
 
     def look(now):
-        resident = int(Path("/proc/self/statm").read_text().split()[1]) * page
-        if now.rows <= 100_000:
-            seen["at_100000"] = max(resident, seen.get("at_100000", 0))
-        seen["most"] = max(resident, seen.get("most", 0))
+        """The memory of this process, which drives, and of the larger of its workers."""
+        found = {"driver": resident("self"), "worker": max(map(resident, workers()), default=0)}
+        for name, size in found.items():
+            most[name] = max(size, most.get(name, 0))
+            if now.rows <= 100_000:
+                early[name] = max(size, early.get(name, 0))
 
-    began = time.process_time()
-    options = {"shard_rows": 10_000, "on_progress": look, "progress": False}
-    result = cc.batch.run(linear_model(), path, out, **options)
-    seen["rows"], seen["cpu_seconds"] = result.rows, time.process_time() - began
-    seen["ratio"] = seen["most"] / seen["at_100000"]
-    print(json.dumps(seen))
+    began, cpu = time.perf_counter(), cpu_seconds()
+    options = {"shard_rows": 10_000, "on_progress": look, "progress": False, "workers": 2}
+    result = cc.batch.run(folder / "model", path, folder / "out", **options)
+    seconds = time.perf_counter() - began
+    return {
+        "rows": result.rows,
+        "wall_seconds": seconds,
+        "rows_per_second": result.rows / seconds,
+        "cpu_seconds": cpu_seconds() - cpu,
+        "bytes_of_memory_at_100000": early,
+        "most_bytes_of_memory": most,
+        "ratio": {name: most[name] / early[name] for name in most},
+        "bytes_of_shards": sum(file.stat().st_size for file in (folder / "out/shards").iterdir()),
+        "load": os.getloadavg()[0],
+    }
+
+
+def workers():
+    """Process ids of workers, without the process that tracks shared memory."""
+    own = os.getpid()
+    children = Path(f"/proc/{own}/task/{own}/children").read_text().split()
+    return [c for c in children if "spawn_main" in Path(f"/proc/{c}/cmdline").read_text()]
+
+
+def resident(process):
+    """Resident memory of a process, in bytes."""
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
 
 
 def start_up(folder):
@@ -164,17 +181,24 @@ def start_up(folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=1_000_000, help="for memory")
+    parser.add_argument("--rows", type=int, default=10_000_000, help='of "many rows"')
+    parser.add_argument("--share", type=float, default=1.0, help="of the rows of each section")
     parser.add_argument("--only")
     asked = parser.parse_args()
+
+    def few(num):
+        return max(round(num * asked.share), 1)
+
     sections = {
-        "linear": lambda folder: rates(folder, *with_rows(linear_model(), 20_000)),
-        "network": lambda folder: rates(folder, *with_rows(network_model(), 2_000)),
-        "digits": digits,
-        "two workers": lambda folder: two_workers(folder, network_model(), 10_000),
-        "memory": lambda folder: memory(folder, asked.rows),
+        "linear": lambda folder: rates(folder, *with_rows(linear_model(), few(20_000))),
+        "network": lambda folder: rates(folder, *with_rows(network_model(), few(2_000))),
+        "digits": lambda folder: digits(folder, few(200)),
+        "two workers": lambda folder: two_workers(folder, network_model(), few(20_000)),
+        "many rows": lambda folder: many_rows(folder, few(asked.rows)),
         "start-up": start_up,
     }
+    if asked.only not in (None, *sections):
+        parser.error(f"expected --only with one of {', '.join(sections)}")
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name, measure in sections.items():
         if asked.only in (None, name):
@@ -184,10 +208,11 @@ def main():
             RESULTS.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def digits(folder):
+def digits(folder, num):
     """Rates on pictures: mnist-2d, upper halves."""
     vae = cc.zoo.load("mnist-2d")
-    values = cc.zoo.digits()[0].numpy().repeat(5, 0)
+    known = cc.zoo.digits()[0].numpy()
+    values = known[np.arange(num) % len(known)].copy()
     values[:, 14:] = np.nan
     return rates(folder, vae, values)
 

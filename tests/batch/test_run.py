@@ -1,5 +1,6 @@
 """Runs: right answers, the same whatever the shards, resumed, and refused where they must be."""
 
+import copy
 import json
 import os
 
@@ -66,6 +67,31 @@ def test_shards_of_any_size_give_the_same_answers(tmp_path, vae, csv):
         found.append(answers(tmp_path / f"{size}"))
     for other in found[1:]:
         pd.testing.assert_frame_equal(found[0], other, rtol=1e-4, atol=1e-6)
+
+
+def test_seconds_are_those_of_the_shard_and_not_part_of_the_checksum(tmp_path, vae, csv):
+    manifests = [run(vae, csv, tmp_path / name, shard_rows=30).manifest for name in ("a", "b")]
+    seconds = pd.read_parquet(tmp_path / "a" / "shards")["seconds"]
+    record = json.loads((tmp_path / "a" / "records" / "00000000.json").read_text())["record"]
+    assert (seconds > 0).all()
+    assert 0.1 * record["seconds"] < seconds.sum() <= record["seconds"]
+    assert manifests[0] == manifests[1]
+    assert manifests[0]["shards"][0]["answers_sha256"] == record["answers_sha256"]
+    assert manifests[0]["schema"]["seconds"] == "double"
+    assert manifests[0]["schema"]["sold_low"] == "timestamp[us]"
+
+
+@pytest.mark.slow
+def test_in_double_precision_a_shard_of_many_is_many_shards_of_one(tmp_path):
+    """So what differs in single precision is rounding, which decisions of the method amplify."""
+    own = cc.zoo.load("mnist-20d")
+    vae = cc.VAE(copy.deepcopy(own.own_decoder).double(), 20, own.likelihood)
+    np.save(tmp_path / "digits.npy", cc.zoo.digits()[0][:3].double().numpy())
+    options = {"observe": cc.rectangle_mask((28, 28), rows=(0, 13)), "method": None}
+    for size in (1, 3):
+        run(vae, tmp_path / "digits.npy", tmp_path / f"{size}", shard_rows=size, **options)
+    one, many = answers(tmp_path / "1"), answers(tmp_path / "3")
+    pd.testing.assert_frame_equal(one, many, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.slow
@@ -369,16 +395,6 @@ def test_settings_that_cannot_be(tmp_path, vae, csv, options, words):
     with pytest.raises((ValueError, TypeError), match=words):
         run(vae, csv, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
-
-
-def test_models_with_covariates_are_refused(tmp_path, csv):
-    class Labelled(nn.Linear):
-        def forward(self, z, given):
-            return super().forward(torch.cat([z, given], -1))
-
-    vae = cc.VAE(Labelled(3, 3), 2, cc.likelihoods.Gaussian(0.5), given=torch.eye(1))
-    with pytest.raises(ValueError, match="without covariates"):
-        run(vae, csv, tmp_path / "out")
 
 
 def test_blocks_of_any_size_give_the_same_answers(tmp_path, vae, csv):

@@ -46,6 +46,22 @@ def test_a_file_of_ones_own(folder):
     assert json.loads(line)["row"] == 2
 
 
+def test_masks_and_covariates_of_each_row(folder):
+    import pandas as pd
+
+    np.save("masks.npy", np.eye(4, 3, dtype=bool))
+    np.save("rows.npy", np.ones((4, 3), dtype=np.float32))
+    words = ("batch", "model", "rows.npy", "--observe", "mask:masks.npy", "--out", "out")
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    found = pd.read_parquet("out/shards")
+    assert [mean[row] for row, mean in enumerate(found["mean"][:3])] == [1, 1, 1]
+    assert (found["mean"][3] != 1).all()
+    result = run(*words, "--given", "id")
+    assert result.exit_code == 2
+    assert "expected given only for a model whose decoder takes covariates" in result.stderr
+
+
 def test_lines_of_json(folder):
     result = run(*WORDS, "--out", "out", "--json")
     lines = [json.loads(line) for line in result.stdout.splitlines()]

@@ -18,6 +18,7 @@ from crosscoding.likelihoods import (
     Ordinal,
     Poisson,
 )
+from crosscoding.result.marginals import _in_order
 
 PARTS = [Gaussian(0.3), Poisson(), Bernoulli(), Categorical(3), Ordinal([-1.0, 1.0])]
 PARTS += [(Categorical(2, one_hot=True), 2)]
@@ -209,3 +210,14 @@ def test_the_same_seed_gives_the_same_bits():
     posterior = cc.condition(table_vae(), row(), seed=0)
     for method in (lambda: posterior.quantile(0.5, seed=seeded(4)), lambda: posterior.mode(seed=4)):
         torch.testing.assert_close(method(), method(), equal_nan=True, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_draws_are_put_in_order_for_each_element(dtype):
+    draws = torch.randn(50, 3, 2, generator=torch.Generator().manual_seed(0)).to(dtype)
+    draws[4, 1, 0] = torch.nan
+    before = draws.clone()
+    for own in (draws, draws[:, :1, :1]):  # of one column, whose copy has the same layout
+        found = _in_order(own)
+        torch.testing.assert_close(found, own.sort(0).values, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(draws, before, rtol=0, atol=0, equal_nan=True)

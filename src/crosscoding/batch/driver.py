@@ -175,19 +175,20 @@ class Driver:
         They are read again if the stamps of their files are others or, `surely`, in any case.
         """
         job = self.job
-        if not surely and record.stamp == job.source.stamp(record.start, record.stop):
+        if not surely and record.stamp == job.inputs.stamp(record.start, record.stop):
             return
-        settings, rows = job.settings, (record.start, record.stop)
-        now = rows_for(self.vae, job.source, *rows, settings.observe, job.pixels)
+        rows = record.start, record.stop
+        now = rows_for(self.vae, job.inputs, *rows, job.settings.observe)
         if now.digest() != record.input:
             raise SourceChangedError(
-                f"expected {job.source.path} as it was, but rows {rows[0]} to {rows[1] - 1}, which "
-                f"are answered in {job.out}, have changed; choose another folder for the new rows"
+                f"expected {job.inputs.source.path} as it was, but rows {rows[0]} to "
+                f"{rows[1] - 1}, which are answered in {job.out}, have changed; choose another "
+                "folder for the new rows"
             )
 
     def _answer(self, engine: Engine, job: Job, done: dict[int, tuple[int, int]]) -> None:
         """Have what is left answered, and tell about it."""
-        began, total, new = time.monotonic(), self.job.source.num_rows, 0
+        began, total, new = time.monotonic(), self.job.inputs.num_rows, 0
         rows, rejected = (sum(counts) for counts in zip((0, 0), *done.values(), strict=True))
         left = [shard for shard in range(self.job.num_shards) if shard not in done]
         with job.folder.log.open("a", encoding="utf-8") as log:

@@ -60,7 +60,11 @@ class Folder:
 
     def shard(self, number: int) -> Path:
         """Where a shard is, once it is finished."""
-        return self.path / "shards" / f"shard-{number:0{_DIGITS}d}{self._suffix}"
+        return self.shard_named(f"shard-{number:0{_DIGITS}d}{self._suffix}")
+
+    def shard_named(self, name: str) -> Path:
+        """Where the shard of this name is."""
+        return self.path / "shards" / name
 
     def record(self, number: int) -> Path:
         """Where its record is."""

@@ -13,20 +13,23 @@ import torch
 from torch import Tensor, nn
 
 from crosscoding.batch.folder import Folder, read_json, write_json, write_whole
+from crosscoding.batch.inputs import Inputs
+from crosscoding.batch.results import parquet_shards, zarr_shards
 from crosscoding.batch.settings import Settings
-from crosscoding.batch.sources.base import Source
 from crosscoding.batch.worker import Record
 from crosscoding.errors import ModelFormatError
+from crosscoding.model.bound import for_first
 from crosscoding.model.files import some_outputs
 from crosscoding.model.tried_prior import prior_probes
 from crosscoding.model.vae import VAE
 from crosscoding.persistence.folder import fingerprint, prefixed
 from crosscoding.result.purposes import PURPOSES
 
-_VERSION = 1
+_VERSION = 2
 _NUM_OUTPUTS = 8  # of each row, to recognise a network by
 _ASKED = ("version", "crosscoding", "model", "source", "settings")
-_OF_SHARDS = ("file", "start", "stop", "answered", "bytes", "sha256", "input")
+_OF_SHARDS = ("file", "start", "stop", "answered", "answers_sha256", "input")
+_SCHEMA_OF = {"parquet": parquet_shards.schema_of, "zarr": zarr_shards.schema_of}
 
 
 def model_fingerprint(vae: VAE) -> str:
@@ -38,9 +41,11 @@ def model_fingerprint(vae: VAE) -> str:
     tensors, likelihood = vae.likelihood.to_parts()
     tensors = prefixed(tensors, "likelihood")
     networks: dict[str, nn.Module] = {"decoder": vae.own_decoder, "prior": vae.prior}
-    probes = prior_probes(vae.prior, torch.empty(0, dtype=vae.dtype, device=vae.device))
+    like, given = torch.empty(0, dtype=vae.dtype, device=vae.device), for_first(vae).given
+    probes = prior_probes(vae.prior, like, given=given)
     with torch.no_grad():
-        outputs = {"decoder": vae.own_print().outputs, "prior": vae.prior.log_prob(probes)[:, None]}
+        log_prior = vae.prior.log_prob(probes, given)[:, None]
+        outputs = {"decoder": vae.own_print().outputs, "prior": log_prior}
     if vae.amortised is not None:
         networks["amortised"] = vae.amortised.network
         data = vae.data_for_trial()
@@ -71,7 +76,7 @@ def _rounded(outputs: Tensor) -> list[int]:
     return (100 * few / few.abs().max().clamp_min(1e-300)).round().long().flatten().tolist()
 
 
-def asked(vae: VAE, source: Source, settings: Settings) -> dict[str, Any]:
+def asked(vae: VAE, inputs: Inputs, settings: Settings) -> dict[str, Any]:
     """The first part of the manifest: what a run is about."""
     import crosscoding
 
@@ -85,7 +90,7 @@ def asked(vae: VAE, source: Source, settings: Settings) -> dict[str, Any]:
         "version": _VERSION,
         "crosscoding": crosscoding.__version__,
         "model": model,
-        "source": source.describe(),
+        "source": inputs.describe(),
         "settings": settings.to_json(),
     }
 
@@ -148,8 +153,12 @@ def write_manifest(
         rejected += [{"row": row, "reason": reason} for row, reason in record.rejected]
         for purpose, own in record.verdicts.items():
             verdicts[purpose].update(own)
+    schema = None
+    if shards:
+        schema = _SCHEMA_OF[request["settings"]["format"]](folder.shard_named(shards[0]["file"]))
     manifest = {
         **request,
+        "schema": schema,
         "complete": complete,
         "answered": sum(shard["answered"] for shard in shards),
         "rejected": len(rejected),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from crosscoding import zoo
 from crosscoding.batch.folder import Folder
-from crosscoding.errors import ModelFormatError, unknown_name
+from crosscoding.errors import ModelFormatError
 from crosscoding.model.loading import load_vae
 from crosscoding.model.vae import VAE
 
@@ -15,11 +15,7 @@ def load_model(name: str | Path, *, allow_code: bool) -> VAE:
     Raises:
         ValueError: There is no such model, or its class would have to be imported.
     """
-    if str(name) in zoo.names():
-        return zoo.load(str(name))
-    if not Path(name).is_dir():
-        raise unknown_name("folder of a model, or a model", str(name), zoo.names())
-    return load_vae(name, allow_code=allow_code)
+    return load_vae(zoo.model_folder(name), allow_code=allow_code)
 
 
 def folder_for_workers(vae: VAE, folder: Folder) -> str:

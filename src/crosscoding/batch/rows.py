@@ -2,17 +2,19 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from crosscoding.batch.inputs import Inputs
 from crosscoding.batch.sources.base import Read, Source
 from crosscoding.columns import Table
 from crosscoding.columns.cells import units_of
 from crosscoding.columns.frames import column_of
+from crosscoding.covariates import Covariates, mapped, tensors
 from crosscoding.model.vae import VAE
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ class Rows:
         integers: Cells of the columns of `Source.integers`, if there are any.
         kept: Columns that are copied to the results.
         rejected: Why each of the other rows cannot be answered, by number.
+        given: Covariates of the rows, if the decoder takes some.
     """
 
     numbers: np.ndarray
@@ -42,6 +45,7 @@ class Rows:
     integers: "pa.Table | None"
     kept: "pa.Table | None"
     rejected: dict[int, str]
+    given: Covariates = None
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -57,6 +61,7 @@ class Rows:
             None if self.integers is None else self.integers.take(at),
             None if self.kept is None else self.kept.take(at),
             {},
+            mapped(lambda tensor: tensor[index], self.given),
         )
 
     def integers_of(self, name: str | int) -> "pa.Array | None":
@@ -68,7 +73,9 @@ class Rows:
     def digest(self) -> str:
         """SHA-256 of what the results depend on, in hex."""
         found = hashlib.sha256(repr(sorted(self.rejected.items())).encode())
-        for array in (self.numbers, self.mask.numpy(), self.values.nan_to_num(0.0).numpy()):
+        given = [tensor.numpy() for tensor in tensors(self.given)]
+        values = self.values.nan_to_num(0.0).numpy()
+        for array in (self.numbers, self.mask.numpy(), values, *given):
             found.update(np.ascontiguousarray(array).tobytes())
         if self.units is not None:
             found.update(np.nan_to_num(self.units).tobytes())
@@ -78,24 +85,30 @@ class Rows:
         return found.hexdigest()
 
 
-def rows_for(
-    vae: VAE, source: Source, start: int, stop: int, observe: np.ndarray | None, pixels: bool
-) -> Rows:
-    """Rows start to stop of a source.
+def rows_for(vae: VAE, inputs: Inputs, start: int, stop: int, observe: np.ndarray | None) -> Rows:
+    """Rows start to stop of a source, with all that stands beside them.
 
     Args:
         vae: The model.
-        source: Where they are read.
+        inputs: Where they are read.
         start, stop: Which rows.
-        observe: Which elements are observed, in the shape of a datum; None: all that are present.
-        pixels: Whether numbers are pixels from 0 to 255.
+        observe: Which elements are observed, in the shape of a datum; None: all that are present,
+            or those of the masks beside the source.
     """
-    read = source.read(start, stop)
+    read = inputs.source.read(start, stop)
     if vae.table is not None:
-        found = _of_frame(vae.table, source, read, vae.dtype)
+        found = _of_frame(vae.table, inputs.source, read, vae.dtype)
     else:
-        found = _of_numbers(vae, read, pixels)
-    return found if observe is None else _observed(found, observe, vae)
+        found = _of_numbers(vae, read, inputs.pixels)
+    if inputs.masks is not None:
+        found = _masked(found, inputs.masks, start, stop, vae)
+    elif observe is not None:
+        found = _observed(found, np.broadcast_to(observe, found.mask.shape), vae)
+    if inputs.covariates is not None:
+        given, faults = inputs.covariates.read(found.numbers, found.kept)
+        found = replace(_without(found, faults), given=given)
+    kept = found.kept.select(inputs.keep) if inputs.keep and found.kept is not None else None
+    return replace(found, kept=kept)
 
 
 def _of_numbers(vae: VAE, read: Read, pixels: bool) -> Rows:
@@ -194,17 +207,35 @@ def _tensors(table: Table, frame: "pd.DataFrame", dtype: torch.dtype) -> _Tensor
     return values, mask, units
 
 
+def _masked(rows: Rows, masks: Source, start: int, stop: int, vae: VAE) -> Rows:
+    """The rows with only the elements observed that their own masks say, zeros and ones."""
+    cells = np.asarray(masks.read(start, stop).cells)[rows.numbers - start]
+    wrong = ((cells != 0) & (cells != 1)).reshape(len(rows), -1)
+    faults = {
+        place: f"expected a mask of zeros and ones in {masks.path}, got "
+        f"{cells[place].flat[wrong[place].argmax()]:.6g}"
+        for place in np.flatnonzero(wrong.any(1)).tolist()
+    }
+    return _observed(_without(rows, faults), np.delete(cells, list(faults), axis=0) == 1, vae)
+
+
 def _observed(rows: Rows, observe: np.ndarray, vae: VAE) -> Rows:
-    """The rows with only the chosen elements observed, which must be there."""
-    chosen = torch.from_numpy(observe)
+    """The rows with only the chosen elements observed, (n, *data), which must be there."""
+    chosen = torch.from_numpy(observe.copy())
     lacking = (chosen & ~rows.mask).flatten(1)
-    rejected = dict(rows.rejected)
-    for place in lacking.any(1).nonzero()[:, 0].tolist():
-        where = vae.element_name(int(lacking[place].nonzero()[0, 0]))
-        rejected[int(rows.numbers[place])] = (
-            f"{where}: expected a value, as it is observed, got a gap"
-        )
-    fine = rows[np.flatnonzero(~lacking.any(1).numpy())]
-    mask = chosen.expand(fine.values.shape)
-    units = None if fine.units is None else np.where(observe, fine.units, np.nan)
-    return Rows(fine.numbers, fine.values, mask.clone(), units, fine.integers, fine.kept, rejected)
+    faults = {
+        place: f"{vae.element_name(int(lacking[place].nonzero()[0, 0]))}: expected a value, as it "
+        "is observed, got a gap"
+        for place in lacking.any(1).nonzero()[:, 0].tolist()
+    }
+    units = None if rows.units is None else np.where(observe, rows.units, np.nan)
+    return _without(replace(rows, mask=chosen, units=units), faults)
+
+
+def _without(rows: Rows, faults: dict[int, str]) -> Rows:
+    """The rows but those at some places, which are rejected for a reason."""
+    if not faults:
+        return rows
+    fine = np.delete(np.arange(len(rows)), list(faults))
+    rejected = {int(rows.numbers[place]): why for place, why in faults.items()}
+    return replace(rows[fine], rejected=rows.rejected | rejected)

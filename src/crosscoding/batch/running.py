@@ -13,15 +13,16 @@ from torch import Tensor
 
 from crosscoding.batch.driver import Driver, Listener, Progress, Result
 from crosscoding.batch.engines import Engine, here, in_processes
+from crosscoding.batch.inputs import open_inputs
 from crosscoding.batch.manifest import asked, run_digest
 from crosscoding.batch.models import load_model
 from crosscoding.batch.on_ray import on_ray, ray_is_running
 from crosscoding.batch.results.parquet_shards import check_names
 from crosscoding.batch.settings import checked_settings
-from crosscoding.batch.sources.opening import holds_pixels, open_source
 from crosscoding.batch.worker import Job, Worker
 from crosscoding.clock import MAX_BYTES
 from crosscoding.conditioning import condition
+from crosscoding.covariates import mapped
 from crosscoding.errors import check_count
 from crosscoding.evidence import Evidence
 from crosscoding.formats.table_style import TableStyle
@@ -39,7 +40,8 @@ def run(
     *,
     method: Method | None = None,
     seed: int = 0,
-    observe: Tensor | np.ndarray | None = None,
+    observe: Tensor | np.ndarray | str | Path | None = None,
+    given: str | Path | Sequence[str] | None = None,
     level: float = 0.9,
     quantiles: Sequence[float] = (),
     draws: int = 0,
@@ -72,8 +74,13 @@ def run(
         out: The folder of the results: a new one, or that of the same run.
         method: How rows are answered; by default `methods.Auto(purpose="interval")`.
         seed: Of all random numbers, ≥ 0.
-        observe: Which elements are observed, boolean, in the shape of a datum. A row that lacks one
-            of them is rejected. By default all values that are present.
+        observe: Which elements are observed, boolean, in the shape of a datum; or an array file as
+            for `source`, with a mask of zeros and ones for each row. A row that lacks a value that
+            is observed is rejected. By default all values that are present.
+        given: Covariates, for a model whose decoder takes them: columns of a CSV or Parquet source,
+            in the order of the covariates' numbers; or FILE.npy, .npz (or .npz:NAME) or Zarr, with
+            a row for each row of the source. If they are several tensors, the file has an array for
+            each key, such as "site". Rows whose covariates the decoder cannot take are rejected.
         level: Probability of the intervals from `low` to `high`, 0 to 1.
         quantiles: Levels of further quantiles.
         draws: Number of draws of each complete row, at most 1000.
@@ -111,10 +118,10 @@ def run(
         >>> folder = Path(tempfile.mkdtemp())
         >>> np.save(folder / "digits.npy", cc.zoo.digits()[0][:4].numpy())
         >>> upper_half = cc.rectangle_mask((28, 28), rows=(0, 13))
-        >>> result = cc.batch.run(  # doctest: +SKIP
+        >>> result = cc.batch.run(
         ...     "mnist-2d", folder / "digits.npy", folder / "out", observe=upper_half
         ... )
-        >>> result.complete, result.answered, result.rejected  # doctest: +SKIP
+        >>> result.complete, result.answered, result.rejected
         (True, 4, 0)
     """
     job, vae, request = _planned(
@@ -122,6 +129,7 @@ def run(
         method=method,
         seed=seed,
         observe=observe,
+        given=given,
         level=level,
         quantiles=quantiles,
         draws=draws,
@@ -173,8 +181,8 @@ def estimate(
 
     Args:
         model, source, allow_code, style, device, max_bytes: As for `run`.
-        settings: The same as `method`, `seed`, `observe`, `level`, `quantiles`, `draws`, `keep`,
-            `shard_rows` and `format` of `run`.
+        settings: The same as `method`, `seed`, `observe`, `given`, `level`, `quantiles`, `draws`,
+            `keep`, `shard_rows` and `format` of `run`.
     Raises:
         TypeError, ValueError, ImportError: As `run`.
     """
@@ -184,18 +192,18 @@ def estimate(
         given = {**_DEFAULTS, "max_bytes": max_bytes, "device": device, **settings}
         job, _, _ = _planned(model, source, folder, style, allow_code, **given)
         job.folder.make()
-        worker, num = Worker(job), min(_SAMPLE, job.source.num_rows, job.settings.shard_rows)
+        worker, num = Worker(job), min(_SAMPLE, job.inputs.num_rows, job.settings.shard_rows)
         worker.sample(1)  # the first call on a model decodes points that it keeps
         began = time.perf_counter()
         record = worker.sample(num)
         seconds = time.perf_counter() - began
     return Estimate(
-        job.source.num_rows,
+        job.inputs.num_rows,
         job.num_shards,
         num,
         len(record.rejected),
-        seconds * job.source.num_rows / num,
-        round(record.bytes * job.source.num_rows / num),
+        seconds * job.inputs.num_rows / num,
+        round(record.bytes * job.inputs.num_rows / num),
     )
 
 
@@ -203,6 +211,7 @@ _DEFAULTS = {
     "method": None,
     "seed": 0,
     "observe": None,
+    "given": None,
     "level": 0.9,
     "quantiles": (),
     "draws": 0,
@@ -226,27 +235,32 @@ def _planned(
         TypeError, ValueError, ImportError: As `run`.
     """
     vae = model if isinstance(model, VAE) else load_model(model, allow_code=allow_code)
-    if vae.examples is not None:
-        raise ValueError("expected a model without covariates, which batches cannot give it")
-    checked = checked_settings(vae, **settings)
+    given, observe = settings.pop("given"), settings.pop("observe")
+    masks, mask = (observe, None) if isinstance(observe, (str, Path)) else (None, observe)
+    checked = checked_settings(vae, observe=mask, **settings)
     _check_libraries(checked.format)
-    nothing = torch.zeros(0, *vae.data_shape, dtype=vae.dtype, device=vae.device)
-    evidence = Evidence(nothing, nothing.bool())
-    condition(vae, evidence, checked.method, seed=0, progress=False)  # does the method serve it?
-    rows = open_source(str(source), vae, style or TableStyle(), checked.shard_rows, checked.keep)
+    _check_serves(vae, checked.method)
+    inputs = open_inputs(source, vae, style or TableStyle(), checked, masks, given)
     if checked.format == "parquet":
-        check_names(checked, vae.table, rows.names)
-    request = asked(vae, rows, checked)
+        check_names(checked, vae.table, inputs.source.names)
+    request = asked(vae, inputs, checked)
     job = Job(
         model=vae,
         allow_code=allow_code,
-        source=rows,
+        inputs=inputs,
         settings=checked,
-        pixels=holds_pixels(rows, vae, checked.shard_rows),
         out=Path(out).absolute(),
         run=run_digest(request),
     )
     return job, vae, request
+
+
+def _check_serves(vae: VAE, method: Method) -> None:
+    """Raise ValueError if the method does not serve the model, by having it answer nothing."""
+    nothing = torch.zeros(0, *vae.data_shape, dtype=vae.dtype, device=vae.device)
+    given = mapped(lambda tensor: tensor[:0], vae.examples) if vae.given is None else None
+    evidence = Evidence(nothing, nothing.bool(), given=given)
+    condition(vae, evidence, method, seed=0, progress=False)
 
 
 def _check_libraries(format: str) -> None:

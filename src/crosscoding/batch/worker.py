@@ -26,11 +26,11 @@ from crosscoding.batch.folder import (
     read_json,
     write_whole,
 )
+from crosscoding.batch.inputs import Inputs
 from crosscoding.batch.models import load_model
 from crosscoding.batch.results import parquet_shards, zarr_shards
 from crosscoding.batch.rows import rows_for
 from crosscoding.batch.settings import Settings
-from crosscoding.batch.sources.base import Source
 from crosscoding.errors import ModelFormatError
 from crosscoding.model.vae import VAE
 
@@ -52,7 +52,8 @@ class Record:
         rejected: Number and reason of each of the others.
         verdicts: By purpose, how many answers have which label.
         file: Name of its file.
-        sha256: Of the file.
+        sha256: Of the file, or of all files of a folder.
+        answers_sha256: Of all that is in it but the seconds that rows took.
         bytes: Size of the file.
         input: SHA-256 of the rows as the model got them.
         stamp: Sizes, times and inodes of the source's files that hold them.
@@ -68,6 +69,7 @@ class Record:
     verdicts: dict[str, dict[str, int]]
     file: str
     sha256: str
+    answers_sha256: str
     bytes: int
     input: str
     stamp: list[list[int]]
@@ -102,29 +104,27 @@ class Job:
     Attributes:
         model: The model, or the folder that it is loaded from.
         allow_code: Whether the folder may name classes to import.
-        source: The rows.
+        inputs: The rows.
         settings: What to answer.
-        pixels: Whether the source's numbers are pixels from 0 to 255.
         out: The folder of the run.
         run: Digest of model, source and settings.
     """
 
     model: VAE | str
     allow_code: bool
-    source: Source
+    inputs: Inputs
     settings: Settings
-    pixels: bool
     out: Path
     run: str
 
     @property
     def num_shards(self) -> int:
-        return -(-self.source.num_rows // self.settings.shard_rows)
+        return -(-self.inputs.num_rows // self.settings.shard_rows)
 
     def rows_of(self, shard: int) -> tuple[int, int]:
         """First row of a shard, and the one after its last."""
         start = shard * self.settings.shard_rows
-        return start, min(start + self.settings.shard_rows, self.source.num_rows)
+        return start, min(start + self.settings.shard_rows, self.inputs.num_rows)
 
     @property
     def folder(self) -> Folder:
@@ -166,11 +166,11 @@ class Worker:
 
     def _answer(self, shard: int, start: int, stop: int) -> Record:
         job, began = self._job, time.perf_counter()
-        rows = rows_for(self._vae, job.source, start, stop, job.settings.observe, job.pixels)
+        rows = rows_for(self._vae, job.inputs, start, stop, job.settings.observe)
         with _one_thread():
             answers = answers_to(self._vae, rows, job.settings, job.settings.max_bytes, self._go_on)
         path = self._folder.shard(shard)
-        self._write(path, answers)
+        digest = self._write(path, answers)
         record = Record(
             shard,
             start,
@@ -180,24 +180,28 @@ class Worker:
             {purpose: dict(sorted(Counter(v).items())) for purpose, v in answers.verdicts.items()},
             path.name,
             checksum(path),
+            digest,
             num_bytes(path),
             rows.digest(),
-            job.source.stamp(start, stop),
+            job.inputs.stamp(start, stop),
             time.perf_counter() - began,
             job.run,
         )
         record.write(self._folder.record(shard))
         return record
 
-    def _write(self, path: Path, answers: Answers) -> None:
+    def _write(self, path: Path, answers: Answers) -> str:
+        """Write a shard, and return the digest of its answers."""
         settings = self._job.settings
         if settings.format == "parquet":
-            names, table = self._job.source.names, self._vae.table
-            write_whole(path, parquet_shards.parquet_shard(answers, settings, table, names))
-            return
+            names, table = self._job.inputs.source.names, self._vae.table
+            content, digest = parquet_shards.parquet_shard(answers, settings, table, names)
+            write_whole(path, content)
+            return digest
         written = path.with_name(f".tmp-{uuid4().hex}")
-        zarr_shards.write_zarr_shard(written, answers)
+        digest = zarr_shards.write_zarr_shard(written, answers)
         move_whole(written, path)
+        return digest
 
     def _go_on(self, share: float, what: str) -> None:
         """Called about once a second while work goes on."""

@@ -8,16 +8,20 @@ from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
+from torch import Tensor
 
 from crosscoding.batch import Estimate, Progress, Result, StoppedError, estimate
 from crosscoding.batch import run as run_batch
+from crosscoding.batch.sources.opening import is_array
 from crosscoding.cli.console import err, note, out, use_one_thread
 from crosscoding.cli.models import load_model
 from crosscoding.cli.observed_elements import parse_mask
+from crosscoding.cli.paths import expanded
 from crosscoding.errors import counted
 from crosscoding.formats.table_style import TableStyle
 from crosscoding.methods import Auto
 from crosscoding.methods import method as method_named
+from crosscoding.model.vae import VAE
 from crosscoding.progress import in_words
 
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h, which schedulers know
@@ -45,10 +49,11 @@ def run(request: Request, *, dry_run: bool, as_json: bool) -> int:
     vae = load_model(request.model, allow_code=request.allow_code, decoder=None)
     method = method_named(request.method or "auto")
     method = Auto(purpose="interval") if method == Auto() else method
-    mask = None
-    if request.observe is not None:
-        mask = parse_mask(request.observe, vae.data_shape, seed=request.settings["seed"])
-    options = {"method": method, "observe": mask, "allow_code": request.allow_code}
+    options = {
+        "method": method,
+        "observe": _observed(request, vae),
+        "allow_code": request.allow_code,
+    }
     options |= {"style": request.style, **request.settings}
     if dry_run:
         _show_estimate(estimate(request.model, request.source, **options), request, as_json)
@@ -70,6 +75,16 @@ def run(request: Request, *, dry_run: bool, as_json: bool) -> int:
     if result.complete:
         return 0
     return _INTERRUPTED if result.interrupted else TRY_AGAIN
+
+
+def _observed(request: Request, vae: VAE) -> Tensor | str | None:
+    """A mask for all rows, or the file that has one for each; None: all that is present."""
+    if request.observe is None:
+        return None
+    kind, _, words = request.observe.partition(":")
+    if kind == "mask" and is_array(expanded(words)):
+        return expanded(words)
+    return parse_mask(request.observe, vae.data_shape, seed=request.settings["seed"])
 
 
 def _print_line(progress: Progress) -> None:

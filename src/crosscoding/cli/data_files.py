@@ -14,12 +14,13 @@ from torch import Tensor
 from crosscoding.cli.frames import is_parquet, read_frame
 from crosscoding.cli.tables import STDIN, DataTable, is_table, read_table, shown
 from crosscoding.errors import counted
+from crosscoding.formats.numpy_files import header_in, names_in
 from crosscoding.formats.pixels import Pixels
 from crosscoding.formats.table_headers import UNNAMED, counts
 from crosscoding.formats.table_style import TableStyle
 from crosscoding.likelihoods import Bernoulli
 from crosscoding.model.vae import VAE
-from crosscoding.persistence.archives import ARCHIVE_ERRORS, COMPRESSIONS
+from crosscoding.persistence.archives import ARCHIVE_ERRORS
 from crosscoding.zoo.training.data import load_pictures
 
 if TYPE_CHECKING:
@@ -27,10 +28,6 @@ if TYPE_CHECKING:
 
 _MOST_PICTURES = 1000
 _MOST_BYTES = 2**32  # of an unpacked array
-_HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,7 +206,7 @@ def _arrays(path: Path, name: str | None) -> dict[str, np.ndarray]:
             with path.open("rb") as file:
                 return {"": np.lib.format.read_array(file, allow_pickle=False)}
         with zipfile.ZipFile(path) as archive:
-            names = [key.removesuffix(".npy") for key in archive.namelist() if key.endswith(".npy")]
+            names = names_in(archive)
             if name is not None and name not in names:
                 raise ValueError(f"there is no array {name}, only {', '.join(names)}")
             return {key: _zeros(archive, key) for key in names if name in (None, key)}
@@ -217,15 +214,8 @@ def _arrays(path: Path, name: str | None) -> dict[str, np.ndarray]:
 
 def _zeros(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     """Zeros with the shape and dtype that an array's header states; they take no memory."""
-    member = archive.getinfo(f"{name}.npy")
-    if member.compress_type not in COMPRESSIONS:
-        raise ValueError(f"{name} is neither stored nor deflated")
-    with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        if version not in _HEADERS:
-            raise ValueError(f"{name} is not an array of numbers")
-        shape, _, dtype = _HEADERS[version](file)
-    return np.broadcast_to(np.zeros((), dtype), shape)
+    header = header_in(archive, name)
+    return np.broadcast_to(np.zeros((), header.dtype), header.shape)
 
 
 def _unpacked(path: Path, name: str) -> np.ndarray:

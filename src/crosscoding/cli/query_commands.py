@@ -135,8 +135,17 @@ def batch(
         str | None,
         typer.Option(
             "--observe",
-            help="Which elements are observed in all rows, as for `condition`. Default: all values "
-            "that are present.",
+            help="Which elements are observed in all rows, as for `condition`; or "
+            "mask:FILE.npy, .npz (or .npz:NAME) or Zarr, with a mask of zeros and ones for each "
+            "row. Default: all values that are present.",
+        ),
+    ] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--given",
+            help="A column of covariates, for a model whose decoder takes them. Repeatable. Or "
+            "FILE.npy, .npz (or .npz:NAME) or Zarr, with a row for each row of the source.",
         ),
     ] = None,
     method: Annotated[
@@ -215,6 +224,8 @@ def batch(
 
       crosscoding batch my-model rows.parquet --out answers --dry-run
 
+      crosscoding batch my-model cells.parquet --out answers --keep id --given batch --given age
+
       crosscoding batch mnist-20d digits.npy --observe rows:0-13 --format zarr --workers 4
 
       crosscoding batch my-model rows.parquet --out /shared/answers --address auto
@@ -230,6 +241,7 @@ def batch(
             "quantiles": quantile or (),
             "draws": draws,
             "keep": keep or (),
+            "given": given or None,
             "shard_rows": shard_rows,
             "format": format,
         }

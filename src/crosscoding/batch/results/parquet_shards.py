@@ -10,10 +10,13 @@
 | mean, low, high, q0.25, draw_0 | lists of all elements, of data without names |
 | log_evidence, log_evidence_error, ess | log p(x) in nats; effective sample size |
 | mean_verdict, interval_verdict, density_verdict | trusted, approximate or unreliable |
+| seconds | the row's share of the time that its answers took; the only column that may differ |
 """
 
+import hashlib
 import io
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,8 +33,8 @@ _FIGURES = ("log_evidence", "log_evidence_error", "ess")
 
 def parquet_shard(
     answers: Answers, settings: Settings, table: Table | None, names: tuple[Any, ...] | None
-) -> bytes:
-    """The content of a shard's file.
+) -> tuple[bytes, str]:
+    """The content of a shard's file, and a SHA-256 of all its columns but `seconds`, in hex.
 
     Args:
         answers: The answers.
@@ -40,7 +43,6 @@ def parquet_shard(
         names: Names of the elements of a datum, if they have any.
     """
     import pyarrow as pa  # pyright: ignore[reportMissingImports]
-    import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
 
     columns: list[Any] = [pa.array(answers.rows.numbers, pa.int64())]
     if answers.rows.kept is not None:
@@ -53,10 +55,26 @@ def parquet_shard(
         columns += _lists(answers, settings)
     columns += [pa.array(answers.arrays[name], from_pandas=True) for name in _FIGURES]
     columns += [pa.array(answers.verdicts[purpose], pa.string()) for purpose in PURPOSES]
+    *others, seconds = column_names(settings, table, names)
+    found = pa.table(columns, names=others)
+    digest = hashlib.sha256(_written(found)).hexdigest()
+    return _written(found.append_column(seconds, pa.array(answers.arrays["seconds"]))), digest
+
+
+def _written(table: Any) -> bytes:
+    import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
+
     content = io.BytesIO()
-    found = pa.table(columns, names=column_names(settings, table, names))
-    pq.write_table(found, content, compression="zstd")
+    pq.write_table(table, content, compression="zstd")
     return content.getvalue()
+
+
+def schema_of(path: Path) -> dict[str, str]:
+    """The types of a shard's columns, by name."""
+    import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
+
+    schema = pq.read_schema(path)
+    return {field.name: str(field.type) for field in schema}
 
 
 def column_names(
@@ -73,7 +91,7 @@ def column_names(
     elif names is not None:
         own = [f"{name}_{part}" for name in names for part in own]
     verdicts = [f"{purpose}_verdict" for purpose in PURPOSES]
-    return ["row", *settings.keep, *own, *_FIGURES, *verdicts]
+    return ["row", *settings.keep, *own, *_FIGURES, *verdicts, "seconds"]
 
 
 def check_names(settings: Settings, table: Table | None, names: tuple[Any, ...] | None) -> None:

@@ -1,5 +1,6 @@
 """Rows of arrays: .npy and .npz files, and Zarr. Nothing is unpickled or mapped into memory."""
 
+import math
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,13 +9,19 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from crosscoding.batch.sources.base import Read, Source, needs
-from crosscoding.persistence.archives import ARCHIVE_ERRORS, COMPRESSIONS
+from crosscoding.formats.numpy_files import header_in, names_in, read_header
+from crosscoding.persistence.archives import ARCHIVE_ERRORS
 
 SUFFIXES = (".npy", ".npz")
-_HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
+
+
+def _fits(shape: Sequence[int], data_shape: Sequence[int]) -> bool:
+    """Whether an array of this shape has a row of `data_shape` for each of its first dimension.
+
+    Rows may be flat or in another shape of as many elements; rows of shape () need no dimension.
+    """
+    has_rows = len(shape) > (1 if data_shape else 0)
+    return has_rows and math.prod(shape[1:]) == math.prod(data_shape)
 
 
 def check_shape(
@@ -27,9 +34,7 @@ def check_shape(
         data_shape: That of a datum.
         where: The array, for messages.
     """
-    size = int(np.prod(data_shape, dtype=np.int64))
-    fits = len(shape) > 1 and int(np.prod(shape[1:], dtype=np.int64)) == size
-    if dtype.kind not in "fiub" or not fits:
+    if dtype.kind not in "fiub" or not _fits(shape, data_shape):
         wanted = ", ".join(["N", *map(str, data_shape)])
         raise ValueError(
             f"expected an array of numbers of shape ({wanted}) in {where}, got shape "
@@ -57,36 +62,30 @@ class NumpyFile(Source):
         self._name = self._found(path, name, data_shape) if path.suffix.lower() == ".npz" else None
         self._opened: Any = None
         with self._open() as file:
-            shape, fortran, self._dtype = _header(file, path)
+            try:
+                shape, is_fortran, self._dtype = read_header(file, str(path))
+            except (ValueError, OSError) as error:
+                raise ValueError(f"cannot read the array in {path}: {error}") from None
             self._begin = file.tell()
         check_shape(shape, self._dtype, data_shape, str(path))
-        if fortran and len(shape) > 1:
+        if is_fortran and len(shape) > 1:
             raise ValueError(
                 f"expected rows one after the other in {path}, got an array in Fortran's order; "
                 "save numpy.ascontiguousarray(array) instead"
             )
         self.num_rows = next(iter(shape))
         self._shape = tuple(data_shape)
-        self._row_bytes = self._dtype.itemsize * int(np.prod(data_shape, dtype=np.int64))
+        self._row_bytes = self._dtype.itemsize * math.prod(data_shape)
 
     @staticmethod
     def _found(path: Path, name: str | None, data_shape: Sequence[int]) -> str:
         """The name of the array to read."""
-        size = int(np.prod(data_shape, dtype=np.int64))
         try:
             with zipfile.ZipFile(path) as archive:
-                members = [m for m in archive.infolist() if m.filename.endswith(".npy")]
-                shapes = {}
-                for member in members:
-                    if member.compress_type not in COMPRESSIONS:
-                        raise ValueError(f"{member.filename} is neither stored nor deflated")
-                    with archive.open(member) as file:
-                        shapes[member.filename[:-4]] = _header(file, path)[0]
-        except ARCHIVE_ERRORS as error:
+                shapes = {key: header_in(archive, key).shape for key in names_in(archive)}
+        except (*ARCHIVE_ERRORS, ValueError) as error:
             raise ValueError(f"cannot read the arrays in {path}: {error}") from None
-        fitting = [
-            key for key, shape in shapes.items() if len(shape) > 1 and np.prod(shape[1:]) == size
-        ]
+        fitting = [key for key, shape in shapes.items() if _fits(shape, data_shape)]
         wanted = fitting if name is None else [key for key in shapes if key == name]
         if len(wanted) != 1:
             there = ", ".join(f"{key} {shape}" for key, shape in shapes.items()) or "none"
@@ -130,14 +129,6 @@ class NumpyFile(Source):
         return {**self.__dict__, "_opened": None}
 
 
-def _header(file: BinaryIO | Any, path: Path) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, order and dtype of an array whose data follow."""
-    try:
-        return _HEADERS[np.lib.format.read_magic(file)](file)
-    except (KeyError, ValueError, OSError) as error:
-        raise ValueError(f"cannot read the array in {path}: {error}") from None
-
-
 class ZarrArray(Source):
     """A Zarr array, or the only array of rows for the model in a Zarr group.
 
@@ -156,13 +147,10 @@ class ZarrArray(Source):
         super().__init__(path, [path])
         self._shape, self._opened = tuple(data_shape), None
         self._name = name
-        size = int(np.prod(data_shape, dtype=np.int64))
         opened = self._open()
         if not hasattr(opened, "shape"):
             there = {key: array.shape for key, array in opened.arrays()}
-            fitting = [
-                key for key, shape in there.items() if len(shape) > 1 and np.prod(shape[1:]) == size
-            ]
+            fitting = [key for key, shape in there.items() if _fits(shape, data_shape)]
             if len(fitting) != 1:
                 raise ValueError(
                     f"expected one array of rows for the model in {path}, got {there or 'none'}; "

@@ -33,15 +33,15 @@ def open_source(
         ImportError: A library that reads it is not installed.
         ValueError: There is no such source, or it does not fit the model.
     """
-    path, name = Path(words), None
-    if not path.exists() and ":" in words:
-        path, name = Path(words.rpartition(":")[0]), words.rpartition(":")[2]
+    path, name = _parsed(words)
     if not path.exists():
         raise ValueError(f"expected data in {words}, but there is no such file or folder")
     found = _opened(path, name, vae, style, every, keep)
     if found.kind not in ("csv", "parquet"):
         if keep:
-            raise ValueError(f"expected columns to keep only of CSV and Parquet, got {path}")
+            raise ValueError(
+                f"expected columns, here {keep[0]!r}, only of CSV and Parquet, got {path}"
+            )
         if vae.table is not None:
             raise ValueError(
                 f"expected CSV or Parquet for a model with a table, got {path}: its columns are "
@@ -54,13 +54,49 @@ def open_source(
     return found
 
 
+def open_array(words: str, shape: tuple[int, ...]) -> Source:
+    """An array with a row for each row of a source.
+
+    Args:
+        words: FILE.npy, FILE.npz or a Zarr folder; :NAME may follow.
+        shape: Of a row.
+    Raises:
+        ImportError: A library that reads it is not installed.
+        ValueError: There is no such array, or it holds other rows.
+    """
+    path, name = _parsed(words)
+    if not is_array(words):
+        raise ValueError(
+            f"expected an array in {words}, with a row for each row of the source: an existing "
+            ".npy or .npz file, or a Zarr folder"
+        )
+    kind = NumpyFile if path.suffix.lower() in array_files.SUFFIXES else ZarrArray
+    return kind(path, name, shape)
+
+
+def is_array(words: str) -> bool:
+    """Whether there is a .npy or .npz file, or a Zarr folder, of this name, as for `open_array`."""
+    path, _ = _parsed(words)
+    if path.is_dir():
+        return any((path / file).exists() for file in _ZARR_FILES)
+    return path.suffix.lower() in array_files.SUFFIXES and path.exists()
+
+
+def _parsed(words: str) -> tuple[Path, str | None]:
+    """A path, and the name after its colon, if it has one."""
+    path, name = Path(words), None
+    if not path.exists() and ":" in words:
+        path, name = Path(words.rpartition(":")[0]), words.rpartition(":")[2]
+    return path, name
+
+
 def _opened(
     path: Path, name: str | None, vae: VAE, style: TableStyle, every: int, keep: tuple[str, ...]
 ) -> Source:
     suffix, shape = path.suffix.lower(), tuple(vae.data_shape)
     if suffix in array_files.SUFFIXES:
         return NumpyFile(path, name, shape)
-    if path.is_dir() and any((path / file).exists() for file in _ZARR_FILES):
+    if path.is_dir() and is_array(str(path)):
         return ZarrArray(path, name, shape)
     if name is not None:
         raise ValueError(f"expected :{name} only after a .npz file or a Zarr group, got {path}")

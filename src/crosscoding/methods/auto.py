@@ -242,6 +242,7 @@ class _Cascade:
         if not self._clock.is_limited:
             if self._target.latent_dim <= GRID_DIM:
                 self._run("bank", everything, self._stages.start_of_bank)
+            self._run("amortised", self.is_vouched.nonzero()[:, 0], self._stages.amortised)
             self._run("bank", (~self.is_settled).nonzero()[:, 0], self._stages.bank)
             return
         earlier, seconds = 0, 0.0
@@ -293,12 +294,25 @@ class _Cascade:
         return torch.full_like(self.is_settled, self._target.latent_dim <= GRID_DIM)
 
     @property
-    def has_network(self) -> Tensor:
-        """Which queries an amortised cross-coder proposes z for, where there is no grid.
+    def is_vouched(self) -> Tensor:
+        """For which queries twins vouch that an amortised cross-coder covers p(z|x).
 
-        What it may miss is looked for by particles from the prior, so these must get there.
+        In few dimensions a grid is cheaper.
         """
-        return self.is_near & ~self.has_cells & self._target.is_amortised
+        known = ~self._target.vouched().lacking.isnan() & self._target.is_amortised
+        return known & ~self.has_cells & (not self._budget.low_rank)
+
+    @property
+    def has_network(self) -> Tensor:
+        """Which queries an amortised cross-coder may propose z for, unless it was asked before.
+
+        What it may miss is looked for by particles from the prior, so these must get there, or
+        twins must vouch for it.
+        """
+        asked = self._trace.get("amortised")
+        new = True if asked is None else asked.decodes == 0
+        near = self.is_near & ~self.has_cells & self._target.is_amortised
+        return (near | self.is_vouched) & new
 
     @property
     def is_large(self) -> Tensor:

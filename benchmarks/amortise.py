@@ -64,6 +64,7 @@ def measured(name: str, seconds: float, num: int, num_twins: int) -> dict[str, A
         "bound": [record.bound, record.error],
         "outside": record.outside,
         "shares": record.to_json()["shares"],
+        "coverage": record.to_json()["coverage"],
         "bare": bare(fast, evidence),
         "without": without,
         "with": found,

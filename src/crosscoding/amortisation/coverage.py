@@ -12,7 +12,6 @@ from crosscoding.evidence import Evidence
 from crosscoding.masks import MaskDistribution
 from crosscoding.methods.cascade.amortised_stage import EVEN
 from crosscoding.methods.cascade.bank_points import BestOfBank
-from crosscoding.methods.cascade.budget import AMORTISED_ROUNDS
 from crosscoding.methods.cascade.drawing import Drawing
 from crosscoding.methods.numerics.gradients import Points
 from crosscoding.methods.numerics.proposal_pool import merged
@@ -30,7 +29,7 @@ _NUM_TWINS = 400
 _MOST_SIMULATED = 20 * _NUM_TWINS  # twins of all shares, to find so many of each
 _OPERATIONS = 1e12  # multiply-adds for them all: about a minute; fewer twins where it is more
 _OF_ELEMENT = 100  # multiply-adds that take as long as the likelihood of one element
-_NUM_DRAWS = AMORTISED_ROUNDS[0]
+_NUM_DRAWS = 500  # of each twin; the cascade makes more, which cover more
 _AT_ONCE = 200  # twins
 _PIECE = 40  # twins whose draws are held together
 
@@ -67,6 +66,7 @@ def coverage_of(
         for_twins, for_draws = spawn(generator, 2)
         twins = simulated(in_noise(vae), masks, _AT_ONCE, for_twins)
         share = twins.mask.flatten(1).double().mean(1)
+        share[~masks.holds(twins.mask)] = math.nan
         for place, part in enumerate(worth):
             inside = (share >= part.low) & ((share < part.high) | (part.high == 1.0))
             some = inside.nonzero()[: max(left[place], 0), 0]

@@ -7,6 +7,7 @@ have tried, climbs and particles from the prior look first (`amortised_check`). 
 are uneven, other stages answer.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -18,7 +19,7 @@ from crosscoding.diagnostics import log_mean_exp
 from crosscoding.methods.cascade.amortised_check import AmortisedCheck
 from crosscoding.methods.cascade.bank_points import BankPoints, BestOfBank
 from crosscoding.methods.cascade.budget import AMORTISED_ROUNDS
-from crosscoding.methods.cascade.drawing import Drawing
+from crosscoding.methods.cascade.drawing import ENOUGH, Drawing
 from crosscoding.methods.cascade.drawing_rounds import DrawingRounds
 from crosscoding.methods.numerics.proposal_pool import merged
 from crosscoding.random import spawn
@@ -70,8 +71,12 @@ class AmortisedStage:
     def _drawn(
         self, target: Target, rows: Tensor, which: Tensor, seed: int, decodes: Tensor
     ) -> Iterator[tuple[Tensor, Drawing]]:
-        """The first draws for some queries, whose weights are even, and their places, in pieces."""
-        index = which.nonzero()[:, 0]
+        """The first draws for some queries, whose weights are even, and their places, in pieces.
+
+        Their number is in proportion to the effective draws that the purpose needs.
+        """
+        index, enough = which.nonzero()[:, 0], self._rounds.enough
+        num = 2 * math.ceil(AMORTISED_ROUNDS[0] * enough / ENOUGH / 2)
         size = self._rounds.num_at_once(target, AMORTISED_ROUNDS)
         for some in index.split(size) if len(index) else ():
             self._clock.tick()
@@ -82,8 +87,7 @@ class AmortisedStage:
                 continue
             own, proposal, place = own.select(good), proposal.select(good), some[good]
             bank = BestOfBank.nothing(own)
-            drawing = Drawing.of_proposal(own, rows[place], bank, proposal, self._rounds.enough)
-            num = AMORTISED_ROUNDS[0]
+            drawing = Drawing.of_proposal(own, rows[place], bank, proposal, enough)
             drawing = drawing.drawn(num, generator=Generator().manual_seed(seed))
             decodes[place] += num
             even = (drawing.ess >= EVEN * num).nonzero()[:, 0]

@@ -28,6 +28,7 @@ class Alternate(MaskDistribution):
 @pytest.fixture(autouse=True)
 def fewer_twins(monkeypatch):
     monkeypatch.setattr(coverage, "_NUM_TWINS", 200)
+    monkeypatch.setattr(coverage, "_MOST_SIMULATED", 1000)
 
 
 def test_the_exact_posterior_covers_itself():

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import torch
-from scipy.stats import beta
 from torch import Tensor
 
 from crosscoding.masks import MaskDistribution
@@ -73,6 +72,8 @@ class CoveredShare:
         """Upper 95 % bound on the share of p(z|x) that the draws lack, on average over x."""
         if self.outside >= self.num:
             return 1.0
+        from scipy.stats import beta  # takes long to load, and most models have no network
+
         return float(beta.ppf(_LEVEL, self.outside + 1, self.num - self.outside))
 
 

@@ -243,8 +243,10 @@ class _Cascade:
         if not self._clock.is_limited:
             if self._target.latent_dim <= GRID_DIM:
                 self._run("bank", everything, self._stages.start_of_bank)
-            self._run("amortised", self.is_vouched.nonzero()[:, 0], self._stages.amortised)
-            self._run("bank", (~self.is_settled).nonzero()[:, 0], self._stages.bank)
+            try:
+                self._run("amortised", self.is_vouched.nonzero()[:, 0], self._stages.amortised)
+            finally:  # if that was interrupted, the others get an answer nevertheless
+                self._run("bank", (~self.is_settled).nonzero()[:, 0], self._stages.bank)
             return
         earlier, seconds = 0, 0.0
         for num in _BANK_POINTS:
@@ -418,7 +420,11 @@ class _Cascade:
         """The queries that can afford a stage; the others are marked as not finished."""
         if self._settings.max_decodes is None or not len(rows):
             return rows
-        planned = self._budget.planned_decodes(name, self._stages.bank_points.distance[rows])
+        distance = self._stages.bank_points.distance[rows]
+        planned = self._budget.planned_decodes(name, distance)
+        if name == "amortised":
+            alone = self._budget.planned_decodes("vouched", distance)
+            planned = torch.where(self.is_vouched[rows], alone, planned)
         allowed = planned <= self._left(rows)
         self._answers.finished[rows[~allowed]] = False
         return rows[allowed]

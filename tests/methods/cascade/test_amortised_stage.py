@@ -12,6 +12,7 @@ import crosscoding as cc
 from crosscoding.crosscoders import Gaussian
 from crosscoding.masks.distributions import Given
 from crosscoding.methods import Auto
+from crosscoding.methods.cascade.amortised_stage import AmortisedStage
 from crosscoding.model.amortised_coverage import Coverage, CoveredShare
 from crosscoding.model.amortised_record import Record
 
@@ -96,6 +97,30 @@ def test_a_limit_of_time_leaves_vouched_answers_right(without_closed_form):
     posterior = cc.condition(exact_network(problem), problem.evidence, auto, seed=0)
     assert stages_of(posterior) == ["amortised"]
     assert_exact(posterior, problem)
+
+
+def test_few_decodes_are_enough_where_twins_vouch(without_closed_form):
+    problem = linear_gaussian_problem(6, 12, batch=3)
+    vae, auto = exact_network(problem), Auto(max_decodes=4500)
+    posterior = cc.condition(vae, problem.evidence, auto, seed=0)
+    assert_exact(posterior, problem)
+    assert (spent(posterior) <= 4500).all()
+    posterior = cc.condition(vae, problem.evidence, Auto(max_decodes=500), seed=0)
+    assert (spent(posterior) <= 500).all()
+    assert not posterior.trusted.any()
+
+
+def test_ctrl_c_leaves_the_answers_of_the_bank(without_closed_form, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    problem = linear_gaussian_problem(6, 12, batch=3)
+    vae = exact_network(problem)
+    monkeypatch.setattr(AmortisedStage, "_look_up", interrupted)
+    posterior = cc.condition(vae, problem.evidence, seed=0)
+    assert posterior.log_evidence.isfinite().all()
+    assert posterior.mean().isfinite().all()
+    assert not posterior.trusted.any()
 
 
 def test_points_of_the_bank_show_a_wide_mode_that_twins_overlooked():

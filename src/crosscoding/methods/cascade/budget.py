@@ -138,7 +138,7 @@ class Budget:
         """Generous estimate of a stage's decodes per query, (B,).
 
         Args:
-            stage: Name of the stage.
+            stage: Name of the stage; "vouched": `amortised` where nothing else need search.
             distance: Approximate number of temperatures from the prior to p(z|x), shape (B,).
         """
         distance, dim, num = distance.clamp_min(1.0), self._dim, self.num_climbs
@@ -154,6 +154,7 @@ class Budget:
             "amortised": 3 * FEW_PARTICLES * (3 * (distance + 2) + 1)
             + sum(AMORTISED_ROUNDS)
             + look,
+            "vouched": float(sum(AMORTISED_ROUNDS)),
             "anneal": 3 * 3 * FEW_PARTICLES * (distance + 2) + few,
             "climb": num * (steps * (dim / CLIMB_EVERY + 7.0) + dim) + 10 * NUM_WEIGHED,
             "anneal more": 3 * 3 * MORE_PARTICLES * (distance + 2) + more,

@@ -22,7 +22,7 @@ NUM_AT_ONE_MODE = 1200
 # Draws of each round from proposals fitted to annealed particles, few and more.
 FEW_ROUNDS = (1000, 1500, 2000, 2000, 2500, 3000)
 MORE_ROUNDS = (2000, 3000, 4000, 5000, 6000)
-AMORTISED_ROUNDS = (1200, 1200, 2000)  # draws of each round from an amortised cross-coder
+AMORTISED_ROUNDS = (1200, 400, 1000, 2000)  # draws of each round from an amortised cross-coder
 CHECK_STEPS = 8  # of a search's climbs; with 6, more of the narrow ends of funnels are missed
 _NUM_CHECKS, _CHECK_EVERY = 16, 3  # least climbs of a second look, and steps per curvature
 _CHECK_OPERATIONS = 1e9  # multiply-adds per query for more of them

@@ -1,40 +1,47 @@
 """Imputation of held-out rows of public tables, against other imputers.
 
-    python benchmarks/tables/run.py [TABLE ...]       # CROSSCODING_DATA=folder with uci.npz
-    python benchmarks/tables/run.py --print           # the table of docs/tables.md, from results
+    python benchmarks/tables/run.py                  # CROSSCODING_DATA=folder with uci.npz
+    python benchmarks/tables/run.py --tables wine iris --methods VAEImputer
+    python benchmarks/tables/run.py --print          # the tables of docs/tables.md, from results
 
-Half of the rows, 1,000 at most, are for training and as many others for the test. Three patterns of
+Half of the rows, 300 at most, are for training and as many others for the test. Three patterns of
 missing cells: 30 or 50 % at random, and half of the cells of two thirds of the columns, the more
 likely the larger a sum of the other columns, which are complete ("depends"). Every method sees the
 same standardised cells. RMSE and CRPS are of the missing test cells; CRPS, coverage and width of
 central 90 % intervals are of 100 draws, except for methods that give none: their CRPS is the
-absolute error. Writes benchmarks/results/tables.json.
+absolute error. Writes benchmarks/results/tables.json, to which `--methods` and `--patterns` add.
 """
 
+import argparse
 import json
 import os
-import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 from imputers import METHODS, Answer
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
+from printing import printed
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris, load_wine
 
 RESULTS = Path(__file__).parents[1] / "results" / "tables.json"
 UCI = Path(os.environ.get("CROSSCODING_DATA", "../shared/data")) / "uci.npz"
 PATTERNS = ("30 %", "50 %", "depends")
-MOST_ROWS = 1000
+MOST_ROWS = 300
 
 
 def tables() -> dict[str, np.ndarray]:
-    loaders = {"wine": load_wine, "diabetes": load_diabetes, "breast cancer": load_breast_cancer}
-    found = {name: load().data for name, load in loaders.items()}
+    loaders = (load_iris, load_wine, load_diabetes, load_breast_cancer)
+    found = {load.__name__[5:].replace("_", " "): load().data for load in loaders}
     if UCI.is_file():
-        with np.load(UCI) as saved:
-            found |= {name: saved[name] for name in saved.files}
+        with np.load(UCI) as saved:  # its breast is the breast cancer of scikit-learn
+            found |= {name: saved[name] for name in saved.files if name != "breast"}
     return found
+
+
+def num_training(data: np.ndarray) -> int:
+    """Rows for training; as many others are for the test."""
+    return min(len(data) // 2, MOST_ROWS)
 
 
 def hidden_cells(rows: np.ndarray, pattern: str, rng: np.random.Generator) -> np.ndarray:
@@ -70,19 +77,19 @@ def scores(truth: np.ndarray, gaps: np.ndarray, answer: Answer) -> dict[str, flo
     return found
 
 
-def run(name: str, data: np.ndarray, pattern: str) -> None:
-    """Compare all methods on one table and pattern; the results of each are saved at once."""
+def run(name: str, data: np.ndarray, pattern: str, methods: list[str]) -> None:
+    """Compare methods on one table and pattern; the results of each are saved at once."""
     rng = np.random.default_rng(0)
-    num = min(len(data) // 2, MOST_ROWS)
+    num = num_training(data)
     rows = data[rng.permutation(len(data))[: 2 * num]]
     scale = rows[:num].std(0)
     rows = (rows - rows[:num].mean(0)) / np.where(scale > 0, scale, 1.0)
     hidden = hidden_cells(rows, pattern, rng)
     gappy = np.where(hidden, np.nan, rows)
-    for method, impute in METHODS.items():
+    for method in methods:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            answer = impute(gappy[:num], gappy[num:])
+            answer = METHODS[method](gappy[:num], gappy[num:])
         found = scores(rows[num:], hidden[num:], answer) | {
             "fit_seconds": answer.fit,
             "milliseconds_per_row": 1000 * answer.rows / num,
@@ -99,42 +106,21 @@ def save(place: str, method: str, found: dict[str, float]) -> None:
     RESULTS.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n")
 
 
-def printed(results: dict[str, dict[str, dict[str, float]]]) -> str:
-    """The rows of the table in the docs, and what was wanted and is missed."""
-    lines, best, covered, fast = [], 0, 0, 0
-    for name, found in results.items():
-        place = name
-        for method, own in found.items():
-            crps = f"{own['crps']:.3f} ± {own['crps_error']:.3f}"
-            interval = "| |"
-            if "coverage" in own:
-                interval = f"{own['coverage']:.0%} | {own['width']:.1f} |".replace("%", " %")
-            seconds = f"{own['fit_seconds']:.1f} | {own['milliseconds_per_row']:.1f}"
-            lines.append(
-                f"| {place} | {method} | {own['rmse']:.2f} | {crps} | {interval} {seconds} |"
-            )
-            place = ""
-        ours = found["VAEImputer"]
-        least = min(found.values(), key=lambda own: own["crps"])
-        best += ours["crps"] <= least["crps"] + least["crps_error"]
-        covered += 0.88 <= ours["coverage"] <= 0.92
-        fast += ours["milliseconds_per_row"] <= 5
-    num = len(results)
-    lines.append(
-        f"\nOf {num}: CRPS the best or within its standard error {best}, coverage 88 to 92 % "
-        f"{covered}, at most 5 ms a row {fast}."
-    )
-    return "\n".join(lines)
-
-
 def main() -> None:
     torch.set_num_threads(1)  # seconds are of one CPU
-    wanted = [word for word in sys.argv[1:] if word != "--print"]
-    if "--print" not in sys.argv:
-        for name, data in tables().items():
-            for pattern in PATTERNS if not wanted or name in wanted else ():
-                run(name, data, pattern)
-    print(printed(saved()))
+    data = tables()
+    parser = argparse.ArgumentParser(description="Compare imputers on public tables.")
+    parser.add_argument("--tables", nargs="+", choices=data, default=list(data))
+    parser.add_argument("--patterns", nargs="+", choices=PATTERNS, default=list(PATTERNS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--print", action="store_true", help="only print the results there are")
+    wanted = parser.parse_args()
+    for pattern in () if wanted.print else wanted.patterns:
+        for name in wanted.tables:
+            run(name, data[name], pattern, wanted.methods)
+    print(
+        printed(saved(), {name: (num_training(rows), rows.shape[1]) for name, rows in data.items()})
+    )
 
 
 def saved() -> dict[str, dict[str, dict[str, float]]]:

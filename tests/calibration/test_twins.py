@@ -12,12 +12,11 @@ from rich.console import Console
 from torch import nn
 
 import crosscoding as cc
-from crosscoding.calibration.ranks import band, ecdf_difference, randomised_ranks, smooth_test
-from crosscoding.calibration.sandwich import Sandwich
 from crosscoding.likelihoods import Bernoulli, Categorical, Gaussian, Mixed
 from crosscoding.methods import Auto, Method
 from crosscoding.methods.base import silent
 from crosscoding.result.findings import Findings
+from crosscoding.result.lazy_verdicts import Verdicts
 
 PROBLEM = linear_gaussian_problem(2, 8, 0.5, batch=1)
 HALF = torch.arange(8) < 4
@@ -221,64 +220,6 @@ def test_a_wrong_log_evidence_is_outside_the_bounds():
     assert calibrated(Exact(shift=-2.0), 40).below.float().mean() > 0.9
 
 
-# ---- the bounds ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("latent", "data", "scale"), [(2, 6, 0.5), (3, 10, 0.2)])
-def test_bounds_hold_on_average(latent, data, scale):
-    problem = linear_gaussian_problem(latent, data, scale, batch=1)
-    z = torch.randn(150, latent, generator=seeded(1))
-    values = problem.vae.decode(z) + scale * torch.randn(150, data, generator=seeded(2))
-    evidence = cc.Evidence(values, torch.arange(data) < data // 2)
-    draws = problem.exact_posterior(evidence)[0] + 0.1 * torch.randn(
-        64, 150, latent, generator=seeded(3)
-    )  # poor ones, as these choose coordinates only
-    target = cc.VAETarget(problem.vae, evidence)
-    bounds = Sandwich.of(target, z, draws, generator=seeded(4))
-    exact = problem.exact_log_evidence(evidence)
-    below, above = exact - bounds.lower, bounds.upper - exact
-    for gap in (below, above):
-        assert gap.mean() > -3 * gap.std() / math.sqrt(150)
-        assert gap.mean() < 0.5
-
-
-# ---- ranks ---------------------------------------------------------------------------------------
-
-
-def test_ranks_of_ties_are_uniform():
-    classes = torch.randint(3, (1001, 500, 1), generator=seeded(0)).double()
-    ranks = randomised_ranks(classes[0], classes[1:], generator=seeded(1))[:, 0]
-    assert smooth_test(ranks, 0.0) > 0.01
-
-
-def test_the_smooth_test_has_its_level():
-    ranks = torch.rand(8000, 200, generator=seeded(0))
-    values = torch.tensor([smooth_test(row, 0.0) for row in ranks])
-    for level in (0.2, 0.05, 0.005):
-        error = math.sqrt(level * (1 - level) / 8000)
-        assert abs((values < level).double().mean() - level) < 3.5 * error
-
-
-def test_the_smooth_test_has_its_level_for_ranks_among_shared_draws():
-    def rejected(noise: float) -> int:
-        generator, found = seeded(3), 0
-        for _ in range(400):
-            truth = torch.rand(300, 1, generator=generator)
-            draws = torch.rand(200, 1, 1, generator=generator).expand(-1, 300, 1)
-            ranks = randomised_ranks(truth, draws, generator=generator)[:, 0]
-            found += smooth_test(ranks, noise) < 0.05
-        return found
-
-    assert rejected(1 / 200) < 20 + 3.5 * math.sqrt(400 * 0.05 * 0.95)
-    assert rejected(0.0) > 100  # what the allowance is for
-
-
-def test_the_band_holds_whole_curves_at_its_level():
-    ranks, width = torch.rand(1000, 60, generator=seeded(5)), band(60, 0.0)
-    inside = sum(bool((ecdf_difference(row)[1].abs() <= width).all()) for row in ranks)
-    assert abs(inside - 950) < 3.5 * math.sqrt(1000 * 0.05 * 0.95) + 15  # and that of the band
-
-
 # ---- other models --------------------------------------------------------------------------------
 
 
@@ -320,7 +261,7 @@ def answered(report, vae=PROBLEM.vae, mask=HALF, **changed):
     vouching = replace(report.vouching, method="Auto", **changed)
     found = Exact(searched=False).find(cc.VAETarget(PROBLEM.vae, evidence), generator=seeded(0))
     vouched = vouching.for_answers(found, cc.VAETarget(vae, evidence).flatten(), "Auto")
-    return vouched.figures.verdicts("Auto")[0]
+    return Verdicts(vouched.figures, "Auto")[0]
 
 
 @pytest.fixture(scope="module")

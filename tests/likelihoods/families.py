@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.stats
 import torch
+from integration_rules import Rule, counts, grid, line, positive_line, sharp, unit
 from problems import seeded
 from torch import Tensor, distributions
 
@@ -35,9 +36,6 @@ DOUBLE = torch.double
 SPREAD = torch.linspace(0.2, 1.5, E, dtype=DOUBLE)
 CUTS = torch.linspace(-1.0, 0.5, E, dtype=DOUBLE)[:, None] + torch.tensor([0.0, 0.4, 2.0])
 TOTALS = torch.tensor([1.0, 3.0, 8.0, 30.0, 65.0, 5.0], dtype=DOUBLE)
-
-Rule = tuple[Tensor, Tensor]
-"""Values (M, *shape) and weights; the densities of the values, so weighted, sum to 1."""
 
 
 @dataclass(frozen=True)
@@ -86,54 +84,6 @@ def increasing(noise: Tensor) -> Tensor:
 
 def by_scipy(log_density: Callable[..., np.ndarray], *arguments: Tensor) -> Tensor:
     return torch.as_tensor(log_density(*(a.detach().numpy() for a in arguments)))
-
-
-def counts(num: int) -> Callable[[Tensor], Rule]:
-    """Every whole number below num."""
-
-    def rule(like: Tensor) -> Rule:
-        k = torch.arange(num, dtype=DOUBLE).reshape(-1, *[1] * like.ndim)
-        return k.expand(num, *like.shape), torch.ones(num, *[1] * like.ndim, dtype=DOUBLE)
-
-    return rule
-
-
-def line(location: Tensor, scale: Tensor) -> Rule:
-    """Trapezoids in u of t = location + scale · sinh u: for tails as heavy as 1 / t²."""
-    u = torch.linspace(-22, 22, 8001, dtype=DOUBLE).reshape(-1, *[1] * location.ndim)
-    return location + scale * u.sinh(), scale * u.cosh() * (44 / 8000)
-
-
-def positive_line(location: Tensor, scale: Tensor) -> Rule:
-    """Trapezoids in log t."""
-    u = torch.linspace(-12, 12, 4001, dtype=DOUBLE).reshape(-1, *[1] * location.ndim)
-    values = (location + scale * u).exp()
-    return values, scale * values * (24 / 4000)
-
-
-def sharp(location: Tensor, scale: Tensor) -> Rule:
-    """Gauss–Legendre on each side of location: for a density with a kink there."""
-    nodes, weights = np.polynomial.legendre.leggauss(120)
-    y = torch.as_tensor(25 * (nodes + 1)).reshape(-1, *[1] * location.ndim)
-    weights = torch.as_tensor(25 * weights).reshape(y.shape) * scale
-    values = torch.cat([location + scale * y, location - scale * y])
-    return values, torch.cat([weights, weights])
-
-
-def unit(like: Tensor) -> Rule:
-    """Trapezoids in u of t = σ(π sinh u), between 0 and 1: for densities with a pole at an end."""
-    u = torch.linspace(-2.5, 2.5, 101, dtype=DOUBLE).reshape(-1, *[1] * like.ndim)
-    t = (torch.pi * u.sinh()).sigmoid()
-    weights = 0.05 * torch.pi * u.cosh() * t * (1 - t)
-    return t.expand(-1, *like.shape), weights
-
-
-def grid(bins: int, low: float, high: float) -> Callable[[Tensor], Rule]:
-    def rule(like: Tensor) -> Rule:
-        k, weights = counts(bins)(like)
-        return low + k * ((high - low) / (bins - 1)), weights
-
-    return rule
 
 
 def logistic_mass(bins: int, low: float, high: float, scale: float | None = None):

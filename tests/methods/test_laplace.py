@@ -109,6 +109,38 @@ def test_a_climb_never_goes_down():
         before = after
 
 
+def test_climbs_to_one_mode_go_on_as_one():
+    problem = linear_gaussian_problem(4, data_dim=10, batch=2, dtype=torch.double)
+    target, mean = problem.target.flatten(), problem.exact_posterior()[0]
+    starts = 3 * torch.randn(16, 2, 4, generator=seeded(0), dtype=torch.double)
+    together = climb(target, starts, 50)
+    alone = [climb(target, start[None], 50) for start in starts]
+    assert (together.log_weights()[1].amax(0) == 16).all()
+    torch.testing.assert_close(together.z, mean.expand(16, 2, 4), rtol=0, atol=0.05)
+    assert (together.z == together.z[0]).all()
+    assert (together.decodes < 0.6 * sum(one.decodes for one in alone)).all()
+
+
+def test_climbs_that_join_end_where_they_would_have_ended_alone():
+    target = mixture_target(torch.double).flatten()
+    starts = 3 * torch.randn(40, 1, 2, generator=seeded(0), dtype=torch.double)
+    together = climb(target, starts, 50)
+    for start, z in zip(starts, together.z, strict=True):
+        torch.testing.assert_close(climb(target, start[None], 50).z[0], z, rtol=0, atol=0.05)
+
+
+def test_climbs_of_a_query_do_not_depend_on_those_of_others():
+    problem = linear_gaussian_problem(4, data_dim=10, batch=3, dtype=torch.double)
+    target = problem.target.flatten()
+    starts = torch.randn(8, 3, 4, generator=seeded(1), dtype=torch.double)
+    starts[:, 0] *= 100.0
+    together = climb(target, starts, 4)
+    for query in range(3):
+        alone = climb(target.select(torch.tensor([query])), starts[:, [query]], 4)
+        of_query = together.select(torch.tensor([query]))
+        torch.testing.assert_close(vars(of_query), vars(alone))
+
+
 def test_a_climb_from_where_the_density_overflows_stays_finite():
     target = cc.DensityTarget(lambda z: -(1e3 * z.square()).exp().sum(-1), latent_dim=1).flatten()
     starts = torch.tensor([[[2.0]], [[0.01]]])  # log p and its gradient are −inf at the first

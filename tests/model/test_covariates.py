@@ -3,48 +3,23 @@
 import pytest
 import torch
 from cheap_methods import cheap
+from labelled_decoders import (
+    DATA,
+    EVIDENCE,
+    LABELS,
+    MASK,
+    NUM_LABELS,
+    ROUNDING,
+    Labelled,
+    fixed,
+    labelled,
+)
 from problems import seeded
 from torch import Tensor, nn
 
 import crosscoding as cc
 from crosscoding.likelihoods import Gaussian
 from crosscoding.methods import METHODS
-from crosscoding.priors import Gaussian as GaussianPrior
-from crosscoding.priors import Hierarchical
-
-NUM_LABELS = 3
-# Kept points are as many for each label as for the model with that label fixed, and the queries of
-# a call share their noise, so answers differ only by rounding in products of other sizes; it is in
-# double, as chains and fits amplify it.
-ROUNDING = {"rtol": 1e-4, "atol": 1e-4}
-
-
-class Labelled(nn.Module):
-    """A decoder of z and a label."""
-
-    def __init__(self, latent_dim: int = 2) -> None:
-        super().__init__()
-        self.names = nn.Embedding(NUM_LABELS, 3)
-        self.first, self.last = nn.Linear(latent_dim + 3, 12), nn.Linear(12, 8)
-        with torch.no_grad():
-            for index, parameter in enumerate(self.parameters()):
-                parameter.copy_(torch.randn(parameter.shape, generator=seeded(index)))
-
-        self.double()
-
-    def forward(self, z: Tensor, label: Tensor) -> Tensor:
-        return self.last(self.first(torch.cat([z, self.names(label)], -1)).tanh())
-
-
-class Fixed(nn.Module):
-    """A decoder of z alone, with the covariates fixed."""
-
-    def __init__(self, decoder: nn.Module, given: Tensor) -> None:
-        super().__init__()
-        self.decoder, self.given = decoder, given
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.decoder(z, self.given.expand(len(z), *self.given.shape))
 
 
 class Styled(nn.Module):
@@ -56,23 +31,6 @@ class Styled(nn.Module):
 
     def forward(self, z: Tensor, given: dict[str, Tensor]) -> Tensor:
         return self.inner(torch.cat([z, given["style"]], -1), given["label"])
-
-
-LABELS = torch.tensor([0, 2, 1, 1, 0, 2])
-MASK = torch.rand(6, 8, generator=seeded(5)) < 0.5
-
-
-def labelled(**more) -> cc.VAE:
-    more = {"given": torch.arange(NUM_LABELS)} | more
-    return cc.VAE(Labelled(), 2, Gaussian(0.4), **more)
-
-
-def fixed(label: int, **more) -> cc.VAE:
-    return cc.VAE(Fixed(Labelled(), torch.tensor(label)), 2, Gaussian(0.4), **more)
-
-
-DATA = labelled().sample_prior(6, seed=1, given=LABELS)
-EVIDENCE = cc.Evidence(DATA, MASK, given=LABELS)
 
 
 @pytest.mark.parametrize(
@@ -154,106 +112,6 @@ def test_covariates_in_a_dict():
         cc.VAE(One(), 2, Gaussian(0.4)), cc.Evidence(DATA[query], MASK[query]), seed=0
     )
     torch.testing.assert_close(posterior.log_evidence[query], alone.log_evidence, rtol=0, atol=0.01)
-
-
-def test_a_prior_of_covariates():
-    means = nn.Embedding(NUM_LABELS, 2).double()
-    scale = torch.tensor([0.5, 1.5]).double()
-    prior = GaussianPrior(means, scale)
-    vae = labelled(prior=prior)
-    posterior = cc.condition(vae, EVIDENCE, seed=0)
-    for label in range(NUM_LABELS):
-        own = label == LABELS
-        of_label = GaussianPrior(means.weight[label].detach(), scale)
-        alone = cc.condition(
-            fixed(label, prior=of_label), cc.Evidence(DATA[own], MASK[own]), seed=0
-        )
-        torch.testing.assert_close(posterior.log_evidence[own], alone.log_evidence, **ROUNDING)
-        torch.testing.assert_close(
-            posterior.sample(50, seed=1)[:, own], alone.sample(50, seed=1), **ROUNDING
-        )
-        z = alone.sample(5, seed=2)
-        everything = posterior.sample(5, seed=2)
-        everything[:, own] = z
-        grid = cc.condition(vae, EVIDENCE, cc.methods.Grid(), seed=0)
-        alone = cc.condition(
-            fixed(label, prior=of_label),
-            cc.Evidence(DATA[own], MASK[own]),
-            cc.methods.Grid(),
-            seed=0,
-        )
-        torch.testing.assert_close(
-            grid.log_prob(everything)[:, own], alone.log_prob(z), rtol=1e-3, atol=1e-3
-        )
-
-
-class Level(nn.Module):
-    """The second level of a hierarchy: mean and log-variance from the first, and a label."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names, self.last = nn.Embedding(NUM_LABELS, 4), nn.Linear(1, 4)
-        self.double()
-
-    def forward(self, above: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_variance = (self.last(above).tanh() + self.names(label)).chunk(2, -1)
-        return mean, log_variance
-
-
-@pytest.mark.slow
-def test_a_hierarchy_of_covariates():
-    level = Level()
-    prior = Hierarchical((1, 2), [level], last_only=True, takes_given=True)
-    vae = cc.VAE(Labelled(), 3, Gaussian(0.4), prior=prior, given=torch.arange(NUM_LABELS))
-    posterior = cc.condition(vae, EVIDENCE, seed=0)
-    for label in range(NUM_LABELS):
-        own = label == LABELS
-        of_label = Hierarchical((1, 2), [Fixed(level, torch.tensor(label))], last_only=True)
-        plain = cc.VAE(Fixed(Labelled(), torch.tensor(label)), 3, Gaussian(0.4), prior=of_label)
-        alone = cc.condition(plain, cc.Evidence(DATA[own], MASK[own]), seed=0)
-        torch.testing.assert_close(posterior.log_evidence[own], alone.log_evidence, **ROUNDING)
-        draws = posterior.sample(50, seed=1)[:, own]
-        torch.testing.assert_close(draws, alone.sample(50, seed=1), **ROUNDING)
-
-
-class Blind(nn.Module):
-    """A decoder of z alone, a class of the user's own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.last = nn.Linear(2, 8).double()
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.last(z)
-
-
-@pytest.mark.parametrize("kind", [Blind, lambda: nn.Sequential(Blind().last)])
-def test_a_prior_of_covariates_beside_a_decoder_that_takes_none(kind, tmp_path):
-    means = nn.Sequential(nn.Embedding(NUM_LABELS, 2)).double()
-    decoder = kind()
-    prior = GaussianPrior(means, torch.tensor([0.5, 1.5]).double())
-    options = {"prior": prior, "given": torch.arange(NUM_LABELS)}
-    vae = cc.VAE(decoder, 2, Gaussian(0.4), **options)
-    posterior = cc.condition(vae, EVIDENCE, seed=0)
-    assert posterior.trusted.all()
-    weight, bias = (part.detach() for part in decoder.parameters())
-    scale = torch.tensor([0.5, 1.5]).double()
-    for query, label in enumerate(LABELS.tolist()):
-        own = MASK[query]
-        mean = weight[own] @ means[0].weight[label].detach() + bias[own]
-        covariance = weight[own] * scale.square() @ weight[own].mT + 0.16 * torch.eye(
-            int(own.sum())
-        )
-        exact = torch.distributions.MultivariateNormal(mean, covariance.double())
-        exact = exact.log_prob(DATA[query, own])
-        torch.testing.assert_close(posterior.log_evidence[query], exact, rtol=0, atol=0.02)
-    mine = {"prior": prior} | ({"decoder": kind()} if isinstance(decoder, Blind) else {})
-    with pytest.warns(UserWarning, match="prior=Gaussian"):
-        vae.save(tmp_path / "model")
-    loaded = cc.load_vae(tmp_path / "model", **mine)
-    assert str(loaded) == str(vae)
-    again = cc.condition(loaded, EVIDENCE, seed=0)
-    assert torch.equal(again.log_evidence, posterior.log_evidence)
 
 
 def test_batches_of_any_shape():

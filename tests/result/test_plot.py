@@ -6,21 +6,17 @@ import weakref
 
 import matplotlib as mpl
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from problems import linear_gaussian_problem, mixture_target
+from problems import mixture_target
 from torch import nn
 from torch.distributions import Normal
 
 import crosscoding as cc
-from crosscoding.likelihoods import Bernoulli, Categorical, Gaussian, Mixed, Poisson
-from crosscoding.methods import Auto, Grid
+from crosscoding.likelihoods import Bernoulli, Categorical, Gaussian, Mixed
 from crosscoding.plots import Panels
-from crosscoding.result.column_pictures import _Columns
-from crosscoding.result.views import View
 
 
 def linear(data_dim: int, latent: int, scale: float, *, seed: int = 0) -> cc.VAE:
@@ -32,174 +28,6 @@ def figure_of(panels: Panels) -> Figure:
     figure = panels.figure
     figure.canvas.draw()  # whatever is wrong with it is found when it is drawn
     return figure
-
-
-# ---- truth ---------------------------------------------------------------------------------------
-
-
-def test_the_density_of_an_element_is_the_exact_one():
-    problem = linear_gaussian_problem(2, data_dim=6, scale=0.5, batch=(3,))
-    posterior = cc.condition(problem.vae, problem.evidence, Auto(num_draws=4000), seed=0)
-    mean, variance = problem.exact_prediction()
-    spread = variance.sqrt().clamp_min(1e-3)
-    values = mean + spread * torch.linspace(-2.5, 2.5, 11)[:, None, None]
-    z = posterior._sample(4000, torch.Generator().manual_seed(0))
-    density = posterior._predictions().density(z, values)
-    exact = Normal(mean.double(), spread.double()).log_prob(values.double()).exp()
-    free = ~problem.evidence.mask
-    # 4,000 draws: 3 % of the largest density is five standard errors
-    error = (density - exact).abs() * spread
-    assert error[:, free].max() < 0.03 / 2.5
-
-
-def test_the_density_within_bounds_is_truncated():
-    vae = linear(3, 2, 0.5)
-    low = torch.tensor([-torch.inf, 0.2, -torch.inf])
-    evidence = cc.Evidence.interval(low=low) & cc.Evidence(
-        torch.tensor([0.3, 0.0, 0.0]), torch.tensor([True, False, False])
-    )
-    posterior = cc.condition(vae, evidence, seed=0)
-    values = torch.linspace(-4, 6, 2001)[:, None, None].expand(-1, 1, 3).contiguous()
-    z = posterior._sample(2000, torch.Generator().manual_seed(0))
-    density = posterior._predictions().density(z, values)[:, 0]
-    total = torch.trapezoid(density, values[:, 0, 0].double(), dim=0)
-    torch.testing.assert_close(total[1:], torch.ones(2).double(), atol=0.01, rtol=0)
-    assert (density[values[:, 0, 1] < 0.2, 1] == 0).all()
-    # beyond the bound it is proportional to the density without it
-    free = cc.condition(vae, cc.Evidence(evidence.values, evidence.exact), seed=0)
-    z = free._sample(2000, torch.Generator().manual_seed(0))
-    own = free._predictions().density(z, values)[:, 0, 1]
-    beyond = values[:, 0, 1] >= 0.2
-    own = own[beyond] / torch.trapezoid(own[beyond], values[beyond, 0, 1].double(), dim=0)
-    assert (density[beyond, 1] - own).abs().max() < 0.05 * own.max()
-
-
-def test_the_density_of_a_noisy_value_is_the_exact_one():
-    vae = linear(2, 1, 0.5)
-    evidence = cc.Evidence(torch.tensor([0.7, 0.0]), torch.tensor([True, False]), noise=0.4)
-    posterior = cc.condition(vae, evidence, Grid(), seed=0)
-    weight, bias = vae.decoder.weight[0, 0].double(), vae.decoder.bias[0].double()
-    prior = weight.square() + 0.25
-    variance = 1 / (1 / prior + 1 / 0.16)
-    mean = variance * (bias / prior + 0.7 / 0.16)
-    values = (mean + variance.sqrt() * torch.linspace(-2, 2, 9).double()).float()
-    z = posterior._sample(4000, torch.Generator().manual_seed(0))
-    found = posterior._predictions().density(z, values[:, None, None].expand(-1, 1, 2))[:, 0, 0]
-    exact = Normal(mean, variance.sqrt()).log_prob(values.double()).exp()
-    torch.testing.assert_close(found, exact.detach(), atol=0.03, rtol=0)
-
-
-def test_the_density_of_a_count_is_its_probability():
-    vae = cc.VAE(nn.Linear(1, 2), 1, Poisson())
-    allowed = torch.ones(2, 9, dtype=torch.bool)
-    allowed[1] = torch.arange(9) % 2 == 0
-    evidence = cc.Evidence.one_of(allowed) & cc.Evidence(
-        torch.tensor([2.0, 0.0]), torch.tensor([True, False])
-    )
-    posterior = cc.condition(vae, evidence, seed=0)
-    values = torch.arange(9.0)[:, None, None].expand(-1, 1, 2).contiguous()
-    z = posterior._sample(1000, torch.Generator().manual_seed(0))
-    found = posterior._predictions().density(z, values)[:, 0, 1]
-    assert (found[1::2] == 0).all()
-    assert found.sum().item() == pytest.approx(1.0, abs=1e-6)
-
-
-def table_model() -> tuple[cc.VAE, pd.DataFrame]:
-    rng = np.random.default_rng(0)
-    df = pd.DataFrame(
-        {
-            "height $ in cm": rng.normal(170, 10, 40),
-            "income": np.exp(rng.normal(10, 1, 40)),
-            "children": rng.poisson(2, 40),
-            "town": rng.choice(["Bonn", "Ulm", "Köln"], 40),
-            "size": pd.Categorical(rng.choice(["S", "M", "L"], 40), ["S", "M", "L"], ordered=True),
-            "member": rng.random(40) < 0.5,
-            "born": pd.Timestamp("1990-01-01") + pd.to_timedelta(rng.integers(0, 9e3, 40), "D"),
-            "commute": pd.to_timedelta(rng.integers(600, 7200, 40), "s"),
-        }
-    )
-    table = cc.tables.Table(df)
-    torch.manual_seed(0)
-    decoder = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, table.num_params))
-    return cc.VAE(decoder, 2, table.likelihood(), table=table), df
-
-
-@pytest.fixture(scope="module")
-def table_posterior():
-    vae, df = table_model()
-    rows = df.head(3).copy()
-    for name in ("height $ in cm", "children", "town", "born"):
-        rows[name] = None
-    return cc.condition(vae, rows, seed=0)
-
-
-def test_densities_of_columns_are_those_of_the_draws(table_posterior):
-    view = View(table_posterior._of([0, 1, 2]), ["a", "b", "c"], 0)
-    columns = _Columns(view, table_posterior.target.model.table, 0.9)
-    draws = table_posterior.predict(4000, seed=1).double().numpy()
-    for place in (0, 6):  # a number and a date, in tensors' units
-        x, density = columns._places[..., place], columns._density[..., place]
-        for query in range(3):
-            total = np.trapezoid(density[:, query], x[:, query])
-            assert total == pytest.approx(1.0, abs=0.02)
-            mean = np.trapezoid(density[:, query] * x[:, query], x[:, query])
-            own = draws[:, query, place]
-            assert mean == pytest.approx(own.mean(), abs=5 * own.std() / 60)
-    counts, mass = columns._places[:, 0, 2], columns._density[:, 0, 2]
-    assert np.array_equal(counts, np.round(counts))
-    for count in range(3):
-        share = (draws[:, 0, 2] == count).mean()
-        assert mass[counts == count][0] == pytest.approx(share, abs=0.03)
-
-
-def test_columns_are_drawn_in_the_users_units(table_posterior):
-    panels = table_posterior.plot()
-    assert panels.shape == (1, 8)
-    figure_of(panels)
-    low, high = panels[0, 0].get_xlim()
-    assert 100 < low < high < 240
-    assert panels[0, 0].get_title("left") == r"height \$ in cm"
-    given = float(table_posterior.target.evidence.frame["income"].iloc[0])
-    assert panels[0, 1].lines[0].get_xdata()[0] == pytest.approx(given, rel=1e-5)
-    assert "given: " in panels[0, 1].texts[0].get_text()
-    years = [mpl.dates.num2date(x).year for x in panels[0, 6].get_xlim()]
-    assert 1950 < years[0] < years[1] < 2060
-    bars = panels[0, 3].patches
-    assert sum(bar.get_width() for bar in bars) == pytest.approx(1.0, abs=1e-4)
-    assert panels[0, 7].get_xlabel() == "min"
-
-
-def test_conditions_on_columns_are_shown():
-    vae, _ = table_model()
-    evidence = vae.table.query(
-        {"height $ in cm": (165, 175), "income": (None, 9e4), "children": {0, 2, 4}},
-        town={"Bonn", "Ulm"},
-        size=("M", None),
-    )
-    posterior = cc.condition(vae, evidence, seed=0)
-    panels = posterior.plot()
-    figure_of(panels)
-    words = [axes.texts[-1].get_text() for axes in panels.flat]
-    assert words[0].startswith("known: 165 to 175\n90%: ")
-    assert words[1].startswith("known: ≤ 90,000\n")
-    assert words[2].startswith("known: one of 0, 2, 4\n")
-    dashed = [line for line in panels[0, 0].lines if line.get_linestyle() == "--"]
-    assert sorted(line.get_xdata()[0] for line in dashed) == pytest.approx([165, 175], rel=1e-5)
-    inside = panels[0, 0].lines[0].get_xdata()
-    assert 164.99 < inside.min() < inside.max() < 175.01
-    assert [text.get_text() for text in panels[0, 3].texts].count("excluded") == 1
-    assert [text.get_text() for text in panels[0, 4].texts].count("excluded") == 1
-
-
-def test_columns_by_name_and_several_rows(table_posterior):
-    panels = table_posterior.plot(only=["town", "children"], queries=[0, 2])
-    assert panels.shape == (2, 2)
-    figure_of(panels)
-    assert panels[1, 0].get_ylabel() == f"row 2\n{table_posterior.verdicts[2].label}"
-    with pytest.raises(ValueError, match=r"expected a column in only among .*, got 'nothing'"):
-        table_posterior.plot(only=["nothing"])
-    with pytest.raises(ValueError, match="at least one column"):
-        table_posterior.plot(only=[])
 
 
 # ---- pictures ------------------------------------------------------------------------------------

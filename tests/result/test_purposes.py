@@ -16,6 +16,7 @@ from crosscoding.methods import HMC, Auto, Variational
 from crosscoding.methods.numerics.resampling import systematic
 from crosscoding.result.findings import Findings
 from crosscoding.result.latent_share import LatentShares
+from crosscoding.result.lazy_verdicts import Verdicts
 from crosscoding.result.purposes import PURPOSES, draws_for_averages, draws_to_find
 from crosscoding.result.verdict import Figures
 
@@ -35,7 +36,7 @@ def figures(num: int = 1, **changed) -> Figures:
 
 
 def purposes(**changed) -> dict[str, str]:
-    return figures(**changed).verdicts()[0].purposes
+    return Verdicts(figures(**changed))[0].purposes
 
 
 # ---- limits --------------------------------------------------------------------------------------
@@ -91,7 +92,7 @@ def test_every_other_fault_speaks_against_all_purposes(changed):
 
 def test_an_unfinished_answer_is_trusted_for_nothing():
     stopped = replace(figures(), finished=torch.tensor([False]))
-    assert "trusted" not in stopped.verdicts()[0].purposes.values()
+    assert "trusted" not in Verdicts(stopped)[0].purposes.values()
 
 
 def test_coverage_from_240_draws_is_within_its_standard_error():
@@ -233,14 +234,14 @@ def test_an_unknown_purpose_is_refused():
     with pytest.raises(ValueError, match="num_draws >= 400 for the purpose 'mean', got 399"):
         Auto(purpose="mean", num_draws=399)
     with pytest.raises(ValueError, match="expected a purpose among"):
-        figures().verdicts()[0].on("label")
+        Verdicts(figures())[0].on("label")
 
 
 # ---- lazy verdicts -------------------------------------------------------------------------------
 
 
 def test_a_verdict_for_a_purpose_has_its_own_reasons_and_advice():
-    (verdict,) = figures(log_evidence_error=0.3, ess=300.0).verdicts("HMC")
+    (verdict,) = Verdicts(figures(log_evidence_error=0.3, ess=300.0), "HMC")
     mean = verdict.on("mean")
     assert (verdict.label, mean.label, verdict.on("interval").label) == (
         "approximate",
@@ -255,7 +256,7 @@ def test_a_verdict_for_a_purpose_has_its_own_reasons_and_advice():
 
 
 def test_verdicts_are_a_sequence():
-    several = replace(figures(3), ess=torch.tensor([3000.0, 300.0, 10.0])).verdicts("Auto")
+    several = Verdicts(replace(figures(3), ess=torch.tensor([3000.0, 300.0, 10.0])), "Auto")
     assert [verdict.label for verdict in several] == ["trusted", "approximate", "unreliable"]
     assert several[-1] == several[2] == several[1:][1]
     assert several[:2] == [several[0], several[1]]
@@ -279,7 +280,7 @@ def test_verdicts_are_pickled_with_what_was_measured():
 
 def test_labels_of_a_large_batch_are_found_together():
     """With a word for each answer it took seconds; the bound leaves room for a slow machine."""
-    verdicts = figures(200_000, ess=300.0).verdicts("Auto")
+    verdicts = Verdicts(figures(200_000, ess=300.0), "Auto")
     start = time.perf_counter()
     labels = [verdict.label for verdict in verdicts]
     assert labels.count("approximate") == 200_000

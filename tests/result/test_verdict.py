@@ -22,6 +22,7 @@ from crosscoding.methods import (
     Variational,
 )
 from crosscoding.result.advice import IN_PYTHON
+from crosscoding.result.lazy_verdicts import Verdicts
 from crosscoding.result.verdict import LABELS, Figures
 
 GOOD = {
@@ -48,13 +49,13 @@ def figures(**changed) -> Figures:
 
 
 def label(**changed) -> str:
-    (verdict,) = figures(**changed).verdicts()
+    (verdict,) = Verdicts(figures(**changed))
     assert LABELS[figures(**changed).grades] == verdict.label
     return verdict.label
 
 
 def test_a_good_answer_is_trusted_and_says_why():
-    (verdict,) = figures().verdicts()
+    (verdict,) = Verdicts(figures())
     assert verdict.label == "trusted"
     assert verdict.reasons == (
         "log p(x) has a standard error of 0.01 nats",
@@ -100,7 +101,7 @@ def test_the_limit_of_pareto_k_is_that_of_the_number_of_draws(num_draws):
 
 
 def test_equal_weights_have_no_tail_to_fit():
-    (verdict,) = figures(pareto_k=math.inf, ess=3900.0).verdicts()
+    (verdict,) = Verdicts(figures(pareto_k=math.inf, ess=3900.0))
     assert verdict.label == "trusted"
     assert not any("inf" in reason for reason in verdict.reasons)
     assert label(pareto_k=math.inf, ess=3700.0) == "unreliable"
@@ -109,15 +110,17 @@ def test_equal_weights_have_no_tail_to_fit():
 def test_a_verdict_on_no_draws_does_not_raise():
     """As when time was up before anything ran."""
     nothing = dict.fromkeys(("log_evidence_error", "ess", "pareto_k", "missed"), math.nan)
-    (verdict,) = figures(**nothing, num_draws=0.0, finished=False).verdicts()
+    (verdict,) = Verdicts(figures(**nothing, num_draws=0.0, finished=False))
     assert verdict.label == "unreliable"
     assert "it was stopped before it was finished" in verdict.reasons
 
 
 def test_reasons_have_figures_and_the_worst_comes_first():
-    (verdict,) = figures(
-        log_evidence_error=0.2, ess=12.0, pareto_k=0.3, r_hat=1.04, missed=0.05, finished=False
-    ).verdicts()
+    (verdict,) = Verdicts(
+        figures(
+            log_evidence_error=0.2, ess=12.0, pareto_k=0.3, r_hat=1.04, missed=0.05, finished=False
+        )
+    )
     assert verdict.label == "unreliable"
     assert verdict.reasons == (
         "12 effective draws, fewer than 600",
@@ -130,9 +133,9 @@ def test_reasons_have_figures_and_the_worst_comes_first():
 
 
 def test_missing_figures_are_mentioned_only_where_they_matter():
-    (verdict,) = figures(
-        log_evidence_error=math.nan, pareto_k=math.nan, r_hat=1.0, missed=math.nan
-    ).verdicts()
+    (verdict,) = Verdicts(
+        figures(log_evidence_error=math.nan, pareto_k=math.nan, r_hat=1.0, missed=math.nan)
+    )
     assert verdict.label == "approximate"
     assert verdict.reasons == (
         "log p(x) is not estimated",
@@ -153,12 +156,12 @@ def test_each_query_has_a_verdict_of_its_own():
         num_draws=torch.tensor([4000.0, 4000.0, 1000.0]),
     )
     assert several.grades.tolist() == [0, 1, 2]
-    assert [verdict.label for verdict in several.verdicts()] == list(LABELS)
+    assert [verdict.label for verdict in Verdicts(several)] == list(LABELS)
 
 
 def test_an_empty_batch_has_no_verdicts():
     none = {name: torch.zeros(0) for name in GOOD} | {"finished": torch.zeros(0, dtype=torch.bool)}
-    assert Figures(**none).verdicts() == []
+    assert Verdicts(Figures(**none)) == []
 
 
 # ---- of the methods ------------------------------------------------------------------------------
@@ -192,9 +195,9 @@ def test_a_grid_is_trusted():
 )
 def test_a_c_elbo_far_from_log_evidence_lowers_the_verdict(name, good, rough, bad):
     def graded(value):
-        (verdict,) = replace(
-            figures(), **{name: torch.tensor([value], dtype=torch.double)}
-        ).verdicts()
+        (verdict,) = Verdicts(
+            replace(figures(), **{name: torch.tensor([value], dtype=torch.double)})
+        )
         return verdict.label
 
     assert [graded(value) for value in good] == ["trusted"] * len(good)
@@ -203,14 +206,14 @@ def test_a_c_elbo_far_from_log_evidence_lowers_the_verdict(name, good, rough, ba
 
 
 def test_collapsed_weights_are_reported():
-    (verdict,) = replace(figures(), collapsed=torch.tensor([True])).verdicts("Auto")
+    (verdict,) = Verdicts(replace(figures(), collapsed=torch.tensor([True])), "Auto")
     assert verdict.label == "unreliable"
     assert verdict.reasons[0].startswith("a few draws have almost all the importance weight")
     assert "HMC" in verdict.advice
 
 
 def test_one_effective_draw_is_counted_in_the_singular():
-    assert figures(ess=1.2).verdicts()[0].reasons[0] == "1 effective draw, fewer than 600"
+    assert Verdicts(figures(ess=1.2))[0].reasons[0] == "1 effective draw, fewer than 600"
 
 
 @pytest.mark.parametrize("method", ["Auto", "Variational"])
@@ -229,7 +232,7 @@ def test_one_effective_draw_is_counted_in_the_singular():
     ids=str,
 )
 def test_whatever_is_not_trusted_comes_with_one_sentence_of_advice(changed, method):
-    (verdict,) = figures(**changed).verdicts(method)
+    (verdict,) = Verdicts(figures(**changed), method)
     assert verdict.label != "trusted"
     assert len(verdict.advice.split()) > 3
     assert ". " not in verdict.advice
@@ -237,7 +240,7 @@ def test_whatever_is_not_trusted_comes_with_one_sentence_of_advice(changed, meth
 
 
 def test_advice_can_be_given_in_other_words():
-    (verdict,) = figures(pareto_k=0.9).verdicts("Auto")
+    (verdict,) = Verdicts(figures(pareto_k=0.9), "Auto")
     assert verdict.advice.endswith("methods.HMC() or methods.TemperedSMC()")
     words = dict.fromkeys(IN_PYTHON, "") | {"hmc": "chains", "smc": "particles"}
     assert verdict.advice_in(words).endswith("chains or particles")
@@ -249,8 +252,8 @@ def test_advice_on_models_names_every_call_by_its_key(method):
     words = dict.fromkeys(IN_PYTHON, "something")
     changes = [*EFFORT, {"r_hat": 1.2}, {"finished": False}]
     faults = {"collapsed": torch.tensor([True]), "short": torch.tensor([9.0])}
-    verdicts = [figures(**changed).verdicts(method)[0] for changed in changes]
-    verdicts += [replace(figures(), **{k: v}).verdicts(method)[0] for k, v in faults.items()]
+    verdicts = [Verdicts(figures(**changed), method)[0] for changed in changes]
+    verdicts += [Verdicts(replace(figures(), **{k: v}), method)[0] for k, v in faults.items()]
     for verdict in verdicts:
         advice = verdict.advice_in(words)
         assert advice
@@ -268,7 +271,7 @@ def test_advice_does_not_lead_in_a_circle(changed, density_dim):
     names = {name: f"methods.{name}(" for name in ("Auto", "TemperedSMC", "Grid", "HMC")}
 
     def named(method):
-        (verdict,) = figures(**changed).verdicts(method, density_dim)
+        (verdict,) = Verdicts(figures(**changed), method, density_dim)
         return {name for name, word in names.items() if word in verdict.advice}
 
     assert "Auto" not in named("Auto")
@@ -278,16 +281,16 @@ def test_advice_does_not_lead_in_a_circle(changed, density_dim):
 
 @pytest.mark.parametrize("changed", EFFORT, ids=str)
 def test_advice_on_discrete_latents_names_no_method_that_refuses_them(changed):
-    (verdict,) = figures(**changed).verdicts("Discrete")
+    (verdict,) = Verdicts(figures(**changed), "Discrete")
     assert verdict.advice == "compare it with the answer by another seed, or observe more elements"
 
 
 @pytest.mark.parametrize("method", ["Auto", "TemperedSMC"])
 @pytest.mark.parametrize("changed", EFFORT, ids=str)
 def test_advice_on_a_density_says_what_may_help(changed, method):
-    (flat,) = figures(**changed).verdicts(method, 2)
+    (flat,) = Verdicts(figures(**changed), method, 2)
     assert "Grid(radius=100)" in flat.advice
-    (high,) = figures(**changed).verdicts(method, 5)
+    (high,) = Verdicts(figures(**changed), method, 5)
     assert "num_particles" in high.advice
     assert "prior_scale" in high.advice
     assert "coordinates" in high.advice
@@ -300,7 +303,7 @@ def test_advice_on_a_density_follows_from_what_was_asked():
 
 
 def test_a_trusted_answer_needs_no_advice():
-    assert figures().verdicts("Auto")[0].advice == ""
+    assert Verdicts(figures(), "Auto")[0].advice == ""
 
 
 class Impossible(nn.Module):

@@ -104,3 +104,17 @@ def _wait_until_ready(address: str) -> None:
 
     while httpx.get(f"{address}/readyz").status_code != 200:
         time.sleep(0.02)
+
+
+def ask(api, **body):
+    """The answer to a question about the model `line`."""
+    response = api.post("/v1/condition", json={"model": "line", **body})
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def refused(api, status=422, **body):
+    """What the server says of a question that it refuses."""
+    response = api.post("/v1/condition", json={"model": "line", **body})
+    assert response.status_code == status, response.text
+    return response.json()["detail"]

@@ -248,6 +248,39 @@ def test_tables_that_cannot_be_transformed(change, words):
         imputer.transform(change(gappy()))
 
 
+def test_columns_that_are_no_frame_of_pandas():
+    imputer = VAEImputer(**QUICK)
+    with pytest.raises(TypeError, match="pandas DataFrame, got dict"):
+        imputer.fit({"area": [80.0, 90.0]})
+    polars = type("DataFrame", (), {"to_pandas": None})()
+    with pytest.raises(TypeError, match=r"pandas DataFrame, got DataFrame; .*to_pandas"):
+        imputer.fit(polars)
+    with pytest.raises(TypeError, match="expected seed to be an int >= 0, got 'a'"):
+        imputer.fit(gappy()).complete(gappy(), seed="a")  # pyright: ignore
+
+
+def test_a_single_category_has_all_of_the_probability():
+    df = gappy(40)[["area"]].assign(
+        kind=pd.Series(["x", None] * 20, dtype=object).to_numpy(),
+        rank=pd.Categorical(["low", None] * 20, ordered=True),
+    )
+    imputer = VAEImputer(**QUICK).fit(df)
+    posterior = imputer.condition(df)
+    shares = posterior.frame("probabilities")
+    assert list(shares.columns) == [("kind", "x"), ("rank", "low")]
+    assert (shares == 1).all(axis=None)
+    torch.testing.assert_close(posterior.probabilities()[:, 1, 0], torch.ones(40))
+    log_prob, _ = imputer.model_.log_prob(df[["kind"]].iloc[:1], seed=0)
+    torch.testing.assert_close(log_prob, torch.zeros(1), atol=1e-6, rtol=0)
+    own = cc.VAE(
+        nn.Linear(2, imputer.table_.num_params),
+        2,
+        imputer.table_.likelihood(),
+        table=imputer.table_,
+    )
+    assert (cc.condition(own, df, seed=0).frame("probabilities") == 1).all(axis=None)
+
+
 def test_columns_with_numbers_for_names_are_missed_by_name():
     array = np.random.default_rng(0).normal(size=(30, 3))
     imputer = VAEImputer(**QUICK).fit(array)

@@ -61,6 +61,31 @@ def test_rows_without_gaps_are_not_asked(vae, monkeypatch):
     assert done.loc["y", "income"] == df.loc["y", "income"]
 
 
+def test_many_rows_are_answered_in_blocks_that_fit_in_memory(vae, monkeypatch):
+    df = vae.sample(7, seed=0)
+    df.loc[[0, 2, 3, 5], "income"] = np.nan
+    df.loc[[1, 3], "height"] = 180.0
+    whole = vae.log_prob(df, given=["height"], seed=0)
+    monkeypatch.setattr(row_answers, "_BYTES", 2 * 8 * 1000 * vae.latent_dim)  # of two queries
+    asked, condition = [], row_answers.condition
+
+    def counted(vae, evidence, *rest, **more):
+        asked.append(len(evidence.values))
+        return condition(vae, evidence, *rest, **more)
+
+    monkeypatch.setattr(row_answers, "condition", counted)
+    found = vae.log_prob(df, given=["height"], seed=0)
+    assert max(asked) == 2
+    np.testing.assert_allclose(found.log_prob, whole.log_prob, atol=1e-4)
+    asked.clear()
+    done = vae.sample_remaining(df, seed=0)
+    assert asked == [2, 2]
+    assert done.notna().all(axis=None)
+    assert done["income"].nunique() == 7
+    there = df.notna()
+    assert (done.where(there) == df).where(there, True).all(axis=None)
+
+
 def test_rows_have_the_conditional_moments(vae):
     """A height of 220 is 3.7 standard deviations off, which few draws of the prior reach."""
     rows = vae.sample(6000, {"height": 220.0}, seed=0)
@@ -147,6 +172,13 @@ def test_what_is_asked_wrongly_is_said(vae):
         vae.sample(2.5)
     with pytest.raises(TypeError, match="pandas DataFrame"):
         vae.sample_remaining({"height": [180.0]})
+    for nothing in (None, [1.0], np.ones((1, 3))):
+        with pytest.raises(TypeError, match="pandas DataFrame"):
+            vae.sample_remaining(nothing)
+        with pytest.raises(TypeError, match="pandas DataFrame"):
+            vae.log_prob(nothing)
+    with pytest.raises(ValueError, match="name columns of the DataFrame, got 5"):
+        vae.log_prob(pd.DataFrame({"height": [180.0]}), given=5)
     with pytest.raises(TypeError, match="conditions by column"):
         vae.sample(2, given=["height"])
     with pytest.raises(ValueError, match="name columns of the DataFrame, got 'age'"):

@@ -234,6 +234,9 @@ def refuses(message: str, *words: str, error: type[Exception] = ValueError):
             ["column 'a'", "99 different texts"],
         ),
         (pd.DataFrame({("a", 1): [1, 2]}), ["column names that are text"]),
+        (pd.DataFrame({"a": [pd.Timestamp("2020"), None]}, dtype=object), ["'a'", "to_datetime"]),
+        (pd.DataFrame({"a": [pd.Timestamp("2020").date()]}), ["column 'a'", "pd.to_datetime"]),
+        (pd.DataFrame({"a": [10**400, 1]}), ["column 'a'", "…: int too large"]),
     ],
 )
 def test_tables_that_cannot_be_learned(df, words):
@@ -284,7 +287,7 @@ TABLE = Table(
 @pytest.mark.parametrize(
     ("cells", "words"),
     [
-        ({"nn": [1.0]}, ["'nn'", "did you mean 'n'"]),
+        ({"nn": [1.0]}, ["column 'nn'", "drop or rename it", "did you mean 'n'"]),
         ({"n": ["1.5"]}, ["column 'n'", "got string", "pd.to_numeric"]),
         ({"n": [-np.inf]}, ["column 'n'", "infinite"]),
         ({"n": [1e300]}, ["column 'n'", "float32"]),
@@ -294,6 +297,7 @@ TABLE = Table(
         ({"k": [1.5]}, ["column 'k'", "1.5"]),
         ({"c": ["d"]}, ["column 'c'", "'a', 'b'", "'d'", "never seen"]),
         ({"c": [1]}, ["column 'c'", "1"]),
+        ({"c": ["x" * 9999]}, ["column 'c'", "xxx…, which"]),
         ({"c": pd.Categorical(["d"])}, ["column 'c'", "'d'"]),
         ({"c": [["a"]]}, ["column 'c'"]),
         ({"o": ["l"]}, ["column 'o'", "'l'"]),
@@ -321,6 +325,39 @@ def test_other_dtypes_of_the_same_values():
     assert mask.tolist() == [[True] * 6 + [False] * 2]
     values = TABLE.to_tensors(pd.DataFrame(same))[0][0, 2:6]
     assert values.tolist() == [3.0, 1.0, 1.0, 1.0]
+
+
+def test_sparse_columns():
+    df = pd.DataFrame({"a": pd.arrays.SparseArray([1.5, np.nan, 2.0]), "b": [1.0, 2.0, np.nan]})
+    df["k"] = pd.arrays.SparseArray([0, 0, 7])
+    table = Table(df)
+    assert [column.dtype for column in table.columns] == ["float64", "float64", "int64"]
+    values, mask = table.to_tensors(df)
+    assert mask[:, 0].tolist() == [True, False, True]
+    done = table.from_tensors(torch.where(mask, values, 0.0), rows=df)
+    assert done.dtypes.to_dict() == df.dtypes.to_dict()
+    assert done["a"].tolist() == [1.5, 1.75, 2.0]
+    assert done["k"].tolist() == [0, 0, 7]
+    assert table.from_tensors(torch.where(mask, values, 0.0))["k"].tolist() == [0, 0, 7]
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [[1e300] * 3, [1e308, -1e308, 1.5e308], [1e308, 1e-300, 1.0], [5e-324, 0.0, 1e-323]],
+)
+@pytest.mark.filterwarnings("error")
+def test_sums_and_squares_of_the_largest_numbers_do_not_overflow(cells):
+    table = Table(pd.DataFrame({"a": cells}), kinds={"a": "number"})
+    assert Table(pd.DataFrame({"a": cells}))["a"].scale > 0
+    values = table.to_tensors(pd.DataFrame({"a": cells}))[0]
+    assert values.isfinite().all()
+    assert values.abs().max() < 2
+
+
+def test_the_largest_counts_are_refused_by_name():
+    df = pd.DataFrame({"k": [1, 2, 1e300]})
+    with refuses("column 'k'", "float32"):
+        Table(df).to_tensors(df)
 
 
 def test_cells_of_arrow():

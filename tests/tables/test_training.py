@@ -12,7 +12,7 @@ from crosscoding.likelihoods import NegativeBinomial, Ordinal
 from crosscoding.progress import Progress, silent
 from crosscoding.tables import Table
 from crosscoding.tables.dispersion import ColumnOutputs
-from crosscoding.tables.training import Training, _Networks, train
+from crosscoding.tables.training import Training, _Networks, _widen, train
 
 pd = pytest.importorskip("pandas")
 
@@ -91,6 +91,40 @@ def test_columns_start_at_their_own_distributions():
     frequencies = values[mask[:, 3], 3].mean()
     logits = params[5:7] if len(params) > 6 else params
     torch.testing.assert_close(logits.softmax(0)[1], frequencies, atol=0.01, rtol=0)
+
+
+def test_adjacent_columns_of_a_kind_are_one_part_of_the_likelihood():
+    """Each part is a step of its own in all computations; outputs keep their meaning."""
+    rng = np.random.default_rng(0)
+    df = pd.DataFrame(rng.normal(size=(60, 3)), columns=["a", "b", "c"])
+    df.insert(2, "k", rng.negative_binomial(2, 0.4, 60))
+    df.insert(3, "l", rng.negative_binomial(1, 0.2, 60))
+    table = Table(df)
+    values, mask = table.to_tensors(df)
+    networks = _Networks(table, values, mask, settings(), seeded(0))
+    vae = networks.vae(table)
+    parts = [(type(part).__name__, num) for part, num in networks.outputs.likelihood.pairs]
+    assert parts == [("Gaussian", 2), ("NegativeBinomial", 2), ("Gaussian", 1)]
+    assert [num for _, num in vae.likelihood.pairs] == [2, 1, 1, 1]  # total counts differ
+    with torch.no_grad():
+        output = networks.decoder(torch.randn(60, 1, generator=seeded(1)))
+        training = networks.flat_likelihood.log_prob(networks.outputs(output), values)
+    torch.testing.assert_close(training, vae.flat_likelihood.log_prob(output, values))
+
+
+def test_variances_are_raised_where_held_out_rows_ask_for_it():
+    """Values that are larger by a factor f raise log variances by 2 log f, from 0 to 1."""
+    df = pd.DataFrame({"x": np.random.default_rng(0).normal(size=400)})
+    table = Table(df)
+    values, mask = table.to_tensors(df)
+    networks = _Networks(table, values, mask, settings(), seeded(0))
+    before = networks._last.bias[1].item()
+    for factor, least, most in ((2.0, 0.95, 1.05), (1.25, 0.3, 0.6), (0.5, -0.01, 0.01)):
+        with torch.no_grad():
+            networks.decoder[-1].weight.zero_()
+            networks._last.bias[1] = before
+        _widen(networks, factor * values, mask, 64)
+        assert least < networks._last.bias[1].item() - before < most
 
 
 @pytest.mark.slow

@@ -18,7 +18,6 @@ from torch import nn
 
 import crosscoding as cc
 from crosscoding import likelihoods
-from crosscoding.target.independent_sums import independent_sums
 
 Z = torch.randn(40, 2, generator=seeded(0))
 
@@ -256,27 +255,6 @@ def test_a_saved_posterior_has_the_same_predictions(tmp_path, vae):
     assert torch.equal(loaded.mean(), posterior.mean())
 
 
-def test_sums_that_follow_from_others_change_nothing():
-    problem = sums_problem()
-    operator = torch.tensor([[0, 0, 2.0, 2, 2, 0], [1, 0, 1, 1, 1, 0]], dtype=DOUBLE)
-    more = cc.Evidence.linear(operator, torch.tensor([[2.0, 2.0], [0.4, 0.7]], dtype=DOUBLE))
-    found = cc.condition(problem.vae, problem.evidence & more, seed=0)
-    torch.testing.assert_close(found.log_evidence, problem.log_evidence(), rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize(("change", "num_rows"), [(1e-2, 3), (1e-6, 3), (1e-12, 2), (0.0, 2)])
-@pytest.mark.parametrize("num", [1, 2])
-def test_sums_that_nearly_follow_from_others(change, num_rows, num):
-    """What one row has beside the others is compared with its length, however it is found."""
-    rows = torch.tensor([[1, 1, 0, 0.0], [0, 1, 1, 0], [1, 2, 1, change]], dtype=DOUBLE)
-    values = torch.tensor([1.0, 2.0, 3.0], dtype=DOUBLE)
-    of_one = cc.Evidence.linear(rows.expand(num, 3, 4), values.expand(num, 3))
-    found = independent_sums(of_one.flatten(1))
-    assert (found.num_rows == num_rows).all()
-    noisy = cc.Evidence.linear(rows, values, torch.tensor([0.0, 0.0, 0.1], dtype=DOUBLE))
-    assert independent_sums(noisy.flatten(1)).num_rows.tolist() == [3]
-
-
 def test_outputs_of_the_bank_are_decoded_once(monkeypatch):
     vae, num = table_vae(), 0
     run = vae._run
@@ -335,18 +313,6 @@ def test_an_interval_too_far_out_for_its_precision_gives_a_reason():
     assert cc.condition(student, far, seed=0).log_evidence.isfinite()  # it falls as a power
 
 
-def test_one_operator_per_query():
-    problem = sums_problem()
-    part = problem.evidence.sums[0]
-    own = part.operator.expand(2, -1, -1).clone()
-    own[1, 1] = 7.0  # of a row that the second query lacks
-    given = problem.evidence
-    other = cc.Evidence(given.values, given.mask, noise=given.uncertain.noise)
-    other = other & cc.Evidence.linear(own, part.values, part.noise)
-    found = cc.condition(problem.vae, other, seed=0).log_evidence
-    torch.testing.assert_close(found, problem.log_evidence(), rtol=1e-9, atol=1e-9)
-
-
 def test_a_rounded_value_has_nearly_the_mass_of_its_width():
     linear = nn.Linear(1, 1, bias=False)
     with torch.no_grad():
@@ -356,107 +322,6 @@ def test_a_rounded_value_has_nearly_the_mass_of_its_width():
     exact = cc.Evidence(torch.tensor([3.2]), torch.tensor([True]))
     found, wanted = (cc.condition(vae, e, seed=0).log_evidence for e in (rounded, exact))
     assert abs(found - wanted - math.log(0.1)) < 0.05
-
-
-def test_sums_of_elements_that_are_all_known_change_nothing_or_only_by_their_noise():
-    vae = cc.VAE(nn.Linear(2, 3), 2, likelihoods.Gaussian(0.5))
-    values = cc.Evidence(torch.tensor([1.0, 2.0, 0.0]), torch.tensor([True, True, False]))
-    operator = torch.tensor([[1.0, 1.0, 0.0]])
-    alone = cc.condition(vae, values, seed=0).log_evidence
-    exact = values & cc.Evidence.linear(operator, torch.tensor([3.0]))
-    assert torch.equal(cc.condition(vae, exact, seed=0).log_evidence, alone)
-    noisy = values & cc.Evidence.linear(operator, torch.tensor([3.5]), 0.4)
-    wanted = alone + torch.distributions.Normal(3.0, 0.4).log_prob(torch.tensor(3.5))
-    torch.testing.assert_close(cc.condition(vae, noisy, seed=0).log_evidence, wanted)
-
-
-# ---- intervals of elements that sums have too ---------------------------------------------------
-
-
-def boxed_problem(bounded: int, decoded: bool = False):
-    """Four normal elements with an exact sum and a noisy one, and an interval for one of them."""
-    torch.manual_seed(0)
-    if decoded:
-        vae = cc.VAE(
-            nn.Sequential(nn.Linear(1, 8), nn.Unflatten(1, (4, 2))).double(),
-            1,
-            likelihoods.Gaussian(None, log_variance=True),
-        )
-    else:
-        scale = torch.tensor([0.5, 0.8, 0.4, 0.6], dtype=DOUBLE)
-        vae = cc.VAE(nn.Linear(1, 4).double(), 1, likelihoods.Gaussian(scale))
-    operator = torch.tensor([[1.0, 1, 1, 0], [0, 1, 0, -1]], dtype=DOUBLE)
-    low = torch.tensor([0.2, -math.inf, -0.1, -0.5], dtype=DOUBLE)
-    high = torch.tensor([0.9, 0.3, math.inf, 0.4], dtype=DOUBLE)
-    only = torch.arange(4) == bounded
-    sums = cc.Evidence.linear(
-        operator, torch.tensor([0.7, 0.1], dtype=DOUBLE), torch.tensor([0.0, 0.3], dtype=DOUBLE)
-    )
-    low, high = torch.where(only, low, -math.inf), torch.where(only, high, math.inf)
-    return vae, operator, low, high, sums & cc.Evidence.interval(low, high)
-
-
-def free_law(vae, operator, z):
-    """Mean and covariance of t given the sums at z (1,), and log p of the sums."""
-    params = vae.decode_flat(z)
-    mean, scale = vae.flat_likelihood.split(params)
-    prior = scale.square().expand(4).diag()
-    inner = operator @ prior @ operator.mT + torch.tensor([0.0, 0.09], dtype=DOUBLE).diag()
-    gain = torch.linalg.solve(inner, operator @ prior).mT
-    values = torch.tensor([0.7, 0.1], dtype=DOUBLE)
-    log_sums = torch.distributions.MultivariateNormal(operator @ mean, inner).log_prob(values)
-    return mean + gain @ (values - operator @ mean), prior - gain @ operator @ prior, log_sums
-
-
-@pytest.mark.parametrize("decoded", [False, True])
-@pytest.mark.parametrize("bounded", range(4))
-def test_an_interval_of_a_summed_element(bounded, decoded):
-    vae, operator, low, high, evidence = boxed_problem(bounded, decoded)
-    target = cc.VAETarget(vae, evidence)
-    z = torch.tensor([0.4], dtype=DOUBLE)
-    with torch.no_grad():
-        mean, covariance, log_sums = free_law(vae, operator, z)
-        found = target.log_likelihood(z) - log_sums
-        params = vae.decode_flat(z.expand(20_000, 1))[:, None]
-    values, axes = torch.linalg.eigh(covariance)
-    noise = torch.randn(400_000, 4, generator=seeded(0), dtype=DOUBLE)
-    free = mean + (noise * values.clamp_min(0).sqrt()) @ axes.mT
-    inside = free[((free >= low) & (free <= high)).all(-1)]
-    share = len(inside) / len(free)
-    error = ((1 - share) / share / len(free)) ** 0.5
-    assert abs(found.exp() - share) < (5 * error + 3e-3) * share
-    partial = target.partial
-    draws = partial.put_draws(
-        vae.flat_likelihood.draw(params, torch.randn(20_000, 1, 4, generator=seeded(1)).double()),
-        params.flatten(2),
-        partial.noise(20_000, generator=seeded(2), like=params),
-    )[:, 0]
-    assert ((draws >= low - 1e-9) & (draws <= high + 1e-9)).all()
-    torch.testing.assert_close(
-        draws[:, :3].sum(-1), torch.full((20_000,), 0.7, dtype=DOUBLE), rtol=0, atol=1e-9
-    )
-    deviation = inside.std(0)
-    for own, wanted in (
-        (draws.mean(0), inside.mean(0)),
-        (partial.put_means(draws[:1, None], params[:1].flatten(2))[0, 0], inside.mean(0)),
-        (draws.std(0), deviation),
-        (partial.put_variances(draws[:1, None], params[:1].flatten(2))[0, 0].sqrt(), deviation),
-    ):
-        assert ((own - wanted).abs() <= 0.05 * deviation).all()
-
-
-@pytest.mark.parametrize("bounded", range(4))
-def test_gradient_and_curvature_of_an_interval_of_a_summed_element(bounded):
-    vae, _, _, _, evidence = boxed_problem(bounded)
-    target = cc.VAETarget(vae, evidence).flatten()
-    z = torch.tensor([[[0.4]], [[-0.7]]], dtype=DOUBLE, requires_grad=True)
-    (slope,) = torch.autograd.grad(target.log_joint(z).sum(), z)
-    with torch.no_grad():
-        ahead, here, behind = (target.log_joint(z + step) for step in (1e-4, 0.0, -1e-4))
-    torch.testing.assert_close(slope[..., 0], (ahead - behind) / 2e-4, rtol=1e-5, atol=1e-5)
-    bend = target.curvature(z.detach())[..., 0, 0]
-    second = -(ahead - 2 * here + behind) / 1e-8
-    torch.testing.assert_close(bend, second, rtol=1e-3, atol=1e-3)
 
 
 # ---- every method --------------------------------------------------------------------------------

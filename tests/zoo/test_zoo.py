@@ -1,5 +1,7 @@
 """The zoo: its models, and whether their cards are true."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -59,6 +61,19 @@ def test_without_their_packages_models_are_refused_with_advice(monkeypatch):
     assert {*cc.zoo.names(), *listed} == everything
     with pytest.raises(ValueError, match="did you mean 'mnist-2d'"):
         cc.zoo.load("mnist-3d")
+
+
+def test_a_folder_is_found_by_a_name_of_the_zoo_before_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("mnist-2d", "mine"):
+        (tmp_path / folder).mkdir()
+    assert cc.zoo.model_folder("mnist-2d") == cc.zoo._folder("mnist-2d")
+    assert cc.zoo.model_folder("mine") == Path("mine")
+    assert cc.zoo.model_folder(tmp_path / "mnist-2d") == tmp_path / "mnist-2d"
+    with pytest.raises(
+        ValueError, match=r"expected a folder of a model, or a model among .* mnist-2d"
+    ):
+        cc.zoo.model_folder("mnist-3d")
 
 
 @every_model

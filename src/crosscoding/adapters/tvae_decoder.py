@@ -9,14 +9,14 @@ outputs a location m and a logit for each component. As p(r|z) = N(r; tanh m, σ
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from crosscoding.columns import Column, Table
-from crosscoding.likelihoods import Categorical, Gaussian, Likelihood, Mixed, Mixture
+from crosscoding.columns.column import mixed_of
+from crosscoding.likelihoods import Categorical, Gaussian, Likelihood, Mixture
 from crosscoding.model.vae import VAE
 
 _REACH = 4.0  # standard deviations of a component that residuals of 1 stand for
@@ -123,7 +123,6 @@ def vae_of(layers: nn.Module, latent_dim: int, spans: Sequence[Span], power: flo
     Components of a column may be 1e-8 of its spread, where values repeat; float32 would not tell
     their residuals.
     """
-    parts = [list(run) for _, run in groupby((span.likelihood for span in spans), key=repr)]
-    likelihood = Mixed([(run[0], len(run)) for run in parts])
+    likelihood = mixed_of(span.likelihood for span in spans)
     decoder = TVAEDecoder(layers, spans, power).double()
     return VAE(decoder, latent_dim, likelihood, table=Table.of([span.column for span in spans]))

@@ -98,8 +98,8 @@ class TwinReport(Displayed):
         known = self.log_evidence.isfinite()
         lines.append(
             f"log p(x): bounds {self.gap:.2g} nats apart on average; of "
-            f"{counted(int(known.sum()), 'answer')} with an estimate, {int(self.below.sum())} are "
-            f"below their lower bound and {int(self.above.sum())} above their upper one"
+            f"{counted(int(known.sum()), 'answer')} with an estimate, {int(self.below.sum())} "
+            f"below the lower bound and {int(self.above.sum())} above the upper one"
         )
         return "\n".join(lines)
 

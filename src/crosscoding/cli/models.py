@@ -48,17 +48,17 @@ def load_model(name: str, *, allow_code: bool, decoder: str | None) -> VAE:
         raise ValueError(
             f"expected a model's name or a folder written by vae.save, got {name}, which is a file"
         )
-    if name in zoo.names():
-        if decoder is not None:
-            raise ValueError(f"expected --decoder only with the folder of a model, got {name}")
-        return zoo.load(name)
-    if not Path(name).is_dir():
-        raise zoo.unknown_model(name, "folder of a model, or a model")
+    is_of_zoo = name in zoo.names()
+    if is_of_zoo and decoder is not None:
+        raise ValueError(f"expected --decoder only with the folder of a model, got {name}")
+    folder = zoo.model_folder(name)
+    if is_of_zoo:
+        return load_vae(folder)
     if allow_code:
         sys.path.append(str(Path.cwd()))
     network = None if decoder is None else load_decoder(decoder)
     try:
-        return load_vae(name, decoder=network, allow_code=allow_code)
+        return load_vae(folder, decoder=network, allow_code=allow_code)
     except (ModelFormatError, NonFiniteError) as error:
         if decoder is None:
             raise

@@ -11,11 +11,14 @@ from crosscoding.errors import NonFiniteError, and_more
 if TYPE_CHECKING:
     import pandas as pd
 
+_LONGEST_SHOWN = 80  # characters of a cell in a message
 _NUMBERS = ("integer", "floating", "mixed-integer-float", "decimal", "boolean")
 _ADVICE = {
-    "datetime": "dates are columns of kind 'date'",
-    "date": "dates are columns of kind 'date'",
+    "datetime64": "dates are columns of kind 'date'",
+    "datetime": "convert them with pd.to_datetime(...), as dates are columns of kind 'date'",
+    "date": "convert them with pd.to_datetime(...), as dates are columns of kind 'date'",
     "timedelta": "convert them with pd.to_timedelta(...)",
+    "timedelta64": "convert them with pd.to_timedelta(...)",
     "period": "convert them with .dt.to_timestamp()",
     "complex": "give their real and imaginary parts as two columns",
     "string": "convert them with pd.to_numeric(...) if they are numbers",
@@ -61,6 +64,13 @@ def _check_unit(cells: Any, column: Column) -> None:
         )
 
 
+def dense(series: "pd.Series") -> "pd.Series":
+    """A sparse column as an ordinary one; others as they are."""
+    import pandas as pd
+
+    return series.sparse.to_dense() if isinstance(series.dtype, pd.SparseDtype) else series
+
+
 def observed_cells(series: "pd.Series") -> tuple[Any, np.ndarray]:
     """The cells of a column that are not missing, an array, and where they are, boolean (N,)."""
     import pandas as pd
@@ -95,15 +105,15 @@ def numbers_of(cells: Any, where: str) -> np.ndarray:
         return np.asarray(cells).astype("timedelta64[ns]").astype("int64") / 1e9
     found = pd.api.types.infer_dtype(cells, skipna=True)
     if found not in _NUMBERS:
-        advice = _ADVICE.get(found.rstrip("0123456789"), "")
+        advice = _ADVICE.get(found, "")
         raise ValueError(
-            f"{where}: expected numbers, got {found} values such as {cells[0]!r}"
+            f"{where}: expected numbers, got {found} values such as {shown(cells[0])}"
             + (f"; {advice}" if advice else "")
         )
     try:
         return np.asarray(cells, dtype="float64")
     except (OverflowError, TypeError, ValueError) as error:
-        raise ValueError(f"{where}: expected numbers, got {cells[0]!r}: {error}") from None
+        raise ValueError(f"{where}: expected numbers, got {shown(cells[0])}: {error}") from None
 
 
 def _seconds(cells: Any, column: Column) -> np.ndarray:
@@ -114,8 +124,8 @@ def _seconds(cells: Any, column: Column) -> np.ndarray:
     aware = _zone(dtype) is not None
     if not pd.api.types.is_datetime64_any_dtype(dtype):
         raise ValueError(
-            f"{column.where}: expected dates, got {dtype} values such as {cells[0]!r}; convert "
-            "them with pd.to_datetime(...)"
+            f"{column.where}: expected dates, got {dtype} values such as {shown(cells[0])}; "
+            "convert them with pd.to_datetime(...)"
         )
     if aware != ("," in column.dtype):
         raise ValueError(
@@ -173,10 +183,14 @@ def _check(values: np.ndarray, column: Column) -> None:
 
 
 def shown(cell: Any) -> str:
-    """A cell in a message: a number of numpy as a plain one, a date or a duration in ISO form."""
+    """A cell in a message: a number of numpy as a plain one, a date or a duration in ISO form.
+
+    What is long, such as a text, is cut.
+    """
     if isinstance(cell, (date, timedelta, np.datetime64, np.timedelta64)):
         return str(cell).removesuffix(" 00:00:00")
-    return repr(cell.item() if isinstance(cell, np.generic) else cell)
+    words = repr(cell.item() if isinstance(cell, np.generic) else cell)
+    return words if len(words) <= _LONGEST_SHOWN else f"{words[:_LONGEST_SHOWN]}…"
 
 
 # ---- back ----------------------------------------------------------------------------------------
@@ -198,6 +212,8 @@ def filled(
     """
     import pandas as pd
 
+    if series is not None and dense(series) is not series:  # no cell of a sparse one can be set
+        return filled(dense(series), column, values, index).astype(series.dtype)
     gaps = np.ones(len(index), dtype=bool)
     if series is not None:
         gaps = series.isna().to_numpy(dtype=bool)

@@ -14,7 +14,9 @@ A date is a number of seconds, and so is a duration, whose kind is number.
 """
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ from crosscoding.likelihoods import (
     Gaussian,
     Likelihood,
     LogNormal,
+    Mixed,
     NegativeBinomial,
     Ordinal,
     Poisson,
@@ -35,6 +38,9 @@ from crosscoding.likelihoods import (
 
 KINDS = ("number", "positive", "count", "class", "ordinal", "boolean", "date")
 LISTED = ("class", "ordinal", "boolean")  # kinds with categories
+Limits = Mapping[str | int, tuple[np.ndarray, np.ndarray]]
+"""Low and high bounds of columns in their units, each (N,), by name."""
+
 _DTYPES = {
     "count": "int64",
     "class": "object",
@@ -232,6 +238,16 @@ class Column:
             raise ModelFormatError(
                 f"expected the description of a column, got {description!r:.80}: {error}"
             ) from error
+
+
+def mixed_of(likelihoods: Iterable[Likelihood]) -> Mixed:
+    """The likelihood of columns with one each, of which adjacent equal ones are one part.
+
+    Each part is a step of its own in every computation, so nine numbers in nine parts take several
+    times as long as in one.
+    """
+    runs = [list(run) for _, run in groupby(likelihoods, key=repr)]
+    return Mixed([(run[0], len(run)) for run in runs])
 
 
 def _plain(value: Any) -> Any:

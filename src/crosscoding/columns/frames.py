@@ -37,7 +37,7 @@ def check_names(frame: "pd.DataFrame", names: tuple[str | int, ...]) -> None:
     for name in frame.columns:
         if name not in known:
             found = unknown_name("column", name, map(str, names))
-            raise ValueError(f"{found}; drop or rename it")
+            raise ValueError(f"column {name!r} is not in the table, drop or rename it: {found}")
 
 
 def column_of(frame: "pd.DataFrame", name: str | int) -> "pd.Series":

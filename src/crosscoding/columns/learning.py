@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crosscoding.columns.cells import numbers_of, observed_cells, values_of
+from crosscoding.columns.cells import dense, numbers_of, observed_cells, values_of
 from crosscoding.columns.column import LISTED, Column
 from crosscoding.errors import NonFiniteError
 
@@ -41,7 +41,7 @@ def learned(series: "pd.Series", kind: str | None) -> Column:
         NonFiniteError: A number is infinite.
     """
     name = getattr(series.name, "item", lambda: series.name)()  # NumPy's integers as Python's
-    where = f"column {name!r}"
+    where, series = f"column {name!r}", dense(series)
     observed, _ = observed_cells(series)
     if not len(observed):
         raise ValueError(
@@ -90,8 +90,8 @@ def _kind_of_numbers(values: np.ndarray) -> str:
 
 
 def _skewness(values: np.ndarray) -> float:
-    scale = values.max() - values.min()
-    gaps = (values - values.mean()) / (scale or 1.0)
+    parts = values / (np.abs(values).max() or 1.0)
+    gaps = (parts - parts.mean()) / ((parts.max() - parts.min()) or 1.0)
     spread = np.square(gaps).mean()
     return float((gaps**3).mean() / spread**1.5) if spread > 0 else 0.0
 
@@ -152,8 +152,10 @@ def _scaled(column: Column, values: np.ndarray, series: "pd.Series") -> Column:
 
 
 def _location(values: np.ndarray) -> dict[str, float]:
-    centre = float(values.mean())
-    spread = float(np.sqrt(np.square(values - centre).mean()))
+    largest = float(np.abs(values).max()) or 1.0  # sums and squares of huge numbers are infinite
+    parts = values / largest
+    centre = float(parts.mean()) * largest
+    spread = float(np.sqrt(np.square(parts - parts.mean()).mean())) * largest
     digits = np.spacing(abs(centre)) * 4  # a spread of rounding errors only
     return {"shift": centre, "scale": spread if spread > digits else 1.0}
 
@@ -173,8 +175,9 @@ def _total_count(values: np.ndarray) -> float | None:
     None if the variance is at most m, or r is so large that this is a Poisson variable.
     """
     mean = float(values.mean())
-    excess = float(values.var()) - mean
-    if excess <= 0 or (total := mean**2 / excess) > _LIKE_POISSON:
+    with np.errstate(over="ignore"):
+        excess = float(values.var()) - mean
+    if excess <= 0 or (total := mean * (mean / excess)) > _LIKE_POISSON:
         return None
     return max(total, 0.1)
 

@@ -1,7 +1,6 @@
 """`Table`: the columns of a DataFrame, and its way to tensors and back."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,10 +8,10 @@ import torch
 from torch import Tensor
 
 from crosscoding.columns.cells import filled, values_of
-from crosscoding.columns.column import KINDS, Column
+from crosscoding.columns.column import KINDS, Column, Limits, mixed_of
 from crosscoding.columns.frames import check_names, checked_frame, column_of
 from crosscoding.columns.learning import learned
-from crosscoding.columns.table_evidence import Limits, TableEvidence, query_evidence, rows_evidence
+from crosscoding.columns.table_evidence import TableEvidence, query_evidence, rows_evidence
 from crosscoding.display import Description, Displayed, Grid
 from crosscoding.errors import ModelFormatError, counted, unknown_name
 from crosscoding.likelihoods import Mixed
@@ -139,9 +138,7 @@ class Table(Displayed):
         column's total count, a class a logit for each category, an ordinal a location, a boolean
         a logit.
         """
-        parts = [column.likelihood for column in self.columns]
-        runs = [list(run) for _, run in groupby(parts, key=repr)]
-        return Mixed([(run[0], len(run)) for run in runs])
+        return mixed_of(column.likelihood for column in self.columns)
 
     @property
     def num_params(self) -> int:

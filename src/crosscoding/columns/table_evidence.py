@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from crosscoding.columns.cells import dtype_of, filled, shown, units_of, values_of
-from crosscoding.columns.column import Column
+from crosscoding.columns.column import Column, Limits
 from crosscoding.columns.frames import checked_frame, column_of
 from crosscoding.columns.words import grid_of_rows
 from crosscoding.display import Description
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from crosscoding.columns.table import Table
-
-Limits = Mapping[str | int, tuple[np.ndarray, np.ndarray]]
 
 _LARGEST_IN_SET = 10_000  # of a count: a set is a boolean for each value up to it, in each cell
 
@@ -48,7 +46,8 @@ class TableEvidence(Evidence):
 
     def _described(self, *, pictures: bool) -> Description:
         found = super()._described(pictures=pictures)
-        return replace(found, title="Evidence of a table", grids=(grid_of_rows(self),))
+        grid = grid_of_rows(self.frame, self.table.columns, self.limits, self.conditions)
+        return replace(found, title="Evidence of a table", grids=(grid,))
 
     @staticmethod
     def made(evidence: Evidence, **more: Any) -> "TableEvidence":

@@ -1,6 +1,7 @@
 """A value of a column as text, in the user's units."""
 
 import math
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -8,12 +9,12 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import numpy as np
 
 from crosscoding.columns.cells import units_of
-from crosscoding.columns.column import Column
+from crosscoding.columns.column import Column, Limits
 from crosscoding.columns.frames import column_of
 from crosscoding.display import Cell, Grid, shown_number
 
 if TYPE_CHECKING:
-    from crosscoding.columns.table_evidence import TableEvidence
+    import pandas as pd
 
 _DIGITS = 4
 _WEEK = 7 * 86400.0
@@ -83,34 +84,45 @@ def _date(seconds: float, zone: tzinfo, slack: float, *, whole: bool) -> str:
     return found.strftime("%Y-%m-%d %H:%M")
 
 
-def grid_of_rows(evidence: "TableEvidence") -> Grid:
-    """The first rows: cells that are given, and what is known of others; a dash for gaps."""
-    frame, table = evidence.frame, evidence.table
-    columns = table.columns[:_COLUMNS]
-    cells = [_cells(evidence, column) for column in columns]
+def grid_of_rows(
+    frame: "pd.DataFrame",
+    columns: Sequence[Column],
+    limits: Limits,
+    conditions: Mapping[str | int, Any],
+) -> Grid:
+    """The first rows: cells that are given, and what is known of others; a dash for gaps.
+
+    Args:
+        frame: The rows.
+        columns: All columns of the table.
+        limits: Low and high bounds in the columns' units, each (N,), by name.
+        conditions: Sets of possible values, by name.
+    """
     index = [str(label) for label in frame.index[:_ROWS]]
+    cells = [_cells(frame, column, limits, conditions) for column in columns[:_COLUMNS]]
     rows = tuple(zip(index, *cells, strict=True))
     more = []
     if len(frame) > _ROWS:
         more.append(f"{len(frame) - _ROWS:,} more rows")
-    if len(table) > _COLUMNS:
-        more.append(f"{len(table) - _COLUMNS:,} more columns")
-    names = ("", *(str(column.name) for column in columns))
+    if len(columns) > _COLUMNS:
+        more.append(f"{len(columns) - _COLUMNS:,} more columns")
+    names = ("", *(str(column.name) for column in columns[:_COLUMNS]))
     return Grid(rows, names, more=f"… {', '.join(more)}" if more else "")
 
 
-def _cells(evidence: "TableEvidence", column: Column) -> list[Cell]:
+def _cells(
+    frame: "pd.DataFrame", column: Column, limits: Limits, conditions: Mapping[str | int, Any]
+) -> list[Cell]:
     """The first cells of a column."""
-    frame, name = evidence.frame, column.name
-    num, condition = min(len(frame), _ROWS), evidence.conditions.get(name)
+    name, num = column.name, min(len(frame), _ROWS)
     known = [math.nan] * num
     if name in frame.columns:
         known = units_of(column_of(frame, name).iloc[:num], column)[0].tolist()
-    if name in evidence.limits:
-        low, high = evidence.limits[name]
+    if name in limits:
+        low, high = limits[name]
         between = [_between(column, *ends) for ends in zip(low[:num], high[:num], strict=True)]
-    elif condition is not None:
-        between = [f"one of {', '.join(sorted(map(str, condition)))}"] * num
+    elif name in conditions:
+        between = [f"one of {', '.join(sorted(map(str, conditions[name])))}"] * num
     else:
         between = [shown_number(math.nan)] * num
     return [

@@ -4,11 +4,11 @@ from crosscoding.display.description import (
     LABEL_STATUS,
     Cell,
     Description,
-    Displayed,
     Grid,
     Mark,
     Strip,
 )
+from crosscoding.display.displayed import Displayed
 from crosscoding.display.numbers import shown_number, shown_range, with_error
 
 __all__ = [

@@ -1,17 +1,9 @@
 """`Description`: title, facts, grids, pictures and notes of an object, without any markup.
 
-An object says what is shown of it in `_described`; `Displayed` gives it a form for terminals
-(rich) and one for notebooks (HTML). Text is never markup: both renderers escape it.
+Text is never markup: the renderers, `terminal` and `notebook`, escape it.
 """
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from crosscoding.isolation import isolated
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 LABEL_STATUS = {"trusted": "good", "approximate": "doubtful", "unreliable": "bad"}
 """The status of each label of a verdict."""
@@ -84,27 +76,3 @@ class Description:
     grids: tuple[Grid, ...] = ()
     strips: tuple[Strip, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-class Displayed(ABC):
-    """An object with a form for terminals, by `rich.print`, and one for notebooks."""
-
-    __slots__ = ()
-
-    @abstractmethod
-    def _described(self, *, pictures: bool) -> Description:
-        """What is shown of it; `pictures` is False where they would not be seen."""
-
-    @isolated
-    def __rich__(self) -> "RenderableType":
-        """What `rich.print` shows."""
-        from crosscoding.display.terminal import as_rich  # loads rich
-
-        return as_rich(self._described(pictures=False))
-
-    @isolated
-    def _repr_html_(self) -> str:
-        """What notebooks show."""
-        from crosscoding.display.notebook import as_html
-
-        return as_html(self._described(pictures=True))

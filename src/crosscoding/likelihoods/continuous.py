@@ -142,21 +142,21 @@ class NormalNoise(_Real):
         # Expand Σ m (x − μ)² / σ² into three matrix products. They nearly cancel where x ≈ μ, the
         # more so the further both are from 0: hence double, and x and μ centred at the mean of μ.
         mean = self.split(params)[0].double()
-        log_scale, precision = self._in_double(params)
+        log_scale, precision = (
+            part.expand(1 if part.ndim < 2 else len(mean), mean.shape[1])  # one row for all points
+            for part in self._in_double(params)
+        )
         centre = torch.where(mean.isfinite(), mean, 0.0).mean(0)  # NaN stays with its point
         weight, data, mean = mask.double(), values.double() - centre, mean - centre
-        precision = precision.expand_as(mean)
-        size = precision @ (data.square() * weight).mT
-        size = size + (mean.square() * precision) @ weight.mT
+        size = (mean.square() * precision) @ weight.mT + precision @ (data.square() * weight).mT
         squares = size - 2 * (mean * precision) @ (data * weight).mT
-        log_scale = (log_scale + 0.5 * _LOG_2PI).expand_as(mean) @ weight.mT
+        log_scale = (log_scale + 0.5 * _LOG_2PI) @ weight.mT
         result = (-0.5 * squares - log_scale).to(params.dtype)
         # An unobserved infinity gives 0 · inf = NaN, and enormous means leave no digit of the sum.
-        coarse = torch.finfo(size.dtype).eps * size > (_COARSE * squares.abs()).clamp_min(
-            MAX_ROUNDING_ERROR
-        )
-        unclear = (result.isnan() | coarse).any(-1)
-        if unclear.any():
+        unclear, rounding = result.isnan(), torch.finfo(size.dtype).eps * size
+        if not (rounding <= MAX_ROUNDING_ERROR).all():
+            unclear |= rounding > (_COARSE * squares.abs()).clamp_min(MAX_ROUNDING_ERROR)
+        if (unclear := unclear.any(-1)).any():
             result[unclear] = super().pairwise_log_prob((params[unclear],), values, mask)
         return result
 

@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from crosscoding.likelihoods.base import Likelihood
 from crosscoding.likelihoods.layout import ElementGroup
 from crosscoding.likelihoods.mixed_heads import Head, Part, columns_named, in_columns
+from crosscoding.likelihoods.part_layout import PartLayout
 from crosscoding.persistence.folder import Contents, prefixed, under
 
 
@@ -40,9 +41,7 @@ class Mixed(Likelihood):
 
     parts: Sequence[Part | Likelihood]
     dim: int = -1
-    # indices of the parts' elements in flattened data, and of their parameters in flattened output
-    _order: Tensor | None = field(default=None, init=False, repr=False)
-    _output_order: Tensor | None = field(default=None, init=False, repr=False)
+    _layout: PartLayout = field(init=False, repr=False)
 
     by_rows = False
     by_element = False
@@ -57,19 +56,12 @@ class Mixed(Likelihood):
                 f"expected dim to be an int < 0, counted from the last, got {self.dim}"
             )
         object.__setattr__(self, "parts", parts)
+        object.__setattr__(self, "_layout", PartLayout(parts, self.dim))
         object.__setattr__(self, "num_kept", sum(part.num_kept for part, _ in parts))
         cheap = all(part.has_cheap_fisher for part, _ in parts)
         object.__setattr__(self, "has_cheap_fisher", cheap)
 
     # ---- shapes ----------------------------------------------------------------------------------
-
-    @property
-    def _columns(self) -> list[int]:
-        return [num for _, num in self.pairs]
-
-    @property
-    def _outputs(self) -> list[int]:
-        return [num * math.prod(part.param_shape) for part, num in self.pairs]
 
     @property
     def pairs(self) -> tuple[Part, ...]:
@@ -81,9 +73,9 @@ class Mixed(Likelihood):
 
     def data_shape(self, output: Sequence[int]) -> torch.Size | None:
         shape = list(output)
-        if len(shape) < -self.dim or shape[self.dim] != sum(self._outputs):
+        if len(shape) < -self.dim or shape[self.dim] != sum(self._layout.outputs):
             return None
-        shape[self.dim] = sum(self._columns)
+        shape[self.dim] = sum(self._layout.columns)
         return torch.Size(shape)
 
     def flat_shape(self, output: Sequence[int]) -> torch.Size:
@@ -92,7 +84,7 @@ class Mixed(Likelihood):
 
     def output_shape(self) -> str:
         after = [f", *after ({-1 - self.dim} dimensions)"] if self.dim < -1 else []
-        return "".join([f"*before, {sum(self._outputs)}", *after])
+        return "".join([f"*before, {sum(self._layout.outputs)}", *after])
 
     def join(self, outputs: Sequence[Head]) -> Tensor:
         """The parameters as one tensor, from a decoder with a head for each part.
@@ -116,9 +108,8 @@ class Mixed(Likelihood):
             [(part.for_data((*others, n), like), n * num_others) for part, n in self.pairs]
         )
         if num_others > 1:
-            places = zip(*self.places(data_shape, like.device), strict=True)
-            for name, pieces in zip(("_order", "_output_order"), places, strict=True):
-                object.__setattr__(flat, name, torch.cat([p.flatten() for p in pieces]))
+            layout = flat._layout.in_order_of(self.places(data_shape, like.device))
+            object.__setattr__(flat, "_layout", layout)
         return flat
 
     def places(
@@ -129,35 +120,29 @@ class Mixed(Likelihood):
         Shapes (*others, columns) and (*others, columns, *param_shape), where others is the data's
         shape without the columns.
         """
-        shapes = [list(data_shape), list(data_shape)]
-        shapes[1][self.dim] = sum(self._outputs)
-        elements, outputs = (
-            torch.arange(math.prod(shape), device=device)
-            .reshape(shape)
-            .movedim(self.dim, -1)
-            .split(sizes, -1)
-            for shape, sizes in zip(shapes, (self._columns, self._outputs), strict=True)
-        )
-        return [
-            (own, params.unflatten(-1, (num, *part.param_shape)))
-            for (part, num), own, params in zip(self.pairs, elements, outputs, strict=True)
-        ]
+        return self._layout.places(data_shape, device)
+
+    def joined(self, pieces: Sequence[Tensor]) -> Tensor:
+        """Flat data, (*shape, E), from those of the parts."""
+        return self._layout.joined(pieces)
 
     # ---- element by element ----------------------------------------------------------------------
 
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
         return self.joined(
-            [part.log_prob(own, data) for part, own, data in self._split(params, values)]
+            [part.log_prob(own, data) for part, own, data in self._layout.split(params, values)]
         )
 
     def mean(self, params: Tensor) -> Tensor:
-        return self.joined([part.mean(own) for part, own in self._split(params)])
+        return self.joined([part.mean(own) for part, own in self._layout.split(params)])
 
     def variance(self, params: Tensor) -> Tensor:
-        return self.joined([part.variance(own) for part, own in self._split(params)])
+        return self.joined([part.variance(own) for part, own in self._layout.split(params)])
 
     def fisher(self, params: Tensor) -> Tensor:
-        return self._joined_outputs([part.fisher(own) for part, own in self._split(params)])
+        return self._layout.joined_outputs(
+            [part.fisher(own) for part, own in self._layout.split(params)]
+        )
 
     def fisher_product(self, params: Tensor, tangents: Tensor, mask: Tensor) -> Tensor:
         return self._joined_products("fisher_product", params, tangents, mask)
@@ -167,12 +152,12 @@ class Mixed(Likelihood):
 
     def _joined_products(self, name: str, params: Tensor, tangents: Tensor, mask: Tensor) -> Tensor:
         """What a method of each part, such as `fisher_product`, returns."""
-        masks, directions = self._split_values(mask), self._split(tangents)
-        return self._joined_outputs(
+        masks, directions = self._layout.split_values(mask), self._layout.split(tangents)
+        return self._layout.joined_outputs(
             [
                 getattr(part, name)(own, direction, counts)
                 for (part, own), (_, direction), counts in zip(
-                    self._split(params), directions, masks, strict=True
+                    self._layout.split(params), directions, masks, strict=True
                 )
             ]
         )
@@ -186,7 +171,7 @@ class Mixed(Likelihood):
         return torch.cat(pieces, -1)
 
     def draw(self, params: Tensor, noise: Tensor) -> Tensor:
-        pieces = zip(self._split(params), noise.split(self._columns, -1), strict=True)
+        pieces = zip(self._layout.split(params), noise.split(self._layout.columns, -1), strict=True)
         return self.joined([part.draw(own, base).to(own.dtype) for (part, own), base in pieces])
 
     # ---- parameters that are invalid or rounded too coarsely -------------------------------------
@@ -194,32 +179,35 @@ class Mixed(Likelihood):
     def allowed(self, params: Tensor) -> Tensor:
         found = [
             part.allowed(own).flatten(own.ndim - 1 - len(part.param_shape))
-            for part, own in self._own_params(params)
+            for part, own in self._layout.params_of_parts(params)
         ]
         return torch.cat(found, -1).movedim(-1, self.dim)
 
     def valid(self, params: Tensor) -> Tensor:
-        return self.joined([part.valid(own) for part, own in self._split(params)])
+        return self.joined([part.valid(own) for part, own in self._layout.split(params)])
 
     def describe(self, params: Tensor, element: int) -> str:
-        place = element if self._order is None else int(self._order.argsort()[element])
-        for (part, own), num in zip(self._split(params), self._columns, strict=True):
+        order = self._layout.order
+        place = element if order is None else int(order.argsort()[element])
+        for (part, own), num in zip(self._layout.split(params), self._layout.columns, strict=True):
             if place < num:
                 return part.describe(own, place)
             place -= num
-        raise IndexError(f"expected an element below {sum(self._columns)}, got {element}")
+        raise IndexError(f"expected an element below {sum(self._layout.columns)}, got {element}")
 
     def only(self, params: Tensor, mask: Tensor, other: float = 1.0) -> Tensor:
-        pieces = [part.only(own, counts, other) for part, own, counts in self._split(params, mask)]
-        return self._joined_outputs(pieces)
+        pieces = [
+            part.only(own, counts, other) for part, own, counts in self._layout.split(params, mask)
+        ]
+        return self._layout.joined_outputs(pieces)
 
     def may_be_lost(self, values: Tensor) -> Tensor:
-        pieces = zip(self.pairs, self._split_values(values), strict=True)
+        pieces = zip(self.pairs, self._layout.split_values(values), strict=True)
         return self.joined([part.may_be_lost(data) for (part, _), data in pieces])
 
     def lost(self, params: Tensor, values: Tensor) -> Tensor:
         return self.joined(
-            [part.lost(own, data) for part, own, data in self._split(params, values)]
+            [part.lost(own, data) for part, own, data in self._layout.split(params, values)]
         )
 
     # ---- sums ------------------------------------------------------------------------------------
@@ -227,16 +215,18 @@ class Mixed(Likelihood):
     def masked_log_prob(self, params: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         sums = [
             part.masked_log_prob(own, data, counts)
-            for part, own, data, counts in self._split(params, values, mask)
+            for part, own, data, counts in self._layout.split(params, values, mask)
         ]
         return torch.stack(sums).sum(0)
 
     def to_keep(self, params: Tensor) -> tuple[Tensor, ...]:
-        return tuple(kept for part, own in self._split(params) for kept in part.to_keep(own))
+        return tuple(kept for part, own in self._layout.split(params) for kept in part.to_keep(own))
 
     def pairwise_log_prob(self, kept: tuple[Tensor, ...], values: Tensor, mask: Tensor) -> Tensor:
         total, left = torch.zeros((), dtype=values.dtype, device=values.device), iter(kept)
-        columns = zip(self._split_values(values), self._split_values(mask), strict=True)
+        columns = zip(
+            self._layout.split_values(values), self._layout.split_values(mask), strict=True
+        )
         for (part, _), (data, counts) in zip(self.pairs, columns, strict=True):
             own = tuple(next(left) for _ in range(part.num_kept))
             total = total + part.pairwise_of_observed(own, data, counts)
@@ -250,13 +240,13 @@ class Mixed(Likelihood):
     # ---- checks at the boundary ------------------------------------------------------------------
 
     def in_support(self, values: Tensor) -> Tensor:
-        pieces = values.movedim(self.dim, -1).split(self._columns, -1)
+        pieces = self._layout.columns_of_parts(values)
         inside = [part.in_support(data) for (part, _), data in zip(self.pairs, pieces, strict=True)]
         return torch.cat(inside, -1).movedim(-1, self.dim)
 
     def check_values(self, values: Tensor, mask: Tensor, name: str = "observed values") -> None:
-        data = values.movedim(self.dim, -1).split(self._columns, -1)
-        masks = mask.movedim(self.dim, -1).split(self._columns, -1)
+        data = self._layout.columns_of_parts(values)
+        masks = self._layout.columns_of_parts(mask)
         start = 0
         for (part, num), own, counts in zip(self.pairs, data, masks, strict=True):
             try:
@@ -266,27 +256,19 @@ class Mixed(Likelihood):
             start += num
 
     def check_params(self, params: Tensor) -> None:
-        for part, own in self._own_params(params):
+        for part, own in self._layout.params_of_parts(params):
             part.check_params(own)
 
     def doubt(self, params: Tensor) -> str:
-        doubts = [part.doubt(own) for part, own in self._own_params(params)]
+        doubts = [part.doubt(own) for part, own in self._layout.params_of_parts(params)]
         return next(filter(None, doubts), "")
-
-    def _own_params(self, params: Tensor) -> list[tuple[Likelihood, Tensor]]:
-        """Each part with its share of a decoder's unflattened output."""
-        pieces = params.movedim(self.dim, -1).split(self._outputs, -1)
-        return [
-            (part, own.unflatten(-1, (num, *part.param_shape)))
-            for (part, num), own in zip(self.pairs, pieces, strict=True)
-        ]
 
     # ---- some elements -------------------------------------------------------------------------
 
     def elements_in(self, mask: Tensor) -> Tensor:
         """As in the base class, but part by part, each filled up to the most of a query."""
         places = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
-        pairs = zip(self._split_values(places), self._split_values(mask), strict=True)
+        pairs = zip(self._layout.split_values(places), self._layout.split_values(mask), strict=True)
         found = [
             own.gather(1, part.elements_in(counts))
             for (part, _), (own, counts) in zip(self.pairs, pairs, strict=True)
@@ -295,8 +277,8 @@ class Mixed(Likelihood):
         return torch.cat(found, 1)
 
     def groups(self, num: int, device: torch.device) -> list[ElementGroup]:
-        elements = self._split_values(torch.arange(num, device=device))
-        outputs = self._split(torch.arange(sum(self._outputs), device=device))
+        elements = self._layout.split_values(torch.arange(num, device=device))
+        outputs = self._layout.split(torch.arange(sum(self._layout.outputs), device=device))
         found = []
         for own, (part, places) in zip(elements, outputs, strict=True):
             for group in part.groups(len(own), device):
@@ -306,35 +288,22 @@ class Mixed(Likelihood):
 
     def outputs_of(self, elements: Tensor) -> Tensor:
         found, start = [], 0
-        for (part, num), own in zip(self.pairs, self._of_parts(elements), strict=True):
+        for (part, num), own in zip(self.pairs, self._layout.within_parts(elements), strict=True):
             found.append(start + part.outputs_of(own))
             start += num * math.prod(part.param_shape)
-        places = torch.cat(found, -1)
-        return places if self._output_order is None else self._output_order[places]
+        places, order = torch.cat(found, -1), self._layout.output_order
+        return places if order is None else order[places]
 
     def of_elements(self, elements: Tensor) -> "Mixed":
         """The same likelihood for some elements of each query, (B, E'), part after part."""
-        own = zip(self.pairs, self._of_parts(elements), strict=True)
+        own = zip(self.pairs, self._layout.within_parts(elements), strict=True)
         parts = [(part.of_elements(e), e.shape[-1]) for (part, _), e in own if e.shape[-1]]
         return Mixed(parts)
 
     def select(self, index: Tensor | slice) -> "Mixed":
         chosen = Mixed([(part.select(index), num) for part, num in self.pairs])
-        for name in ("_order", "_output_order"):
-            object.__setattr__(chosen, name, getattr(self, name))
+        object.__setattr__(chosen, "_layout", self._layout.with_pairs(chosen.pairs))
         return chosen
-
-    def _of_parts(self, elements: Tensor) -> list[Tensor]:
-        """Elements (*B, E'), given part after part, split into indices within each part."""
-        places = elements if self._order is None else self._order.argsort()[elements]
-        ends = torch.tensor(self._columns, device=places.device).cumsum(0)
-        numbers = self._columns  # if there is no query
-        if places.numel():
-            part = torch.bucketize(places.flatten()[: places.shape[-1]], ends, right=True)
-            numbers = torch.bincount(part, minlength=len(ends)).tolist()
-        starts = [0, *ends[:-1].tolist()]
-        pieces = places.split(numbers, -1)
-        return [piece - start for piece, start in zip(pieces, starts, strict=True)]
 
     # ---- saving ----------------------------------------------------------------------------------
 
@@ -353,40 +322,6 @@ class Mixed(Likelihood):
             for index, (description, num) in enumerate(settings["parts"])
         ]
         return cls(parts, settings["dim"])
-
-    # ---- parts -----------------------------------------------------------------------------------
-
-    def _split_values(self, values: Tensor) -> Sequence[Tensor]:
-        """Flat data, (*shape, E), by part."""
-        values = values if self._order is None else values[..., self._order]
-        return values.split(self._columns, -1)
-
-    def _split(self, params: Tensor, *values: Tensor) -> list[tuple[Any, ...]]:
-        """Each part with its parameters (*sample, E, *param_shape) and its share of flat data."""
-        params = params if self._output_order is None else params[..., self._output_order]
-        pieces = params.split(self._outputs, -1)
-        return [
-            (part, own.unflatten(-1, (num, *part.param_shape)), *data)
-            for (part, num), own, *data in zip(
-                self.pairs, pieces, *map(self._split_values, values), strict=True
-            )
-        ]
-
-    def joined(self, pieces: Sequence[Tensor]) -> Tensor:
-        """Flat data, (*shape, E), from those of the parts."""
-        return _in_order(torch.cat(list(pieces), -1), self._order)
-
-    def _joined_outputs(self, pieces: Sequence[Tensor]) -> Tensor:
-        """Flat parameters, or tensors of their shape, from those of the parts."""
-        flat = [
-            piece.flatten(piece.ndim - 1 - len(part.param_shape))
-            for (part, _), piece in zip(self.pairs, pieces, strict=True)
-        ]
-        return _in_order(torch.cat(flat, -1), self._output_order)
-
-
-def _in_order(joined: Tensor, order: Tensor | None) -> Tensor:
-    return joined if order is None else joined[..., order.argsort()]
 
 
 def _part(part: Part | Likelihood) -> Part:

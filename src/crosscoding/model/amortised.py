@@ -8,9 +8,9 @@ the two are the same if the prior is N(0, I).
 """
 
 import copy
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +21,9 @@ from crosscoding.crosscoders.packed_numbers import num_numbers, unpacked_numbers
 from crosscoding.isolation import isolated
 from crosscoding.model.amortised_coverage import Vouched
 from crosscoding.model.amortised_record import Record
+from crosscoding.model.generative import Generative
 from crosscoding.model.model_print import ModelPrint
 from crosscoding.model.trial import OutputError, Trial, frozen_copy
-
-if TYPE_CHECKING:
-    from crosscoding.model.vae import VAE
 
 _FAMILIES = (Mixture, Gaussian)
 
@@ -54,7 +52,7 @@ class Amortised:
 
     @classmethod
     @isolated
-    def of(cls, vae: "VAE", network: nn.Module, crosscoder: Crosscoder) -> "Amortised":
+    def of(cls, vae: "Proposing", network: nn.Module, crosscoder: Crosscoder) -> "Amortised":
         """An amortised cross-coder for a model, made of any network.
 
         The network is copied and frozen, and tried on a few draws of data. Its output for a
@@ -125,7 +123,7 @@ class Amortised:
         trial.check(data.dtype)
 
 
-class Proposing(ABC):
+class Proposing(Generative):
     """The part of `VAE` that has an amortised cross-coder."""
 
     amortised: Amortised | None = None
@@ -159,7 +157,7 @@ class Proposing(ABC):
         return chosen
 
 
-def check_amortisable(vae: "VAE") -> int:
+def check_amortisable(vae: Generative) -> int:
     """The size of the noise that a model's prior maps to z.
 
     Raises:

@@ -177,12 +177,15 @@ class Bank:
         chunk = clock.piece_bytes(_CHUNK_BYTES)
         at_once = min(_PAIR_OPERATIONS / max(values.numel(), 1), chunk / row_bytes, tile)
         size = max(int(at_once), 1)
-        pieces = []
-        for kept in zip(*(part.split(size) for part in self._kept), strict=True):
-            if pieces:
+        # The points of each query lie side by side in memory, as most work is on one query's.
+        by_query = self.points.new_empty(len(values), len(self.points))
+        for start in range(0, len(self.points), size):
+            if start:
                 clock.tick()
-            pieces.append(self._likelihood.pairwise_of_observed(kept, values, mask))
-        return torch.cat(pieces)
+            kept = tuple(part[start : start + size] for part in self._kept)
+            piece = self._likelihood.pairwise_of_observed(kept, values, mask)
+            by_query[:, start : start + size] = piece.mT
+        return by_query.mT
 
     def save(self, path: str | Path) -> None:
         """Write the bank to a folder; either all of it or nothing.

@@ -1,17 +1,14 @@
 """By what a model is recognised: its likelihood, and its outputs at a few points."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from crosscoding.likelihoods import Likelihood
+from crosscoding.model.generative import Generative
 from crosscoding.model.recognition import same_output
 from crosscoding.model.tried_prior import prior_probes
-
-if TYPE_CHECKING:
-    from crosscoding.model.vae import VAE
 
 _NUM_POINTS = 4  # latent points at which models are compared
 
@@ -25,7 +22,7 @@ class ModelPrint:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, vae: "VAE") -> "ModelPrint":
+    def of(cls, vae: Generative) -> "ModelPrint":
         """That of a model, always at the same points: 0, and further out in all directions.
 
         If z is discrete, the points are draws of the prior.

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from crosscoding.columns import Table
-from crosscoding.covariates import Covariates, mapped, tiled
-from crosscoding.errors import NonFiniteError
+from crosscoding.covariates import Covariates, mapped
 from crosscoding.isolation import FORWARD_MODE, isolated
 from crosscoding.likelihoods import Likelihood
 from crosscoding.model.amortised import Amortised, Proposing
@@ -35,11 +34,10 @@ from crosscoding.model.parts import Model
 from crosscoding.model.rows import Rows
 from crosscoding.model.tabular import checked_table, of_frame
 from crosscoding.model.trial import frozen_copy
-from crosscoding.model.tried_prior import NUM_PROBES, prior_probes, tried_prior
-from crosscoding.model.undefined_elements import element_name, nothing_to_predict
+from crosscoding.model.tried_prior import prior_probes, tried_prior
+from crosscoding.model.undefined_elements import element_name
 from crosscoding.model.vae_description import Shown
 from crosscoding.priors import Normal, Prior
-from crosscoding.random import generator_from
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -275,48 +273,6 @@ class VAE(Savable, Proposing, Rows, Shown):
         mean, std = encode(self.encoder, data.reshape(-1, *self.data_shape))
         return mean.reshape(*batch, -1), std.reshape(*batch, -1)
 
-    @isolated
-    def sample_prior(
-        self, num: int, *, seed: int | torch.Generator | None = None, given: Covariates = None
-    ) -> Tensor:
-        """Draws of complete data from the model without evidence, shape (num, *data).
-
-        Args:
-            num: Number of draws, ≥ 0.
-            seed: Seed of these draws.
-            given: Covariates of each draw, or of all, if the decoder takes any; by default the
-                model's examples in turn.
-        Raises:
-            ValueError: num or given does not fit.
-            NonFiniteError: p(t|z) of an element does not exist at a draw of z.
-        """
-        if num < 0:
-            raise ValueError(f"expected a number of draws >= 0, got {num}")
-        if given is None:
-            given = tiled(self.examples, num)
-        vae = bound_for(self, given, torch.Size((num,)))
-        return vae.simulate(num, generator=generator_from(seed))[1]
-
-    @isolated
-    def simulate(self, num: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draws of z, (num, latent), and of data, (num, *data); raises what `sample_prior` does."""
-        z, params, draws = self._drawn(num, generator)
-        wrong = ~(self._flat_likelihood.valid(params) & draws.isfinite())
-        if wrong.any():
-            words = nothing_to_predict(self._flat_likelihood, self.element_name, z, params, wrong)
-            raise NonFiniteError(words)
-        return z, draws.reshape(num, *self.data_shape)
-
-    @torch.no_grad()
-    def _drawn(self, num: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Draws of z, the decoder's output for them, and draws of data, all flattened."""
-        like = torch.empty(0, dtype=self.dtype, device=self.device)
-        own = {"given": tiled(self.given, num)} if self.prior.takes_given else {}
-        z = self.prior.sample(num, generator=generator, like=like, **own)
-        params, likelihood = self.decode_flat(z), self._flat_likelihood
-        noise = likelihood.noise((num, self.data_size), generator=generator, like=like)
-        return z, params, likelihood.draw(params, noise)
-
     def lost(self, output: Tensor) -> Tensor:
         """Which elements are NaN, or infinite where the likelihood allows none, boolean, (N, E).
 
@@ -418,11 +374,6 @@ class VAE(Savable, Proposing, Rows, Shown):
                 "continuous ones; leave it out, as no answer depends on it"
             )
         self.encoder = tried_encoder(encoder, self.data_for_trial(), self.latent_dim)
-
-    def data_for_trial(self) -> Tensor:
-        """Draws from the model, always the same, with 0 wherever a draw is not finite."""
-        draws = self._drawn(NUM_PROBES, generator_from(0))[2]
-        return torch.where(draws.isfinite(), draws, 0.0).reshape(-1, *self.data_shape)
 
     def _run(self, z: Tensor) -> Tensor:
         return decoder_output(self.decoder, self.likelihood, self.prior.decoder_input(z))

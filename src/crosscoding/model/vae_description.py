@@ -1,6 +1,6 @@
 """What is shown of a model: parts, cost, the columns of its table, pictures of its prior."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -10,9 +10,6 @@ from crosscoding.errors import counted
 from crosscoding.model.bound import bound_for
 from crosscoding.priors import Normal
 from crosscoding.random import generator_from
-
-if TYPE_CHECKING:
-    from crosscoding.model.vae import VAE
 
 _PICTURED = 2e9  # multiply-adds for pictures: about a tenth of a second
 _MOST_TEXT = 200  # characters of a likelihood
@@ -69,7 +66,7 @@ def counted_number(num: int) -> str:
 
 
 @torch.no_grad()
-def _strip(vae: "VAE") -> tuple[Strip, ...]:
+def _strip(vae: Any) -> tuple[Strip, ...]:
     """E[t|z] at draws from the prior, if data are grey or colour pictures."""
     from crosscoding.plots import colour, images_of, is_picture, png_bytes, sheet, value_range
 
@@ -89,7 +86,7 @@ def _strip(vae: "VAE") -> tuple[Strip, ...]:
     return (Strip(png_bytes(canvas), words, magnify * canvas.shape[1]),)
 
 
-def _prior_means(vae: "VAE") -> torch.Tensor:
+def _prior_means(vae: Any) -> torch.Tensor:
     """Shape (pictures, E)."""
     given = covariates.tiled(vae.examples, _PICTURES)
     bound = bound_for(vae, given, torch.Size((_PICTURES,)))

@@ -1,7 +1,7 @@
 """Answers for columns of a table: densities of numbers and dates, bars of counts and classes."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,10 +21,8 @@ from crosscoding.plots import (
     plain,
     tidy,
 )
+from crosscoding.result.look import Look
 from crosscoding.result.views import View, array, of_categories
-
-if TYPE_CHECKING:
-    from crosscoding.result.look import Look
 
 _SIZE = (2.7, 2.0)
 _ACROSS, _MOST_COLUMNS = 4, 12
@@ -35,7 +33,7 @@ _MOST_NAMED = 6  # counts of a set
 _MOST_TERMS = 1e8  # evaluations of densities: about two seconds
 
 
-def draw_columns(view: View, look: "Look", given: Any) -> Panels:
+def draw_columns(view: View, look: Look, given: Any) -> Panels:
     """A panel for each query and column."""
     table = view.target.model.table
     assert table is not None

@@ -1,6 +1,6 @@
 """Answers for vectors and signals: intervals or bands over the number of the element."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,16 +8,14 @@ from numpy.typing import NDArray
 from crosscoding.plots import ElementValues, Panels, lines_of, panels_on, plain, tidy
 from crosscoding.plots import draw_classes as draw_circles
 from crosscoding.plots import draw_elements as draw_intervals
+from crosscoding.result.look import Look
 from crosscoding.result.picture_answers import picture_shape
 from crosscoding.result.views import View
-
-if TYPE_CHECKING:
-    from crosscoding.result.look import Look
 
 _SIZE = (8.0, 2.3)
 
 
-def draw_elements(view: View, look: "Look", given: Any) -> Panels:
+def draw_elements(view: View, look: Look, given: Any) -> Panels:
     """A panel for each query and each of its lines."""
     num_lines, length = lines_of(picture_shape(view, look.shape))
     panels = panels_on(given, (len(view.names), num_lines), _SIZE, columns=1)

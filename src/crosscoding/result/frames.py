@@ -154,6 +154,8 @@ def _probabilities(flat: Tensor, table: Table, rows: "pd.DataFrame | None") -> "
 
     names = {}
     for place, column in enumerate(table.columns):
+        if len(column.categories) == 1:  # its likelihood has a second one, which nothing is
+            flat[:, place] /= flat[:, place, :1].clone()
         for number, category in enumerate(column.categories):
             names[(column.name, category)] = flat[:, place, number].double().cpu().numpy()
     index = pd.RangeIndex(len(flat)) if rows is None else rows.index

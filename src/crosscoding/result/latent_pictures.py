@@ -1,17 +1,15 @@
 """p(z|x) as pictures: draws, over contours of the exact density in 2-d or a curve in 1-d."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from crosscoding.plots import Panels, draw_curve, draw_plane, on_grid, panels_on, plain, window
+from crosscoding.result.look import Look
 from crosscoding.result.views import View, array
-
-if TYPE_CHECKING:
-    from crosscoding.result.look import Look
 
 _SIZE = (3.2, 3.3)
 _NUM_DRAWS = 500
@@ -22,7 +20,7 @@ _AT_ONCE = 1000
 
 
 @torch.no_grad()
-def draw_latent(view: View, look: "Look", given: Any) -> Panels:
+def draw_latent(view: View, look: Look, given: Any) -> Panels:
     """A panel for each query.
 
     Raises:

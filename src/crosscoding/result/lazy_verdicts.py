@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import torch
 
@@ -17,9 +17,7 @@ from crosscoding.errors import counted
 from crosscoding.result.advice import IN_PYTHON, last_resort
 from crosscoding.result.check import LABELS, Check
 from crosscoding.result.purposes import PURPOSES, check_purpose
-
-if TYPE_CHECKING:
-    from crosscoding.result.verdict import Figures
+from crosscoding.result.verdict import Figures
 
 Measure = Callable[[int], float]
 """Gives the largest share of a missing element's variance that comes from z, for a query."""
@@ -127,7 +125,7 @@ class Verdicts(Sequence[Verdict], Displayed):
 
     def __init__(
         self,
-        figures: "Figures",
+        figures: Figures,
         method: str = "",
         density_dim: int | None = None,
         measure: Measure | None = None,
@@ -170,7 +168,7 @@ class Verdicts(Sequence[Verdict], Displayed):
             self._labels[purpose] = [LABELS[grade] for grade in grades]
         return self._labels[purpose]
 
-    def figures_of(self, query: int, purpose: str) -> "Figures":
+    def figures_of(self, query: int, purpose: str) -> Figures:
         """The figures of one answer, with the measured share of its variance if that matters."""
         own = self._figures.select(torch.tensor([query]))
         if purpose != "mean" or not self._depends(query):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +21,8 @@ from crosscoding.plots import (
     uncertainty,
     value_range,
 )
+from crosscoding.result.look import Look
 from crosscoding.result.views import View
-
-if TYPE_CHECKING:
-    from crosscoding.result.look import Look
 
 _SIDE = 0.95  # inches of a picture
 _MOST_CHANNELS = 8
@@ -51,7 +49,7 @@ class Images:
     draws: NDArray[np.floating]
 
 
-def draw_pictures(view: View, look: "Look", given: Any) -> Panels:
+def draw_pictures(view: View, look: Look, given: Any) -> Panels:
     """A sheet of pictures; one for each channel if there are not 1 or 3."""
     shape = picture_shape(view, look.shape)
     images = _chosen(images_for(view, shape, look.num), look.only)

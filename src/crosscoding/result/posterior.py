@@ -15,17 +15,14 @@ from crosscoding.isolation import isolated_class
 from crosscoding.model.matching import check_dtype
 from crosscoding.model.vae import VAE
 from crosscoding.random import generator_from
+from crosscoding.result.answer_figures import AnswerFigures
 from crosscoding.result.arviz import to_arviz
 from crosscoding.result.element_answers import ElementAnswers
 from crosscoding.result.files import SavedPosterior
 from crosscoding.result.findings import Findings
-from crosscoding.result.latent_share import LatentShares
 from crosscoding.result.looks import Looks
 from crosscoding.result.marginals import Marginals
-from crosscoding.result.trace import Stage, Trace
-from crosscoding.result.verdict import Verdicts
 from crosscoding.target.base import Target
-from crosscoding.target.discrete_target import DiscreteTarget
 from crosscoding.target.vae_target import VAETarget
 
 if TYPE_CHECKING:
@@ -33,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @isolated_class
-class Posterior(ElementAnswers, Looks):
+class Posterior(ElementAnswers, AnswerFigures, Looks):
     """p(z|x) and p(y|x) for each query of a batch, as approximated by a method.
 
     `condition` makes it; do not construct it yourself. It draws from its own stream of random
@@ -60,7 +57,6 @@ class Posterior(ElementAnswers, Looks):
         self._findings = findings
         self._generator = generator
         self._flat_target = None if target is None else target.flatten()
-        self._shares: LatentShares | None = None  # kept, as what is measured is kept there
         if in_noise is None:
             in_noise = isinstance(target, VAETarget) and target.vae.prior is not target.model.prior
         self._in_noise = in_noise  # whether the stored draws are noise that a prior maps to z
@@ -69,94 +65,6 @@ class Posterior(ElementAnswers, Looks):
         self.batch_shape = batch_shape
         self.method = method
         self.seconds = seconds
-
-    # ---- figures -------------------------------------------------------------------------------
-
-    @property
-    def log_evidence(self) -> Tensor:
-        """Estimate of log p(x) in nats, shape (*batch,); NaN where the method gives none."""
-        return self._unflatten(self._findings.log_evidence)
-
-    @property
-    def log_evidence_error(self) -> Tensor:
-        """Standard error of `log_evidence` in nats, shape (*batch,)."""
-        return self._unflatten(self._findings.log_evidence_error)
-
-    @property
-    def c_elbo(self) -> Tensor:
-        """C-ELBO on fresh draws in nats, shape (*batch,); NaN where q(z|x) has no density.
-
-        It is a lower bound on log p(x) if `bound` is true.
-        """
-        return self._unflatten(self._findings.c_elbo)
-
-    @property
-    def c_elbo_error(self) -> Tensor:
-        """Standard error of `c_elbo` in nats, shape (*batch,)."""
-        return self._unflatten(self._findings.c_elbo_error)
-
-    @property
-    def bound(self) -> bool:
-        """Whether `c_elbo` is a lower bound on log p(x); a cross-coder that may fold has none."""
-        return self._findings.fitted is None or self._findings.fitted.crosscoder.has_density
-
-    @property
-    def ess(self) -> Tensor:
-        """Effective sample size of the draws that the answer was computed from, shape (*batch,).
-
-        For importance sampling and fits it is the importance ESS, for chains the smallest
-        autocorrelation ESS over latent dimensions. `Auto` stores `num_draws` draws resampled from
-        the draws that this figure is about.
-        """
-        return self._unflatten(self._findings.ess)
-
-    @property
-    def pareto_k(self) -> Tensor:
-        """Pareto k of the importance weights, shape (*batch,); NaN where there are none.
-
-        Above `diagnostics.pareto_k_limit` for the number of draws, weighted averages such as
-        `log_evidence` are not reliable. Pareto k cannot reveal a mode that no draw came near.
-        """
-        k = self._findings.pareto_k
-        return self._unflatten(torch.full_like(self._findings.ess, math.nan) if k is None else k)
-
-    @property
-    def stats(self) -> dict[str, Tensor]:
-        """Further figures of the method by name, each of shape (*batch,)."""
-        return {name: self._unflatten(value) for name, value in self._findings.all_stats.items()}
-
-    @property
-    def verdicts(self) -> Verdicts:
-        """What each answer is worth and why, for the flattened batch.
-
-        `verdicts[i].label` is about p(z|x), log p(x) and the shares of modes;
-        `verdicts[i].purposes` says whether means or intervals may be trusted although that is not.
-        """
-        figures, target, density_dim = self._findings.figures, self._flat_target, None
-        method = "Discrete" if isinstance(target, DiscreteTarget) else self.method
-        if isinstance(target, VAETarget):
-            if self._shares is None:
-                self._shares = LatentShares(target, self._findings, figures.depends_on_share)
-        elif target is not None:
-            density_dim = self._findings.draws.shape[-1]
-        return Verdicts(figures, method, density_dim, self._shares)
-
-    @property
-    def trusted(self) -> Tensor:
-        """Whether the label of the verdict is "trusted", boolean, shape (*batch,)."""
-        return self._unflatten(self._findings.figures.grades == 0)
-
-    @property
-    def trace(self) -> Trace:
-        """What the method's stages did, in order; empty for a method without stages.
-
-        A list of stages, with tensors of each query's decodes and seconds; `print` shows how many
-        queries went through which stage and what that took.
-        """
-        return Trace(
-            Stage(s.name, self._unflatten(s.decodes), self._unflatten(s.seconds))
-            for s in self._findings.trace
-        )
 
     # ---- z -------------------------------------------------------------------------------------
 

@@ -18,7 +18,6 @@ from torch import Tensor
 from crosscoding.diagnostics import pareto_k_limit
 from crosscoding.errors import counted
 from crosscoding.result.check import LABELS, Check, against, fault, grade
-from crosscoding.result.lazy_verdicts import Verdict, Verdicts
 from crosscoding.result.purposes import (
     check_of_coverage,
     check_of_means,
@@ -26,7 +25,7 @@ from crosscoding.result.purposes import (
     most_share,
 )
 
-__all__ = ["LABELS", "LOST", "MISSED", "SEARCHED_DIM", "Figures", "Verdict", "Verdicts", "k_limits"]
+__all__ = ["LABELS", "LOST", "MISSED", "SEARCHED_DIM", "Figures", "k_limits"]
 
 _ERROR, _ROUGH_ERROR = 0.04, 0.5  # nats: 98.8 % of errors are then below 0.1; p(x) to a factor 1.6
 _ESS, _ROUGH_ESS = 600.0, 50.0  # the error of log p(x) is about 1/√ESS: 0.04 and 0.14 nats
@@ -119,15 +118,6 @@ class Figures:
         """The figures of some answers."""
         known = {name: value for name, value in vars(self).items() if value is not None}
         return replace(self, **{name: value[index] for name, value in known.items()})
-
-    def verdicts(self, method: str = "", density_dim: int | None = None) -> Verdicts:
-        """A verdict for each answer.
-
-        Args:
-            method: Name of the method that answered; advice depends on it.
-            density_dim: Size of z if the target is a bare density; None if it is a VAE.
-        """
-        return Verdicts(self, method, density_dim)
 
     def checks(self, purpose: str) -> list[Check]:
         """All checks for a purpose; where grades are equal, reasons are given in this order."""

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -145,15 +144,12 @@ def served_model(name: str) -> Served:
         >>> served_model("mnist-2d").kind
         'picture'
     """
+    folder = zoo.model_folder(name).resolve()
+    vae = load_vae(folder)
     if name in zoo.names():
-        return Served(name, zoo.load(name), f"cc.zoo.load({name!r})")
-    if not Path(name).is_dir():
-        raise zoo.unknown_model(name, "folder of a model, or a model")
-    folder = Path(name).resolve()
+        return Served(name, vae, f"cc.zoo.load({name!r})")
     here, elsewhere = (f"cc.load_vae({path!r})" for path in (str(folder), folder.name))
-    return Served(
-        folder.name, load_vae(folder), here, f"{elsewhere}  # your copy of the model's folder"
-    )
+    return Served(folder.name, vae, here, f"{elsewhere}  # your copy of the model's folder")
 
 
 def _words(likelihood: object) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from crosscoding.columns import Column, Table
+from crosscoding.columns.column import mixed_of
 from crosscoding.likelihoods import Likelihood, Mixed, NegativeBinomial, Ordinal
 
 _LEAST_PROBABILITY = 0.01  # of a class that the data lack, for the start
@@ -51,7 +52,7 @@ class ColumnOutputs(nn.Module):
                 if (start := _learned(part, values[:, place][mask[:, place]])) is not None
             }
         )
-        self.likelihood = Mixed([self._while_training(place) for place in range(len(self._parts))])
+        self.likelihood = mixed_of(map(self._while_training, range(len(self._parts))))
 
     @property
     def start(self) -> Tensor:
@@ -81,7 +82,7 @@ class ColumnOutputs(nn.Module):
 
     def trained(self) -> Mixed:
         """The likelihood with what was learned as its settings."""
-        return Mixed([self._trained(place) for place in range(len(self._parts))])
+        return mixed_of(map(self._trained, range(len(self._parts))))
 
     def _params(self, place: int, own: Tensor) -> Tensor:
         if str(place) not in self.learned:
@@ -143,7 +144,9 @@ def _marginal(column: Column, values: Tensor) -> Tensor:
         return torch.zeros(1)
     if column.kind == "boolean":
         return values.mean().clamp(_LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY).logit().reshape(1)
-    return _shares(values, max(len(column.categories), 2)).log()
+    if len(column.categories) == 1:  # the likelihood has a second one, which nothing is
+        return torch.tensor([0.0, -torch.inf])
+    return _shares(values, len(column.categories)).log()
 
 
 def _shares(values: Tensor, num: int) -> Tensor:

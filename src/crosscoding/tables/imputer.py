@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from crosscoding.columns import Table, is_frame
+from crosscoding.columns.frames import checked_frame
 from crosscoding.conditioning import condition
 from crosscoding.errors import and_more, check_count, counted
 from crosscoding.methods import Auto, Method, Report, silent
@@ -185,13 +186,15 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # pyri
         Args:
             df: N ≥ 0 rows with the columns of `fit`.
             num: Number of tables, ≥ 1.
-            seed: Seed of these draws; by default from `random_state`.
+            seed: Seed of these draws, ≥ 0; by default from `random_state`.
         Returns:
             `num` DataFrames or arrays, as df is.
 
         Raises, warns: As `transform`.
         """
         check_count("num", num, 1)
+        if seed is not None:
+            check_count("seed", seed, 0)
         frame = self._checked(df)
         filled = np.full((num, *frame.shape), np.nan)
         for rows, posterior in self._answers(frame, self._seed() if seed is None else seed):
@@ -261,6 +264,8 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # pyri
                 self._check_plain_names(X)
             validate(self, X, reset=reset, skip_check_array=True)
             return X
+        if type(X) is dict or hasattr(X, "to_pandas"):  # a sparse array may be a subclass of dict
+            checked_frame(X)  # raises: it has columns, but is no DataFrame of pandas
         kinds = [np.float64, np.float32]
         array = validate(self, X, reset=reset, dtype=kinds, ensure_all_finite="allow-nan")
         return pd.DataFrame(array, columns=self._names(array.shape[1]))

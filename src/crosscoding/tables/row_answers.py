@@ -2,14 +2,15 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from crosscoding.columns import Table, TableEvidence, is_frame
+from crosscoding.columns import Table, TableEvidence
+from crosscoding.columns.frames import checked_frame
 from crosscoding.conditioning import condition
 from crosscoding.errors import counted
 from crosscoding.isolation import isolated
@@ -22,6 +23,8 @@ from crosscoding.result.posterior import Posterior
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_BYTES = 256 * 2**20  # of the draws of queries that are answered together
 
 
 class TableAnswers:
@@ -46,7 +49,9 @@ class TableAnswers:
         for_method, for_rows = spawn(generator_from(seed), 2)
         method = method or _for_rows(num)
         posterior = condition(vae, evidence, method, seed=for_method, progress=progress)
-        _warn([posterior], "interval")
+        doubts = _Doubts("interval")
+        doubts.add(posterior)
+        doubts.warn()
         values = posterior.predict(num, seed=for_rows)[:, 0]
         rows = evidence.frame.iloc[np.zeros(num, dtype=int)]
         rows = rows.reset_index(drop=True)
@@ -65,17 +70,18 @@ class TableAnswers:
     ) -> "pd.DataFrame":
         """`VAE.sample_remaining`."""
         table = _table(vae)
-        evidence = _query(table, vae, given, df)
+        evidence = _query(table, vae, given, checked_frame(df))
         for_method, for_rows = spawn(generator_from(seed), 2)
-        state, posteriors = for_method.get_state(), []
+        state, doubts = for_method.get_state(), _Doubts("interval")
         values = evidence.values.clone()
-        for most, queries, rows, ranks in _equal_rows(evidence):
+        for most, queries, rows, ranks in _equal_rows(evidence, vae.latent_dim):
             for_method.set_state(state)
             own = evidence[torch.from_numpy(queries).to(vae.device)]
             settled = method or _for_rows(most)
-            posteriors.append(condition(vae, own, settled, seed=for_method, progress=progress))
-            values[rows] = posteriors[-1]._independent(most, for_rows)[ranks]
-        _warn(posteriors, "interval")
+            posterior = condition(vae, own, settled, seed=for_method, progress=progress)
+            doubts.add(posterior)
+            values[rows] = posterior._independent(most, for_rows)[ranks]
+        doubts.warn()
         return _frame(table, values, evidence.frame, evidence)
 
     @staticmethod
@@ -92,18 +98,13 @@ class TableAnswers:
         """`VAE.log_prob`."""
         table = _table(vae)
         for_both, for_known = spawn(generator_from(seed), 2)
-        known = _known(table, vae, df, given)
+        known = _known(table, vae, checked_frame(df), given)
         conditions = given if isinstance(given, Mapping) else None
         both = _query(table, vae, conditions, df)
-        posterior = condition(vae, both, method, seed=for_both, progress=progress)
-        _warn([posterior], "density")
-        log_prob, error = posterior.log_evidence, posterior.log_evidence_error
-        log_prob = log_prob - _log_units(table, both)
+        log_prob, error = _log_density(table, vae, both, method, for_both, progress)
         if known is not None:
-            prior = condition(vae, known, method, seed=for_known, progress=progress)
-            _warn([prior], "density")
-            log_prob = log_prob - prior.log_evidence + _log_units(table, known)
-            error = torch.hypot(error, prior.log_evidence_error.expand_as(error))
+            of_known, own = _log_density(table, vae, known, method, for_known, progress)
+            log_prob, error = log_prob - of_known, torch.hypot(error, own.expand_as(error))
         return RowLogProb(log_prob, error)
 
 
@@ -123,25 +124,22 @@ def _query(table: Table, vae: VAE, given: Any, df: Any) -> TableEvidence:
             "expected given to be conditions by column, such as {'age': 40}, got "
             f"{type(given).__name__}"
         )
-    if df is not None and not is_frame(df):
-        raise TypeError(f"expected a pandas DataFrame, got {type(df).__name__}")
     evidence = table.query(given or {}, rows=df, dtype=vae.dtype)
     return evidence.to(vae.dtype, vae.device)
 
 
 def _known(table: Table, vae: VAE, df: Any, given: Any) -> TableEvidence | None:
     """What is given by itself, as evidence; None if nothing is."""
-    if given is None or len(given) == 0:
+    if isinstance(given, (str, int)):
+        given = [given]
+    if given is None or not len(given):
         return None
     if isinstance(given, Mapping):
         return _query(table, vae, given, None)
-    names = [given] if isinstance(given, str) else list(given)
-    if not is_frame(df):
-        raise TypeError(f"expected a pandas DataFrame, got {type(df).__name__}")
-    for name in names:
+    for name in given:
         if name not in df.columns:
             raise ValueError(f"expected given to name columns of the DataFrame, got {name!r}")
-    return _query(table, vae, None, df[names])
+    return _query(table, vae, None, df[list(given)])
 
 
 def _for_rows(num: int) -> Auto:
@@ -149,27 +147,67 @@ def _for_rows(num: int) -> Auto:
     return Auto(num_draws=max(num, Auto.num_draws), purpose="interval")
 
 
-def _warn(posteriors: Sequence[Posterior], purpose: str) -> None:
-    """Say how many answers are not trusted for a purpose, and what to do about the first."""
-    verdicts = [verdict.on(purpose) for posterior in posteriors for verdict in posterior.verdicts]
-    wrong = [verdict for verdict in verdicts if verdict.label != "trusted"]
-    if wrong:
-        warnings.warn(
-            f"{len(wrong)} of {counted(len(verdicts), 'answer')} not trusted for "
-            f"{'rows' if purpose == 'interval' else 'log p'}; the first is {wrong[0].label}: "
-            f"{wrong[0].reasons[0]}. {wrong[0].advice}",
-            UserWarning,
-            stacklevel=5,
-        )
+class _Doubts:
+    """Counts the answers that are not trusted for a purpose, to warn of all of them at once."""
+
+    def __init__(self, purpose: str) -> None:
+        self._purpose, self._num, self._wrong, self._first = purpose, 0, 0, ""
+
+    def add(self, posterior: Posterior) -> None:
+        """Count the answers of a posterior."""
+        for verdict in (verdict.on(self._purpose) for verdict in posterior.verdicts):
+            self._num += 1
+            if verdict.label != "trusted":
+                self._wrong += 1
+                self._first = self._first or (
+                    f"{verdict.label}: {verdict.reasons[0]}. {verdict.advice}"
+                )
+
+    def warn(self, stacklevel: int = 5) -> None:
+        """Say how many are not trusted, and what to do about the first."""
+        if self._wrong:
+            warnings.warn(
+                f"{self._wrong} of {counted(self._num, 'answer')} not trusted for "
+                f"{'rows' if self._purpose == 'interval' else 'log p'}; the first is {self._first}",
+                UserWarning,
+                stacklevel=stacklevel,
+            )
+
+
+def _log_density(
+    table: Table,
+    vae: VAE,
+    evidence: TableEvidence,
+    method: Method | None,
+    generator: Generator,
+    progress: bool,
+) -> tuple[Tensor, Tensor]:
+    """log p of evidence as a density in the user's units, and its standard error, (N,) each."""
+    state, doubts, found = generator.get_state(), _Doubts("density"), []
+    at_once = _queries_at_once(Auto.num_draws, vae.latent_dim)
+    for start in range(0, max(len(evidence.values), 1), at_once):
+        generator.set_state(state)
+        own = evidence[start : start + at_once]
+        posterior = condition(vae, own, method, seed=generator, progress=progress)
+        doubts.add(posterior)
+        found.append((posterior.log_evidence, posterior.log_evidence_error))
+    doubts.warn(6)
+    log_evidence, error = map(torch.cat, zip(*found, strict=True))
+    return log_evidence - _log_units(table, evidence), error
+
+
+def _queries_at_once(num_draws: int, latent_dim: int) -> int:
+    """How many queries to answer together, so that their draws fit in memory."""
+    return max(_BYTES // (8 * num_draws * latent_dim), 1)
 
 
 def _equal_rows(
-    evidence: TableEvidence,
+    evidence: TableEvidence, latent_dim: int
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]]:
     """Rows with gaps that ask the same, together, so that each distinct query is answered once.
 
     Queries that as many rows ask, up to a factor of two, come together, so that draws for all of
-    them are at most twice the rows.
+    them are at most twice the rows; but not more than fit in memory.
 
     Returns:
         For each group: the most rows of a query, the first row of each query (Q,), the rows (R,),
@@ -192,9 +230,14 @@ def _equal_rows(
     rank[order] = np.arange(len(order)) - np.repeat(np.cumsum(num) - num, num)
     group = np.frexp(num)[1]  # of queries: 1, then 2 to 3, then 4 to 7 rows, and so on
     for size in np.unique(group):
-        queries, rows = np.flatnonzero(group == size), np.flatnonzero(group[query] == size)
-        places = np.searchsorted(queries, query[rows])
-        yield int(num[queries].max()), asked[first[queries]], asked[rows], (rank[rows], places)
+        some, most = np.flatnonzero(group == size), int(num[group == size].max())
+        at_once = _queries_at_once(max(most, Auto.num_draws), latent_dim)
+        for start in range(0, len(some), at_once):
+            queries = some[start : start + at_once]
+            place = np.full(len(num), -1)
+            place[queries] = np.arange(len(queries))
+            rows = np.flatnonzero(place[query] >= 0)
+            yield most, asked[first[queries]], asked[rows], (rank[rows], place[query[rows]])
 
 
 def _log_units(table: Table, evidence: TableEvidence) -> Tensor:

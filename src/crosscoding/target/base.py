@@ -98,6 +98,11 @@ class Target(ABC):
             direction 10⁴ times narrower than another would drown the wider one.
         """
 
+    @property
+    def curvature_decodes(self) -> int | Tensor:
+        """Decodes that a curvature takes at one z, broadcasts to (B,)."""
+        return self.latent_dim
+
     @abstractmethod
     def curvature_along(self, z: Tensor, directions: Tensor) -> Tensor:
         """The product of `curvature` and a unit direction at each z, without forming the matrix.

@@ -34,6 +34,7 @@ from crosscoding.target.fisher_curvature import (
 from crosscoding.target.folded_sums import FoldedSums
 from crosscoding.target.observed_likelihood import Observed
 from crosscoding.target.partial_evidence import PartialEvidence
+from crosscoding.target.undefined_density import why_undefined
 
 CHUNK_BYTES = 64 * 2**20
 _JACOBIAN_BYTES = 32 * 2**20  # largest Jacobian at one z, in double
@@ -385,38 +386,13 @@ class VAETarget(Target):
 
     @torch.no_grad()
     def explain(self, query: int | Tensor, z: Tensor) -> str:
-        if not z.isfinite().all():
-            return "the method moved to a z that is NaN or infinite"
-        values, mask = (
-            part.reshape(-1, self.vae.data_size)[query] for part in (self._values, self._mask)
-        )
-        likelihood, params = self.vae.flat_likelihood, self.vae.decode_flat(z)
-        log_probs = likelihood.log_prob(likelihood.only(params[None], mask[None]), values)[0]
-        undefined = mask & log_probs.isnan()
-        found = (undefined if undefined.any() else mask & log_probs.isinf()).nonzero()
-        where = f"at a z of norm {z.norm():.3g} the decoder outputs"
-        if not len(found) and self._partial is not None:
-            place = self._partial.select(torch.as_tensor(query).reshape(1)).impossible(params[None])
-            found = mask.new_tensor([[place]], dtype=torch.long) if place >= 0 else found
-        if not len(found):
-            return f"{where} NaN or infinity, or its derivative is NaN"
-        element = int(found[0, 0])
-        name = self.vae.element_name(element)
-        known = "" if undefined.any() else self._what_is_known(int(query), element)
-        return f"{where} {likelihood.describe(params, element)} for {name}{known}"
-
-    def _what_is_known(self, query: int, element: int) -> str:
-        """What the evidence says of an element, as a clause."""
-        value, uncertain = self._values.reshape(-1, self.vae.data_size)[query, element], None
-        if self.evidence.uncertain is not None:
-            uncertain = self.evidence.uncertain.reshape(torch.Size((-1, self.vae.data_size)))[query]
-        if uncertain is not None and uncertain.is_bounded[element]:
-            low, high = uncertain.low[element].item(), uncertain.high[element].item()
-            return f", which lies between {low:.6g} and {high:.6g}"
-        is_value = self._mask.reshape(-1, self.vae.data_size)[query, element]
-        if is_value or (uncertain is not None and uncertain.noise[element] > 0):
-            return f", whose value is {value.item():.6g}"
-        return ", of which a sum or a set is known"
+        size, partial, uncertain = self.vae.data_size, self._partial, self.evidence.uncertain
+        values, mask = (part.reshape(-1, size)[query] for part in (self._values, self._mask))
+        if partial is not None:
+            partial = partial.select(torch.as_tensor(query).reshape(1))
+        if uncertain is not None:
+            uncertain = uncertain.reshape(torch.Size((-1, size)))[int(query)]
+        return why_undefined(self.vae, z, values, mask, uncertain, partial)
 
     def _chunk_size(self, num_rows: int, like: Tensor) -> int:
         row_bytes = max(self.vae.row_values * like.element_size() * num_rows, 1)

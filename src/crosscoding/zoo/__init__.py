@@ -145,10 +145,26 @@ def _folder(name: str) -> Path:
     folders = _folders()
     if name in folders:
         return folders[name]
-    raise unknown_model(name, "model of the zoo")
+    raise _unknown_model(name, "model of the zoo")
 
 
-def unknown_model(name: str, wanted: str) -> ValueError:
+def model_folder(name: str | Path) -> Path:
+    """The folder of a model, given its name in the zoo or the folder that `VAE.save` wrote.
+
+    A name of the zoo comes first, even where there is a folder of that name.
+
+    Raises:
+        ValueError: There is no such model or folder.
+    """
+    folders = _folders()
+    if str(name) in folders:
+        return folders[str(name)]
+    if not Path(name).is_dir():
+        raise _unknown_model(str(name), "folder of a model, or a model")
+    return Path(name)
+
+
+def _unknown_model(name: str, wanted: str) -> ValueError:
     """The error for a name that no installed model has; it says which package has it, if one does.
 
     Args:

@@ -15,7 +15,9 @@ from crosscoding.result.verdict import MISSED, Figures, k_limits
 from crosscoding.target.base import Target
 
 _MOST_EXCESS = 5.0  # of Pareto k over its limit; larger ones say no more
-_CLAIM_ESS = 20.0  # of answers that others are compared with
+# Of answers that others are compared with: with less, a single lucky weight would contradict good
+# answers; with more, few poor answers would show what better-looking ones lack.
+_CLAIM_ESS = 20.0
 
 
 class BestSoFar:

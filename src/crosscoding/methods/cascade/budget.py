@@ -14,17 +14,22 @@ TOO_FAR_FROM_PRIOR = 25.0  # temperatures, above which no particles get there fr
 FEW_PARTICLES, MORE_PARTICLES = 96, 384  # per query; more where few are not enough
 # Steps of a climb, steps if only one climb is affordable, and steps per curvature.
 CLIMB_STEPS, SINGLE_CLIMB_STEPS, CLIMB_EVERY = 20, 8, 2
-LEAST_CLIMBS = 16  # that count as a search for modes; if these cost too much, there is one
+# That count as a search for modes; if these cost too much, there is one climb. All 16 end in one of
+# two equal modes once in 32,768 times; 8 do once in 128, which was seen (decision 0009).
+LEAST_CLIMBS = 16
 NUM_WEIGHED = 1000  # draws from a proposal that climbs found
 # Draws from a Gaussian at the only mode. On a table of 8-64-30, 1,000 settle 88 % of the rows, and
 # 1,200 settle 97 %: the others take 1,500 further decodes each.
 NUM_AT_ONE_MODE = 1200
-# Draws of each round from proposals fitted to annealed particles, few and more.
+# Draws of each round from proposals fitted to annealed particles, few and more. Longer rounds draw
+# more than is needed; shorter ones fit proposals more often.
 FEW_ROUNDS = (1000, 1500, 2000, 2000, 2500, 3000)
 MORE_ROUNDS = (2000, 3000, 4000, 5000, 6000)
 AMORTISED_ROUNDS = (1200, 400, 1000, 2000)  # draws of each round from an amortised cross-coder
 CHECK_STEPS = 8  # of a search's climbs; with 6, more of the narrow ends of funnels are missed
 _NUM_CHECKS, _CHECK_EVERY = 16, 3  # least climbs of a second look, and steps per curvature
+# These bound the time of a query: with less, more answers of expensive decoders stop short; with
+# more, each takes longer.
 _CHECK_OPERATIONS = 1e9  # multiply-adds per query for more of them
 _NUM_CLIMBS = MOST_CHECKS = 64  # at most, when they cost almost nothing
 _CLIMB_OPERATIONS = 4e11  # multiply-adds per query for climbing
@@ -34,7 +39,9 @@ _ANNEAL_DECODES = 2e4  # roughly, per query for annealing and weighing
 _MOST_FULL_DIM = 512  # latent dimensions above which covariances have low rank
 _SWARM_OPERATIONS = 1.2e10  # multiply-adds per query for a swarm
 _SWARM_DECODES = 2e5  # roughly the most decodes per query for a swarm
-_FEWEST_BRIDGED = 32  # latent dimensions from which on `bridge` runs
+# Latent dimensions from which on `bridge` runs. With fewer, more queries would pay for its
+# gradients; with more, they would be left to particles from the prior.
+_FEWEST_BRIDGED = 32
 # Multiply-adds of a decode: above the first `bridge` takes many minutes, and from the second on it
 # comes before other stages.
 _MOST_BRIDGED_OPERATIONS, _EXPENSIVE = 3e8, 1e7

@@ -38,9 +38,9 @@ from crosscoding.methods.numerics.resampling import taken
 from crosscoding.random import spawn
 from crosscoding.target.base import Target
 
-_NUM_FOR_SINGLE_CLIMB = 500  # draws for an answer if only one climb is affordable
-_MOST_COMPONENTS = 8  # modes in the proposal
-_LEAST_SHARE = -50.0  # log of the share of a component
+_NUM_FOR_SINGLE_CLIMB = 500  # draws if only one climb is affordable: half of the usual number
+_MOST_COMPONENTS = 8  # modes in the proposal: more cover more, and each costs as much at every draw
+_LEAST_SHARE = -50.0  # log of the share of a component: e⁻⁵⁰ is never drawn, and has a logarithm
 
 
 @dataclass(eq=False)

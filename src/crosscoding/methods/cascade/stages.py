@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor
-from torch.nn import functional as F
 
 from crosscoding.clock import Clock
 from crosscoding.diagnostics import pareto_smooth
@@ -129,8 +128,9 @@ class Stages:
         """Answers from points of the bank, and the queries for which these are dense enough."""
         self._clock.beat()  # with many queries, each of these steps takes a while
         largest = bounded(log_likelihood.amax(0))
-        weights = F.threshold(log_likelihood - largest, _LEAST_EXPONENT, -math.inf).exp()
-        total, ess = weights.sum(0), weights.sum(0).square() / weights.square().sum(0)
+        weights = torch.threshold_(log_likelihood - largest, _LEAST_EXPONENT, -math.inf).exp_()
+        total = weights.sum(0)
+        ess = (total / torch.linalg.vector_norm(weights, dim=0)).square()
         each = len(points) // NUM_ISLANDS
         self._clock.beat()
         islands = weights[: each * NUM_ISLANDS].unflatten(0, (NUM_ISLANDS, each))

@@ -11,7 +11,7 @@ from crosscoding.methods.cascade.best_so_far import BestSoFar
 from crosscoding.methods.importance import weighted_findings
 from crosscoding.target.base import Target
 
-BEYOND = 1.0  # nats above the largest weight, where a point lies outside the fit
+BEYOND = 1.0  # nats above the largest weight, where a point lies outside the fit; as in `drawing`
 _PIECES = 20  # in which draws are weighted if time is limited
 
 

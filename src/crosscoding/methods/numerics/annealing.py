@@ -25,13 +25,16 @@ from crosscoding.progress import Report, silent
 from crosscoding.random import spawn, uniform
 from crosscoding.target.base import Target
 
-MAX_TEMPERATURES = 150  # beyond which the particles are assumed not to get to p(z|x)
+MAX_TEMPERATURES = 150  # bounds the time of particles that do not get to p(z|x)
 # Wanted: between 0.65, best for one long move (Beskos et al., 2013), and 0.8, usual for chains.
-# Below the least, the step is shortened by a factor and the move is repeated.
+# Below the least, the step is shortened by a factor and the move is repeated: with one cautious
+# change per temperature instead, particles froze when two modes separated (decision 0005).
 _WANTED_ACCEPTANCE, _LEAST_ACCEPTANCE = 0.75, 0.3
 _SHORTENING, _MOST_RETRIES = 0.4, 8
 _QUARTER = 0.5 * math.pi  # longest path on a round Gaussian: a longer one turns back
-_ADAPTATION = 0.7  # change of log ε per difference of the acceptance rate from the wanted one
+# Change of log ε per difference of the acceptance rate from the wanted one: larger ones follow the
+# temperature sooner, and the noise of the rate too.
+_ADAPTATION = 0.7
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,12 @@ from crosscoding.progress import Report
 from crosscoding.random import spawn, uniform
 from crosscoding.target.discrete_target import DiscreteTarget, Reference
 
-MAX_TEMPERATURES = 150
-_FIRST_COST = 1.0
+MAX_TEMPERATURES = 150  # as in `annealing`
+_FIRST_COST = 1.0  # of moves at the first temperature; later ones adapt it
 _LEAST_ACCEPTANCE = 0.05  # of moves, below which particles count as stuck
-_START_SHARE = 0.25  # of the reference's draws that stays effective at the first temperature
+# Of the reference's draws that stays effective at the first temperature: with more, the first step
+# is shorter; with less, few draws are left to find every mode.
+_START_SHARE = 0.25
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,11 +21,12 @@ from crosscoding.methods.numerics.known_states import KnownStates
 from crosscoding.random import spawn
 from crosscoding.target.discrete_target import DiscreteTarget
 
-_NUM_CHAINS, _NUM_MOVES = 64, 48
+_NUM_CHAINS, _NUM_MOVES = 64, 48  # more chains find rarer modes, and more moves go farther
 LOOK_DECODES = float(2 * _NUM_CHAINS * _NUM_MOVES)  # decoder evaluations of a query
 _FIRST = 0.02  # the lowest temperature; they rise by equal factors
-_FIRST_COST = 1.0
+_FIRST_COST = 1.0  # of moves at first; later ones adapt it
 # Of looking at neighbours: rounds, states whose neighbours are looked at, and states that may join.
+# A state has D (K − 1) neighbours, all of which are decoded.
 _ROUNDS, _AT_ONCE, _MOST_ADDED = 3, 6, 256
 BEYOND = math.log(20.0)  # log p(z, x) / q(z) p(x) above which a state is likelier than q allows
 

@@ -23,13 +23,13 @@ from crosscoding.result.joining import joined
 from crosscoding.result.trace import Stage
 from crosscoding.target.discrete_target import DiscreteTarget
 
-NUM_ISLANDS = 16
+NUM_ISLANDS = 16  # of particles: fewer estimate the error of log p(x) too roughly
 _MAX_PRIOR, _FIRST_PRIOR = (
     2**14,
     2**8,
 )  # draws of the prior, and those of a piece if time is limited
 _MOST_OPERATIONS = 2e10  # multiply-adds for the draws of the prior: about a second
-_ESS_SHARE = 0.5
+_ESS_SHARE = 0.5  # of the particles, at which the next temperature follows
 _ANNEAL = DiscreteAnnealing(NUM_ISLANDS, num_chains=4, num_moves=32, ess_share=_ESS_SHARE)
 _BRIDGE = DiscreteAnnealing(NUM_ISLANDS, num_chains=32, num_moves=16, ess_share=_ESS_SHARE)
 _MORE = DiscreteAnnealing(NUM_ISLANDS, num_chains=16, num_moves=64, ess_share=_ESS_SHARE)
@@ -37,8 +37,8 @@ _TEMPERATURES = 10  # that `anneal` usually takes, to plan by
 _FIRST_DRAWS, _MOST_DRAWS = 2**13, 2**15  # of the fitted density
 _WANTED_ESS = 800.0  # a little more than the verdict asks for
 _MOST_FEATURES = 256  # of the fitted density, above which fitting it takes longer than particles
-_CONTRADICTION = 3.0  # errors by which another stage's log p(x) may be higher
-_MOST_DISAGREEMENT = 0.25  # nats between islands above which they count as no search for modes
+_CONTRADICTION = 3.0  # errors by which another stage's log p(x) may be higher: by chance, 0.1 % are
+_MOST_DISAGREEMENT = 0.25  # nats between islands above which they are no search, as in `swarm`
 _OF_PRIOR, _MOST_KNOWN = 512, 1024  # draws of the prior, and states of all, that S is chosen from
 _STAGES = ("prior", "anneal", "look", "refine", "bridge")
 _STREAMS = (*_STAGES, "refine again", "strays")

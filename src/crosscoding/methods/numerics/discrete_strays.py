@@ -25,10 +25,12 @@ from crosscoding.methods.numerics.resampling import taken
 from crosscoding.random import spawn, uniform
 from crosscoding.target.discrete_target import DiscreteTarget
 
+# Starts from the prior, and opposite to particles. Modes that fewer of the first can be led to are
+# lost: six of 36 constructed cases (docs/discrete.md). Each costs two decodes.
 _NUM_STARTS, _NUM_OPPOSITE = 4096, 64
 _NUM_CHAINS, _NUM_MOVES, _NUM_KEPT = 64, 24, 12  # the last states of each chain are kept
 _AT_ONCE = 512  # starts, as each needs (B, D, K) numbers
-_COST = 1.0
+_COST = 1.0  # of the chains' moves at first; later ones adapt it
 # Decoder evaluations of a query: gradients before jumps and moves, and values after them.
 STRAY_DECODES = float(2 * (_NUM_STARTS + _NUM_OPPOSITE) + 2 * _NUM_CHAINS * _NUM_MOVES)
 

@@ -14,7 +14,7 @@ from crosscoding.random import uniform
 from crosscoding.result.findings import Findings
 from crosscoding.target.discrete_target import DiscreteTarget
 
-MAX_STATES = 2**20
+MAX_STATES = 2**20  # all are decoded, so time doubles with each switch; above, states are searched
 _AT_ONCE = 2**14  # states
 _MOST_KEPT = 2**12  # states that are all returned, with their weights
 

@@ -43,6 +43,10 @@ class Fibres(Target):
         unused = ~self._directions.any(1)  # where v has its prior
         return 0.5 * (bend + bend.mT) + torch.diag_embed(unused.to(bend))
 
+    @property
+    def curvature_decodes(self) -> Tensor:
+        return self._directions.any(1).sum(-1)  # a query has none of the directions of others
+
     def curvature_along(self, z: Tensor, directions: Tensor) -> Tensor:
         return (self.curvature(z) @ directions.double()[..., None])[..., 0]
 

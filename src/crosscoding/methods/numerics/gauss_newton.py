@@ -29,6 +29,7 @@ MOST_DIM = 512
 _NO_MODE = 4.0  # nats below all modes together: e⁻⁴ = 0.018 of p(z|x), less than `MISSED` allows
 _LEAST_GAIN = 1e-3  # nats that a step must promise, or the climb ends: 1/40 of a trusted error
 _SAME = 1.0  # squared distance in standard deviations, within which two modes are one
+_NEAR = 0.25  # the same, within which a climb goes where the best one of its query goes
 _DAMPINGS = (0.1, 1.0, 10.0, 100.0)  # tried at each step, relative to the best one of the last step
 # Factor if none of them gains, so that the next four start where these end; and where a climb ends.
 _MORE_DAMPING, _MOST_DAMPING = 500.0, 1e8
@@ -126,7 +127,9 @@ def climb(
     report: Report = silent,
     stop: Callable[[], bool] = lambda: False,
 ) -> Modes:
-    """Climb from starts (K, B, latent) by damped Gauss–Newton; finished climbs drop out.
+    """Climb from starts (K, B, latent) by damped Gauss–Newton.
+
+    A climb that comes close to the best one of its query ends where that one ends.
 
     Args:
         target: A flat target.
@@ -143,10 +146,7 @@ def climb(
             break
         report(step / steps, f"climbs of {counted(num, 'query', 'queries')}")
         climbs.step(with_curvature=step % every == 0)
-    curvature = target.curvature(climbs.z)
-    target.clock.tick()
-    precision = positive(curvature, target.prior_scale)
-    return Modes(climbs.z, climbs.log_joint, precision, climbs.steps, climbs.decodes)
+    return climbs.ends()
 
 
 class _Climbs:
@@ -163,13 +163,14 @@ class _Climbs:
     def __init__(self, target: Target, starts: Tensor) -> None:
         self.z, self.log_joint = starts.clone(), target.log_joint(starts)
         self.steps = torch.zeros_like(self.log_joint)
-        self.decodes = torch.full_like(self.log_joint[0], len(starts) * target.latent_dim)
+        self.decodes = torch.zeros_like(self.log_joint[0])
         self.active = torch.arange(starts.shape[1], device=starts.device)
         self._all, self._climbing = target, target
         self._damping = torch.full_like(self.log_joint, 0.1)
         self._over = torch.zeros_like(self.log_joint, dtype=torch.bool)
-        shape = *starts.shape, target.latent_dim
-        self._precision = starts.new_zeros(shape, dtype=torch.double)
+        self._own = torch.arange(len(starts), device=starts.device)[:, None]
+        self._leader = self._own.repeat(1, starts.shape[1])  # the climb that each ends with
+        self._precision = starts.new_zeros(*starts.shape, target.latent_dim, dtype=torch.double)
 
     def step(self, *, with_curvature: bool) -> None:
         """Take a step in each climb that is not over, with the curvature there or the last one."""
@@ -180,7 +181,7 @@ class _Climbs:
             curvature = climbing.curvature(here.z)
             climbing.clock.tick()
             self._precision[at] = positive(curvature, climbing.prior_scale)
-            self.decodes[self.active] += going.sum(0) * climbing.latent_dim
+            self.decodes[self.active] += going.sum(0) * climbing.curvature_decodes
         there, reached, best_damping, promised = _best_step(
             climbing, here, self._precision[at], self._damping[at]
         )
@@ -192,20 +193,50 @@ class _Climbs:
         self.decodes[self.active] += going.sum(0) * (len(_DAMPINGS) + 3)
         self._over[at] |= (promised < _LEAST_GAIN) | (self._damping[at] > _MOST_DAMPING)
         self._damping.clamp_min_(1e-7)
+        self._join_best()
         self._drop_finished()
+
+    def ends(self) -> Modes:
+        """Where the climbs are now, those that joined another one with it."""
+        joined = self._leader != self._own
+        order, query = _those_first(~joined)
+        curvature = self._all.curvature(self.z[order, query])
+        self._all.clock.tick()
+        self.decodes += (~joined).sum(0) * self._all.curvature_decodes
+        self._precision[order, query] = positive(curvature, self._all.prior_scale)
+        at = self._leader, torch.arange(joined.shape[1], device=joined.device)
+        return Modes(self.z[at], self.log_joint[at], self._precision[at], self.steps, self.decodes)
+
+    def _join_best(self) -> None:
+        """Let climbs close to the best one of their query join it: it goes on alone."""
+        at = self._running()
+        if not len(at[0]):
+            return
+        ahead = self.log_joint[:, self.active].argmax(0), self.active
+        gaps = (self.z[at] - self.z[ahead]).double()
+        apart = squared_widths(gaps, self._precision[ahead], self._precision[at])
+        joins = (apart < _NEAR) & (at[0] != ahead[0]) & ~self._over[at]
+        self._over[at] |= joins
+        self._leader[at] = torch.where(joins, ahead[0], self._leader[at])
+        self._leader = self._leader.gather(0, self._leader)
 
     def _running(self) -> tuple[Tensor, Tensor]:
         """Where the running climbs are: first in each query, in as many rows as any query has."""
-        over = self._over[:, self.active]
-        num = int((~over).sum(0).amax())
-        order = over.to(torch.int8).argsort(dim=0, stable=True)[:num]
-        return order, self.active.expand_as(order)
+        order, place = _those_first(~self._over[:, self.active])
+        return order, self.active[place]
 
     def _drop_finished(self) -> None:
         kept = ~self._over[:, self.active].all(0)
         if not kept.all():
             self.active = self.active[kept]
             self._climbing = self._all.select(self.active)
+
+
+def _those_first(chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices into (K, B): those chosen first in each column, in as many rows as any column has."""
+    num = int(chosen.sum(0).amax()) if chosen.numel() else 0
+    order = (~chosen).to(torch.int8).argsort(dim=0, stable=True)[:num]
+    return order, torch.arange(chosen.shape[1], device=chosen.device).expand_as(order)
 
 
 def _best_step(

@@ -20,7 +20,9 @@ from crosscoding.random import uniform
 from crosscoding.target.discrete_target import DiscretePoints, DiscreteTarget, Reference
 
 WANTED_ACCEPTANCE = 0.574  # best for Langevin moves: Roberts & Rosenthal (1998)
-_ADAPTATION = 1.0  # change of c per difference of the acceptance rate from the wanted one
+# Change of c per difference of the acceptance rate from the wanted one: larger ones follow the
+# temperature sooner, and the noise of the rate too.
+_ADAPTATION = 1.0
 _TINY = 1e-20  # of uniform numbers, whose logarithm is taken twice
 
 

@@ -18,8 +18,10 @@ from torch import Tensor
 from crosscoding.methods.numerics.gradients import evaluated
 from crosscoding.target.base import Target
 
-_MEMORY = 30  # remembered moves
-_LEAST_GAIN = 0.01  # nats that a step must promise, or the climb ends
+# Remembered moves: Nocedal & Wright (2006), section 7.2, find 3 to 20 enough. A further one costs
+# two vectors, little beside a decode.
+_MEMORY = 30
+_LEAST_GAIN = 0.01  # nats that a step must promise, or the climb ends: 1/4 of a trusted error
 _ENOUGH = 1e-4  # of the gain promised by the slope: Nocedal & Wright (2006), section 3.1
 _SHORTEST = 1e-6  # of a full step, below which the climb ends
 

@@ -42,7 +42,7 @@ _NUM_DRAWS, _NUM_CHOICE = 4, 32  # draws per step of Adam, and for choosing a fi
 _ENOUGH = 240  # decodes, below which there are also fewer probes and draws for choosing
 FEWEST_DECODES = 20  # below which no draws are left to weight after the climb
 _EXACT = 0.1  # standard deviation of log-weights in nats: ESS / N is then about e^(−0.01), 99 %
-_RATE = 0.03  # of Adam
+_RATE = 0.03  # of Adam: higher ones overshoot where p(z|x) is narrow, lower ones need more steps
 _FLAT = 1e-3  # least curvature, relative to the prior's; as in `gauss_newton.positive`
 
 

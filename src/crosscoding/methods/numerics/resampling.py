@@ -60,24 +60,30 @@ def flattened(log_weights: Tensor, temperature: Tensor) -> Tensor:
     return (temperature * bounded(log_weights)).nan_to_num(nan=0.0)
 
 
-def systematic(log_weights: Tensor, offset: Tensor, num: int) -> Tensor:
+def systematic(
+    log_weights: Tensor, offset: Tensor, num: int, temperature: Tensor | None = None
+) -> Tensor:
     """Systematic resampling: indices drawn by log_weights (S, *B), in increasing order, (num, *B).
 
     Args:
         log_weights: Not normalised.
         offset: Uniform in [0, 1), broadcasts to (*B).
         num: Number of draws.
+        temperature: t of each query, (*B), if they are drawn by w^t.
     """
     batch = log_weights.shape[1:]
     steps = torch.arange(num, dtype=torch.double, device=log_weights.device)
     points = (steps + offset.double().expand(batch).reshape(-1, 1)) / num
     index = torch.empty_like(points, dtype=torch.long)
-    # Sums along contiguous memory: along the first dimension they take four times as long.
-    flat = log_weights.flatten(1).mT.contiguous()
+    flat = log_weights.flatten(1)
     size = max(_CACHE_BYTES // (8 * max(len(log_weights), 1)), 1)
     for start in range(0, len(points), size):
         some = slice(start, start + size)
-        cumulative = flat[some].double().softmax(-1).cumsum(-1)
+        own = flat[:, some]
+        if temperature is not None:
+            own = flattened(own, temperature.flatten()[some])
+        # Sums along contiguous memory: along the first dimension they take four times as long.
+        cumulative = own.mT.contiguous().softmax(-1).cumsum(-1, dtype=torch.double)
         index[some] = torch.searchsorted(cumulative, points[some] * cumulative[:, -1:], right=True)
     return index.clamp_max_(len(log_weights) - 1).mT.reshape(num, *batch)
 

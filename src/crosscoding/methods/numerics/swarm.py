@@ -14,7 +14,9 @@ from torch import Tensor
 from crosscoding.methods.numerics.resampling import log_mean_of_islands
 from crosscoding.result.findings import Findings
 
-_MOST_DISAGREEMENT = 0.25  # standard error of log p(x) by islands, nats
+# Standard error of log p(x) by islands, in nats: six times a trusted one. With less, noise alone
+# would undo searches; with more, islands that found different modes would count as a search.
+_MOST_DISAGREEMENT = 0.25
 
 
 @dataclass(eq=False)

@@ -1,6 +1,6 @@
 """What amortised cross-coders save: answers of `Auto` with and without, on the same queries.
 
-    python benchmarks/amortise.py table mnist-20d [--seconds 300] [--queries 200] [--twins 200]
+    python benchmarks/amortise.py table table-512 mnist-20d [--seconds 300] [--queries 200]
 
 Trains a network for each case, or takes that of an earlier run in out/amortise, and writes
 benchmarks/results/amortise.json. Times are CPU seconds of one thread, which load from others hardly
@@ -8,6 +8,7 @@ changes. Queries are those of the engine's benchmark. The first call of each mod
 """
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -26,12 +27,30 @@ sys.path.append(str(ROOT / "benchmarks" / "engine"))
 from price_cases import CASES  # noqa: E402
 
 _NUM_DRAWS = 1000  # of bare proposals
-_MASKS = {"mnist-20d": (0.05, 0.15, 0.25), "table": (0.7,)}
+_MASKS = {"mnist-20d": (0.05, 0.15, 0.25), "table": (0.7,), "table-512": (0.7,)}
+
+
+def wide_table(num: int) -> tuple[cc.VAE, cc.Evidence]:
+    """As `table`, with a decoder 8-512-512-30, which costs over 100 times as much."""
+    torch.manual_seed(0)
+    sizes, layers = (8, 512, 512, 30), list[torch.nn.Module]()
+    for before, after in itertools.pairwise(sizes):
+        layers += [torch.nn.Linear(before, after), torch.nn.Tanh()]
+    decoder = torch.nn.Sequential(*layers[:-1])
+    with torch.no_grad():
+        for layer in decoder[::2]:
+            layer.weight.mul_(1.5)
+    vae = cc.VAE(decoder, 8, cc.likelihoods.Gaussian(0.5))
+    mask = torch.rand(num, 30, generator=torch.Generator().manual_seed(1)) < 0.7
+    return vae, cc.Evidence(vae.sample_prior(num, seed=2), mask)
+
+
+_CASES = {**CASES, "table-512": wide_table}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cases", nargs="+", choices=sorted(CASES))
+    parser.add_argument("cases", nargs="+", choices=sorted(_CASES))
     parser.add_argument("--seconds", type=float, default=300.0, help="of training, by the clock")
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--twins", type=int, default=200, help="simulated queries, for ranks")
@@ -47,7 +66,7 @@ def main() -> None:
 
 def measured(name: str, seconds: float, num: int, num_twins: int) -> dict[str, Any]:
     """The figures of a case."""
-    case = CASES[name](num)
+    case = _CASES[name](num)
     if case is None:
         raise SystemExit(f"{name} needs CROSSCODING_MODELS and CROSSCODING_DATA")
     vae, evidence = case
@@ -64,6 +83,7 @@ def measured(name: str, seconds: float, num: int, num_twins: int) -> dict[str, A
         "bound": [record.bound, record.error],
         "outside": record.outside,
         "shares": record.to_json()["shares"],
+        "coverage": record.to_json()["coverage"],
         "bare": bare(fast, evidence),
         "without": without,
         "with": found,

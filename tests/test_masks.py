@@ -167,3 +167,45 @@ def test_bounds_that_make_no_sense_are_refused():
         cc.masks.rectangles(0.0)
     with pytest.raises(ValueError, match="expected the shape of a picture"):
         cc.masks.rectangles().draw(1, (5,), generator=seeded(0))
+
+
+PICTURES = [cc.masks.mixed(), cc.masks.shares(0.05, 0.3), cc.masks.rectangles(), cc.masks.halves()]
+
+
+@pytest.mark.parametrize("distribution", PICTURES, ids=repr)
+@pytest.mark.parametrize("shape", [(28, 28), (3, 16, 12)])
+def test_a_distribution_holds_its_own_draws(distribution, shape):
+    own = distribution.draw(400, shape, generator=seeded(0))  # Moran's I is not quite normal
+    assert distribution.holds(own).float().mean() > 0.98
+
+
+def test_distributions_do_not_hold_masks_of_other_kinds():
+    random = cc.masks.shares(0.4, 0.6).draw(50, (28, 28), generator=seeded(0))
+    half = cc.masks.halves().draw(50, (28, 28), generator=seeded(0))
+    stripes = (torch.arange(28) % 4 < 2).expand(1, 28, 28)
+    frame = torch.ones(1, 28, 28, dtype=torch.bool)
+    frame[:, 4:-4, 4:-4] = False
+    assert not cc.masks.shares(0.0, 1.0).holds(half).any()
+    assert not cc.masks.shares(0.05, 0.3).holds(random).any()
+    assert not cc.masks.rectangles().holds(random).any()
+    assert (
+        not cc.masks.halves()
+        .holds(~cc.masks.rectangles().draw(50, (28, 28), generator=seeded(1)))
+        .any()
+    )
+    for odd in (stripes, stripes.mT, frame):
+        assert not cc.masks.mixed().holds(odd).any()
+    assert (
+        cc.masks.mixed().holds(stripes[:, 0]).all()
+    )  # of rows, all with a share are equally likely
+    assert not cc.masks.rectangles().holds(stripes[:, 0]).any()
+
+
+def test_given_masks_are_held_and_no_others():
+    own = torch.rand(5, 30, generator=seeded(0)) < 0.5
+    known = cc.masks.distributions.Given(own)
+    assert known.holds(own).all()
+    changed = own.clone()
+    changed[:, 7] ^= True
+    assert not known.holds(changed).any()
+    assert not known.holds(own[:, :10]).any()

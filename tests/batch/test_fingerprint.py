@@ -8,6 +8,8 @@ from torch import nn
 import crosscoding as cc
 from crosscoding import crosscoders
 from crosscoding.batch.manifest import model_fingerprint
+from crosscoding.model.amortised_coverage import Coverage, CoveredShare
+from crosscoding.model.amortised_record import Record
 
 
 class Curved(nn.Module):
@@ -83,3 +85,11 @@ def test_rounding_of_outputs_makes_no_other_model(monkeypatch, factor):
 
     monkeypatch.setattr(cc.VAE, "own_print", other_processor)
     assert model_fingerprint(vae) == before
+
+
+def test_what_twins_say_of_a_network_is_part_of_the_model():
+    vae = amortised(model(), Constant(torch.zeros(4)), crosscoders.Gaussian(diagonal=True))
+    part = CoveredShare(0.0, 1.0, 400, 0, -9.0, 0.0)
+    record = Record("masks", 1, 1.0, 0.0, 0.0, 0.0, (), Coverage(cc.masks.mixed(), (part,)))
+    known = vae.with_amortised(vae.amortised.with_record(record))
+    assert model_fingerprint(known) != model_fingerprint(vae)

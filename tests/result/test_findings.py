@@ -25,6 +25,16 @@ def test_losses_in_a_single_block_are_kept(first):
     assert together.lost_element.tolist() == ([0, 7, 0, 0] if first else [0, 0, 0, 7])
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["in the first", "in the second"])
+def test_where_twins_vouch_in_a_single_block_is_kept(first):
+    vouched = replace(block(), vouched=torch.tensor([False, True]))
+    together = joined([vouched, block()] if first else [block(), vouched])
+    assert together.vouched is not None
+    assert together.vouched.tolist() == (
+        [False, True, False, False] if first else [False, False, False, True]
+    )
+
+
 def test_blocks_with_fewer_unweighted_draws_are_not_padded_with_other_draws():
     figure = torch.zeros(1)
     few, many = (

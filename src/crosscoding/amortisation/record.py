@@ -6,6 +6,7 @@ import math
 import torch
 from torch import Generator, Tensor
 
+from crosscoding.amortisation.coverage import coverage_of
 from crosscoding.amortisation.training import Training, Twins, simulated
 from crosscoding.diagnostics import importance_ess
 from crosscoding.evidence import Evidence
@@ -36,6 +37,11 @@ def record_of(
     twins = simulated(in_noise(vae), masks, num, for_twins)
     ess, outside, bounds = _weighed(vae, amortised, twins, for_draws)
     share = twins.mask.flatten(1).double().mean(1)
+    shares = tuple(
+        _of_share(low, high, ess[inside])
+        for low, high in itertools.pairwise(_EDGES)
+        if (inside := (share >= low) & ((share < high) | (high == 1.0))).any()
+    )
     return Record(
         masks=repr(masks),
         steps=training.steps,
@@ -43,11 +49,8 @@ def record_of(
         bound=float(bounds.mean()),
         error=float(bounds.std()) / math.sqrt(len(bounds)),
         outside=float(outside.double().mean()),
-        shares=tuple(
-            _of_share(low, high, ess[inside])
-            for low, high in itertools.pairwise(_EDGES)
-            if (inside := (share >= low) & ((share < high) | (high == 1.0))).any()
-        ),
+        shares=shares,
+        coverage=coverage_of(vae, amortised, masks, shares, training.for_coverage),
     )
 
 

@@ -52,6 +52,10 @@ class Twins:
         """The observed values, 0 elsewhere."""
         return torch.where(self.mask, self.data, 0.0)
 
+    def select(self, index: Tensor) -> "Twins":
+        """Some of them."""
+        return Twins(self.z[index], self.data[index], self.mask[index])
+
 
 def simulated(vae: VAE, masks: MaskDistribution, num: int, generator: Generator) -> Twins:
     """Twins of a model in noise coordinates."""
@@ -88,6 +92,7 @@ class Training:
         seconds: Their time.
         bounds: log q of the held-out twins after the best step so far, (N,); None: not checked.
         for_record: Random numbers for the record.
+        for_coverage: Random numbers for what twins say of the proposals.
     """
 
     def __init__(
@@ -102,7 +107,8 @@ class Training:
         self.network, self._crosscoder = network, crosscoder
         self._optimizer = torch.optim.Adam(network.parameters(), lr=_LEARNING_RATE)
         self._in_half = vae.dtype == torch.float32 and half_is_faster(vae.device)
-        for_held_out, self._for_steps, self.for_record = spawn(Generator().manual_seed(seed), 3)
+        streams = spawn(Generator().manual_seed(seed), 4)
+        for_held_out, self._for_steps, self.for_record, self.for_coverage = streams
         self._held_out = simulated(vae, masks, _NUM_HELD_OUT, for_held_out)
         self.steps, self.seconds = 0, 0.0
         self.bounds: Tensor | None = None

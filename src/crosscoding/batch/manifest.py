@@ -18,6 +18,7 @@ from crosscoding.batch.results import parquet_shards, zarr_shards
 from crosscoding.batch.settings import Settings
 from crosscoding.batch.worker import Record
 from crosscoding.errors import ModelFormatError
+from crosscoding.model.amortised import Amortised
 from crosscoding.model.bound import for_first
 from crosscoding.model.files import some_outputs
 from crosscoding.model.tried_prior import prior_probes
@@ -60,10 +61,17 @@ def model_fingerprint(vae: VAE) -> str:
         "latent_dim": vae.latent_dim,
         "networks": {name: str(network) for name, network in networks.items()},
         "outputs": {name: _rounded(output) for name, output in outputs.items()},
-        "crosscoder": None if vae.amortised is None else repr(vae.amortised.crosscoder),
+        "crosscoder": None if vae.amortised is None else _crosscoder(vae.amortised),
         "table": None if vae.table is None else vae.table.to_json(),
     }
     return fingerprint(tensors, description)
+
+
+def _crosscoder(amortised: Amortised) -> Any:
+    """The family of an amortised cross-coder and, if any, what twins say of its proposals."""
+    coverage = None if amortised.record is None else amortised.record.coverage
+    family = repr(amortised.crosscoder)
+    return family if coverage is None else [family, coverage.to_json()]
 
 
 def _rounded(outputs: Tensor) -> list[int]:

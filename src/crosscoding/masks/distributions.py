@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from crosscoding.random import uniform
 
 _LEAST_SIDE = 4  # pixels: data with two last dimensions of at least this are pictures
+_FAR = 4.0  # standard deviations from what draws have, where a mask is no longer like them
 
 
 class MaskDistribution(ABC):
@@ -23,6 +24,17 @@ class MaskDistribution(ABC):
     @abstractmethod
     def draw(self, num: int, shape: Sequence[int], *, generator: Generator) -> Tensor:
         """Independent masks of data of this shape, boolean, (num, *shape)."""
+
+    def holds(self, masks: Tensor) -> Tensor:
+        """Which masks look like its draws, boolean (B,); of those of your own, none do.
+
+        An amortised cross-coder is asked only about masks like those of its training, so override
+        this for a distribution that one is trained on.
+
+        Args:
+            masks: Boolean, shape (B, *data).
+        """
+        return torch.zeros(len(masks), dtype=torch.bool, device=masks.device)
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,14 @@ class Shares(MaskDistribution):
         noise = uniform((num, math.prod(shape)), generator=generator, like=like)
         return (noise < share[:, None]).reshape(num, *shape)
 
+    def holds(self, masks: Tensor) -> Tensor:
+        num = masks[0].numel() if len(masks) else 1
+        share = masks.flatten(1).double().mean(1)
+        bounds = share.new_tensor([self.least, self.most])
+        low, high = bounds + share.new_tensor([-_FAR, _FAR]) * (bounds * (1 - bounds) / num).sqrt()
+        inside = (share >= low) & (share <= high)
+        return inside & _is_random(masks) if _is_picture(masks.shape[1:]) else inside
+
 
 @dataclass(frozen=True)
 class Rectangles(MaskDistribution):
@@ -63,6 +83,18 @@ class Rectangles(MaskDistribution):
         _check_picture(shape)
         rows, columns = (self._spans(num, size, generator) for size in shape[-2:])
         return _of_spans(rows, columns, shape)
+
+    def holds(self, masks: Tensor) -> Tensor:
+        if masks.ndim < 3:
+            return super().holds(masks)
+        flat = masks.flatten(1, -3) if masks.ndim > 3 else masks[:, None]
+        rows, columns = flat.any(-1).any(1), flat.any(-2).any(1)
+        whole = (flat == (rows[:, :, None] & columns[:, None, :])[:, None]).flatten(1).all(1)
+        for side in (rows, columns):
+            ends = (side[:, 1:] != side[:, :-1]).sum(1) + side[:, 0] + side[:, -1]
+            size = side.shape[1]
+            whole &= (ends == 2) & (side.sum(1) >= max(round(self.least * size), 1))
+        return whole
 
     def _spans(self, num: int, size: int, generator: Generator) -> Tensor:
         """Which of `size` rows or columns are inside, (num, size)."""
@@ -80,7 +112,16 @@ class Halves(MaskDistribution):
 
     def draw(self, num: int, shape: Sequence[int], *, generator: Generator) -> Tensor:
         _check_picture(shape)
-        kind = torch.randint(8, (num,), generator=generator)
+        return self._of_kinds(torch.randint(8, (num,), generator=generator), shape)
+
+    def holds(self, masks: Tensor) -> Tensor:
+        if masks.ndim < 3:
+            return super().holds(masks)
+        return Given(self._of_kinds(torch.arange(8), masks.shape[1:])).holds(masks)
+
+    @staticmethod
+    def _of_kinds(kind: Tensor, shape: Sequence[int]) -> Tensor:
+        """The masks of some of the eight kinds, (num, *shape)."""
         # 0 and 1: rows; 2 and 3: columns; 4 to 7: both
         rows = torch.where(kind < 2, kind, torch.where(kind < 4, 2, kind // 2 % 2))
         columns = torch.where(kind < 2, 2, kind % 2)
@@ -109,15 +150,23 @@ class Mixture(MaskDistribution):
                 masks[chosen == index] = own[chosen == index]
         return masks
 
+    def holds(self, masks: Tensor) -> Tensor:
+        return torch.stack([part.holds(masks) for part in self.parts]).any(0)
+
 
 @dataclass(frozen=True)
 class Mixed(MaskDistribution):
     """Masks for data of any shape; `mixed` says which."""
 
     def draw(self, num: int, shape: Sequence[int], *, generator: Generator) -> Tensor:
-        is_picture = len(shape) >= 2 and min(shape[-2:]) >= _LEAST_SIDE
-        of_shape = _OF_PICTURES if is_picture else _OF_ROWS
-        return of_shape.draw(num, shape, generator=generator)
+        return self._of_shape(shape).draw(num, shape, generator=generator)
+
+    def holds(self, masks: Tensor) -> Tensor:
+        return self._of_shape(masks.shape[1:]).holds(masks)
+
+    @staticmethod
+    def _of_shape(shape: Sequence[int]) -> MaskDistribution:
+        return _OF_PICTURES if _is_picture(shape) else _OF_ROWS
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +186,13 @@ class Given(MaskDistribution):
                 f"{tuple(self.masks.shape)}"
             )
         return self.masks[torch.randint(len(self.masks), (num,), generator=generator)]
+
+    def holds(self, masks: Tensor) -> Tensor:
+        if masks.shape[1:] != self.masks.shape[1:]:
+            return super().holds(masks)
+        some, own = (part.flatten(1).to(masks.device).double() for part in (masks, self.masks))
+        differ = some.sum(1)[:, None] + own.sum(1) - 2 * some @ own.mT
+        return (differ == 0).any(1)
 
 
 _OF_PICTURES = Mixture((Shares(0.01, 0.9, even=False), Rectangles(), Halves()), (0.6, 0.2, 0.2))
@@ -186,6 +242,24 @@ def _check_picture(shape: Sequence[int]) -> None:
             f"expected the shape of a picture, (*channels, height, width), got {tuple(shape)}; "
             "masks.mixed() and masks.shares(...) take data of any shape"
         )
+
+
+def _is_picture(shape: Sequence[int]) -> bool:
+    return len(shape) >= 2 and min(shape[-2:]) >= _LEAST_SIDE
+
+
+def _is_random(masks: Tensor) -> Tensor:
+    """Whether neighbouring pixels are observed independently, boolean (B,), by Moran's I.
+
+    With n pairs of neighbours, I has mean 0 and variance 1 / n where they are.
+
+    Source: Moran (1950), Notes on continuous stochastic phenomena. Differs in: nothing.
+    """
+    centred = masks.double() - masks.flatten(1).double().mean(1).view(-1, *[1] * (masks.ndim - 1))
+    across = centred[..., 1:] * centred[..., :-1], centred[..., 1:, :] * centred[..., :-1, :]
+    pairs = torch.cat([part.flatten(1) for part in across], 1)
+    variance = centred.flatten(1).square().mean(1).clamp_min(1e-12)
+    return pairs.mean(1).abs() <= _FAR * variance / math.sqrt(pairs.shape[1])
 
 
 def _half(kind: Tensor, size: int) -> Tensor:

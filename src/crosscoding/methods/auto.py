@@ -4,9 +4,10 @@
     bank    every query at every stored point of the prior: where is p(z|x), and how narrow?
     grid    latent ≤ 3: integration, checked by draws
     locate  latent ≤ 3: what `bank` does in more dimensions, where the grid has not answered
-    amortised  where the model has an amortised cross-coder and particles get there from the prior:
-            draws of it, or of fits to scores at its draws, once the climbs of `modes` and, where
-            these alone would not do, the particles of `anneal` have looked for modes they may lack
+    amortised  where the model has an amortised cross-coder: draws of it. It comes before `bank` if
+            simulated twins vouch that these cover p(z|x). For a network without twins, the climbs
+            of `modes` and, where these alone would not do, the particles of `anneal` look first
+            for modes that it may lack, so only where particles get there from the prior
     fit     very many dimensions, or a large decoder: a Gaussian at one mode, narrow in as many
             directions as are affordable (`low_rank_fit`); no other stage follows
     modes   climbs from the bank; where all end in one mode, draws of its Gaussian
@@ -242,7 +243,10 @@ class _Cascade:
         if not self._clock.is_limited:
             if self._target.latent_dim <= GRID_DIM:
                 self._run("bank", everything, self._stages.start_of_bank)
-            self._run("bank", (~self.is_settled).nonzero()[:, 0], self._stages.bank)
+            try:
+                self._run("amortised", self.is_vouched.nonzero()[:, 0], self._stages.amortised)
+            finally:  # if that was interrupted, the others get an answer nevertheless
+                self._run("bank", (~self.is_settled).nonzero()[:, 0], self._stages.bank)
             return
         earlier, seconds = 0, 0.0
         for num in _BANK_POINTS:
@@ -293,12 +297,25 @@ class _Cascade:
         return torch.full_like(self.is_settled, self._target.latent_dim <= GRID_DIM)
 
     @property
-    def has_network(self) -> Tensor:
-        """Which queries an amortised cross-coder proposes z for, where there is no grid.
+    def is_vouched(self) -> Tensor:
+        """For which queries twins vouch that an amortised cross-coder covers p(z|x).
 
-        What it may miss is looked for by particles from the prior, so these must get there.
+        In few dimensions a grid is cheaper.
         """
-        return self.is_near & ~self.has_cells & self._target.is_amortised
+        known = ~self._target.vouched().lacking.isnan() & self._target.is_amortised
+        return known & ~self.has_cells & (not self._budget.low_rank)
+
+    @property
+    def has_network(self) -> Tensor:
+        """Which queries an amortised cross-coder may propose z for, unless it was asked before.
+
+        What it may miss is looked for by particles from the prior, so these must get there, or
+        twins must vouch for it.
+        """
+        asked = self._trace.get("amortised")
+        new = True if asked is None else asked.decodes == 0
+        near = self.is_near & ~self.has_cells & self._target.is_amortised
+        return (near | self.is_vouched) & new
 
     @property
     def is_large(self) -> Tensor:
@@ -403,7 +420,11 @@ class _Cascade:
         """The queries that can afford a stage; the others are marked as not finished."""
         if self._settings.max_decodes is None or not len(rows):
             return rows
-        planned = self._budget.planned_decodes(name, self._stages.bank_points.distance[rows])
+        distance = self._stages.bank_points.distance[rows]
+        planned = self._budget.planned_decodes(name, distance)
+        if name == "amortised":
+            alone = self._budget.planned_decodes("vouched", distance)
+            planned = torch.where(self.is_vouched[rows], alone, planned)
         allowed = planned <= self._left(rows)
         self._answers.finished[rows[~allowed]] = False
         return rows[allowed]

@@ -19,6 +19,7 @@ from crosscoding.crosscoders import Crosscoder, Gaussian, Mixture
 from crosscoding.crosscoders.base import Fitted
 from crosscoding.crosscoders.packed_numbers import num_numbers, unpacked_numbers
 from crosscoding.isolation import isolated
+from crosscoding.model.amortised_coverage import Vouched
 from crosscoding.model.amortised_record import Record
 from crosscoding.model.generative import Generative
 from crosscoding.model.model_print import ModelPrint
@@ -86,6 +87,13 @@ class Amortised:
         numbers = self.network(values.clone(), mask.clone())
         params = unpacked_numbers(self.crosscoder, numbers, self.latent_dim)
         return Fitted(self.crosscoder, params, self.latent_dim)
+
+    def vouched(self, mask: Tensor) -> Vouched:
+        """What simulated twins say of its proposals for queries with masks (B, *data)."""
+        coverage = None if self.record is None else self.record.coverage
+        if coverage is None:
+            return Vouched.nothing(mask.flatten(1).double().sum(1))
+        return coverage.of(mask)
 
     def with_record(self, record: Record | None) -> "Amortised":
         """The same with a record of its training."""

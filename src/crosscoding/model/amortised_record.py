@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from crosscoding.errors import ModelFormatError
+from crosscoding.model.amortised_coverage import Coverage
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Record:
         outside: Share of held-out z* where p(z, x) / q(z|x) is over e times that at any of 500
             draws from q: about the share of p(z|x) that so many draws do not cover, on average.
         shares: ESS of bare proposals by share observed.
+        coverage: For which queries twins vouch that the proposals cover p(z|x); None: for none.
     """
 
     masks: str
@@ -48,22 +50,29 @@ class Record:
     error: float
     outside: float
     shares: tuple[ShareRecord, ...]
+    coverage: Coverage | None = None
 
     def __str__(self) -> str:
         lines = [
             f"trained for {self.seconds:.0f} s, {self.steps:,} steps, on {self.masks}",
             f"E log q(z|x) on held-out twins: {self.bound:.2f} ± {self.error:.2f} nats; "
             f"{self.outside:.1%} of them lie outside of the proposals",
-            "observed   queries   ESS per draw: median, lower decile",
+            "observed   queries   ESS per draw: median, lower decile   p(z|x) outside, at most",
         ]
+        known = {} if self.coverage is None else {part.low: part for part in self.coverage.shares}
         for part in self.shares:
             span = f"{part.low:.0%} to {part.high:.0%}"
-            lines.append(f"{span:<10} {part.num:>7}   {part.median:>20.1%}, {part.tenth:.1%}")
+            ess = f"{part.median:.1%}, {part.tenth:.1%}"
+            own = known.get(part.low)
+            bound = "not used" if own is None else f"{own.lacking:.1%} of {own.num} twins"
+            lines.append(f"{span:<10} {part.num:>7}   {ess:>28}   {bound:>23}")
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON."""
-        return asdict(self) | {"shares": [asdict(part) for part in self.shares]}
+        coverage = None if self.coverage is None else self.coverage.to_json()
+        shares = [asdict(part) for part in self.shares]
+        return vars(self) | {"shares": shares, "coverage": coverage}
 
     @staticmethod
     def from_json(entry: Mapping[str, Any]) -> "Record":
@@ -74,9 +83,12 @@ class Record:
         """
         try:
             shares = tuple(ShareRecord(**part) for part in entry["shares"])
-            found = Record(**{**entry, "shares": shares})
+            known = entry.get("coverage")
+            coverage = None if known is None else Coverage.from_json(known)
+            found = Record(**{**entry, "shares": shares, "coverage": coverage})
             numbers = [found.steps, found.seconds, found.bound, found.error, found.outside]
-            numbers += [value for part in shares for value in asdict(part).values()]
+            parts = (*shares, *(() if coverage is None else coverage.shares))
+            numbers += [value for part in parts for value in asdict(part).values()]
             if not isinstance(found.masks, str) or not all(map(math.isfinite, numbers)):
                 raise ValueError("numbers are missing")
         except (LookupError, TypeError, ValueError, AttributeError) as error:

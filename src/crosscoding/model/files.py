@@ -48,7 +48,7 @@ class Savable(ABC):
     def _model(self, *, whole: bool) -> Model:
         """What this VAE is made of, with some outputs by which to recognise its networks.
 
-        Encoder and amortised cross-coder, on which no answer depends, only if `whole`.
+        Encoder and amortised cross-coder, which answers that exist do not need, only if `whole`.
         """
 
     @classmethod
@@ -118,7 +118,7 @@ class Savable(ABC):
     def to_parts(self) -> Contents | None:
         """The model as tensors and JSON, or None if its decoder or prior is the user's own code.
 
-        Encoder and amortised cross-coder are left out, as no answer depends on them.
+        Encoder and amortised cross-coder are left out, as answers that exist do not need them.
         """
         if describe(self.own_decoder) is None or not is_data(self.prior):
             return None

@@ -21,6 +21,7 @@ _PUBLIC_NAMES = {
     "finished": "finished",
     "collapsed": "collapsed",
     "unsearchable": "unsearchable",
+    "vouched": "vouched",
     "lost": "lost",
     "lost_element": "lost_element",
     "r_hat": "r_hat",
@@ -28,7 +29,7 @@ _PUBLIC_NAMES = {
     "twins_p": "twins_p",
     "twins_coverage": "twins_coverage",
 }
-_BOOLEAN = ("finished", "collapsed", "unsearchable")
+_BOOLEAN = ("finished", "collapsed", "unsearchable", "vouched")
 
 
 @dataclass(eq=False)
@@ -58,6 +59,8 @@ class Findings:
             the fit replace them, boolean, shape (B,); None: nowhere.
         unsearchable: Whether the target is a bare density of too many dimensions for a search to
             find every narrow mode, boolean, shape (B,); None: nowhere.
+        vouched: Whether `missed` is no search's finding, but what simulated twins of an amortised
+            cross-coder bound, boolean, shape (B,); None: nowhere.
         lost: Share of the draws at which the decoder's output has lost log p of an observed
             element, shape (B,); None: nothing has looked.
         lost_element: The element lost at most of them, as an index into the flattened datum, shape
@@ -88,6 +91,7 @@ class Findings:
     finished: Tensor | None = None
     collapsed: Tensor | None = None
     unsearchable: Tensor | None = None
+    vouched: Tensor | None = None
     lost: Tensor | None = None
     lost_element: Tensor | None = None
     twins: Tensor | None = None
@@ -114,6 +118,7 @@ class Findings:
             lost_element=self.lost_element,
             collapsed=self.collapsed,
             unsearchable=self.unsearchable,
+            vouched=self.vouched,
             short=self._short,
             excess=self._excess,
             resampled=self._resampled,

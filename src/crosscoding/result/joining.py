@@ -17,8 +17,9 @@ _PADS = {"draws": 0.0, "log_weights": -math.inf, "cell_width": 0.0}
 def joined(parts: list[Findings], places: Tensor | None = None) -> Findings:
     """The findings of several blocks of queries, which the list loses.
 
-    A block with fewer draws than another is padded with draws of weight 0, and one in which nothing
-    is known to be lost counts as one that lost nothing. Each block's draws are freed once they are
+    A block with fewer draws than another is padded with draws of weight 0, one in which nothing is
+    known to be lost counts as one that lost nothing, and twins vouch for nothing in one that does
+    not say so. Each block's draws are freed once they are
     copied, as all of them together may take most of the memory.
 
     Args:
@@ -28,6 +29,7 @@ def joined(parts: list[Findings], places: Tensor | None = None) -> Findings:
     num_draws = max(len(part.draws) for part in parts)
     weighted = any(p.log_weights is not None or len(p.draws) < num_draws for p in parts)
     lossy = any(part.lost is not None for part in parts)
+    vouched = any(part.vouched is not None for part in parts)
     num = sum(len(part.ess) for part in parts)
     order = torch.arange(num, device=parts[0].ess.device) if places is None else places
     by_draw: dict[str, Tensor] = {}
@@ -37,6 +39,7 @@ def joined(parts: list[Findings], places: Tensor | None = None) -> Findings:
         part = parts.pop(0)
         part = replace(part, log_weights=part.normalised_log_weights()) if weighted else part
         part = _with_losses(part) if lossy else part
+        part = _with_vouched(part) if vouched else part
         own = order[done : done + len(part.ess)]
         done += len(own)
         for name, tensor in part.by_draw().items():
@@ -70,6 +73,11 @@ def _with_losses(part: Findings) -> Findings:
     lost = nothing if part.lost is None else part.lost
     element = nothing if part.lost_element is None else part.lost_element
     return replace(part, lost=lost, lost_element=element)
+
+
+def _with_vouched(part: Findings) -> Findings:
+    nothing = torch.zeros_like(part.ess, dtype=torch.bool)
+    return replace(part, vouched=nothing if part.vouched is None else part.vouched)
 
 
 def _traces(parts: Sequence[Findings]) -> tuple[Stage, ...]:

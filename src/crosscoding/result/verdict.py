@@ -58,6 +58,8 @@ class Figures:
             the fit replace them, boolean, shape (B,); None: nowhere.
         unsearchable: Whether the target is a bare density of too many dimensions for a search to
             find every narrow mode, boolean, shape (B,); None: nowhere.
+        vouched: Whether `missed` is no search's finding, but what simulated twins of an amortised
+            cross-coder bound, boolean, shape (B,); None: nowhere.
         short: By how many nats the C-ELBO of the fit that was drawn from is below log p(x), shape
             (B,); NaN or None where the draws come from no fit.
         excess: By how many nats the C-ELBO is above log p(x) beyond both errors, shape (B,); or
@@ -83,6 +85,7 @@ class Figures:
     lost_element: Tensor | None = None
     collapsed: Tensor | None = None
     unsearchable: Tensor | None = None
+    vouched: Tensor | None = None
     short: Tensor | None = None
     excess: Tensor | None = None
     resampled: Tensor | None = None
@@ -235,10 +238,16 @@ class Figures:
         """The search for modes, for which twins stand in where nothing searched, if vouched."""
         missed, exact = self.missed, (self.ess == math.inf) & (self.missed == 0)
         twins = self._or(self.twins if vouched else None, math.nan)
+        bounded = (self._or(self.vouched, 0.0) > 0) & (missed <= MISSED)
 
         def reason(q: int) -> str:
             if exact[q]:
                 return ""
+            if bounded[q]:
+                return (
+                    f"on average over simulated twins, at most {missed[q]:.1%} of p(z|x) lies "
+                    "outside of the amortised proposals"
+                )
             if not missed[q].isnan():
                 return f"a search from the prior leaves {missed[q]:.1%} of p(z|x) unaccounted for"
             return "nothing has searched for modes that it may lack" + self._of_twins(twins, q)

@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from crosscoding.clock import UNLIMITED, Clock
 from crosscoding.crosscoders import Fitted
 from crosscoding.isolation import isolated
+from crosscoding.model.amortised_coverage import Vouched
 from crosscoding.model.bank import MAX_POINTS
 from crosscoding.random import normal
 
@@ -159,6 +160,10 @@ class Target(ABC):
             LookupError: There is none.
         """
         raise LookupError("expected a model with an amortised cross-coder, got none")
+
+    def vouched(self) -> Vouched:
+        """What simulated twins say of these proposals, for a flat target."""
+        return Vouched.nothing(self.like.new_zeros(self.num_queries))
 
     def is_common(self, z: Tensor) -> Tensor:
         """Whether prior draws are common at z, so that NaN there is an error, boolean.

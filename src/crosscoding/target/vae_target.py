@@ -17,6 +17,7 @@ from crosscoding.crosscoders import Fitted
 from crosscoding.errors import NonFiniteError
 from crosscoding.evidence import Evidence
 from crosscoding.isolation import isolated
+from crosscoding.model.amortised_coverage import Vouched
 from crosscoding.model.bank import MAX_POINTS, Bank, kept_outputs
 from crosscoding.model.bound import bound, checked_rows, known, selected, try_rows
 from crosscoding.model.coarse_decoder import coarse
@@ -147,16 +148,30 @@ class VAETarget(Target):
 
     @property
     def is_amortised(self) -> Tensor:
-        """As in `Target`: those whose evidence is exact values, if the model has a network."""
-        nothing = super().is_amortised
-        if self.model.amortised is None or self._partial is None:
-            return nothing if self.model.amortised is None else ~nothing
-        return ~self._partial.used.any(-1).reshape(self.batch_shape)
+        """As in `Target`: those whose evidence is exact values, if the model has a network.
+
+        One that was trained by `amortise` is asked only where its twins vouch for it.
+        """
+        made, nothing = self.model.amortised, super().is_amortised
+        if made is None:
+            return nothing
+        asked = ~nothing
+        if self._partial is not None:
+            asked = asked & ~self._partial.used.any(-1).reshape(self.batch_shape)
+        if made.record is not None:
+            asked = asked & ~self.vouched().lacking.isnan().reshape(self.batch_shape)
+        return asked
 
     def propose(self) -> Fitted:
         if self.model.amortised is None:
             return super().propose()
         return self.model.amortised.propose(self.evidence.values, self.evidence.exact)
+
+    def vouched(self) -> Vouched:
+        if self.model.amortised is None:
+            return super().vouched()
+        said = self.model.amortised.vouched(self._mask.reshape(-1, *self.vae.data_shape))
+        return Vouched(*[part.to(self.like) for part in said])
 
     @property
     def _given_to_prior(self) -> Covariates:

@@ -1,18 +1,142 @@
 """`Auto` with an amortised cross-coder: as right as without, whatever the network proposes."""
 
+import math
+
 import pytest
 import torch
-from amortised_problems import ExactGaussian, TwoBumps, narrow_at
+from amortised_problems import Constant, ExactGaussian, TwoBumps, narrow_at
 from auto_answers import labels, spent
-from problems import linear_gaussian_problem, mirrored_vae
+from problems import LinearGaussianProblem, linear_gaussian_problem, mirrored_vae
 
 import crosscoding as cc
 from crosscoding.crosscoders import Gaussian
+from crosscoding.masks.distributions import Given
 from crosscoding.methods import Auto
+from crosscoding.methods.cascade.amortised_stage import AmortisedStage
+from crosscoding.model.amortised_coverage import Coverage, CoveredShare
+from crosscoding.model.amortised_record import Record
 
 
 def stages_of(posterior: cc.Posterior) -> list[str]:
     return [stage.name for stage in posterior.trace if stage.decodes.any()]
+
+
+def vouched(
+    made: cc.Amortised,
+    masks: cc.masks.MaskDistribution | None = None,
+    least: float = -math.inf,
+    most: float = math.inf,
+) -> cc.Amortised:
+    """The same for which twins are said to vouch, if log p(x) is in a range."""
+    part = CoveredShare(0.0, 1.0, 400, 0, least, most)
+    coverage = Coverage(cc.masks.mixed() if masks is None else masks, (part,))
+    return made.with_record(Record("made", 1, 1.0, 0.0, 0.0, 0.0, (), coverage))
+
+
+def exact_network(problem: LinearGaussianProblem, **said) -> cc.VAE:
+    """The model of a problem with its exact posterior, for which twins vouch."""
+    made = cc.Amortised.of(problem.vae, ExactGaussian(problem), Gaussian())
+    return problem.vae.with_amortised(vouched(made, **said))
+
+
+def assert_exact(posterior: cc.Posterior, problem: LinearGaussianProblem) -> None:
+    assert posterior.trusted.all()
+    error = (posterior.log_evidence - problem.exact_log_evidence()).abs()
+    assert (error < 4 * posterior.log_evidence_error + 1e-3).all()
+
+
+def test_where_twins_vouch_for_it_draws_suffice(without_closed_form):
+    problem = linear_gaussian_problem(6, 12, batch=8)
+    posterior = cc.condition(exact_network(problem), problem.evidence, seed=0)
+    assert stages_of(posterior) == ["amortised"]
+    assert (spent(posterior) == 1200).all()
+    assert_exact(posterior, problem)
+    words = "; ".join(posterior.verdicts[0].reasons)
+    assert "on average over simulated twins, at most 0.7% of p(z|x) lies outside" in words
+    assert posterior.stats["vouched"].all()
+
+
+def test_fewer_draws_suffice_for_intervals(without_closed_form):
+    problem = linear_gaussian_problem(6, 12, batch=2)
+    posterior = cc.condition(
+        exact_network(problem), problem.evidence, Auto(purpose="interval"), seed=0
+    )
+    assert (spent(posterior) < 600).all()
+    assert [verdict.purposes["interval"] for verdict in posterior.verdicts] == ["trusted"] * 2
+
+
+def test_vouched_queries_reach_where_particles_do_not(without_closed_form):
+    problem = linear_gaussian_problem(6, 12, scale=0.002, batch=2, dtype=torch.double)
+    posterior = cc.condition(exact_network(problem), problem.evidence, seed=0)
+    assert stages_of(posterior) == ["amortised"]
+    assert_exact(posterior, problem)
+
+
+@pytest.mark.parametrize(
+    "said", [{"masks": Given(torch.arange(12)[None] == 5)}, {"least": 100.0}, {"most": -1000.0}]
+)
+def test_evidence_unlike_that_of_the_twins_is_answered_as_without_it(said, without_closed_form):
+    problem = linear_gaussian_problem(6, 12, batch=2)
+    posterior = cc.condition(exact_network(problem, **said), problem.evidence, seed=0)
+    without = cc.condition(problem.vae, problem.evidence, seed=0)
+    assert torch.equal(posterior.draws, without.draws)
+    assert torch.equal(posterior.log_evidence, without.log_evidence)
+
+
+def test_a_trained_network_without_twins_is_not_asked(without_closed_form):
+    problem = linear_gaussian_problem(6, 12, batch=2)
+    made = cc.Amortised.of(problem.vae, ExactGaussian(problem), Gaussian())
+    made = made.with_record(Record("made", 1, 1.0, 0.0, 0.0, 0.0, (), None))
+    posterior = cc.condition(problem.vae.with_amortised(made), problem.evidence, seed=0)
+    assert "amortised" not in stages_of(posterior)
+
+
+def test_a_limit_of_time_leaves_vouched_answers_right(without_closed_form):
+    problem = linear_gaussian_problem(6, 12, batch=3)
+    auto = Auto(max_seconds=600.0)
+    posterior = cc.condition(exact_network(problem), problem.evidence, auto, seed=0)
+    assert stages_of(posterior) == ["amortised"]
+    assert_exact(posterior, problem)
+
+
+def test_few_decodes_are_enough_where_twins_vouch(without_closed_form):
+    problem = linear_gaussian_problem(6, 12, batch=3)
+    vae, auto = exact_network(problem), Auto(max_decodes=5000)
+    posterior = cc.condition(vae, problem.evidence, auto, seed=0)
+    assert_exact(posterior, problem)
+    assert (spent(posterior) <= 5000).all()
+    posterior = cc.condition(vae, problem.evidence, Auto(max_decodes=500), seed=0)
+    assert (spent(posterior) <= 500).all()
+    assert not posterior.trusted.any()
+
+
+def test_ctrl_c_leaves_the_answers_of_the_bank(without_closed_form, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    problem = linear_gaussian_problem(6, 12, batch=3)
+    vae = exact_network(problem)
+    monkeypatch.setattr(AmortisedStage, "_look_up", interrupted)
+    posterior = cc.condition(vae, problem.evidence, seed=0)
+    assert posterior.log_evidence.isfinite().all()
+    assert posterior.mean().isfinite().all()
+    assert not posterior.trusted.any()
+
+
+def test_points_of_the_bank_show_a_wide_mode_that_twins_overlooked():
+    """p(z|x) = p(−z|x), of which the network knows one side, by a fit to draws of `Auto`."""
+    vae, z = mirrored_vae(4, 8, 1.0, seed=2), torch.tensor([1.0, -0.5, 0.5, 1.0])
+    noise = torch.randn(1, 8, generator=torch.Generator().manual_seed(5))
+    evidence = cc.Evidence(vae.decode(z) + noise, torch.ones(8, dtype=torch.bool))
+    without = cc.condition(vae, evidence, seed=0)
+    side = (without.draws * (without.draws @ z).sign()[..., None])[:, 0]
+    root, (row, column) = torch.linalg.cholesky(side.mT.cov()), torch.tril_indices(4, 4, -1)
+    numbers = torch.cat([side.mean(0), root.diagonal().log(), root[row, column]])
+    made = vouched(cc.Amortised.of(vae, Constant(numbers), Gaussian()))
+    posterior = cc.condition(vae.with_amortised(made), evidence, seed=0)
+    assert labels(posterior) == ["trusted"]
+    assert abs(float(posterior.log_evidence - without.log_evidence)) < 0.15
+    assert abs(float((posterior.draws @ z > 0).float().mean()) - 0.5) < 0.1
 
 
 def test_draws_of_the_exact_posterior_are_trusted_at_once(without_closed_form):

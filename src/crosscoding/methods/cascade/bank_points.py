@@ -50,6 +50,13 @@ class BestOfBank:
         )
         return cls(z, best.mT, starts, math.log(len(log_likelihood)))
 
+    @classmethod
+    def nothing(cls, target: Target) -> "BestOfBank":
+        """No points, for the queries of a flat target."""
+        none = target.like.new_zeros(0, target.num_queries)
+        nowhere = target.like.new_zeros(0, target.num_queries, target.latent_dim)
+        return cls(nowhere, none, nowhere, 0.0)
+
     def select(self, index: Tensor) -> "BestOfBank":
         """The points of some queries."""
         return BestOfBank(

@@ -27,6 +27,7 @@ class BestSoFar:
         num_draws: Draws stored for each answer.
         purpose: What the answers are graded for, one of `purposes.PURPOSES`.
         grade: Index into `verdict.LABELS` of each query's answer, shape (B,); 3: there is none.
+        vouched: Whether the answer rests on twins of an amortised cross-coder, shape (B,).
         looked: Whether climbs have looked for modes that the answer lacks, shape (B,).
         finished: False where the budget cut a stage short or skipped it, shape (B,).
     """
@@ -46,6 +47,7 @@ class BestSoFar:
         self._later: Findings | None = None  # postponed offer
         self._place = torch.full_like(unknown, -1, dtype=torch.long)  # in it; -1: not postponed
         self.finished = torch.ones_like(unknown, dtype=torch.bool)
+        self.vouched = torch.zeros_like(self.finished)
         self.looked = torch.zeros_like(self.finished)
         self.collapsed = torch.zeros_like(self.finished)
         self.grade = torch.full_like(unknown, 3, dtype=torch.long)
@@ -66,6 +68,7 @@ class BestSoFar:
         searched: bool = False,
         postpone: bool = False,
         over_unreliable: bool = False,
+        vouched: bool = False,
     ) -> None:
         """Take an offer for the queries for which it is better than the best so far.
 
@@ -77,6 +80,7 @@ class BestSoFar:
             postpone: Whether to draw from it only at the end, for the queries that keep it.
             over_unreliable: Whether it replaces unreliable answers whatever its figures. Those of
                 collapsed weights may look better than those of particles, which know more.
+            vouched: Whether twins of an amortised cross-coder stand in for a search.
         """
         rounding = torch.finfo(offer.ess.dtype).eps * offer.log_evidence.abs()
         error = torch.hypot(offer.log_evidence_error, rounding).nan_to_num(nan=math.inf)
@@ -116,6 +120,7 @@ class BestSoFar:
             getattr(self, name)[chosen] = figure[index]
         self.collapsed[chosen] = False if offer.collapsed is None else offer.collapsed[index]
         self.looked[chosen] = searched
+        self.vouched[chosen] = vouched
         self.grade[chosen] = grade[index].long()
         self.finished[chosen] = finished
 
@@ -201,6 +206,7 @@ class BestSoFar:
             num_weighed=self.weighed,
             finished=self.finished,
             collapsed=self.collapsed,
+            vouched=self.vouched if self.vouched.any() else None,
             trace=trace,
         )
 

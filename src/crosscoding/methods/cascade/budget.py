@@ -25,10 +25,7 @@ NUM_AT_ONE_MODE = 1200
 # more than is needed; shorter ones fit proposals more often.
 FEW_ROUNDS = (1000, 1500, 2000, 2000, 2500, 3000)
 MORE_ROUNDS = (2000, 3000, 4000, 5000, 6000)
-# First draws from an amortised cross-coder, and draws of each further round, where their weights
-# are even and where proposals are fitted to them.
-AMORTISED_PILOT, EVEN_ROUNDS = 600, (400, 800, 1500, 2000)
-FITTED_ROUNDS = (500, 1500, 1500, 2000, 2500, 3000)
+AMORTISED_ROUNDS = (1200, 400, 1000, 2000)  # draws of each round from an amortised cross-coder
 CHECK_STEPS = 8  # of a search's climbs; with 6, more of the narrow ends of funnels are missed
 _NUM_CHECKS, _CHECK_EVERY = 16, 3  # least climbs of a second look, and steps per curvature
 # These bound the time of a query: with less, more answers of expensive decoders stop short; with
@@ -148,7 +145,7 @@ class Budget:
         """Generous estimate of a stage's decodes per query, (B,).
 
         Args:
-            stage: Name of the stage.
+            stage: Name of the stage; "vouched": `amortised` where nothing else need search.
             distance: Approximate number of temperatures from the prior to p(z|x), shape (B,).
         """
         distance, dim, num = distance.clamp_min(1.0), self._dim, self.num_climbs
@@ -161,10 +158,10 @@ class Budget:
             "locate": 0.0,
             "fit": float(self.fit_decodes + self.num_drawn),
             "grid": 10_000.0,
-            "amortised": AMORTISED_PILOT
-            + 3 * FEW_PARTICLES * (3 * (distance + 2) + 1)
-            + sum(FITTED_ROUNDS)
+            "amortised": 3 * FEW_PARTICLES * (3 * (distance + 2) + 1)
+            + sum(AMORTISED_ROUNDS)
             + look,
+            "vouched": float(sum(AMORTISED_ROUNDS)),
             "anneal": 3 * 3 * FEW_PARTICLES * (distance + 2) + few,
             "climb": num * (steps * (dim / CLIMB_EVERY + 7.0) + dim) + 10 * NUM_WEIGHED,
             "anneal more": 3 * 3 * MORE_PARTICLES * (distance + 2) + more,

@@ -125,4 +125,5 @@ class DrawingRounds:
     def _offer(self, drawing: Drawing) -> None:
         """Offer answers from the draws."""
         if drawing.pool.num:
-            self._answers.keep(drawing.rows, drawing.findings(), searched=drawing.is_searched)
+            known = {"searched": drawing.is_searched, "vouched": drawing.is_vouched}
+            self._answers.keep(drawing.rows, drawing.findings(), **known)

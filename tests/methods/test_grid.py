@@ -358,6 +358,30 @@ def test_integrate_says_of_each_query_whether_it_could():
     torch.testing.assert_close(findings.log_evidence[[0, 2]], alone.log_evidence)
 
 
+@pytest.mark.parametrize("latent", [1, 2, 3])
+def test_decodes_are_counted_and_limited_for_each_query(latent, monkeypatch):
+    problem = linear_gaussian_problem(latent, scale=0.1, batch=(2,))
+    target, seen = cc.VAETarget(problem.vae, problem.evidence).flatten(), torch.zeros(2)
+    original = cc.VAETarget.log_likelihood_at
+
+    def counted(self, z, query):
+        seen.add_(torch.bincount(query, minlength=2))
+        return original(self, z, query)
+
+    monkeypatch.setattr(cc.VAETarget, "log_likelihood_at", counted)
+    grid = Grid(num_checks=100)
+    findings, outcome = grid.integrate(target, generator=seeded(0))
+    needed = findings.stats["decodes"] - 100
+    assert torch.equal(needed, seen)
+    assert outcome.tolist() == [0, 0]
+    seen.zero_()
+    most = torch.stack([needed[0], needed[1] - 1])
+    limited, outcome = grid.integrate(target, generator=seeded(0), most=most)
+    assert (outcome == 0).tolist() == [True, False]
+    assert (seen <= most).all()
+    assert limited.log_evidence[0] == findings.log_evidence[0]
+
+
 def test_a_single_checking_draw_is_refused():
     with pytest.raises(ValueError, match="expected num_checks >= 2, got 1"):
         Grid(num_checks=1)

@@ -92,27 +92,42 @@ class Grid(Method):
 
     @torch.no_grad()
     def integrate(
-        self, target: Target, *, generator: Generator, report: Report = silent
+        self,
+        target: Target,
+        *,
+        generator: Generator,
+        report: Report = silent,
+        most: Tensor | None = None,
     ) -> tuple[Findings, Tensor]:
-        """Findings, and the outcome of each query, (B,): 0 for success, or the kind of failure."""
+        """Findings, and the outcome of each query, (B,): 0 for success, or the kind of failure.
+
+        `most` limits the decodes of each query, (B,), without the coarse cells, which all share.
+        """
         if target.latent_dim > 3:
             raise ValueError(
                 f"expected latent <= 3 for Grid, got {target.latent_dim}; use Variational or HMC"
             )
         outcome, log_left_out, pending = self._coarse(target)
         settled = pending.take(torch.zeros_like(pending.owner, dtype=torch.bool))
-        left = settled
+        left, decodes = settled, torch.zeros_like(outcome)
         for level in range(_MAX_LEVELS):
+            more = 2**target.latent_dim * pending.num_of(target.num_queries)
+            if most is not None and (beyond := (decodes + more > most) & (more > 0)).any():
+                outcome[beyond], more = _TOO_MANY, torch.where(beyond, 0, more)
+                settled, pending, left = (
+                    cells.take(~beyond[cells.owner]) for cells in (settled, pending, left)
+                )
             if not len(pending.owner):
                 break
+            decodes += more
             report(level / (level + 3), counted(len(pending.owner), "cell"))
             finished, pending = self._split(target, settled, pending)
             settled = _joined(settled, finished)
             log_evidence = _joined(settled, pending).log_total(target.num_queries)
             matters = settled.log_mass > log_evidence[settled.owner] + self._log_negligible
             left, settled = _joined(left, settled.take(~matters)), settled.take(matters)
-            owner = torch.cat([settled.owner, pending.owner])
-            too_many = torch.bincount(owner, minlength=target.num_queries) > self.max_cells
+            held = _joined(settled, pending).num_of(target.num_queries)
+            too_many = held > self.max_cells
             if too_many.any():
                 outcome[too_many] = _TOO_MANY
                 settled, pending, left = (
@@ -121,7 +136,9 @@ class Grid(Method):
         outcome[pending.owner] = _TOO_MANY
         log_left_out = torch.logaddexp(log_left_out, left.log_total(target.num_queries))
         figures = self._check(target, settled, left, generator)
-        return _findings(target, settled, log_left_out, self.tolerance, figures), outcome
+        found = _findings(target, settled, log_left_out, self.tolerance, figures)
+        found.stats["decodes"] = (decodes + self.num_checks).to(target.like.dtype)
+        return found, outcome
 
     def _coarse(self, target: Target) -> tuple[Tensor, Tensor, "_Cells"]:
         """The whole box: outcomes and log mass left alone, both (B,), and coarse cells to split."""
@@ -271,6 +288,10 @@ class _Cells:
         """Some of them."""
         return _Cells(*(getattr(self, f.name)[which] for f in fields(self)))
 
+    def num_of(self, num_queries: int) -> Tensor:
+        """Number of each query's cells, (B,)."""
+        return torch.bincount(self.owner, minlength=num_queries)
+
     def log_total(self, num_queries: int) -> Tensor:
         """log of the mass of each query's cells, in double, (B,); −inf where it has none."""
         best = self.log_mass.new_full((num_queries,), -math.inf)
@@ -328,7 +349,7 @@ def _findings(
     num_queries, like = target.num_queries, target.like
     log_evidence = torch.logaddexp(cells.log_total(num_queries), log_left_out)
     cells = cells.take(cells.owner.argsort(stable=True))
-    counts = torch.bincount(cells.owner, minlength=num_queries)
+    counts = cells.num_of(num_queries)
     by_cells = 0.05 * tolerance * (counts.double() / _CELLS_EXPECTED).clamp_min(1.0).sqrt()
     error = by_cells + check.error_of(log_evidence)
     first = torch.searchsorted(cells.owner, cells.owner)

@@ -209,3 +209,19 @@ def test_given_masks_are_held_and_no_others():
     changed[:, 7] ^= True
     assert not known.holds(changed).any()
     assert not known.holds(own[:, :10]).any()
+
+
+@pytest.mark.parametrize("kind", ["columns", "rows", "board", "one side", "one half below"])
+def test_patterns_are_not_taken_for_pixels_at_random(kind):
+    place, random = torch.arange(28), torch.rand(28, 28, generator=seeded(0)) < 0.2
+    row, column = place[:, None], place[None, :]
+    mask = {
+        "columns": (column % 2 == 0).expand(28, 28),
+        "rows": (row % 2 == 0).expand(28, 28),
+        "board": (row + column) % 2 == 0,
+        "one side": random & (column >= 14),
+        "one half below": random & (row >= 14),
+    }[kind]
+    shares = cc.masks.shares(0.05, 0.6)
+    assert shares.holds(random[None]).all()
+    assert not shares.holds(mask[None]).any()

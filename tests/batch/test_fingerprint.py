@@ -1,5 +1,7 @@
 """What a model is recognised by when a run is resumed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from amortised_problems import Constant
@@ -7,7 +9,9 @@ from torch import nn
 
 import crosscoding as cc
 from crosscoding import crosscoders
-from crosscoding.batch.manifest import model_fingerprint
+from crosscoding.batch.folder import Folder
+from crosscoding.batch.model_fingerprint import model_fingerprint
+from crosscoding.batch.models import folder_for_workers
 from crosscoding.model.amortised_coverage import Coverage, CoveredShare
 from crosscoding.model.amortised_record import Record
 
@@ -41,7 +45,9 @@ def test_another_plain_attribute_is_another_model():
 def test_another_density_of_the_prior_is_another_model(monkeypatch):
     vae = model()
     before, original = model_fingerprint(vae), type(vae.prior).log_prob
-    monkeypatch.setattr(type(vae.prior), "log_prob", lambda self, z: 2 * original(self, z[:, :1]))
+    monkeypatch.setattr(
+        type(vae.prior), "log_prob", lambda self, z, given=None: 2 * original(self, z[:, :1])
+    )
     assert model_fingerprint(vae) != before
 
 
@@ -93,3 +99,21 @@ def test_what_twins_say_of_a_network_is_part_of_the_model():
     record = Record("masks", 1, 1.0, 0.0, 0.0, 0.0, (), Coverage(cc.masks.mixed(), (part,)))
     known = vae.with_amortised(vae.amortised.with_record(record))
     assert model_fingerprint(known) != model_fingerprint(vae)
+
+
+class Own(cc.masks.MaskDistribution):
+    """Masks of a class that no file describes."""
+
+    def draw(self, num, shape, *, generator):
+        return torch.ones(num, *shape, dtype=torch.bool)
+
+
+def test_workers_refuse_a_network_whose_twins_are_lost_on_the_way(tmp_path):
+    torch.manual_seed(0)
+    linear = cc.VAE(nn.Linear(2, 3), 2, cc.likelihoods.Gaussian(0.5))
+    made = cc.amortise(linear, masks=Own(), max_steps=1)
+    part = CoveredShare(0.0, 1.0, 400, 0, -9.0, 0.0)
+    record = replace(made.amortised.record, coverage=Coverage(Own(), (part,)))
+    vae = made.with_amortised(made.amortised.with_record(record))
+    with pytest.raises(ValueError, match="what twins say of its amortised cross-coder is lost"):
+        folder_for_workers(vae, Folder(tmp_path, ".parquet"))

@@ -112,7 +112,8 @@ def test_rows_whose_covariates_no_decoder_takes_are_set_apart(tmp_path):
     result = run(vae, tmp_path / "rows.csv", tmp_path / "out", **options)
     assert (result.answered, result.rejected) == (19, 5)
     found, whole = rejected(tmp_path / "out"), "column 'site': expected a whole number"
-    assert found[1] == f"{whole} (torch.int64) for the decoder, got a gap, or text"
+    gap = "a gap, text, or a whole number of 2^53 or more"
+    assert found[1] == f"{whole} (torch.int64) for the decoder, got {gap}"
     assert found[2].startswith("column 'dose': expected a number (torch.float32)")
     assert found[3].startswith(whole)
     assert found[4].startswith("expected covariates that the decoder takes, but it failed")
@@ -229,3 +230,32 @@ def test_masks_hide_cells_of_a_table(tmp_path):
     run(vae, source, tmp_path / "out", observe=tmp_path / "masks.npy")
     found = answers(tmp_path / "out").drop(columns="row")
     pd.testing.assert_series_equal(found.iloc[0], found.iloc[1], check_names=False)
+
+
+def test_other_masks_in_the_same_file_are_another_run(tmp_path):
+    vae, values = cc.VAE(nn.Linear(2, 3), 2, cc.likelihoods.Gaussian(0.5)), np.zeros((4, 3))
+    np.save(tmp_path / "rows.npy", values.astype(np.float32))
+    masks = np.ones((2, *values.shape), dtype=np.uint8)
+    masks[1, 3] = 0
+    np.savez(tmp_path / "m.npz", first=masks[0], second=masks[1])
+    source, out = tmp_path / "rows.npy", tmp_path / "out"
+    run(vae, source, out, observe=f"{tmp_path}/m.npz:first")
+    with pytest.raises(ValueError, match="expected masks of the source as in the run in"):
+        run(vae, source, out, observe=f"{tmp_path}/m.npz:second")
+    with pytest.raises(ValueError, match="expected masks of the source as in the run in"):
+        run(vae, source, out)
+
+
+@pytest.mark.parametrize("kind", ["column", "array"])
+def test_whole_numbers_that_floats_round_set_their_row_apart(tmp_path, kind):
+    vae, (values, labels, doses) = shifted_model(), sample(4)
+    labels[1] = 2**53 + 1
+    if kind == "column":
+        source, given = tmp_path / "rows.parquet", ["site", "dose"]
+        frame_of(values, labels, doses).drop(columns="key").to_parquet(source)
+    else:
+        source, given = tmp_path / "rows.npy", tmp_path / "beside.npz"
+        np.save(source, values)
+        np.savez(given, label=labels, dose=doses)
+    assert run(vae, source, tmp_path / "out", given=given).answered == 3
+    assert "a whole number of 2^53 or more" in rejected(tmp_path / "out")[1]

@@ -181,7 +181,7 @@ class Driver:
         now = rows_for(self.vae, job.inputs, *rows, job.settings.observe)
         if now.digest() != record.input:
             raise SourceChangedError(
-                f"expected {job.inputs.source.path} as it was, but rows {rows[0]} to "
+                f"expected {job.inputs.words} as it was, but rows {rows[0]} to "
                 f"{rows[1] - 1}, which are answered in {job.out}, have changed; choose another "
                 "folder for the new rows"
             )

@@ -49,6 +49,12 @@ class Inputs:
         covariates = () if self.covariates is None else self.covariates.sources
         return [*(() if self.masks is None else (self.masks,)), *covariates]
 
+    @property
+    def words(self) -> str:
+        """The files of rows, for messages."""
+        beside = ", with its masks or covariates," if self.beside else ""
+        return f"{self.source.path}{beside}"
+
     def stamp(self, start: int, stop: int) -> list[list[int]]:
         """Stamps of all files that hold these rows, when they were opened."""
         return [own for source in (self.source, *self.beside) for own in source.stamp(start, stop)]
@@ -57,7 +63,7 @@ class Inputs:
         """The inputs for the manifest."""
         found = self.source.describe()
         if self.masks is not None:
-            found["masks"] = str(self.masks.path)
+            found["masks"] = self.masks.describe()
         if self.covariates is not None:
             found["given"] = self.covariates.describe()
         return found

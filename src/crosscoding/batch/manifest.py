@@ -9,79 +9,20 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from crosscoding.batch.folder import Folder, read_json, write_json, write_whole
 from crosscoding.batch.inputs import Inputs
+from crosscoding.batch.model_fingerprint import model_fingerprint
 from crosscoding.batch.results import parquet_shards, zarr_shards
 from crosscoding.batch.settings import Settings
 from crosscoding.batch.worker import Record
 from crosscoding.errors import ModelFormatError
-from crosscoding.model.amortised import Amortised
-from crosscoding.model.bound import for_first
-from crosscoding.model.files import some_outputs
-from crosscoding.model.tried_prior import prior_probes
 from crosscoding.model.vae import VAE
-from crosscoding.persistence.folder import fingerprint, prefixed
 from crosscoding.result.purposes import PURPOSES
 
 _VERSION = 2
-_NUM_OUTPUTS = 8  # of each row, to recognise a network by
 _ASKED = ("version", "crosscoding", "model", "source", "settings")
 _OF_SHARDS = ("file", "start", "stop", "answered", "answers_sha256", "input")
 _SCHEMA_OF = {"parquet": parquet_shards.schema_of, "zarr": zarr_shards.schema_of}
-
-
-def model_fingerprint(vae: VAE) -> str:
-    """SHA-256 of a model, with its amortised cross-coder, in hex.
-
-    It covers weights, structure, likelihood, prior and table, and rounded outputs, as the code or
-    the plain attributes of a network of the user's own may have changed.
-    """
-    tensors, likelihood = vae.likelihood.to_parts()
-    tensors = prefixed(tensors, "likelihood")
-    networks: dict[str, nn.Module] = {"decoder": vae.own_decoder, "prior": vae.prior}
-    like, given = torch.empty(0, dtype=vae.dtype, device=vae.device), for_first(vae).given
-    probes = prior_probes(vae.prior, like, given=given)
-    with torch.no_grad():
-        log_prior = vae.prior.log_prob(probes, given)[:, None]
-        outputs = {"decoder": vae.own_print().outputs, "prior": log_prior}
-    if vae.amortised is not None:
-        networks["amortised"] = vae.amortised.network
-        data = vae.data_for_trial()
-        mask = torch.ones_like(data, dtype=torch.bool)
-        with torch.no_grad():
-            outputs["amortised"] = some_outputs(vae.amortised.network(data, mask))
-    for name, network in networks.items():
-        weights = {k: v for k, v in network.state_dict().items() if isinstance(v, Tensor)}
-        tensors |= prefixed(weights, name)
-    description = {
-        "likelihood": likelihood,
-        "latent_dim": vae.latent_dim,
-        "networks": {name: str(network) for name, network in networks.items()},
-        "outputs": {name: _rounded(output) for name, output in outputs.items()},
-        "crosscoder": None if vae.amortised is None else _crosscoder(vae.amortised),
-        "table": None if vae.table is None else vae.table.to_json(),
-    }
-    return fingerprint(tensors, description)
-
-
-def _crosscoder(amortised: Amortised) -> Any:
-    """The family of an amortised cross-coder and, if any, what twins say of its proposals."""
-    coverage = None if amortised.record is None else amortised.record.coverage
-    family = repr(amortised.crosscoder)
-    return family if coverage is None else [family, coverage.to_json()]
-
-
-def _rounded(outputs: Tensor) -> list[int]:
-    """A few outputs in hundredths of the largest.
-
-    So few and so coarse, as those of two processors, 2e-6 apart, must not be rounded differently.
-    """
-    few = outputs[:, :: -(-outputs.shape[1] // _NUM_OUTPUTS)].double()
-    few = torch.where(few.isfinite(), few, 0.0).cpu()
-    return (100 * few / few.abs().max().clamp_min(1e-300)).round().long().flatten().tolist()
 
 
 def asked(vae: VAE, inputs: Inputs, settings: Settings) -> dict[str, Any]:
@@ -135,9 +76,9 @@ def check_same(folder: Folder, request: dict[str, Any]) -> None:
             continue
         name = f"the {part}"
         if isinstance(before, dict) and isinstance(now, dict):
-            key = next(key for key in now if before.get(key) != now[key])
+            key = next(key for key in before | now if before.get(key) != now.get(key))
             name = key if part == "settings" else f"{key} of the {part}"
-            before, now = before.get(key), now[key]
+            before, now = before.get(key), now.get(key)
         raise ValueError(
             f"expected {name} as in the run in {folder.path}, {_short(before)}, got {_short(now)}; "
             "choose another folder, or give what it was begun with"

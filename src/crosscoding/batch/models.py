@@ -26,11 +26,23 @@ def folder_for_workers(vae: VAE, folder: Folder) -> str:
     """
     try:
         vae.save(folder.model)
-        load_vae(folder.model)
+        loaded = load_vae(folder.model)
     except (ValueError, TypeError, ModelFormatError) as error:
         raise ValueError(
             "expected a model that workers can load from a folder, got one with networks of your "
             f"own classes ({error}); save it with vae.save(folder, decoder_arguments=...), and "
             "pass the folder and allow_code=True, or use workers=None"
         ) from None
+    if _is_vouched_for(vae) and not _is_vouched_for(loaded):
+        raise ValueError(
+            "expected a model that is the same for workers, which load it, but what twins say of "
+            "its amortised cross-coder is lost, as its masks are of your own class; use "
+            "workers=None, or vae.with_amortised(None)"
+        )
     return str(folder.model.resolve())
+
+
+def _is_vouched_for(vae: VAE) -> bool:
+    """Whether twins say anything of the model's amortised cross-coder."""
+    record = None if vae.amortised is None else vae.amortised.record
+    return record is not None and record.coverage is not None

@@ -249,17 +249,23 @@ def _is_picture(shape: Sequence[int]) -> bool:
 
 
 def _is_random(masks: Tensor) -> Tensor:
-    """Whether neighbouring pixels are observed independently, boolean (B,), by Moran's I.
+    """Whether pixels are observed independently and everywhere alike, boolean (B,).
 
-    With n pairs of neighbours, I has mean 0 and variance 1 / n where they are.
+    Neighbours are compared by Moran's I in both directions, one and two pixels apart: with n pairs,
+    it has mean 0 and variance 1 / n. The halves of the picture are compared by their shares.
 
     Source: Moran (1950), Notes on continuous stochastic phenomena. Differs in: nothing.
     """
     centred = masks.double() - masks.flatten(1).double().mean(1).view(-1, *[1] * (masks.ndim - 1))
-    across = centred[..., 1:] * centred[..., :-1], centred[..., 1:, :] * centred[..., :-1, :]
-    pairs = torch.cat([part.flatten(1) for part in across], 1)
     variance = centred.flatten(1).square().mean(1).clamp_min(1e-12)
-    return pairs.mean(1).abs() <= _FAR * variance / math.sqrt(pairs.shape[1])
+    random = torch.ones_like(variance, dtype=torch.bool)
+    for along in (centred, centred.mT):
+        for apart in (1, 2):
+            pairs = (along[..., apart:] * along[..., :-apart]).flatten(1)
+            random &= pairs.mean(1).abs() <= _FAR * variance / math.sqrt(pairs.shape[1])
+        half = along[..., : along.shape[-1] // 2].flatten(1)
+        random &= half.mean(1).abs() <= _FAR * (variance / half.shape[1]).sqrt()
+    return random
 
 
 def _half(kind: Tensor, size: int) -> Tensor:

@@ -245,8 +245,10 @@ class _Cascade:
                 self._run("bank", everything, self._stages.start_of_bank)
             try:
                 self._run("amortised", self.is_vouched.nonzero()[:, 0], self._stages.amortised)
-            finally:  # if that was interrupted, the others get an answer nevertheless
+            except KeyboardInterrupt:  # the others get an answer nevertheless
                 self._run("bank", (~self.is_settled).nonzero()[:, 0], self._stages.bank)
+                raise
+            self._run("bank", (~self.is_settled).nonzero()[:, 0], self._stages.bank)
             return
         earlier, seconds = 0, 0.0
         for num in _BANK_POINTS:

@@ -1,6 +1,7 @@
 """Rows under conditions, and densities of rows: what `VAE.sample` and its like compute."""
 
 import math
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -74,10 +75,11 @@ class TableAnswers:
         for_method, for_rows = spawn(generator_from(seed), 2)
         state, doubts = for_method.get_state(), _Doubts("interval")
         values = evidence.values.clone()
-        for most, queries, rows, ranks in _equal_rows(evidence, vae.latent_dim):
+        groups, begun = [*_equal_rows(evidence, vae.latent_dim)], time.perf_counter()
+        for place, (most, queries, rows, ranks) in enumerate(groups):
             for_method.set_state(state)
             own = evidence[torch.from_numpy(queries).to(vae.device)]
-            settled = method or _for_rows(most)
+            settled = _within(method or _for_rows(most), len(groups) - place, begun)
             posterior = condition(vae, own, settled, seed=for_method, progress=progress)
             doubts.add(posterior)
             values[rows] = posterior._independent(most, for_rows)[ranks]
@@ -184,16 +186,24 @@ def _log_density(
 ) -> tuple[Tensor, Tensor]:
     """log p of evidence as a density in the user's units, and its standard error, (N,) each."""
     state, doubts, found = generator.get_state(), _Doubts("density"), []
-    at_once = _queries_at_once(Auto.num_draws, vae.latent_dim)
-    for start in range(0, max(len(evidence.values), 1), at_once):
+    method, begun = method or Auto(), time.perf_counter()
+    num_draws = getattr(method, "num_draws", Auto.num_draws)
+    at_once = _queries_at_once(num_draws, vae.latent_dim)
+    starts = range(0, max(len(evidence.values), 1), at_once)
+    for place, start in enumerate(starts):
         generator.set_state(state)
-        own = evidence[start : start + at_once]
-        posterior = condition(vae, own, method, seed=generator, progress=progress)
+        own, runner = evidence[start : start + at_once], _within(method, len(starts) - place, begun)
+        posterior = condition(vae, own, runner, seed=generator, progress=progress)
         doubts.add(posterior)
         found.append((posterior.log_evidence, posterior.log_evidence_error))
     doubts.warn(6)
     log_evidence, error = map(torch.cat, zip(*found, strict=True))
     return log_evidence - _log_units(table, evidence), error
+
+
+def _within(method: Method, left: int, begun: float) -> Method:
+    """The method for the next of the blocks that are left, with its share of the time left."""
+    return method.of_block(left, time.perf_counter() - begun, interrupted=False)
 
 
 def _queries_at_once(num_draws: int, latent_dim: int) -> int:

@@ -59,7 +59,7 @@ class NumpyFile(Source):
 
     def __init__(self, path: Path, name: str | None, data_shape: Sequence[int]) -> None:
         super().__init__(path, [path])
-        self._name = self._found(path, name, data_shape) if path.suffix.lower() == ".npz" else None
+        self.name = self._found(path, name, data_shape) if path.suffix.lower() == ".npz" else None
         self._opened: Any = None
         with self._open() as file:
             try:
@@ -100,9 +100,9 @@ class NumpyFile(Source):
         return wanted[0]
 
     def _open(self) -> BinaryIO:
-        if self._name is None:
+        if self.name is None:
             return self.path.open("rb")
-        return cast(BinaryIO, zipfile.ZipFile(self.path).open(f"{self._name}.npy"))
+        return cast(BinaryIO, zipfile.ZipFile(self.path).open(f"{self.name}.npy"))
 
     def _read(self, start: int, stop: int) -> Read:
         try:
@@ -116,7 +116,7 @@ class NumpyFile(Source):
 
     def _bytes(self, begin: int, num: int) -> bytes:
         """Bytes of the array. An archive stays open, as a deflated file is read from its start."""
-        if self._name is None:
+        if self.name is None:
             with self._open() as file:
                 file.seek(self._begin + begin)
                 return file.read(num)
@@ -146,7 +146,7 @@ class ZarrArray(Source):
     def __init__(self, path: Path, name: str | None, data_shape: Sequence[int]) -> None:
         super().__init__(path, [path])
         self._shape, self._opened = tuple(data_shape), None
-        self._name = name
+        self.name = name
         opened = self._open()
         if not hasattr(opened, "shape"):
             there = {key: array.shape for key, array in opened.arrays()}
@@ -156,7 +156,7 @@ class ZarrArray(Source):
                     f"expected one array of rows for the model in {path}, got {there or 'none'}; "
                     "name it by PATH:NAME"
                 )
-            self._name = fitting[0]
+            self.name = fitting[0]
             opened = self._open()
         check_shape(opened.shape, np.dtype(opened.dtype), data_shape, str(path))
         self.num_rows = int(opened.shape[0])
@@ -167,7 +167,7 @@ class ZarrArray(Source):
         except ImportError:
             raise needs("Zarr", "zarr") from None
         try:
-            return zarr.open(self.path, mode="r", path=self._name or "")
+            return zarr.open(self.path, mode="r", path=self.name or "")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"cannot read {self.path} as Zarr: {error}") from None
 

@@ -56,12 +56,14 @@ class Source(ABC):
         kind: What messages and the manifest call it.
         path: As the user gave it.
         num_rows: Number of rows.
+        name: Name of the array within the file, if there are several.
         names: Names of the columns that the model gets, if the file has any.
         integers: Arrow types of columns with integers beyond 2**53, which no float64 holds.
     """
 
     kind: ClassVar[str]
     num_rows: int
+    name: str | None = None
     names: tuple[str | int, ...] | None = None
     integers: Mapping[str | int, Any] = MappingProxyType({})
 
@@ -123,7 +125,8 @@ class Source(ABC):
 
     def describe(self) -> dict[str, Any]:
         """The source for the manifest."""
-        return {"kind": self.kind, "path": str(self.path), "rows": self.num_rows}
+        within = f":{self.name}" if self.name else ""
+        return {"kind": self.kind, "path": f"{self.path}{within}", "rows": self.num_rows}
 
 
 def stamp_of(path: Path) -> Stamp:

@@ -24,6 +24,8 @@ from crosscoding.formats.table_style import TableStyle
 if TYPE_CHECKING:
     import pyarrow as pa  # pyright: ignore[reportMissingImports]
 
+_FIRST_ROUNDED = 2.0**53  # the least whole number that a float64 may have in place of another one
+
 
 class Leaf(NamedTuple):
     """One tensor of covariates.
@@ -96,7 +98,9 @@ class CovariateSource(ABC):
         for place, dtype in enumerate(wanted):
             for row in np.flatnonzero(~_holds(dtype, cells[:, place])).tolist():
                 found = cells[row, place]
-                got = "a gap, or text" if np.isnan(found) else f"{found:.6g}"
+                got = f"{found:.6g}"
+                if np.isnan(found):
+                    got = "a gap, text, or a whole number of 2^53 or more"
                 kind = "number" if dtype.is_floating_point else "whole number"
                 faults.setdefault(
                     row,
@@ -109,6 +113,11 @@ class CovariateSource(ABC):
             for part, (_, like, _) in zip(parts, self._leaves, strict=True)
         ]
         return tree_unflatten(made, tree_structure(self._examples)), faults
+
+
+def _exact(cells: np.ndarray) -> np.ndarray:
+    """Whole numbers, with NaN in place of those that a float64 may have rounded."""
+    return np.where(np.abs(cells) < _FIRST_ROUNDED, cells, np.nan)
 
 
 def _holds(dtype: torch.dtype, cells: np.ndarray) -> np.ndarray:
@@ -162,12 +171,15 @@ class CovariateColumns(CovariateSource):
         found = np.full((len(beside), len(self.columns)), np.nan)
         for place, name in enumerate(self.columns):
             column = beside[name]
+            if pa.types.is_dictionary(column.type):
+                column = column.cast(column.type.value_type)
             if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
                 cells = [self._style.number(cell or "") for cell in column.to_pylist()]
                 found[:, place] = [np.nan if cell is None else cell for cell in cells]
                 continue
             try:
-                found[:, place] = column.cast(pa.float64()).to_numpy()
+                cells = column.cast(pa.float64(), safe=False).to_numpy()
+                found[:, place] = _exact(cells) if pa.types.is_integer(column.type) else cells
             except pa.ArrowException:
                 raise ValueError(
                     f"expected numbers in column {name!r}, which is a covariate, got {column.type}"
@@ -213,7 +225,10 @@ class CovariateArrays(CovariateSource):
             np.asarray(source.read(start, stop).cells)[numbers - start].reshape(len(numbers), -1)
             for source in self.sources
         ]
-        return np.concatenate(found, axis=1).astype(np.float64)
+        integers = [part.dtype.kind in "iu" for part in found]
+        floats = [part.astype(np.float64) for part in found]
+        exact = [_exact(own) if kind else own for own, kind in zip(floats, integers, strict=True)]
+        return np.concatenate(exact, axis=1)
 
     def _name(self, place: int) -> str:
         which = int(np.searchsorted(self._ends, place, side="right"))

@@ -1,10 +1,10 @@
 """The stage of the cascade (`auto`) that draws from the model's amortised cross-coder.
 
 Where its draws have even weights, more of them are drawn, weighed, and refitted to as in `anneal`.
-Where simulated twins vouch that such draws cover p(z|x), and log p(x) is like theirs, nothing else
-looks for modes but the points of the bank, which are decoded already. For a network that no twins
-have tried, climbs and particles from the prior look first (`amortised_check`). Where the weights
-are uneven, other stages answer.
+Where simulated twins vouch that such draws cover p(z|x), and log p(x) is like theirs, the points of
+the bank and 16 climbs look for modes that they lack: twins speak of an average. For a network that
+no twins have tried, particles from the prior look too (`amortised_check`). Where the weights are
+uneven, or something is found outside of the draws, other stages answer.
 """
 
 import math
@@ -23,6 +23,7 @@ from crosscoding.methods.cascade.drawing import ENOUGH, Drawing
 from crosscoding.methods.cascade.drawing_rounds import DrawingRounds
 from crosscoding.methods.numerics.proposal_pool import merged
 from crosscoding.random import spawn
+from crosscoding.result.verdict import MISSED
 from crosscoding.target.base import Target
 
 EVEN = 0.25  # ESS per draw, below which other stages are as cheap
@@ -57,7 +58,7 @@ class AmortisedStage:
         decodes = torch.zeros_like(target.vouched().lacking)
         known = ~target.vouched().lacking.isnan()
         for place, drawing in self._drawn(target, rows, known, seeds[0], decodes):
-            self._look_up(drawing, place, seeds, decodes)
+            self._vouched(drawing, place, seeds, for_climbs, decodes)
         for place, drawing in self._drawn(target, rows, ~known, seeds[0], decodes):
             drawing = replace(
                 drawing, bank=self._bank_points.of(drawing.pool.target, drawing.rows, for_climbs)
@@ -94,17 +95,28 @@ class AmortisedStage:
             if len(even):
                 yield place[even], drawing.select(even)
 
-    def _look_up(self, drawing: Drawing, place: Tensor, seeds: list[int], decodes: Tensor) -> None:
-        """Offer answers for which twins vouch; the points of the bank may still show more."""
+    def _vouched(
+        self,
+        drawing: Drawing,
+        place: Tensor,
+        seeds: list[int],
+        for_climbs: Generator,
+        decodes: Tensor,
+    ) -> None:
+        """Offer answers for which twins vouch, unless the bank or a few climbs show that they err.
+
+        Twins speak of an average, and this mask or x may be the exception.
+        """
         said = drawing.pool.target.vouched()
         alike = said.holds(log_mean_exp(merged(drawing.pool.log_weights))[0]).nonzero()[:, 0]
         if not len(alike):
             return
-        drawing, lacking = drawing.select(alike), said.lacking[alike]
-        points, log_likelihood = drawing.pool.target.log_likelihood_of_bank()
-        bank = BestOfBank.of(points, log_likelihood, place.new_zeros(0, len(alike)))
+        drawing, place, lacking = drawing.select(alike), place[alike], said.lacking[alike]
+        bank = self._bank_points.of(drawing.pool.target, drawing.rows, for_climbs)
         drawing = replace(drawing, bank=bank, lacking=lacking, is_vouched=True)
-        self._go_on(drawing, place[alike], seeds, decodes)
+        drawing, place = self._check.climbed(drawing, place, for_climbs, decodes)
+        if len(place) and len(right := (drawing.outside <= MISSED).nonzero()[:, 0]):
+            self._go_on(drawing.select(right), place[right], seeds, decodes)
 
     def _go_on(self, drawing: Drawing, place: Tensor, seeds: list[int], decodes: Tensor) -> None:
         rest = AMORTISED_ROUNDS[1:], seeds[1:]

@@ -77,9 +77,9 @@ _MISSED = """## Missed targets, and what was measured by hand
   in twelve of which counts. Better proposals than Gaussians would help, as they need fewer decodes.
 - **The price of an answer** (rows "price"; "before" is the version before the cascade was
   redesigned, measured in the same run, in which tests ran beside some rows; "wide" took 0.095 ms a
-  row in a run of its own, with the same memory). A table row takes
-  1.5 ms: a quarter each for the bank, 16 climbs and 1,200 draws, and a sixth for the 5 % of the
-  rows that need particles. Rows of closed forms take 0.03 ms in 2 dimensions, of which most are looks at the answers. mean() of
+  row in a run of its own, with the same memory). A table row takes 1.5 ms: a quarter each for the
+  bank, 16 climbs and 1,200 draws, and a sixth for the 5 % of the rows that need particles. Rows of
+  closed forms take 0.03 ms in 2 dimensions, of which most are looks at the answers. mean() of
   200,000 rows decodes 2e8 points. Grids counted only their last cells before, so 906 decodes on
   mnist-2d are no more than the 354 of other versions. A convolutional decoder takes 8,500 decodes,
   6,000 of which are draws. On faces with 10 latent dimensions, one draw in twenty counts, as p(z|x)

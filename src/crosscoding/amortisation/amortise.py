@@ -46,9 +46,9 @@ def amortise(
 
     At the end, fresh simulated twins z*, x tell how much of p(z|x) the proposals lack, on average:
     z* is an exact draw of it. Where that is at most 2 % and weights are even, `Auto` weighs draws
-    of the network and searches no further. It answers as without the network elsewhere, for masks
-    or data unlike those of the twins, and in up to three dimensions, where the bank and the grid
-    answer at less cost.
+    of the network, once 16 climbs have found no mode outside of them. It answers as without the
+    network elsewhere, for masks or data unlike those of the twins, and in up to three dimensions,
+    where the bank and the grid answer at less cost.
 
     Args:
         vae: The model; it is not changed.

@@ -5,9 +5,10 @@
     grid    latent ≤ 3: integration, checked by draws
     locate  latent ≤ 3: what `bank` does in more dimensions, where the grid has not answered
     amortised  where the model has an amortised cross-coder: draws of it. It comes before `bank` if
-            simulated twins vouch that these cover p(z|x). For a network without twins, the climbs
-            of `modes` and, where these alone would not do, the particles of `anneal` look first
-            for modes that it may lack, so only where particles get there from the prior
+            simulated twins vouch that these cover p(z|x), and 16 climbs agree. For a network
+            without twins, the climbs of `modes` and, where these alone would not do, the particles
+            of `anneal` look first for modes that it may lack, so only where particles get there
+            from the prior
     fit     very many dimensions, or a large decoder: a Gaussian at one mode, narrow in as many
             directions as are affordable (`low_rank_fit`); no other stage follows
     modes   climbs from the bank; where all end in one mode, draws of its Gaussian

@@ -74,10 +74,11 @@ class AmortisedStage:
     ) -> Iterator[tuple[Tensor, Drawing]]:
         """The first draws for some queries, whose weights are even, and their places, in pieces.
 
-        Their number is in proportion to the effective draws that the purpose needs.
+        Their number is in proportion to the effective draws that the purpose needs, up to what a
+        budget plans.
         """
         index, enough = which.nonzero()[:, 0], self._rounds.enough
-        num = 2 * math.ceil(AMORTISED_ROUNDS[0] * enough / ENOUGH / 2)
+        num = 2 * math.ceil(AMORTISED_ROUNDS[0] * min(enough / ENOUGH, 1.0) / 2)
         size = self._rounds.num_at_once(target, AMORTISED_ROUNDS)
         for some in index.split(size) if len(index) else ():
             self._clock.tick()

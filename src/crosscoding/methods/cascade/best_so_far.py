@@ -80,7 +80,7 @@ class BestSoFar:
             postpone: Whether to draw from it only at the end, for the queries that keep it.
             over_unreliable: Whether it replaces unreliable answers whatever its figures. Those of
                 collapsed weights may look better than those of particles, which know more.
-            vouched: Whether twins of an amortised cross-coder stand in for a search.
+            vouched: Whether twins of an amortised cross-coder stand in for particles.
         """
         rounding = torch.finfo(offer.ess.dtype).eps * offer.log_evidence.abs()
         error = torch.hypot(offer.log_evidence_error, rounding).nan_to_num(nan=math.inf)

@@ -147,7 +147,7 @@ class Budget:
         """Generous estimate of a stage's decodes per query, (B,).
 
         Args:
-            stage: Name of the stage; "vouched": `amortised` where nothing else need search.
+            stage: Name of the stage; "vouched": `amortised` where twins stand in for particles.
             distance: Approximate number of temperatures from the prior to p(z|x), shape (B,).
         """
         distance, dim, num = distance.clamp_min(1.0), self._dim, self.num_climbs

@@ -77,8 +77,8 @@ class Drawing:
         num_clusters: How many of these, the last ones, are parts of p(z|x) to fit to separately.
         enough: Effective draws to stop at.
         modes: The modes that climbs found; None: nothing has climbed yet.
-        is_vouched: Whether simulated twins vouch for the first components, so that nothing need
-            climb; `lacking` is then what they say.
+        is_vouched: Whether simulated twins vouch for the first components; `lacking` is then what
+            they say, and there are no particles.
     """
 
     rows: Tensor
@@ -299,8 +299,8 @@ class Drawing:
 
     @property
     def is_searched(self) -> bool:
-        """Whether climbs have looked for modes, which count by `outside`, or need not."""
-        return self.modes is not None or self.is_vouched
+        """Whether climbs have looked for modes; they count by `outside`."""
+        return self.modes is not None
 
     @property
     def outside(self) -> Tensor:

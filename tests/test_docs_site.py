@@ -18,7 +18,9 @@ def tool(name: str):
     """A module of docs/tools, none of which is part of the package."""
     spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / "tools" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(DOCS / "tools")  # as mkdocs does
+        spec.loader.exec_module(module)
     return module
 
 
@@ -35,12 +37,21 @@ def public_names() -> set[str]:
 
 
 def test_every_public_name_is_in_the_api_reference():
-    pages = "".join(page.read_text() for page in sorted((DOCS / "api").glob("*.md")))
+    expanded = tool("api").expanded
+    pages = "".join(expanded(page.read_text(), DOCS) for page in sorted((DOCS / "api").glob("*.md")))
     listed = re.findall(r"^::: (\S+)$", pages, re.MULTILINE)
     by_module = {name for name in public_names() if name.rpartition(".")[0] in listed}
     missing = public_names() - by_module - set(listed)
     assert missing == set(), "add them, or their module, to a page in docs/api"
     assert len(listed) == len(set(listed))
+
+
+def test_one_line_lists_the_names_of_a_module_that_no_other_line_does():
+    page = "## All\n\n::: crosscoding.likelihoods.*\n    options:\n      members: false\n\n## End"
+    names = re.findall(r"^::: (\S+)\n    options:", tool("api").expanded(page, DOCS), re.MULTILINE)
+    assert "crosscoding.likelihoods.Poisson" in names
+    assert "crosscoding.likelihoods.Likelihood" not in names  # has an entry of its own
+    assert tool("api").expanded("# No such line", DOCS) == "# No such line\n"
 
 
 def test_names_are_read_from_the_source_as_they_are_imported():

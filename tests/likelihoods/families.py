@@ -48,6 +48,7 @@ class Family:
         log_prob: The reference log p of params and values, in double.
         rule: The values and weights to sum over, given params.
         fisher_error: How far the Fisher matrix may be from the sum over the values, relatively.
+        ends: The values of real numbers lie between these, but for a negligible mass.
     """
 
     likelihood: Likelihood
@@ -55,6 +56,7 @@ class Family:
     log_prob: Callable[[Tensor, Tensor], Tensor]
     rule: Callable[[Tensor], Rule]
     fisher_error: float = 1e-5
+    ends: tuple[float, float] = (-40.0, 40.0)
 
     def decoded(self, *shape: int, seed: int = 1) -> Tensor:
         """Parameters, shape (*shape, E, *param_shape)."""
@@ -186,12 +188,14 @@ FAMILIES = {
         lambda noise: 3 * single(noise),
         torch_log_prob(lambda p: distributions.ContinuousBernoulli(logits=p)),
         unit,
+        ends=(0.0, 1.0),
     ),
     "continuous Bernoulli of probabilities": Family(
         ContinuousBernoulli(logits=False),
         lambda noise: single(noise).sigmoid(),
         torch_log_prob(lambda p: distributions.ContinuousBernoulli(probs=p)),
         unit,
+        ends=(0.0, 1.0),
     ),
     "Gaussian of decoded log variance": Family(
         Gaussian(None, log_variance=True),
@@ -222,18 +226,21 @@ FAMILIES = {
         single,
         torch_log_prob(lambda p: distributions.LogNormal(p, 0.3 * SPREAD)),
         lambda p: positive_line(p, 0.3 * SPREAD),
+        ends=(1e-9, 40.0),
     ),
     "log-normal of decoded scale": Family(
         LogNormal(None),
         lambda noise: pair(noise) * torch.tensor([1.0, 0.3]),
         torch_log_prob(lambda p: distributions.LogNormal(p[..., 0], p[..., 1])),
         lambda p: positive_line(p[..., 0], p[..., 1]),
+        ends=(1e-9, 40.0),
     ),
     "log-normal of decoded log variance": Family(
         LogNormal(None, log_variance=True),
         lambda noise: torch.stack([noise[..., 0], 0.5 * noise[..., 1] - 2], -1),
         torch_log_prob(lambda p: distributions.LogNormal(p[..., 0], (0.5 * p[..., 1]).exp())),
         lambda p: positive_line(p[..., 0], (0.5 * p[..., 1]).exp()),
+        ends=(1e-9, 40.0),
     ),
     "Student": Family(
         StudentT(5.0, 0.3),

@@ -5,6 +5,8 @@ import math
 import pytest
 import scipy.stats
 import torch
+from families import DOUBLE, FAMILIES, E
+from problems import seeded
 from torch import Tensor
 
 from crosscoding.likelihoods import (
@@ -44,6 +46,17 @@ def finite(likelihood: Likelihood, params: Tensor, values: Tensor) -> Tensor:
         noise = likelihood.noise(values.shape, generator=torch.Generator(), like=params)
         assert likelihood.in_support(likelihood.draw(params, noise)).all()
     return result.detach()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("size", [1e-6, 10.0])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_with_tiny_and_large_outputs(name, size, dtype):
+    family = FAMILIES[name]
+    num = max(sum(family.likelihood.param_shape), 1)
+    noise = torch.randn(E, num, generator=seeded(0), dtype=DOUBLE)
+    params = family.params(size * noise).to(dtype)
+    finite(family.likelihood, params, family.values(params))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

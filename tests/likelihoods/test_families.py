@@ -240,6 +240,10 @@ def test_every_exported_family_has_a_row_in_the_docs():
     rows = [line for line in page.read_text().splitlines() if line.startswith("| `")]
     listed = {line.split("`")[1].split("(")[0] for line in rows}
     assert listed == set(cc.likelihoods.__all__) - {"Likelihood"}
+    known_in_part = {row.split("`")[1].split("(")[0]: row.split(" | ")[3] for row in rows[::-1]}
+    for family in FAMILIES.values():
+        kinds = set(known_in_part[type(family.likelihood).__name__].split(", ")) - {"sums", ""}
+        assert kinds in ({"as the other"}, set(family.likelihood.uncertain))
 
 
 def test_draws_of_one_query_do_not_depend_on_those_beside_it():

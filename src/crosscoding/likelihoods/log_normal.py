@@ -1,4 +1,7 @@
-"""Positive numbers whose logarithms are normal."""
+"""Positive numbers whose logarithms are normal.
+
+Between two bounds, E[t^k; a < t < b] = exp(kμ + k²σ²/2) P(log a < u < log b),   u ~ N(μ + kσ², σ²).
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -7,7 +10,9 @@ import torch
 from torch import Tensor
 
 from crosscoding.likelihoods.continuous import NormalNoise
-from crosscoding.likelihoods.laws import Known, LogNormalLaw
+from crosscoding.likelihoods.laws import Known, Law, TruncatedNormal
+
+_CANCELS = 1e-7  # variance over squared mean below which the difference of moments loses digits
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -50,7 +55,7 @@ class LogNormal(NormalNoise):
     def in_support(self, values: Tensor) -> Tensor:
         return values.isfinite() & (values > 0)
 
-    def law(self, params: Tensor, known: Known) -> LogNormalLaw:
+    def law(self, params: Tensor, known: Known) -> Law:
         mean, scale = torch.broadcast_tensors(*self.split(params.double()))
         return LogNormalLaw(mean, scale, known.low, known.high)
 
@@ -64,3 +69,39 @@ class LogNormal(NormalNoise):
     def pairwise_log_prob(self, kept: tuple[Tensor, ...], values: Tensor, mask: Tensor) -> Tensor:
         logarithms = torch.where(mask, values, 1.0).log()
         return super().pairwise_log_prob(kept, logarithms, mask) - logarithms.sum(-1)
+
+
+class LogNormalLaw(Law):
+    """exp(N(mean, scale²)) between low and high.
+
+    Args:
+        mean, scale: Of the logarithm, shape (*sample, B, P).
+        low, high: Bounds, broadcastable to that; ±∞ where there are none, and any low ≤ 0 is none.
+    """
+
+    def __init__(self, mean: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> None:
+        self._mean, self._scale = mean, scale
+        self._low, self._high = low, high
+        self._bounds = low.clamp_min(0.0).log(), high.clamp_min(0.0).log()
+        self._logarithm = TruncatedNormal(mean, scale, *self._bounds)
+        self.log_mass = self._logarithm.log_mass
+
+    def _moment(self, power: int) -> Tensor:
+        variance = self._scale.square()
+        shifted = TruncatedNormal(self._mean + power * variance, self._scale, *self._bounds)
+        log_ratio = shifted.log_mass - self.log_mass
+        return (power * self._mean + 0.5 * power**2 * variance + log_ratio).exp()
+
+    def mean(self) -> Tensor:
+        return self._moment(1).maximum(self._low).minimum(self._high)
+
+    def variance(self) -> Tensor:
+        """Of nearly equal moments, the variance of the logarithm times the squared mean."""
+        square = self.mean().square()
+        variance = self._moment(2) - square
+        narrow = variance < _CANCELS * square
+        return torch.where(narrow, self._logarithm.variance() * square, variance)
+
+    def draw(self, uniforms: Tensor) -> Tensor:
+        """The quantile of the uniform numbers."""
+        return self._logarithm.draw(uniforms).exp().maximum(self._low).minimum(self._high)

@@ -6,7 +6,6 @@ from crosscoding.likelihoods.laws.exponential import TruncatedExponential
 from crosscoding.likelihoods.laws.finite import FiniteLaw
 from crosscoding.likelihoods.laws.known import Known, log_normal
 from crosscoding.likelihoods.laws.normal import TruncatedNormal, tilted_normal
-from crosscoding.likelihoods.laws.positive import LogNormalLaw
 from crosscoding.likelihoods.laws.student import TruncatedStudent
 
 __all__ = [
@@ -14,7 +13,6 @@ __all__ = [
     "FiniteLaw",
     "Known",
     "Law",
-    "LogNormalLaw",
     "MixtureLaw",
     "TruncatedExponential",
     "TruncatedNormal",

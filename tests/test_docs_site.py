@@ -38,7 +38,9 @@ def public_names() -> set[str]:
 
 def test_every_public_name_is_in_the_api_reference():
     expanded = tool("api").expanded
-    pages = "".join(expanded(page.read_text(), DOCS) for page in sorted((DOCS / "api").glob("*.md")))
+    pages = "".join(
+        expanded(page.read_text(), DOCS) for page in sorted((DOCS / "api").glob("*.md"))
+    )
     listed = re.findall(r"^::: (\S+)$", pages, re.MULTILINE)
     by_module = {name for name in public_names() if name.rpartition(".")[0] in listed}
     missing = public_names() - by_module - set(listed)

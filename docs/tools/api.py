@@ -4,8 +4,8 @@
         options:
           members: false
 
-becomes such an entry for every name in `__all__` of the module that no page lists by itself, so a new
-likelihood is in the API reference as soon as it is exported.
+becomes such an entry for every name in `__all__` of the module that no page lists by itself. So a
+new likelihood is in the API reference as soon as it is exported.
 """
 
 import re

@@ -30,7 +30,7 @@ class Laplace(Method):
     Args:
         num_starts: Climbs per query, ≥ 1.
         steps: Most steps of a climb, ≥ 1.
-        num_fresh: Draws made after the fit to weight and store, ≥ 2.
+        num_fresh: Fresh draws of the fit, weighted and stored, ≥ 2.
     """
 
     num_starts: int = 8

@@ -47,7 +47,7 @@ class NaturalGradient(Method):
         num_draws: Draws per step, even, ≥ 2.
         num_starts: Climbs beforehand, ≥ 1; the fit starts from the best one.
         climb_steps: Most steps of a climb, ≥ 1. It need not reach the mode.
-        num_fresh: Draws made after the fit to weight and store, ≥ 2.
+        num_fresh: Fresh draws of the fit, weighted and stored, ≥ 2.
     """
 
     steps: int = 400

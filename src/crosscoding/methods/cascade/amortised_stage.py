@@ -2,7 +2,7 @@
 
 Where the weights of its draws are even, a search looks for modes that the draws lack, and rounds of
 draws from refits follow, as in `anneal`. If simulated twins vouch that such draws cover p(z|x), and
-log p(x) is like theirs, the search is the points of the bank and 16 climbs, as twins vouch only on
+log p(x) is like theirs, the points of the bank and 16 climbs search, as twins vouch only on
 average. For a network that was not tested on twins, particles from the prior search too
 (`amortised_check`). Where the weights are uneven, or the search finds something outside the draws,
 other stages answer.
@@ -107,7 +107,7 @@ class AmortisedStage:
     ) -> None:
         """Offer answers that twins vouch for, unless the bank or a few climbs show a mode outside.
 
-        Twins vouch on average, and this mask or x may be an exception.
+        Twins vouch only on average, and this mask or x may be an exception.
         """
         said = drawing.pool.target.vouched()
         alike = said.holds(log_mean_exp(merged(drawing.pool.log_weights))[0]).nonzero()[:, 0]

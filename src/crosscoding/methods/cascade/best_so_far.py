@@ -45,7 +45,7 @@ class BestSoFar:
         self.missed, self.weighed = unknown.clone(), torch.zeros_like(unknown)
         self.c_elbo, self.c_elbo_error = unknown.clone(), unknown.clone()
         self._later: Findings | None = None  # the postponed offer
-        self._place = torch.full_like(unknown, -1, dtype=torch.long)  # in that; -1: none
+        self._place = torch.full_like(unknown, -1, dtype=torch.long)  # places in that; -1: none
         self.finished = torch.ones_like(unknown, dtype=torch.bool)
         self.vouched = torch.zeros_like(self.finished)
         self.looked = torch.zeros_like(self.finished)

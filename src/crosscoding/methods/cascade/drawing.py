@@ -291,7 +291,7 @@ class Drawing:
     def is_plain(self) -> Tensor:
         """Whether few climbs suffice as a search for modes, boolean (B,).
 
-        They do if the draws have even weights, and no point of the bank has a larger one.
+        They do if the draws have even weights, and no point of the bank has a larger weight.
         """
         log_weights = merged(self.pool.log_weights)
         even = importance_ess(log_weights) > _EVEN * self.pool.num

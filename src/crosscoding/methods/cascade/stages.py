@@ -140,7 +140,7 @@ class Stages:
         self._clock.beat()
         islands = weights[: each * NUM_ISLANDS].unflatten(0, (NUM_ISLANDS, each))
         spread = islands.mean(1).std(0)  # NaN if there are too few points
-        # Points are spread evenly within each island, and more evenly all together.
+        # All points together are spread more evenly than those of islands: their error is smaller.
         error = _ISLAND_FACTOR * spread / math.sqrt(NUM_ISLANDS) / (total / len(points))
         pareto_k = torch.full_like(ess, math.inf)
         dense = ((ess >= least_ess) & (error <= most_error)).nonzero()[:, 0]

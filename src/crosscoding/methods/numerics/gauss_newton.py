@@ -234,7 +234,7 @@ class _Climbs:
 
 
 def _those_first(chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices into (K, B) of the chosen in each column, padded to as many as any column has."""
+    """Indices into (K, B) of those chosen in each column, padded to as many as any column has."""
     num = int(chosen.sum(0).amax()) if chosen.numel() else 0
     order = (~chosen).to(torch.int8).argsort(dim=0, stable=True)[:num]
     return order, torch.arange(chosen.shape[1], device=chosen.device).expand_as(order)

@@ -343,7 +343,7 @@ def test_one_query_with_mass_outside_makes_the_batch_refused():
 
 def test_too_few_cells_raise_and_name_the_query():
     problem = linear_gaussian_problem(2)
-    with pytest.raises(cc.BudgetError, match=r"at most 50 cells a query, and query \d needs more;"):
+    with pytest.raises(cc.BudgetError, match=r"at most 50 cells a query, but query \d needs more;"):
         cc.condition(problem.vae, problem.evidence, Grid(max_cells=50), seed=0)
 
 

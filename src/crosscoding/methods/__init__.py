@@ -1,4 +1,4 @@
-"""Methods take a target and return what they find out about it; each has its own file.
+"""Inference methods: each takes a target, returns `Findings` on it, and has its own file.
 
 `METHODS` lists them by the names used on the command line, in the tests and in the docs.
 """

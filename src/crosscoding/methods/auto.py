@@ -3,35 +3,36 @@
     closed form  observed elements that are linear in z, under Gaussian noise: exact
     bank    every query at every stored point of the prior: where is p(z|x), and how narrow?
     grid    latent ≤ 3: integration, checked by draws
-    locate  latent ≤ 3: what `bank` does in more dimensions, where the grid has not answered
-    amortised  where the model has an amortised cross-coder: draws of it. It comes before `bank` if
-            simulated twins vouch that these cover p(z|x), and 16 climbs agree. For a network
-            without twins, the climbs of `modes` and, where these alone would not do, the particles
-            of `anneal` look first for modes that it may lack, so only where particles get there
-            from the prior
+    locate  latent ≤ 3, where the grid gave no answer: how far p(z|x) is from the prior, and the
+            bank's best points, which `bank` finds in more dimensions
+    amortised  if the model has an amortised cross-coder: draws from it. Where simulated twins vouch
+            that these cover p(z|x), it runs before `bank`, and 16 climbs check it. Without twins,
+            the climbs of `modes`, and the particles of `anneal` if climbs alone are not enough,
+            first look for modes that it may lack; so p(z|x) must be in reach of particles from the
+            prior
     fit     very many dimensions, or a large decoder: a Gaussian at one mode, narrow in as many
             directions as are affordable (`low_rank_fit`); no other stage follows
-    modes   climbs from the bank; where all end in one mode, draws of its Gaussian
+    modes   climbs from the bank; where all end in one mode, draws from its Gaussian
     anneal  a few particles go from the prior to p(z|x). Rounds of draws follow, from proposals
-            fitted to the particles, to modes that climbs find and to earlier draws (`drawing`)
-    narrow  32 dimensions or more, few of them narrow: along these, Laplace's approximation at each
-            draw from the others (`partial_laplace`)
-    climb   instead, where p(z|x) is too narrow to anneal to: Gauss–Newton from many points, then a
-            proposal from the modes found, and where that is poor the best Gaussian
+            fitted to the particles, the modes that climbs find, and earlier draws (`drawing`)
+    narrow  32 dimensions or more, with p(z|x) narrow in few directions: Laplace's approximation
+            along these, at each draw of the others (`partial_laplace`)
+    climb   instead of `anneal`, where p(z|x) is too narrow for it: Gauss–Newton from many points,
+            then a proposal from the modes found and, if that is poor, the best Gaussian
     anneal more   the same as `anneal`, with more particles and draws
     bridge  32 dimensions or more: particles from the best Gaussian, moved in its coordinates; for
-            an expensive decoder it comes first, and no other stage follows
+            an expensive decoder it runs first, and no other stage follows
     swarm   as `anneal`, with many particles in islands: from the prior or, where that is far, from
             the modes that climbs found
-    look    for answers that nothing has searched: are there draws at modes that climbs find?
+    look    answers that no search has checked: do they have draws at the modes that climbs find?
 
-The table `_STAGES` says which queries go through each. New draws, components and particles are
-added where earlier ones were not enough; what climbs found is used by all later stages.
+The table `_STAGES` says which queries go through which stage. New draws, components and particles
+are added where earlier ones were not enough; all later stages use what climbs found.
 
 After each stage the answers are graded (`verdict`) by Pareto k, effective draws, the error of log
 p(x), and whether a search from the prior, or another stage, found mass that the answer lacks. The
-best answer of each query is kept (`best_so_far`), so there is one, with a verdict, whenever time
-runs out. `trace` says what each stage did.
+best answer of each query is kept (`best_so_far`), so whenever time runs out, there is an answer
+with a verdict. `trace` says what each stage did.
 """
 
 import itertools
@@ -64,15 +65,15 @@ from crosscoding.result.vouching import HasVouching
 from crosscoding.target.base import Target
 
 _BANK_POINTS = (64, 1024, MAX_POINTS)  # bank sizes tried in turn if time is limited
-_BANK_SHARE = 0.25  # of the time left, that a larger bank may take
+_BANK_SHARE = 0.25  # share of the time left that a larger bank may take
 _NUM_TIMED = 64  # queries on which drawing from answers is timed
-_MOST_FOR_DRAWS = 0.5  # of the time left, that drawing may take
+_MOST_FOR_DRAWS = 0.5  # share of the time left that drawing from answers may take
 _FIRST_GROUP = 4  # queries in the first group of a stage if time is limited
-_GROUP_SHARE = 0.5  # of the time left, that a group may be expected to take
-_NO_TIME = 1e-9  # seconds that anything is assumed to take at least
+_GROUP_SHARE = 0.5  # share of the time left that a group may be expected to take
+_NO_TIME = 1e-9  # seconds that a query is assumed to take at least
 _QUERIES = ("query", "queries")
-_MOST_OPERATIONS = 1e11  # multiply-adds of the smallest swarm, above which there is none
-_ALMOST_NO_TIME = 1e-3  # seconds
+_MOST_OPERATIONS = 1e11  # multiply-adds per query for the smallest swarm, above which it is skipped
+_ALMOST_NO_TIME = 1e-3  # seconds for a block after an interruption, or if time is up
 
 Work = Callable[[Target, Tensor, Generator], Tensor]
 
@@ -85,7 +86,7 @@ class _Stage:
         name: Its name in the trace.
         until: Share of all work that is done when it ends, roughly.
         queries: Gives the queries that go through it, boolean (B,).
-        work: Gives what it does.
+        work: Gives the function that does the work.
     """
 
     name: str
@@ -120,9 +121,9 @@ class Auto(Method):
             limit, the answer depends on the machine's speed.
         max_decodes: Most decoder evaluations per query; None: no limit.
         num_draws: Draws stored for each query, ≥ 2; means and intervals rest on them.
-        purpose: "density", "mean" or "interval": queries stop when they are settled for that.
-        calibration: What `calibrate` returned for `Auto` on this model. Where nothing can search
-            for modes, means and intervals of queries like its twins may rest on it.
+        purpose: "density", "mean" or "interval": a query stops once it is settled for this purpose.
+        calibration: What `calibrate` returned for `Auto` on this model. Where no search for
+            modes is possible, it may vouch for means and intervals of queries like its twins.
     """
 
     takes_discrete: ClassVar[bool] = True
@@ -149,7 +150,7 @@ class Auto(Method):
             )
 
     def of_block(self, left: int, seconds: float, *, interrupted: bool) -> "Auto":
-        """The same with its share of the time left, or almost no time once interrupted."""
+        """This method with its share of the time left, or almost no time once interrupted."""
         if interrupted:
             return replace(self, max_seconds=_ALMOST_NO_TIME)
         if self.max_seconds is None:
@@ -201,11 +202,11 @@ class _Cascade:
         self._report = report
         self._shares = 0.0, _STAGES[0].until  # of all work, when a stage begins and ends
         self._only_bridge = False  # whether `bridge` replaces all stages but the bank
-        self._part = (0.0, 1.0)  # share of a stage that is done, and of the next group
+        self._part = (0.0, 1.0)  # shares of a stage's queries: done, and in the current group
         names = [stage.name for stage in _STAGES if stage.name != "amortised"]
         self._streams = dict(zip(names, spawn(generator, len(names)), strict=True))
         self._states = {name: stream.get_state() for name, stream in self._streams.items()}
-        self._streams["amortised"] = Generator()  # the same search as `anneal`, network or not
+        self._streams["amortised"] = Generator()  # for the same search as in `anneal`
         self._states["amortised"] = self._states["anneal"]
         (seed,) = spawn(generator, 1)
         self._seed = seed.initial_seed()
@@ -237,9 +238,9 @@ class _Cascade:
         return replace(self._answers.findings(trace), interrupted=interrupted)
 
     def _ask_bank(self, everything: Tensor) -> None:
-        """The bank's answers, from as many of its points as a share of the time allows.
+        """Answer from as many points of the bank as a share of the time allows.
 
-        If time is limited, a few points come first, which tells how long more of them take.
+        If time is limited, a few points come first, to see how long more of them would take.
         """
         if not self._clock.is_limited:
             if self._target.latent_dim <= GRID_DIM:
@@ -286,12 +287,12 @@ class _Cascade:
 
     @property
     def is_settled(self) -> Tensor:
-        """Which queries have an answer that needs no more work, boolean (B,), as all below."""
+        """Which queries have an answer that needs no more work; boolean (B,), as below."""
         return self._answers.grade == 0
 
     @property
     def is_searched(self) -> Tensor:
-        """Which answers come from a search for modes that they may lack."""
+        """Which answers have been searched for modes that they may lack."""
         return self._answers.looked
 
     @property
@@ -303,17 +304,17 @@ class _Cascade:
     def is_vouched(self) -> Tensor:
         """For which queries twins vouch that an amortised cross-coder covers p(z|x).
 
-        In few dimensions a grid is cheaper.
+        None in few dimensions, where a grid is cheaper.
         """
         known = ~self._target.vouched().lacking.isnan() & self._target.is_amortised
         return known & ~self.has_cells & (not self._budget.low_rank)
 
     @property
     def has_network(self) -> Tensor:
-        """Which queries an amortised cross-coder may propose z for, unless it was asked before.
+        """Which queries an amortised cross-coder may propose z for, and has not yet.
 
-        What it may miss is looked for by particles from the prior, so these must get there, or
-        twins must vouch for it.
+        Particles from the prior look for modes that it may lack, so either p(z|x) must be within
+        their reach, or twins must vouch for the cross-coder.
         """
         asked = self._trace.get("amortised")
         new = True if asked is None else asked.decodes == 0
@@ -327,7 +328,7 @@ class _Cascade:
 
     @property
     def has_prior(self) -> Tensor:
-        """Which queries may be narrow in few of many directions, where others have the prior."""
+        """Which queries may be narrow in a few of many directions, with the prior in the others."""
         target = self._target
         possible = target.ends_with_prior and target.has_cheap_curvature
         return self._is_usual & (possible and target.latent_dim >= NARROW_DIM)
@@ -339,12 +340,12 @@ class _Cascade:
 
     @property
     def is_far(self) -> Tensor:
-        """Which queries have a p(z|x) that is too narrow for that."""
+        """Which queries have a p(z|x) that is too narrow for a few particles to reach."""
         return self._is_usual & (self._stages.bank_points.distance > FAR_FROM_PRIOR)
 
     @property
     def has_bridge(self) -> Tensor:
-        """Which queries particles can go to from a fitted Gaussian: all or none."""
+        """Which queries can afford particles from a fitted Gaussian: all or none."""
         possible = self._only_bridge or (self._budget.bridges and self._can_bridge)
         return torch.full_like(self.is_settled, possible)
 

@@ -19,7 +19,7 @@ class Method(ABC):
     Attributes:
         points_at_once: Roughly how many latent points per query are in memory at once; it limits
             how many queries are processed together.
-        takes_continuous, takes_discrete: Whether the method serves such latents.
+        takes_continuous, takes_discrete: Whether the method works for such latents.
     """
 
     points_at_once: ClassVar[int] = MAX_POINTS  # as many as a bank has

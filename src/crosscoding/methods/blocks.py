@@ -1,4 +1,4 @@
-"""Runs of a method on blocks of queries that fit in memory, each with second looks at its answers.
+"""Runs a method on blocks of queries that fit in memory, and takes second looks at the answers.
 
 Every block gets the same random numbers, so a query's answer does not depend on the others. If the
 user interrupts a method that can stop at any time, its block keeps what was found so far, and the
@@ -75,7 +75,7 @@ class BlockByBlock:
         return clock.limited(left)
 
     def _reserved(self, target: Target, num_blocks: int, look_for_losses: bool) -> float:
-        """Seconds that are not the method's: for second looks, and for joining blocks."""
+        """Seconds that the method may not use: for second looks, and for joining blocks."""
         joining = 0.0 if num_blocks == 1 else _JOINING * target.num_queries * target.latent_dim
         looking = _LOOKING_FOR_LOSSES if look_for_losses else _LOOKING
         return joining + looking * (getattr(self.method, "max_seconds", None) or 0.0)
@@ -83,9 +83,9 @@ class BlockByBlock:
     def _of_block(
         self, left: int, reserved: float, before: Sequence[Findings]
     ) -> tuple[Method, Method | None]:
-        """The method for the next block, and the one to end it with if the user interrupts.
+        """The method for the next block, and the one to finish it with if the user interrupts.
 
-        The second is None where an interruption is to end the run.
+        The second is None if an interruption should end the run.
         """
         interrupted = bool(before) and before[-1].interrupted
         seconds = time.perf_counter() - self.start + reserved
@@ -97,7 +97,7 @@ class BlockByBlock:
 
 
 def _order(target: Target) -> Tensor:
-    """The queries by kind, and by size within each."""
+    """Indices of the queries, sorted by kind and, within each kind, by size."""
     order = target.sizes.argsort(stable=True)
     return order if target.kinds is None else order[target.kinds[order].argsort(stable=True)]
 
@@ -116,7 +116,7 @@ def _found(
     generator: Generator,
     report: Report,
 ) -> Findings:
-    """What a method finds for a block, or another one from the start if the user interrupts it."""
+    """What a method finds for a block or, if the user interrupts it, what `hurried` finds."""
     state = generator.get_state()
     try:
         return method.find(target, generator=generator, report=report)

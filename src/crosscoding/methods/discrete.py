@@ -1,12 +1,12 @@
 """Discrete latents: exact by enumeration where states are few, otherwise by annealed particles.
 
-Stages run in turn, each on the queries that those before it could not settle:
+The stages run in turn, each on the queries that earlier ones could not settle:
 
     prior     weights draws of the prior, which all queries share
-    anneal    takes particles from the prior to p(z|x) by moves that gradients inform
+    anneal    takes particles from the prior to p(z|x) by gradient-informed moves
     refine    fits an autoregressive density to them, and weights its draws
     bridge    takes particles from that density to p(z|x), and fits it again
-    look      sends independent chains from the prior: does the answer lack where they end?
+    look      sends independent chains from the prior: does the answer lack states that they reach?
 
 Source: see `numerics.enumeration`, `numerics.discrete_annealing`, `numerics.autoregressive_fit` and
 `numerics.discrete_look`.
@@ -34,9 +34,10 @@ class Discrete(Method):
 
     Args:
         num_draws: Draws stored for each query, ≥ 2.
-        max_states: Most states that are enumerated, K^D for D places with K values, ≥ 1.
-        purpose: "density", "mean" or "interval": queries stop when they are settled for that.
-        max_decodes: Most decoder evaluations of particles per query; None: no limit.
+        max_states: Largest number of states to enumerate, K^D for D places with K values, ≥ 1.
+        purpose: "density", "mean" or "interval": a query stops once it is settled for this purpose.
+        max_decodes: Most decoder evaluations per query, besides those that all queries share; None:
+            no limit.
 
     Source: Grathwohl et al. (2021) and others; see the module.
     """

@@ -3,8 +3,8 @@
     log p(x) = log Σ_c p(z_c, x) · volume_c      (midpoint rule over cells c)
 
 All queries share the coarse cells, which are decoded once. Each query then splits cells into
-2^latent parts. A cell whose mass its parts confirm is done; other cells are split again. Parts that
-cannot hold mass are left alone: those whose density is negligible even after adding its possible
+2^latent parts. If these confirm the mass of the cell, they are done; otherwise they are split
+again. A part is left alone if its density is negligible even after adding the most by which it may
 rise within the part. That rise is estimated from how the density varies between a cell and its
 neighbours, and is at least a quarter of the rise of the cell that was split: along a ridge, all
 parts may happen to be equally far from it.
@@ -39,7 +39,7 @@ _CELLS_EXPECTED = 100  # cells assumed to share the error that `tolerance` allow
 _MAX_LEVELS = 30  # halvings of a side: 16 prior standard deviations to 1.5e-8
 _LEAST_EXPONENT = -40.0  # e⁻⁴⁰ of the largest share is below rounding; denormals are slow
 _SMOOTH = 2.0  # nats by which the density may vary over the parts of a finished cell
-_SHARE_LEFT = 0.2  # of the checking draws, from cells left alone
+_SHARE_LEFT = 0.2  # share of the checking draws that come from cells left alone
 _DONE, _BEYOND_BOX, _TOO_MANY = 0, 1, 2  # outcomes
 
 
@@ -78,13 +78,13 @@ class Grid(Method):
         findings, outcome = self.integrate(target, generator=generator, report=report)
         if (outcome == _BEYOND_BOX).any():
             raise ValueError(
-                f"expected p(z|x) within {self.radius} prior standard deviations of 0, and query "
+                f"expected p(z|x) within {self.radius} prior standard deviations of 0, but query "
                 f"{target.name((outcome == _BEYOND_BOX).int().argmax())} has mass at the edge of "
                 "that box; use Grid(radius=...) with a larger radius"
             )
         if (outcome == _TOO_MANY).any():
             raise BudgetError(
-                f"expected at most {self.max_cells} cells a query, and query "
+                f"expected at most {self.max_cells} cells a query, but query "
                 f"{target.name((outcome == _TOO_MANY).int().argmax())} needs more; raise "
                 "max_cells or tolerance"
             )
@@ -101,7 +101,7 @@ class Grid(Method):
     ) -> tuple[Findings, Tensor]:
         """Findings, and the outcome of each query, (B,): 0 for success, or the kind of failure.
 
-        `most` limits the decodes of each query, (B,), without the coarse cells, which all share.
+        `most` limits the decodes of each query, (B,), besides the coarse cells, which all share.
         """
         if target.latent_dim > 3:
             raise ValueError(
@@ -141,7 +141,7 @@ class Grid(Method):
         return found, outcome
 
     def _coarse(self, target: Target) -> tuple[Tensor, Tensor, "_Cells"]:
-        """The whole box: outcomes and log mass left alone, both (B,), and coarse cells to split."""
+        """Decode the box: outcomes, log mass left alone, both (B,), and coarse cells to split."""
         count, dim = _COARSE_CELLS[target.latent_dim], target.latent_dim
         radius = self.radius * target.prior_scale
         width = 2 * radius / count
@@ -242,7 +242,7 @@ class Grid(Method):
 
 @dataclass(frozen=True, eq=False)
 class _Recount:
-    """What the checking draws say, (B,), in double; `missed` is the share in cells left alone."""
+    """Estimates by the checking draws, (B,), in double; `missed`: the share in cells left alone."""
 
     log_evidence: Tensor
     error: Tensor
@@ -285,7 +285,7 @@ class _Cells:
         return cls(points, owner, torch.full_like(like, -math.inf).double(), like, like)
 
     def take(self, which: Tensor) -> "_Cells":
-        """Some of them."""
+        """Some of the cells."""
         return _Cells(*(getattr(self, f.name)[which] for f in fields(self)))
 
     def num_of(self, num_queries: int) -> Tensor:
@@ -324,7 +324,7 @@ def _at_most(log_density: Tensor, rise: Tensor, highest: Tensor) -> Tensor:
 
 
 def _of_neighbours(log_joint: Tensor, count: int, dim: int) -> tuple[Tensor, Tensor]:
-    """Maximum over each cell and its neighbours, and maximum minus minimum, as log_joint."""
+    """Maximum over each cell and its neighbours, and maximum minus minimum; shapes as log_joint."""
     highest = lowest = log_joint.unflatten(0, [count] * dim)
     for axis in range(dim):
         highest = _with_next(highest, axis, torch.maximum)

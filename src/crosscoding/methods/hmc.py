@@ -32,7 +32,7 @@ class HMC(Method):
 
     Args:
         num_chains: Chains per query, ≥ 1.
-        num_warmup: Steps that adapt and forget the start, ≥ 0.
+        num_warmup: Steps for adapting and for forgetting the start, ≥ 0.
         num_draws: Draws kept from each chain, ≥ 4.
         num_leapfrog: Leapfrog steps L per proposal, ≥ 1.
         step_size: ε in prior standard deviations; None adapts it. With a number, nothing is adapted
@@ -153,7 +153,7 @@ class _Chains:
 
 
 class _DualAveraging:
-    """Adapts step sizes (B,) until the acceptance rate is as wanted."""
+    """Adapts step sizes (B,) towards the acceptance rate wanted."""
 
     def __init__(self, first: float, like: Tensor) -> None:
         self._centre = math.log(10 * first)

@@ -26,8 +26,8 @@ from crosscoding.result.findings import Findings
 from crosscoding.target.base import Target
 
 _NUM_FOR_BOUND = 1000  # draws that the C-ELBO is averaged over
-# ESS below which weights count as collapsed, and the same as a share if there are few draws. Half
-# or twice of the first changes no answer of `Auto` on mnist-20d.
+# ESS below which weights count as collapsed; if there are few draws, the same as a share of them.
+# Halving or doubling the first changes no answer of `Auto` on mnist-20d.
 FEWEST, _LEAST_SHARE = 50.0, 0.05
 
 
@@ -135,10 +135,10 @@ def weighted_findings(
 def not_collapsed(
     log_weights: Tensor, z: Tensor, proposal: Fitted | None, num_fitted: int | None
 ) -> tuple[Tensor, Tensor]:
-    """Replace collapsed weights, so that a handful of draws never stands for p(z|x).
+    """Replace collapsed weights, so that a handful of draws never represents p(z|x).
 
-    If a few draws have all the weight, they only show where p(z|x) is highest. Then the weights of
-    the fit replace them. A bank has no fit; its weights become p(x|z)^t, with t small enough.
+    If a few draws have all the weight, they only show where p(z|x) is highest. Then their weights
+    become those of the fit. A bank has no fit: its weights become p(x|z)^t, with t small enough.
 
     Args:
         log_weights: Log-weights of the draws, shape (S, B).
@@ -180,7 +180,7 @@ def bound_of(
     """C-ELBO of a proposal, or of the fit inside a widened one, and its standard error, (B,).
 
     A widened mixture also draws from the prior, where log p(z, x) is very low. That is good for
-    weights, but useless for a bound. Weighted by r = q_fitted / q, its draws stand for the fit's:
+    weights, but useless for a bound. Weighted by r = q_fitted / q, its draws are draws of the fit:
 
         C-ELBO = E_q[r (log w − log r)]
 

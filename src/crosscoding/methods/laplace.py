@@ -30,7 +30,7 @@ class Laplace(Method):
     Args:
         num_starts: Climbs per query, ≥ 1.
         steps: Most steps of a climb, ≥ 1.
-        num_fresh: Fresh draws for the figures, stored with their weights, ≥ 2.
+        num_fresh: Fresh draws of the fit, weighted and stored, ≥ 2.
     """
 
     num_starts: int = 8
@@ -59,8 +59,8 @@ class Laplace(Method):
 def spread_starts(target: Target, num: int, *, generator: Generator) -> Tensor:
     """Points of the bank to climb from, (num, B, latent): drawn by p(x|z)^t, the best one first.
 
-    t is the largest temperature with an ESS of 4 num points, so starts agree with the evidence but
-    still lie apart.
+    t is the largest temperature that leaves an ESS of 4 num, or of half the points, so starts agree
+    with the evidence but are still spread out.
     """
     points, log_likelihood = target.log_likelihood_of_bank()
     ess = min(4.0 * num, 0.5 * len(points))
@@ -81,5 +81,5 @@ def spread_over(
     """
     offset = uniform((1,), generator=generator, like=log_likelihood)
     index = systematic(log_likelihood, offset, num, temperature)
-    index[0] = log_likelihood.max(0).indices  # half the time of argmax
+    index[0] = log_likelihood.max(0).indices  # takes half the time of argmax
     return index

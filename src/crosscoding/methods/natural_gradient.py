@@ -31,9 +31,9 @@ from crosscoding.target.base import Target
 
 # On 12 queries of mnist-20d, the median ESS is 56 to 96 with four seeds. Half or twice any of these
 # leaves it at 42 to 97, so they matter less than the seed does.
-_BLOCK = 20  # steps between checks whether the bound still rises
+_BLOCK = 20  # steps between checks of whether the bound still rises
 _NUM_HALVINGS = 3  # of the rates, to an eighth, after which a fit is done
-_STEPS_A_CURVATURE = 4  # as a curvature costs several gradients: half takes 1.5 times as long
+_STEPS_A_CURVATURE = 4  # as each costs several gradients: with 2, fits take 1.5 times as long
 _CURVATURE_RATE, _MEAN_RATE = 0.3, 0.5  # below 1, as both come from few draws
 _LONGEST = 3.0  # longest step of the mean, in standard deviations of the fit
 
@@ -47,7 +47,7 @@ class NaturalGradient(Method):
         num_draws: Draws per step, even, ≥ 2.
         num_starts: Climbs beforehand, ≥ 1; the fit starts from the best one.
         climb_steps: Most steps of a climb, ≥ 1. It need not reach the mode.
-        num_fresh: Fresh draws for the figures, stored with their weights, ≥ 2.
+        num_fresh: Fresh draws of the fit, weighted and stored, ≥ 2.
     """
 
     steps: int = 400

@@ -20,9 +20,9 @@ from crosscoding.random import spawn, uniform
 from crosscoding.result.findings import Findings
 from crosscoding.target.base import Target
 
-# The next four cost only time: a proposal above M, which they find, makes a query start over.
+# These affect only time: if the M that they find is too low, a query starts over with a higher one.
 _NUM_PROBES = 4096  # prior draws to look for the highest likelihood
-_NUM_CLIMBERS = 8  # of the best of these that are climbed from
+_NUM_CLIMBERS = 8  # climbs, from the best of these
 _CLIMB_STEPS = 100  # of Adam, whose rate falls to 0 over them
 _CLIMB_RATE = 0.05  # in prior standard deviations
 _MARGIN = 0.01  # nats added, as climbs end a little below the maximum: 1 % more proposals

@@ -36,7 +36,7 @@ _FEW_NEAR = 0.01  # share of draws that may lie next to an overflow, as for `LOS
 def with_losses(target: Target, findings: Findings, clock: Clock) -> Findings:
     """Decode some draws again, for queries whose observed values may be lost to rounding.
 
-    A query that there is no time to look at counts as not finished.
+    A query for which there is no time to look counts as not finished.
     """
     rows = target.may_be_lost().nonzero()[:, 0]
     share, element = torch.zeros_like(findings.ess), torch.zeros_like(findings.ess)
@@ -83,8 +83,8 @@ def with_clamps(target: Target, findings: Findings, clock: Clock) -> Findings:
 def with_coverage(target: Target, findings: Findings, clock: Clock) -> Findings:
     """Compare answers on bare densities, which no prior bounds, with what other draws find.
 
-    If that cannot be done, as when time runs out, the share that is missed is left unknown. In many
-    dimensions, the answer is marked as one whose modes no search can find completely.
+    If that is not possible, as when time runs out, the missed share is left unknown. In many
+    dimensions, answers are marked as ones whose modes no search can find completely.
     """
     if target.ends_with_prior:
         return findings
@@ -121,11 +121,11 @@ def with_edges(target: Target, findings: Findings, stacklevel: int) -> Findings:
     if not doubted.any():
         return findings
     query, others = int(doubted.nonzero()[0, 0]), and_more(int(doubted.sum()) - 1)
-    what = "the decoder outputs" if target.ends_with_prior else "log_density is"
+    source, what = ("the decoder", "outputs") if target.ends_with_prior else ("log_density", "is")
     warnings.warn(
-        f"p(z|x) of query {query}{others} lies next to points z at which {what} NaN; these are "
-        "treated as impossible, which may be wrong; write it so that it does not overflow, for "
-        "example with torch.sigmoid instead of exp(h) / (1 + exp(h))",
+        f"p(z|x) of query {query}{others} lies next to points z at which {source} {what} NaN; "
+        f"these are treated as impossible, which may be wrong; rewrite {source} so that it does "
+        "not overflow, for example with torch.sigmoid instead of exp(h) / (1 + exp(h))",
         stacklevel=stacklevel + 1,
     )
     return replace(findings, missed=findings.figures.missed.masked_fill(doubted, math.nan))

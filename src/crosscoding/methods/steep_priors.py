@@ -1,8 +1,8 @@
 """A second look at answers for priors whose map from noise is steep.
 
-Between distant components of a mixture the map is nearly vertical. Hardly any number of noise
-belongs to the z there, and what does is a needle that methods miss, although p(z|x) may be nowhere
-else. So this look climbs, and estimates p(x), in the coordinates of the latent variable itself.
+Between distant components of a mixture the map is nearly vertical. Only a sliver of the noise maps
+to the z there, and methods miss it, although all of p(z|x) may be there. So this look climbs, and
+estimates p(x), in the coordinates of the latent variable itself.
 """
 
 import math
@@ -24,16 +24,16 @@ from crosscoding.target.base import Target
 from crosscoding.target.latent_target import LatentTarget
 from crosscoding.target.vae_target import VAETarget
 
-_NUM_LOOKED, _FEW = 64, 0.01  # draws, and the share of them that may be moved by rounding
-_ROUNDING = 4.0  # eps of noise, or of 1, within which the map of a prior is exact
-_MOVED = 0.05  # nats that this may move log p(x|z), as much as log p(x) may be off
+_NUM_LOOKED, _FEW = 64, 0.01  # draws looked at, and the share of them that rounding may move
+_ROUNDING = 4.0  # times eps of noise, or of 1: how exact the map of a prior is
+_MOVED = 0.05  # nats by which this may move log p(x|z), as many as log p(x) may be off
 _NUM_CLIMBS, _CLIMB_STEPS = 4, 40  # from draws, and as many from the prior
 _NUM_WEIGHED, _WIDER = 512, 1.2  # draws around the best mode, and their spread in deviations
-_LACKING = 0.1  # nats by which their log p(x) may be higher beside three errors of both
+_LACKING = 0.1  # nats, beyond three errors of both, by which their log p(x) may be higher
 
 
 def with_steep_priors(target: Target, findings: Findings, clock: Clock) -> Findings:
-    """Refuse answers that the map of the prior has too few digits for, or that lack mass for it.
+    """Refuse answers that rounding in the prior's map spoils, or that lack mass where it is steep.
 
     All of p(z|x) then counts as missed. If there is no time to look, the share is left unknown.
     """
@@ -52,7 +52,7 @@ def with_steep_priors(target: Target, findings: Findings, clock: Clock) -> Findi
 
 
 def warn_of_steep_priors(target: Target, findings: Findings, stacklevel: int) -> None:
-    """Say which answers were refused."""
+    """Warn about the answers that were refused."""
     found = findings.figures.missed == 1.0
     if not target.may_be_steep or not found.any():
         return
@@ -60,7 +60,7 @@ def warn_of_steep_priors(target: Target, findings: Findings, stacklevel: int) ->
     warnings.warn(
         f"p(z|x) of query {query}{others} lies where the map of the prior is too steep for "
         f"{str(target.like.dtype).removeprefix('torch.')}, as between components of a mixture that "
-        "are far apart, so the answer is wrong; use a model in double, or a prior that is not as "
+        "are far apart, so the answer is wrong; use a model in double, or a prior that is less "
         "steep",
         UserWarning,
         stacklevel=stacklevel + 1,

@@ -2,10 +2,10 @@
 
     Ẑ = Π_k mean_s p(x|z_s)^{t_k − t_{k−1}},   0 = t_0 < t_1 < … = 1
 
-Each temperature is as far from the last as leaves half of the particles effective. Particles are
-then resampled by weight and moved by HMC, in coordinates of their own covariance. The particles of
-a query form islands that share only temperatures and covariance. The spread of the islands' Ẑ and
-means gives the error of the answer, including the error from lost modes.
+Each temperature is the farthest from the last at which half of the particles are still effective.
+Particles are then resampled by weight and moved by HMC, in coordinates of their own covariance. The
+particles of a query form islands that share only temperatures and covariance. The spread of the
+islands' Ẑ and means gives the error of the answer, including the error from lost modes.
 
 Source: Del Moral, Doucet & Jasra (2006), section 3.3.2, with the temperatures of Jasra et al.
 (2011) and the HMC moves of Buchholz, Chopin & Jacob (2021). Differs in: the first temperature is
@@ -68,7 +68,7 @@ class TemperedSMC(Method):
         if not swarm.reached.all():
             query = target.name((~swarm.reached).nonzero()[0, 0])
             raise BudgetError(
-                f"expected particles to reach p(z|x) within {MAX_TEMPERATURES} temperatures, and "
+                f"expected particles to reach p(z|x) within {MAX_TEMPERATURES} temperatures, but "
                 f"they did not for query {query}; p(z|x) is too narrow for TemperedSMC, use "
                 "Laplace() or Auto()"
             )

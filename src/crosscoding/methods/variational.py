@@ -26,9 +26,9 @@ from crosscoding.random import normal, spawn
 from crosscoding.result.findings import Findings
 from crosscoding.target.base import Target
 
-# With a Gaussian on 12 queries of mnist-20d, the median ESS is 142 and 202 with two seeds. Half or
-# twice of either leaves it at 127 to 141 with the first seed.
-_BLOCK = 50  # steps between checks whether the C-ELBO still rises
+# With a Gaussian on 12 queries of mnist-20d, the median ESS is 142 and 202 with two seeds. Halving
+# or doubling either leaves it at 127 to 141 with the first seed.
+_BLOCK = 50  # steps between checks of whether the C-ELBO still rises
 _NUM_HALVINGS = 8  # of the rate, to 1/256, after which a query is done
 _BETA_1, _BETA_2 = 0.9, 0.99  # of Adam; the second is below the usual 0.999, as fits are short
 
@@ -47,7 +47,7 @@ class Variational(Method):
             a mixture. None: 32 for a Gaussian, 128 for others.
         learning_rate: Adam's initial rate. None: 0.03 for a Gaussian, 0.01 for others, which start
             with the posterior's modes and can lose them.
-        num_fresh: Fresh draws for the figures, stored as the posterior's draws, ≥ 2.
+        num_fresh: Draws made after the fit, stored as the posterior's draws, ≥ 2.
     """
 
     crosscoder: Crosscoder = field(default_factory=Gaussian)

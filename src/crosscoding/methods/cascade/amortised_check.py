@@ -1,9 +1,9 @@
 """The search for modes that draws of an amortised cross-coder may lack.
 
-A network can miss a mode, and its draws cannot show that. So nothing that they give is an answer
-before the search that the query would get without a network: 16 climbs, which suffice where `modes`
-would settle it, and else the particles of `anneal`, with all climbs that are affordable where
-p(z|x) is far from a Gaussian.
+A network can miss a mode, and its draws cannot show that. So they become an answer only after the
+search that the query would get without a network: 16 climbs, if `modes` would settle it with these,
+and otherwise the particles of `anneal`, with as many climbs as are affordable where p(z|x) is far
+from a Gaussian.
 """
 
 import math
@@ -24,8 +24,8 @@ from crosscoding.methods.numerics.annealing import Annealing
 from crosscoding.methods.numerics.gradients import evaluated
 from crosscoding.methods.numerics.proposal_pool import merged
 
-# ESS per draw of Laplace's Gaussian, from which on fits to particles would be even too, so that few
-# climbs suffice beside the particles, as in `anneal`.
+# ESS per draw of Laplace's Gaussian above which fits to particles would have even weights too, so
+# that few climbs suffice beside the particles, as in `anneal`.
 _EVEN = 0.25
 
 
@@ -51,7 +51,7 @@ class AmortisedCheck:
         for_climbs: Generator,
         decodes: Tensor,
     ) -> Iterator[tuple[Drawing, Tensor]]:
-        """The drawing with what the search finds, in parts, each with its places in `decodes`.
+        """Yield the drawing with what the search finds, in parts with their places in `decodes`.
 
         Queries whose search is cut short are left out.
         """
@@ -78,7 +78,7 @@ class AmortisedCheck:
     def climbed(
         self, drawing: Drawing, place: Tensor, generator: Generator, decodes: Tensor
     ) -> tuple[Drawing, Tensor]:
-        """The drawing with the modes that 16 climbs find, where these suffice, and its places."""
+        """The queries for which 16 climbs suffice, with the modes found, and their places."""
         decodes[place] += self._climb(drawing, generator, few=True)
         sure = self.climbs.modes.has(drawing.rows).nonzero()[:, 0]
         drawing, place = drawing.select(sure), place[sure]

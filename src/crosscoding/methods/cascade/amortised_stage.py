@@ -1,10 +1,11 @@
 """The stage of the cascade (`auto`) that draws from the model's amortised cross-coder.
 
-Where its draws have even weights, more of them are drawn, weighed, and refitted to as in `anneal`.
-Where simulated twins vouch that such draws cover p(z|x), and log p(x) is like theirs, the points of
-the bank and 16 climbs look for modes that they lack: twins speak of an average. For a network that
-no twins have tried, particles from the prior look too (`amortised_check`). Where the weights are
-uneven, or something is found outside of the draws, other stages answer.
+Where the weights of its draws are even, a search looks for modes that the draws lack, and rounds of
+draws from refits follow, as in `anneal`. If simulated twins vouch that such draws cover p(z|x), and
+log p(x) is like theirs, the points of the bank and 16 climbs search, as twins vouch only on
+average. For a network that was not tested on twins, particles from the prior search too
+(`amortised_check`). Where the weights are uneven, or the search finds something outside the draws,
+other stages answer.
 """
 
 import math
@@ -26,8 +27,8 @@ from crosscoding.random import spawn
 from crosscoding.result.verdict import MISSED
 from crosscoding.target.base import Target
 
-EVEN = 0.25  # ESS per draw, below which other stages are as cheap
-_LEAST_ESS = 0.03  # per draw after refits, below which the proposal is given up
+EVEN = 0.25  # ESS per draw below which other stages are as cheap
+_LEAST_ESS = 0.03  # ESS per draw after refits below which the proposal is given up
 
 
 class AmortisedStage:
@@ -36,7 +37,7 @@ class AmortisedStage:
     Args:
         rounds: Draws and weighs.
         check: Looks for modes.
-        bank_points: Say where climbs start, and what the draws may lack.
+        bank_points: Shows where climbs may start, and what the draws may lack.
         clock: When to stop.
     """
 
@@ -72,10 +73,10 @@ class AmortisedStage:
     def _drawn(
         self, target: Target, rows: Tensor, which: Tensor, seed: int, decodes: Tensor
     ) -> Iterator[tuple[Tensor, Drawing]]:
-        """The first draws for some queries, whose weights are even, and their places, in pieces.
+        """Yield the queries with even weights, in pieces: their places, and their first draws.
 
-        Their number is in proportion to the effective draws that the purpose needs, up to what a
-        budget plans.
+        The number of draws is proportional to the effective draws that the purpose needs, up to
+        what a budget plans.
         """
         index, enough = which.nonzero()[:, 0], self._rounds.enough
         num = 2 * math.ceil(AMORTISED_ROUNDS[0] * min(enough / ENOUGH, 1.0) / 2)
@@ -104,9 +105,9 @@ class AmortisedStage:
         for_climbs: Generator,
         decodes: Tensor,
     ) -> None:
-        """Offer answers for which twins vouch, unless the bank or a few climbs show that they err.
+        """Offer answers that twins vouch for, unless the bank or a few climbs show a mode outside.
 
-        Twins speak of an average, and this mask or x may be the exception.
+        Twins vouch only on average, and this mask or x may be an exception.
         """
         said = drawing.pool.target.vouched()
         alike = said.holds(log_mean_exp(merged(drawing.pool.log_weights))[0]).nonzero()[:, 0]

@@ -1,4 +1,4 @@
-"""What the bank shows of p(z|x): its best points, and where climbs may start."""
+"""What the bank shows about p(z|x): its best points, and where climbs may start."""
 
 import math
 from collections.abc import Sequence
@@ -91,7 +91,7 @@ class BankPoints:
     def keep(
         self, rows: Tensor, points: Tensor, log_likelihood: Tensor, generator: Generator
     ) -> None:
-        """Keep what points (N, latent) or (N, B, latent) and log p(x|z), (N, B), show."""
+        """Keep the distance and the best of points (N, [B,] latent) with log p(x|z), (N, B)."""
         cold, ess = torch.zeros_like(log_likelihood[0]), float(FEW_PARTICLES)
         temperature = next_temperature(log_likelihood, cold, ess)
         self.distance[rows] = distance_from_prior(temperature, points.shape[-1])
@@ -99,7 +99,7 @@ class BankPoints:
         self._kept.put(rows, BestOfBank.of(points, log_likelihood, starts))
 
     def of(self, target: Target, rows: Tensor, generator: Generator) -> BestOfBank:
-        """The points for these queries, which are looked for where they are not known yet."""
+        """The points for these queries; looks at the bank for queries that it has not seen yet."""
         if len(new := (~self._kept.has(rows)).nonzero()[:, 0]):
             self.put(rows[new], target.select(new), generator)
         return self._kept.of(rows)

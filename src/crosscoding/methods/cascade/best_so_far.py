@@ -15,8 +15,8 @@ from crosscoding.result.verdict import MISSED, Figures, k_limits
 from crosscoding.target.base import Target
 
 _MOST_EXCESS = 5.0  # of Pareto k over its limit; larger ones say no more
-# Of answers that others are compared with: with less, a single lucky weight would contradict good
-# answers; with more, few poor answers would show what better-looking ones lack.
+# Least ESS of answers that may contradict others: with less, a single lucky weight would contradict
+# good answers; with more, hardly any poor answer could show what better-looking ones lack.
 _CLAIM_ESS = 20.0
 
 
@@ -44,8 +44,8 @@ class BestSoFar:
         self.error, self.ess, self.pareto_k = unknown.clone(), unknown.clone(), unknown.clone()
         self.missed, self.weighed = unknown.clone(), torch.zeros_like(unknown)
         self.c_elbo, self.c_elbo_error = unknown.clone(), unknown.clone()
-        self._later: Findings | None = None  # postponed offer
-        self._place = torch.full_like(unknown, -1, dtype=torch.long)  # in it; -1: not postponed
+        self._later: Findings | None = None  # the postponed offer
+        self._place = torch.full_like(unknown, -1, dtype=torch.long)  # places in that; -1: none
         self.finished = torch.ones_like(unknown, dtype=torch.bool)
         self.vouched = torch.zeros_like(self.finished)
         self.looked = torch.zeros_like(self.finished)
@@ -78,8 +78,8 @@ class BestSoFar:
             searched: Whether it comes from a search of the whole prior, so that climbs need not
                 look for further modes.
             postpone: Whether to draw from it only at the end, for the queries that keep it.
-            over_unreliable: Whether it replaces unreliable answers whatever its figures. Those of
-                collapsed weights may look better than those of particles, which know more.
+            over_unreliable: Whether it replaces unreliable answers whatever its figures. Collapsed
+                weights may have better figures than particles, which are better answers.
             vouched: Whether twins of an amortised cross-coder stand in for particles.
         """
         rounding = torch.finfo(offer.ess.dtype).eps * offer.log_evidence.abs()
@@ -131,7 +131,7 @@ class BestSoFar:
 
     def _keep_bound(self, rows: Tensor, offer: Findings) -> Tensor:
         """Keep the C-ELBO if it is the highest so far; returns the bounds on log p(x), (rows,)."""
-        # Less 2 standard errors each: the highest of several noisy bounds would be no bound.
+        # Each less 2 standard errors: the highest of several noisy bounds would not be a bound.
         bound = offer.c_elbo - 2 * offer.c_elbo_error
         bound_so_far = self.c_elbo[rows] - 2 * self.c_elbo_error[rows]
         higher = ~(bound <= bound_so_far) & ~bound.isnan()
@@ -144,7 +144,7 @@ class BestSoFar:
         return _resampled(offer, index, self.num_draws, Generator().manual_seed(self._seed))
 
     def _claim(self, rows: Tensor, offer: Findings, figures: Figures) -> None:
-        """Remember what log p(x) is at least, by sound weights or by a bound."""
+        """Remember the lower limits that sound weights and bounds put on log p(x)."""
         sound = (offer.ess >= _CLAIM_ESS) & ~(figures.pareto_k > k_limits(figures.num_draws))
         claim = offer.log_evidence - 3 * offer.log_evidence_error
         bound = offer.c_elbo - 3 * offer.c_elbo_error
@@ -153,14 +153,14 @@ class BestSoFar:
             self._claimed[rows] = torch.maximum(self._claimed[rows], least)
 
     def compare(self) -> None:
-        """Doubt answers whose log p(x) is below what another stage found, beyond both errors."""
+        """Doubt answers whose log p(x) is below another stage's by more than both errors."""
         lacking = _lacking(self._claimed, self.log_evidence, self.error)
         self.doubt(torch.arange(len(lacking), device=lacking.device), lacking)
 
     def doubt(self, rows: Tensor, missed: Tensor) -> None:
-        """Record the share of p(z|x) that a second look found the answers to lack, (B,)."""
+        """Record the share of p(z|x) that answers lack according to a second look, (B,)."""
         so_far = self.missed[rows]
-        # A mode that was found counts even where nothing is known of others (NaN).
+        # A mode that was found counts even where nothing is known about others (NaN).
         known = torch.where(missed > MISSED, torch.fmax(so_far, missed), so_far)
         self.missed[rows] = torch.where(missed > so_far, missed, known)
         lacking = rows[missed > MISSED]
@@ -183,7 +183,7 @@ class BestSoFar:
         return self._later.draws, self._later.normalised_log_weights().log_softmax(0)
 
     def keep_points(self) -> None:
-        """Return the weighted points of the bank as draws, as there is no time to resample them."""
+        """Let the bank's weighted points be the draws, as there is no time to resample them."""
         self._as_points = True
 
     def findings(self, trace: tuple[Stage, ...]) -> Findings:
@@ -230,7 +230,7 @@ def _doubt(
     pareto_k: Tensor,
     weighed: Tensor,
 ) -> Tensor:
-    """Ranks answers of the same grade: a missing mode counts more than a large error."""
+    """Rank of answers of the same grade, (B,); a missing mode counts more than a large error."""
     lacking = torch.maximum(missed.nan_to_num(nan=0.1), _lacking(least, log_evidence, error))
     excess = (pareto_k.nan_to_num(nan=0.0) - k_limits(weighed)).clamp(0.0, _MOST_EXCESS)
     return error.nan_to_num(nan=10.0) + 10 * lacking + excess
@@ -243,7 +243,7 @@ def _resampled(offer: Findings, index: Tensor, num: int, generator: Generator) -
     jitter = uniform((num, 1, offer.draws.shape[-1]), generator=generator, like=offer.draws)
     log_weights = offer.normalised_log_weights()
     draws, log_weights = of_queries(offer.draws, index), of_queries(log_weights, index)
-    if (offer.ess[index] < FEWEST).any():  # of a bank: others have been handled
+    if (offer.ess[index] < FEWEST).any():  # of a bank: `weighted_findings` handled others
         log_weights, _ = not_collapsed(log_weights, draws, None, None)
     chosen = systematic(log_weights, offset, num)[order]
     z = taken(draws, chosen)

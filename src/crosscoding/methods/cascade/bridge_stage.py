@@ -27,7 +27,7 @@ from crosscoding.result.findings import Findings
 from crosscoding.target.base import Target
 
 _NUM_CLIMBS, _CLIMB_STEPS = LEAST_CLIMBS, 200  # faces take 25 to 200 steps
-_OF_GRADIENT = 3  # decodes that one costs
+_OF_GRADIENT = 3  # decodes that a gradient costs
 _FIT_STEPS = 100  # of natural gradients; faces stop rising after 80 to 180
 # Variance of the particles' start relative to the fit's, which is too narrow: on the paper's
 # decoder, eyes observed, an island's log p(x) has a standard deviation of 1.4 nats without it, and
@@ -35,12 +35,13 @@ _FIT_STEPS = 100  # of natural gradients; faces stop rising after 80 to 180
 _WIDER = 1.3
 # On 16 linear-Gaussian posteriors of 100 dimensions, from Gaussians with variances off by 40 %, a
 # share of 0.5 gives errors of 1.2 nats, 0.7 gives 0.6, 0.85 gives 0.3 for twice the gradients. With
-# 4 steps and 0.9 it is 0.6. Resampled particles share ancestors; 8 moves make up for it (0010).
+# 4 steps and 0.9 it is 0.6. Resampled particles share ancestors; 8 moves make up for this (decision
+# 0010).
 _ESS_SHARE, _NUM_LEAPFROG, _NUM_FINAL = 0.85, 8, 8
 
 
 class BridgeStage:
-    """The stage, and what it shares with others.
+    """Answers queries by particles that start from the best Gaussian.
 
     Args:
         answers: Takes the offers.
@@ -60,7 +61,7 @@ class BridgeStage:
         self._weigh = weigh
 
     def __call__(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        """Fit a Gaussian to each query, weight it, and start particles from it if it is poor."""
+        """Fit a Gaussian to each query, weight its draws, and start particles if these are poor."""
         for_starts, for_fit, for_weights, for_particles = spawn(generator, 4)
         self._report(0.0, "climbs")
         ends, heights, decodes = self._climbed(target, for_starts)
@@ -140,11 +141,11 @@ def _findings(crossing: Crossing, ends: Tensor, heights: Tensor, root: Tensor) -
         crossing: The particles.
         ends: Where climbs ended, shape (K, B, latent).
         heights: log p(z, x) there, shape (K, B).
-        root: Of the Gaussian they started from, shape (B, latent, latent).
+        root: R of the Gaussian N(m, R Rᵀ) that they started from, shape (B, latent, latent).
     """
     log_evidence, error = crossing.log_evidence
     unknown = torch.full_like(error, math.nan)
-    # All modes are given the Gaussian's widths: one without draws is lacking, as in `look`.
+    # All modes are given the Gaussian's widths: a mode without draws is lacking, as in `look`.
     precision = torch.cholesky_inverse(root.double()).expand(len(ends), *root.shape)
     nothing = torch.zeros_like(heights)
     modes = Modes(ends, heights, precision, nothing, nothing[0])

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-# On mnist-20d, half or double of FEW_PARTICLES, MORE_PARTICLES, CHECK_STEPS or FEW_ROUNDS moves
-# log p(x) by at most 0.08 nats, about as another seed does, and decodes by 25 % or less.
+# On mnist-20d, halving or doubling FEW_PARTICLES, MORE_PARTICLES, CHECK_STEPS or FEW_ROUNDS moves
+# log p(x) by at most 0.08 nats, about as much as another seed, and decodes by 25 % or less.
 # FAR_FROM_PRIOR = 5 triples the decodes (benchmarks/sensitivity.py, 12 queries).
 NUM_ISLANDS = 8  # of particles: fewer estimate the error of log p(x) too roughly
 FAR_FROM_PRIOR = 10.0  # temperatures, above which stages climb to p(z|x) instead of annealing
@@ -14,12 +14,13 @@ TOO_FAR_FROM_PRIOR = 25.0  # temperatures, above which no particles get there fr
 FEW_PARTICLES, MORE_PARTICLES = 96, 384  # per query; more where few are not enough
 # Steps of a climb, steps if only one climb is affordable, and steps per curvature.
 CLIMB_STEPS, SINGLE_CLIMB_STEPS, CLIMB_EVERY = 20, 8, 2
-# That count as a search for modes; if these cost too much, there is one climb. All 16 end in one of
-# two equal modes once in 32,768 times; 8 do once in 128, which was seen (decision 0009).
+# Climbs that count as a search for modes; if these cost too much, there is one climb. Of two equal
+# modes, all 16 end in the same one once in 32,768 times; 8 do once in 128, which was seen (decision
+# 0009).
 LEAST_CLIMBS = 16
 NUM_WEIGHED = 1000  # draws from a proposal that climbs found
-# Draws from a Gaussian at the only mode. On a table of 8-64-30, 1,000 settle 88 % of the rows, and
-# 1,200 settle 97 %: the others take 1,500 further decodes each.
+# Draws from a Gaussian at the only mode. On a table model 8-64-30, 1,000 settle 88 % of the rows,
+# and 1,200 settle 97 %; the others take 1,500 further decodes each.
 NUM_AT_ONE_MODE = 1200
 # Draws of each round from proposals fitted to annealed particles, few and more. Longer rounds draw
 # more than is needed; shorter ones fit proposals more often.
@@ -27,30 +28,30 @@ FEW_ROUNDS = (1000, 1500, 2000, 2000, 2500, 3000)
 MORE_ROUNDS = (2000, 3000, 4000, 5000, 6000)
 AMORTISED_ROUNDS = (1200, 400, 1000, 2000)  # draws of each round from an amortised cross-coder
 CHECK_STEPS = 8  # of a search's climbs; with 6, more of the narrow ends of funnels are missed
-_NUM_CHECKS, _CHECK_EVERY = 16, 3  # least climbs of a second look, and steps per curvature
-# These bound the time of a query: with less, more answers of expensive decoders stop short; with
-# more, each takes longer.
-_CHECK_OPERATIONS = 1e9  # multiply-adds per query for more of them
-_NUM_CLIMBS = MOST_CHECKS = 64  # at most, when they cost almost nothing
+_NUM_CHECKS, _CHECK_EVERY = 16, 3  # fewest climbs of a second look, and steps per curvature
+# These bound the time of a query: with less, more queries on expensive decoders stay unsettled;
+# with more, each takes longer.
+_CHECK_OPERATIONS = 1e9  # multiply-adds per query for more climbs of a second look
+_NUM_CLIMBS = MOST_CHECKS = 64  # most climbs, for cheap decoders
 _CLIMB_OPERATIONS = 4e11  # multiply-adds per query for climbing
 _FIT_OPERATIONS = 2e11  # multiply-adds per query for a fit by gradients, or for further draws
 _LOW_RANK_OPERATIONS = 4e11  # multiply-adds per query for a low-rank fit, which is the only stage
-# Roughly, per query for a grid, by dimension. In three, it took 33,000 to 230,000 on table models.
+# Roughly, per query for a grid, by latent dimension; in three, 33,000 to 230,000 on table models.
 _GRID_DECODES = {1: 1e3, 2: 1e4, 3: 6e4}
 _ANNEAL_DECODES = 2e4  # roughly, per query for annealing and weighing
 _MOST_FULL_DIM = 512  # latent dimensions above which covariances have low rank
 _SWARM_OPERATIONS = 1.2e10  # multiply-adds per query for a swarm
 _SWARM_DECODES = 2e5  # roughly the most decodes per query for a swarm
-# Latent dimensions from which on `bridge` runs. With fewer, more queries would pay for its
-# gradients; with more, they would be left to particles from the prior.
+# Least latent dimension for `bridge`. If it were lower, more queries would pay for its gradients;
+# if higher, they would be left to particles from the prior.
 _FEWEST_BRIDGED = 32
-# Multiply-adds of a decode: above the first `bridge` takes many minutes, and from the second on it
-# comes before other stages.
+# Multiply-adds of a decode: above the first `bridge` takes many minutes; from the second on it runs
+# before other stages.
 _MOST_BRIDGED_OPERATIONS, _EXPENSIVE = 3e8, 1e7
 # Multiply-adds per query for particles from a Gaussian, a gradient counting as 3 decodes, and
 # roughly their steps (15 temperatures, 8 moves at the last, 8 steps each).
 _BRIDGE_OPERATIONS, _BRIDGE_STEPS = 1.5e13, 180
-# At most: 40 temperatures, with 9 tries each, and 8 moves at the last.
+# At most 40 temperatures with 9 tries each, and 8 moves at the last, of 8 steps each.
 _MOST_BRIDGE_STEPS = (40 * 9 + 8) * 8
 _BRIDGE_SECONDS = 60.0  # for a decoder of 1e8 multiply-adds, on two cores with AMX
 
@@ -99,25 +100,25 @@ class Budget:
 
     @property
     def bridges(self) -> bool:
-        """Whether there are so many dimensions that particles start from a fitted Gaussian."""
+        """Whether to take particles from a fitted Gaussian: in many dimensions, if affordable."""
         return _FEWEST_BRIDGED <= self._dim <= _MOST_FULL_DIM and (
             self._operations <= _MOST_BRIDGED_OPERATIONS
         )
 
     @property
     def bridges_first(self) -> bool:
-        """Whether these particles are cheaper than all that other stages would try before them."""
+        """Whether these particles are cheaper than all stages that would otherwise run before."""
         return self.bridges and self._operations >= _EXPENSIVE
 
     @property
     def bridge_size(self) -> int:
-        """Number of particles from a fitted Gaussian, a multiple of the islands."""
+        """Number of particles from a fitted Gaussian, a multiple of `NUM_ISLANDS`."""
         affordable = int(_BRIDGE_OPERATIONS / (3 * _BRIDGE_STEPS * self._operations))
         return min(max(affordable, 128), 512) // NUM_ISLANDS * NUM_ISLANDS
 
     @property
     def bridge_seconds(self) -> float:
-        """Roughly what particles from a Gaussian take on two cores, below which a fit must do."""
+        """Seconds that `bridge` takes on two cores, roughly; with less time left, it is skipped."""
         return max(_BRIDGE_SECONDS * self._operations / 1e8, 1.0)
 
     @property
@@ -173,7 +174,7 @@ class Budget:
             + 100 * (48 + dim / 4),
             "swarm": 3 * 4 * self.swarm_size * (distance.clamp_max(TOO_FAR_FROM_PRIOR) + 2) + more,
             "look": look,
-            # its fit and first round; of further rounds, it makes those that can be afforded
+            # its fit and first round; further rounds are made as far as they are affordable
             "narrow": 16 * (5 * CHECK_STEPS + 4 * dim) + 1200 * 6.0 * (min(dim / 8, 16) + 7),
             "modes": few_climbs + NUM_AT_ONE_MODE,
         }[stage]

@@ -39,7 +39,7 @@ from crosscoding.random import spawn
 from crosscoding.target.base import Target
 
 _NUM_FOR_SINGLE_CLIMB = 500  # draws if only one climb is affordable: half of the usual number
-_MOST_COMPONENTS = 8  # modes in the proposal: more cover more, and each costs as much at every draw
+_MOST_COMPONENTS = 8  # modes in the proposal: more cover more, but all are evaluated at each draw
 _LEAST_SHARE = -50.0  # log of the share of a component: e⁻⁵⁰ is never drawn, and has a logarithm
 
 
@@ -172,9 +172,10 @@ class ClimbStages:
     def search(
         self, target: Target, rows: Tensor, generator: Generator, *, answers: bool = True
     ) -> Tensor:
-        """Climb 16 times from the prior; keep modes where most climbs reach those that count.
+        """Climb 16 times from the prior; keep the modes if most climbs reach modes that count.
 
-        Where all climbs end in one mode, its Gaussian may do; it is tried if it `answers`.
+        If all climbs end in one mode, its Gaussian may be enough: with `answers`, answers from its
+        draws are offered.
         """
         decodes = torch.zeros_like(self._answers.error[rows])
         if len(new := (~self._begun.has(rows) & ~self._searched[rows]).nonzero()[:, 0]):
@@ -186,7 +187,7 @@ class ClimbStages:
     def seek(
         self, target: Target, rows: Tensor, generator: Generator, *, answers: bool = True
     ) -> Tensor:
-        """Climb from the prior as often as is affordable, once for each query; keep the modes.
+        """Climb from the prior as often as is affordable, if not done before; keep the modes.
 
         `answers` is as in `search`.
         """
@@ -208,7 +209,7 @@ class ClimbStages:
         few: bool = False,
         answers: bool = True,
     ) -> Tensor:
-        """`search` or `seek` for queries that all have begun or all have not."""
+        """`search` or `seek`, for queries that have all had their first climbs, or none of them."""
         for_starts, for_gaussian = spawn(generator, 2)
         num, every = self._budget.num_checks
         few, begun = few and num > LEAST_CLIMBS, bool(self._begun.has(rows).any())
@@ -318,7 +319,7 @@ class _Seen:
     def lacking(self, proposal: Fitted) -> Callable[[Tensor], Tensor]:
         """A function from each query's largest log-weight to the share that a proposal lacks.
 
-        It counts modes that were not found, and modes found where the proposal is too thin.
+        It counts modes that were not found, and found ones where the proposal is too thin.
         """
         modes = self.modes
         if not self.is_search:  # one climb is no search

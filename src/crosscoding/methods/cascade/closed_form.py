@@ -32,18 +32,19 @@ _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 # Models with more latent dimensions, entries of W, or multiply-adds per decode are left to the
 # cascade: looking for linear elements would likely take longer than it saves.
 _MOST_DIM, _MOST_NUMBERS, _MOST_OPERATIONS = 512, 2**22, 1e7
-_NUM_PROBES, _TIMES_AS_FAR = 64, (1.0, 10.0, 100.0)  # points that show curvature, near and far
-_AT_ONCE = 1024  # of them
-_FOR_PROBES = 1e9  # multiply-adds for more of the nearest, up to as many as the bank has
-_ROUNDING = 64  # eps allowed, relative to the largest terms that a decoder adds up
+_NUM_PROBES, _TIMES_AS_FAR = 64, (1.0, 10.0, 100.0)  # points to test for curvature, and how far out
+_AT_ONCE = 1024  # points decoded at once
+_FOR_PROBES = 1e9  # multiply-adds for more of the nearest points, up to as many as the bank has
+_ROUNDING = 64  # times eps: rounding allowed, relative to the largest terms in a decoder's sums
 _OF_SCALE = 1e-3  # of σ, by which an element may be off; the effect on log p(x) is smaller
 _CHUNK_BYTES = 64 * 2**20  # of memory for queries answered at once
 _SHARE_FOR_LOOKING, _SHARE_OF_TIME = 0.5, 0.6  # of the time left: for looking, and for answering
-_OPERATIONS_A_SECOND = 1e10  # of large products on one core of 2020, within a factor of a few
+# Multiply-adds of large matrix products on one core of 2020, within a factor of a few.
+_OPERATIONS_A_SECOND = 1e10
 _ALMOST_NO_TIME = 0.01  # seconds, less than any other answer takes
 _NUM_TIMED = 16  # queries on which answering is timed
 NUM_DECODED = 4  # draws of each answer
-_BYTES_A_DECODE = 8 * 8 * NUM_DECODED  # of an element: some copies in double
+_BYTES_A_DECODE = 8 * 8 * NUM_DECODED  # per element: some copies in double
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +83,8 @@ def closed_form(
     """The exact answers to the queries of a flat target, all of which should have a closed form.
 
     Up to `most_decodes` draws of each answer are decoded, to see whether the observed elements are
-    linear there too. If time is too short for `num_draws` draws, there are fewer, and as few count
-    as effective.
+    linear there too. If time is too short for `num_draws` draws, there are fewer, and their number
+    is the ESS.
 
     Returns:
         The answers, and which of them the decoder confirms, boolean, (B,).
@@ -140,7 +141,7 @@ def closed_form(
 
 
 def _affordable_draws(target: VAETarget, num_draws: int, most_decodes: int) -> int:
-    """How many draws there is time for, at least 2; a few queries are answered to tell."""
+    """How many draws there is time for, at least 2, measured on a few queries."""
     if not target.clock.is_limited or target.num_queries <= _NUM_TIMED:
         return num_draws
     start = time.perf_counter()
@@ -163,8 +164,10 @@ def _is_linear_at(vae: VAE, linear: _LinearElements, z: Tensor, mask: Tensor) ->
 class _Rows(NamedTuple):
     """Observed numbers as rows of x − b = W z + ε with standard normal ε, in double.
 
-    W has the shape (B, n, latent), x − b (B, n), and the sum of the logarithms of what both were
-    divided by, with ½ log 2π for each row, (B,).
+    Attributes:
+        weight: W, shape (B, n, latent).
+        gaps: x − b, shape (B, n).
+        log_scale: Sum of the logs of what the rows were divided by, plus ½ log 2π each, shape (B,).
     """
 
     weight: Tensor
@@ -231,7 +234,7 @@ def _solved(
         elements: Indices of the elements with exact values, shape (B, n).
         values: Their values, shape (B, n).
         eps: Standard normal noise, shape (latent, S).
-        more: What else is known.
+        more: Rows of partial evidence.
     """
     rows = _exact_rows(linear, elements, values)
     weight, gaps, log_scale = rows if more is None else _joined(rows, more)
@@ -303,7 +306,7 @@ def _found_linear_elements(vae: VAE, scale: Tensor) -> _LinearElements | None:
     probes = quasi_normal(
         _NUM_PROBES, vae.latent_dim, generator=Generator().manual_seed(0), like=like
     )
-    # Few decoders have linear elements, and three points suffice to rule out most others.
+    # Few decoders have linear elements, and three points suffice to rule out most of the others.
     first, second = probes[1:2], probes[2:3]
     together = torch.cat([first + second, first, second, torch.zeros_like(first)])
     total, one, other, bias = _means(vae, together)

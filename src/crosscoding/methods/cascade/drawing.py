@@ -42,24 +42,24 @@ from crosscoding.result.findings import Findings
 from crosscoding.result.verdict import MISSED
 from crosscoding.target.base import Target
 
-# On mnist-20d, half or double of _TELLING, _EVEN, _JUST_BEYOND or _BEYOND changes next to nothing;
-# of ENOUGH, _WORTH or _MOST_MODES, log p(x) by at most 0.09 nats, about as another seed does, and
-# decodes by up to 40 %; of _WIDENING, decodes by 70 %.
+# Halving or doubling _TELLING, _EVEN, _JUST_BEYOND or _BEYOND changes next to nothing on mnist-20d;
+# ENOUGH, _WORTH or _MOST_MODES, log p(x) by at most 0.09 nats, about as much as another seed, and
+# decodes by up to 40 %; _WIDENING, decodes by 70 %.
 _NUM_CLUSTERS = 2  # of particles, for which components are fitted
-# Of a fit to scores, in standard deviations: it fits the bulk, not the tails (decision 0009).
+# Factor of the standard deviations of a fit to scores: it fits the bulk, not the tails (0009).
 _WIDENING = 1.16
-_LEAST_LOG = -70.0  # of a share
+_LEAST_LOG = -70.0  # log of the least share
 ENOUGH = 640.0  # ESS: a little above what the verdict trusts
-# ESS times ESS per draw. Rounds stop once the ESS is large, and it is too large by chance where few
-# draws have weight: of 89 trusted answers on three products of blocks, 4 were off by more than 0.1
-# nats without this limit, and 1 with it; on mnist-20d it takes 4 % more decodes.
+# Least ESS times ESS per draw to stop at: where few draws have weight, the ESS may be large only by
+# chance. Of 89 trusted answers on three products of blocks, 4 were off by more than 0.1 nats
+# without this limit, and 1 with it; on mnist-20d it takes 4 % more decodes.
 _WORTH = 100.0
-_MOST_MODES = 8  # at which there are components
-_TELLING = 100  # points of the bank
-_EVEN = 0.4  # ESS per draw, where few climbs suffice
-# Nats above the largest weight: a region of 5 % of p(z|x) with such weights has 7 of 1,000 draws.
+_MOST_MODES = 8  # most modes that get a component
+_TELLING = 100  # least number of the bank's points to relate a count to
+_EVEN = 0.4  # ESS per draw above which few climbs suffice
+# Nats above the largest weight: a region of 5 % of p(z|x) with such weights gets 7 of 1,000 draws.
 _JUST_BEYOND = 0.3
-_BEYOND = 1.0  # nats above the largest weight, where a point lies outside the proposals
+_BEYOND = 1.0  # nats above the largest weight, beyond which a point lies outside the proposals
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,8 +73,9 @@ class Drawing:
         lacking: Share of p(z|x) that the particles lack, shape (B,); NaN where that is unknown.
         pool: Components and draws so far; columns are the two halves.
         shares: Shares of the components in the next proposal, shape (2B, K).
-        num_first: How many components are there before the first draw.
-        num_clusters: How many of these, the last ones, are parts of p(z|x) to fit to separately.
+        num_first: Number of components before the first draw.
+        num_clusters: How many of these, the last ones, are parts of p(z|x) that get fits of their
+            own.
         enough: Effective draws to stop at.
         modes: The modes that climbs found; None: nothing has climbed yet.
         is_vouched: Whether simulated twins vouch for the first components; `lacking` is then what
@@ -162,7 +163,7 @@ class Drawing:
         return replace(self, pool=pool)
 
     def refitted(self) -> "Drawing":
-        """With a next proposal, for each half fitted to the draws of the other."""
+        """With the next proposal, which for each half is fitted to the draws of the other."""
         pool, target = self.pool, self.pool.target
         exchange = swapped(len(self.rows), self.rows)
         both = target.select(torch.arange(len(self.rows), device=self.rows.device).repeat(2))
@@ -187,9 +188,10 @@ class Drawing:
         return replace(self, pool=grown, shares=self._towards_modes(shares))
 
     def _towards_modes(self, shares: Tensor) -> Tensor:
-        """Shares of which half go to modes that nothing was drawn from, by Laplace's approximation.
+        """Shares, half of which go to the modes if nothing was drawn from components there yet.
 
-        Earlier draws may be nowhere near a mode.
+        Laplace's approximation divides that half. Fits to earlier draws may leave out a mode, as
+        these may be nowhere near it.
         """
         if self.modes is None:
             return shares
@@ -217,7 +219,7 @@ class Drawing:
         return there[:, None].double(), covariance_root(precision)[:, None]
 
     def _elsewhere(self) -> list[tuple[Tensor, Tensor]]:
-        """Points that are no draws, (N, B, latent), and log w there in both halves, (N, 2B).
+        """Points other than draws, (N, B, latent), and log w there in both halves, (N, 2B).
 
         They are the bank's best, the particles and, if any are known, the modes.
         """
@@ -281,7 +283,7 @@ class Drawing:
 
     @property
     def num_telling(self) -> Tensor:
-        """How many kept points of the bank proposals from the prior alone would not cover, (B,)."""
+        """How many kept points of the bank the prior's share of draws does not cover, (B,)."""
         alone = self.bank.log_likelihood - math.log(prior_share(self.pool.target))
         return (alone > self._limit).sum(0)
 
@@ -289,7 +291,7 @@ class Drawing:
     def is_plain(self) -> Tensor:
         """Whether few climbs suffice as a search for modes, boolean (B,).
 
-        The draws have even weights, and no point of the bank has a weight that they do not have.
+        They do if the draws have even weights, and no point of the bank has a larger weight.
         """
         log_weights = merged(self.pool.log_weights)
         even = importance_ess(log_weights) > _EVEN * self.pool.num
@@ -299,7 +301,7 @@ class Drawing:
 
     @property
     def is_searched(self) -> bool:
-        """Whether climbs have looked for modes; they count by `outside`."""
+        """Whether climbs have looked for modes; `outside` counts what they found."""
         return self.modes is not None
 
     @property

@@ -50,8 +50,8 @@ class DrawingRounds:
     ) -> None:
         """Draw in rounds until each query's draws are worth enough, and offer the answers.
 
-        After the first round, climbs look for modes that the draws may lack: few where these are
-        plain.
+        After the first round, climbs look for modes that the draws may lack: few climbs where the
+        draws are plain.
 
         Args:
             drawing: The queries, before the first round.
@@ -59,7 +59,7 @@ class DrawingRounds:
             rounds: Draws of each round.
             seeds: A seed for each round.
             for_climbs: For the starts of climbs.
-            decodes: Gets the decodes of each query added.
+            decodes: The decodes of each query are added to it.
         """
         try:
             drawing = drawing.drawn(rounds[0], generator=Generator().manual_seed(seeds[0]))

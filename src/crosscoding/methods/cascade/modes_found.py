@@ -12,10 +12,10 @@ from crosscoding.methods.cascade.budget import LEAST_CLIMBS, MOST_CHECKS
 from crosscoding.methods.numerics.gauss_newton import Modes, lacking_modes
 from crosscoding.methods.numerics.resampling import taken
 
-# Half or double of _LIGHT, _FEW_REACHED or _MOST_REACHED changes no answer on mnist-20d; they
+# Halving or doubling _LIGHT, _FEW_REACHED or _MOST_REACHED changes no answer on mnist-20d; they
 # matter on decoders with waves (decision 0009).
 _MOST_KEPT = LEAST_CLIMBS  # modes of a search whose widths are kept
-_LIGHT = 4.0  # nats below the heaviest mode, where a mode no longer counts
+_LIGHT = 4.0  # nats below the heaviest mode at which a mode no longer counts
 # Shares of climbs that reach modes that count: smooth decoder networks have 0.3 to 1. Below the
 # first, nothing is known about modes; above the second, few climbs suffice.
 _FEW_REACHED, _MOST_REACHED = 0.15, 0.5

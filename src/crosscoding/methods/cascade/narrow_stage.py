@@ -1,8 +1,9 @@
 """The stage of the cascade (`auto`) for evidence that is narrow in a few of many directions.
 
-Columns of a table with small deviations leave most directions of a large latent space to the prior,
-but bend: no Gaussian or mixture fits p(z|x), and particles need hundreds of temperatures. Draws
-from `partial_laplace` follow the bend, one by one.
+Columns of a table with small standard deviations make p(z|x) narrow in a few directions and leave
+the others to the prior. The narrow directions change from point to point, so no Gaussian or mixture
+fits p(z|x), and particles need hundreds of temperatures. Each draw from `partial_laplace` finds
+where p(z|x) is narrow anew.
 """
 
 from collections.abc import Callable
@@ -32,27 +33,27 @@ from crosscoding.random import spawn, uniform
 from crosscoding.result.verdict import MISSED
 from crosscoding.target.base import Target
 
-# Latent dimensions from which on few directions may be narrow: an eighth of them is then four.
+# Least latent dimension for this stage: at most an eighth of the directions are narrow, here four.
 NARROW_DIM = 32
 _EVERY = 3  # steps of climbs per curvature
-# Points where directions are taken from, and how often. More average the curvature over more of
-# p(z|x), and each costs as many decodes as z has dimensions.
+# Points whose curvature gives the directions, and how often these are found. More points average
+# over more of p(z|x), but each costs as many decodes as z has dimensions.
 _NUM_POINTS, _TIMES = 16, 2
 # Draws that the proposal is fitted to, and those that count: where pilots counted too, log p(x) was
 # 0.15 nats too low (decision 0012).
 _PILOTS = (256, 256)
 _ROUNDS = (500, 1000, 1500, 2000, 2500)
-# Climbs in each plane: more where one leaves out solutions. With one climb alone, a parabola of two
-# solutions was 0.26 nats too low (0012).
+# Climbs in each plane; more where one climb misses solutions: with one alone, log p(x) of a
+# parabola with two solutions was 0.26 nats too low (decision 0012).
 _NUM_STARTS = (1, 4)
 _HOPELESS = 0.05  # ESS per draw: all rounds together would have 375, and the verdict wants 600
 _NUM_BESIDE, _NUM_OF_BANK = 64, 32  # points at which the proposal is checked
-_NUM_CHECKED = LEAST_CLIMBS + _NUM_OF_BANK + 2 * _NUM_BESIDE  # draws that cost as much as this
+_NUM_CHECKED = LEAST_CLIMBS + _NUM_OF_BANK + 2 * _NUM_BESIDE  # draws that cost as much as the check
 _BYTES = 32 * 2**20  # of a round's draws of queries worked on together
 
 
 class NarrowStage:
-    """The stage.
+    """Answers queries whose evidence is narrow in few directions.
 
     Args:
         answers: Takes the offers.
@@ -131,7 +132,7 @@ class NarrowStage:
     ) -> tuple[Tensor, Tensor]:
         """Offer answers from rounds of draws.
 
-        Returns the decodes, with those before, and the shares of p(z|x) outside, all (B,).
+        Returns the decodes, including earlier ones, and the shares of p(z|x) outside, all (B,).
         """
         for_draws, for_check = spawn(generator, 2)
         draws = proposal.draw(_ROUNDS[0], generator=for_draws)
@@ -186,8 +187,8 @@ def _outside(
 ) -> Tensor:
     """Share of p(z|x) outside the proposal, as far as is known, (B,).
 
-    Modes that climbs found, the bank's best points and ends of other climbs from the planes of
-    draws may show it, each by itself.
+    Modes that climbs found, the bank's best points, and ends of other climbs in the planes of draws
+    may show it, each by itself.
     """
     limit = draws.log_weights.amax(0) + BEYOND
     offset = uniform(limit.shape, generator=generator, like=limit)

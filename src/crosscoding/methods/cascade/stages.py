@@ -49,18 +49,20 @@ from crosscoding.target.base import Target
 
 GRID_DIM = 3  # latent dimensions up to which cells are few enough
 # Nats; the error is about a twentieth of this. In three dimensions, cells left alone have 2 to 5 %
-# of p(z|x) with 0.05, and 45 of 48 rows of a narrow table model were not settled; with 0.015, 4.
+# of p(z|x) with 0.05, and 45 of 48 rows of a narrow table model were not settled; with 0.015, 4
+# were not.
 _GRID_TOLERANCE = {1: 0.1, 2: 0.1, 3: 0.015}
 _NUM_GRID_CHECKS, _MOST_CELLS = 300, 60_000  # draws, and cells above which other stages are cheaper
-# Half or double of what the bank needs, of _NUM_GRID_CHECKS or of _ISLAND_FACTOR leaves the errors
-# on mnist-2d at 0.009 nats or less, but 0.022 with _BANK_ESS = 50.
-_BANK_ESS, _BANK_ERROR = 100.0, 0.0375  # what the bank needs for a dense answer; nats, by islands
-# Of the bank, that are tried first, and the same for them: an error of few points is less certain.
+# Halving or doubling _BANK_ESS, _BANK_ERROR, _NUM_GRID_CHECKS or _ISLAND_FACTOR leaves the errors
+# on mnist-2d at 0.009 nats or less, except for 0.022 with _BANK_ESS = 50.
+_BANK_ESS, _BANK_ERROR = 100.0, 0.0375  # least ESS and largest error, in nats, of a dense bank
+# Points of the bank that are tried first, and the same limits for them: the error of few points is
+# less certain.
 _FEW_POINTS, _FEW_POINTS_ESS, _FEW_POINTS_ERROR = 2048, 200.0, 0.02
-_SHARE_FOR_FIT = 0.8  # of the time left, for a low-rank fit; the rest is for its weights
+_SHARE_FOR_FIT = 0.8  # share of the time left for a low-rank fit; the rest is for its weights
 _ISLAND_FACTOR = 1.25  # by which the spread of few islands may understate the error
-_MOST_UNSEEN = 0.1  # share of p(z|x) that climbs may lack if particles are to start from them
-_ESS_SHARE = 0.5  # of the particles, at which the next temperature follows
+_MOST_UNSEEN = 0.1  # share of p(z|x) that climbs may have missed if particles start from them
+_ESS_SHARE = 0.5  # share of the particles that stays effective up to the next temperature
 _MOST_TEMPERATURES = 40  # of a swarm: about twice as many as TOO_FAR_FROM_PRIOR takes
 _LEAST_EXPONENT = -40.0  # e⁻⁴⁰ is below rounding, and squares of less are denormal, which is slow
 
@@ -100,7 +102,7 @@ class Stages:
         self.bridge = BridgeStage(answers, budget, clock, report, self._weigh)
 
     def start_of_bank(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        """The same with its first points, for queries for which they are dense enough already."""
+        """`bank` with its first points, for queries for which these are dense enough already."""
         first = target.timed(self._clock, _FEW_POINTS)
         points, log_likelihood = first.log_likelihood_of_bank()
         offer, dense = self._weighed_bank(
@@ -138,7 +140,7 @@ class Stages:
         self._clock.beat()
         islands = weights[: each * NUM_ISLANDS].unflatten(0, (NUM_ISLANDS, each))
         spread = islands.mean(1).std(0)  # NaN if there are too few points
-        # Points are evenly spread within each island, and all together have a smaller error yet.
+        # All points together are spread more evenly than those of islands: their error is smaller.
         error = _ISLAND_FACTOR * spread / math.sqrt(NUM_ISLANDS) / (total / len(points))
         pareto_k = torch.full_like(ess, math.inf)
         dense = ((ess >= least_ess) & (error <= most_error)).nonzero()[:, 0]
@@ -172,6 +174,7 @@ class Stages:
         return torch.zeros_like(self.answers.ess[rows])
 
     def integrate(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
+        """Integrate over a grid, where that takes few enough cells."""
         tolerance = _GRID_TOLERANCE[target.latent_dim]
         grid = Grid(tolerance, max_cells=_MOST_CELLS, num_checks=_NUM_GRID_CHECKS)
         most = self._left(rows) - _NUM_GRID_CHECKS
@@ -223,7 +226,7 @@ class Stages:
         return self._anneal(self._few, target, rows, target, None, FEW_ROUNDS, generator)
 
     def anneal_more(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
-        """The same with more particles, and more draws."""
+        """`anneal` with more particles and more draws."""
         more = Annealing(MORE_PARTICLES, 1, 1, 3, _ESS_SHARE)
         return self._anneal(more, target, rows, target, None, MORE_ROUNDS, generator)
 
@@ -269,7 +272,7 @@ class Stages:
         """Anneal particles along a path to the target, and draw from fits to them.
 
         `unseen` is the share of p(z|x), (B,), in modes that the path does not lead to; None: it
-        comes from the prior and leads to all of them.
+        starts from the prior and leads to all of them.
         """
         for_particles, for_climbs, for_rounds = spawn(generator, 3)
         in_bank = self.bank_points.of(target, rows, for_climbs)
@@ -304,7 +307,7 @@ class Stages:
 
 
 def _length(path: Bridge) -> Tensor:
-    """Approximate number of temperatures of a path, as from the prior, shape (B,)."""
+    """Approximate number of temperatures along a path, as `distance_from_prior`, shape (B,)."""
     _, log_ratio = path.log_likelihood_of_bank()
     cold, ess = torch.zeros_like(log_ratio[0]), float(FEW_PARTICLES)
     return distance_from_prior(next_temperature(log_ratio, cold, ess), path.latent_dim)

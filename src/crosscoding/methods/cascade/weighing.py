@@ -1,4 +1,4 @@
-"""From a proposal to answers: weights draws of it."""
+"""Answers from proposals, by weighting draws of them."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,8 @@ from crosscoding.methods.cascade.best_so_far import BestSoFar
 from crosscoding.methods.importance import weighted_findings
 from crosscoding.target.base import Target
 
-BEYOND = 1.0  # nats above the largest weight, where a point lies outside the fit; as in `drawing`
+# Nats above the largest weight, beyond which a point lies outside the fit; as in `drawing`.
+BEYOND = 1.0
 _PIECES = 20  # in which draws are weighted if time is limited
 
 
@@ -63,8 +64,8 @@ def _weighted_draws(
 ) -> tuple[Tensor, Tensor]:
     """`num` draws and their log-weights, or as many as there is time for.
 
-    A piece has at least one draw per dimension, as the fixed cost of drawing at all, in matrix
-    products, is about as large as that of so many draws.
+    A piece has at least one draw per dimension, as the fixed cost of a piece, in matrix products,
+    is about as large as the cost of so many draws.
     """
     if not clock.is_limited:
         z, log_q = proposal.rsample_and_log_prob(num, generator=generator)

@@ -22,15 +22,15 @@ from crosscoding.methods.numerics.resampling import flattened, next_temperature
 from crosscoding.random import quasi_normal
 from crosscoding.target.base import Target
 
-# Variance of the wide copy, and its share of the draws. Half or twice of either, or of the next,
+# Variance of the wide copy, and its share of the draws. Halving or doubling either, or the next,
 # changes the ESS of `Auto` on mnist-20d by 10 % or less, about as much as another seed does.
 _WIDER, _WIDER_SHARE = 2.5, 0.12
-# Of the draws, from the prior: no weight exceeds 50 times the prior's.
+# Share of the draws from the prior: no weight exceeds 50 times what the prior alone would give it.
 _PRIOR_SHARE = 0.02
-# Squared distance per dimension, in the reference's scatter, above which draws count less. Halving
-# or doubling it or the next two leaves log p(x) right to 0.05 nats on six densities of the tests.
+# Squared distance per dimension, in units of the reference's scatter, above which draws count less.
+# Halving or doubling it or the next two leaves log p(x) right to 0.05 nats on six test densities.
 _FAR_OUT = 10.0
-_TAIL_SHARE, _REFERENCE_SHARE = 0.08, 0.06  # of the draws, for a bare density
+_TAIL_SHARE, _REFERENCE_SHARE = 0.08, 0.06  # shares of the draws, for a bare density
 
 
 def adapt(
@@ -114,7 +114,7 @@ def fit_to_weighted(
     target: Target,
     generator: Generator,
 ) -> Fitted:
-    """The likeliest member of the family for draws of which enough have weight."""
+    """The maximum-likelihood fit to weighted draws, enough of which have weight."""
     apart, tick = _apart(draws, target.prior_scale), target.clock.tick
     return fit_to_draws(family, apart, log_weights, generator=generator, tick=tick)
 

@@ -32,14 +32,14 @@ MAX_TEMPERATURES = 150  # bounds the time of particles that do not get to p(z|x)
 _WANTED_ACCEPTANCE, _LEAST_ACCEPTANCE = 0.75, 0.3
 _SHORTENING, _MOST_RETRIES = 0.4, 8
 _QUARTER = 0.5 * math.pi  # longest path on a round Gaussian: a longer one turns back
-# Change of log ε per difference of the acceptance rate from the wanted one: larger ones follow the
-# temperature sooner, and the noise of the rate too.
+# Change of log ε per difference of the acceptance rate from the wanted one: a larger one follows
+# the temperature sooner, but also the noise of the rate.
 _ADAPTATION = 0.7
 
 
 @dataclass(frozen=True)
 class Annealing:
-    """`TemperedSMC` without defaults; `run` returns the particles."""
+    """The algorithm of `TemperedSMC`; `run` returns the particles."""
 
     num_particles: int
     num_islands: int
@@ -105,7 +105,7 @@ class Annealing:
         points, log_likelihood = points[:num], log_likelihood[:num]
         if points.ndim == 2:  # the same for all queries
             points = points[:, None].expand(-1, target.num_queries, -1)
-        # Stretches of the bank, not every n-th point, as each stretch is spread evenly.
+        # Islands are stretches of the bank, not every n-th point, as each stretch is spread evenly.
         islands = _by_island(log_likelihood, self.num_islands)
         temperature = self._first_temperature(islands.flatten(0, 1))
         log_weights = flattened(islands, temperature)

@@ -21,9 +21,9 @@ from torch.nn import functional as F
 from crosscoding.random import uniform
 
 _STEPS = 40  # accelerated ones: what is left to gain falls with the square of their number
-_MOST_NUMBERS = 2**25  # of the inverses that are in memory at once
-_PENALTY = 10.0  # of the squared weights: those of pairs are about 0.3 without evidence for them
-_BIAS_PENALTY = 0.1  # far less: it only keeps the logits of values finite that no draw has
+_MOST_NUMBERS = 2**25  # entries of the inverses that are in memory at once
+_PENALTY = 10.0  # of squared weights: a Gaussian prior of deviation 0.3 on those of pairs
+_BIAS_PENALTY = 0.1  # far less: it only keeps the logits finite of values that no draw has
 # Factor of the logits of the wide part, and its share: no weight exceeds 10 times what it would be
 # under that part alone. A larger share costs ESS where the fit is good.
 _SHRUNK, _SHARE = 0.6, 0.1
@@ -35,7 +35,7 @@ class AutoregressiveFit:
 
     Args:
         weight: W and, last, b, for the values 1 to K − 1 of each place: (B, D, K − 1, P + 1), with
-            P = D (K − 1) the indicators of such values; 0 for places that are not before.
+            P = D (K − 1) indicators of such values; 0 for places that do not come before.
     """
 
     weight: Tensor

@@ -16,10 +16,10 @@ from torch import Generator, Tensor
 
 from crosscoding.random import normal, quasi_normal, uniform
 
-# Variance of the wide copy, and its share of the draws. Half or twice of either changes the ESS of
-# `Auto` on mnist-20d by 10 % or less, about as much as another seed does.
+# Variance of the wide copy, and its share of the draws. Halving or doubling either changes the ESS
+# of `Auto` on mnist-20d by 10 % or less, about as much as another seed does.
 _WIDER, _WIDER_SHARE = 2.5, 0.12
-_TAIL_SHARE = 0.08  # of the draws of a bare density, from a Cauchy distribution
+_TAIL_SHARE = 0.08  # share of the draws of a bare density that come from a Cauchy distribution
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,7 @@ class Components:
         return torch.logaddexp(log_density, tails)
 
     def draw(self, chosen: Tensor, *, generator: Generator) -> Tensor:
-        """One draw of a component each, of the component `chosen` (S, C): (S, C, latent).
+        """Draws (S, C, latent), each from the component that `chosen`, (S, C), gives.
 
         Columns share their random numbers, so that an answer does not depend on other queries.
         """

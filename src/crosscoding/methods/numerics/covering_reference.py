@@ -43,17 +43,17 @@ from crosscoding.target.density import DensityTarget
 
 # Degrees of freedom of the parts, and their shares: half for the narrow part, and enough for each
 # heavier one to find mass in tails like its own. Weights are at most 1 / share times those of the
-# part alone (Hesterberg 1995): 7 times for the rarest, and twice as much with modes' own parts.
+# part alone (Hesterberg 1995): 7 times for the rarest, and twice as much if modes have parts.
 KINDS = (NORMAL, 4, 1, EACH_CAUCHY)
 SHARES = (0.5, 0.2, 0.15, 0.15)
 # On six densities of the tests, log p(x) is right to 0.02 nats, and to 0.06 with half or twice any
 # of the next six.
 _PEAK_KIND, _PEAKS_SHARE = 4, 0.5
-_EVEN = 0.5  # of the modes' share, which is divided evenly; the rest is divided by mass
+_EVEN = 0.5  # part of the modes' share that is divided evenly; the rest is divided by mass
 _NUM_STARTS = 200  # draws that climbs start from
-_ROUNDS = 12  # of adapting, at most
+_ROUNDS = 12  # most rounds of adapting
 _STEPS = 20  # of the fit of m and S
-_TIME_SHARE = 0.2  # of the time left
+_TIME_SHARE = 0.2  # share of the time left, for adapting and again for the search
 _GAIN = 1.05  # factor in ESS, below which a round has not helped
 
 
@@ -152,7 +152,7 @@ class Reference:
         return reference
 
     def _with_peaks(self, target: DensityTarget) -> tuple["Reference", bool]:
-        """This reference with the modes that a search finds; whether there was time to search."""
+        """This reference with the modes that a search finds, and whether there was time for it."""
         for_starts, for_search = spawn(Generator().manual_seed(1), 2)
         clock = target.clock
         left = _TIME_SHARE * clock.left if clock.is_limited else None

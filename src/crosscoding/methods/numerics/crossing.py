@@ -1,7 +1,7 @@
-"""What particles that crossed from a Gaussian to p(z|x) estimate, and what they may lack.
+"""Estimates from particles that crossed from a Gaussian to p(z|x), and what these may lack.
 
-Particles form islands that share nothing but their step size. Each estimates log p(x) and the mean
-of z by itself, so the spread of the islands gives the errors of both.
+Particles form islands that share only temperatures and step sizes. Each estimates log p(x) and the
+mean of z by itself, so the spread of the islands gives the errors of both.
 """
 
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from crosscoding.methods.numerics.swarm import one_error
 
-# Times the squared distance of the farthest draw, beyond which a climb is elsewhere: draws are a
-# few thousand, so a chain that has arrived is hardly ever farther out than all of them.
+# Times the squared distance of the farthest draw, beyond which a chain is elsewhere: there are a
+# few thousand draws, so a chain that has arrived is hardly ever farther out than all of them.
 _BEYOND = 1.1
 
 
@@ -57,7 +57,7 @@ class Crossing:
         """log p(x) in nats and its standard error, both (B,).
 
         An island's log Ẑ is nearly normal, with a variance v that lowers its mean by v / 2. The
-        mean of Ẑ itself would be too low with too small an error: of 48 linear-Gaussian posteriors,
+        mean of Ẑ itself would be too low with too small an error: on 48 linear-Gaussian posteriors,
         errors were 1.5 to 2.7 times those stated, and 0.9 to 1.8 times with this estimate.
         """
         logs = self.log_islands.double()
@@ -70,7 +70,8 @@ class Crossing:
     def ess(self) -> Tensor:
         """Effective sample size of all draws from the spread of the islands' means, (B,).
 
-        It is that of a mean in units of the draws' variance, in `one_error` of all directions.
+        It is one over the squared error of the mean, in units of the draws' variance, as
+        `one_error` combines directions.
         """
         means = self.z.unflatten(0, (len(self.log_islands), -1)).mean(1)
         within = self.z.var(0).clamp_min(1e-30)
@@ -78,13 +79,13 @@ class Crossing:
         return (1 / error.clamp_min(1e-12)).clamp_max(float(len(self.z)))
 
     def missed(self, root: Tensor) -> Tensor:
-        """What climbs from the prior say the draws lack, shape (B,).
+        """Share of the chains from the ends of climbs that did not come to the draws, shape (B,).
 
-        It is 0 where all chains from the ends of climbs came to the draws. Each chain elsewhere
-        counts with its share of all: it may be at a mode of unknown mass, or not have arrived yet.
+        Each of these may be at a mode of unknown mass, or not have arrived yet.
 
         Args:
-            root: R, shape (B, latent, latent).
+            root: R of the Gaussian N(m, R Rᵀ) that particles started from, shape
+                (B, latent, latent).
         """
         centre = self.z.mean(0)
         far = _squares(self.ends - centre, root)

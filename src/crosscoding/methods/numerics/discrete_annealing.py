@@ -36,8 +36,8 @@ from crosscoding.target.discrete_target import DiscreteTarget, Reference
 MAX_TEMPERATURES = 150  # as in `annealing`
 _FIRST_COST = 1.0  # of moves at the first temperature; later ones adapt it
 _LEAST_ACCEPTANCE = 0.05  # of moves, below which particles count as stuck
-# Of the reference's draws that stays effective at the first temperature: with more, the first step
-# is shorter; with less, few draws are left to find every mode.
+# Share of the reference's draws that stays effective at the first temperature: with more, the first
+# step is shorter; with less, few draws are left to find every mode.
 _START_SHARE = 0.25
 
 
@@ -84,7 +84,8 @@ class Particles:
     def ess(self, inputs_of: Callable[[Tensor], Tensor]) -> Tensor:
         """Effective sample size from the spread of the islands' means, shape (B,).
 
-        As `Swarm.ess`, for the means of the decoder's inputs: shares of values, not of numbers.
+        As `Swarm.ess`, but for means of the decoder's inputs, which are shares of values: means of
+        the values themselves say nothing.
         """
         inputs = inputs_of(self.z).flatten(3)
         weights = self.log_islands.softmax(0)[..., None]
@@ -138,8 +139,8 @@ class DiscreteAnnealing:
             draws: Draws of the reference, (N, B, D), with N a multiple of the number of islands.
             log_ratio: log p(z, x) / r(z) there, (N, B).
             reference: r; None: p(z).
-            most_decodes: Most evaluations of each query, (B,), after which it stops on its way;
-                None: no limit.
+            most_decodes: Most decoder evaluations of each query, (B,), after which its particles
+                stop on their way; None: no limit.
             generator: For all random numbers.
             report: Receives progress.
         """
@@ -218,7 +219,7 @@ class DiscreteAnnealing:
         """
         shape, path = chains.shape[:2], (state.temperature, state.reference)
         points = state.target.points(chains.flatten(0, 1), *path)
-        none = points.changes.new_empty(0)  # as (S, B, D, K) numbers a move are too many to keep
+        none = points.changes.new_empty(0)  # (S, B, D, K) numbers per move are too many to keep
         states = [replace(points, changes=none)]
         total, fresh = torch.zeros_like(state.temperature), self._fresh(state, shape, generator)
         for step in range(1, self.num_moves):
@@ -260,7 +261,7 @@ class DiscreteAnnealing:
 
 @dataclass(eq=False)
 class _State:
-    """What all queries that are not finished have, beside their particles."""
+    """State of the queries that are not finished, apart from their particles."""
 
     target: DiscreteTarget
     reference: Reference | None

@@ -1,10 +1,10 @@
-"""Searches for discrete states that an answer lacks: by chains from the prior, and around states.
+"""Searches for discrete states that an answer lacks: by chains from the prior, and by neighbours.
 
-Every chain goes from a draw of the prior to p(z|x) by informed moves. Unlike particles that are
-resampled, none of them dies out, whatever its weight: a mode that looks poor at low temperatures
-keeps its chains. Their ends join the known states. A known state that is likelier than the fitted
-density allows is a sign of a mode that the fit lacks, so its neighbours, which differ in one place,
-join them too; what these still add is the share that the answer is likely to lack.
+Every chain goes from a draw of the prior to p(z|x) by informed moves. Unlike resampled particles,
+no chain dies out, whatever its weight: a mode that looks poor at low temperatures keeps its chains.
+Their ends join the known states. A known state that is likelier than the fitted density allows is a
+sign of a mode that the fit lacks, so its neighbours, which differ in one place, join the known
+states too. The mass that the last of them add is the share that the answer is likely to lack.
 
 Source: the chains are those of Neal (2001), Annealed importance sampling. Differs in: their weights
 are not used.
@@ -25,8 +25,8 @@ _NUM_CHAINS, _NUM_MOVES = 64, 48  # more chains find rarer modes, and more moves
 LOOK_DECODES = float(2 * _NUM_CHAINS * _NUM_MOVES)  # decoder evaluations of a query
 _FIRST = 0.02  # the lowest temperature; they rise by equal factors
 _FIRST_COST = 1.0  # of moves at first; later ones adapt it
-# Of looking at neighbours: rounds, states whose neighbours are looked at, and states that may join.
-# A state has D (K − 1) neighbours, all of which are decoded.
+# Rounds of looking at neighbours; in each, states whose neighbours are looked at, and most states
+# that may join. A state has D (K − 1) neighbours, all of which are decoded.
 _ROUNDS, _AT_ONCE, _MOST_ADDED = 3, 6, 256
 BEYOND = math.log(20.0)  # log p(z, x) / q(z) p(x) above which a state is likelier than q allows
 

@@ -1,4 +1,4 @@
-"""The stages of `methods.discrete` for states that are too many to enumerate."""
+"""The stages of `methods.discrete`, for priors with too many states to enumerate."""
 
 import math
 import time
@@ -24,12 +24,10 @@ from crosscoding.result.trace import Stage
 from crosscoding.target.discrete_target import DiscreteTarget
 
 NUM_ISLANDS = 16  # of particles: fewer estimate the error of log p(x) too roughly
-_MAX_PRIOR, _FIRST_PRIOR = (
-    2**14,
-    2**8,
-)  # draws of the prior, and those of a piece if time is limited
+_MAX_PRIOR = 2**14  # draws of the prior
+_FIRST_PRIOR = 2**8  # of these, weighted at once if time is limited
 _MOST_OPERATIONS = 2e10  # multiply-adds for the draws of the prior: about a second
-_ESS_SHARE = 0.5  # of the particles, at which the next temperature follows
+_ESS_SHARE = 0.5  # share of the particles that stays effective up to the next temperature
 _ANNEAL = DiscreteAnnealing(NUM_ISLANDS, num_chains=4, num_moves=32, ess_share=_ESS_SHARE)
 _BRIDGE = DiscreteAnnealing(NUM_ISLANDS, num_chains=32, num_moves=16, ess_share=_ESS_SHARE)
 _MORE = DiscreteAnnealing(NUM_ISLANDS, num_chains=16, num_moves=64, ess_share=_ESS_SHARE)
@@ -38,8 +36,9 @@ _FIRST_DRAWS, _MOST_DRAWS = 2**13, 2**15  # of the fitted density
 _WANTED_ESS = 800.0  # a little more than the verdict asks for
 _MOST_FEATURES = 256  # of the fitted density, above which fitting it takes longer than particles
 _CONTRADICTION = 3.0  # errors by which another stage's log p(x) may be higher: by chance, 0.1 % are
-_MOST_DISAGREEMENT = 0.25  # nats between islands above which they are no search, as in `swarm`
-_OF_PRIOR, _MOST_KNOWN = 512, 1024  # draws of the prior, and states of all, that S is chosen from
+_MOST_DISAGREEMENT = 0.25  # nats of error by islands, above which they are no search: see `swarm`
+_OF_PRIOR = 512  # likeliest draws of the prior that S may be chosen from
+_MOST_KNOWN = 1024  # states in S
 _STAGES = ("prior", "anneal", "look", "refine", "bridge")
 _STREAMS = (*_STAGES, "refine again", "strays")
 
@@ -73,7 +72,7 @@ class DiscreteSearch:
         nothing = target.like.new_zeros(target.num_queries)
         self._trace = {name: Stage(name, nothing.clone(), nothing.clone()) for name in _STAGES}
         self._best: Findings | None = None
-        self._highest = torch.full_like(nothing, -math.inf)  # log p(x) less three errors, of any
+        self._highest = torch.full_like(nothing, -math.inf)  # of any stage's log p(x) − 3 errors
         self._finished = nothing == 0
 
     def run(self, generator: Generator) -> Findings:
@@ -104,7 +103,7 @@ class DiscreteSearch:
         draws = target.draw_prior(num, generator=generator)
         pieces, stop = [], target.clock.within(0.25)
         size = _FIRST_PRIOR if target.clock.is_limited else num
-        unlimited = target.timed(UNLIMITED)  # there is always an answer
+        unlimited = target.timed(UNLIMITED)  # so that there always is an answer
         for piece in draws.split(size):
             if pieces and stop():
                 break
@@ -149,7 +148,7 @@ class DiscreteSearch:
         self._refine(target, rows, again, known, streams["refine again"])
 
     def _anneal_more(self, target: DiscreteTarget, rows: Tensor, generator: Generator) -> None:
-        """The same with more particles, where no density can be fitted to them."""
+        """Anneal with more particles, where no density can be fitted to them."""
         some = self._affordable(rows, _TEMPERATURES * _MORE.num_states)
         if not len(some):
             return
@@ -157,7 +156,7 @@ class DiscreteSearch:
         self._anneal(target, rows, generator, _MORE, "bridge")
 
     def _affordable(self, rows: Tensor, decodes: int) -> Tensor:
-        """Which of the rows are open and can afford so many decodes; others are not finished."""
+        """Places of unsettled rows that can afford the decodes; marks others as not finished."""
         left = self._grades()[rows] > 0
         affordable = decodes <= self._left(rows)
         self._finished[rows[left & ~affordable]] = False
@@ -205,7 +204,7 @@ class DiscreteSearch:
     def _fitted(
         self, target: DiscreteTarget, rows: Tensor, particles: Particles, generator: Generator
     ) -> tuple[AutoregressiveFit, _States]:
-        """A fit to particles and to strays, if there are any; and these."""
+        """A fit to particles and to strays, if there are any, and the states that were found."""
         start = time.perf_counter()
         draws = self._draws_of_prior, self._prior_log_likelihood[:, rows]
         log_evidence, _ = particles.log_evidence
@@ -221,7 +220,7 @@ class DiscreteSearch:
         found: _States,
         generator: Generator,
     ) -> _States:
-        """Weight draws of a fit: a few, and as many more as promise to be enough.
+        """Weight draws of a fit: a few, and more if these promise to be enough.
 
         Args:
             target: The target of these queries.

@@ -25,8 +25,9 @@ from crosscoding.methods.numerics.resampling import taken
 from crosscoding.random import spawn, uniform
 from crosscoding.target.discrete_target import DiscreteTarget
 
-# Starts from the prior, and opposite to particles. Modes that fewer of the first can be led to are
-# lost: six of 36 constructed cases (docs/discrete.md). Each costs two decodes.
+# Starts from the prior, and opposite to particles; each costs two decodes. A mode is lost if fewer
+# than one in so many draws of the prior lead to it: in six of 36 constructed cases
+# (docs/discrete.md).
 _NUM_STARTS, _NUM_OPPOSITE = 4096, 64
 _NUM_CHAINS, _NUM_MOVES, _NUM_KEPT = 64, 24, 12  # the last states of each chain are kept
 _AT_ONCE = 512  # starts, as each needs (B, D, K) numbers
@@ -44,7 +45,7 @@ def fitted(
     *,
     generator: Generator,
 ) -> tuple[AutoregressiveFit, tuple[Tensor, Tensor]]:
-    """A density fitted to particles, or where there are strays to both, half to each.
+    """A density fitted to particles or, where there are strays, to both with equal weight.
 
     Args:
         target: The target, flat.
@@ -79,7 +80,7 @@ def strays(
     *,
     generator: Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """States that a fit makes too rare.
+    """Search for states that a fit makes too rare.
 
     Args:
         target: The target, flat.
@@ -113,7 +114,7 @@ def strays(
 
 
 def opposites(z: Tensor, log_weights: Tensor, num_values: int, *, generator: Generator) -> Tensor:
-    """Draws with probabilities ∝ 1 − p for each value, which particles have with probability p.
+    """Draws in which a value has a probability ∝ 1 − p, where p is its share of the particles.
 
     Args:
         z: Particles, shape (S, B, D).
@@ -138,7 +139,7 @@ def _starts(z: Tensor, log_likelihood: Tensor) -> Tensor:
 
 
 def _jumped(target: DiscreteTarget, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Where jumps from z (S, B, D) end, or z where that is likelier, and log p(z, x) there."""
+    """Ends of jumps from z (S, B, D), or z itself if it is likelier, and log p(z, x) there."""
     ends, heights = [], []
     now = z.new_ones(z.shape[1])
     for some in z.split(_AT_ONCE):

@@ -16,7 +16,7 @@ from crosscoding.target.discrete_target import DiscreteTarget
 
 MAX_STATES = 2**20  # all are decoded, so time doubles with each switch; above, states are searched
 _AT_ONCE = 2**14  # states
-_MOST_KEPT = 2**12  # states that are all returned, with their weights
+_MOST_KEPT = 2**12  # most states for which all are returned, with their weights
 
 
 @torch.no_grad()
@@ -25,8 +25,8 @@ def enumerated(
 ) -> Findings:
     """Exact findings for a flat target of at most `MAX_STATES` states.
 
-    Few states are returned as draws with their probabilities. Of more, `num_draws` are drawn, each
-    with its exact probability, by inverting the distribution function at evenly spaced points.
+    Few states are all returned as draws, with their probabilities. From more, `num_draws` are drawn
+    with exact probabilities, by inverting the distribution function at evenly spaced points.
 
     Args:
         target: The target.

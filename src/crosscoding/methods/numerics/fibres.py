@@ -1,4 +1,4 @@
-"""p(z|x) along a few directions: the planes through given points, each as a query of its own.
+"""p(z|x) along a few directions: each plane through a given point is a query of its own.
 
 z = u + V v,   p(v, x | u) = N(v; 0, I) p(x | u + V v)
 """
@@ -45,7 +45,7 @@ class Fibres(Target):
 
     @property
     def curvature_decodes(self) -> Tensor:
-        return self._directions.any(1).sum(-1)  # a query has none of the directions of others
+        return self._directions.any(1).sum(-1)  # a query may have fewer directions than others
 
     def curvature_along(self, z: Tensor, directions: Tensor) -> Tensor:
         return (self.curvature(z) @ directions.double()[..., None])[..., 0]

@@ -25,13 +25,14 @@ from crosscoding.target.base import Target
 # for each point.
 MOST_DIM = 512
 # Halving or doubling any of the others changes no answer of `Auto` on mnist-20d, except that half
-# of `_NO_MODE` costs 12 % more decodes. `Laplace` has an ESS of 28, or 19 with half `_DAMPINGS`.
+# of `_NO_MODE` costs 12 % more decodes. `Laplace` has an ESS of 28, or 19 with half of `_DAMPINGS`.
 _NO_MODE = 4.0  # nats below all modes together: e⁻⁴ = 0.018 of p(z|x), less than `MISSED` allows
 _LEAST_GAIN = 1e-3  # nats that a step must promise, or the climb ends: 1/40 of a trusted error
 _SAME = 1.0  # squared distance in standard deviations, within which two modes are one
-_NEAR = 0.25  # the same, within which a climb goes where the best one of its query goes
+_NEAR = 0.25  # the same, within which a climb joins the best one of its query
 _DAMPINGS = (0.1, 1.0, 10.0, 100.0)  # tried at each step, relative to the best one of the last step
-# Factor if none of them gains, so that the next four start where these end; and where a climb ends.
+# Factor of the damping if none of them gains, so that the next four continue these, and the damping
+# at which a climb ends.
 _MORE_DAMPING, _MOST_DAMPING = 500.0, 1e8
 
 
@@ -197,7 +198,7 @@ class _Climbs:
         self._drop_finished()
 
     def ends(self) -> Modes:
-        """Where the climbs are now, those that joined another one with it."""
+        """Where the climbs are now; a climb that joined another one is where that one is."""
         joined = self._leader != self._own
         order, query = _those_first(~joined)
         curvature = self._all.curvature(self.z[order, query])
@@ -221,7 +222,7 @@ class _Climbs:
         self._leader = self._leader.gather(0, self._leader)
 
     def _running(self) -> tuple[Tensor, Tensor]:
-        """Where the running climbs are: first in each query, in as many rows as any query has."""
+        """Indices (row, query) of the running climbs, padded to as many as any query has."""
         order, place = _those_first(~self._over[:, self.active])
         return order, self.active[place]
 
@@ -233,7 +234,7 @@ class _Climbs:
 
 
 def _those_first(chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices into (K, B): those chosen first in each column, in as many rows as any column has."""
+    """Indices into (K, B) of those chosen in each column, padded to as many as any column has."""
     num = int(chosen.sum(0).amax()) if chosen.numel() else 0
     order = (~chosen).to(torch.int8).argsort(dim=0, stable=True)[:num]
     return order, torch.arange(chosen.shape[1], device=chosen.device).expand_as(order)
@@ -311,7 +312,7 @@ def lacking_modes(modes: Modes, log_weights: Tensor, draws: Tensor) -> Tensor:
         draws: Shape (S, B, latent); each counts for the mode whose Gaussian makes it likeliest.
     """
     counts, weights = log_weights > -_NO_MODE, log_weights.exp()
-    share = counts.to(weights)  # of the draws; of all of them, where one mode counts
+    share = counts.to(weights)  # of the draws: all of them if one mode counts
     several = (counts.sum(0) != 1).nonzero()[:, 0]
     if len(several):
         share[:, several] = _shares_of(modes.select(several), counts[:, several], draws[:, several])
@@ -319,7 +320,7 @@ def lacking_modes(modes: Modes, log_weights: Tensor, draws: Tensor) -> Tensor:
 
 
 def _shares_of(modes: Modes, counts: Tensor, draws: Tensor) -> Tensor:
-    """Share of the draws whose likeliest mode is this one, of those that count, (K, B)."""
+    """For each mode, the share of the draws for which it is the likeliest that counts, (K, B)."""
     densities = []
     for z, precision, own in zip(modes.z, modes.precision, counts, strict=True):
         gap = (draws - z).transpose(0, 1).double()

@@ -1,4 +1,4 @@
-"""A log-density and its gradient at many points, guarded where paths or decoders diverge."""
+"""A log-density and its gradient at many points, with guards for paths that diverge."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from torch import Tensor
 from crosscoding.errors import NonFiniteError, counted
 from crosscoding.target.base import Target
 
-_FAR = 1e3  # prior standard deviations from 0, where a path has diverged
+_FAR = 1e3  # prior standard deviations from 0, beyond which a path has diverged
 
 Density = Callable[[Tensor], Tensor]
 """log π(z) in nats, not normalised: z (C, B, latent) -> (C, B)."""

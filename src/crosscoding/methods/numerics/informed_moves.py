@@ -1,11 +1,11 @@
-"""Moves between discrete states that gradients inform, all places at once.
+"""Gradient-informed moves between discrete states, of all places at once.
 
     q(z'|z) = Π_i q_i(z'_i|z),   q_i(k|z) ∝ exp(½ d_ik − c [k ≠ z_i])
     accept with min(1, π(z') q(z|z') / π(z) q(z'|z))
 
-d_ik is the change of log π, to first order, if place i takes the value k, so each q_i is locally
-balanced: half of the change. The cost c of leaving a value sets how many places change at once; it
-is adapted to the acceptance rate. A large c changes hardly more than one place, as Gibbs with
+d_ik is the change of log π, to first order, if place i takes the value k; half of it makes each q_i
+locally balanced. The cost c of leaving a value sets how many places change at once; it is adapted
+to the acceptance rate. A large c changes hardly more than one place, as Gibbs with
 gradients does.
 
 Source: Grathwohl et al. (2021), Oops I took a gradient, eq. 4–5; Zhang, Liu & Liu (2022), a
@@ -20,10 +20,10 @@ from crosscoding.random import uniform
 from crosscoding.target.discrete_target import DiscretePoints, DiscreteTarget, Reference
 
 WANTED_ACCEPTANCE = 0.574  # best for Langevin moves: Roberts & Rosenthal (1998)
-# Change of c per difference of the acceptance rate from the wanted one: larger ones follow the
-# temperature sooner, and the noise of the rate too.
+# Change of c per difference of the acceptance rate from the wanted one: a larger one follows the
+# temperature sooner, but also the noise of the rate.
 _ADAPTATION = 1.0
-_TINY = 1e-20  # of uniform numbers, whose logarithm is taken twice
+_TINY = 1e-20  # least uniform number, as its logarithm is taken twice
 
 
 def moved(
@@ -66,7 +66,7 @@ def redrawn(
     *,
     generator: Generator,
 ) -> tuple[DiscretePoints, Tensor]:
-    """The points after a proposal of draws of the reference, z (S, B, D); returns as `moved`."""
+    """The points after proposing draws z (S, B, D) of the reference; returns what `moved` does."""
     there = target.points(z, temperature, reference)
     gain = temperature * (there.log_ratio - points.log_ratio)
     return _accepted(points, there, gain, generator)

@@ -16,8 +16,8 @@ from torch import Generator, Tensor
 from crosscoding.diagnostics import pareto_smooth
 
 _SEED = 0x5EED
-_EMPTY = 2**63 - 1  # the number of an empty state
-# Nats: states that neither S nor the draws held were worth up to 0.006 of log p(x) in comparisons
+_EMPTY = 2**63 - 1  # the number of a place without a state
+# Nats of log p(x) in states that are neither in S nor among the draws: up to 0.006 in comparisons
 # with enumeration, where almost all of p(z|x) was in S and the draws' own spread was 0.0001.
 _UNSEEN = 5e-3
 _FEW_OUTSIDE = 0.01  # share of p(z|x) outside S below which the tail of its weights does not count
@@ -79,7 +79,7 @@ class Stratified:
         z: Shape (M + N, B, D).
         log_weights: Normalised, shape (M + N, B).
         log_evidence, error: log p(x) and its standard error, shape (B,).
-        ess: As many draws from p(z|x) would give p(x) with this error; at most N; shape (B,).
+        ess: Number of draws from p(z|x) with the same error of p(x), at most N; shape (B,).
         pareto_k: Of the weights outside S; NaN where hardly anything lies outside; shape (B,).
     """
 
@@ -117,8 +117,8 @@ class Stratified:
 def keys_of(z: Tensor) -> Tensor:
     """A number for each state, the same for equal ones: (*sample, D) -> (*sample,), int64.
 
-    Sums of random multiples, modulo 2^64: two of a million states share a number with a
-    probability of 3e-8.
+    It is a sum of random multiples, modulo 2^64: among a million states, the probability that two
+    share a number is 3e-8.
     """
     generator = Generator().manual_seed(_SEED)
     factors = torch.randint(-(2**63), 2**63 - 1, (z.shape[-1],), generator=generator)

@@ -22,7 +22,7 @@ from crosscoding.target.base import Target
 # two vectors, little beside a decode.
 _MEMORY = 30
 _LEAST_GAIN = 0.01  # nats that a step must promise, or the climb ends: 1/4 of a trusted error
-_ENOUGH = 1e-4  # of the gain promised by the slope: Nocedal & Wright (2006), section 3.1
+_ENOUGH = 1e-4  # share of the gain promised by the slope: Nocedal & Wright (2006), section 3.1
 _SHORTEST = 1e-6  # of a full step, below which the climb ends
 
 
@@ -61,9 +61,8 @@ class _Ascents:
         self._target, self.z = target, z
         self._value, self._gradient = self._at(z)
         size = self._gradient.norm(dim=-1).clamp_min(1e-30)
-        self._gain = (target.prior_scale / size).clamp_max(
-            target.prior_scale**2
-        )  # H before there are any moves
+        # H before there are any moves.
+        self._gain = (target.prior_scale / size).clamp_max(target.prior_scale**2)
         self._moves = z.new_zeros(_MEMORY, *z.shape)
         self._changes = torch.zeros_like(self._moves)
         self._inverse = z.new_zeros(_MEMORY, len(z))  # 1 / sᵀ y, 0 where there is none

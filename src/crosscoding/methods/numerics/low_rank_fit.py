@@ -111,7 +111,7 @@ class _Run:
         best: Takes the fits.
         decodes: Approximate number of decodes per query, for everything.
         num_choice: Draws by which fits are compared.
-        num_probes: Probes of the curvature that is left over.
+        num_probes: Probes of the curvature in the other directions.
         clock: Says when to stop.
     """
 
@@ -224,7 +224,7 @@ def _narrowed(
 ) -> tuple[Fitted, Tensor]:
     """A Gaussian at the mean of points (S, B, latent), with their mean curvature; its ranks, (B,).
 
-    A Newton step moves the mean if that gains. `nums` has the rank and the number of probes.
+    A Newton step moves the mean if log p(z, x) gains. `nums` has the rank and the number of probes.
     """
     rank, num_probes = nums
     for_start, for_probes = spawn(generator, 2)

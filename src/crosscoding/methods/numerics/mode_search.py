@@ -37,7 +37,7 @@ _NUM_STARTS, _MOST_DECODES = 512, 8192  # of a round: starts, and starts times t
 _SCREENED = 16  # points whose gradients are compared, for each start
 _FIRST_STEPS, _STEPS = 2, 12
 _MOST_CLIMBS, MOST_MODES = 32, 16  # climbed to the end, and kept
-_LIGHT = 6.0  # nats below the heaviest mode: e⁻⁶ = 0.0025, where a mode no longer counts
+_LIGHT = 6.0  # nats below the heaviest mode at which a mode no longer counts: e⁻⁶ = 0.0025
 _EVERYWHERE = (0.03, 100.0)  # distances from 0, in prior standard deviations
 _AROUND = (2.0, 60.0)  # distances from a mode, in its standard deviations
 _EXPLAINED = 0.9  # cosine between a gradient and that of the Gaussians at the modes

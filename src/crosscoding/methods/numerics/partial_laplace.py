@@ -1,12 +1,12 @@
 """Importance sampling for evidence that is narrow in a few of many latent directions.
 
-Split z = u + V v, with V the K directions in which p(z|x) is narrow. Draws of u come from near the
-prior, and those of v from Laplace's approximation to p(v | u, x), found anew for each u:
+Split z = u + V v, with V the K directions in which p(z|x) is narrow. Draws of u come from close to
+the prior, and those of v from Laplace's approximation to p(v | u, x), found anew for each u:
 
     w = N(v; 0, I) p(x | u + V v) / q(v | u) · N(y; 0, I) / q(y),   y = Wᵀ u,   p(x) = E[w]
 
 However narrow p(z|x) is, and however it bends, v is where p(x|z) is large. Only q(y) is fitted, in
-the directions W about which evidence tells most beside.
+the directions W that evidence informs most apart from V.
 
 Source: Cui, Law & Marzouk (2016), "Dimension-independent likelihood-informed MCMC", for the
 directions that evidence informs; Rue, Martino & Chopin (2009) for Laplace's approximation within a
@@ -27,10 +27,10 @@ from crosscoding.methods.numerics.resampling import flattened, next_temperature
 from crosscoding.random import normal, spawn, uniform
 from crosscoding.target.base import Target
 
-# Precision beyond the prior's, from which a direction is narrow. With all directions that have any
-# evidence, the ESS per draw fell from 0.2 to 0.01: they bend too much (decision 0012).
+# Precision beyond the prior's above which a direction is narrow. With all directions that evidence
+# informs at all, the ESS per draw fell from 0.2 to 0.01: they bend too much (decision 0012).
 _NARROW = 8.0
-MOST_NARROW = 0.125  # of all directions: more make planes larger, and Laplace's approximation worse
+MOST_NARROW = 0.125  # of all directions: more enlarge planes, and make the approximation worse
 _MOST_WIDE = 16  # directions in which q(y) is fitted, to a few hundred pilot draws
 _STEPS = 15  # at most, of a climb along the narrow directions
 # Shares of draws from the prior, where a fit may be too thin: no weight exceeds 20 times what it
@@ -39,8 +39,8 @@ _PRIOR_OF_V, _PRIOR_OF_Y = 0.05, 0.2
 # Standard deviations of Laplace's approximation are multiplied by this. Wider ones cost ESS, and
 # narrower ones leave large weights in the tails.
 _WIDER = 1.05
-# Effective draws that q(y) is fitted to at least, and as how many the prior's covariance counts.
-# With more, the fit keeps closer to the prior; with fewer, it follows the noise of single weights.
+# Effective draws that q(y) is at least fitted to, and as how many draws the prior's covariance
+# counts. With more, the fit keeps closer to the prior; with fewer, it follows the noise of weights.
 _FITTED_TO = 60.0
 _AS_PRIOR = 30.0
 _BYTES = 64 * 2**20  # of the evidence of planes that are climbed in together
@@ -48,7 +48,7 @@ _BYTES = 64 * 2**20  # of the evidence of planes that are climbed in together
 
 @dataclass(frozen=True, eq=False)
 class Directions:
-    """In which directions the evidence of B queries is narrow, and in which it tells less.
+    """The directions in which evidence is narrow, and those that it informs less, for B queries.
 
     Args:
         narrow: V, orthonormal, shape (B, latent, K); the last columns are 0 for queries with fewer.
@@ -69,7 +69,7 @@ class Directions:
         most = max(int(num.amax()), 1)
         used = torch.arange(most, device=num.device) < num[:, None]
         narrow = torch.linalg.eigh(curvature.mean(0))[1].flip(-1)[..., :most] * used[:, None]
-        # What evidence tells of u once v is fitted to it: the Schur complement of the curvature.
+        # What evidence tells about u once v is fitted to it: the curvature's Schur complement.
         mixed = narrow.mT @ curvature
         inner = mixed @ narrow + torch.diag_embed((~used).to(curvature))
         told = (curvature - mixed.mT @ torch.linalg.solve(inner, mixed)).mean(0)
@@ -188,7 +188,7 @@ class PartialLaplace:
         return self._log_weights(z, y, v, inside)
 
     def beside(self, z: Tensor, *, generator: Generator) -> Tensor:
-        """Points z (N, B, latent) with other v: where climbs along V end from prior draws of v."""
+        """Points with the u of z (N, B, latent), and v where climbs from prior draws of v end."""
         narrow, u = self.directions.narrow, self.directions.rest_of(z)
         start = _noise(1, len(u), narrow, generator)
         return u + along(narrow, _Inside.of(self.target, u, narrow, start).mean[0])
@@ -300,7 +300,7 @@ def _noise(num: int, size: int, narrow: Tensor, generator: Generator) -> Tensor:
 
 
 def _mixed(fitted: Tensor, prior: Tensor, share: float) -> Tensor:
-    """log of a mixture of two densities, of which the prior has this share."""
+    """log of a mixture of two densities; `share` is the prior's."""
     return torch.logaddexp(fitted + math.log1p(-share), prior + math.log(share))
 
 

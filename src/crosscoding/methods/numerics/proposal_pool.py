@@ -26,10 +26,12 @@ from crosscoding.methods.numerics.resampling import taken
 from crosscoding.random import spawn, uniform
 from crosscoding.target.base import Target
 
-# Of the draws, from the prior, or from the reference: no weight exceeds 50 times the prior's.
+# Share of the draws from the prior: no weight exceeds 50 times what the prior alone would give it.
+# The second is for the reference of a bare density.
 _PRIOR_SHARE, _REFERENCE_SHARE = 0.02, 0.06
 _ROUNDS = 8  # of fitting shares, which then change by less than their noise
-_EVEN = 0.1  # of the shares, divided evenly: draws that show a component's use may be lacking
+# Part of the shares that is divided evenly: draws that show a component's use may be lacking.
+_EVEN = 0.1
 _HEAVIEST = 512  # points to which the shares of a column are fitted
 
 

@@ -107,8 +107,7 @@ def log_mean_of_islands(log_islands: Tensor) -> tuple[Tensor, Tensor]:
     error = relative[0] * math.nan
     if count > 1:
         freedom = count - 1
-        quantile = (
-            1.96 + 2.37 / freedom + 2.82 / freedom**2
-        )  # of t at 97.5 %, accurate to 1 % from 4 on
+        # Of Student's t at 97.5 %, accurate to 1 % from 4 degrees of freedom on.
+        quantile = 1.96 + 2.37 / freedom + 2.82 / freedom**2
         error = mean_error(relative) * quantile / 1.96
     return log_mean, error.to(log_mean.dtype)

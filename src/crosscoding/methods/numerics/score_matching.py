@@ -4,7 +4,7 @@
                                    ḡ, G: mean and covariance of ∇ log p(z, x) there
 
 This minimises E‖∇ log p(z, x) − ∇ log q(z)‖²_Σ over the points. If p(z|x) is Gaussian, it is
-exact from latent + 1 points, however these are distributed, because a gradient holds as many
+exact from latent + 1 points, however these are distributed, because a gradient has as many
 numbers as z. A fit by moments needs hundreds of draws of p(z|x) for the same accuracy.
 
 Source: Cai et al. (2024), batch and match, section 3, in the limit of a large batch and learning

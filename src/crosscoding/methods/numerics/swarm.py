@@ -14,8 +14,9 @@ from torch import Tensor
 from crosscoding.methods.numerics.resampling import log_mean_of_islands
 from crosscoding.result.findings import Findings
 
-# Standard error of log p(x) by islands, in nats: six times a trusted one. With less, noise alone
-# would undo searches; with more, islands that found different modes would count as a search.
+# Largest standard error of log p(x) by islands, in nats, with which they count as a search: six
+# times a trusted one. With less, noise alone would undo searches; with more, islands that found
+# different modes would count as a search.
 _MOST_DISAGREEMENT = 0.25
 
 
@@ -53,7 +54,7 @@ class Swarm:
     def missed(self) -> Tensor:
         """0 where the particles count as a search for modes, (B,), and NaN where they do not.
 
-        They do not where they were stuck, or where the islands disagree.
+        They do not count if they were stuck, or if the islands disagree.
         """
         failed = self.stuck | (self.log_evidence_error > _MOST_DISAGREEMENT)
         return torch.where(failed, math.nan, torch.zeros_like(self.acceptance))
@@ -72,9 +73,9 @@ class Swarm:
     def ess(self) -> Tensor:
         """Effective sample size from the spread of the islands' means, shape (B,).
 
-        It is the variance of all particles over that of the mean, in `one_error` of all directions.
-        It is at most the number of particles in the effective number of islands: if one island
-        outweighs all others, its own.
+        It is the variance of all particles over that of the mean, as `one_error` combines
+        directions, and at most the number of particles in the effective number of islands: if one
+        island outweighs all others, the number of its own.
         """
         islands = self.z.unflatten(0, (len(self.log_islands), -1))
         weights = self.log_islands.softmax(0)[..., None]
@@ -105,8 +106,9 @@ class Swarm:
 def one_error(errors: Tensor, freedom: int) -> Tensor:
     """The squared error of a mean, for all directions: (B, latent) -> (B,).
 
-    It is the average, or the worst direction's if that is worse than the worst of so many would be
-    by chance half of the time. That shows a mode whose share differs from island to island.
+    It is the average over directions or, if larger, the error of the worst one relative to what the
+    worst of so many has by chance half of the time. That shows a mode whose share differs from
+    island to island.
 
     Source: Wilson & Hilferty (1931) for quantiles of χ².
 

@@ -1,7 +1,7 @@
-"""Starts for Algorithm 1: close to the posterior as prior draws see it, with all of its modes.
+"""Starts for Algorithm 1: close to the posterior as prior draws show it, with all of its modes.
 
 Algorithm 1 climbs from its start, and a flow that starts in one mode stays there. Prior draws,
-decoded once for all queries, see every mode that holds a share of the prior. Weighted by p(x|z)^t
+decoded once for all queries, reach every mode that has a share of the prior. Weighted by p(x|z)^t,
 they show where the mass is. A Gaussian takes their moments, a mixture is fitted to them, and a
 richer map is first bent, by least squares, into one that carries noise to them.
 """
@@ -19,12 +19,11 @@ from crosscoding.target.base import Target
 # Halving or doubling any of these changes the ESS of planar flows on four queries of mnist-2d by at
 # most 4 %, except for those above three dimensions, which were not varied.
 _NUM_PROBES, _NUM_PROBES_ABOVE = 4096, 1024  # up to and above _MAX_BENT_DIM
-_MAX_BENT_DIM = 3  # in more dimensions 128 points say too little, and cost 0.4 nats
+_MAX_BENT_DIM = 3  # in more dimensions, maps bent to 128 points cost 0.4 nats
 _NUM_POINTS = 128  # to match base noise to; the cost of a plan grows with their square
 _SINKHORN_ROUNDS = 50  # of scaling a plan, which need not be exact for a start
-_SINKHORN_BLUR = (
-    0.05  # of squared distances in standard deviations: about the spacing of the points
-)
+# Of squared distances in standard deviations: about the spacing of the points.
+_SINKHORN_BLUR = 0.05
 _BEND_STEPS = 300  # of Adam towards the matched points
 _BEND_RATE = 0.05  # of Adam, falling to 0
 _LADJ_WEIGHT = 0.002  # of log |det J| in the loss: keeps maps from collapsing onto the points

@@ -5,7 +5,7 @@
 In 32 dimensions and more, the covariance of a few hundred particles is a poor guide to their moves,
 but a Gaussian fitted by curvature makes p(z|x) roughly round. So R stays fixed, trajectories are a
 quarter of a period long at most, and at t = 1 all particles move on as chains, without resampling:
-resampled particles share ancestors, whose means have a small effective sample size. Trajectories
+resampled particles share ancestors, so their means have a small effective sample size. Trajectories
 follow coarse gradients where the device has fast ones, and are accepted by the exact density.
 
 Ends of climbs from the prior join the chains at t = 1. If they reach the region of the particles,
@@ -51,7 +51,7 @@ class WhitenedBridge:
         num_islands: Islands do not exchange particles; their spread gives the errors.
         num_leapfrog: Steps of a trajectory.
         num_final: Moves at t = 1, after each of which the particles are draws.
-        ess_share: Share of the particles that must remain effective from t to t.
+        ess_share: Share of the particles that remains effective from one t to the next.
     """
 
     num_particles: int

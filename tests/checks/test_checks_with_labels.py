@@ -75,7 +75,7 @@ def test_figures_are_those_of_the_label_fixed():
 
 def test_every_example_is_decoded_without_data():
     assert labelled().check().ok
-    assert "NaN" in labelled(decoder=WithoutLast()).check()["output"].message
+    assert "are nan" in labelled(decoder=WithoutLast()).check()["output"].message
 
 
 @pytest.mark.parametrize(

@@ -145,3 +145,36 @@ def test_likelihoods_of_the_package_are_not_checked_again():
     assert "likelihood" not in model(Poisson()).check()
     inside = model(Mixed([(WrongMean(), 2), Gaussian(0.1)])).check()
     assert inside["likelihood"].status == "error"
+
+
+class OfRate(Exponential):
+    """The same of a rate λ, which must be > 0; only `valid` says so."""
+
+    takes = "rates > 0"
+
+    def valid(self, params):
+        return super().valid(params) & (params > 0)
+
+    def log_prob(self, params, values):
+        return super().log_prob(params.log(), values)
+
+
+def test_a_decoder_whose_finite_output_is_never_valid_is_refused():
+    decoder = nn.Linear(2, 3)
+    with torch.no_grad():
+        decoder.weight.mul_(0.01)
+        decoder.bias.copy_(torch.tensor([1.0, 1.0, -1.0]))
+    with pytest.raises(
+        ValueError, match=r"parameters of OfRate, got -.*takes rates > 0.*element 2"
+    ):
+        cc.VAE(decoder, 2, OfRate())
+
+
+def test_a_decoder_whose_finite_output_is_sometimes_invalid_is_doubted():
+    decoder = nn.Linear(1, 2)
+    with torch.no_grad():
+        decoder.weight.copy_(torch.tensor([[0.0], [1.0]]))
+        decoder.bias.fill_(0.5)
+    with pytest.warns(UserWarning, match=r"takes rates > 0\) for element 1"):
+        vae = cc.VAE(decoder, 1, OfRate())
+    assert "takes rates > 0" in vae.check()["output"].message

@@ -239,8 +239,8 @@ def rows_in_the_docs() -> dict[str, set[str]]:
     """What else than exact values each family takes, by the first table of the page."""
     page = Path(__file__).parents[2] / "docs" / "likelihoods.md"
     table = page.read_text().split("| name |")[1].split("\n\n")[0]
-    rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
-    return {row[0].strip("`").split("(")[0]: set(row[3].split(", ")) for row in rows[::-1]}
+    rows = [[cell.strip(" `") for cell in line.split("|")] for line in table.splitlines()[2:]]
+    return {row[1].split("(")[0]: set(row[4].split(", ")) for row in rows[::-1]}
 
 
 def test_every_exported_family_has_a_row_in_the_docs():

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from crosscoding.checks.subject import Subject
 from crosscoding.likelihoods.decoder_output import doubt_of, joined
 from crosscoding.model.check_report import CheckResult
+from crosscoding.model.vae import VAE
 from crosscoding.random import normal
 
 _TOLERANCE = 1e-3  # of the largest output: the zoo's models stay below 5e-5
@@ -30,9 +31,10 @@ def output(subject: Subject) -> CheckResult:
         return CheckResult(
             "output",
             "error",
-            f"NaN or infinity at {bad} of {len(params)} draws from the prior, most often for "
-            f"{subject.vae.element_name(element)}; check the loaded weights, and for "
-            "overflow",
+            f"no p(t|z) at {bad} of {len(params)} draws from the prior, most often for "
+            f"{subject.vae.element_name(element)}, whose parameters there are "
+            f"{_described(subject.vae, params[lost[:, element]][0], element)}; check the loaded "
+            "weights, and for overflow",
         )
     low, high = params.min().item(), params.max().item()
     figures = {"lowest": low, "highest": high}
@@ -45,6 +47,11 @@ def output(subject: Subject) -> CheckResult:
     shape = tuple(subject.vae.data_shape)
     words = f"{type(likelihood).__name__}, data shape {shape}, parameters {low:.4g} to {high:.4g}"
     return CheckResult("output", "ok", words, figures)
+
+
+def _described(vae: VAE, output: Tensor, element: int) -> str:
+    flat = output.reshape(vae.likelihood.flat_shape(output.shape))
+    return vae.flat_likelihood.describe(flat, element)
 
 
 def repeatability(subject: Subject) -> CheckResult:

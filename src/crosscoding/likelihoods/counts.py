@@ -170,6 +170,8 @@ class NegativeBinomial(_Count, LocationDispersion, ExponentialFamily):
         super().__post_init__()
         object.__setattr__(self, "num_kept", 1 if self.decoded else 2)
         object.__setattr__(self, "infinite", (-math.inf,))
+        total = "a total_count > 0 and " if self.decoded else ""
+        object.__setattr__(self, "takes", f"{total}a logit whose mean count is finite")
 
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
         slope, offset = self.slope_and_offset(params)

@@ -164,16 +164,14 @@ def decoder_output(decoder: nn.Module, likelihood: Likelihood, z: Tensor) -> Ten
 
 
 def lost_elements(likelihood: Likelihood, flat: Likelihood, output: Tensor) -> Tensor:
-    """Which elements are NaN, or infinite where the likelihood allows none, boolean, (N, E).
+    """Which elements have no p(t|z), boolean, (N, E): NaN, mostly, or infinity.
 
     Args:
         likelihood: Of the model.
         flat: The same for flattened data.
         output: The decoder's, (N, *data, *param_shape).
     """
-    # 1 is a parameter that every likelihood takes
-    usable = torch.where(likelihood.allowed(output), 1.0, output)
-    return ~flat.valid(_flattened(likelihood, usable))
+    return ~flat.valid(_flattened(likelihood, output))
 
 
 def _flattened(likelihood: Likelihood, output: Tensor) -> Tensor:
@@ -197,7 +195,8 @@ def _doubt_of_lost(
     """Which elements are NaN or infinite at some of the probes; "" if none is.
 
     Raises:
-        ValueError: The finite part of the output cannot be the likelihood's parameters.
+        ValueError: The finite part of the output cannot be the likelihood's parameters: by
+            `check_params`, or for all elements at some probe, or one element at all draws.
         NonFiniteError: All elements are lost at some probe, or one element at all draws.
     """
     output = trial.output
@@ -207,9 +206,15 @@ def _doubt_of_lost(
     everywhere = lost.all(0)
     if everywhere.any():
         everywhere = everywhere & lost_elements(likelihood, flat, output_of_more()).all(0)
+    params = _flattened(likelihood, output)
     if everywhere.any() or lost.all(1).any():
         trial.check_finite(allowed)
+        draw, element = lost.nonzero()[0].tolist()
+        raise ValueError(
+            f"expected a decoder whose outputs are parameters of {type(likelihood).__name__}, got "
+            f"{flat.describe(params[draw], element)} for {element_name(data_shape, element)} at a "
+            "draw from the prior"
+        )
     if not lost.any():
         return ""
-    params = _flattened(likelihood, output)
     return sometimes_lost(flat, lambda element: element_name(data_shape, element), params, lost)

@@ -274,7 +274,7 @@ class VAE(Savable, Proposing, Rows, Shown):
         return mean.reshape(*batch, -1), std.reshape(*batch, -1)
 
     def lost(self, output: Tensor) -> Tensor:
-        """Which elements are NaN, or infinite where the likelihood allows none, boolean, (N, E).
+        """Which elements have no p(t|z), boolean, (N, E): NaN, mostly, or infinity.
 
         Args:
             output: The decoder's output, shape (N, *data, *param_shape).

@@ -276,12 +276,16 @@ class DiscreteSearch:
     # ---- answers ---------------------------------------------------------------------------------
 
     def _weighted(self, z: Tensor, log_weights: Tensor, generator: Generator) -> Findings:
-        """Findings from weighted draws, (S, B, D) and (S, B)."""
+        """Findings from weighted draws, (S, B, D) and (S, B).
+
+        The weights are not smoothed: draws of one state have the same weight, and which of them got
+        which smoothed one would depend on rounding.
+        """
         log_evidence, error = log_mean_exp(log_weights)
-        smoothed, pareto_k = pareto_smooth(log_weights)
+        _, pareto_k = pareto_smooth(log_weights)
         ess = importance_ess(log_weights)
         num = torch.full_like(ess, len(z))
-        return self._findings(z, smoothed, log_evidence, error, ess, pareto_k, num, generator)
+        return self._findings(z, log_weights, log_evidence, error, ess, pareto_k, num, generator)
 
     def _of_draws(self, answer: Stratified, missed: Tensor, generator: Generator) -> Findings:
         num = torch.full_like(answer.ess, float(len(answer.z)))

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 Report = Callable[[float, str], None]
 """Called with the share of the work that is done, 0 to 1, and a few words on the current step."""
 
-_EVERY = 0.5  # fewest seconds between two guessed reports
+_EVERY = 0.5  # seconds between two guessed reports, at least
 _SHOWN_AFTER = 2.0  # seconds of work
 _FIRST_PACE = 0.005  # share of the rest assumed done in a second, before any report
 _LEAST_GUESSED, _MOST_GUESSED = 1e-4, 0.05  # share of the rest by which a guess advances

@@ -1,4 +1,4 @@
-"""Checks of DataFrames. They never import pandas: only a caller who has it has a DataFrame."""
+"""Checks of DataFrames that do not import pandas, which whoever has a DataFrame has imported."""
 
 import sys
 from typing import TYPE_CHECKING, Any, TypeGuard, cast

@@ -184,7 +184,7 @@ def _set(frame: "pd.DataFrame", name: str | int, series: "pd.Series") -> "pd.Dat
 
 
 def _check_agrees(frame: "pd.DataFrame", column: Column, says: Any, apart: np.ndarray) -> None:
-    """Raise ValueError if what a condition says contradicts a row's cell, where `apart`."""
+    """Raise ValueError if a condition contradicts the cells of some rows, those where `apart`."""
     if apart.any():
         row = int(apart.argmax())
         raise ValueError(

@@ -25,7 +25,7 @@ class Look:
     seed: int | Generator
 
     def check(self) -> None:
-        """Raise TypeError or ValueError if an argument that depends on no posterior is wrong."""
+        """Check what needs no posterior; raise TypeError or ValueError if an argument is wrong."""
         if self.kind is not None and self.kind not in KINDS:
             raise unknown_name("kind", str(self.kind), KINDS)
         check_count("num", self.num, 0)

@@ -122,7 +122,7 @@ class Posterior(ElementAnswers, AnswerFigures, Looks):
         elif findings.exact_density:
             if self._flat_target is None:
                 raise NotImplementedError(
-                    "expected the model, whose own density log_prob is; pass it: "
+                    "expected the model, as log_prob is computed from its density; pass it: "
                     "Posterior.load(path, vae=...)"
                 )
             with torch.no_grad():

@@ -11,7 +11,7 @@ from crosscoding.result.picture_answers import images_for, limits_of, rows_of
 from crosscoding.result.views import View
 
 _QUERIES, _DRAWS = 3, 6
-_PIXELS = 84  # width that a smaller picture is magnified to, about
+_PIXELS = 84  # width to which smaller pictures are magnified, about
 _MOST_PIXELS = 128  # side above which pixels are left out
 _FEWEST_DRAWS = 8
 

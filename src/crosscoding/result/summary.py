@@ -1,4 +1,4 @@
-"""`Posterior.summary`: the figures of all queries as a table, a DataFrame if there is pandas."""
+"""`Posterior.summary`: the figures of all queries as a table, by pandas if it is installed."""
 
 import math
 from dataclasses import dataclass
@@ -146,7 +146,7 @@ def decodes_of(posterior: Figures) -> Tensor:
 
 
 def seconds_of(posterior: Figures) -> Tensor:
-    """Each query's share of the time, shape (*batch,): summed over stages; equal without any."""
+    """Each query's share of the time, (*batch,): summed over stages, or equal if there are none."""
     stages = [stage.seconds for stage in posterior.trace]
     if stages:
         return torch.stack(stages).sum(0)

@@ -315,7 +315,7 @@ def test_log_p_of_the_query_refuses_a_truth_that_contradicts_the_evidence(batch)
     assert cc.query_log_prob(posterior, truth, seed=0).log_prob.isfinite().all()
     truth[..., 1] = problem.truth[..., 1] + 1
     number = truth.reshape(-1, 8)[0, 1]
-    words = rf"as in the evidence, or NaN, got {number:.6g} for element 1 of query 0, observed as "
+    words = rf"observed elements, or NaN, got {number:.6g} for element 1 of query 0, observed as "
     with pytest.raises(ValueError, match=words):
         cc.query_log_prob(posterior, truth, seed=0)
 

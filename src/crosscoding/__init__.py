@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from crosscoding import (
     adapters,
-    checks,  # noqa: F401 (puts what `VAE.check` calls in its place)
+    checks,  # noqa: F401 (importing it registers what `VAE.check` calls)
     crosscoders,
     diagnostics,
     likelihoods,

@@ -8,7 +8,7 @@ Numbers = Tensor | np.ndarray | float
 
 
 def as_tensor(values: Tensor | np.ndarray, name: str, wanted: str = "float32") -> Tensor:
-    """A tensor unchanged; an array as a tensor of the same dtype that shares no memory with it.
+    """A tensor as it is; an array as a tensor of the same dtype that shares no memory with it.
 
     Args:
         values: A tensor or an array.
@@ -47,10 +47,10 @@ def as_tensor(values: Tensor | np.ndarray, name: str, wanted: str = "float32") -
 
 
 def numbers_in(values: Tensor | np.ndarray, name: str, wanted: str = "float32") -> Tensor:
-    """`as_tensor` of what holds numbers.
+    """`as_tensor`, for values that will be read and so must not be on the meta device.
 
     Raises:
-        ValueError: It is on the meta device.
+        ValueError: The tensor is on the meta device.
     """
     tensor = as_tensor(values, name, wanted)
     if tensor.is_meta:

@@ -95,7 +95,7 @@ class Clock:
         return time.perf_counter() > self._fit_deadline
 
     def within(self, share: float = 1.0) -> Callable[[], bool]:
-        """A function to call before each step of a loop: whether to stop there.
+        """A function that a loop calls before each step, and that returns whether to stop.
 
         The loop may use this share of the time left for fits, or, if less than a fifth of the total
         time is left, this share of that fifth. The next step is assumed to take as long as the
@@ -108,7 +108,7 @@ class Clock:
         return self._until(asked + share * max(self._fit_deadline - asked, least))
 
     def to_the_end(self) -> Callable[[], bool]:
-        """The same for a loop that gets all the time left."""
+        """The function of `within` for a loop that gets all the time left."""
         return self._until(math.inf)
 
     def _until(self, end: float) -> Callable[[], bool]:
@@ -125,7 +125,7 @@ class Clock:
         return stop
 
     def slices(self, num: int, most: int, kind: str) -> Iterator[slice]:
-        """Slices of `num` points, to be worked on one after the other.
+        """Slices of `num` points, to be processed one after the other.
 
         If time is limited, pieces start small and grow, so that none takes long however slow the
         decoder is.

@@ -1,4 +1,4 @@
-"""The front door: what is p(y|x), for this VAE and this evidence?"""
+"""The main functions of the package: what is p(y|x), for this VAE and this evidence?"""
 
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -48,17 +48,17 @@ def condition(
 
     Args:
         vae: The trained model.
-        evidence: Values of shape (*batch, *data); each entry of the batch is a query. If the model
-            has a table, a DataFrame, whose rows are the queries and whose gaps are asked for.
+        evidence: Values of shape (*batch, *data); each entry of the batch is a query. For a model
+            with a table it may be a DataFrame: each row is a query for its missing cells.
         method: The inference method; by default `methods.Auto()`, which adapts to each query.
         seed: Int ≥ 0 or generator. The same seed gives the same bits on the same machine.
         report: Called about once a second in the caller's thread, with the share of the work done,
             which rises from 0 to 1, and a few words on the current step and the time left.
         progress: Whether to show progress when no `report` is given: on a terminal or in a
             notebook, once the call has taken two seconds.
-        max_bytes: Approximate working memory, beside the model, its `Bank` (up to 256 MiB, made at
-            the first call and kept) and the answers, ≥ 1; by default 1 GiB. It decides how much is
-            decoded at once; queries that do not fit together are answered block by block.
+        max_bytes: Approximate working memory, ≥ 1, not counting the model, its `Bank` (up to 256
+            MiB, made at the first call and kept) and the answers; by default 1 GiB. It decides how
+            much is decoded at once; queries that do not fit together are answered block by block.
 
     Returns:
         A posterior of batch shape (*batch,). Each entry is what its query would give alone.
@@ -116,7 +116,8 @@ def query_log_prob(
     Args:
         posterior: Of a VAE, by a method that estimates log p(x).
         truth: Complete data, shape (*batch, *data); observed elements as in the evidence, or NaN.
-            If the model has a table, a DataFrame; the density is that of the table's tensors.
+            For a model with a table it may be a DataFrame; the density is then that of the
+            table's tensors.
         method: Used to condition on the complete data; by default `methods.Auto()`.
         seed, report, progress: As in `condition`.
 
@@ -162,7 +163,7 @@ def query_log_prob(
 def _combined(
     difference: QueryLogProb, average: QueryLogProb, draws_trusted: Tensor, both_trusted: Tensor
 ) -> QueryLogProb:
-    """The difference, or the average over draws where that is better or shows what is lacking."""
+    """The difference, or the average over draws where that is better or shows missed mass."""
     log_prob, error = difference
     gap = average.log_prob - log_prob
     better = draws_trusted & average.error.isfinite() & ~(average.error >= error)
@@ -185,8 +186,8 @@ def _agreement(target: VAETarget, complete: Tensor) -> Tensor:
     wrong = found == -torch.inf
     if wrong.any():
         raise ValueError(
-            "expected truth within the evidence's intervals and sets, and with its sums, got "
-            f"query {int(wrong.nonzero()[0, 0])} outside{and_more(int(wrong.sum()) - 1)}"
+            "expected truth within the evidence's intervals and sets, and with its sums, got a "
+            f"contradiction in query {int(wrong.nonzero()[0, 0])}{and_more(int(wrong.sum()) - 1)}"
         )
     return found.reshape(target.batch_shape).to(complete)
 
@@ -238,7 +239,7 @@ def _check_agrees(target: VAETarget, truth: Tensor) -> None:
     query, element = wrong.nonzero()[0].tolist()
     found, seen = (float(data.reshape(wrong.shape)[query, element]) for data in (truth, values))
     raise ValueError(
-        "expected truth whose observed elements are as in the evidence, or NaN, got "
+        "expected truth to have the evidence's values for observed elements, or NaN, got "
         f"{found:.6g} for {target.vae.element_name(element)} of query {query}, observed as "
         f"{seen:.6g}{and_more(int(wrong.sum()) - 1)}; condition on the values in truth, or put "
         "the observed values into truth"
@@ -271,7 +272,7 @@ def infer(
     _check_serves(method, target)
     for_method, for_draws = spawn(generator_from(seed), 2)
     start = time.perf_counter()
-    with torch.enable_grad():  # whatever the caller has set
+    with torch.enable_grad():  # whatever the caller's setting is
         flat = target.flatten()
         with followed("conditioning", report, progress) as told:
             clock = Clock(beat=told.beat, max_bytes=max_bytes)

@@ -1,4 +1,4 @@
-"""Covariates: what a decoder takes beside z, such as a label; a row for each query.
+"""Covariates: what a decoder takes in addition to z, such as a label; one row per query.
 
 They are a tensor, or a dict, tuple or list of tensors, all with the same leading batch dimensions.
 """
@@ -27,7 +27,7 @@ def tensors(given: Covariates) -> list[Tensor]:
 
 
 def agreed(one: Covariates, other: Covariates) -> Covariates:
-    """The covariates that two parts of evidence have, or one of them.
+    """The covariates of two pieces of evidence, of which one may have none.
 
     Raises:
         ValueError: Both have covariates, and these differ.
@@ -36,7 +36,7 @@ def agreed(one: Covariates, other: Covariates) -> Covariates:
         return other if one is None else one
     alike = tree_flatten(one)[1] == tree_flatten(other)[1]
     if not alike or not all(map(torch.equal, tensors(one), tensors(other))):
-        raise ValueError("expected evidence with the same covariates, or one of them without any")
+        raise ValueError("expected evidence with the same covariates, or only one with any")
     return one
 
 
@@ -46,7 +46,7 @@ def number_of_rows(given: Covariates) -> int:
 
 
 def tiled(given: Covariates, num: int) -> Covariates:
-    """`num` rows, copies of the given ones in turn."""
+    """`num` rows: the given ones, repeated in order."""
 
     def of_tensor(tensor: Tensor) -> Tensor:
         return tensor[torch.arange(num, device=tensor.device) % len(tensor)]
@@ -55,10 +55,10 @@ def tiled(given: Covariates, num: int) -> Covariates:
 
 
 def batch_shape(given: Covariates, examples: Covariates) -> torch.Size:
-    """The batch dimensions of covariates that are like examples, which have one batch dimension.
+    """The batch dimensions of covariates, which the model's examples, with one, must match.
 
     Raises:
-        ValueError: They differ from the examples in structure, dtype, device or shape.
+        ValueError: The covariates differ from the examples in structure, dtype, device or shape.
     """
     if tree_flatten(given)[1] != tree_flatten(examples)[1]:
         raise ValueError(
@@ -70,7 +70,7 @@ def batch_shape(given: Covariates, examples: Covariates) -> torch.Size:
         if not isinstance(own, Tensor) or own.dtype != example.dtype:
             got = own.dtype if isinstance(own, Tensor) else type(own).__name__
             raise ValueError(
-                f"expected covariates of {example.dtype}, as the model's examples, got {got}"
+                f"expected covariates of {example.dtype}, like the model's examples, got {got}"
             )
         if own.device != example.device:
             raise ValueError(
@@ -80,7 +80,7 @@ def batch_shape(given: Covariates, examples: Covariates) -> torch.Size:
         if num_batch_dims < 0 or own.shape[num_batch_dims:] != event:
             wanted = ", ".join(["*batch", *map(str, event)])
             raise ValueError(
-                f"expected covariates of shape ({wanted}), as the model's examples, got "
+                f"expected covariates of shape ({wanted}), like the model's examples, got "
                 f"{tuple(own.shape)}"
             )
         shapes.add(own.shape[:num_batch_dims])
@@ -101,7 +101,7 @@ def flattened(given: Covariates, num_batch_dims: int) -> Covariates:
 
 
 def distinct(given: Covariates) -> tuple[Covariates, Tensor]:
-    """The distinct rows in order of first appearance, and the number of each row, (N,)."""
+    """The distinct rows in order of first appearance, and which of them each row is, (N,)."""
     table = _as_table(given)
     _, inverse = table.unique(dim=0, return_inverse=True)
     places = torch.arange(len(table), device=table.device)
@@ -132,10 +132,11 @@ def check_covariates(given: Covariates, device: torch.device) -> None:
 
 
 def to_parts(given: Covariates) -> tuple[dict[str, Tensor], Any]:
-    """Covariates as tensors by number, and how they are nested as JSON: numbers in dicts and lists.
+    """Covariates as numbered tensors, and their nesting as JSON, with numbers for the tensors.
 
     Raises:
-        TypeError: They are nested in something else, or a dict has keys that are no strings.
+        TypeError: They are nested in something other than tuples, lists and dicts, or a dict has
+            a key that is not a string.
     """
     found: list[Tensor] = []
 
@@ -173,7 +174,9 @@ def from_parts(parts: Mapping[str, Tensor], layout: Any) -> Covariates:
         if isinstance(part, list) and part and part[0] in ("tuple", "list"):
             nested = [of(value) for value in part[1:]]
             return tuple(nested) if part[0] == "tuple" else nested
-        raise ModelFormatError(f"expected how covariates are nested, got {part!r:.80}")
+        raise ModelFormatError(
+            f"expected a description of how covariates are nested, got {part!r:.80}"
+        )
 
     given = None if layout is None else of(layout)
     if unused:

@@ -45,7 +45,6 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message, without torch's stack, 300 characters at most."""
     lines = str(error).splitlines() or [type(error).__name__]
-    line = (
-        lines[-1] if "TorchScript interpreter" in lines[0] else lines[0]
-    )  # whose first says nothing
+    # The first line of a TorchScript error only says that there was one.
+    line = lines[-1] if "TorchScript interpreter" in lines[0] else lines[0]
     return line if len(line) <= 300 else f"{line[:300]}…"

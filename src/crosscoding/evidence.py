@@ -1,4 +1,4 @@
-"""Evidence: what is known of a datum. Values, with noise or without, intervals, sets and sums."""
+"""Evidence: what is known of a datum, as exact or noisy values, intervals, sets and sums."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,11 +21,12 @@ from crosscoding.uncertain_values import UncertainValues, intervals_of, noise_of
 class Evidence(EvidenceWords):
     """Observed values x and where they are; everything else is the query y.
 
-    Unobserved values are replaced by 0 on entry, so that whatever stood there (NaN included) can
+    Unobserved values are replaced by 0 on entry, so that whatever was there (NaN included) can
     reach neither a density nor its gradient. Observed values are kept bit for bit.
 
     Evidence need not be values: `interval`, `one_of` and `linear` make evidence of other kinds, and
-    `a & b` is the evidence that says both. What is not known exactly is part of the answer.
+    `a & b` combines two pieces of evidence. Answers include every element that is not known
+    exactly.
 
     NumPy arrays become CPU tensors of the same dtype. That is usually float64, while a model is
     usually float32: pass `values.astype("float32")`.
@@ -37,12 +38,12 @@ class Evidence(EvidenceWords):
         noise: Standard deviation of Gaussian noise that was added to the observed values, ≥ 0, in
             their units: a number, or numbers that broadcast to the shape of values. 0 means that a
             value is exact.
-        given: Covariates of each query, for a model whose decoder takes them beside z, such as
-            labels: a tensor of shape (*batch, *covariates), or a dict or tuple of tensors.
+        given: Covariates of each query, such as labels, for a model whose decoder takes them in
+            addition to z: a tensor of shape (*batch, *covariates), or a dict or tuple of tensors.
 
     Attributes:
         values: The values as a tensor, 0 where nothing was observed.
-        mask: Of which elements anything is known, a tensor of the same shape.
+        mask: Which elements are known, exactly or in part, a tensor of the same shape.
         exact: Which elements are known exactly, of the same shape: they are kept bit for bit.
         uncertain: Noise, intervals and sets of other elements; None if there are none.
         sums: Known sums of elements.
@@ -132,7 +133,7 @@ class Evidence(EvidenceWords):
         sums: tuple[LinearEvidence, ...] = (),
         given: Covariates = None,
     ) -> "Evidence":
-        """Evidence made of parts of other evidence, which was checked already."""
+        """Evidence made from parts of other evidence, which has been checked."""
         exact = mask if exact is None else exact
         return object.__new__(cls)._set(values, mask, exact, uncertain, sums, given)
 
@@ -158,11 +159,11 @@ class Evidence(EvidenceWords):
 
         Args:
             low, high: The bounds, numbers or tensors that broadcast to (*batch, *data), at least
-                one of them a tensor of that shape. −∞, ∞ and NaN stand for no bound; an element
+                one of them a tensor of that shape. −∞, ∞ and NaN mean no bound; an element
                 without bounds is unobserved.
         Raises:
             TypeError: Neither is a tensor or an array, or one is not floating point.
-            ValueError: A low is above its high, or an interval holds no finite number.
+            ValueError: A low is above its high, or an interval contains no finite number.
 
         Example:
             >>> Evidence.interval(torch.tensor([3.15, -torch.inf]), torch.tensor([3.25, 0.0])).mask
@@ -178,8 +179,8 @@ class Evidence(EvidenceWords):
 
         Args:
             allowed: Which classes each element may have, boolean, shape (*batch, *data, K), with K
-                the largest number of classes of an element: 2 where elements are 0 or 1, as those
-                of a one-hot variable are. An element whose classes are all allowed is unobserved.
+                the largest number of classes of an element: 2 where elements are 0 or 1, such as
+                those of a one-hot variable. An element whose classes are all allowed is unobserved.
                 For counts, class k is the count k, and counts from K on are not allowed.
         Raises:
             TypeError: allowed is not a boolean tensor or array.
@@ -207,8 +208,8 @@ class Evidence(EvidenceWords):
         enter a sum must have a `Gaussian` likelihood, unless they are known exactly.
 
         Args:
-            operator: A, shape (m, *data), or (*batch, m, *data) with one for each query; the latter
-                if its shape begins with that of values and both readings fit.
+            operator: A, shape (m, *data), or (*batch, m, *data) with one for each query. Where both
+                readings fit, it is the latter if its shape begins with that of values.
             values: b, shape (*batch, m). NaN where a query lacks a number.
             noise: Standard deviation of the noise in b, ≥ 0, a number or numbers that broadcast to
                 values. Where it is 0, or below rounding, completions satisfy the sum up to
@@ -232,7 +233,7 @@ class Evidence(EvidenceWords):
 
     @classmethod
     def all_of(cls, parts: Iterable["Evidence"]) -> "Evidence":
-        """The evidence that says all of these; `a & b` for more than two.
+        """All of these pieces of evidence combined: `a & b` for more than two.
 
         Raises:
             ValueError: There are none, or what `&` raises.
@@ -246,7 +247,7 @@ class Evidence(EvidenceWords):
 
     @property
     def num_observed(self) -> Tensor:
-        """Total number of elements of which anything is known, a tensor of shape ()."""
+        """Total number of elements that are known, exactly or in part, a tensor of shape ()."""
         return self.mask.sum()
 
     def with_sums(self, sums: tuple[LinearEvidence, ...]) -> "Evidence":
@@ -255,13 +256,13 @@ class Evidence(EvidenceWords):
         return Evidence._of_checked(*own, sums, self.given)
 
     def with_given(self, given: Covariates) -> "Evidence":
-        """The same evidence with these covariates, one row a query, instead of its own."""
+        """The same evidence with these covariates, one row per query, instead of its own."""
         given = mapped(lambda part: as_tensor(part, "covariates"), given)
         own = self.values, self.mask, self.exact, self.uncertain
         return Evidence._of_checked(*own, self.sums, given)
 
     def in_dtype(self, dtype: torch.dtype) -> "Evidence":
-        """The same evidence in another dtype if it holds no numbers, only sets; else itself."""
+        """The same evidence in another dtype if it has only sets and no numbers; else itself."""
         numbers = self.sums or self.has_value.any()
         if (
             self.values.dtype == dtype
@@ -280,7 +281,7 @@ class Evidence(EvidenceWords):
 
     @property
     def is_exact(self) -> bool:
-        """Whether all that is known are exact values of elements."""
+        """Whether the evidence consists of exact values only."""
         return self.uncertain is None and not self.sums
 
     def flatten(self, num_data_dims: int) -> "Evidence":
@@ -299,7 +300,9 @@ class Evidence(EvidenceWords):
 
     @isolated
     def __and__(self, other: "Evidence") -> "Evidence":
-        """The evidence that says both, for data of one shape; one query may meet a batch of them.
+        """Both pieces of evidence combined; they are about data of one shape.
+
+        Evidence for one query may be combined with that for a batch of them.
 
         Raises:
             ValueError: The data differ in shape, dtype or device; both give a value for an element,
@@ -322,7 +325,7 @@ class Evidence(EvidenceWords):
 
 
 def _alike(one: Evidence, other: Evidence) -> tuple[Evidence, Evidence]:
-    """Both for the larger of their batches, and in one dtype.
+    """Both pieces of evidence, expanded to the larger of their batches and in one dtype.
 
     Raises:
         ValueError: Their data differ in shape, dtype or device.
@@ -351,7 +354,7 @@ def _expanded(evidence: Evidence, shape: torch.Size) -> Evidence:
     """The same evidence for each query of a larger batch."""
     if evidence.values.shape == shape:
         return evidence
-    num_data_dims = evidence.values.ndim  # it is of one query
+    num_data_dims = evidence.values.ndim  # it is for one query
     for part in evidence.sums:
         num_data_dims = evidence.values.ndim - len(part.batch_shape)
     batch = shape[: len(shape) - num_data_dims]
@@ -366,7 +369,7 @@ def _expanded(evidence: Evidence, shape: torch.Size) -> Evidence:
 
 
 def _combined(one: Evidence, other: Evidence) -> Evidence:
-    """The evidence that says both, for the same queries."""
+    """Two pieces of evidence on the same queries combined."""
     both = one.has_value & other.has_value
     twice = both & ~(one.exact & other.exact & (one.values == other.values))
     if twice.any():

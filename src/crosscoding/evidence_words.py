@@ -1,4 +1,4 @@
-"""What is shown of evidence: of how many elements what is known."""
+"""How evidence is displayed: how many elements are known in each way."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from crosscoding.uncertain_values import UncertainValues
 
 @isolated_class
 class EvidenceWords(Displayed):
-    """The words and the form of `Evidence`, which documents the attributes."""
+    """The displays of `Evidence`, which documents the attributes."""
 
     values: Tensor
     mask: Tensor
@@ -35,7 +35,7 @@ class EvidenceWords(Displayed):
         return f"{start}{''.join(more)})"
 
     def _counts(self) -> dict[str, int]:
-        """How many elements are known in which way, and the number of sums of a query."""
+        """How many elements have noise, an interval or a set, and how many sums each query has."""
         known = self.uncertain
         return {
             "noisy": 0 if known is None else int((known.noise > 0).sum()),

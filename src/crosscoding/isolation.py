@@ -31,7 +31,7 @@ _Class = TypeVar("_Class", bound=type)
 
 
 def isolated(function: _Function) -> _Function:
-    """The function, run without autocast, inference mode, coarse products or a default device.
+    """The function, run without autocast, inference mode, imprecise products or a default device.
 
     Whether gradients are recorded does not change; in inference mode they are not. Arguments that
     are inference tensors are copied to normal ones, so the result can be used anywhere.
@@ -77,7 +77,7 @@ class _ExactProducts:
         self._restore: Callable[[], None] = lambda: None
 
     def needed(self) -> bool:
-        """Whether products are coarse, or would become so when another thread leaves."""
+        """Whether products are imprecise, or would become so when another thread leaves."""
         with self._lock:
             return self._inside > 0 or _matmul_precision() != "highest"
 
@@ -107,7 +107,7 @@ def _matmul_precision() -> str:
 
 
 def _restoring() -> Callable[[], None]:
-    """A function that restores the present precision of products."""
+    """A function that restores the current precision of products."""
     if precision := _matmul_precision():
         return lambda: torch.set_float32_matmul_precision(precision)
     backends: list[Any] = [torch.backends.mkldnn, torch.backends.cuda]
@@ -122,7 +122,7 @@ def _restoring() -> Callable[[], None]:
 
 
 def _ways_out(args: tuple[Any, ...]) -> list[AbstractContextManager[Any]]:
-    """The contexts to enter, in order, to leave the caller's settings."""
+    """The contexts to enter, in order, to get out of the caller's settings."""
     contexts: list[AbstractContextManager[Any]] = []
     if torch.is_inference_mode_enabled():
         contexts += [torch.inference_mode(False), torch.no_grad()]  # the first turns gradients on

@@ -1,6 +1,6 @@
 """Linear evidence: known sums of elements, A t = b, with or without noise.
 
-A part of `Evidence`, which checks what it is made of.
+It is a part of `Evidence`. `Evidence.linear` makes it by `linear_evidence`, which checks it.
 """
 
 from dataclasses import dataclass

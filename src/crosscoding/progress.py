@@ -1,8 +1,8 @@
 """Progress: how much of the work is done, reported to the caller or shown on a display.
 
-Methods report a share of their work, which may stand still during a long step and may concern only
-a part. The share passed on never falls, moves on while pieces of work are done, and comes with an
-estimate of the time left.
+Methods report a share of their work, which may stand still during a long step, or cover only part
+of the work. The share that is passed on never falls, keeps rising while pieces of work are done,
+and comes with an estimate of the time left.
 """
 
 import math
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 Report = Callable[[float, str], None]
 """Called with the share of the work that is done, 0 to 1, and a few words on the current step."""
 
-_EVERY = 0.5  # least seconds between two guessed reports
+_EVERY = 0.5  # seconds between two guessed reports, at least
 _SHOWN_AFTER = 2.0  # seconds of work
 _FIRST_PACE = 0.005  # share of the rest assumed done in a second, before any report
 _LEAST_GUESSED, _MOST_GUESSED = 1e-4, 0.05  # share of the rest by which a guess advances
@@ -28,7 +28,7 @@ def silent(share: float, what: str) -> None:
 
 
 class Progress:
-    """Passes reports on with the time left, and never with a smaller share than before.
+    """Passes reports on, with the time left and never a smaller share than before.
 
     It is itself a report. Code that only knows that work goes on calls `beat`.
 
@@ -91,7 +91,7 @@ def followed(title: str, report: Report, shown: bool) -> Iterator[Progress]:
     Args:
         title: Title of the display.
         report: The caller's report; `silent` if there is none. A `Progress` is used as it is, so
-            that a subclass hears of every piece of work (`beat`).
+            that a subclass is told of every piece of work (`beat`).
         shown: Whether to show a display if there is no report: on a terminal or in a notebook, once
             work has taken two seconds.
     """

@@ -1,6 +1,7 @@
 """What is known of elements whose values are not known exactly: noise, intervals and sets.
 
-A part of `Evidence`, which checks what it is made of.
+They are a part of `Evidence`, whose constructors make them with the functions here, which check
+them.
 """
 
 from dataclasses import dataclass
@@ -10,13 +11,14 @@ import torch
 from torch import Tensor
 
 from crosscoding.arrays import Numbers, as_tensor, numbers_in
+from crosscoding.errors import counted
 
 _NUMBER = (int, float, np.number)
 
 
 @dataclass(frozen=True, eq=False)
 class UncertainValues:
-    """Noise, bounds and sets of the elements of data, each without effect where nothing is known.
+    """Noise, bounds and sets of elements, each with a neutral value where nothing is known.
 
     Args:
         noise: Standard deviation of the noise in each element's value, shape (*batch, *data); 0
@@ -55,7 +57,7 @@ class UncertainValues:
 
     @property
     def known(self) -> Tensor:
-        """Of which elements anything is known."""
+        """Which elements have noise, an interval or a set."""
         return (self.noise > 0) | self.is_bounded | self.has_set
 
     def reshape(self, shape: torch.Size) -> "UncertainValues":
@@ -114,7 +116,7 @@ class UncertainValues:
         return outside | (self.has_set & ~member)
 
     def combined(self, other: "UncertainValues") -> "UncertainValues":
-        """What both say, for data of one shape, which no element's noise may have twice.
+        """Both combined, for data of one shape; no element may have noise in both.
 
         Raises:
             ValueError: They contradict each other.
@@ -144,7 +146,7 @@ class UncertainValues:
 
 
 def _wider(values: UncertainValues, num: int) -> Tensor:
-    """The allowed classes of `num`; those beyond a set's own are in it only if it is none."""
+    """Which of `num` classes are allowed; those beyond K only for elements without a set."""
     assert values.allowed is not None
     more = num - values.allowed.shape[-1]
     free = ~values.has_set[..., None].expand(*values.noise.shape, more)
@@ -154,14 +156,14 @@ def _wider(values: UncertainValues, num: int) -> Tensor:
 def _first(where: Tensor) -> str:
     """How many elements, and the index of the first, in words."""
     index = tuple(where.nonzero()[0].tolist())
-    return f"{int(where.sum())} elements, the first at index {index}"
+    return f"{counted(int(where.sum()), 'element')}, the first at index {index}"
 
 
 def noise_of(noise: Numbers, values: Tensor) -> Tensor:
     """Standard deviations of the shape of values.
 
     Raises:
-        TypeError: They are no numbers.
+        TypeError: They are not numbers.
         ValueError: One is negative or not finite, or they do not fit the values.
     """
     if isinstance(noise, bool):
@@ -200,7 +202,8 @@ def intervals_of(low: Numbers, high: Numbers) -> UncertainValues:
     if empty.any():
         index = tuple(empty.nonzero()[0].tolist())
         raise ValueError(
-            f"expected intervals with low <= high, got {int(empty.sum())} empty ones, first "
+            "expected intervals with low <= high, got "
+            f"{counted(int(empty.sum()), 'empty one')}, the first "
             f"{low[index].item():.6g} to {high[index].item():.6g} at index {index}"
         )
     return UncertainValues(torch.zeros_like(low), low, high)

@@ -196,7 +196,7 @@ def evidence(given=None) -> cc.Evidence:
         (None, "expected evidence with covariates"),
         (LABELS[:3], r"batch shape \(6,\), got \(3,\)"),
         (LABELS[0], r"batch shape \(6,\), got \(\)"),
-        (LABELS.float(), "covariates of torch.int64, as the model's examples, got torch.float32"),
+        (LABELS.float(), "covariates of torch.int64, like the model's examples, got torch.float32"),
         (LABELS[:, None].expand(6, 2), r"batch shape \(6,\), got \(6, 2\)"),
         (LABELS + 5, "decoder takes, but it failed for 5"),
         ({"label": LABELS}, "nested as in the model's examples, a tensor, got a dict of 'label'"),

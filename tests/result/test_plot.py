@@ -92,7 +92,7 @@ def test_flat_data_are_shown_in_a_shape():
     posterior = cc.condition(vae, cc.Evidence(torch.ones(48), torch.arange(48) < 9), seed=0)
     sheet = posterior.plot(shape=(6, 8), num=0)[0, 0].images[0].get_array()
     assert sheet.shape == (6 + 2, 3 * 8 + 4, 3)
-    with pytest.raises(ValueError, match=r"a shape of 48 elements, as data of shape \(48,\)"):
+    with pytest.raises(ValueError, match=r"a shape of 48 elements, like data of shape \(48,\)"):
         posterior.plot(shape=(7, 7))
     with pytest.raises(ValueError, match=r"for pictures, got \(48,\); use kind='elements'"):
         posterior.plot("pictures")

@@ -133,7 +133,7 @@ def test_messages_about_elements_name_the_column():
     low = torch.full((1, len(TABLE)), -INF)
     low[0, 1] = 1.0
     same = cc.Evidence.interval(low, torch.where(low == 1, low, INF))
-    with pytest.raises(ValueError, match="none between 1 and 1 for column 'p' of query 0"):
+    with pytest.raises(ValueError, match="no value between 1 and 1 for column 'p' of query 0"):
         cc.condition(vae_of(TABLE), same, seed=0)
 
 

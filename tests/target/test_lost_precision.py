@@ -29,7 +29,7 @@ class Rates(nn.Module):
 
 
 THIRD = torch.tensor([math.nan, math.nan, 1.0])
-REASON = "observed element 2 .* is where the decoder's output is clamped or has lost its precision"
+REASON = "decoder's output for observed element 2 .* is clamped or has lost its precision"
 EXACT = -200 + 5.0**2 / 2 + math.log(100) - math.log(1 + math.exp(5))  # −187.90; the mean is 5
 
 

@@ -285,7 +285,7 @@ def test_outputs_of_the_bank_are_decoded_once(monkeypatch):
         ),
         (
             cc.Evidence.linear(torch.ones(1, 2), torch.tensor([1e30])),
-            "of which a sum or a set is known",
+            "for which a sum or a set is known",
         ),
     ],
     ids=["interval", "noise", "sum"],

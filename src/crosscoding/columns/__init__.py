@@ -1,4 +1,4 @@
-"""Tables: what the columns of a DataFrame hold, and their way to tensors and back.
+"""Tables: what the columns of a DataFrame contain, and their conversion to tensors and back.
 
 `crosscoding.tables` has the public names.
 """

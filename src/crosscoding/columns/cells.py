@@ -1,4 +1,4 @@
-"""Cells of a DataFrame's column to numbers, and numbers into the gaps of a column."""
+"""Conversion of a column's cells to numbers, and of numbers to cells that fill its gaps."""
 
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ _ADVICE = {
 def units_of(series: "pd.Series", column: Column) -> tuple[np.ndarray, np.ndarray]:
     """A column's values in its units, float64, and which of its cells are observed.
 
-    The values of categories are their places. Where nothing is observed stands NaN.
+    A category's value is its place among the column's categories; a missing cell's is NaN.
 
     Args:
         series: The cells, N of them.
@@ -37,7 +37,7 @@ def units_of(series: "pd.Series", column: Column) -> tuple[np.ndarray, np.ndarra
     Returns:
         Two arrays of shape (N,).
     Raises:
-        ValueError: A cell is no number, date or category as the column holds them.
+        ValueError: A cell does not suit the column: it is not a number, date or category.
     """
     own, observed = observed_cells(series)
     values = np.full(len(series), np.nan)
@@ -54,7 +54,7 @@ def units_of(series: "pd.Series", column: Column) -> tuple[np.ndarray, np.ndarra
 
 
 def _check_unit(cells: Any, column: Column) -> None:
-    """Raise ValueError where a number stands for a duration or the reverse: the unit is unknown."""
+    """Raise ValueError if numbers came for durations, or the reverse: their unit is unknown."""
     is_duration = getattr(getattr(cells, "dtype", None), "kind", "") == "m"
     if is_duration != column.dtype.startswith(("timedelta", "duration")):
         wanted, got = ("numbers", "a duration") if is_duration else ("durations", "a number")
@@ -82,10 +82,10 @@ def observed_cells(series: "pd.Series") -> tuple[Any, np.ndarray]:
 
 
 def values_of(series: "pd.Series", column: Column) -> tuple[np.ndarray, np.ndarray]:
-    """`units_of` cells that are possible values of the column.
+    """`units_of`, checked: every cell must be a possible value of the column.
 
     Raises:
-        ValueError: A cell is not what the column holds; the message names the column.
+        ValueError: A cell does not suit the column; the message names the column.
         NonFiniteError: A number is infinite.
     """
     values, observed = units_of(series, column)
@@ -183,9 +183,9 @@ def _check(values: np.ndarray, column: Column) -> None:
 
 
 def shown(cell: Any) -> str:
-    """A cell in a message: a number of numpy as a plain one, a date or a duration in ISO form.
+    """A cell for a message: NumPy's numbers as plain ones, dates and durations in ISO form.
 
-    What is long, such as a text, is cut.
+    Long text is cut.
     """
     if isinstance(cell, (date, timedelta, np.datetime64, np.timedelta64)):
         return str(cell).removesuffix(" 00:00:00")
@@ -201,18 +201,18 @@ def filled(
 ) -> "pd.Series":
     """The column with values in its gaps; all other cells stay as they are.
 
-    It keeps its dtype if that can hold the values; a column of which nothing is observed has the
-    dtype of the table. Numbers are rounded where the dtype or the column asks for whole ones.
+    It keeps its dtype if that can hold the values; a column without observed cells gets the
+    table's dtype. Numbers are rounded where the dtype or the column requires whole ones.
 
     Args:
         series: The cells with gaps, or None if there is no such column.
         column: What they are.
-        values: In the column's units, of all rows; NaN leaves a gap.
-        index: Of the rows.
+        values: The values of all rows, in the column's units; NaN leaves a gap.
+        index: The index of the rows.
     """
     import pandas as pd
 
-    if series is not None and dense(series) is not series:  # no cell of a sparse one can be set
+    if series is not None and dense(series) is not series:  # sparse: its cells cannot be set
         return filled(dense(series), column, values, index).astype(series.dtype)
     gaps = np.ones(len(index), dtype=bool)
     if series is not None:
@@ -236,7 +236,7 @@ def filled(
 
 
 def dtype_of(column: Column) -> Any:
-    """The pandas dtype of columns that are made anew."""
+    """The pandas dtype of the column in a new DataFrame."""
     import pandas as pd
 
     if column.dtype != "category":

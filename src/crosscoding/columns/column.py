@@ -1,4 +1,4 @@
-"""`Column`: what a column of a table holds, and its numbers in the user's units and the model's.
+"""`Column`: what a column of a table contains, and its units: the user's and the model's.
 
 | kind | values | in tensors | likelihood |
 | --- | --- | --- | --- |
@@ -10,7 +10,7 @@
 | boolean | one of two | 0 or 1 | `Bernoulli` |
 | date | points in time | (seconds since 1970 − shift) / scale | `Gaussian` |
 
-A date is a number of seconds, and so is a duration, whose kind is number.
+Dates and durations are counted in seconds; the kind of a duration is number.
 """
 
 import math
@@ -39,7 +39,7 @@ from crosscoding.likelihoods import (
 KINDS = ("number", "positive", "count", "class", "ordinal", "boolean", "date")
 LISTED = ("class", "ordinal", "boolean")  # kinds with categories
 Limits = Mapping[str | int, tuple[np.ndarray, np.ndarray]]
-"""Low and high bounds of columns in their units, each (N,), by name."""
+"""Low and high bounds of columns, in their units, each of shape (N,), by the column's name."""
 
 _DTYPES = {
     "count": "int64",
@@ -48,24 +48,24 @@ _DTYPES = {
     "boolean": "bool",
     "date": "datetime64[us]",
 }
-_CUT_DISTANCE = 4.0  # of an ordinal's cut points: a class between two can reach p = tanh(1) = 0.76
+_CUT_DISTANCE = 4.0  # between an ordinal's cut points: a class between two can reach tanh(1) = 0.76
 
 
 @dataclass(frozen=True)
 class Column:
-    """What one column of a table holds.
+    """What one column of a table contains.
 
     Args:
         name: The column's name, text or a whole number.
         kind: One of "number", "positive", "count", "class", "ordinal", "boolean" and "date".
         categories: The values of a class, an ordinal (in order) or a boolean (false, true): text,
             numbers or booleans. By default a boolean has False and True.
-        dtype: The pandas dtype of columns that are made anew, such as "Int64" or
-            "datetime64[us, UTC]"; by default the usual one of the kind.
-        shift, scale: A number t in tensors stands for the value shift + scale · t, scale > 0, in
-            the column's units (seconds for dates and durations). Only for numbers and dates; a
-            positive number has a scale only, and all others have neither.
-        step: What values are multiples of, if they are rounded: 1 for whole numbers.
+        dtype: The pandas dtype of the column in a new DataFrame, such as "Int64" or
+            "datetime64[us, UTC]"; by default the usual one for the kind.
+        shift, scale: A number t in tensors means the value shift + scale · t, scale > 0, in the
+            column's units (seconds for dates and durations). Only for numbers and dates; a
+            positive number has a scale only, and all other kinds have neither.
+        step: Values are rounded to multiples of it: 1 for whole numbers; None if not rounded.
         total_count: For a count, the r > 0 of its negative binomial; None for a Poisson variable.
 
     Raises:
@@ -170,19 +170,18 @@ class Column:
         lost = numbers.isinf() | (numbers == 0) if self.kind == "positive" else numbers.isinf()
         if lost.any():
             raise NonFiniteError(
-                f"{self.where}: expected numbers that {dtype} holds, got "
-                f"{values[int(lost.to(torch.int8).argmax())]:.6g}, of which one unit is "
-                f"{self.scale:.6g}"
+                f"{self.where}: expected numbers that {dtype} can represent in units of "
+                f"{self.scale:.6g}, got {values[int(lost.to(torch.int8).argmax())]:.6g}"
             )
         return numbers
 
     def from_tensor(self, numbers: np.ndarray) -> np.ndarray:
         """Values in the column's units, float64, from numbers of tensors; NaN stays NaN.
 
-        A category's number is rounded to the nearest of them.
+        A category's number is rounded to the place of the nearest category.
         """
         values = self.shift + self.scale * np.asarray(numbers, dtype="float64")
-        if self.is_listed:  # a single category has a neighbour that nothing is
+        if self.is_listed:  # the likelihood of a single category has a second, unused class
             values = np.clip(np.rint(values), 0, len(self.categories) - 1)
         return values
 
@@ -191,7 +190,7 @@ class Column:
         step = 1.0 if self.kind == "count" else self.step
         if step is None:
             return values
-        if step < 1:  # tenths are divided, as 0.1 has no exact float
+        if step < 1:  # divide by 10 instead of multiplying by 0.1, which is not exact in binary
             return np.rint(values / step) / np.rint(1 / step)
         return np.rint(values / step) * step
 
@@ -222,7 +221,7 @@ class Column:
     # ---- JSON ------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
-        """The column as JSON holds it."""
+        """The column as JSON."""
         return {**vars(self), "categories": list(self.categories)}
 
     @staticmethod
@@ -230,7 +229,7 @@ class Column:
         """The column that `to_json` described.
 
         Raises:
-            ModelFormatError: It is no description of a column.
+            ModelFormatError: It does not describe a column.
         """
         try:
             return Column(**{**description, "categories": tuple(description["categories"])})
@@ -241,9 +240,9 @@ class Column:
 
 
 def mixed_of(likelihoods: Iterable[Likelihood]) -> Mixed:
-    """The likelihood of columns with one each, of which adjacent equal ones are one part.
+    """The likelihood of several columns; adjacent ones with equal likelihoods are one part of it.
 
-    Each part is a step of its own in every computation, so nine numbers in nine parts take several
+    Each part is a separate step in every computation, so nine numbers in nine parts take several
     times as long as in one.
     """
     runs = [list(run) for _, run in groupby(likelihoods, key=repr)]

@@ -1,4 +1,4 @@
-"""DataFrames, without importing pandas before somebody has."""
+"""Checks of DataFrames that do not import pandas, which whoever has a DataFrame has imported."""
 
 import sys
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
@@ -19,7 +19,7 @@ def checked_frame(frame: Any) -> "pd.DataFrame":
     """The DataFrame as it was passed.
 
     Raises:
-        TypeError: It is none.
+        TypeError: It is not a DataFrame.
         ValueError: Two columns have the same name.
     """
     if not is_frame(frame):

@@ -1,14 +1,14 @@
-"""What the columns of a DataFrame hold: kinds, scales and categories, from its cells.
+"""Learning what a DataFrame's columns contain: kinds, scales and categories, from its cells.
 
-A column is, in this order,
-- of class or ordinal if its dtype is categorical, unordered or ordered,
+The first of these that applies is the kind of a column:
+- class or ordinal if its dtype is categorical, unordered or ordered,
 - boolean if its cells are booleans, or numbers that are all 0 or 1,
-- a date if its dtype is a date and time,
-- of class if its cells are text,
-- a count if its cells are whole numbers ≥ 0 of which half are below 20. Above that, a normal
-  variable that is rounded serves as well, and may be narrower than counts can be,
-- positive if its cells are > 0 and their logarithms are less skewed than they are, by far,
-- a number otherwise.
+- date if its dtype is a date and time,
+- class if its cells are text,
+- count if its cells are whole numbers ≥ 0 with a median below 20. For larger ones a rounded normal
+  variable serves as well, and may be narrower than a distribution of counts,
+- positive if its cells are > 0 and their logarithms are much less skewed than they are,
+- number otherwise.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -22,16 +22,16 @@ from crosscoding.errors import NonFiniteError
 if TYPE_CHECKING:
     import pandas as pd
 
-_LARGE = 20.0  # a median from which on whole numbers are no counts: a Poisson is normal to 5 %
-_SKEWED = 1.0  # skewness from which on logarithms are considered; an exponential variable has 2
-_FREE_TEXT = 0.5  # share of distinct texts from which on they are no categories
+_LARGE = 20.0  # median from which whole numbers are not taken as counts: a Poisson is normal to 5 %
+_SKEWED = 1.0  # skewness above which logarithms are considered; an exponential variable has 2
+_FREE_TEXT = 0.5  # share of distinct texts above which they are not taken as categories
 _FEWEST_TEXTS = 50  # rows below which that is not judged
 _DAY = 86400.0
-_LIKE_POISSON = 1000.0  # total count
+_LIKE_POISSON = 1000.0  # total count above which a negative binomial is taken as a Poisson
 
 
 def learned(series: "pd.Series", kind: str | None) -> Column:
-    """The column that a series' cells are of.
+    """The `Column` that describes the cells of a series.
 
     Args:
         series: The cells; at least one must be observed.
@@ -156,7 +156,7 @@ def _location(values: np.ndarray) -> dict[str, float]:
     parts = values / largest
     centre = float(parts.mean()) * largest
     spread = float(np.sqrt(np.square(parts - parts.mean()).mean())) * largest
-    digits = np.spacing(abs(centre)) * 4  # a spread of rounding errors only
+    digits = np.spacing(abs(centre)) * 4  # a smaller spread is only rounding error
     return {"shift": centre, "scale": spread if spread > digits else 1.0}
 
 

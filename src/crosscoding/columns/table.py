@@ -1,4 +1,4 @@
-"""`Table`: the columns of a DataFrame, and its way to tensors and back."""
+"""`Table`: the columns of a DataFrame, and their conversion to tensors and back."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,17 +23,17 @@ _MOST_SHOWN = 50  # columns in a terminal or a notebook
 
 
 class Table(Displayed):
-    """What the columns of a DataFrame hold: kinds, scales and categories.
+    """What the columns of a DataFrame contain: kinds, scales and categories.
 
-    It is learned from a DataFrame, gaps and all, and makes tensors of other DataFrames with the
-    same columns. Each column is one element of the data, in the DataFrame's order: standardised if
-    it is a number or a date, divided by its geometric mean if it is positive, the count itself, the
-    place among its categories if it is a class. `print(table)` shows what was understood; correct
-    it with `kinds`.
+    It is learned from a DataFrame, gaps and all, and converts other DataFrames with the same
+    columns to tensors. Each column is one element of the data, in the DataFrame's order: numbers
+    and dates are standardised, positive numbers divided by their geometric mean, counts left as
+    they are, and categories numbered by their place in the list. `print(table)` shows what was
+    learned; correct it with `kinds`.
 
     Args:
-        df: A pandas DataFrame with N ≥ 1 rows. Missing cells (NaN, None, NaT, NA) are no values.
-        kinds: Kinds of columns that were not understood, by name: "number", "positive", "count",
+        df: A pandas DataFrame with N ≥ 1 rows. Cells that are NaN, None, NaT or NA are missing.
+        kinds: Kinds of columns whose cells suggest another, by name: "number", "positive", "count",
             "class", "ordinal", "boolean" or "date".
 
     Attributes:
@@ -76,7 +76,7 @@ class Table(Displayed):
 
     @classmethod
     def of(cls, columns: Iterable[Column]) -> "Table":
-        """The table of columns that are known without a DataFrame.
+        """The table of these columns, without a DataFrame to learn from.
 
         Raises:
             ValueError: There are none, or two have the same name.
@@ -133,10 +133,9 @@ class Table(Displayed):
     def likelihood(self) -> Mixed:
         """The likelihood of the columns, for a decoder with `num_params` outputs.
 
-        A number or a date takes two outputs, mean and log variance, and so does a positive number,
-        of its logarithm; a count takes a log rate, or the logit of a `NegativeBinomial` with the
-        column's total count, a class a logit for each category, an ordinal a location, a boolean
-        a logit.
+        A number or a date takes two outputs, mean and log variance; a positive number takes those
+        of its logarithm; a count a log rate, or the logit of a `NegativeBinomial` with the column's
+        total count; a class a logit for each category; an ordinal a location; a boolean a logit.
         """
         return mixed_of(column.likelihood for column in self.columns)
 
@@ -160,8 +159,8 @@ class Table(Displayed):
             Values in tensors' units, NaN where missing, and the mask, True where observed.
         Raises:
             TypeError: df is not a pandas DataFrame.
-            ValueError: A column is not in the table, or a cell is not what its column holds, such
-                as a category that the table has not. The message names the column.
+            ValueError: A column is not in the table, or a cell does not suit its column, such as a
+                category that the table does not have. The message names the column.
             NonFiniteError: A number is infinite, or too large for the dtype.
         """
         frame = checked_frame(df)
@@ -176,7 +175,7 @@ class Table(Displayed):
         return values, mask
 
     def complete_tensor(self, df: "pd.DataFrame", *, dtype: torch.dtype = torch.float32) -> Tensor:
-        """A DataFrame without gaps as values, shape (N, columns); otherwise as `to_tensors`.
+        """A DataFrame without gaps as values, shape (N, columns); the rest is as for `to_tensors`.
 
         Raises:
             ValueError: A cell is missing, or what `to_tensors` raises.
@@ -204,11 +203,11 @@ class Table(Displayed):
             values: In tensors' units, shape (N, columns); NaN leaves a gap.
             rows: A DataFrame of N rows whose gaps are filled: its observed cells, index, dtypes and
                 order of columns stay; columns that it lacks come last. By default all cells are
-                made anew, with the table's dtypes.
-            whole: Whether numbers are rounded to the column's step, such as whole numbers. Dates
-                always are, and dtypes that only hold whole numbers always get them.
-            limits: Low and high bounds of columns in their units, (N,) each, by name, within which
-                values are put that rounding has moved outside.
+                new, with the table's dtypes.
+            whole: Whether numbers are rounded to the column's step, such as to whole numbers. Dates
+                always are, and dtypes for whole numbers always get them.
+            limits: Low and high bounds of columns in their units, (N,) each, by name. Values that
+                rounding moves outside are moved back to the bound.
         Raises:
             ValueError: values and rows have different numbers of rows or columns.
         """
@@ -237,9 +236,9 @@ class Table(Displayed):
     # ---- evidence --------------------------------------------------------------------------------
 
     def evidence(self, df: "pd.DataFrame", *, dtype: torch.dtype = torch.float32) -> TableEvidence:
-        """The observed cells of a DataFrame as evidence, one query a row; raises as `to_tensors`.
+        """The observed cells of a DataFrame as evidence, one query per row.
 
-        `condition(vae, df)` calls it, with the model's dtype.
+        `condition(vae, df)` calls it, with the model's dtype. It raises what `to_tensors` raises.
         """
         return rows_evidence(self, df, dtype)
 
@@ -259,10 +258,10 @@ class Table(Displayed):
             conditions: By name of the column, a value; a tuple (low, high), both included, for
                 numbers, counts, dates and ordinals, with None for no bound; or a set of the
                 categories that are possible. Bounds may be arrays or Series, one for each row.
-            rows: Rows whose observed cells are known besides; by default `num` rows of gaps.
+            rows: Rows whose observed cells are known as well; by default `num` rows of gaps.
             num: Number of rows, 1 by default.
             dtype: Floating-point type of the evidence.
-            more: The same as conditions.
+            more: Conditions as keyword arguments.
         Raises:
             ValueError: A column is unknown, a condition does not suit its kind or contradicts a
                 cell. The message names the column.
@@ -278,7 +277,7 @@ class Table(Displayed):
     # ---- saving ----------------------------------------------------------------------------------
 
     def to_json(self) -> list[dict[str, Any]]:
-        """The columns as JSON holds them."""
+        """The columns as JSON."""
         return [column.to_json() for column in self.columns]
 
     @staticmethod
@@ -286,7 +285,7 @@ class Table(Displayed):
         """The table that `to_json` described.
 
         Raises:
-            ModelFormatError: It is no description of a table.
+            ModelFormatError: It does not describe a table.
         """
         if not isinstance(description, list):
             raise ModelFormatError(f"expected a list of columns, got {description!r:.80}")

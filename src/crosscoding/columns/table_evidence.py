@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
     from crosscoding.columns.table import Table
 
-_LARGEST_IN_SET = 10_000  # of a count: a set is a boolean for each value up to it, in each cell
+_LARGEST_IN_SET = 10_000  # largest count in a set: it takes a boolean per cell for each up to it
 
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
 class TableEvidence(Evidence):
-    """Evidence made of a DataFrame by `Table.evidence` or `Table.query`.
+    """Evidence made from a DataFrame by `Table.evidence` or `Table.query`.
 
     Parts of it, and combinations with other evidence, are plain `Evidence`.
 
@@ -36,7 +36,7 @@ class TableEvidence(Evidence):
         table: The table.
         frame: The rows, as they were passed; gaps are the query.
         conditions: Intervals and sets, by name, as they were passed.
-        limits: Low and high bounds of columns in their units, each (N,), by name.
+        limits: Low and high bounds of columns in their units, each of shape (N,), by name.
     """
 
     table: "Table"
@@ -157,7 +157,7 @@ def _series(column: Column, value: Any, num: int) -> "pd.Series":
 def _with_value(
     frame: "pd.DataFrame", column: Column, value: Any, condition: Any
 ) -> "pd.DataFrame":
-    """The rows with the value of a condition in a column, which no cell of it contradicts."""
+    """The rows with the value of a condition in its column; raises if a cell contradicts it."""
     name, series = column.name, _series(column, value, len(frame))
     values, there = values_of(series, column)
     if len(there) and not there.any():
@@ -184,7 +184,7 @@ def _set(frame: "pd.DataFrame", name: str | int, series: "pd.Series") -> "pd.Dat
 
 
 def _check_agrees(frame: "pd.DataFrame", column: Column, says: Any, apart: np.ndarray) -> None:
-    """Raise ValueError if a condition contradicts the cells of some rows."""
+    """Raise ValueError if a condition contradicts the cells of some rows, those where `apart`."""
     if apart.any():
         row = int(apart.argmax())
         raise ValueError(
@@ -210,7 +210,7 @@ def _limits(column: Column, condition: tuple[Any, ...], num: int) -> tuple[np.nd
     """Low and high in the column's units, (num,) each.
 
     Raises:
-        ValueError: The condition is no pair, is empty, or does not suit the column's kind.
+        ValueError: The condition is not a pair, is empty, or does not suit the column's kind.
     """
     if column.kind in ("class", "boolean"):
         raise ValueError(
@@ -244,9 +244,9 @@ def _points(
     limits: tuple[np.ndarray, np.ndarray],
     dtype: torch.dtype,
 ) -> "pd.Series | None":
-    """The exact values of rows whose interval holds one number, as a density has no mass there.
+    """The exact values of rows whose interval is a single number, which has no mass in a density.
 
-    Counts and ordinals have: their intervals stay.
+    Counts and ordinals have mass at single values, so their intervals stay.
     """
     if column.is_listed or column.kind == "count":
         return None
@@ -279,7 +279,7 @@ def _one_of(
     """The possible categories of a column as evidence on data of the shape of `like`.
 
     Raises:
-        ValueError: There are none, one is unknown, missing or large, or the column has no
+        ValueError: There are none, one is unknown, missing or too large, or the column has no
             categories.
     """
     column = table[name]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _DIGITS = 4
 _WEEK = 7 * 86400.0
-_PRECISION = 2.0**-22  # of a float32 in a tensor, doubled
+_PRECISION = 2.0**-22  # twice the relative precision of a float32
 _ROWS, _COLUMNS = 5, 8  # of a table that are shown
 _UNITS = (("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
 
@@ -27,10 +27,10 @@ def in_words(column: Column, value: float, *, given: bool = False) -> str:
     """A value in the column's units as text: a category, a date, a duration or a number.
 
     Args:
-        column: What it is a value of.
+        column: The value's column.
         value: As `Column.from_tensor` gives it; NaN is shown as a dash.
         given: Whether it is a user's value, whose last digits a tensor may have lost. Other dates
-            that lie weeks apart are rounded to days.
+            are rounded to days if the column's scale is more than a week.
     """
     if math.isnan(value):
         return shown_number(value)
@@ -56,7 +56,7 @@ def is_duration(column: Column) -> bool:
 
 
 def unit_of(seconds: float) -> tuple[str, float]:
-    """The largest unit of time that is not longer, and its seconds."""
+    """The largest unit of time that is not longer than this, and its length in seconds."""
     return next((unit for unit in _UNITS if seconds >= unit[1]), _UNITS[-1])
 
 
@@ -70,7 +70,7 @@ def zone_of(column: Column) -> tzinfo:
 
 
 def _date(seconds: float, zone: tzinfo, slack: float, *, whole: bool) -> str:
-    """A point in time; a day if it is rounded to one, or is so many seconds from its start."""
+    """A point in time; only its day if `whole`, or if it is a day's start to within `slack`."""
     try:
         found = datetime.fromtimestamp(round(seconds), tz=UTC).astimezone(zone)
         later = found + timedelta(seconds=slack)
@@ -90,13 +90,13 @@ def grid_of_rows(
     limits: Limits,
     conditions: Mapping[str | int, Any],
 ) -> Grid:
-    """The first rows: cells that are given, and what is known of others; a dash for gaps.
+    """The first rows: given cells, what is known of others, and a dash for gaps.
 
     Args:
         frame: The rows.
         columns: All columns of the table.
-        limits: Low and high bounds in the columns' units, each (N,), by name.
-        conditions: Sets of possible values, by name.
+        limits: Low and high bounds in the columns' units, each of shape (N,), by column.
+        conditions: Sets of possible values, by column.
     """
     index = [str(label) for label in frame.index[:_ROWS]]
     cells = [_cells(frame, column, limits, conditions) for column in columns[:_COLUMNS]]

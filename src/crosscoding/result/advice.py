@@ -1,7 +1,8 @@
-"""Advice on answers that are not trusted: what to do next, in Python or in other words.
+"""Advice on answers that are not trusted: what to do next, as Python calls or options of a command.
 
 Advice names what it suggests in braces, such as {hmc}. `IN_PYTHON` has a Python call for each of
-these names; the command line has an option for each. `verdict` chooses among the advice of checks.
+these names; the command line has an option for each. `lazy_verdicts` chooses among the advice of
+checks.
 """
 
 IN_PYTHON = {
@@ -13,16 +14,16 @@ IN_PYTHON = {
     "seed": "another seed",
 }
 
-# Advice after the methods that other advice leads to: which settings to change.
+# Advice on answers by the methods that other advice recommends: which settings to change.
 _SETTINGS = {
     "TemperedSMC": "raise num_particles, to 10_000 say, and num_moves",
     "Discrete": "compare it with the answer by {seed}, or observe more elements",
     "Grid": "raise radius and num_checks, or lower tolerance",
 }
 _ON_DENSITIES = {
-    "Auto": "compare it with {large_smc}, ask with another prior_scale, or write the density in "
+    "Auto": "compare it with {large_smc}, try another prior_scale, or write the density in "
     "coordinates in which it is rounder",
-    "TemperedSMC": "raise num_particles and num_moves, ask with another prior_scale, or write the "
+    "TemperedSMC": "raise num_particles and num_moves, try another prior_scale, or write the "
     "density in coordinates in which it is rounder",
 }
 _PLANE = 2  # latent dimensions up to which a grid can integrate what other methods find hard
@@ -32,7 +33,9 @@ _IN_PLANE = (
 
 
 def last_resort(method: str, density_dim: int | None) -> str:
-    """Advice after a method that other advice leads to, so that it does not lead back; or "".
+    """Advice on answers by a method that other advice recommends, so as not to go in circles.
+
+    For other methods it is "".
 
     Args:
         method: Name of the method that answered.

@@ -18,12 +18,12 @@ from crosscoding.target.vae_target import VAETarget
 
 @isolated_class
 class AnswerFigures(ABC):
-    """Estimates of log p(x), what they rest on, and verdicts. `Posterior` says what was found."""
+    """Estimates of log p(x), what they rest on, and verdicts. `Posterior` has the findings."""
 
     method: str
     _findings: Findings
     _flat_target: Target | None
-    _shares: LatentShares | None = None  # kept, as what is measured is kept there
+    _shares: LatentShares | None = None  # kept, as it caches what it measures
 
     @abstractmethod
     def _unflatten(self, tensor: Tensor, num_sample_dims: int = 0) -> Tensor:
@@ -54,7 +54,7 @@ class AnswerFigures(ABC):
 
     @property
     def bound(self) -> bool:
-        """Whether `c_elbo` is a lower bound on log p(x); a cross-coder that may fold has none."""
+        """Whether `c_elbo` is a lower bound on log p(x); it is not if the cross-coder may fold."""
         return self._findings.fitted is None or self._findings.fitted.crosscoder.has_density
 
     @property
@@ -62,8 +62,8 @@ class AnswerFigures(ABC):
         """Effective sample size of the draws that the answer was computed from, shape (*batch,).
 
         For importance sampling and fits it is the importance ESS, for chains the smallest
-        autocorrelation ESS over latent dimensions. `Auto` stores `num_draws` draws resampled from
-        the draws that this figure is about.
+        autocorrelation ESS over latent dimensions. `Auto` stores `num_draws` draws, resampled from
+        those that this figure is about.
         """
         return self._unflatten(self._findings.ess)
 
@@ -87,7 +87,7 @@ class AnswerFigures(ABC):
         """What each answer is worth and why, for the flattened batch.
 
         `verdicts[i].label` is about p(z|x), log p(x) and the shares of modes;
-        `verdicts[i].purposes` says whether means or intervals may be trusted although that is not.
+        `verdicts[i].purposes` says whether means or intervals may be trusted even if that is not.
         """
         figures, target, density_dim = self._findings.figures, self._flat_target, None
         method = "Discrete" if isinstance(target, DiscreteTarget) else self.method

@@ -1,4 +1,4 @@
-"""One check of all answers: a grade for each and, for the answer that is asked about, words."""
+"""One check of all answers: a grade for each, and a reason in words for any that is asked about."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ class Check:
     Args:
         grades: Index into `LABELS` of each answer, shape (B,).
         reason: Gives the reason for an answer, by its index; "" if there is nothing to say.
-        advice: What to do if the check speaks against an answer, as in `result.advice`.
+        advice: What to do if an answer fails the check, as in `result.advice`.
         priority: Among equally bad checks, the one with the highest priority gives the advice.
         advice_on_auto: Advice on an answer of `methods.Auto`; "": the same as `advice`.
-        wants_effort: Whether only another method or more computation helps.
+        wants_effort: Whether nothing helps but another method or more computation.
     """
 
     grades: Tensor
@@ -36,7 +36,7 @@ def fault(
     priority: int,
     advice_on_auto: str = "",
 ) -> Check:
-    """A check that gives a reason only where it speaks against an answer."""
+    """A check that gives a reason only for answers that fail it."""
     return Check(grades, lambda q: words(q) if grades[q] else "", advice, priority, advice_on_auto)
 
 

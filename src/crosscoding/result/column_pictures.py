@@ -26,10 +26,10 @@ from crosscoding.result.views import View, array, of_categories
 
 _SIZE = (2.7, 2.0)
 _ACROSS, _MOST_COLUMNS = 4, 12
-_PLACES, _MORE_PLACES = 128, 64  # of a density: even ones, and quantiles of draws
-_TAIL = 0.002  # beyond these quantiles nothing is drawn
-_LEAST_BAR = 3e-3  # of the highest bar of a count, below which none is seen
-_MOST_NAMED = 6  # counts of a set
+_PLACES, _MORE_PLACES = 128, 64  # where a density is evaluated: evenly, and at quantiles of draws
+_TAIL = 0.002  # nothing is drawn beyond this quantile and 1 minus it
+_LEAST_BAR = 3e-3  # share of the highest bar of a count, below which bars are left out
+_MOST_NAMED = 6  # counts of a set that are listed
 _MOST_TERMS = 1e8  # evaluations of densities: about two seconds
 
 
@@ -53,7 +53,7 @@ def draw_columns(view: View, look: Look, given: Any) -> Panels:
 
 
 def _chosen(table: Table, view: View, only: Sequence[str | int] | None) -> list[int]:
-    """Places of the columns to draw; by default all, or those of many that are not known."""
+    """Places of the columns to draw; by default all, or if there are many, those not known."""
     if only is None:
         places = list(range(len(table)))
         free = [place for place in places if not view.known.exact[:, place].all()]
@@ -117,7 +117,7 @@ class _Columns:
         return low + step * torch.arange(num, device=values.device).to(values)[:, None]
 
     def draw(self, axes: Any, query: int, place: int, num_lines: int) -> None:
-        """One panel, with its name above so many lines of words."""
+        """One panel, with its name above `num_lines` lines of words."""
         column, exact = self._table.columns[place], bool(self._known.exact[query, place])
         tidy(axes)
         if column.is_listed:
@@ -236,7 +236,7 @@ class _Unit:
         return as_dates(in_units) if column.kind == "date" else in_units / self._seconds
 
     def set_axis(self, axes: Any) -> None:
-        """Its ticks and label."""
+        """Set the axis's ticks and label."""
         if self._column.kind == "date":
             from crosscoding.plots import date_axis
 

@@ -85,7 +85,7 @@ def chosen_queries(queries: int | Sequence[int] | None, num: int, usual: int) ->
     """Numbers of queries of a flattened batch.
 
     Raises:
-        TypeError: They are no numbers.
+        TypeError: They are not integers.
         ValueError: There are none, or one is out of range.
     """
     if not num:

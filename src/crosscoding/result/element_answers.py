@@ -20,7 +20,7 @@ _NUM_DRAWS = 1000  # a quantile of 0.05 is then one of 0.05 ± 0.007
 
 @isolated_class
 class ElementAnswers(ABC):
-    """What p(y|x) says of each element by itself. `Posterior` says where draws come from."""
+    """What p(y|x) says about each element by itself. `Posterior` supplies the draws."""
 
     target: Target | None
     batch_shape: torch.Size
@@ -47,8 +47,9 @@ class ElementAnswers(ABC):
     ) -> Tensor:
         """Quantiles of each element given x; observed elements as given.
 
-        The smallest of `num` draws of the element with a share of at least q of them at or below
-        it: a value that was drawn, so a count's is a count. Unordered classes have none: NaN.
+        A quantile is the smallest of `num` draws of the element with at least a share q of them at
+        or below it. It is a value that was drawn, so that of a count is a count. Unordered classes
+        have no quantiles: NaN.
 
         Args:
             q: A level from 0 to 1, or several of them, Q.
@@ -81,7 +82,7 @@ class ElementAnswers(ABC):
         num: int = _NUM_DRAWS,
         seed: int | Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The central interval that holds each element with this probability given x.
+        """The central interval that contains each element with this probability given x.
 
         Args:
             level: Probability, 0 to 1: the interval is from the quantile (1 − level) / 2 to
@@ -101,7 +102,7 @@ class ElementAnswers(ABC):
     def probabilities(self) -> Tensor:
         """p(t_e = k|x) of elements that are classes, ordered or not, or zeros and ones.
 
-        Averages over the stored draws of the probabilities given z.
+        They are averages, over the stored draws, of the probabilities given z.
 
         Returns:
             Shape (*batch, *data, K), K the largest number of classes of an element: 0 for classes
@@ -112,10 +113,10 @@ class ElementAnswers(ABC):
 
     @torch.no_grad()
     def mode(self, *, seed: int | Generator | None = None) -> Tensor:
-        """The likeliest value of each element by itself given x, observed ones as given.
+        """The likeliest value of each element by itself given x; observed elements as given.
 
-        For classes the one of largest probability; for others the one of largest density, an
-        average over draws of z, among 128 quantiles of draws.
+        For classes it is the most probable one. For other elements it is the one with the largest
+        density, averaged over draws of z, among 128 quantiles of draws.
 
         Args:
             seed: Seed of these draws alone; by default the posterior's own stream continues.
@@ -157,10 +158,10 @@ class ElementAnswers(ABC):
             num: Draws for quantiles and intervals; 1,000 by default.
             seed: Seed of the draws.
             rows: The rows that were conditioned on, if the posterior does not know them because it
-                was loaded or the evidence was tensors. Without, cells are made of the tensors.
+                was loaded or the evidence was tensors. Otherwise cells are made from the tensors.
         Raises:
             ValueError: The model has no table, `what` is unknown or takes no such setting, or rows
-                are others.
+                differ from those that were conditioned on.
 
         Example:
             >>> import pandas as pd, crosscoding as cc

@@ -1,4 +1,4 @@
-"""Answers for vectors and signals: intervals or bands over the number of the element."""
+"""Answers for vectors and signals: intervals or bands over the elements' numbers."""
 
 from typing import Any
 
@@ -56,7 +56,7 @@ def _circles(
     query: int,
     own: slice,
 ) -> None:
-    """Probabilities of classes where there are more than two that are not known."""
+    """Draw class probabilities of elements with more than two classes, where not observed."""
     free = many & ~view.known.exact[query, own]
     if not free.any():
         return

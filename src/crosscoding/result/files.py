@@ -125,7 +125,7 @@ def _check_fits(
         raise ModelFormatError(f"the evidence, model and draws in {folder} do not fit together")
     here, given = _fingerprint(target, draws), tensors.get("fingerprint")
     if given is None or (here.shape, here.dtype) != (given.shape, given.dtype):
-        raise ModelFormatError(f"expected outputs of the model in {folder}, got {given}")
+        raise ModelFormatError(f"expected saved outputs of the model in {folder}, got {given}")
     if not same_output(here, given):
         raise ModelFormatError(
             f"expected the model that the posterior in {folder} belongs to, got another"

@@ -51,24 +51,24 @@ class Findings:
             draws have weights: then these are resampled, as they are closer to p(z|x).
         exact_density: Whether log q(z|x) is the target's own log p(z, x) − log p(x).
         r_hat: The largest R-hat over latent dimensions, shape (B,); None: there are no chains.
-        missed: Share of p(z|x) that a search found the draws to lack, shape (B,); NaN where nothing
-            has searched, None where nothing has for any query.
+        missed: Share of p(z|x) that the draws lack, as found by a search, shape (B,); NaN where
+            there was no search, None if there was none for any query.
         num_weighed: Number of draws that the figures come from, shape (B,); None: that of `draws`.
-        finished: Whether the method ran to its end, boolean, shape (B,); None: for all queries.
+        finished: Whether the method ran to its end, boolean, shape (B,); None: it did for all.
         collapsed: Whether importance weights left only a handful of draws, so that the weights of
             the fit replace them, boolean, shape (B,); None: nowhere.
         unsearchable: Whether the target is a bare density of too many dimensions for a search to
             find every narrow mode, boolean, shape (B,); None: nowhere.
-        vouched: Whether `missed` is no search's finding, but what simulated twins of an amortised
-            cross-coder bound, boolean, shape (B,); None: nowhere.
+        vouched: Whether `missed` is a bound from simulated twins of an amortised cross-coder and
+            not from a search, boolean, shape (B,); None: nowhere.
         lost: Share of the draws at which the decoder's output has lost log p of an observed
-            element, shape (B,); None: nothing has looked.
+            element, shape (B,); None: not checked.
         lost_element: The element lost at most of them, as an index into the flattened datum, shape
             (B,).
         twins: Number of simulated twins of queries like this one that vouch for means and
-            intervals, shape (B,); NaN where none do, None where none do for any query.
-        twins_p, twins_coverage: Their figures, as in `verdict.Figures`.
-        stats: Further figures of the method by name, only shown, each of shape (B,).
+            intervals, shape (B,); NaN where none do, None if none do for any query.
+        twins_p, twins_coverage: The twins' figures, as in `verdict.Figures`.
+        stats: Further figures of the method by name, each of shape (B,); they are only displayed.
         trace: What its stages did, in order.
         interrupted: Whether the user stopped the method, which then returned what it had.
     """
@@ -135,7 +135,7 @@ class Findings:
 
     @property
     def _resampled(self) -> Tensor | None:
-        """The number of stored draws, (B,), where they are drawn from others; NaN elsewhere."""
+        """The number of stored draws, (B,), where these are resampled; NaN elsewhere."""
         if self.log_weights is not None:
             return None
         num = torch.full_like(self.ess, len(self.draws))
@@ -178,8 +178,8 @@ class Findings:
     def sample(self, num: int, *, generator: Generator) -> Tensor:
         """Draws from p(z|x), (num, B, latent).
 
-        Weighted draws are resampled and moved within their cells, a fit is drawn from anew, and
-        other stored draws are shuffled and repeat only once all have been used.
+        Weighted draws are resampled and moved within their cells, a fit gives new draws, and other
+        stored draws are shuffled and repeat only once all have been used.
         """
         if self.log_weights is not None:
             return self._sample_weighted(num, generator)
@@ -219,13 +219,13 @@ class Findings:
         )
 
     def by_query(self) -> dict[str, Tensor]:
-        """The fields with one value a query, (B,), that are known."""
+        """The known fields with one value per query, (B,)."""
         names = ("log_evidence", "log_evidence_error", "c_elbo", "c_elbo_error", "ess", "pareto_k")
         names += tuple(_PUBLIC_NAMES)
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def by_draw(self) -> dict[str, Tensor]:
-        """The fields with a value for each draw, (S, B, …), that are known."""
+        """The known fields with one value per draw, (S, B, …)."""
         names = ("draws", "log_weights", "cell_width")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 

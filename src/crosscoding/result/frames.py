@@ -14,7 +14,7 @@ from crosscoding.target.vae_target import VAETarget
 if TYPE_CHECKING:
     import pandas as pd
 
-# What each kind of frame takes beside seed and rows.
+# The settings that each kind of frame takes besides seed and rows.
 _TAKES: dict[str, tuple[str, ...]] = {
     "mean": (),
     "mode": (),
@@ -52,7 +52,7 @@ def frame_of(
     seed: int | Generator | None,
     **settings: Any,
 ) -> "pd.DataFrame":
-    """`Posterior.frame`, which documents the arguments; settings of None have their defaults."""
+    """`Posterior.frame`, which documents the arguments; None means a setting's default."""
     q, level, num = _checked(what, settings)
     table, rows, limits = _about(posterior, rows)
     answers: _Answers = posterior
@@ -79,7 +79,7 @@ def frame_of(
 
 
 def _checked(what: str, given: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-    """q, level and num, by default where None is given.
+    """q, level and num, with their defaults where they are None.
 
     Raises:
         ValueError: There is no such frame, or it takes no such setting.
@@ -101,7 +101,7 @@ def _about(posterior: Any, rows: "pd.DataFrame | None") -> tuple[Table, Any, Any
     """The table, the rows that were conditioned on, and the bounds of their columns.
 
     Raises:
-        ValueError: The model has no table, or rows are others.
+        ValueError: The model has no table, or rows are not those that were conditioned on.
     """
     target = posterior.target
     table = target.model.table if isinstance(target, VAETarget) else None
@@ -128,7 +128,7 @@ def _about(posterior: Any, rows: "pd.DataFrame | None") -> tuple[Table, Any, Any
 
 
 def means_of(answers: _Answers, table: Table) -> Tensor:
-    """Means of numbers, likeliest categories of others."""
+    """Means of numbers, and the likeliest categories of columns that have categories."""
     listed = torch.tensor([column.is_listed for column in table.columns])
     mean = answers.mean()
     if not listed.any():
@@ -154,7 +154,7 @@ def _probabilities(flat: Tensor, table: Table, rows: "pd.DataFrame | None") -> "
 
     names = {}
     for place, column in enumerate(table.columns):
-        if len(column.categories) == 1:  # its likelihood has a second one, which nothing is
+        if len(column.categories) == 1:  # its likelihood has a second, unused class
             flat[:, place] /= flat[:, place, :1].clone()
         for number, category in enumerate(column.categories):
             names[(column.name, category)] = flat[:, place, number].double().cpu().numpy()

@@ -1,4 +1,4 @@
-"""Findings of several blocks of queries as findings for all of them."""
+"""Joining the findings of several blocks of queries."""
 
 import math
 from collections.abc import Sequence
@@ -15,16 +15,17 @@ _PADS = {"draws": 0.0, "log_weights": -math.inf, "cell_width": 0.0}
 
 
 def joined(parts: list[Findings], places: Tensor | None = None) -> Findings:
-    """The findings of several blocks of queries, which the list loses.
+    """The findings of all queries from those of blocks of queries; empties the list.
 
-    A block with fewer draws than another is padded with draws of weight 0, one in which nothing is
-    known to be lost counts as one that lost nothing, and twins vouch for nothing in one that does
-    not say so. Each block's draws are freed once they are
-    copied, as all of them together may take most of the memory.
+    A block with fewer draws than another is padded with draws of weight 0. A block that was not
+    checked for lost elements counts as having lost none, and `vouched` is False in one without it.
+    Each block's draws are freed once they are copied, as all of them together may take most of the
+    memory.
 
     Args:
         parts: The findings of each block, at least one.
-        places: Where the queries of all blocks, one after the other, go, (B,); None: there.
+        places: The place of each query in the result, (B,), with the blocks' queries one after the
+            other; None: they stay in this order.
     """
     num_draws = max(len(part.draws) for part in parts)
     weighted = any(p.log_weights is not None or len(p.draws) < num_draws for p in parts)

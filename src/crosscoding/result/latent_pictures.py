@@ -87,7 +87,7 @@ def _density(posterior: Any, query: int, line: Tensor) -> NDArray[Any] | None:
 def _log_density(posterior: Any, points: Tensor) -> Tensor:
     """log p(z|x) of the only query at points (N, latent), up to a constant, (N,).
 
-    Of an answer without its model log q(z|x); −∞ where nothing is known but draws.
+    If the answer has no model it is log q(z|x), or −∞ if there are only draws.
     """
     pieces = [_log_shape(posterior, own[:, None])[:, 0] for own in points.split(_AT_ONCE)]
     return torch.cat(pieces).nan_to_num(nan=-torch.inf)

@@ -25,7 +25,7 @@ _MOST_OPERATIONS = 2e9  # multiply-adds for a query: about a tenth of a second
 
 
 class LatentShares:
-    """The largest λ among the missing elements of each query, and 1 where that is too expensive.
+    """The largest λ among the missing elements of each query, or 1 if that costs too much.
 
     Args:
         target: The model with its evidence, flat.
@@ -43,7 +43,7 @@ class LatentShares:
         if operations > _MOST_OPERATIONS:
             return 1.0
         if query not in self._known:
-            # Neighbours are decoded together, as whoever asks for one usually asks for them too.
+            # The queries after it are decoded with it: callers usually ask for them next.
             rows = self._wanted[self._wanted >= query][: max(int(_AT_ONCE / operations), 1)]
             self._known |= zip(rows.tolist(), self._measured(rows), strict=True)
         return self._known[query]
@@ -55,7 +55,7 @@ class LatentShares:
         z = findings.sample(_DRAWS, generator=Generator().manual_seed(0))
         try:
             between, within = Predictions(target, findings).variances(z)
-        except NonFiniteError:  # of one query; the others must not suffer
+        except NonFiniteError:  # one query's; the others must still get their shares
             one = len(rows) == 1
             return [1.0] if one else [self._measured(row)[0] for row in rows.split(1)]
         between = _WIDER * between

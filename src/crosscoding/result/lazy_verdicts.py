@@ -29,9 +29,9 @@ class Verdict(Displayed):
     Attributes:
         label: "trusted", "approximate" or "unreliable", for the purpose "density".
         purposes: The label for each purpose: "mean", "interval" and "density".
-        reasons: Why, in words and figures, starting with what speaks against the answer.
+        reasons: Why, in words and figures, starting with the worst check.
         advice: What to do next, in one sentence; "" if the answer is trusted.
-        template: The advice with names in braces for what it suggests, as in `result.advice`.
+        template: The advice, with what it suggests as names in braces, as in `result.advice`.
     """
 
     __slots__ = ("_all", "_purpose", "_query")
@@ -62,7 +62,7 @@ class Verdict(Displayed):
         return _advice(self._checks(), self._all.method, self._all.density_dim)
 
     def advice_in(self, words: Mapping[str, str]) -> str:
-        """The advice in other words, given words for each name in `advice.IN_PYTHON`."""
+        """The advice with these words for the names in `advice.IN_PYTHON`."""
         return self.template.format_map(words)
 
     def on(self, purpose: str) -> "Verdict":
@@ -114,7 +114,7 @@ def marked(label: str) -> Mark:
 
 
 class Verdicts(Sequence[Verdict], Displayed):
-    """The verdicts on all answers of a flattened batch; it compares and slices like a list.
+    """The verdicts on all answers of a flattened batch; they compare and slice like a list.
 
     Args:
         figures: What is known about the answers.
@@ -145,8 +145,8 @@ class Verdicts(Sequence[Verdict], Displayed):
 
         Args:
             purpose: One of `PURPOSES`.
-            measure: Whether to decode draws where a label for means depends on that. Without, these
-                have the label that is sure.
+            measure: Whether to decode draws where a label for means depends on that. Otherwise
+                such answers get the label that is certain without it.
         """
         if measure and purpose == "mean" and self.num_to_measure:
             return [self.label(query, purpose) for query in range(len(self))]
@@ -159,7 +159,7 @@ class Verdicts(Sequence[Verdict], Displayed):
 
     @property
     def num_to_measure(self) -> int:
-        """For how many answers draws have to be decoded for their label for means."""
+        """Number of answers whose label for means depends on draws that have to be decoded."""
         return 0 if self._measure is None else sum(self._depending)
 
     def _sure_labels(self, purpose: str) -> list[str]:
@@ -169,14 +169,14 @@ class Verdicts(Sequence[Verdict], Displayed):
         return self._labels[purpose]
 
     def figures_of(self, query: int, purpose: str) -> Figures:
-        """The figures of one answer, with the measured share of its variance if that matters."""
+        """The figures of one answer, with its measured `latent_share` if that matters."""
         own = self._figures.select(torch.tensor([query]))
         if purpose != "mean" or not self._depends(query):
             return own
         return replace(own, latent_share=torch.full_like(own.ess, self._share(query)))
 
     def alone(self, query: int) -> "Verdicts":
-        """The verdicts on one answer, with all that has to be measured."""
+        """The verdicts on one answer, after measuring all that has to be measured."""
         return Verdicts(self.figures_of(query, "mean"), self.method, self.density_dim)
 
     @cached_property
@@ -231,7 +231,7 @@ class Verdicts(Sequence[Verdict], Displayed):
         return Description(counted(len(self), "verdict"), grids=grids)
 
     def grid_of_counts(self, *, measure: bool = False) -> Grid:
-        """How many answers have which label, by purpose."""
+        """How many answers have each label, by purpose."""
         counts = {purpose: self.counts(purpose, measure=measure) for purpose in PURPOSES}
         rows = tuple(
             (purpose, *(f"{num:,}" for num in own.values())) for purpose, own in counts.items()

@@ -1,4 +1,4 @@
-"""What `Posterior.plot` is to draw."""
+"""`Look`: what `Posterior.plot` should draw."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ KINDS = ("pictures", "elements", "columns", "latent")
 
 @dataclass(frozen=True)
 class Look:
-    """What `Posterior.plot` is to draw; its arguments, which it documents."""
+    """What `Posterior.plot` should draw: its arguments, which it documents."""
 
     kind: str | None
     queries: int | Sequence[int] | None
@@ -25,7 +25,7 @@ class Look:
     seed: int | Generator
 
     def check(self) -> None:
-        """Raise TypeError or ValueError unless the arguments that need no posterior are right."""
+        """Check what needs no posterior; raise TypeError or ValueError if an argument is wrong."""
         if self.kind is not None and self.kind not in KINDS:
             raise unknown_name("kind", str(self.kind), KINDS)
         check_count("num", self.num, 0)

@@ -1,4 +1,4 @@
-"""The part of `Posterior` to look at: a summary, pictures, forms for terminals and notebooks."""
+"""The part of `Posterior` that displays it: summaries, pictures, in terminals and notebooks."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @isolated_class
 class Looks(Displayed):
-    """What can be seen of a posterior."""
+    """The displays of a posterior: `summary`, `plot`, and what terminals and notebooks show."""
 
     target: Target | None
     batch_shape: torch.Size
@@ -61,18 +61,18 @@ class Looks(Displayed):
         return described(self, pictures=pictures)
 
     def summary(self) -> "pd.DataFrame | SummaryTable":
-        """The figures of all answers as a table, a row a query.
+        """The figures of all answers as a table, one row per query.
 
         Columns: `label`, and the labels for `mean`, `interval` and `density`; `ess`;
         `log_evidence` and `log_evidence_error` in nats; `pareto_k`; `known`, the number of elements
-        of which anything is known, if there is a model; `decodes`, NaN if the method does not count
-        them; `seconds`, each query's share; `method`. Labels for means may take decoding some draws
-        of the answers whose other figures leave them open.
+        that are known exactly or in part, if there is a model; `decodes`, NaN if the method does
+        not count them; `seconds`, each query's share; `method`. Some draws are decoded for those
+        labels for means that no other figure settles.
 
         Returns:
-            A DataFrame, indexed by row of the DataFrame that was conditioned on, by number, or by
-            place in a batch of several dimensions. Without pandas, an object that prints the same
-            table, with `table[name]` for a column's list of values.
+            A DataFrame, with the index of the DataFrame that was conditioned on, or the queries'
+            numbers, or their places in a batch of several dimensions. Without pandas, an object
+            that prints the same table, with `table[name]` for a column's list of values.
 
         Example:
             >>> import crosscoding as cc
@@ -105,14 +105,16 @@ class Looks(Displayed):
         """Draw answers with their evidence, mean and uncertainty.
 
         Args:
-            kind: "pictures": what was observed, mean, uncertainty and draws of E[t|z], a row a
+            kind: "pictures": what was observed, mean, uncertainty and draws of E[t|z], one row per
                 query. Observed pixels are blue (black) to orange (white); colours stay as they are.
-                Pixels of which something is known are green. One panel for each channel if
-                there are not 1 or 3.
-                "elements": intervals over the elements of a vector, or a band, the mean and draws
-                of E[t|z] over more than 40; evidence in orange. One panel a query and channel.
-                "columns": of a table, densities of numbers and dates, bars of counts and classes,
-                with intervals and evidence, in the user's units. One panel a query and column.
+                Pixels that are known in part are green. One panel for each channel if there are
+                not 1 or 3.
+                "elements": intervals over the elements of a vector, or, for more than 40, a band
+                with the mean and draws of E[t|z]; evidence in orange. One panel for each query and
+                channel.
+                "columns": for a table, densities of numbers and dates, bars of counts and classes,
+                with intervals and evidence, in the user's units. One panel for each query and
+                column.
                 "latent": draws of z, over contours of the exact p(z|x) if z has two dimensions.
                 By default the first that suits the model's data; "latent" without a decoder.
             queries: Which queries of the flattened batch; by default the first 4, or 3 for

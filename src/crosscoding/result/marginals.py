@@ -1,7 +1,7 @@
 """The distribution of each element given x: quantiles, probabilities of classes, likeliest values.
 
-p(t_e|x) = E[p(t_e|z, what is known of t_e)] over the draws of z. Probabilities and densities are
-averages over draws; quantiles are those of draws of t_e itself.
+p(t_e|x) = E[p(t_e|z, what is known of t_e)], averaged over the draws of z. Probabilities and
+densities are such averages; quantiles are those of draws of t_e itself.
 """
 
 import math
@@ -15,17 +15,17 @@ from crosscoding.likelihoods.laws import Known, log_normal
 from crosscoding.likelihoods.layout import ElementGroup
 from crosscoding.result.predictions import Predictions
 
-_CANDIDATES = 128  # values tried for the likeliest: quantiles of draws, 0.02 deviations apart
-_FOR_MODE = (
-    1024  # draws of z over which densities are averaged, and of whose draws these are quantiles
-)
+# The likeliest value is the one of largest average density among `_CANDIDATES` quantiles of draws,
+# 0.02 standard deviations apart. Quantiles and averages are taken over `_FOR_MODE` draws of z.
+_CANDIDATES = 128
+_FOR_MODE = 1024
 
 
 def checked_levels(q: float | Sequence[float] | Tensor) -> Tensor:
     """Quantile levels as a tensor in double, shape () or (Q,).
 
     Raises:
-        ValueError: One is not between 0 and 1, or they are no vector.
+        ValueError: One is not between 0 and 1, or they are neither a number nor a vector.
     """
     levels = torch.as_tensor(q, dtype=torch.double, device="cpu")
     if levels.ndim > 1 or not ((levels >= 0) & (levels <= 1)).all():
@@ -36,8 +36,8 @@ def checked_levels(q: float | Sequence[float] | Tensor) -> Tensor:
 def _in_order(draws: Tensor) -> Tensor:
     """Draws in ascending order along their first dimension.
 
-    On CPUs by NumPy, whose sort of contiguous floats is vectorised: for 3,000 columns of 1,000
-    draws it took 14 ms, with the transposition, and torch's 168 ms.
+    On CPUs NumPy sorts them, as its sort of contiguous floats is vectorised: for 3,000 columns of
+    1,000 draws it took 14 ms, including the transposition, and torch's took 168 ms.
     """
     if draws.device.type != "cpu" or draws.dtype not in (torch.float32, torch.float64):
         return draws.sort(0).values
@@ -50,10 +50,10 @@ class Marginals(Predictions):
     """Predictions of single elements; arguments as for `Predictions`."""
 
     def independent(self, num: int, generator: Generator) -> Tensor:
-        """Draws (num, *batch, *data) with the evidence, of which those of each query are its own.
+        """Draws (num, *batch, *data) with the evidence, independent from query to query.
 
-        Queries share the noise of their z, so each takes other places among the draws of z; they
-        are independent as long as there are no more queries, times num, than stored draws.
+        Queries share the noise of their z, so each query takes different ones of the draws of z.
+        They are independent if num times the number of queries is at most that of stored draws.
         """
         num_queries = len(self._findings.ess)
         most = max(min(num * num_queries, len(self._findings.draws)), num, 1)
@@ -77,7 +77,7 @@ class Marginals(Predictions):
         """
         draws = _in_order(self.draws(z, generator))
         num = len(draws)
-        # a share as 0.95 · 1000 is no whole number in binary: leave out the last digits
+        # 0.95 · 1000 need not be a whole number in binary: subtract more than the rounding error
         places = (levels * num - 1e-9 * num).ceil().long().clamp(1, max(num, 1)) - 1
         found = draws[places.to(draws.device)]
         flat = found.reshape(*levels.shape, -1, self._vae.data_size)
@@ -138,7 +138,7 @@ class Marginals(Predictions):
         return self._given_classes(result)
 
     def _given_classes(self, probabilities: Tensor) -> Tensor:
-        """Probability 1 for each class that was observed."""
+        """The probabilities with those of observed elements replaced: 1 for the observed class."""
         exact = self._evidence.exact.reshape(probabilities.shape[:2])
         values = self._evidence.values.reshape(probabilities.shape[:2])
         listed = exact & ~probabilities[..., 0].isnan()
@@ -208,8 +208,8 @@ class Marginals(Predictions):
     def density(self, z: Tensor, values: Tensor) -> Tensor:
         """p(t_e|x) at values of each element by itself, 0 where what is known excludes them.
 
-        An average over draws of z, in double precision, in units of the data; of counts and classes
-        the probability. Of exactly observed elements it has no meaning.
+        An average over draws of z, in double precision, per unit of the data; for counts and
+        classes, it is the probability. For elements known exactly it has no meaning.
 
         Args:
             z: Draws, (S, B, latent).
@@ -237,7 +237,7 @@ class Marginals(Predictions):
         return found
 
     def _log_prob_at(self, params: Tensor, values: Tensor) -> Tensor:
-        """log p(t|z) of each element, (S, B, E); normal with its moments if in a known sum."""
+        """log p(t|z) of each element, (S, B, E); in a known sum, the normal with its moments."""
         found = self._vae.flat_likelihood.log_prob(params, values).double()
         partial = self._partial
         if partial is None or partial.sums is None:

@@ -1,4 +1,4 @@
-"""Answers as pictures: what was observed, mean, uncertainty and draws, a row for each query."""
+"""Answers as pictures: what was observed, mean, uncertainty and draws, one row per query."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ _MOST_CHANNELS = 8
 
 @dataclass(frozen=True)
 class Images:
-    """Numbers of one grey or colour picture a query, or of one channel, each (…, B, C, H, W).
+    """The numbers of one grey or colour picture per query, or of one channel: (…, B, C, H, W).
 
     Args:
         observed: Which elements are known exactly.
@@ -84,7 +84,7 @@ def picture_shape(view: View, wanted: Sequence[int] | None) -> tuple[int, ...]:
     size = view.target.model.data_size
     if int(np.prod(shape)) != size:
         raise ValueError(
-            f"expected a shape of {counted(size, 'element')}, as data of shape {data_shape} have, "
+            f"expected a shape of {counted(size, 'element')}, like data of shape {data_shape}, "
             f"got {shape}"
         )
     return shape
@@ -118,7 +118,7 @@ def images_for(
 def rows_of(
     images: Images, query: int, limits: tuple[float, float], *, spread: float | None
 ) -> list[Picture]:
-    """What was observed, the mean, the uncertainty (unless `spread` is None), and draws."""
+    """A query's pictures: what was observed, mean, uncertainty (unless `spread` is None), draws."""
     exact, partly = images.observed[query].any(0), images.partly[query].any(0)
     tint = images.mean.shape[1] == 1
 
@@ -141,7 +141,7 @@ def limits_of(view: View, images: Any) -> tuple[float, float]:
 
 
 def shape_ratio(images: dict[str, Images]) -> tuple[float, int]:
-    """Height of a picture by its width, and the gap between pictures in their pixels."""
+    """A picture's height divided by its width, and the gap between pictures in their pixels."""
     height, width = next(iter(images.values())).mean.shape[-2:]
     return height / width, max(round(0.06 * width), 1)
 

@@ -34,7 +34,7 @@ class Posterior(ElementAnswers, AnswerFigures, Looks):
     """p(z|x) and p(y|x) for each query of a batch, as approximated by a method.
 
     `condition` makes it; do not construct it yourself. It draws from its own stream of random
-    numbers, started by the seed given to `condition`, unless a call passes a seed.
+    numbers, which starts at the seed given to `condition`, unless a call passes another seed.
 
     Attributes:
         target: The model with its evidence; None if the posterior was loaded without its model.
@@ -82,8 +82,8 @@ class Posterior(ElementAnswers, AnswerFigures, Looks):
     def sample(self, num: int, *, seed: int | Generator | None = None) -> Tensor:
         """Latent draws from the approximation of p(z|x).
 
-        A fitted cross-coder gives fresh draws. Weighted draws, as of a grid, are resampled by
-        weight; other stored draws, as of chains, repeat only once all have been used.
+        A fitted cross-coder gives new draws. Weighted draws, such as a grid's, are resampled by
+        weight; other stored draws, such as those of chains, repeat only once all have been used.
 
         Args:
             num: Number of draws, ≥ 0.
@@ -115,14 +115,14 @@ class Posterior(ElementAnswers, AnswerFigures, Looks):
         outside, ladj = torch.zeros_like(flat[..., 0], dtype=torch.bool), 0.0
         if self._in_noise:
             flat, ladj = self._model().noise_and_ladj(flat)
-            outside = ~flat.isfinite().all(-1)  # the prior reaches no such z
+            outside = ~flat.isfinite().all(-1)  # the prior never gives such a z
             flat = torch.where(outside.unsqueeze(-1), 0.0, flat)
         if findings.fitted is not None:
             result = findings.fitted.log_prob(flat)
         elif findings.exact_density:
             if self._flat_target is None:
                 raise NotImplementedError(
-                    "expected the model, as log_prob is its own density; pass it: "
+                    "expected the model, as log_prob is computed from its density; pass it: "
                     "Posterior.load(path, vae=...)"
                 )
             with torch.no_grad():
@@ -157,7 +157,7 @@ class Posterior(ElementAnswers, AnswerFigures, Looks):
     def predict_mean(self, num: int, *, seed: int | Generator | None = None) -> Tensor:
         """The decoder's mean E[t|z] at `num` draws of z, x exactly as given: (num, *batch, *data).
 
-        The paper's figures show these pictures. They vary as z does, but are not draws of y.
+        The paper's figures show these pictures. They vary with z, but are not draws of y.
         """
         return self._predictions().means_at(self._sample(num, self._stream(seed)))
 
@@ -305,6 +305,6 @@ class Posterior(ElementAnswers, AnswerFigures, Looks):
             )
         raise ValueError(
             "expected a posterior with a decoder, got that of a bare density, which has z but no "
-            "data; use sample(num), or averages over draws with their log_weights: "
+            "data; use sample(num), or average over the draws with their log_weights: "
             "posterior.sample(1000).mean(0) is the mean of z"
         )

@@ -1,6 +1,6 @@
 """What terminals and notebooks show of a posterior: verdicts, figures, the first rows, pictures.
 
-Of a large batch there are counts and ranges; words and pictures are made of the first queries only.
+A large batch is shown as counts and ranges, with words and pictures for its first queries only.
 """
 
 import math
@@ -31,7 +31,7 @@ from crosscoding.target.vae_target import VAETarget
 
 _FEW = 5  # queries that are shown one by one
 _FEW_COLUMNS = 8
-_MEASURED = 2e10  # multiply-adds that a look may take to measure labels for means: about a second
+_MEASURED = 2e10  # multiply-adds that a display may take to settle labels for means: about a second
 _PICTURED = 4e9  # multiply-adds for pictures or completed rows
 _DRAWS_OF_A_ROW = 3000  # decoded for its mean, its intervals and its probabilities
 _COMPUTED = "∞: computed, not sampled"
@@ -54,7 +54,7 @@ def in_one_line(posterior: Any) -> str:
 
 
 def described(posterior: Any, *, pictures: bool) -> Description:
-    """What is shown of it."""
+    """What terminals and notebooks show."""
     num = posterior.batch_shape.numel()
     queries = "one query" if num == 1 else f"{num:,} queries" if num else "no queries"
     title = f"Posterior of {queries}, by {posterior.method}"
@@ -155,7 +155,7 @@ def _rows(posterior: Any) -> Grid:
 
 
 def _notes(posterior: Any) -> tuple[str, ...]:
-    """Reasons and advice: of the only answer, or of the first that is not trusted."""
+    """Reasons and advice: for the only answer, or for the first of those with the worst label."""
     verdicts = posterior.verdicts
     if len(verdicts) == 1:
         return verdicts[0]._notes()
@@ -183,7 +183,7 @@ def _log_evidence(posterior: Any) -> str:
 
 
 def _completed(posterior: Any, table: Table) -> tuple[Grid, ...]:
-    """The first rows, with what was given in bold and 90 % intervals elsewhere."""
+    """The first rows: given cells in bold, and answers for the others, with 90 % intervals."""
     queries = list(range(min(posterior.batch_shape.numel(), _FEW)))
     if posterior.target.operations * len(queries) * _DRAWS_OF_A_ROW > _PICTURED:
         return ()

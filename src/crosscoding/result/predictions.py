@@ -2,7 +2,7 @@
 
 Draws are decoded piece by piece, since the decoder's output for all of them may not fit in memory.
 Observed elements are exactly as given. An unobserved one must have a prediction at every draw that
-has weight; otherwise it is named in a `NonFiniteError`.
+has weight; otherwise a `NonFiniteError` names it.
 """
 
 import math
@@ -36,7 +36,7 @@ class Predictions:
     Args:
         target: The model with its evidence, of any batch shape.
         findings: The draws and their weights, for the flattened batch of B queries.
-        first: What messages call the first query.
+        first: The number of the first query in messages.
     """
 
     def __init__(self, target: VAETarget, findings: Findings, first: int = 0) -> None:
@@ -51,7 +51,7 @@ class Predictions:
 
         Args:
             z: Draws of z.
-            generator: Of the noise.
+            generator: Generator of the noise.
             independent: Whether each query has noise of its own; by default they share it.
         """
         likelihood, size = self._vae.flat_likelihood, self._vae.data_size
@@ -66,7 +66,7 @@ class Predictions:
             if partial is not None and more is not None:
                 own = more[0][rows], more[1][rows]
                 data[rows] = partial.put_draws(data[rows], params.flatten(2), own)
-            if not data[rows].sum().isfinite():  # cheaper than a look at each of them
+            if not data[rows].sum().isfinite():  # cheaper than checking each of them
                 self._check(data[rows].isfinite(), z[rows], params)
         return self._with_evidence(data)
 
@@ -137,7 +137,7 @@ class Predictions:
         terms, log_weights = self._log_terms(truth), self._findings.normalised_log_weights()
         log_prob = terms.logsumexp(0)
         apart = (terms - log_prob).double().exp() - log_weights.double().exp()
-        correlated = (len(terms) / self._findings.ess.double()).clamp_min(1.0)  # as chains are
+        correlated = (len(terms) / self._findings.ess.double()).clamp_min(1.0)  # for chains
         if self._findings.log_weights is not None:
             correlated = torch.ones_like(correlated)
         error = (apart.square().sum(0) * correlated).sqrt()
@@ -175,7 +175,7 @@ class Predictions:
         return torch.where(log_weights > -math.inf, terms, -math.inf)
 
     def _by_block(self, work: Callable[["Predictions"], Tensor]) -> Tensor:
-        """What `work` gives for blocks of queries, one decoded draw of which fits in cache."""
+        """What `work` returns, called for blocks of queries whose decoded draw fits in cache."""
         num, size = len(self._findings.ess), max(self._piece_bytes // self._row_bytes, 1)
         if num <= size:
             return work(self)

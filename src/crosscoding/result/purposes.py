@@ -1,4 +1,4 @@
-"""What answers are used for, and how many effective draws each purpose needs.
+"""The purposes that answers are used for, and how many effective draws each purpose needs.
 
     mean       the error of every missing element's mean is at most 5 % of its standard deviation
     interval   90 % intervals of missing elements cover 90 ± 2 %
@@ -31,12 +31,14 @@ NEEDED_DRAWS = {
 # and coverage within 10 points (2 standard errors) is still of use.
 _ROUGH_DRAWS = {"mean": 25.0, "interval": 36.0}
 _FEWEST = 50.0  # effective draws below which neither their number nor λ is known well enough
-_MARGIN = 1.1  # the ESS of more draws varies by about as much
-_ADDED = 0.5  # of 1/S, by systematic resampling: measured 0.2 to 0.5, for ESS 450 to 980, S = 1000
+_MARGIN = 1.1  # the ESS of further draws varies by about this factor
+# Systematic resampling to S draws adds this share of 1/S to the variance of averages: measured 0.2
+# to 0.5, for ESS 450 to 980 and S = 1000.
+_ADDED = 0.5
 
 
 def check_purpose(purpose: object, num_draws: int | None = None) -> None:
-    """Raise ValueError unless this is one of `PURPOSES`, and so many stored draws can be enough."""
+    """Raise ValueError unless this is one of `PURPOSES`, and `num_draws` can be enough for it."""
     if purpose not in PURPOSES:
         raise unknown_name("purpose", str(purpose), PURPOSES)
     if num_draws is not None and purpose != "density" and num_draws < NEEDED_DRAWS[str(purpose)]:
@@ -51,7 +53,8 @@ def draws_for_averages(ess: Tensor, error: Tensor, resampled: Tensor) -> Tensor:
 
     Args:
         ess: Effective sample size; infinite where the answer is computed, not sampled.
-        error: Standard error of log p(x) in nats, which is then all that is known of its accuracy.
+        error: Standard error of log p(x) in nats. For a computed answer, its accuracy is judged by
+            this alone.
         resampled: Number of stored draws where these are resampled from others; NaN elsewhere.
     """
     variance = torch.where(ess == torch.inf, error.square(), 1 / ess)
@@ -60,18 +63,18 @@ def draws_for_averages(ess: Tensor, error: Tensor, resampled: Tensor) -> Tensor:
 
 
 def draws_to_find(purpose: str, stored: int) -> float:
-    """How many effective draws a purpose needs, and some more, if so many are resampled."""
+    """How many effective draws to find for a purpose if `stored` are resampled from them."""
     return _MARGIN / (1 / NEEDED_DRAWS[purpose] - _ADDED / stored)
 
 
 def most_share(draws: Tensor) -> Tensor:
-    """The largest λ with which so many draws are enough for means, (B,); −1: there is none."""
-    # A margin for rounding: 1/√400 is 0.05 in no precision.
+    """The largest λ at which this many draws are enough for means, (B,); −1: there is none."""
+    # A margin for rounding: 1/√400 = 0.05 has no exact float.
     return torch.where(draws >= _FEWEST, draws / NEEDED_DRAWS["mean"] * (1 + 1e-6), -1.0)
 
 
 def check_of_means(draws: Tensor, latent_share: Tensor) -> Check:
-    """The error of means, in standard deviations of the element, from n and λ."""
+    """The check of the error of means, in standard deviations of the element, from n and λ."""
     enough = latent_share <= most_share(draws)
     return _check(
         torch.where(enough, 0, grade(-draws, -torch.inf, -_ROUGH_DRAWS["mean"])),
@@ -84,7 +87,7 @@ def check_of_means(draws: Tensor, latent_share: Tensor) -> Check:
 
 
 def check_of_coverage(draws: Tensor) -> Check:
-    """The error of the coverage of 90 % intervals, from n."""
+    """The check of the error of the coverage of 90 % intervals, from n."""
     enough = draws >= NEEDED_DRAWS["interval"] * (1 - 1e-6)
     return _check(
         torch.where(enough, 0, grade(-draws, -torch.inf, -_ROUGH_DRAWS["interval"])),

@@ -1,4 +1,4 @@
-"""Evidence as tensors and JSON, for folders."""
+"""Evidence as tensors and JSON, as saved in a posterior's folder."""
 
 from torch import Tensor
 
@@ -6,11 +6,11 @@ from crosscoding.evidence import Evidence
 from crosscoding.linear_evidence import LinearEvidence
 
 EvidenceParts = tuple[dict[str, Tensor], list[bool]]
-"""Tensors by name, and of each of the sums whether queries share the operator."""
+"""Tensors by name, and for each of the sums whether queries share the operator."""
 
 
 def evidence_to_parts(evidence: Evidence) -> EvidenceParts:
-    """What `evidence_from_parts` makes evidence of."""
+    """The parts from which `evidence_from_parts` restores the evidence."""
     tensors = {"values": evidence.values, "mask": evidence.exact}
     if evidence.uncertain is not None:
         own = vars(evidence.uncertain)

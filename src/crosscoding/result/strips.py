@@ -11,8 +11,8 @@ from crosscoding.result.picture_answers import images_for, limits_of, rows_of
 from crosscoding.result.views import View
 
 _QUERIES, _DRAWS = 3, 6
-_PIXELS = 84  # of a picture on the screen, at least, if it can be magnified to that
-_MOST_PIXELS = 128  # above which pictures are thinned
+_PIXELS = 84  # width to which smaller pictures are magnified, about
+_MOST_PIXELS = 128  # side above which pixels are left out
 _FEWEST_DRAWS = 8
 
 
@@ -21,7 +21,7 @@ def strip_of_posterior(posterior: Any, operations: float) -> tuple[Strip, ...]:
 
     Args:
         posterior: The answers.
-        operations: Multiply-adds that it may take; nothing is shown if that is not enough.
+        operations: Multiply-adds that this may take; nothing is shown if they are not enough.
     """
     vae, queries = posterior.target.model, list(range(min(posterior.batch_shape.numel(), _QUERIES)))
     shape = tuple(vae.data_shape)

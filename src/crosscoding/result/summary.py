@@ -1,4 +1,4 @@
-"""`Posterior.summary`: the figures of all queries as a table, a DataFrame where pandas is there."""
+"""`Posterior.summary`: the figures of all queries as a table, by pandas if it is installed."""
 
 import math
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class Figures(Protocol):
 
 @dataclass(frozen=True, repr=False)
 class SummaryTable(Displayed):
-    """Columns by name, of one value a query, where pandas is not installed.
+    """The summary without pandas: columns by name, each with one value per query.
 
     Attributes:
         index: The number of each query, or its place in the batch if that has several dimensions.
@@ -100,7 +100,7 @@ def summary_of(
 
     Args:
         posterior: The answers.
-        evidence: Their evidence, (*batch, *data); None where there is none.
+        evidence: Their evidence, (*batch, *data); None if there is none.
         num_data_dims: The number of dimensions of a datum.
     """
     columns = _columns(posterior, evidence, num_data_dims)
@@ -135,7 +135,7 @@ def _columns(
 
 
 def known_elements(evidence: Evidence, num_data_dims: int) -> Tensor:
-    """Of how many elements of each query anything is known, (B,)."""
+    """How many elements of each query are known, exactly or in part, (B,)."""
     return evidence.flatten(num_data_dims).mask.flatten(1).sum(1)
 
 
@@ -146,7 +146,7 @@ def decodes_of(posterior: Figures) -> Tensor:
 
 
 def seconds_of(posterior: Figures) -> Tensor:
-    """Each query's share of the time, shape (*batch,): of each stage, or of all in equal parts."""
+    """Each query's share of the time, (*batch,): summed over stages, or equal if there are none."""
     stages = [stage.seconds for stage in posterior.trace]
     if stages:
         return torch.stack(stages).sum(0)

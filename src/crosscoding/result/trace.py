@@ -26,7 +26,7 @@ WHAT_STAGES_DO = {
     "swarm": "anneals many particles in islands, and draws from what they found",
     "look": "searches for modes that the draws may lack",
 }
-"""In a few words, by the name of the stage; docs/methods.md has more."""
+"""What each stage does, in a few words, by its name; docs/methods.md has more."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,11 +27,11 @@ from crosscoding.result.purposes import (
 
 __all__ = ["LABELS", "LOST", "MISSED", "SEARCHED_DIM", "Figures", "k_limits"]
 
-_ERROR, _ROUGH_ERROR = 0.04, 0.5  # nats: 98.8 % of errors are then below 0.1; p(x) to a factor 1.6
+_ERROR, _ROUGH_ERROR = 0.04, 0.5  # nats: 98.8 % of errors are below 0.1; p(x) to a factor of 1.6
 _ESS, _ROUGH_ESS = 600.0, 50.0  # the error of log p(x) is about 1/√ESS: 0.04 and 0.14 nats
 _R_HAT, _ROUGH_R_HAT = 1.01, 1.1  # Vehtari et al. (2021), and Gelman and Rubin's older limit
 MISSED, _ROUGH_MISSED = 0.02, 0.1  # share of p(z|x): worth 0.02 and 0.1 nats of log p(x)
-SEARCHED_DIM = 3  # up to which no mode of a bare density was lost unnoticed (docs/densities.md)
+SEARCHED_DIM = 3  # up to this, no mode of a bare density was lost unnoticed (docs/densities.md)
 LOST, _ROUGH_LOST = 0.01, 0.5  # share of the draws: half of `MISSED`, and most of them
 _SHORT, _ROUGH_SHORT = 0.1, 3.0  # nats of KL(q || p): for normal log-weights, ESS / N = e^(−2 KL)
 _EXCESS = 0.1  # nats: twice the rounding error that `likelihoods.rounding` lets pass
@@ -46,8 +46,8 @@ class Figures:
         ess: Effective sample size of the draws, shape (B,).
         pareto_k: Pareto k of the importance weights, shape (B,).
         r_hat: R-hat of the chains, shape (B,).
-        missed: Share of p(z|x) that a search found the answer to lack, shape (B,); NaN where
-            nothing has searched.
+        missed: Share of p(z|x) that the answer lacks, as found by a search, shape (B,); NaN where
+            there was no search.
         finished: Whether the method ran to its end, shape (B,).
         num_draws: Number of weighted draws behind the figures, shape (B,).
         lost: Share of the draws at which the decoder's output has lost log p of an observed
@@ -58,10 +58,10 @@ class Figures:
             the fit replace them, boolean, shape (B,); None: nowhere.
         unsearchable: Whether the target is a bare density of too many dimensions for a search to
             find every narrow mode, boolean, shape (B,); None: nowhere.
-        vouched: Whether `missed` is no search's finding, but what simulated twins of an amortised
-            cross-coder bound, boolean, shape (B,); None: nowhere.
+        vouched: Whether `missed` is a bound from simulated twins of an amortised cross-coder and
+            not from a search, boolean, shape (B,); None: nowhere.
         short: By how many nats the C-ELBO of the fit that was drawn from is below log p(x), shape
-            (B,); NaN or None where the draws come from no fit.
+            (B,); NaN or None where the draws do not come from a fit.
         excess: By how many nats the C-ELBO is above log p(x) beyond both errors, shape (B,); or
             None.
         resampled: Number of stored draws where these are resampled from the draws that `ess` is
@@ -96,11 +96,11 @@ class Figures:
 
     @property
     def grades(self) -> Tensor:
-        """`grades_for` "density", the purpose that asks for most, shape (B,)."""
+        """`grades_for` "density", the most demanding purpose, shape (B,)."""
         return self.grades_for("density")
 
     def grades_for(self, purpose: str) -> Tensor:
-        """Index into `LABELS` of each answer, by its worst check for a purpose, shape (B,)."""
+        """Each answer's index into `LABELS`, by its worst check for a purpose, shape (B,)."""
         return torch.stack([check.grades for check in self.checks(purpose)]).amax(0)
 
     @property
@@ -158,8 +158,8 @@ class Figures:
         return fault(
             torch.where(self.log_evidence_error == math.inf, 2, 0),
             lambda q: (
-                "log p(x|z) is -inf at every z that was tried: the evidence is impossible, or so "
-                "improbable that the model's precision has no number for it"
+                "log p(x|z) is -inf at every z that was tried: the evidence is impossible, or too "
+                "improbable for the model's precision"
             ),
             "check the values and bounds of the evidence and their units, or use a model in double",
             priority=10,
@@ -235,7 +235,7 @@ class Figures:
         )
 
     def _of_search(self, *, vouched: bool) -> Check:
-        """The search for modes, for which twins stand in where nothing searched, if vouched."""
+        """The search for modes; where there was none, twins replace it if `vouched`."""
         missed, exact = self.missed, (self.ess == math.inf) & (self.missed == 0)
         twins = self._or(self.twins if vouched else None, math.nan)
         bounded = (self._or(self.vouched, 0.0) > 0) & (missed <= MISSED)
@@ -276,8 +276,8 @@ class Figures:
         return fault(
             torch.where(self._or(self.unsearchable, 0.0) > 0, 1, 0),
             lambda q: (
-                f"it is of a bare density in more than {SEARCHED_DIM} dimensions, where no search "
-                "finds every narrow mode"
+                f"the target is a bare density in more than {SEARCHED_DIM} dimensions, where no "
+                "search finds every narrow mode"
             ),
             "nothing more can be checked: use it if you know that no mode is much narrower than "
             "another",
@@ -289,8 +289,8 @@ class Figures:
         return fault(
             grade(lost, LOST, _ROUGH_LOST),
             lambda q: (
-                f"observed element {int(element[q])} (of the flattened datum, counted from 0) "
-                "is where the decoder's output is clamped or has lost its precision, at "
+                f"the decoder's output for observed element {int(element[q])} (of the flattened "
+                "datum, counted from 0) is clamped or has lost its precision at "
                 f"{lost[q]:.0%} of the draws"
             ),
             "let the decoder output logits or logarithms instead of probabilities or rates, or run "
@@ -301,7 +301,10 @@ class Figures:
     def _of_collapse(self) -> Check:
         return fault(
             torch.where(self._or(self.collapsed, 0.0) > 0, 2, 0),
-            lambda q: "a few draws have almost all the importance weight, so draws come without it",
+            lambda q: (
+                "a few draws have almost all the importance weight, so the draws are the fit's, "
+                "without it"
+            ),
             "use {auto}, which adapts its proposal",
             priority=7,
             advice_on_auto="treat it as the best fit found, and compare it with {hmc}",

@@ -45,7 +45,7 @@ class View:
     """Answers to some queries.
 
     Args:
-        posterior: Theirs, of batch shape (B,).
+        posterior: Their posterior, of batch shape (B,).
         names: What the queries are called.
         seed: Seed of all draws.
     """
@@ -104,7 +104,7 @@ class View:
 
     @torch.no_grad()
     def probabilities(self) -> NDArray[Any]:
-        """Those of classes, (B, E, K), NaN for other elements."""
+        """Probabilities of classes, (B, E, K), NaN for other elements."""
         found = self.answers.probabilities()
         return array(found.reshape(len(self.names), -1, found.shape[-1]))
 
@@ -136,14 +136,14 @@ class View:
 
 
 def array(tensor: Tensor) -> NDArray[Any]:
-    """A tensor of any device as an array, in double if it holds numbers with a fraction."""
+    """A tensor on any device as an array, in double if it is floating point."""
     tensor = tensor.detach().cpu()
     return (tensor.double() if tensor.is_floating_point() else tensor).numpy()
 
 
 def of_categories(probabilities: NDArray[Any], num: int) -> NDArray[Any]:
-    """Probabilities (K,) of `num` categories; the last stands for all classes from there on.
+    """Probabilities of `num` categories from those of classes (K,); the last adds up the rest.
 
-    A likelihood has at least two classes, a column may have one category.
+    A likelihood has at least two classes, but a column may have only one category.
     """
     return np.append(probabilities[: num - 1], np.nansum(probabilities[num - 1 :]))

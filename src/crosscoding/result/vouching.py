@@ -1,4 +1,4 @@
-"""What simulated twins of queries say for answers that nothing has searched for lost modes.
+"""What simulated twins of queries say about answers that were not searched for lost modes.
 
 `calibrate` makes it (`calibration.twins`), and `Auto(calibration=…)` uses it. Ranks and coverage
 say whether draws are right on average over queries, so they may vouch for means and intervals of
@@ -19,13 +19,13 @@ from crosscoding.target.vae_target import VAETarget
 
 _FEWEST_TWINS = 100  # with which the standard error of 90 % coverage is 3 points
 _LEAST_P = 0.01  # so that one calibrated report in a hundred does not vouch
-_OFF = 0.02  # most error of coverage, as in `purposes`, beyond two standard errors
-_SIMILAR = 0.1  # most elements of which only one mask observes, as a share of the twins' observed
+_OFF = 0.02  # largest error of coverage, as in `purposes`, beyond two standard errors
+_SIMILAR = 0.1  # most elements that only one of two masks observes, as a share of the twins' mask
 
 
 @dataclass(frozen=True, eq=False)
 class Vouching:
-    """What the twins whose answers nothing had searched say of others like them.
+    """What twins whose answers were not searched say about other answers like theirs.
 
     Args:
         method: The method that answered the twins, with its settings.
@@ -52,10 +52,10 @@ class Vouching:
         return self.num >= _FEWEST_TWINS and self.p_value >= _LEAST_P and not off
 
     def for_answers(self, findings: Findings, target: Target, method: str) -> Findings:
-        """The findings for a flat target, with what the twins say for the queries like them."""
+        """The findings for a flat target, with what the twins say about queries like them."""
         if not self.passed or method != self.method or not isinstance(target, VAETarget):
             return findings
-        if target.vae.given is not None:  # the twins' covariates may be others
+        if target.vae.given is not None:  # the twins' covariates may differ
             return findings
         if not self.model.same_as(ModelPrint.of(target.vae)):
             return findings

@@ -31,18 +31,18 @@ class Target(ABC):
         prior_scale: Standard deviation of the prior N(0, prior_scale² I), relative to which
             log_likelihood is defined.
         like: An empty tensor with the dtype and device of the target.
-        kinds: A number for each query of a flat target, (B,); those of equal numbers, but −1,
-            decode z alike and are answered together. None: all decode alike.
+        kinds: A number for each query of a flat target, (B,). Queries with the same number, other
+            than −1, decode z alike and are answered together. None: all decode alike.
         index: The places of these queries in the whole batch, shape (B,); None: all of them.
         ends_with_prior: Whether p(z, x) is known to fall off like the prior far out. If not,
             methods have to examine the tails.
         has_cheap_curvature: Whether a column of `curvature` costs about as much as a few decodes.
         undefined: For which queries of the whole batch log p(x|z) was NaN somewhere far out and
-            read as −inf, boolean; None: not known.
+            was taken as −inf, boolean; None: not known.
         clock: Ticked before every piece of work.
         bank_points: Largest number of points in the bank.
         is_discrete: Whether z is discrete, so that log p(z, x) has no gradient.
-        may_be_steep: Whether the map from z to the model's latent may magnify rounding.
+        may_be_steep: Whether the map from z to the model's latent may magnify rounding errors.
     """
 
     latent_dim: int
@@ -100,7 +100,7 @@ class Target(ABC):
 
     @property
     def curvature_decodes(self) -> int | Tensor:
-        """Decodes that a curvature takes at one z, broadcasts to (B,)."""
+        """Number of decodes that a curvature at one z takes; broadcasts to (B,)."""
         return self.latent_dim
 
     @abstractmethod
@@ -138,13 +138,13 @@ class Target(ABC):
         return self
 
     def latents(self, z: Tensor) -> Tensor:
-        """The model's own latent variable at z, shape of z but for the last dimension."""
+        """The model's own latent variable at z, shape of z except for the last dimension."""
         return z
 
     def noise_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the model's own latent variable is z, and log |det| of this map, (*sample, *batch).
+        """The noise that maps to the model's own latent variable z, and log |det| of z ↦ noise.
 
-        It is the inverse of `latents`; shapes are those of z and of z without the last dimension.
+        The inverse of `latents`; shapes are those of z and of z without the last dimension.
         """
         return z, torch.zeros_like(z[..., 0])
 
@@ -162,7 +162,7 @@ class Target(ABC):
         raise LookupError("expected a model with an amortised cross-coder, got none")
 
     def vouched(self) -> Vouched:
-        """What simulated twins say of these proposals, for a flat target."""
+        """What simulated twins say about these proposals, for a flat target."""
         return Vouched.nothing(self.like.new_zeros(self.num_queries))
 
     def is_common(self, z: Tensor) -> Tensor:
@@ -186,7 +186,7 @@ class Target(ABC):
         return torch.zeros(self.batch_shape, dtype=torch.long, device=self.like.device)
 
     def may_be_lost(self) -> Tensor:
-        """For which queries rounding of the decoder's output may lose log p(x|z), boolean."""
+        """For which queries rounding or a clamp of the decoder's output may lose log p(x|z)."""
         return torch.zeros(self.batch_shape, dtype=torch.bool, device=self.like.device)
 
     def stuck(self, z: Tensor) -> Tensor:

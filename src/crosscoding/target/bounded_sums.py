@@ -1,8 +1,8 @@
-"""An element of a query's known sums that has an interval as well: a normal law between two bounds.
+"""An element that is in known sums and also has an interval: a normal law between two bounds.
 
 Given z and the sums, the element is normal, y ~ N(m, V), so the probability of the interval and the
-moments within it are exact. Those of several elements at once would be integrals over a box, which
-cannot be had with an error that is known; more than one is refused.
+moments within it are exact. For several elements they would be integrals over a box, which cannot
+be computed with a known error; so a query with more than one such element is refused.
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from crosscoding.likelihoods.laws import TruncatedNormal
 
-_NUMBERS = 8  # in memory at once
-_JITTER = 1e-12  # of a variance, added to it: sums may determine an element completely
+_NUMBERS = 8  # in memory at once for each query
+_JITTER = 1e-12  # share of a variance added to it: sums may determine an element completely
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class BoundedElements:
 
     @classmethod
     def of(cls, low: Tensor, high: Tensor) -> "BoundedElements | None":
-        """Those among T summed elements with bounds (B, T); None if there are none.
+        """Those of T summed elements that have bounds (B, T); None if there are none.
 
         Raises:
             ValueError: A query has several.
@@ -45,8 +45,8 @@ class BoundedElements:
         if (counts > 1).any():
             query = int((counts > 1).nonzero()[0, 0])
             raise ValueError(
-                "expected an interval for at most one of the elements that a query's sums have, "
-                f"got {int(counts[query])} for query {query}; leave out the sums or other intervals"
+                "expected an interval for at most one of the elements in a query's sums, got "
+                f"{int(counts[query])} for query {query}; leave out the sums or the other intervals"
             )
         columns = bounded.to(torch.int8).argmax(1, keepdim=True)
         bounds = (part.gather(1, columns).double() for part in (low, high))
@@ -73,7 +73,7 @@ class BoundedElements:
         """Their law given the sums.
 
         Args:
-            means: Of the T elements given the sums, shape (S, B, T).
+            means: Means of the T elements given the sums, shape (S, B, T).
             white: L⁻¹ A Σ, shape (*sample, R, m, T), with L of the sums' covariance.
             variances: σ², broadcastable to (*sample, B, T).
         """
@@ -133,7 +133,7 @@ class BoundedLaw:
         return self.shift(self.moments()[0])
 
     def shift(self, values: Tensor) -> Tensor:
-        """By how much all summed elements move if y is `values` and not the mean, (S, B, T)."""
+        """How far all summed elements move if y is `values` instead of its mean, (S, B, T)."""
         return (self.gain @ (values - self._mean)[..., None])[..., 0]
 
     def variance_change(self) -> Tensor:

@@ -1,7 +1,7 @@
 """Whether the decoder clamps an observed element at every draw of an answer.
 
-Its log p(x|z) is then the same at all draws, so no gradient or weight leads from them to the z that
-would explain the observed value.
+The element's log p(x|z) is then the same at all draws, so no gradient or weight leads from them to
+the z that would explain the observed value.
 """
 
 import math

@@ -15,7 +15,7 @@ from crosscoding.target.base import Target
 
 _BEYOND = 3.0  # added to √latent: the probability of a longer draw is 6e-5 to 1e-5 (D = 1 to ∞)
 _BANK_SHARE = 0.25  # of the time left, for evaluating the bank
-_AT_ONCE = 256  # points per query between two looks at a clock with a limit
+_AT_ONCE = 256  # points per query between two checks of the time limit
 
 
 class DensityTarget(Target):
@@ -137,7 +137,7 @@ class DensityTarget(Target):
     def in_time(
         self, evaluate: "Callable[[DensityTarget, Tensor], Tensor]", points: Tensor
     ) -> Tensor:
-        """Evaluate a function of points (N, latent) at as many of the first as time allows.
+        """Evaluate a function of points (N, latent), in order, at as many as time allows.
 
         The first point is always evaluated, however late it is.
         """

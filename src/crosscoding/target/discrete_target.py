@@ -1,6 +1,6 @@
-"""The target of a VAE with discrete latents: p(z, x) = p(z) p(x|z), z in its own values.
+"""The target of a VAE with discrete latents: p(z, x) = p(z) p(x|z), z the latents themselves.
 
-Beside log p(z, x) it gives, to first order, what changing the value of any place would do. That
+Besides log p(z, x) it gives, to first order, its change if any one latent took another value. That
 comes from gradients with respect to the decoder's inputs: zeros and ones, or one-hot rows.
 """
 
@@ -38,13 +38,13 @@ class Reference(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class DiscretePoints:
-    """Points of each query, and the path r(z)^{1 − t} p(z, x)^t there.
+    """Points of each query, and what is known of the path r(z)^{1 − t} p(z, x)^t there.
 
     Args:
         z: Values, shape (S, B, D).
         log_reference: log r(z) in nats, shape (S, B).
         log_ratio: log p(z, x) / r(z) in nats, shape (S, B).
-        changes: By how much log r(z)^{1 − t} p(z, x)^t grows, to first order, if a place takes
+        changes: By how much log r(z)^{1 − t} p(z, x)^t grows, to first order, if a latent takes
             another value: (S, B, D, K).
     """
 
@@ -135,7 +135,7 @@ class DiscreteTarget(VAETarget):
         return super().lost(self._inputs(z))
 
     def stuck(self, z: Tensor) -> Tensor:
-        # An element that depends on few latents is the same at many z without being clamped.
+        # An element that depends on few latents has the same log p at many z without any clamp.
         return torch.full(z.shape[1:2], -1, device=z.device)
 
     @isolated
@@ -191,7 +191,7 @@ class DiscreteTarget(VAETarget):
 def _with_slope(function: Callable[[Tensor], Tensor], given: Tensor) -> tuple[Tensor, Tensor]:
     """A function's values, (S, B), and its gradient, both without a graph."""
     values = function(given)
-    if not values.requires_grad:  # as of uniform codes
+    if not values.requires_grad:  # such as the prior of uniform codes
         return values.detach(), torch.zeros_like(given)
     (slope,) = torch.autograd.grad(values.sum(), given)
     return values.detach(), slope

@@ -1,7 +1,7 @@
 """The curvature Jᵀ F J of log p(x|z).
 
-J is the Jacobian of the decoder's output for the observed elements, F their Fisher matrix, or
-what the likelihood puts in its place (`Likelihood.curvature_product`).
+J is the Jacobian of the decoder's output for the observed elements, and F their Fisher matrix or
+the likelihood's substitute for it (`Likelihood.curvature_product`).
 """
 
 import torch
@@ -31,7 +31,7 @@ def _bend(part: Observed, params: Tensor, jacobian: Tensor) -> Tensor:
 
 
 def fisher_by_columns(part: Observed, z: Tensor) -> Tensor:
-    """The same, one direction at a time, if the Jacobian is too large for memory."""
+    """The same, one direction at a time, for a Jacobian that is too large for memory."""
     columns = []
     for direction in torch.eye(z.shape[-1]).to(z):
         both = torch.cat([z, direction.expand_as(z)], -1)

@@ -2,9 +2,10 @@
 
     L⁻¹ A μ(z) = (L⁻¹ A W) h(z) + L⁻¹ A b
 
-With W and b of the last layer, m sums of D elements take m rows of H numbers instead of the D rows
-of the layer and m products with D numbers. Values known exactly are rows of their own, divided by
-their standard deviation. All of it together is an observation with unit noise.
+W and b are the last layer's weight and bias, and L Lᵀ is the covariance of the sums given z. So m
+sums of D elements take m rows of H numbers, instead of the layer's D rows and then m products with
+D numbers. Elements known exactly are rows of their own, divided by their standard deviations.
+Everything together is one observation with unit noise.
 """
 
 import copy
@@ -25,7 +26,7 @@ _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 class FoldedSums(ObservedRows):
-    """log p(x|z) of B queries that know the same sums and the same elements exactly.
+    """log p(x|z) of B queries with the same sums and the same elements known exactly.
 
     Args:
         vae: The model, with a linear last layer.
@@ -61,7 +62,7 @@ class FoldedSums(ObservedRows):
     def where_possible(
         cls, vae: VAE, values: Tensor, mask: Tensor, partial: PartialEvidence | None
     ) -> "FoldedSums | None":
-        """For queries that share their operator and mask, and normal elements of known scale."""
+        """Made if queries share their operator and mask, and elements are normal with fixed σ."""
         likelihood, sums = vae.flat_likelihood, partial and partial.sums
         if sums is None or sums.whitened is None or sums.bounded is not None or not len(values):
             return None
@@ -85,7 +86,7 @@ class FoldedSums(ObservedRows):
 
 
 def _with_unit_noise(vae: VAE, head: Head) -> VAE:
-    """A model of the rows of a last layer, each with standard normal noise."""
+    """A model whose data are the rows of this last layer, each with standard normal noise."""
     size = torch.Size([len(head.weight)])
     chosen: Any = copy.copy(vae)
     chosen.data_shape, chosen._params_shape, chosen.head = size, size, head

@@ -1,4 +1,4 @@
-"""Gradients that outputs without weight cannot turn into NaN.
+"""Gradients that outputs of weight 0 cannot turn into NaN.
 
 In a backward pass, a weight of 0 times an infinite derivative is NaN, and that NaN spreads to every
 component. Here the product is 0, so the gradient is what it would be without that output.
@@ -38,8 +38,8 @@ def _gradient(function: Function, z: Tensor, weights: Function, backwards: Any) 
     value = function(z)
     if not value.requires_grad:
         raise ValueError(
-            "expected a decoder that torch can differentiate by z, got one whose output has no "
-            "gradient; remove detach() and no_grad() from its code"
+            "expected a decoder that torch can differentiate, got one whose output has no gradient "
+            "with respect to z; remove detach() and no_grad() from its code"
         )
     of_value = weights(value.detach())
     with backwards:

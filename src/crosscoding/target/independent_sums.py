@@ -1,4 +1,4 @@
-"""Known sums as one system a query: exact elements taken out, dependent sums dropped."""
+"""Known sums as one linear system per query, without exact elements and dependent sums."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,27 +10,30 @@ from torch import Tensor
 from crosscoding.evidence import Evidence
 from crosscoding.linear_evidence import LinearEvidence
 
-_DEPENDENT = 1e-9  # of a row's length: what the other rows leave of it if it follows from them
-_CLEAR = 1e-4  # of a row's length, whose square is far above rounding of a Gram matrix, 1e-12 or so
-_DETERMINED = 1e-7  # of an element that sums leave undetermined; less is rounding
-_ROUNDING = 1e3  # eps of the data's dtype, relative to the terms of a sum, that it may be off
+# Share of a row's length that is orthogonal to the rows before it: at most this if it follows from
+# them, and more than this if it is clearly independent. The square of the latter is far above the
+# rounding error of a Gram matrix, about 1e-12.
+_DEPENDENT = 1e-9
+_CLEAR = 1e-4
+_DETERMINED = 1e-7  # share of an element that sums leave undetermined; less is rounding
+_ROUNDING = 1e3  # how far off a sum may be, in eps of the data's dtype times its terms
 
 
 @dataclass(frozen=True, eq=False)
 class Sums:
     """A t = b + s η for each of B queries, t the elements that are not known exactly, in double.
 
-    A row that a query lacks is 0, with b = 0 and s = 1: it adds a constant to log p(b|z), which
-    `num_rows` leaves out.
+    A row that a query lacks is 0, with b = 0 and s = 1. It adds nothing to log p(b|z), as
+    `num_rows` does not count it.
 
     Args:
-        elements: The elements t that sums have in any query, shape (T,).
+        elements: The elements t that occur in a sum of any query, shape (T,).
         operator: A, shape (R, m, T) with R = B, or 1 if all queries share it.
         values: b, shape (B, m).
         noise: s, shape (R, m).
-        num_rows: How many rows there are, shape (R,).
-        summed: Which of the elements each query has sums of, shape (R, T).
-        all_summed: Whether these are all.
+        num_rows: How many rows each query has, shape (R,).
+        summed: Which of the elements occur in each query's sums, shape (R, T).
+        all_summed: Whether all of them occur in each query's sums.
     """
 
     elements: Tensor
@@ -50,10 +53,10 @@ class Sums:
         return replace(chosen, **{name: getattr(self, name)[index] for name in names})
 
     def log_density(self, data: Tensor, eps: float) -> Tensor:
-        """log p(b|t) of complete data (B, D), (B,): what it adds to log p(t) for log p(t, b).
+        """log p(b|t) of complete data (B, D), shape (B,): log p(t, b) − log p(t).
 
-        For exact sums −½ log |A Aᵀ| if t satisfies them, as densities of t given b are per volume
-        of the space that they leave; and −∞ if not.
+        Exact sums add −½ log |A Aᵀ| if t satisfies them, since a density of t given b is per volume
+        of the subspace where they are satisfied, and −∞ if it does not.
         """
         own = data[:, self.elements].double()
         gaps = self.values - _times(self.operator, own)
@@ -71,7 +74,7 @@ class Sums:
 
 
 def independent_sums(evidence: Evidence) -> Sums:
-    """The sums of flat evidence, (B, *data), with noisy values of summed elements among them.
+    """The sums of flat evidence, (B, *data), and the noisy values of the elements in them.
 
     Raises:
         ValueError: Sums without noise contradict each other or values known exactly.
@@ -141,7 +144,7 @@ def _rows_of(
 def _noisy_rows(
     values: Tensor, noise: Tensor, elements: Tensor, noisy: Tensor, shared: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The same for noisy values of elements that sums have: t_e = v + s η."""
+    """The same for noisy values of elements in sums, which are sums of one term: t_e = v + s η."""
     own = (elements == noisy[:, None]).double()
     spread = noise[:, noisy].double()
     spread = torch.where(spread > 0, spread, torch.nan)
@@ -151,13 +154,14 @@ def _noisy_rows(
 
 
 def _without_dependent(sums: Sums, rounding: Tensor) -> Sums:
-    """The sums without exact ones that follow from others, by Gram–Schmidt, row by row.
+    """The sums without exact ones that follow from those before, by Gram–Schmidt, row by row.
 
     Args:
         sums: The sums.
-        rounding: How much each may be off, shape (B, m), beside what the others' terms add to it.
+        rounding: How far off each may be by itself, shape (B, m); the sums that it follows from
+            add theirs.
     Raises:
-        ValueError: One that follows from others has another value than they give it.
+        ValueError: A sum that follows from others has a value that differs from what they imply.
     """
     operator, target = sums.operator, sums.values
     exact = (sums.noise == 0).expand(len(operator), -1)
@@ -168,7 +172,7 @@ def _without_dependent(sums: Sums, rounding: Tensor) -> Sums:
     dropped = torch.zeros_like(exact)
     for row in range(operator.shape[1]):
         rest, coefficients = operator[:, row], operator.new_zeros(exact.shape)
-        for _ in range(2):  # twice is enough
+        for _ in range(2):  # the second pass removes the rounding error of the first
             along = (basis[:, :row] @ rest[..., None])[..., 0]
             rest = rest - (basis[:, :row].mT @ along[..., None])[..., 0]
             coefficients[:, :row] += along
@@ -199,16 +203,15 @@ def _without_dependent(sums: Sums, rounding: Tensor) -> Sums:
 
 
 def _are_independent(rows: Tensor, exact: Tensor) -> bool:
-    """Whether every row clearly differs from what those before it combine to.
+    """Whether every row is clearly linearly independent of those before it.
 
-    Judged by the Cholesky factor of their Gram matrix.
-
-    Its diagonal is what the rows before leave of each, for rows of length 1. It has half the digits
-    of Gram–Schmidt, so rows that are nearly dependent are left to that.
+    For rows of length 1, the diagonal of the Cholesky factor of their Gram matrix is the length of
+    each row's part that is orthogonal to those before. It has half the digits of Gram–Schmidt, so
+    rows that are nearly dependent are left to that.
 
     Args:
-        rows: Shape (R, m, T), 0 where not exact.
-        exact: Which rows are, (R, m).
+        rows: Shape (R, m, T), 0 for sums with noise.
+        exact: Which rows are without noise, (R, m).
     """
     length = rows.norm(dim=-1)
     if (exact & (length == 0)).any():
@@ -221,7 +224,8 @@ def _are_independent(rows: Tensor, exact: Tensor) -> bool:
 def check_reachable(sums: Sums, low: Tensor, high: Tensor) -> None:
     """Raise ValueError where sums without noise leave an element outside its bounds (B, T).
 
-    They determine element e if a combination w of them is e alone, Aᵀ w = e; it is then wᵀ b.
+    The sums determine an element if some combination w of them contains it alone, Aᵀ w = e, with e
+    its unit vector. Its value is then wᵀ b.
     """
     query, element = (low.isfinite() | high.isfinite()).nonzero(as_tuple=True)
     shared = len(sums.operator) == 1
@@ -241,7 +245,7 @@ def check_reachable(sums: Sums, low: Tensor, high: Tensor) -> None:
         raise ValueError(
             "expected intervals that agree with sums without noise, got "
             f"{low[own].item():.6g} to {high[own].item():.6g} for an element of query "
-            f"{int(query[first])} that the sums make {value[first].item():.6g}"
+            f"{int(query[first])} that the sums determine to be {value[first].item():.6g}"
         )
 
 
@@ -249,7 +253,7 @@ def _refuse(wrong: Tensor, row: int, expected: Tensor, values: Tensor) -> NoRetu
     query = int(wrong.nonzero()[0, 0])
     raise ValueError(
         "expected sums without noise that agree with each other and with values known exactly, got "
-        f"{values[query]:.6g} for row {row} of query {query}, which the others make "
+        f"{values[query]:.6g} for row {row} of query {query}, where the others imply "
         f"{expected[query]:.6g}; correct it, or give the sums some noise"
     )
 

@@ -64,7 +64,7 @@ def _pushed(decode: Decode, z: Tensor, directions: Tensor) -> Tensor:
 
 
 def pushed_forward(function: Decode, points: Tensor, tangents: Tensor) -> Tensor:
-    """Derivatives of function(points) along each of tangents (N, *points.shape), forward."""
+    """Derivatives of function(points) along tangents (N, *points.shape), by forward mode."""
 
     def along(tangent: Tensor) -> Tensor:
         return torch.func.jvp(function, (points,), (tangent,))[1]
@@ -74,7 +74,7 @@ def pushed_forward(function: Decode, points: Tensor, tangents: Tensor) -> Tensor
 
 
 def _as_duals(decode: Decode, z: Tensor, directions: Tensor) -> Tensor:
-    """The same with dual numbers, which decode z once for each direction."""
+    """The same as `_pushed` with dual numbers, which decode z once for each direction."""
     shape = (len(directions), *z.shape)
     tangents = directions[:, None, None].expand(shape).contiguous()
     with FORWARD_MODE, forward_ad.dual_level():
@@ -87,7 +87,7 @@ def _as_duals(decode: Decode, z: Tensor, directions: Tensor) -> Tensor:
 
 
 def _differences(decode: Decode, z: Tensor, directions: Tensor) -> Tensor:
-    """The same by central differences, accurate to about 1e-5 of the output in float32.
+    """The same by central differences, with errors of about 1e-5 of the output in float32.
 
     directions (N, …, latent) broadcast with z.
     """

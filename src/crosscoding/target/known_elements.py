@@ -4,7 +4,7 @@
 
 An element adds the probability of its interval or set, or the density of its noisy value, instead
 of log p(t|z). Its Fisher information is that of the value, times the share of the variance of t
-given z that knowing it takes away. For normal values this is −∂² log p exactly (Louis 1982).
+given z that the knowledge removes. For normal values this is −∂² log p exactly (Louis 1982).
 """
 
 from collections.abc import Sequence
@@ -27,9 +27,9 @@ class KnownElements:
     Args:
         likelihood: For these variables, its settings of shape (B, P).
         elements: Which elements of the datum they are, shape (B, P, k); k > 1 if one-hot.
-        outputs: Where parameters are in the output that methods are given, shape (B, P, numbers).
+        outputs: Where their parameters are in the output passed to methods, shape (B, P, numbers).
         known: What is known of them.
-        valid: Which of the P are needed, shape (B, P); the others fill up.
+        valid: Which of the P are needed, shape (B, P); the others are padding.
     """
 
     likelihood: Likelihood
@@ -49,9 +49,9 @@ class KnownElements:
         )
 
     def moved(self, places: Tensor) -> "KnownElements":
-        """The same for another output: places (R, outputs) says where each number is there."""
+        """The same for another output, in which places (R, outputs) has each number's place."""
         flat = places.expand(len(self.outputs), -1).gather(1, self.outputs.flatten(1))
-        # those that fill up may lie beyond an output that has only what some queries need
+        # padding may point beyond the end of an output that has only what some queries need
         outputs = torch.where(self.valid[..., None], flat.reshape(self.outputs.shape), 0)
         return replace(self, outputs=outputs)
 
@@ -72,7 +72,7 @@ class KnownElements:
 
     @torch.no_grad()
     def _share_known(self, params: Tensor) -> Tensor:
-        """By which share knowing it reduces the variance of t given z, in 0 to 1, (S, B, P)."""
+        """The share of the variance of t given z that the knowledge removes, 0 to 1, (S, B, P)."""
         law = self.likelihood.law(params, self.known)
         if isinstance(law, FiniteLaw) and isinstance(self.likelihood, Categorical):
             before = self.likelihood.log_probs(params.double()).exp()
@@ -143,7 +143,7 @@ class KnownElements:
         index = self.elements.flatten(1).expand(len(data), -1, -1)
         valid = self.valid[..., None].expand(self.elements.shape).flatten(1)
         size = data.shape[-1]
-        index = torch.where(valid, index, size)  # a place of its own, cut off below
+        index = torch.where(valid, index, size)  # a spare place, cut off below
         padded = torch.nn.functional.pad(data, (0, 1))
         return padded.scatter(-1, index, own.flatten(2).to(data.dtype))[..., :size]
 
@@ -207,7 +207,7 @@ def _has_set(known: Known) -> Tensor:
 def _packed(
     group: ElementGroup, likelihood: Likelihood, known: Known, which: Tensor
 ) -> KnownElements:
-    """The variables of a group that are wanted, (B, n), each query's side by side."""
+    """The variables of a group that `which` (B, n) names, each query's moved to the front."""
     most = int(which.sum(1).max())
     order = which.to(torch.int8).sort(dim=1, descending=True, stable=True)[1][:, :most]
     valid = which.gather(1, order)

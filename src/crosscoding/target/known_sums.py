@@ -27,8 +27,8 @@ class Scales:
 
     Args:
         fixed: σ, in double, shape (T,), NaN where it is decoded.
-        outputs: Where the output holds it, shape (R, T); anything where it is fixed.
-        is_log_variance: Whether what is there is log σ² instead, shape (T,).
+        outputs: The place of σ in the output, shape (R, T); arbitrary where σ is fixed.
+        is_log_variance: Whether the number at that place is log σ² instead, shape (T,).
     """
 
     fixed: Tensor
@@ -37,7 +37,7 @@ class Scales:
 
     @property
     def all_fixed(self) -> bool:
-        """Whether none is decoded."""
+        """Whether no σ is decoded."""
         return not bool(self.fixed.isnan().any())
 
     def variances(self, output: Tensor) -> Tensor:
@@ -66,13 +66,13 @@ class KnownSums:
 
     Args:
         sums: A, b and s of each query.
-        outputs: Where the output holds μ, shape (R, T).
+        outputs: The place of μ in the output, shape (R, T).
         scales: σ.
         whitened: L⁻¹ A in the model's dtype, shape (R, m, T), if σ is fixed; else None.
         half_log_det: ½ log |C|, shape (R,), if σ is fixed.
         root: L, in double, shape (R, m, m), if σ is fixed.
         target: L⁻¹ b, shape (B, m), if σ is fixed.
-        bounded: Those of the elements that have an interval as well; None without any.
+        bounded: Those of the elements that also have an interval; None without any.
     """
 
     sums: Sums
@@ -127,11 +127,11 @@ class KnownSums:
 
     @property
     def numbers_in_box(self) -> int:
-        """About how many numbers it takes to evaluate the probability of intervals, per query."""
+        """About how many numbers per query the probability of intervals takes in memory."""
         return 0 if self.bounded is None else self.bounded.numbers
 
     def moved(self, places: Tensor) -> "KnownSums":
-        """The same for another output: places (R, outputs) says where each number is there."""
+        """The same for another output, in which places (R, outputs) has each number's place."""
         num = max(len(places), len(self.outputs))
         outputs, of_scales = (
             places.expand(num, -1).gather(1, part.expand(num, -1))
@@ -166,7 +166,7 @@ class KnownSums:
     def fisher_product(self, output: Tensor, tangents: Tensor) -> Tensor:
         """F v: output (S, B, outputs), v (*more, S, B, outputs), in that shape.
 
-        F = Aᵀ C⁻¹ A for the means; ½ (aᵢᵀ C⁻¹ aⱼ)² for variances, times the slopes of both.
+        F = Aᵀ C⁻¹ A for the means, and ½ (aᵢᵀ C⁻¹ aⱼ)² for variances, times the slopes of both.
         """
         product = self._fisher_product(output, tangents)
         if self.bounded is None:
@@ -211,7 +211,7 @@ class KnownSums:
         """Data (S, B, D), drawn from p(t|z), moved so that they agree with the sums.
 
         Args:
-            data: Draws, of which those of summed elements are used.
+            data: The draws; only those of summed elements are moved.
             output: The decoder's output, shape (S, B, outputs).
             noise: η, standard normal, shape (S, 1, m).
             uniforms: Uniform numbers for elements with intervals, shape (S, 1, D).
@@ -225,7 +225,7 @@ class KnownSums:
             own = self.bounded.chosen(uniforms[..., elements].expand(moved.shape))
             given = box.draw(own)
             moved = moved + box.shift(given) - box.shift(self.bounded.chosen(moved))
-        # once more for exact sums, of which only rounding error is left
+        # once more for exact sums, whose remaining gaps are rounding errors
         gaps = self.sums.values - _product(self.sums.operator, moved)
         moved = moved + self._gain(output, torch.where(self.sums.noise > 0, 0.0, gaps))
         return self._put(data, torch.where(self.sums.summed, moved, free))

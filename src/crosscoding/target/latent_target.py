@@ -10,9 +10,9 @@ from crosscoding.target.vae_target import VAETarget
 
 
 class LatentTarget(VAETarget):
-    """The z of its methods is the model's own latent variable, whose density is that of the prior.
+    """The target of a VAE whose z is the model's own latent variable, with the prior's density.
 
-    It serves climbs to modes where the prior's map has too few digits for noise.
+    It is used to climb to modes where the map from noise to z loses too many digits.
 
     Args:
         target: A flat target of a model with continuous latents.

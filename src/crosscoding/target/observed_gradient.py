@@ -1,4 +1,4 @@
-"""log p(x|z) of observed elements with its gradient, piece by piece, without keeping a graph."""
+"""log p(x|z) of observed elements and its gradient, computed in pieces without keeping a graph."""
 
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class WithGradient(torch.autograd.Function):
-    """log p(x|z) and, in the same pass, its gradient, piece by piece, without keeping a graph.
+    """log p(x|z); its gradient is computed in the same pass, so that no graph need be kept.
 
     A gradient of the gradient (create_graph=True) builds the graph when it is asked for.
     """

@@ -32,8 +32,8 @@ _MOST_OBSERVED = 0.5  # share of the elements above which running the whole laye
 _MAX_BYTES = 512 * 2**20
 _POINTS_AT_ONCE = 128
 _CACHE_BYTES = 8 * 2**20
-_PIECE_BYTES = 32 * 2**20  # outputs of all steps together that decode a piece
-_PER_ELEMENT = 8  # about as many numbers as a likelihood's steps output per decoded parameter
+_PIECE_BYTES = 32 * 2**20  # outputs of all steps in decoding a piece, together
+_PER_ELEMENT = 8  # about how many numbers a likelihood's steps output per decoded parameter
 _TILE, _TILES_AT_ONCE = 128, 256
 _LANES = 64  # a multiple of the vector length of every processor
 
@@ -47,8 +47,8 @@ class Observed:
         values: x, shape (B, E).
         mask: Which of the elements the evidence needs, shape (R, E).
         exact: Which of them have an exact value, shape (R, E).
-        partial: What is known beside exact values; None if nothing is.
-        likelihood: For these elements.
+        partial: What is known besides exact values; None if nothing is.
+        likelihood: The likelihood of these elements.
         clock: Ticked before every piece is decoded.
     """
 
@@ -159,7 +159,7 @@ class Observed:
     def curvature_product(self, params: Tensor, tangents: Tensor) -> Tensor:
         """F v of the evidence: params as from `params`, v (*more, *params.shape).
 
-        F is the Fisher matrix, or what the likelihood puts in its place.
+        F is the Fisher matrix, or the likelihood's substitute for it.
         """
         if self.partial is None:
             return self.likelihood.curvature_product(params, tangents, self.exact)
@@ -172,6 +172,8 @@ class Observed:
 
     def lost(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The share of points at which an observed element is lost, and the one lost most often.
+
+        An element is lost where `Likelihood.lost` says so.
 
         Args:
             z: Shape (S, B, latent).
@@ -192,7 +194,7 @@ class Observed:
         return torch.cat(shares), torch.cat(elements)
 
     def element(self, place: Tensor) -> Tensor:
-        """The element of the datum at a place among each query's elements, (B,) -> (B,)."""
+        """The datum's element that is at a place among each query's elements, (B,) -> (B,)."""
         return self.elements.expand(len(place), -1).gather(1, place[:, None])[:, 0]
 
     def in_pieces(
@@ -236,7 +238,10 @@ class Observed:
 
     @property
     def outputs(self) -> Tensor:
-        """Where the decoder's flattened output holds what `params` returns, (R, params_size)."""
+        """The places in the decoder's flattened output of what `params` returns.
+
+        Shape (R, params_size).
+        """
         return self._outputs
 
     @property
@@ -275,7 +280,7 @@ class Observed:
 
 
 class ObservedRows(Observed):
-    """The same from rows of the decoder's last layer; other elements are not decoded."""
+    """`Observed` with only the needed rows of the last layer; other elements are not decoded."""
 
     _by_query = (*Observed._by_query, "_weight", "_bias")
 

@@ -1,4 +1,4 @@
-"""Evidence that is not exact values: what it adds to log p(x|z), and to predictions.
+"""Evidence other than exact values: what it adds to log p(x|z), and to predictions.
 
 log p(x|z) = log p(exact values|z) + Σ log p(interval, set or noisy value|z) + log p(sums|z)
 """
@@ -21,13 +21,13 @@ from crosscoding.target.known_elements import KnownElements, known_elements
 from crosscoding.target.known_sums import KnownSums, Scales
 from crosscoding.uncertain_values import UncertainValues
 
-_MOST_NOISE_OF_COUNTS = 1000.0  # with which four elements take half a minute
+_MOST_NOISE_OF_COUNTS = 1000.0  # at which four elements take half a minute
 _PER_VARIABLE = 64  # numbers in memory for a variable that is known in part: some in double
 
 
 @dataclass(frozen=True, eq=False)
 class PartialEvidence:
-    """What is known of B queries beside exact values.
+    """What is known of B queries besides exact values.
 
     Args:
         elements: What is known of single elements, by likelihood.
@@ -44,7 +44,7 @@ class PartialEvidence:
         """That of flat evidence, (B, *data), which fits the model; None if all of it is exact.
 
         Raises:
-            ValueError: A likelihood has no use for what is known, no value agrees with it, or sums
+            ValueError: A likelihood does not take such evidence, no value agrees with it, or sums
                 contradict each other.
         """
         if evidence.is_exact or not len(evidence.values):
@@ -96,7 +96,7 @@ class PartialEvidence:
 
     @property
     def numbers(self) -> int:
-        """About how many numbers it takes per query to evaluate `log_prob`, in data."""
+        """About how much memory `log_prob` takes per query, in multiples of a datum's."""
         num = sum(_PER_VARIABLE * part.valid.shape[1] for part in self.elements)
         if self.sums is not None:
             num += self.sums.sums.values.shape[1] + self.sums.numbers_in_box
@@ -184,7 +184,8 @@ class PartialEvidence:
 def log_agreement(evidence: Evidence, data: Tensor) -> Tensor:
     """log p(what is known|t) of complete data (B, *data) for flat evidence, in nats, (B,).
 
-    −∞ outside of intervals and sets and where exact sums are not satisfied; the densities of noise.
+    It is −∞ outside intervals and sets, and where exact sums are not satisfied. Otherwise it sums
+    the log-densities of the noise and what exact sums add (`Sums.log_density`).
     """
     num = len(evidence.values)
     result = torch.zeros(num, dtype=torch.double, device=data.device)
@@ -221,8 +222,8 @@ def _sums(vae: VAE, evidence: Evidence, groups: Sequence[ElementGroup]) -> Known
             raise ValueError(
                 f"expected an operator of shape (m, {', '.join(map(str, vae.data_shape))}), or "
                 f"(*batch, m, ...) with values of shape (*batch, m), got "
-                f"{tuple(part.operator.shape)} and {tuple(part.values.shape)}; if it could be read "
-                "as one for each query but is not, expand it to have one for each"
+                f"{tuple(part.operator.shape)} and {tuple(part.values.shape)}; if it is meant for "
+                "all queries but has the shape of one for each, expand it to one for each"
             )
     sums = independent_sums(evidence)
     like = torch.empty(0, dtype=vae.dtype, device=vae.device)
@@ -253,7 +254,7 @@ def _sums(vae: VAE, evidence: Evidence, groups: Sequence[ElementGroup]) -> Known
 
 
 def _check_kinds(vae: VAE, groups: Sequence[ElementGroup], uncertain: UncertainValues) -> None:
-    """Raise ValueError where a likelihood has no use for what is known of its elements."""
+    """Raise ValueError where a likelihood does not take what is known of its elements."""
     kinds = {
         "interval": uncertain.is_bounded,
         "noise": uncertain.noise > 0,
@@ -277,8 +278,8 @@ def _check_kinds(vae: VAE, groups: Sequence[ElementGroup], uncertain: UncertainV
             _check(
                 uncertain.noise[:, elements] > _MOST_NOISE_OF_COUNTS,
                 lambda place, own=elements: vae.element_name(int(own[place])),
-                f"expected noise of at most {_MOST_NOISE_OF_COUNTS:,.0f} for counts, whose laws "
-                "are sums over it, got more for",
+                f"expected noise of at most {_MOST_NOISE_OF_COUNTS:,.0f} for counts, as all counts "
+                "within it are summed over, got more for",
             )
         num = getattr(likelihood, "num_classes", 2 if likelihood.kind == "binary" else 0)
         wanted = 2 if len(group.elements[0]) > 1 else num
@@ -286,8 +287,8 @@ def _check_kinds(vae: VAE, groups: Sequence[ElementGroup], uncertain: UncertainV
             _check(
                 uncertain.has_set[:, elements],
                 lambda place, own=elements: vae.element_name(int(own[place])),
-                f"expected sets that say of all {num} classes whether they are allowed, got "
-                f"{uncertain.allowed.shape[-1]} for",
+                f"expected sets that say whether each of {num} classes is allowed, got "
+                f"{uncertain.allowed.shape[-1]} classes for",
             )
 
 
@@ -299,7 +300,7 @@ def _check_wide(vae: VAE, low: Tensor, high: Tensor, places: Tensor) -> None:
     _check(
         low == high,
         lambda place: vae.element_name(int(places[place])),
-        "expected intervals wider than one number, got one as narrow for",
+        "expected intervals with low < high for elements in sums, got low = high for",
     )
 
 
@@ -310,9 +311,9 @@ def _check_possible(vae: VAE, part: KnownElements) -> None:
         query, place = wrong.nonzero()[0].tolist()
         element = int(part.elements[query, place, 0])
         low, high = (float(part.known.low[query, place]), float(part.known.high[query, place]))
-        advice = "; give a value that is known exactly as one, Evidence(values, mask)"
+        advice = "; give values that are known exactly by Evidence(values, mask)"
         raise ValueError(
-            f"expected evidence that leaves {type(part.likelihood).__name__} some values, got none "
+            f"expected evidence that {type(part.likelihood).__name__} can agree with, got no value "
             f"between {low:.6g} and {high:.6g} for {vae.element_name(element)} of query {query}"
             f"{and_more(int(wrong.sum()) - 1)}{advice if low == high else ''}"
         )

@@ -1,4 +1,4 @@
-"""Why log p(x|z) is NaN or −inf at a z, in words: what the decoder outputs, and for what."""
+"""Why log p(x|z) is NaN or −inf at a z, in words: what the decoder outputs for which element."""
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ def why_undefined(
         values: The query's values, flattened, (E,).
         mask: Which are known exactly, (E,).
         uncertain: What is known of the others, (E,), if anything is.
-        partial: What all of that adds to log p(x|z), for this query alone.
+        partial: What the evidence other than exact values adds to log p(x|z), for this query alone.
     """
     if not z.isfinite().all():
         return "the method moved to a z that is NaN or infinite"
@@ -53,4 +53,4 @@ def _what_is_known(
         return f", which lies between {low:.6g} and {high:.6g}"
     if mask[element] or (uncertain is not None and uncertain.noise[element] > 0):
         return f", whose value is {values[element].item():.6g}"
-    return ", of which a sum or a set is known"
+    return ", for which a sum or a set is known"

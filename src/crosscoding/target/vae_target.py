@@ -1,7 +1,7 @@
 """The target of a VAE with evidence: p(z, x) = p(z) p(x|z), x the observed elements.
 
 If the prior is not N(0, I), methods work with the noise ε that it maps to z: p(ε) p(x|z(ε)), with
-p(ε) = N(0, I). Only `latents` and `noise` know of the model's own z.
+p(ε) = N(0, I). Only `latents` and `noise_and_ladj` convert to and from the model's own z.
 """
 
 import math
@@ -64,7 +64,7 @@ class VAETarget(Target):
     """
 
     ends_with_prior = True
-    _is_known = False  # whether z decodes as for one of the model's examples of covariates
+    _is_known = False  # whether all queries share the covariates of one of the model's examples
 
     @isolated
     def __init__(self, vae: VAE, evidence: Evidence) -> None:
@@ -113,7 +113,7 @@ class VAETarget(Target):
 
     @property
     def partial(self) -> PartialEvidence | None:
-        """What is known beside exact values, for the flattened batch; None if nothing is."""
+        """What is known besides exact values, for the flattened batch; None if nothing is."""
         return self._partial
 
     @property
@@ -123,7 +123,7 @@ class VAETarget(Target):
 
     @property
     def _observed(self) -> Observed:
-        """Made on first use, as queries that the bank settles never need it."""
+        """The likelihood, made on first use, as queries that the bank settles never need it."""
         return self._observer()
 
     @property
@@ -148,9 +148,9 @@ class VAETarget(Target):
 
     @property
     def is_amortised(self) -> Tensor:
-        """As in `Target`: those whose evidence is exact values, if the model has a network.
+        """As in `Target`: queries with exact values only, if the model has an amortised network.
 
-        One that was trained by `amortise` is asked only where its twins vouch for it.
+        A network trained by `amortise` is asked only where its twins vouch for it.
         """
         made, nothing = self.model.amortised, super().is_amortised
         if made is None:
@@ -242,7 +242,10 @@ class VAETarget(Target):
         return torch.cat([at(some) for some in slices])
 
     def _log_likelihood_of_each(self, points: Tensor) -> Tensor:
-        """log p(x|z) at shared points (N, latent), decoded anew for each query, (N, *batch)."""
+        """log p(x|z) at shared points (N, latent), decoded separately for each query, (N, *batch).
+
+        The output for a point differs between queries with different covariates.
+        """
         shared = points[:, None].expand(-1, self.num_queries, -1)
         result = self._observed.timed(self.clock).log_likelihood(shared)
         return self._checked(result, points).reshape(len(points), *self.batch_shape)

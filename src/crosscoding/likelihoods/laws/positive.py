@@ -1,4 +1,4 @@
-"""Log-normal variables between two bounds: normal ones, of which the variable is the exponential.
+"""Log-normal variables between two bounds: exponentials of bounded normal variables.
 
 E[t^k; a < t < b] = exp(kμ + k²σ²/2) P(log a < u < log b),   u ~ N(μ + kσ², σ²)
 """
@@ -17,7 +17,7 @@ class LogNormalLaw(Law):
 
     Args:
         mean, scale: Of the logarithm, shape (*sample, B, P).
-        low, high: Bounds, broadcastable to that; ±∞ where there are none, and any low ≤ 0 is none.
+        low, high: Bounds, broadcastable to that; ±∞ where there are none. A low ≤ 0 is no bound.
     """
 
     def __init__(self, mean: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> None:
@@ -37,7 +37,7 @@ class LogNormalLaw(Law):
         return self._moment(1).maximum(self._low).minimum(self._high)
 
     def variance(self) -> Tensor:
-        """Of nearly equal moments, the variance of the logarithm times the squared mean."""
+        """Var[t|z, known]; where E[t²] and E[t]² nearly cancel, Var[log t] times E[t]²."""
         square = self.mean().square()
         variance = self._moment(2) - square
         narrow = variance < _CANCELS * square

@@ -66,7 +66,7 @@ class LocationDispersion(Likelihood):
         return found & (params[..., 1] > 0) if self.decoded and self.positive else found
 
     def may_be_lost(self, values: Tensor) -> Tensor:
-        """For all values if the dispersion is decoded; else for those too large for their digits."""
+        """For all values if the dispersion is decoded; else those too large for their digits."""
         if self.decoded:
             return super().may_be_lost(values)
         info = torch.finfo(values.dtype)

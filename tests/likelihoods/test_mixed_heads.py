@@ -243,8 +243,8 @@ def test_a_list_and_a_tuple_of_one_are_accepted():
         ([(2,), (4,)], r"^expected one tensor from the decoder for each of 3 parts, got 2; the"),
         (
             [(3, 2), (3, 4), (1,)],
-            r"^expected tensors of the same shape but for columns and parameters, got \(5, 1\) "
-            r"for part 2, 1 column of Poisson, beside \(5, 3, 2\) for part 0; the decoder output",
+            r"^expected tensors of the same shape except for columns and parameters, got \(5, 1\) "
+            r"for part 2, 1 column of Poisson, and \(5, 3, 2\) for part 0; the decoder output",
         ),
         (
             [(2,), (4,), [(1,)]],

@@ -87,5 +87,5 @@ def test_a_record_without_it_is_read():
 def test_what_is_malformed_is_refused(broken):
     entry = record(coverage()).to_json()
     entry["coverage"] = {**entry["coverage"], **broken}
-    with pytest.raises(ModelFormatError, match="expected the record of a training"):
+    with pytest.raises(ModelFormatError, match="expected a training record"):
         Record.from_json(entry)

@@ -102,7 +102,7 @@ def test_a_level_of_nearly_no_width_is_refused():
     layer = nn.Linear(1, 2)
     with torch.no_grad():
         layer.bias.copy_(torch.tensor([0.0, -60.0]))
-    with pytest.raises(ValueError, match="told apart in the prior's precision"):
+    with pytest.raises(ValueError, match="the prior's precision tell different z apart"):
         vae(Hierarchical((1, 1), [layer]))
 
 

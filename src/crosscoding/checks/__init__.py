@@ -52,7 +52,7 @@ _OF_WORK: dict[str, Check] = {
     "methods": expected_cost.methods,
 }
 
-# of a continuous z, or points between its draws
+# checks that need derivatives in z, or points between its draws
 _NEED_CONTINUOUS = {"far out", "gradients", "latent", "bank", "explanation", "scale", "prior"}
 
 
@@ -72,7 +72,7 @@ def check(
     if data is not None:
         beside = _with_data(vae, data, given, generator)
         if vae.examples is None:
-            subject = beside  # of the same probes
+            subject = beside  # which shares the probes
     with torch.enable_grad():  # whatever the caller has set
         findings = _run(subject, _OF_OUTPUT)
         if all(finding.status != "error" for finding in findings):
@@ -112,7 +112,7 @@ def check_data(
 
 
 def _of_data(subject: Subject, checks: dict[str, Check]) -> list[CheckResult]:
-    """Run checks of data, unless the likelihood cannot have such data at all."""
+    """Run checks of data, but only the first if the likelihood cannot have such data at all."""
     if subject.data is None:
         return []
     findings = _run(subject, {"data": data_checks.support})
@@ -135,7 +135,7 @@ def _run(subject: Subject, checks: dict[str, Check]) -> list[CheckResult]:
 
 
 def _subject(vae: VAE, generator: Generator) -> Subject:
-    """The subject of the checks without data, which go through the examples of covariates."""
+    """The subject of the checks without data; probes take the examples of covariates in turn."""
     model = in_noise(vae)
     if vae.examples is not None:
         model = bound(model, vae.examples)
@@ -145,7 +145,7 @@ def _subject(vae: VAE, generator: Generator) -> Subject:
 def _with_data(
     vae: VAE, data: Tensor | np.ndarray, given: Covariates, generator: Generator
 ) -> Subject:
-    """The subject of the checks of data: at most as many as these need, in random order.
+    """The subject of the checks of data: a random subset if there are too many, in random order.
 
     Raises:
         TypeError, ValueError: As `VAE.check`.

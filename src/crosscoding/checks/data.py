@@ -11,12 +11,12 @@ from crosscoding.likelihoods import Gaussian, Likelihood, Mixed
 from crosscoding.model.check_report import CheckResult
 from crosscoding.target.jacobian import with_jacobian
 
-# Right models get factors of 0.95 to 1.09 from 40 data; scales that are twice or half as large get
-# 0.48 to 0.54 or 1.9 to 2.2.
+# Correct models get factors of 0.95 to 1.09 from 40 data; scales that are twice or half as large as
+# they should be get 0.48 to 0.54 or 1.9 to 2.2.
 _SCALE_FACTOR = 1.5
 _LEAST_FACTOR = 1e-3  # lower end of the search
 _TELLING = 2.0  # difference in 2 log p of all data that a parameter must gain: AIC, Akaike (1974)
-_MUCH_LESS = 120  # steps of the search, 100 of which are a factor of √10: a quarter of the factor
+_MUCH_LESS = 120  # steps of the search to a quarter of the factor: 100 steps are a factor of √10
 
 
 def support(subject: Subject) -> CheckResult:

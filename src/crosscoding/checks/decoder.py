@@ -17,7 +17,7 @@ _TOLERANCE = 1e-3  # of the largest output: the zoo's models stay below 5e-5
 _NUM_ALONE = 8  # probes to decode one by one
 _NUM_DIRECTIONS = 8  # derivatives to compare with differences
 # Standard deviations, or half the log ratio of variances, of the median channel: 0.05 in the
-# zoo, 0.13 in a right model of the tests, and 1.0 or more with wrong statistics.
+# zoo, 0.13 in a correct model of the tests, and 1.0 or more with wrong statistics.
 _DRIFT = 0.5
 _FAR = (1.0, 2.0, 3.0, 4.0)  # standard deviations of the prior beyond √latent
 
@@ -119,9 +119,10 @@ def batch_norm(subject: Subject) -> CheckResult | None:
         return CheckResult(
             "batch norm",
             "warning",
-            f"at {worst} draws from the prior differ from the running statistics by "
-            f"{drift[worst]:.2g} standard deviations, or in the log standard deviation (median "
-            f"channel; at most {_DRIFT} is fine): estimate them again with the final weights",
+            f"at {worst}, draws from the prior differ from the running statistics by "
+            f"{drift[worst]:.2g} standard deviations, or by as much in the log standard deviation "
+            f"(median channel; at most {_DRIFT} is fine): estimate the statistics again with the "
+            "final weights",
             figures,
         )
     return CheckResult(
@@ -156,7 +157,7 @@ def far_out(subject: Subject) -> CheckResult:
 
 
 def gradients(subject: Subject) -> CheckResult:
-    """Whether derivatives by z are finite, not all 0, and agree with finite differences."""
+    """Whether derivatives in z are finite, not all 0, and agree with finite differences."""
     decode, z, step, tolerance = _smooth(subject)
     z = z.detach().requires_grad_()
     with torch.enable_grad():

@@ -36,7 +36,7 @@ def cost(subject: Subject) -> CheckResult:
 
 
 def bank(subject: Subject) -> CheckResult:
-    """The bank: its size, and what making and asking it takes."""
+    """The bank: its size, and the time that making it and comparing data with it takes."""
     vae = subject.vae
     if vae.given is not None:  # each of the model's examples has a bank of its own
         vae = known(free(vae), 0)

@@ -92,7 +92,7 @@ def prior(subject: Subject) -> CheckResult:
         return CheckResult(
             "prior",
             "warning",
-            f"{words}; worst in dimension {worst}, of mean {mean[worst]:.2g} and deviation "
+            f"{words}; worst in dimension {worst}, with mean {mean[worst]:.2g} and deviation "
             f"{variance[worst].sqrt():.2g}: data lie where the prior has little mass, so "
             "completions from little evidence will not look like them",
             figures,

@@ -1,6 +1,6 @@
 """Likelihoods that are not of this package: do their methods agree with one another?
 
-Draws t of p(t|z) are what the class itself draws. For these,
+The draws t of p(t|z) are made by the likelihood itself. For these,
 
     E[∇ log p(t|z)] = 0,   E[(∂ log p / ∂θ)²] = F_θθ,   E[t] = mean,   Var[t] = variance
 
@@ -19,8 +19,8 @@ from crosscoding.model.check_report import CheckResult
 
 _DRAWS = 4000
 _PROBES, _ELEMENTS = 4, 16
-_SURE = 7.0  # standard errors: of 1e4 comparisons none is beyond by chance, for moderate tails
-_CLOSE = 0.05  # of a Fisher information, which only proposals rest on
+_SURE = 7.0  # standard errors, which 1e4 comparisons do not exceed by chance, for moderate tails
+_CLOSE = 0.05  # relative error allowed in a Fisher information, on which only proposals depend
 
 
 def likelihood(subject: Subject) -> CheckResult | None:
@@ -30,7 +30,7 @@ def likelihood(subject: Subject) -> CheckResult | None:
 
 
 def _own_families(subject: Subject) -> Iterator[tuple[Likelihood, Tensor]]:
-    """Likelihoods of the user's own, with the parameters of some elements at some z."""
+    """The user's own likelihoods, with the parameters of some elements at some z."""
     vae = subject.vae
     flat = subject.params[:_PROBES].flatten(1)
     for group in vae.flat_likelihood.groups(vae.data_size, vae.device):

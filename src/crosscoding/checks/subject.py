@@ -14,7 +14,7 @@ from crosscoding.random import normal
 
 _OPERATIONS = 5e9  # multiply-adds to decode the probes: a fraction of a second
 _FEWEST_PROBES, _MOST_PROBES = 16, 256
-_OF_ENCODING = 64  # draws of q(z|t) that are mapped to noise: 9 % error of a deviation
+_OF_ENCODING = 64  # draws of q(z|t) that are mapped to noise: 9 % error in a standard deviation
 _BLOCK = 250  # data to encode at once
 _CHUNK_BYTES = 64 * 2**20
 
@@ -26,7 +26,7 @@ class Subject:
     Args:
         vae: The model, in noise coordinates: all z here are noise, unless latents are discrete.
             A decoder that takes covariates is bound to those of the data, or to the model's
-            examples; points have them in turn.
+            examples, which points take in turn.
         generator: The source of all random numbers.
         data: Complete data that fit the model, (N, *data), or None.
         model: The model as the user has it, with its encoder.

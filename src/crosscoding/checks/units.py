@@ -11,10 +11,10 @@ from crosscoding.model.check_report import CheckResult
 
 _FAR = 6.0  # standard deviations of the model's draws, within which 99.7 % of data are in the zoo
 # Shares of values off the scale above which to warn, or report an error: at most 0.003 in the zoo,
-# and 0.043 in right models of the tests.
+# and 0.043 in correct models of the tests.
 _FEW, _MANY = 0.05, 0.5
 _MARGIN = 0.1  # of a range; nothing lies beyond it in the zoo, with 12 to 2,000 data
-_TIMES = 2.0  # ratio of counts: 0.91 to 1.12 in right models; misread rates give e or more
+_TIMES = 2.0  # ratio of counts: 0.91 to 1.12 in correct models; misread rates give e or more
 
 
 def units(subject: Subject) -> CheckResult | None:

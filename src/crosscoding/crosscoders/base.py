@@ -223,7 +223,7 @@ class Fitted:
 
 
 def family_to_json(crosscoder: Crosscoder) -> dict[str, Any]:
-    """The name and settings of a family; `Fitted.family` makes it of them."""
+    """The name and settings of a family, from which `Fitted.family` makes it."""
     settings = {f.name: getattr(crosscoder, f.name) for f in fields(crosscoder)}  # pyright: ignore[reportArgumentType]
     return {"name": type(crosscoder).__name__, "settings": settings}
 

@@ -21,8 +21,8 @@ from torch import Generator, Tensor
 
 from crosscoding.crosscoders.base import Map, Params, small_normal
 
-# Determinant below which its log goes on as a line. Half or twice changes the ESS on four queries
-# of mnist-2d by 2 %.
+# Determinant below which its log is continued as a line. Half or twice changes the ESS on four
+# queries of mnist-2d by 2 %.
 _FLAT = 1e-2
 
 

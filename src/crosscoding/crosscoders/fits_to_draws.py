@@ -40,7 +40,8 @@ def fit_to_draws(
     Raises:
         TypeError: crosscoder is not a cross-coder.
         ValueError: The shapes do not fit, or all draws of a query have the same value somewhere.
-        NonFiniteError: A draw is not finite, a weight is NaN or infinite, or all of a query are 0.
+        NonFiniteError: A draw is not finite, a weight is NaN or infinite, or all weights of a query
+            are 0.
         NotImplementedError: The family has no density.
     """
     _check(crosscoder, draws, log_weights)

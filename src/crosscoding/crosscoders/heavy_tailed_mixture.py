@@ -3,8 +3,9 @@
     z = m + L ε,   ε ~ N(0, I), or multivariate t_ν, or independent Cauchy elements
 
 Importance weights stay bounded far out unless the density has heavier tails than its proposal. Few
-densities have heavier tails than one degree of freedom: a t_1 covers those with all of z far out,
-and Cauchy elements those with one element far out, such as products of heavy-tailed densities.
+densities have heavier tails than a t_1, a t distribution with one degree of freedom. It covers
+tails where all of z is far out; Cauchy elements cover those where one element is, as in a product
+of heavy-tailed densities.
 """
 
 import math
@@ -18,7 +19,7 @@ from crosscoding.crosscoders.mixture import Mixture
 from crosscoding.random import normal
 
 NORMAL, EACH_CAUCHY = 0, -1
-"""Kinds of components; ν > 0 stands for a multivariate t distribution."""
+"""Kinds of components; a number ν > 0 means a multivariate t_ν."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,13 @@ class TailedMixture(Mixture):
 
 
 def tailed(eps: Tensor, more: Tensor, kind: int) -> Tensor:
-    """Noise of a kind from normal noise eps, (*sample, dim), and more, (*sample, ≥ ν and ≥ dim)."""
+    """Noise of a kind, (*sample, dim), like eps.
+
+    Args:
+        eps: Normal noise, shape (*sample, dim).
+        more: More normal noise, at least ν and at least dim numbers in its last dimension.
+        kind: As in `TailedMixture`.
+    """
     if kind == NORMAL:
         return eps
     if kind == EACH_CAUCHY:

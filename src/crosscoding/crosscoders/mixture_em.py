@@ -51,7 +51,7 @@ def fit_mixture(
         log π, (B, K); means, (B, K, dim); Cholesky factors of the covariances, (B, K, dim, dim).
 
     Source: Dempster, Laird & Rubin (1977); the covariances as the posterior mode under an inverse
-    Wishart prior, Fraley & Raftery (2007). Differs in: T follows the draws.
+    Wishart prior, Fraley & Raftery (2007). Differs in: T is estimated in each round.
     """
     responsibilities = _clusters(points, weights, num, generator=generator)
     parts = _maximise(points, weights, responsibilities)

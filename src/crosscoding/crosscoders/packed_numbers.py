@@ -1,7 +1,7 @@
-"""Parameters of a cross-coder as the numbers that a network outputs: one row a query.
+"""Parameters of a cross-coder as the numbers that a network outputs: one row for each query.
 
-The parameters follow each other as `Crosscoder.start` names them. Of a lower triangular factor only
-the entries below the diagonal count, row by row.
+The parameters follow each other in the order of `Crosscoder.start`. Only the entries of a lower
+triangular factor below its diagonal are included, row by row.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from crosscoding.crosscoders.base import Crosscoder, Params
 
-_TRIANGULAR = "lower"  # the parameter of which only the strict lower triangle is used
+_TRIANGULAR = "lower"  # the parameter whose strict lower triangle alone is used
 
 
 def num_numbers(crosscoder: Crosscoder, dim: int) -> int:

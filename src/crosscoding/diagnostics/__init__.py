@@ -1,4 +1,4 @@
-"""Diagnostics of draws and weights, on plain tensors; they know nothing of VAEs."""
+"""Diagnostics of draws and weights, on plain tensors; they know nothing about VAEs."""
 
 from crosscoding.diagnostics.chains import chain_ess, r_hat
 from crosscoding.diagnostics.importance import importance_ess, log_mean_exp, mean_error

@@ -26,25 +26,25 @@ ADVICE_ON_WHOLE_NUMBERS = (
 
 
 class Likelihood(ElementLayout, ABC):
-    """What every likelihood must say of t given z. Log-probabilities are in nats, per element.
+    """The base class of likelihoods p(t|z). Log-probabilities are in nats, per element.
 
     A likelihood of your own is a frozen dataclass of its settings. It sets `param_shape`, `support`
     and `kind`, and defines the seven abstract methods; everything else has a default.
 
     Attributes:
         support: Which values can be observed, in words that follow "expected observed values".
-        takes: Which parameters p(t|z) exists for, in words that follow the likelihood's name and
+        takes: For which parameters p(t|z) exists, in words that follow the likelihood's name and
             "takes". If not all finite parameters are allowed, override `valid` too.
         infinite: Infinities that a parameter may be, such as −inf for the logit of an impossible
             class.
-        placeholder: A value that can be observed; it stands in for those that are not.
+        placeholder: A value that can be observed; it replaces unobserved values.
         num_kept: How many tensors `to_keep` returns.
         uncertain: What may be known of an element instead of its exact value, where `law` is
             defined: "interval", "noise" (a value with Gaussian noise) and "set" (of classes).
         kind: What values are: "real", "binary" (0 and 1, or between with a cross-entropy), "counts"
             or "classes". `VAE.check` compares the model with a simple distribution of that kind.
             The default "" skips the comparison. The parts of a `Mixed` have kinds of their own.
-        has_cheap_fisher: Whether `fisher` costs little beside decoding.
+        has_cheap_fisher: Whether `fisher` costs little compared with decoding.
     """
 
     support: str
@@ -107,9 +107,9 @@ class Likelihood(ElementLayout, ABC):
         return None
 
     def other_reading(self) -> "Likelihood | None":
-        """What a decoder's output may have meant instead, such as a rate and not its logarithm.
+        """What a decoder's output may mean instead, such as a rate rather than its logarithm.
 
-        A likelihood of the same parameter shape, or None if nothing is easily confused.
+        A likelihood of the same parameter shape, or None if there is none to confuse it with.
         `VAE.check` tries it on counts that do not fit.
         """
         return None
@@ -181,8 +181,8 @@ class Likelihood(ElementLayout, ABC):
         """Whether rounding of the parameters has lost log p(t|z), boolean, shape (*sample, E).
 
         That is where one unit in their last place moves log p(t|z) by more than 0.05 nats. A
-        likelihood that clamps its parameters must override this and add where it clamps, because an
-        answer with draws there is not trusted.
+        likelihood that clamps its parameters must override this and also return True where it
+        clamps, because an answer with draws there is not trusted.
 
         Args:
             params: Parameters, shape (*sample, E, *param_shape).

@@ -14,8 +14,8 @@ from crosscoding.likelihoods.laws import Known, Law, TruncatedExponential, tilte
 from crosscoding.likelihoods.logit_check import look_like_probabilities
 from crosscoding.random import uniform
 
-# Below it, log (1 + eˡ) is 1e-11 or less and taken for 0: its denormal intermediate results take up
-# to ten times as long. In double, that is so below −350 only.
+# Below it, log (1 + eˡ) is 1e-11 or less and taken as 0, because denormal intermediate results take
+# up to ten times as long. In double, they occur only below −350.
 _LEAST_LOGIT = -25.0
 _NEARLY_FLAT = 0.25  # |logit| below which the series is more accurate than the closed form
 
@@ -42,7 +42,7 @@ class _Probability(ExponentialFamily):
         return torch.where((params >= 0) & (params <= 1), clamped, torch.nan)
 
     def clamps(self, params: Tensor) -> tuple[Tensor, Tensor]:
-        """Where `probability` changes p: at the lower end, and at the upper end; no logits."""
+        """Where `probability` changes p, at the lower and at the upper end; nowhere for logits."""
         if self.logits:
             nowhere = torch.zeros_like(params, dtype=torch.bool)
             return nowhere, nowhere

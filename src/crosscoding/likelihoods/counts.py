@@ -47,7 +47,7 @@ class _Count(Likelihood):
     _advice_on_values = ADVICE_ON_WHOLE_NUMBERS
 
     def law(self, params: Tensor, known: Known) -> Law:
-        """By tails for an interval; count by count around a noisy value, or for a set."""
+        """Summed by tails for an interval; count by count around a noisy value, or for a set."""
         params = params.double()
         if (known.noise > 0).any() or known.allowed is not None:
             counts = counts_near(known)

@@ -5,7 +5,7 @@ distribution function and Q the quantile function of t,
 
     E[f(t)] = ∫ f(Q(Φ(x))) φ(x) dx
 
-by Gauss–Legendre on each side of the median, where a density may have a kink.
+by Gauss–Legendre quadrature on each side of the median, where a density may have a kink.
 """
 
 import math
@@ -21,7 +21,7 @@ from crosscoding.likelihoods.fisher_sums import count_nodes
 from crosscoding.likelihoods.laws import Known
 
 _NODES = 16  # on each side; E[s sᵀ] of a mixture of three Gaussians is then within 1 %
-_REACH = 7.0  # beyond it 3e-12 is left
+_REACH = 7.0  # standard deviations, beyond which 3e-12 of the mass is left
 _DRAWS = 256
 
 

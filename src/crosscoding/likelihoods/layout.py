@@ -19,7 +19,7 @@ class ElementGroup:
     """Variables of a flattened datum that share a likelihood.
 
     Args:
-        likelihood: Theirs, for all elements of the group.
+        likelihood: Their likelihood, for all elements of the group.
         elements: The elements of the datum that make up each variable, shape (n, k); k is 1 except
             for one-hot variables.
         outputs: Where the decoder's flattened output holds the parameters of each, (n, numbers).
@@ -53,7 +53,7 @@ class ElementLayout:
     # ---- shapes of a decoder's output ------------------------------------------------------------
 
     def data_shape(self, output: Sequence[int]) -> torch.Size | None:
-        """Shape of a datum whose parameters have shape `output`; None if no datum has."""
+        """Shape of a datum whose parameters have shape `output`; None if there is none."""
         num = len(output) - len(self.param_shape)
         fits = num > 0 and tuple(output[num:]) == self.param_shape
         return torch.Size(output[:num]) if fits else None
@@ -97,7 +97,7 @@ class ElementLayout:
         if len({output.shape for output in outputs}) > 1:
             raise ValueError(
                 f"expected {num} tensors of the same shape from the decoder for {name}; where one "
-                "holds for several elements, expand it to the shape of the others"
+                "applies to several elements, expand it to the shape of the others"
             )
         return torch.stack(outputs, dim=-1)
 
@@ -113,7 +113,7 @@ class ElementLayout:
 
         Args:
             num: The number of elements.
-            device: Where the indices are wanted.
+            device: Device of the indices.
         """
         elements = torch.arange(num, device=device)
         return [ElementGroup(self, elements[:, None], self.outputs_of(elements[:, None]))]
@@ -148,7 +148,7 @@ class ElementLayout:
     def elements_in(self, mask: Tensor) -> Tensor:
         """The indices of the elements of each query that are in mask, (B, E), in order: (B, E').
 
-        E' is the largest number that a query has in its mask; queries with fewer are filled up with
+        E' is the largest number that a query has in its mask; queries with fewer are padded with
         elements outside it. If no query has any, all elements are returned, as nothing can be
         computed with none.
         """

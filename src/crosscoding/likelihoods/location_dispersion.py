@@ -15,14 +15,15 @@ from torch import Tensor
 from crosscoding.isolation import isolated
 from crosscoding.likelihoods.base import Likelihood
 
-_FEW_DIGITS = 5e-4  # scales: a rounding error this large moves log p by 0.05, 100 scales off
+# In scales: a rounding error this large moves log p by 0.05 nats at 100 scales from the location.
+_FEW_DIGITS = 5e-4
 
 
 class LocationDispersion(Likelihood):
     """A likelihood with parameters (location, dispersion).
 
     Attributes:
-        dispersion: The name of the setting that holds the second parameter, or None if decoded.
+        dispersion: The name of the setting for the second parameter, which is None if decoded.
         advice_on_output: What to do about a decoder whose dispersion is not positive.
         coupled: Whether the Fisher matrix has an off-diagonal entry. It is then an expensive sum.
     """
@@ -65,7 +66,7 @@ class LocationDispersion(Likelihood):
         return found & (params[..., 1] > 0) if self.decoded and self.positive else found
 
     def may_be_lost(self, values: Tensor) -> Tensor:
-        """Every value if the dispersion is decoded; otherwise those too large for their digits."""
+        """For all values if the dispersion is decoded; else those too large for their digits."""
         if self.decoded:
             return super().may_be_lost(values)
         info = torch.finfo(values.dtype)

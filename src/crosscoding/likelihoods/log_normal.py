@@ -76,7 +76,7 @@ class LogNormalLaw(Law):
 
     Args:
         mean, scale: Of the logarithm, shape (*sample, B, P).
-        low, high: Bounds, broadcastable to that; ±∞ where there are none, and any low ≤ 0 is none.
+        low, high: Bounds, broadcastable to that; ±∞ where there are none. A low ≤ 0 is no bound.
     """
 
     def __init__(self, mean: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> None:
@@ -96,7 +96,7 @@ class LogNormalLaw(Law):
         return self._moment(1).maximum(self._low).minimum(self._high)
 
     def variance(self) -> Tensor:
-        """Of nearly equal moments, the variance of the logarithm times the squared mean."""
+        """Var[t|z, known]; where E[t²] and E[t]² nearly cancel, Var[log t] times E[t]²."""
         square = self.mean().square()
         variance = self._moment(2) - square
         narrow = variance < _CANCELS * square

@@ -266,7 +266,7 @@ class Mixed(Likelihood):
     # ---- some elements -------------------------------------------------------------------------
 
     def elements_in(self, mask: Tensor) -> Tensor:
-        """As in the base class, but part by part, each filled up to the most of a query."""
+        """As in the base class, but part by part: queries are padded within each part."""
         places = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
         pairs = zip(self._layout.split_values(places), self._layout.split_values(mask), strict=True)
         found = [

@@ -40,8 +40,8 @@ def in_columns(parts: Sequence[Part], dim: int, heads: Sequence[Head]) -> list[T
         readings = _readings(part, num, dim, head, name)
         if index and not common & readings.keys():
             raise ValueError(
-                f"expected tensors of the same shape but for columns and parameters, got "
-                f"{shapes(head)} for {name}, beside {shapes(heads[0])} for part 0"
+                f"expected tensors of the same shape except for columns and parameters, got "
+                f"{shapes(head)} for {name}, and {shapes(heads[0])} for part 0"
             )
         common = common & readings.keys() if index else set(readings)
         found.append(readings)

@@ -10,7 +10,7 @@ from crosscoding.likelihoods.expectations import nodes_of
 from crosscoding.likelihoods.laws import Known, MixtureLaw, WeightedLaw
 from crosscoding.likelihoods.of_other import OfOther, choice_noise
 
-_SHARE = 0.01  # one that adds less to p(t|z) moves log p(t|z) by as little when it is wrong
+_SHARE = 0.01  # a component that adds less to p(t|z) moves log p(t|z) by as little if it is wrong
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,8 @@ class Mixture(OfOther):
         if self.num < 1:
             raise ValueError(f"expected num >= 1, got {self.num}")
         object.__setattr__(self, "param_shape", (self.num * (1 + self.num_other),))
-        object.__setattr__(self, "takes", f"finite logits, and of the others: {self.other.takes}")
+        takes = f"finite logits, and for {type(self.other).__name__}: {self.other.takes}"
+        object.__setattr__(self, "takes", takes)
 
     def join(self, outputs: Sequence[Tensor]) -> Tensor:
         """As in the base class, from tensors (B, *data, K): the logits, then each parameter."""
@@ -200,7 +201,7 @@ class Mixture(OfOther):
         return logits.isfinite().all(-1) & self.other.with_dimension().valid(own).all(-1)
 
     def lost(self, params: Tensor, values: Tensor) -> Tensor:
-        """As in the base class; or where the other's is, in one that may have drawn the value."""
+        """As in the base class, or if it is lost in a component that may have drawn the value."""
         logits, own = self._split(params)
         other, values_ = self.other.with_dimension(), values[..., None]
         shares = (logits.log_softmax(-1) + other.log_prob(own, values_)).softmax(-1)

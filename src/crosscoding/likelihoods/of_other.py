@@ -12,7 +12,7 @@ from crosscoding.likelihoods.mixed import Mixed
 from crosscoding.likelihoods.samplers import uniforms
 from crosscoding.persistence.folder import Contents, prefixed, under
 
-_STREAM = 1_000_003  # a stream of each number of noise that no sampler of the other uses
+_STREAM = 1_000_003  # of the streams that a number of noise seeds, one that no sampler uses
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ class OfOther(Likelihood):
 
 
 def choice_noise(noise: Tensor) -> Tensor:
-    """Uniform numbers in (0, 1) beside base noise of any family, one for each of its numbers.
+    """One more uniform number in (0, 1) for each number of base noise, of any family.
 
     They are hashes of the noise's digits, so that a draw still needs one number per element.
     """

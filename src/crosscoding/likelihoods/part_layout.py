@@ -19,8 +19,8 @@ class PartLayout:
     Args:
         pairs: Each part with its number of columns.
         dim: Which dimension of unflattened data holds the columns, counted from the last, < 0.
-        order: The parts' elements in flattened data, one part after the other, (E,); None: they
-            lie in this order.
+        order: The parts' elements in flattened data, one part after the other, (E,); None: the
+            data are already in this order.
         output_order: The same for their parameters in flattened output.
     """
 
@@ -83,7 +83,7 @@ class PartLayout:
         return PartLayout(self.pairs, self.dim, *orders)
 
     def with_pairs(self, pairs: tuple[Part, ...]) -> "PartLayout":
-        """The same layout of other parts, as of the same ones with other settings."""
+        """The same layout for other parts, such as the same ones with other settings."""
         return replace(self, pairs=pairs)
 
     def split_values(self, values: Tensor) -> Sequence[Tensor]:

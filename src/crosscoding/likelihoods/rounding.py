@@ -1,4 +1,4 @@
-"""What is lost where a decoder's output is rounded too coarsely to tell log p(t|z)."""
+"""Where a decoder's output is rounded too coarsely to determine log p(t|z)."""
 
 import math
 

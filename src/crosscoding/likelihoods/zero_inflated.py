@@ -30,11 +30,12 @@ class ZeroInflated(OfOther):
         super().__post_init__()
         if self.kind != "counts":
             raise TypeError(
-                f"expected a likelihood of counts in ZeroInflated, got {self.other!r}, of whose "
-                "values 0 is none or one like the others"
+                f"expected a likelihood of counts in ZeroInflated, got {self.other!r}, in which 0 "
+                "is impossible or a value like any other"
             )
         object.__setattr__(self, "param_shape", (1 + self.num_other,))
-        object.__setattr__(self, "takes", f"a finite logit, and of the others: {self.other.takes}")
+        takes = f"a finite logit, and for {type(self.other).__name__}: {self.other.takes}"
+        object.__setattr__(self, "takes", takes)
 
     def _split(self, params: Tensor) -> tuple[Tensor, Tensor]:
         """The logits a, (*sample, E), and the other's parameters."""
@@ -61,8 +62,12 @@ class ZeroInflated(OfOther):
     # ---- Fisher information ----------------------------------------------------------------------
 
     def _information(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The entry of the logit, its entries with the other's parameters, what an extra zero
-        hides of the other's Fisher matrix, as the factor of s₀ s₀ᵀ, and s₀ = ∇ log p₀(0)."""
+        """The parts of the Fisher matrix, where s₀ = ∇ log p₀(0).
+
+        Returns:
+            The diagonal entry of the logit; its entries with the other's parameters; the factor of
+            s₀ s₀ᵀ in what extra zeros take from the other's Fisher matrix; and s₀.
+        """
         gate, own = self._split(params)
         with torch.enable_grad():
             own = own.detach().requires_grad_()

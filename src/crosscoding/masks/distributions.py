@@ -1,4 +1,4 @@
-"""Distributions of masks: which parts of a datum may be asked about.
+"""Distributions of masks, which say what elements of a datum are observed.
 
 Each is a small frozen object with `draw`. `mixed` suits most models; a distribution of your own is
 a subclass of `MaskDistribution`.
@@ -14,8 +14,8 @@ from torch import Generator, Tensor
 
 from crosscoding.random import uniform
 
-_LEAST_SIDE = 4  # pixels: data with two last dimensions of at least this are pictures
-_FAR = 4.0  # standard deviations from what draws have, where a mask is no longer like them
+_LEAST_SIDE = 4  # pixels: data whose last two dimensions are at least this large are pictures
+_FAR = 4.0  # standard deviations from the draws' statistics, beyond which a mask is unlike them
 
 
 class MaskDistribution(ABC):
@@ -26,10 +26,10 @@ class MaskDistribution(ABC):
         """Independent masks of data of this shape, boolean, (num, *shape)."""
 
     def holds(self, masks: Tensor) -> Tensor:
-        """Which masks look like its draws, boolean (B,); of those of your own, none do.
+        """Which masks look like draws of this distribution, boolean (B,); by default, none.
 
-        An amortised cross-coder is asked only about masks like those of its training, so override
-        this for a distribution that one is trained on.
+        An amortised cross-coder is used only for masks like those it was trained on, so override
+        this in a distribution of your own that you train one with.
 
         Args:
             masks: Boolean, shape (B, *data).
@@ -39,11 +39,11 @@ class MaskDistribution(ABC):
 
 @dataclass(frozen=True)
 class Shares(MaskDistribution):
-    """Elements at random: a share for each mask, and each element observed with that probability.
+    """Random elements: each mask has a share, the probability that an element is observed.
 
     Args:
         least, most: Bounds of the share, 0 ≤ least < most ≤ 1.
-        even: Whether shares are uniform between them; otherwise their logarithms are.
+        even: Whether shares are uniform between the bounds; otherwise their logarithms are.
     """
 
     least: float
@@ -71,10 +71,10 @@ class Shares(MaskDistribution):
 
 @dataclass(frozen=True)
 class Rectangles(MaskDistribution):
-    """A rectangle of a picture, all its channels; its sides are uniform, and so is its place.
+    """A rectangle of a picture, in all channels, with sides and position drawn uniformly.
 
     Args:
-        least: Least share of each side of the picture, > 0 and ≤ 1.
+        least: Shortest side, as a share of the picture's, > 0 and ≤ 1.
     """
 
     least: float = 0.15
@@ -134,7 +134,7 @@ class Mixture(MaskDistribution):
 
     Args:
         parts: The distributions.
-        weights: How often each of them, in proportion.
+        weights: How often each is chosen, up to a common factor.
     """
 
     parts: tuple[MaskDistribution, ...]
@@ -156,7 +156,7 @@ class Mixture(MaskDistribution):
 
 @dataclass(frozen=True)
 class Mixed(MaskDistribution):
-    """Masks for data of any shape; `mixed` says which."""
+    """Masks for data of any shape, as `mixed` describes them."""
 
     def draw(self, num: int, shape: Sequence[int], *, generator: Generator) -> Tensor:
         return self._of_shape(shape).draw(num, shape, generator=generator)
@@ -210,10 +210,10 @@ def mixed() -> MaskDistribution:
 
 
 def shares(least: float, most: float) -> MaskDistribution:
-    """Elements at random, with a share that is uniform between two bounds.
+    """Random elements, with a share that is uniform between two bounds.
 
     Raises:
-        ValueError: They are not 0 ≤ least < most ≤ 1.
+        ValueError: The bounds are not 0 ≤ least < most ≤ 1.
     """
     if not 0 <= least < most <= 1:
         raise ValueError(f"expected 0 <= least < most <= 1, got {least} and {most}")
@@ -221,10 +221,10 @@ def shares(least: float, most: float) -> MaskDistribution:
 
 
 def rectangles(least: float = 0.15) -> MaskDistribution:
-    """Rectangles in pictures, with sides from `least` of the picture's to all of it.
+    """Rectangles in pictures, each side at least a share `least` of the picture's.
 
     Raises:
-        ValueError: least is not between 0 and 1.
+        ValueError: least is not above 0 and at most 1.
     """
     if not 0 < least <= 1:
         raise ValueError(f"expected least above 0 and at most 1, got {least}")
@@ -249,10 +249,11 @@ def _is_picture(shape: Sequence[int]) -> bool:
 
 
 def _is_random(masks: Tensor) -> Tensor:
-    """Whether pixels are observed independently and everywhere alike, boolean (B,).
+    """Whether pixels look observed independently, with one probability for all, boolean (B,).
 
     Neighbours are compared by Moran's I in both directions, one and two pixels apart: with n pairs,
-    it has mean 0 and variance 1 / n. The halves of the picture are compared by their shares.
+    it has mean 0 and variance 1 / n. The share observed in one half of the picture is compared with
+    that of the whole, in both directions.
 
     Source: Moran (1950), Notes on continuous stochastic phenomena. Differs in: nothing.
     """

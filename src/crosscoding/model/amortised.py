@@ -32,16 +32,16 @@ _FAMILIES = (Mixture, Gaussian)
 class Amortised:
     """A network that proposes z for evidence, and the model that it is for.
 
-    Make one with `crosscoding.amortise`, or of a network of your own with `Amortised.of`, and give
-    it to the model: `vae.with_amortised(amortised)`.
+    Make one with `crosscoding.amortise`, or from a network of your own with `Amortised.of`, and
+    give it to the model: `vae.with_amortised(amortised)`.
 
     Args:
         network: Frozen module, called as network(values, mask) with values, 0 where unobserved, and
             a boolean mask, both of shape (B, *data); returns the numbers of ψ, (B, P).
         crosscoder: The family whose parameters ψ are, a `Mixture` or a `Gaussian`.
         latent_dim: Size of z.
-        made_for: The model, by its outputs and its likelihood.
-        record: How it was trained, and what it reaches; None for a network of your own.
+        made_for: The fingerprint of the model.
+        record: How it was trained, and how good its proposals are; None for a network of your own.
     """
 
     network: nn.Module
@@ -53,7 +53,7 @@ class Amortised:
     @classmethod
     @isolated
     def of(cls, vae: "Proposing", network: nn.Module, crosscoder: Crosscoder) -> "Amortised":
-        """An amortised cross-coder for a model, made of any network.
+        """An amortised cross-coder for a model, made from any network.
 
         The network is copied and frozen, and tried on a few draws of data. Its output for a
         `Mixture(K)` is, side by side: K logits of the shares, the means (K, latent), the logarithms
@@ -66,7 +66,7 @@ class Amortised:
             network: Module called as network(values, mask), as the class says.
             crosscoder: `crosscoders.Mixture(...)` or `crosscoders.Gaussian(...)`.
         Raises:
-            TypeError: network is not a module, or crosscoder none of the two families.
+            TypeError: network is not a module, or crosscoder is neither of the two families.
             ValueError: The model takes covariates or has discrete latents; or the network does not
                 fit, mixes the rows of a batch, or is not deterministic.
             NonFiniteError: The network outputs NaN or infinity.
@@ -89,7 +89,7 @@ class Amortised:
         return Fitted(self.crosscoder, params, self.latent_dim)
 
     def vouched(self, mask: Tensor) -> Vouched:
-        """What simulated twins say of its proposals for queries with masks (B, *data)."""
+        """What simulated twins say about its proposals for queries with masks (B, *data)."""
         coverage = None if self.record is None else self.record.coverage
         if coverage is None:
             return Vouched.nothing(mask.flatten(1).double().sum(1))
@@ -130,7 +130,7 @@ class Proposing(Generative):
 
     @abstractmethod
     def own_print(self) -> ModelPrint:
-        """By what the model is recognised."""
+        """The fingerprint by which the model is recognised."""
 
     @isolated
     def with_amortised(self, amortised: Amortised | None) -> Self:
@@ -139,7 +139,7 @@ class Proposing(Generative):
         Args:
             amortised: From `crosscoding.amortise` or `Amortised.of`; None removes it.
         Raises:
-            TypeError: It is neither.
+            TypeError: amortised is neither an `Amortised` nor None.
             ValueError: It was made for another model.
         """
         if amortised is not None and not isinstance(amortised, Amortised):
@@ -150,7 +150,7 @@ class Proposing(Generative):
         if amortised is not None and not amortised.made_for.same_as(self.own_print()):
             raise ValueError(
                 "expected an amortised cross-coder of this model, got one that was made for "
-                "another decoder, prior or likelihood; train it anew: crosscoding.amortise(vae)"
+                "another decoder, prior or likelihood; train a new one: crosscoding.amortise(vae)"
             )
         chosen = copy.copy(self)
         chosen.amortised = amortised

@@ -1,9 +1,10 @@
-"""What simulated twins say of how much of p(z|x) the draws of an amortised cross-coder cover.
+"""How much of p(z|x) the draws of an amortised cross-coder cover, by simulated twins of a query.
 
-Draw z* from the prior, x from the decoder, and a mask. Then z* is an exact draw of p(z|x). If it
-lies where draws of q(z|x) have no weight like its own, q lacks the part of p(z|x) around it. The
-share of such twins estimates the share of p(z|x) that q lacks, on average over x, and a binomial
-bound holds whatever modes q may have missed. It says nothing of evidence unlike that of the twins.
+Draw z* from the prior, x from the decoder, and a mask. Then z* is an exact draw of p(z|x). If its
+weight p(z*, x) / q(z*|x) is far above that of every draw from q(z|x), q lacks the part of p(z|x)
+around z*: z* lies outside. The share of such twins estimates the share of p(z|x) that q lacks, on
+average over x, and a binomial bound holds whatever modes q may have missed. It says nothing about
+evidence unlike that of the twins.
 
 Source: Clopper & Pearson (1934) for the bound; Talts et al. (2018) for exact draws by simulation.
     Differs in: the statistic is whether z* lies outside of the draws, not its rank.
@@ -23,11 +24,12 @@ _LEVEL = 0.95  # of the one-sided bound
 
 
 class Vouched(NamedTuple):
-    """What twins say of queries, each of shape (B,); NaN where they say nothing.
+    """What twins say about queries, each of shape (B,); NaN where they say nothing.
 
     Attributes:
-        lacking: Most of p(z|x) that the proposals lack, on average over queries like these.
-        least, most: log p(x) of the twins, in nats, beyond which a query is unlike them.
+        lacking: Upper bound on the share of p(z|x) that the proposals lack, on average over queries
+            like these.
+        least, most: Range of the twins' log p(x), in nats; a query outside it is unlike them.
     """
 
     lacking: Tensor
@@ -44,19 +46,19 @@ class Vouched(NamedTuple):
 
     @staticmethod
     def nothing(like: Tensor) -> "Vouched":
-        """Nothing is said of queries, whose number is that of `like`, (B,)."""
+        """For B queries about which twins say nothing; `like` has shape (B,)."""
         unknown = torch.full_like(like, torch.nan)
         return Vouched(unknown, unknown, unknown)
 
 
 @dataclass(frozen=True)
 class CoveredShare:
-    """Twins with some share of elements observed, for which the proposals have even weights.
+    """Twins with some share of elements observed, of which only those with even weights count.
 
     Args:
         low, high: Bounds of the share.
-        num: How many twins there were.
-        outside: For how many of them z* lies outside of the draws.
+        num: Number of these twins.
+        outside: Number of them whose z* lies outside of the draws.
         least, most: Range of their log p(x), in nats.
     """
 
@@ -83,7 +85,7 @@ class Coverage:
 
     Args:
         masks: The distribution of the twins' masks.
-        shares: What they say, by share observed; other shares are not vouched for.
+        shares: What the twins say, by share observed; they do not vouch for other shares.
     """
 
     masks: MaskDistribution

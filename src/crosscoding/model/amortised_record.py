@@ -1,4 +1,4 @@
-"""What is known of a trained amortised cross-coder: how it was trained, and what it reaches."""
+"""How an amortised cross-coder was trained, and how good its proposals are."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from crosscoding.model.amortised_coverage import Coverage
 
 @dataclass(frozen=True)
 class ShareRecord:
-    """What bare proposals reach for simulated queries with some share of elements observed.
+    """How good bare proposals are for simulated queries with some share of elements observed.
 
     Args:
         low, high: Bounds of the share.
@@ -28,12 +28,12 @@ class ShareRecord:
 
 @dataclass(frozen=True)
 class Record:
-    """How an amortised cross-coder was trained, and what it reaches.
+    """How an amortised cross-coder was trained, and how good its proposals are.
 
     Args:
-        masks: The distribution of masks.
-        steps: Steps of training.
-        seconds: Their time.
+        masks: The distribution of masks, in words.
+        steps: Number of training steps.
+        seconds: Time of training.
         bound: E log q(z*|x*) of held-out simulated z* and x*, in nats: the cross-entropy of q,
             negative, at most the negative entropy of p(z|x) on average.
         error: Its standard error.
@@ -92,7 +92,5 @@ class Record:
             if not isinstance(found.masks, str) or not all(map(math.isfinite, numbers)):
                 raise ValueError("numbers are missing")
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise ModelFormatError(
-                f"expected the record of a training, got {entry!r:.80}"
-            ) from error
+            raise ModelFormatError(f"expected a training record, got {entry!r:.80}") from error
         return found

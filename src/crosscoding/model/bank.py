@@ -23,16 +23,16 @@ from crosscoding.model.vae import VAE
 from crosscoding.persistence.folder import fingerprint, prefixed, read_folder, write_folder
 from crosscoding.random import quasi_normal
 
-MAX_POINTS = 16_384  # half of it changes `Auto` on mnist-20d hardly more than another seed does
+MAX_POINTS = 16_384  # halving it changes `Auto` on mnist-20d hardly more than another seed does
 _MIN_POINTS = 16
 _MAX_BYTES = 256 * 2**20
-_MAX_OUTPUT_BYTES = 128 * 2**20  # of the whole outputs that are kept beside it
+_MAX_OUTPUT_BYTES = 128 * 2**20  # of complete outputs, which are kept besides the bank
 _MAX_OPERATIONS = 2e10  # multiply-adds to build it: about a second
 _FEW = 1024  # points that are decoded for one query; a cascade takes several times as many decodes
 _PER_VALUE = 32  # multiply-adds that take about as long as writing and reading a number
 _CHUNK_BYTES = 64 * 2**20
 _COPIES = 16  # working memory of a likelihood, in copies of what is kept: about eight in double
-_LAYERS_AT_ONCE = 16  # decoding keeps about this share of all layers' outputs in memory: 1 in 16
+_LAYERS_AT_ONCE = 16  # decoding holds about 1 in 16 of all layers' outputs in memory at a time
 _PAIR_OPERATIONS = 2e9  # multiply-adds in one tile of points and queries
 _TILE_BYTES = 2 * 2**20  # log-likelihoods of a tile in double: in cache, three times as fast
 _SHARE = 0.25  # of the time left, for decoding a bank
@@ -99,13 +99,13 @@ class Bank:
 
     @staticmethod
     def few_points(vae: VAE, num: int) -> Tensor:
-        """The first points of a bank, at most `num`, for covariates that are decoded anew."""
+        """The first points of a bank, at most `num`, for covariates that have no bank."""
         few = min(num, _FEW, _num_points(vae, num_banks=1))
         return prior_points(few, vae.latent_dim, _like(vae))
 
     @staticmethod
     def is_worth_keeping(vae: VAE) -> bool:
-        """Whether the bank of an example of covariates has at least as many points as that."""
+        """Whether a bank for each example has at least as many points as `few_points` gives."""
         return _num_points(vae) >= min(_FEW, _num_points(vae, num_banks=1))
 
     @classmethod
@@ -177,7 +177,7 @@ class Bank:
         chunk = clock.piece_bytes(_CHUNK_BYTES)
         at_once = min(_PAIR_OPERATIONS / max(values.numel(), 1), chunk / row_bytes, tile)
         size = max(int(at_once), 1)
-        # The points of each query lie side by side in memory, as most work is on one query's.
+        # Each query's numbers are contiguous in memory, as most work is on one query at a time.
         by_query = self.points.new_empty(len(values), len(self.points))
         for start in range(0, len(self.points), size):
             if start:
@@ -198,7 +198,7 @@ class Bank:
         if not self._is_of_model or not torch.equal(self.points, first):
             raise ValueError(
                 f"expected the bank that Bank.of(vae) makes, got one of {len(self.points)} other "
-                "points: a loaded bank stands for the prior"
+                "points: a loaded bank must represent the prior"
             )
         kept = {f"kept.{index}": part.contiguous() for index, part in enumerate(self._kept)}
         model = _model_fingerprint(self._decoder, self._likelihood)
@@ -208,8 +208,8 @@ class Bank:
     def load(cls, path: str | Path, *, vae: VAE) -> "Bank":
         """Read the bank that `save` wrote, and let the model keep it.
 
-        The points are not stored but made again. Weights and likelihood must equal those it was
-        made with, bit for bit, and some points are decoded again to compare.
+        The points are not stored but made again. Weights and likelihood must equal those that the
+        bank was made with, bit for bit, and some points are decoded again to compare.
 
         Raises:
             ModelFormatError: The folder holds no bank, a damaged one, or one of another model.
@@ -244,10 +244,10 @@ class Bank:
 
 
 def kept_outputs(vae: VAE, points: Tensor, clock: Clock = UNLIMITED) -> Tensor | None:
-    """The decoder's whole output at the first points of the model's bank, (N, E, *param_shape).
+    """The decoder's complete output at the first points of the model's bank, (N, E, *param_shape).
 
-    A bank keeps only what exact values need; the model keeps these for all other evidence. None if
-    they are too large to keep.
+    A bank keeps only what exact values need; for other evidence, the model keeps these outputs.
+    The result is None if they are too large to keep.
     """
     if len(points) * vae.params_size * vae.dtype.itemsize > _MAX_OUTPUT_BYTES:
         return None
@@ -313,9 +313,9 @@ def _decoded(vae: VAE, points: Tensor) -> tuple[Tensor, ...]:
 
 
 def _by_element(kept: Tensor) -> Tensor:
-    """The same numbers, those of each element of a datum side by side in memory.
+    """The same numbers, with those of each element of a datum contiguous in memory.
 
-    Few elements are then selected 30 times as fast: 39 of 784 take 0.3 ms instead of 10.
+    A few elements are then selected 30 times as fast: 39 of 784 take 0.3 ms instead of 10.
     """
     return kept.transpose(0, 1).contiguous().transpose(0, 1)
 
@@ -338,7 +338,7 @@ def _kept_of(vae: VAE, piece: Tensor) -> tuple[Tensor, ...]:
 def _few_of(
     vae: VAE, size: int, clock: Clock, stop: Callable[[], bool]
 ) -> tuple[Tensor, ...] | None:
-    """The same for a few points, or None if there is time for a whole piece."""
+    """`_piece_of` for as many points as time allows, or None if it allows a whole piece."""
     seconds, found = _SHARE * clock.left, []
     for some in clock.slices(size, size, "bank"):
         if found and stop():

@@ -1,7 +1,7 @@
-"""A decoder that takes covariates, bound to those of some queries: then it takes only z.
+"""Decoders that take covariates, bound to those of some queries: then they take only z.
 
 The VAE of a bound decoder takes points (*sample, B, latent), one column for each of the B queries,
-or any number of points if B = 1. All methods use it as any other.
+or any number of points if B = 1. All methods use it like any other VAE.
 """
 
 import copy
@@ -31,7 +31,7 @@ Model = TypeVar("Model", bound=Any)
 
 WITHOUT = "the model's decoder takes only z; VAE(..., given=examples) makes it take covariates"
 MOST_KNOWN = 64  # distinct examples, each with decoded points of its own
-_MOST_TRIED = 256  # covariates among which to look for the one that a decoder does not take
+_MOST_TRIED = 256  # rows of covariates to try one by one, to name the one that a decoder rejects
 
 
 def kept_examples(given: Covariates, device: torch.device) -> Covariates:
@@ -39,7 +39,8 @@ def kept_examples(given: Covariates, device: torch.device) -> Covariates:
 
     Raises:
         TypeError: They are neither tensors nor arrays, or empty.
-        ValueError: They have no rows, not equally many, are not finite, or are elsewhere.
+        ValueError: They have no rows or unequal numbers of rows, are not finite, or are on another
+            device.
     """
     if given is None:
         return None
@@ -64,7 +65,7 @@ def first_row(examples: Covariates) -> Covariates:
 
 
 class Bound(nn.Module):
-    """A network with the covariates of B queries; its input has rows for them in turn."""
+    """A network bound to the covariates of B queries, which the rows of its input take in turn."""
 
     def __init__(self, network: nn.Module, rows: Covariates) -> None:
         super().__init__()
@@ -75,7 +76,7 @@ class Bound(nn.Module):
 
 
 class WithoutCovariates(nn.Module):
-    """A decoder of z alone, called as one that takes covariates: only the prior depends on them."""
+    """A decoder of z alone that ignores covariates, on which only the prior depends."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -86,7 +87,7 @@ class WithoutCovariates(nn.Module):
 
 
 def takes_covariates(network: nn.Module) -> bool:
-    """Whether a network can be called with a second argument, as far as its signature tells."""
+    """Whether a network can be called with a second argument, according to its signature."""
     try:
         signature = inspect.signature(network.forward)
     except (TypeError, ValueError):  # of compiled code
@@ -114,7 +115,7 @@ def free(vae: Model) -> Model:
 
 
 def selected(vae: Model, index: Tensor | slice) -> Model:
-    """The model for some of the queries; itself if no decoder was bound, or to one row for all."""
+    """The model for some of its queries; itself if it is not bound, or bound to one row for all."""
     if vae.given is None or number_of_rows(vae.given) == 1:
         return vae
     return bound(vae.unbound, mapped(lambda tensor: tensor[index], vae.given))
@@ -181,11 +182,11 @@ def checked_rows(vae: Any, given: Covariates, shape: torch.Size) -> Covariates:
 
 @torch.no_grad()
 def try_rows(vae: Any, kinds: Tensor) -> None:
-    """Raise ValueError if the decoder fails for whole numbers that no example has.
+    """Raise ValueError if the decoder fails for whole-number covariates that no example has.
 
     Args:
-        vae: Bound to covariates.
-        kinds: −1 for those that are no example.
+        vae: A model bound to covariates.
+        kinds: Which example each row of them equals, (B,); −1 if none.
     """
     new = mapped(lambda tensor: tensor[kinds < 0], vae.given)
     if (kinds >= 0).all() or all(tensor.is_floating_point() for tensor in tensors(new)):
@@ -220,7 +221,7 @@ def for_first(vae: Model) -> Model:
 
 
 def known(vae: Model, place: int) -> Model:
-    """The model bound to one of its examples, which keeps what is computed from it."""
+    """The model bound to one of its examples; it is kept, with all that is computed from it."""
     name = f"given example {place}"
     if name not in vae.kept:
         vae.kept[name] = bound(vae, mapped(lambda t: t[place : place + 1], vae.examples))

@@ -82,7 +82,7 @@ class CheckReport(Displayed):
         return " and ".join(words) or "no problems found"
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as JSON takes it; figures that are not finite become None."""
+        """The report in a form that JSON can hold; figures that are not finite become None."""
         return {
             "model": self.model,
             "ok": self.ok,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from crosscoding.model.vae import VAE
 
-_EXPENSIVE = 1e7  # multiply-adds of a decode, below which conversions take what is saved
+_EXPENSIVE = 1e7  # multiply-adds of a decode, below which conversions cost what they save
 
 
 def coarse(vae: VAE) -> VAE:

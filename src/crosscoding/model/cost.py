@@ -94,7 +94,7 @@ def check_growth(network: nn.Module, shape: Sequence[int]) -> None:
 
 
 def check_prior_growth(prior: Prior) -> None:
-    """The same for the networks of a prior that was saved as data, on the meta device.
+    """`check_growth` for the networks of a prior that was saved as data.
 
     Raises:
         ModelFormatError: They do not fit together, or take too much.
@@ -126,8 +126,8 @@ class Limited(TorchDispatchMode):
     """A mode that stops a computation before its total cost exceeds a limit.
 
     Reading or writing a number counts as some multiply-adds, and so does every step. If the size of
-    an output depends on values, as for `nonzero`, it counts as large as the input beforehand, and
-    its actual size is added afterwards.
+    an output depends on values, as for `nonzero`, the size of the input is counted beforehand, and
+    the output's actual size is added afterwards.
 
     Args:
         limit: The largest total cost.

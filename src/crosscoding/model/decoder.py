@@ -30,11 +30,11 @@ _WITH_GIVEN = "it is called as decoder(z, given), as given=... has examples; che
 
 @dataclass(frozen=True, eq=False)
 class TriedDecoder:
-    """What a trial on a few draws from the prior told about a decoder.
+    """What a trial on a few draws from the prior showed about a decoder.
 
     Attributes:
         probes: These draws, (N, latent).
-        given: Their covariates, as the decoder takes them beside z: one or none.
+        given: The decoder's arguments after z: the covariates of the probes, if it takes any.
         output: The decoder's output for them, (N, *data, *param_shape).
         data_shape: Shape of one datum.
         flat_likelihood: The likelihood for flattened data.
@@ -60,10 +60,10 @@ def try_decoder(
 
     Args:
         decoder: The frozen copy.
-        prior: Of z.
-        likelihood: What its output means.
-        like: An empty tensor of its dtype, on its device.
-        examples: Of the covariates that it takes, if it takes any.
+        prior: The prior of z.
+        likelihood: What the decoder's output means.
+        like: An empty tensor of the decoder's dtype, on its device.
+        examples: Examples of its covariates, if it takes any.
     Raises:
         ValueError: The decoder does not fit the size of z or the likelihood, or breaks a rule of
             `Trial`.
@@ -105,12 +105,12 @@ def _try_examples(
     z: Tensor,
     output: Tensor,
 ) -> None:
-    """Raise ValueError unless the decoder takes every example, each without regard to others.
+    """Raise ValueError unless the decoder takes every example, each independently of the others.
 
     Args:
         run: Gives a decoder's output at z.
         decoder: Bound to the first example.
-        examples: Of covariates, or None.
+        examples: Examples of covariates, or None.
         z: A point, (1, latent).
         output: The decoder's output there.
     """
@@ -164,12 +164,12 @@ def decoder_output(decoder: nn.Module, likelihood: Likelihood, z: Tensor) -> Ten
 
 
 def lost_elements(likelihood: Likelihood, flat: Likelihood, output: Tensor) -> Tensor:
-    """Which elements have no p(t|z), boolean, (N, E): NaN, mostly, or infinity.
+    """Which elements have no p(t|z), as their parameters are NaN, say: boolean, (N, E).
 
     Args:
-        likelihood: Of the model.
+        likelihood: The model's likelihood.
         flat: The same for flattened data.
-        output: The decoder's, (N, *data, *param_shape).
+        output: The decoder's output, (N, *data, *param_shape).
     """
     return ~flat.valid(_flattened(likelihood, output))
 

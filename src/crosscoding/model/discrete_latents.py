@@ -17,7 +17,7 @@ from crosscoding.priors import DiscretePrior, Prior
 
 
 class _Inputs(Prior):
-    """In place of the prior: the decoder's inputs, flattened, stand for z."""
+    """A stand-in for the prior, with the decoder's flattened inputs in place of z."""
 
     noise_dim: int | None = None
 
@@ -38,7 +38,7 @@ class _Inputs(Prior):
 
 
 class _Unflattened(nn.Module):
-    """A network of one-hot rows as one of the same, flattened; with covariates if it takes any."""
+    """A network of one-hot rows that takes them flattened, with covariates if it takes any."""
 
     def __init__(self, shape: torch.Size, network: nn.Module) -> None:
         super().__init__()

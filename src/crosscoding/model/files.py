@@ -1,4 +1,4 @@
-"""VAEs in folders: saving, and the test that what was read is the model that was saved."""
+"""VAEs in folders: saving, and the check that what was read is the model that was saved."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -24,14 +24,14 @@ _KEEP_SCRIPT = (
     "pass the module that it was made from: load_vae(folder, {0}=...); or keep the file that "
     "torch.jit.save wrote, and pass {0}=torch.jit.load(file)"
 )
-_NUM_OUTPUTS = 64  # numbers kept of each output, to recognise a network by
-_OF_ENCODINGS = 10 * TOLERANCE  # its inputs are draws, and one may differ on another processor
+_NUM_OUTPUTS = 64  # numbers kept of each output, by which to recognise a network
+_OF_ENCODINGS = 10 * TOLERANCE  # encoders take draws, which may differ on another processor
 
 
 class Savable(ABC):
-    """The part of `VAE` that writes it to folders, and makes it of what was written.
+    """The part of `VAE` that writes it to folders, and makes it from what was written.
 
-    `VAE` says what it is made of, and how it is made of that.
+    `VAE` defines what it is made of, `_model`, and how to make it from that, `_made_of`.
     """
 
     decoder: nn.Module
@@ -48,13 +48,14 @@ class Savable(ABC):
     def _model(self, *, whole: bool) -> Model:
         """What this VAE is made of, with some outputs by which to recognise its networks.
 
-        Encoder and amortised cross-coder, which answers that exist do not need, only if `whole`.
+        Encoder and amortised cross-coder are included only if `whole`; existing answers do not need
+        them.
         """
 
     @classmethod
     @abstractmethod
     def _made_of(cls, model: Model) -> Self:
-        """The VAE that is made of this; raises what the constructor raises."""
+        """The VAE made from a `Model`; raises what the constructor raises."""
 
     @isolated
     def save(
@@ -118,7 +119,7 @@ class Savable(ABC):
     def to_parts(self) -> Contents | None:
         """The model as tensors and JSON, or None if its decoder or prior is the user's own code.
 
-        Encoder and amortised cross-coder are left out, as answers that exist do not need them.
+        Encoder and amortised cross-coder are left out, as existing answers do not need them.
         """
         if describe(self.own_decoder) is None or not is_data(self.prior):
             return None
@@ -163,9 +164,9 @@ def _write(
 
     Args:
         folder: A new folder, or one with a saved model, which is replaced.
-        model: With some outputs of its networks.
-        arguments: For the constructors of networks of the user's own classes.
-        rebuild: Makes a VAE of a model; raises if that fails.
+        model: The model, with some outputs of its networks.
+        arguments: Constructor arguments for networks of the user's own classes.
+        rebuild: Makes a VAE from a model; raises if that fails.
     Returns:
         Advice on how to load it where a network's class is not saved; "" otherwise.
     """
@@ -173,8 +174,8 @@ def _write(
     for name, network in networks.items():
         if isinstance(network, ScriptModule) and arguments.get(name) is not None:
             raise ValueError(
-                f"expected no {name}_arguments for a scripted or traced {name}, which no "
-                f"arguments make; save without them, and {_KEEP_SCRIPT.format(name)}"
+                f"expected no {name}_arguments for a scripted or traced {name}, which has no "
+                f"constructor to call; save without them, and {_KEEP_SCRIPT.format(name)}"
             )
     parts = model.to_parts(arguments)
     given: dict[str, nn.Module] = {
@@ -193,7 +194,7 @@ def _check_recognised(rebuilt: Model, saved: Model) -> None:
     """Raise ModelFormatError unless networks output what they did when they were saved.
 
     Args:
-        rebuilt: The model that was made of what was read, with its outputs now.
+        rebuilt: The model made from what was read, with its present outputs.
         saved: What was read. Outputs that it lacks are not compared.
     """
     if saved.outputs is not None:
@@ -224,13 +225,13 @@ def _how_to_load(given: Mapping[str, nn.Module]) -> str:
     for name, network in given.items():
         if isinstance(network, ScriptModule):
             return (
-                f"only the weights of the {name} are saved, as it is a scripted or traced one; to "
-                f"load the model, {_KEEP_SCRIPT.format(name)}"
+                f"only the weights of the {name} are saved, as it is scripted or traced; to load "
+                f"the model, {_KEEP_SCRIPT.format(name)}"
             )
     kinds = {name: type(network).__name__ for name, network in given.items()}
     which = " and ".join(f"the {name}, {kind}" for name, kind in kinds.items())
     them = ", ".join(f"{name}={kind}(...)" for name, kind in kinds.items())
     return (
         f"only the weights of {which}, are saved, as your own class is code; to load the "
-        f"model, make it again with the same arguments and pass it: load_vae(folder, {them})"
+        f"model, call its constructor again with the same arguments: load_vae(folder, {them})"
     )

@@ -44,7 +44,7 @@ class Generative(ABC):
 
     @abstractmethod
     def element_name(self, element: int) -> str:
-        """An element of a flattened datum for messages."""
+        """The name of an element of a flattened datum, for messages."""
 
     @isolated
     def sample_prior(

@@ -1,8 +1,8 @@
 """A VAE in noise coordinates: z = T(ε) with ε ~ N(0, I), for the prior's map T.
 
 p(t|z = T(ε)) is the same model with another latent variable, whose prior is standard normal. All
-methods work there: a prior is whitened by its own map, and none of them has to know it. A decode
-costs one run of T more.
+methods work there: a prior is whitened by its own map, and no method needs to know the prior. A
+decode costs one more run of T.
 """
 
 from dataclasses import replace

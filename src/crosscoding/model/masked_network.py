@@ -1,4 +1,4 @@
-"""Networks that see some elements of a datum, and which these are.
+"""Networks that take the observed elements of a datum, and the mask that says which they are.
 
 The features are, side by side: a number for each element, 0 where it is not observed; ones at the
 observed elements; and, where elements are classes, a one at each observed class.
@@ -23,7 +23,7 @@ class MaskedNetwork(nn.Module):
         stack: Layers from the features (B, 2 E + C) to an output (B, P). Pictures begin with
             `nn.Unflatten(1, (2 * channels, height, width))`.
         shift, scale: What is subtracted from each element, and what it is then divided by, (E,),
-            before asinh, which keeps heavy tails short.
+            before asinh, which compresses heavy tails.
         source, code: The element and the value of each class that has a feature, (C,).
     """
 
@@ -54,7 +54,7 @@ class MaskedNetwork(nn.Module):
         return torch.cat([numbers, seen.to(values), classes.to(values)], 1)
 
     def describe(self) -> dict[str, Any] | None:
-        """The network as data, from which `empty` makes it; None if a layer is no known one."""
+        """The network as data, from which `empty` makes it; None if a layer is not known."""
         known = layers.describe(self.stack)
         if known is None:
             return None

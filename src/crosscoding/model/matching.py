@@ -54,7 +54,7 @@ def check_matches(
     Args:
         vae: The model.
         values: What should be of shape (*batch, *data), in the model's dtype.
-        name: What messages call them.
+        name: Their name in messages.
         batch_shape: The batch shape that they must have; None: any.
     """
     num_data_dims = len(vae.data_shape)
@@ -80,7 +80,7 @@ def check_complete(vae: _Named, truth: Tensor, unobserved: Tensor, first: int = 
     Args:
         vae: The model, whose names of elements messages use.
         truth: The data.
-        unobserved: Which elements must be there, boolean.
+        unobserved: Which elements must be finite, boolean.
         first: Number of the first query, for messages.
     """
     wrong = (unobserved & ~truth.isfinite()).reshape(-1, math.prod(vae.data_shape))

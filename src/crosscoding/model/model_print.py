@@ -1,4 +1,4 @@
-"""By what a model is recognised: its likelihood, and its outputs at a few points."""
+"""The fingerprint of a model: its likelihood, and its outputs at a few points."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ _NUM_POINTS = 4  # latent points at which models are compared
 
 @dataclass(frozen=True, eq=False)
 class ModelPrint:
-    """By what a model is recognised: its likelihood, and its outputs at a few points."""
+    """The fingerprint of a model: its likelihood, and its outputs at a few points."""
 
     outputs: Tensor
     likelihood: Likelihood
@@ -23,7 +23,7 @@ class ModelPrint:
     @classmethod
     @torch.no_grad()
     def of(cls, vae: Generative) -> "ModelPrint":
-        """That of a model, always at the same points: 0, and further out in all directions.
+        """The fingerprint of a model, always from the same points: 0 and some along (1, −1, 1, …).
 
         If z is discrete, the points are draws of the prior.
         """
@@ -35,11 +35,11 @@ class ModelPrint:
         return cls(vae.decode_flat(steps[:, None] * signs), vae.likelihood)
 
     def same_as(self, other: "ModelPrint") -> bool:
-        """Whether both are of one model."""
+        """Whether both are fingerprints of the same model."""
         return self.same_likelihood_as(other) and same_output(self.outputs, other.outputs)
 
     def same_likelihood_as(self, other: "ModelPrint") -> bool:
-        """Whether both have one likelihood, settings included."""
+        """Whether both have the same likelihood, settings included."""
         (here, named), (there, also) = self.likelihood.to_parts(), other.likelihood.to_parts()
         same = named == also and here.keys() == there.keys()
         return same and all(torch.equal(here[name].cpu(), there[name].cpu()) for name in here)

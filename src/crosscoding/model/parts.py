@@ -145,7 +145,7 @@ class Model:
         Args:
             path: The folder.
             given: As in `from_parts`.
-            allow_code: As in `from_parts`, and so are errors.
+            allow_code: As in `from_parts`; errors are the same, too.
         """
         folder = Folder(path, KIND)
         networks = _empty_networks(folder.description, given, allow_code=allow_code)
@@ -165,7 +165,8 @@ def _network_to_parts(
 ) -> tuple[dict[str, Tensor], Any]:
     """A network's weights and its description: layers, or its class with arguments.
 
-    Without arguments only the name of the class is kept, and whoever loads it makes the network.
+    Without arguments only the name of the class is kept, and the caller who loads it must make the
+    network.
     """
     made = describe(network) if own is None else None
     if made is not None:

@@ -31,7 +31,7 @@ def plain_copy(network: nn.Module, name: str) -> nn.Module:
 
     Args:
         network: Any module.
-        name: What messages call it, such as "decoder".
+        name: Its name in messages, such as "decoder".
     Raises:
         ValueError: It cannot be copied.
     """

@@ -1,4 +1,4 @@
-"""Whether a network is the one that was saved, judged by what it outputs.
+"""Whether a network is the one that was saved, judged by its outputs.
 
 Models, banks and posteriors share this one rule. Equal weights do not settle the question: the code
 of a user's own class, or the arguments that make it, may have changed.
@@ -21,7 +21,7 @@ def same_output(here: Tensor, saved: Tensor, tolerance: float = TOLERANCE) -> bo
     Args:
         here: What the network outputs now, shape (N, *output).
         saved: What it output then, for the same input.
-        tolerance: Another one only with a reason: larger for an encoder, whose input may differ a
+        tolerance: Change it only with a reason: larger for an encoder, whose input may differ a
             little; smaller for a bank, whose numbers enter answers.
     """
     if (here.shape, here.dtype) != (saved.shape, saved.dtype):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class _Model(Protocol):
-    """The part of a `VAE` that makes tensors of DataFrames."""
+    """The part of a `VAE` that turns DataFrames into tensors."""
 
     table: Table | None
     dtype: torch.dtype
@@ -23,14 +23,14 @@ def checked_table(table: Any, data_shape: Sequence[int]) -> Table | None:
     """The table of a model as it was passed.
 
     Raises:
-        TypeError: It is no table.
+        TypeError: It is not a `Table`.
         ValueError: It does not have one column for each element of the data.
     """
     if table is None:
         return None
     if not isinstance(table, Table):
         raise TypeError(
-            f"expected a crosscoding.tables.Table, got {type(table).__name__}; make one of a "
+            f"expected a crosscoding.tables.Table, got {type(table).__name__}; make one from a "
             "DataFrame with Table(df)"
         )
     if tuple(data_shape) != (len(table),):

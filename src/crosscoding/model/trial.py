@@ -26,7 +26,7 @@ def frozen_copy(network: nn.Module, name: str) -> nn.Module:
 
     Args:
         network: Any module.
-        name: What messages call it, such as "decoder".
+        name: Its name in messages, such as "decoder".
     Raises:
         TypeError: network is not a module.
         ValueError: It cannot be copied, or some of its weights have no values yet.
@@ -44,7 +44,7 @@ def frozen_copy(network: nn.Module, name: str) -> nn.Module:
 
 
 class OutputError(ValueError):
-    """A network ran, but its output cannot be used; the message says all there is to say."""
+    """A network ran, but its output cannot be used; the message needs no hint added to it."""
 
 
 class Trial:
@@ -55,7 +55,7 @@ class Trial:
         run: Gives the output of the network, or of a copy, for rows: (N, *row) -> (N, *output).
         rows: What it is tried on.
         others: Rows to put beside them, preferably unlike them: (M, *row).
-        name: What messages call it, such as "decoder".
+        name: Its name in messages, such as "decoder".
         hint: What the user should check if it fails on the rows.
 
     Attributes:
@@ -81,7 +81,7 @@ class Trial:
         state = {key: tensor.clone() for key, tensor in _state(network).items()}
         with watched(network) as drawn:
             self.output = self._first_output(hint)
-            drawn()  # drawing once, in the first run, is no noise
+            drawn()  # drawing once, in the first run, is not noise
             self._doubt = self._doubt_of_runs(others)
             if drawn():
                 self._doubt = (

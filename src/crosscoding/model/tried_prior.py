@@ -12,10 +12,8 @@ from crosscoding.priors.normal import standard_log_prob
 from crosscoding.random import generator_from, normal
 
 NUM_PROBES = 5
-_NUM_INVERTED = (
-    64  # draws that the map must be one-to-one at: a fault at 5 % passes in 4 % of cases
-)
-_FAR = 4  # how many times farther out, and all on one side, the points beside the probes lie
+_NUM_INVERTED = 64  # draws at which the map is inverted: a fault at 5 % passes in 4 % of cases
+_FAR = 4  # points run beside the probes are so many times farther out, and all on one side
 _MOST_DIM = 256  # latent dimensions, above which no Jacobian is computed
 # Float32 rounding leaves 1e-5 of noise and of log p in flows of 20 layers; a wrong sign or a
 # forgotten factor changes log p by tenths of nats at least.
@@ -33,7 +31,7 @@ def tried_prior(
         like: An empty tensor of the decoder's dtype, on its device.
         given: Covariates of one query, if the decoder takes any.
     Raises:
-        TypeError: prior is none.
+        TypeError: prior is not a `Prior`.
         ValueError: It does not fit latent_dim or the decoder's dtype or device, is not one-to-one,
             contradicts its own density, or breaks a rule of `Trial`.
         NonFiniteError: A draw or its density is NaN or infinite.
@@ -135,7 +133,7 @@ def _check_inverse(prior: Prior, noise: Tensor, given: Covariates) -> None:
         raise ValueError(
             f"expected a one-to-one prior, got {type(prior).__name__}, whose inverse is off by "
             f"{gap:.2g} at a draw: to_noise(from_noise(noise)) must be the noise; is the map "
-            "one-to-one, and z told apart in the prior's precision?"
+            "one-to-one, and can the prior's precision tell different z apart?"
         )
 
 

@@ -62,10 +62,10 @@ class VAE(Savable, Proposing, Rows, Shown):
             (B, 2 latent) or as a tuple of two (B, latent). It is copied and tried like the decoder.
             Answers never depend on it; it may only propose where to look.
         prior: p(z), one of `priors`, if it is not N(0, I). It is copied and tried too. Methods work
-            with the noise that it maps to z; `decode` and all answers have z itself. If it is
+            with the noise that it maps to z; `decode` and all answers use z itself. If it is
             discrete, the decoder takes zeros and ones, or one-hot rows (`priors.Categorical`).
         given: Examples of covariates, if the decoder is called as `decoder(z, given)`: a tensor of
-            shape (N, *covariates), or a dict or tuple of tensors, N ≥ 1, of which 64 distinct ones
+            shape (N, *covariates), or a dict or tuple of tensors, N ≥ 1. At most 64 distinct ones
             are kept. Evidence then carries covariates of its own. Points are decoded beforehand
             for each example that is kept, so give all labels if there are few.
         table: A `tables.Table` with a column for each element, if data are rows of a table.
@@ -86,7 +86,7 @@ class VAE(Savable, Proposing, Rows, Shown):
 
     Raises:
         TypeError: decoder or encoder is not a module, likelihood is not a likelihood, prior is not
-            a prior, given are no tensors, or latent_dim is not an int.
+            a prior, given is not made of tensors, or latent_dim is not an int.
         ValueError: The decoder does not fit latent_dim, given or the likelihood, or encoder or
             prior do not fit them; the prior is not one-to-one, or contradicts its own density; or
             one of them mixes the rows of a batch, is not deterministic, or updates itself.
@@ -186,10 +186,10 @@ class VAE(Savable, Proposing, Rows, Shown):
 
     @property
     def row_values(self) -> int:
-        """Numbers per z to size pieces by: a third of what decoding holds, at least the output.
+        """Numbers per z by which pieces are sized: a third of what decoding holds in memory.
 
-        As torch frees a layer's output once the next layer has used it, at most two of the largest
-        are in memory, beside the decoder's own.
+        It is at least the size of the output. As torch frees a layer's output once the next layer
+        has used it, at most two of the largest are in memory, besides the decoder's own output.
         """
         return max(self.params_size, (self.params_size + 2 * self.cost.largest) // 3)
 
@@ -274,7 +274,7 @@ class VAE(Savable, Proposing, Rows, Shown):
         return mean.reshape(*batch, -1), std.reshape(*batch, -1)
 
     def lost(self, output: Tensor) -> Tensor:
-        """Which elements have no p(t|z), boolean, (N, E): NaN, mostly, or infinity.
+        """Which elements have no p(t|z), as their parameters are NaN, say: boolean, (N, E).
 
         Args:
             output: The decoder's output, shape (N, *data, *param_shape).
@@ -336,7 +336,7 @@ class VAE(Savable, Proposing, Rows, Shown):
 
     @torch.no_grad()
     def own_print(self) -> ModelPrint:
-        """By what this model is recognised: its likelihood, and outputs at draws of its prior."""
+        """The model's fingerprint: its likelihood, and outputs at draws of its prior."""
         like, vae = torch.empty(0, dtype=self.dtype, device=self.device), for_first(self)
         outputs = vae._run(prior_probes(self.prior, like, given=vae.given))
         return ModelPrint(some_outputs(outputs), self.likelihood)

@@ -58,7 +58,7 @@ def _data_words(vae: Any) -> str:
 
 
 def counted_number(num: int) -> str:
-    """A large number in words of three digits."""
+    """A number in words, with three digits if it is a million or more."""
     for unit, size in (("billion", 1e9), ("million", 1e6)):
         if num >= size:
             return f"{shown_number(num / size)} {unit}"

@@ -18,7 +18,7 @@ from crosscoding.priors.normal import standard_log_prob
 class Autoregressive(ContinuousPrior):
     """Each element of z is Gaussian given the elements before it.
 
-    `log_prob` takes one run of the network, a draw as many as z has elements.
+    `log_prob` runs the network once; a draw runs it once for each element of z.
 
     Args:
         latent_dim: Size of z.
@@ -28,7 +28,7 @@ class Autoregressive(ContinuousPrior):
             (MADE).
 
     Raises:
-        TypeError: latent_dim is no int, or network no module.
+        TypeError: latent_dim is not an int, or network is not a module.
 
     Example:
         >>> masked = nn.Linear(2, 4)  # its second input is not used, and its first only for z_2

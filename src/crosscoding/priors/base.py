@@ -19,8 +19,8 @@ class Prior(nn.Module, ABC):
             discrete and no such map exists.
         takes_given: Whether p(z) depends on covariates of the query. The methods below then need
             them as `given`: one row, or a row for each of the B queries of z (*sample, B, latent).
-        may_be_steep: Whether the map from noise may be so steep that it magnifies rounding, which
-            answers are then examined for.
+        may_be_steep: Whether the map from noise may be so steep that it magnifies rounding errors;
+            answers are then checked for them.
     """
 
     latent_dim: int
@@ -53,7 +53,7 @@ class Prior(nn.Module, ABC):
     # ---- saving ----------------------------------------------------------------------------------
 
     def settings(self) -> dict[str, Any] | None:
-        """What `empty` needs beside the networks, as JSON; None if the prior is the user's code."""
+        """What `empty` needs besides the networks, as JSON; None if the prior is user code."""
         return None
 
     def networks(self) -> Mapping[str, nn.Module]:
@@ -70,7 +70,7 @@ class Prior(nn.Module, ABC):
 
 
 class ContinuousPrior(Prior):
-    """A prior whose draws are a one-to-one map of as much standard normal noise, z = T(ε)."""
+    """A prior given by a one-to-one map z = T(ε) of standard normal noise ε, of the size of z."""
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()

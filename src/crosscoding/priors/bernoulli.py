@@ -35,7 +35,7 @@ class Bernoulli(DiscretePrior):
         pairs: w, finite, symmetric with a zero diagonal, shape (D, D); None: independent latents.
 
     Raises:
-        TypeError: logits or pairs is no floating-point tensor.
+        TypeError: logits or pairs is not a floating-point tensor.
         ValueError: They are not finite, do not fit each other, or pairs is not symmetric.
 
     Example:
@@ -148,7 +148,7 @@ def _estimated(logits: Tensor, pairs: Tensor) -> tuple[Tensor, float]:
 
 
 def _keep(prior: nn.Module, name: str, value: Tensor | None) -> None:
-    """Keep a parameter as it is, so that it may be trained, and another tensor as a buffer."""
+    """Register a value: a parameter as it is, so that it can be trained; a tensor as a buffer."""
     if isinstance(value, nn.Parameter):
         setattr(prior, name, value)
     else:
@@ -165,12 +165,12 @@ def _checked_pairs(pairs: Tensor, logits: Tensor) -> Tensor:
         )
     if not torch.equal(pairs, pairs.mT):
         raise ValueError(
-            "expected symmetric pairs, w_ij = w_ji, got another matrix; if each pair stands in it "
+            "expected symmetric pairs, w_ij = w_ji, got another matrix; if it has each pair only "
             "once, pass pairs + pairs.mT"
         )
     if pairs.diagonal().any():
         raise ValueError(
-            "expected pairs with a zero diagonal, got other numbers on it; add them to logits, as "
-            "z² = z"
+            "expected pairs with a zero diagonal, got other numbers on it; add them to logits, "
+            "since z² = z"
         )
     return pairs

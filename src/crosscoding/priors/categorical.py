@@ -20,8 +20,8 @@ from crosscoding.priors.discrete import DiscretePrior, checked_logits
 from crosscoding.priors.networks import stacked
 from crosscoding.random import uniform
 
-_NUM_TRIED = 8  # draws at which a network is tried
-_ROUNDING = 1e-3  # share of the largest logit by which rounding may change others
+_NUM_TRIED = 8  # draws on which a network is tried
+_ROUNDING = 1e-3  # share of the largest logit by which rounding may change a logit
 
 
 class Categorical(DiscretePrior):
@@ -33,15 +33,16 @@ class Categorical(DiscretePrior):
     Args:
         num_codes: K, ≥ 2.
         num_places: D, ≥ 1.
-        logits: Of independent places, finite, shape (D, K), or (K,) for all places.
+        logits: For independent places: finite, shape (D, K), or (K,) for all places.
         network: Instead of logits: a module that maps one-hot codes, (N, D, K), to the logits of
-            each place given the codes before it, (N, D, K). It is tried: the logits of a place may
-            not depend on its own or later codes. Without either, all codes are equally likely.
+            each place given the codes before it, (N, D, K). The logits of a place may not depend
+            on its own or later codes, which a trial checks. With neither, all codes are equally
+            likely.
 
     Raises:
         TypeError: An argument has the wrong type.
         ValueError: logits do not fit or are not finite; or the network's output does not fit, is
-            not finite, or depends on codes that are not before a place.
+            not finite, or depends on a place's own or later codes.
 
     Example:
         >>> prior = Categorical(3, 2, logits=torch.zeros(3))
@@ -142,7 +143,7 @@ class Categorical(DiscretePrior):
 
     @torch.no_grad()
     def _try(self, network: nn.Module) -> None:
-        """Raise ValueError unless the network gives logits of each place from those before it."""
+        """Raise ValueError unless a place's logits depend only on the codes before it."""
         like, shape = self._own(torch.empty(0)), self.input_shape
         generator = Generator().manual_seed(0)
         sizes = (_NUM_TRIED, self.latent_dim)

@@ -59,7 +59,7 @@ class DiscretePrior(Prior):
 
     @abstractmethod
     def inputs_of(self, z: Tensor) -> Tensor:
-        """The inputs that stand for z, which is not checked."""
+        """The decoder's inputs for z; z is not checked."""
 
     @abstractmethod
     def changes(self, z: Tensor, slope: Tensor) -> Tensor:
@@ -109,10 +109,10 @@ class DiscretePrior(Prior):
 
 
 def checked_logits(logits: object, name: str = "logits") -> Tensor:
-    """A tensor of finite floating-point numbers.
+    """The logits, if they are a tensor of finite floating-point numbers.
 
     Raises:
-        TypeError: It is no tensor of floating-point numbers.
+        TypeError: They are not a floating-point tensor.
         ValueError: Some of them are NaN or infinite.
     """
     if not isinstance(logits, Tensor) or not logits.is_floating_point():

@@ -14,7 +14,7 @@ _FIELDS = {"name", "settings", "networks"}
 
 
 def prior_to_parts(prior: Prior) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A prior's tensors, and its description; only the name of its class if it holds other code.
+    """A prior's tensors and its description: of a prior with user code, only the class's name.
 
     Raises:
         ValueError: The prior has a state that is not all tensors.
@@ -29,7 +29,7 @@ def prior_to_parts(prior: Prior) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def is_data(prior: Prior) -> bool:
-    """Whether a prior is saved as data, so that loading it takes no code of the user's."""
+    """Whether a prior is saved as data, so that loading it needs none of the user's code."""
     return "name" in prior_to_parts(prior)[1]
 
 
@@ -56,6 +56,6 @@ def empty_prior(description: Mapping[str, Any]) -> Prior:
 
 
 def _subclasses(kind: type[Prior]) -> list[type[Prior]]:
-    """The package's classes below one."""
+    """All subclasses of a class, direct or not, that the package defines."""
     below = [k for k in kind.__subclasses__() if k.__module__.startswith("crosscoding.priors.")]
     return below + [deeper for child in below for deeper in _subclasses(child)]

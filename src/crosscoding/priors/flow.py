@@ -22,11 +22,11 @@ class Flow(ContinuousPrior):
             - a fitted cross-coder of one query, such as `crosscoders.fit_to_draws(Spline(), z,
               generator=...)` for encodings z, (N, 1, latent);
             - a module with `forward_and_ladj(noise)`, which returns z and log |det dz/dnoise|, and
-              its inverse `inverse_and_ladj(z)`, which returns the noise and the same;
+              its inverse `inverse_and_ladj(z)`, which returns the noise and the same log |det|;
             - a flow of zuko, or any module that makes a distribution when called;
             - a `torch.distributions.TransformedDistribution` of a normal one, or a `Transform`;
             - a list of these, applied to the noise one after the other.
-        latent_dim: Size of z, needed if the flow does not tell.
+        latent_dim: Size of z; needed if it cannot be read from the flow.
 
     Raises:
         TypeError: flow is none of these.
@@ -46,7 +46,7 @@ class Flow(ContinuousPrior):
         bijection = as_map(flow)
         dim = _dim_of(bijection) if latent_dim is None else latent_dim
         if dim is None:
-            raise ValueError("expected latent_dim=..., as the flow does not tell the size of z")
+            raise ValueError("expected latent_dim=..., as the flow does not give the size of z")
         super().__init__(dim)
         self.bijection = bijection
 

@@ -25,10 +25,10 @@ class Gaussian(ContinuousPrior):
         mean: Shape (latent,), a number, or a module with output (N, latent).
         scale: Standard deviations, > 0, shape (latent,) or a number; L, lower triangular with a
             positive diagonal, shape (latent, latent); or a module with output (N, latent), > 0.
-        latent_dim: Size of z, needed if neither mean nor scale is a tensor that tells.
+        latent_dim: Size of z; needed if neither mean nor scale is a tensor that gives it.
 
     Raises:
-        TypeError: mean or scale is no tensor, number or module.
+        TypeError: mean or scale is not a tensor, number, function or module.
         ValueError: They are not finite, do not fit each other, or scale is not positive.
 
     Example:
@@ -52,7 +52,7 @@ class Gaussian(ContinuousPrior):
         sizes = [t.shape[-1] for t in (mean, scale) if isinstance(t, Tensor) and t.ndim]
         if latent_dim is None and not sizes:
             raise ValueError(
-                "expected latent_dim=..., as neither mean nor scale is a tensor that tells the "
+                "expected latent_dim=..., as neither mean nor scale is a tensor that gives the "
                 "size of z"
             )
         super().__init__(sizes[0] if latent_dim is None else latent_dim)
@@ -82,7 +82,7 @@ class Gaussian(ContinuousPrior):
         return standard_log_prob(self.to_noise(z, given)) - diagonal.log().sum(-1)
 
     def moments(self, given: Covariates = None) -> tuple[Tensor, Tensor]:
-        """Mean and scale: as they were passed, or (N, latent) where a module makes them."""
+        """Mean and scale: as they were passed, or (N, latent) where a module computes them."""
         mean = self.mean(given) if isinstance(self.mean, nn.Module) else self.mean
         scale = self.scale(given) if isinstance(self.scale, nn.Module) else self.scale
         for name in self.networks():

@@ -38,8 +38,9 @@ class Hierarchical(ContinuousPrior):
         takes_given: Whether networks also take the query's covariates: `network(above, given)`.
 
     Raises:
-        TypeError: A size is no int, or a network no module.
-        ValueError: There are not as many networks as levels below the top.
+        TypeError: A network is not a module.
+        ValueError: A size is not an int ≥ 1, or there are not as many networks as levels below the
+            top.
 
     Example:
         >>> ladder = Hierarchical((2, 8), [nn.Linear(2, 16)])

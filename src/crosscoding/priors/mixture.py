@@ -102,7 +102,10 @@ class Mixture(ContinuousPrior):
         return (self.log_weights + log_densities.sum(-1)).logsumexp(-1)
 
     def precision(self, z: Tensor) -> Tensor:
-        """About −∂² log p(z) / ∂z_d², the components' by their shares: shape of z."""
+        """About −∂² log p(z) / ∂z_d², in the shape of z.
+
+        The components' precisions are averaged, weighted by their shares of the density at z.
+        """
         gaps = (z.unsqueeze(-2) - self.means) / self.scales
         log_shares = self.log_weights - (0.5 * gaps.square() + self.scales.log()).sum(-1)
         return (log_shares.softmax(-1).unsqueeze(-1) * self.scales.pow(-2)).sum(-2)
@@ -123,7 +126,7 @@ class Mixture(ContinuousPrior):
     def _by_dimension(
         self, points: Tensor, function: Callable[[Tensor, Components], tuple[Tensor, Tensor]]
     ) -> Tensor:
-        """Apply a function to one element after the other; it also gives this element of z."""
+        """Apply a function to each element in turn; it returns a value and that element of z."""
         flat = points.reshape(-1, self.latent_dim)
         log_weights, columns = self.log_weights.expand(len(flat), -1), []
         for own, mean, scale in zip(

@@ -10,7 +10,7 @@ from crosscoding.persistence import layers
 
 
 def stacked(network: nn.Module, name: str) -> nn.Module:
-    """A network as one flat stack of the same layers, as it is saved; others are unchanged.
+    """A network of known layers as one flat stack, as it is saved; any other one unchanged.
 
     Raises:
         TypeError: It is not a module.
@@ -40,7 +40,7 @@ def mean_and_scale(output: Any, dim: int, name: str) -> tuple[Tensor, Tensor]:
     Args:
         output: Mean and log-variance, side by side in one tensor or as a tuple of the two.
         dim: Size of each.
-        name: What messages call the network.
+        name: The network's name in messages.
     Raises:
         ValueError: The output is something else.
     """

@@ -1,7 +1,7 @@
 """One-to-one maps as modules, whatever library they come from.
 
-Each has `forward_and_ladj(noise) -> (z, ladj)` and `inverse_and_ladj(z) -> (noise, ladj)`, with
-ladj log |det dz/dnoise|, for (*sample, latent). `as_map` makes them of
+Each has `forward_and_ladj(noise) -> (z, ladj)` and `inverse_and_ladj(z) -> (noise, ladj)`, for
+noise and z of shape (*sample, latent), where ladj is log |det dz/dnoise|. `as_map` makes one from
 
 | what | how it is read |
 | --- | --- |
@@ -70,7 +70,7 @@ class FittedMap(nn.Module):
         super().__init__()
         if not isinstance(fitted.crosscoder, Map) or not fitted.crosscoder.has_density:
             raise ValueError(
-                "expected a cross-coder that is one one-to-one map, such as Planar() or Spline(), "
+                "expected a cross-coder that is a single one-to-one map, as Planar() or Spline(), "
                 f"got {type(fitted.crosscoder).__name__}"
             )
         self.family: Map = fitted.crosscoder
@@ -146,7 +146,7 @@ class DistributionMap(nn.Module):
 
     @property
     def distribution(self) -> Any:
-        """The distribution, made anew if a module makes it."""
+        """The distribution; a module that makes it is called each time."""
         return self._distribution
 
     def forward_and_ladj(self, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,7 +162,7 @@ class DistributionMap(nn.Module):
 
 
 class MadeMap(DistributionMap):
-    """A module that makes a distribution when it is called without arguments, as flows of zuko."""
+    """A module that makes a distribution when called without arguments, as flows of zuko do."""
 
     def __init__(self, module: nn.Module) -> None:
         nn.Module.__init__(self)
@@ -220,7 +220,7 @@ def _check_event(distribution: Any) -> None:
 
 
 def _transforms_of(distribution: Any) -> list[distributions.Transform]:
-    """The transforms that make a distribution of standard normal noise, in order."""
+    """The transforms that turn standard normal noise into the distribution, in order."""
     own = vars(distribution)
     if isinstance(distribution, distributions.TransformedDistribution):
         return [*_transforms_of(distribution.base_dist), *distribution.transforms]

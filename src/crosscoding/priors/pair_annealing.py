@@ -59,7 +59,7 @@ def annealed(
             break
     else:
         raise ValueError(
-            "expected pairs that particles can reach from independent latents, and they did not "
+            "expected pairs that annealing can reach from independent latents, but it did not "
             f"within {_MOST_TEMPERATURES} temperatures; the pairs are too strong, or given in "
             "units that are not nats"
         )

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 _MOST_STEPS = 100  # Newton and bisection together; six are usual
-_ROUNDING = 4  # eps of log Φ within which F is as close as it can be told
-_SCORE_STEPS = 8  # of a concave function from the left, quadratic: to rounding in double
-_UNDERFLOW = 0.9  # of the distance at which Φ underflows, beyond which tails are logarithms
+_ROUNDING = 4  # eps of log Φ by which F may be off: rounding allows no less
+_SCORE_STEPS = 8  # of Newton, from the left on a concave function: exact to rounding in double
+_UNDERFLOW = 0.9  # share of the |ε| at which Φ underflows; beyond it, tails are kept as logarithms
 _LOG_ROOT = 0.5 * math.log(2 * math.pi)
 
 
@@ -48,7 +48,7 @@ class Components(NamedTuple):
     def tail_and_density(self, x: Tensor, sign: Tensor, far: bool) -> tuple[Tensor, Tensor]:
         """log of the mixture's tail, as above, and of its density, both (N,).
 
-        Unless `far`, numbers below the smallest are −inf, which takes a tenth of the time.
+        Unless `far`, tails and densities that underflow are −inf; this takes a tenth of the time.
         """
         if far:
             return self.log_tails(x, sign).logsumexp(-1), self.log_densities(x).logsumexp(-1)
@@ -128,9 +128,9 @@ def _sign(noise: Tensor) -> Tensor:
 
 
 def _searched(noise: Tensor, mixture: Components, *, far: bool) -> Tensor:
-    """The root by Newton steps within a bracket that they or bisection narrow.
+    """The quantile, by Newton steps, or bisection where one leaves the bracket or hardly helps.
 
-    A quantile of a mixture lies between those of its components.
+    The first bracket is that of the components' quantiles: the mixture's lies between them.
     """
     of_each = mixture.mean + mixture.scale * noise.unsqueeze(-1)
     low, high = of_each.amin(-1), of_each.amax(-1)

@@ -1,8 +1,9 @@
-"""Counts between two bounds, by sums over counts that thin out away from the bound.
+"""Counts between two bounds, by sums with fewer and fewer terms away from the bound.
 
 A sum over a tail starts at the bound and takes 32 counts one by one, then blocks of counts whose
-width grows with the distance from the bound, each by its middle. Probabilities of a tail fall
-smoothly, so that this is right to 1e-4 and needs a few hundred terms however long the tail is.
+width grows with the distance from the bound, each represented by its middle. Probabilities of a
+tail fall smoothly, so the sum is accurate to 1e-4 and needs a few hundred terms however long the
+tail is.
 
 A law of counts must have one mode.
 """
@@ -96,7 +97,7 @@ class CountLaw(Law):
         )
 
     def draw(self, uniforms: Tensor) -> Tensor:
-        """By blocks if the law is a tail; else by rejection."""
+        """Draw by blocks where the law is a tail, by rejection elsewhere."""
         direct = self._direct.draw(uniforms)
         pending, result = self._by_tails.clone(), direct
         for round_ in range(_MOST_ROUNDS):
@@ -120,7 +121,7 @@ class _Tail:
         start: The first count, shape (*sample, B, P).
         step: 1 or −1.
         num: How many counts, at most.
-        wanted: Where the sum matters; elsewhere nothing is computed if nowhere it does.
+        wanted: Where the sum is needed. If it is needed nowhere, hardly anything is computed.
     """
 
     def __init__(
@@ -160,7 +161,7 @@ class _Tail:
         return (self._width.square() - 1).clamp_min(0) / 12
 
     def draw(self, uniforms: Tensor) -> Tensor:
-        """A block by its mass, and a count within it by the slope of log p there."""
+        """Draw a block by its mass, and a count within it by the slope of log p there."""
         cumulative = self._terms.softmax(-1).cumsum(-1)
         quantile = (uniforms * cumulative[..., -1])[..., None]
         index = (quantile >= cumulative).sum(-1, keepdim=True).clamp_max(cumulative.shape[-1] - 1)

@@ -13,7 +13,7 @@ class TruncatedExponential(Law):
 
     Args:
         slope, offset: Shape (*sample, B, P).
-        low, high: Bounds, broadcastable to that; only that in whose direction the density falls may
+        low, high: Bounds, broadcastable to that; only the bound towards which the density falls may
             be infinite. Where low ≥ high the mass is 0.
     """
 
@@ -50,11 +50,11 @@ class TruncatedExponential(Law):
         return self._scaled(self._scaled(self._moments()[1]))
 
     def _scaled(self, share: Tensor) -> Tensor:
-        """Distances from the start, given in widths, or in 1 / rate where there is no end."""
+        """Distances from the start, given in widths, or in 1 / rate where the width is infinite."""
         return share * torch.where(self._falls.isinf(), 1 / self._rate, self._width)
 
     def _moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and variance of the distance, as `_scaled` takes it."""
+        """Mean and variance of the distance from the start, in the units that `_scaled` takes."""
         infinite = self._falls.isinf()
         falls = torch.where(infinite, 1.0, self._falls)
         flat = falls < _NEARLY_FLAT

@@ -18,8 +18,9 @@ from crosscoding.likelihoods.laws.known import Known
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 _ROOT_HALF = math.sqrt(0.5)
 _TAIL = -35.0  # below, five terms of the asymptotic series of log Φ are right to 1e-12
-_END = 1e100  # stands for an infinite bound: beyond it log Φ is 0 or, in effect, −∞
-# Of erfc: the share that is left of a difference, and the number, below which logarithms are used.
+_END = 1e100  # replaces an infinite bound: beyond it log Φ is 0 or, in effect, −∞
+# Logarithms are used where a difference of two erfc leaves less than the first as a share of the
+# larger, or where the larger is below the second.
 _CANCELS, _UNDERFLOWS = 1e-5, 1e-280
 _NARROW = 1e-5  # width times slope of log φ below which the density is as good as linear
 _NEWTON_STEPS = 8
@@ -89,9 +90,9 @@ def log_normal_mass(below: Tensor, above: Tensor, width: Tensor) -> Tensor:
 
 
 class _LogMass(torch.autograd.Function):
-    """The same, and its gradient, φ(bound) / mass for each bound, without a graph of all steps.
+    """`log_normal_mass` and its gradient, φ(bound) / mass for each bound, without a long graph.
 
-    Tails, where erfc underflows, and close bounds take logarithms, and the gradient of these.
+    In tails, where erfc underflows, and between close bounds, both come from `_by_logarithms`.
     """
 
     @staticmethod
@@ -132,7 +133,7 @@ class _LogMass(torch.autograd.Function):
 
 
 def _by_logarithms(below: Tensor, above: Tensor, width: Tensor) -> Tensor:
-    """The same in logarithms only."""
+    """`log_normal_mass`, computed in logarithms only."""
     below, above = _mostly_negative(below, above)
     upper, ratio = log_ndtr(above), log_ndtr(below)
     ratio = ratio - upper

@@ -158,7 +158,7 @@ def _far_quantile(df: Tensor, below: Tensor, above: Tensor, uniforms: Tensor) ->
 
 
 def _of_scipy(name: str, df: Tensor, x: Tensor) -> Tensor:
-    """A special function of SciPy, which is not loaded before it is needed."""
+    """A special function of SciPy, which is loaded only when it is needed."""
     from scipy import special
 
     found = getattr(special, name)(*(part.detach().cpu().numpy() for part in (df, x)))

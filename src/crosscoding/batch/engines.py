@@ -1,8 +1,8 @@
-"""Engines, which have shards answered: by this process, or by worker processes beside it.
+"""Engines, which get shards answered: here in this process or in worker processes.
 
 An engine takes a job and the numbers of shards, and yields a record for each finished shard, in any
-order. Another engine, in `on_ray`, uses the actors of a Ray cluster: Ray schedules, retries and
-scales them. Of that, the processes here only have that dead ones are replaced.
+order. The engine in `on_ray` uses a Ray cluster instead, where Ray schedules, retries and scales
+actors; worker processes are only replaced when they die.
 """
 
 import multiprocessing

@@ -56,7 +56,7 @@ class Inputs:
         return f"{self.source.path}{beside}"
 
     def stamp(self, start: int, stop: int) -> list[list[int]]:
-        """Stamps of all files that contain these rows, from when they were opened."""
+        """Stamps, taken on opening, of all files that contain these rows."""
         return [own for source in (self.source, *self.beside) for own in source.stamp(start, stop)]
 
     def describe(self) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def open_inputs(
     beside = (*keep, *(name for name in more if name not in keep))
     opened = open_source(str(source), vae, style, every, beside)
     if covariates is not None and more:
-        covariates.read(np.arange(1), opened.read(0, 1).kept)  # raises if they are no numbers
+        covariates.read(np.arange(1), opened.read(0, 1).kept)  # raises unless they are numbers
     own = None if masks is None else open_array(str(masks), tuple(vae.data_shape))
     found = Inputs(opened, keep, holds_pixels(opened, vae, every), own, covariates)
     for other in found.beside:

@@ -50,7 +50,7 @@ def model_fingerprint(vae: VAE) -> str:
 
 
 def _crosscoder(amortised: Amortised) -> Any:
-    """The family of an amortised cross-coder and, if twins were simulated, their coverage."""
+    """The family of an amortised cross-coder and, if it was estimated, its coverage of twins."""
     coverage = None if amortised.record is None else amortised.record.coverage
     family = repr(amortised.crosscoder)
     return family if coverage is None else [family, coverage.to_json()]

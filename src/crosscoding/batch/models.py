@@ -1,4 +1,4 @@
-"""Loads models by name or folder: the driver does, and each worker does by itself."""
+"""Loads models by name or folder, for the driver and for each worker."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def load_model(name: str | Path, *, allow_code: bool) -> VAE:
     """Load a model by its name in the zoo, or from a folder that `VAE.save` wrote.
 
     Raises:
-        ValueError: There is no such model, or loading it would import a class that is not allowed.
+        ValueError: There is no such model, or loading it would import a class without `allow_code`.
     """
     return load_vae(zoo.model_folder(name), allow_code=allow_code)
 

@@ -1,4 +1,4 @@
-"""Shards answered by Ray Data: actors that hold the model, on one machine or a cluster.
+"""Shards answered by Ray Data: actors load the model, on one machine or a cluster.
 
 Ray chooses where actors run, replaces those that die, retries their shards, and adds actors within
 limits. Only shard numbers and records pass through Ray; each actor reads rows and writes answers

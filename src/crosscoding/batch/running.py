@@ -256,7 +256,7 @@ def _planned(
 
 
 def _check_serves(vae: VAE, method: Method) -> None:
-    """Raise ValueError if the method cannot serve the model; it is tried on no rows."""
+    """Raise ValueError if the method cannot serve the model; it is tried on zero rows."""
     nothing = torch.zeros(0, *vae.data_shape, dtype=vae.dtype, device=vae.device)
     given = mapped(lambda tensor: tensor[:0], vae.examples) if vae.given is None else None
     evidence = Evidence(nothing, nothing.bool(), given=given)

@@ -189,7 +189,7 @@ def batch(
         ),
     ] = None,
     gpus: Annotated[
-        float, typer.Option("--gpus", min=0, help="GPUs, or share of one, per Ray actor.")
+        float, typer.Option("--gpus", min=0, help="GPUs, or a share of one, per Ray actor.")
     ] = 0.0,
     grace: Annotated[
         float,

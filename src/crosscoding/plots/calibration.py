@@ -41,7 +41,7 @@ def calibration_figure(
 
 
 def _histogram(axes: Axes, name: str, ranks: ArrayLike) -> None:
-    """Counts in bins, over the range that 95 % of them are in if ranks are uniform."""
+    """Counts in bins, over the range of 95 % of counts if ranks are uniform."""
     ranks = np.asarray(ranks)
     mean = len(ranks) / _BINS
     spread = 1.96 * np.sqrt(mean * (1 - 1 / _BINS))

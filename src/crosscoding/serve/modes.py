@@ -2,7 +2,7 @@
 
 If there is a direction along which the draws of p(z|x) have two peaks and hardly anything between
 them, they are divided in two there, and the parts are divided in the same way. Directions are found
-on one half of the draws and judged on the other, as chance alone makes gaps in many dimensions. A
+on one half of the draws and judged on the other, as in many dimensions chance makes gaps. A
 group is what a person would call a different answer; a mode without a gap around it is not one.
 """
 
@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 MOST_GROUPS = 4
 _LEAST_SHARE = 0.05  # of all draws in a group; a tail of a few draws does not count
-_FEWEST = 40  # draws that are divided; in fewer, two peaks may be chance
+_FEWEST = 40  # draws that are divided; with fewer, two peaks may be chance
 _VALLEY = 0.35  # most density between two groups, as a share of the lower peak
 _DIRECTIONS = 8  # principal directions in which groups are sought
 _ROUNDS = 20  # of k-means, which settles long before

@@ -15,7 +15,7 @@ from crosscoding.columns.column import mixed_of
 from crosscoding.likelihoods import Likelihood, Mixed, NegativeBinomial, Ordinal
 
 _LEAST_PROBABILITY = 0.01  # of a class that the data lack, at the start of training
-_STRETCH = 2.0  # of cut points at the start: a middle class may become more likely than it is
+_STRETCH = 2.0  # of cut points at the start, so that a middle class can exceed its overall share
 
 
 @dataclass(frozen=True)

@@ -253,7 +253,7 @@ def _equal_rows(
 
 
 def _log_units(table: Table, evidence: TableEvidence) -> Tensor:
-    """Σ log of the units of exact values, (N,): how much too high log densities of tensors are."""
+    """Σ log scale over exact values, (N,): log Jacobian from tensors' units to the user's."""
     scales = [math.log(column.scale) for column in table.columns]
     sizes = torch.tensor(scales, dtype=evidence.values.dtype, device=evidence.values.device)
     return torch.where(evidence.exact, sizes, 0.0).sum(-1)

@@ -222,7 +222,7 @@ class _Features(nn.Module):
 
 
 def _network(num_in: int, hidden: int, num_out: int, generator: Generator) -> nn.Sequential:
-    """A network with two hidden layers, whose weights start from the generator."""
+    """A network with two hidden layers and random initial weights."""
     network = nn.Sequential(
         nn.Linear(num_in, hidden),
         nn.Tanh(),

@@ -10,7 +10,7 @@
 | mean, low, high, q0.25, draw_0 | lists of all elements, for data without names |
 | log_evidence, log_evidence_error, ess | log p(x) in nats; effective sample size |
 | mean_verdict, interval_verdict, density_verdict | trusted, approximate or unreliable |
-| seconds | the row's share of the time of its block; the only column that reruns may change |
+| seconds | the row's share of its block's time; the only column that may differ in a rerun |
 """
 
 import hashlib

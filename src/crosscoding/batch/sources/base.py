@@ -109,7 +109,7 @@ class Source(ABC):
         return found
 
     def stamp(self, start: int, stop: int) -> list[list[int]]:
-        """Stamps of the files that contain these rows, from when the source was opened."""
+        """Stamps, taken on opening, of the files that contain these rows."""
         return [list(self._stamps[place]) for place in self._touched(start, stop)]
 
     def _check_same(self, start: int, stop: int) -> None:

@@ -30,10 +30,8 @@ SUFFIXES = (".csv", ".tsv", ".txt")
 _PIECE = 2**22  # bytes that are scanned at once
 _FIRST_LINES = 1000  # rows that decide whether the first line names the columns
 _SPACES = " \t\r\n\v\f"
-_MARK, _UNREADABLE = (
-    "\ufeff",
-    "\ufffd",
-)  # starts files from Excel; replaces bytes that are not UTF-8
+_MARK = "\ufeff"  # at the start of files from Excel
+_UNREADABLE = "\ufffd"  # in place of bytes that are not UTF-8
 _QUOTE, _LINE_BREAK = ord('"'), ord("\n")
 
 

@@ -138,14 +138,14 @@ def test_a_cell_that_changed_by_less_than_the_model_sees_is_another_row(tmp_path
     path, vae = write_csv(tmp_path / "rows.csv", [cells]), table_model()
     run(vae, path, tmp_path / "out")
     write_csv(path, [[*cells[:4], "100000000.02"]])
-    with pytest.raises(SourceChangedError, match="rows 0 to 0, which are answered"):
+    with pytest.raises(SourceChangedError, match="rows 0 to 0, which are already answered"):
         run(vae, path, tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["row", "ess", "price_mean", "city_probability", "mean_verdict"])
 def test_a_kept_column_with_the_name_of_a_result_is_refused(tmp_path, name):
     path = write_csv(tmp_path / "rows.csv", [["7", *r] for r in rows(3)], (name, *TABLE.names))
-    with pytest.raises(ValueError, match=f"got 2 called '{name}'; keep it under another name"):
+    with pytest.raises(ValueError, match=f"got 2 called '{name}'; rename the column to keep"):
         run(table_model(), path, tmp_path / "out", keep=[name])
     assert not (tmp_path / "out").exists()
 
@@ -161,7 +161,7 @@ def test_so_are_columns_whose_names_meet_in_the_results(tmp_path):
     vae = cc.VAE(nn.Linear(2, table.num_params), 2, table.likelihood(), table=table)
     (tmp_path / "rows.csv").write_text("1,2\n")
     style = cc.batch.TableStyle(header=False)
-    with pytest.raises(ValueError, match="got 2 called '1_mean'; rename one of the source's"):
+    with pytest.raises(ValueError, match="got 2 called '1_mean'; rename a column of the source"):
         run(vae, tmp_path / "rows.csv", tmp_path / "third", style=style)
 
 

@@ -115,5 +115,5 @@ def test_workers_refuse_a_network_whose_twins_are_lost_on_the_way(tmp_path):
     part = CoveredShare(0.0, 1.0, 400, 0, -9.0, 0.0)
     record = replace(made.amortised.record, coverage=Coverage(Own(), (part,)))
     vae = made.with_amortised(made.amortised.with_record(record))
-    with pytest.raises(ValueError, match="what twins say of its amortised cross-coder is lost"):
+    with pytest.raises(ValueError, match="cross-coder's coverage cannot be saved"):
         folder_for_workers(vae, Folder(tmp_path, ".parquet"))

@@ -151,7 +151,7 @@ def test_covariates_of_dates_of_arrays_and_of_models_without_any(tmp_path):
     with pytest.raises(ValueError, match="expected numbers in column 'dose', which is a cov"):
         run(shifted_model(), tmp_path / "rows.parquet", tmp_path / "out", **options)
     np.save(tmp_path / "rows.npy", values)
-    with pytest.raises(ValueError, match="columns, here 'site', only of CSV and Parquet"):
+    with pytest.raises(ValueError, match="columns, here 'site', only from CSV or Parquet"):
         run(shifted_model(), tmp_path / "rows.npy", tmp_path / "out", given=["site", "dose"])
     csv = write_csv(tmp_path / "rows.csv", rows(3))
     with pytest.raises(ValueError, match="expected given only for a model whose decoder takes"):
@@ -196,7 +196,7 @@ def test_masks_of_each_row(tmp_path, kind):
         np.save(source, values)
     result = run(vae, source, tmp_path / "out", observe=observe, shard_rows=5)
     assert (result.answered, list(rejected(tmp_path / "out"))) == (11, [4])
-    assert "expected a value, as it is observed, got a gap" in rejected(tmp_path / "out")[4]
+    assert "expected a value, as it should be observed, got a gap" in rejected(tmp_path / "out")[4]
     good = np.delete(np.arange(12), 4)
     method = cc.methods.Importance(num_draws=300)
     evidence = cc.Evidence(torch.from_numpy(values[good]), torch.from_numpy(masks[good]))

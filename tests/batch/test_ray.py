@@ -32,7 +32,7 @@ def test_actors_give_the_answers_of_one_process_and_resume(tmp_path, cluster):
     assert done.complete
     (tmp_path / "ray" / "shards" / "shard-00000002.parquet").unlink()
     resumed = run(vae, path, tmp_path / "ray", workers=1)
-    assert resumed.notes == ("shard 2 was removed, and is answered again",)
+    assert resumed.notes == ("shard 2 was removed, so it is answered again",)
     ray.shutdown()
     assert resumed.manifest == done.manifest == run(vae, path, tmp_path / "one").manifest
 

@@ -299,7 +299,7 @@ def test_bad_numbers_are_set_apart_too(tmp_path):
     assert result.answered == 2
     found = rejected(tmp_path / "out")
     assert found[1].startswith("element 2: expected a finite number")
-    assert found[2] == "element 0: expected a value, as it is observed, got a gap"
+    assert found[2] == "element 0: expected a value, as it should be observed, got a gap"
     assert found[3].startswith("element 1: expected a value")
     assert list(found) == [1, 2, 3]
 

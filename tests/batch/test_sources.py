@@ -89,9 +89,9 @@ def test_lines_that_are_no_rows_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("line", "other", "words"),
     [
-        ('1,5" pipe,3', "1,2,3", "line 5: a quote is not closed, or stands within"),
-        ('1,"5,3', "1,2,3", "line 5: a quote is not closed, or stands within"),
-        ('1,5" pipe,3', '1,7" pipe,3', "line 5: a quote is not closed, or stands within"),
+        ('1,5" pipe,3', "1,2,3", "line 5: a quote is not closed, or is inside"),
+        ('1,"5,3', "1,2,3", "line 5: a quote is not closed, or is inside"),
+        ('1,5" pipe,3', '1,7" pipe,3', "line 5: a quote is not closed, or is inside"),
         ("1,2," + "x" * 140_000, "1,2,3", "line 5: field larger than field limit"),
     ],
 )
@@ -210,7 +210,7 @@ def test_what_is_no_source_is_refused(tmp_path, name, content, words):
         (np.zeros((4, 2)), r"of shape \(N, 3\)"),
         (np.zeros((0, 3)), "expected rows"),
         (np.zeros((4, 3), dtype=complex), "expected an array of numbers"),
-        (np.asfortranarray(np.zeros((4, 3))), "in Fortran's order"),
+        (np.asfortranarray(np.zeros((4, 3))), "in Fortran order"),
     ],
 )
 def test_arrays_that_hold_no_rows_are_refused(tmp_path, array, words):

@@ -58,7 +58,7 @@ def test_among_several_arrays_the_fitting_or_named_one_is_read(tmp_path):
     assert read_data(str(path), model(Gaussian())).shape == (4, 2, 3)
     np.savez(path, train=np.zeros((4, 2, 3)), test=np.ones((3, 2, 3)))
     assert read_data(f"{path}:test", model(Gaussian())).shape == (3, 2, 3)
-    with pytest.raises(ValueError, match=r"by FILE.npz:NAME, of shape \(N, 2, 3\) .*train \(4, 2"):
+    with pytest.raises(ValueError, match=r"as FILE.npz:NAME, of shape \(N, 2, 3\) .*train \(4, 2"):
         read_data(str(path), model(Gaussian()))
     with pytest.raises(ValueError, match="there is no array valid, only train, test"):
         read_data(f"{path}:valid", model(Gaussian()))

@@ -61,7 +61,7 @@ def test_a_server_whose_worker_does_not_run_says_so():
         api.post("/v1/condition", json={}, headers={"Accept": "text/event-stream"}),
     ):
         assert response.status_code == 503
-        assert "the server's worker does not run" in response.json()["detail"]
+        assert "the server's worker is not running" in response.json()["detail"]
 
 
 def test_a_model_that_cannot_be_prepared_is_unavailable_and_others_are_not(monkeypatch):

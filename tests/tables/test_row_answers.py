@@ -147,7 +147,7 @@ def test_log_prob_is_a_density_in_the_users_units(vae):
 
 def test_an_answer_that_is_not_trusted_warns(vae):
     method = cc.methods.Laplace()
-    with pytest.warns(UserWarning, match=r"1 of 1 answer not trusted for rows"):
+    with pytest.warns(UserWarning, match=r"1 of 1 answer is not trusted for rows"):
         vae.sample(10, {"height": 180.0}, method=method, seed=0)
     with pytest.warns(UserWarning, match="not trusted for log p"):
         vae.log_prob(pd.DataFrame({"height": [180.0]}), method=method, seed=0)

@@ -1,4 +1,4 @@
-"""Many rows, from files to files: streamed, resumable, in one process or on a Ray cluster.
+"""Answers many rows, from files to files: streamed, resumable, in one process or on a Ray cluster.
 
 `run` answers all rows of a source and writes shards of answers and a manifest; docs/batch.md shows
 how to use it.

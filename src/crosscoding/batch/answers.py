@@ -1,9 +1,9 @@
 """The answers to rows, as arrays: moments, quantiles, draws, log p(x) and verdicts.
 
-Each row's answer depends on the row, the seed and the model, as queries share their noise; to Monte
-Carlo error only, as products of matrices are rounded otherwise in other blocks. Draws of different
-rows should not all repeat the same noise, so each row takes its draws from other places among
-`NUM_DRAWS` of them; the place follows from the row's number in the source.
+A row's answer depends only on the row, the seed and the model, as all queries share their noise. In
+blocks of another size it agrees only up to Monte Carlo error, because matrix products are rounded
+differently there. Draws of different rows should not all repeat the same noise, so each row takes
+its draws from another place among `NUM_DRAWS` of them, computed from its number in the source.
 """
 
 import time
@@ -26,7 +26,7 @@ from crosscoding.result.posterior import Posterior
 from crosscoding.result.purposes import PURPOSES
 
 _COPIES = 3  # of all draws of a block, while they are sorted
-_MOST_ROWS = 1000  # at once on a CPU: 3 numbers a row took 0.13 ms a row, and 0.18 ms for 20,000
+_MOST_ROWS = 1000  # at once on a CPU: 0.13 ms per row of 3 numbers, against 0.18 for 20,000
 _STEP = 0x9E3779B97F4A7C15  # Weyl's sequence on 64 bits: the golden ratio, as in SplitMix64
 
 
@@ -51,16 +51,16 @@ class Answers:
 
 
 def answers_to(vae: VAE, rows: Rows, settings: Settings, max_bytes: int, report: Report) -> Answers:
-    """The answers to rows, block by block, as many at once as fit into memory.
+    """Answer rows block by block, as many at once as fit into memory.
 
-    If a block cannot be answered, it is halved until the rows are found that are to blame.
+    A block that cannot be answered is halved until the rows at fault are found.
 
     Args:
         vae: The model.
         rows: The rows.
         settings: What to answer, and how.
         max_bytes: Approximate working memory.
-        report: Called while work goes on.
+        report: Called with the progress during the work.
     """
     of_row = NUM_DRAWS * (_COPIES * vae.data_size + 2 * vae.latent_dim)
     size = max(max_bytes // (of_row * rows.values.element_size()), 1)
@@ -100,12 +100,12 @@ def _of_block(vae: VAE, rows: Rows, settings: Settings, max_bytes: int, report: 
         report=report,
         max_bytes=max_bytes,
     )
-    if posterior._findings.interrupted:  # in haste, so not the answer that the row gets elsewhere
+    if posterior._findings.interrupted:  # cut short: other runs would answer otherwise
         raise KeyboardInterrupt
     arrays = _of_elements(vae.table, posterior, settings)
     if settings.draws:
         arrays |= _draws(posterior, rows.numbers, settings)
-    if vae.table is None and rows.units is not None:  # not as rounded to the model's dtype
+    if vae.table is None and rows.units is not None:  # not rounded to the model's dtype
         known = rows.mask.numpy()
         arrays = {name: np.where(known, rows.units, own) for name, own in arrays.items()}
     arrays |= _figures(posterior)
@@ -116,7 +116,7 @@ def _of_block(vae: VAE, rows: Rows, settings: Settings, max_bytes: int, report: 
 
 
 def _seconds(posterior: Posterior, total: float) -> np.ndarray:
-    """Each row's share of the time of its block: of stages its own, an equal one of the rest."""
+    """Each row's share of its block's time: its own in stages, and an equal part of the rest."""
     own = np.zeros(posterior.batch_shape[0])
     for stage in posterior.trace:
         own += stage.seconds.double().cpu().numpy()
@@ -131,7 +131,7 @@ def _figures(posterior: Posterior) -> dict[str, np.ndarray]:
 def _of_elements(
     table: Table | None, posterior: Posterior, settings: Settings
 ) -> dict[str, np.ndarray]:
-    """Means and quantiles and, if the model has a table, probabilities of likeliest categories."""
+    """Means, quantiles and, for tables with categories, the probability of the likeliest one."""
     arrays = {}
     if table is None:
         arrays["mean"] = posterior.mean().cpu().numpy()
@@ -144,7 +144,7 @@ def _of_elements(
 
 
 def _draws(posterior: Posterior, numbers: np.ndarray, settings: Settings) -> dict[str, np.ndarray]:
-    """Draws of complete rows: those of a row are neighbours among all, from its place on."""
+    """Draws of complete rows; each row takes consecutive ones, starting at its own place."""
     drawn = posterior.predict(NUM_DRAWS, seed=settings.seed)
     mixed = numbers.astype(np.uint64) * np.uint64(_STEP)
     first = (mixed >> np.uint64(33)).astype(np.int64) % NUM_DRAWS

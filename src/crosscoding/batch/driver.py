@@ -1,4 +1,4 @@
-"""The driver of a run: finds what is left to do, has it done, and keeps the books."""
+"""The driver of a run: finds the shards that are left, has them answered, and keeps records."""
 
 import errno
 import json
@@ -25,14 +25,14 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
-        rows, of: Rows that are done, answered or rejected, and all rows.
-        rejected: How many of them were rejected.
+        rows, of: Number of rows done, whether answered or rejected, and of all rows.
+        rejected: Number of rows rejected.
         shards: Finished shards.
-        rows_per_second: In this run; None at its beginning.
-        seconds_left: At this rate; None at its beginning.
+        rows_per_second: Rate of this run; None at its beginning.
+        seconds_left: Time left at this rate; None at the beginning.
     """
 
     rows: int
@@ -48,15 +48,15 @@ Listener = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Result:
-    """What a run left behind.
+    """The result of a run.
 
     Attributes:
         out: The folder.
         manifest: The content of its manifest.json.
-        complete: Whether all rows are done; otherwise it was told to stop.
-        rows: Number of rows of the source.
-        answered, rejected: Number of rows that were answered, and that could not be.
-        verdicts: By purpose, how many answers have which label.
+        complete: Whether all rows are done; if not, the run was told to stop.
+        rows: Number of rows in the source.
+        answered, rejected: Number of rows that were answered, and of those that could not be.
+        verdicts: By purpose, the number of answers with each label.
         notes: What a user should know, such as shards that had to be answered again.
         interrupted: Whether it was stopped by Ctrl-C.
         seconds: Wall-clock time of this run.
@@ -96,10 +96,10 @@ class Driver:
     Args:
         job: The job.
         vae: Its model.
-        name: Of the model, by which workers load it; None: it is saved for them.
-        request: What the run is about, for the manifest.
-        grace: Seconds after SIGTERM within which shards at hand may be finished.
-        listener: Told about progress after each shard.
+        name: Name or folder from which workers load the model; None: it is saved for them.
+        request: The run's model, source and settings, for the manifest.
+        grace: Seconds after SIGTERM in which workers may finish their current shards.
+        listener: Called with the progress after each shard.
     """
 
     job: Job
@@ -110,7 +110,7 @@ class Driver:
     listener: Listener
 
     def run(self, engine: Engine) -> Result:
-        """Answer what is left, by an engine."""
+        """Answer the remaining shards with an engine."""
         try:
             return self._run(engine)
         except OSError as error:
@@ -154,7 +154,7 @@ class Driver:
         return replace(self.job, model=str(path.resolve()) if path.is_dir() else name)
 
     def _done(self, folder: Folder) -> tuple[dict[int, tuple[int, int]], list[str]]:
-        """Rows and rejected rows of the shards that are finished, and notes about others."""
+        """Numbers of rows and rejected rows by finished shard, and notes about damaged shards."""
         done, notes = {}, []
         for shard in range(self.job.num_shards):
             record = Record.read(folder.record(shard))
@@ -163,16 +163,16 @@ class Driver:
             path = folder.shard(shard)
             if not path.exists() or checksum(path) != record.sha256:
                 what = "changed" if path.exists() else "removed"
-                notes.append(f"shard {shard} was {what}, and is answered again")
+                notes.append(f"shard {shard} was {what}, so it is answered again")
                 continue
             self._check_rows(record, surely=not done)
             done[shard] = record.stop - record.start, len(record.rejected)
         return done, notes
 
     def _check_rows(self, record: Record, *, surely: bool) -> None:
-        """Raise SourceChangedError if the rows of a finished shard are others now.
+        """Raise SourceChangedError if the rows of a finished shard have changed.
 
-        They are read again if the stamps of their files are others or, `surely`, in any case.
+        They are read again if the stamps of their files have changed or, if `surely`, in any case.
         """
         job = self.job
         if not surely and record.stamp == job.inputs.stamp(record.start, record.stop):
@@ -181,13 +181,13 @@ class Driver:
         now = rows_for(self.vae, job.inputs, *rows, job.settings.observe)
         if now.digest() != record.input:
             raise SourceChangedError(
-                f"expected {job.inputs.words} as it was, but rows {rows[0]} to "
-                f"{rows[1] - 1}, which are answered in {job.out}, have changed; choose another "
-                "folder for the new rows"
+                f"expected {job.inputs.words} to be unchanged, but rows {rows[0]} to "
+                f"{rows[1] - 1}, which are already answered in {job.out}, have changed; choose "
+                "another folder for the new rows"
             )
 
     def _answer(self, engine: Engine, job: Job, done: dict[int, tuple[int, int]]) -> None:
-        """Have what is left answered, and tell about it."""
+        """Have the remaining shards answered, and report progress."""
         began, total, new = time.monotonic(), self.job.inputs.num_rows, 0
         rows, rejected = (sum(counts) for counts in zip((0, 0), *done.values(), strict=True))
         left = [shard for shard in range(self.job.num_shards) if shard not in done]

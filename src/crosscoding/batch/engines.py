@@ -1,8 +1,8 @@
-"""Who answers the shards: this process, processes beside it, or the actors of a Ray cluster.
+"""Engines, which get shards answered: here in this process or in worker processes.
 
-An engine takes a job and the numbers of shards, and yields a record for each that was finished, in
-any order. Ray Data schedules, retries and scales actors; the processes have none of that, except
-that those that die are replaced.
+An engine takes a job and the numbers of shards, and yields a record for each finished shard, in any
+order. The engine in `on_ray` uses a Ray cluster instead, where Ray schedules, retries and scales
+actors; worker processes are only replaced when they die.
 """
 
 import multiprocessing
@@ -19,8 +19,8 @@ from crosscoding.batch.worker import Job, Record, Worker
 
 Engine = Callable[[Job, Sequence[int]], Iterator[Record]]
 
-_MOST_DEATHS = 3  # of workers in a row, without a finished shard between
-_AHEAD = 2  # shards that wait for each worker
+_MOST_DEATHS = 3  # of workers in a row, with no shard finished in between
+_AHEAD = 2  # shards queued for each worker
 
 
 def here(job: Job, shards: Sequence[int]) -> Iterator[Record]:
@@ -37,7 +37,7 @@ def in_processes(num: int) -> Engine:
     """An engine of worker processes on this machine.
 
     Args:
-        num: How many.
+        num: Number of processes.
     """
 
     def answer(job: Job, shards: Sequence[int]) -> Iterator[Record]:
@@ -54,16 +54,16 @@ def in_processes(num: int) -> Engine:
             if deaths == _MOST_DEATHS:
                 raise StoppedError(
                     f"workers died {_MOST_DEATHS} times in a row, at one of the shards from "
-                    f"{left[0]} on; if memory ran out, take fewer workers or, in a "
-                    "new folder, a smaller max_bytes or smaller shards; a script has to call this "
-                    "under if __name__ == '__main__':"
+                    f"{left[0]} on; if memory ran out, use fewer workers or, in a "
+                    "new folder, a smaller max_bytes or smaller shards; a script must make this "
+                    "call under if __name__ == '__main__':"
                 )
 
     return answer
 
 
 def _of_pool(job: Job, shards: Sequence[int], num: int) -> Iterator[Record]:
-    """Records of shards from processes, a few of which wait for each process.
+    """Records of shards from a pool of processes; a few shards are queued for each process.
 
     Raises:
         BrokenProcessPool: A process died.
@@ -86,11 +86,11 @@ def _of_pool(job: Job, shards: Sequence[int], num: int) -> Iterator[Record]:
         pool.shutdown(cancel_futures=True)
 
 
-_worker: Worker | None = None  # of this process, if it is one of the pool
+_worker: Worker | None = None  # of this process, if it belongs to a pool
 
 
 def _start(job: Job) -> None:
-    """Set a process of the pool up: it leaves signals to its parent, and ends with it."""
+    """Set up a process of the pool: it leaves signals to its parent, and ends with the parent."""
     global _worker
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

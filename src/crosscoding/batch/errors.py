@@ -2,7 +2,7 @@
 
 
 class StoppedError(RuntimeError):
-    """A run stopped before its end for a reason outside of it, such as a full disk.
+    """A run stopped early for an outside reason, such as a full disk.
 
-    Finished shards are kept: run again to go on.
+    Finished shards are kept; run again to resume.
     """

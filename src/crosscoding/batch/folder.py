@@ -1,10 +1,10 @@
 """The folder of a run: what is where, who may write, and how to stop.
 
 manifest.json        what was asked and found, the same for every run with the same settings
-shards/              the answers; only whole shards have these names
+shards/              the answers; a shard gets its name only when it is complete
 records/             a JSON file for each finished shard: checksums, rejected rows, seconds
 rejected.jsonl       rows that cannot be answered, with the reason
-log.jsonl            progress, one line each time
+log.jsonl            progress, one line after each shard
 model/               the model, if it was passed as an object and several processes load it
 """
 
@@ -33,7 +33,7 @@ class Folder:
 
     Args:
         path: Where it is, or will be.
-        suffix: Of the shards' names.
+        suffix: Suffix of the shards' names.
     """
 
     def __init__(self, path: Path, suffix: str) -> None:
@@ -45,10 +45,10 @@ class Folder:
         self.stop = StopFile(path / ".stop")
 
     def make(self) -> None:
-        """Create what is missing.
+        """Create the folders that are missing.
 
         Raises:
-            ValueError: It cannot be created.
+            ValueError: They cannot be created.
         """
         try:
             for name in ("shards", "records"):
@@ -67,15 +67,15 @@ class Folder:
         return self.path / "shards" / name
 
     def record(self, number: int) -> Path:
-        """Where its record is."""
+        """Where the record of a shard is."""
         return self.path / "records" / f"{number:0{_DIGITS}d}.json"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for one run. The lock ends with its process, however that ends.
+        """Lock the folder for one run. The lock ends with the process, however that ends.
 
         Raises:
-            ValueError: Another run holds it, or the system has no such locks.
+            ValueError: Another run has locked it, or the system has no such locks.
         """
         if fcntl is None:
             raise ValueError("expected a system with flock, such as Linux or macOS")
@@ -102,7 +102,7 @@ class Folder:
 
 
 class StopFile:
-    """Tells workers, in whatever process or on whatever machine, to stop.
+    """Tells workers in all processes and on all machines to stop.
 
     Args:
         path: A file that all of them see.
@@ -112,31 +112,31 @@ class StopFile:
         self._path = path
 
     def ask(self) -> None:
-        """Ask for no further shard to be begun."""
+        """Ask workers to begin no further shard."""
         self._path.touch()
 
     def demand(self) -> None:
-        """Ask for shards at hand to be given up as well."""
+        """Ask workers to abandon their current shards as well."""
         self._path.write_text("now")
 
     def asked(self) -> bool:
-        """Whether no further shard should be begun."""
+        """Whether workers should begin no further shard."""
         return self._path.exists()
 
     def demanded(self) -> bool:
-        """Whether the shard at hand should be given up."""
+        """Whether workers should abandon their current shards."""
         try:
             return self._path.stat().st_size > 0
         except OSError:
             return False
 
     def clear(self) -> None:
-        """Let work go on."""
+        """Withdraw the request to stop."""
         self._path.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that its name only ever stands for all of its content, even after a crash."""
+    """Write a file atomically: even after a crash, its name refers to complete content."""
     written = path.with_name(f".tmp-{uuid4().hex}")
     try:
         with written.open("wb") as file:
@@ -150,7 +150,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def move_whole(written: Path, path: Path) -> None:
-    """Give a folder that was written its name, replacing an earlier one."""
+    """Move a finished folder to its final name, replacing an earlier one."""
     for file in written.rglob("*"):
         if file.is_file():
             with file.open("rb") as opened:
@@ -193,7 +193,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What `write_json` wrote.
+    """Read what `write_json` wrote.
 
     Raises:
         ModelFormatError: It is damaged.

@@ -1,4 +1,4 @@
-"""What the rows of a run are read from: the source and, beside it, masks and covariates."""
+"""Where the rows of a run are read from: the source and, with it, masks and covariates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ from crosscoding.model.vae import VAE
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """What the rows of a run are read from.
+    """Where the rows of a run are read from.
 
     Attributes:
         source: The data.
-        keep: Columns of it that are copied to the results.
-        pixels: Whether its numbers are pixels from 0 to 255.
-        masks: Which elements are observed, a mask a row; None: the same ones in all rows.
-        covariates: What the decoder takes beside z; None: nothing.
+        keep: Columns of the source that are copied to the results.
+        pixels: Whether the source's numbers are pixels from 0 to 255.
+        masks: Which elements are observed, one mask per row; None: no masks were given.
+        covariates: What the decoder takes besides z; None: nothing is read.
     """
 
     source: Source
@@ -45,18 +45,18 @@ class Inputs:
 
     @property
     def beside(self) -> list[Source]:
-        """Sources beside the main one, with as many rows."""
+        """Sources other than the main one; each has as many rows."""
         covariates = () if self.covariates is None else self.covariates.sources
         return [*(() if self.masks is None else (self.masks,)), *covariates]
 
     @property
     def words(self) -> str:
-        """The files of rows, for messages."""
+        """What messages call the files."""
         beside = ", with its masks or covariates," if self.beside else ""
         return f"{self.source.path}{beside}"
 
     def stamp(self, start: int, stop: int) -> list[list[int]]:
-        """Stamps of all files that hold these rows, when they were opened."""
+        """Stamps, taken on opening, of all files that contain these rows."""
         return [own for source in (self.source, *self.beside) for own in source.stamp(start, stop)]
 
     def describe(self) -> dict[str, Any]:
@@ -77,13 +77,13 @@ def open_inputs(
     masks: str | Path | None,
     given: str | Path | Sequence[str] | None,
 ) -> Inputs:
-    """Open all that rows are read from.
+    """Open the source of a run and, if given, its masks and covariates.
 
     Args:
         source, masks, given: As `source`, `observe` and `given` of `batch.run`.
         vae: The model.
         style: How a text file is written.
-        settings: Those of the run.
+        settings: The settings of the run.
     Raises:
         ImportError: A library that reads one of them is not installed.
         ValueError: One of them does not exist, or does not fit the model or the source.
@@ -95,7 +95,7 @@ def open_inputs(
     beside = (*keep, *(name for name in more if name not in keep))
     opened = open_source(str(source), vae, style, every, beside)
     if covariates is not None and more:
-        covariates.read(np.arange(1), opened.read(0, 1).kept)  # do they hold numbers?
+        covariates.read(np.arange(1), opened.read(0, 1).kept)  # raises unless they are numbers
     own = None if masks is None else open_array(str(masks), tuple(vae.data_shape))
     found = Inputs(opened, keep, holds_pixels(opened, vae, every), own, covariates)
     for other in found.beside:
@@ -108,7 +108,7 @@ def open_inputs(
 
 
 def _covariates(words: Sequence[str], vae: VAE, style: TableStyle) -> CovariateSource | None:
-    """Covariates of columns, or of one file of arrays.
+    """Covariates from columns, or from one file of arrays.
 
     Raises:
         ImportError, ValueError: As `open_inputs`.

@@ -1,6 +1,6 @@
 """The manifest: what a run was asked and what it found, the same for every run with these settings.
 
-It has no times in it; those are in the records of the shards and in log.jsonl.
+It contains no times; those are in the records of the shards and in log.jsonl.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ _SCHEMA_OF = {"parquet": parquet_shards.schema_of, "zarr": zarr_shards.schema_of
 
 
 def asked(vae: VAE, inputs: Inputs, settings: Settings) -> dict[str, Any]:
-    """The first part of the manifest: what a run is about."""
+    """The first part of the manifest: the model, source and settings of a run."""
     import crosscoding
 
     model = {
@@ -45,19 +45,19 @@ def asked(vae: VAE, inputs: Inputs, settings: Settings) -> dict[str, Any]:
 
 
 def run_digest(request: dict[str, Any]) -> str:
-    """SHA-256 of what a run is about, in hex."""
+    """SHA-256 of the model, source and settings of a run, in hex."""
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 
 def check_same(folder: Folder, request: dict[str, Any]) -> None:
-    """Raise ValueError if a folder has another run, or something else, in it."""
+    """Raise ValueError if a folder contains another run, or something else."""
     if not folder.manifest.exists():
         others = [path.name for path in folder.path.iterdir() if not path.name.startswith(".")]
         if unknown := sorted(
             set(others) - {"shards", "records", "model", "log.jsonl", "rejected.jsonl"}
         ):
             raise ValueError(
-                f"expected a new folder, or one of an earlier run, got {folder.path} with "
+                f"expected a new folder, or that of an earlier run, got {folder.path} with "
                 f"{unknown[0]} in it"
             )
         return
@@ -81,7 +81,7 @@ def check_same(folder: Folder, request: dict[str, Any]) -> None:
             before, now = before.get(key), now.get(key)
         raise ValueError(
             f"expected {name} as in the run in {folder.path}, {_short(before)}, got {_short(now)}; "
-            "choose another folder, or give what it was begun with"
+            "choose another folder, or resume with what the run was started with"
         )
 
 
@@ -93,7 +93,7 @@ def _short(value: Any) -> str:
 def write_manifest(
     folder: Folder, request: dict[str, Any], records: Iterable[Record], *, complete: bool
 ) -> dict[str, Any]:
-    """Write the manifest, and the rejected rows, and return the former."""
+    """Write the manifest and the rejected rows; returns the manifest."""
     shards, rejected = [], []
     verdicts = {purpose: Counter[str]() for purpose in PURPOSES}
     for record in records:

@@ -1,4 +1,4 @@
-"""The fingerprint of a model: answers of another model must not get into the same folder."""
+"""A model's fingerprint, which keeps the answers of different models in different folders."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ from crosscoding.model.tried_prior import prior_probes
 from crosscoding.model.vae import VAE
 from crosscoding.persistence.folder import fingerprint, prefixed
 
-_NUM_OUTPUTS = 8  # of each row, to recognise a network by
+_NUM_OUTPUTS = 8  # per row, to recognise a network by
 
 
 def model_fingerprint(vae: VAE) -> str:
     """SHA-256 of a model, with its amortised cross-coder, in hex.
 
-    It covers weights, structure, likelihood, prior and table, and rounded outputs, as the code or
-    the plain attributes of a network of the user's own may have changed.
+    It covers weights, structure, likelihood, prior and table. Rounded outputs are included because
+    the code or plain attributes of a user's own network can change while its weights do not.
     """
     tensors, likelihood = vae.likelihood.to_parts()
     tensors = prefixed(tensors, "likelihood")
@@ -50,16 +50,17 @@ def model_fingerprint(vae: VAE) -> str:
 
 
 def _crosscoder(amortised: Amortised) -> Any:
-    """The family of an amortised cross-coder and, if any, what twins say of its proposals."""
+    """The family of an amortised cross-coder and, if it was estimated, its coverage of twins."""
     coverage = None if amortised.record is None else amortised.record.coverage
     family = repr(amortised.crosscoder)
     return family if coverage is None else [family, coverage.to_json()]
 
 
 def _rounded(outputs: Tensor) -> list[int]:
-    """A few outputs in hundredths of the largest.
+    """A few outputs, rounded to hundredths of the largest.
 
-    So few and so coarse, as those of two processors, 2e-6 apart, must not be rounded differently.
+    They are few and coarse because outputs of two processors, which differ by 2e-6, must be rounded
+    to the same numbers.
     """
     few = outputs[:, :: -(-outputs.shape[1] // _NUM_OUTPUTS)].double()
     few = torch.where(few.isfinite(), few, 0.0).cpu()

@@ -1,4 +1,4 @@
-"""Models by name or folder, for the driver and for workers, which load them by themselves."""
+"""Loads models by name or folder, for the driver and for each worker."""
 
 from pathlib import Path
 
@@ -10,19 +10,19 @@ from crosscoding.model.vae import VAE
 
 
 def load_model(name: str | Path, *, allow_code: bool) -> VAE:
-    """The model of a name of the zoo, or of a folder that `VAE.save` wrote.
+    """Load a model by its name in the zoo, or from a folder that `VAE.save` wrote.
 
     Raises:
-        ValueError: There is no such model, or its class would have to be imported.
+        ValueError: There is no such model, or loading it would import a class without `allow_code`.
     """
     return load_vae(zoo.model_folder(name), allow_code=allow_code)
 
 
 def folder_for_workers(vae: VAE, folder: Folder) -> str:
-    """Save a model where workers can load it, and return that place.
+    """Save a model to a folder that workers can load it from, and return the folder's path.
 
     Raises:
-        ValueError: It can only be loaded by code of its own.
+        ValueError: Only the user's own code can load it, or it would lose a part.
     """
     try:
         vae.save(folder.model)
@@ -35,14 +35,14 @@ def folder_for_workers(vae: VAE, folder: Folder) -> str:
         ) from None
     if _is_vouched_for(vae) and not _is_vouched_for(loaded):
         raise ValueError(
-            "expected a model that is the same for workers, which load it, but what twins say of "
-            "its amortised cross-coder is lost, as its masks are of your own class; use "
+            "expected a model that workers can load unchanged, but the record of its amortised "
+            "cross-coder's coverage cannot be saved, as its masks are of your own class; use "
             "workers=None, or vae.with_amortised(None)"
         )
     return str(folder.model.resolve())
 
 
 def _is_vouched_for(vae: VAE) -> bool:
-    """Whether twins say anything of the model's amortised cross-coder."""
+    """Whether the model has an amortised cross-coder whose coverage was estimated from twins."""
     record = None if vae.amortised is None else vae.amortised.record
     return record is not None and record.coverage is not None

@@ -1,8 +1,8 @@
-"""Shards answered by Ray Data: actors that hold the model, on one machine or a cluster.
+"""Shards answered by Ray Data: actors load the model, on one machine or a cluster.
 
-Ray chooses where actors run, replaces those that die, tries their shards again, and adds actors
-within limits. Only numbers of shards and records pass through Ray; rows are read, and answers are
-written, where an actor runs, so all machines must see the source and the folder under one path.
+Ray chooses where actors run, replaces those that die, retries their shards, and adds actors within
+limits. Only shard numbers and records pass through Ray; each actor reads rows and writes answers
+itself, so all machines must see the source and the folder under the same path.
 """
 
 import json
@@ -16,7 +16,7 @@ from crosscoding.batch.engines import Engine
 from crosscoding.batch.sources.base import SourceChangedError, needs
 from crosscoding.batch.worker import Job, Record, Worker
 
-_MOST_BLOCKS = 10_000  # whose shards an actor answers, and tries again, together
+_MOST_BLOCKS = 10_000  # an actor answers, and Ray retries, the shards of a block together
 
 
 def ray_is_running() -> bool:
@@ -28,11 +28,12 @@ def ray_is_running() -> bool:
 
 
 def on_ray(workers: int | tuple[int, int] | None, address: str | None, num_gpus: float) -> Engine:
-    """An engine of Ray's actors.
+    """An engine of Ray actors.
 
     Args:
-        workers: How many, or least and most of them; None: from one to as many as fit.
-        address: Of the cluster, as for `ray.init`; None: the one that this program has joined.
+        workers: Number of actors, or the least and the most; None: from one to as many as fit.
+        address: Address of the cluster, as for `ray.init`; None: that of a cluster that this
+            program has joined.
         num_gpus: GPUs, or the share of one, that each actor needs.
     Raises:
         ImportError: Ray is not installed.
@@ -79,9 +80,9 @@ def _records(
 
 
 class _Actor:
-    """A worker as Ray Data calls it: a batch is the number of a shard, and gives its record.
+    """A worker as Ray Data calls it: takes the number of a shard as a batch, returns its record.
 
-    A fault that the driver knows is sent as such, since Ray would try an exception's shard again.
+    Errors that the driver handles are returned as data, since Ray would retry a shard that raised.
     """
 
     def __init__(self, job: Job) -> None:
@@ -100,7 +101,7 @@ class _Actor:
 
 
 def _raise_again(kind: str, number: str, words: str) -> None:
-    """Raise what an actor reported, if it did."""
+    """Raise the error that an actor reported, if any."""
     if kind == SourceChangedError.__name__:
         raise SourceChangedError(words)
     if kind:

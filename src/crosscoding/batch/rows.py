@@ -1,4 +1,4 @@
-"""Rows as a model takes them; those that it cannot take are set apart, each with the reason."""
+"""Rows as a model takes them; rows that it cannot take are rejected, each with a reason."""
 
 import hashlib
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ class Rows:
     """Rows that can be answered.
 
     Attributes:
-        numbers: Their numbers in the source, (n,).
+        numbers: Row numbers in the source, (n,).
         values: Shape (n, *data), in the model's dtype, NaN where missing.
         mask: True = observed, the same shape.
         units: Observed cells of a table in its columns' units, NaN where missing, (n, columns); or
@@ -35,7 +35,7 @@ class Rows:
         integers: Cells of the columns of `Source.integers`, if there are any.
         kept: Columns that are copied to the results.
         rejected: Why each of the other rows cannot be answered, by number.
-        given: Covariates of the rows, if the decoder takes some.
+        given: Covariates of the rows, if the decoder takes any.
     """
 
     numbers: np.ndarray
@@ -65,13 +65,13 @@ class Rows:
         )
 
     def integers_of(self, name: str | int) -> "pa.Array | None":
-        """The cells of one of the columns of `Source.integers`; None if it is none of them."""
+        """The cells of a column; None unless it is one of `Source.integers`."""
         if self.integers is None or str(name) not in self.integers.column_names:
             return None
         return self.integers[str(name)].combine_chunks()
 
     def digest(self) -> str:
-        """SHA-256 of what the results depend on, in hex."""
+        """SHA-256 of everything in the rows that the results depend on, in hex."""
         found = hashlib.sha256(repr(sorted(self.rejected.items())).encode())
         given = [tensor.numpy() for tensor in tensors(self.given)]
         values = self.values.nan_to_num(0.0).numpy()
@@ -86,14 +86,14 @@ class Rows:
 
 
 def rows_for(vae: VAE, inputs: Inputs, start: int, stop: int, observe: np.ndarray | None) -> Rows:
-    """Rows start to stop of a source, with all that stands beside them.
+    """Read rows start to stop of a source, with their masks, covariates and kept columns.
 
     Args:
         vae: The model.
-        inputs: Where they are read.
+        inputs: Where they are read from.
         start, stop: Which rows.
         observe: Which elements are observed, in the shape of a datum; None: all that are present,
-            or those of the masks beside the source.
+            or those that the masks in `inputs` say.
     """
     read = inputs.source.read(start, stop)
     if vae.table is not None:
@@ -112,7 +112,7 @@ def rows_for(vae: VAE, inputs: Inputs, start: int, stop: int, observe: np.ndarra
 
 
 def _of_numbers(vae: VAE, read: Read, pixels: bool) -> Rows:
-    """Rows of numbers, of which every one that is present must be in the likelihood's support."""
+    """Rows of numbers; a row with a value outside the likelihood's support is rejected."""
     cells = read.cells if isinstance(read.cells, np.ndarray) else read.cells.to_numpy()
     cells = np.array(cells).reshape(-1, *vae.data_shape)
     values = torch.from_numpy(cells)
@@ -136,7 +136,7 @@ def _of_numbers(vae: VAE, read: Read, pixels: bool) -> Rows:
 
 
 def _fault(vae: VAE, values: Tensor, wrong: Tensor) -> str:
-    """What is wrong with a row's first value that cannot be data."""
+    """Why a row is rejected: its first value that cannot be data."""
     element = int(wrong.flatten().nonzero()[0, 0])
     where, value = vae.element_name(element), float(values.flatten()[element])
     if np.isinf(value):
@@ -151,8 +151,8 @@ def _fault(vae: VAE, values: Tensor, wrong: Tensor) -> str:
 
 
 def _of_frame(table: Table, source: Source, read: Read, dtype: torch.dtype) -> Rows:
-    """Rows of a table. A row whose cells do not suit its columns is found by halving."""
-    frame = cast("pd.DataFrame", read.cells)  # sources of other kinds are refused
+    """Rows of a table; those whose cells do not suit their columns are found by halving."""
+    frame = cast("pd.DataFrame", read.cells)  # other kinds of sources were refused on opening
     rejected, parts = dict(read.bad), []
     for low, high, found in _good_parts(table, source, read, dtype):
         if isinstance(found, str):
@@ -208,7 +208,7 @@ def _tensors(table: Table, frame: "pd.DataFrame", dtype: torch.dtype) -> _Tensor
 
 
 def _masked(rows: Rows, masks: Source, start: int, stop: int, vae: VAE) -> Rows:
-    """The rows with only the elements observed that their own masks say, zeros and ones."""
+    """The rows, observed only where their own masks of zeros and ones say so."""
     cells = np.asarray(masks.read(start, stop).cells)[rows.numbers - start]
     wrong = ((cells != 0) & (cells != 1)).reshape(len(rows), -1)
     faults = {
@@ -220,12 +220,12 @@ def _masked(rows: Rows, masks: Source, start: int, stop: int, vae: VAE) -> Rows:
 
 
 def _observed(rows: Rows, observe: np.ndarray, vae: VAE) -> Rows:
-    """The rows with only the chosen elements observed, (n, *data), which must be there."""
+    """The rows, observed only where chosen, (n, *data); a chosen element must have a value."""
     chosen = torch.from_numpy(observe.copy())
     lacking = (chosen & ~rows.mask).flatten(1)
     faults = {
         place: f"{vae.element_name(int(lacking[place].nonzero()[0, 0]))}: expected a value, as it "
-        "is observed, got a gap"
+        "should be observed, got a gap"
         for place in lacking.any(1).nonzero()[:, 0].tolist()
     }
     units = None if rows.units is None else np.where(observe, rows.units, np.nan)
@@ -233,7 +233,7 @@ def _observed(rows: Rows, observe: np.ndarray, vae: VAE) -> Rows:
 
 
 def _without(rows: Rows, faults: dict[int, str]) -> Rows:
-    """The rows but those at some places, which are rejected for a reason."""
+    """The rows except those at some places, which are rejected for the given reasons."""
     if not faults:
         return rows
     fine = np.delete(np.arange(len(rows)), list(faults))

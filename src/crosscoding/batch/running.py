@@ -1,4 +1,4 @@
-"""`run` and `estimate`: what a user calls."""
+"""`run` and `estimate`, the functions that a user calls."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -61,24 +61,24 @@ def run(
 ) -> Result:
     """Answer all rows of a source, shard by shard, into a folder; run it again to resume.
 
-    The answer to a row depends on the row, the seed, the model and the settings: not on the worker,
-    or on how often the run was interrupted. In shards of another size it is the same to Monte Carlo
-    error, as products of matrices of another size are rounded otherwise. Rows that the model cannot
-    take are listed in `rejected.jsonl` with the reason, and do not stop the run.
+    The answer to a row depends on the row, the seed, the model and the settings, but not on the
+    worker or on how often the run was interrupted. With another shard size it agrees up to Monte
+    Carlo error, because matrix products of other sizes are rounded differently. Rows that the model
+    cannot take are listed in `rejected.jsonl` with the reason, and do not stop the run.
 
     Args:
-        model: The model: a VAE, a name of the zoo, or a folder that `VAE.save` wrote.
+        model: A VAE, the name of a model in the zoo, or a folder that `VAE.save` wrote.
         source: FILE.csv, .tsv, .txt, .parquet, .npy, .npz (or .npz:NAME for one array), a Zarr
             array or group (or PATH:NAME), or a folder of .parquet files or of pictures. Empty
             cells, nulls and NaN are missing. The columns of a model with a table are found by name.
-        out: The folder of the results: a new one, or that of the same run.
+        out: Folder for the results: a new one, or that of the run to resume.
         method: How rows are answered; by default `methods.Auto(purpose="interval")`.
-        seed: Of all random numbers, ≥ 0.
+        seed: Seed of all random numbers, ≥ 0.
         observe: Which elements are observed, boolean, in the shape of a datum; or an array file as
-            for `source`, with a mask of zeros and ones for each row. A row that lacks a value that
-            is observed is rejected. By default all values that are present.
+            for `source`, with a mask of zeros and ones for each row. A row that lacks an observed
+            value is rejected. By default, all values that are present are observed.
         given: Covariates, for a model whose decoder takes them: columns of a CSV or Parquet source,
-            in the order of the covariates' numbers; or FILE.npy, .npz (or .npz:NAME) or Zarr, with
+            one for each number, in order; or FILE.npy, .npz (or .npz:NAME) or Zarr, with
             a row for each row of the source. If they are several tensors, the file has an array for
             each key, such as "site". Rows whose covariates the decoder cannot take are rejected.
         level: Probability of the intervals from `low` to `high`, 0 to 1.
@@ -86,31 +86,31 @@ def run(
         draws: Number of draws of each complete row, at most 1000.
         keep: Columns of a CSV or Parquet source that the model does not get, such as a key; they
             are copied to the results.
-        shard_rows: Number of rows of a shard, ≥ 1: what is lost at most when a worker dies.
-        format: Of the shards: "parquet", or "zarr" for data without columns.
+        shard_rows: Number of rows per shard, ≥ 1: the most work that a dying worker loses.
+        format: Format of the shards: "parquet", or "zarr" for data without columns.
         workers: Number of processes on this machine; None: this process alone. On Ray: number of
-            actors, or least and most of them; None: from 1 to as many as there is room for.
-        address: Of a Ray cluster, such as "auto". Also without it, Ray is used if this program has
-            called `ray.init`.
-        num_gpus: GPUs, or the share of one, that each of Ray's actors needs.
-        device: Where the model runs; by default on a GPU if num_gpus > 0, else where it is.
+            actors, or the least and the most; None: from 1 to as many as there is room for.
+        address: Address of a Ray cluster, such as "auto". Without it, Ray is still used if this
+            program has called `ray.init`.
+        num_gpus: GPUs, or the share of one, that each Ray actor needs.
+        device: Where the model runs; by default a GPU if num_gpus > 0, else where it is now.
         allow_code: Whether a model's folder may name classes to import, which runs their code.
         style: How a CSV file is written, `batch.TableStyle`.
-        max_bytes: Approximate working memory of each worker, beside the model. Like all settings,
+        max_bytes: Approximate working memory of each worker, besides the model. Like all settings,
             it must be the same when a run is resumed.
-        grace: Seconds after SIGTERM within which shards at hand may be finished. Ctrl-C stops at
-            once. Either way the result says that it is not complete.
+        grace: Seconds after SIGTERM in which workers may finish their current shards. Ctrl-C stops
+            at once. Either way, the result's `complete` is False.
         on_progress: Called after each shard.
         progress: Whether to show progress on a terminal or in a notebook.
 
     Returns:
-        Where the results are, and what was counted.
+        The folder of the results, and counts of rows and verdicts.
 
     Raises:
         TypeError, ValueError: An argument has the wrong type or value, the source does not suit the
-            model, the folder holds another run, or another run is at work in it.
+            model, the folder contains another run, or another run is using it.
         ImportError: A library that the source, format or engine needs is not installed.
-        batch.SourceChangedError: The source changed while it was read, or since it was.
+        batch.SourceChangedError: The source changed while it was read, or since then.
         batch.StoppedError: The disk is full, or workers keep dying.
 
     Example:
@@ -147,14 +147,14 @@ def run(
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run would take, from a sample of its first rows.
+    """The time and disk space of a run, estimated from its first rows.
 
     Attributes:
-        rows, shards: Their numbers.
-        sample: Number of rows that were answered to find out.
+        rows, shards: Number of rows and of shards in the run.
+        sample: Number of rows that the estimate tried.
         rejected: How many of these were rejected.
-        seconds: Of computing, for one worker on this machine.
-        bytes: Of the results.
+        seconds: Computing time for one worker on this machine.
+        bytes: Size of the results.
     """
 
     rows: int
@@ -175,13 +175,13 @@ def estimate(
     max_bytes: int = MAX_BYTES,
     **settings: Any,
 ) -> Estimate:
-    """How long a run would take, and how much disk, from up to 200 of its first rows.
+    """Estimate the time and disk space of a run from up to 200 of its first rows.
 
     Nothing is written except to a temporary folder.
 
     Args:
         model, source, allow_code, style, device, max_bytes: As for `run`.
-        settings: The same as `method`, `seed`, `observe`, `given`, `level`, `quantiles`, `draws`,
+        settings: Any of `method`, `seed`, `observe`, `given`, `level`, `quantiles`, `draws`,
             `keep`, `shard_rows` and `format` of `run`.
     Raises:
         TypeError, ValueError, ImportError: As `run`.
@@ -193,7 +193,7 @@ def estimate(
         job, _, _ = _planned(model, source, folder, style, allow_code, **given)
         job.folder.make()
         worker, num = Worker(job), min(_SAMPLE, job.inputs.num_rows, job.settings.shard_rows)
-        worker.sample(1)  # the first call on a model decodes points that it keeps
+        worker.sample(1)  # the first call on a model also decodes points that later calls reuse
         began = time.perf_counter()
         record = worker.sample(num)
         seconds = time.perf_counter() - began
@@ -229,7 +229,7 @@ def _planned(
     allow_code: bool,
     **settings: Any,
 ) -> tuple[Job, VAE, dict[str, Any]]:
-    """The job, its model, and what the manifest says of it; nothing is written yet.
+    """The job, its model, and its description for the manifest; nothing is written yet.
 
     Raises:
         TypeError, ValueError, ImportError: As `run`.
@@ -256,7 +256,7 @@ def _planned(
 
 
 def _check_serves(vae: VAE, method: Method) -> None:
-    """Raise ValueError if the method does not serve the model, by having it answer nothing."""
+    """Raise ValueError if the method cannot serve the model; it is tried on zero rows."""
     nothing = torch.zeros(0, *vae.data_shape, dtype=vae.dtype, device=vae.device)
     given = mapped(lambda tensor: tensor[:0], vae.examples) if vae.given is None else None
     evidence = Evidence(nothing, nothing.bool(), given=given)
@@ -275,7 +275,7 @@ def _check_libraries(format: str) -> None:
 
 
 def _engine(workers: int | tuple[int, int] | None, address: str | None, num_gpus: float) -> Engine:
-    """Ray if there is a cluster, processes if several are asked for, otherwise this process."""
+    """Ray if there is a cluster, processes if a number is given, otherwise this process."""
     counts = () if workers is None else workers if isinstance(workers, tuple) else (workers,)
     for count in counts:
         check_count("workers", count, 1)
@@ -291,7 +291,7 @@ def _engine(workers: int | tuple[int, int] | None, address: str | None, num_gpus
 
 @contextmanager
 def _listener(on_progress: Listener | None, shown: bool) -> Iterator[Listener]:
-    """What is told about progress: the caller and, if asked for, a display."""
+    """A function that passes progress on to the caller and, if `shown`, to a display."""
     with followed("batch", silent, shown) as display:
 
         def listen(now: Progress) -> None:

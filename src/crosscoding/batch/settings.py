@@ -1,4 +1,4 @@
-"""What decides the answers of a run, besides the model and the source."""
+"""The settings of a run: what decides its answers, besides the model and the source."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,22 +14,22 @@ from crosscoding.methods import Auto, Method
 from crosscoding.model.vae import VAE
 
 FORMATS = ("parquet", "zarr")
-NUM_DRAWS = 1000  # of each row, behind its quantiles: one of 0.05 is then one of 0.05 ± 0.007
+NUM_DRAWS = 1000  # per row, for quantiles: the level of the 0.05 quantile is then 0.05 ± 0.007
 
 
 @dataclass(frozen=True, eq=False)
 class Settings:
-    """The settings of a run; the manifest lists them, and a run is only resumed with the same.
+    """The settings of a run; the manifest lists them, and a run resumes only with the same ones.
 
     Args:
         method: How rows are answered.
-        seed: Of all random numbers.
-        observe: Elements that are observed, boolean, in the shape of a datum; None: all that are
+        seed: Seed of all random numbers.
+        observe: Which elements are observed, boolean, in the shape of a datum; None: all that are
             present.
         level: Probability of the intervals.
-        quantiles: Further levels of quantiles.
-        draws: Number of draws of the complete row.
-        shard_rows: Number of rows of a shard.
+        quantiles: Levels of further quantiles.
+        draws: Number of draws of each complete row.
+        shard_rows: Number of rows per shard.
         format: "parquet" or "zarr".
         keep: Columns that are copied to the results.
         max_bytes: Approximate working memory, which decides how many rows are answered at once.
@@ -95,7 +95,7 @@ def checked_settings(
     max_bytes: int,
     device: str | None,
 ) -> Settings:
-    """Settings that a model can be run with.
+    """Check the settings of a run against its model, and return them.
 
     Raises:
         TypeError, ValueError: One has the wrong type or value, or does not suit the model.
@@ -122,7 +122,8 @@ def checked_settings(
         raise unknown_name("format", format, FORMATS)
     if format == "zarr" and (vae.table is not None or keep):
         raise ValueError(
-            "expected format='parquet' for the columns of a table, got 'zarr', which holds numbers"
+            "expected format='parquet' for the columns of a table, got 'zarr', which takes only "
+            "numbers"
         )
     if len(set(keep)) < len(keep):
         raise ValueError(f"expected distinct columns to keep, got {list(keep)}")

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the shard at hand is finished if that takes no longer than a grace time."""
+"""Stops a run on signals: after the current shards on SIGTERM, at once on Ctrl-C."""
 
 import signal
 import threading
@@ -11,13 +11,13 @@ from crosscoding.batch.folder import StopFile
 
 @contextmanager
 def stopping_on_signals(stop: StopFile, grace: float) -> Iterator[list[int]]:
-    """Stop on SIGTERM after the shard at hand, on SIGINT or a second signal at once.
+    """Stop on SIGTERM after the current shards, on SIGINT or a second signal at once.
 
-    Signals only reach the main thread, so elsewhere nothing is changed.
+    Signals only reach the main thread, so other threads install no handlers.
 
     Args:
-        stop: What workers look at.
-        grace: Seconds after SIGTERM within which shards at hand may be finished.
+        stop: The file that tells workers to stop.
+        grace: Seconds after SIGTERM in which workers may finish their current shards.
     Yields:
         The signals that were received, a list that grows.
     """

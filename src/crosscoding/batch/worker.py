@@ -1,7 +1,7 @@
-"""`Worker`: holds the model and answers one shard after the other.
+"""`Worker`: loads the model and answers one shard after another.
 
-Every engine runs this same code: in this process, in processes beside it, or in Ray's actors. A
-worker writes its shards by itself and hands back only a record, so nothing large is sent around.
+Every engine runs this same code: in this process, in worker processes or in Ray actors. A worker
+writes its own shards and returns only a record of each, so nothing large is sent between processes.
 """
 
 import hashlib
@@ -38,27 +38,27 @@ _SUFFIXES = {"parquet": parquet_shards.SUFFIX, "zarr": zarr_shards.SUFFIX}
 
 
 class GivenUpError(Exception):
-    """A shard was given up, as the run is to stop at once."""
+    """A shard was abandoned because the run must stop at once."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """A finished shard.
+    """The record of a finished shard.
 
     Attributes:
-        shard: Its number.
-        start, stop: Its rows in the source.
+        shard: The shard's number.
+        start, stop: Its range of rows in the source.
         answered: Number of rows that were answered.
-        rejected: Number and reason of each of the others.
-        verdicts: By purpose, how many answers have which label.
-        file: Name of its file.
-        sha256: Of the file, or of all files of a folder.
-        answers_sha256: Of all that is in it but the seconds that rows took.
-        bytes: Size of the file.
+        rejected: Row number and reason for each of the others.
+        verdicts: By purpose, the number of answers with each label.
+        file: Name of the shard's file or folder.
+        sha256: Checksum of the file, or of all files in the folder.
+        answers_sha256: Checksum of its contents without the seconds that rows took.
+        bytes: Size of the file or folder.
         input: SHA-256 of the rows as the model got them.
-        stamp: Sizes, times and inodes of the source's files that hold them.
-        seconds: What the answers took.
-        run: The run that it belongs to.
+        stamp: Sizes, times and inodes of the source's files that contain these rows.
+        seconds: Time that the answers took.
+        run: Digest of the run that it belongs to.
     """
 
     shard: int
@@ -77,14 +77,14 @@ class Record:
     run: str
 
     def write(self, path: Path) -> None:
-        """Write it with a checksum of its own."""
+        """Write the record, with its own checksum."""
         content = asdict(self)
         text = json.dumps({"record": content, "sha256": _digest(content)})
         write_whole(path, text.encode())
 
     @staticmethod
     def read(path: Path) -> "Record | None":
-        """The record that was written; None if there is none, or a damaged one."""
+        """Read a record; None if it is missing or damaged."""
         try:
             content = read_json(path)
             own = content["record"]
@@ -99,7 +99,7 @@ def _digest(content: dict[str, Any]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """All that a worker needs to know.
+    """Everything that a worker needs to know.
 
     Attributes:
         model: The model, or the folder that it is loaded from.
@@ -151,7 +151,7 @@ class Worker:
         Returns:
             The record; None if the run is to stop.
         Raises:
-            SourceChangedError, OSError, ValueError: The source cannot be read, or a file written.
+            SourceChangedError, OSError, ValueError: A file cannot be read or written.
         """
         if self._folder.stop.asked():
             return None
@@ -204,14 +204,14 @@ class Worker:
         return digest
 
     def _go_on(self, share: float, what: str) -> None:
-        """Called about once a second while work goes on."""
+        """Called about once a second; raises GivenUpError if the run must stop at once."""
         if self._folder.stop.demanded():
             raise GivenUpError
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """One thread, so that answers have the same bits in whatever process they are computed."""
+    """Use one thread, so that answers are the same, bit for bit, in every process."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""`crosscoding amortise`: trains a network that proposes z, and saves the model with it."""
+"""`crosscoding amortise`: trains a network that proposes z, and saves it with the model."""
 
 import shutil
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ def _masks(words: str) -> MaskDistribution:
     """The distribution of masks that --masks names.
 
     Raises:
-        ValueError: There is none.
+        ValueError: It names none.
     """
     kinds = {"mixed": mixed, "halves": halves, "rectangles": rectangles}
     if words in kinds:
@@ -71,7 +71,7 @@ def _check_free(folder: Path) -> None:
     """Raise ValueError unless a model can be written to a folder."""
     if folder.exists() and not (folder / "description.json").is_file():
         raise ValueError(
-            f"expected --out to name a new folder or a saved model's, got {folder}, which is "
+            f"expected --out to be a new folder or that of a saved model, got {folder}, which is "
             "something else"
         )
     try:

@@ -40,7 +40,7 @@ _INTERVAL: dict[str, tuple[float, Literal["lower", "higher"]]] = {
     "low": (0.05, "lower"),
     "high": (0.95, "higher"),
 }
-PURPOSE = "interval"  # what the files are for, so what answers are sought and judged for
+PURPOSE = "interval"  # what the files are used for; answers are computed and judged for it
 
 # What `result.advice` suggests, in options of the command line.
 _OPTIONS = {
@@ -138,7 +138,7 @@ class Answers:
         *,
         parquet: bool = False,
     ) -> None:
-        """Write samples.npz, tables or pictures where the data are such, and summary.json last.
+        """Write samples.npz, tables or pictures if the data are such, and summary.json last.
 
         A folder that has a summary.json is therefore complete, and all its files are from one run.
 
@@ -146,8 +146,8 @@ class Answers:
             folder: Where to write.
             summary: The summary, including the request.
             table: The table that the values come from, if any; written tables have its style.
-            style: That of the rows of a model with a table.
-            parquet: Whether these are written as .parquet, not .csv.
+            style: Style of the rows of a model with a table.
+            parquet: Whether such rows are written as .parquet, not .csv.
         """
         (folder / "summary.json").unlink(missing_ok=True)
         arrays = ("completions", "latent", "mask", "mean", "std")

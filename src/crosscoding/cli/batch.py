@@ -44,7 +44,7 @@ class Request:
 
 
 def run(request: Request, *, dry_run: bool, as_json: bool) -> int:
-    """Run the request, or estimate what it takes, and return the exit code."""
+    """Run the request, or estimate its time and disk space; returns the exit code."""
     use_one_thread()
     vae = load_model(request.model, allow_code=request.allow_code, decoder=None)
     method = method_named(request.method or "auto")
@@ -78,7 +78,7 @@ def run(request: Request, *, dry_run: bool, as_json: bool) -> int:
 
 
 def _observed(request: Request, vae: VAE) -> Tensor | str | None:
-    """A mask for all rows, or the file that has one for each; None: all that is present."""
+    """A mask for all rows, or a file with one for each; None: all values that are present."""
     if request.observe is None:
         return None
     kind, _, words = request.observe.partition(":")
@@ -108,7 +108,7 @@ def _show_estimate(found: Estimate, request: Request, as_json: bool) -> None:
     time = in_words(found.seconds / workers)
     table.add_row("time", f"about {time} with {counted(workers, 'worker')}")
     table.add_row("disk", f"about {found.bytes / 1e6:,.3g} MB in {request.out}")
-    table.add_row("sample", f"{found.sample:,} rows, {found.rejected} rejected")
+    table.add_row("sample", f"{counted(found.sample, 'row')}, {found.rejected} rejected")
     out.print(table)
 
 
@@ -137,5 +137,5 @@ def _show(result: Result, as_json: bool) -> None:
     if result.rejected:
         note(f"{result.out / 'rejected.jsonl'} says why rows were rejected")
     if not result.complete:
-        note("stopped early; run the same command again to go on")
+        note("stopped early; run the same command again to resume")
     out.print(f"wrote answers and a manifest to {result.out}", markup=False)

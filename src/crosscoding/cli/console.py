@@ -39,7 +39,7 @@ def note(*words: str) -> None:
 
 
 def use_one_thread() -> None:
-    """Limit torch to one thread: fits are small, and more threads wait for each other."""
+    """Limit torch to one thread: fits are small, so that more threads would wait for each other."""
     torch.set_num_threads(1)
 
 

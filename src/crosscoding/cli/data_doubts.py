@@ -1,4 +1,4 @@
-"""Runs the checks of `crosscoding check` on the data where most answers are not trusted."""
+"""Runs the checks of `crosscoding check` on data whose answers are mostly not trusted."""
 
 import torch
 
@@ -7,15 +7,15 @@ from crosscoding.cli.answer_files import PURPOSE, Answers
 from crosscoding.model.check_report import STATUSES
 from crosscoding.priors import DiscretePrior
 
-_MANY = 0.5  # share of answers that must fail for the data to be suspected
+_MANY = 0.5  # share of answers that must fail before the data are suspected
 
 
 def doubts(answers: Answers) -> list[dict[str, str]]:
     """The most severe findings of the data checks, if they are warnings or errors.
 
     The checks need complete data, so each datum is completed by one draw. Nothing is checked if
-    most answers are trusted, or if latents are discrete, which the checks do not take; if less than
-    half are unreliable, only the quick checks of units and counts are run.
+    most answers are trusted, or if latents are discrete, which the checks do not support. If less
+    than half of the answers are unreliable, only the quick checks of units and counts are run.
     """
     if isinstance(answers.vae.prior, DiscretePrior):
         return []

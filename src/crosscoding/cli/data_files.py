@@ -38,7 +38,7 @@ class Data:
         values: Shape (N, *data), in the model's dtype; NaN where a value is missing.
         name: The file's name, for messages.
         table: The table that the values come from, if the file is one.
-        frame: The rows in the user's units, if the model has a table and the file is one.
+        frame: The rows in the user's units, if both the model and the file have a table.
     """
 
     values: Tensor
@@ -188,7 +188,7 @@ def _array(path: Path, name: str | None, vae: VAE) -> np.ndarray:
         return array.astype(array.dtype.newbyteorder("="))
     there = ", ".join(f"{key or 'one'} {_described(array)}" for key, array in arrays.items())
     wanted = ", ".join(["N", *map(str, vae.data_shape)])
-    what = "one array, by FILE.npz:NAME," if fitting else "an array of numbers"
+    what = "one array, as FILE.npz:NAME," if fitting else "an array of numbers"
     raise ValueError(f"expected {what} of shape ({wanted}) in {path}, got {there or 'none'}")
 
 
@@ -233,7 +233,7 @@ def _unpacked(path: Path, name: str) -> np.ndarray:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Raise ValueError for whatever is wrong with a file of arrays."""
+    """Turn any error in reading a file of arrays into a ValueError."""
     try:
         yield
     except (*ARCHIVE_ERRORS, MemoryError, OverflowError, ValueError) as error:

@@ -1,7 +1,7 @@
 """Reads rows for a model with a table, and writes its answers in the user's units.
 
-A .parquet file has dtypes. In a text file every cell is text, which the table says how to read: as
-a number, a date, or the category that is written like it.
+A .parquet file has dtypes. In a text file every cell is text, and the table says whether to read it
+as a number, a date, or a category.
 """
 
 import importlib.util
@@ -34,7 +34,7 @@ def read_frame(path: Path, table: Table, style: TableStyle) -> "pd.DataFrame":
         style: How a text file is written.
     Raises:
         ValueError: pandas, or what it needs for .parquet, is not installed; the file cannot be
-            read, has no rows, or a cell is not what its column holds. The message names the column.
+            read, has no rows, or a cell does not suit its column. The message names the column.
     """
     try:
         import pandas as pd
@@ -58,12 +58,12 @@ def read_frame(path: Path, table: Table, style: TableStyle) -> "pd.DataFrame":
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether a file is one of Parquet, by its name."""
+    """Whether a file is a Parquet file, by its name."""
     return path.suffix.lower() == PARQUET
 
 
 def _check_parquet(path: Path) -> None:
-    """Raise ValueError unless a library is installed with which pandas reads Parquet."""
+    """Raise ValueError unless a library with which pandas reads Parquet is installed."""
     if not any(importlib.util.find_spec(name) for name in ("pyarrow", "fastparquet")):
         raise ValueError(
             f"expected pyarrow to read {path}; pip install pyarrow, or convert the file to .csv"

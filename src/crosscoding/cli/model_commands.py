@@ -81,7 +81,7 @@ def train(
         typer.Option(
             "--data",
             callback=expanded,
-            help="Folder that holds mnist.npz, anime_64.zip or celeba_64.zip.",
+            help="Folder with mnist.npz, anime_64.zip or celeba_64.zip.",
         ),
     ],
     out: Out = Path("out/train"),
@@ -89,7 +89,7 @@ def train(
 ) -> None:
     """Train a model of the zoo from scratch. An interrupted run resumes where it stopped.
 
-    Writes the model's folder, and beside it pictures of prior draws and, where the model keeps its
+    Writes the model's folder, and beside it pictures of prior draws and, if the model has an
     encoder, of reconstructions.
 
     Example: crosscoding train mnist-2d --data ~/data --out out/mnist-2d
@@ -124,7 +124,7 @@ def amortise(
 ) -> None:
     """Train a network that makes a model's answers faster, on the model's own draws.
 
-    Writes the model with its network to a new folder, which all commands take. An interrupted run
+    Writes the model with its network to a new folder, which all commands accept. An interrupted run
     resumes where it stopped.
 
     Examples:

@@ -34,7 +34,7 @@ def run(name: str | None, *, as_json: bool) -> None:
 
 
 def load_model(name: str, *, allow_code: bool, decoder: str | None) -> VAE:
-    """Load a model of the zoo, or one that was saved to a folder.
+    """Load a model from the zoo, or one that was saved to a folder.
 
     Args:
         name: The model's name, or the folder.
@@ -67,7 +67,7 @@ def load_model(name: str, *, allow_code: bool, decoder: str | None) -> VAE:
         said = str(error).partition("; ")[0].replace("allow_code=True", "--allow-code")
         if "decoder=" in said:
             raise ValueError(
-                f"{name} holds only weights, so its decoder is needed: --decoder FILE.py:Class"
+                f"{name} contains only weights, so its decoder is needed: --decoder FILE.py:Class"
             ) from None
         raise ValueError(
             f"{said}; on the command line, give --allow-code if you trust it, or --decoder "

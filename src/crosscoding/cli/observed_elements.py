@@ -16,7 +16,7 @@ def parse_mask(spec: str, shape: Sequence[int], *, seed: int) -> Tensor:
     Args:
         spec: See `crosscoding condition --help`.
         shape: Shape of the datum, (*channels, height, width), or (columns,) for a table row.
-        seed: Of random masks.
+        seed: Seed of random masks.
     Raises:
         ValueError: The description is malformed, or selects pixels that do not exist.
     """

@@ -1,4 +1,4 @@
-"""The commands that show what the paper shows: `demo` and `reproduce`."""
+"""The commands that reproduce the paper's results: `demo` and `reproduce`."""
 
 from pathlib import Path
 from typing import Annotated

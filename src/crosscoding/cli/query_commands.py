@@ -165,13 +165,13 @@ def batch(
         list[str] | None,
         typer.Option(
             "--keep",
-            help="A column that is not the model's, such as a key, to be copied to the results. "
+            help="A column that the model does not use, such as a key, to copy to the results. "
             "Repeatable.",
         ),
     ] = None,
-    shard_rows: Annotated[int, typer.Option("--shard-rows", min=1, help="Rows of a shard.")] = 1000,
+    shard_rows: Annotated[int, typer.Option("--shard-rows", min=1, help="Rows per shard.")] = 1000,
     format: Annotated[
-        str, typer.Option("--format", help="Of the shards: parquet or zarr.")
+        str, typer.Option("--format", help="Format of the shards: parquet or zarr.")
     ] = "parquet",
     workers: Annotated[
         int | None,
@@ -189,11 +189,11 @@ def batch(
         ),
     ] = None,
     gpus: Annotated[
-        float, typer.Option("--gpus", min=0, help="GPUs, or share of one, of each actor on Ray.")
+        float, typer.Option("--gpus", min=0, help="GPUs, or a share of one, per Ray actor.")
     ] = 0.0,
     grace: Annotated[
         float,
-        typer.Option("--grace", min=0, help="Seconds after SIGTERM to finish the shards at hand."),
+        typer.Option("--grace", min=0, help="Seconds after SIGTERM to finish current shards."),
     ] = 60.0,
     delimiter: Delimiter = None,
     decimal: Decimal = ".",
@@ -202,7 +202,8 @@ def batch(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Answer a sample, print what the run would take, and write nothing."
+            "--dry-run",
+            help="Answer a sample, print the time and disk space of a run, write nothing.",
         ),
     ] = False,
     seed: Seed = 0,
@@ -214,9 +215,9 @@ def batch(
 
     Writes shards of answers, rejected.jsonl with rows that cannot be answered, and manifest.json.
 
-    Exits with 0 if all rows are done; with 75 if the run was stopped before, by SIGTERM, a full
-    disk or dying workers, and should be run again; with 130 after Ctrl-C; with 2 if something has
-    to be changed first.
+    Exits with 0 if all rows are done; with 75 if SIGTERM, a full disk or dying workers stopped the
+    run, which can then be run again; with 130 after Ctrl-C; with 2 if something has to be changed
+    first.
 
     Examples:
 

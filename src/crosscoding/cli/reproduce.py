@@ -17,7 +17,7 @@ from crosscoding.experiments.experiment import Context, Experiment
 from crosscoding.experiments.recorded_runs import Record, run, run_all
 from crosscoding.progress import followed, silent
 
-_OF_PART = 0.9  # progress that a part can reach within its experiment; others may follow
+_OF_PART = 0.9  # most progress that a part of an experiment reports, as others may follow
 
 
 @dataclass(frozen=True)

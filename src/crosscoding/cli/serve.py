@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _SMALL = ("mnist-2d", "mnist-20d")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _NAMES = ("localhost", "127.0.0.1", "[::1]")
-_GRACE = 5  # seconds that open connections have when the server stops
+_GRACE = 5  # seconds until open connections are closed when the server stops
 
 
 def serve(
@@ -42,7 +42,7 @@ def serve(
         typer.Option(
             "--token",
             envvar="CROSSCODING_TOKEN",
-            help="What clients have to send as a bearer token.",
+            help="Bearer token that clients must send.",
         ),
     ] = None,
     max_seconds: Annotated[
@@ -50,11 +50,11 @@ def serve(
         typer.Option(
             "--max-seconds",
             min=0.1,
-            help="Seconds of work on a request, after which the best answer so far is sent.",
+            help="Most seconds of work on a request; then the best answer so far is sent.",
         ),
     ] = 60.0,
     max_queries: Annotated[
-        int, typer.Option("--max-queries", min=1, help="Queries in a request.")
+        int, typer.Option("--max-queries", min=1, help="Most queries in a request.")
     ] = 1000,
 ) -> None:
     """Serve a page to paint evidence on, and an HTTP API.
@@ -96,7 +96,7 @@ def _run(
         ) from None
     if not own and token is None:
         note(
-            f"everybody who reaches {host} can ask questions, as there is no --token",
+            f"anybody who can reach {host} can ask questions, as there is no --token",
             "the connection is not encrypted; put a proxy with TLS in front",
         )
     _choose_threads(served)
@@ -112,7 +112,7 @@ def _run(
 
 
 def _choose_threads(served: list["Served"]) -> None:
-    """One thread for small decoders, as more wait for each other; all for large ones."""
+    """Use one thread if all decoders are small, as more would wait for each other."""
     if not any(each.is_expensive for each in served):
         use_one_thread()
 

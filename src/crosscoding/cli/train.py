@@ -56,7 +56,7 @@ def _plain(name: str, data: Path, out: Path) -> tuple[dict[str, Any], str]:
 
 
 def _family(name: str, data: Path, out: Path) -> tuple[dict[str, Any], str]:
-    """The same for a VAE of one of the families, which come without an encoder."""
+    """Train a VAE of one of the families, which have no encoder; returns the same."""
     known, held_out = load_digits(data, "train"), load_digits(data, "test")
     folder = output_folder(out)
     training = train_family(FAMILIES[name], known, folder / f"{name}-checkpoint")

@@ -1,4 +1,4 @@
-"""What is shown of an object, described once, for terminals (rich) and for notebooks (HTML)."""
+"""How objects are shown: described once, for terminals (rich) and for notebooks (HTML)."""
 
 from crosscoding.display.description import (
     LABEL_STATUS,

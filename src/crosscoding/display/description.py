@@ -11,7 +11,7 @@ LABEL_STATUS = {"trusted": "good", "approximate": "doubtful", "unreliable": "bad
 
 @dataclass(frozen=True)
 class Mark:
-    """A word with a status, which decides its colour; the word says the same without it.
+    """A word with a status, which decides its colour; the word alone says the same.
 
     Args:
         text: The word.

@@ -1,4 +1,4 @@
-"""`Displayed`: an object says what is shown of it, and has a form for terminals and notebooks."""
+"""`Displayed`: base of objects that describe how terminals and notebooks show them."""
 
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING

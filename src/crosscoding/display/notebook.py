@@ -1,7 +1,7 @@
-"""Descriptions for notebooks, as HTML without scripts that is readable in dark and in light.
+"""Descriptions for notebooks, as HTML without scripts, readable in dark and light themes.
 
-Text, lines and stripes take the page's own colour. Marks bring their background with them, with a
-contrast of at least 5 to 1, in colours that differ in lightness for colour-blind readers too.
+Text, lines and stripes take the page's own colour. Marks have their own background, with a
+contrast of at least 5 to 1, and their colours differ in lightness, for colour-blind readers.
 """
 
 from base64 import b64encode
@@ -77,7 +77,7 @@ def _grid(grid: Grid) -> str:
 
 
 def _row(row: tuple[Cell, ...], numbers: frozenset[int]) -> str:
-    """A row; a mark in its first cell is a mark of the row."""
+    """A row; a mark in its first cell marks the whole row."""
     first, status = row[0] if row else "", ""
     if isinstance(first, Mark):
         row, status = (first.text, *row[1:]), f' class="{first.status}"'

@@ -40,6 +40,6 @@ def with_error(value: float, error: float) -> str:
 
 
 def shown_range(low: float, high: float) -> str:
-    """Two ends as one figure if they are shown alike."""
+    """A range; a single figure if both ends are shown alike."""
     one, other = shown_number(low), shown_number(high)
     return one if one == other else f"{one} to {other}"

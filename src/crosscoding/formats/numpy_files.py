@@ -1,4 +1,4 @@
-"""Headers of .npy files and of arrays in .npz archives: what they hold, before it is read."""
+"""Reads headers of .npy files and of arrays in .npz archives, without reading the arrays."""
 
 import zipfile
 from typing import IO, NamedTuple
@@ -22,10 +22,10 @@ class Header(NamedTuple):
 
 
 def read_header(file: IO[bytes], name: str) -> Header:
-    """The header of an array; the file is then where its data begin.
+    """Read the header of an array; the file is then at the start of its data.
 
     Args:
-        file: At the start of a .npy file.
+        file: A file, at the start of an array in .npy format.
         name: What messages call the array.
     Raises:
         ValueError: There is no header, or one of a version for names in Unicode.
@@ -45,7 +45,7 @@ def header_in(archive: zipfile.ZipFile, name: str) -> Header:
     """The header of an array in a .npz archive.
 
     Raises:
-        ValueError: It is damaged, or packed otherwise than by deflation.
+        ValueError: It is damaged, or compressed by another method than deflate.
     """
     member = archive.getinfo(f"{name}.npy")
     if member.compress_type not in COMPRESSIONS:

@@ -79,7 +79,7 @@ def _is_pandas_header(first: Sequence[str], rows: Rows, style: TableStyle) -> bo
 
 
 def _may_be_names(first: Sequence[str], rows: Rows, style: TableStyle) -> bool:
-    """Whether numbers may be names: in order without a gap, or whole above numbers that are not."""
+    """Whether numbers may be names: consecutive ones, or whole ones above decimals."""
     numbers = [style.number(cell) for cell in first]
     start = numbers[0] or 0.0
     in_order = numbers == [start + i for i in range(len(numbers))]

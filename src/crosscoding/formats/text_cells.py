@@ -1,4 +1,4 @@
-"""Cells of text files as what a table says they hold: numbers, dates, durations, categories."""
+"""Converts cells of text files to what a table says: numbers, dates, durations, categories."""
 
 from typing import TYPE_CHECKING
 
@@ -17,15 +17,15 @@ _ZONE = r":\d\d.*(?:[Zz]|[+-]\d\d(?::?\d\d)?)$"  # at the end of a time
 def cells_of_text(
     cells: "pd.Series", column: Column, style: TableStyle, first: int = 1
 ) -> "pd.Series":
-    """The cells of a column, which are text, as what it holds.
+    """Convert the text cells of a column to what the column contains.
 
     Args:
         cells: The text of each cell.
-        column: What the column holds.
+        column: The column.
         style: How numbers are written.
         first: The number of the first row, for messages.
     Raises:
-        ValueError: A cell is no number, date or duration; the message names the column.
+        ValueError: A cell is not a number, date or duration; the message names the column.
     """
     import pandas as pd
 

@@ -22,7 +22,7 @@ class Panels(np.ndarray):
         Raises:
             ValueError: There are no axes, or they belong to several figures.
         """
-        figures = {axes.figure.figure for axes in self.flat}  # the second is that of a subfigure
+        figures = {axes.figure.figure for axes in self.flat}  # the first may be a subfigure
         if len(figures) != 1:
             raise ValueError(f"expected axes of one figure, got axes of {len(figures)}")
         return figures.pop()
@@ -49,7 +49,7 @@ def panels_on(
     Returns:
         Axes of this shape.
     Raises:
-        TypeError: Something given is no matplotlib axes.
+        TypeError: Something given is not matplotlib axes.
         ValueError: There are more or fewer axes than panels.
     """
     num = shape[0] * shape[1]

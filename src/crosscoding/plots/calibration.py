@@ -27,8 +27,8 @@ def calibration_figure(
         ranks: Name of a quantity, and its ranks between 0 and 1, shape (N,).
         places: Where ECDFs are compared, shape (P,).
         curves: For each quantity, the share of ranks below each place, less the place, (P,).
-        band: Half the width of the band that holds a whole curve, (P,).
-        coverage: Nominal coverage, found coverage and its standard error, for several levels.
+        band: Half the width of the band that contains a whole curve, (P,).
+        coverage: Nominal coverage, estimated coverage and its standard error, for several levels.
         gaps: Lower and upper bound on log p(x), less the answer's, in nats, each (N,).
     """
     figure = new_figure(11.0, 2.9)
@@ -41,7 +41,7 @@ def calibration_figure(
 
 
 def _histogram(axes: Axes, name: str, ranks: ArrayLike) -> None:
-    """Counts in bins, with what 95 % of bins have if ranks are uniform."""
+    """Counts in bins, over the range of 95 % of counts if ranks are uniform."""
     ranks = np.asarray(ranks)
     mean = len(ranks) / _BINS
     spread = 1.96 * np.sqrt(mean * (1 - 1 / _BINS))

@@ -9,7 +9,7 @@ _MOST_LINES = 4  # rows of a matrix up to which it is taken for signals side by 
 _COLOURS = (1, 3)
 _USUAL_RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))
 _SLACK = 0.05  # of a usual range, by which noise may leave it
-_LEAST_SHARE = 0.2  # of a usual range, that data must take to have it
+_LEAST_SHARE = 0.2  # of a usual range, that data must span to be taken for it
 
 Shape = Sequence[int]
 
@@ -31,7 +31,7 @@ def images_of(data: NDArray[np.floating], shape: Shape) -> dict[str, NDArray[np.
     There is one entry, "", for grey and colour pictures; otherwise one for each channel.
 
     Raises:
-        ValueError: The data have another number of dimensions than pictures.
+        ValueError: The data do not have the number of dimensions of pictures.
     """
     if len(shape) not in (2, 3):
         raise ValueError(

@@ -89,7 +89,7 @@ def contour_panels(
 def draw_contours(
     panel: Axes, axes: NDArray[np.floating], log_density: NDArray[np.floating]
 ) -> None:
-    """Fill contours that enclose 20 to 99.9 % of the mass; arguments as of `contour_panels`."""
+    """Fill contours that enclose 20 to 99.9 % of the mass; arguments as for `contour_panels`."""
     density = np.exp(log_density - log_density.max())
     levels = _levels_of_mass(torch.from_numpy(density))
     levels = levels if len(levels) > 1 else [0.5 * levels[0], *levels]  # all in one cell

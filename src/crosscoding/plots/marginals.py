@@ -1,4 +1,4 @@
-"""Draws what an answer says of single elements: intervals, densities, probabilities.
+"""Draws what an answer says about single elements: intervals, densities, probabilities.
 
 Evidence is orange, answers are blue: colours of Okabe & Ito (2008), which differ for every common
 kind of colour blindness, and markers differ too.
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from crosscoding.plots.style import COLOURS, tidy
 
 ANSWER, EVIDENCE, NEUTRAL = COLOURS["NF"], COLOURS["HMC"], "0.75"
-_MOST_BARS = 40  # elements shown one by one, and counts; above, lines
+_MOST_BARS = 40  # elements or counts that are drawn one by one; more are drawn as lines
 _MOST_LISTED = 12  # categories with a bar of their own
 _MOST_TEXT = 16  # characters of a category
 
@@ -30,12 +30,12 @@ class ElementValues:
 
     Args:
         mean: E[t|x].
-        low, high: Ends of the interval; NaN where there is none, as of classes.
+        low, high: Ends of the interval; NaN where there is none, as for classes.
         value: Observed values; NaN where there is none.
         noise: Standard deviations of observed values; 0 where they are exact.
         at_least, at_most: Known bounds; ±∞ where there are none.
         draws: Lines E[t|z] at draws of z, shape (num, E).
-        is_class: Which elements are zeros and ones or classes, whose numbers no line joins.
+        is_class: Which elements are zeros and ones or classes; no line joins their numbers.
     """
 
     mean: Values
@@ -108,7 +108,7 @@ def _mark_values(axes: Axes, elements: ElementValues, places: Values, few: bool)
         axes.errorbar(
             places[noisy], elements.value[noisy], spread, fmt="none", color=EVIDENCE, lw=1.2
         )
-        # where a value has noise, there is an answer beside it
+        # a value with noise has an answer, drawn beside it
         low, high = elements.low[noisy], elements.high[noisy]
         axes.vlines(places[noisy] + 0.22, low, high, color=ANSWER, lw=4, alpha=0.4)
         axes.plot(places[noisy] + 0.22, elements.mean[noisy], "o", color=ANSWER, ms=4, ls="none")
@@ -204,7 +204,7 @@ def draw_counts(
     bounds: tuple[float, float] = (-np.inf, np.inf),
     value: tuple[float, float] | None = None,
 ) -> None:
-    """Probabilities of counts as bars, or as a line if they are many; arguments as above."""
+    """Probabilities of counts as bars, or a line if they are many; arguments as `draw_density`."""
     top = float(probabilities.max()) or 1.0
     if len(counts) <= _MOST_BARS:
         axes.bar(counts, probabilities, width=0.8, color=ANSWER, alpha=0.55, lw=0)
@@ -218,7 +218,7 @@ def draw_counts(
 def draw_categories(
     axes: Axes, names: Sequence[str], probabilities: Values, status: Sequence[str]
 ) -> None:
-    """Probabilities of categories as horizontal bars, those of many after the likeliest as one.
+    """Probabilities of categories as horizontal bars; if many, those after the likeliest as one.
 
     Args:
         axes: Where to draw.
@@ -252,7 +252,7 @@ def draw_categories(
 
 
 def draw_given(axes: Axes, value: float, low: float, high: float, *, integer: bool = False) -> None:
-    """A value that was observed exactly, on an axis from low to high, of whole numbers or all."""
+    """A value that was observed exactly, on an axis from low to high; `integer`: whole ticks."""
     axes.axvline(value, color=EVIDENCE, lw=2)
     axes.set_xlim(low, high)
     axes.set_ylim(0, 1)
@@ -260,7 +260,7 @@ def draw_given(axes: Axes, value: float, low: float, high: float, *, integer: bo
 
 
 def _without_heights(axes: Axes, *, integer: bool = False) -> None:
-    """No vertical axis, and few ticks on the other, as numbers may be long."""
+    """Hide the vertical axis, and leave few ticks on the other, as numbers may be long."""
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=integer))

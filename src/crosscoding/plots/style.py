@@ -75,7 +75,7 @@ def save(figure: Figure, path: Path) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """Text of a user for matplotlib, which takes what is between two dollar signs for a formula."""
+    """Escape text for matplotlib, which reads what is between two dollar signs as a formula."""
     return text.replace("$", r"\$")
 
 

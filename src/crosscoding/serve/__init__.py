@@ -30,11 +30,11 @@ def application(
     Args:
         models: The models, each made by `served_model`; their names differ.
         limits: What a request may ask for; by default `Limits()`.
-        token: What all requests but those for the page and the server's health have to send as a
-            bearer token; None: nothing.
-        hosts: Names under which the server may be addressed, without ports; None: any. On loopback,
-            a page of another site could otherwise reach it under a name of its own. Scripts name
-            the folders of models only if all these names are those of this machine.
+        token: Bearer token that every request must send, except those for the page and the
+            server's health; None: no token is needed.
+        hosts: Names under which the server may be addressed, without ports; None: any. Without
+            them, a page of another site could reach a server on loopback under the site's own name.
+            Scripts name the folders of models only if all these names are names of this machine.
     Raises:
         ImportError: The extra is not installed: pip install 'crosscoding[serve]'.
         ValueError: There are no models, two have the same name, or the token is empty.

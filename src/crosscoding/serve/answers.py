@@ -26,7 +26,7 @@ _IN_JSON = {
     "mixture": "a richer cross-coder in Python, such as crosscoders.Mixture(8)",
     "seed": "another seed",
 }
-"""What `result.advice` names, for users of the API."""
+"""What `result.advice` suggests, in words for users of the API."""
 
 
 def answers_of(
@@ -35,8 +35,8 @@ def answers_of(
     """The answers to questions that were asked in one batch, a list for each question.
 
     Args:
-        posterior: Of the batch of all their queries, in order.
-        questions: The questions, which want the same.
+        posterior: The posterior of the batch of all their queries, in order.
+        questions: The questions, which all ask for the same outputs.
         watch: Ends the work when nobody waits for it any more. Once its time is up, no modes are
             sought for queries after the first.
     Raises:
@@ -53,7 +53,7 @@ def answers_of(
 
 
 class _Answers:
-    """Everything wanted of a batch, computed once for all of its queries."""
+    """All outputs for a batch, computed once for all of its queries."""
 
     def __init__(self, posterior: Posterior, asked: Question, watch: Watch | None) -> None:
         wanted, self._seed = asked.wanted, asked.seed
@@ -82,7 +82,7 @@ class _Answers:
             self._watch.check_wanted()
 
     def of(self, question: Question, start: int, end: int) -> list[dict[str, Any]]:
-        """The answers to the queries from `start` to `end`, which are those of a question."""
+        """The answers to a question, whose queries are those from `start` to `end`."""
         parts = {
             name: part[:, start:end] if name in _DRAWN else part[start:end]
             for name, part in self._parts.items()
@@ -122,7 +122,7 @@ class _Answers:
         return found
 
     def _modes(self, query: int) -> list[dict[str, Any]]:
-        """The ways in which a datum may be completed, the likeliest first; none without time."""
+        """Different ways to complete a datum, the likeliest first; [] if there is no time left."""
         if query > 0 and self._watch is not None and self._watch.stops():
             return []
         own, seed = self._posterior._of([query]), self._seed

@@ -39,16 +39,16 @@ from crosscoding.serve.streams import EventStream
 _PAGE = Path(__file__).parent / "page"
 _LOG = logging.getLogger(__name__)
 _MOST_SAMPLES = 40
-_RETRY = 5  # seconds until a server that is not ready, or a question that took too long, may be
+_RETRY = 5  # seconds before another try if the server was not ready or a question took too long
 _NOT_ALIVE = (
-    "the server's worker does not run; start the application with its lifespan, which a server "
-    "that mounts it has to run, or start it again"
+    "the server's worker is not running; restart the server, or, if the application is mounted in "
+    "another one, let that one run its lifespan"
 )
 _Responses = dict[int | str, dict[str, Any]]
 _PROBLEMS: _Responses = {
-    400: {"model": Problem, "description": "The body is no JSON."},
+    400: {"model": Problem, "description": "The body is not JSON."},
     401: {"model": Problem, "description": "The token is missing or wrong."},
-    403: {"model": Problem, "description": "Another host or origin."},
+    403: {"model": Problem, "description": "The host or the origin is refused."},
     413: {"model": Problem, "description": "The body is too large."},
     422: {"model": Problem, "description": "What is wrong with the request, in one sentence."},
     429: {"model": Problem, "description": "Too many requests of this client are waiting."},
@@ -153,7 +153,7 @@ class _Server:
         num: Annotated[int, Query(ge=1, le=_MOST_SAMPLES)] = 10,
         seed: Annotated[int, Query(ge=0, lt=2**53)] = 0,
     ) -> dict[str, Any]:
-        """Complete data to observe a part of, by where they come from, each as base64."""
+        """Complete data, of which a part can be observed, by their origin, each as base64."""
         samples = await run_in_threadpool(self._named(name).samples, num, seed=seed)
         return {where: packed(pictures) for where, pictures in samples.items()}
 
@@ -169,7 +169,7 @@ class _Server:
 
         With `Accept: text/event-stream`, the answer is a stream of server-sent events: `progress`,
         `answer`, whose `final` says whether it is the last, or `problem`, with the status and the
-        sentence that the answer would have had. A client that goes away ends the work.
+        sentence of the response that would have been sent. The work ends if the client disconnects.
         """
         question = await run_in_threadpool(self._question, asked)
         client = http.client.host if http.client else ""
@@ -215,7 +215,7 @@ class _Server:
         self._engine.submit(*jobs)
 
     def _stream(self, questions: Sequence[Question], client: str) -> EventStream:
-        """The answers to a question under growing budgets, as server-sent events."""
+        """The answers to a question with growing budgets, as server-sent events."""
         loop, events = asyncio.get_running_loop(), asyncio.Queue[tuple[str, Any]]()
 
         def put(name: str, content: Any) -> None:
@@ -242,7 +242,7 @@ class _Server:
             while not is_last:
                 name, content = await events.get()
                 if name == "progress" and not events.empty():
-                    continue  # a newer one is there
+                    continue  # a newer event is there
                 is_last = name == "problem" or (name == "answer" and content["final"])
                 yield b"event: " + name.encode() + b"\ndata: " + _json(content) + b"\n\n"
 
@@ -270,7 +270,7 @@ class _Server:
         return {"status": "ready"}
 
     async def _metrics(self) -> Response:
-        """Figures for Prometheus."""
+        """Metrics for Prometheus."""
         return Response(self._monitoring.text(), media_type=self._monitoring.content_type)
 
     async def _page(self) -> FileResponse:
@@ -296,7 +296,7 @@ def _status(error: Any) -> tuple[int, str, dict[str, str]]:
     if isinstance(error, RequestValidationError):
         return 422, _sentence(error), {}
     if isinstance(error, HTTPException) and error.status_code == 400:  # fastapi's, in its own words
-        return 400, "expected JSON in UTF-8, of ordinary depth", {}
+        return 400, "expected JSON in UTF-8, not nested too deeply", {}
     if isinstance(error, HTTPException):
         return error.status_code, str(error.detail), dict(error.headers or {})
     if isinstance(error, BusyError):

@@ -1,4 +1,4 @@
-"""The models that are served: what they are called, what their data are, and samples of them."""
+"""The models that are served: their names, what their data are, and samples."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,7 +43,7 @@ class Served:
         name: Its name in requests.
         vae: The model.
         source: The Python expression that loads it, for scripts on the server's machine.
-        source_elsewhere: The same for other machines, which are not to know the server's folders;
+        source_elsewhere: The same for other machines, which must not learn the server's folders;
             None: `source`.
     """
 
@@ -57,7 +57,7 @@ class Served:
         """How pixels are scaled, if data are pictures.
 
         Zeros and ones for a Bernoulli likelihood; otherwise 0 to 1 or −1 to 1 if the decoded means
-        of prior draws lie there, else their own range.
+        of prior draws are in that range, else their own range.
         """
         vae, shape = self.vae, self.vae.data_shape
         if vae.table is not None or not (
@@ -96,7 +96,7 @@ class Served:
         return vae.flat_likelihood.mean(vae.decode_flat(z)).reshape(num, *vae.data_shape)
 
     def samples(self, num: int, *, seed: int) -> dict[str, Tensor]:
-        """Complete pictures to observe a part of, by where they come from, (N, *data) each."""
+        """Complete pictures, of which a part can be observed, by their origin, (N, *data) each."""
         found = {}
         digits, _ = zoo.digits()
         is_binary = self.scale is not None and self.scale.binary
@@ -132,13 +132,13 @@ class Served:
 
 
 def served_model(name: str) -> Served:
-    """A model of the zoo, or one that `vae.save` wrote to a folder, ready to be served.
+    """Load a model to be served, from the zoo or from a folder that `vae.save` wrote.
 
     A saved model is served under its folder's name. Folders that need code to be run are refused.
 
     Raises:
         ValueError: There is no such model or folder, or loading it would import a class.
-        ModelFormatError: The folder holds no model, or a damaged one.
+        ModelFormatError: The folder contains no model, or a damaged one.
 
     Example:
         >>> served_model("mnist-2d").kind
@@ -153,7 +153,7 @@ def served_model(name: str) -> Served:
 
 
 def _words(likelihood: object) -> str:
-    """A likelihood in a line."""
+    """A likelihood in one line."""
     words = " ".join(repr(likelihood).split())
     return words if len(words) <= 200 else f"{words[:200]}…"
 

@@ -1,6 +1,6 @@
 """The engine: a queue of questions, and one thread that answers them, in batches.
 
-Only one thread computes, as torch's forward mode serves no two at once. Questions that wait at the
+Only one thread computes, as torch's forward mode serves one at a time. Questions that wait at the
 same time and have the same settings are answered in one call. Work stops as soon as nobody waits
 for its result, and at the time limit, with the best answer so far.
 """
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from crosscoding.conditioning import condition
-from crosscoding.errors import BudgetError
+from crosscoding.errors import BudgetError, counted
 from crosscoding.evidence import Evidence
 from crosscoding.methods import Auto
 from crosscoding.model.bound import first_row
@@ -39,8 +39,8 @@ from crosscoding.serve.questions import Question
 
 _LOG = logging.getLogger(__name__)
 _TOGETHER = 0.003  # seconds that an idle engine waits for further questions
-_USUAL_SECONDS = 0.5  # of a question, before any was timed
-_WEIGHT = 0.2  # of the latest question in the mean number of seconds
+_USUAL_SECONDS = 0.5  # assumed for a question before any was timed
+_WEIGHT = 0.2  # of the latest question in the running mean of seconds
 
 
 class Engine:
@@ -69,7 +69,7 @@ class Engine:
         self._thread.start()
 
     def close(self) -> None:
-        """Abandon all jobs, and end the thread after its present piece of work."""
+        """Abandon all jobs, and end the thread after its current piece of work."""
         with self._changed:
             self._is_closed = True
             for job in (*self._waiting, *self._running):
@@ -80,7 +80,7 @@ class Engine:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the thread runs, without which nobody gets an answer."""
+        """Whether the thread is running; if not, nobody gets an answer."""
         return self._thread.is_alive()
 
     def check_prepared(self, served: Served) -> None:
@@ -113,15 +113,15 @@ class Engine:
                 raise BusyError("the server is stopping", 503, self._retry_after())
             if len(self._waiting) + len(jobs) > self._limits.max_waiting:
                 raise BusyError(
-                    f"{len(self._waiting)} requests are waiting, as many as the server takes; ask "
-                    "again later",
+                    f"the queue is full, with {counted(len(self._waiting), 'request')}; ask again "
+                    "later",
                     503,
                     self._retry_after(),
                 )
             if self._clients[client] + len(jobs) > self._limits.max_per_client:
                 raise BusyError(
-                    f"{self._clients[client]} requests from your address are waiting; ask again "
-                    "once some of them are answered",
+                    f"your address has {counted(self._clients[client], 'request')} in the queue; "
+                    "ask again once some of them are answered",
                     429,
                     self._retry_after(),
                 )
@@ -131,7 +131,7 @@ class Engine:
             self._changed.notify_all()
 
     def abandon(self, *jobs: Job) -> None:
-        """Say that nobody waits for the answers to these jobs any more."""
+        """Mark jobs as abandoned: nobody waits for their answers any more."""
         with self._changed:
             for job in jobs:
                 job.is_abandoned = True
@@ -185,7 +185,7 @@ class Engine:
             return self._running
 
     def _like(self, first: Job) -> list[Job]:
-        """The job and those that wait for answers with the same settings."""
+        """The job, and waiting jobs with the same settings."""
         chosen, key, limits = [first], first.key, self._limits
         queries, numbers = first.question.num_queries, first.question.num_numbers
         for job in self._waiting if key is not None else ():
@@ -245,7 +245,7 @@ class Engine:
 
 
 def _settle(job: Job, outcome: dict[str, Any] | Exception) -> None:
-    """Tell whoever waits for a job how it ended, unless that was told or nobody waits."""
+    """Tell whoever waits for a job how it ended, unless they were told or nobody waits."""
     with suppress(InvalidStateError):
         if isinstance(outcome, Exception):
             job.result.set_exception(outcome)
@@ -254,7 +254,7 @@ def _settle(job: Job, outcome: dict[str, Any] | Exception) -> None:
 
 
 class _TooLateError(Exception):
-    """Time was up for a batch of jobs, each of which has a right to as much."""
+    """Time was up for a batch of jobs, each of which may take that long by itself."""
 
 
 def _answered(batch: Sequence[Job], max_seconds: float) -> list[dict[str, Any]]:
@@ -302,7 +302,7 @@ def _asked(questions: Sequence[Question], report: Report) -> Posterior:
 
 
 def _prepare(served: Served) -> None:
-    """Answer one query, so that the bank and all else that is made once is there."""
+    """Answer a query, so that the bank and everything else that is made once exists."""
     vae = served.vae
     nothing = torch.full((1, *vae.data_shape), torch.nan, dtype=vae.dtype, device=vae.device)
     given = None if vae.examples is None else first_row(vae.examples)

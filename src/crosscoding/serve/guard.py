@@ -1,8 +1,8 @@
-"""What is checked of every request before it is read: names, origin, token and size.
+"""Checks of every request before it is read: host name, origin, token and size.
 
-A server on loopback can be reached by every page in the user's browser. Names that are not the
-server's own stop pages whose name an attacker points to loopback (DNS rebinding), and the origin
-stops requests that pages of other sites send. Plain ASGI, so that streams pass unchanged.
+A server on loopback can be reached by every page in the user's browser. The check of the host name
+stops pages whose name an attacker points to loopback (DNS rebinding), and the check of the origin
+stops requests that pages of other sites send. It is plain ASGI, so that streams pass unchanged.
 """
 
 import hmac
@@ -19,7 +19,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 """Names of this machine in requests that come from itself."""
 
-_OPEN = ("/", "/healthz", "/readyz")  # they tell nothing but whether the server is up
+_OPEN = ("/", "/healthz", "/readyz")  # they only tell whether the server is up
 _OPEN_FOLDER = "/page/"  # the page's own files
 _HEADERS = (
     (
@@ -36,12 +36,12 @@ _HEADERS = (
 
 
 class Guard:
-    """An ASGI application in front of another one.
+    """An ASGI application in front of another one, which refuses requests.
 
     Args:
-        app: The other one.
-        token: What all requests but those for the page and the server's health have to send as a
-            bearer token; None: nothing.
+        app: The application behind it.
+        token: Bearer token that every request must send, except those for the page and the
+            server's health; None: no token is needed.
         hosts: Names under which the server may be addressed, without ports; None: any.
         max_bytes: Most bytes of a request's body.
     """

@@ -1,4 +1,4 @@
-"""Jobs: questions that wait for their answers, what may become of them, and who watches."""
+"""Jobs: questions that wait for their answers, how they end, and what ends them early."""
 
 import time
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ class Job:
         question: The question.
         client: The address that asks.
         report: Called in the engine's thread with the share of the work done and the step.
-        urgent: Whether it goes before questions that are not.
+        urgent: Whether it goes before jobs that are not urgent.
     """
 
     question: Question
@@ -53,7 +53,7 @@ class Job:
 
     @property
     def key(self) -> tuple[Any, ...] | None:
-        """What it shares with jobs that may be answered in one batch; None: with none."""
+        """What it shares with jobs that may be answered in the same batch; None: none may."""
         return None if self.alone else self.question.key
 
 
@@ -101,14 +101,14 @@ class Watch(Progress):
             raise AbandonedError
 
     def stops(self) -> bool:
-        """Whether time is up, so that the caller gives up what is left; AbandonedError as above."""
+        """Whether time is up, so that the caller should skip the rest; may raise AbandonedError."""
         self.check_wanted()
         self.is_late |= time.perf_counter() > self._end
         return self.is_late
 
     def _check(self) -> None:
         if not self.is_late and self.stops():
-            raise KeyboardInterrupt  # upon which a method gives its best answer so far
+            raise KeyboardInterrupt  # methods then return their best answer so far
         self.check_wanted()
 
     def _told(self, share: float, what: str) -> None:

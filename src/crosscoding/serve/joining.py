@@ -37,7 +37,7 @@ def _values(part: Evidence) -> Tensor:
 def _allowed(parts: Sequence[UncertainValues]) -> Tensor:
     """The sets of all parts, with as many classes as the largest has.
 
-    Classes beyond those of an own set are not in it; elements without a set may have any.
+    Classes beyond the end of a set are not in it; elements without a set may have any class.
     """
     most = max(0 if part.allowed is None else part.allowed.shape[-1] for part in parts)
     found = []

@@ -17,7 +17,7 @@ _MOST_DIMENSIONS = 16
 
 @dataclass(frozen=True)
 class Packed:
-    """The bytes of an array in base64: little-endian, the last dimension first; NaN is missing.
+    """The bytes of an array in base64: little-endian, row by row. NaN means missing.
 
     Args:
         base64: The bytes.
@@ -59,7 +59,7 @@ def array_of(name: str, given: Any) -> np.ndarray:
     """Nested lists of numbers and nulls as float64, or a `Packed` array in its dtype.
 
     Raises:
-        ValueError: Lists are ragged, or an entry is no number. The message begins with `name`.
+        ValueError: Lists are ragged, or an entry is not a number. The message begins with `name`.
     """
     if isinstance(given, Packed):
         return given.unpacked(name)
@@ -78,7 +78,7 @@ def mask_of(name: str, given: Any) -> np.ndarray:
     """Nested lists of booleans, or a `Packed` array of dtype bool or uint8, as booleans.
 
     Raises:
-        ValueError: It is none. The message begins with `name`.
+        ValueError: It is anything else. The message begins with `name`.
     """
     found = given.unpacked(name) if isinstance(given, Packed) else _lists(name, given)
     if found.dtype not in (np.dtype(bool), np.dtype("uint8")):
@@ -120,5 +120,5 @@ def encoded(tensor: Tensor, encoding: Encoding) -> Any:
 
 
 def number(value: float) -> float | None:
-    """A number, or null for NaN and infinity, which JSON has not."""
+    """A number, or null for NaN and infinity, which JSON lacks."""
     return value if math.isfinite(value) else None

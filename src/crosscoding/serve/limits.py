@@ -1,4 +1,4 @@
-"""What one request may ask for, and how many may wait."""
+"""What one request may ask for, and how many requests may wait."""
 
 from dataclasses import dataclass
 
@@ -11,8 +11,8 @@ class Limits:
         max_seconds: Seconds of work on one request; then the best answer so far is sent.
         max_queries: Queries in a request, and in a batch of requests that are answered together.
         max_bytes: Bytes of a request's body.
-        max_numbers: Numbers in an answer and those stored to make it, such as latent draws; also
-            of all requests that are answered together.
+        max_numbers: Numbers in an answer, plus those stored to compute it, such as latent draws;
+            also the limit for all requests that are answered together.
         max_waiting: Requests that wait for an answer; further ones get 503.
         max_per_client: Requests of one address that wait for an answer; further ones get 429.
 

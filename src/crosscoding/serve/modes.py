@@ -1,9 +1,9 @@
-"""Ways to complete a datum that differ: groups of latent draws with a gap between them.
+"""Different ways to complete a datum: groups of latent draws with a gap between them.
 
-The draws of p(z|x) are divided in two wherever a direction is found along which they have two peaks
-and hardly anything between them, and so on within the parts. Directions are found on one half of
-the draws and judged on the other, so that chance in many dimensions makes no gap. A group is what
-a person would call another answer; a mode of the density without a gap around it is none.
+If there is a direction along which the draws of p(z|x) have two peaks and hardly anything between
+them, they are divided in two there, and the parts are divided in the same way. Directions are found
+on one half of the draws and judged on the other, as in many dimensions chance makes gaps. A
+group is what a person would call a different answer; a mode without a gap around it is not one.
 """
 
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ import torch
 from torch import Generator, Tensor
 
 MOST_GROUPS = 4
-_LEAST_SHARE = 0.05  # of all draws in a group; a tail of a few draws is none
-_FEWEST = 40  # draws that are divided: of fewer, half a peak may be chance
-_VALLEY = 0.35  # of the lower peak, that the density between two groups may have at most
+_LEAST_SHARE = 0.05  # of all draws in a group; a tail of a few draws does not count
+_FEWEST = 40  # draws that are divided; with fewer, two peaks may be chance
+_VALLEY = 0.35  # most density between two groups, as a share of the lower peak
 _DIRECTIONS = 8  # principal directions in which groups are sought
-_ROUNDS = 20  # of k-means, which has settled long before
+_ROUNDS = 20  # of k-means, which settles long before
 _LEAST_APART = 0.5  # standard deviations between the means of an element in two groups
 _GRID = 128  # points at which the density along a direction is computed
 
@@ -44,7 +44,7 @@ def groups(z: Tensor, *, generator: Generator) -> Tensor:
 
 
 def with_different_data(label: Tensor, means: Tensor) -> Tensor:
-    """The groups again, without those that differ in z but not in the data.
+    """The groups, with those merged that differ in z but not in the data.
 
     Args:
         label: The group of each draw, (S,).
@@ -123,7 +123,7 @@ def _density(along: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _valley(along: Tensor) -> Tensor | None:
-    """Where the density is lowest compared with a peak on each side; None where there is none."""
+    """Where the density is lowest compared with a peak on each side; None if there is no valley."""
     grid, density = _density(along)
     left = density.cummax(0).values
     right = density.flip(0).cummax(0).values.flip(0)

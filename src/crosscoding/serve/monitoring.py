@@ -1,4 +1,4 @@
-"""Figures of the server for Prometheus."""
+"""Metrics of the server for Prometheus."""
 
 from prometheus_client import (  # pyright: ignore[reportMissingImports]
     CollectorRegistry,
@@ -55,7 +55,7 @@ class Monitoring:
         )
 
     def watch(self, engine: Engine) -> None:
-        """Take the length of the queue from an engine."""
+        """Report the length of an engine's queue."""
         self._waiting.set_function(lambda: engine.num_waiting)
 
     def count(self, done: Done) -> None:
@@ -69,7 +69,7 @@ class Monitoring:
             self._queries.labels(model).inc(num)
 
     def text(self) -> bytes:
-        """All figures in the text format of Prometheus."""
+        """All metrics in the text format of Prometheus."""
         return generate_latest(self._registry)
 
 

@@ -1,6 +1,6 @@
-"""Questions: what a request asks of a model, checked, as evidence and settings.
+"""Questions: requests to a model, checked and turned into evidence and settings.
 
-Every error is the sentence that the library raises in Python, or one that names the field.
+Every error message is the one that the library raises in Python, or names the field.
 """
 
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from crosscoding.columns.table_evidence import Limits as ColumnLimits
 from crosscoding.covariates import Covariates
+from crosscoding.errors import counted
 from crosscoding.evidence import Evidence
 from crosscoding.methods import Auto
 from crosscoding.serve.catalogue import Served
@@ -28,7 +29,7 @@ FOR_MODES = 400  # draws of a query that are divided into groups
 
 @dataclass(frozen=True)
 class Wanted:
-    """What an answer is to hold beside log p(x) and the verdict.
+    """What an answer should contain besides log p(x) and the verdict.
 
     Args:
         outputs: Some of "mean", "std", "interval", "probabilities", "completions" and "modes".
@@ -41,16 +42,16 @@ class Wanted:
     encoding: Encoding = "list"
 
     def numbers(self, num_values: int, num_latent: int, stored: int) -> int:
-        """Numbers in the answer to a query, and those stored to make it.
+        """How many numbers the answer to a query has, plus those stored to compute it.
 
-        Those that only one query of a batch needs at a time are in `numbers_at_once`.
+        Numbers that only one query of a batch needs at a time are counted in `numbers_at_once`.
         """
         sizes = {"interval": 2, "modes": MOST_GROUPS, "completions": self.draws}
         parts = sum(sizes.get(output, 1) for output in self.outputs) + self.draws
         return parts * num_values + stored * num_latent
 
     def numbers_at_once(self, num_values: int, num_latent: int) -> int:
-        """Numbers stored for one query after the other."""
+        """How many numbers are stored for one query at a time."""
         return FOR_MODES * (num_values + num_latent) if "modes" in self.outputs else 0
 
 
@@ -60,10 +61,10 @@ class Question:
 
     Args:
         served: The model.
-        evidence: Of a batch of N queries, shape (N, *data).
+        evidence: Evidence of a batch of N queries, shape (N, *data).
         method: How they are answered.
         seed: Seed of the answer and of its draws.
-        wanted: What the answer is to hold.
+        wanted: What the answer should contain.
         rows: The cells of a table's rows as they were asked, by column; empty without a table.
         limits: Low and high bounds of a table's columns, (N,) each, by name.
         alone: Whether it must not share a batch with other requests.
@@ -85,15 +86,15 @@ class Question:
 
     @property
     def num_numbers(self) -> int:
-        """Numbers in its answer, and those stored to make it."""
+        """How many numbers its answer has, plus those stored to compute it."""
         return _num_numbers(self.served, self.num_queries, self.method, self.wanted)
 
     @property
     def key(self) -> tuple[Any, ...] | None:
-        """What requests that may be answered in one batch have in common; None: none may.
+        """What it shares with questions that may be answered in the same batch; None: none may.
 
         All queries of a call share their random numbers and get the answers that they would get
-        alone, unless time is limited or sums, which batches of other requests lack, are known.
+        alone, unless time is limited.
         """
         if self.alone or self.method.max_seconds is not None:
             return None
@@ -146,13 +147,13 @@ def _check_count(served: Served, num: int, method: Auto, wanted: Wanted, limits:
     if numbers > limits.max_numbers:
         raise ValueError(
             f"expected an answer of up to {limits.max_numbers:,} numbers, got {numbers:,} for "
-            f"{num} queries, with the draws that are stored; ask for fewer queries at once, fewer "
-            "draws, a smaller num_draws, or no modes"
+            f"{counted(num, 'query', 'queries')}, counting the stored draws; ask for fewer queries "
+            "at once, fewer draws, a smaller num_draws, or no modes"
         )
 
 
 def _num_numbers(served: Served, num: int, method: Auto, wanted: Wanted) -> int:
-    """Numbers in the answer to some queries, and those stored to make it."""
+    """How many numbers the answer to `num` queries has, plus those stored to compute it."""
     vae = served.vae
     each = wanted.numbers(vae.data_size, vae.latent_dim, method.num_draws)
     return num * each + wanted.numbers_at_once(vae.data_size, vae.latent_dim)

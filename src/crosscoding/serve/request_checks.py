@@ -1,7 +1,7 @@
-"""Checks of the parts of a request that may be large, each of which ends at the first wrong entry.
+"""Checks of the parts of a request that may be large; each check stops at the first wrong entry.
 
-pydantic notes an error for every entry, and for every branch of a union that the entry is not. Of
-0.4 megabytes of wrong entries it would make half a gigabyte of errors, of which one is sent.
+pydantic records an error for every entry, and for every branch of a union that the entry does not
+match. From 0.4 megabytes of wrong entries it would make half a gigabyte of errors, and send one.
 """
 
 from collections.abc import Collection
@@ -20,7 +20,7 @@ _MOST_DIMENSIONS = 16
 
 
 def check_nested(given: Any, leaves: Collection[type]) -> None:
-    """Raise ValueError unless JSON is an entry of one of some types, or nested lists of them."""
+    """Raise ValueError unless JSON is an entry of one of these types, or nested lists of them."""
     level = [[given]]
     for _ in range(_MOST_DIMENSIONS + 1):
         deeper: list[list[Any]] = []

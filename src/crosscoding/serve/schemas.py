@@ -1,6 +1,6 @@
-"""What requests to the API hold, as pydantic models, from which the OpenAPI description is made.
+"""Requests and answers as pydantic models, from which the OpenAPI description is made.
 
-Arrays and rows are checked by `request_checks` instead of by their types, which describe them.
+Arrays and rows are checked by `request_checks`; their types only describe them.
 """
 
 from collections.abc import Callable
@@ -36,14 +36,14 @@ from crosscoding.serve.request_checks import (
     check_rows,
 )
 
-_MOST_SEED = 2**53 - 1  # the largest integer that every reader of JSON keeps
+_MOST_SEED = 2**53 - 1  # the largest integer that every reader of JSON keeps exactly
 
 Numbers = TypeAliasType("Numbers", StrictFloat | StrictInt | list["Numbers"] | None)  # pyright: ignore[reportInvalidTypeForm]
 Flags = TypeAliasType("Flags", StrictBool | list["Flags"])  # pyright: ignore[reportInvalidTypeForm]
 
 
 class Base64Array(BaseModel):
-    """An array as the base64 of its bytes, little-endian, row by row. NaN is missing."""
+    """An array as the base64 of its bytes, little-endian, row by row. NaN means missing."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -73,7 +73,7 @@ Cell: TypeAlias = StrictStr | StrictBool | StrictInt | StrictFloat | Interval | 
 
 
 def _checked(check: Callable[[Any], Any], given: Any) -> Any:
-    """What a check makes of a field, its ValueError as pydantic's."""
+    """A field as a check returns it; the ValueError of the check becomes one of pydantic."""
     try:
         return given if given is None else check(given)
     except ValueError as error:
@@ -81,7 +81,7 @@ def _checked(check: Callable[[Any], Any], given: Any) -> Any:
 
 
 def _array(given: Any, leaves: frozenset[type] = NUMBERS) -> Any:
-    """An array in JSON; one in base64 as the modules below know it."""
+    """An array in JSON as it is; one in base64 as `Packed`."""
     if not isinstance(given, dict):
         check_nested(given, leaves)
         return given
@@ -132,7 +132,7 @@ _VALUES = (
 
 
 class Request(BaseModel):
-    """One or more queries to a model: what is known, and what the answer is to hold."""
+    """One or more queries to a model: what is known, and what the answer should contain."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -181,21 +181,24 @@ class Request(BaseModel):
         None, gt=0, le=2**53, description="Budget in decoder evaluations for each query."
     )
     num_draws: StrictInt = Field(
-        1000, ge=2, le=100_000, description="Latent draws on which means and intervals rest."
+        1000,
+        ge=2,
+        le=100_000,
+        description="Latent draws from which means and intervals are computed.",
     )
     outputs: Annotated[list[Output], FailFast()] = Field(
         ["mean", "std"],
-        description="Parts of the answer, beside log p(x) and the verdict. `interval` holds an "
+        description="Parts of the answer, besides log p(x) and the verdict. `interval` contains an "
         "element with probability 0.9; `completions` are the means at the z of the draws; "
-        "`modes` are completions that differ, with their shares.",
+        "`modes` are different completions, with their shares.",
     )
     draws: StrictInt = Field(0, ge=0, le=10_000, description="Number of draws of complete data.")
     encoding: Literal["list", "base64"] = Field("list", description="How arrays are sent.")
     alone: bool = Field(
         False,
-        description="Whether no other request may be answered in the same batch. Answers in a "
-        "batch are those of the request alone up to rounding, which may exchange draws for others "
-        "that are as good; alone, the same seed gives the same bits.",
+        description="Whether to answer the request in a batch of its own. Answers in a shared "
+        "batch differ by rounding, which may replace draws by others that are as good; alone, the "
+        "same seed gives the same bits.",
     )
     anytime: bool = Field(
         False,
@@ -215,7 +218,7 @@ class Request(BaseModel):
         return {name: getattr(self, name) for name in (*ARRAYS, "given", "rows")}
 
     def wanted(self) -> Wanted:
-        """What the answer is to hold."""
+        """What the answer should contain."""
         return Wanted(tuple(dict.fromkeys(self.outputs)), self.draws, self.encoding)
 
     def method(self) -> Auto:
@@ -237,14 +240,14 @@ class Verdict(BaseModel):
 
 
 class Answer(BaseModel):
-    """The answer to a query; arrays or columns as they were asked for. Null: there is no number."""
+    """The answer to a query, with the arrays or columns asked for. Null: there is no number."""
 
     model_config = ConfigDict(extra="allow")
 
     verdict: Verdict
     log_evidence: float | None = Field(description="log p(x) in nats.")
     log_evidence_error: float | None = Field(description="Its standard error in nats.")
-    ess: float | None = Field(description="Effective draws; null where draws do not enter.")
+    ess: float | None = Field(description="Effective sample size; null where no draws are used.")
 
 
 class Answers(BaseModel):

@@ -51,7 +51,7 @@ def script_of(question: Question, *, here: bool) -> str:
 
 
 def _evidence(evidence: Evidence) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Arrays of the evidence, and the lines that make evidence of them."""
+    """Arrays of the evidence, and the lines of code that make evidence from them."""
     values = torch.where(evidence.has_value, evidence.values, torch.nan)
     known = evidence.uncertain or UncertainValues.nothing(evidence.values)
     arrays = {"values": values.cpu().numpy()}

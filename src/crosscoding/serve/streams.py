@@ -1,4 +1,4 @@
-"""Responses that are streams of events, and tell their maker when they are over."""
+"""Responses that are streams of events, and call a function when they are over."""
 
 from collections.abc import AsyncIterator, Callable
 

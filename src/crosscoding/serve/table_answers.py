@@ -13,7 +13,7 @@ from crosscoding.serve.questions import LEVEL, Question
 
 
 def columns_of(question: Question, parts: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-    """What is known and what follows of each column, one object for each row.
+    """What is known, or else follows, about each column, one object for each row.
 
     Args:
         question: A question to a model with a table.
@@ -52,7 +52,7 @@ def columns_of(question: Question, parts: Mapping[str, Tensor]) -> list[dict[str
 
 
 def _list_categories(about: dict[str, Any], column: Column, probabilities: Tensor) -> None:
-    """Put the probabilities of categories in place of a mean, which they have not."""
+    """Replace the mean, which categories do not have, by their probabilities."""
     if "mean" in about:
         about["likeliest"] = about.pop("mean")
     pairs = zip(column.categories, probabilities.tolist(), strict=False)

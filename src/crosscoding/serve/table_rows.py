@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 CELL = 'a value, null, {"low": …, "high": …} or {"one_of": […]} with at least one member'
 
 
-_MOST_CLASSES = 50_000_000  # of all cells of all rows: a byte for each
+_MOST_CLASSES = 50_000_000  # over all cells of all rows, one byte each
 
 
 def evidence_of_rows(
@@ -28,10 +28,10 @@ def evidence_of_rows(
         table: The columns.
         rows: Objects by column. A cell is a value, null, `{"low": …, "high": …}`, where one end may
             be left out, or `{"one_of": […]}`. Columns that a row lacks are asked for.
-        dtype: Of the evidence.
+        dtype: The dtype of the evidence.
     Raises:
-        ValueError: A column is unknown, or a cell is not what its column holds. The message names
-            the column.
+        ValueError: A column is unknown, or a cell does not suit its column. The message names the
+            column.
     """
     import pandas as pd
 
@@ -113,10 +113,10 @@ def _one_of(
 
 
 def _series(column: Column, cells: list[Any]) -> "pd.Series":
-    """Cells in JSON as the column holds them.
+    """Convert cells in JSON to what the column contains.
 
     Raises:
-        ValueError: A cell is of another type, or no date or duration; the message names the column.
+        ValueError: A cell has another type, or is not a date or duration; the message names it.
     """
     import pandas as pd
 
@@ -146,7 +146,7 @@ def _series(column: Column, cells: list[Any]) -> "pd.Series":
 
 
 def _dates(column: Column, cells: list[Any]) -> "pd.Series":
-    """Texts as dates, NaT where they are none."""
+    """Texts as dates, NaT where they are not dates."""
     import pandas as pd
 
     zone = "," in column.dtype
@@ -154,7 +154,7 @@ def _dates(column: Column, cells: list[Any]) -> "pd.Series":
 
 
 def _durations(cells: list[Any]) -> "pd.Series":
-    """Seconds, or texts such as "1h", as durations, NaT where they are none."""
+    """Seconds, or texts such as "1h", as durations, NaT where they are not."""
     import pandas as pd
 
     seconds = [c if c is None or isinstance(c, str) else f"{c} s" for c in cells]

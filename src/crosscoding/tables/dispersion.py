@@ -1,7 +1,7 @@
-"""What a table's model learns of each column beside the decoder: dispersions and cut points.
+"""What a table's model learns about columns besides the decoder: dispersions and cut points.
 
-While it is trained, a count's total count and an ordinal's cut points are parameters. They become
-settings of the trained likelihood.
+During training, a count's total count and an ordinal's cut points are parameters. Afterwards they
+are settings of the likelihood.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from crosscoding.columns import Column, Table
 from crosscoding.columns.column import mixed_of
 from crosscoding.likelihoods import Likelihood, Mixed, NegativeBinomial, Ordinal
 
-_LEAST_PROBABILITY = 0.01  # of a class that the data lack, for the start
-_STRETCH = 2.0  # of cut points at the start: a class between two may become more likely than it is
+_LEAST_PROBABILITY = 0.01  # of a class that the data lack, at the start of training
+_STRETCH = 2.0  # of cut points at the start, so that a middle class can exceed its overall share
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class _Part:
 
 
 class ColumnOutputs(nn.Module):
-    """Makes parameters of training likelihoods of a decoder's output, (*shape, outputs).
+    """Turns a decoder's output, (*shape, outputs), into parameters of `likelihood` for training.
 
     Args:
         table: The columns.
@@ -56,7 +56,7 @@ class ColumnOutputs(nn.Module):
 
     @property
     def start(self) -> Tensor:
-        """The decoder's output for which each column has its own distribution in the data."""
+        """The decoder's output that gives each column its distribution in the data."""
         return torch.cat([part.start for part in self._parts])
 
     @property
@@ -70,7 +70,7 @@ class ColumnOutputs(nn.Module):
 
     @property
     def normal_columns(self) -> Tensor:
-        """Which columns these log variances are of, their places."""
+        """The places of the columns that these log variances belong to."""
         return torch.tensor([p for p, part in enumerate(self._parts) if _is_normal(part)]).long()
 
     def forward(self, output: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ def _is_normal(part: _Part) -> bool:
 
 
 def _learned(part: _Part, values: Tensor) -> Tensor | None:
-    """Where the parameters of a column start; None if it has none."""
+    """The initial parameters of a column; None if it has none."""
     if isinstance(part.likelihood, NegativeBinomial):
         return torch.tensor([part.column.total_count]).log()
     if not isinstance(part.likelihood, Ordinal):
@@ -129,7 +129,7 @@ def _learned(part: _Part, values: Tensor) -> Tensor | None:
 
 
 def _marginal(column: Column, values: Tensor) -> Tensor:
-    """The decoder's output that suits the column's values, (numbers,)."""
+    """The decoder's output that gives the distribution of a column's values, (numbers,)."""
     if column.kind == "positive":
         return torch.stack(
             [values.log().mean(), values.log().var(correction=0).clamp_min(0.01).log()]
@@ -144,13 +144,13 @@ def _marginal(column: Column, values: Tensor) -> Tensor:
         return torch.zeros(1)
     if column.kind == "boolean":
         return values.mean().clamp(_LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY).logit().reshape(1)
-    if len(column.categories) == 1:  # the likelihood has a second one, which nothing is
+    if len(column.categories) == 1:  # the likelihood has a second class, which never occurs
         return torch.tensor([0.0, -torch.inf])
     return _shares(values, len(column.categories)).log()
 
 
 def _shares(values: Tensor, num: int) -> Tensor:
-    """The share of each of `num` classes, at least a hundredth of an even one."""
+    """The share of each of `num` classes, at least about a hundredth of an even share."""
     counts = torch.bincount(values.long(), minlength=num).float()
     shares = counts / counts.sum() + _LEAST_PROBABILITY / num
     return shares / shares.sum()

@@ -1,6 +1,6 @@
-"""Models within estimators that are pickled: as tensors and JSON, not as objects of this package.
+"""Pickles the models in estimators as tensors and JSON, not as objects of this package.
 
-A model whose decoder is a class of the user's own is left to pickle.
+A model whose decoder has a class of the user's own is pickled as it is.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ _FIELDS = ("model", "model_")
 
 
 def to_state(state: dict[str, Any]) -> dict[str, Any]:
-    """The attributes of an estimator, its models as `VAE.to_parts` has them where it can."""
+    """The attributes of an estimator, with its models as `VAE.to_parts` gives them if it can."""
     found = dict(state)
     for name in _FIELDS:
         model = found.get(name)

@@ -1,4 +1,4 @@
-"""`VAEImputer`: completes tables with gaps, as an estimator of scikit-learn."""
+"""`VAEImputer`: completes tables with gaps, as a scikit-learn estimator."""
 
 import warnings
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ try:
         OneToOneFeatureMixin,
         TransformerMixin,
     )
-except ImportError as error:  # the class then says so when it is made
+except ImportError as error:  # making an instance then says so
     BaseEstimator, OneToOneFeatureMixin, TransformerMixin = (type(n, (), {}) for n in "abc")
     _MISSING: ImportError | None = error
 else:
@@ -56,12 +56,12 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # pyri
         latent_dim: Latent dimensions; by default half as many as columns, 1 to 8.
         hidden: Width of the two hidden layers of decoder and encoder.
         num_samples: Samples K of the bound, ≥ 1.
-        batch_size: Rows of a step of the training.
-        learning_rate: Of Adam.
+        batch_size: Rows per training step.
+        learning_rate: Learning rate of Adam.
         max_epochs: Most passes through the rows.
         patience: Epochs without a better bound on held-out rows after which training stops.
         validation: Share of the rows that is held out, 0 to 1; with 0, the bound on the training
-            rows decides.
+            rows decides when to stop.
         max_seconds: Most seconds of training; None: no limit.
         method: Method of inference, one of `methods`; by default `Auto(purpose="interval")`.
         sample_posterior: Whether `transform` draws from p(missing|observed) instead of averaging.
@@ -74,7 +74,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # pyri
         model_: The model.
         table_: The columns.
         bounds_: The bound on held-out rows after each epoch, in nats a row; [] if model was given.
-        n_features_in_, feature_names_in_: As scikit-learn has them.
+        n_features_in_, feature_names_in_: As in scikit-learn.
 
     Raises:
         ImportError: scikit-learn is not installed: pip install 'crosscoding[tables]'.
@@ -131,7 +131,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # pyri
             X: N ≥ 1 rows, a DataFrame or an array of numbers; gaps are missing cells or NaN.
             y: Ignored.
         Raises:
-            TypeError: The given model is no VAE.
+            TypeError: The given model is not a VAE.
             ValueError: Nothing is observed in a column, a cell does not suit its column, or the
                 given model has no table or other columns. The message names the column.
         """
@@ -149,7 +149,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # pyri
         return self
 
     def transform(self, X: "pd.DataFrame | np.ndarray") -> Any:  # noqa: N803
-        """The table with its gaps filled.
+        """Fill the gaps of a table.
 
         Args:
             X: N ≥ 0 rows with the columns of `fit`.
@@ -204,7 +204,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # pyri
     def condition(self, df: "pd.DataFrame | np.ndarray", *, seed: int | None = None) -> Posterior:
         """The posterior of each row: `frame("interval")`, `quantile`, verdicts and the like.
 
-        It holds 1,000 draws of z for each row: pass some thousand rows at once, not a million.
+        It stores 1,000 draws of z for each row: pass thousands of rows at once, not a million.
 
         Args:
             df: Rows with the columns of `fit`.
@@ -232,7 +232,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # pyri
         """The settings of the training.
 
         Raises:
-            TypeError, ValueError: One is not possible.
+            TypeError, ValueError: A setting is invalid.
         """
         least = {"hidden": 1, "num_samples": 1, "batch_size": 1, "max_epochs": 0, "patience": 1}
         for name, smallest in least.items():
@@ -265,15 +265,15 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # pyri
             validate(self, X, reset=reset, skip_check_array=True)
             return X
         if type(X) is dict or hasattr(X, "to_pandas"):  # a sparse array may be a subclass of dict
-            checked_frame(X)  # raises: it has columns, but is no DataFrame of pandas
+            checked_frame(X)  # raises: it has columns, but is not a pandas DataFrame
         kinds = [np.float64, np.float32]
         array = validate(self, X, reset=reset, dtype=kinds, ensure_all_finite="allow-nan")
         return pd.DataFrame(array, columns=self._names(array.shape[1]))
 
     def _check_plain_names(self, frame: "pd.DataFrame") -> None:
-        """Raise ValueError if a column is missing whose name scikit-learn does not look at.
+        """Raise ValueError if a column is missing and scikit-learn does not check names.
 
-        It looks at names only if all are text.
+        It checks names only if all of them are text.
         """
         if hasattr(self, "feature_names_in_") or not hasattr(self, "table_"):
             return
@@ -304,16 +304,15 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # pyri
 
         Args:
             frame: The rows.
-            seed: Of the draws.
-            shared: Whether all have the same noise, so that a row's answer is the same wherever it
-                stands; otherwise noise differs.
+            seed: Seed of the draws.
+            shared: Whether all rows share their noise, so that a row's answer does not depend on
+                its place; otherwise the noise differs.
         """
-        self.table_.to_tensors(frame.iloc[:0])  # names are checked even if nothing is missing
+        self.table_.to_tensors(frame.iloc[:0])  # checks names even if nothing is missing
         missing = np.asarray(frame.reindex(columns=list(self.table_.names)).isna()).any(axis=1)
         gaps = np.flatnonzero(missing)
-        self.table_.to_tensors(
-            frame.iloc[np.flatnonzero(~missing)]
-        )  # the others are checked on the way
+        # rows without gaps are checked here, the others by `condition`
+        self.table_.to_tensors(frame.iloc[np.flatnonzero(~missing)])
         doubtful = 0
         for block, start in enumerate(range(0, len(gaps), _ROWS_AT_ONCE)):
             rows = gaps[start : start + _ROWS_AT_ONCE]
@@ -331,7 +330,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # pyri
             )
 
     def _like(self, given: Any, frame: "pd.DataFrame", values: np.ndarray, *, whole: bool) -> Any:
-        """The completed rows as what was given is."""
+        """The completed rows in the type of what was given."""
         done = self.table_.from_tensors(values, rows=frame, whole=whole)
         if is_frame(given):
             return done
@@ -355,8 +354,8 @@ def _table_of(model: Any) -> Table:
     """The table of a given model.
 
     Raises:
-        TypeError: It is no VAE.
-        ValueError: It has no table, or its decoder takes covariates.
+        TypeError: It is not a VAE.
+        ValueError: It has no table.
     """
     if not isinstance(model, VAE):
         raise TypeError(f"expected model to be a crosscoding.VAE or None, got {model!r:.80}")

@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Pooled:
-    """What several completed tables say together, each array of the estimates' shape.
+    """The pooled estimate from several completed tables; each array has the estimates' shape.
 
     Attributes:
         estimate: The mean of the estimates.
@@ -49,7 +49,7 @@ def rubin(estimates: Sequence[Any], variances: Sequence[Any], *, df: float = np.
     df=fits[0].df_resid)`.
 
     Args:
-        estimates: Of each table, a number, an array or a Series; m ≥ 2 of them, of one shape.
+        estimates: One per table, m ≥ 2 in all: numbers, arrays or Series, of one shape.
         variances: The squared standard error of each estimate, ≥ 0, of the same shape.
         df: Degrees of freedom of an analysis of complete data; ∞ for large tables.
     Returns:
@@ -114,7 +114,7 @@ def _aligned(parts: Sequence[Any]) -> Sequence[Any]:
 
 
 def _like(first: Any, values: np.ndarray) -> Any:
-    """An array as what the first estimate is: a Series, a number or an array."""
+    """An array in the type of the first estimate: a Series, a number or an array."""
     if hasattr(first, "index") and hasattr(first, "reindex"):
         return type(first)(values, index=first.index)
     return float(values) if not np.ndim(values) else values

@@ -1,4 +1,4 @@
-"""Rows under conditions, and densities of rows: what `VAE.sample` and its like compute."""
+"""Rows under conditions, and densities of rows: the code behind `VAE.sample` and `log_prob`."""
 
 import math
 import time
@@ -25,7 +25,7 @@ from crosscoding.result.posterior import Posterior
 if TYPE_CHECKING:
     import pandas as pd
 
-_BYTES = 256 * 2**20  # of the draws of queries that are answered together
+_BYTES = 256 * 2**20  # for the draws of queries that are answered together
 
 
 class TableAnswers:
@@ -131,7 +131,7 @@ def _query(table: Table, vae: VAE, given: Any, df: Any) -> TableEvidence:
 
 
 def _known(table: Table, vae: VAE, df: Any, given: Any) -> TableEvidence | None:
-    """What is given by itself, as evidence; None if nothing is."""
+    """What is given, without the rows, as evidence; None if nothing is given."""
     if isinstance(given, (str, int)):
         given = [given]
     if given is None or not len(given):
@@ -168,9 +168,11 @@ class _Doubts:
     def warn(self, stacklevel: int = 5) -> None:
         """Say how many are not trusted, and what to do about the first."""
         if self._wrong:
+            are = "is" if self._wrong == 1 else "are"
+            what = "rows" if self._purpose == "interval" else "log p"
             warnings.warn(
-                f"{self._wrong} of {counted(self._num, 'answer')} not trusted for "
-                f"{'rows' if self._purpose == 'interval' else 'log p'}; the first is {self._first}",
+                f"{self._wrong} of {counted(self._num, 'answer')} {are} not trusted for {what}; "
+                f"the first is {self._first}",
                 UserWarning,
                 stacklevel=stacklevel,
             )
@@ -202,7 +204,7 @@ def _log_density(
 
 
 def _within(method: Method, left: int, begun: float) -> Method:
-    """The method for the next of the blocks that are left, with its share of the time left."""
+    """The method for the next block, with its share of the time that is left."""
     return method.of_block(left, time.perf_counter() - begun, interrupted=False)
 
 
@@ -214,14 +216,14 @@ def _queries_at_once(num_draws: int, latent_dim: int) -> int:
 def _equal_rows(
     evidence: TableEvidence, latent_dim: int
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]]:
-    """Rows with gaps that ask the same, together, so that each distinct query is answered once.
+    """Group rows with gaps by query, so that each distinct query is answered once.
 
-    Queries that as many rows ask, up to a factor of two, come together, so that draws for all of
-    them are at most twice the rows; but not more than fit in memory.
+    The queries of a group have equally many rows, up to a factor of two, so that the group takes at
+    most twice as many draws as it has rows. A group has no more queries than fit in memory.
 
-    Returns:
-        For each group: the most rows of a query, the first row of each query (Q,), the rows (R,),
-        and for each row the number of its draw and of its query, (R,) each.
+    Yields:
+        For each group: the largest number of rows of a query, the first row of each query (Q,), the
+        rows (R,), and for each row the number of its draw and of its query, (R,) each.
     """
     parts = [evidence.values, evidence.exact]
     if (known := evidence.uncertain) is not None:
@@ -251,7 +253,7 @@ def _equal_rows(
 
 
 def _log_units(table: Table, evidence: TableEvidence) -> Tensor:
-    """Σ log of tensors' units over exact values, (N,), by which their densities are too high."""
+    """Σ log scale over exact values, (N,): log Jacobian from tensors' units to the user's."""
     scales = [math.log(column.scale) for column in table.columns]
     sizes = torch.tensor(scales, dtype=evidence.values.dtype, device=evidence.values.device)
     return torch.where(evidence.exact, sizes, 0.0).sum(-1)

@@ -3,12 +3,12 @@
     log 1/K Σ_k p(x|z_k) p(z_k) / q(z_k|x),   z_k ~ q(z|x),
 
 with x the observed cells of a row: a lower bound on log p(x), tighter for larger K. q(z|x) is a
-Gaussian from a network that sees the observed cells, 0 for the others, and which they are.
+Gaussian from a network that sees the observed cells, 0 in place of the others, and the mask.
 
 Source: Mattei and Frellsen (2019), MIWAE, eq. 3. Differs in: the likelihood of a number is normal
     and not Student's, and each observed number is taken to be known up to a deviation of 0.03 of
-    the column's, which bounds the likelihood; classes and counts are modelled as such; and in the
-    end, variances are raised to what suits held-out rows.
+    the column's, which bounds the likelihood; classes and counts are modelled as such; and after
+    training, variances are raised to what suits held-out rows.
 """
 
 import copy
@@ -26,8 +26,8 @@ from crosscoding.progress import Progress
 from crosscoding.random import normal
 from crosscoding.tables.dispersion import ColumnOutputs
 
-_BLUR = 0.03  # standard deviations: a scale below it does not pay
-_LEAST_STEPS = 50  # of an epoch: in a table of 100 rows, a pass of two steps shows no progress
+_BLUR = 0.03  # standard deviations: fitting a smaller scale does not pay
+_LEAST_STEPS = 50  # per epoch: with 100 rows, a pass of two steps shows no progress
 _MOST_LOG_VARIANCE = 10.0  # of the encoder
 _RISE, _NUM_RISES = 0.1, 11  # of the decoder's log variances after training: 0, 0.1, …, 1
 
@@ -68,10 +68,10 @@ def train(
 
     Args:
         table: The columns.
-        values, mask: The rows, shape (N, columns), of which each column has an observed value.
+        values, mask: The rows, shape (N, columns); each column has an observed value.
         settings: The settings.
         generator: Source of all random numbers.
-        progress: Told after each epoch.
+        progress: Called after each epoch.
     """
     networks = _Networks(table, values, mask, settings, generator)
     held_out = int(settings.validation * len(values))
@@ -106,8 +106,8 @@ def train(
 def _widen(networks: "_Networks", values: Tensor, mask: Tensor, batch_size: int) -> None:
     """Raise all log variances by the number that suits held-out rows best.
 
-    A decoder is closer to the rows that it is fitted to than to new ones, so that its intervals
-    are too narrow for these.
+    A decoder fits its training rows more closely than new ones, so its intervals are too narrow
+    for new rows.
     """
     bounds = []
     for _ in range(_NUM_RISES):
@@ -125,7 +125,7 @@ def _held_out(networks: "_Networks", values: Tensor, mask: Tensor, batch_size: i
 
 
 def _batches(rows: Tensor, size: int, generator: Generator) -> Iterator[Tensor]:
-    """Rows in random order, all of them once, and again until there were enough steps."""
+    """Batches of rows in random order: whole passes until there were enough steps."""
     num = 0
     while num < _LEAST_STEPS:
         for batch in rows[torch.randperm(len(rows), generator=generator)].split(size):
@@ -134,7 +134,7 @@ def _batches(rows: Tensor, size: int, generator: Generator) -> Iterator[Tensor]:
 
 
 class _Networks(nn.Module):
-    """Decoder, encoder, and what is learned of columns."""
+    """Decoder, encoder, and what is learned about columns."""
 
     def __init__(
         self, table: Table, values: Tensor, mask: Tensor, settings: Training, generator: Generator
@@ -160,8 +160,8 @@ class _Networks(nn.Module):
 
         Args:
             values, mask: Shape (B, columns).
-            generator: Of the noise.
-            blurred: Whether to count observed numbers as known up to the blur.
+            generator: Source of the noise.
+            blurred: Whether to take observed numbers as known only up to the blur.
         """
         mean, log_variance = self.encoder(self.features(values, mask)).chunk(2, -1)
         scale = (0.5 * log_variance.clamp(-_MOST_LOG_VARIANCE, _MOST_LOG_VARIANCE)).exp()
@@ -184,7 +184,7 @@ class _Networks(nn.Module):
         return last
 
     def raise_log_variances(self, by: float) -> None:
-        """Make the variances of all numbers larger or smaller, by a factor of e to this number."""
+        """Multiply the variances of all numbers by exp(by)."""
         self._last.bias[self._log_variances] += by
 
     def vae(self, table: Table) -> VAE:
@@ -194,7 +194,7 @@ class _Networks(nn.Module):
 
 
 class _Features(nn.Module):
-    """What the encoder sees of rows: numbers, ones at classes, and which cells are observed."""
+    """What the encoder sees of rows: numbers, one-hot classes, and which cells are observed."""
 
     def __init__(self, table: Table) -> None:
         super().__init__()
@@ -222,7 +222,7 @@ class _Features(nn.Module):
 
 
 def _network(num_in: int, hidden: int, num_out: int, generator: Generator) -> nn.Sequential:
-    """Two hidden layers; all weights from the generator."""
+    """A network with two hidden layers and random initial weights."""
     network = nn.Sequential(
         nn.Linear(num_in, hidden),
         nn.Tanh(),

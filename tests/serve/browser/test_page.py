@@ -147,7 +147,7 @@ def test_an_uploaded_picture(address, open_page, tmp_path):
     assert count(page) == 392
     (tmp_path / "no.png").write_text("no picture")
     page.set_input_files("#upload", tmp_path / "no.png")
-    expect(page.get_by_role("alert")).to_contain_text("no.png is no picture")
+    expect(page.get_by_role("alert")).to_contain_text("cannot read no.png as a picture")
 
 
 def test_a_link_restores_the_question_and_its_answer(address, open_page):

@@ -1,1 +1,1 @@
-"""Answers as files: Parquet and Zarr shards, in formats that other programs read."""
+"""Writes shards of answers as Parquet or Zarr files, which other programs can read."""

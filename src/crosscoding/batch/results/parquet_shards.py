@@ -3,14 +3,14 @@
 | column | what it is |
 | --- | --- |
 | row | its number in the source, from 0 |
-| columns that are kept | as in the source |
-| NAME_mean, NAME_low, NAME_high, NAME_q0.25, NAME_draw_0 | of the column NAME |
+| kept columns | as in the source |
+| NAME_mean, NAME_low, NAME_high, NAME_q0.25, NAME_draw_0 | the answers for the column NAME |
 | (the same) | integers, if the source has some beyond 2**53 in that column |
-| NAME_probability | of the likeliest category, of columns that have them |
-| mean, low, high, q0.25, draw_0 | lists of all elements, of data without names |
+| NAME_probability | probability of the likeliest category, for columns with categories |
+| mean, low, high, q0.25, draw_0 | lists of all elements, for data without names |
 | log_evidence, log_evidence_error, ess | log p(x) in nats; effective sample size |
 | mean_verdict, interval_verdict, density_verdict | trusted, approximate or unreliable |
-| seconds | the row's share of the time that its answers took; the only column that may differ |
+| seconds | the row's share of its block's time; the only column that may differ in a rerun |
 """
 
 import hashlib
@@ -38,7 +38,7 @@ def parquet_shard(
 
     Args:
         answers: The answers.
-        settings: Those of the run.
+        settings: The settings of the run.
         table: The model's columns, if it has a table.
         names: Names of the elements of a datum, if they have any.
     """
@@ -95,14 +95,15 @@ def column_names(
 
 
 def check_names(settings: Settings, table: Table | None, names: tuple[Any, ...] | None) -> None:
-    """Raise ValueError if two columns of the results would have one name."""
+    """Raise ValueError if two columns of the results would have the same name."""
     counts = Counter(column_names(settings, table, names))
     twice, count = counts.most_common(1)[0]
     if count == 1:
         return
-    way = "keep it under another name" if twice in settings.keep else "rename one of the source's"
+    what = "the column to keep" if twice in settings.keep else "a column of the source"
     raise ValueError(
-        f"expected columns of different names in the results, got {count} called {twice!r}; {way}"
+        f"expected columns of different names in the results, got {count} called {twice!r}; "
+        f"rename {what}"
     )
 
 
@@ -112,7 +113,7 @@ def parts(settings: Settings) -> list[str]:
 
 
 def _parts_of(column: Column, settings: Settings) -> list[str]:
-    """What is told about a column of a table: no quantiles, if it has no order."""
+    """The parts of the answer for a column of a table: no quantiles if its values have no order."""
     found = parts(settings)
     if column.kind in ("class", "boolean"):
         found = [part for part in found if part not in settings.quantile_names]

@@ -1,7 +1,7 @@
-"""Numbers of tensors as cells of a table: in the columns' units, observed cells as they were.
+"""Converts numbers of tensors to cells of a table in its units; observed cells stay as they were.
 
-What a cell becomes depends on the table alone, not on the other rows of its shard, as dtypes that
-pandas infers would.
+The type of a cell depends on the table alone. The dtypes that pandas infers would also depend on
+the other rows of the shard.
 """
 
 from typing import Any
@@ -40,11 +40,11 @@ def cells_in_units(
     """A column's cells as an Arrow array.
 
     Args:
-        column: What it holds.
+        column: The column.
         numbers: In tensors' units, (n,); NaN leaves a gap.
         observed: Observed cells in the column's units, which are kept, NaN where missing, (n,).
-        integers: Cells of the source as an Arrow array, if they are integers that no float holds.
-        possible: Whether cells are values that may occur, so rounded as those of the column.
+        integers: Cells of the source as an Arrow array, if some are integers that float64 rounds.
+        possible: Whether cells are values that may occur, unlike means, and are rounded as such.
     """
     import pyarrow as pa  # pyright: ignore[reportMissingImports]
 
@@ -72,9 +72,9 @@ def with_integers(numbers: np.ndarray, known: np.ndarray, cells: Any) -> Any:
     """Integers of the source where they are observed, and rounded numbers elsewhere.
 
     Args:
-        numbers: What stands where nothing is observed, (n,).
+        numbers: Values for the cells that are not observed, (n,).
         known: Where cells are observed, (n,).
-        cells: Those of the source, an Arrow array of integers, (n,).
+        cells: The source's cells, an Arrow array of integers, (n,).
     """
     import pyarrow as pa  # pyright: ignore[reportMissingImports]
     import pyarrow.compute as pc  # pyright: ignore[reportMissingImports]

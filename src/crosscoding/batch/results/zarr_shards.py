@@ -1,9 +1,9 @@
-"""A shard as a Zarr group: arrays whose first dimension counts the rows that were answered.
+"""A shard as a Zarr group: arrays whose first dimension runs over the answered rows.
 
 Its arrays are `row`, `mean`, `low`, `high`, further quantiles and draws in the shape of the data,
 `log_evidence`, `log_evidence_error`, `ess`, and for each purpose a verdict, `mean_verdict` and so
-on, as a number: 0 trusted, 1 approximate, 2 unreliable; and `seconds`, the row's share of the time
-that its answers took, the only array that may differ between two runs.
+on, as a number: 0 trusted, 1 approximate, 2 unreliable; and `seconds`, the row's share of its
+block's time, the only array that may differ between two runs.
 """
 
 from pathlib import Path

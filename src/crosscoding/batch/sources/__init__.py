@@ -1,1 +1,1 @@
-"""Files of rows that are read range by range, as they may be larger than memory."""
+"""Sources of rows: files that are read range by range, as they may be larger than memory."""

@@ -16,9 +16,9 @@ SUFFIXES = (".npy", ".npz")
 
 
 def _fits(shape: Sequence[int], data_shape: Sequence[int]) -> bool:
-    """Whether an array of this shape has a row of `data_shape` for each of its first dimension.
+    """Whether the first dimension of an array of this shape runs over rows of `data_shape`.
 
-    Rows may be flat or in another shape of as many elements; rows of shape () need no dimension.
+    Rows may be flat or have any shape with as many elements; rows of shape () need no dimension.
     """
     has_rows = len(shape) > (1 if data_shape else 0)
     return has_rows and math.prod(shape[1:]) == math.prod(data_shape)
@@ -27,11 +27,11 @@ def _fits(shape: Sequence[int], data_shape: Sequence[int]) -> bool:
 def check_shape(
     shape: Sequence[int], dtype: np.dtype, data_shape: Sequence[int], where: str
 ) -> None:
-    """Raise ValueError unless an array holds rows of a model's data.
+    """Raise ValueError unless an array contains rows of a model's data.
 
     Args:
-        shape, dtype: Those of the array.
-        data_shape: That of a datum.
+        shape, dtype: Shape and dtype of the array.
+        data_shape: Shape of a datum.
         where: The array, for messages.
     """
     if dtype.kind not in "fiub" or not _fits(shape, data_shape):
@@ -45,7 +45,7 @@ def check_shape(
 
 
 class NumpyFile(Source):
-    """An array in a .npy file, or in a .npz file, where it may be deflated.
+    """An array in a .npy file, or in a .npz file, where it may be compressed.
 
     Args:
         path: The file.
@@ -70,8 +70,8 @@ class NumpyFile(Source):
         check_shape(shape, self._dtype, data_shape, str(path))
         if is_fortran and len(shape) > 1:
             raise ValueError(
-                f"expected rows one after the other in {path}, got an array in Fortran's order; "
-                "save numpy.ascontiguousarray(array) instead"
+                f"expected an array in C order in {path}, got one in Fortran order; save "
+                "numpy.ascontiguousarray(array) instead"
             )
         self.num_rows = next(iter(shape))
         self._shape = tuple(data_shape)
@@ -93,7 +93,7 @@ class NumpyFile(Source):
                 f"an array {name!r}"
                 if name is not None
                 else (
-                    "one array, by FILE.npz:NAME," if fitting else "an array of rows for the model"
+                    "one array, as FILE.npz:NAME," if fitting else "an array of rows for the model"
                 )
             )
             raise ValueError(f"expected {what} in {path}, got {there}")
@@ -115,7 +115,7 @@ class NumpyFile(Source):
         return Read(found.astype(self._dtype.newbyteorder("=")), np.arange(start, stop))
 
     def _bytes(self, begin: int, num: int) -> bytes:
-        """Bytes of the array. An archive stays open, as a deflated file is read from its start."""
+        """Read bytes of the array. An archive stays open, as seeking in it reads from its start."""
         if self.name is None:
             with self._open() as file:
                 file.seek(self._begin + begin)
@@ -154,7 +154,7 @@ class ZarrArray(Source):
             if len(fitting) != 1:
                 raise ValueError(
                     f"expected one array of rows for the model in {path}, got {there or 'none'}; "
-                    "name it by PATH:NAME"
+                    "choose one by PATH:NAME"
                 )
             self.name = fitting[0]
             opened = self._open()

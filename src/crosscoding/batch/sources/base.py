@@ -1,7 +1,7 @@
-"""`Source`: rows in files, read range by range, and whether the files are still what they were.
+"""`Source`: rows in files, read range by range, with a check that the files have not changed.
 
-A source is opened once, when its rows are counted. Workers get a copy of it, with what was found,
-and open the files again. Every read checks size and times of the files that it touched.
+A source is opened once, when its rows are counted. Workers get a copy of what was found
+then, and open the files again. Every read checks the size and times of the files that it touched.
 """
 
 import os
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 Stamp = tuple[int, int, int, int]
 """Size in bytes, times of the last changes of content and of status in nanoseconds, and inode.
 
-Whoever changes a file may set the first of the times back, as `cp -p` does, but not the second.
+A program that changes a file can set the first time back, as `cp -p` does, but not the second.
 """
 
 
 class SourceChangedError(RuntimeError):
-    """A file of the source is not what it was when the run began."""
+    """A file of the source has changed since the run began."""
 
 
 @dataclass(frozen=True, eq=False)
 class Read:
-    """What was read of a range of rows.
+    """The result of reading a range of rows.
 
     Attributes:
         cells: One row for each that could be read: numbers of shape (n, ...) with NaN where
@@ -58,7 +58,7 @@ class Source(ABC):
         num_rows: Number of rows.
         name: Name of the array within the file, if there are several.
         names: Names of the columns that the model gets, if the file has any.
-        integers: Arrow types of columns with integers beyond 2**53, which no float64 holds.
+        integers: Arrow types of columns with integers beyond 2**53, which float64 rounds.
     """
 
     kind: ClassVar[str]
@@ -74,26 +74,29 @@ class Source(ABC):
 
     @abstractmethod
     def _read(self, start: int, stop: int) -> Read:
-        """Rows start to stop."""
+        """Read rows start to stop."""
 
     def _touched(self, start: int, stop: int) -> Sequence[int]:
-        """Which of the files hold these rows; by default all of them."""
+        """Which of the files contain these rows; by default all of them."""
         return range(len(self.files))
 
     def cells_of(self, cells: "pd.DataFrame", first: int) -> "pd.DataFrame":
-        """Cells as what the columns hold, where a file only has text; raises ValueError.
+        """Convert cells from text to what the columns contain; by default, return them as they are.
 
         Args:
             cells: Some of the rows that were read.
             first: Number of the first of them.
+        Raises:
+            ValueError: A cell cannot be converted.
         """
         return cells
 
     def read(self, start: int, stop: int) -> Read:
-        """Rows start to stop, start a multiple of the number of rows of a shard.
+        """Read rows start to stop, where start is a multiple of the number of rows per shard.
 
         Raises:
-            SourceChangedError: A file that they are in has changed since the source was opened.
+            ValueError: They cannot be read.
+            SourceChangedError: A file that contains them has changed since the source was opened.
         """
         try:
             found = self._read(start, stop)
@@ -106,7 +109,7 @@ class Source(ABC):
         return found
 
     def stamp(self, start: int, stop: int) -> list[list[int]]:
-        """Stamps of the files that hold these rows, when it was opened."""
+        """Stamps, taken on opening, of the files that contain these rows."""
         return [list(self._stamps[place]) for place in self._touched(start, stop)]
 
     def _check_same(self, start: int, stop: int) -> None:
@@ -130,7 +133,7 @@ class Source(ABC):
 
 
 def stamp_of(path: Path) -> Stamp:
-    """The stamp of a file or, of a folder, of all files in it together.
+    """The stamp of a file, or of all files in a folder together.
 
     Raises:
         ValueError: There is no such file.

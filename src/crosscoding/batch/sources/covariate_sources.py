@@ -1,7 +1,7 @@
 """Covariates, a row for each row of a source: from its own columns, or from arrays beside it.
 
-Covariates may be a tensor, or nested dicts, tuples and lists of tensors. Here they are numbers side
-by side, those of each tensor in turn, until they are known to be what the decoder takes.
+Covariates may be a tensor, or nested dicts, tuples and lists of tensors. They are read as
+numbers side by side, those of each tensor in turn, and become tensors after they are checked.
 """
 
 import math
@@ -24,15 +24,15 @@ from crosscoding.formats.table_style import TableStyle
 if TYPE_CHECKING:
     import pyarrow as pa  # pyright: ignore[reportMissingImports]
 
-_FIRST_ROUNDED = 2.0**53  # the least whole number that a float64 may have in place of another one
+_FIRST_ROUNDED = 2.0**53  # from here on, a float64 may be a whole number that was rounded
 
 
 class Leaf(NamedTuple):
     """One tensor of covariates.
 
     Attributes:
-        name: Its keys and places, such as "site" or "site.0"; "given" if there is but one tensor.
-        example: Rows of it that the model was made with.
+        name: Its keys and places, such as "site" or "site.0"; "given" if there is only one tensor.
+        example: Example rows of it, which the model was made with.
         size: Number of numbers in a row.
     """
 
@@ -55,11 +55,11 @@ class CovariateSource(ABC):
     """Covariates of rows.
 
     Args:
-        examples: Those that the model was made with.
+        examples: Covariates that the model was made with.
 
     Attributes:
-        columns: Columns of the rows' own source that hold them.
-        sources: Sources of their own.
+        columns: Columns of the main source that contain them.
+        sources: Separate sources that contain them.
     """
 
     columns: tuple[str, ...] = ()
@@ -71,7 +71,7 @@ class CovariateSource(ABC):
 
     @abstractmethod
     def _cells(self, numbers: np.ndarray, beside: "pa.Table | None") -> np.ndarray:
-        """Numbers of rows in double, (n, sum of sizes), NaN where there is none."""
+        """The rows' numbers as float64, (n, sum of sizes), NaN where there is none."""
 
     @abstractmethod
     def _name(self, place: int) -> str:
@@ -87,11 +87,11 @@ class CovariateSource(ABC):
         """Covariates of rows.
 
         Args:
-            numbers: Numbers of the rows in the source, (n,), which rise.
+            numbers: Numbers of the rows in the source, (n,), ascending.
             beside: Their cells in columns of the source that are not the model's.
         Returns:
-            The covariates of rows that have some, and why the others have none, by place among
-            the n.
+            The covariates of the rows that have valid ones, and why the other rows do not, by
+            place among the n.
         """
         cells, faults = self._cells(numbers, beside), {}
         wanted = [leaf.example.dtype for leaf in self._leaves for _ in range(leaf.size)]
@@ -121,11 +121,11 @@ def _exact(cells: np.ndarray) -> np.ndarray:
 
 
 def _holds(dtype: torch.dtype, cells: np.ndarray) -> np.ndarray:
-    """Which numbers a dtype holds: finite ones, or whole ones within its range."""
+    """Which numbers a dtype can represent: finite ones, or whole ones within its range."""
     if dtype == torch.bool:
         return (cells == 0) | (cells == 1)
     limits = torch.finfo(dtype) if dtype.is_floating_point else torch.iinfo(dtype)
-    within = (cells >= limits.min) & (cells <= limits.max)  # not of NaN
+    within = (cells >= limits.min) & (cells <= limits.max)  # False for NaN
     return within if dtype.is_floating_point else within & (cells == np.floor(cells))
 
 

@@ -9,16 +9,16 @@ from typing import TextIO
 from crosscoding.formats.table_style import TableStyle
 
 _PIECE = 2**22  # bytes that are read at once
-_QUOTES = "a quote is not closed, or stands within a cell that is not in quotes"
+_QUOTES = "a quote is not closed, or is inside a cell that is not quoted"
 _BREAKS = "lines do not end in line feeds"
 
 
 def fault_of_lines(path: Path, begin: int, style: TableStyle) -> str:
-    """What is wrong with the first row that is not what its quotes say, with its line.
+    """What is wrong with the first row whose quotes do not match, with its line number.
 
     Args:
         path: The file.
-        begin: Where a row begins, in bytes; all rows before it are fine.
+        begin: Offset in bytes at which a row begins; all rows before it are fine.
         style: How the file is written.
     """
     number = 1 + _num_line_feeds(path, begin)
@@ -57,7 +57,7 @@ class _Lines:
 
 
 def _num_line_feeds(path: Path, stop: int) -> int:
-    """How many line feeds are among the first bytes of a file."""
+    """The number of line feeds in the first `stop` bytes of a file."""
     num = 0
     with path.open("rb") as file:
         while piece := file.read(min(_PIECE, stop - file.tell())):

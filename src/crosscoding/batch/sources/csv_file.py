@@ -1,4 +1,4 @@
-"""Rows of a text file: one row a line, or more lines where a quoted cell has line breaks.
+"""Rows of a text file: one row per line, or several lines if a quoted cell has line breaks.
 
 One pass finds where each shard begins, so that any range can be read later by itself. A line break
 ends a row if the number of quotes before it is even, which holds for everything that CSV writers
@@ -30,7 +30,8 @@ SUFFIXES = (".csv", ".tsv", ".txt")
 _PIECE = 2**22  # bytes that are scanned at once
 _FIRST_LINES = 1000  # rows that decide whether the first line names the columns
 _SPACES = " \t\r\n\v\f"
-_MARK, _UNREADABLE = "\ufeff", "\ufffd"  # at the start of files from Excel; in place of other bytes
+_MARK = "\ufeff"  # at the start of files from Excel
+_UNREADABLE = "\ufffd"  # in place of bytes that are not UTF-8
 _QUOTE, _LINE_BREAK = ord('"'), ord("\n")
 
 
@@ -40,13 +41,13 @@ class CsvFile(Source):
     Args:
         path: The file.
         style: How it is written.
-        table: The columns of the model, which say what text stands for; None: all are numbers.
-        width: Number of columns of a model without a table.
+        table: The model's columns, which say what text means; None: all cells are numbers.
+        width: Number of columns that a model without a table expects.
         every: Number of rows of a shard.
         keep: Columns that are copied to the results.
     Raises:
-        ValueError: The file is empty, its first line may be names or a row, or it has not the
-            columns that the model needs.
+        ValueError: The file is empty, its first line may be names or a row, or columns that
+            the model needs are missing.
     """
 
     kind = "csv"
@@ -102,7 +103,7 @@ class CsvFile(Source):
         if (table is None or header is None) and own != wanted:
             raise ValueError(
                 f"expected {counted(wanted, 'column')} in {self.path}, as the model has, got "
-                f"{own}; columns that are not the model's can be kept by name, with keep"
+                f"{own}; other columns can be copied to the results by name, with keep"
             )
         if table is not None:
             self.names = table.names if header is None else self.names
@@ -144,7 +145,7 @@ class CsvFile(Source):
         return pa.table({name: pa.array(frame[name], pa.string()) for name in self._keep})
 
     def _fault(self, cells: list[str]) -> str:
-        """Why the cells of a line are no row; "" if they are."""
+        """Why the cells of a line do not form a row; "" if they do."""
         if len(cells) != self._width:
             return f"expected {counted(self._width, 'cell')}, got {len(cells)}"
         unreadable = any(_UNREADABLE in cell for cell in cells)
@@ -170,7 +171,7 @@ class CsvFile(Source):
     def _numbers(
         self, frame: "pd.DataFrame", rows: np.ndarray, bad: dict[int, str]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Cells as numbers, (n, columns), and which rows have nothing else; others become bad."""
+        """Cells as numbers, (n, columns), and which rows are numbers only; others go into `bad`."""
         found = np.full(frame.shape, np.nan)
         fine = np.ones(len(frame), dtype=bool)
         for place, name in enumerate(frame.columns):
@@ -222,9 +223,9 @@ class _RowCounter:
     """Finds where shards begin in a file that is scanned piece by piece.
 
     Args:
-        skipped: Number of rows at its start that are none.
+        skipped: Number of rows at its start that do not count, as a header.
         every: Number of rows of a shard.
-        delimiter: What separates cells, so that it is no blank.
+        delimiter: The delimiter; unless it is a space, it does not count as blank.
     """
 
     def __init__(self, skipped: int, every: int, delimiter: str) -> None:
@@ -241,7 +242,7 @@ class _RowCounter:
         return self._quotes % 2 == 1
 
     def scan(self, piece: np.ndarray) -> None:
-        """Take the next bytes, uint8."""
+        """Scan the next bytes, uint8."""
         breaks = np.flatnonzero(piece == _LINE_BREAK)
         quotes = np.flatnonzero(piece == _QUOTE)
         even = (np.searchsorted(quotes, breaks) + self._quotes) % 2 == 0
@@ -269,10 +270,10 @@ class _RowCounter:
 
 
 def _row_offsets(path: Path, skipped: int, every: int, style: TableStyle) -> tuple[np.ndarray, int]:
-    """Where in a file each shard begins, and at last its end; and the number of rows.
+    """Offsets at which shards begin, followed by the end of the file; and the number of rows.
 
     Raises:
-        ValueError: A quote has no second one.
+        ValueError: A quote is not closed.
     """
     counter = _RowCounter(skipped, every, style.delimiter or ",")
     with path.open("rb") as file:

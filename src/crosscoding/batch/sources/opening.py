@@ -1,4 +1,4 @@
-"""Opens the source that a path stands for."""
+"""Opens the source at a path."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ _ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 def open_source(
     words: str, vae: VAE, style: TableStyle, every: int, keep: tuple[str, ...]
 ) -> Source:
-    """The source that a path stands for.
+    """Open the source at a path.
 
     Args:
         words: FILE.csv, .tsv, .txt, .parquet, .npy, .npz, a Zarr folder, or a folder of .parquet
@@ -40,29 +40,29 @@ def open_source(
     if found.kind not in ("csv", "parquet"):
         if keep:
             raise ValueError(
-                f"expected columns, here {keep[0]!r}, only of CSV and Parquet, got {path}"
+                f"expected columns, here {keep[0]!r}, only from CSV or Parquet, got {path}"
             )
         if vae.table is not None:
             raise ValueError(
                 f"expected CSV or Parquet for a model with a table, got {path}: its columns are "
-                "found by their names"
+                "found by name"
             )
     if vae.table is not None:
         _check_columns(found, vae.table)
     if found.kind != "csv" and style != TableStyle():
-        raise ValueError(f"expected a delimiter, decimal or header only of CSV, got {path}")
+        raise ValueError(f"expected a delimiter, decimal or header only for CSV, got {path}")
     return found
 
 
 def open_array(words: str, shape: tuple[int, ...]) -> Source:
-    """An array with a row for each row of a source.
+    """Open an array with a row for each row of a source.
 
     Args:
         words: FILE.npy, FILE.npz or a Zarr folder; :NAME may follow.
-        shape: Of a row.
+        shape: Shape of a row.
     Raises:
         ImportError: A library that reads it is not installed.
-        ValueError: There is no such array, or it holds other rows.
+        ValueError: There is no such array, or its rows have another shape.
     """
     path, name = _parsed(words)
     if not is_array(words):
@@ -125,7 +125,7 @@ def _pictures(path: Path, vae: VAE) -> Source:
 
 
 def _check_columns(source: Source, table: Table) -> None:
-    """Raise ValueError if a source has columns that a table has not, or none that it has."""
+    """Raise ValueError if a source has columns that the table lacks, or none of the table's."""
     names = source.names or ()
     for name in names:
         if name not in table.names:

@@ -10,7 +10,7 @@ from crosscoding.columns import Table
 from crosscoding.errors import counted
 
 SUFFIX = ".parquet"
-_WIDE = 2**53  # the largest integer up to which float64 holds all of them
+_WIDE = 2**53  # up to here, float64 represents every integer
 
 
 class ParquetFiles(Source):
@@ -18,12 +18,12 @@ class ParquetFiles(Source):
 
     Args:
         path: The file or folder.
-        table: The columns of the model; None: its elements are all columns, in their order.
-        width: Number of columns of a model without a table.
+        table: The model's columns; None: its elements are all columns of the file, in order.
+        width: Number of columns that a model without a table expects.
         keep: Columns that are copied to the results.
     Raises:
         ImportError: pyarrow is not installed.
-        ValueError: There are no rows, or not the columns that the model needs.
+        ValueError: There are no rows, or columns that the model needs are missing.
     """
 
     kind = "parquet"
@@ -79,12 +79,12 @@ class ParquetFiles(Source):
                 raise ValueError(f"expected numbers in column {name!r} of {self.path}, got {kind}")
         if len(own) != width:
             raise ValueError(
-                f"expected {counted(width, 'column')} in {self.path}, as the model's data have "
-                f"elements, got {len(own)}; others can be copied to the results with keep"
+                f"expected {counted(width, 'column')} in {self.path}, one for each element of the "
+                f"model's data, got {len(own)}; others can be copied to the results with keep"
             )
 
     def _joined(self, schemas: list[Any]) -> Any:
-        """The schema of kept columns, whose types may differ between files, as int32 and int64."""
+        """The schema of kept columns, whose types may differ between files: int32 and int64."""
         import pyarrow as pa  # pyright: ignore[reportMissingImports]
 
         own = [pa.schema([schema.field(name) for name in self._keep]) for schema in schemas]
@@ -131,7 +131,7 @@ class ParquetFiles(Source):
         return found
 
     def _group(self, place: int, group: int) -> Any:
-        """A row group, of which the last one is kept, as shards are usually smaller."""
+        """A row group; the last one is cached, as shards are usually smaller."""
         if self._cached is None or self._cached[0] != (place, group):
             names = [*self._columns, *self._keep]
             with _opened(self.files[place]) as opened:
@@ -143,7 +143,7 @@ class ParquetFiles(Source):
 
 
 def _has_wide_integers(opened: Any, name: str) -> bool:
-    """Whether a column has integers beyond 2**53, by its statistics or, without, by its cells."""
+    """Whether a column has integers beyond 2**53, by its statistics or, if none, by its cells."""
     import pyarrow as pa  # pyright: ignore[reportMissingImports]
     import pyarrow.compute as pc  # pyright: ignore[reportMissingImports]
 

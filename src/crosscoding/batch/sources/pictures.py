@@ -1,4 +1,4 @@
-"""Pictures in a folder, one a row, in the order of their names."""
+"""Pictures in a folder, one per row, in the order of their names."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-// Shows an answer: the verdict in words, pictures, or the marginals of columns.
+// Shows an answer: the verdict in words, then pictures or the marginals of columns.
 
 import { unpacked } from "./api.js";
 import { isListed, short } from "./form.js";
@@ -10,7 +10,7 @@ const SVG = "http://www.w3.org/2000/svg";
 
 const MEANINGS = {
   trusted: "You can rely on it: means, intervals, the shares of different answers, and log p(x).",
-  approximate: "The picture is roughly right, but shares of different answers and log p(x) may be off.",
+  approximate: "The answer is roughly right, but shares of different answers and log p(x) may be off.",
   unreliable: "Do not rely on it: likely answers may be missing. What is shown is the best found so far.",
   first: "A quick first answer, not checked yet. A better one follows.",
 };
@@ -37,12 +37,12 @@ export function showVerdict({ verdict, log_evidence: evidence, log_evidence_erro
     item.textContent = reason;
     return item;
   }));
-  $("advice").textContent = verdict.advice ? `What helps: ${verdict.advice}.` : "";
+  $("advice").textContent = verdict.advice ? `Next step: ${verdict.advice}.` : "";
 }
 
 const isAllTrusted = ({ purposes }) => Object.values(purposes).every((label) => label === "trusted");
 
-// What the answer is good for: the label is for the purpose that was asked for, and there are others.
+// What the answer is good for. The label is for the purpose asked for; other purposes may differ.
 function meaning(verdict, label) {
   const [fine, poor] = [true, false].map((is) => Object.keys(PURPOSES)
     .filter((purpose) => (verdict.purposes[purpose] === "trusted") === is).map((purpose) => PURPOSES[purpose]));

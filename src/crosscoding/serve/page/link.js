@@ -12,7 +12,7 @@ export async function hashOf(state) {
   return "#" + base64Of(small).replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "");
 }
 
-// The state that an address holds; null if it holds none.
+// The state in an address; null if there is none.
 export async function stateOf(hash) {
   if (hash.length < 2) return null;
   try {

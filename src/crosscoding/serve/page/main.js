@@ -11,9 +11,9 @@ import { drawDatum } from "./pictures.js";
 
 const $ = (id) => document.getElementById(id);
 const PAUSE = 120; // ms between two questions while one paints
-const TYPING = 350; // ms without a key before a form is read
+const TYPING = 350; // ms without a keystroke before a form is read
 const NUM_SHOWN = 8; // completions
-const NUM_ROWS = 300; // draws of rows that densities are made of
+const NUM_ROWS = 300; // draws of rows from which densities are drawn
 const INKS = { white: "White", black: "Black", colour: "Colour", reveal: "Uncover", eraser: "Eraser" };
 
 let models = [];
@@ -59,7 +59,7 @@ async function answer() {
   running?.abort();
   const own = (running = new AbortController());
   if (isPicture() && !painting.known) {
-    nothing("Paint a few pixels, or uncover a part of a picture. Completions appear as you go.");
+    nothing("Paint a few pixels, or uncover part of a picture. Completions appear as you go.");
     return;
   }
   busy(true, "Asking…");
@@ -127,7 +127,7 @@ function failed(error) {
     $("token").focus();
     return;
   }
-  $("results").hidden = $("empty").hidden = true; // what is there answers another question
+  $("results").hidden = $("empty").hidden = true; // what is shown answers another question
   hasAnswer = false;
   $("get-draws").disabled = true;
   $("problem").hidden = false;
@@ -145,11 +145,13 @@ function counted() {
 
 // ---- models
 
+const plural = (num, noun) => `${num} ${noun}${num === 1 ? "" : "s"}`;
+
 async function choose(name, state = null) {
   model = models.find((each) => each.name === name) || models[0];
   $("model").value = model.name;
-  const data = model.kind === "table" ? `${model.columns.length} columns` : model.data_shape.join(" × ");
-  $("about").textContent = `${model.latent_dim} latent dimensions, ${data}`;
+  const data = model.kind === "table" ? plural(model.columns.length, "column") : model.data_shape.join(" × ");
+  $("about").textContent = `${plural(model.latent_dim, "latent dimension")}, ${data}`;
   $("painting").hidden = $("sources").hidden = !isPicture();
   $("form").hidden = isPicture();
   $("count").textContent = "";
@@ -212,7 +214,7 @@ function select(ink) {
 function uncover(levels) {
   painting.setSource(levels);
   select("reveal");
-  $("source-hint").textContent = "Paint over it to uncover pixels, or take a part:";
+  $("source-hint").textContent = "Paint over it to uncover pixels, or choose a part:";
 }
 
 function putAway() {
@@ -254,7 +256,7 @@ function observePart(part) {
     random: () => Math.random() < fraction,
   }[part];
   if (!painting.source) {
-    $("source-hint").textContent = "Choose a picture first: its pixels are what is observed.";
+    $("source-hint").textContent = "Choose a picture first: its pixels are the ones to observe.";
     return;
   }
   select("reveal");
@@ -312,7 +314,7 @@ const getScript = () => attempt(async () => {
 });
 
 const getDraws = () => attempt(async () => {
-  const [button, asked] = [$("get-draws"), model]; // another model may be chosen before they come
+  const [button, asked] = [$("get-draws"), model]; // another model may be chosen before they arrive
   const words = button.textContent;
   button.disabled = true;
   button.textContent = "Drawing…";
@@ -363,7 +365,7 @@ $("upload").addEventListener("change", () => attempt(async () => {
   try {
     uncover(await levelsOfFile(file, model.data_shape, model.pixels));
   } catch {
-    throw new Error(`${file.name} is no picture that the browser can read.`);
+    throw new Error(`The browser cannot read ${file.name} as a picture.`);
   } finally {
     $("upload").value = "";
   }

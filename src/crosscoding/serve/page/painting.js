@@ -1,9 +1,9 @@
-// The picture to paint on: levels from 0 to 255, which of them are known, and what was before.
+// The picture to paint on: levels from 0 to 255, which pixels are known, and earlier states.
 
 import { colourOf, layout } from "./pictures.js";
 
 const MOST_UNDONE = 100;
-const CELL = 6; // canvas pixels of a picture's pixel, so that unknown ones can be dotted
+const CELL = 6; // canvas pixels across a picture's pixel, so that unknown ones can be dotted
 
 export class Painting {
   // changed() is called after each stroke, painted() while one is painted.
@@ -76,7 +76,7 @@ export class Painting {
     this.changed();
   }
 
-  // Observes the pixels for which chosen(row, column) is true: of the source, else in the ink.
+  // Paints the pixels for which chosen(row, column) is true with the current ink.
   observe(chosen) {
     this.keep();
     for (let row = 0; row < this.height; row++)

@@ -26,7 +26,7 @@ export function drawDatum(canvas, values, shape, pixels) {
     [0, 1, 2].map((c) => level(values[place + size * (channels === 3 ? c : 0)])));
 }
 
-// Standard deviations, from the background to the accent, which is half the range of the data.
+// Standard deviations, from the background colour (0) to the accent (half the data's range).
 export function drawSpread(canvas, values, shape, pixels) {
   const { height, width, channels } = layout(shape);
   const size = height * width;

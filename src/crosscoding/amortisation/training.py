@@ -166,7 +166,7 @@ class Training:
 
     @torch.no_grad()
     def _check(self, share: float) -> None:
-        """Keep the best weights by the held-out bound; if it stalls, let the learning rate decay."""
+        """Keep the best weights by the held-out bound; once it stalls, start to lower the rate."""
         bounds = self._log_prob(self._held_out)
         if self.bounds is None:
             improves = True

@@ -67,7 +67,7 @@ adapters: $(ADAPTERS)/ready .venv-sdv/ready .venv-scvi/ready
 	@.venv-sdv/bin/python -m pytest $(addprefix tests/adapters/test_,ctgan.py sdv.py docs.py examples.py)
 	@.venv-scvi/bin/python -m pytest $(addprefix tests/adapters/test_,scvi.py docs.py examples.py)
 
-# The tests of the page need Chromium on the path, and are skipped without.
+# The tests of the page need Chromium on the path, and are skipped without it.
 page: .venv-serve/ready
 	@OMP_NUM_THREADS=1 .venv-serve/bin/python -m pytest tests/serve tests/cli/test_serve.py
 

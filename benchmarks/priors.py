@@ -1,10 +1,10 @@
-"""What priors and covariates cost: decodes, and answers of `Auto`, relative to a plain model.
+"""Measures what priors and covariates cost, in decodes and in answers of `Auto`.
 
     python benchmarks/priors.py [--queries 20]
 
-The decoder goes from 20 numbers (10 and a label in the last two rows) to 256 to 784, and queries
-observe 20 % of the elements. Times are CPU seconds of one process, which load from others hardly
-changes.
+The decoder has layers of 20, 256 and 784 (in the last two rows, its input is 10 numbers and a
+label), and queries observe 20 % of the elements. The first row is a plain model, for comparison.
+Times are CPU seconds of one process, which other load on the machine hardly changes.
 """
 
 import argparse

@@ -6,7 +6,7 @@
 Constants are named by module, without `crosscoding.`; the numbers of a tuple are scaled together.
 Each line has the largest error of log p(x) where the truth is known, the largest shift from the
 answers with the constants as they are, the median stated error and ESS, decodes per query, seconds,
-and how many answers are trusted and wrong by more than 0.1 nats. NaN stands for what is unknown.
+and how many answers are trusted and wrong by more than 0.1 nats. NaN means unknown.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Answers a CSV file on a cluster of two nodes, here two Ray nodes on this machine.
+"""Answers the rows of a CSV file on a cluster, here of two Ray nodes on this machine.
 
     python examples/batch.py
 
-To run anywhere, the script invents a model and rows. Without Ray, one process answers them; with
-the extra `ray` (pip install 'crosscoding[ray]'), the two nodes do. The results are the same.
+So that it runs anywhere, the script invents a model and rows. One process answers them first; with
+the extra `ray` (pip install 'crosscoding[ray]'), the two nodes do so too, with the same results.
 """
 
 import tempfile
@@ -17,13 +17,13 @@ import crosscoding as cc
 
 
 def model() -> cc.VAE:
-    """A VAE of three numbers; yours is trained."""
+    """A VAE of three numbers, untrained; yours is trained."""
     torch.manual_seed(0)
     return cc.VAE(torch.nn.Linear(2, 3), latent_dim=2, likelihood=cc.likelihoods.Gaussian(0.3))
 
 
 def write_rows(path: Path, vae: cc.VAE, num: int) -> None:
-    """A CSV file with a key, gaps, and a cell that is no number."""
+    """Write a CSV file with a key, gaps, and a cell that is not a number."""
     values = vae.sample_prior(num, seed=0).numpy()
     gaps = np.random.default_rng(0).random(values.shape) < 0.3
     lines = ["key,height,weight,age"]

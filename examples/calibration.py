@@ -2,8 +2,8 @@
 
     python examples/calibration.py
 
-The model has a symmetry: what is observed does not tell z from −z, so p(z|x) has two modes. A
-fitted Gaussian takes one of them; `Auto` finds both. `cc.calibrate` shows this without knowing the
+The model has a symmetry: the observed elements do not tell z from −z, so p(z|x) has two modes. A
+fitted Gaussian covers one of them; `Auto` finds both. `cc.calibrate` shows this without knowing the
 answer. Writes calibration.png: ranks, coverage and bounds on log p(x) of the Gaussian's answers.
 """
 

@@ -4,7 +4,8 @@
     python examples/labelled_digit.py --train FOLDER    (a minute; FOLDER holds mnist.npz)
 
 The decoder is called as decoder(z, label), as in a conditional VAE, and its label is a one-hot row.
-Evidence is a label and any pixels. p(label | x) follows from log p(x | label), one query a label.
+Evidence is a label and any pixels. p(label | x) follows from log p(x | label), with one query per
+label.
 Writes labelled_digit.png: what is observed, and completions for each label.
 """
 
@@ -56,7 +57,7 @@ def main() -> None:
     values = digit.expand(LABELS, 28, 28)  # the same pixels with each label
     posterior = cc.condition(vae, cc.Evidence(values, seen, given=every_label), seed=0)
 
-    label_prob = posterior.log_evidence.softmax(0)  # each label is as likely as any other, before
+    label_prob = posterior.log_evidence.softmax(0)  # all labels are equally likely a priori
     for label, verdict in enumerate(posterior.verdicts):
         log_prob = posterior.log_evidence[label]
         print(

@@ -2,8 +2,8 @@
 
     python examples/look.py
 
-Writes look_*.png, and look_notebook.html, which is what a notebook shows of a posterior. It needs
-the extras `tables` and `arviz`: pip install 'crosscoding[tables,arviz]'.
+Writes look_*.png, and look_notebook.html, as a notebook shows a posterior. It needs the extras
+`tables` and `arviz`: pip install 'crosscoding[tables,arviz]'.
 """
 
 import warnings

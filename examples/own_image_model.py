@@ -2,8 +2,8 @@
 
     python examples/own_image_model.py
 
-To run anywhere, the script trains its decoder on forty digits for a few seconds. Load your own
-weights instead. Writes own_image_model.png: evidence, completions, mean, truth.
+So that it runs anywhere, the script trains its decoder on forty digits for a few seconds; load your
+own weights instead. Writes own_image_model.png: evidence, completions, mean, truth.
 """
 
 import torch

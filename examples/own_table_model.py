@@ -2,8 +2,8 @@
 
     python examples/own_table_model.py
 
-To run anywhere, the script trains a VAE for a few seconds on invented houses: area, price, rooms,
-and whether there is a garden. Load your own model instead.
+So that it runs anywhere, the script trains a VAE for a few seconds on invented houses: area, price,
+rooms, and whether there is a garden. Load your own model instead.
 """
 
 import torch

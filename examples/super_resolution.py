@@ -3,7 +3,7 @@
     python examples/super_resolution.py
     python examples/super_resolution.py --face      (takes minutes; needs crosscoding-faces)
 
-What is known are averages over blocks of pixels, which is evidence of sums. Writes
+Only averages over blocks of pixels are known, which is evidence of sums. Writes
 super_resolution.png: the averages, completions that agree with them, their mean, and the truth.
 """
 
@@ -30,7 +30,7 @@ def block_averages(data_shape: tuple[int, ...], size: int) -> Tensor:
 
 
 def digit() -> tuple[cc.VAE, Tensor, cc.methods.Method]:
-    """Digits, their decoder read as the mean of a normal pixel, as zeros and ones have no sums."""
+    """Digits with normal pixels around the decoder's mean, as sums need a Gaussian likelihood."""
     digits = cc.zoo.load("mnist-20d")
     mean = nn.Sequential(digits.decoder, nn.Sigmoid(), nn.Unflatten(1, (1, 28)))
     vae = cc.VAE(mean, digits.latent_dim, cc.likelihoods.Gaussian(0.25))
@@ -38,7 +38,7 @@ def digit() -> tuple[cc.VAE, Tensor, cc.methods.Method]:
 
 
 def face() -> tuple[cc.VAE, Tensor, cc.methods.Method]:
-    """A face that the model draws itself, as faces have no licence to be shared."""
+    """A face drawn from the model itself, as real ones have no licence for sharing."""
     vae = cc.zoo.load("anime-64d")
     with torch.no_grad():
         truth = vae.decode(torch.randn(vae.latent_dim))

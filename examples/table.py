@@ -1,9 +1,9 @@
-"""Completes a table with gaps, with intervals, and pools an analysis of completed tables.
+"""Completes a table with gaps, gives intervals, and pools an analysis of completed tables.
 
     python examples/table.py
 
-To run anywhere, the script invents houses and hides a quarter of their cells. It needs the extra
-`tables`: pip install 'crosscoding[tables]'.
+So that it runs anywhere, the script invents houses and hides a quarter of their cells. It needs the
+extra `tables`: pip install 'crosscoding[tables]'.
 """
 
 import numpy as np
@@ -45,14 +45,14 @@ def main() -> None:
         gaps = df[name].isna()
         low, high = intervals[(name, "low")][gaps], intervals[(name, "high")][gaps]
         inside = truth[name][gaps].between(low, high).mean()
-        print(f"{name}: 90 % intervals hold {inside:.0%} of the hidden values")
+        print(f"{name}: 90 % intervals contain {inside:.0%} of the hidden values")
 
     tables = imputer.complete(df, num=10)
     means = [table["price"].mean() for table in tables]
     pooled = rubin(means, [table["price"].var() / len(table) for table in tables])
     low, high = pooled.interval(0.95)
     print(f"mean price: {pooled.estimate:.0f}, 95 % between {low:.0f} and {high:.0f}")
-    print(f"of all houses, none hidden: {truth['price'].mean():.0f}")
+    print(f"with nothing hidden, it is {truth['price'].mean():.0f}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Rows under conditions: SDV's own sampling, the adapter's, and draws from the prior.
+"""Compares rows drawn under conditions by SDV and by the adapter with a reference.
 
     python benchmarks/adapters/sdv_conditions.py synthesizer.pkl table.csv [--draws 2000000]
 
-The synthesizer is one that you trained and trust (it is a pickle), on the columns of the table of
-diamonds in CONDITIONS and depth. The reference is rejection from many draws of the prior in its
-most efficient form: z is kept with probability p(conditions|z). The distance of rows to it is the
-mean over the other columns of Kolmogorov–Smirnov distances (numbers) and total variations
-(classes); "floor" is that of as many rows of the reference itself. "One in" is how rarely a draw of
-the model passes SDV's test of a row, which allows floats 1 %.
+The synthesizer is one that you trained and trust (it is a pickle), on the table of diamonds: the
+columns in CONDITIONS, and depth. For the reference, many draws of z from the prior are resampled
+with weights p(conditions|z). The distance of rows to it is the mean, over the other columns, of
+Kolmogorov–Smirnov distances (numbers) and total variations (classes); "floor" is the distance of as
+many rows of the reference itself. "One in" is how many draws of the model it takes for one that
+passes SDV's test of a row, which allows floats an error of 1 %.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def distance(rows: pd.DataFrame, exact: pd.DataFrame, condition: dict) -> float:
 
 
 def timed(function, *arguments, **settings):
-    """A function's rows, none if SDV gives up, and its CPU seconds."""
+    """The rows that a function returns, none if SDV gives up, and its CPU seconds."""
     start = time.process_time()
     try:
         rows = function(*arguments, **settings)
@@ -96,7 +96,7 @@ def timed(function, *arguments, **settings):
 
 
 def window(condition: dict) -> float:
-    """The size of what SDV takes for a match."""
+    """Volume of the window of numbers in which SDV accepts a row as a match."""
     return float(np.prod([0.02 * v for v in condition.values() if isinstance(v, float)]))
 
 

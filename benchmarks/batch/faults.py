@@ -1,4 +1,4 @@
-"""Faults during `crosscoding batch`, at random moments, for the table in docs/batch.md.
+"""Injects faults into `crosscoding batch` at random moments, for the table in docs/batch.md.
 
     python benchmarks/batch/faults.py [--kills 100] [--only NAME]
 
@@ -33,7 +33,7 @@ SHARDS, SHARD_ROWS = 40, 20
 
 
 class Bench:
-    """A source, a model, and what an undisturbed run makes of them."""
+    """A source, a model, and the result of an undisturbed run."""
 
     def __init__(self, folder):
         torch.set_num_threads(1)
@@ -71,7 +71,7 @@ class Bench:
         assert sorted(rows + rejected) == list(range(SHARDS * SHARD_ROWS))
 
     def forked(self, work):
-        """Start work in a copy of this process, where all is imported; returns its id."""
+        """Start work in a fork of this process, which has everything imported; returns its id."""
         child = os.fork()
         if child:
             return child
@@ -119,7 +119,7 @@ def killed_actors(bench, kills):
 
 
 def _killed(bench, kills, name, parent, options):
-    """Kill processes of a name while a run goes on, of a parent if one is given."""
+    """Kill processes with this name, and this parent if one is given, while a run goes on."""
     moments, done, runs = random.Random(1), 0, 0
     while done < kills:
         out, over = bench.new(), threading.Event()
@@ -189,7 +189,7 @@ def lost_nodes(bench, times):
 
 
 def full_disks(bench, times):
-    """A limit on the size of files, at which a write fails in the middle, as on a full disk."""
+    """A limit on the size of files makes a write fail in the middle, as on a full disk."""
     moments, done = random.Random(2), 0
     for _ in range(times):
         out, most = bench.new(), moments.randint(100, 7000)
@@ -225,7 +225,7 @@ def changed_bytes(bench, times):
 
 
 def changed_sources(bench, times):
-    """A row of the source changed while it is read: the run must say so, and not be complete."""
+    """A row of the source changed while it is read: the run must raise, and stay incomplete."""
     moments, content, told = random.Random(4), bench.source.read_bytes(), 0
     stamp = bench.source.stat()
     for _ in range(times):

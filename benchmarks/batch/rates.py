@@ -1,4 +1,4 @@
-"""Rates, memory and start-up of `crosscoding batch`, for docs/batch.md.
+"""Measures rates, memory and start-up of `crosscoding batch`, for docs/batch.md.
 
     python benchmarks/batch/rates.py [--only NAME] [--rows 10000000] [--share 1]
 
@@ -71,11 +71,11 @@ def bare(vae, values):
 
 
 def rates(folder, vae, values):
-    """Rows per CPU second, bare and by a run, the median of three in turn."""
+    """Rows per CPU second, by the library alone and by a run: medians of three, in alternation."""
     torch.set_num_threads(1)
     num = len(values)
     np.save(folder / "rows.npy", values)
-    bare(vae, values[:1])  # points that the model keeps
+    bare(vae, values[:1])  # decodes the points that the model keeps
     found = {"bare": [], "run": []}
     for repeat in range(3):
         began = time.process_time()
@@ -89,7 +89,7 @@ def rates(folder, vae, values):
 
 
 def two_workers(folder, vae, num):
-    """CPU seconds that two workers take for rows, against one, without what they take to start."""
+    """CPU seconds of two workers compared with one, without their start-up."""
     vae.save(folder / "model")
     np.save(folder / "rows.npy", gappy(vae, num))
     np.save(folder / "few.npy", gappy(vae, max(num // 10, 1)))
@@ -115,7 +115,7 @@ def two_workers(folder, vae, num):
 
 
 def many_rows(folder, num):
-    """Two workers on many rows of the cheapest model: time, and memory as it goes on."""
+    """Two workers on many rows of the cheapest model: time, and memory in the course of the run."""
     vae = linear_model()
     vae.save(folder / "model")
     block = gappy(vae, 100_000)
@@ -128,7 +128,7 @@ def many_rows(folder, num):
     early, most = {}, {}
 
     def look(now):
-        """The memory of this process, which drives, and of the larger of its workers."""
+        """Record the memory of this process, the driver, and of its largest worker."""
         found = {"driver": resident("self"), "worker": max(map(resident, workers()), default=0)}
         for name, size in found.items():
             most[name] = max(size, most.get(name, 0))

@@ -1,4 +1,4 @@
-"""Simulates queries from trained models and checks the ranks of what is known of their answers."""
+"""Simulates queries from trained models, and tests the ranks of the truth among their answers."""
 
 import torch
 from queries import model_of_others

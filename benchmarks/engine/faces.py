@@ -75,7 +75,7 @@ def elbo(setup: Setup) -> Section:
 
 
 def adam(target: cc.Target, rate: float, seconds: float) -> dict[str, float]:
-    """C-ELBO on fresh draws of the fit that a user would write, when the time is up."""
+    """The fit that a user would write, until the time is up; returns C-ELBO on fresh draws."""
     generator, dim = torch.Generator().manual_seed(0), target.latent_dim
     mean = torch.zeros(dim, requires_grad=True)
     log_diagonal = torch.full((dim,), _INIT_SCALE).log().requires_grad_()

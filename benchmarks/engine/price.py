@@ -1,4 +1,4 @@
-"""Measures what an answer costs on decoders of many kinds, and against another version.
+"""Measures what an answer costs on decoders of many kinds, here and in another version.
 
 Each case runs in a process of its own. If CROSSCODING_BEFORE names a checkout of another version,
 that one answers the same queries (or the first of them, where it takes minutes), in turn.

@@ -1,8 +1,8 @@
-"""The queries whose price is measured: decoders of many kinds, each as its users would bring it.
+"""The queries whose price is measured: decoders of many kinds, as users would write them.
 
     python benchmarks/engine/price_cases.py table 1000
 
-answers some of them in one call and prints seconds, decodes and verdicts as JSON. With another
+answers so many of them in one call, and prints seconds, decodes and verdicts as JSON. With another
 version of the package on PYTHONPATH, it measures that one.
 """
 

@@ -3,7 +3,7 @@
     make engine        or        python benchmarks/engine/run.py --only mnist-2d blocks
 
 Measures one section after the other in one process and writes benchmarks/results/engine.json after
-each. docs/benchmarks.md and its pictures are generated from that file (only they, with --render).
+each. docs/benchmarks.md and its pictures are generated from that file; --render does only this.
 With --quick, a few queries show that everything runs, and all results go to out/benchmarks.
 """
 

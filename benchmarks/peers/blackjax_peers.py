@@ -88,8 +88,8 @@ def smc(
     """A function that answers queries by tempered SMC with HMC moves, with more and more particles.
 
     At every temperature, the inverse mass matrix is the particles' covariance; the step size adapts
-    to the acceptance rate. The time to the tolerance is that of the run which reaches it, without
-    the runs with fewer particles before.
+    to the acceptance rate. The time to the tolerance is that of the run that reaches it, without
+    earlier runs with fewer particles.
     """
     queries, log_likelihood = Queries(problem, form), log_likelihood_of(problem)
     queries.check(problem, lambda query, z: log_prior(z) + log_likelihood(query, z))

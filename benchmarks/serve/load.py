@@ -1,8 +1,8 @@
-"""Loads a server on loopback: mixed requests, many in flight; none may be lost or wrong.
+"""Load-tests a server on loopback: mixed requests, many in flight; none may be lost or wrong.
 
     .venv-serve/bin/python benchmarks/serve/load.py [--requests 1000] [--in-flight 50]
 
-Starts `crosscoding serve` with two models of digits, asks the requests in rounds, compares each
+Starts `crosscoding serve` with two models of digits, sends the requests in rounds, compares each
 answer with that of `condition`, and prints latencies, and the server's memory after each round.
 """
 
@@ -56,7 +56,7 @@ def expected(question: dict) -> list[float] | None:
 
 
 def judged(response: httpx.Response, wanted: list[float] | None) -> str:
-    """What is to be said of a response: "right", "refused", or what is wrong with it."""
+    """Judge a response: "right", "refused", or what is wrong with it."""
     if response.status_code in (429, 503):
         return "refused" if int(response.headers["retry-after"]) >= 1 else "no Retry-After"
     if wanted is None:
@@ -65,7 +65,7 @@ def judged(response: httpx.Response, wanted: list[float] | None) -> str:
         return f"status {response.status_code}"
     found = response.json()["answers"]
     if len(found) != len(wanted):
-        return "another number of answers"
+        return "wrong number of answers"
     for answer, log_evidence in zip(found, wanted, strict=True):
         trusted = answer["verdict"]["label"] == "trusted"
         if trusted and abs(answer["log_evidence"] - log_evidence) > _AGREED:
@@ -82,7 +82,7 @@ def memory(pid: int) -> float:
 
 
 async def loaded(address: str, asked: list[dict], wanted: list, total: int, most: int) -> dict:
-    """Ask questions in turn, so many at once; latencies and judgements."""
+    """Send `total` requests, at most `most` at once; returns latencies and judgements."""
     bodies = [json.dumps(question) for question in asked]
     headers = {"Content-Type": "application/json"}
     latencies, judgements, gate = [], Counter(), asyncio.Semaphore(most)

@@ -1,11 +1,11 @@
-"""Accuracy of imputed classes, against other imputers.
+"""Compares the accuracy of imputed classes with that of other imputers.
 
     python benchmarks/tables/classes.py        # CROSSCODING_DATA=folder with uci.npz
 
-Tables with a class as their last column. Half of the rows, 300 at most, are for training; of the
-others, no class is known. In both, 30 % of all other cells are missing at random. `VAEImputer` is
-told which column is a class; imputers of numbers see its code, and the nearest one counts. Writes
-benchmarks/results/table_classes.json.
+The last column of each table is a class. Half of the rows, 300 at most, are for training; in the
+others, the class is missing. In both, 30 % of all other cells are missing at random. `VAEImputer`
+is told which column is a class; imputers of numbers see its code, and what they impute counts as
+the nearest code. Writes benchmarks/results/table_classes.json.
 """
 
 import json
@@ -64,7 +64,7 @@ METHODS: dict[str, Impute] = {
 
 
 def accuracies(data: np.ndarray) -> dict[str, float]:
-    """The share of right classes of each method."""
+    """Each method's share of correct classes."""
     rng = np.random.default_rng(0)
     num = num_training(data)
     rows = data[rng.permutation(len(data))[: 2 * num]].astype(float)

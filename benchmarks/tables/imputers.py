@@ -1,7 +1,7 @@
 """The imputers that `run.py` compares. Each fits training rows and completes test rows.
 
-All take arrays in which NaN is missing, and return the rows with means, draws of them where there
-are any, and CPU seconds. miceforest is left out where it is not installed.
+All take arrays in which NaN means missing, and return rows filled with means, draws if the method
+gives any, and CPU seconds. miceforest is left out if it is not installed.
 """
 
 import importlib.util
@@ -24,8 +24,14 @@ _ROUNDS, _MORE_ROUNDS = 5, 40  # of miceforest: before the first draw, and one f
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """Filled-in rows (N, D), draws of them (S, N, D) or None, and CPU seconds to fit and for all
-    rows."""
+    """What an imputer returns.
+
+    Args:
+        filled: Rows filled with means, (N, D).
+        draws: Draws of the filled rows, (S, N, D), or None.
+        fit: CPU seconds to fit.
+        rows: CPU seconds to impute all rows.
+    """
 
     filled: np.ndarray
     draws: np.ndarray | None
@@ -71,7 +77,7 @@ def forests(train: np.ndarray, test: np.ndarray) -> Answer:
 def miceforest(train: np.ndarray, test: np.ndarray) -> Answer:
     """Draws are successive rounds of its chain, on the rows of training and test together.
 
-    `impute_new_data` of 6.0.5 gave draws for test rows that were no closer than random cells.
+    In version 6.0.5, draws of `impute_new_data` for test rows were no closer than random cells.
     """
     import miceforest
 

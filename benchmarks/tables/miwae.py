@@ -17,7 +17,7 @@ _EPOCHS, _BATCH, _RATE = 500, 64, 1e-3
 
 
 class PublishedMIWAE:
-    """The model, and its imputation of rows (N, D) in which NaN is missing."""
+    """The model, and its imputation of rows (N, D) in which NaN means missing."""
 
     def __init__(self, seed: int = 0) -> None:
         self._generator = torch.Generator().manual_seed(seed)

@@ -15,12 +15,12 @@ METHODS = {  # as in the results, and at the head of a column
     "KNNImputer": "KNN",
     "miceforest": "miceforest",
 }
-_COVERED = (0.88, 0.92)  # wanted of 90 % intervals
-_MOST_MILLISECONDS = 5.0  # wanted of a row
+_COVERED = (0.88, 0.92)  # target for the coverage of 90 % intervals
+_MOST_MILLISECONDS = 5.0  # target for a row
 
 
 def printed(results: Results, sizes: Mapping[str, tuple[int, int]]) -> str:
-    """Tables of CRPS, coverage, RMSE and seconds, and how often what was wanted is reached.
+    """Tables of CRPS, coverage, RMSE and seconds, and how often the targets are met.
 
     Args:
         results: Scores by "table, pattern" and method.
@@ -65,7 +65,7 @@ def _line(cells: list[str]) -> str:
 
 
 def _best(key: str, results: Results) -> Callable[[str, Scores], str]:
-    """A function that writes a score, in bold if none is better beyond the best's error."""
+    """A function that formats a score, in bold if it is within a standard error of the best."""
 
     def cell(place: str, own: Scores) -> str:
         least = min(results[place].values(), key=lambda scores: scores[key])
@@ -108,7 +108,7 @@ def _middle_and_most(values: list[float]) -> str:
 
 
 def _reached(results: Results) -> str:
-    """How often `VAEImputer` is what was wanted."""
+    """How often `VAEImputer` meets its targets."""
     best = covered = fast = ahead = 0
     for found in results.values():
         ours, least = found[OURS], min(found.values(), key=lambda own: own["crps"])

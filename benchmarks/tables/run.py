@@ -1,12 +1,12 @@
-"""Imputation of held-out rows of public tables, against other imputers.
+"""Compares the imputation of held-out rows of public tables with other imputers.
 
     python benchmarks/tables/run.py                  # CROSSCODING_DATA=folder with uci.npz
     python benchmarks/tables/run.py --tables wine iris --methods VAEImputer
     python benchmarks/tables/run.py --print          # the tables of docs/tables.md, from results
 
 Half of the rows, 300 at most, are for training and as many others for the test. Three patterns of
-missing cells: 30 or 50 % at random, and half of the cells of two thirds of the columns, the more
-likely the larger a sum of the other columns, which are complete ("depends"). Every method sees the
+missing cells: 30 or 50 % at random, and half of the cells in two thirds of the columns, with a
+probability that grows with a sum of the other, complete columns ("depends"). Every method sees the
 same standardised cells. RMSE and CRPS are of the missing test cells; CRPS, coverage and width of
 central 90 % intervals are of 100 draws, except for methods that give none: their CRPS is the
 absolute error. Writes benchmarks/results/tables.json, to which `--methods` and `--patterns` add.

@@ -2,8 +2,8 @@
 
     python examples/adapters/ctgan_table.py        (needs crosscoding[ctgan])
 
-To run anywhere, the script trains the TVAE for seconds on invented houses. Load your own instead.
-Writes ctgan_table.png: all rows of the model, and rows under two conditions.
+So that it runs anywhere, the script trains a TVAE for seconds on invented houses; load your own
+instead. Writes ctgan_table.png: all rows of the model, and rows under two conditions.
 """
 
 import warnings
@@ -34,7 +34,7 @@ def houses(num: int, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def main() -> None:
-    warnings.simplefilter("ignore")  # ctgan's, while it trains
+    warnings.simplefilter("ignore")  # from ctgan, while it trains
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002 (ctgan uses it)
     tvae = TVAE(epochs=60, batch_size=200, embedding_dim=16, enable_gpu=False)

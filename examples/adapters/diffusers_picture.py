@@ -1,10 +1,10 @@
-"""Fills in digits of which a third of the pixels are known, with an AutoencoderKL of diffusers.
+"""Fills in digits with a third of their pixels known, using an AutoencoderKL of diffusers.
 
     python examples/adapters/diffusers_picture.py  (needs crosscoding[diffusers])
 
-To run anywhere, the script trains a small one, with latents of 1 x 7 x 7, for half a minute on
-digits drawn from a model of the zoo. Use AutoencoderKL.from_pretrained instead. Writes
-diffusers_picture.png: evidence, completions, mean and truth.
+So that it runs anywhere, the script trains a small one, with latents of 1 x 7 x 7, for half a
+minute on digits drawn from a model of the zoo; load your own with AutoencoderKL.from_pretrained.
+Writes diffusers_picture.png: evidence, completions, mean and truth.
 """
 
 import matplotlib
@@ -50,7 +50,7 @@ def main() -> None:
 
     truth = digits[[0, 12, 24]]
     seen = cc.random_mask((28, 28), 0.33, seed=0).unsqueeze(0)
-    # one Gaussian, which is never trusted: a first look, in seconds
+    # for a first look in seconds, one Gaussian, which is never trusted
     method = cc.methods.Variational(cc.crosscoders.Gaussian(rank=8), steps=300)
     posterior = cc.condition(vae, cc.Evidence(truth, seen), method, seed=0)
     for verdict in posterior.verdicts:

@@ -1,4 +1,4 @@
-"""Answers a query through a program of torch.export, which needs no class of the decoder.
+"""Answers a query through a torch.export program, which does not need the decoder's class.
 
     python examples/adapters/exported_program.py
 

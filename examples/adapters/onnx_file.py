@@ -20,7 +20,7 @@ import crosscoding as cc
 
 def main() -> None:
     vae = cc.zoo.load("mnist-20d")
-    warnings.simplefilter("ignore")  # of the exporter, which also prints
+    warnings.simplefilter("ignore")  # from the exporter, which also prints
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         torch.onnx.export(vae.decoder, (torch.zeros(1, 20),), "decoder.onnx", dynamo=True)
 

@@ -2,9 +2,9 @@
 
     python examples/adapters/pythae_picture.py     (needs crosscoding[pythae])
 
-To run anywhere, the script trains pythae's default networks for seconds on digits drawn from a
-model of the zoo. Use AutoModel.load_from_folder instead. Writes pythae_picture.png: evidence,
-completions, mean and truth.
+So that it runs anywhere, the script trains pythae's default networks for seconds on digits drawn
+from a model of the zoo; load yours with AutoModel.load_from_folder instead. Writes
+pythae_picture.png: evidence, completions, mean and truth.
 """
 
 import matplotlib

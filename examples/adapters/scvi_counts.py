@@ -1,10 +1,10 @@
-"""Imputes genes that a panel did not measure, with intervals, by a trained model of scvi-tools.
+"""Imputes genes that a panel did not measure, with intervals, using a model of scvi-tools.
 
     python examples/adapters/scvi_counts.py        (needs crosscoding[scvi])
 
-Trains SCVI for seconds on scvi's synthetic cells; load your own model instead. Writes
-scvi_counts.png: 90 % intervals of the 40 genes of a cell that were not measured, and their true
-counts.
+So that it runs anywhere, the script trains SCVI for seconds on scvi's synthetic cells; load your
+own model instead. Writes scvi_counts.png: 90 % intervals of 40 genes that were not measured in a
+cell, and their true counts.
 """
 
 import warnings
@@ -21,7 +21,7 @@ import crosscoding as cc
 
 
 def main() -> None:
-    warnings.simplefilter("ignore")  # of scvi's training
+    warnings.simplefilter("ignore")  # from scvi, while it trains
     scvi.settings.seed = 0
     adata = scvi.data.synthetic_iid()
     scvi.model.SCVI.setup_anndata(adata, batch_key="batch")

@@ -2,8 +2,8 @@
 
     python examples/adapters/sdv_table.py          (needs crosscoding[sdv])
 
-To run anywhere, the script trains the synthesizer for seconds on invented guests of a hotel. Load
-your own instead. Writes sdv_table.png: room rates of each type, in January and in July.
+So that it runs anywhere, the script trains a synthesizer for seconds on invented hotel guests; load
+your own instead. Writes sdv_table.png: rates by type of room, in January and in July.
 """
 
 import warnings
@@ -37,7 +37,7 @@ def guests(num: int, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def main() -> None:
-    warnings.simplefilter("ignore")  # SDV's, while it trains
+    warnings.simplefilter("ignore")  # from SDV, while it trains
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002 (SDV uses it)
     data = {"guests": guests(2000, np.random.default_rng(0))}

@@ -1,1 +1,1 @@
-"""Four VAEs of digits, each of another family, as `crosscoding.zoo` reads them."""
+"""Five VAEs of digits, each of a different kind, as `crosscoding.zoo` reads them."""

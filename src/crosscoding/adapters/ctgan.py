@@ -26,20 +26,20 @@ def from_ctgan(tvae: Any, *, power: float = 1.0) -> VAE:
     """The `VAE` of a trained ctgan TVAE, with a table of the user's columns.
 
     The model answers DataFrames: `sample`, `sample_remaining`, `log_prob`, `condition`. It keeps a
-    copy of the decoder in double precision. A number is a mixture of normal distributions given z,
-    in the user's units, a discrete column a class.
+    copy of the decoder in double precision. Given z, a number follows a mixture of normal
+    distributions, in the user's units, and a discrete column is a class.
 
     Args:
         tvae: A fitted `ctgan.TVAE`.
-        power: p(t|z) is read as the network's distributions raised to this power and normalised,
-            > 0. With 1 they are those that `tvae.sample` draws residuals from. ctgan maximises
-            `loss_factor` · log p(t|z), 2 by default, minus the KL divergence; `power=2` reads the
-            decoder as that loss does, with σ / √2 and doubled logits.
+        power: Exponent, > 0: p(t|z) is the network's distributions raised to this power and
+            normalised. With 1, they are those that `tvae.sample` draws residuals from. ctgan
+            maximises `loss_factor` (2 by default) times log p(t|z), minus the KL divergence;
+            `power=2` reads the decoder as that loss does, with σ / √2 and doubled logits.
 
     Raises:
         ImportError: ctgan is not installed.
-        TypeError: tvae is not a ctgan TVAE, such as a path or a CTGAN.
-        ValueError: It is not fitted, power is not > 0, or a column cannot be served; the message
+        TypeError: tvae is not a ctgan TVAE, but for instance a path or a CTGAN.
+        ValueError: It is not fitted, power is not > 0, or a column is not supported; the message
             names the column.
     """
     kind = library("ctgan", "ctgan").TVAE
@@ -75,12 +75,12 @@ def network_of(tvae: Any) -> tuple[nn.Module, int]:
 
 
 def spans_of(tvae: Any, columns: dict[str, Column]) -> list[Span]:
-    """What the decoder's outputs are, in order.
+    """What the decoder's outputs mean, in order.
 
     Args:
         tvae: The model.
-        columns: What is known of each column, by name in its transformer. The value of a number n
-            of ctgan's is shift + scale · n.
+        columns: The columns, by their names in the model's transformer. ctgan's number n is the
+            value shift + scale · n.
     """
     sigma, start, found = tvae.decoder.sigma.detach().cpu().double().numpy(), 0, []
     for info in tvae.transformer._column_transform_info_list:
@@ -130,7 +130,7 @@ def _plain_columns(transformer: Any) -> dict[str, Column]:
 
 
 def class_column(name: str, categories: list[Any], dtype: Any) -> Column:
-    """A discrete column; a missing value, as ctgan has it, is one of the categories."""
+    """A discrete column. As in ctgan, a missing value is a category of its own."""
     known = [_MISSING if category != category else category for category in categories]
     plain = [c.item() if isinstance(c, np.generic) else c for c in known]
     return Column(name, "class", tuple(plain), "object" if _MISSING in plain else str(dtype))

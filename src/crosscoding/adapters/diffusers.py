@@ -5,8 +5,8 @@
 c is the configuration's `scaling_factor`, m its `latents_mean` or `shift_factor` (0 if it has
 neither) and s its `latents_std` (1 if it has none). With them, latents of pictures have about mean
 0 and variance 1, element by element. They are far from independent, however, so draws from N(0, I)
-decode to texture: the true prior is the diffusion model, which is not used here. The evidence has
-to say more to make up for it.
+decode to mere texture: the true prior is the diffusion model, which is not used here. The evidence
+must be more informative to make up for this.
 
 The encoder of an `AutoencoderKL` is kept; its mean and deviation are converted to coordinates of z.
 
@@ -51,8 +51,8 @@ def from_diffusers(
     Args:
         model: A model in float32, or a folder that `save_pretrained` wrote with safetensors.
         size: Height and width of the pictures in pixels, or one number for both.
-        scale: Scale of the Gaussian noise on pixels. The training has none; `calibrate_scale` finds
-            it.
+        scale: Scale of the Gaussian noise on pixels. Training defines none; `calibrate_scale`
+            finds it.
         with_encoder: Whether to keep the encoder of an `AutoencoderKL`, for `VAE.encode`. It is
             tried on five pictures, which takes a moment if they are large.
 
@@ -127,7 +127,7 @@ def _loaded(diffusers: Any, folder: Path) -> nn.Module:
 def _check_numbers(kind: Any, config: Any, folder: Path) -> None:
     """Raise ModelFormatError if a configuration has more weights than the file can hold.
 
-    They are counted without allocating them; in a file, each takes at least a byte.
+    The weights are counted without being allocated; in a file, each takes at least a byte.
     """
     try:
         with torch.device("meta"):
@@ -194,8 +194,8 @@ class _Encoder(nn.Module):
 def _forward_differentiable(decoder: nn.Module) -> nn.Module:
     """A copy that forward-mode differentiation can handle.
 
-    torch has no tangents for fused attention, nor for a group norm whose input is not contiguous,
-    as after attention.
+    torch has no forward-mode derivative of fused attention, nor of a group norm whose input is not
+    contiguous, as after attention.
     """
     processing = library("diffusers.models.attention_processor", "diffusers")
     decoder = copy.deepcopy(decoder)

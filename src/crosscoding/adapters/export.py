@@ -35,8 +35,9 @@ def from_export(
 
     Args:
         program: A program from z (B, latent), or (B, *latent), which is flattened in the `VAE`, to
-            the likelihood's parameters, a tensor or a tuple of tensors. B is dynamic, or 1, which
-            is mapped over the batch. Or the path of a file that `torch.export.save` wrote.
+            the likelihood's parameters, a tensor or a tuple of tensors. B is dynamic or 1; a
+            program for 1 is mapped over the batch. Or the path of a file that `torch.export.save`
+            wrote.
         likelihood: What the output means.
         allow_code: Whether a file may be loaded. A `.pt2` archive holds pickles and expressions
             that torch evaluates: whoever wrote the file can run any code on your machine.

@@ -1,4 +1,4 @@
-"""Decoders whose input has another shape, as decoders of z (B, latent) for any B."""
+"""Turns decoders with inputs of other shapes into decoders of z (B, latent) for any B."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ Output = Tensor | tuple[Tensor, ...]
 def with_flat_input(
     decoder: nn.Module, shape: Sequence[int | None], instead: str
 ) -> tuple[nn.Module, int]:
-    """A decoder of z (B, latent) from one of inputs (B, *latent), and the size latent.
+    """Turn a decoder of inputs (B, *latent) into one of z (B, latent); also returns the size of z.
 
     Args:
         decoder: A module that outputs a tensor or a sequence of tensors.

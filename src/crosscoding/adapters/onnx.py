@@ -42,8 +42,8 @@ def from_onnx(path: str | Path, likelihood: Likelihood, *, max_bytes: int = MAX_
 
     Args:
         path: A graph from z (B, latent), or (B, *latent), which is flattened in the `VAE`, to the
-            likelihood's parameters, in one output or in several. B is dynamic, or 1, which is
-            mapped over the batch.
+            likelihood's parameters, in one output or in several. B is dynamic or 1; a graph for 1
+            is mapped over the batch.
         likelihood: What the output means.
         max_bytes: Largest total size of the file and of the tensors in other files.
 

@@ -1,4 +1,4 @@
-"""VAEs of pythae: what their loss means as a likelihood, and which of them have the prior N(0, I).
+"""VAEs of pythae: which likelihood their loss implies, and which of them have the prior N(0, I).
 
 pythae 0.1.2 trains with one of two reconstruction losses, summed over the elements:
 
@@ -64,9 +64,9 @@ def from_pythae(
     Args:
         model: A model of `pythae.models`, with a decoder of pythae or your own. A subclass of your
             own counts as the class that it derives from.
-        likelihood: By default what the model's reconstruction loss means: `Gaussian(1.0)` for
-            "mse", `Bernoulli(logits=False)` for "bce". A β-VAE weighs the KL divergence by β; for
-            "mse" it has the same minimum as the negative ELBO with a scale of √β.
+        likelihood: By default the one that the model's reconstruction loss implies: `Gaussian(1.0)`
+            for "mse", `Bernoulli(logits=False)` for "bce". A β-VAE weights the KL divergence by
+            β; with "mse", its loss has the same minimum as the negative ELBO with a scale of √β.
         with_encoder: Whether to keep the model's encoder, for `VAE.encode`. It is left out if it
             does not output the mean and deviation of q(z|t): if flows or Hamiltonian steps follow
             it, or if it outputs a point.

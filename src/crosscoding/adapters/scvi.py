@@ -2,9 +2,9 @@
 
     μ_g = exp(library) softmax_g(z, batch, covariates),   p(t_g|z) = ZINB, NB or Poisson of mean μ_g
 
-scvi takes a cell's library as the logarithm of its total count, which is unknown when genes are
-missing. Here it is one more latent, with the prior that scvi gives it where it has one: normal,
-with the mean and variance of log total counts of the cell's batch.
+In scvi, a cell's library is the log of its total count, which is unknown if genes are missing. Here
+it is one more latent. Its prior is scvi's own for models that have one: normal, with the mean and
+variance of the log total counts in the cell's batch. For others, the same is estimated.
 """
 
 import copy
@@ -29,7 +29,7 @@ from crosscoding.likelihoods import (
 from crosscoding.model.vae import VAE
 
 _NUM_LIBRARIES = 8  # examples of total counts for each combination of batch and covariates
-_NUM_EXAMPLES = 64  # that a VAE keeps
+_NUM_EXAMPLES = 64  # as many as a VAE keeps
 _BATCH, _CATEGORIES, _CONTINUOUS, _LABELS = "batch", "categories", "continuous", "labels"
 _LIBRARY = "library"
 _KEYS = {
@@ -44,7 +44,7 @@ _KEYS = {
 def from_scvi(model: Any, *, library: str = "latent") -> VAE:
     """The `VAE` of a trained scvi-tools SCVI or LinearSCVI model, with a table of the genes.
 
-    Data are counts, one element a gene. If the model has batches, covariates or labels that its
+    Data are counts, one element per gene. If the model has batches, covariates or labels that its
     decoder uses, evidence carries them, a row for each cell, as `Evidence(counts, mask,
     given={"batch": codes})` with scvi's codes, whole numbers from 0, in shape (N, 1). The keys are
     "batch", "categories" and "continuous" for further covariates, "labels" and "library", and only
@@ -53,9 +53,9 @@ def from_scvi(model: Any, *, library: str = "latent") -> VAE:
     Args:
         model: A trained `scvi.model.SCVI` or `scvi.model.LinearSCVI`, with its AnnData.
         library: "latent" if the cells' total counts are unknown: the last latent is then the log
-            library in standard deviations of its prior. "given" if they are known, as
-            given={"library": total counts}, shape (N, 1); always so if the model was set up with
-            size factors, which they then are.
+            library in standard deviations of its prior. "given" if they are known; pass them as
+            given={"library": total counts}, shape (N, 1). A model that was set up with size factors
+            always takes these, under the same key.
 
     Raises:
         ImportError: scvi-tools is not installed.
@@ -94,7 +94,7 @@ def _check(model: Any, scvi: Any) -> None:
     if type(model) not in (scvi.model.SCVI, scvi.model.LinearSCVI):
         raise TypeError(
             f"expected an SCVI or LinearSCVI model of scvi-tools, got {type(model).__name__}, "
-            "whose decoder or prior is another"
+            "whose decoder or prior differs"
         )
     if not model.is_trained_:
         raise ValueError("expected a trained model, got one that is not; call its train first")
@@ -109,10 +109,10 @@ class _Decoder(nn.Module):
     """From z, and covariates if there are any, to the parameters of all genes.
 
     Args:
-        module: The module of scvi-tools; what is used of it is copied.
-        prior: Mean and variance of the log library for each batch, shape (2, batches); None if it
-            is given.
-        keys: Of the covariates.
+        module: The model's module in scvi-tools; the parts that are used are copied.
+        prior: Mean and variance of the log library for each batch, shape (2, batches); None if the
+            library is given.
+        keys: Keys of the covariates.
     """
 
     decoder: Any
@@ -137,7 +137,7 @@ class _Decoder(nn.Module):
             self.embedding = copy.deepcopy(module.get_embedding("batch")).cpu()
 
     def likelihood(self) -> Likelihood:
-        """What `forward` outputs the parameters of."""
+        """The likelihood whose parameters `forward` outputs."""
         total = self.log_dispersion.exp() if self.dispersion == "gene" else None
         return {
             "zinb": lambda: ZeroInflated(NegativeBinomial(total)),
@@ -171,7 +171,7 @@ class _Decoder(nn.Module):
     def _decoded(
         self, inputs: Tensor, categories: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """log of the genes' shares, logits of extra zeros, and log dispersions of the cell."""
+        """Log shares of the genes, logits of extra zeros, and log dispersions of the cell."""
         decoder = self.decoder
         if self.is_linear:
             raw = decoder.factor_regressor(inputs, *categories)

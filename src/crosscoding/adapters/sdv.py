@@ -25,11 +25,11 @@ _IN_2000 = 946_684_800.0  # seconds from 1970 to 2000
 def from_sdv(synthesizer: Any, *, power: float = 1.0) -> VAE:
     """The `VAE` of a fitted SDV `TVAESynthesizer`, with a table of the user's columns.
 
-    As `from_ctgan`. Columns that SDV makes up independently of the others, such as ids, names and
-    addresses, are not in the model. A missing value is what is asked for: SDV leaves values out at
-    random afterwards, `sample` does not. Dates are datetimes, whatever text SDV was given. Numbers
-    are rounded as SDV rounds them, but not clipped to the range of the training data; condition
-    on an interval to stay in one.
+    This works like `from_ctgan`. Columns that SDV makes up independently of the others, such as
+    ids, names and addresses, are not in the model. A missing value is one to fill in: SDV removes
+    values at random after sampling, `sample` does not. Dates are datetimes, even if SDV was given
+    text. Numbers are rounded as SDV rounds them, but not clipped to the range of the training data;
+    condition on an interval to stay in one.
 
     Args:
         synthesizer: A fitted `sdv.single_table.TVAESynthesizer`.
@@ -37,9 +37,10 @@ def from_sdv(synthesizer: Any, *, power: float = 1.0) -> VAE:
 
     Raises:
         ImportError: SDV is not installed.
-        TypeError: synthesizer is not a TVAESynthesizer, such as a path or a CTGANSynthesizer.
-        ValueError: It is not fitted, has constraints, power is not > 0, or a column is transformed
-            in a way that is not known; the message names the column.
+        TypeError: synthesizer is not a TVAESynthesizer, but for instance a path or a
+            CTGANSynthesizer.
+        ValueError: It is not fitted, has constraints, power is not > 0, or a column's transformer
+            is not supported; the message names the column.
     """
     kind = library("sdv.single_table", "sdv").TVAESynthesizer
     check_model(synthesizer, kind, "TVAESynthesizer")
@@ -65,10 +66,10 @@ def from_sdv(synthesizer: Any, *, power: float = 1.0) -> VAE:
 
 
 def _column(info: Any, transformer: Any) -> Column:
-    """What is known of one column of the network.
+    """The column of the user's table for one column of the network.
 
     Raises:
-        ValueError: Its transformer is not known.
+        ValueError: Its transformer is not supported.
     """
     name, kind = info.column_name, type(transformer).__name__
     if info.column_type == "discrete" and transformer is None:
@@ -100,7 +101,7 @@ def _number(name: str, transformer: Any) -> Column:
 
 
 def _date(name: str, encoder: Any) -> Column:
-    """A date, with how many seconds since 1970 one of the encoder's units is.
+    """A date, with the shift and scale from the encoder's numbers to seconds since 1970.
 
     Raises:
         ValueError: Its dates have a time zone.

@@ -1,8 +1,8 @@
 """The decoder of a TVAE, read as distributions of the columns that a user knows.
 
 ctgan encodes a number c as a component k of a mixture of normal distributions, drawn with its
-posterior probability, and a residual r = (c − μ_k) / 4 s_k in it. For each number the network
-outputs a location m and a logit for each component. As p(r|z) = N(r; tanh m, σ), and k is unknown,
+posterior probability, and the residual r = (c − μ_k) / 4 s_k. For each number, the network outputs
+a location m and a logit for each component. As p(r|z) = N(r; tanh m, σ), and k is unknown,
 
     p(c|z) = Σ_k π_k(z) N(c; μ_k + 4 s_k tanh m(z), 4 s_k σ)
 """
@@ -19,7 +19,7 @@ from crosscoding.columns.column import mixed_of
 from crosscoding.likelihoods import Categorical, Gaussian, Likelihood, Mixture
 from crosscoding.model.vae import VAE
 
-_REACH = 4.0  # standard deviations of a component that residuals of 1 stand for
+_REACH = 4.0  # standard deviations of a component in a residual of 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class NumberSpan:
         return Mixture(Gaussian(None), len(self.means))
 
     def affine(self, start: int, power: float) -> list[Tensor]:
-        """Its columns of what `TVAEDecoder` takes: places, factors, squashed factors, shifts."""
+        """Its entries of the buffers of `TVAEDecoder`: places, factors, squashed, shifts."""
         num, column = len(self.means), self.column
         zeros, logits = np.zeros(num), start + 1 + np.arange(num)
         location = np.full(num, start)
@@ -76,7 +76,7 @@ class ClassSpan:
         return Categorical(max(self.size, 2))
 
     def affine(self, start: int, power: float) -> list[Tensor]:
-        """As in `NumberSpan`; a single category gets an impossible one beside it."""
+        """As in `NumberSpan`; a single category is joined by an impossible one."""
         num = self.likelihood.param_shape[0]
         places = start + np.minimum(np.arange(num), self.size - 1)
         shifts = np.where(np.arange(num) < self.size, 0.0, -np.inf)
@@ -120,8 +120,8 @@ class TVAEDecoder(nn.Module):
 def vae_of(layers: nn.Module, latent_dim: int, spans: Sequence[Span], power: float) -> VAE:
     """The model of columns, in double precision.
 
-    Components of a column may be 1e-8 of its spread, where values repeat; float32 would not tell
-    their residuals.
+    If values repeat, a component may be as narrow as 1e-8 of its column's spread, and float32 would
+    not resolve its residuals.
     """
     likelihood = mixed_of(span.likelihood for span in spans)
     decoder = TVAEDecoder(layers, spans, power).double()

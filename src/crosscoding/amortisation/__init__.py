@@ -1,4 +1,4 @@
-"""Amortised cross-coders: trained on nothing but draws of a frozen model, for any mask."""
+"""Amortised cross-coders: networks for any mask, trained only on draws of a frozen model."""
 
 from crosscoding.amortisation.amortise import amortise
 

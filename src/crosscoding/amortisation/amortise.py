@@ -20,7 +20,7 @@ from crosscoding.model.vae import VAE
 from crosscoding.progress import Report, followed, silent
 from crosscoding.random import generator_from
 
-_NUM_FOR_SCALES = 4096  # draws that give elements their scales
+_NUM_FOR_SCALES = 4096  # draws from which the elements' scales are estimated
 
 
 @isolated
@@ -37,18 +37,18 @@ def amortise(
     checkpoint: str | Path | None = None,
     report: Report = silent,
 ) -> VAE:
-    """Train a network that gives q(z|x) of any query, so that `Auto` needs no fit.
+    """Train a network that outputs q(z|x) for any query, so that `Auto` needs no fit.
 
-    It sees nothing but draws of the model: z from the prior, t from the decoder, of which a mask
-    hides a part, and maximises E log q(z|x). So it covers all modes of p(z|x). Training ends when
-    the budget is used, or earlier where that bound, on held-out twins, no longer improves beyond
-    its error. `print(vae.amortised.record)` says what it reaches.
+    The network is trained only on draws of the model: z from the prior, t from the decoder, and a
+    mask that hides a part of t. It maximises E log q(z|x), so q covers all modes of p(z|x).
+    Training ends when the budget is used up, or earlier if this bound, on held-out twins, no longer
+    improves by more than its error. `print(vae.amortised.record)` shows how good the network is.
 
-    At the end, fresh simulated twins z*, x tell how much of p(z|x) the proposals lack, on average:
-    z* is an exact draw of it. Where that is at most 2 % and weights are even, `Auto` weighs draws
-    of the network, once 16 climbs have found no mode outside of them. It answers as without the
-    network elsewhere, for masks or data unlike those of the twins, and in up to three dimensions,
-    where the bank and the grid answer at less cost.
+    At the end, fresh simulated twins (z*, x) measure how much of p(z|x) the proposals lack on
+    average, as z* is an exact draw of it. Where they lack at most 2 % and weights are even, `Auto`
+    weighs draws of the network, once 16 climbs have found no mode outside of them. Otherwise it
+    answers as it would without the network: for masks or data unlike those of the twins, and in up
+    to three dimensions, where the bank and the grid answer at less cost.
 
     Args:
         vae: The model; it is not changed.
@@ -62,19 +62,19 @@ def amortise(
             default a mixture of two Gaussians.
         network: A module to train in place of the default, called as network(values, mask); see
             `Amortised.of`. It is copied.
-        max_steps: Most steps of training; None: no limit. With it and no max_seconds, the same seed
-            gives the same network on the same machine.
-        checkpoint: A folder from which an interrupted training is continued.
+        max_steps: Largest number of training steps; None: no limit. If this is the only limit, the
+            same seed gives the same network on the same machine.
+        checkpoint: A folder for checkpoints, from which an interrupted training resumes.
         report: As in `condition`.
 
     Returns:
-        The model with `amortised`.
+        The model, with the trained network as its `amortised`.
 
     Raises:
         TypeError: An argument has the wrong type.
         ValueError: The model has discrete latents or takes covariates, masks or network do not fit
-            it, or the checkpoint is of another training.
-        NonFiniteError: The model gives no datum at a draw from the prior.
+            it, or the checkpoint is from another training.
+        NonFiniteError: p(t|z) does not exist at a draw from the prior.
 
     Example:
         >>> import torch, crosscoding as cc
@@ -97,7 +97,7 @@ def amortise(
         trained = default_network(own, family, data, generator)
     else:
         trained = plain_copy(network, "network").requires_grad_(True)
-    Amortised.of(vae, trained, family)  # it fits, or this says why not
+    Amortised.of(vae, trained, family)  # raises if the network does not fit
     training = Training(own, distribution, trained, family, seed)
     folder = None if checkpoint is None else Path(checkpoint)
     with followed("amortising", report, progress) as told:
@@ -126,10 +126,10 @@ def _seed(seed: int) -> int:
 
 
 def _distribution(masks: MaskDistribution | Tensor | None, vae: VAE) -> MaskDistribution:
-    """The distribution of masks, tried once.
+    """The distribution of masks, after a trial draw.
 
     Raises:
-        TypeError, ValueError: masks are none, or do not fit the data.
+        TypeError, ValueError: These are not masks, or they do not fit the data.
     """
     if masks is None:
         masks = mixed()

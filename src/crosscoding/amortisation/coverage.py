@@ -1,4 +1,4 @@
-"""How much of p(z|x) the proposals of a trained network cover, by simulated twins."""
+"""Estimates from simulated twins how much of p(z|x) the proposals of a trained network cover."""
 
 import math
 from dataclasses import replace
@@ -24,14 +24,15 @@ from crosscoding.random import spawn
 from crosscoding.result.verdict import MISSED
 from crosscoding.target.vae_target import VAETarget
 
-# Of each share observed: with 400, up to 3 outside bound what is lacking by `MISSED`.
+# Twins for each share observed. If at most 3 of 400 are outside of the draws, the upper bound on
+# the part that the proposals lack is below `MISSED`.
 _NUM_TWINS = 400
-_MOST_SIMULATED = 20 * _NUM_TWINS  # twins of all shares, to find so many of each
-_OPERATIONS = 1e12  # multiply-adds for them all: about a minute; fewer twins where it is more
+_MOST_SIMULATED = 20 * _NUM_TWINS  # twins simulated at most, to find that many for each share
+_OPERATIONS = 1e12  # multiply-adds of all twins, about a minute; large models get fewer twins
 _OF_ELEMENT = 100  # multiply-adds that take as long as the likelihood of one element
-_NUM_DRAWS = 500  # of each twin; the cascade makes more, which cover more
-_AT_ONCE = 200  # twins
-_PIECE = 40  # twins whose draws are held together
+_NUM_DRAWS = 500  # per twin; the cascade makes more, which cover more
+_AT_ONCE = 200  # twins simulated at once
+_PIECE = 40  # twins whose draws are in memory at once
 
 
 def coverage_of(
@@ -41,9 +42,9 @@ def coverage_of(
     shares: tuple[ShareRecord, ...],
     generator: Generator,
 ) -> Coverage | None:
-    """For which queries fresh twins vouch that the proposals cover p(z|x); None: for none.
+    """The queries for which fresh twins vouch that proposals cover p(z|x); None if for none.
 
-    Only twins with even weights count, as the cascade answers only such queries. Shares observed
+    Only twins with even weights count, as the cascade uses proposals only then. Shares observed
     where most weights are uneven are left out, and so are those where the bound is too high.
 
     Args:
@@ -83,7 +84,7 @@ def _pieces(index: Tensor) -> tuple[Tensor, ...]:
 
 @torch.no_grad()
 def _tried(vae: VAE, amortised: Amortised, twins: Twins, generator: Generator) -> Tensor:
-    """log p(x) of twins and whether z* lies outside of the draws, (2, N), if weights are even."""
+    """log p(x) of twins with even weights, and whether z* lies outside of the draws, (2, N)."""
     target = VAETarget(vae, Evidence(twins.data, twins.mask)).flatten().prepare()
     proposal, like = amortised.propose(twins.values, twins.mask), target.like
     rows = torch.arange(len(twins.z), device=like.device)
@@ -101,7 +102,7 @@ def _tried(vae: VAE, amortised: Amortised, twins: Twins, generator: Generator) -
 
 
 def _covered(part: ShareRecord, tried: Tensor) -> CoveredShare | None:
-    """What twins with a share observed say, from `_tried`; None if there are none."""
+    """The coverage for one share observed, from `_tried`; None if it has no twins."""
     log_evidence, outside = tried
     if not len(outside):
         return None

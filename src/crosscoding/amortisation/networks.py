@@ -11,11 +11,11 @@ from crosscoding.likelihoods import Likelihood, Mixed
 from crosscoding.model.masked_network import MaskedNetwork
 from crosscoding.model.vae import VAE
 
-_WIDE, _NARROW = 1024, 512  # units: for data of many elements, and for other layers
-_MOST_PIXELS = 2048  # pixels times channels, up to which layers that see all of them are affordable
-_MOST_CLASSES = 64  # of an element, that have a feature of their own
-_SMALL = 0.1  # of the usual size, of the last layer's weights: q(z|x) starts close to the prior
-_APART = 0.3  # prior standard deviations between the first means of a mixture
+_WIDE, _NARROW = 1024, 512  # units of the first layer for data of many elements; of other layers
+_MOST_PIXELS = 2048  # pixels times channels up to which fully connected layers are affordable
+_MOST_CLASSES = 64  # per element that get a feature of their own
+_SMALL = 0.1  # factor on the last layer's initial weights: q(z|x) starts close to the prior
+_APART = 0.3  # standard deviation of a mixture's initial means, in prior standard deviations
 
 
 def default_network(
@@ -23,8 +23,8 @@ def default_network(
 ) -> nn.Module:
     """A network for a model, with new weights.
 
-    Rows of a table and small pictures go through layers that see all elements; large pictures go
-    through convolutions first.
+    Rows of a table and small pictures go through fully connected layers; large pictures go through
+    convolutions first.
 
     Args:
         vae: The model, in noise coordinates.
@@ -78,7 +78,7 @@ def _layers(
 
 
 def _standard(flat: Tensor) -> tuple[Tensor, Tensor]:
-    """Median and deviation of each element, by quartiles where these differ, (E,)."""
+    """Median and scale of each element, (E,); the scale is from the quartiles if these differ."""
     low, middle, high = flat.double().quantile(
         torch.tensor([0.25, 0.5, 0.75], dtype=torch.double, device=flat.device), 0
     )
@@ -103,7 +103,7 @@ def _classes(likelihood: Likelihood, flat: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _draw(layer: nn.Linear | nn.Conv2d, generator: Generator) -> None:
-    """Draw initial weights, uniform within ± √(3/n) with n inputs, which keeps their variance."""
+    """Draw initial weights, uniform within ± √(3/n) for n inputs, which keeps the variance."""
     num = layer.weight[0].numel()
     nn.init.uniform_(layer.weight, -math.sqrt(3 / num), math.sqrt(3 / num), generator=generator)
     if layer.bias is not None:
@@ -114,7 +114,7 @@ def _draw(layer: nn.Linear | nn.Conv2d, generator: Generator) -> None:
 def _start_at_prior(
     last: nn.Linear, crosscoder: Crosscoder, dim: int, generator: Generator
 ) -> None:
-    """Let the output be near the parameters of N(0, I), with components a little apart."""
+    """Make the initial output close to the parameters of N(0, I), with components a bit apart."""
     last.weight.mul_(_SMALL)
     num = getattr(crosscoder, "components", 1)
     if num > 1:

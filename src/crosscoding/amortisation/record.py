@@ -1,4 +1,4 @@
-"""What the proposals of a trained network reach on simulated queries."""
+"""Measures how good a trained network's proposals are on simulated queries."""
 
 import itertools
 import math
@@ -19,9 +19,9 @@ from crosscoding.random import spawn
 from crosscoding.target.vae_target import VAETarget
 
 _NUM_TWINS, _NUM_DRAWS = 512, 500
-_OPERATIONS = 3e10  # multiply-adds for the whole record: some seconds; fewer twins where it is more
+_OPERATIONS = 3e10  # multiply-adds of the whole record, some seconds; large models get fewer twins
 _OF_ELEMENT = 100  # multiply-adds that take as long as the likelihood of one element
-_EDGES = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)  # shares observed
+_EDGES = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)  # of the bins of shares observed
 _BEYOND = 1.0  # nats above the largest weight, as in the cascade
 
 
@@ -29,7 +29,7 @@ _BEYOND = 1.0  # nats above the largest weight, as in the cascade
 def record_of(
     vae: VAE, amortised: Amortised, masks: MaskDistribution, training: Training
 ) -> Record:
-    """The record of a training, with what its network reaches on fresh twins."""
+    """The record of a training, with figures of its network on fresh twins."""
     each = max(vae.operations, _OF_ELEMENT * vae.data_size)
     affordable = int(_OPERATIONS / (each * _NUM_DRAWS))
     num = min(max(affordable, 16), _NUM_TWINS)

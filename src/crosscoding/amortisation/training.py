@@ -31,12 +31,12 @@ from crosscoding.zoo.training.checkpoints import load_checkpoint, save_checkpoin
 
 _BATCH = 512
 _LEARNING_RATE, _WARM_UP = 1e-3, 100  # steps
-_CLIPPED = 5.0  # norm of the gradient
-_DECAY_FROM = 0.6  # share of the budget after which the learning rate falls, if not before
+_CLIPPED = 5.0  # largest norm of the gradient
+_DECAY_FROM = 0.6  # share of the budget after which the learning rate falls at the latest
 _NUM_HELD_OUT = 2000
 _NUM_CHECKS = 40  # of the held-out bound, in the whole budget
 _PATIENCE = 5  # checks without an improvement beyond two standard errors
-_LEAST_GAIN = 0.005  # nats, that count as one
+_LEAST_GAIN = 0.005  # nats; smaller gains are not an improvement
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class Twins:
         return torch.where(self.mask, self.data, 0.0)
 
     def select(self, index: Tensor) -> "Twins":
-        """Some of them."""
+        """Some of the twins."""
         return Twins(self.z[index], self.data[index], self.mask[index])
 
 
@@ -66,7 +66,7 @@ def simulated(vae: VAE, masks: MaskDistribution, num: int, generator: Generator)
 
 @dataclass(frozen=True)
 class Limits:
-    """When a training ends: seconds and steps, the earlier one, None for no limit."""
+    """When a training ends: after so many seconds or steps, whichever is first; None: no limit."""
 
     max_seconds: float | None
     max_steps: int | None
@@ -89,10 +89,11 @@ class Training:
 
     Attributes:
         steps: Steps so far.
-        seconds: Their time.
-        bounds: log q of the held-out twins after the best step so far, (N,); None: not checked.
-        for_record: Random numbers for the record.
-        for_coverage: Random numbers for what twins say of the proposals.
+        seconds: Time that they took.
+        bounds: log q of the held-out twins with the best weights so far, (N,); None before the
+            first check.
+        for_record: Generator for the record.
+        for_coverage: Generator for the twins that measure coverage.
     """
 
     def __init__(
@@ -165,7 +166,7 @@ class Training:
 
     @torch.no_grad()
     def _check(self, share: float) -> None:
-        """Keep the weights if the held-out bound is the best so far; else, at last, slow down."""
+        """Keep the best weights by the held-out bound; once it stalls, start to lower the rate."""
         bounds = self._log_prob(self._held_out)
         if self.bounds is None:
             improves = True
@@ -200,7 +201,7 @@ class Training:
         """Continue from the checkpoint in a folder, if there is one.
 
         Raises:
-            ValueError: It is of another training.
+            ValueError: It is from another training.
         """
         if folder is None:
             return
@@ -214,7 +215,7 @@ class Training:
         if words["of"] != self._name:
             raise ValueError(_other(folder))
         self.steps, self.seconds = int(words["steps"]), float(words["seconds"])
-        for _ in range(self.steps):  # what follows sees the twins that it would have seen
+        for _ in range(self.steps):  # so that the next steps see the same twins as uninterrupted
             spawn(self._for_steps, 1)
         self._left, self._decay_from = int(words["left"]), float(words["decay_from"])
         self._best = copy.deepcopy(both["best"].state_dict())
@@ -225,7 +226,7 @@ class Training:
 
     @property
     def _name(self) -> str:
-        """What a checkpoint must be of: masks, family, seed, and the model by its twins."""
+        """What identifies a training: masks, family, seed, and the model by its twins."""
         mean = float(self._held_out.data.double().mean())
         return f"{self._masks} {self._crosscoder} seed {self._seed} twins {mean:.6g}"
 

@@ -1,1 +1,1 @@
-"""Calibration: of a Gaussian likelihood's scale to data, and of answers by simulated twins."""
+"""Fits the scale of a Gaussian likelihood to data, and checks answers on simulated twins."""

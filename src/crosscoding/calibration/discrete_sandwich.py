@@ -1,7 +1,8 @@
-"""The bounds of `sandwich` for discrete latents, whose chains take informed moves.
+"""The bounds of `sandwich` for discrete latents, with chains of informed moves.
 
-Source: as in `sandwich`. Differs in: the moves are those of `numerics.informed_moves`, whose cost
-of change is chosen beforehand, as step sizes are there; data of a block share their random numbers.
+Source: as in `sandwich`. Differs in: the moves are those of `numerics.informed_moves`; their cost
+of change is chosen beforehand, like the step sizes of `sandwich`; all data of a block share their
+random numbers.
 """
 
 import math
@@ -45,7 +46,7 @@ def discrete_bounds(
 
 
 def _temperatures(target: DiscreteTarget, generator: Generator) -> Tensor:
-    """t_0 = 0 to t_K = 1, (K + 1, N)."""
+    """Temperatures from t_0 = 0 to t_K = 1, (K + 1, N)."""
     points = target.draw_prior(_NUM_SPREAD, generator=generator)
     log_likelihood = target.pairwise_log_likelihood(points)
     levels = torch.tensor([0.16, 0.84]).to(log_likelihood)
@@ -65,7 +66,7 @@ def _forward(
     costs: Tensor | None,
     generator: Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Anneal points of the prior (C, N, D) to p(z|x): the costs used, (K, N), and log w, (C, N)."""
+    """Anneal prior draws (C, N, D) to p(z|x); returns the costs used, (K, N), and log w, (C, N)."""
     used, cost = [], torch.full_like(temperatures[0], _FIRST_COST)
     log_weights = z.new_zeros(z.shape[:2])
     for k in range(1, len(temperatures)):

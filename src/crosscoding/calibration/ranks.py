@@ -20,20 +20,20 @@ import torch
 from torch import Generator, Tensor
 
 LEVELS = (0.5, 0.8, 0.9)
-FEWEST = 20  # ranks below which the test's χ² distribution is not reached
-_NUM_SIMULATED = 2000  # for bands: their level is then right to half a percent
-_NUM_PLACES = 100  # at which an ECDF is compared
+FEWEST = 20  # with fewer ranks, the distribution of the test is too far from χ²
+_NUM_SIMULATED = 2000  # for bands, whose level is then accurate to half a percent
+_NUM_PLACES = 100  # points at which ECDFs are compared
 
 
 @dataclass(frozen=True, eq=False)
 class Ranks:
-    """Ranks of several quantities of N twins, as shares between 0 and 1.
+    """Ranks of several quantities for N twins, scaled to between 0 and 1.
 
     Args:
         names: Names of the Q quantities.
         values: Shape (Q, N); NaN where a twin does not have the quantity.
         is_element: Which quantities are missing elements of the datum, shape (Q,).
-        num_draws: n, the number of effective draws that ranks are among, for each twin, (N,).
+        num_draws: n, the effective number of draws that each twin is ranked among, (N,).
     """
 
     names: tuple[str, ...]
@@ -42,32 +42,32 @@ class Ranks:
     num_draws: Tensor
 
     def select(self, twins: Tensor) -> "Ranks":
-        """The ranks of some twins, by a boolean (N,)."""
+        """The ranks of the twins that a boolean (N,) selects."""
         num_draws = self.num_draws[twins]
         return Ranks(self.names, self.values[:, twins], self.is_element, num_draws)
 
     def p_values(self) -> dict[str, float]:
-        """The p-value of each quantity, not corrected for their number, by name."""
+        """The p-value of each quantity by name, not corrected for multiple testing."""
         rows = {name: self.of(name) for name in self.names}
         return {
             name: smooth_test(own, self.noise) for name, own in rows.items() if len(own) >= FEWEST
         }
 
     def of(self, name: str) -> Tensor:
-        """The ranks of a quantity, of the twins that have it."""
+        """The ranks of one quantity, for the twins that have it."""
         row = self.values[self.names.index(name)]
         return row[~row.isnan()]
 
     def p_value(self) -> float:
-        """The smallest p-value times the number of quantities, at most 1; NaN if none has one."""
+        """The smallest p-value times the number of p-values, at most 1; NaN if there are none."""
         tested = self.p_values().values()
         return min(1.0, len(tested) * min(tested)) if tested else math.nan
 
     def coverage(self, level: float) -> tuple[float, float]:
-        """How often central intervals of missing elements hold the truth, and its standard error.
+        """How often central intervals of missing elements contain the truth, and a standard error.
 
-        The error is that of an average over twins, whose elements are not independent, but at least
-        the binomial one.
+        The error is that of an average over twins, as the elements of one twin are not independent,
+        and at least the binomial error.
         """
         own = self.values[self.is_element]
         known = ~own.isnan()
@@ -83,7 +83,7 @@ class Ranks:
 
     @property
     def noise(self) -> float:
-        """1/n, for a typical twin: the variance that they share, in units of that of one rank."""
+        """1/n of a typical twin: the variance that twins share, relative to that of one rank."""
         return 1 / self.num_draws.median().item() if len(self.num_draws) else 0.0
 
 
@@ -98,12 +98,12 @@ def smooth_test(ranks: Tensor, noise: float) -> float:
     """p-value of uniformity against changes of location, width, skewness and tails.
 
     Σ_k (mean of φ_k)² / (1/N + noise) is χ² with 4 degrees of freedom, φ_k being the first four
-    Legendre polynomials, orthonormal on (0, 1). For few ranks, small p-values are too small: where
-    it says 0.001, the probability is 0.0023 for N = 20, 0.0013 for 100 and 0.0011 for 200.
+    Legendre polynomials, orthonormal on (0, 1). For few ranks, small p-values are too small: values
+    below 0.001 have probability 0.0023 for N = 20, 0.0013 for N = 100 and 0.0011 for N = 200.
 
     Args:
         ranks: Between 0 and 1, shape (N,).
-        noise: Further variance of a mean over ranks, in units of the variance of one.
+        noise: Additional variance of a mean over ranks, relative to the variance of one rank.
     """
     x = 2 * ranks.double() - 1
     polynomials = (
@@ -118,14 +118,19 @@ def smooth_test(ranks: Tensor, noise: float) -> float:
 
 
 def ecdf_difference(ranks: Tensor) -> tuple[Tensor, Tensor]:
-    """Places u between 0 and 1, and by how much the share of ranks (N,) below each exceeds u."""
+    """Points u between 0 and 1, and by how much the share of ranks (N,) below each exceeds u."""
     places = torch.linspace(0, 1, _NUM_PLACES + 1, dtype=torch.double)[1:-1]
     below = torch.searchsorted(ranks.double().sort().values, places, right=True)
     return places, below / len(ranks) - places
 
 
 def band(num: int, noise: float, level: float = 0.95) -> Tensor:
-    """Half the width, at each place, of a band that holds a whole ECDF difference at this level."""
+    """Half the width, at each point, of a band that contains a whole curve of `ecdf_difference`.
+
+    Args:
+        num, noise: Number of ranks, and the noise of `smooth_test`.
+        level: Probability that the curve of a calibrated method lies in the band.
+    """
     generator = Generator().manual_seed(0)
     uniforms = torch.rand(_NUM_SIMULATED, num, generator=generator, dtype=torch.double)
     places = torch.linspace(0, 1, _NUM_PLACES + 1, dtype=torch.double)[1:-1]

@@ -24,11 +24,12 @@ class TwinReport(Displayed):
 
     Attributes:
         method: Name of the method.
-        labels: The labels of the verdicts, one for each twin.
-        purposes: How many answers have which label, by purpose.
+        labels: The labels of the verdicts, one per twin.
+        purposes: For each purpose, the number of answers with each label.
         trusted: Which answers are trusted for the method's purpose, boolean, shape (num,).
         ranks: Ranks of the true z, of log p(z, x) and of missing elements among the answers' draws.
-        log_evidence, log_evidence_error: Of the answers, in nats, shape (num,).
+        log_evidence, log_evidence_error: The answers' log p(x) and its standard error, in nats,
+            shape (num,).
         sandwich: Stochastic bounds on log p(x).
         vouching: What `Auto(calibration=…)` takes from the report.
     """
@@ -49,7 +50,7 @@ class TwinReport(Displayed):
         return len(self.labels)
 
     def p_value(self, *, trusted: bool = False) -> float:
-        """Of the uniformity of all ranks, corrected for their number; NaN if there are too few.
+        """p-value of all ranks being uniform, corrected for multiple testing; NaN if too few.
 
         Args:
             trusted: Whether to look at trusted answers only.
@@ -57,23 +58,23 @@ class TwinReport(Displayed):
         return self._ranks(trusted).p_value()
 
     def p_values(self, *, trusted: bool = False) -> dict[str, float]:
-        """Of each quantity by name, not corrected for their number."""
+        """p-value of each quantity's ranks being uniform, not corrected for multiple testing."""
         return self._ranks(trusted).p_values()
 
     def coverage(self, level: float = 0.9, *, trusted: bool = False) -> tuple[float, float]:
-        """How often central intervals of missing elements held the truth, and its standard error.
+        """How often central intervals of missing elements contain the truth, and a standard error.
 
         Both are NaN if nothing is missing.
 
         Args:
-            level: How often they should.
+            level: How often they should contain it.
             trusted: Whether to look at trusted answers only.
         """
         return self._ranks(trusted).coverage(level)
 
     @property
     def gap(self) -> float:
-        """Mean distance of the upper from the lower bound on log p(x), in nats."""
+        """Upper minus lower bound on log p(x), averaged over twins, in nats."""
         return (self.sandwich.upper - self.sandwich.lower).mean().item()
 
     @property
@@ -110,7 +111,7 @@ class TwinReport(Displayed):
             return [f"{whose}: too few for a test of their ranks"]
         worst = min(tested, key=lambda name: tested[name])
         fits = "uniform" if own.p_value() >= _UNIFORM else "not uniform"
-        line = f"{whose}: ranks are {fits} (p = {own.p_value():.2g}, the least for {worst})"
+        line = f"{whose}: ranks are {fits} (p = {own.p_value():.2g}, lowest for {worst})"
         if not own.is_element.any():
             return [line]
         intervals = ", ".join(
@@ -158,13 +159,13 @@ class TwinReport(Displayed):
             shown = [w if v == v else "—" for w, (v, _) in zip(words, covered, strict=True)]
             rows.append(("trusted" if trusted else "all", f"{num:,}", said, *shown))
         head = ("answers", "number", "ranks", *(f"{level:.0%}" for level in LEVELS))
-        title = "Ranks, and how often intervals of missing elements held the truth"
+        title = "Ranks, and how often intervals of missing elements contain the truth"
         return Grid(tuple(rows), head, title, numbers=frozenset({1, 3, 4, 5}))
 
     def plot(self) -> Any:
         """A matplotlib figure: histogram and ECDF of the ranks, coverage, and bounds on log p(x).
 
-        Bands hold a whole curve in 95 % of calibrated reports.
+        If the method is calibrated, a band contains a whole curve with probability 95 %.
         """
         from crosscoding.plots.calibration import calibration_figure  # loads matplotlib
 

@@ -1,4 +1,4 @@
-"""Stochastic bounds on log p(x) from both ends, for data simulated from the model.
+"""Stochastic lower and upper bounds on log p(x), for data simulated from the model.
 
 Annealed importance sampling goes from the prior to p(z|x) through π_t ∝ p(z) p(x|z)^t:
 
@@ -6,16 +6,16 @@ Annealed importance sampling goes from the prior to p(z|x) through π_t ∝ p(z)
 
 The same chain run backwards, from an exact draw of p(z|x) to the prior, has E[1/w] = 1 / p(x), so
 its log w is on average above log p(x). A simulated datum comes with such a draw: the z that it was
-made from. The bounds hold on average; a single one may be on the wrong side. The averages of w and
-of 1/w over several chains keep the inequalities and narrow them.
+made from. The bounds hold on average; a single one may be on the wrong side. Averaging w and 1/w
+over several chains keeps the inequalities and tightens the bounds.
 
 Temperatures, step sizes and coordinates are chosen beforehand, from other draws, so that both
 directions use the same reversible moves. t_k = t₀ sinh(a k / K) has steps of equal thermodynamic
 length if Var_t(log p(x|z)) = (latent / 2) / (t₀² + t²), as for Gaussians.
 
 Source: Neal (2001), Annealed importance sampling; Grosse, Ghahramani and Adams (2015), Sandwiching
-the marginal likelihood using bidirectional Monte Carlo. Differs in: the temperatures; the chains of
-one datum all start backwards at the same draw.
+the marginal likelihood using bidirectional Monte Carlo. Differs in: the temperatures; all backward
+chains of one datum start at the same draw.
 """
 
 import math
@@ -38,10 +38,10 @@ _NUM_LEAPFROG = 4
 _NUM_TEMPERATURES = (50, 300)  # least and most; the gap is about length² / K per chain
 _NUM_SPREAD = 64  # prior draws from which the spread of log p(x|z) is estimated
 _WANTED_ACCEPTANCE, _ADAPTATION = 0.75, 0.7  # as in `methods.numerics.annealing`
-_LONGEST = 0.5 * math.pi / _NUM_LEAPFROG  # step: longer paths on a round Gaussian turn back
-_MOST_DIM = 128  # above which coordinates are only scaled, not rotated
-_BLOCK_BYTES = 256 * 2**20  # that data of one block take, roughly
-_HELD = 6  # times `row_values` that a gradient holds, roughly: a few layers' outputs
+_LONGEST = 0.5 * math.pi / _NUM_LEAPFROG  # step; longer paths on a round Gaussian turn back
+_MOST_DIM = 128  # latent dimensions above which coordinates are only scaled, not rotated
+_BLOCK_BYTES = 256 * 2**20  # approximate memory of one block of data
+_HELD = 6  # values that a gradient keeps, relative to `row_values`: outputs of a few layers
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class Sandwich:
     """Stochastic bounds on log p(x) of N data, in nats; all of shape (N,).
 
     Attributes:
-        lower, upper: They are below and above log p(x) on average.
+        lower, upper: Bounds, below and above log p(x) on average.
         lower_error, upper_error: Standard errors, from the spread of the chains.
     """
 
@@ -65,7 +65,8 @@ class Sandwich:
         Args:
             target: The target, of N data.
             z: The latent points that the data were made from, (N, latent).
-            draws: Rough draws of p(z|x), (S, N, latent), for coordinates; they need not be right.
+            draws: Rough draws of p(z|x), (S, N, latent), from which coordinates are chosen;
+                they need not be exact.
             generator: For all random numbers.
         """
         decoded = _NUM_CHAINS * _HELD * target.vae.row_values * z.element_size()
@@ -106,7 +107,7 @@ class _Path:
         target: The target, flat.
         temperatures: t_0 = 0 to t_K = 1, shape (K + 1, N).
         precision: Of p(z|x) along the axes, (N, latent).
-        axes: Columns are unit vectors, (N, latent, latent); None: those of z.
+        axes: Unit vectors as columns, (N, latent, latent); None: the axes of z.
     """
 
     target: Target
@@ -205,5 +206,5 @@ class _Path:
         return z if self.axes is None else torch.einsum("nij,cni->cnj", self.axes, z)
 
     def _back(self, along: Tensor) -> Tensor:
-        """Vectors whose coordinates along the axes are given."""
+        """The vectors with given coordinates along the axes."""
         return along if self.axes is None else torch.einsum("nij,cnj->cni", self.axes, along)

@@ -1,7 +1,7 @@
-"""The maximum-likelihood scale of a Gaussian likelihood, if it is unknown or was guessed.
+"""Finds the maximum-likelihood scale of a Gaussian likelihood that is unknown or was guessed.
 
-For a `Mixed` likelihood it finds the scale of each Gaussian part; other columns help to infer z. It
-is an EM algorithm:
+For a `Mixed` likelihood, it finds the scale of each Gaussian part; other columns help to infer z.
+It is an EM algorithm:
 
     E   p(z|t) ≈ Σ_k w_k N(z_k, H_k⁻¹) for every complete datum t, as in `methods.Laplace`
     M   σ² = E|t − μ(z_k)|² / E[1 − h],   h = J H⁻¹ Jᵀ / σ² of an element, J its row at z_k
@@ -10,9 +10,9 @@ Both means are over data, modes and the elements that share this scale. h is the
 that z fits, and Σ h = D − tr H⁻¹. A decoder trained with another scale, or with none, gets the one
 under which its answers are neither too narrow nor too wide.
 
-At the fixed point σ² = E[(t − μ(z))²] over draws of z, with μ linearised at z_k. Draws decoded by
-the network itself would not work: under a scale that is far too large they are so wide that the
-decoder is not linear within them, and their residuals reproduce that same scale.
+At the fixed point, σ² = E[(t − μ(z))²] over draws of z, with μ linearised at z_k. Decoding the
+draws with the network itself would not work: under a scale that is far too large, they spread so
+widely that the decoder is not linear over them, and their residuals reproduce the wrong scale.
 
 Source: MacKay (1992), "Bayesian interpolation", the evidence framework. Differs in: a datum may
 have several modes, and a scale may apply to only some elements.
@@ -47,11 +47,11 @@ from crosscoding.target.vae_target import CHUNK_BYTES, VAETarget
 if TYPE_CHECKING:
     import pandas as pd
 
-# Halving or doubling any of these moves the scales of four models by at most 6e-4 of themselves.
+# Halving or doubling any of these changes the scales of four models by at most 0.06 %.
 _STARTS = 4  # climbs per datum, from the most likely points of the bank
-_STEPS = 25  # most steps of a climb
+_STEPS = 25  # largest number of steps of a climb
 _EVERY = 5  # steps of a climb that share one curvature
-_LEAST_WEIGHT = 1e-3  # of a mode from which the next round climbs
+_LEAST_WEIGHT = 1e-3  # of a mode, for the next round to climb from it
 _LEAST_FREEDOM = 1e-3  # mean of 1 − h below which residuals carry no information
 
 
@@ -78,8 +78,8 @@ def calibrate_scale(
             or NumPy array of the model's dtype, or a DataFrame if the model has a table. A few tens
             are enough for one scale, as every element of each datum counts.
         given: Covariates of the data, a row for each or one for all, if the decoder takes any.
-        rounds: Most rounds, ≥ 1. One scale settles quickly, a scale per element slowly.
-        tolerance: Stop when no scale changes by more than this share of itself, > 0.
+        rounds: Largest number of rounds, ≥ 1. One scale settles quickly, one per element slowly.
+        tolerance: Stop when no scale changes by more than this in relative terms, > 0.
         report, progress: As in `condition`.
 
     Returns:
@@ -124,7 +124,11 @@ class _Share:
     means: Tensor
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean of flat values, one per element, for each scale: the shape of `given`."""
+        """Average flat values, one per element, over the elements of each scale.
+
+        Returns:
+            A tensor of the shape of `given`.
+        """
         shape = torch.as_tensor(self.given).shape
         values = values.reshape(self.elements.shape)
         for dim, size in enumerate((1,) * (values.ndim - len(shape)) + tuple(shape)):
@@ -171,9 +175,9 @@ def _calibrated(
         if settled:  # the modes come from wide first scales: there may be better ones now
             z, looked_again = torch.cat([z, nearest]), True
     raise BudgetError(
-        f"expected a scale that settles within {counted(rounds, 'round')}, got one that still "
-        f"changes by {change:.2g} of itself, now {_means(scales)}; raise rounds or tolerance, or "
-        "pass data that z cannot match exactly"
+        f"expected a scale that settles within {counted(rounds, 'round')}, got one whose relative "
+        f"change is still {change:.2g}, now {_means(scales)}; raise rounds or tolerance, or pass "
+        "data that z cannot match exactly"
     )
 
 
@@ -281,12 +285,12 @@ def _fitting(
     """The M-step: the scales that agree with the residuals at the modes.
 
     Args:
-        vae: The model with the present scales, for the covariates of the data.
+        vae: The model with the current scales and the covariates of the data.
         data: Shape (N, *data).
         modes: K for each datum.
         weights: Weights of the modes, (K, N), which sum to 1 for each datum.
         shares: The elements of each scale.
-        scales: The present scales.
+        scales: The current scales.
 
     Raises:
         BudgetError: z fits the data without residuals.

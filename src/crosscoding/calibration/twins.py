@@ -1,9 +1,9 @@
-"""Simulation-based calibration of a kind of query: how are twins of it answered?
+"""Simulation-based calibration: checks how a method answers simulated twins of a query.
 
 A twin is simulated from the model: z* ~ p(z), t* ~ p(t|z*), and the elements of t* in the mask are
 observed, with noise where the query has noise. Then z* is an exact draw from p(z|x*), whatever the
-model, so its rank among the draws of the answer is uniform if the method is right. Reports are
-about queries that the model finds ordinary; they say nothing about data that do not fit it.
+model, so its rank among the draws of the answer is uniform if the method is right. Reports cover
+queries that are typical of the model; they say nothing about data that do not fit it.
 """
 
 from dataclasses import replace
@@ -37,9 +37,9 @@ from crosscoding.result.purposes import PURPOSES
 from crosscoding.result.vouching import Vouching
 from crosscoding.target.vae_target import CHUNK_BYTES, VAETarget
 
-_NUM_DRAWS = 1000  # of each answer, that ranks are among
-_MOST_LATENTS, _MOST_ELEMENTS = 64, 16  # ranked: the more are tested, the less each test sees
-_SHARE_OF_ANSWERS = 0.8  # of the time, roughly
+_NUM_DRAWS = 1000  # per answer, among which the truth is ranked
+_MOST_LATENTS, _MOST_ELEMENTS = 64, 16  # ranked; each further test makes all of them less sensitive
+_SHARE_OF_ANSWERS = 0.8  # of the time, roughly, for the progress bar
 
 
 @isolated
@@ -59,20 +59,20 @@ def calibrate(
         vae: The model.
         mask: True = observed, boolean, shape (*data,), or (M, *data) to use M masks in turn. If the
             decoder takes covariates, the model's examples are used in turn too. Or evidence of
-            values: twins observe what it does, with as much noise and with its covariates, each
-            query in turn; its values do not matter.
+            values: twins observe the same elements, with the same noise and covariates, taking its
+            queries in turn; the values themselves do not matter.
         method: The method to check; by default `methods.Auto()`.
-        num: Number of simulated data, ≥ 20. With 200, widths that are wrong by a third are noticed.
+        num: Number of simulated data, ≥ 20. 200 reveal posteriors whose width is off by a third.
         seed, report, progress: As in `condition`.
 
     Returns:
-        A report: `print(report.summary())`, `report.plot()`. `methods.Auto(calibration=report)`
-        uses it for queries whose masks differ from the twins' in few elements, unless there is
-        noise.
+        A report: see `print(report.summary())` and `report.plot()`. Pass it to
+        `methods.Auto(calibration=report)` to use it for queries whose masks differ from the twins'
+        in few elements, as long as neither have noise.
 
     Raises:
         TypeError, ValueError: An argument has the wrong type or value.
-        NonFiniteError: The model gives no datum at a draw from the prior.
+        NonFiniteError: p(t|z) does not exist at a draw from the prior.
         BudgetError: The method found no answer within its limits.
 
     Example:
@@ -112,7 +112,7 @@ def calibrate(
 
 
 class _Twins(NamedTuple):
-    """Simulated data: noise of the prior (N, latent), data (N, *data) and what is observed."""
+    """Simulated data: z as prior noise (N, latent), data (N, *data), and the evidence."""
 
     z: Tensor
     data: Tensor
@@ -120,7 +120,7 @@ class _Twins(NamedTuple):
 
 
 def _kind_of_query(vae: VAE, mask: Tensor | np.ndarray | Evidence) -> Evidence:
-    """Evidence of which only its mask, noise and covariates count, (M, *data).
+    """The kinds of query as evidence (M, *data); only its mask, noise and covariates matter.
 
     Raises:
         TypeError, ValueError: It is neither a mask nor evidence of values, or does not fit.
@@ -145,7 +145,7 @@ def _kind_of_query(vae: VAE, mask: Tensor | np.ndarray | Evidence) -> Evidence:
 
 
 def _observed(kind: Evidence, data: Tensor, given: Covariates, generator: Generator) -> Evidence:
-    """What twins (N, *data) observe: as the kinds of query do in turn, with fresh noise."""
+    """The evidence of twins (N, *data): of the kinds of query in turn, with fresh noise."""
     index = torch.arange(len(data), device=data.device) % len(kind.values)
     mask = kind.mask[index]
     if kind.uncertain is None:
@@ -159,7 +159,7 @@ def _masks(vae: VAE, mask: Tensor | np.ndarray) -> Tensor:
     """The masks, (M, *data).
 
     Raises:
-        TypeError, ValueError: It is no boolean mask, or of another shape.
+        TypeError, ValueError: It is not a boolean mask, or has the wrong shape.
     """
     mask = as_tensor(mask, "mask", "bool")
     if mask.dtype != torch.bool:
@@ -182,7 +182,7 @@ def _target_of(posterior: Posterior) -> VAETarget:
 def _ranks(twins: _Twins, posterior: Posterior, z: Tensor, generator: Generator) -> Ranks:
     """Ranks of z*, log p(z*, x) and missing elements among the answers' draws z (S, N, latent).
 
-    All z are noise; it is the model's own z that is ranked.
+    All z are given as prior noise, but the model's own z is ranked.
     """
     target = _target_of(posterior)
     vae, num, dim = target.vae, len(twins.z), target.latent_dim
@@ -218,7 +218,7 @@ def _predicted(posterior: Posterior, z: Tensor, elements: Tensor, generator: Gen
 
 
 def _spread(indices: Tensor, most: int) -> Tensor:
-    """At most so many of the indices, evenly spread."""
+    """At most `most` of the indices, evenly spaced."""
     if len(indices) <= most:
         return indices
     return indices[torch.linspace(0, len(indices) - 1, most).round().long()]
@@ -226,13 +226,13 @@ def _spread(indices: Tensor, most: int) -> Tensor:
 
 def _report(method: Method, posterior: Posterior, ranks: Ranks, bounds: Sandwich) -> TwinReport:
     figures = posterior._findings.figures
-    # Answers that nothing searched, but whose other figures are good.
+    # Answers that nothing searched for lost modes, but whose other checks are good.
     searched = replace(figures, missed=torch.zeros_like(figures.missed))
     others = figures.missed.isnan() & (searched.grades_for("interval") == 0)
     like_it = ranks.select(others.cpu())
     target = _target_of(posterior)
     masks = target.evidence.mask.reshape(target.num_queries, -1).unique(dim=0)
-    if not target.evidence.is_exact:  # they say nothing of exact values
+    if not target.evidence.is_exact:  # twins with noise say nothing about exact values
         masks = masks[:0]
     vouching = Vouching(
         repr(replace(method, calibration=None) if isinstance(method, Auto) else method),

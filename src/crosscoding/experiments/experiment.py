@@ -53,7 +53,7 @@ class Context:
         report: Called with the finished share of a part and a description of the current step.
 
     Attributes:
-        seconds_kept, processor_seconds_kept: Time that the parts took which were already finished.
+        seconds_kept, processor_seconds_kept: Time that already finished parts took.
         devices: All devices that parts ran on.
     """
 
@@ -208,7 +208,7 @@ def _changed(name: str, settings: Any, changes: Mapping[str, Any]) -> Any:
 
 
 def _alike(value: object, wanted: object) -> bool:
-    """Whether a value has the type of another; for a list, whether it is not empty and all do."""
+    """Whether a value has the type of another. A list must not be empty, and all its items fit."""
     if isinstance(value, list) and isinstance(wanted, list):
         return bool(value) and all(_alike(each, wanted[0]) for each in value)
     if isinstance(wanted, float) and isinstance(value, int) and not isinstance(value, bool):

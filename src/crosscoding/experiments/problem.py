@@ -53,8 +53,8 @@ def answer(context: Context, problem: Problem, name: str, method: Method) -> Res
         Numbers: label, method, seconds, processor_seconds, device, bound, and lists over the
         queries: decodes if the method counts them, c_elbo, c_elbo_error, log_evidence,
         log_evidence_error and query_log_prob in nats, ess, pareto_k, verdict, and the method's own
-        `stats`. Tensors: draws (num_draws, num_queries, latent) as
-        the method keeps them; those of NG lack the weights with which its log p(y|x) is computed.
+        `stats`. Tensors: draws (num_draws, num_queries, latent) as the method keeps them; those of
+        NG lack the weights with which its log p(y|x) is computed.
         If the method gave up, the numbers are label, method and `failed`, the reason.
     """
     settings = {"method": method, **problem.settings}

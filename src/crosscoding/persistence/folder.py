@@ -1,7 +1,7 @@
 """Folders of one safetensors file and one JSON file, read without running any code in them.
 
 The JSON holds a SHA-256 of every tensor and of the rest of the JSON, so anything damaged, missing
-or left over is noticed. This is not a signature: whoever changes a folder on purpose can write new
+or left over is detected. This is not a signature: whoever changes a folder on purpose can write new
 checksums.
 """
 
@@ -48,11 +48,11 @@ def under(tensors: Mapping[str, T], prefix: str) -> dict[str, T]:
 
 
 def write_folder(path: Path, kind: str, parts: Contents) -> None:
-    """Write parts to a new folder or one of the same kind; either all of it or nothing.
+    """Write parts to a new folder or over one of the same kind; either everything or nothing.
 
     If there is an older one, the new one becomes valid when its description, which names its
     tensors file, replaces the old description. A failure before that leaves the old one intact,
-    except for a power cut, as data are not flushed to disk. A link is followed.
+    unless it is a power cut, as data are not flushed to disk. Links are followed.
 
     Raises:
         ValueError: Something else is at path, or it cannot be written.

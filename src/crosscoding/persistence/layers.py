@@ -25,7 +25,7 @@ The decoder of Stable Diffusion takes a seventh of it for a picture of 512 x 512
 """
 _MOST_LAYERS = 1000
 
-# The constructor arguments that are saved of each layer; all others must have their defaults.
+# The constructor arguments that are saved for each layer; all others must have their defaults.
 _CONVOLUTION = (
     *("in_channels", "out_channels", "kernel_size", "stride", "padding"),
     *("dilation", "groups", "bias", "padding_mode"),

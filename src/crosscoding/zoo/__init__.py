@@ -4,15 +4,15 @@
     mnist-20d      digits, 784-400-20-400-784
     mnist-ladder   digits, a ladder VAE with levels of 8, 12 and 20
     mnist-dvae     digits, a discrete VAE with 64 binary latents and a pair prior
-    mnist-iwae     digits, decoder 20-400-784, trained by the bound of 50 weights
-    mnist-planar   the same, trained with a posterior of planar maps
-    mnist-iaf      the same, trained with a posterior of inverse autoregressive maps
+    mnist-iwae     digits, decoder 20-400-784, trained by the importance-weighted bound, k = 50
+    mnist-planar   the same decoder, trained with a planar flow as posterior
+    mnist-iaf      the same decoder, trained with an inverse autoregressive flow as posterior
     mnist-vqvae    digits, a VQ-VAE with 16 places of 32 codes and an autoregressive prior
     anime-64d      drawn faces, 3 x 64 x 64, the paper's convolutional networks
     celeba-100d    photographed faces, the same with 100 latent dimensions
 
 The two models of faces have their own licence and come with the package `crosscoding-faces`. Five
-of the digits come with `crosscoding-families`, because of their size.
+of the models of digits come with `crosscoding-families`, because of their size.
 
 `training.recipe` defines the models, `training.fit` trains them, and `training.publishing` writes
 them to folders; `training.families` does this for the models between `mnist-ladder` and
@@ -85,8 +85,8 @@ def encoder(name: str) -> nn.Module:
         Module from t (B, *data) to mean and log-variance of q(z|t), shape (B, 2 latent).
 
     Raises:
-        ValueError: As `load`; or the model comes without an encoder, as the families do, most of
-            which are trained with a q(z|t) that is no Gaussian.
+        ValueError: As in `load`; or the model comes without an encoder, like those of
+            `training.families`, most of which have a q(z|t) that is not Gaussian.
 
     Example:
         >>> encoder("mnist-2d")(digits()[0]).shape
@@ -101,7 +101,7 @@ def encoder(name: str) -> nn.Module:
 def card(name: str) -> dict[str, Any]:
     """Architecture, likelihood, data, licences, recipe and test ELBO (nats) of a model.
 
-    It names encoder and prior only where the model has one, or one that is not N(0, I).
+    The encoder is listed only if the model has one, the prior only if it is not N(0, I).
     """
     _, description = read_folder(_folder(name), "vae")
     return {
@@ -151,7 +151,7 @@ def _folder(name: str) -> Path:
 def model_folder(name: str | Path) -> Path:
     """The folder of a model, given its name in the zoo or the folder that `VAE.save` wrote.
 
-    A name of the zoo comes first, even where there is a folder of that name.
+    Names in the zoo take precedence over folders of the same name.
 
     Raises:
         ValueError: There is no such model or folder.

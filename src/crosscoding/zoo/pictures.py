@@ -1,7 +1,7 @@
 """Reads the pixels of a picture file as a viewer shows them, or raises if that is ambiguous.
 
-Transparent pixels, several frames, or an unknown range of numbers leave open what is seen. Nothing
-is guessed, as a model would complete a wrongly guessed datum without complaint.
+With transparent pixels, several frames, or an unknown range of numbers, what a viewer shows is not
+defined. Nothing is guessed, as a model would complete a wrongly guessed datum without complaint.
 """
 
 import struct

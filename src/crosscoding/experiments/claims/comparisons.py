@@ -18,7 +18,7 @@ _FAR_RULE = (
     "the component's weight minus its share of the draws, averaged over seeds, compared with 0"
 )
 _NEAR, _FAR = 10.0, 50.0  # nats below log p(x)
-_LOWEST = -1e6  # nats; stands for a C-ELBO that is no longer finite
+_LOWEST = -1e6  # nats; replaces a C-ELBO that is no longer finite
 
 
 def _on_mixture(judge: Callable[[Numbers, Numbers], Judgement], name: str) -> Judge:

@@ -4,7 +4,7 @@ Both have the same sizes and see the same digits. log p(y|x) of test digits is e
 
 - for the conditional VAE, by an importance-weighted lower bound;
 - for the VAE, by log p(x, y) − log p(x), both from the cascade, and as in the paper, by the log of
-  the mean of p(y|z) over draws from p(z|x), which is too low, the more so the fewer the draws.
+  the mean of p(y|z) over draws from p(z|x), which is too low, especially with few draws.
 """
 
 import time

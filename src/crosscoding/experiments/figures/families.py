@@ -1,4 +1,4 @@
-"""`families`: VAEs of five families on digits: completions, verdicts, cost, and what they change.
+"""`families`: five families of VAEs on digits: completions, verdicts, cost, gains over a plain VAE.
 
 Each family answers the same queries, several kinds of evidence on several digits, in one call. Its
 log p(t) of complete digits says how well it models them. Three families have the decoder and prior
@@ -128,7 +128,7 @@ def _compared_methods(settings: Settings) -> dict[str, Method]:
 def _asked(
     name: str, vae: VAE, settings: Settings, context: Context
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The card, verdicts and cost of a model, and completions of one digit with each evidence."""
+    """A model's card, verdicts and cost, and completions of one digit by each kind of evidence."""
     chosen = zoo.digits()[0][list(_DIGITS[: settings.num_digits])]
     masks = torch.stack([mask() for mask in _SPLITS.values()])
     truth = chosen.repeat(len(masks), 1, 1)  # the digits in turn, for one mask after the other
@@ -159,7 +159,7 @@ def _asked(
 
 
 def _of_all_classes(num: int) -> Tensor:
-    """Indices of so many digits of the zoo, which are ordered by class."""
+    """Indices of `num` of the zoo's digits, which are ordered by class, evenly spaced."""
     return torch.arange(num) * len(zoo.digits()[0]) // num
 
 

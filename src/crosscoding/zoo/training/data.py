@@ -1,4 +1,4 @@
-"""Reads the training data of the zoo's models from a folder of the user's.
+"""Reads the training data of the zoo's models from the user's folder.
 
 | file | content |
 | --- | --- |

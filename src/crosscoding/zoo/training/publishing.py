@@ -1,6 +1,6 @@
 """Turns a finished training into a model of the zoo: coordinates, statistics, scale, figures, card.
 
-coordinates  of z, in which prior draws lie where data do (`latent_moments`)
+coordinates  of z, in which draws from the prior match the data (`latent_moments`)
 statistics   of batch norm in eval mode: those of training data under the final weights
 scale        σ² = E_q[mean squared residual], which maximises the ELBO of training data
 figures      the ELBO of held-out data under the published weights

@@ -15,8 +15,8 @@ from crosscoding.zoo.training.families.discrete import BinaryPairs, Codes
 def as_vae(family: Family) -> VAE:
     """The generative part of a trained family, as a model whose decoder is a stack of layers.
 
-    The codebook of a VQ-VAE becomes part of the decoder's first layer, and each masked network of
-    its prior the same network with zeros in its weights.
+    The codebook of a VQ-VAE is merged into the decoder's first layer. The masked network of its
+    prior becomes a plain one, with zeros in place of the masked weights.
 
     Raises:
         TypeError: It is of an unknown family.
@@ -50,7 +50,7 @@ def _layers(network: nn.Module) -> list[nn.Module]:
 
 @torch.no_grad()
 def _looking_up(layer: nn.Module, codes: Tensor) -> nn.Linear:
-    """A linear layer of codes' vectors, side by side, as one of one-hot rows, side by side."""
+    """Turn a linear layer of concatenated code vectors into one of concatenated one-hot rows."""
     assert isinstance(layer, nn.Linear)
     of_place = layer.weight.unflatten(1, (-1, codes.shape[1]))  # (width, D, size)
     weight = (of_place @ codes.mT).flatten(1)

@@ -1,4 +1,4 @@
-"""What the families have in common: a model p(z) p(t|z), the q(z|t) it is trained with, weights.
+"""What the families have in common: p(z), p(t|z), the training q(z|t), and importance weights.
 
     log w = log p(z) + log p(t|z) − log q(z|t),   z ~ q(z|t)
 
@@ -33,7 +33,7 @@ class Family(nn.Module, ABC):
         """log w of `num` draws per datum, in nats: data (B, 784) -> (num, B)."""
 
     def objective(self, data: Tensor, *, warmth: float, generator: Generator) -> Tensor:
-        """What a step increases, by its gradient, for each datum in nats: (B, 784) -> (B,).
+        """What training maximises, for each datum in nats: (B, 784) -> (B,).
 
         By default the ELBO, from one draw.
 

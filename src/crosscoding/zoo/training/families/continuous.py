@@ -3,10 +3,10 @@
 `Plain` and `ImportanceWeighted` have the prior N(0, I). A `Ladder` has levels, with the lowest one
 next to the data:
 
-    p(z) = N(z_L; 0, I) Π_l N(z_l; μ_l(z_{l+1}), diag σ²_l(z_{l+1})),   p(t|z) = p(t|z_1)
+    p(z) = N(z_L; 0, I) Π_l N(z_l; μ_l(z_{l+1}), diag σ²_l(z_{l+1})),   p(t|z) = p(t|z_1).
 
-and its q(z|t) goes down the same path: each level's Gaussian is the product of the prior's and of
-one that the data suggest.
+Its q(z|t) goes down through the same levels: each level's Gaussian is the product of the prior's
+and one suggested by the data.
 
 Source: Kingma & Welling (2014); Burda, Grosse & Salakhutdinov (2016), eq. 8 and 13–14; Sønderby et
 al. (2016), eq. 14–19. Differs in: gradients of the k-sample bound come from a few draws that are
@@ -23,9 +23,10 @@ from crosscoding.zoo.networks import mlp
 from crosscoding.zoo.training.families.base import NUM_PIXELS, Family, gaussian, standard_normal
 from crosscoding.zoo.training.families.posteriors import Posterior
 
-# Bounds of means and log-variances between levels. Standard deviations of at least e^-6.5 let each
-# level's noise be told apart in float32: without a bound, training made some as small as 1e-13. On
-# a ladder trained without it, it lowers the bound on log p(t) by 0.15 nats, and −10 by 0.9.
+# Bounds of means and log-variances between levels. With standard deviations of at least e^-6.5,
+# float32 resolves each level's noise; without a bound, training made some as small as 1e-13.
+# Imposed on a ladder trained without a bound, −13 lowers the bound on log p(t) by 0.15 nats, and
+# −10 by 0.9.
 _LEAST, _MOST = -13.0, 64.0
 
 
@@ -49,12 +50,12 @@ class Plain(Family):
 
 
 class ImportanceWeighted(Plain):
-    """A VAE with the prior N(0, I), trained by the bound of k weights.
+    """A VAE with the prior N(0, I), trained by the importance-weighted bound of k draws.
 
     Args:
         posterior, hidden: As in `Plain`.
-        num_weights: Number k of weights.
-        num_followed: How many of the k draws, chosen by weight, the gradient goes through.
+        num_weights: Number k of draws, each with its weight.
+        num_followed: Number of draws, chosen from the k by weight, that the gradient goes through.
     """
 
     def __init__(

@@ -1,16 +1,16 @@
 """VAEs with discrete z: binary latents with a pair prior, and a VQ-VAE with a prior over codes.
 
-`BinaryPairs` has 64 binary latents, in two groups u and v, and every pair between the groups:
+`BinaryPairs` has 64 binary latents, in groups u and v, and a weight for every pair between them:
 
     log p(z) = aᵀu + bᵀv + uᵀWv − log Z,   log Z = log Σ_u exp(aᵀu + Σ_j softplus(b_j + (uᵀW)_j))
 
-The sum runs over the small group's states, so log Z, its gradient and draws are exact. `Codes` is a
-VQ-VAE: the encoder's vector in each place is replaced by the nearest of K codes.
+The sum runs over the smaller group's states, so log Z, its gradient and draws are exact. `Codes` is
+a VQ-VAE: the encoder's vector in each place is replaced by the nearest of K codes.
 
 Source: Rolfe (2017), for pair priors; Kool, van Hoof & Welling (2019), eq. 8, for the gradient with
 a baseline from the other draws; van den Oord, Vinyals & Kavukcuoglu (2017), eq. 3 and appendix A.1.
-Differs in: Rolfe smooths z and samples log Z; codes that nothing uses are moved to the encoder's
-output; the weights of the VQ-VAE come from q ∝ exp(−‖e − c‖² / temperature).
+Differs in: Rolfe smooths z and samples log Z; unused codes are moved to outputs of the encoder; the
+weights of the VQ-VAE come from q ∝ exp(−‖e − c‖² / temperature).
 """
 
 import torch
@@ -140,7 +140,7 @@ class Codes(Family):
         self.codes.copy_(vectors[chosen])
 
     def objective(self, data: Tensor, *, warmth: float, generator: Generator) -> Tensor:
-        """log p(t, z) at the nearest codes, less how far the encoder's vectors are from them."""
+        """log p(t, z) at the nearest codes, minus a penalty on the encoder's distance from them."""
         vectors = self._vectors(data)
         distances = self._distances(vectors)
         nearest = distances.argmin(-1)
@@ -197,4 +197,4 @@ class Codes(Family):
 
 _COMMITMENT = 0.25  # as in the paper
 _DECAY = 0.99  # of the running means over batches, as in the paper
-_UNUSED = 0.02  # share of its equal share of vectors below which a code is moved
+_UNUSED = 0.02  # of an equal share of all vectors; a code with fewer is moved

@@ -27,7 +27,7 @@ class Posterior(nn.Module, ABC):
     Args:
         latent_dim: Size of z.
         hidden: Widths of the encoder's hidden layers.
-        num_extra: How many numbers the encoder outputs beside mean and log-variance.
+        num_extra: How many numbers the encoder outputs besides mean and log-variance.
     """
 
     def __init__(self, latent_dim: int, hidden: tuple[int, ...], num_extra: int = 0) -> None:
@@ -84,7 +84,7 @@ class AutoregressiveFlow(Posterior):
         latent_dim, hidden: As in `Posterior`.
         num_maps: Number of maps.
         width: Width of each map's masked network.
-        context: How many numbers the encoder hands to each network.
+        context: How many numbers the encoder passes to each network.
     """
 
     def __init__(
@@ -111,9 +111,9 @@ class MaskedNetwork(nn.Module):
 
     Args:
         places: Length D of the sequence.
-        inputs: Numbers per place that go in.
+        inputs: Input numbers per place.
         width: Width of the hidden layer.
-        outputs: Numbers per place that come out.
+        outputs: Output numbers per place.
         context: How many further numbers every output may depend on.
 
     Source: Germain, Gregor, Murray & Larochelle (2015), eq. 8–9. Differs in: the number of inputs
@@ -141,7 +141,7 @@ class MaskedNetwork(nn.Module):
         return output.float().unflatten(-1, self.shape)
 
     def masks(self) -> tuple[Tensor, Tensor]:
-        """Which weights exist: (width, D inputs) and (D outputs, width)."""
+        """Masks of the weights, 1 = kept: (width, D inputs) and (D outputs, width)."""
         (places, outputs), like = self.shape, self.first.weight
         place = torch.arange(places, device=like.device)
         num_seen = torch.arange(len(like), device=like.device) % max(places - 1, 1) + 1

@@ -6,8 +6,8 @@ from auto_answers import assert_entries_are_those_alone, labels, several_stages,
 from problems import linear_gaussian_problem
 
 import crosscoding as cc
-from crosscoding.methods import Auto, auto
-from crosscoding.methods.cascade import budget, climb_stages, stages
+from crosscoding.methods import Auto
+from crosscoding.methods.cascade import budget, cascade, climb_stages, stages
 
 pytestmark = pytest.mark.usefixtures("without_closed_form")
 
@@ -19,8 +19,8 @@ def test_each_entry_of_a_batch_is_what_it_is_alone(staged):
 
 def test_a_query_that_particles_do_not_reach_does_not_affect_others(monkeypatch):
     """The last lies far outside, and is not annealed to; nor do the bank's draws differ there."""
-    monkeypatch.setattr(auto, "GRID_DIM", 0)
-    monkeypatch.setattr(auto, "_MOST_OPERATIONS", 0.0)  # no swarm, which takes long
+    monkeypatch.setattr(cascade, "GRID_DIM", 0)
+    monkeypatch.setattr(cascade, "_MOST_OPERATIONS", 0.0)  # no swarm, which takes long
     monkeypatch.setattr(climb_stages.ClimbStages, "search", lambda *_: torch.zeros(1))
     problem = linear_gaussian_problem(2, data_dim=5, scale=0.01, dtype=torch.double)
     values = problem.truth.clone()
@@ -58,7 +58,7 @@ def test_the_trace_adds_up(staged):
     assert posterior.trace[0].name == "bank"
     assert (posterior.trace[0].decodes == 0).all()
     names = [stage.name for stage in posterior.trace]
-    assert names == [stage.name for stage in auto._STAGES if stage.name in names]
+    assert names == [stage.name for stage in cascade.STAGES if stage.name in names]
     seconds = sum(float(stage.seconds.sum()) for stage in posterior.trace)
     assert 0 < seconds <= posterior.seconds
     for stage in posterior.trace:

@@ -7,8 +7,8 @@ from problems import BlocksTarget, MixtureTarget, Waves, blocks, mirrored_vae
 from torch import Tensor
 
 import crosscoding as cc
-from crosscoding.methods import Auto, auto
-from crosscoding.methods.cascade import climb_stages
+from crosscoding.methods import Auto
+from crosscoding.methods.cascade import cascade, climb_stages
 
 pytestmark = pytest.mark.usefixtures("without_closed_form")
 
@@ -77,7 +77,7 @@ def test_narrow_blocks_are_right_or_not_trusted(dim, scale):
 def test_modes_found_by_a_single_climb_show_how_many_are_missing(monkeypatch):
     """Of 256 modes 64 climbs find a part, and draws from that part show nothing amiss."""
     monkeypatch.setattr(climb_stages, "_MOST_COMPONENTS", 64)  # a proposal from all that were found
-    monkeypatch.setattr(auto, "_MOST_OPERATIONS", 0.0)  # and no swarm
+    monkeypatch.setattr(cascade, "_MOST_OPERATIONS", 0.0)  # and no swarm
     target = narrow_blocks(16, 0.02)
     posterior = cc.infer(target, Auto(), seed=0)
     assert [stage.name for stage in posterior.trace] == ["bank", "climb"]
@@ -121,7 +121,7 @@ def test_a_trusted_mirrored_answer_has_both_sides(latent, data, scale, seed):
 
 def test_a_gaussian_at_one_of_two_modes_reports_the_missing_mass(monkeypatch):
     """Where the mixture of modes is poor and a Gaussian is better, half of p(z|x) is missed."""
-    monkeypatch.setattr(auto, "_MOST_OPERATIONS", 0.0)  # no swarm that would find both
+    monkeypatch.setattr(cascade, "_MOST_OPERATIONS", 0.0)  # no swarm that would find both
     vae = mirrored_vae(8, 16, 0.3, seed=2)
     truth = vae.sample_prior(6, seed=102)
     evidence = cc.Evidence(truth, cc.random_mask((16,), 0.7, seed=2))[[3]]

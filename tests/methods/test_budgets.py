@@ -12,8 +12,8 @@ import crosscoding as cc
 from crosscoding.clock import UNLIMITED, Clock, OutOfTime
 from crosscoding.crosscoders import Fitted, Gaussian
 from crosscoding.methods import Auto
-from crosscoding.methods.auto import _STAGES
 from crosscoding.methods.cascade.budget import Budget
+from crosscoding.methods.cascade.cascade import STAGES
 from crosscoding.methods.cascade.weighing import _weighted_draws
 from crosscoding.methods.numerics.bridge import Bridge
 
@@ -80,7 +80,7 @@ def without(monkeypatch: pytest.MonkeyPatch, cut: set[str], rows: slice = slice(
     monkeypatch.setattr(Budget, "planned_decodes", expensive)
 
 
-OPTIONAL = [stage.name for stage in _STAGES if stage.name not in ("bank", "grid", "locate", "fit")]
+OPTIONAL = [stage.name for stage in STAGES if stage.name not in ("bank", "grid", "locate", "fit")]
 EVERY_OTHER = slice(0, None, 2)
 
 

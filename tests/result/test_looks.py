@@ -15,7 +15,7 @@ from torch import nn
 import crosscoding as cc
 from crosscoding.likelihoods import Bernoulli, Gaussian
 from crosscoding.methods import HMC, Auto, Grid
-from crosscoding.methods.auto import _STAGES
+from crosscoding.methods.cascade.cascade import STAGES
 from crosscoding.methods.numerics.discrete_search import _STAGES as DISCRETE_STAGES
 from crosscoding.result.lazy_verdicts import Verdict
 from crosscoding.result.summary import SummaryTable
@@ -258,7 +258,7 @@ def test_discrete_latents_are_shown():
 
 
 def test_every_stage_has_words():
-    names = {stage.name for stage in _STAGES} | set(DISCRETE_STAGES) | {"closed form"}
+    names = {stage.name for stage in STAGES} | set(DISCRETE_STAGES) | {"closed form"}
     assert set(WHAT_STAGES_DO) == names
 
 

@@ -111,8 +111,8 @@ def wide_digit_queries(num: int) -> cc.Evidence:
     return cc.Evidence(values, mask)
 
 
-def face_queries(vae: cc.VAE, num: int) -> cc.Evidence | None:
-    """Faces with the eyes observed, or None if the data are missing."""
+def face_queries(vae: cc.VAE, num: int, kind: str = "eyes") -> cc.Evidence | None:
+    """Faces with a part observed, "eyes", "5 %" or "quarter"; None if the data are missing."""
     folder = _folder("CROSSCODING_DATA")
     if folder is None or not (folder / "celeba_64.zip").is_file():
         return None
@@ -122,8 +122,15 @@ def face_queries(vae: cc.VAE, num: int) -> cc.Evidence | None:
             with archive.open(f"{i:05}.jpg") as file:
                 pixels = torch.from_numpy(np.array(Image.open(file)))
             faces.append(pixels.permute(2, 0, 1).to(torch.float32) / 127.5 - 1)
-    mask = cc.rectangle_mask(vae.data_shape, rows=(25, 39), columns=(16, 49))
-    return cc.Evidence(torch.stack(faces), mask)
+    return cc.Evidence(torch.stack(faces), face_mask(vae, kind))
+
+
+def face_mask(vae: cc.VAE, kind: str) -> torch.Tensor:
+    """A mask of 3 x 64 x 64, all channels of a pixel alike."""
+    if kind == "5 %":
+        return cc.random_mask((64, 64), 0.05, seed=0).expand(vae.data_shape)
+    rows, columns = {"eyes": ((25, 39), (16, 49)), "quarter": ((0, 31), (0, 31))}[kind]
+    return cc.rectangle_mask(vae.data_shape, rows=rows, columns=columns)
 
 
 def _module(name: str, path: Path) -> ModuleType:

@@ -11,6 +11,7 @@ from crosscoding.errors import first_line
 from crosscoding.likelihoods import Likelihood
 from crosscoding.likelihoods.decoder_output import doubt_of, joined, wrong_output
 from crosscoding.model.bound import Bound, first_row
+from crosscoding.model.memory_layout import use_channels_last
 from crosscoding.model.plain_copy import tensors_of
 from crosscoding.model.recognition import same_output
 from crosscoding.model.trial import OutputError, Trial, check_derivatives
@@ -78,6 +79,7 @@ def try_decoder(
     if examples is not None:
         decoder = Bound(decoder, given)
     probes, far = prior_probes(prior, like, given=given), far_probes(prior, like, given)
+    use_channels_last(decoder, lambda: run(decoder, probes.clone()))
     try:
         hint = _HINT if examples is None else _WITH_GIVEN
         trial = Trial(decoder, run, probes, far, "decoder", hint)

@@ -2,10 +2,10 @@
 
 Trajectories of Hamiltonian moves stay reversible and keep volume whatever vector field drives them,
 so moves with coarse gradients leave p(z|x) exactly invariant if log p(z, x) itself is exact where
-they are accepted. A gradient of a decoder of faces (64 x 64 pixels, batches of 128, two cores) takes
-1.5 to 1.9 ms instead of 4.6 to 6.5 on a processor with bfloat16 tiles (AMX), and 1.3 instead of 2.7
-on one with AVX-512 for bfloat16. Its relative error is 1 % at draws of the prior, and 11 % at draws
-of p(z|x), where most of the gradient cancels.
+they are accepted. A gradient of a decoder of faces (64 x 64 pixels, batches of 128, two cores)
+takes 1.5 to 1.9 ms instead of 4.6 to 6.5 on a processor with bfloat16 tiles (AMX), and 1.3 instead
+of 2.7 on one with AVX-512 for bfloat16. Its relative error is 1 % at draws of the prior, and 11 %
+at draws of p(z|x), where most of the gradient cancels.
 """
 
 import copy

@@ -40,7 +40,9 @@ def use_channels_last(network: nn.Module, run: Callable[[], Tensor]) -> bool:
     return False
 
 
-def _set_layout(modules: Sequence[nn.Conv2d | nn.ConvTranspose2d], layout: torch.memory_format) -> None:
+def _set_layout(
+    modules: Sequence[nn.Conv2d | nn.ConvTranspose2d], layout: torch.memory_format
+) -> None:
     for module in modules:
         for parameter in (module.weight, module.bias):
             if isinstance(parameter, nn.Parameter) and parameter.ndim == 4:

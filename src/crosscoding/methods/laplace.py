@@ -22,6 +22,8 @@ from crosscoding.random import spawn, uniform
 from crosscoding.result.findings import Findings
 from crosscoding.target.base import Target
 
+_POINTS_PER_START = 4.0  # effective points of the bank for each start
+
 
 @dataclass(frozen=True)
 class Laplace(Method):
@@ -63,7 +65,7 @@ def spread_starts(target: Target, num: int, *, generator: Generator) -> Tensor:
     with the evidence but are still spread out.
     """
     points, log_likelihood = target.log_likelihood_of_bank()
-    ess = min(4.0 * num, 0.5 * len(points))
+    ess = min(_POINTS_PER_START * num, 0.5 * len(points))
     temperature = next_temperature(log_likelihood, torch.zeros_like(log_likelihood[0]), ess)
     return points[spread_over(log_likelihood, temperature, num, generator=generator)]
 

@@ -18,6 +18,8 @@ _MOST_EXCESS = 5.0  # of Pareto k over its limit; larger ones say no more
 # Least ESS of answers that may contradict others: with less, a single lucky weight would contradict
 # good answers; with more, hardly any poor answer could show what better-looking ones lack.
 _CLAIM_ESS = 20.0
+_SURE, _WITHIN = 3.0, 2.0
+_UNKNOWN_MISSED, _UNKNOWN_ERROR, _OF_MISSED = 0.1, 10.0, 10.0
 
 
 class BestSoFar:
@@ -131,9 +133,9 @@ class BestSoFar:
 
     def _keep_bound(self, rows: Tensor, offer: Findings) -> Tensor:
         """Keep the C-ELBO if it is the highest so far; returns the bounds on log p(x), (rows,)."""
-        # Each less 2 standard errors: the highest of several noisy bounds would not be a bound.
-        bound = offer.c_elbo - 2 * offer.c_elbo_error
-        bound_so_far = self.c_elbo[rows] - 2 * self.c_elbo_error[rows]
+        # Each less some standard errors: the highest of several noisy bounds would not be a bound.
+        bound = offer.c_elbo - _WITHIN * offer.c_elbo_error
+        bound_so_far = self.c_elbo[rows] - _WITHIN * self.c_elbo_error[rows]
         higher = ~(bound <= bound_so_far) & ~bound.isnan()
         self.c_elbo[rows[higher]] = offer.c_elbo[higher]
         self.c_elbo_error[rows[higher]] = offer.c_elbo_error[higher]
@@ -146,8 +148,8 @@ class BestSoFar:
     def _claim(self, rows: Tensor, offer: Findings, figures: Figures) -> None:
         """Remember the lower limits that sound weights and bounds put on log p(x)."""
         sound = (offer.ess >= _CLAIM_ESS) & ~(figures.pareto_k > k_limits(figures.num_draws))
-        claim = offer.log_evidence - 3 * offer.log_evidence_error
-        bound = offer.c_elbo - 3 * offer.c_elbo_error
+        claim = offer.log_evidence - _SURE * offer.log_evidence_error
+        bound = offer.c_elbo - _SURE * offer.c_elbo_error
         for least in (torch.where(sound, claim, -math.inf), bound):
             least = least.nan_to_num(nan=-math.inf)
             self._claimed[rows] = torch.maximum(self._claimed[rows], least)
@@ -218,7 +220,7 @@ def _figures(offer: Findings) -> Figures:
 
 def _lacking(least: Tensor, log_evidence: Tensor, error: Tensor) -> Tensor:
     """Share of p(z|x) that answers lack, given that log p(x) is at least `least`."""
-    short = least - log_evidence - 2 * error
+    short = least - log_evidence - _WITHIN * error
     return -torch.expm1(-short.clamp_min(0.0)).nan_to_num(nan=0.0)
 
 
@@ -231,9 +233,11 @@ def _doubt(
     weighed: Tensor,
 ) -> Tensor:
     """Rank of answers of the same grade, (B,); a missing mode counts more than a large error."""
-    lacking = torch.maximum(missed.nan_to_num(nan=0.1), _lacking(least, log_evidence, error))
+    lacking = torch.maximum(
+        missed.nan_to_num(nan=_UNKNOWN_MISSED), _lacking(least, log_evidence, error)
+    )
     excess = (pareto_k.nan_to_num(nan=0.0) - k_limits(weighed)).clamp(0.0, _MOST_EXCESS)
-    return error.nan_to_num(nan=10.0) + 10 * lacking + excess
+    return error.nan_to_num(nan=_UNKNOWN_ERROR) + _OF_MISSED * lacking + excess
 
 
 def _resampled(offer: Findings, index: Tensor, num: int, generator: Generator) -> Tensor:

@@ -33,6 +33,7 @@ _NUM_CHECKS, _CHECK_EVERY = 16, 3  # fewest climbs of a second look, and steps p
 # with more, each takes longer.
 _CHECK_OPERATIONS = 1e9  # multiply-adds per query for more climbs of a second look
 _NUM_CLIMBS = MOST_CHECKS = 64  # most climbs, for cheap decoders
+_CLIMB_DIMENSIONS = 1280  # climbs times latent dimensions: with more of one, fewer of the other
 _CLIMB_OPERATIONS = 4e11  # multiply-adds per query for climbing
 _FIT_OPERATIONS = 2e11  # multiply-adds per query for a fit by gradients, or for further draws
 _LOW_RANK_OPERATIONS = 4e11  # multiply-adds per query for a low-rank fit, which is the only stage
@@ -41,6 +42,7 @@ _GRID_DECODES = {1: 1e3, 2: 1e4, 3: 6e4}
 _ANNEAL_DECODES = 2e4  # roughly, per query for annealing and weighing
 _MOST_FULL_DIM = 512  # latent dimensions above which covariances have low rank
 _SWARM_OPERATIONS = 1.2e10  # multiply-adds per query for a swarm
+_LEAST_SWARM, _SWARM_PER_DIMENSION = 512, 32  # particles of the smallest useful swarm
 _SWARM_DECODES = 2e5  # roughly the most decodes per query for a swarm
 # Least latent dimension for `bridge`. If it were lower, more queries would pay for its gradients;
 # if higher, they would be left to particles from the prior.
@@ -74,7 +76,7 @@ class Budget:
         affordable = int(_CLIMB_OPERATIONS / (self._operations * self._dim * 40))
         if affordable < LEAST_CLIMBS:
             return 1
-        return min(_NUM_CLIMBS, affordable, max(1280 // self._dim, LEAST_CLIMBS))
+        return min(_NUM_CLIMBS, affordable, max(_CLIMB_DIMENSIONS // self._dim, LEAST_CLIMBS))
 
     @property
     def low_rank(self) -> bool:
@@ -138,7 +140,7 @@ class Budget:
     @property
     def _least_swarm(self) -> int:
         """Least number of particles for a useful swarm."""
-        return 512 + 32 * self._dim
+        return _LEAST_SWARM + _SWARM_PER_DIMENSION * self._dim
 
     def swarm_operations(self, distance: Tensor) -> Tensor:
         """Multiply-adds for the smallest useful swarm, given distances (B,) from the prior."""

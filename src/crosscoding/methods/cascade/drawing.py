@@ -54,6 +54,7 @@ ENOUGH = 640.0  # ESS: a little above what the verdict trusts
 # chance. Of 89 trusted answers on three products of blocks, 4 were off by more than 0.1 nats
 # without this limit, and 1 with it; on mnist-20d it takes 4 % more decodes.
 _WORTH = 100.0
+_TO_MODES = 0.5  # share of a round's draws that modes get which climbs have just found
 _MOST_MODES = 8  # most modes that get a component
 _TELLING = 100  # least number of the bank's points to relate a count to
 _EVEN = 0.4  # ESS per draw above which few climbs suffice
@@ -188,9 +189,9 @@ class Drawing:
         return replace(self, pool=grown, shares=self._towards_modes(shares))
 
     def _towards_modes(self, shares: Tensor) -> Tensor:
-        """Shares, half of which go to the modes if nothing was drawn from components there yet.
+        """Shares, some of which go to the modes if nothing was drawn from components there yet.
 
-        Laplace's approximation divides that half. Fits to earlier draws may leave out a mode, as
+        Laplace's approximation divides that part. Fits to earlier draws may leave out a mode, as
         these may be nowhere near it.
         """
         if self.modes is None:
@@ -199,8 +200,8 @@ class Drawing:
         at_modes = slice(self.num_first, self.num_first + laplace.shape[1])
         if (self.pool.expected[:, 1:][:, at_modes] > 0).any():
             return shares
-        shares = 0.5 * shares
-        shares[:, at_modes] += 0.5 * laplace.repeat(2, 1).to(shares)
+        shares = (1 - _TO_MODES) * shares
+        shares[:, at_modes] += _TO_MODES * laplace.repeat(2, 1).to(shares)
         return shares
 
     def _at_worst(self, log_weights: Tensor) -> tuple[Tensor, Tensor]:

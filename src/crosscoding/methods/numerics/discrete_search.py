@@ -36,6 +36,7 @@ _FIRST_DRAWS, _MOST_DRAWS = 2**13, 2**15  # of the fitted density
 _WANTED_ESS = 800.0  # a little more than the verdict asks for
 _MOST_FEATURES = 256  # of the fitted density, above which fitting it takes longer than particles
 _CONTRADICTION = 3.0  # errors by which another stage's log p(x) may be higher: by chance, 0.1 % are
+_CLAIM_ESS = 10.0  # below which an error is unknown, so that log p(x) contradicts no other stage
 _MOST_DISAGREEMENT = 0.25  # nats of error by islands, above which they are no search: see `swarm`
 _OF_PRIOR = 512  # likeliest draws of the prior that S may be chosen from
 _MOST_KNOWN = 1024  # states in S
@@ -345,7 +346,7 @@ class DiscreteSearch:
         becomes the error.
         """
         surely = found.log_evidence - _CONTRADICTION * found.log_evidence_error
-        surely = torch.where(found.ess >= 10, surely, -math.inf)  # else the error is unknown
+        surely = torch.where(found.ess >= _CLAIM_ESS, surely, -math.inf)
         self._highest[rows] = torch.maximum(self._highest[rows], surely)
         if self._best is None:
             self._best = found

@@ -29,8 +29,12 @@ MOST_DIM = 512
 _NO_MODE = 4.0  # nats below all modes together: e⁻⁴ = 0.018 of p(z|x), less than `MISSED` allows
 _LEAST_GAIN = 1e-3  # nats that a step must promise, or the climb ends: 1/40 of a trusted error
 _SAME = 1.0  # squared distance in standard deviations, within which two modes are one
+_MOST_BULK = 12.0  # largest squared distance of a mode from the one whose bulk it belongs to
 _NEAR = 0.25  # the same, within which a climb joins the best one of its query
+_FIRST_DAMPING, _LEAST_DAMPING = 0.1, 1e-7
 _DAMPINGS = (0.1, 1.0, 10.0, 100.0)  # tried at each step, relative to the best one of the last step
+_FLAT = 1e-3  # least curvature, relative to the prior's precision
+_FEW_DRAWS = 0.2  # of the share of draws that a mode should have, below which it counts as lacking
 # Factor of the damping if none of them gains, so that the next four continue these, and the damping
 # at which a climb ends.
 _MORE_DAMPING, _MOST_DAMPING = 500.0, 1e8
@@ -90,9 +94,9 @@ class Modes:
         """Squared distance in widths within which another mode belongs to this one's bulk.
 
         Draws of a Gaussian lie at a squared distance of about their dimension. But modes more than
-        3.5 widths apart are separate.
+        √12 = 3.5 widths apart are separate.
         """
-        return min(float(self.z.shape[-1]), 12.0)
+        return min(float(self.z.shape[-1]), _MOST_BULK)
 
     def log_weights(self, same: float = _SAME) -> tuple[Tensor, Tensor]:
         """log of each mode's normalised share, and the number of climbs that ended in it, (K, B).
@@ -167,7 +171,7 @@ class _Climbs:
         self.decodes = torch.zeros_like(self.log_joint[0])
         self.active = torch.arange(starts.shape[1], device=starts.device)
         self._all, self._climbing = target, target
-        self._damping = torch.full_like(self.log_joint, 0.1)
+        self._damping = torch.full_like(self.log_joint, _FIRST_DAMPING)
         self._over = torch.zeros_like(self.log_joint, dtype=torch.bool)
         self._own = torch.arange(len(starts), device=starts.device)[:, None]
         self._leader = self._own.repeat(1, starts.shape[1])  # the climb that each ends with
@@ -193,7 +197,7 @@ class _Climbs:
         self.steps[at] += going.to(self.z)
         self.decodes[self.active] += going.sum(0) * (len(_DAMPINGS) + 3)
         self._over[at] |= (promised < _LEAST_GAIN) | (self._damping[at] > _MOST_DAMPING)
-        self._damping.clamp_min_(1e-7)
+        self._damping.clamp_min_(_LEAST_DAMPING)
         self._join_best()
         self._drop_finished()
 
@@ -280,7 +284,7 @@ def positive(curvature: Tensor, prior_scale: float) -> Tensor:
     if not indefinite.any():
         return curvature
     values, vectors = torch.linalg.eigh(curvature[indefinite])
-    values = values.abs().clamp_min(1e-3 / prior_scale**2)
+    values = values.abs().clamp_min(_FLAT / prior_scale**2)
     fixed = curvature.clone()
     fixed[indefinite] = (vectors * values[:, None]) @ vectors.mT
     return fixed
@@ -316,7 +320,7 @@ def lacking_modes(modes: Modes, log_weights: Tensor, draws: Tensor) -> Tensor:
     several = (counts.sum(0) != 1).nonzero()[:, 0]
     if len(several):
         share[:, several] = _shares_of(modes.select(several), counts[:, several], draws[:, several])
-    return torch.where(share < 0.2 * weights, weights, 0.0).sum(0)
+    return torch.where(share < _FEW_DRAWS * weights, weights, 0.0).sum(0)
 
 
 def _shares_of(modes: Modes, counts: Tensor, draws: Tensor) -> Tensor:

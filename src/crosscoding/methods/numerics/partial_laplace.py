@@ -43,6 +43,7 @@ _WIDER = 1.05
 # counts. With more, the fit keeps closer to the prior; with fewer, it follows the noise of weights.
 _FITTED_TO = 60.0
 _AS_PRIOR = 30.0
+_RIDGE = 1e-3  # variance added to the inputs of a regression
 _BYTES = 64 * 2**20  # of the evidence of planes that are climbed in together
 
 
@@ -312,5 +313,5 @@ def _log_normal(x: Tensor) -> Tensor:
 def _regression(y: Tensor, v: Tensor) -> Tensor:
     """Coefficients of a least-squares fit of v (S, B, K) by (1, y): (B, K, 1 + M)."""
     inputs = torch.cat([torch.ones_like(y[..., :1]), y], -1).transpose(0, 1)
-    ridge = 1e-3 * len(y) * torch.eye(inputs.shape[-1]).to(y)
+    ridge = _RIDGE * len(y) * torch.eye(inputs.shape[-1]).to(y)
     return torch.linalg.solve(inputs.mT @ inputs + ridge, inputs.mT @ v.transpose(0, 1)).mT

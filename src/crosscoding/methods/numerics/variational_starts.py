@@ -21,6 +21,10 @@ from crosscoding.target.base import Target
 _NUM_PROBES, _NUM_PROBES_ABOVE = 4096, 1024  # up to and above _MAX_BENT_DIM
 _MAX_BENT_DIM = 3  # in more dimensions, maps bent to 128 points cost 0.4 nats
 _NUM_POINTS = 128  # to match base noise to; the cost of a plan grows with their square
+# Effective draws of the prior: so many per dimension, and some more.
+_POINTS_PER_DIMENSION, _MORE_POINTS = 2, 16
+_LEAST_VARIANCE = 1e-3  # of a start, relative to the prior's
+_BANDWIDTH = 0.25  # in standard deviations, at an ESS of 1
 _SINKHORN_ROUNDS = 50  # of scaling a plan, which need not be exact for a start
 # Of squared distances in standard deviations: about the spacing of the points.
 _SINKHORN_BLUR = 0.05
@@ -36,7 +40,7 @@ def starting_params(target: Target, crosscoder: Crosscoder, *, generator: Genera
         z, weights = weighted_probes(target, generator=for_probes)
         mean = weights @ z
         variance = weights @ z.square() - mean.square()
-        scale = variance.clamp_min(1e-3 * target.prior_scale**2).sqrt()
+        scale = variance.clamp_min(_LEAST_VARIANCE * target.prior_scale**2).sqrt()
     params = crosscoder.start(mean, scale, generator=for_params)
     how = crosscoder.warm_start
     if how is WarmStart.MOMENTS:
@@ -63,7 +67,7 @@ def weighted_probes(target: Target, *, generator: Generator) -> tuple[Tensor, Te
     low_dimensional = target.latent_dim <= _MAX_BENT_DIM
     num = _NUM_PROBES if low_dimensional else _NUM_PROBES_ABOVE
     z = target.draw_prior(num, generator=generator)
-    enough = 2 * target.latent_dim + 16
+    enough = _POINTS_PER_DIMENSION * target.latent_dim + _MORE_POINTS
     if enough >= num:
         return z, z.new_full((target.num_queries, num), 1 / num)
     log_likelihood = bounded(target.pairwise_log_likelihood(z))
@@ -82,7 +86,7 @@ def _posterior_points(z: Tensor, weights: Tensor, scale: Tensor, *, generator: G
     levels = levels.to(z.device) * cumulative[:, -1:]
     index = torch.searchsorted(cumulative, levels).clamp_max(len(z) - 1)
     ess = 1 / weights.square().sum(1)
-    bandwidth = 0.25 * ess.clamp_max(_NUM_POINTS) ** (-1 / (z.shape[1] + 4))
+    bandwidth = _BANDWIDTH * ess.clamp_max(_NUM_POINTS) ** (-1 / (z.shape[1] + 4))
     noise = normal((1, _NUM_POINTS, z.shape[1]), generator=generator, like=z)
     return z[index] + bandwidth[:, None, None] * scale[:, None] * noise
 

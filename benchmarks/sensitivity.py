@@ -13,7 +13,10 @@ shift is noise.
 
     mnist-2d, mnist-20d   digits (queries.py)
     table, tvae           random networks of 8 and 128 dimensions (price_cases.py)
+    far                   digits with all pixels observed, far from the prior in 20 dimensions
+    amortised             table and mnist-20d, with briefly trained amortised cross-coders
     large                 a random network of 600 dimensions
+    steep                 a prior of distant components, with evidence between them
     densities, exact      densities of the tests
     discrete              few discrete latents, answered as if they were too many to enumerate
     wells                 discrete latents with a mode that particles never enter
@@ -37,7 +40,7 @@ from discrete_models import model, pairs_of, priors
 from discrete_models import queries as discrete_queries
 from discrete_wells import wells
 from price_cases import simulated, table, tvae
-from queries import digit_queries, problems
+from queries import digit_queries, digits, problems
 
 import crosscoding as cc
 from crosscoding import likelihoods
@@ -120,6 +123,24 @@ def _digits_20d(method: cc.methods.Method) -> Asked:
     return _ask(cc.zoo.load("mnist-20d"), digit_queries(12), method)
 
 
+def _far(method: cc.methods.Method) -> Asked:
+    evidence = digit_queries(6)
+    whole = cc.Evidence(digits()[:6], torch.ones_like(evidence.mask))
+    return _ask(cc.zoo.load("mnist-20d"), whole, method)
+
+
+def _amortised(method: cc.methods.Method) -> Asked:
+    """Two briefly trained networks: twins vouch for one, and the other was not tested on them."""
+    asked = []
+    for vae, evidence in (table(24), (cc.zoo.load("mnist-20d"), digit_queries(12))):
+        trained = cc.amortise(vae, max_seconds=None, max_steps=300, progress=False, seed=0)
+        asked.append((trained, evidence))
+    digits_vae, _ = asked[1]
+    untested = digits_vae.with_amortised(digits_vae.amortised.with_record(None))
+    asked[1] = untested, asked[1][1]
+    return lambda seed: [cc.condition(*each, method, seed=seed) for each in asked], [math.nan] * 36
+
+
 def _large(method: cc.methods.Method) -> Asked:
     return _ask(*simulated(600, [64], 40, likelihoods.Gaussian(0.3), 4, 0.7), method)
 
@@ -128,6 +149,28 @@ def _ask(vae: cc.VAE, evidence: cc.Evidence, method: cc.methods.Method) -> Asked
     """Queries whose log p(x) is unknown."""
     unknown = [math.nan] * evidence.values.shape[0]
     return lambda seed: [cc.condition(vae, evidence, method, seed=seed)], unknown
+
+
+def _steep(method: cc.methods.Method) -> Asked:
+    """Components at a distance of 6 and a linear decoder, so that log p(x) is a sum over both."""
+    noise, spread = 0.3, 0.5
+    means, shares = torch.tensor([[-6.0, 0.0], [6.0, 0.0]]), torch.tensor([0.3, 0.7])
+    linear = torch.nn.Linear(2, 4, bias=False)
+    weight = 0.5 * torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        linear.weight.copy_(weight)
+    prior = cc.priors.Mixture(shares, means, torch.tensor(spread))
+    vae = cc.VAE(linear, 2, likelihoods.Gaussian(noise), prior=prior)
+    places = torch.tensor([[6.0 * share, 0.3] for share in (-1.0, -0.6, 0.0, 0.2, 0.5, 1.0)])
+    data, truth = places @ weight.mT, []
+    for num in (4, 1):  # observed elements
+        own = weight[:num]
+        covariance = spread**2 * own @ own.mT + noise**2 * torch.eye(num)
+        each = torch.distributions.MultivariateNormal(means @ own.mT, covariance)
+        truth += (each.log_prob(data[:, None, :num]) + shares.log()).logsumexp(-1).tolist()
+    mask = torch.arange(4) < torch.tensor([4, 1])[:, None]
+    evidence = cc.Evidence(data.repeat(2, 1), mask.repeat_interleave(len(data), 0))
+    return _ask(vae, evidence, method)[0], truth
 
 
 def _densities(method: cc.methods.Method) -> Asked:
@@ -176,7 +219,10 @@ _CASES: dict[str, Callable[[cc.methods.Method], Asked]] = {
     "mnist-20d": _digits_20d,
     "table": lambda method: _ask(*table(24), method),
     "tvae": lambda method: _ask(*tvae(0.03, 3), method),
+    "far": _far,
+    "amortised": _amortised,
     "large": _large,
+    "steep": _steep,
     "densities": _densities,
     "exact": _exact,
     "discrete": _discrete,

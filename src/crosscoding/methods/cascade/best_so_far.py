@@ -11,7 +11,7 @@ from crosscoding.methods.numerics.resampling import systematic, taken
 from crosscoding.random import uniform
 from crosscoding.result.findings import Findings, of_queries
 from crosscoding.result.trace import Stage
-from crosscoding.result.verdict import MISSED, Figures, k_limits
+from crosscoding.result.verdict import ERROR_PER_MISSED, MISSED, Figures, k_limits
 from crosscoding.target.base import Target
 
 _MOST_EXCESS = 5.0  # of Pareto k over its limit; larger ones say no more
@@ -19,7 +19,7 @@ _MOST_EXCESS = 5.0  # of Pareto k over its limit; larger ones say no more
 # good answers; with more, hardly any poor answer could show what better-looking ones lack.
 _CLAIM_ESS = 20.0
 _SURE, _WITHIN = 3.0, 2.0
-_UNKNOWN_MISSED, _UNKNOWN_ERROR, _OF_MISSED = 0.1, 10.0, 10.0
+_UNKNOWN_MISSED, _UNKNOWN_ERROR, _PER_LACKING = 0.1, 10.0, 10.0
 
 
 class BestSoFar:
@@ -192,7 +192,7 @@ class BestSoFar:
         """The answers as `Findings`."""
         self.compare()
         # log p(x) lacks the mass that a search found outside, which is known only roughly.
-        short = torch.where(self.missed > MISSED, 2 * self.missed, 0.0)
+        short = torch.where(self.missed > MISSED, ERROR_PER_MISSED * self.missed, 0.0)
         draws, log_weights = self._weighted() if self._as_points else (self.every_draw(), None)
         return Findings(
             draws=draws,
@@ -237,7 +237,7 @@ def _doubt(
         missed.nan_to_num(nan=_UNKNOWN_MISSED), _lacking(least, log_evidence, error)
     )
     excess = (pareto_k.nan_to_num(nan=0.0) - k_limits(weighed)).clamp(0.0, _MOST_EXCESS)
-    return error.nan_to_num(nan=_UNKNOWN_ERROR) + _OF_MISSED * lacking + excess
+    return error.nan_to_num(nan=_UNKNOWN_ERROR) + _PER_LACKING * lacking + excess
 
 
 def _resampled(offer: Findings, index: Tensor, num: int, generator: Generator) -> Tensor:

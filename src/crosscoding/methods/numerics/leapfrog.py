@@ -17,7 +17,7 @@ from crosscoding.methods.numerics.gradients import Density, Points, evaluated
 from crosscoding.random import normal, uniform
 from crosscoding.target.base import Target
 
-JITTER = 0.2  # share by which step sizes vary, so that no orbit closes: Neal (2011), section 3.2
+JITTER = 0.2  # share by which step sizes vary, so that no orbit closes: Neal (2011), section 5.3.2
 
 _AS_DIAGONAL = 5.0  # draws per dimension, as which the diagonal counts in a covariance
 

@@ -25,9 +25,12 @@ from crosscoding.random import spawn
 from crosscoding.result.findings import Findings
 from crosscoding.target.base import Target
 
+# The first step size is this times D^−¼ prior standard deviations, as step sizes scale with the
+# dimension (Neal 2011, section 5.4.4).
 _FIRST_STEP = 0.5
-_METRIC_AFTER = (4, 2)
-_FLOOR = 1e-6
+_METRIC_AFTER = (4, 2)  # after a quarter and after half of the warm-up, M⁻¹ is estimated
+_FLOOR = 1e-6  # least variance in M⁻¹, relative to the prior's
+# Of dual averaging: μ = log(10 ε₁), t₀, γ and κ of Hoffman & Gelman (2014), section 3.2.1.
 _FIRST_FACTOR, _STEADIED_BY, _SHRINKAGE, _FORGETTING = 10.0, 10, 0.05, 0.75
 
 

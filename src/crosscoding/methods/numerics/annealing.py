@@ -30,10 +30,17 @@ MAX_TEMPERATURES = 150  # bounds the time of particles that do not get to p(z|x)
 # Below the least, the step is shortened by a factor and the move is repeated: with one cautious
 # change per temperature instead, particles froze when two modes separated (decision 0005).
 _WANTED_ACCEPTANCE, _LEAST_ACCEPTANCE = 0.75, 0.3
+# Half or double of either of these changes nothing on mnist-20d; on blocks, where modes separate,
+# _SHORTENING moves log p(x) by 0.008 nats, and _MOST_RETRIES by nothing.
 _SHORTENING, _MOST_RETRIES = 0.4, 8
-# ESS of the bank at the first temperature: a share of the particles, or of a small bank.
+# ESS of the bank at the first temperature: a share of the particles, or of a small bank. Half or
+# double of the first moves log p(x) on mnist-20d by at most 0.07 nats, half as much as another
+# seed, and double costs 15 % more decodes. The second matters for banks of less than 3.6 points a
+# particle.
 _START_ESS, _OF_BANK = 0.9, 0.25
-_FLOOR = 1e-10  # least variance of particles, relative to the prior's
+# Least variance of particles, relative to the prior's, where they coincide. Halving or doubling it
+# changes nothing on mnist-20d or blocks.
+_FLOOR = 1e-10
 _QUARTER = 0.5 * math.pi  # longest path on a round Gaussian: a longer one turns back
 # Change of log ε per difference of the acceptance rate from the wanted one: a larger one follows
 # the temperature sooner, but also the noise of the rate.

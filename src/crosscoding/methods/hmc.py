@@ -30,7 +30,7 @@ from crosscoding.target.base import Target
 _FIRST_STEP = 0.5
 _METRIC_AFTER = (4, 2)  # after a quarter and after half of the warm-up, M⁻¹ is estimated
 _FLOOR = 1e-6  # least variance in M⁻¹, relative to the prior's
-# Of dual averaging: μ = log(10 ε₁), t₀, γ and κ of Hoffman & Gelman (2014), section 3.2.1.
+# Of dual averaging: μ = log(10 ε₁), t₀, γ and κ of Hoffman & Gelman (2014), section 3.2.
 _FIRST_FACTOR, _STEADIED_BY, _SHRINKAGE, _FORGETTING = 10.0, 10, 0.05, 0.75
 
 

@@ -33,10 +33,10 @@ _WANTED_ACCEPTANCE, _LEAST_ACCEPTANCE = 0.75, 0.3
 # Half or double of either of these changes nothing on mnist-20d; on blocks, where modes separate,
 # _SHORTENING moves log p(x) by 0.008 nats, and _MOST_RETRIES by nothing.
 _SHORTENING, _MOST_RETRIES = 0.4, 8
-# ESS of the bank at the first temperature: a share of the particles, or of a small bank. Half or
-# double of the first moves log p(x) on mnist-20d by at most 0.07 nats, half as much as another
-# seed, and double costs 15 % more decodes. The second matters for banks of less than 3.6 points a
-# particle.
+# ESS of the bank at the first temperature: a share of the particles, or of the bank if there are
+# many particles. Half or double of the first moves log p(x) on mnist-20d by at most 0.07 nats, half
+# as much as another seed, and double costs 15 % more decodes. Half of the second moves it by 0.04
+# nats on blocks, where swarms start from the bank.
 _START_ESS, _OF_BANK = 0.9, 0.25
 # Least variance of particles, relative to the prior's, where they coincide. Halving or doubling it
 # changes nothing on mnist-20d or blocks.

@@ -40,8 +40,10 @@ _MAX_LEVELS = 30  # halvings of a side: 16 prior standard deviations to 1.5e-8
 _LEAST_EXPONENT = -40.0  # e⁻⁴⁰ of the largest share is below rounding; denormals are slow
 _SMOOTH = 2.0  # nats by which the density may vary over the parts of a finished cell
 _SHARE_LEFT = 0.2  # share of the checking draws that come from cells left alone
-_OF_TOLERANCE = 0.05  # of the tolerance, as the stated error
-_DRAWS_PER_ESS = 10  # checking draws per effective one, above which they do not confirm an error
+# The stated error relative to the tolerance, and checking draws per effective one, above which
+# their own error is added. On 24 queries of mnist-2d, `Grid` is off by at most 0.0004 nats and
+# states 0.0004, or 0.0002 and 0.0007 with half and double of the first; the second changes nothing.
+_OF_TOLERANCE, _DRAWS_PER_ESS = 0.05, 10
 _DONE, _BEYOND_BOX, _TOO_MANY = 0, 1, 2  # outcomes
 
 

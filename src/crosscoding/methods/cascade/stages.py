@@ -57,7 +57,8 @@ _NUM_GRID_CHECKS, _MOST_CELLS = 300, 60_000  # draws, and cells above which othe
 # on mnist-2d at 0.009 nats or less, except for 0.022 with _BANK_ESS = 50.
 _BANK_ESS, _BANK_ERROR = 100.0, 0.0375  # least ESS and largest error, in nats, of a dense bank
 # Points of the bank that are tried first, and the same limits for them: the error of few points is
-# less certain.
+# less certain. Halving or doubling any of them leaves the errors on mnist-2d at 0.009 nats or less,
+# and _MOST_CELLS changes nothing there.
 _FEW_POINTS, _FEW_POINTS_ESS, _FEW_POINTS_ERROR = 2048, 200.0, 0.02
 _SHARE_FOR_FIT = 0.8  # share of the time left for a low-rank fit; the rest is for its weights
 # Leapfrog steps of a move of few particles, and of a swarm. Half or double of the first costs 9 or

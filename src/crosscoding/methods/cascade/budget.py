@@ -114,11 +114,8 @@ class Budget:
     @property
     def fit_decodes(self) -> int:
         """Decodes for a low-rank fit."""
-        return int(
-            min(
-                max(_LOW_RANK_OPERATIONS / self._operations, _FEWEST_FIT_DECODES), _MOST_FIT_DECODES
-            )
-        )
+        affordable = _LOW_RANK_OPERATIONS / self._operations
+        return int(min(max(affordable, _FEWEST_FIT_DECODES), _MOST_FIT_DECODES))
 
     @property
     def num_drawn(self) -> int:

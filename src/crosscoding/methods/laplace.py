@@ -22,7 +22,11 @@ from crosscoding.random import spawn, uniform
 from crosscoding.result.findings import Findings
 from crosscoding.target.base import Target
 
-_POINTS_PER_START = 4.0  # effective points of the bank for each start
+# Effective points of the bank for each start: with more, starts are farther apart. Half or double
+# of it, or of the starts or steps of `Laplace`, leaves the ESS of that method at 8 to 18 of 1,000
+# draws on mnist-20d; half of it moves log p(x) of `Auto` by 0.003 nats on blocks, and double by
+# nothing.
+_POINTS_PER_START = 4.0
 
 
 @dataclass(frozen=True)

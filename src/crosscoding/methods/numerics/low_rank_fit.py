@@ -39,7 +39,7 @@ _OF_GRADIENT, _OF_PRODUCT = 3, 4  # decodes that each costs, roughly
 _MOST_CLIMB, _MOST_ADAM, _FEWEST_ADAM = 400, 200, 10
 _MOST_NUMBERS = 2**22  # entries of W, per query: 16 MiB in float32
 _NUM_DRAWS, _NUM_CHOICE = 4, 32  # draws per step of Adam, and for choosing a fit
-_ENOUGH = 240  # decodes, as in `budget`, below which there are also fewer probes and draws for choosing
+_ENOUGH = 240  # decodes, as in `budget`, below which there are fewer probes and draws for choosing
 FEWEST_DECODES = 20  # below which no draws are left to weight after the climb
 _EXACT = 0.1  # standard deviation of log-weights in nats: ESS / N is then about e^(−0.01), 99 %
 # Of Adam: higher ones overshoot where p(z|x) is narrow, lower ones need more steps. On `large` in

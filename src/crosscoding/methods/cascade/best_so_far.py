@@ -26,8 +26,8 @@ _SURE, _WITHIN = 3.0, 2.0
 # over its limit. So a rough missing share of 0.1 counts as one nat, and an unknown error as much as
 # a lack of everything.
 _UNKNOWN_MISSED, _UNKNOWN_ERROR, _PER_LACKING, _MOST_EXCESS = 0.1, 10.0, 10.0, 5.0
-# Halving or doubling any of these but _CLAIM_ESS changes nothing on mnist-20d, `far` or `exact` in
-# benchmarks/sensitivity.py.
+# Halving or doubling any of these but _CLAIM_ESS changes nothing on mnist-20d, or on `far`,
+# `exact` and `densities` in benchmarks/sensitivity.py.
 
 
 class BestSoFar:

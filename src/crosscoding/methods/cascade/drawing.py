@@ -46,9 +46,9 @@ from crosscoding.target.base import Target
 # ENOUGH, _WORTH or _MOST_MODES, log p(x) by at most 0.09 nats, about as much as another seed, and
 # decodes by up to 40 %; _WIDENING, decodes by 70 %.
 _LEAST_LOG = -70.0  # log of the least share
-# Factor of the standard deviations of a fit to scores: it fits the bulk, not the tails. Decision 0009
-# has the ESS with 1.118, which is 1.25 on variances; on mnist-20d, that takes 21 % more decodes than
-# 1.16, as does 1.25, and 1.0 takes 24 % more.
+# Factor of the standard deviations of a fit to scores: it fits the bulk, not the tails. Decision
+# 0009 has the ESS with 1.118, which is 1.25 on variances; on mnist-20d, that takes 21 % more
+# decodes than 1.16, as does 1.25, and 1.0 takes 24 % more.
 _WIDENING = 1.16
 # Clusters of particles, for which components are fitted: with 1, decodes on mnist-20d are 19 %
 # more, with 4 they are 11 % more.

@@ -51,12 +51,17 @@ SHARES = (0.5, 0.2, 0.15, 0.15)
 _PEAK_KIND, _PEAKS_SHARE = 4, 0.5
 _EVEN = 0.5  # part of the modes' share that is divided evenly; the rest is divided by mass
 _NUM_STARTS = 200  # draws that climbs start from
-_FEWEST_DRAWS, _DRAWS_PER_DIMENSION = 1000, 20  # of a round
 _ROUNDS = 12  # most rounds of adapting
 _STEPS = 20  # of the fit of m and S
 _TIME_SHARE = 0.2  # share of the time left, for adapting and again for the search
-_FLOOR = 1e-9  # standard deviation relative to the reference's reach, below which it has none
 _GAIN = 1.05  # factor in ESS, below which a round has not helped
+# Draws of a round, at least and per dimension. On the six densities, half or double moves log p(x)
+# by 0.06 or 0.02 nats, and another seed by 0.07; half takes 2.3 times the decodes, and double 2.1
+# times.
+_FEWEST_DRAWS, _DRAWS_PER_DIMENSION = 1000, 20
+# Least standard deviation relative to the reference's reach, where draws coincide. Half or double
+# of it changes nothing on the six densities.
+_FLOOR = 1e-9
 
 
 @dataclass(frozen=True, eq=False)

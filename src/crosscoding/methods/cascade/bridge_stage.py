@@ -28,7 +28,7 @@ from crosscoding.target.base import Target
 
 _NUM_CLIMBS, _CLIMB_STEPS = LEAST_CLIMBS, 200  # faces take 25 to 200 steps
 _OF_GRADIENT = 3  # decodes that a gradient costs
-_TIME_FOR_CLIMBS, _TIME_FOR_FIT = 0.3, 0.5  # shares of the time left
+_TIME_FOR_CLIMBS, _TIME_FOR_FIT = 0.3, 0.5  # shares of the time left, if it is limited
 _FIT_STEPS = 100  # of natural gradients; faces stop rising after 80 to 180
 # Variance of the particles' start relative to the fit's, which is too narrow: on the paper's
 # decoder, eyes observed, an island's log p(x) has a standard deviation of 1.4 nats without it, and

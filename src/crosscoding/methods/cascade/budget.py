@@ -76,8 +76,8 @@ _MOST_BRIDGED_OPERATIONS, _EXPENSIVE = 3e8, 1e7
 # Multiply-adds per query for particles from a Gaussian, a gradient counting as 3 decodes, and
 # roughly their steps (15 temperatures, 8 moves at the last, 8 steps each).
 _BRIDGE_OPERATIONS, _BRIDGE_STEPS = 1.5e13, 180
-# Particles from a Gaussian: on 100-d Gaussians, the root mean square
-# error of log p(x) is 0.31 nats with 256, and 0.63 with 128 (decision 0010).
+# Particles from a Gaussian: on 100-d Gaussians, the root mean square error of log p(x) is 0.31 nats
+# with 256, and 0.63 with 128 (decision 0010).
 _FEWEST_IN_BRIDGE, _MOST_IN_BRIDGE = 128, 512
 # At most 40 temperatures with 9 tries each, and 8 moves at the last, of 8 steps each.
 _MOST_BRIDGE_STEPS = (40 * 9 + 8) * 8

@@ -68,7 +68,7 @@ _SHARE_FOR_FIT = 0.8  # share of the time left for a low-rank fit; the rest is f
 _FEW_LEAPFROG, _SWARM_LEAPFROG = 3, 4
 _ISLAND_FACTOR = 1.25  # by which the spread of few islands may understate the error
 # Share of p(z|x) that climbs may have missed if particles start from them. Halving or doubling it
-# changes nothing on `far` or blocks: climbs see nearly all modes there, or very few.
+# changes nothing on `far` or blocks.
 _MOST_UNSEEN = 0.1
 _ESS_SHARE = 0.5  # share of the particles that stays effective up to the next temperature
 _MOST_TEMPERATURES = 40  # of a swarm: about twice as many as TOO_FAR_FROM_PRIOR takes

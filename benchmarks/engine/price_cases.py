@@ -25,17 +25,17 @@ Case = Callable[[int], tuple[cc.VAE, cc.Evidence] | None]
 
 def table(num: int) -> tuple[cc.VAE, cc.Evidence]:
     """A network 8-64-30 with Gaussian noise; 70 % of the columns are observed."""
-    return _simulated(8, [64], 30, likelihoods.Gaussian(0.5), num, 0.7)
+    return simulated(8, [64], 30, likelihoods.Gaussian(0.5), num, 0.7)
 
 
 def wide(num: int) -> tuple[cc.VAE, cc.Evidence]:
     """Two latent dimensions and five columns, for very many rows."""
-    return _simulated(2, [32], 5, likelihoods.Gaussian(0.5), num, 0.7)
+    return simulated(2, [32], 5, likelihoods.Gaussian(0.5), num, 0.7)
 
 
 def linear(dim: int, num: int) -> tuple[cc.VAE, cc.Evidence]:
     """A linear decoder with Gaussian noise, which has a closed form."""
-    return _simulated(dim, [], 2 * dim, likelihoods.Gaussian(0.3), num, 0.5)
+    return simulated(dim, [], 2 * dim, likelihoods.Gaussian(0.3), num, 0.5)
 
 
 def tvae(scale: float, num: int) -> tuple[cc.VAE, cc.Evidence]:
@@ -92,7 +92,7 @@ CASES: dict[str, Case] = {
 }
 
 
-def _simulated(
+def simulated(
     dim: int,
     hidden: list[int],
     data_dim: int,

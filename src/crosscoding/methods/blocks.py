@@ -20,6 +20,7 @@ from crosscoding.result.findings import Findings
 from crosscoding.result.joining import joined
 from crosscoding.target.base import Target
 
+# These matter only if time is limited: with less, answers may come late.
 _JOINING = 1e-5  # seconds per query and latent dimension to join the draws of several blocks
 _LOOKING, _LOOKING_FOR_LOSSES = 0.04, 0.1  # shares of a method's seconds reserved for second looks
 

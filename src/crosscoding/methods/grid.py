@@ -40,6 +40,10 @@ _MAX_LEVELS = 30  # halvings of a side: 16 prior standard deviations to 1.5e-8
 _LEAST_EXPONENT = -40.0  # e⁻⁴⁰ of the largest share is below rounding; denormals are slow
 _SMOOTH = 2.0  # nats by which the density may vary over the parts of a finished cell
 _SHARE_LEFT = 0.2  # share of the checking draws that come from cells left alone
+# The stated error relative to the tolerance, and checking draws per effective one, above which
+# their own error is added. On 24 queries of mnist-2d, `Grid` is off by at most 0.0004 nats and
+# states 0.0004, or 0.0002 and 0.0007 with half and double of the first; the second changes nothing.
+_OF_TOLERANCE, _DRAWS_PER_ESS = 0.05, 10
 _DONE, _BEYOND_BOX, _TOO_MANY = 0, 1, 2  # outcomes
 
 
@@ -255,7 +259,7 @@ class _Recount:
         """Error of log p(x) beyond 2 standard errors of the draws, in nats, (B,)."""
         gap = (log_evidence - self.log_evidence).square() - (2 * self.error).square()
         off = gap.clamp_min(0.0).sqrt()
-        return torch.where(self.ess >= self.num / 10, off, torch.hypot(off, self.error))
+        return torch.where(self.ess >= self.num / _DRAWS_PER_ESS, off, torch.hypot(off, self.error))
 
 
 @dataclass(frozen=True, eq=False)
@@ -350,7 +354,7 @@ def _findings(
     log_evidence = torch.logaddexp(cells.log_total(num_queries), log_left_out)
     cells = cells.take(cells.owner.argsort(stable=True))
     counts = cells.num_of(num_queries)
-    by_cells = 0.05 * tolerance * (counts.double() / _CELLS_EXPECTED).clamp_min(1.0).sqrt()
+    by_cells = _OF_TOLERANCE * tolerance * (counts.double() / _CELLS_EXPECTED).clamp_min(1.0).sqrt()
     error = by_cells + check.error_of(log_evidence)
     first = torch.searchsorted(cells.owner, cells.owner)
     place = torch.arange(len(first), device=first.device) - first

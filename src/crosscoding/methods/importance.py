@@ -27,7 +27,7 @@ from crosscoding.target.base import Target
 
 _NUM_FOR_BOUND = 1000  # draws that the C-ELBO is averaged over
 # ESS below which weights count as collapsed; if there are few draws, the same as a share of them.
-# Halving or doubling the first changes no answer of `Auto` on mnist-20d.
+# Halving or doubling either changes no answer of `Auto` on mnist-20d, a table model or blocks.
 FEWEST, _LEAST_SHARE = 50.0, 0.05
 
 

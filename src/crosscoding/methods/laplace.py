@@ -22,6 +22,12 @@ from crosscoding.random import spawn, uniform
 from crosscoding.result.findings import Findings
 from crosscoding.target.base import Target
 
+# Effective points of the bank for each start: with more, starts are farther apart. Half or double
+# of it, or of the starts or steps of `Laplace`, leaves the ESS of that method at 8 to 18 of 1,000
+# draws on mnist-20d; half of it moves log p(x) of `Auto` by 0.003 nats on blocks, and double by
+# nothing.
+_POINTS_PER_START = 4.0
+
 
 @dataclass(frozen=True)
 class Laplace(Method):
@@ -63,7 +69,7 @@ def spread_starts(target: Target, num: int, *, generator: Generator) -> Tensor:
     with the evidence but are still spread out.
     """
     points, log_likelihood = target.log_likelihood_of_bank()
-    ess = min(4.0 * num, 0.5 * len(points))
+    ess = min(_POINTS_PER_START * num, 0.5 * len(points))
     temperature = next_temperature(log_likelihood, torch.zeros_like(log_likelihood[0]), ess)
     return points[spread_over(log_likelihood, temperature, num, generator=generator)]
 

@@ -22,13 +22,14 @@ from crosscoding.methods.numerics.missing_mass import share_lacking
 from crosscoding.methods.numerics.resampling import systematic, taken
 from crosscoding.result.findings import Findings
 from crosscoding.result.purposes import PURPOSES
-from crosscoding.result.verdict import LOST, MISSED, SEARCHED_DIM
+from crosscoding.result.verdict import ERROR_PER_MISSED, LOST, MISSED, SEARCHED_DIM
 from crosscoding.target.base import REACH, Target
 
 # At most 128 draws are decoded to look for losses, so that two lossy ones are more than 1 %. Fewer
 # are decoded if they take over a second per query, and very few if the answer is not trusted.
 _MOST_LOOKED, _FEWEST_LOOKED, _FEWEST_TRUSTED = 128, 4, 32
 _LOSS_OPERATIONS = 2e10  # multiply-adds: about a second
+_ABOVE = 1.5  # times the share that may be lost: any number above 1 refuses the answer
 _LOOKED_FOR_CLAMPS = 8  # draws: all agree on a clamp, hardly any two do elsewhere
 _FEW_NEAR = 0.01  # share of draws that may lie next to an overflow, as for `LOST`
 
@@ -53,7 +54,7 @@ def with_losses(target: Target, findings: Findings, clock: Clock) -> Findings:
     except OutOfTime:
         finished[rows] = False
     # A single lossy draw out of at most 128 may stand for more than 1 % of all.
-    share = torch.where(share > 0, share.clamp_min(1.5 * LOST), share)
+    share = torch.where(share > 0, share.clamp_min(_ABOVE * LOST), share)
     return replace(findings, lost=share, lost_element=element, finished=finished)
 
 
@@ -97,7 +98,7 @@ def with_coverage(target: Target, findings: Findings, clock: Clock) -> Findings:
     found = lacking > MISSED
     worst = torch.where(missed.isnan(), lacking, torch.maximum(missed, lacking)).clamp_max(1.0)
     worst = torch.where(found, worst, torch.where(lacking.isnan(), math.nan, missed))
-    short = torch.where(found, 2 * lacking, 0.0)
+    short = torch.where(found, ERROR_PER_MISSED * lacking, 0.0)
     return replace(
         findings,
         log_evidence_error=torch.hypot(findings.log_evidence_error, short),

@@ -24,6 +24,9 @@ from crosscoding.target.base import Target
 from crosscoding.target.latent_target import LatentTarget
 from crosscoding.target.vae_target import VAETarget
 
+# On 12 queries between and at components 12 apart, of known log p(x), 5 answers are trusted and
+# right to 0.1 nats, and 7 are refused, off by up to 27 nats. Halving or doubling any of these
+# numbers changes none of that (`steep` in benchmarks/sensitivity.py).
 _NUM_LOOKED, _FEW = 64, 0.01  # draws looked at, and the share of them that rounding may move
 _ROUNDING = 4.0  # times eps of noise, or of 1: how exact the map of a prior is
 _MOVED = 0.05  # nats by which this may move log p(x|z), as many as log p(x) may be off

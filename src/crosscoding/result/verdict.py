@@ -31,6 +31,9 @@ _ERROR, _ROUGH_ERROR = 0.04, 0.5  # nats: 98.8 % of errors are below 0.1; p(x) t
 _ESS, _ROUGH_ESS = 600.0, 50.0  # the error of log p(x) is about 1/√ESS: 0.04 and 0.14 nats
 _R_HAT, _ROUGH_R_HAT = 1.01, 1.1  # Vehtari et al. (2021), and Gelman and Rubin's older limit
 MISSED, _ROUGH_MISSED = 0.02, 0.1  # share of p(z|x): worth 0.02 and 0.1 nats of log p(x)
+# Nats of error per missed share m of p(z|x): more than −log(1 − m), by which log p(x) is too low,
+# up to m = 0.79.
+ERROR_PER_MISSED = 2.0
 SEARCHED_DIM = 3  # up to this, no mode of a bare density was lost unnoticed (docs/densities.md)
 LOST, _ROUGH_LOST = 0.01, 0.5  # share of the draws: half of `MISSED`, and most of them
 _SHORT, _ROUGH_SHORT = 0.1, 3.0  # nats of KL(q || p): for normal log-weights, ESS / N = e^(−2 KL)

@@ -17,7 +17,9 @@ from crosscoding.methods.laplace import spread_over
 from crosscoding.methods.numerics.resampling import next_temperature, taken
 from crosscoding.target.base import Target
 
-_NUM_BEST = 256  # points of the bank that are kept for each query
+# Points of the bank that are kept for each query. Half of it moves log p(x) by 0.003 nats on
+# mnist-20d, and double of it by nothing.
+_NUM_BEST = 256
 
 
 @dataclass(eq=False)

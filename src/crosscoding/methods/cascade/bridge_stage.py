@@ -28,6 +28,7 @@ from crosscoding.target.base import Target
 
 _NUM_CLIMBS, _CLIMB_STEPS = LEAST_CLIMBS, 200  # faces take 25 to 200 steps
 _OF_GRADIENT = 3  # decodes that a gradient costs
+_TIME_FOR_CLIMBS, _TIME_FOR_FIT = 0.3, 0.5  # shares of the time left, if it is limited
 _FIT_STEPS = 100  # of natural gradients; faces stop rising after 80 to 180
 # Variance of the particles' start relative to the fit's, which is too narrow: on the paper's
 # decoder, eyes observed, an island's log p(x) has a standard deviation of 1.4 nats without it, and
@@ -105,7 +106,9 @@ class BridgeStage:
         num_starts, num_queries = starts.shape[:2]
         query = torch.arange(num_queries, device=starts.device).repeat(num_starts)
         each = target.select(query)
-        ends, steps = ascend(each, starts.flatten(0, 1), _CLIMB_STEPS, stop=self._clock.within(0.3))
+        ends, steps = ascend(
+            each, starts.flatten(0, 1), _CLIMB_STEPS, stop=self._clock.within(_TIME_FOR_CLIMBS)
+        )
         heights = each.log_joint(ends[None])[0].unflatten(0, (num_starts, num_queries))
         ends = ends.unflatten(0, (num_starts, num_queries))
         order = heights.argsort(0, descending=True)
@@ -118,7 +121,7 @@ class BridgeStage:
         precision = positive(target.curvature(ends[:1])[0], target.prior_scale)
         fit = NaturalGradient(_FIT_STEPS)
         mean, precision, steps = fit.fit(
-            target, ends[0], precision, generator, self._report, self._clock.within(0.5)
+            target, ends[0], precision, generator, self._report, self._clock.within(_TIME_FOR_FIT)
         )
         decodes = steps * (_OF_GRADIENT * fit.num_draws + dim / 4) + dim
         return Gaussian.from_precision(mean, precision), decodes

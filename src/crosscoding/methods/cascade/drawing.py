@@ -45,15 +45,22 @@ from crosscoding.target.base import Target
 # Halving or doubling _TELLING, _EVEN, _JUST_BEYOND or _BEYOND changes next to nothing on mnist-20d;
 # ENOUGH, _WORTH or _MOST_MODES, log p(x) by at most 0.09 nats, about as much as another seed, and
 # decodes by up to 40 %; _WIDENING, decodes by 70 %.
-_NUM_CLUSTERS = 2  # of particles, for which components are fitted
-# Factor of the standard deviations of a fit to scores: it fits the bulk, not the tails (0009).
-_WIDENING = 1.16
 _LEAST_LOG = -70.0  # log of the least share
+# Factor of the standard deviations of a fit to scores: it fits the bulk, not the tails. Decision
+# 0009 has the ESS with 1.118, which is 1.25 on variances; on mnist-20d, that takes 21 % more
+# decodes than 1.16, as does 1.25, and 1.0 takes 24 % more.
+_WIDENING = 1.16
+# Clusters of particles, for which components are fitted: with 1, decodes on mnist-20d are 19 %
+# more, with 4 they are 11 % more.
+_NUM_CLUSTERS = 2
 ENOUGH = 640.0  # ESS: a little above what the verdict trusts
 # Least ESS times ESS per draw to stop at: where few draws have weight, the ESS may be large only by
-# chance. Of 89 trusted answers on three products of blocks, 4 were off by more than 0.1 nats
-# without this limit, and 1 with it; on mnist-20d it takes 4 % more decodes.
+# chance. Of 88 trusted answers on three products of blocks, 5 were off by more than 0.1 nats
+# without this limit, and 2 with it (0009); on mnist-20d it takes 4 % more decodes.
 _WORTH = 100.0
+# Share of a round's draws for modes that climbs have just found: with a quarter or all of them, log
+# p(x) moves by at most 0.06 nats on mnist-20d, and all cost 15 % more decodes.
+_TO_MODES = 0.5
 _MOST_MODES = 8  # most modes that get a component
 _TELLING = 100  # least number of the bank's points to relate a count to
 _EVEN = 0.4  # ESS per draw above which few climbs suffice
@@ -188,9 +195,9 @@ class Drawing:
         return replace(self, pool=grown, shares=self._towards_modes(shares))
 
     def _towards_modes(self, shares: Tensor) -> Tensor:
-        """Shares, half of which go to the modes if nothing was drawn from components there yet.
+        """Shares, some of which go to the modes if nothing was drawn from components there yet.
 
-        Laplace's approximation divides that half. Fits to earlier draws may leave out a mode, as
+        Laplace's approximation divides that part. Fits to earlier draws may leave out a mode, as
         these may be nowhere near it.
         """
         if self.modes is None:
@@ -199,8 +206,8 @@ class Drawing:
         at_modes = slice(self.num_first, self.num_first + laplace.shape[1])
         if (self.pool.expected[:, 1:][:, at_modes] > 0).any():
             return shares
-        shares = 0.5 * shares
-        shares[:, at_modes] += 0.5 * laplace.repeat(2, 1).to(shares)
+        shares = (1 - _TO_MODES) * shares
+        shares[:, at_modes] += _TO_MODES * laplace.repeat(2, 1).to(shares)
         return shares
 
     def _at_worst(self, log_weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -57,11 +57,19 @@ _NUM_GRID_CHECKS, _MOST_CELLS = 300, 60_000  # draws, and cells above which othe
 # on mnist-2d at 0.009 nats or less, except for 0.022 with _BANK_ESS = 50.
 _BANK_ESS, _BANK_ERROR = 100.0, 0.0375  # least ESS and largest error, in nats, of a dense bank
 # Points of the bank that are tried first, and the same limits for them: the error of few points is
-# less certain.
+# less certain. Halving or doubling any of them leaves the errors on mnist-2d at 0.009 nats or less,
+# and _MOST_CELLS changes nothing there.
 _FEW_POINTS, _FEW_POINTS_ESS, _FEW_POINTS_ERROR = 2048, 200.0, 0.02
 _SHARE_FOR_FIT = 0.8  # share of the time left for a low-rank fit; the rest is for its weights
+# Leapfrog steps of a move of few particles, and of a swarm. Half or double of the first costs 9 or
+# 13 % more decodes on mnist-20d, and moves log p(x) by less than another seed. 2 of the second save
+# 7 to 16 % of the decodes on `far` and on blocks, 8 cost 23 to 39 % more, and log p(x) moves by at
+# most 0.02 nats (benchmarks/sensitivity.py).
+_FEW_LEAPFROG, _SWARM_LEAPFROG = 3, 4
 _ISLAND_FACTOR = 1.25  # by which the spread of few islands may understate the error
-_MOST_UNSEEN = 0.1  # share of p(z|x) that climbs may have missed if particles start from them
+# Share of p(z|x) that climbs may have missed if particles start from them. Halving or doubling it
+# changes nothing on `far` or blocks.
+_MOST_UNSEEN = 0.1
 _ESS_SHARE = 0.5  # share of the particles that stays effective up to the next temperature
 _MOST_TEMPERATURES = 40  # of a swarm: about twice as many as TOO_FAR_FROM_PRIOR takes
 _LEAST_EXPONENT = -40.0  # e⁻⁴⁰ is below rounding, and squares of less are denormal, which is slow
@@ -96,7 +104,7 @@ class Stages:
         self.climbs = ClimbStages(answers, budget, clock, report, self._weigh, self.bank_points)
         self.narrow = NarrowStage(answers, clock, report, self.bank_points, left)
         self._rounds = DrawingRounds(answers, self.climbs, clock)
-        self._few = Annealing(FEW_PARTICLES, 1, 1, 3, _ESS_SHARE)
+        self._few = Annealing(FEW_PARTICLES, 1, 1, _FEW_LEAPFROG, _ESS_SHARE)
         check = AmortisedCheck(self.climbs, self._few, clock)
         self.amortised = AmortisedStage(self._rounds, check, self.bank_points, clock)
         self.bridge = BridgeStage(answers, budget, clock, report, self._weigh)
@@ -227,7 +235,7 @@ class Stages:
 
     def anneal_more(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
         """`anneal` with more particles and more draws."""
-        more = Annealing(MORE_PARTICLES, 1, 1, 3, _ESS_SHARE)
+        more = Annealing(MORE_PARTICLES, 1, 1, _FEW_LEAPFROG, _ESS_SHARE)
         return self._anneal(more, target, rows, target, None, MORE_ROUNDS, generator)
 
     def swarm(self, target: Target, rows: Tensor, generator: Generator) -> Tensor:
@@ -236,7 +244,15 @@ class Stages:
         If there are very many modes, climbs find only some of them, while the prior covers all.
         """
         num = self._budget.swarm_size
-        many = Annealing(num, NUM_ISLANDS, 1, 4, _ESS_SHARE, _MOST_TEMPERATURES, gives_up=True)
+        many = Annealing(
+            num,
+            NUM_ISLANDS,
+            1,
+            _SWARM_LEAPFROG,
+            _ESS_SHARE,
+            _MOST_TEMPERATURES,
+            gives_up=True,
+        )
         distance, climbed = self.bank_points.distance[rows], self.climbs.found.has(rows)
         decodes, unseen = torch.zeros_like(distance), torch.full_like(distance, math.nan)
         if climbed.any():

@@ -18,7 +18,7 @@ from crosscoding.crosscoders import Fitted, Gaussian, Mixture, fit_to_draws
 from crosscoding.crosscoders.base import Params
 from crosscoding.crosscoders.heavy_tailed_mixture import NORMAL, TailedMixture
 from crosscoding.methods.numerics.covering_reference import Covered, Reference
-from crosscoding.methods.numerics.resampling import flattened, next_temperature
+from crosscoding.methods.numerics.resampling import enough_to_fit, flattened, next_temperature
 from crosscoding.random import quasi_normal
 from crosscoding.target.base import Target
 
@@ -117,11 +117,6 @@ def fit_to_weighted(
     """The maximum-likelihood fit to weighted draws, enough of which have weight."""
     apart, tick = _apart(draws, target.prior_scale), target.clock.tick
     return fit_to_draws(family, apart, log_weights, generator=generator, tick=tick)
-
-
-def enough_to_fit(latent_dim: int, num: int) -> float:
-    """Effective draws, of `num`, that a Gaussian is fitted to."""
-    return min(6.0 * latent_dim + 24, num / 3)
 
 
 def flat_enough(draws: Tensor, log_weights: Tensor, target: Target) -> Tensor:

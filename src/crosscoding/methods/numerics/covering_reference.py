@@ -35,7 +35,7 @@ from crosscoding.crosscoders.precision_factors import covariance_root
 from crosscoding.diagnostics import importance_ess
 from crosscoding.methods.numerics.gauss_newton import MOST_DIM
 from crosscoding.methods.numerics.mode_search import MOST_MODES, Peaks, search
-from crosscoding.methods.numerics.resampling import flattened, next_temperature
+from crosscoding.methods.numerics.resampling import enough_to_fit, flattened, next_temperature
 from crosscoding.model.bank import MAX_POINTS
 from crosscoding.random import normal, quasi_normal, spawn
 from crosscoding.target.base import Target
@@ -55,6 +55,13 @@ _ROUNDS = 12  # most rounds of adapting
 _STEPS = 20  # of the fit of m and S
 _TIME_SHARE = 0.2  # share of the time left, for adapting and again for the search
 _GAIN = 1.05  # factor in ESS, below which a round has not helped
+# Draws of a round, at least and per dimension. On the six densities, half or double moves log p(x)
+# by 0.06 or 0.02 nats, and another seed by 0.07; half takes 2.3 times the decodes, and double 2.1
+# times.
+_FEWEST_DRAWS, _DRAWS_PER_DIMENSION = 1000, 20
+# Least standard deviation relative to the reference's reach, where draws coincide. Half or double
+# of it changes nothing on the six densities.
+_FLOOR = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,8 +180,7 @@ class Reference:
         identity = torch.eye(dim, dtype=like.dtype, device=like.device)
         references = [cls(target.prior_scale, like.new_zeros(dim), target.prior_scale * identity)]
         generator = Generator().manual_seed(0)
-        num = max(1000, 20 * dim)
-        enough = 6.0 * dim + 24
+        num = max(_FEWEST_DRAWS, _DRAWS_PER_DIMENSION * dim)
         draws: list[Tensor] = []
         log_joints: list[Tensor] = []
         best, tick = 0.0, _ticking(target.clock.within(_TIME_SHARE))
@@ -193,7 +199,7 @@ class Reference:
             log_mixture = torch.stack([one.log_prob(pool) for one in references]).logsumexp(0)
             log_weights = (torch.cat(log_joints) - log_mixture)[:, None]
             cold = torch.zeros_like(log_weights[0])
-            flatness = next_temperature(log_weights, cold, min(enough, len(pool) / 3))
+            flatness = next_temperature(log_weights, cold, enough_to_fit(dim, len(pool)))
             weights = flattened(log_weights, flatness)[:, 0].softmax(0)
             try:
                 references.append(cls(target.prior_scale, *_fitted(pool, weights, now, tick)))
@@ -250,14 +256,14 @@ def _fitted(
     intensity = (dim + 1) / (count + dim + 1)
     mean = _weighted_medians(z, weights)
     spread = _weighted_medians((z - mean).abs(), weights) / 0.6745
-    root = torch.diag_embed(spread.clamp_min(1e-9 * start.reach))
+    root = torch.diag_embed(spread.clamp_min(_FLOOR * start.reach))
     for _ in range(_STEPS):
         tick()
         squares = Reference(start.scale, mean, root).squares(z)
         own = weights * (df + dim) / (df + squares)
         mean = (own @ z) / own.sum()
         scatter = weighted_covariance((z - mean)[None], own[None])[0]
-        diagonal = scatter.diagonal().clamp_min((1e-9 * start.reach) ** 2)
+        diagonal = scatter.diagonal().clamp_min((_FLOOR * start.reach) ** 2)
         standard = scatter / (diagonal.sqrt() * diagonal.sqrt()[:, None])
         root = torch.linalg.cholesky(towards_diagonal(standard, intensity))
         root = diagonal.sqrt()[:, None] * root

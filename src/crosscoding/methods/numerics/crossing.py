@@ -12,7 +12,9 @@ from torch import Tensor
 from crosscoding.methods.numerics.swarm import one_error
 
 # Times the squared distance of the farthest draw, beyond which a chain is elsewhere: there are a
-# few thousand draws, so a chain that has arrived is hardly ever farther out than all of them.
+# few thousand draws. Of a Gaussian in 32 to 512 dimensions, 1 in 30,000 to 1 in 8 million draws lie
+# beyond 1.1 times the distance that 1 in 4,096 exceed; without the factor, each chain that has
+# arrived would be farther out than all 4,096 once in 4,097 times.
 _BEYOND = 1.1
 
 

@@ -21,6 +21,9 @@ from crosscoding.methods.numerics.known_states import KnownStates
 from crosscoding.random import spawn
 from crosscoding.target.discrete_target import DiscreteTarget
 
+# Halving or doubling any number below moves log p(x) by at most 0.008 nats, and changes no verdict,
+# on 26 queries of small models whose log p(x) is known (`discrete` and `wells` in
+# benchmarks/sensitivity.py). Another seed moves it by 0.05 nats.
 _NUM_CHAINS, _NUM_MOVES = 64, 48  # more chains find rarer modes, and more moves go farther
 LOOK_DECODES = float(2 * _NUM_CHAINS * _NUM_MOVES)  # decoder evaluations of a query
 _FIRST = 0.02  # the lowest temperature; they rise by equal factors

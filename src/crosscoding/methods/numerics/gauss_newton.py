@@ -34,6 +34,15 @@ _DAMPINGS = (0.1, 1.0, 10.0, 100.0)  # tried at each step, relative to the best 
 # Factor of the damping if none of them gains, so that the next four continue these, and the damping
 # at which a climb ends.
 _MORE_DAMPING, _MOST_DAMPING = 500.0, 1e8
+_LEAST_DAMPING = 1e-7  # rounding in double: halving or doubling it changes nothing on mnist-20d
+# The damping that climbs start with, and the largest squared distance of a mode from the one whose
+# bulk it belongs to. Half or double of either moves log p(x) on mnist-20d by at most 0.05 nats,
+# less than half as much as another seed; half of the first costs 18 % more decodes.
+_FIRST_DAMPING, _MOST_BULK = 0.1, 12.0
+# Least curvature where it is not positive, relative to the prior's precision; and share of the
+# draws that a mode should have, below which it counts as lacking. Halving or doubling either
+# changes no answer on mnist-20d or blocks.
+_FLAT, _FEW_DRAWS = 1e-3, 0.2
 
 
 @dataclass(eq=False)
@@ -90,9 +99,9 @@ class Modes:
         """Squared distance in widths within which another mode belongs to this one's bulk.
 
         Draws of a Gaussian lie at a squared distance of about their dimension. But modes more than
-        3.5 widths apart are separate.
+        √12 = 3.5 widths apart are separate.
         """
-        return min(float(self.z.shape[-1]), 12.0)
+        return min(float(self.z.shape[-1]), _MOST_BULK)
 
     def log_weights(self, same: float = _SAME) -> tuple[Tensor, Tensor]:
         """log of each mode's normalised share, and the number of climbs that ended in it, (K, B).
@@ -167,7 +176,7 @@ class _Climbs:
         self.decodes = torch.zeros_like(self.log_joint[0])
         self.active = torch.arange(starts.shape[1], device=starts.device)
         self._all, self._climbing = target, target
-        self._damping = torch.full_like(self.log_joint, 0.1)
+        self._damping = torch.full_like(self.log_joint, _FIRST_DAMPING)
         self._over = torch.zeros_like(self.log_joint, dtype=torch.bool)
         self._own = torch.arange(len(starts), device=starts.device)[:, None]
         self._leader = self._own.repeat(1, starts.shape[1])  # the climb that each ends with
@@ -193,7 +202,7 @@ class _Climbs:
         self.steps[at] += going.to(self.z)
         self.decodes[self.active] += going.sum(0) * (len(_DAMPINGS) + 3)
         self._over[at] |= (promised < _LEAST_GAIN) | (self._damping[at] > _MOST_DAMPING)
-        self._damping.clamp_min_(1e-7)
+        self._damping.clamp_min_(_LEAST_DAMPING)
         self._join_best()
         self._drop_finished()
 
@@ -280,7 +289,7 @@ def positive(curvature: Tensor, prior_scale: float) -> Tensor:
     if not indefinite.any():
         return curvature
     values, vectors = torch.linalg.eigh(curvature[indefinite])
-    values = values.abs().clamp_min(1e-3 / prior_scale**2)
+    values = values.abs().clamp_min(_FLAT / prior_scale**2)
     fixed = curvature.clone()
     fixed[indefinite] = (vectors * values[:, None]) @ vectors.mT
     return fixed
@@ -316,7 +325,7 @@ def lacking_modes(modes: Modes, log_weights: Tensor, draws: Tensor) -> Tensor:
     several = (counts.sum(0) != 1).nonzero()[:, 0]
     if len(several):
         share[:, several] = _shares_of(modes.select(several), counts[:, several], draws[:, several])
-    return torch.where(share < 0.2 * weights, weights, 0.0).sum(0)
+    return torch.where(share < _FEW_DRAWS * weights, weights, 0.0).sum(0)
 
 
 def _shares_of(modes: Modes, counts: Tensor, draws: Tensor) -> Tensor:

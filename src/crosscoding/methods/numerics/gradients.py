@@ -10,7 +10,9 @@ from torch import Tensor
 from crosscoding.errors import NonFiniteError, counted
 from crosscoding.target.base import Target
 
-_FAR = 1e3  # prior standard deviations from 0, beyond which a path has diverged
+# Prior standard deviations from 0, beyond which a path has diverged. Halving or doubling it changes
+# nothing on mnist-20d, a table model or blocks.
+_FAR = 1e3
 
 Density = Callable[[Tensor], Tensor]
 """log π(z) in nats, not normalised: z (C, B, latent) -> (C, B)."""

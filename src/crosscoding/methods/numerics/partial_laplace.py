@@ -31,18 +31,26 @@ from crosscoding.target.base import Target
 # informs at all, the ESS per draw fell from 0.2 to 0.01: they bend too much (decision 0012).
 _NARROW = 8.0
 MOST_NARROW = 0.125  # of all directions: more enlarge planes, and make the approximation worse
-_MOST_WIDE = 16  # directions in which q(y) is fitted, to a few hundred pilot draws
-_STEPS = 15  # at most, of a climb along the narrow directions
+# At most, of a climb along the narrow directions. Half or double of it changes nothing on three
+# queries of `tvae` in benchmarks/sensitivity.py, and of _RIDGE log p(x) by 2e-4 nats.
+_STEPS = 15
 # Shares of draws from the prior, where a fit may be too thin: no weight exceeds 20 times what it
 # would be under the prior of v, or 5 times what it would be under that of y.
 _PRIOR_OF_V, _PRIOR_OF_Y = 0.05, 0.2
 # Standard deviations of Laplace's approximation are multiplied by this. Wider ones cost ESS, and
-# narrower ones leave large weights in the tails.
+# narrower ones leave large weights in the tails. On `tvae`, 1.0, 1.1 or 1.2 moves log p(x) by at
+# most 0.08 nats, half as much as another seed, and changes no verdict; 1.1 and 1.2 take 40 % fewer
+# decodes, as another seed does.
 _WIDER = 1.05
+# Directions in which q(y) is fitted, to a few hundred pilot draws. Halving or doubling it or the
+# next two moves log p(x) by at most 0.08 nats on three queries of `tvae` in
+# benchmarks/sensitivity.py, half as much as another seed.
+_MOST_WIDE = 16
 # Effective draws that q(y) is at least fitted to, and as how many draws the prior's covariance
 # counts. With more, the fit keeps closer to the prior; with fewer, it follows the noise of weights.
 _FITTED_TO = 60.0
 _AS_PRIOR = 30.0
+_RIDGE = 1e-3  # variance added to the inputs of a regression
 _BYTES = 64 * 2**20  # of the evidence of planes that are climbed in together
 
 
@@ -312,5 +320,5 @@ def _log_normal(x: Tensor) -> Tensor:
 def _regression(y: Tensor, v: Tensor) -> Tensor:
     """Coefficients of a least-squares fit of v (S, B, K) by (1, y): (B, K, 1 + M)."""
     inputs = torch.cat([torch.ones_like(y[..., :1]), y], -1).transpose(0, 1)
-    ridge = 1e-3 * len(y) * torch.eye(inputs.shape[-1]).to(y)
+    ridge = _RIDGE * len(y) * torch.eye(inputs.shape[-1]).to(y)
     return torch.linalg.solve(inputs.mT @ inputs + ridge, inputs.mT @ v.transpose(0, 1)).mT

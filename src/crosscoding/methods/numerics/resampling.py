@@ -10,6 +10,10 @@ from crosscoding.diagnostics import mean_error
 _BISECTIONS = 16  # of a temperature, to 1.5e-5 of the remaining interval
 _LEAST_LOG = -1e30  # instead of −inf, as −inf − (−inf) is NaN
 _LEAST_EXPONENT = -40.0  # e⁻⁴⁰ = 4e-18 of the largest weight is below rounding; denormals are slow
+# Effective draws that a Gaussian is fitted to: so many per dimension, and some more; of few draws,
+# one in so many. On mnist-20d, half of the first two costs 24 % more decodes, double of the third
+# 25 %, and the opposite 2 % or nothing; log p(x) moves by at most 0.05 nats.
+_FIT_PER_DIMENSION, _FIT_MORE, _FIT_ONE_IN = 6.0, 24, 3
 _CACHE_BYTES = 2**20  # of weights processed at once
 
 
@@ -45,6 +49,11 @@ def _next_temperature(log_ratio: Tensor, now: Tensor, least_ess: float) -> Tenso
         fits = leaves_enough(middle)
         low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
     return torch.where(whole, 1.0, low)
+
+
+def enough_to_fit(latent_dim: int, num: int) -> float:
+    """Effective draws, of `num`, that a Gaussian is fitted to."""
+    return min(_FIT_PER_DIMENSION * latent_dim + _FIT_MORE, num / _FIT_ONE_IN)
 
 
 def bounded(log_weights: Tensor) -> Tensor:

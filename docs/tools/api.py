@@ -31,7 +31,9 @@ def expanded(page: str, docs: Path) -> str:
 
     def entries(match: re.Match[str]) -> str:
         module, options = match.groups()
-        own = (name for name in names if name.rpartition(".")[0] == module)
+        own = [name for name in names if name.rpartition(".")[0] == module]
+        if not own:
+            raise ValueError(f"expected names of {module} that no page lists by itself")
         return "\n".join(f"::: {name}\n{options}" for name in own)
 
     return _ALL_OF.sub(entries, page + "\n").rstrip() + "\n"

@@ -170,6 +170,16 @@ def test_a_decoder_whose_finite_output_is_never_valid_is_refused():
         cc.VAE(decoder, 2, OfRate())
 
 
+def test_large_rates_have_a_likelihood_though_their_mean_overflows():
+    """log p(20|z) for a log rate of 95 z, against a fine sum: its mean is inf at some draws."""
+    decoder = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(decoder.weight, 95.0)
+    vae = cc.VAE(decoder, 1, Poisson())
+    answer = cc.condition(vae, cc.Evidence.from_nan(torch.tensor([20.0])), seed=0)
+    assert answer.verdicts[0].label == "trusted"
+    assert abs(answer.log_evidence - -8.46904) < 0.01
+
+
 def test_a_decoder_whose_finite_output_is_sometimes_invalid_is_doubted():
     decoder = nn.Linear(1, 2)
     with torch.no_grad():

@@ -113,8 +113,7 @@ class Alone(nn.Module):
 def test_parts_of_a_table():
     table = Mixed([Gaussian(0.5), NegativeBinomial(2.0), Categorical(3), Poisson(log_rate=False)])
     row = torch.tensor([0.3, torch.nan, torch.nan, torch.nan], dtype=DOUBLE)
-    with pytest.warns(UserWarning, match="takes a logit whose mean count is finite"):
-        vaes = cc.VAE(Double(Table()), 1, table), cc.VAE(Double(Alone()), 1, Gaussian(0.5))
+    vaes = cc.VAE(Double(Table()), 1, table), cc.VAE(Double(Alone()), 1, Gaussian(0.5))
     answers = [
         cc.condition(vae, cc.Evidence.from_nan(row[:num]), seed=0)
         for vae, num in zip(vaes, (4, 1), strict=True)

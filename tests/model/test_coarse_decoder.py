@@ -53,3 +53,26 @@ def test_a_decoder_that_fails_in_half_precision_is_left_as_it_is(monkeypatch: py
     monkeypatch.setattr(coarse_decoder, "half_is_faster", lambda device: True)
     vae = cc.VAE(Strict(), 4, cc.likelihoods.Gaussian(0.1))
     assert coarse(vae) is vae
+
+
+class Volumes(nn.Module):
+    """A decoder of volumes, whose weights have five dimensions; a strict one keeps its dtype."""
+
+    def __init__(self, *, strict: bool):
+        super().__init__()
+        self.linear, self.convolution = nn.Linear(6, 27), nn.Conv3d(1, 1, 3, padding=1)
+        self.strict = strict
+
+    def forward(self, z):
+        hidden = self.linear(z)
+        if self.strict and hidden.dtype != z.dtype:
+            raise ValueError("expected one dtype")
+        return self.convolution(hidden.unflatten(1, (1, 3, 3, 3)))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_whatever_half_precision_does_to_a_decoder_there_is_an_answer(monkeypatch, strict: bool):
+    monkeypatch.setattr(coarse_decoder, "_EXPENSIVE", 0)
+    monkeypatch.setattr(coarse_decoder, "half_is_faster", lambda device: True)
+    vae = cc.VAE(Volumes(strict=strict), 6, cc.likelihoods.Gaussian(0.1))
+    assert (coarse(vae) is vae) == strict

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from crosscoding.model.memory_layout import set_layout
 from crosscoding.model.vae import VAE
 
 _EXPENSIVE = 1e7  # multiply-adds of a decode, below which conversions cost what they save
@@ -32,12 +33,24 @@ def coarse(vae: VAE) -> VAE:
     ):
         return vae
     if "coarse" not in vae.kept:
-        chosen = object.__new__(VAE)
-        vars(chosen).update(vars(vae))
+        vae.kept["coarse"] = _in_half(vae) or vae
+    return vae.kept["coarse"]
+
+
+def _in_half(vae: VAE) -> VAE | None:
+    """The model decoding in bfloat16; None if its decoder cannot, or then has no derivative."""
+    chosen = object.__new__(VAE)
+    vars(chosen).update(vars(vae))
+    try:
         chosen.decoder, chosen.head = _InHalf(vae.decoder), None
         chosen.kept = {"cost": vae.cost}
-        vae.kept["coarse"] = chosen if _works(chosen) else vae
-    return vae.kept["coarse"]
+        with torch.enable_grad():
+            like = {"dtype": vae.dtype, "device": vae.device}
+            z = torch.zeros(2, vae.latent_dim, requires_grad=True, **like)
+            (slope,) = torch.autograd.grad(chosen.decode_flat(z).sum(), z)
+    except Exception:  # a user's module may raise anything
+        return None
+    return chosen if slope.isfinite().all() else None
 
 
 class _InHalf(nn.Module):
@@ -45,7 +58,8 @@ class _InHalf(nn.Module):
 
     def __init__(self, decoder: nn.Module) -> None:
         super().__init__()
-        self.inner = copy.deepcopy(decoder).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.inner = copy.deepcopy(decoder)
+        set_layout(self.inner, torch.channels_last)
 
     def forward(self, z: Tensor) -> Any:
         with torch.autocast(z.device.type, torch.bfloat16):
@@ -63,14 +77,3 @@ def half_is_faster(device: torch.device) -> bool:
         return False
     has_instructions = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # torch 2.7
     return torch.cpu._is_amx_tile_supported() or has_instructions()
-
-
-def _works(vae: VAE) -> bool:
-    """Whether the decoder runs, and can be differentiated, in half precision."""
-    with torch.enable_grad():
-        z = torch.zeros(2, vae.latent_dim, dtype=vae.dtype, device=vae.device, requires_grad=True)
-        try:
-            (slope,) = torch.autograd.grad(vae.decode_flat(z).sum(), z)
-        except (RuntimeError, TypeError):
-            return False
-    return bool(slope.isfinite().all())

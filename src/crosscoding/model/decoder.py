@@ -79,7 +79,6 @@ def try_decoder(
     if examples is not None:
         decoder = Bound(decoder, given)
     probes, far = prior_probes(prior, like, given=given), far_probes(prior, like, given)
-    use_channels_last(decoder, lambda: run(decoder, probes.clone()))
     try:
         hint = _HINT if examples is None else _WITH_GIVEN
         trial = Trial(decoder, run, probes, far, "decoder", hint)
@@ -87,6 +86,7 @@ def try_decoder(
         raise ValueError(str(error)) from None
     data_shape = _data_shape_of(likelihood, trial.output)
     trial.check(like.dtype)
+    use_channels_last(decoder, lambda network: run(network, probes.clone()), trial.output)
     several = torch.cat([probes[:1], far[1:2]])
     check_derivatives(lambda z: run(decoder, z), several, "decoder")
     flat = likelihood.for_data(data_shape, like)
@@ -166,14 +166,30 @@ def decoder_output(decoder: nn.Module, likelihood: Likelihood, z: Tensor) -> Ten
 
 
 def lost_elements(likelihood: Likelihood, flat: Likelihood, output: Tensor) -> Tensor:
-    """Which elements have no p(t|z), as their parameters are NaN, say: boolean, (N, E).
+    """Which elements have no p(t|z), boolean, (N, E).
+
+    They are NaN, or infinite though the likelihood does not allow it, or numbers that are not valid
+    and whose log p(t|z) is NaN, such as negative rates. Numbers that only overflow on the way to a
+    mean, like the logarithms of large rates, have a p(t|z).
 
     Args:
         likelihood: The model's likelihood.
         flat: The same for flattened data.
         output: The decoder's output, (N, *data, *param_shape).
     """
-    return ~flat.valid(_flattened(likelihood, output))
+    lost, params = _not_finite(likelihood, flat, output), _flattened(likelihood, output)
+    doubted = ~flat.valid(params) & ~lost
+    if not doubted.any():
+        return lost
+    values = torch.full(lost.shape, flat.placeholder, dtype=output.dtype, device=output.device)
+    return lost | doubted & flat.log_prob(params, values).isnan()
+
+
+def _not_finite(likelihood: Likelihood, flat: Likelihood, output: Tensor) -> Tensor:
+    """Which elements are NaN, or infinite though the likelihood does not allow it: (N, E)."""
+    # 1 is a parameter that every likelihood takes
+    usable = torch.where(likelihood.allowed(output), 1.0, output)
+    return ~flat.valid(_flattened(likelihood, usable))
 
 
 def _flattened(likelihood: Likelihood, output: Tensor) -> Tensor:
@@ -194,7 +210,7 @@ def _doubt_of_lost(
     data_shape: Sequence[int],
     output_of_more: Callable[[], Tensor],
 ) -> str:
-    """Which elements are NaN or infinite at some of the probes; "" if none is.
+    """Which elements have no p(t|z) at some of the probes; "" if all have.
 
     Raises:
         ValueError: The finite part of the output cannot be the likelihood's parameters: by
@@ -209,13 +225,15 @@ def _doubt_of_lost(
     if everywhere.any():
         everywhere = everywhere & lost_elements(likelihood, flat, output_of_more()).all(0)
     params = _flattened(likelihood, output)
-    if everywhere.any() or lost.all(1).any():
-        trial.check_finite(allowed)
-        draw, element = lost.nonzero()[0].tolist()
+    fatal = lost & (everywhere | lost.all(1, keepdim=True))
+    if fatal.any():
+        if (fatal & _not_finite(likelihood, flat, output)).any():
+            trial.check_finite(allowed)
+        draw, element = fatal.nonzero()[0].tolist()
         raise ValueError(
             f"expected a decoder whose outputs are parameters of {type(likelihood).__name__}, got "
             f"{flat.describe(params[draw], element)} for {element_name(data_shape, element)} at a "
-            "draw from the prior"
+            "draw from the prior, where its `valid` is False"
         )
     if not lost.any():
         return ""

@@ -1,4 +1,4 @@
-"""Messages about elements whose p(t|z) does not exist: NaN or infinity from the decoder."""
+"""Messages about elements whose p(t|z) does not exist, as the decoder outputs NaN, say."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,7 +19,7 @@ def element_name(data_shape: Sequence[int], element: int) -> str:
 
 
 def sometimes_lost(likelihood: Likelihood, name: Name, params: Tensor, lost: Tensor) -> str:
-    """A warning that some elements are NaN or infinite at some draws from the prior.
+    """A warning that some elements have no p(t|z) at some draws from the prior.
 
     Args:
         likelihood: For flattened data.

@@ -29,6 +29,7 @@ from crosscoding.model.encoder import encode, encoder_output, tried_encoder
 from crosscoding.model.files import Savable, some_outputs
 from crosscoding.model.last_layer import find_head
 from crosscoding.model.matching import check_matches
+from crosscoding.model.memory_layout import set_layout
 from crosscoding.model.model_print import ModelPrint
 from crosscoding.model.parts import Model
 from crosscoding.model.rows import Rows
@@ -87,15 +88,17 @@ class VAE(Savable, Proposing, Rows, Shown):
     Raises:
         TypeError: decoder or encoder is not a module, likelihood is not a likelihood, prior is not
             a prior, given is not made of tensors, or latent_dim is not an int.
-        ValueError: The decoder does not fit latent_dim, given or the likelihood, or encoder or
-            prior do not fit them; the prior is not one-to-one, or contradicts its own density; or
-            one of them mixes the rows of a batch, is not deterministic, or updates itself.
+        ValueError: The decoder does not fit latent_dim, given or the likelihood, or gives an
+            element no p(t|z) at any draw from the prior; encoder or prior do not fit; the prior is
+            not one-to-one, or contradicts its own density; or one of them mixes the rows of a
+            batch, is not deterministic, or updates itself.
         NonFiniteError: Encoder or prior output NaN or infinity; or the decoder does, for all
             elements at a draw from the prior or for one element at all draws.
 
     Warns:
-        UserWarning: The decoder outputs NaN or infinity for some elements at draws from the prior,
-            or numbers that look like probabilities where logits are expected.
+        UserWarning: Some elements have no p(t|z) at draws from the prior, as the decoder outputs
+            NaN or numbers that the likelihood does not take; or it outputs numbers that look like
+            probabilities where logits are expected.
 
     Example:
         >>> from crosscoding.likelihoods import Gaussian
@@ -203,6 +206,7 @@ class VAE(Savable, Proposing, Rows, Shown):
         moved = {name: tensor.to(device) for name, tensor in tensors.items()}
         likelihood = Likelihood.from_parts((moved, description))
         decoder = frozen_copy(self.own_decoder, "decoder").to(device)
+        set_layout(decoder, torch.contiguous_format)  # the usual one, until it is tried there
         encoder = self.encoder and frozen_copy(self.encoder, "encoder").to(device)
         prior = copy.deepcopy(self.prior).to(device)
         more = {"given": mapped(lambda t: t.to(device), self.examples), "table": self.table}

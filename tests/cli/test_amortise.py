@@ -28,6 +28,9 @@ def test_it_writes_a_model_that_answers(folder, tmp_path):
     assert vae.amortised.record.masks == repr(cc.masks.shares(0.2, 0.9))
     evidence = cc.Evidence(vae.sample_prior(2, seed=0), torch.arange(6) < 3)
     assert "amortised" in [stage.name for stage in cc.condition(vae, evidence, seed=0).trace]
+    other = run("amortise", folder, "--out", out, "--seconds", 1)
+    assert other.exit_code == 2
+    assert "has a model already" in " ".join(other.output.split())
     again = run("amortise", out, "--out", out, "--seconds", 1, "--json")
     assert json.loads(again.stdout)["masks"] == "Mixed()"
 

@@ -11,6 +11,7 @@ from crosscoding.amortisation.training import Training, Twins, simulated
 from crosscoding.diagnostics import importance_ess
 from crosscoding.evidence import Evidence
 from crosscoding.masks import MaskDistribution
+from crosscoding.methods.cascade.amortised_stage import EVEN
 from crosscoding.model.amortised import Amortised
 from crosscoding.model.amortised_record import Record, ShareRecord
 from crosscoding.model.in_noise import in_noise
@@ -51,6 +52,7 @@ def record_of(
         outside=float(outside.double().mean()),
         shares=shares,
         coverage=coverage_of(vae, amortised, masks, shares, training.for_coverage),
+        ended_early=training.ended_early,
     )
 
 
@@ -72,4 +74,4 @@ def _weighed(
 def _of_share(low: float, high: float, ess: Tensor) -> ShareRecord:
     levels = ess.double().quantile(torch.tensor([0.5, 0.1], dtype=torch.double).to(ess.device))
     median, tenth = levels.tolist()
-    return ShareRecord(low, high, len(ess), median, tenth)
+    return ShareRecord(low, high, len(ess), median, tenth, float((ess >= EVEN).double().mean()))

@@ -137,6 +137,11 @@ class Training:
         self.network.load_state_dict(self._best)
 
     @property
+    def ended_early(self) -> bool:
+        """Whether the held-out bound stopped improving before the budget was used."""
+        return self._decay_from < _DECAY_FROM
+
+    @property
     def _end(self) -> float:
         """The share of the budget at which the learning rate has fallen to 0."""
         return self._decay_from / _DECAY_FROM

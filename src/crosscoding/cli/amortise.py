@@ -29,7 +29,7 @@ def run(request: Request, *, as_json: bool) -> None:
     masks = _masks(request.masks)
     vae = load_model(request.model, allow_code=request.allow_code, decoder=request.decoder)
     folder = request.out
-    _check_free(folder)
+    _check_free(folder, request.model)
     checkpoint = folder.with_name(f"{folder.name}-checkpoint")
     settings = {"max_seconds": request.seconds, "seed": request.seed, "checkpoint": checkpoint}
     made = amortise(vae, masks, **settings)
@@ -67,12 +67,17 @@ def _masks(words: str) -> MaskDistribution:
     )
 
 
-def _check_free(folder: Path) -> None:
-    """Raise ValueError unless a model can be written to a folder."""
+def _check_free(folder: Path, model: str) -> None:
+    """Raise ValueError unless a model can be written to a folder without replacing another one."""
     if folder.exists() and not (folder / "description.json").is_file():
         raise ValueError(
             f"expected --out to be a new folder or that of a saved model, got {folder}, which is "
             "something else"
+        )
+    if folder.exists() and Path(model).resolve() != folder.resolve():
+        raise ValueError(
+            f"expected --out to be a new folder, but {folder} has a model already; choose another "
+            "name, or delete it"
         )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -115,7 +115,7 @@ def amortise(
         ),
     ] = "mixed",
     seconds: Annotated[
-        float, typer.Option("--seconds", min=1.0, help="Time for training.")
+        float, typer.Option("--seconds", min=1.0, help="Time for training; tests on twins follow.")
     ] = 300.0,
     allow_code: AllowCode = False,
     decoder: Decoder = None,
@@ -125,7 +125,7 @@ def amortise(
     """Train a network that makes a model's answers faster, on the model's own draws.
 
     Writes the model with its network to a new folder, which all commands accept. An interrupted run
-    resumes where it stopped.
+    resumes where it stopped if the same command is given again.
 
     Examples:
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from crosscoding.errors import counted
 from crosscoding.random import uniform
 
 _LEAST_SIDE = 4  # pixels: data whose last two dimensions are at least this large are pictures
@@ -178,6 +179,9 @@ class Given(MaskDistribution):
     """
 
     masks: Tensor
+
+    def __repr__(self) -> str:
+        return counted(len(self.masks), "given mask")
 
     def draw(self, num: int, shape: Sequence[int], *, generator: Generator) -> Tensor:
         if tuple(self.masks.shape[1:]) != tuple(shape):

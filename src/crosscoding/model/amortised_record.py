@@ -17,6 +17,7 @@ class ShareRecord:
         low, high: Bounds of the share.
         num: How many queries there were.
         median, tenth: Median and lower decile of ESS per draw.
+        even: Share of them with weights so even that the cascade would take draws of the network.
     """
 
     low: float
@@ -24,6 +25,7 @@ class ShareRecord:
     num: int
     median: float
     tenth: float
+    even: float | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Record:
             draws from q: about the share of p(z|x) that so many draws do not cover, on average.
         shares: ESS of bare proposals by share observed.
         coverage: For which queries twins vouch that the proposals cover p(z|x); None: for none.
+        ended_early: Whether training ended because the bound stopped improving.
     """
 
     masks: str
@@ -51,21 +54,24 @@ class Record:
     outside: float
     shares: tuple[ShareRecord, ...]
     coverage: Coverage | None = None
+    ended_early: bool = False
 
     def __str__(self) -> str:
+        why = "the bound no longer improved" if self.ended_early else "the budget was used"
         lines = [
-            f"trained for {self.seconds:.0f} s, {self.steps:,} steps, on {self.masks}",
+            f"trained for {self.seconds:.0f} s, {self.steps:,} steps, until {why}, on {self.masks}",
             f"E log q(z|x) on held-out twins: {self.bound:.2f} ± {self.error:.2f} nats; "
             f"{self.outside:.1%} of them lie outside of the proposals",
-            "observed   queries   ESS per draw: median, lower decile   p(z|x) outside, at most",
+            "observed   ESS per draw: median, lower decile   even weights   outside, at most",
         ]
         known = {} if self.coverage is None else {part.low: part for part in self.coverage.shares}
         for part in self.shares:
             span = f"{part.low:.0%} to {part.high:.0%}"
             ess = f"{part.median:.1%}, {part.tenth:.1%}"
+            even = "" if part.even is None else f"{part.even:.0%} of {part.num}"
             own = known.get(part.low)
-            bound = "not used" if own is None else f"{own.lacking:.1%} of {own.num} twins"
-            lines.append(f"{span:<10} {part.num:>7}   {ess:>28}   {bound:>23}")
+            bound = "not used" if own is None else f"{own.lacking:.1%} ({own.num} twins)"
+            lines.append(f"{span:<10} {ess:>35}   {even:>12}   {bound:>16}")
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
@@ -88,7 +94,8 @@ class Record:
             found = Record(**{**entry, "shares": shares, "coverage": coverage})
             numbers = [found.steps, found.seconds, found.bound, found.error, found.outside]
             parts = (*shares, *(() if coverage is None else coverage.shares))
-            numbers += [value for part in parts for value in asdict(part).values()]
+            values = (value for part in parts for value in asdict(part).values())
+            numbers += [value for value in values if value is not None]
             if not isinstance(found.masks, str) or not all(map(math.isfinite, numbers)):
                 raise ValueError("numbers are missing")
         except (LookupError, TypeError, ValueError, AttributeError) as error:

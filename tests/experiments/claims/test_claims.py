@@ -112,7 +112,7 @@ def families(gain, trusted):
 
 def amortised(latent, query, seconds):
     """A network and fits that take a second."""
-    twins = {"latent": around(latent), "query": around(query)}
+    twins = {"latent": around(latent), "query": around(query), "num": NUM}
     timed = {"network": {"seconds_alone": seconds}, "GVI": {"seconds_alone": 1.0}}
     return {"models": {"mnist-2d": {"twins": twins, "training_seconds": 60.0, **timed}}}
 

@@ -63,7 +63,8 @@ def _controlled(numbers: Numbers) -> dict[str, Judgement]:
     for name, model in numbers["models"].items():
         latent, query = (column(model["twins"], each) for each in ("latent", "query"))
         rule = larger(latent - query, "nats")
-        measured = f"{query.mean():.3g} nats of a query, {latent.mean():.3g} of z, n = {len(query)}"
+        of = f"n = {len(query)} of {model['twins']['num']}"
+        measured = f"{query.mean():.3g} nats of a query, {latent.mean():.3g} of z, {of}"
         found[name] = Judgement(rule.label, measured, rule.reason)
     return found
 

@@ -6,6 +6,8 @@ The network gives q(z|x) for any evidence, as the prior networks of Wu, Domke & 
   KL(p(y|x) ‖ q(y|x)), with q(y|x) = ∫ q(z|x) p(y|z) dz. Both are means over twins, and the second
   is at most the first, as y is a function of z and noise.
 - Digits are asked about with the network alone, and with Algorithm 1 (GVI), which fits q(z|x) anew.
+  Both give a Gaussian with a full covariance. GVI maximises the C-ELBO of each query, the network
+  E log q(z|x) over twins.
 """
 
 import time
@@ -69,9 +71,13 @@ def measure(settings: Settings, context: Context) -> Result:
         def work(name: str = name, vae: VAE = vae) -> Result:
             start = time.perf_counter()
             faster = amortise(
-                vae, max_seconds=settings.seconds, seed=context.seed, progress=False,
+                vae,
+                max_seconds=settings.seconds,
+                seed=context.seed,
+                progress=False,
+                crosscoder=Gaussian(),
                 report=context.report,
-            )  # fmt: skip
+            )
             seconds = time.perf_counter() - start
             numbers = {"training_seconds": seconds, "twins": _on_twins(faster, settings, context)}
             return Result(numbers | _on_digits(name, faster, settings, context))
@@ -116,19 +122,17 @@ def _on_digits(name: str, vae: VAE, settings: Settings, context: Context) -> dic
     problem = random_sets(f"{name}-amortised", plain, settings, context.seed)
     truth, mask = problem.truth, problem.mask
     exact = condition(plain, Evidence(truth, mask), seed=context.seed)
-    start = time.perf_counter()
     fitted = condition(plain, Evidence(truth, mask), fit, seed=context.seed)
-    of_fits = time.perf_counter() - start
     bound, query, of_network = _network(vae, truth, mask, settings, context)
     timed = [slice(i, i + 1) for i in range(settings.num_timed)]
     alone = [_network(vae, truth[one], mask[one], settings, context)[2] for one in timed]
-    start = time.perf_counter()
-    for one in timed:
-        condition(plain, Evidence(truth[one], mask[one]), fit, seed=context.seed)
-    fit_alone = (time.perf_counter() - start) / len(timed)
+    fits_alone = [
+        condition(plain, Evidence(truth[one], mask[one]), fit, seed=context.seed).seconds
+        for one in timed
+    ]
     return {
         "log_evidence": exact.log_evidence,
-        "trusted": int(exact.trusted.sum()),
+        "trusted": exact.trusted,
         "network": {
             "c_elbo": bound,
             "query_log_prob": query,
@@ -138,8 +142,8 @@ def _on_digits(name: str, vae: VAE, settings: Settings, context: Context) -> dic
         "GVI": {
             "c_elbo": fitted.c_elbo,
             "query_log_prob": _query_log_prob(plain, truth, mask, fitted.draws),
-            "seconds_a_query": of_fits / len(truth),
-            "seconds_alone": fit_alone,
+            "seconds_a_query": fitted.seconds / len(truth),
+            "seconds_alone": float(np.median(fits_alone)),
         },
     }
 
@@ -183,9 +187,11 @@ def draw(result: Result) -> dict[str, Figure]:
         labels = ["latent", "query"]
         row[0].boxplot(twins, tick_labels=labels, showmeans=True, showfliers=False)
         plots.tidy(row[0], title=f"{name}: errors of twins", y="nats")
-        exact = column(model, "log_evidence")
+        exact, known = column(model, "log_evidence"), column(model, "trusted") > 0
         ours, fits = (exact - column(model[each], "c_elbo") for each in ("network", "GVI"))
-        plots.scatter_pair(row[1], ours, fits, ("log p(x) − C-ELBO, network", "the same, GVI"))
+        plots.scatter_pair(
+            row[1], ours[known], fits[known], ("log p(x) − C-ELBO, network", "the same, GVI")
+        )
         num = np.logspace(0, 5, 50)
         for label, extra in (("network", model["training_seconds"]), ("GVI", 0.0)):
             cost = extra + num * model[label]["seconds_alone"]

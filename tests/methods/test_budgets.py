@@ -103,6 +103,27 @@ def test_where_a_grid_is_not_affordable_the_rest_stays_within_the_budget():
     assert_usable(posterior)
 
 
+def test_an_expensive_decoder_short_of_time_gets_a_fit(monkeypatch):
+    """Draws in narrow directions would take all of the time, and leave no answer."""
+    monkeypatch.setattr("crosscoding.methods.cascade.budget._EXPENSIVE", 0.0)
+    monkeypatch.setattr("crosscoding.methods.cascade.budget._BRIDGE_SECONDS", 1e15)
+    torch.manual_seed(0)
+    decoder = torch.nn.Sequential(torch.nn.Linear(40, 32), torch.nn.Tanh(), torch.nn.Linear(32, 6))
+    vae = cc.VAE(decoder, 40, cc.likelihoods.Gaussian(0.01))
+    evidence = cc.Evidence(vae.sample_prior(1, seed=0), torch.arange(6) < 1)
+    answer = cc.condition(vae, evidence, Auto(max_seconds=20), seed=0)
+    assert "narrow" not in [stage.name for stage in answer.trace]
+    assert answer.c_elbo.isfinite()
+
+
+def test_an_error_that_nobody_estimated_does_not_mean_impossible_evidence(digits):
+    answer = cc.infer(digits, Auto(max_seconds=1e-6), seed=0)  # the first points of the bank
+    reasons = " ".join(reason for verdict in answer.verdicts for reason in verdict.reasons)
+    assert answer.log_evidence.isfinite().all()
+    assert "log p(x|z) is -inf" not in reasons
+    assert not answer.trusted.any()
+
+
 @pytest.mark.parametrize("num_draws", [2, 50])
 def test_few_draws_can_be_kept(digits, num_draws):
     """Fewer than there are particles."""

@@ -201,12 +201,15 @@ class BestSoFar:
         self.compare()
         # log p(x) lacks the mass that a search found outside, which is known only roughly.
         short = torch.where(self.missed > MISSED, ERROR_PER_MISSED * self.missed, 0.0)
+        # While answers compete, an unknown error is infinite; in the end, only that of −∞ is.
+        unknown = self.error.isinf() & self.log_evidence.isfinite()
+        error = torch.where(unknown, math.nan, torch.hypot(self.error, short))
         draws, log_weights = self._weighted() if self._as_points else (self.every_draw(), None)
         return Findings(
             draws=draws,
             log_weights=log_weights,
             log_evidence=self.log_evidence,
-            log_evidence_error=torch.hypot(self.error, short),
+            log_evidence_error=error,
             c_elbo=self.c_elbo,
             c_elbo_error=self.c_elbo_error,
             ess=self.ess,

@@ -261,6 +261,7 @@ class Cascade:
         """Which queries may be narrow in a few of many directions, with the prior in the others."""
         target = self._target
         possible = target.ends_with_prior and target.has_cheap_curvature
+        possible = possible and not self._budget.bridges_first  # draws of some 40 decodes each
         return self._is_usual & (possible and target.latent_dim >= NARROW_DIM)
 
     @property

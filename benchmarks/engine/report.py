@@ -73,21 +73,22 @@ _MISSED = """## Missed targets, and what was measured by hand
 - **One query alone.** Its rows, and those of peers, are older than a bank whose outputs lie element
   by element. In one run on a quiet machine, one query of mnist-2d took 61 ms before and 23 after it
   (medians of 10), and one of mnist-20d 232 and 198.
-- **50 ms per query in 20-d.** 12,100 decodes take 0.07 s per query; 8,000 of them are draws, one
+- **50 ms per query in 20-d.** 12,100 decodes take 0.07 to 0.1 s per query; 8,000 of them are draws, one
   in twelve of which counts. Better proposals than Gaussians would help, as they need fewer decodes.
 - **The price of an answer** (rows "price"; "before" is the version before the cascade was
-  redesigned, measured in the same run, in which tests ran beside some rows; "wide" took 0.095 ms a
-  row in a run of its own, with the same memory). A table row takes 1.5 ms: a quarter each for the
-  bank, 16 climbs and 1,200 draws, and a sixth for the 5 % of the rows that need particles. Rows of
-  closed forms take 0.03 ms in 2 dimensions, of which most are looks at the answers. mean() of
-  200,000 rows decodes 2e8 points. Grids counted only their last cells before, so 906 decodes on
-  mnist-2d are no more than the 354 of other versions. A convolutional decoder takes 8,500 decodes,
-  6,000 of which are draws. On faces with 10 latent dimensions, one draw in twenty counts, as p(z|x)
-  is bent. Rows "tvae" go through the stage `narrow` (decision 0012), of 1,000 to 7,500 draws of
-  about 40 decodes each.
+  redesigned, measured in the same run). These rows are of an AMD processor. On an Intel Xeon, and
+  before convolutions ran with channels last, a table row took 1.5 ms (14 times as fast as before),
+  mnist-20d 69 ms (6.5 times), "wide" 0.095 ms, mean() of its 200,000 rows 10 s, and mnist-10d-conv
+  1.2 s beside tests. A quarter of a table row's time is each for the bank, 16 climbs and 1,200
+  draws, and a sixth for the 5 % of the rows that need particles. Rows of closed forms take 0.05 ms
+  in 2 dimensions, most of it for looks at the answers. mean() of 200,000 rows decodes 2e8 points.
+  Grids counted only their last cells before, so 906 decodes on mnist-2d are no more than the 354 of
+  other versions. A convolutional decoder takes 8,500 decodes, 6,000 of which are draws. On faces
+  with 10 latent dimensions, one draw in twenty counts, as p(z|x) is bent. Rows "tvae" go through
+  the stage `narrow` (decision 0012), of 1,000 to 7,500 draws of about 40 decodes each.
 - **Linear-Gaussian, D = 2.** The bank answers; its own error is about 0.002 nats.
 - **Products of blocks, D = 16 and 64.** The answers miss the tolerance but are not called trusted:
-  4,000 particles are too few for 2^32 modes.
+  4,000 particles are too few for 2^32 modes. One of ten answers in 64 dimensions is 19 nats off.
 - **1,000, 100 and 5 times as fast as peers.** Peers with sensible settings are too fast for this.
   NumPyro's Gaussian guide, started at the prior's scale, with a compiled loop that decodes only
   observed pixels, estimates log p(x) by importance to within 0.1 nats after 16 ms per query in 2-d
@@ -100,8 +101,8 @@ _MISSED = """## Missed targets, and what was measured by hand
   trusted, and the errors of the others reach a nat: 2^10 modes are too many for a query's
   particles. Of 792 further queries on 99 products of 2 to 5 blocks under 11 likelihoods (from a
   script that was run once), 588 were trusted, and none of those was wrong.
-- **The sections "price", "mnist-2d", "mnist-20d", "linear" and "blocks"** are of the
-  present version; all others were measured with earlier ones. "verdicts" is the oldest.
+- **The sections "price", "mnist-2d" and "blocks"** are of the present version, "mnist-20d" and
+  "linear" of the last one; all others were measured with earlier ones. "verdicts" is the oldest.
 - **The share of right answers among trusted ones** is mostly that of 2-d, where all are right. In
   20 dimensions, only the trusted ones of 25 queries have a reference (a longer run of our own
   annealing), all with 5 % of their pixels observed. The errors in the row of mnist-20d are newer,

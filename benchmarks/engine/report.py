@@ -73,8 +73,8 @@ _MISSED = """## Missed targets, and what was measured by hand
 - **One query alone.** Its rows, and those of peers, are older than a bank whose outputs lie element
   by element. In one run on a quiet machine, one query of mnist-2d took 61 ms before and 23 after it
   (medians of 10), and one of mnist-20d 232 and 198.
-- **50 ms per query in 20-d.** 12,100 decodes take 0.07 to 0.1 s per query; 8,000 of them are draws, one
-  in twelve of which counts. Better proposals than Gaussians would help, as they need fewer decodes.
+- **50 ms per query in 20-d.** 12,100 decodes take 0.07 to 0.1 s per query; 8,000 of them are draws,
+  one in twelve of which counts. Better proposals than Gaussians would need fewer decodes.
 - **The price of an answer** (rows "price"; "before" is the version before the cascade was
   redesigned, measured in the same run). These rows are of an AMD processor. On an Intel Xeon, and
   before convolutions ran with channels last, a table row took 1.5 ms (14 times as fast as before),

@@ -2,8 +2,8 @@
 
 oneDNN then needs no reordering between layers: on two cores, a float32 decode of faces of 64 x 64
 pixels takes 312 µs instead of 522, and one of digits of 32 x 32 pixels 75 instead of 115 (two
-decoders of others, batches of 2,048). A single convolution, or a `LayerNorm` over images between convolutions, would be slower by
-up to a half, so decoders with these are left alone.
+decoders of others, batches of 2,048). A single convolution, or a `LayerNorm` over images between
+convolutions, would be slower by up to a half, so decoders with these are left alone.
 """
 
 import copy

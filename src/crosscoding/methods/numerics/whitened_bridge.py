@@ -4,9 +4,10 @@
 
 In 32 dimensions and more, the covariance of a few hundred particles is a poor guide to their moves,
 but a Gaussian fitted by curvature makes p(z|x) roughly round. So R stays fixed, trajectories are a
-quarter of a period long at most, and at t = 1 all particles move on as chains, without resampling:
-resampled particles share ancestors, so their means have a small effective sample size. Trajectories
-follow coarse gradients where the device has fast ones, and are accepted by the exact density.
+quarter of a period long, in as few steps as are accepted often enough, and at t = 1 all particles
+move on as chains, without resampling: resampled particles share ancestors, so their means have a
+small effective sample size. Trajectories follow coarse gradients where the device has fast ones,
+and are accepted by the exact density.
 
 Ends of climbs from the prior join the chains at t = 1. If they reach the region of the particles,
 then climbs and particles agree that there is one region; if not, the search is not complete.
@@ -17,7 +18,8 @@ in: a Gaussian takes the place of the prior, its covariance that of the particle
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
@@ -38,8 +40,10 @@ from crosscoding.target.base import Target
 
 _MOST_TEMPERATURES = 40  # faces take 3 to 13
 # As in `annealing`: wanted and least acceptance rate, and what follows if it is too low.
-_WANTED, _LEAST, _SHORTENING, _MOST_RETRIES = 0.75, 0.3, 0.4, 8
-_QUARTER = 0.5 * math.pi
+_WANTED, _LEAST, _SHORTENING, _MOST_RETRIES = 0.8, 0.3, 0.4, 8
+_QUARTER, _ROUNDING = 0.5 * math.pi, 1e-3
+# Steps of the first trajectories, and the fewest. Near the Gaussian, 4 are enough (decision 0010).
+_FIRST_STEPS, _FEWEST_STEPS = 4, 3
 
 
 @dataclass(frozen=True)
@@ -49,14 +53,14 @@ class WhitenedBridge:
     Args:
         num_particles: In all islands together.
         num_islands: Islands do not exchange particles; their spread gives the errors.
-        num_leapfrog: Steps of a trajectory.
+        most_steps: Steps of a trajectory, at most.
         num_final: Moves at t = 1, after each of which the particles are draws.
         ess_share: Share of the particles that remains effective from one t to the next.
     """
 
     num_particles: int
     num_islands: int
-    num_leapfrog: int
+    most_steps: int
     num_final: int
     ess_share: float
 
@@ -101,17 +105,16 @@ class WhitenedBridge:
         return result
 
     def _move(self, state: "_State", *, generator: Generator, stop: Callable[[], bool]) -> None:
-        """One move; again with a shorter step for the queries that accept too few."""
+        """One move; again with shorter steps for the queries that accept too few."""
         rows = torch.arange(len(state.index), device=state.index.device)
         for retry in range(1 + _MOST_RETRIES):
             some = state if retry == 0 else state.only(rows)
-            points, accepted = some.moved(self.num_leapfrog, generator=generator)
+            points, accepted = some.moved(generator=generator)
+            state.decodes[rows] += len(some.z) * some.num_steps
             acceptance = accepted.mean(0)
             well = acceptance > _LEAST
             change = torch.where(well, (acceptance - _WANTED).exp(), _SHORTENING)
-            step = (some.step_size * change).clamp_max(_QUARTER / self.num_leapfrog)
-            state.step_size[rows] = step
-            state.decodes[rows] += points.log_density.shape[0] * self.num_leapfrog
+            state.step_size[rows] = _at_most(some.step_size * change)
             state.put(points, rows)
             rows = rows[~well]
             if not len(rows) or stop():
@@ -132,11 +135,11 @@ class WhitenedBridge:
         state.join(ends)
         draws = []
         for _ in range(self.num_final):
-            points, accepted = state.moved(self.num_leapfrog, generator=generator)
+            points, accepted = state.moved(generator=generator)
+            state.decodes += len(state.z) * state.num_steps
             change = (0.5 * (accepted[:particles].mean(0) - _WANTED)).exp()
-            state.step_size = (state.step_size * change).clamp_max(_QUARTER / self.num_leapfrog)
+            state.step_size = _at_most(state.step_size * change)
             state.put(points)
-            state.decodes += len(points.z) * self.num_leapfrog
             draws.append(points.z[:particles])
             if stop():
                 return
@@ -150,13 +153,19 @@ class WhitenedBridge:
 
 @dataclass(eq=False)
 class _State:
-    """Particles z (S, B, latent) of the queries that are not finished, with log p(z, x) there."""
+    """Particles z (S, B, latent) of the queries that are not finished.
+
+    `slope` is the gradient of log p(z, x) there, shaped like z; coarse, if the device has fast
+    coarse gradients.
+    """
 
     bridge: Bridge
     coarse: Bridge
+    most_steps: int
     index: Tensor
     root: Tensor
     z: Tensor
+    slope: Tensor
     log_joint: Tensor
     log_q: Tensor
     log_islands: Tensor
@@ -169,18 +178,20 @@ class _State:
     def start(cls, bridge: Bridge, settings: WhitenedBridge) -> "_State":
         z, log_weights = bridge.log_likelihood_of_bank()
         log_q = bridge.log_prior(z)
-        cold = torch.zeros_like(log_q[0])
+        cold, coarse = torch.zeros_like(log_q[0]), bridge.coarse()
         return cls(
             bridge=bridge,
-            coarse=bridge.coarse(),
+            coarse=coarse,
+            most_steps=settings.most_steps,
             index=torch.arange(len(cold), device=z.device),
             root=gaussian_root(bridge.proposal),
             z=z,
+            slope=_slope(coarse, z),
             log_joint=bounded(log_weights.nan_to_num(nan=-math.inf)) + log_q,
             log_q=log_q,
             log_islands=z.new_zeros(settings.num_islands, len(cold)),
             temperature=cold,
-            step_size=torch.full_like(cold, _QUARTER / settings.num_leapfrog),
+            step_size=torch.full_like(cold, _QUARTER / _FIRST_STEPS),
             decodes=torch.full_like(cold, len(z)),
             stuck=cold > 0,
         )
@@ -194,39 +205,74 @@ class _State:
         self.log_islands = self.log_islands + gain.logsumexp(0) - math.log(len(gain))
         offset = uniform((islands, 1), generator=generator, like=self.z)
         index = systematic(gain, offset, len(gain))
-        self.z, self.log_joint, self.log_q = (
+        self.z, self.slope, self.log_joint, self.log_q = (
             taken(part.unflatten(0, (islands, -1)).transpose(0, 1), index)
             .transpose(0, 1)
             .flatten(0, 1)
-            for part in (self.z, self.log_joint, self.log_q)
+            for part in (self.z, self.slope, self.log_joint, self.log_q)
         )
         self.temperature = sharper
 
-    def moved(self, num_leapfrog: int, *, generator: Generator) -> tuple[Points, Tensor]:
-        """Points after one move on π_t, with log p(z, x), and the acceptance probabilities."""
-        t = self.temperature
-        slopes = evaluated(self.coarse, _density(self.coarse, t), self.z)
-        here = Points(self.z, t * self.log_joint + (1 - t) * self.log_q, slopes.gradient)
-        move = Move(
-            self.bridge, _density(self.bridge, t), self.root, num_leapfrog, _density(self.coarse, t)
+    @property
+    def num_steps(self) -> Tensor:
+        """Steps that make a quarter of a period, or the most allowed, (B,)."""
+        wanted = (_QUARTER / self.step_size - _ROUNDING).ceil()
+        return wanted.clamp_max(self.most_steps)
+
+    def moved(self, *, generator: Generator) -> tuple[Points, Tensor]:
+        """Points after one move on π_t, but with log p(z, x), and the acceptance probabilities.
+
+        Queries whose trajectories have as many steps move together.
+        """
+        num_steps, start = self.num_steps, generator.get_state()
+        z, log_joint, slope = self.z.clone(), self.log_joint.clone(), self.slope.clone()
+        accepted = torch.zeros_like(log_joint)
+        for num in num_steps.unique().tolist():
+            rows = (num_steps == num).nonzero()[:, 0]
+            generator.set_state(start)  # as if each query were alone
+            some = self if len(rows) == len(num_steps) else self.only(rows)
+            points, accepted[:, rows] = some._moved_in(int(num), generator)
+            z[:, rows], log_joint[:, rows] = points.z, points.log_density
+            slope[:, rows] = points.gradient
+        return Points(z, log_joint, slope), accepted
+
+    def _moved_in(self, num_steps: int, generator: Generator) -> tuple[Points, Tensor]:
+        """`moved`, in a number of steps."""
+        t, rest = self.temperature, 1 - self.temperature
+        here = Points(
+            self.z,
+            t * self.log_joint + rest * self.log_q,
+            t[:, None] * self.slope + rest[:, None] * self._slope_of_q(self.z),
         )
-        points, accepted = move(here, self.step_size, JITTER, generator=generator)
-        log_joint = (points.log_density - (1 - t) * self.bridge.log_prior(points.z)) / t
-        return replace(points, log_density=log_joint), accepted
+        move = Move(
+            self.bridge, _density(self.bridge, t), self.root, num_steps, _density(self.coarse, t)
+        )
+        step_size = self.step_size.clamp_max(_QUARTER / num_steps)
+        points, accepted = move(here, step_size, JITTER, generator=generator)
+        log_joint = (points.log_density - rest * self.bridge.log_prior(points.z)) / t
+        slope = (points.gradient - rest[:, None] * self._slope_of_q(points.z)) / t[:, None]
+        return Points(points.z, log_joint, slope), accepted
+
+    def _slope_of_q(self, z: Tensor) -> Tensor:
+        """The gradient of log q, (S, B, latent)."""
+        centred = (self.bridge.proposal.params["shift"] - z).permute(1, 2, 0)
+        return torch.cholesky_solve(centred, self.root).permute(2, 0, 1)
 
     def put(self, points: Points, rows: Tensor | slice = slice(None)) -> None:
-        """Store points, with log p(z, x), of some queries."""
+        """Store points, with log p(z, x) and its gradient, of some queries."""
         proposal = self.bridge.proposal
         own = proposal if isinstance(rows, slice) else proposal.select(rows)
-        self.z, self.log_joint, self.log_q = (
-            part.clone() for part in (self.z, self.log_joint, self.log_q)
+        self.z, self.slope, self.log_joint, self.log_q = (
+            part.clone() for part in (self.z, self.slope, self.log_joint, self.log_q)
         )
-        self.z[:, rows], self.log_joint[:, rows] = points.z, points.log_density
+        self.z[:, rows], self.slope[:, rows] = points.z, points.gradient
+        self.log_joint[:, rows] = points.log_density
         self.log_q[:, rows] = own.log_prob(points.z)
 
     def join(self, z: Tensor) -> None:
         """Add points (K, B, latent) to the particles."""
         self.z = torch.cat([self.z, z])
+        self.slope = torch.cat([self.slope, _slope(self.coarse, z)])
         self.log_joint = torch.cat([self.log_joint, self.bridge.log_joint(z, checked=False)])
         self.log_q = torch.cat([self.log_q, self.bridge.log_prior(z)])
 
@@ -235,9 +281,11 @@ class _State:
         return _State(
             self.bridge.select(rows),
             self.coarse.select(rows),
+            self.most_steps,
             self.index[rows],
             self.root[rows],
             self.z[:, rows],
+            self.slope[:, rows],
             self.log_joint[:, rows],
             self.log_q[:, rows],
             self.log_islands[:, rows],
@@ -250,6 +298,16 @@ class _State:
     def select(self, which: Tensor) -> "_State":
         """Some of the queries, by a boolean (B,)."""
         return self.only(which.nonzero()[:, 0])
+
+
+def _slope(coarse: Bridge, z: Tensor) -> Tensor:
+    """The gradient of log p(z, x) at z (C, B, latent)."""
+    return evaluated(coarse, partial(coarse.log_joint, checked=False), z).gradient
+
+
+def _at_most(step_size: Tensor) -> Tensor:
+    """Steps (B,), of which at least the fewest make a quarter of a period."""
+    return step_size.clamp_max(_QUARTER / _FEWEST_STEPS)
 
 
 def gaussian_root(gaussian: Fitted) -> Tensor:

@@ -54,6 +54,7 @@ _TITLES = {
     "mnist-2d": "Digits in 2 dimensions",
     "mnist-20d": "Digits in 20 dimensions",
     "celeba-100d": "Faces in 100 dimensions",
+    "faces": "Answers about faces",
     "linear": "Linear-Gaussian models",
     "blocks": "Products of bimodal blocks",
     "price": "The price of an answer",

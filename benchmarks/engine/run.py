@@ -18,6 +18,7 @@ import against_peers
 import calibration
 import closed_forms
 import digits
+import face_answers
 import faces
 import other_decoders
 import price
@@ -30,6 +31,7 @@ SECTIONS: dict[str, Callable[[Setup], Section]] = {
     "mnist-2d": digits.two_d,
     "mnist-20d": digits.twenty_d,
     "celeba-100d": faces.elbo,
+    "faces": face_answers.measure,
     "linear": closed_forms.linear,
     "blocks": closed_forms.blocks,
     "price": price.measure,

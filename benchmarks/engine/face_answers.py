@@ -69,7 +69,7 @@ def _covered(truth: torch.Tensor, draws: torch.Tensor) -> float:
 
 def _row(name: str, answers: list[dict[str, Any]]) -> Row:
     num, twins = len(answers), [a for a in answers if a["is_twin"]]
-    fit = [set(a["purposes"][p] for p in ("mean", "interval")) == {"trusted"} for a in answers]
+    fit = [{a["purposes"][p] for p in ("mean", "interval")} == {"trusted"} for a in answers]
     intervals = sum(a["purposes"]["interval"] == "trusted" for a in answers)
     seconds = statistics.median(a["seconds"] for a in answers)
     least = min(a["ess"] for a in answers)

@@ -27,6 +27,11 @@ def silent(share: float, what: str) -> None:
     """A report that does nothing."""
 
 
+def part(report: Report, first: float, last: float) -> Report:
+    """A report for a part of the work, between two shares of the whole."""
+    return lambda share, what: report(first + (last - first) * share, what)
+
+
 class Progress:
     """Passes reports on, with the time left and never a smaller share than before.
 

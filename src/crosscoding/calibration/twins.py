@@ -29,7 +29,7 @@ from crosscoding.model.in_noise import in_noise
 from crosscoding.model.matching import check_matches
 from crosscoding.model.model_print import ModelPrint
 from crosscoding.model.vae import VAE
-from crosscoding.progress import followed
+from crosscoding.progress import followed, part
 from crosscoding.random import generator_from, normal, spawn
 from crosscoding.result.posterior import Posterior
 from crosscoding.result.predictions import Predictions
@@ -99,7 +99,7 @@ def calibrate(
             twins.evidence,
             method,
             seed=for_answers,
-            report=lambda share, what: told(_SHARE_OF_ANSWERS * share, what),
+            report=part(told, 0.0, _SHARE_OF_ANSWERS),
             progress=False,
         )
         told(_SHARE_OF_ANSWERS, "ranks")

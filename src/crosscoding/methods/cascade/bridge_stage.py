@@ -22,11 +22,13 @@ from crosscoding.methods.numerics.crossing import Crossing
 from crosscoding.methods.numerics.gauss_newton import Modes, lacking_modes, positive
 from crosscoding.methods.numerics.lbfgs import ascend
 from crosscoding.methods.numerics.whitened_bridge import WhitenedBridge, gaussian_root
+from crosscoding.progress import part
 from crosscoding.random import spawn
 from crosscoding.result.findings import Findings
 from crosscoding.target.base import Target
 
 _NUM_CLIMBS, _CLIMB_STEPS = LEAST_CLIMBS, 200  # faces take 25 to 200 steps
+_UNTIL_FITS, _UNTIL_PARTICLES = 0.05, 0.15  # shares of the work that come before
 _OF_GRADIENT = 3  # decodes that a gradient costs
 _TIME_FOR_CLIMBS, _TIME_FOR_FIT = 0.3, 0.5  # shares of the time left, if it is limited
 _FIT_STEPS = 100  # of natural gradients; faces stop rising after 80 to 180
@@ -66,7 +68,7 @@ class BridgeStage:
         for_starts, for_fit, for_weights, for_particles = spawn(generator, 4)
         self._report(0.0, "climbs")
         ends, heights, decodes = self._climbed(target, for_starts)
-        self._report(0.1, "fits")
+        self._report(_UNTIL_FITS, "fits")
         gaussian, extra = self._fitted(target, ends, for_fit)
         decodes = decodes + extra
         alone = torch.full_like(decodes, math.nan)  # a fit is no search
@@ -76,7 +78,6 @@ class BridgeStage:
         poor = (self._answers.grade[rows] > 0).nonzero()[:, 0]
         if not len(poor):
             return decodes
-        self._report(0.3, "particles")
         particles = WhitenedBridge(
             self._budget.bridge_size, NUM_ISLANDS, _NUM_LEAPFROG, _NUM_FINAL, _ESS_SHARE
         )
@@ -86,6 +87,7 @@ class BridgeStage:
             wide,
             ends[:, poor],
             generator=for_particles,
+            report=part(self._report, _UNTIL_PARTICLES, 1.0),
             stop=self._clock.to_the_end(),
         )
         decodes[poor] += _OF_GRADIENT * crossing.decodes
@@ -120,8 +122,9 @@ class BridgeStage:
         dim = target.latent_dim
         precision = positive(target.curvature(ends[:1])[0], target.prior_scale)
         fit = NaturalGradient(_FIT_STEPS)
+        report = part(self._report, _UNTIL_FITS, _UNTIL_PARTICLES)
         mean, precision, steps = fit.fit(
-            target, ends[0], precision, generator, self._report, self._clock.within(_TIME_FOR_FIT)
+            target, ends[0], precision, generator, report, self._clock.within(_TIME_FOR_FIT)
         )
         decodes = steps * (_OF_GRADIENT * fit.num_draws + dim / 4) + dim
         return Gaussian.from_precision(mean, precision), decodes

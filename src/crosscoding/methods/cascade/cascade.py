@@ -34,7 +34,6 @@ best answer of each query is kept (`best_so_far`), so whenever time runs out, th
 with a verdict. `trace` says what each stage did.
 """
 
-import itertools
 import math
 import time
 from collections.abc import Callable
@@ -209,11 +208,12 @@ class Cascade:
 
     def _cascade(self) -> None:
         self._only_bridge = self._budget.bridges_first and self._can_bridge
-        for before, stage in itertools.pairwise(STAGES):
-            self._shares = before.until, stage.until
+        for stage in STAGES[1:]:
             self._answers.compare()  # another stage may contradict an answer
             rows = stage.queries(self).nonzero()[:, 0]
-            self._run(stage.name, rows, stage.work(self._stages))
+            if len(rows):
+                self._shares = self._shares[1], stage.until
+                self._run(stage.name, rows, stage.work(self._stages))
 
     @property
     def is_settled(self) -> Tensor:

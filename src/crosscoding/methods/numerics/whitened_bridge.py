@@ -35,10 +35,12 @@ from crosscoding.methods.numerics.resampling import (
     systematic,
     taken,
 )
+from crosscoding.progress import Report, part, silent
 from crosscoding.random import spawn, uniform
 from crosscoding.target.base import Target
 
 _MOST_TEMPERATURES = 40  # faces take 3 to 13
+_UNTIL_FINAL = 0.5  # share of the work up to t = 1, roughly
 # As in `annealing`: wanted and least acceptance rate, and what follows if it is too low.
 _WANTED, _LEAST, _SHORTENING, _MOST_RETRIES = 0.8, 0.3, 0.4, 8
 _QUARTER, _ROUNDING = 0.5 * math.pi, 1e-3
@@ -72,6 +74,7 @@ class WhitenedBridge:
         ends: Tensor,
         *,
         generator: Generator,
+        report: Report = silent,
         stop: Callable[[], bool] = lambda: False,
     ) -> Crossing:
         """Take the particles of every query of a flat target from a Gaussian to p(z|x).
@@ -81,6 +84,7 @@ class WhitenedBridge:
             proposal: q, a full Gaussian; it should be wider than p(z|x) rather than narrower.
             ends: Where climbs from the prior ended, shape (K, B, latent).
             generator: For all random numbers.
+            report: Receives progress.
             stop: Called after each move; if it returns True, the run ends as it is.
         """
         for_draws, for_steps = spawn(generator, 2)
@@ -90,14 +94,15 @@ class WhitenedBridge:
         for _ in range(_MOST_TEMPERATURES):
             if not len(state.index) or stop():
                 break
+            report(_UNTIL_FINAL * state.temperature.mean().item(), "particles")
             # Other queries' retries must not change a query's random numbers.
             for_weights, for_moves, for_final = spawn(for_steps, 3)
             state.sharpen(self.ess_share, generator=for_weights)
             self._move(state, generator=for_moves, stop=stop)
             done = (state.temperature >= 1) & ~state.stuck
             if done.any() and not stop():
-                there = state.select(done)
-                self._finish(there, ends[:, there.index], result, generator=for_final, stop=stop)
+                there, told = state.select(done), part(report, _UNTIL_FINAL, 1.0)
+                self._finish(there, ends[:, there.index], result, for_final, told, stop)
             leave = done | state.stuck
             result.decodes[state.index] = torch.maximum(result.decodes[state.index], state.decodes)
             if leave.any():
@@ -126,15 +131,16 @@ class WhitenedBridge:
         state: "_State",
         ends: Tensor,
         result: Crossing,
-        *,
         generator: Generator,
+        report: Report,
         stop: Callable[[], bool],
     ) -> None:
         """Chains at t = 1 from the particles and from the ends of climbs; stores the draws."""
         particles, log_islands = len(state.z), state.log_islands
         state.join(ends)
         draws = []
-        for _ in range(self.num_final):
+        for move in range(self.num_final):
+            report(move / self.num_final, "chains")
             points, accepted = state.moved(generator=generator)
             state.decodes += len(state.z) * state.num_steps
             change = (0.5 * (accepted[:particles].mean(0) - _WANTED)).exp()

@@ -1,6 +1,7 @@
 """Particles that go from a Gaussian to p(z|x): log p(x), means, errors, and other modes."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -126,6 +127,23 @@ def test_queries_do_not_depend_on_each_other():
     )
     torch.testing.assert_close(whole.z[:, index], alone.z, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(whole.log_islands[:, index], alone.log_islands, atol=1e-3, rtol=0)
+
+
+def test_chains_go_on_where_draws_are_few():
+    target, _, mean = elementwise_target(64, 4)
+    ends = mean[None].float()
+    gaussian = Gaussian.from_precision(ends[0], target.curvature(ends)[0] / 1.3)
+    short = BRIDGE.run(target, gaussian, ends, generator=seeded(1))
+    enough = short.ess.median().item() + 0.1  # so that some go on
+    more = replace(BRIDGE, enough=enough).run(target, gaussian, ends, generator=seeded(1))
+    goes_on = short.ess < enough
+    assert goes_on.any()
+    assert not goes_on.all()
+    assert (more.ess[goes_on] > short.ess[goes_on]).all()
+    assert (more.decodes > short.decodes).equal(goes_on)
+    assert more.z[:, ~goes_on].equal(short.z[:, ~goes_on])
+    gap = (more.z.mean(0) - mean) / more.z.std(0)
+    assert (gap.square().mean(-1) < 2 / more.ess).all()
 
 
 @pytest.mark.parametrize("after", [0, 3])

@@ -25,6 +25,7 @@ from crosscoding.methods.numerics.whitened_bridge import WhitenedBridge, gaussia
 from crosscoding.progress import part
 from crosscoding.random import spawn
 from crosscoding.result.findings import Findings
+from crosscoding.result.purposes import NEEDED_DRAWS, draws_to_find
 from crosscoding.target.base import Target
 
 _NUM_CLIMBS, _CLIMB_STEPS = LEAST_CLIMBS, 200  # faces take 25 to 200 steps
@@ -40,7 +41,7 @@ _WIDER = 1.3
 # share of 0.5 gives errors of 1.2 nats, 0.7 gives 0.6, 0.85 gives 0.3 for twice the gradients. With
 # 4 steps and 0.9 it is 0.6. Resampled particles share ancestors; 8 moves make up for this (decision
 # 0010).
-_ESS_SHARE, _NUM_LEAPFROG, _NUM_FINAL = 0.85, 8, 8
+_ESS_SHARE, _MOST_STEPS, _NUM_FINAL = 0.85, 8, 8
 
 
 class BridgeStage:
@@ -79,7 +80,12 @@ class BridgeStage:
         if not len(poor):
             return decodes
         particles = WhitenedBridge(
-            self._budget.bridge_size, NUM_ISLANDS, _NUM_LEAPFROG, _NUM_FINAL, _ESS_SHARE
+            self._budget.bridge_size,
+            NUM_ISLANDS,
+            _MOST_STEPS,
+            _NUM_FINAL,
+            _ESS_SHARE,
+            self._enough,
         )
         wide = _widened(gaussian.select(poor))
         crossing = particles.run(
@@ -101,6 +107,16 @@ class BridgeStage:
             if found.missed is not None:  # the Gaussian's answer lacks these modes, too
                 self._answers.doubt(rows[poor[there]], found.missed)
         return decodes
+
+    @property
+    def _enough(self) -> float:
+        """Effective draws to stop at: for means, unless the purpose is intervals alone.
+
+        Particles leave log p(x) too uncertain for the purpose "density", which asks for more.
+        """
+        purpose = "interval" if self._answers.purpose == "interval" else "mean"
+        stored = max(self._answers.num_draws, NEEDED_DRAWS[purpose])
+        return draws_to_find(purpose, int(stored))
 
     def _climbed(self, target: Target, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Ends of climbs by gradients, (K, B, latent), best first; log p(z, x) there; decodes."""

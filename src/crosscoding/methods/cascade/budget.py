@@ -79,8 +79,8 @@ _BRIDGE_OPERATIONS, _BRIDGE_STEPS = 1.5e13, 180
 # Particles from a Gaussian: on 100-d Gaussians, the root mean square error of log p(x) is 0.31 nats
 # with 256, and 0.63 with 128 (decision 0010).
 _FEWEST_IN_BRIDGE, _MOST_IN_BRIDGE = 128, 512
-# At most 40 temperatures with 9 tries each, and 8 moves at the last, of 8 steps each.
-_MOST_BRIDGE_STEPS = (40 * 9 + 8) * 8
+# At most 40 temperatures with 9 tries each, and 16 moves at the last, of 8 steps each.
+_MOST_BRIDGE_STEPS = (40 * 9 + 16) * 8
 _BRIDGE_SECONDS = 60.0  # for a decoder of 1e8 multiply-adds, on two cores with AMX
 
 

@@ -58,6 +58,8 @@ class WhitenedBridge:
         most_steps: Steps of a trajectory, at most.
         num_final: Moves at t = 1, after each of which the particles are draws.
         ess_share: Share of the particles that remains effective from one t to the next.
+        enough: Effective draws. Where there are fewer, as many moves follow, and the particles are
+            draws after every second move only.
     """
 
     num_particles: int
@@ -65,6 +67,7 @@ class WhitenedBridge:
     most_steps: int
     num_final: int
     ess_share: float
+    enough: float = 0.0
 
     @torch.no_grad()
     def run(
@@ -136,25 +139,51 @@ class WhitenedBridge:
         stop: Callable[[], bool],
     ) -> None:
         """Chains at t = 1 from the particles and from the ends of climbs; stores the draws."""
-        particles, log_islands = len(state.z), state.log_islands
+        half = part(report, 0.0, 0.5) if self.enough else report
+        log_islands, particles = state.log_islands, slice(len(state.z))
         state.join(ends)
-        draws = []
+        sweeps = self._sweeps(state, particles, generator, half, stop)
+        self._store(state, sweeps, log_islands, result)
+        short = (result.select(state.index).ess < self.enough).nonzero()[:, 0]
+        if len(short) and not stop():
+            state = state.only(short)
+            more = self._sweeps(state, particles, generator, part(report, 0.5, 1.0), stop)
+            sweeps = [sweep[:, short] for sweep in sweeps] + more
+            self._store(state, sweeps[1::2], log_islands[:, short], result)
+
+    def _sweeps(
+        self,
+        state: "_State",
+        particles: slice,
+        generator: Generator,
+        report: Report,
+        stop: Callable[[], bool],
+    ) -> list[Tensor]:
+        """Where the particles are after each of several moves; fewer, if time is up."""
+        sweeps = []
         for move in range(self.num_final):
+            if stop():
+                break
             report(move / self.num_final, "chains")
             points, accepted = state.moved(generator=generator)
             state.decodes += len(state.z) * state.num_steps
-            change = (0.5 * (accepted[:particles].mean(0) - _WANTED)).exp()
+            change = (0.5 * (accepted[particles].mean(0) - _WANTED)).exp()
             state.step_size = _at_most(state.step_size * change)
             state.put(points)
-            draws.append(points.z[:particles])
-            if stop():
-                return
+            sweeps.append(points.z[particles])
+        return sweeps
+
+    def _store(
+        self, state: "_State", sweeps: list[Tensor], log_islands: Tensor, result: Crossing
+    ) -> None:
+        """Store what the particles of some queries estimate, unless time was up."""
         rows = state.index
-        result.z[:, rows] = _island_major(draws, self.num_islands)
-        result.ends[:, rows] = state.z[particles:]
-        result.log_islands[:, rows] = log_islands
         result.decodes[rows] = state.decodes
-        result.reached[rows] = True
+        if len(sweeps) == self.num_final:
+            result.z[:, rows] = _island_major(sweeps, self.num_islands)
+            result.ends[:, rows] = state.z[sweeps[0].shape[0] :]
+            result.log_islands[:, rows] = log_islands
+            result.reached[rows] = True
 
 
 @dataclass(eq=False)

@@ -20,7 +20,7 @@ _MODELS: dict[str, Callable[[], cc.VAE | None]] = {
 }
 _REAL = ("the zoo's celeba-100d", "the paper's celeba-100d")  # anime has no faces to observe
 _KINDS = ("eyes", "5 %", "quarter")
-_MOST, _SECONDS = 10, 3600.0  # faces of each kind, and time after which no further one is asked
+_MOST, _SECONDS = 10, 2700.0  # faces of each kind, and time after which no further one is asked
 _WANTED_SECONDS, _WANTED_ESS, _WANTED_SHARE = 60.0, 100.0, 0.9
 _NUM_DRAWS = 500  # of z and of the picture, per twin
 

@@ -141,12 +141,14 @@ class WhitenedBridge:
         """Chains at t = 1 from the particles and from the ends of climbs; stores the draws."""
         half = part(report, 0.0, 0.5) if self.enough else report
         log_islands, particles = state.log_islands, slice(len(state.z))
+        state.stretch(state.z)
         state.join(ends)
         sweeps = self._sweeps(state, particles, generator, half, stop)
         self._store(state, sweeps, log_islands, result)
         short = (result.select(state.index).ess < self.enough).nonzero()[:, 0]
         if len(short) and not stop():
             state = state.only(short)
+            state.stretch(torch.cat(sweeps)[:, short])
             more = self._sweeps(state, particles, generator, part(report, 0.5, 1.0), stop)
             sweeps = [sweep[:, short] for sweep in sweeps] + more
             self._store(state, sweeps[1::2], log_islands[:, short], result)
@@ -199,6 +201,7 @@ class _State:
     most_steps: int
     index: Tensor
     root: Tensor
+    factor: Tensor
     z: Tensor
     slope: Tensor
     log_joint: Tensor
@@ -214,12 +217,14 @@ class _State:
         z, log_weights = bridge.log_likelihood_of_bank()
         log_q = bridge.log_prior(z)
         cold, coarse = torch.zeros_like(log_q[0]), bridge.coarse()
+        root = gaussian_root(bridge.proposal)
         return cls(
             bridge=bridge,
             coarse=coarse,
             most_steps=settings.most_steps,
             index=torch.arange(len(cold), device=z.device),
-            root=gaussian_root(bridge.proposal),
+            root=root,
+            factor=root,
             z=z,
             slope=_slope(coarse, z),
             log_joint=bounded(log_weights.nan_to_num(nan=-math.inf)) + log_q,
@@ -247,6 +252,20 @@ class _State:
             for part in (self.z, self.slope, self.log_joint, self.log_q)
         )
         self.temperature = sharper
+
+    def stretch(self, z: Tensor) -> None:
+        """Let moves go farther where draws z (S, B, latent) spread clearly wider than q.
+
+        "Clearly" is beyond the largest eigenvalue that the covariance of so many draws of a round
+        Gaussian has (Marchenko and Pastur); half of the draws count, as they share ancestors.
+        """
+        centred = (z - z.mean(0)).permute(1, 2, 0)
+        white = torch.linalg.solve_triangular(self.root, centred, upper=False)
+        values, vectors = torch.linalg.eigh(white @ white.mT / len(z))
+        values = values / values.median(-1, keepdim=True).values
+        widest = (1 + math.sqrt(2 * values.shape[-1] / len(z))) ** 2
+        scale = torch.where(values > widest, values.sqrt(), 1.0)
+        self.factor = self.root @ (vectors * scale[:, None]) @ vectors.mT
 
     @property
     def num_steps(self) -> Tensor:
@@ -280,7 +299,7 @@ class _State:
             t[:, None] * self.slope + rest[:, None] * self._slope_of_q(self.z),
         )
         move = Move(
-            self.bridge, _density(self.bridge, t), self.root, num_steps, _density(self.coarse, t)
+            self.bridge, _density(self.bridge, t), self.factor, num_steps, _density(self.coarse, t)
         )
         step_size = self.step_size.clamp_max(_QUARTER / num_steps)
         points, accepted = move(here, step_size, JITTER, generator=generator)
@@ -319,6 +338,7 @@ class _State:
             self.most_steps,
             self.index[rows],
             self.root[rows],
+            self.factor[rows],
             self.z[:, rows],
             self.slope[:, rows],
             self.log_joint[:, rows],

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 import crosscoding as cc
 from crosscoding.crosscoders import Gaussian
+from crosscoding.methods.numerics.bridge_particles import gaussian_root, stretched
 from crosscoding.methods.numerics.crossing import Crossing
-from crosscoding.methods.numerics.whitened_bridge import WhitenedBridge, gaussian_root
+from crosscoding.methods.numerics.whitened_bridge import WhitenedBridge
 
 BRIDGE = WhitenedBridge(128, 8, 8, 4, 0.85)
 
@@ -144,6 +145,20 @@ def test_chains_go_on_where_draws_are_few():
     assert more.z[:, ~goes_on].equal(short.z[:, ~goes_on])
     gap = (more.z.mean(0) - mean) / more.z.std(0)
     assert (gap.square().mean(-1) < 2 / more.ess).all()
+
+
+def test_moves_go_farther_in_wide_directions_only():
+    root = torch.linalg.cholesky(torch.eye(32) + 0.3)[None].expand(2, -1, -1)
+    white = torch.randn(256, 2, 32, generator=seeded(0))
+    white[:, 1, :2] *= 3  # of the second query
+    z = 1 + (root @ white.permute(1, 2, 0)).permute(2, 0, 1)
+    factor = stretched(root, z)
+    torch.testing.assert_close(factor[0], root[0])
+    axes = torch.linalg.solve_triangular(root[1], factor[1], upper=False)
+    values = torch.linalg.eigvalsh(axes)
+    torch.testing.assert_close(values[-2:], torch.full((2,), 3.0), atol=0.5, rtol=0)
+    torch.testing.assert_close(values[:-2], torch.ones(30), atol=1e-4, rtol=0)
+    assert (axes[:2, :2].diagonal() > 2.5).all()
 
 
 @pytest.mark.parametrize("after", [0, 3])

@@ -18,10 +18,11 @@ from crosscoding.methods.cascade.budget import LEAST_CLIMBS, NUM_ISLANDS, NUM_WE
 from crosscoding.methods.cascade.weighing import Weighing
 from crosscoding.methods.laplace import spread_starts
 from crosscoding.methods.natural_gradient import NaturalGradient
+from crosscoding.methods.numerics.bridge_particles import gaussian_root
 from crosscoding.methods.numerics.crossing import Crossing
 from crosscoding.methods.numerics.gauss_newton import Modes, lacking_modes, positive
 from crosscoding.methods.numerics.lbfgs import ascend
-from crosscoding.methods.numerics.whitened_bridge import WhitenedBridge, gaussian_root
+from crosscoding.methods.numerics.whitened_bridge import WhitenedBridge
 from crosscoding.progress import part
 from crosscoding.random import spawn
 from crosscoding.result.findings import Findings

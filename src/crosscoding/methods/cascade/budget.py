@@ -74,7 +74,7 @@ _FEWEST_BRIDGED = 32
 # before other stages.
 _MOST_BRIDGED_OPERATIONS, _EXPENSIVE = 3e8, 1e7
 # Multiply-adds per query for particles from a Gaussian, a gradient counting as 3 decodes, and
-# roughly their steps (15 temperatures, 8 moves at the last, 8 steps each).
+# roughly their steps (10 temperatures of 5 steps each, and 16 moves of 8 at the last).
 _BRIDGE_OPERATIONS, _BRIDGE_STEPS = 1.5e13, 180
 # Particles from a Gaussian: on 100-d Gaussians, the root mean square error of log p(x) is 0.31 nats
 # with 256, and 0.63 with 128 (decision 0010).

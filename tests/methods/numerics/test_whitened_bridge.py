@@ -73,7 +73,7 @@ def test_from_a_wider_gaussian_log_evidence_is_right_within_its_error():
     found = BRIDGE.run(problem.target.flatten(), gaussian, mean[None], generator=seeded(0))
     value, error = found.log_evidence
     standard = (value - problem.exact_log_evidence()) / error
-    assert error.mean() < 1.0  # islands have 16 particles, and the start is a width or so off
+    assert (error < 1.5).all()  # islands have 16 particles, and the start is a width or so off
     assert standard.abs().max() < 3.5  # of 6, by t with 7 degrees of freedom
 
 
@@ -152,13 +152,52 @@ def test_moves_go_farther_in_wide_directions_only():
     white = torch.randn(256, 2, 32, generator=seeded(0))
     white[:, 1, :2] *= 3  # of the second query
     z = 1 + (root @ white.permute(1, 2, 0)).permute(2, 0, 1)
-    factor = stretched(root, z)
+    factor = stretched(root, z, 128)
     torch.testing.assert_close(factor[0], root[0])
     axes = torch.linalg.solve_triangular(root[1], factor[1], upper=False)
     values = torch.linalg.eigvalsh(axes)
     torch.testing.assert_close(values[-2:], torch.full((2,), 3.0), atol=0.5, rtol=0)
     torch.testing.assert_close(values[:-2], torch.ones(30), atol=1e-4, rtol=0)
     assert (axes[:2, :2].diagonal() > 2.5).all()
+
+
+@pytest.mark.parametrize("dim", [100, 128, 256, 512])
+def test_noise_alone_stretches_nothing(dim: int):
+    root = torch.eye(dim)[None]
+    for seed in range(5):
+        z = torch.randn(128, 1, dim, generator=seeded(seed))
+        torch.testing.assert_close(stretched(root, z, 64), root, atol=1e-4, rtol=0)
+
+
+def test_an_interruption_leaves_earlier_draws():
+    target, _, mean = elementwise_target(32, 1)
+    ends = mean[None].float()
+    gaussian = Gaussian.from_precision(ends[0], target.curvature(ends)[0])
+    bridge = replace(BRIDGE, enough=1e9)
+    crossing = bridge.empty(ends)
+
+    def report(share: float, what: str) -> None:
+        if what == "chains" and share > 0.8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bridge.run(target, gaussian, ends, generator=seeded(0), report=report, into=crossing)
+    assert crossing.reached.all()
+    whole = BRIDGE.run(target, gaussian, ends, generator=seeded(0))
+    assert crossing.z.equal(whole.z)
+
+
+def test_progress_never_falls():
+    target, _, mean = elementwise_target(32, 3)
+    ends, shares = mean[None].float(), []
+    uneven = torch.tensor([1.0, 8.0, 30.0])[:, None, None]  # so that queries arrive one by one
+    gaussian = Gaussian.from_precision(ends[0], target.curvature(ends)[0] * uneven)
+    bridge = replace(BRIDGE, enough=300.0)
+    bridge.run(
+        target, gaussian, ends, generator=seeded(0), report=lambda share, _: shares.append(share)
+    )
+    assert shares == sorted(shares)
+    assert shares[-1] > 0.7
 
 
 @pytest.mark.parametrize("after", [0, 3])

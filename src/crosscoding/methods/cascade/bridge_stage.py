@@ -88,36 +88,46 @@ class BridgeStage:
             _ESS_SHARE,
             self._enough,
         )
-        wide = _widened(gaussian.select(poor))
-        crossing = particles.run(
-            target.select(poor),
-            wide,
-            ends[:, poor],
-            generator=for_particles,
-            report=part(self._report, _UNTIL_PARTICLES, 1.0),
-            stop=self._clock.to_the_end(),
-        )
+        wide, ends, heights = _widened(gaussian.select(poor)), ends[:, poor], heights[:, poor]
+        crossing = particles.empty(ends)
+        try:
+            particles.run(
+                target.select(poor),
+                wide,
+                ends,
+                generator=for_particles,
+                report=part(self._report, _UNTIL_PARTICLES, 1.0),
+                stop=self._clock.to_the_end(),
+                into=crossing,
+            )
+        finally:  # draws that are there before an interruption are kept
+            self._offer(rows[poor], crossing, wide, ends, heights)
         decodes[poor] += _OF_GRADIENT * crossing.decodes
-        self._answers.finished[rows[poor[~crossing.reached]]] = False
-        there = crossing.reached.nonzero()[:, 0]
-        if len(there):
-            root = gaussian_root(wide.select(there))
-            climbed = ends[:, poor[there]], heights[:, poor[there]]
-            found = _findings(crossing.select(there), *climbed, root)
-            self._answers.keep(rows[poor[there]], found, over_unreliable=True)
-            if found.missed is not None:  # the Gaussian's answer lacks these modes, too
-                self._answers.doubt(rows[poor[there]], found.missed)
         return decodes
+
+    def _offer(
+        self, rows: Tensor, crossing: Crossing, gaussian: Fitted, ends: Tensor, heights: Tensor
+    ) -> None:
+        """Offer particles that went from a Gaussian to p(z|x), where they arrived."""
+        self._answers.finished[rows[~crossing.reached]] = False
+        there = crossing.reached.nonzero()[:, 0]
+        if not len(there):
+            return
+        root = gaussian_root(gaussian.select(there))
+        found = _findings(crossing.select(there), ends[:, there], heights[:, there], root)
+        self._answers.keep(rows[there], found, over_unreliable=True)
+        if found.missed is not None:  # the Gaussian's answer lacks these modes, too
+            self._answers.doubt(rows[there], found.missed)
 
     @property
     def _enough(self) -> float:
-        """Effective draws to stop at: for means, unless the purpose is intervals alone.
+        """Effective draws to aim for: for means, or for intervals if draws are for them alone.
 
-        Particles leave log p(x) too uncertain for the purpose "density", which asks for more.
+        Particles leave log p(x) too uncertain for the purpose "density", which needs more.
         """
+        stored = self._answers.num_draws
         purpose = "interval" if self._answers.purpose == "interval" else "mean"
-        stored = max(self._answers.num_draws, NEEDED_DRAWS[purpose])
-        return draws_to_find(purpose, int(stored))
+        return draws_to_find(purpose, stored) if stored >= NEEDED_DRAWS[purpose] else 0.0
 
     def _climbed(self, target: Target, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Ends of climbs by gradients, (K, B, latent), best first; log p(z, x) there; decodes."""

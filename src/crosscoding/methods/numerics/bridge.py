@@ -72,8 +72,10 @@ class Bridge(Target):
         return chosen
 
     def coarse(self) -> "Bridge":
+        if (coarse := self.target.coarse()) is self.target:
+            return self
         chosen = self.select(torch.arange(self.num_queries, device=self.like.device))
-        chosen.target = self.target.coarse()
+        chosen.target = coarse
         return chosen
 
     @property

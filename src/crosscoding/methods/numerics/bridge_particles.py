@@ -29,8 +29,10 @@ from crosscoding.methods.numerics.resampling import (
 from crosscoding.random import uniform
 
 _QUARTER, _ROUNDING = 0.5 * math.pi, 1e-3
-# Steps of the first trajectories, and the fewest. Near the Gaussian, 4 are enough (decision 0010).
+# Steps of the first trajectories, and the fewest: near the Gaussian, 3 are accepted as often as
+# wanted, and 2 are not (decision 0010).
 _FIRST_STEPS, _FEWEST_STEPS = 4, 3
+_OF_DECODE = 1 / 3  # gradients that log p(z, x) alone costs
 
 
 @dataclass(eq=False)
@@ -110,10 +112,15 @@ class BridgeParticles:
         step_size[rows] = (step_size[rows] * change).clamp_max(_QUARTER / _FEWEST_STEPS)
         self.step_size = step_size
 
+    @property
+    def gradients(self) -> Tensor:
+        """What a move costs at each particle, in gradients, (B,)."""
+        return self.num_steps + (0.0 if self.coarse is self.bridge else _OF_DECODE)
+
     def moved(self, *, generator: Generator) -> tuple[Points, Tensor]:
         """Points after one move on π_t, but with log p(z, x), and the acceptance probabilities.
 
-        Queries whose trajectories have as many steps move together.
+        Queries whose trajectories have the same number of steps move together.
         """
         num_steps, start = self.num_steps, generator.get_state()
         z, log_joint, slope = self.z.clone(), self.log_joint.clone(), self.slope.clone()
@@ -135,9 +142,8 @@ class BridgeParticles:
             t * self.log_joint + rest * self.log_q,
             t[:, None] * self.slope + rest[:, None] * self._slope_of_q(self.z),
         )
-        move = Move(
-            self.bridge, _density(self.bridge, t), self.factor, num_steps, _density(self.coarse, t)
-        )
+        coarse = None if self.coarse is self.bridge else _density(self.coarse, t)
+        move = Move(self.bridge, _density(self.bridge, t), self.factor, num_steps, coarse)
         step_size = self.step_size.clamp_max(_QUARTER / num_steps)
         points, accepted = move(here, step_size, JITTER, generator=generator)
         log_joint = (points.log_density - rest * self.bridge.log_prior(points.z)) / t
@@ -169,9 +175,10 @@ class BridgeParticles:
 
     def only(self, rows: Tensor) -> "BridgeParticles":
         """Some of the queries, by their places."""
+        bridge = self.bridge.select(rows)
         return BridgeParticles(
-            self.bridge.select(rows),
-            self.coarse.select(rows),
+            bridge,
+            bridge if self.coarse is self.bridge else self.coarse.select(rows),
             self.most_steps,
             self.index[rows],
             self.root[rows],
@@ -192,20 +199,19 @@ class BridgeParticles:
         return self.only(which.nonzero()[:, 0])
 
 
-def stretched(root: Tensor, z: Tensor) -> Tensor:
-    """R, made wider in directions where draws z (S, B, latent) clearly spread more than R Rᵀ.
+def stretched(root: Tensor, z: Tensor, num: int) -> Tensor:
+    """R, made wider in directions in which draws z (S, B, latent) clearly spread wider than R Rᵀ.
 
-    "Clearly" is beyond the largest eigenvalue of the covariance of half as many draws of a round
-    Gaussian, as particles share ancestors. While t rises this is not done: with moves that depend
-    on all particles, the errors of islands were 2.4 times those stated (decision 0010).
+    "Clearly" is beyond the largest eigenvalue of the covariance of `num` independent draws of a
+    round Gaussian. This is for t = 1, when log Ẑ is known: moves that depend on all particles make
+    the errors of islands alike, so that their spread no longer shows these (decision 0010).
 
     Source: Marchenko and Pastur (1967) for the largest eigenvalue.
     """
     centred = (z - z.mean(0)).permute(1, 2, 0)
     white = torch.linalg.solve_triangular(root, centred, upper=False)
     variances, axes = torch.linalg.eigh(white @ white.mT / len(z))
-    variances = variances / variances.median(-1, keepdim=True).values
-    largest = (1 + math.sqrt(2 * z.shape[-1] / len(z))) ** 2
+    largest = (1 + math.sqrt(z.shape[-1] / num)) ** 2
     scale = torch.where(variances > largest, variances.sqrt(), 1.0)
     return root @ (axes * scale[:, None]) @ axes.mT
 

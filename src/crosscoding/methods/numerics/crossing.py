@@ -26,7 +26,7 @@ class Crossing:
         z: Draws from p(z|x), equally weighted, island after island, shape (S, B, latent).
         ends: Where chains from the ends of climbs are, shape (K, B, latent).
         log_islands: log Ẑ of each island, shape (I, B).
-        decodes: Gradients and other decodes, shape (B,).
+        decodes: What it took, in gradients, roughly, shape (B,).
         reached: Whether the particles reached p(z|x), boolean (B,).
     """
 

@@ -4,8 +4,9 @@
 
 In 32 dimensions and more, the covariance of a few hundred particles is a poor guide to their moves,
 but a Gaussian fitted by curvature makes p(z|x) roughly round. So R stays fixed while t rises. At
-t = 1 all particles move on as chains, without resampling, as resampled particles share ancestors,
-so that their means have a small effective sample size. `bridge_particles` moves them.
+t = 1 all particles move on as chains, without resampling: resampled particles share ancestors, so
+their means have a small effective sample size. There, moves go farther in directions in which
+particles spread clearly wider than q. Chains whose draws are too few go on for as many moves again.
 
 Ends of climbs from the prior join the chains at t = 1. If they reach the region of the particles,
 then climbs and particles agree that there is one region; if not, the search is not complete.
@@ -44,8 +45,8 @@ class WhitenedBridge:
         most_steps: Steps of a trajectory, at most.
         num_final: Moves at t = 1, after each of which the particles are draws.
         ess_share: Share of the particles that remains effective from one t to the next.
-        enough: Effective draws. Where there are fewer, as many moves follow, and the particles are
-            draws after every second move only.
+        enough: Effective draws to aim for. A query with fewer makes `num_final` further moves, and
+            then every second one of all moves gives draws.
     """
 
     num_particles: int
@@ -54,6 +55,10 @@ class WhitenedBridge:
     num_final: int
     ess_share: float
     enough: float = 0.0
+
+    def empty(self, ends: Tensor) -> Crossing:
+        """No results yet, for queries with ends of climbs (K, B, latent)."""
+        return Crossing.empty(ends, self.num_particles * self.num_final, self.num_islands)
 
     @torch.no_grad()
     def run(
@@ -65,6 +70,7 @@ class WhitenedBridge:
         generator: Generator,
         report: Report = silent,
         stop: Callable[[], bool] = lambda: False,
+        into: Crossing | None = None,
     ) -> Crossing:
         """Take the particles of every query of a flat target from a Gaussian to p(z|x).
 
@@ -75,22 +81,27 @@ class WhitenedBridge:
             generator: For all random numbers.
             report: Receives progress.
             stop: Called after each move; if it returns True, the run ends as it is.
+            into: Takes the results as they come, so that they outlive an exception; `empty(ends)`.
         """
         for_draws, for_steps = spawn(generator, 2)
         bridge = Bridge(target, proposal, self.num_particles, generator=for_draws)
         state = BridgeParticles.start(bridge, self.num_islands, self.most_steps)
-        result = Crossing.empty(ends, self.num_particles * self.num_final, self.num_islands)
+        result = self.empty(ends) if into is None else into
         for _ in range(_MOST_TEMPERATURES):
             if not len(state.index) or stop():
                 break
-            report(_UNTIL_FINAL * state.temperature.mean().item(), "particles")
+            left, rose = len(state.index) / target.num_queries, state.temperature.mean().item()
+            share = 1 - left * (1 - _UNTIL_FINAL * rose)
+            report(share, "particles")
             # Other queries' retries must not change a query's random numbers.
             for_weights, for_moves, for_final = spawn(for_steps, 3)
             state.sharpen(self.ess_share, generator=for_weights)
             self._move(state, generator=for_moves, stop=stop)
             done = (state.temperature >= 1) & ~state.stuck
             if done.any() and not stop():
-                there, told = state.select(done), part(report, _UNTIL_FINAL, 1.0)
+                there = state.select(done)
+                gained = (1 - _UNTIL_FINAL) * len(there.index) / target.num_queries
+                told = part(report, share, share + gained)
                 self._finish(there, ends[:, there.index], result, for_final, told, stop)
             leave = done | state.stuck
             result.decodes[state.index] = torch.maximum(result.decodes[state.index], state.decodes)
@@ -106,7 +117,7 @@ class WhitenedBridge:
         for retry in range(1 + _MOST_RETRIES):
             some = state if retry == 0 else state.only(rows)
             points, accepted = some.moved(generator=generator)
-            state.decodes[rows] += len(some.z) * some.num_steps
+            state.decodes[rows] += len(some.z) * some.gradients
             acceptance = accepted.mean(0)
             well = acceptance > _LEAST
             change = torch.where(well, (acceptance - _WANTED).exp(), _SHORTENING)
@@ -127,56 +138,50 @@ class WhitenedBridge:
         stop: Callable[[], bool],
     ) -> None:
         """Chains at t = 1 from the particles and from the ends of climbs; stores the draws."""
-        half = part(report, 0.0, 0.5) if self.enough else report
-        log_islands, particles = state.log_islands, slice(len(state.z))
-        state.factor = stretched(state.root, state.z)
+        first_half = part(report, 0.0, 0.5) if self.enough else report
+        state.factor = stretched(state.root, state.z, self.num_particles // 2)
         state.join(ends)
-        sweeps = self._sweeps(state, particles, generator, half, stop)
-        self._store(state, sweeps, log_islands, result)
+        sweeps = self._sweeps(state, generator, first_half, stop)
+        self._store(state, sweeps, result)
         short = (result.select(state.index).ess < self.enough).nonzero()[:, 0]
         if len(short) and not stop():
-            state = state.only(short)
-            state.factor = stretched(state.root, torch.cat(sweeps)[:, short])
-            more = self._sweeps(state, particles, generator, part(report, 0.5, 1.0), stop)
-            sweeps = [sweep[:, short] for sweep in sweeps] + more
-            self._store(state, sweeps[1::2], log_islands[:, short], result)
+            state, sweeps = state.only(short), [sweep[:, short] for sweep in sweeps]
+            state.factor = stretched(state.root, torch.cat(sweeps), self.num_particles // 2)
+            sweeps += self._sweeps(state, generator, part(report, 0.5, 1.0), stop)
+            self._store(state, sweeps[1::2], result)
 
     def _sweeps(
         self,
         state: BridgeParticles,
-        particles: slice,
         generator: Generator,
         report: Report,
         stop: Callable[[], bool],
     ) -> list[Tensor]:
-        """Where the particles are after each of several moves; fewer, if time is up."""
+        """Where the particles are after each of `num_final` moves, or of fewer if time is up."""
         sweeps = []
         for move in range(self.num_final):
             if stop():
                 break
             report(move / self.num_final, "chains")
             points, accepted = state.moved(generator=generator)
-            state.decodes += len(state.z) * state.num_steps
-            change = (0.5 * (accepted[particles].mean(0) - _WANTED)).exp()
-            state.adapt(change)
+            state.decodes += len(state.z) * state.gradients
+            state.adapt((0.5 * (accepted[: self.num_particles].mean(0) - _WANTED)).exp())
             state.put(points)
-            sweeps.append(points.z[particles])
+            sweeps.append(points.z[: self.num_particles])
         return sweeps
 
-    def _store(
-        self, state: BridgeParticles, sweeps: list[Tensor], log_islands: Tensor, result: Crossing
-    ) -> None:
-        """Store what the particles of some queries estimate, unless time was up."""
+    def _store(self, state: BridgeParticles, sweeps: list[Tensor], result: Crossing) -> None:
+        """Store decodes, and what the particles of some queries estimate if no move is lacking."""
         rows = state.index
         result.decodes[rows] = state.decodes
         if len(sweeps) == self.num_final:
             result.z[:, rows] = _island_major(sweeps, self.num_islands)
-            result.ends[:, rows] = state.z[sweeps[0].shape[0] :]
-            result.log_islands[:, rows] = log_islands
+            result.ends[:, rows] = state.z[self.num_particles :]
+            result.log_islands[:, rows] = state.log_islands
             result.reached[rows] = True
 
 
 def _island_major(sweeps: list[Tensor], num_islands: int) -> Tensor:
     """Values (S, B, …) of several sweeps, each island after island, as islands of all sweeps."""
-    stacked = torch.stack([part.unflatten(0, (num_islands, -1)) for part in sweeps], 1)
+    stacked = torch.stack([sweep.unflatten(0, (num_islands, -1)) for sweep in sweeps], 1)
     return stacked.flatten(0, 2)

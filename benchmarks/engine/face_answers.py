@@ -20,19 +20,20 @@ _MODELS: dict[str, Callable[[], cc.VAE | None]] = {
 }
 _REAL = ("the zoo's celeba-100d", "the paper's celeba-100d")  # anime has no faces to observe
 _KINDS = ("eyes", "5 %", "quarter")
-_MOST, _SECONDS = 10, 2700.0  # faces of each kind, and time after which no further one is asked
+_MOST, _SECONDS = 10, 1800.0  # faces of each kind, and time after which no further one is asked
 _WANTED_SECONDS, _WANTED_ESS, _WANTED_SHARE = 60.0, 100.0, 0.9
 _NUM_DRAWS = 500  # of z and of the picture, per twin
 
 
 def measure(setup: Setup) -> Section:
     """One face after the other: a twin of each model and kind, a real face of each, and again."""
-    models = {name: load() for name, load in _MODELS.items()}
+    loaded = {name: load() for name, load in _MODELS.items()}
+    models = {name: vae for name, vae in loaded.items() if vae is not None}
     figures: dict[str, list[dict[str, Any]]] = {}
     start = time.perf_counter()
     for i in range(setup.num(_MOST, 1)):
         for name, vae in models.items():
-            for kind in _KINDS[: setup.num(3, 1)] if vae is not None else ():
+            for kind in _KINDS[: setup.num(3, 1)]:
                 if time.perf_counter() - start < _SECONDS:
                     found = _answer(vae, kind, i, real=i % 2 == 1 and name in _REAL)
                     figures.setdefault(f"{name}, {kind}", []).append(found)
@@ -69,11 +70,11 @@ def _covered(truth: torch.Tensor, draws: torch.Tensor) -> float:
 
 def _row(name: str, answers: list[dict[str, Any]]) -> Row:
     num, twins = len(answers), [a for a in answers if a["is_twin"]]
-    fit = [{a["purposes"][p] for p in ("mean", "interval")} == {"trusted"} for a in answers]
     intervals = sum(a["purposes"]["interval"] == "trusted" for a in answers)
+    both = sum(a["purposes"]["mean"] == a["purposes"]["interval"] == "trusted" for a in answers)
     seconds = statistics.median(a["seconds"] for a in answers)
     least = min(a["ess"] for a in answers)
-    met = sum(fit) >= _WANTED_SHARE * num and seconds <= _WANTED_SECONDS and least >= _WANTED_ESS
+    met = both >= _WANTED_SHARE * num and seconds <= _WANTED_SECONDS and least >= _WANTED_ESS
     coverage = "none simulated"
     if twins:
         z, seen = (
@@ -86,11 +87,11 @@ def _row(name: str, answers: list[dict[str, Any]]) -> Row:
             f"{seen:.1%} of what is missing"
         )
     return Row(
-        f"{name}: {num} faces, each alone",
+        f"{name}: {num} faces, {num - len(twins)} of them real, each alone",
         f"≤ {_WANTED_SECONDS:g} s, ESS ≥ {_WANTED_ESS:g}, mean and interval trusted for "
         f"≥ {_WANTED_SHARE:.0%}",
         f"{seconds:.0f} s, ESS {least:.0f} to {max(a['ess'] for a in answers):.0f}, mean and "
-        f"interval trusted for {sum(fit)}, interval for {intervals}",
+        f"interval trusted for {both}, interval for {intervals}",
         met,
         f"seconds are a median, with {torch.get_num_threads()} threads; {coverage}. Standard error "
         f"of log p(x): {statistics.median(a['log_evidence_error'] for a in answers):.2g} nats "

@@ -87,6 +87,15 @@ _MISSED = """## Missed targets, and what was measured by hand
   other versions. A convolutional decoder takes 8,500 decodes, 6,000 of which are draws. On faces
   with 10 latent dimensions, one draw in twenty counts, as p(z|x) is bent. Rows "tvae" go through
   the stage `narrow` (decision 0012), of 1,000 to 7,500 draws of about 40 decodes each.
+- **Answers about faces.** They were measured with one thread, beside other work. On two quiet cores,
+  before chains went on where draws are few, the first faces of each kind took 63, 39 and 64 s
+  (anime-64d: eyes, 5 %, a quarter), 75, 52 and 76 s (the zoo's celeba-100d) and 97 to 128 s (the
+  paper's); where chains go on, that is 25 s more. On processors with AMX, gradients take half of
+  that. Four fifths of it are trajectories of 256 particles. Answers about real faces are unreliable
+  with the paper's decoder, which does not fit them (decision 0010).
+- **Figure 5 with 10,000 steps of burn-in, and all rows on a GPU** were not measured, as no GPU was
+  lent. Ten minutes a model would be 200,000 gradients a second; an H100 did 18,500 in the shorter
+  run (docs/reproduction.md). 200,000 would take 86 TFLOP/s, above its float32 peak.
 - **Linear-Gaussian, D = 2.** The bank answers; its own error is about 0.002 nats.
 - **Products of blocks, D = 16 and 64.** The answers miss the tolerance but are not called trusted:
   4,000 particles are too few for 2^32 modes. One of ten answers in 64 dimensions is 19 nats off.

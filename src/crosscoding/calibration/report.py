@@ -79,13 +79,20 @@ class TwinReport(Displayed):
 
     @property
     def below(self) -> Tensor:
-        """Which answers' log p(x) is below its lower bound by 3 standard errors, boolean (num,)."""
+        """Which answers' log p(x) is below its lower bound by 3 standard errors, boolean (num,).
+
+        As bounds hold on average only, a few right answers are, too.
+        """
         error = torch.hypot(self.log_evidence_error, self.sandwich.lower_error)
         return self.log_evidence + _SURE * error < self.sandwich.lower
 
     @property
     def above(self) -> Tensor:
-        """Which answers' log p(x) is above its upper bound by 3 standard errors, boolean (num,)."""
+        """Which answers' log p(x) is above its upper bound by 3 standard errors, boolean (num,).
+
+        As bounds hold on average only, a few right answers are, too; mostly where p(z|x) has
+        several modes.
+        """
         error = torch.hypot(self.log_evidence_error, self.sandwich.upper_error)
         return self.log_evidence - _SURE * error > self.sandwich.upper
 

@@ -37,8 +37,9 @@ def measure(setup: Setup) -> Section:
                 "log p(x)",
                 p_value > 0.01,
                 "cc.calibrate, 5, 15 and 25 % of the pixels observed in turn; p is the least of "
-                "those of all ranks, times their number; bounds by annealing, at 3 standard errors. "
-                "They hold on average: of 600 twins of mnist-2d, 5 right answers contradict one",
+                "those of all ranks, times their number; bounds by annealing, at 3 standard "
+                "errors. They hold on average: of 600 twins of mnist-2d, 5 right answers "
+                "contradict one",
             )
         )
     return section

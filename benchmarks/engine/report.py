@@ -58,6 +58,7 @@ _TITLES = {
     "linear": "Linear-Gaussian models",
     "blocks": "Products of bimodal blocks",
     "price": "The price of an answer",
+    "calibration": "Ranks of simulated truths",
     "verdicts": "Verdicts against the truth",
     "others": "Other decoders and likelihoods",
     "peers": "Against other libraries",
@@ -87,7 +88,7 @@ _MISSED = """## Missed targets, and what was measured by hand
   other versions. A convolutional decoder takes 8,500 decodes, 6,000 of which are draws. On faces
   with 10 latent dimensions, one draw in twenty counts, as p(z|x) is bent. Rows "tvae" go through
   the stage `narrow` (decision 0012), of 1,000 to 7,500 draws of about 40 decodes each.
-- **Answers about faces.** They were measured with one thread, beside other work. On two quiet cores,
+- **Answers about faces** were measured with one thread, beside other work. On two quiet cores,
   before chains went on where draws are few, the first faces of each kind took 63, 39 and 64 s
   (anime-64d: eyes, 5 %, a quarter), 75, 52 and 76 s (the zoo's celeba-100d) and 97 to 128 s (the
   paper's); where chains go on, that is 25 s more. On processors with AMX, gradients take half of

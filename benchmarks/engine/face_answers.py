@@ -11,6 +11,7 @@ from queries import face_mask, face_queries, faces_vae
 from table import Row, Section, Setup
 
 import crosscoding as cc
+from crosscoding.errors import counted
 from crosscoding.random import generator_from
 
 _MODELS: dict[str, Callable[[], cc.VAE | None]] = {
@@ -87,7 +88,7 @@ def _row(name: str, answers: list[dict[str, Any]]) -> Row:
             f"{seen:.1%} of what is missing"
         )
     return Row(
-        f"{name}: {num} faces, {num - len(twins)} of them real, each alone",
+        f"{name}: {counted(num, 'face')}, {num - len(twins)} of them real, each alone",
         f"≤ {_WANTED_SECONDS:g} s, ESS ≥ {_WANTED_ESS:g}, mean and interval trusted for "
         f"≥ {_WANTED_SHARE:.0%}",
         f"{seconds:.0f} s, ESS {least:.0f} to {max(a['ess'] for a in answers):.0f}, mean and "

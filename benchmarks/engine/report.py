@@ -72,10 +72,7 @@ _MISSED = """## Missed targets, and what was measured by hand
 - **2 ms per query in 2-d.** A third of the 1,000 queries, those with the most observed pixels, have
   a p(z|x) too narrow for the bank. They are integrated on the grid, which takes 3 ms each,
   including the draws that check it. The bank itself takes 0.5 ms per query.
-- **One query alone.** Its rows, and those of peers, are older than a bank whose outputs lie element
-  by element. In one run on a quiet machine, one query of mnist-2d took 61 ms before and 23 after it
-  (medians of 10), and one of mnist-20d 232 and 198.
-- **50 ms per query in 20-d.** 12,100 decodes take 0.07 to 0.1 s per query; 8,000 of them are draws,
+- **50 ms per query in 20-d.** 12,400 decodes take 0.07 to 0.1 s per query; 8,000 of them are draws,
   one in twelve of which counts. Better proposals than Gaussians would need fewer decodes.
 - **The price of an answer** (rows "price"; "before" is the version before the cascade was
   redesigned, measured in the same run). These rows are of an AMD processor. On an Intel Xeon, and
@@ -88,12 +85,13 @@ _MISSED = """## Missed targets, and what was measured by hand
   other versions. A convolutional decoder takes 8,500 decodes, 6,000 of which are draws. On faces
   with 10 latent dimensions, one draw in twenty counts, as p(z|x) is bent. Rows "tvae" go through
   the stage `narrow` (decision 0012), of 1,000 to 7,500 draws of about 40 decodes each.
-- **Answers about faces** were measured with one thread, beside other work. On two quiet cores,
-  before chains went on where draws are few, the first faces of each kind took 63, 39 and 64 s
-  (anime-64d: eyes, 5 %, a quarter), 75, 52 and 76 s (the zoo's celeba-100d) and 97 to 128 s (the
-  paper's); where chains go on, that is 25 s more. On processors with AMX, gradients take half of
-  that. Four fifths of it are trajectories of 256 particles. Answers about real faces are unreliable
-  with the paper's decoder, which does not fit them (decision 0010).
+- **Answers about faces** were measured with one thread, beside other work: as many as half an hour
+  allowed, not ten of each kind. On two quiet cores, the eyes of one face of anime-64d take 54 s (76
+  with the version before), 45 of which are trajectories of 256 particles. Kinds whose chains go on,
+  as draws are few, take 1.5 times as long; the paper's decoder takes twice as long. On processors
+  with AMX, gradients take half of that. Real faces are unreliable with the paper's decoder, which
+  does not fit them, and eyes with the zoo's celeba-100d, as climbs find further regions (decision
+  0010).
 - **Figure 5 with 10,000 steps of burn-in, and all rows on a GPU** were not measured, as no GPU was
   lent. Ten minutes a model would be 200,000 gradients a second; an H100 did 18,500 in the shorter
   run (docs/reproduction.md). 200,000 would take 86 TFLOP/s, above its float32 peak.
@@ -102,18 +100,19 @@ _MISSED = """## Missed targets, and what was measured by hand
   4,000 particles are too few for 2^32 modes. One of ten answers in 64 dimensions is 19 nats off.
 - **1,000, 100 and 5 times as fast as peers.** Peers with sensible settings are too fast for this.
   NumPyro's Gaussian guide, started at the prior's scale, with a compiled loop that decodes only
-  observed pixels, estimates log p(x) by importance to within 0.1 nats after 16 ms per query in 2-d
-  and 75 ms in 20-d, if somebody who knows the answer stops it then. A complete run takes 0.11 to
-  0.15 s and 0.96 s (`benchmarks/results/peers.json`, measured on another day, on a busy machine),
-  and does not tell whether modes are missing. On the same eight queries, that guide takes 0.2 to
-  0.8 times as long as the cascade if it is stopped like this, and 4 to 6 times as long in a batch
-  if it is not. On single 2-d queries, BlackJAX's tempered SMC takes half as long.
-- **Other decoders and likelihoods.** For products of ten blocks, in 20 dimensions, few answers are
-  trusted, and the errors of the others reach a nat: 2^10 modes are too many for a query's
-  particles. Of 792 further queries on 99 products of 2 to 5 blocks under 11 likelihoods (from a
-  script that was run once), 588 were trusted, and none of those was wrong.
-- **The sections "price", "mnist-2d" and "blocks"** are of the present version, "mnist-20d" and
-  "linear" of the last one; all others were measured with earlier ones. "verdicts" is the oldest.
+  observed pixels, estimates log p(x) by importance to within 0.1 nats after 10 ms per query in 2-d
+  and 42 ms in 20-d, if somebody who knows the answer stops it then, and does not tell whether modes
+  are missing. That is 0.16 to 0.43 times our time (0.2 to 0.8 times on an Intel Xeon, with earlier
+  versions); 1,000 queries of ours in one call take a fifth of its time in 2-d, and 200 take 1.8
+  times its time in 20-d. Whole runs of peers, stopped by nobody, take 1.0 to 3.5 times our time.
+- **Other decoders and likelihoods.** Of products of ten blocks, in 20 dimensions, those of classes
+  are trusted (15 of 16), and those of counts and Student's t are not: their errors reach a nat, as
+  2^10 modes that are far apart are too many for a query's particles. Seconds are of one thread,
+  beside other work. Of 792 further queries on 99 products of 2 to 5 blocks under 11 likelihoods
+  (from a script that was run once), 588 were trusted, and none of those was wrong.
+- **Versions.** "mnist-20d", "faces", "calibration", "others" and "peers" are of the present
+  version; what has changed since "price", "mnist-2d" and "blocks" concerns particles in 32 dimensions and
+  more alone (rows "tvae"). All others were measured with earlier ones; "verdicts" is the oldest.
 - **The share of right answers among trusted ones** is mostly that of 2-d, where all are right. In
   20 dimensions, only the trusted ones of 25 queries have a reference (a longer run of our own
   annealing), all with 5 % of their pixels observed. The errors in the row of mnist-20d are newer,

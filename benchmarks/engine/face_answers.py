@@ -73,28 +73,32 @@ def _row(name: str, answers: list[dict[str, Any]]) -> Row:
     num, twins = len(answers), [a for a in answers if a["is_twin"]]
     intervals = sum(a["purposes"]["interval"] == "trusted" for a in answers)
     both = sum(a["purposes"]["mean"] == a["purposes"]["interval"] == "trusted" for a in answers)
-    seconds = statistics.median(a["seconds"] for a in answers)
-    least = min(a["ess"] for a in answers)
+    seconds, error = (
+        statistics.median(a[key] for a in answers) for key in ("seconds", "log_evidence_error")
+    )
+    least, most = (extreme(a["ess"] for a in answers) for extreme in (min, max))
     met = both >= _WANTED_SHARE * num and seconds <= _WANTED_SECONDS and least >= _WANTED_ESS
-    coverage = "none simulated"
-    if twins:
-        z, seen = (
-            statistics.mean(a[key] for a in twins) for key in ("covers_z", "covers_elements")
-        )
-        error = statistics.stdev(a["covers_z"] for a in twins) if len(twins) > 1 else math.nan
-        error /= math.sqrt(len(twins))
-        coverage = (
-            f"{len(twins)} twins, whose 90 % intervals cover {z:.1%} ± {error:.1%} of z and "
-            f"{seen:.1%} of what is missing"
-        )
     return Row(
-        f"{name}: {counted(num, 'face')}, {num - len(twins)} of them real, each alone",
+        name,
         f"≤ {_WANTED_SECONDS:g} s, ESS ≥ {_WANTED_ESS:g}, mean and interval trusted for "
         f"≥ {_WANTED_SHARE:.0%}",
-        f"{seconds:.0f} s, ESS {least:.0f} to {max(a['ess'] for a in answers):.0f}, mean and "
-        f"interval trusted for {both}, interval for {intervals}",
+        f"{counted(num, 'face')}, {num - len(twins)} of them real: {seconds:.0f} s, "
+        f"ESS {least:.0f} to {most:.0f}, mean and interval trusted for {both}, interval for "
+        f"{intervals}",
         met,
-        f"seconds are a median, with {torch.get_num_threads()} threads; {coverage}. Standard error "
-        f"of log p(x): {statistics.median(a['log_evidence_error'] for a in answers):.2g} nats "
-        "(median)",
+        f"each face alone; seconds are a median, on {counted(torch.get_num_threads(), 'thread')}; "
+        f"{_coverage(twins)}. Standard error of log p(x): {error:.2g} nats (median)",
+    )
+
+
+def _coverage(twins: list[dict[str, Any]]) -> str:
+    if not twins:
+        return "no twins"
+    z, seen = (statistics.mean(a[key] for a in twins) for key in ("covers_z", "covers_elements"))
+    several = len(twins) > 1
+    error = statistics.stdev(a["covers_z"] for a in twins) / math.sqrt(len(twins)) if several else 0
+    return (
+        f"{counted(len(twins), 'twin')}, whose 90 % intervals cover {z:.1%}"
+        + (f" ± {error:.1%}" if several else "")
+        + f" of z and {seen:.1%} of what is missing"
     )

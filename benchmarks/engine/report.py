@@ -75,10 +75,10 @@ _MISSED = """## Missed targets, and what was measured by hand
 - **50 ms per query in 20-d.** 12,400 decodes take 0.07 to 0.1 s per query; 8,000 of them are draws,
   one in twelve of which counts. Better proposals than Gaussians would need fewer decodes.
 - **The price of an answer** (rows "price"; "before" is the version before the cascade was
-  redesigned, measured in the same run). These rows are of an AMD processor. On an Intel Xeon, and
-  before convolutions ran with channels last, a table row took 1.5 ms (14 times as fast as before),
-  mnist-20d 69 ms (6.5 times), "wide" 0.095 ms, mean() of its 200,000 rows 10 s, and mnist-10d-conv
-  1.2 s beside tests. A quarter of a table row's time is each for the bank, 16 climbs and 1,200
+  redesigned, measured in the same run). These rows are of an AMD processor, and differ from one
+  hour to the next: an earlier run took 1.7 ms for a table row (15 times as fast as before), 103 ms
+  for mnist-20d (2.1 times), and 0.125 ms for "wide" (9.8 times). On an Intel Xeon, a table row took
+  1.5 ms (14 times as fast), mnist-20d 69 ms (6.5 times), and mean() of 200,000 rows 10 s. A quarter of a table row's time is each for the bank, 16 climbs and 1,200
   draws, and a sixth for the 5 % of the rows that need particles. Rows of closed forms take 0.05 ms
   in 2 dimensions, most of it for looks at the answers. mean() of 200,000 rows decodes 2e8 points.
   Grids counted only their last cells before, so 906 decodes on mnist-2d are no more than the 354 of

@@ -76,15 +76,16 @@ _MISSED = """## Missed targets, and what was measured by hand
   one in twelve of which counts. Better proposals than Gaussians would need fewer decodes.
 - **The price of an answer** (rows "price"; "before" is the version before the cascade was
   redesigned, measured in the same run). These rows are of an AMD processor, and differ from one
-  hour to the next: an earlier run took 1.7 ms for a table row (15 times as fast as before), 103 ms
-  for mnist-20d (2.1 times), and 0.125 ms for "wide" (9.8 times). On an Intel Xeon, a table row took
-  1.5 ms (14 times as fast), mnist-20d 69 ms (6.5 times), and mean() of 200,000 rows 10 s. A quarter of a table row's time is each for the bank, 16 climbs and 1,200
-  draws, and a sixth for the 5 % of the rows that need particles. Rows of closed forms take 0.05 ms
-  in 2 dimensions, most of it for looks at the answers. mean() of 200,000 rows decodes 2e8 points.
-  Grids counted only their last cells before, so 906 decodes on mnist-2d are no more than the 354 of
-  other versions. A convolutional decoder takes 8,500 decodes, 6,000 of which are draws. On faces
-  with 10 latent dimensions, one draw in twenty counts, as p(z|x) is bent. Rows "tvae" go through
-  the stage `narrow` (decision 0012), of 1,000 to 7,500 draws of about 40 decodes each.
+  hour to the next: an earlier run took 1.7 ms for a table row (15 times as fast as before), 103
+  ms for mnist-20d (2.1 times), and 0.125 ms for "wide" (9.8 times). On an Intel Xeon, a table row
+  took 1.5 ms (14 times as fast), mnist-20d 69 ms (6.5 times), and mean() of 200,000 rows 10 s. A
+  quarter of a table row's time is each for the bank, 16 climbs and 1,200 draws, and a sixth for
+  the 5 % of the rows that need particles. Rows of closed forms take 0.05 ms in 2 dimensions, most
+  of it for looks at the answers. mean() of 200,000 rows decodes 2e8 points. Grids counted only
+  their last cells before, so 906 decodes on mnist-2d are no more than the 354 of other versions.
+  A convolutional decoder takes 8,500 decodes, 6,000 of which are draws. On faces with 10 latent
+  dimensions, one draw in twenty counts, as p(z|x) is bent. Rows "tvae" go through the stage
+  `narrow` (decision 0012), of 1,000 to 7,500 draws of about 40 decodes each.
 - **Answers about faces** were measured with one thread, beside other work: as many as half an hour
   allowed, not ten of each kind. On two quiet cores, the eyes of one face of anime-64d take 54 s (76
   with the version before), 45 of which are trajectories of 256 particles. Kinds whose chains go on,

@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 Sections = dict[str, dict[str, Any]]
 
@@ -266,6 +267,9 @@ def _versus(sections: Sections, folder: Path) -> str:
             _points(axis, list(points), _OURS, form, "crosscoding, Auto")
         axis.axhline(0.1, color="0.6", linewidth=0.8, linestyle=":")
         axis.set(xscale="log", yscale="log", title=model, xlabel="seconds a query")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
     axes[0].set_ylabel("|error of log p(x)|, nats")
     handles = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
     figure.legend(

@@ -73,7 +73,9 @@ def test_from_a_wider_gaussian_log_evidence_is_right_within_its_error():
     found = BRIDGE.run(problem.target.flatten(), gaussian, mean[None], generator=seeded(0))
     value, error = found.log_evidence
     standard = (value - problem.exact_log_evidence()) / error
-    assert (error < 1.5).all()  # islands have 16 particles, and the start is a width or so off
+    # Islands have 16 particles, and the start is a width or so off: over six seeds, errors are 0.6
+    # on average, and the largest of 36 is 1.3.
+    assert (error < 1.5).all()
     assert standard.abs().max() < 3.5  # of 6, by t with 7 degrees of freedom
 
 

@@ -39,9 +39,9 @@ _FIT_STEPS = 100  # of natural gradients; faces stop rising after 80 to 180
 # of 0.8 with it and the mean of particles.
 _WIDER = 1.3
 # On 16 linear-Gaussian posteriors of 100 dimensions, from Gaussians with variances off by 40 %, a
-# share of 0.5 gives errors of 1.2 nats, 0.7 gives 0.6, 0.85 gives 0.3 for twice the gradients. With
-# 4 steps and 0.9 it is 0.6. Resampled particles share ancestors; 8 moves make up for this (decision
-# 0010).
+# share of 0.5 gives errors of 1.2 nats, 0.7 gives 0.6, 0.85 gives 0.3 for twice the gradients, all
+# with 8 steps; with 4 steps throughout and 0.9 it is 0.6. Resampled particles share ancestors; 8
+# moves make up for this (decision 0010).
 _ESS_SHARE, _MOST_STEPS, _NUM_FINAL = 0.85, 8, 8
 
 
